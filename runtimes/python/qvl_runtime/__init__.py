@@ -1,0 +1,28 @@
+"""Run a Qwen-VL bundle where no PyTorch belongs.
+
+from qvl_runtime import load
+model = load("bundle")
+print(model.generate([{"role": "user", "content": [{"type": "image", "image": "page.png"},
+                                                   {"type": "text", "text": "Read the text."}]}]))
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .errors import BundleError, InstallError, MediaError, PromptError, QvlError
+
+if TYPE_CHECKING:
+    from .model import Model, load
+
+__version__ = "0.1.0"
+__all__ = ["BundleError", "InstallError", "MediaError", "Model", "PromptError", "QvlError", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    """`load` and `Model` import numpy and the engine only when first asked for."""
+    if name in ("Model", "load"):
+        from . import model
+
+        return getattr(model, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,240 @@
+"""`python -m qvl_runtime run|inspect|bench BUNDLE`: a bundle on a device that has only the runtime."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .errors import QvlError
+
+if TYPE_CHECKING:
+    from .generate import Run
+    from .model import Model
+
+BAD_INPUT = 2
+
+
+def main(arguments: Sequence[str] | None = None, program: str = "python -m qvl_runtime") -> int:
+    """Run one command; returns the exit code: 0, 1 where `inspect --verify` finds damage, 2 for bad input."""
+    options = _parser(program).parse_args(arguments)
+    warnings.showwarning = _one_line_warning
+    try:
+        code: int = options.command(options)
+    except QvlError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return BAD_INPUT
+    except BrokenPipeError:  # the reader of our output went away, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        return 130
+    return code
+
+
+def _one_line_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    print(f"note: {message}", file=sys.stderr)
+
+
+def _parser(program: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog=program, description="Run and inspect Qwen-VL bundles.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    run = commands.add_parser("run", help="answer a prompt about images, streaming the answer")
+    run.set_defaults(command=_run)
+    _add_bundle(run)
+    run.add_argument("prompt", nargs="?", default="", help="the question; may be left out if there is an image")
+    _add_media(run)
+    run.add_argument("--system", help="a system message in place of the template's own")
+    _add_sampling(run)
+    run.add_argument("--json", action="store_true", help="print text, tokens and times as one JSON object")
+    inspect = commands.add_parser("inspect", help="what is inside a bundle")
+    inspect.set_defaults(command=_inspect)
+    inspect.add_argument("bundle", type=Path, metavar="BUNDLE")
+    inspect.add_argument("--verify", action="store_true", help="recompute the sha256 of every file")
+    inspect.add_argument("--json", action="store_true", help="print the manifest as JSON")
+    bench = commands.add_parser("bench", help="time a prompt: load, image encoding, prefill, generation")
+    bench.set_defaults(command=_bench)
+    _add_bundle(bench)
+    bench.add_argument("prompt", nargs="?", default="Read the text.")
+    _add_media(bench)
+    bench.add_argument("--repeat", type=_positive, default=3, metavar="N", help="runs, of which the median is printed")
+    bench.add_argument("--max-new-tokens", type=_positive, default=32, metavar="N")
+    bench.add_argument("--json", action="store_true")
+    return parser
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
+    return int(text)
+
+
+def _add_bundle(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("bundle", type=Path, metavar="BUNDLE")
+    parser.add_argument("--threads", type=_positive, metavar="N", help="cores to use (default: all)")
+
+
+def _add_media(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--image", action="append", default=[], metavar="FILE", help="an image; may be repeated")
+    parser.add_argument("--pdf", metavar="FILE", help="a PDF whose pages are given as images")
+    parser.add_argument("--pages", metavar="1-3,7", help="pages of the PDF, from one (default: all)")
+    parser.add_argument("--video", nargs="+", default=[], metavar="FRAME", help="image files, the frames of one video")
+    parser.add_argument("--fps", type=float, default=2.0, help="frames a second of the video (default: 2)")
+
+
+def _add_sampling(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--max-new-tokens", type=_positive, default=512, metavar="N")
+    parser.add_argument("--temperature", type=float, default=0.0, metavar="T", help="0 is greedy (default)")
+    parser.add_argument("--top-p", type=float, default=1.0, metavar="P")
+    parser.add_argument("--top-k", type=int, default=0, metavar="K", help="0 keeps all tokens (default)")
+    parser.add_argument("--seed", type=int, metavar="N", help="makes sampling repeatable")
+
+
+def _messages(options: argparse.Namespace) -> list[dict[str, Any]]:
+    from .media import pdf_pages
+
+    parts: list[dict[str, Any]] = [{"type": "image", "image": image} for image in options.image]
+    if options.pdf:
+        parts += [{"type": "image", "image": page} for page in pdf_pages(options.pdf, options.pages)]
+    if options.video:
+        parts.append({"type": "video", "video": options.video, "fps": options.fps})
+    if options.prompt:
+        parts.append({"type": "text", "text": options.prompt})
+    system = [{"role": "system", "content": options.system}] if getattr(options, "system", None) else []
+    return [*system, {"role": "user", "content": parts}]
+
+
+def _run(options: argparse.Namespace) -> int:
+    from .model import load
+
+    stream = load(options.bundle, options.threads).stream(
+        _messages(options), options.max_new_tokens, options.temperature, options.top_p, options.top_k, options.seed
+    )
+    pieces = []
+    for piece in stream:
+        pieces.append(piece)
+        if not options.json:
+            print(piece, end="", flush=True)
+    if options.json:
+        print(json.dumps({"text": "".join(pieces), **_report(stream.run)}, ensure_ascii=False))
+    else:
+        print()
+    return 0
+
+
+def _report(run: Run) -> dict[str, Any]:
+    decoded = max(0, run.counts.generated - 1)
+    speed = round(decoded / run.times.decode, 2) if run.times.decode else None
+    times = {name: round(seconds, 4) for name, seconds in asdict(run.times).items()}
+    return {
+        "tokens": run.tokens,
+        "finish_reason": run.finish_reason,
+        "counts": asdict(run.counts),
+        "seconds": times,
+        "tokens_per_second": speed,
+    }
+
+
+def _inspect(options: argparse.Namespace) -> int:
+    import msgspec
+
+    from . import manifest as manifests
+
+    manifest = manifests.read(options.bundle)
+    checked = dict(manifests.verify(options.bundle, manifest)) if options.verify else {}
+    if options.json:
+        verified = {"verified": checked} if options.verify else {}
+        print(json.dumps({**msgspec.to_builtins(manifest), **verified}, indent=1, ensure_ascii=False))
+    else:
+        print(describe(manifest))
+        for name, good in checked.items():
+            print(f"{'ok     ' if good else 'DAMAGED'}  {name}")
+    return 0 if all(checked.values()) else 1
+
+
+def describe(manifest: Any) -> str:
+    """A bundle in a few lines of text."""
+    image, llm, origin = manifest.image, manifest.llm, manifest.provenance
+    size = sum(entry.size for entry in manifest.files.values())
+    lines = [
+        f"{manifest.family} for {manifest.target}, {size / 1e6:,.1f} MB, schema {manifest.schema_version}",
+        f"  from      {origin.checkpoint}" + (f" @ {origin.revision}" if origin.revision else ""),
+        f"  made      {origin.created} by {origin.producer}",
+        f"  images    {image.min_pixels:,} to {image.max_pixels:,} pixels, a token is {image.factor} × {image.factor}",
+        f"  length    {llm.max_length:,} tokens of prompt and answer",
+    ]
+    for name, graph in manifest.graphs.items():
+        total = manifest.files[graph.data].size
+        kinds = ", ".join(f"{kind} {count / 1e6:,.1f} MB" for kind, count in graph.weight_bytes.items())
+        lines.append(f"  {name:9} {graph.precision}, {total / 1e6:,.1f} MB ({kinds})")
+        for direction, ports in (("in ", graph.inputs), ("out", graph.outputs)):
+            shown = [port for port in ports if not port.name.startswith(("past_key_values.", "present."))]
+            lines += [f"    {direction} {port.name:22} {port.dtype:8} {_axes(port.shape)}" for port in shown]
+            if len(shown) < len(ports):
+                example = ports[-1]
+                pattern = example.name.replace(example.name.split(".")[1], "N", 1)
+                lines.append(
+                    f"    {direction} {pattern:22} {example.dtype:8} {_axes(example.shape)} × {len(ports) - len(shown)}"
+                )
+    return "\n".join(lines)
+
+
+def _axes(shape: Sequence[int | str]) -> str:
+    return f"[{', '.join(map(str, shape))}]"
+
+
+def _bench(options: argparse.Namespace) -> int:
+    import statistics
+    import time
+
+    from .model import load
+
+    began = time.perf_counter()
+    load(options.bundle, options.threads)
+    loaded = time.perf_counter() - began
+    messages = _messages(options)
+    runs = [_fresh(load(options.bundle, options.threads), messages, options) for _ in range(options.repeat)]
+    seconds = {key: statistics.median(run["seconds"][key] for run in runs) for key in runs[0]["seconds"]}
+    speeds = [run["tokens_per_second"] for run in runs if run["tokens_per_second"]]
+    result = {
+        "load_seconds": round(loaded, 3),
+        "seconds": seconds,
+        "tokens_per_second": statistics.median(speeds) if speeds else None,
+        "prompt_tokens": runs[0]["counts"]["prompt"],
+        "image_tokens": runs[0]["counts"]["image"],
+        "peak_memory_mb": _peak_memory_mb(),
+        "repeat": options.repeat,
+    }
+    if options.json:
+        print(json.dumps(result))
+    else:
+        print("\n".join(f"{key:18} {value}" for key, value in result.items()))
+    return 0
+
+
+def _fresh(model: Model, messages: list[dict[str, Any]], options: argparse.Namespace) -> dict[str, Any]:
+    """One run without any cached features or keys."""
+    stream = model.stream(messages, options.max_new_tokens)
+    for _ in stream:
+        pass
+    return _report(stream.run)
+
+
+def _peak_memory_mb() -> float | None:
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6, 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,36 @@
+"""Errors a user can act on: each says what is wrong, where, and how to fix it, in one line.
+
+QvlError
+├── BundleError    a bundle is missing, damaged, truncated or from the future
+├── MediaError     an image, video or PDF cannot be read or is too large
+├── PromptError    messages or options the model cannot answer
+└── InstallError   a Python package is missing or two of them collide
+"""
+
+from __future__ import annotations
+
+
+class QvlError(Exception):
+    """`what` happened, `where` (a path, a field), and a `fix` to try; `str()` is one line."""
+
+    def __init__(self, what: str, *, where: object = None, fix: str = "") -> None:
+        self.what, self.where, self.fix = what, where, fix
+        place = f"{where}: " if where is not None else ""
+        hint = f" ({fix})" if fix else ""
+        super().__init__(" ".join(f"{place}{what}{hint}".split()))
+
+
+class BundleError(QvlError):
+    """A bundle is missing, damaged, truncated or from the future."""
+
+
+class MediaError(QvlError):
+    """An image, video or PDF cannot be read or is too large."""
+
+
+class PromptError(QvlError):
+    """Messages or options the model cannot answer."""
+
+
+class InstallError(QvlError):
+    """A Python package is missing, or two of them collide."""

@@ -1,0 +1,128 @@
+"""The decoding loop: prefill in chunks over a reused prefix, then one token at a time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from .positions import Ints
+from .prompt import Placed, Prompt
+from .sampling import Chooser
+from .sessions import Engine, LlmInputs
+
+PREFILL_CHUNK = 1024
+"""Prompt tokens a call: bounds the memory of activations, costs no speed."""
+Floats = npt.NDArray[np.float32]
+Encoder = Callable[[Placed], Floats]
+
+
+@dataclass
+class Times:
+    """Seconds spent encoding images, in prefill and in decoding; `first_token` counts from the start."""
+
+    vision: float = 0.0
+    prefill: float = 0.0
+    first_token: float = 0.0
+    decode: float = 0.0
+
+
+@dataclass
+class Counts:
+    """Tokens of the prompt, of which reused from the KV cache, of which image tokens, and generated ones."""
+
+    prompt: int = 0
+    reused: int = 0
+    image: int = 0
+    generated: int = 0
+
+
+@dataclass
+class Run:
+    """What happened in one generation."""
+
+    tokens: list[int] = field(default_factory=list)
+    finish_reason: str = "length"
+    times: Times = field(default_factory=Times)
+    counts: Counts = field(default_factory=Counts)
+
+
+class Decoder:
+    """Drives an engine; keeps the keys of what its KV cache holds so that a shared prefix is not run again."""
+
+    def __init__(self, engine: Engine, hidden_size: int, encoder: Encoder) -> None:
+        self._engine, self._hidden, self._encoder = engine, hidden_size, encoder
+        self._cached = np.empty(0, dtype=np.int64)
+
+    def prefill(self, prompt: Prompt, wanted: Ints, run: Run) -> Floats:
+        """Logits [K, vocab] at the prompt places `wanted` (increasing); only tokens after the shared prefix are run."""
+        keys = prompt.prefix_keys()
+        start = min(_shared_prefix(self._cached, keys), int(wanted[0]))
+        self._cached = keys[:start]
+        run.counts.prompt, run.counts.reused = len(prompt.ids), start
+        run.counts.image = sum(item.span.tokens for item in prompt.placed)
+        logits = []
+        for first in range(start, len(keys), PREFILL_CHUNK):
+            last = min(first + PREFILL_CHUNK, len(keys))
+            logits.append(self._chunk(prompt, first, last, wanted, run))
+            self._cached = keys[:last]
+        return np.concatenate(logits)
+
+    def _chunk(self, prompt: Prompt, first: int, last: int, wanted: Ints, run: Run) -> Floats:
+        features, places = self._features(prompt, first, last, run)
+        here = wanted[(wanted >= first) & (wanted < last)] - first
+        began = time.perf_counter()
+        logits = self._engine.forward(
+            LlmInputs(prompt.ids[first:last], prompt.positions[:, first:last], features, places, here, first)
+        )
+        run.times.prefill += time.perf_counter() - began
+        return logits
+
+    def _features(self, prompt: Prompt, first: int, last: int, run: Run) -> tuple[Floats, Ints]:
+        """Features [N, H] and places [N] of the image tokens in [first, last), counted from `first`."""
+        rows, places = [np.empty((0, self._hidden), np.float32)], [np.empty(0, np.int64)]
+        for item in prompt.placed:
+            begin, end = max(first, item.span.start), min(last, item.span.end)
+            if begin < end:
+                began = time.perf_counter()
+                rows.append(self._encoder(item)[begin - item.span.start : end - item.span.start])
+                run.times.vision += time.perf_counter() - began
+                places.append(np.arange(begin, end) - first)
+        return np.concatenate(rows), np.concatenate(places)
+
+    def step(self, token: int, position: int) -> Floats:
+        """Logits [vocab] after `token`, whose three M-RoPE positions are all `position`."""
+        past = len(self._cached)
+        none = np.empty((0, self._hidden), np.float32), np.empty(0, np.int64)
+        logits = self._engine.forward(
+            LlmInputs(np.array([token]), np.full((3, 1), position), *none, np.zeros(1, np.int64), past)
+        )
+        self._cached = np.append(self._cached, token)
+        return np.asarray(logits[0])
+
+    def generate(self, prompt: Prompt, limit: int, stop: frozenset[int], choose: Chooser, run: Run) -> Iterator[int]:
+        """Tokens up to a stop token (not yielded) or `limit`."""
+        began = time.perf_counter()
+        logits = self.prefill(prompt, np.array([len(prompt.ids) - 1]), run)[0]
+        run.times.first_token = time.perf_counter() - began
+        for index in range(limit):
+            token = choose(logits)
+            if token in stop:
+                run.finish_reason = "stop"
+                return
+            run.tokens.append(token)
+            run.counts.generated = len(run.tokens)
+            yield token
+            if index + 1 < limit:
+                began = time.perf_counter()
+                logits = self.step(token, prompt.next_position + index)
+                run.times.decode += time.perf_counter() - began
+
+
+def _shared_prefix(cached: Ints, keys: Ints) -> int:
+    shared = min(len(cached), len(keys))
+    differing = np.flatnonzero(cached[:shared] != keys[:shared])
+    return int(differing[0]) if len(differing) else shared

@@ -1,0 +1,212 @@
+"""`bundle.json`: the types that exporter and runtime share, read strictly.
+
+The JSON schema in `bundle.schema.json` is generated from these types (`python -m qvl_runtime.manifest`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Annotated
+
+import msgspec
+
+from .errors import BundleError
+
+SCHEMA_VERSION = 1
+MANIFEST = "bundle.json"
+MAX_MANIFEST_BYTES = 16 << 20
+CHUNK = 1 << 22
+
+Positive = Annotated[int, msgspec.Meta(gt=0)]
+Count = Annotated[int, msgspec.Meta(ge=0)]
+Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+
+
+class _Frozen(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    pass
+
+
+class FileEntry(_Frozen, frozen=True):
+    """Size in bytes and hash of a file of the bundle."""
+
+    size: Count
+    sha256: Sha256
+
+
+class Port(_Frozen, frozen=True):
+    """An input or output of a graph: element type and dimensions, where a name is a dynamic axis."""
+
+    name: str
+    dtype: str
+    shape: list[int | str]
+
+
+class GraphEntry(_Frozen, frozen=True):
+    """One graph: its files, its contract, and the number of bytes of weights by tensor type."""
+
+    model: str
+    data: str
+    inputs: list[Port]
+    outputs: list[Port]
+    precision: str
+    weight_bytes: dict[str, Count]
+
+
+class ImageGeometry(_Frozen, frozen=True):
+    """How pixels become patches; `window` is the side of an attention window in merged cells, 0 where there is none."""
+
+    patch_size: Positive
+    temporal_patch_size: Positive
+    spatial_merge_size: Positive
+    min_pixels: Positive
+    max_pixels: Positive
+    image_mean: list[float]
+    image_std: list[float]
+    window: Count = 0
+
+    @property
+    def factor(self) -> int:
+        """Image sides are multiples of this many pixels: the side of one image token."""
+        return self.patch_size * self.spatial_merge_size
+
+    @property
+    def patch_dim(self) -> int:
+        """Numbers in a flattened patch: channels · frames · rows · columns."""
+        return len(self.image_mean) * self.temporal_patch_size * self.patch_size**2
+
+
+class LlmGeometry(_Frozen, frozen=True):
+    """Sizes of the language model; `max_length` bounds prompt and answer together, in tokens."""
+
+    hidden_size: Positive
+    vocab_size: Positive
+    num_layers: Positive
+    num_key_value_heads: Positive
+    head_dim: Positive
+    max_length: Positive
+
+
+class Tokens(_Frozen, frozen=True):
+    """Ids of the special tokens; generation stops at any of `stop`."""
+
+    image: Count
+    video: Count
+    stop: list[Count]
+
+
+class VideoTiming(_Frozen, frozen=True):
+    """Temporal positions advance by `tokens_per_second` · seconds a temporal patch; by one where it is None."""
+
+    tokens_per_second: float | None = None
+
+
+class Provenance(_Frozen, frozen=True):
+    """Where the weights came from, and by what they were made into this bundle."""
+
+    checkpoint: str
+    revision: str | None
+    config_sha256: Sha256
+    weights_sha256: Sha256
+    producer: str
+    created: str
+
+
+class Manifest(_Frozen, frozen=True):
+    """A bundle's description of itself."""
+
+    schema_version: Positive
+    family: str
+    target: str
+    image: ImageGeometry
+    llm: LlmGeometry
+    tokens: Tokens
+    video: VideoTiming
+    graphs: dict[str, GraphEntry]
+    files: dict[str, FileEntry]
+    provenance: Provenance
+
+
+class _Version(msgspec.Struct):
+    schema_version: int
+
+
+def read(bundle: Path) -> Manifest:
+    """The manifest of a bundle directory, with the presence and size of every file checked.
+
+    Raises BundleError naming the file and the likely cause.
+    """
+    manifest = _parse(bundle)
+    for name, entry in manifest.files.items():
+        _check_size(inside(bundle, name), entry)
+    for graph in manifest.graphs.values():
+        for name in (graph.model, graph.data):
+            if name not in manifest.files:
+                raise BundleError("is used by a graph but not listed under files", where=bundle / name)
+    return manifest
+
+
+def verify(bundle: Path, manifest: Manifest) -> Iterator[tuple[str, bool]]:
+    """Each file's name and whether its sha256 is the recorded one."""
+    for name, entry in manifest.files.items():
+        yield name, sha256(inside(bundle, name)) == entry.sha256
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file, read in pieces."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(CHUNK):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def inside(bundle: Path, name: str) -> Path:
+    """The path of a bundle's file; raises BundleError when the name leaves the bundle."""
+    pure = PurePosixPath(name)
+    path = bundle / name
+    if pure.is_absolute() or ".." in pure.parts or "\\" in name or not name:
+        raise BundleError(f"names a file outside the bundle: {name!r}", where=bundle / MANIFEST)
+    if not path.resolve().is_relative_to(bundle.resolve()):
+        raise BundleError("is a link that leaves the bundle", where=path, fix="copy the file itself into the bundle")
+    return path
+
+
+def _parse(bundle: Path) -> Manifest:
+    path = bundle / MANIFEST
+    if not bundle.is_dir():
+        raise BundleError("is not a bundle directory", where=bundle, fix="make one with `qvl-export export`")
+    if not path.is_file():
+        raise BundleError("is missing: not a bundle, or an interrupted copy", where=path)
+    if path.stat().st_size > MAX_MANIFEST_BYTES:
+        raise BundleError(f"is larger than {MAX_MANIFEST_BYTES} bytes", where=path)
+    raw = path.read_bytes()
+    try:
+        version = msgspec.json.decode(raw, type=_Version).schema_version
+        if version > SCHEMA_VERSION:
+            raise BundleError(
+                f"has schema version {version}, this runtime reads up to {SCHEMA_VERSION}",
+                where=path,
+                fix="pip install -U qvl-runtime",
+            )
+        return msgspec.json.decode(raw, type=Manifest)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise BundleError(f"is damaged: {error}", where=path, fix="export again or copy it again") from error
+
+
+def _check_size(path: Path, entry: FileEntry) -> None:
+    if not path.is_file():
+        raise BundleError("is missing from the bundle", where=path, fix="copy the whole directory")
+    if (size := path.stat().st_size) != entry.size:
+        state = "truncated" if size < entry.size else "changed"
+        raise BundleError(f"is {state}: {size} bytes, the manifest says {entry.size}", where=path, fix="copy it again")
+
+
+def json_schema() -> bytes:
+    """The JSON schema of `bundle.json`."""
+    return msgspec.json.format(msgspec.json.encode(msgspec.json.schema(Manifest), order="sorted"), indent=1) + b"\n"
+
+
+if __name__ == "__main__":
+    (Path(__file__).parent / "bundle.schema.json").write_bytes(json_schema())

@@ -1,0 +1,152 @@
+"""Images from the outside world as RGB: files, bytes, arrays, PIL images, multi-page TIFFs and PDFs."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from .errors import InstallError, MediaError
+
+MAX_IMAGE_PIXELS = 1 << 28
+"""Larger images are refused before decoding: 268 million pixels, an A3 page at 1,200 dpi."""
+PDF_DPI = 150
+PDF_MAX_PIXELS = 1 << 25
+
+ImageSource = str | Path | bytes | Image.Image | np.ndarray[Any, Any]
+
+
+def load_pages(source: ImageSource) -> list[Image.Image]:
+    """The pages of an image source in RGB: one, except for a multi-page TIFF.
+
+    EXIF orientation is applied, transparency is laid on white. Raises MediaError naming the source.
+    """
+    where = _describe(source)
+    try:
+        image = _open(source, where)
+        _check_size(image, where)
+        count = getattr(image, "n_frames", 1) if image.format == "TIFF" else 1
+        return [_page(image, index, where) for index in range(count)]
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        reason = "is not an image in a known format" if isinstance(error, UnidentifiedImageError) else str(error)
+        raise MediaError(reason, where=where) from error
+
+
+def load_image(source: ImageSource) -> Image.Image:
+    """The first page of an image source."""
+    return load_pages(source)[0]
+
+
+def load_frames(sources: Sequence[ImageSource]) -> list[Image.Image]:
+    """Video frames; raises MediaError when there are none or their sizes differ."""
+    frames = [load_image(source) for source in sources]
+    if not frames:
+        raise MediaError("a video needs at least one frame")
+    if len(sizes := {frame.size for frame in frames}) > 1:
+        raise MediaError(f"frames of a video differ in size: {sorted(sizes)}", fix="resize them to one size")
+    return frames
+
+
+def pdf_pages(path: str | Path, pages: str | None = None, dpi: int = PDF_DPI) -> Iterator[Image.Image]:
+    """Pages of a PDF as images; `pages` such as "1-3,7" counts from one, None takes all."""
+    try:
+        import pypdfium2
+    except ImportError as error:
+        raise InstallError("PDFs need pypdfium2", fix="pip install 'qvl-runtime[pdf]'") from error
+    try:
+        document = pypdfium2.PdfDocument(str(path))
+    except (pypdfium2.PdfiumError, OSError) as error:
+        raise MediaError(f"cannot be read as a PDF: {error}", where=path) from error
+    try:
+        for index in parse_pages(pages, len(document), path):
+            page = document[index]
+            fitting = (PDF_MAX_PIXELS / max(1.0, page.get_width() * page.get_height())) ** 0.5
+            yield page.render(scale=min(dpi / 72, fitting)).to_pil().convert("RGB")
+    finally:
+        document.close()
+
+
+def parse_pages(pages: str | None, count: int, where: object) -> list[int]:
+    """Zero-based indices of "1-3,7" in a document of `count` pages; raises MediaError outside it."""
+    if pages is None:
+        return list(range(count))
+    chosen: list[int] = []
+    for part in pages.split(","):
+        first, _, last = part.partition("-")
+        if not first.strip().isdigit() or (last and not last.strip().isdigit()):
+            raise MediaError(f"pages {pages!r} are not numbers and ranges", where=where, fix='write "1-3,7"')
+        start, end = int(first), int(last or first)
+        if not 1 <= start <= end <= count:
+            raise MediaError(f"has {count} pages, asked for {part.strip()}", where=where)
+        chosen.extend(range(start - 1, end))
+    return chosen
+
+
+def _describe(source: ImageSource) -> str:
+    if isinstance(source, str | Path):
+        return str(source)
+    return f"image given as {type(source).__name__}"
+
+
+def _open(source: ImageSource, where: str) -> Image.Image:
+    if isinstance(source, Image.Image):
+        return source
+    if isinstance(source, np.ndarray):
+        if source.dtype != np.uint8 or source.ndim not in (2, 3):
+            raise MediaError(
+                f"is a {source.dtype} array of shape {source.shape}", where=where, fix="use uint8 [H, W, 3]"
+            )
+        return Image.fromarray(source)
+    if isinstance(source, bytes):
+        return _identify(io.BytesIO(source))
+    if not Path(source).is_file():
+        raise MediaError("no such file", where=where)
+    return _identify(Path(source))
+
+
+def _identify(file: Path | io.BytesIO) -> Image.Image:
+    """Open lazily, with this module's own bound in place of Pillow's process-wide warning."""
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, MAX_IMAGE_PIXELS
+    try:
+        return Image.open(file)
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
+
+
+def _check_size(image: Image.Image, where: str) -> None:
+    width, height = image.size
+    if width * height > MAX_IMAGE_PIXELS:
+        raise MediaError(
+            f"{width} × {height} pixels: more than {MAX_IMAGE_PIXELS:,} are refused as a decompression bomb",
+            where=where,
+            fix="scale it down",
+        )
+    if min(width, height) < 1:
+        raise MediaError("has no pixels", where=where)
+
+
+def _page(image: Image.Image, index: int, where: str) -> Image.Image:
+    if index:
+        image.seek(index)
+        _check_size(image, where)
+    return _rgb(ImageOps.exif_transpose(image))
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode in ("I;16", "I;16B", "I;16L", "I"):
+        return Image.fromarray(_eight_bits(np.asarray(image))).convert("RGB")
+    if image.mode == "F":
+        return Image.fromarray(np.clip(np.nan_to_num(np.asarray(image)), 0, 255).astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+    return image.convert("RGB")
+
+
+def _eight_bits(values: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """16-bit greys keep their upper byte; Pillow's own conversion would clip everything above 255 to white."""
+    return np.asarray(np.clip(values, 0, 65535) // 256, dtype=np.uint8)

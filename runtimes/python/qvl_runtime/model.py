@@ -1,0 +1,155 @@
+"""`Model`: a loaded bundle that answers questions about images."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from tokenizers import Tokenizer
+from tokenizers.decoders import DecodeStream
+
+from . import manifest as manifests
+from .chat import ChatTemplate
+from .errors import BundleError, PromptError
+from .generate import Decoder, Run
+from .manifest import Manifest
+from .media import ImageSource, load_image
+from .positions import Ints, VisionSpan
+from .preprocess import patchify, resized_grid
+from .prompt import Media, Message, Placed, Prompt, build_prompt
+from .sampling import chooser
+from .sessions import Floats, open_engine
+
+FEATURE_CACHE_BYTES = 256 << 20
+MAX_NEW_TOKENS = 512
+
+
+def load(bundle: str | Path, threads: int | None = None) -> Model:
+    """Open a bundle directory; `threads` bounds the cores used (all where None).
+
+    Raises BundleError when it is missing, damaged, truncated or from the future, InstallError for a broken install.
+    """
+    path = Path(bundle)
+    return Model(path, manifests.read(path), threads)
+
+
+class Model:
+    """A bundle in memory. Not for use from two threads at once; load it twice for that."""
+
+    def __init__(self, bundle: Path, manifest: Manifest, threads: int | None = None) -> None:
+        self.bundle, self.manifest = bundle, manifest
+        self.tokenizer = _tokenizer(bundle)
+        self._template = ChatTemplate(
+            (bundle / "chat_template.jinja").read_text("utf-8"), bundle / "chat_template.jinja"
+        )
+        self._engine = open_engine(bundle, manifest, threads)
+        self._features = FeatureCache(FEATURE_CACHE_BYTES)
+        self._decoder = Decoder(self._engine, manifest.llm.hidden_size, self._encode)
+
+    def generate(
+        self,
+        messages: Sequence[Message],
+        max_new_tokens: int = MAX_NEW_TOKENS,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        top_k: int = 0,
+        seed: int | None = None,
+    ) -> str:
+        """The answer to chat messages; greedy at temperature 0. Raises PromptError and MediaError."""
+        return "".join(self.stream(messages, max_new_tokens, temperature, top_p, top_k, seed))
+
+    def stream(
+        self,
+        messages: Sequence[Message],
+        max_new_tokens: int = MAX_NEW_TOKENS,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        top_k: int = 0,
+        seed: int | None = None,
+    ) -> Stream:
+        """The answer piece by piece, never splitting a character; `.run` tells tokens and times."""
+        if max_new_tokens < 1:
+            raise PromptError(f"max_new_tokens is {max_new_tokens}", fix="ask for at least one")
+        choose = chooser(temperature, top_p, top_k, seed)
+        prompt, run = self.prompt(messages, max_new_tokens), Run()
+        stop = frozenset(self.manifest.tokens.stop)
+        return Stream(self._decoder.generate(prompt, max_new_tokens, stop, choose, run), self.tokenizer, run)
+
+    def encode(self, image: ImageSource) -> Floats:
+        """Image features [tokens, hidden] of one image."""
+        media, geometry = Media("image", (load_image(image),)), self.manifest.image
+        grid = resized_grid(media.frames[0].size, 1, geometry, geometry.max_pixels)
+        return self._encode(Placed(media, VisionSpan(0, grid.t, grid.h, grid.w), geometry.max_pixels, grid))
+
+    def logits(self, messages: Sequence[Message], answer: str) -> Floats:
+        """Teacher-forced logits [answer tokens, vocab]: row i predicts token i of the answer."""
+        ids = np.array(self._ids(answer), dtype=np.int64)
+        if not len(ids):
+            raise PromptError("the answer is empty", fix="give a text to force")
+        prompt = self.prompt(messages, len(ids))
+        wanted = np.arange(len(prompt.ids) - 1, len(prompt.ids) + len(ids) - 1)
+        return self._decoder.prefill(_continued(prompt, ids[:-1]), wanted, Run())
+
+    def prompt(self, messages: Sequence[Message], reserve: int = 0) -> Prompt:
+        """Token ids, positions and media of chat messages, leaving `reserve` tokens for the answer."""
+        return build_prompt(messages, self.manifest, self._template.render, self._ids, reserve)
+
+    def _ids(self, text: str) -> list[int]:
+        return list(self.tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def _encode(self, placed: Placed) -> Floats:
+        if (features := self._features.get(placed.key)) is None:
+            patches = patchify(placed.media.frames, self.manifest.image, placed.max_pixels)
+            features = self._engine.encode(patches.pixel_values, patches.grid)
+            self._features.put(placed.key, features)
+        return features
+
+
+class Stream(Iterator[str]):
+    """Pieces of an answer; `run` fills as they come."""
+
+    def __init__(self, tokens: Iterator[int], tokenizer: Tokenizer, run: Run) -> None:
+        self._tokens, self._tokenizer, self.run = tokens, tokenizer, run
+        self._decoder = DecodeStream(skip_special_tokens=True)
+
+    def __next__(self) -> str:
+        for token in self._tokens:
+            if piece := self._decoder.step(self._tokenizer, token):
+                return str(piece)
+        raise StopIteration
+
+
+class FeatureCache:
+    """Image features by key, least recently used first out, bounded in bytes."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit, self._size = limit, 0
+        self._items: OrderedDict[bytes, Floats] = OrderedDict()
+
+    def get(self, key: bytes) -> Floats | None:
+        if key in self._items:
+            self._items.move_to_end(key)
+        return self._items.get(key)
+
+    def put(self, key: bytes, features: Floats) -> None:
+        self._items[key] = features
+        self._size += features.nbytes
+        while self._size > self._limit and len(self._items) > 1:
+            self._size -= self._items.popitem(last=False)[1].nbytes
+
+
+def _tokenizer(bundle: Path) -> Tokenizer:
+    path = bundle / "tokenizer.json"
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as error:  # tokenizers raises bare Exception
+        raise BundleError(f"is not a tokenizer: {error}", where=path) from error
+
+
+def _continued(prompt: Prompt, ids: Ints) -> Prompt:
+    """The prompt followed by text tokens."""
+    tail: npt.NDArray[np.int64] = np.broadcast_to(prompt.next_position + np.arange(len(ids)), (3, len(ids)))
+    return Prompt(np.concatenate((prompt.ids, ids)), np.concatenate((prompt.positions, tail), axis=1), prompt.placed)

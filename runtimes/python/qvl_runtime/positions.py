@@ -1,0 +1,113 @@
+"""Indices that the host computes so that graphs only compute numbers (numpy, no tables).
+
+Grids are in patches: `t` temporal patches of `h` × `w`; patches lie in merge order, in which the
+`merge` × `merge` patches of one image token are neighbours (transformers `vision_utils.get_vision_position_ids`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Temporal patches, rows and columns of patches of one image or video."""
+
+    t: int
+    h: int
+    w: int
+
+    def tokens(self, merge: int) -> int:
+        """Image tokens, one for every merge × merge patches."""
+        return self.t * (self.h // merge) * (self.w // merge)
+
+
+def patch_positions(grid: Grid, merge: int) -> Ints:
+    """Row and column of every patch of one frame in merge order: [h · w, 2]."""
+    rows, columns = np.indices((grid.h, grid.w))
+    blocks = np.stack((rows, columns), -1).reshape(grid.h // merge, merge, grid.w // merge, merge, 2)
+    return np.ascontiguousarray(blocks.transpose(0, 2, 1, 3, 4).reshape(-1, 2), dtype=np.int64)
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Attention windows of one frame: `gather` [windows · size] patch indices (padding repeats patch 0),
+    `lengths` [windows] real patches in each, `scatter` [patches] places in the gathered order."""
+
+    gather: Ints
+    lengths: npt.NDArray[np.int32]
+    scatter: Ints
+
+
+def window_layout(grid: Grid, merge: int, side: int) -> Windows:
+    """Windows of `side` × `side` merged cells, row by row; those at the right and lower edge are ragged.
+
+    The order is that of transformers' `get_vision_window_index`, whose fully padded windows vanish here.
+    """
+    rows, columns = grid.h // merge, grid.w // merge
+    down, across = -(-rows // side), -(-columns // side)
+    cells = np.full((down * side, across * side), -1, dtype=np.int64)
+    cells[:rows, :columns] = np.arange(rows * columns).reshape(rows, columns)
+    cells = cells.reshape(down, side, across, side).transpose(0, 2, 1, 3).reshape(down * across, side * side)
+    unit = merge * merge
+    order = np.argsort(cells < 0, axis=1, kind="stable")  # real cells first, padding last
+    cells = np.take_along_axis(cells, order, axis=1)
+    patches = np.where(cells[..., None] < 0, -1, cells[..., None] * unit + np.arange(unit)).reshape(len(cells), -1)
+    places = np.flatnonzero(patches.ravel() >= 0)
+    scatter = np.empty(len(places), dtype=np.int64)
+    scatter[patches.ravel()[places]] = places
+    lengths = (patches >= 0).sum(1).astype(np.int32)
+    return Windows(np.maximum(patches, 0).ravel(), lengths, scatter)
+
+
+@dataclass(frozen=True)
+class VisionSpan:
+    """Image tokens in a prompt: where they start, their merged grid, and the temporal step of a patch in positions."""
+
+    start: int
+    t: int
+    h: int
+    w: int
+    interval: float = 1.0
+
+    @property
+    def tokens(self) -> int:
+        return self.t * self.h * self.w
+
+    @property
+    def end(self) -> int:
+        return self.start + self.tokens
+
+
+def mrope_positions(length: int, spans: Sequence[VisionSpan]) -> Ints:
+    """Positions [3, length] (time, row, column) of a prompt; `spans` are in order and do not overlap.
+
+    Text counts up on all axes; a span starts at the current position and moves it on by its longer side
+    (transformers 5 `get_rope_index`; temporal positions are truncated after a float32 product, as there).
+    """
+    pieces: list[Ints] = []
+    token = position = 0
+    for span in spans:
+        pieces.append(_text(position, span.start - token))
+        position += span.start - token
+        pieces.append(_vision(position, span))
+        position += max(span.h, span.w)
+        token = span.end
+    pieces.append(_text(position, length - token))
+    return np.concatenate(pieces, axis=1)
+
+
+def _text(start: int, count: int) -> Ints:
+    return np.broadcast_to(np.arange(start, start + count, dtype=np.int64), (3, count))
+
+
+def _vision(start: int, span: VisionSpan) -> Ints:
+    grid = np.indices((span.t, span.h, span.w)).reshape(3, -1).astype(np.int64)
+    grid[0] = (grid[0].astype(np.float32) * np.float32(span.interval)).astype(np.int64)
+    return np.asarray(grid + start)

@@ -1,0 +1,83 @@
+"""Pixels to patches, to the bits of transformers' `Qwen2VLImageProcessorPil`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from .errors import MediaError
+from .manifest import ImageGeometry
+from .positions import Grid
+
+MAX_ASPECT_RATIO = 200
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Patches:
+    """`pixel_values` [frames, patches, channels · temporal_patch_size · patch_size²], normalised."""
+
+    pixel_values: Floats
+    grid: Grid
+
+
+def smart_resize(height: int, width: int, factor: int, min_pixels: int, max_pixels: int) -> tuple[int, int]:
+    """Height and width as multiples of `factor` within the pixel bounds, the aspect ratio kept as well as possible.
+
+    Rounds half to even like Python's `round`. Raises MediaError above an aspect ratio of 200.
+    """
+    if max(height, width) > MAX_ASPECT_RATIO * min(height, width):
+        raise MediaError(f"aspect ratio of {width} × {height} is above {MAX_ASPECT_RATIO}", fix="crop the image")
+    tall, wide = round(height / factor) * factor, round(width / factor) * factor
+    if tall * wide > max_pixels:
+        shrink = math.sqrt((height * width) / max_pixels)
+        tall = max(factor, math.floor(height / shrink / factor) * factor)
+        wide = max(factor, math.floor(width / shrink / factor) * factor)
+    elif tall * wide < min_pixels:
+        grow = math.sqrt(min_pixels / (height * width))
+        tall = math.ceil(height * grow / factor) * factor
+        wide = math.ceil(width * grow / factor) * factor
+    return tall, wide
+
+
+def resized_grid(size: tuple[int, int], frames: int, geometry: ImageGeometry, max_pixels: int) -> Grid:
+    """The patch grid of `frames` images of `size` (width, height) after resizing."""
+    height, width = smart_resize(size[1], size[0], geometry.factor, min(geometry.min_pixels, max_pixels), max_pixels)
+    return Grid(-(-frames // geometry.temporal_patch_size), height // geometry.patch_size, width // geometry.patch_size)
+
+
+def patchify(frames: Sequence[Image.Image], geometry: ImageGeometry, max_pixels: int | None = None) -> Patches:
+    """Resize RGB `frames` of one size (bicubic), normalise, and cut into patches in merge order.
+
+    A single image is one frame; the last frame is repeated to fill a temporal patch.
+    """
+    grid = resized_grid(frames[0].size, len(frames), geometry, max_pixels or geometry.max_pixels)
+    side = (grid.w * geometry.patch_size, grid.h * geometry.patch_size)
+    pixels = np.stack([np.asarray(frame.resize(side, Image.Resampling.BICUBIC)) for frame in frames])
+    missing = grid.t * geometry.temporal_patch_size - len(frames)
+    if missing:
+        pixels = np.concatenate((pixels, np.repeat(pixels[-1:], missing, axis=0)))
+    return Patches(_cut(pixels, _normalisation(geometry), grid, geometry), grid)
+
+
+def _normalisation(geometry: ImageGeometry) -> Floats:
+    """What each byte becomes in each channel, [3, 256]: rescaled in float64, normalised in float32."""
+    scaled = (np.arange(256, dtype=np.float64) * (1 / 255)).astype(np.float32)
+    mean, std = (np.array(v, dtype=np.float32)[:, None] for v in (geometry.image_mean, geometry.image_std))
+    return np.asarray((scaled[None] - mean) / std)
+
+
+def _cut(pixels: npt.NDArray[np.uint8], table: Floats, grid: Grid, geometry: ImageGeometry) -> Floats:
+    """[frames, H, W, C] bytes → [t, h · w, C · T · P · P] floats; the table is applied channel by channel."""
+    m, p, t = geometry.spatial_merge_size, geometry.patch_size, geometry.temporal_patch_size
+    split = pixels.reshape(grid.t, t, grid.h // m, m, p, grid.w // m, m, p, pixels.shape[-1])
+    ordered = split.transpose(0, 2, 5, 3, 6, 8, 1, 4, 7)  # t, h/m, w/m, m, m, C, T, P, P
+    out = np.empty(ordered.shape, dtype=np.float32)
+    for channel in range(pixels.shape[-1]):
+        out[:, :, :, :, :, channel] = table[channel][ordered[:, :, :, :, :, channel]]
+    return out.reshape(grid.t, grid.h * grid.w, -1)

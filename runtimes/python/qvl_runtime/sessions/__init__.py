@@ -1,0 +1,62 @@
+"""Engines that run a bundle's two graphs: one module a target, found by its name."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import pkgutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import BundleError
+from ..manifest import Manifest
+from ..positions import Grid, Ints
+
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class LlmInputs:
+    """One call of the `llm` graph: new tokens after `past` cached ones.
+
+    `ids` [S], `positions` [3, S], `features` [N, H] placed at `feature_places` [N], logits wanted at `wanted` [K];
+    both places count from the first new token.
+    """
+
+    ids: Ints
+    positions: Ints
+    features: Floats
+    feature_places: Ints
+    wanted: Ints
+    past: int
+
+
+class Engine(Protocol):
+    """Runs the graphs of one bundle and owns their KV cache."""
+
+    def encode(self, pixel_values: Floats, grid: Grid) -> Floats:
+        """Patches [frames, patches, dim] → image features [tokens, H]."""
+
+    def forward(self, inputs: LlmInputs) -> Floats:
+        """Logits [K, vocab]; the cache then holds past + S tokens."""
+
+
+def available() -> list[str]:
+    """The targets this runtime has an engine for."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+
+
+def open_engine(bundle: Path, manifest: Manifest, threads: int | None) -> Engine:
+    """The engine of the bundle's target; raises BundleError for a target this runtime does not know."""
+    if manifest.target not in available():
+        raise BundleError(
+            f"is for target {manifest.target!r}, this runtime has {', '.join(available())}",
+            where=bundle,
+            fix="pip install -U qvl-runtime, or export for one of these",
+        )
+    engine: Engine = importlib.import_module(f"{__name__}.{manifest.target}").open(bundle, manifest, threads)
+    return engine

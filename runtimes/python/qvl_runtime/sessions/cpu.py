@@ -1,0 +1,134 @@
+"""Target `cpu`: both graphs in ONNX Runtime, the KV cache bound in place."""
+
+from __future__ import annotations
+
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import BundleError, InstallError
+from ..manifest import GraphEntry, Manifest, inside
+from ..positions import Grid, patch_positions, window_layout
+from . import Floats, LlmInputs
+
+CACHE_STEP = 512
+"""The KV cache grows by multiples of this many tokens."""
+
+
+def check_install() -> None:
+    """Refuse two ONNX Runtime distributions: they overwrite each other's files."""
+    found = [name for name in ("onnxruntime", "onnxruntime-gpu") if _installed(name)]
+    if len(found) > 1:
+        raise InstallError(
+            "onnxruntime and onnxruntime-gpu are both installed and overwrite each other",
+            fix="pip uninstall -y onnxruntime onnxruntime-gpu, then install the one you want",
+        )
+
+
+def _installed(distribution: str) -> bool:
+    try:
+        metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+check_install()
+import onnxruntime as ort  # noqa: E402  (after the check, so that a broken pair is named and not crashed on)
+
+ort.set_default_logger_severity(3)
+
+
+def open(bundle: Path, manifest: Manifest, threads: int | None) -> CpuEngine:
+    """Load both graphs; raises BundleError where ONNX Runtime refuses one."""
+    sessions = {name: _session(bundle, graph, threads) for name, graph in manifest.graphs.items()}
+    return CpuEngine(manifest, sessions["vision"], sessions["llm"])
+
+
+def _session(bundle: Path, graph: GraphEntry, threads: int | None) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads or 0
+    options.add_session_config_entry("session.force_spinning_stop", "1")  # two sessions share the cores
+    path = inside(bundle, graph.model)
+    try:
+        session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime raises types of its own that share no base class
+        raise BundleError(f"ONNX Runtime refuses it: {str(error).splitlines()[0][:300]}", where=path) from error
+    expected, found = {port.name for port in graph.inputs}, {port.name for port in session.get_inputs()}
+    if expected != found:
+        raise BundleError(f"inputs differ from the manifest: {sorted(expected ^ found)}", where=path)
+    return session
+
+
+class KvCache:
+    """Keys and values [1, heads, capacity, head_dim] of every layer, grown in steps of CACHE_STEP tokens."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        self._geometry = manifest.llm
+        self._names = [f"{i}.{part}" for i in range(manifest.llm.num_layers) for part in ("key", "value")]
+        self.capacity = 0
+        self._arrays = {name: self._empty(0) for name in self._names}
+
+    def _empty(self, capacity: int) -> Floats:
+        return np.zeros((1, self._geometry.num_key_value_heads, capacity, self._geometry.head_dim), np.float32)
+
+    def reserve(self, tokens: int, used: int, binding: ort.IOBinding) -> None:
+        """Make room for `tokens` in all, keep the first `used`, and bind the buffers as both past and present."""
+        if tokens <= self.capacity:
+            return
+        self.capacity = min(-(-tokens // CACHE_STEP) * CACHE_STEP, max(tokens, self._geometry.max_length))
+        for name in self._names:
+            grown = self._empty(self.capacity)
+            grown[:, :, :used] = self._arrays[name][:, :, :used]
+            self._arrays[name] = grown
+            value = ort.OrtValue.ortvalue_from_numpy(grown)
+            binding.bind_ortvalue_input(f"past_key_values.{name}", value)
+            binding.bind_ortvalue_output(f"present.{name}", value)
+
+
+class CpuEngine:
+    """Vision and language sessions with one KV cache (batch 1; not for use from two threads at once)."""
+
+    def __init__(self, manifest: Manifest, vision: ort.InferenceSession, llm: ort.InferenceSession) -> None:
+        self._image, self._vocab_size = manifest.image, manifest.llm.vocab_size
+        self._vision, self._llm = vision, llm
+        self._binding = llm.io_binding()
+        self._cache = KvCache(manifest)
+        self._shrink = ort.RunOptions()
+        self._shrink.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+
+    def encode(self, pixel_values: Floats, grid: Grid) -> Floats:
+        """Patches [frames, patches, dim] → image features [tokens, H]."""
+        positions = patch_positions(grid, self._image.spatial_merge_size)
+        feeds = {"pixel_values": pixel_values, "patch_positions": np.tile(positions, (grid.t, 1, 1))}
+        if self._image.window:
+            windows = window_layout(grid, self._image.spatial_merge_size, self._image.window)
+            feeds |= {
+                "window_gather": windows.gather,
+                "window_lengths": np.tile(windows.lengths, grid.t),
+                "window_scatter": windows.scatter,
+            }
+        features: Floats = self._vision.run(["image_features"], feeds, self._shrink)[0]
+        return features
+
+    def forward(self, inputs: LlmInputs) -> Floats:
+        """Logits [K, vocab]; the cache then holds past + S tokens."""
+        total = inputs.past + len(inputs.ids)
+        self._cache.reserve(total, inputs.past, self._binding)
+        places = np.stack((np.zeros_like(inputs.feature_places), inputs.feature_places), axis=-1)
+        feeds = {
+            "input_ids": inputs.ids[None],
+            "position_ids": np.ascontiguousarray(inputs.positions[:, None]),
+            "image_features": inputs.features,
+            "image_positions": places,
+            "logits_positions": inputs.wanted,
+            "seqlens_k": np.array([total - 1], np.int32),
+            "total_sequence_length": np.array(total, np.int32),
+        }
+        for name, array in feeds.items():
+            self._binding.bind_cpu_input(name, array)
+        logits = np.empty((1, len(inputs.wanted), self._vocab_size), np.float32)
+        self._binding.bind_ortvalue_output("logits", ort.OrtValue.ortvalue_from_numpy(logits))
+        self._llm.run_with_iobinding(self._binding)
+        return np.asarray(logits[0])
