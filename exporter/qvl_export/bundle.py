@@ -1,0 +1,97 @@
+"""Writing a bundle: beside its place, then renamed, so that a killed export leaves no half of one."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import onnx_ir as ir
+
+from qvl_runtime.manifest import MANIFEST, FileEntry, Manifest, sha256
+
+from .errors import OutputError
+from .graph.build import Graph
+
+_BESIDE = ".{name}.{pid}.partial"
+
+
+@contextlib.contextmanager
+def writing(out: Path, force: bool) -> Iterator[Path]:
+    """A directory beside `out` that becomes `out` when the block ends well, and vanishes when it does not.
+
+    Raises OutputError when `out` exists and `force` is not set, or when the disk is full or not writable.
+    """
+    out = Path(os.path.abspath(out))
+    check_free(out, force)
+    _remove_leftovers(out)
+    beside = out.parent / _BESIDE.format(name=out.name, pid=os.getpid())
+    try:
+        beside.mkdir(parents=True)
+        yield beside
+        _sync(beside)
+        _replace(beside, out)
+    except OSError as error:
+        if error.filename is None and error.errno is None:
+            raise
+        reason = error.strerror or str(error)
+        raise OutputError(f"cannot be written: {reason}", where=out, fix="nothing was left behind") from error
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def check_free(out: Path, force: bool) -> None:
+    """Refuse an existing `out` without `force`, and anything but a bundle with it."""
+    if not out.exists() and not out.is_symlink():
+        return
+    if not force:
+        raise OutputError("already exists", where=out, fix="give --force to replace it")
+    if not (out / MANIFEST).is_file() and not (out.is_dir() and not any(out.iterdir())):
+        raise OutputError("exists and is not a bundle", where=out, fix="--force only replaces bundles")
+
+
+def _remove_leftovers(out: Path) -> None:
+    """Directories of exports to this place whose process is gone."""
+    for path in out.parent.glob(_BESIDE.format(name=out.name, pid="*")):
+        pid = path.name.split(".")[-2]
+        if pid.isdigit() and not Path(f"/proc/{pid}").exists() and Path("/proc").exists():
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _sync(directory: Path) -> None:
+    for path in directory.iterdir():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+
+
+def _replace(beside: Path, out: Path) -> None:
+    """Rename into place; an old bundle is moved aside first and removed last."""
+    old = beside.with_suffix(".replaced")
+    if out.exists():
+        out.rename(old)
+    try:
+        beside.rename(out)
+    except OSError:
+        if old.exists():
+            old.rename(out)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def save_graph(graph: Graph, directory: Path) -> None:
+    """The graph's protobuf; its weights stay in the external data file they were written to."""
+    ir.save(graph.model, directory / f"{graph.name}.onnx")
+
+
+def file_entry(path: Path, digest: str | None = None) -> FileEntry:
+    """Size and hash of a finished file."""
+    return FileEntry(size=path.stat().st_size, sha256=digest or sha256(path))
+
+
+def write_manifest(directory: Path, manifest: Manifest) -> None:
+    """`bundle.json`, last of all."""
+    encoded = msgspec.json.format(msgspec.json.encode(manifest), indent=1)
+    (directory / MANIFEST).write_bytes(encoded + b"\n")

@@ -1,0 +1,33 @@
+"""Errors of the exporter; like those of the runtime, each is one line: what, where, how to fix.
+
+QvlError
+└── ExportError
+    ├── CheckpointError   weights or their files are damaged, missing, extra or of the wrong shape
+    ├── ConfigError       a configuration value is missing, malformed or not supported
+    ├── HubError          the checkpoint cannot be downloaded
+    └── OutputError       the bundle cannot be written where it was asked for
+"""
+
+from __future__ import annotations
+
+from qvl_runtime.errors import QvlError
+
+
+class ExportError(QvlError):
+    """An export cannot be done."""
+
+
+class CheckpointError(ExportError):
+    """Weights or their files are damaged, missing, extra or of the wrong shape."""
+
+
+class ConfigError(ExportError):
+    """A configuration value is missing, malformed or not supported."""
+
+
+class HubError(ExportError):
+    """The checkpoint cannot be downloaded."""
+
+
+class OutputError(ExportError):
+    """The bundle cannot be written where it was asked for."""

@@ -1,0 +1,179 @@
+"""Reading the configuration files that the families share, in the forms of transformers 4 and 5."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+
+from qvl_runtime.manifest import ImageGeometry, Tokens
+
+from ..checkpoint import Checkpoint
+from ..errors import ConfigError
+from .spec import TextSpec
+
+BICUBIC = 3
+Positive = Annotated[int, msgspec.Meta(gt=0)]
+PositiveFloat = Annotated[float, msgspec.Meta(gt=0)]
+T = TypeVar("T")
+
+
+class TextConfig(msgspec.Struct):
+    """The part of `config.json` that describes the language model."""
+
+    hidden_size: Positive
+    intermediate_size: Positive
+    num_hidden_layers: Positive
+    num_attention_heads: Positive
+    num_key_value_heads: Positive
+    vocab_size: Positive
+    max_position_embeddings: Positive
+    rms_norm_eps: PositiveFloat
+    hidden_act: str = "silu"
+    rope_theta: PositiveFloat | None = None
+    rope_scaling: dict[str, Any] | None = None
+    rope_parameters: dict[str, Any] | None = None
+    use_sliding_window: bool = False
+    layer_types: list[str] | None = None
+
+
+class RootConfig(msgspec.Struct):
+    """Top-level ids of `config.json`."""
+
+    image_token_id: Annotated[int, msgspec.Meta(ge=0)]
+    video_token_id: Annotated[int, msgspec.Meta(ge=0)]
+
+
+class _Size(msgspec.Struct):
+    shortest_edge: Positive | None = None
+    longest_edge: Positive | None = None
+    min_pixels: Positive | None = None
+    max_pixels: Positive | None = None
+
+
+class _Preprocessor(msgspec.Struct):
+    image_mean: list[float]
+    image_std: list[PositiveFloat]
+    patch_size: Positive
+    temporal_patch_size: Positive
+    merge_size: Positive
+    size: _Size = msgspec.field(default_factory=_Size)
+    min_pixels: Positive | None = None
+    max_pixels: Positive | None = None
+    resample: int = BICUBIC
+    rescale_factor: float = 1 / 255
+
+
+def convert(value: Any, kind: type[T], where: Path, part: str = "") -> T:
+    """`value` as `kind`; raises ConfigError naming the file and the field."""
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        message = str(error).replace("`$.", f"`{part}.").replace("`$`", f"`{part}`") if part else str(error)
+        raise ConfigError(message, where=where) from error
+
+
+def refuse_unless(condition: bool, what: str, checkpoint: Checkpoint, fix: str = "") -> None:
+    """Raise ConfigError about `config.json` unless `condition` holds."""
+    if not condition:
+        raise ConfigError(what, where=checkpoint.directory / "config.json", fix=fix)
+
+
+def read_text(checkpoint: Checkpoint) -> tuple[TextSpec, int]:
+    """The language model and its position limit; flat (transformers 4) or under `text_config` (transformers 5)."""
+    root = checkpoint.config
+    where = checkpoint.directory / "config.json"
+    text = convert(root.get("text_config") or root, TextConfig, where, "text_config" if "text_config" in root else "")
+    quantized = root.get("quantization_config")
+    refuse_unless(quantized is None, "the checkpoint is already quantized", checkpoint, "export the original one")
+    refuse_unless(text.hidden_act == "silu", f"hidden_act {text.hidden_act!r} is not supported", checkpoint)
+    windowed = text.use_sliding_window or "sliding_attention" in (text.layer_types or [])
+    refuse_unless(not windowed, "sliding window attention (use_sliding_window) is not supported", checkpoint)
+    heads = text.num_attention_heads
+    refuse_unless(
+        text.hidden_size % heads == 0 and heads % text.num_key_value_heads == 0,
+        f"{heads} attention heads do not divide hidden_size {text.hidden_size}, "
+        f"or {text.num_key_value_heads} key/value heads do not divide them",
+        checkpoint,
+    )
+    theta, section = _rope(text, checkpoint)
+    spec = TextSpec(
+        hidden_size=text.hidden_size,
+        intermediate_size=text.intermediate_size,
+        num_layers=text.num_hidden_layers,
+        num_heads=heads,
+        num_key_value_heads=text.num_key_value_heads,
+        head_dim=text.hidden_size // heads,
+        vocab_size=text.vocab_size,
+        rms_norm_eps=text.rms_norm_eps,
+        rope_theta=theta,
+        mrope_section=section,
+        tied="lm_head.weight" not in checkpoint.tensors,
+    )
+    return spec, text.max_position_embeddings
+
+
+def _rope(text: TextConfig, checkpoint: Checkpoint) -> tuple[float, tuple[int, int, int]]:
+    """Base frequency and M-RoPE sections from `rope_parameters` (5) or `rope_theta` and `rope_scaling` (4)."""
+    rope = text.rope_parameters or text.rope_scaling or {}
+    kind = rope.get("rope_type") or rope.get("type") or "default"
+    refuse_unless(kind in ("default", "mrope"), f"rope type {kind!r} is not supported", checkpoint)
+    section = rope.get("mrope_section")
+    half = text.hidden_size // text.num_attention_heads // 2
+    valid = isinstance(section, list) and len(section) == 3 and all(isinstance(n, int) and n > 0 for n in section)
+    refuse_unless(
+        valid and sum(section or []) == half,
+        f"mrope_section {section} is not three positive numbers that sum to half the head size, {half}",
+        checkpoint,
+    )
+    theta = rope.get("rope_theta", text.rope_theta)
+    refuse_unless(isinstance(theta, int | float) and theta > 0, f"rope_theta is {theta!r}", checkpoint)
+    assert section is not None and theta is not None
+    return float(theta), (section[0], section[1], section[2])
+
+
+def read_image(checkpoint: Checkpoint, window: int) -> ImageGeometry:
+    """Image geometry from `preprocessor_config.json`, or from `processor_config.json` as transformers 5 nests it."""
+    raw, where = checkpoint.json("preprocessor_config.json"), checkpoint.directory / "preprocessor_config.json"
+    if raw is None:
+        nested = checkpoint.json("processor_config.json") or {}
+        raw, where = nested.get("image_processor"), checkpoint.directory / "processor_config.json"
+    if raw is None:
+        raise ConfigError(
+            "has neither preprocessor_config.json nor an image_processor in processor_config.json",
+            where=checkpoint.directory,
+            fix="copy it from the base model",
+        )
+    read = convert(raw, _Preprocessor, where)
+    if read.resample != BICUBIC or abs(read.rescale_factor * 255 - 1) > 1e-6:
+        raise ConfigError("resample and rescale_factor must be bicubic (3) and 1/255", where=where)
+    if len(read.image_mean) != 3 or len(read.image_std) != 3:
+        raise ConfigError("image_mean and image_std must have three values", where=where)
+    low = read.min_pixels or read.size.shortest_edge or read.size.min_pixels
+    high = read.max_pixels or read.size.longest_edge or read.size.max_pixels
+    if low is None or high is None or low > high:
+        raise ConfigError(f"min_pixels {low} and max_pixels {high} are not bounds", where=where)
+    return ImageGeometry(
+        patch_size=read.patch_size,
+        temporal_patch_size=read.temporal_patch_size,
+        spatial_merge_size=read.merge_size,
+        min_pixels=low,
+        max_pixels=high,
+        image_mean=read.image_mean,
+        image_std=list(read.image_std),
+        window=window,
+    )
+
+
+def read_tokens(checkpoint: Checkpoint) -> Tokens:
+    """Special token ids; stop tokens come from the generation config, else from `config.json`."""
+    where = checkpoint.directory / "config.json"
+    root = convert(checkpoint.config, RootConfig, where)
+    generation = checkpoint.json("generation_config.json") or {}
+    nested = checkpoint.config.get("text_config") or {}
+    eos = generation.get("eos_token_id", checkpoint.config.get("eos_token_id", nested.get("eos_token_id")))
+    stop = [eos] if isinstance(eos, int) else eos
+    if not isinstance(stop, list) or not stop or not all(isinstance(token, int) and token >= 0 for token in stop):
+        raise ConfigError(f"eos_token_id is {eos!r}: no stop token", where=checkpoint.directory)
+    return Tokens(image=root.image_token_id, video=root.video_token_id, stop=stop)

@@ -1,0 +1,63 @@
+"""Qwen2.5-VL: RMSNorm and SwiGLU tower with windowed attention, Qwen2.5 language model, videos with a clock."""
+
+from __future__ import annotations
+
+import msgspec
+
+from qvl_runtime.manifest import VideoTiming
+
+from ..checkpoint import Checkpoint
+from .config import Positive, convert, read_image, read_text, read_tokens, refuse_unless
+from .spec import ModelSpec, VisionSpec
+
+
+class VisionConfig(msgspec.Struct):
+    """`vision_config` with the defaults of transformers' `Qwen2_5_VLVisionConfig`."""
+
+    depth: Positive = 32
+    hidden_size: Positive = 3584
+    hidden_act: str = "silu"
+    intermediate_size: Positive = 3420
+    num_heads: Positive = 16
+    out_hidden_size: Positive = 3584
+    patch_size: Positive = 14
+    spatial_merge_size: Positive = 2
+    temporal_patch_size: Positive = 2
+    tokens_per_second: float = 4
+    window_size: Positive = 112
+    fullatt_block_indexes: list[int] = msgspec.field(default_factory=lambda: [7, 15, 23, 31])
+
+
+def read(checkpoint: Checkpoint) -> ModelSpec:
+    """The specification of a Qwen2.5-VL checkpoint; raises ConfigError for what is not supported."""
+    where = checkpoint.directory / "config.json"
+    config = convert(checkpoint.config.get("vision_config", {}), VisionConfig, where, "vision_config")
+    text, max_positions = read_text(checkpoint)
+    window = config.window_size // config.patch_size // config.spatial_merge_size
+    image = read_image(checkpoint, window)
+    refuse_unless(config.hidden_act == "silu", f"vision hidden_act {config.hidden_act!r}", checkpoint)
+    refuse_unless(config.out_hidden_size == text.hidden_size, "vision out_hidden_size is not the LLM's", checkpoint)
+    refuse_unless(config.hidden_size % (config.num_heads * 4) == 0, "vision heads do not divide it", checkpoint)
+    refuse_unless(window > 0, f"window_size {config.window_size} is smaller than a merged cell", checkpoint)
+    refuse_unless(
+        (config.patch_size, config.temporal_patch_size, config.spatial_merge_size)
+        == (image.patch_size, image.temporal_patch_size, image.spatial_merge_size),
+        "patch sizes differ between vision_config and the preprocessor",
+        checkpoint,
+    )
+    vision = VisionSpec(
+        depth=config.depth,
+        hidden_size=config.hidden_size,
+        intermediate_size=config.intermediate_size,
+        num_heads=config.num_heads,
+        patch_dim=image.patch_dim,
+        out_hidden_size=config.out_hidden_size,
+        spatial_merge_size=config.spatial_merge_size,
+        norm="rms",
+        activation="silu",
+        gated=True,
+        full_attention_blocks=frozenset(config.fullatt_block_indexes),
+        window=window,
+    )
+    timing = VideoTiming(tokens_per_second=config.tokens_per_second)
+    return ModelSpec("qwen2_5_vl", vision, text, image, read_tokens(checkpoint), timing, max_positions)

@@ -1,0 +1,56 @@
+"""Qwen2-VL: LayerNorm and quick-GELU tower with full attention, Qwen2 language model with chunked M-RoPE."""
+
+from __future__ import annotations
+
+import msgspec
+
+from qvl_runtime.manifest import VideoTiming
+
+from ..checkpoint import Checkpoint
+from .config import Positive, convert, read_image, read_text, read_tokens, refuse_unless
+from .spec import ModelSpec, VisionSpec
+
+
+class VisionConfig(msgspec.Struct):
+    """`vision_config` with the defaults of transformers' `Qwen2VLVisionConfig`."""
+
+    depth: Positive = 32
+    embed_dim: Positive = 1280
+    hidden_size: Positive = 3584
+    hidden_act: str = "quick_gelu"
+    mlp_ratio: float = 4
+    num_heads: Positive = 16
+    patch_size: Positive = 14
+    spatial_merge_size: Positive = 2
+    temporal_patch_size: Positive = 2
+
+
+def read(checkpoint: Checkpoint) -> ModelSpec:
+    """The specification of a Qwen2-VL checkpoint; raises ConfigError for what is not supported."""
+    where = checkpoint.directory / "config.json"
+    config = convert(checkpoint.config.get("vision_config", {}), VisionConfig, where, "vision_config")
+    text, max_positions = read_text(checkpoint)
+    image = read_image(checkpoint, window=0)
+    refuse_unless(config.hidden_act == "quick_gelu", f"vision hidden_act {config.hidden_act!r}", checkpoint)
+    refuse_unless(config.hidden_size == text.hidden_size, "vision hidden_size is not the LLM's", checkpoint)
+    refuse_unless(config.embed_dim % (config.num_heads * 4) == 0, "vision heads do not divide embed_dim", checkpoint)
+    refuse_unless(
+        (config.patch_size, config.temporal_patch_size, config.spatial_merge_size)
+        == (image.patch_size, image.temporal_patch_size, image.spatial_merge_size),
+        "patch sizes differ between vision_config and the preprocessor",
+        checkpoint,
+    )
+    vision = VisionSpec(
+        depth=config.depth,
+        hidden_size=config.embed_dim,
+        intermediate_size=int(config.embed_dim * config.mlp_ratio),
+        num_heads=config.num_heads,
+        patch_dim=image.patch_dim,
+        out_hidden_size=config.hidden_size,
+        spatial_merge_size=config.spatial_merge_size,
+        norm="layer",
+        activation="quick_gelu",
+        gated=False,
+        full_attention_blocks=frozenset(range(config.depth)),
+    )
+    return ModelSpec("qwen2_vl", vision, text, image, read_tokens(checkpoint), VideoTiming(), max_positions)

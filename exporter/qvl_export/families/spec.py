@@ -1,0 +1,68 @@
+"""What a family's configuration comes down to: sizes and choices that `graph/` builds from, without a `model_type`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from qvl_runtime.manifest import ImageGeometry, Tokens, VideoTiming
+
+Norm = Literal["layer", "rms"]
+Activation = Literal["quick_gelu", "gelu", "silu"]
+
+
+@dataclass(frozen=True)
+class VisionSpec:
+    """A vision tower; `gated` MLPs are gate/up/down, others fc1/fc2.
+
+    Blocks outside `full_attention_blocks` attend within windows of `window` × `window` merged cells.
+    """
+
+    depth: int
+    hidden_size: int
+    intermediate_size: int
+    num_heads: int
+    patch_dim: int
+    out_hidden_size: int
+    spatial_merge_size: int
+    norm: Norm
+    activation: Activation
+    gated: bool
+    full_attention_blocks: frozenset[int]
+    window: int = 0
+    rope_theta: float = 10000.0
+    eps: float = 1e-6
+
+    @property
+    def head_dim(self) -> int:
+        return self.hidden_size // self.num_heads
+
+
+@dataclass(frozen=True)
+class TextSpec:
+    """A language model: pre-norm decoder layers with grouped-query attention and chunked M-RoPE."""
+
+    hidden_size: int
+    intermediate_size: int
+    num_layers: int
+    num_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    vocab_size: int
+    rms_norm_eps: float
+    rope_theta: float
+    mrope_section: tuple[int, int, int]
+    tied: bool
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """Everything an export needs to know of a model besides its weights."""
+
+    family: str
+    vision: VisionSpec
+    text: TextSpec
+    image: ImageGeometry
+    tokens: Tokens
+    video: VideoTiming
+    max_positions: int

@@ -1,0 +1,107 @@
+"""Modules that both towers use; attribute names are those of the checkpoint's tensors."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+from onnxscript import OpBuilder, nn
+
+from ..families.spec import Activation, Norm
+from ..targets import Target
+
+
+class Weight(nn.Parameter):
+    """A tensor of the checkpoint: `shape` and `dtype` as stored in the graph, `source_shape` as in the checkpoint."""
+
+    def __init__(self, shape: list[int], dtype: ir.DataType, source_shape: list[int] | None = None) -> None:
+        super().__init__(shape, dtype=dtype)
+        self.source_shape = tuple(source_shape or shape)
+
+
+def constant(op: OpBuilder, value: np.ndarray, name: str) -> ir.Value:
+    """A small table inside the graph file."""
+    return op.initializer(ir.tensor(value, name=name), name)
+
+
+class Linear(nn.Module):
+    """x · weightᵀ + bias."""
+
+    def __init__(
+        self, target: Target, inputs: int, outputs: int, bias: bool = True, source_shape: list[int] | None = None
+    ) -> None:
+        super().__init__()
+        self.target = target
+        self.weight = Weight([outputs, inputs], target.weight_type, source_shape)
+        self.bias = Weight([outputs], ir.DataType.FLOAT) if bias else None
+
+    def forward(self, op: OpBuilder, x: ir.Value) -> ir.Value:
+        return self.target.linear(op, x, self.weight, self.bias)
+
+
+class Embedding(nn.Module):
+    """Rows of a table; `head` uses the same table as the output projection of tied models."""
+
+    def __init__(self, target: Target, rows: int, size: int) -> None:
+        super().__init__()
+        self.target = target
+        self.weight = Weight([rows, size], target.weight_type)
+
+    def forward(self, op: OpBuilder, ids: ir.Value) -> ir.Value:
+        return self.target.embedding(op, ids, self.weight)
+
+    def head(self, op: OpBuilder, x: ir.Value) -> ir.Value:
+        return self.target.linear(op, x, self.weight, None)
+
+
+class AddNorm(nn.Module):
+    """The norm of x + delta; returns (normalised, x + delta), the sum named `name` where given."""
+
+    def __init__(self, target: Target, size: int, kind: Norm, eps: float) -> None:
+        super().__init__()
+        self.target, self.kind, self.eps = target, kind, eps
+        self.weight = Weight([size], ir.DataType.FLOAT)
+        self.bias = Weight([size], ir.DataType.FLOAT) if kind == "layer" else None
+
+    def forward(
+        self, op: OpBuilder, x: ir.Value, delta: ir.Value | None = None, name: str | None = None
+    ) -> tuple[ir.Value, ir.Value]:
+        if self.bias is not None:
+            y, total = self.target.layer_norm(op, x, delta, self.weight, self.bias, self.eps)
+        else:
+            y, total = self.target.rms_norm(op, x, delta, self.weight, self.eps)
+        if name:
+            total.name = name
+        return y, total
+
+
+class Mlp(nn.Module):
+    """fc2(act(fc1(x)))."""
+
+    def __init__(self, target: Target, size: int, inner: int, activation: Activation) -> None:
+        super().__init__()
+        self.target, self.activation = target, activation
+        self.fc1 = Linear(target, size, inner)
+        self.fc2 = Linear(target, inner, size)
+
+    def forward(self, op: OpBuilder, x: ir.Value) -> ir.Value:
+        return self.fc2(op, self.target.activation(op, self.fc1(op, x), self.activation))
+
+
+class GatedMlp(nn.Module):
+    """down_proj(act(gate_proj(x)) · up_proj(x))."""
+
+    def __init__(self, target: Target, size: int, inner: int, activation: Activation, bias: bool) -> None:
+        super().__init__()
+        self.target, self.activation = target, activation
+        self.gate_proj = Linear(target, size, inner, bias)
+        self.up_proj = Linear(target, size, inner, bias)
+        self.down_proj = Linear(target, inner, size, bias)
+
+    def forward(self, op: OpBuilder, x: ir.Value) -> ir.Value:
+        gate = self.target.activation(op, self.gate_proj(op, x), self.activation)
+        return self.down_proj(op, op.Mul(gate, self.up_proj(op, x)))
+
+
+def inverse_frequencies(dim: int, theta: float) -> np.ndarray:
+    """θ^(−2i/dim) for i < dim / 2, float32 (RoFormer, arXiv 2104.09864, §3.2.2)."""
+    return np.asarray(theta ** -(np.arange(0, dim, 2, dtype=np.float64) / dim), dtype=np.float32)

@@ -1,0 +1,130 @@
+"""Weights from the checkpoint into a graph's external data file, one tensor at a time, big ones in row chunks."""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import ml_dtypes
+import numpy as np
+import onnx_ir as ir
+
+from ..checkpoint import Array, StoredTensor, few
+from ..errors import CheckpointError
+from .build import Graph
+from .layers import Weight
+
+ALIGNMENT = 4096
+"""External data starts on page boundaries, so that engines can map it."""
+BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
+LARGEST_FP16_IN_BF16_BITS = 0x477F  # 65,280; the next bfloat16 is above float16's 65,504
+Advance = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Written:
+    """Bytes of weights by element type, and the hash of the file."""
+
+    weight_bytes: dict[str, int]
+    sha256: str
+
+
+def match(
+    graphs: Iterable[Graph], tensors: Mapping[str, StoredTensor], unused: Iterable[str], where: Path
+) -> dict[str, StoredTensor]:
+    """The stored tensor of every weight of the graphs.
+
+    `unused` are name patterns that may be left over. Raises CheckpointError naming tensors that are missing, extra or
+    of the wrong shape, with the likely cause.
+    """
+    weights = {name: weight for graph in graphs for name, weight in _weights(graph)}
+    missing = sorted(set(weights) - set(tensors))
+    extra = [
+        name
+        for name in sorted(set(tensors) - set(weights))
+        if not any(fnmatch.fnmatchcase(name, pattern) for pattern in unused)
+    ]
+    if missing:
+        raise CheckpointError(
+            f"{len(missing)} tensors are missing: {few(missing)}" + (f"; not used: {few(extra)}" if extra else ""),
+            where=where,
+            fix=_cause(missing, extra),
+        )
+    if extra:
+        raise CheckpointError(
+            f"{len(extra)} tensors have no place in the model: {few(extra)}", where=where, fix=_cause(missing, extra)
+        )
+    for name, weight in weights.items():
+        if tensors[name].shape != weight.source_shape:
+            raise CheckpointError(
+                f"tensor {name} has shape {list(tensors[name].shape)}, config.json says {list(weight.source_shape)}",
+                where=tensors[name].file,
+                fix="weights and config.json are of different models",
+            )
+    return {name: tensors[name] for name in weights}
+
+
+def _weights(graph: Graph) -> list[tuple[str, Weight]]:
+    initializers = graph.model.graph.initializers
+    return [(name, value) for name, value in initializers.items() if isinstance(value, Weight)]
+
+
+def _cause(missing: list[str], extra: list[str]) -> str:
+    if any("lora_" in name for name in extra):
+        return "a LoRA adapter is not a checkpoint: merge it with peft's merge_and_unload first"
+    if any(name.endswith((".qweight", ".scales")) for name in extra):
+        return "the checkpoint is quantized: export the original one"
+    if any(name.startswith("visual.") for name in missing):
+        return "a text-only or sharded part? download the whole checkpoint"
+    return "weights and config.json are of different models, or a shard is missing"
+
+
+def write(graph: Graph, tensors: Mapping[str, StoredTensor], data: Path, read_hash: Any, advance: Advance) -> Written:
+    """Fill the graph's weights into the file `data` and point its initializers there.
+
+    `read_hash` (a hashlib object) takes in every byte as read, `advance` the number of source bytes done.
+    """
+    sizes: dict[str, int] = {}
+    digest = hashlib.sha256()
+    with data.open("wb") as file:
+        for name, weight in _weights(graph):
+            assert weight.dtype is not None and weight.shape is not None
+            _emit(file, digest, b"\0" * (-file.tell() % ALIGNMENT))
+            start = file.tell()
+            for chunk in tensors[name].chunks():
+                read_hash.update(chunk.view(np.uint8))
+                _emit(file, digest, _convert(chunk, weight.dtype, tensors[name]).view(np.uint8).data)
+                advance(chunk.nbytes)
+            length = file.tell() - start
+            kind = weight.dtype.name.lower()
+            sizes[kind] = sizes.get(kind, 0) + length
+            weight.const_value = ir.ExternalTensor(
+                data.name, start, length, weight.dtype, shape=weight.shape, name=name, base_dir=data.parent
+            )
+    return Written(sizes, digest.hexdigest())
+
+
+def _emit(file: BinaryIO, digest: Any, data: bytes | memoryview) -> None:
+    file.write(data)
+    digest.update(data)
+
+
+def _convert(chunk: Array, dtype: ir.DataType, tensor: StoredTensor) -> Array:
+    """Elements as `dtype`; raises CheckpointError where float16 would overflow."""
+    if dtype == ir.DataType.FLOAT16 and chunk.dtype != np.float16 and _overflows(chunk):
+        raise CheckpointError(
+            f"tensor {tensor.name} has values beyond float16's 65,504 or not finite",
+            where=tensor.file,
+            fix="export with --precision fp32",
+        )
+    return np.ascontiguousarray(chunk.astype(dtype.numpy(), copy=False))
+
+
+def _overflows(chunk: Array) -> bool:
+    if chunk.dtype == BFLOAT16:
+        return bool((chunk.view(np.uint16) & 0x7FFF).max(initial=0) > LARGEST_FP16_IN_BF16_BITS)
+    return not bool((np.abs(chunk) <= np.finfo(np.float16).max).all())

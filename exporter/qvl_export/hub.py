@@ -1,0 +1,55 @@
+"""A checkpoint by path or by Hugging Face id, of which only the files an export needs are downloaded."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from .checkpoint import Checkpoint
+from .errors import CheckpointError, HubError
+
+NEEDED = [
+    "config.json",
+    "generation_config.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "model.safetensors",
+    "model-*.safetensors",
+    "model.safetensors.index.json",
+]
+_REPO_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def locate(name: str, revision: str | None) -> tuple[Checkpoint, str | None]:
+    """The checkpoint and, for one from the hub, the commit it was resolved to.
+
+    A directory is used as it is; `org/model` is downloaded into the Hugging Face cache (`HF_HUB_OFFLINE` and
+    `HF_ENDPOINT` are honoured). Raises CheckpointError or HubError.
+    """
+    path = Path(name)
+    if path.is_dir():
+        return Checkpoint(path), None
+    if path.exists() or not _REPO_ID.fullmatch(name):
+        raise CheckpointError("is neither a checkpoint directory nor a Hugging Face id (org/model)", where=name)
+    directory = _download(name, revision)
+    return Checkpoint(directory), directory.name
+
+
+def _download(repo_id: str, revision: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(repo_id, revision=revision, allow_patterns=NEEDED))
+    except LocalEntryNotFoundError as error:
+        raise HubError(
+            "is not a local directory, not in the Hugging Face cache, and the hub cannot be reached",
+            where=repo_id,
+            fix="check the path, the network, and HF_HUB_OFFLINE",
+        ) from error
+    except (HfHubHTTPError, ValueError, OSError) as error:
+        raise HubError(f"cannot be downloaded: {str(error).strip().splitlines()[0]}", where=repo_id) from error

@@ -1,0 +1,89 @@
+"""Targets: one module each, found by its name, whose `lower(precision)` returns the ops its engine runs best.
+
+`graph/` describes networks in terms of these ops and knows no engine.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from typing import NamedTuple, Protocol
+
+import onnx_ir as ir
+from onnxscript import OpBuilder
+
+from ..errors import ExportError
+
+
+class Cache(NamedTuple):
+    """The KV cache of one layer: `key` and `value` [1, kv_heads, capacity, head_dim] and how far it is filled."""
+
+    key: ir.Value
+    value: ir.Value
+    seqlens_k: ir.Value
+    total_sequence_length: ir.Value
+
+
+class WindowInputs(NamedTuple):
+    """Attention windows as the host lays them out (`qvl_runtime.positions.Windows`), `size` patches each."""
+
+    gather: ir.Value
+    lengths: ir.Value
+    scatter: ir.Value
+    size: int
+
+
+class Target(Protocol):
+    """The ops of one engine. Activations are [batch, tokens, features]; norms take the pending `delta` of a residual
+    stream and return (normalised, x + delta)."""
+
+    name: str
+    opset: int
+    ir_version: int
+    weight_type: ir.DataType
+    """How weights of linears and the embedding are stored."""
+
+    def linear(self, op: OpBuilder, x: ir.Value, weight: ir.Value, bias: ir.Value | None) -> ir.Value:
+        """x · weightᵀ + bias, weight [out, in]."""
+
+    def embedding(self, op: OpBuilder, ids: ir.Value, weight: ir.Value) -> ir.Value:
+        """Rows of `weight` [vocab, hidden]."""
+
+    def rms_norm(
+        self, op: OpBuilder, x: ir.Value, delta: ir.Value | None, weight: ir.Value, eps: float
+    ) -> tuple[ir.Value, ir.Value]:
+        """RMSNorm of x + delta."""
+
+    def layer_norm(
+        self, op: OpBuilder, x: ir.Value, delta: ir.Value | None, weight: ir.Value, bias: ir.Value, eps: float
+    ) -> tuple[ir.Value, ir.Value]:
+        """LayerNorm of x + delta."""
+
+    def activation(self, op: OpBuilder, x: ir.Value, kind: str) -> ir.Value:
+        """`quick_gelu`, `gelu` (erf) or `silu`."""
+
+    def rotary(self, op: OpBuilder, x: ir.Value, cos: ir.Value, sin: ir.Value, num_heads: int) -> ir.Value:
+        """Half-split rotary embedding; cos and sin [batch, tokens, head_dim / 2]."""
+
+    def vision_attention(
+        self, op: OpBuilder, q: ir.Value, k: ir.Value, v: ir.Value, num_heads: int, windows: WindowInputs | None
+    ) -> ir.Value:
+        """Attention of all patches of a frame, or within its windows."""
+
+    def causal_attention(
+        self, op: OpBuilder, q: ir.Value, k: ir.Value, v: ir.Value, cache: Cache, num_heads: int, kv_heads: int
+    ) -> tuple[ir.Value, ir.Value, ir.Value]:
+        """Causal attention over the cache; returns (output, present key, present value)."""
+
+
+def available() -> list[str]:
+    """The targets that can be exported for."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+
+
+def lower(name: str, precision: str) -> Target:
+    """The ops of target `name` with weights of `precision`; raises ExportError for unknown names."""
+    if name not in available():
+        raise ExportError(f"target {name!r} is not supported", fix=f"supported: {', '.join(available())}")
+    target: Target = importlib.import_module(f"{__name__}.{name}").lower(precision)
+    return target

@@ -1,0 +1,91 @@
+"""Target `cpu`: ONNX Runtime's fused operators; arithmetic in float32 whatever the weights are stored in."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+from onnxscript import OpBuilder
+
+from ..errors import ExportError
+from . import Cache, WindowInputs
+
+MICROSOFT = "com.microsoft"
+WEIGHT_TYPES = {"fp32": ir.DataType.FLOAT, "fp16": ir.DataType.FLOAT16}
+SWISH_SLOPE = {"silu": 1.0, "quick_gelu": 1.702}
+"""x · sigmoid(slope · x)."""
+
+
+def lower(precision: str) -> CpuTarget:
+    """The ops with weights stored in `fp32` or `fp16`."""
+    if precision not in WEIGHT_TYPES:
+        raise ExportError(f"precision {precision!r} is not supported", fix=f"supported: {', '.join(WEIGHT_TYPES)}")
+    return CpuTarget(WEIGHT_TYPES[precision])
+
+
+class CpuTarget:
+    """ONNX Runtime on a CPU, see `targets.Target`."""
+
+    name = "cpu"
+    opset = 23
+    ir_version = 11
+
+    def __init__(self, weight_type: ir.DataType) -> None:
+        self.weight_type = weight_type
+
+    def _float(self, op: OpBuilder, value: ir.Value) -> ir.Value:
+        return value if self.weight_type == ir.DataType.FLOAT else op.Cast(value, to=ir.DataType.FLOAT)
+
+    def linear(self, op: OpBuilder, x: ir.Value, weight: ir.Value, bias: ir.Value | None) -> ir.Value:
+        y = op.FusedMatMul(x, self._float(op, weight), transB=1, _domain=MICROSOFT)
+        return y if bias is None else op.Add(y, bias)
+
+    def embedding(self, op: OpBuilder, ids: ir.Value, weight: ir.Value) -> ir.Value:
+        return self._float(op, op.Gather(weight, ids))
+
+    def rms_norm(
+        self, op: OpBuilder, x: ir.Value, delta: ir.Value | None, weight: ir.Value, eps: float
+    ) -> tuple[ir.Value, ir.Value]:
+        if delta is None:
+            return op.RMSNormalization(x, weight, axis=-1, epsilon=eps), x
+        y, _, _, total = op.SkipSimplifiedLayerNormalization(
+            x, delta, weight, epsilon=eps, _domain=MICROSOFT, _outputs=4
+        )
+        return y, total
+
+    def layer_norm(
+        self, op: OpBuilder, x: ir.Value, delta: ir.Value | None, weight: ir.Value, bias: ir.Value, eps: float
+    ) -> tuple[ir.Value, ir.Value]:
+        if delta is None:
+            return op.LayerNormalization(x, weight, bias, axis=-1, epsilon=eps), x
+        y, _, _, total = op.SkipLayerNormalization(x, delta, weight, bias, epsilon=eps, _domain=MICROSOFT, _outputs=4)
+        return y, total
+
+    def activation(self, op: OpBuilder, x: ir.Value, kind: str) -> ir.Value:
+        if kind == "gelu":
+            return op.Gelu(x)
+        return op.QuickGelu(x, alpha=SWISH_SLOPE[kind], _domain=MICROSOFT)
+
+    def rotary(self, op: OpBuilder, x: ir.Value, cos: ir.Value, sin: ir.Value, num_heads: int) -> ir.Value:
+        return op.RotaryEmbedding(x, cos, sin, num_heads=num_heads)
+
+    def vision_attention(
+        self, op: OpBuilder, q: ir.Value, k: ir.Value, v: ir.Value, num_heads: int, windows: WindowInputs | None
+    ) -> ir.Value:
+        """Full attention carries no mask: with one, ONNX Runtime would materialise patches × patches scores."""
+        if windows is None:
+            return op.MultiHeadAttention(q, k, v, num_heads=num_heads, _domain=MICROSOFT)
+        frames = op.Shape(q, start=0, end=1)
+        features = op.Shape(q, start=2, end=3)
+        split = op.Concat(op.Constant(value_ints=[-1, windows.size]), features, axis=0)
+        q, k, v = (op.Reshape(op.Gather(x, windows.gather, axis=1), split) for x in (q, k, v))
+        y = op.MultiHeadAttention(q, k, v, None, windows.lengths, num_heads=num_heads, _domain=MICROSOFT)
+        joined = op.Concat(frames, op.Constant(value_ints=[-1]), features, axis=0)
+        return op.Gather(op.Reshape(y, joined), windows.scatter, axis=1)
+
+    def causal_attention(
+        self, op: OpBuilder, q: ir.Value, k: ir.Value, v: ir.Value, cache: Cache, num_heads: int, kv_heads: int
+    ) -> tuple[ir.Value, ir.Value, ir.Value]:
+        """Past and present may be one buffer, in which the new keys and values are written in place."""
+        y, key, value = op.GroupQueryAttention(
+            q, k, v, *cache, num_heads=num_heads, kv_num_heads=kv_heads, _domain=MICROSOFT, _outputs=3
+        )
+        return y, key, value
