@@ -1,0 +1,1 @@
+"""Independent answers that the project's own are held against."""

@@ -1,0 +1,120 @@
+"""Random tiny checkpoints of each family, as transformers saves them, with the reference tokenizer and template."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    PreTrainedModel,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2VLConfig,
+    Qwen2VLForConditionalGeneration,
+)
+
+REFERENCE = Path(__file__).parents[1] / "checkpoints" / "reference"
+TEXT_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "preprocessor_config.json")
+VOCAB = 384
+IMAGE, VIDEO, VISION_START, VISION_END, IM_END = 363, 364, 360, 361, 353
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Sizes of a tiny model; heads are chosen so that grouping ratios and head sizes differ between shapes."""
+
+    hidden: int
+    heads: int
+    kv_heads: int
+    layers: int
+    vision_hidden: int
+    vision_heads: int
+    vision_depth: int
+    full_blocks: tuple[int, ...]
+    mrope: tuple[int, int, int]
+    tied: bool
+    ffn: int = 96
+
+
+SHAPES = {
+    "small": Shape(64, 4, 2, 2, 64, 4, 2, (1,), (2, 3, 3), True),
+    "deep": Shape(96, 6, 1, 5, 48, 3, 4, (0, 3), (4, 2, 2), False, ffn=84),
+    "wide": Shape(160, 5, 5, 3, 80, 2, 3, (), (4, 6, 6), True, ffn=212),
+}
+FAMILIES = ("qwen2_vl", "qwen2_5_vl")
+
+
+def build(family: str, shape: Shape, seed: int = 0) -> PreTrainedModel:
+    """A model whose weights are spread so that logits differ clearly between tokens."""
+    torch.manual_seed(seed)
+    text = {
+        "vocab_size": VOCAB,
+        "hidden_size": shape.hidden,
+        "intermediate_size": shape.ffn,
+        "num_hidden_layers": shape.layers,
+        "num_attention_heads": shape.heads,
+        "num_key_value_heads": shape.kv_heads,
+        "max_position_embeddings": 8192,
+        "rms_norm_eps": 1e-6,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": list(shape.mrope)},
+        "eos_token_id": IM_END,
+        "bos_token_id": 351,
+        "pad_token_id": 351,
+    }
+    common: dict[str, Any] = {
+        "text_config": text,
+        "image_token_id": IMAGE,
+        "video_token_id": VIDEO,
+        "vision_start_token_id": VISION_START,
+        "vision_end_token_id": VISION_END,
+        "tie_word_embeddings": shape.tied,
+    }
+    if family == "qwen2_vl":
+        vision = {
+            "depth": shape.vision_depth,
+            "embed_dim": shape.vision_hidden,
+            "hidden_size": shape.hidden,
+            "num_heads": shape.vision_heads,
+            "mlp_ratio": 3,
+        }
+        model: PreTrainedModel = Qwen2VLForConditionalGeneration(Qwen2VLConfig(vision_config=vision, **common))
+    else:
+        vision = {
+            "depth": shape.vision_depth,
+            "hidden_size": shape.vision_hidden,
+            "intermediate_size": shape.ffn,
+            "num_heads": shape.vision_heads,
+            "out_hidden_size": shape.hidden,
+            "fullatt_block_indexes": list(shape.full_blocks),
+            "tokens_per_second": 2,
+            "window_size": 112,
+        }
+        model = Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(vision_config=vision, **common))
+    _spread(model)
+    return model.eval()
+
+
+@torch.no_grad()
+def _spread(model: PreTrainedModel) -> None:
+    for name, parameter in model.named_parameters():
+        if parameter.ndim >= 2:
+            fan_in = parameter[0].numel()
+            parameter.normal_(std=1.0 if "embed_tokens" in name else fan_in**-0.5)
+        else:
+            parameter.normal_(mean=0.0 if name.endswith("bias") else 1.0, std=0.1)
+    if model.config.tie_word_embeddings:
+        model.tie_weights()
+
+
+def save(model: PreTrainedModel, directory: Path, dtype: torch.dtype = torch.float32, **options: Any) -> Path:
+    """Write the checkpoint as transformers does, with the text files a real one has."""
+    model.to(dtype).save_pretrained(directory, **options)
+    model.to(torch.float32)
+    for name in TEXT_FILES:
+        shutil.copyfile(REFERENCE / name, directory / name)
+    (directory / "generation_config.json").write_text(json.dumps({"eos_token_id": [IM_END, 351]}))
+    return directory

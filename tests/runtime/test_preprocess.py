@@ -1,0 +1,69 @@
+"""Preprocessing equals transformers' PIL processor to the bit."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize as their_smart_resize
+
+from qvl_runtime.errors import MediaError
+from qvl_runtime.manifest import ImageGeometry
+from qvl_runtime.preprocess import patchify, smart_resize
+
+GEOMETRY = ImageGeometry(
+    patch_size=14,
+    temporal_patch_size=2,
+    spatial_merge_size=2,
+    min_pixels=3136,
+    max_pixels=200704,
+    image_mean=[0.48145466, 0.4578275, 0.40821073],
+    image_std=[0.26862954, 0.26130258, 0.27577711],
+)
+side = st.integers(1, 5000)
+
+
+@given(side, side, st.sampled_from([28, 32]), st.integers(1, 10**6), st.integers(0, 10**7))
+def test_smart_resize(height: int, width: int, factor: int, low: int, more: int) -> None:
+    bounds = factor, low, low + more
+    try:
+        theirs = their_smart_resize(height, width, *bounds)
+    except ValueError:
+        with pytest.raises(MediaError, match="aspect ratio"):
+            smart_resize(height, width, *bounds)
+    else:
+        assert smart_resize(height, width, *bounds) == theirs
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"), [((42, 70), (56, 56)), ((10, 1000), (28, 560)), ((1, 200), (28, 812))], ids=str
+)
+def test_smart_resize_known_traps(size: tuple[int, int], expected: tuple[int, int]) -> None:
+    """Half to even, and thin images, where transformers and qwen-vl-utils differ."""
+    theirs = their_smart_resize(*size, min_pixels=3136, max_pixels=12845056)
+    assert smart_resize(*size, 28, 3136, 12845056) == theirs
+    if size != (1, 200):
+        assert theirs == expected
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(8, 700), st.integers(8, 700), st.integers(0, 2**32 - 1))
+def test_patches(width: int, height: int, seed: int) -> None:
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    processor = Qwen2VLImageProcessorPil(min_pixels=3136, max_pixels=200704)
+    theirs = processor(images=[Image.fromarray(pixels)], return_tensors="np")
+    ours = patchify([Image.fromarray(pixels)], GEOMETRY)
+    assert [ours.grid.t, ours.grid.h, ours.grid.w] == theirs["image_grid_thw"][0].tolist()
+    assert np.array_equal(ours.pixel_values[0], theirs["pixel_values"])
+
+
+def test_odd_video_repeats_its_last_frame() -> None:
+    frames = [Image.fromarray(np.full((56, 56, 3), value, np.uint8)) for value in (0, 90, 180)]
+    patches = patchify(frames, GEOMETRY)
+    assert patches.grid.t == 2
+    by_frame = patches.pixel_values.reshape(2, 16, 3, 2, 14, 14)
+    assert np.array_equal(by_frame[1, :, :, 0], by_frame[1, :, :, 1])
+    assert not np.array_equal(by_frame[0, :, :, 0], by_frame[0, :, :, 1])
