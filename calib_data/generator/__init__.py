@@ -1,0 +1,1 @@
+"""Seeded generator of document pages with ground truth: text, fields, boxes and tables beside each image."""
