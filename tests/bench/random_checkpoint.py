@@ -1,0 +1,117 @@
+"""A checkpoint with random bfloat16 weights in the shape of a published one, for measurements at full size.
+
+python -m tests.bench.random_checkpoint qwen2.5-vl-3b OUT
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import struct
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+from qvl_export import families, targets
+from qvl_export.checkpoint import Checkpoint
+from qvl_export.graph import build
+from qvl_export.graph.layers import Weight
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+from tests.oracles.tiny import REFERENCE
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+SPECIAL = (
+    "<|endoftext|> <|im_start|> <|im_end|> <|object_ref_start|> <|object_ref_end|> <|box_start|> <|box_end|> "
+    "<|quad_start|> <|quad_end|> <|vision_start|> <|vision_end|> <|vision_pad|> <|image_pad|> <|video_pad|>"
+).split()
+FIRST_SPECIAL = 151643
+SHARD_BYTES = 4 << 30
+PREPROCESSOR = {
+    "min_pixels": 3136,
+    "max_pixels": 12845056,
+    "patch_size": 14,
+    "temporal_patch_size": 2,
+    "merge_size": 2,
+    "image_mean": [0.48145466, 0.4578275, 0.40821073],
+    "image_std": [0.26862954, 0.26130258, 0.27577711],
+}
+
+
+def tokenizer() -> Tokenizer:
+    """Bytes as tokens, fillers up to the published size, and the special tokens at their published ids."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: index for index, token in enumerate(alphabet)}
+    vocabulary |= {f"<filler {index}>": index for index in range(len(alphabet), FIRST_SPECIAL)}
+    result = Tokenizer(models.BPE(vocabulary, []))
+    result.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    result.decoder = decoders.ByteLevel()
+    result.add_special_tokens(SPECIAL)
+    return result
+
+
+def weights(directory: Path) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Name and shape of every weight the model of `config.json` has."""
+    spec = families.read_spec(Checkpoint(directory))
+    target = targets.lower("cpu", "fp16")
+    for graph in (build.build_vision(spec, target), build.build_llm(spec, target)):
+        for name, value in graph.model.graph.initializers.items():
+            if isinstance(value, Weight):
+                yield name, value.source_shape
+
+
+def write_shard(path: Path, tensors: list[tuple[str, tuple[int, ...]]], block: bytes) -> None:
+    header, start = {}, 0
+    for name, shape in tensors:
+        size = 2 * int(np.prod(shape))
+        header[name] = {"dtype": "BF16", "shape": list(shape), "data_offsets": [start, start + size]}
+        start += size
+    raw = json.dumps(header).encode()
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", len(raw)) + raw)
+        for written in range(0, start, len(block)):
+            file.write(block[: min(len(block), start - written)])
+
+
+def shards(tensors: list[tuple[str, tuple[int, ...]]]) -> Iterator[list[tuple[str, tuple[int, ...]]]]:
+    """Tensors in order, a new shard after every SHARD_BYTES."""
+    shard, size = [], 0
+    for name, shape in tensors:
+        shard.append((name, shape))
+        size += 2 * int(np.prod(shape))
+        if size >= SHARD_BYTES:
+            yield shard
+            shard, size = [], 0
+    if shard:
+        yield shard
+
+
+def make(name: str, out: Path, layers: int | None = None) -> Path:
+    """Write the checkpoint; `layers` shortens the language model."""
+    out.mkdir(parents=True)
+    config = json.loads((CONFIGS / f"{name}.json").read_text())
+    config["num_hidden_layers"] = layers or config["num_hidden_layers"]
+    (out / "config.json").write_text(json.dumps(config))
+    (out / "preprocessor_config.json").write_text(json.dumps(PREPROCESSOR))
+    (out / "generation_config.json").write_text(json.dumps({"eos_token_id": [151645, 151643]}))
+    shutil.copyfile(REFERENCE / "chat_template.jinja", out / "chat_template.jinja")
+    tokenizer().save(str(out / "tokenizer.json"))
+    tied = [] if config["tie_word_embeddings"] else [("lm_head.weight", (2,))]
+    write_shard(out / "model.safetensors", tied, b"\0" * 4096)  # what read_spec looks at: tied or not
+    tensors = list(weights(out))
+    (out / "model.safetensors").unlink()
+    block = (np.random.default_rng(0).standard_normal(32 << 20, np.float32) * 0.02).astype(ml_dtypes.bfloat16).tobytes()
+    parts = list(shards(tensors))
+    weight_map = {}
+    for index, part in enumerate(parts, 1):
+        file = f"model-{index:05}-of-{len(parts):05}.safetensors"
+        write_shard(out / file, part, block)
+        weight_map |= {tensor: file for tensor, _ in part}
+    (out / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    return out
+
+
+if __name__ == "__main__":
+    print(make(sys.argv[1], Path(sys.argv[2])))

@@ -1,0 +1,107 @@
+"""L1: graphs are valid ONNX, keep their contract, and put everything but weights inside the graph file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import onnx
+import pytest
+
+from qvl_export import families, targets
+from qvl_export.checkpoint import Checkpoint
+from qvl_export.graph.build import build_llm, build_vision
+from qvl_runtime import manifest as manifests
+from tests.oracles.tiny import FAMILIES, SHAPES
+
+Bundle = Callable[[str, str, str], Path]
+ELEMENT = {onnx.TensorProto.FLOAT: "float", onnx.TensorProto.INT64: "int64", onnx.TensorProto.INT32: "int32"}
+WINDOWS = {"window_gather", "window_lengths", "window_scatter"}
+LLM_INPUTS = {
+    "input_ids",
+    "position_ids",
+    "image_features",
+    "image_positions",
+    "logits_positions",
+    "seqlens_k",
+    "total_sequence_length",
+}
+
+every_bundle = pytest.mark.parametrize(
+    ("family", "precision"), [(family, precision) for family in FAMILIES for precision in ("fp32", "fp16")]
+)
+
+
+@every_bundle
+@pytest.mark.parametrize("graph", ["vision", "llm"])
+def test_the_checker_accepts_it(bundle: Bundle, family: str, precision: str, graph: str) -> None:
+    path = bundle(family, "deep", precision) / f"{graph}.onnx"
+    onnx.checker.check_model(str(path), full_check=False)
+    onnx.shape_inference.infer_shapes(onnx.load(path, load_external_data=False), strict_mode=True)
+
+
+@every_bundle
+@pytest.mark.parametrize("graph", ["vision", "llm"])
+def test_ports_are_those_of_the_manifest(bundle: Bundle, family: str, precision: str, graph: str) -> None:
+    directory = bundle(family, "deep", precision)
+    entry = manifests.read(directory).graphs[graph]
+    model = onnx.load(directory / f"{graph}.onnx", load_external_data=False)
+    for ports, values in ((entry.inputs, model.graph.input), (entry.outputs, model.graph.output)):
+        for port, value in zip(ports, values, strict=True):
+            tensor = value.type.tensor_type
+            axes = [axis.dim_param or axis.dim_value for axis in tensor.shape.dim]
+            assert (port.name, port.dtype, port.shape) == (value.name, ELEMENT[tensor.elem_type], axes)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_names_of_inputs_and_outputs(bundle: Bundle, family: str) -> None:
+    graphs = manifests.read(bundle(family, "small", "fp32")).graphs
+    vision = {port.name for port in graphs["vision"].inputs}
+    assert vision == {"pixel_values", "patch_positions"} | (WINDOWS if family == "qwen2_5_vl" else set())
+    layers = SHAPES["small"].layers
+    cache = {f"{i}.{part}" for i in range(layers) for part in ("key", "value")}
+    assert {port.name for port in graphs["llm"].inputs} == LLM_INPUTS | {f"past_key_values.{name}" for name in cache}
+    assert {port.name for port in graphs["llm"].outputs} == {"logits"} | {f"present.{name}" for name in cache}
+    assert [port.name for port in graphs["vision"].outputs] == ["image_features"]
+
+
+@every_bundle
+def test_residual_streams_have_their_names(bundle: Bundle, family: str, precision: str) -> None:
+    shape, directory = SHAPES["deep"], bundle(family, "deep", precision)
+    for graph, prefix, count in (
+        ("vision", "vision.blocks", shape.vision_depth),
+        ("llm", "llm.layers", shape.layers),
+    ):
+        nodes = onnx.load(directory / f"{graph}.onnx", load_external_data=False).graph.node
+        made = {name for node in nodes for name in node.output}
+        assert {f"{prefix}.{index}" for index in range(count)} <= made
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_weights_are_stored_once_and_as_asked(bundle: Bundle, family: str) -> None:
+    """A tied table once; matrices in float16; gains and biases in float32."""
+    directory = bundle(family, "small", "fp16")
+    initializers = onnx.load(directory / "llm.onnx", load_external_data=False).graph.initializer
+    tables = [tensor for tensor in initializers if list(tensor.dims) == [384, SHAPES["small"].hidden]]
+    assert [tensor.name for tensor in tables] == ["model.embed_tokens.weight"]
+    for tensor in initializers:
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            wanted = onnx.TensorProto.FLOAT16 if len(tensor.dims) > 1 else onnx.TensorProto.FLOAT
+            assert tensor.data_type == wanted, tensor.name
+        else:
+            assert len(tensor.raw_data) < 4096, tensor.name
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_weights_keep_their_published_names(checkpoint: Callable[[str, str], Path], family: str) -> None:
+    source = Checkpoint(checkpoint(family, "deep"))
+    spec, target = families.read_spec(source), targets.lower("cpu", "fp16")
+    names = set()
+    for graph in (build_vision(spec, target), build_llm(spec, target)):
+        names |= set(graph.model.graph.initializers)
+    assert set(source.tensors) <= names
+
+
+def test_families_and_targets_are_found_by_name() -> None:
+    assert set(FAMILIES) <= set(families.available())
+    assert "cpu" in targets.available()

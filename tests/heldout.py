@@ -1,0 +1,46 @@
+"""The held-out pages of the reference checkpoint's kind, and what an answer to them is worth."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rapidfuzz.distance import Levenshtein
+
+HELDOUT = Path(__file__).parents[1] / "calib_data" / "heldout"
+
+
+@dataclass(frozen=True)
+class Item:
+    """One question about one page."""
+
+    image: Path
+    prompt: str
+    task: str
+    answer: str
+
+    @property
+    def messages(self) -> list[dict[str, Any]]:
+        parts = [{"type": "image", "image": str(self.image)}, {"type": "text", "text": self.prompt}]
+        return [{"role": "user", "content": parts}]
+
+
+def items(task: str | None = None, pages: int | None = None) -> Iterator[Item]:
+    """Questions of a task about the first `pages` pages."""
+    seen: set[str] = set()
+    for line in (HELDOUT / "labels.jsonl").read_text("utf-8").splitlines():
+        label = json.loads(line)
+        seen.add(label["image"])
+        if pages is not None and len(seen) > pages:
+            return
+        if task in (None, label["task"]):
+            yield Item(HELDOUT / label["image"], label["prompt"], label["task"], label["answers"][0])
+
+
+def character_error_rate(answers: list[str], truths: list[str]) -> float:
+    """Edits over reference length, micro-averaged."""
+    edits = sum(Levenshtein.distance(answer, truth) for answer, truth in zip(answers, truths, strict=True))
+    return edits / sum(map(len, truths))
