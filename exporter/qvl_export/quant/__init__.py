@@ -1,0 +1,1 @@
+"""Quantization: schemes, the tensors they produce, and checkpoints that hold such tensors."""

@@ -1,0 +1,116 @@
+"""GPTQ: columns quantized in order, each one's error made up for by those that follow.
+
+Source: Frantar et al., arXiv 2210.17323. Columns go in the order of falling Hessian diagonal (act-order) while scales
+belong to blocks of neighbouring columns fixed beforehand (static groups), so no `g_idx` is needed at run time.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from ..errors import ExportError
+from . import grid
+from .qtensor import Layout, QTensor
+
+DAMP_PERCENT = 0.01
+DAMP_STEP = 3.0
+COLUMNS_AT_ONCE = 128
+"""Columns whose updates are gathered into one product."""
+
+Floats = npt.NDArray[np.float32]
+
+
+def round_to_nearest(weight: Floats, layout: Layout, importance: Floats | None = None) -> QTensor:
+    """Every weight to its nearest code, under searched scales; weight [N, K], importance [K]."""
+    matrix = _finite(weight, "weights")
+    weigh = torch.ones(matrix.shape[1]) if importance is None else _finite(importance, "importances")
+    found = grid.search(matrix, weigh, layout)
+    scale, zero = _spread(found, layout, matrix.shape[1])
+    return _qtensor(grid.quantize(matrix, scale, zero, layout), found, layout)
+
+
+def gptq(weight: Floats, hessian: Floats, layout: Layout, damp_percent: float = DAMP_PERCENT) -> QTensor:
+    """weight [N, K] under hessian [K, K] = Σ x xᵀ of its inputs; never worse than round-to-nearest.
+
+    Damping starts at `damp_percent` of the mean diagonal and grows until the Hessian can be inverted. Raises
+    ExportError for weights or Hessians that are not finite.
+    """
+    matrix, h = _finite(weight, "weights"), _finite(hessian, "activation statistics")
+    diagonal = h.diagonal().clone()
+    nearest = round_to_nearest(weight, layout, diagonal.numpy())
+    found = _grid_of(nearest, layout)
+    order = torch.argsort(diagonal, descending=True, stable=True)
+    factor = _inverse_factor(h[order][:, order], damp_percent)
+    scale, zero = _spread(found, layout, matrix.shape[1])
+    codes = torch.empty_like(matrix)
+    codes[:, order] = _sweep(matrix[:, order].clone(), factor, scale[:, order], zero[:, order], layout)
+    result = _qtensor(codes, found, layout)
+    return result if output_error(weight, result, h) <= output_error(weight, nearest, h) else nearest
+
+
+def output_error(weight: Floats, quantized: QTensor, hessian: Tensor) -> float:
+    """tr((W − Q) H (W − Q)ᵀ): the squared error of the layer's output over the calibration inputs."""
+    difference = torch.from_numpy(weight - quantized.dequantize()).double()
+    return float(((difference @ hessian.double()) * difference).sum())
+
+
+def _sweep(weight: Tensor, factor: Tensor, scale: Tensor, zero: Tensor, layout: Layout) -> Tensor:
+    """Codes of columns in the given order; `factor` is the upper Cholesky factor of the inverse Hessian."""
+    columns = weight.shape[1]
+    codes = torch.empty_like(weight)
+    for first in range(0, columns, COLUMNS_AT_ONCE):
+        last = min(first + COLUMNS_AT_ONCE, columns)
+        errors = torch.empty_like(weight[:, first:last])
+        for k in range(first, last):
+            codes[:, k] = grid.quantize(weight[:, k], scale[:, k], zero[:, k], layout)
+            restored = (codes[:, k] - zero[:, k]) * scale[:, k]
+            error = (weight[:, k] - restored) / factor[k, k]
+            weight[:, k:last] -= error[:, None] * factor[k, k:last]
+            errors[:, k - first] = error
+        weight[:, last:] -= errors @ factor[first:last, last:]
+    return codes
+
+
+def _inverse_factor(hessian: Tensor, damp_percent: float) -> Tensor:
+    """Upper Cholesky factor of (H + damp)⁻¹, in float64; the damping grows until both factorisations exist."""
+    h = hessian.double()
+    unused = h.diagonal() == 0
+    h[unused, unused] = 1.0
+    mean = h.diagonal().mean()
+    damp = damp_percent
+    while True:
+        damped = h + damp * mean * torch.eye(len(h), dtype=h.dtype)
+        lower, failed = torch.linalg.cholesky_ex(damped)
+        if not failed:
+            upper, failed = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower), upper=True)
+            if not failed and bool(torch.isfinite(upper).all()):
+                factor: Tensor = upper.float()
+                return factor
+        damp *= DAMP_STEP
+
+
+def _spread(found: grid.Grid, layout: Layout, columns: int) -> tuple[Tensor, Tensor]:
+    """Scale and zero of every column, [N, K]."""
+    scale, zero = (part.repeat_interleave(layout.block, dim=1)[:, :columns] for part in found)
+    return scale, zero
+
+
+def _grid_of(tensor: QTensor, layout: Layout) -> grid.Grid:
+    scale = torch.from_numpy(tensor.scales.astype(np.float32))
+    zeros = torch.full_like(scale, layout.middle) if tensor.zeros is None else torch.from_numpy(tensor.zeros).float()
+    return grid.Grid(scale, zeros)
+
+
+def _qtensor(codes: Tensor, found: grid.Grid, layout: Layout) -> QTensor:
+    zeros = found.zero.to(torch.uint8).numpy() if layout.asymmetric else None
+    return QTensor(layout, codes.to(torch.uint8).numpy(), found.scale.to(torch.float16).numpy(), zeros)
+
+
+def _finite(values: Floats, what: str) -> Tensor:
+    tensor = torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))
+    if not bool(torch.isfinite(tensor).all()):
+        raise ExportError(f"{what} are not finite", fix="check the checkpoint and the calibration pages")
+    return tensor

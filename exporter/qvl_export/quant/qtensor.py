@@ -1,0 +1,58 @@
+"""`QTensor`: what every scheme produces and every target lowers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The form of a quantized linear, known before its values: `block` columns share a scale (and a zero point)."""
+
+    bits: int
+    block: int
+    asymmetric: bool = False
+    permuted: bool = False
+
+    def blocks(self, columns: int) -> int:
+        """Blocks a row of `columns` has; the last may be partial."""
+        return -(-columns // self.block)
+
+    @property
+    def middle(self) -> int:
+        """The zero point of symmetric codes."""
+        return 1 << (self.bits - 1)
+
+
+@dataclass(frozen=True)
+class QTensor:
+    """weight[n, permutation[k]] = (codes[n, k] − zeros[n, k // block]) · scales[n, k // block].
+
+    `codes` uint8 [N, K], `scales` float16 [N, blocks], `zeros` uint8 [N, blocks] or None where they are the middle,
+    `permutation` int64 [K] or None where columns keep their order.
+    """
+
+    layout: Layout
+    codes: npt.NDArray[np.uint8]
+    scales: npt.NDArray[np.float16]
+    zeros: npt.NDArray[np.uint8] | None = None
+    permutation: npt.NDArray[np.int64] | None = None
+
+    def dequantize(self) -> Floats:
+        """The weight [N, K] in float32, exactly as the kernels reconstruct it."""
+        columns = self.codes.shape[1]
+        zeros = np.full_like(self.scales, self.layout.middle) if self.zeros is None else self.zeros
+        spread = [
+            np.repeat(part.astype(np.float32), self.layout.block, axis=1)[:, :columns] for part in (zeros, self.scales)
+        ]
+        values = (self.codes.astype(np.float32) - spread[0]) * spread[1]
+        if self.permutation is None:
+            return np.asarray(values)
+        weight = np.empty_like(values)
+        weight[:, self.permutation] = values
+        return weight
