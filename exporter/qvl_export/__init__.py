@@ -1,16 +1,20 @@
 """Export Qwen-VL checkpoints to two ONNX graphs that run without PyTorch.
 
-from qvl_export import ExportPlan, export
-export(ExportPlan(checkpoint="Qwen/Qwen2.5-VL-3B-Instruct", out="bundle", precision="fp16"))
+    from qvl_export import ExportPlan, export
+    export(ExportPlan(checkpoint="Qwen/Qwen2.5-VL-3B-Instruct", out="bundle", precision="fp16"))
 """
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 __version__ = "0.1.0"
 
-from .errors import CheckpointError, ConfigError, ExportError, HubError, OutputError
-from .pipeline import ExportPlan, Progress, export
+if TYPE_CHECKING:
+    from .errors import CheckpointError, ConfigError, ExportError, HubError, OutputError
+    from .pipeline import ExportPlan, Progress, export
 
+_PIPELINE = ("ExportPlan", "Progress", "export")
 __all__ = [
     "CheckpointError",
     "ConfigError",
@@ -21,3 +25,12 @@ __all__ = [
     "Progress",
     "export",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """The pipeline, and with it onnx, is imported only when first asked for: `qvl-export run` needs neither."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from . import errors, pipeline
+
+    return getattr(pipeline if name in _PIPELINE else errors, name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import sys
@@ -10,33 +11,60 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from .errors import QvlError
+from .errors import PromptError, QvlError
 
 if TYPE_CHECKING:
     from .generate import Run
     from .model import Model
 
 BAD_INPUT = 2
+BENCH_PROMPT = "Read the text."
 
 
 def main(arguments: Sequence[str] | None = None, program: str = "python -m qvl_runtime") -> int:
     """Run one command; returns the exit code: 0, 1 where `inspect --verify` finds damage, 2 for bad input."""
-    options = _parser(program).parse_args(arguments)
-    warnings.showwarning = _one_line_warning
+    options = _parse(_parser(program), arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # an answer may hold what the terminal cannot show
     try:
-        code: int = options.command(options)
+        with warnings.catch_warnings():
+            warnings.simplefilter("always", UserWarning)
+            warnings.showwarning = _one_line_warning
+            code: int = options.command(options)
+            sys.stdout.flush()  # here, where a reader that went away is caught
     except QvlError as error:
         print(f"error: {error}", file=sys.stderr)
         return BAD_INPUT
     except BrokenPipeError:  # the reader of our output went away, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"error: {where}{error.strerror or error}", file=sys.stderr)
+        return BAD_INPUT
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         return 130
     return code
+
+
+class _Parser(argparse.ArgumentParser):
+    """Errors of usage are one line, as all others."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(BAD_INPUT, f"error: {message} (see {self.prog} --help)\n")
+
+
+def _parse(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Before Python 3.12, argparse does not take an optional PROMPT that comes after an option."""
+    options, rest = parser.parse_known_args(arguments)
+    if len(rest) == 1 and getattr(options, "prompt", None) is None and not rest[0].startswith("-"):
+        options.prompt, rest = rest[0], []
+    if rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    return options
 
 
 def _one_line_warning(message: Warning | str, *_: Any, **__: Any) -> None:
@@ -44,40 +72,40 @@ def _one_line_warning(message: Warning | str, *_: Any, **__: Any) -> None:
 
 
 def _parser(program: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog=program, description="Run and inspect Qwen-VL bundles.")
+    parser = _Parser(prog=program, description="Run and inspect Qwen-VL bundles.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     run = commands.add_parser("run", help="answer a prompt about images, streaming the answer")
     run.set_defaults(command=_run)
     _add_bundle(run)
-    run.add_argument("prompt", nargs="?", default="", help="the question; may be left out if there is an image")
+    run.add_argument("prompt", nargs="?", help="the question; may be left out if there is an image")
     _add_media(run)
     run.add_argument("--system", help="a system message in place of the template's own")
     _add_sampling(run)
     run.add_argument("--json", action="store_true", help="print text, tokens and times as one JSON object")
     inspect = commands.add_parser("inspect", help="what is inside a bundle")
     inspect.set_defaults(command=_inspect)
-    inspect.add_argument("bundle", type=Path, metavar="BUNDLE")
+    inspect.add_argument("bundle", type=Path, metavar="BUNDLE", help="a bundle directory")
     inspect.add_argument("--verify", action="store_true", help="recompute the sha256 of every file")
     inspect.add_argument("--json", action="store_true", help="print the manifest as JSON")
     bench = commands.add_parser("bench", help="time a prompt: load, image encoding, prefill, generation")
     bench.set_defaults(command=_bench)
     _add_bundle(bench)
-    bench.add_argument("prompt", nargs="?", default="Read the text.")
+    bench.add_argument("prompt", nargs="?", help=f"the question (default: {BENCH_PROMPT})")
     _add_media(bench)
     bench.add_argument("--repeat", type=_positive, default=3, metavar="N", help="runs, of which the median is printed")
-    bench.add_argument("--max-new-tokens", type=_positive, default=32, metavar="N")
-    bench.add_argument("--json", action="store_true")
+    bench.add_argument("--max-new-tokens", type=_positive, default=32, metavar="N", help="tokens a run (default: 32)")
+    bench.add_argument("--json", action="store_true", help="print the figures as one JSON object")
     return parser
 
 
 def _positive(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
+    if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
     return int(text)
 
 
 def _add_bundle(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("bundle", type=Path, metavar="BUNDLE")
+    parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="a bundle directory")
     parser.add_argument("--threads", type=_positive, metavar="N", help="cores to use (default: all)")
 
 
@@ -90,9 +118,13 @@ def _add_media(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_sampling(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--max-new-tokens", type=_positive, default=512, metavar="N")
+    parser.add_argument(
+        "--max-new-tokens", type=_positive, default=512, metavar="N", help="longest answer (default: 512)"
+    )
     parser.add_argument("--temperature", type=float, default=0.0, metavar="T", help="0 is greedy (default)")
-    parser.add_argument("--top-p", type=float, default=1.0, metavar="P")
+    parser.add_argument(
+        "--top-p", type=float, default=1.0, metavar="P", help="keep the likeliest tokens of this mass (default: 1)"
+    )
     parser.add_argument("--top-k", type=int, default=0, metavar="K", help="0 keeps all tokens (default)")
     parser.add_argument("--seed", type=int, metavar="N", help="makes sampling repeatable")
 
@@ -100,6 +132,8 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
 def _messages(options: argparse.Namespace) -> list[dict[str, Any]]:
     from .media import pdf_pages
 
+    if options.pages and not options.pdf:
+        raise PromptError("--pages needs --pdf")
     parts: list[dict[str, Any]] = [{"type": "image", "image": image} for image in options.image]
     if options.pdf:
         parts += [{"type": "image", "image": page} for page in pdf_pages(options.pdf, options.pages)]
@@ -199,6 +233,7 @@ def _bench(options: argparse.Namespace) -> int:
     began = time.perf_counter()
     load(options.bundle, options.threads)
     loaded = time.perf_counter() - began
+    options.prompt = options.prompt or BENCH_PROMPT
     messages = _messages(options)
     runs = [_fresh(load(options.bundle, options.threads), messages, options) for _ in range(options.repeat)]
     seconds = {key: statistics.median(run["seconds"][key] for run in runs) for key in runs[0]["seconds"]}

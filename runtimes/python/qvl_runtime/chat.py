@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,15 @@ class ChatTemplate:
 
     def __init__(self, source: str, where: Path) -> None:
         self.where = where
-        self._environment = minijinja.Environment(
-            templates={"chat": _GENERATION.sub(_neutral_block, source)}, trim_blocks=True, lstrip_blocks=True
-        )
+        self._environment = minijinja.Environment(trim_blocks=True, lstrip_blocks=True)
         self._environment.fuel = FUEL
         self._environment.add_filter("tojson", _to_json)
         self._environment.add_global("raise_exception", _raise_exception)
+        self._environment.add_global("strftime_now", _strftime_now)
+        try:
+            self._environment.add_template("chat", _GENERATION.sub(_neutral_block, source))
+        except minijinja.TemplateError as error:
+            raise self._broken(error) from error
 
     def render(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] | None = None) -> str:
         """The prompt, ready for the assistant's turn.
@@ -36,13 +40,16 @@ class ChatTemplate:
         """
         try:
             return self._environment.render_template(
-                "chat", messages=list(messages), tools=tools, add_generation_prompt=True
+                "chat", messages=list(messages), tools=tools, documents=None, add_generation_prompt=True
             )
         except minijinja.TemplateError as error:
             refused = error.__cause__ if isinstance(error.__cause__, PromptError) else None
             if refused:
                 raise refused from error
-            raise BundleError(f"cannot be rendered: {str(error).splitlines()[0]}", where=self.where) from error
+            raise self._broken(error) from error
+
+    def _broken(self, error: minijinja.TemplateError) -> BundleError:
+        return BundleError(f"cannot be rendered: {str(error).splitlines()[0]}", where=self.where)
 
 
 def _neutral_block(match: re.Match[str]) -> str:
@@ -51,9 +58,13 @@ def _neutral_block(match: re.Match[str]) -> str:
     return f"{{%{before} {'endif' if end else 'if true'} {after}%}}"
 
 
-def _to_json(value: Any, indent: int | None = None) -> str:
+def _to_json(value: Any, ensure_ascii: bool = False, indent: int | None = None, sort_keys: bool = False) -> str:
     """JSON as transformers writes it: minijinja's own filter escapes `<>&'`, which breaks tool prompts."""
-    return json.dumps(value, ensure_ascii=False, indent=indent)
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, sort_keys=sort_keys)
+
+
+def _strftime_now(pattern: str) -> str:
+    return datetime.now().strftime(pattern)
 
 
 def _raise_exception(message: str) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from .errors import PromptError
 from .positions import Ints
 from .prompt import Placed, Prompt
 from .sampling import Chooser
@@ -56,9 +57,11 @@ class Decoder:
     def __init__(self, engine: Engine, hidden_size: int, encoder: Encoder) -> None:
         self._engine, self._hidden, self._encoder = engine, hidden_size, encoder
         self._cached = np.empty(0, dtype=np.int64)
+        self._prompts = 0
 
     def prefill(self, prompt: Prompt, wanted: Ints, run: Run) -> Floats:
         """Logits [K, vocab] at the prompt places `wanted` (increasing); only tokens after the shared prefix are run."""
+        self._prompts += 1
         keys = prompt.prefix_keys()
         start = min(_shared_prefix(self._cached, keys), int(wanted[0]))
         self._cached = keys[:start]
@@ -104,10 +107,13 @@ class Decoder:
         return np.asarray(logits[0])
 
     def generate(self, prompt: Prompt, limit: int, stop: frozenset[int], choose: Chooser, run: Run) -> Iterator[int]:
-        """Tokens up to a stop token (not yielded) or `limit`."""
+        """Tokens up to a stop token (not yielded) or `limit`.
+
+        Raises PromptError when another prompt has taken over the KV cache in between.
+        """
         began = time.perf_counter()
         logits = self.prefill(prompt, np.array([len(prompt.ids) - 1]), run)[0]
-        run.times.first_token = time.perf_counter() - began
+        run.times.first_token, mine = time.perf_counter() - began, self._prompts
         for index in range(limit):
             token = choose(logits)
             if token in stop:
@@ -117,6 +123,11 @@ class Decoder:
             run.counts.generated = len(run.tokens)
             yield token
             if index + 1 < limit:
+                if self._prompts != mine:
+                    raise PromptError(
+                        "another prompt was started on this model before this answer ended",
+                        fix="finish one answer first, or load the bundle twice",
+                    )
                 began = time.perf_counter()
                 logits = self.step(token, prompt.next_position + index)
                 run.times.decode += time.perf_counter() - began

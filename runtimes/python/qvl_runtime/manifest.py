@@ -16,6 +16,8 @@ from .errors import BundleError
 
 SCHEMA_VERSION = 1
 MANIFEST = "bundle.json"
+GRAPHS = ("vision", "llm")
+TEXT_FILES = ("tokenizer.json", "chat_template.jinja")
 MAX_MANIFEST_BYTES = 16 << 20
 CHUNK = 1 << 22
 
@@ -140,10 +142,13 @@ def read(bundle: Path) -> Manifest:
     manifest = _parse(bundle)
     for name, entry in manifest.files.items():
         _check_size(inside(bundle, name), entry)
-    for graph in manifest.graphs.values():
-        for name in (graph.model, graph.data):
-            if name not in manifest.files:
-                raise BundleError("is used by a graph but not listed under files", where=bundle / name)
+    for name in GRAPHS:
+        if name not in manifest.graphs:
+            raise BundleError(f"has no graph {name}", where=bundle / MANIFEST, fix="export again")
+    used = [name for graph in manifest.graphs.values() for name in (graph.model, graph.data)]
+    for name in (*TEXT_FILES, *used):
+        if name not in manifest.files:
+            raise BundleError("is used but not listed under files", where=bundle / name, fix="export again")
     return manifest
 
 
@@ -191,7 +196,7 @@ def _parse(bundle: Path) -> Manifest:
                 fix="pip install -U qvl-runtime",
             )
         return msgspec.json.decode(raw, type=Manifest)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise BundleError(f"is damaged: {error}", where=path, fix="export again or copy it again") from error
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import re
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,30 +13,40 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from .errors import InstallError, MediaError
+from .errors import InstallError, MediaError, QvlError
 
 MAX_IMAGE_PIXELS = 1 << 28
 """Larger images are refused before decoding: 268 million pixels, an A3 page at 1,200 dpi."""
+MAX_PAGES_PIXELS = 1 << 30
+"""Pages of one TIFF may have this many pixels together: 120 A4 pages at 300 dpi."""
 PDF_DPI = 150
 PDF_MAX_PIXELS = 1 << 25
+_REFUSED = ("EPS", "WMF")  # Pillow runs Ghostscript or Windows on these
+_PILLOW = threading.Lock()
+_PAGES = re.compile(r"\s*(\d{1,9})\s*(?:-\s*(\d{1,9})\s*)?")
 
 ImageSource = str | Path | bytes | Image.Image | np.ndarray[Any, Any]
 
 
 def load_pages(source: ImageSource) -> list[Image.Image]:
-    """The pages of an image source in RGB: one, except for a multi-page TIFF.
+    """The pages of an image source in RGB: one, except for the file of a multi-page TIFF.
 
     EXIF orientation is applied, transparency is laid on white. Raises MediaError naming the source.
     """
     where = _describe(source)
     try:
-        image = _open(source, where)
-        _check_size(image, where)
-        count = getattr(image, "n_frames", 1) if image.format == "TIFF" else 1
-        return [_page(image, index, where) for index in range(count)]
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        reason = "is not an image in a known format" if isinstance(error, UnidentifiedImageError) else str(error)
-        raise MediaError(reason, where=where) from error
+        if isinstance(source, Image.Image):
+            return [_page(source, where)]
+        with _open(source, where) as image:
+            count = getattr(image, "n_frames", 1) if image.format == "TIFF" else 1
+            _check_pages(image, count, where)
+            return [_page(_at(image, index), where) for index in range(count)]
+    except (QvlError, MemoryError):
+        raise
+    except UnidentifiedImageError as error:
+        raise MediaError("is not an image in a known format", where=where) from error
+    except Exception as error:  # on damaged files Pillow raises whatever its parsers trip over
+        raise MediaError(f"cannot be read: {error}", where=where, fix="is the file complete?") from error
 
 
 def load_image(source: ImageSource) -> Image.Image:
@@ -59,6 +72,7 @@ def pdf_pages(path: str | Path, pages: str | None = None, dpi: int = PDF_DPI) ->
         raise InstallError("PDFs need pypdfium2", fix="pip install 'qvl-runtime[pdf]'") from error
     try:
         document = pypdfium2.PdfDocument(str(path))
+        document.init_forms()  # without it the text of filled-in fields is not drawn
     except (pypdfium2.PdfiumError, OSError) as error:
         raise MediaError(f"cannot be read as a PDF: {error}", where=path) from error
     try:
@@ -66,6 +80,8 @@ def pdf_pages(path: str | Path, pages: str | None = None, dpi: int = PDF_DPI) ->
             page = document[index]
             fitting = (PDF_MAX_PIXELS / max(1.0, page.get_width() * page.get_height())) ** 0.5
             yield page.render(scale=min(dpi / 72, fitting)).to_pil().convert("RGB")
+    except pypdfium2.PdfiumError as error:
+        raise MediaError(f"a page cannot be drawn: {error}", where=path) from error
     finally:
         document.close()
 
@@ -76,10 +92,9 @@ def parse_pages(pages: str | None, count: int, where: object) -> list[int]:
         return list(range(count))
     chosen: list[int] = []
     for part in pages.split(","):
-        first, _, last = part.partition("-")
-        if not first.strip().isdigit() or (last and not last.strip().isdigit()):
+        if not (match := _PAGES.fullmatch(part)):
             raise MediaError(f"pages {pages!r} are not numbers and ranges", where=where, fix='write "1-3,7"')
-        start, end = int(first), int(last or first)
+        start, end = int(match[1]), int(match[2] or match[1])
         if not 1 <= start <= end <= count:
             raise MediaError(f"has {count} pages, asked for {part.strip()}", where=where)
         chosen.extend(range(start - 1, end))
@@ -88,33 +103,62 @@ def parse_pages(pages: str | None, count: int, where: object) -> list[int]:
 
 def _describe(source: ImageSource) -> str:
     if isinstance(source, str | Path):
-        return str(source)
+        return str(source)[:200]
     return f"image given as {type(source).__name__}"
 
 
-def _open(source: ImageSource, where: str) -> Image.Image:
-    if isinstance(source, Image.Image):
-        return source
+def _open(source: str | Path | bytes | np.ndarray[Any, Any], where: str) -> Image.Image:
     if isinstance(source, np.ndarray):
-        if source.dtype != np.uint8 or source.ndim not in (2, 3):
+        if source.dtype != np.uint8 or source.ndim not in (2, 3) or source.shape[2:] not in ((), (3,), (4,)):
             raise MediaError(
-                f"is a {source.dtype} array of shape {source.shape}", where=where, fix="use uint8 [H, W, 3]"
+                f"is a {source.dtype} array of shape {list(source.shape)}", where=where, fix="use uint8 [H, W, 3]"
             )
         return Image.fromarray(source)
     if isinstance(source, bytes):
         return _identify(io.BytesIO(source))
+    if not isinstance(source, str | Path):
+        raise MediaError("is not an image", where=where, fix="give a path, bytes, a PIL image or a uint8 array")
     if not Path(source).is_file():
         raise MediaError("no such file", where=where)
     return _identify(Path(source))
 
 
 def _identify(file: Path | io.BytesIO) -> Image.Image:
-    """Open lazily, with this module's own bound in place of Pillow's process-wide warning."""
-    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, MAX_IMAGE_PIXELS
-    try:
-        return Image.open(file)
-    finally:
-        Image.MAX_IMAGE_PIXELS = limit
+    with _own_bound():
+        image = Image.open(file)
+    if image.format in _REFUSED:
+        image.close()
+        raise UnidentifiedImageError
+    return image
+
+
+def _at(image: Image.Image, index: int) -> Image.Image:
+    """The image moved to one of its pages; reads the page's header only."""
+    if image.tell() != index:
+        with _own_bound():
+            image.seek(index)
+    return image
+
+
+def _check_pages(image: Image.Image, count: int, where: str) -> None:
+    """Every page's header is looked at before any page is decoded."""
+    total = 0
+    for index in range(count):
+        _check_size(_at(image, index), where)
+        total += image.width * image.height
+    if total > MAX_PAGES_PIXELS:
+        raise MediaError(f"its {count} pages have {total:,} pixels, too many", where=where, fix="split it")
+
+
+@contextlib.contextmanager
+def _own_bound() -> Iterator[None]:
+    """`_check_size` in place of Pillow's process-wide bound, which warns first and names no file."""
+    with _PILLOW:
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
 
 
 def _check_size(image: Image.Image, where: str) -> None:
@@ -129,10 +173,8 @@ def _check_size(image: Image.Image, where: str) -> None:
         raise MediaError("has no pixels", where=where)
 
 
-def _page(image: Image.Image, index: int, where: str) -> Image.Image:
-    if index:
-        image.seek(index)
-        _check_size(image, where)
+def _page(image: Image.Image, where: str) -> Image.Image:
+    _check_size(image, where)
     return _rgb(ImageOps.exif_transpose(image))
 
 
@@ -140,7 +182,9 @@ def _rgb(image: Image.Image) -> Image.Image:
     if image.mode in ("I;16", "I;16B", "I;16L", "I"):
         return Image.fromarray(_eight_bits(np.asarray(image))).convert("RGB")
     if image.mode == "F":
-        return Image.fromarray(np.clip(np.nan_to_num(np.asarray(image)), 0, 255).astype(np.uint8)).convert("RGB")
+        values = np.nan_to_num(np.asarray(image))
+        values = values * 255 if values.max() <= 1 else values
+        return Image.fromarray(np.clip(values, 0, 255).astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")

@@ -17,9 +17,9 @@ from .errors import BundleError, PromptError
 from .generate import Decoder, Run
 from .manifest import Manifest
 from .media import ImageSource, load_image
-from .positions import Ints, VisionSpan
-from .preprocess import patchify, resized_grid
-from .prompt import Media, Message, Placed, Prompt, build_prompt
+from .positions import Ints
+from .preprocess import patchify
+from .prompt import Media, Message, Placed, Prompt, build_prompt, put
 from .sampling import chooser
 from .sessions import Floats, open_engine
 
@@ -42,9 +42,7 @@ class Model:
     def __init__(self, bundle: Path, manifest: Manifest, threads: int | None = None) -> None:
         self.bundle, self.manifest = bundle, manifest
         self.tokenizer = _tokenizer(bundle)
-        self._template = ChatTemplate(
-            (bundle / "chat_template.jinja").read_text("utf-8"), bundle / "chat_template.jinja"
-        )
+        self._template = _template(bundle)
         self._engine = open_engine(bundle, manifest, threads)
         self._features = FeatureCache(FEATURE_CACHE_BYTES)
         self._decoder = Decoder(self._engine, manifest.llm.hidden_size, self._encode)
@@ -70,7 +68,10 @@ class Model:
         top_k: int = 0,
         seed: int | None = None,
     ) -> Stream:
-        """The answer piece by piece, never splitting a character; `.run` tells tokens and times."""
+        """The answer piece by piece, never splitting a character; `.run` tells tokens and times.
+
+        Starting another prompt on this model ends it: its next piece raises PromptError.
+        """
         if max_new_tokens < 1:
             raise PromptError(f"max_new_tokens is {max_new_tokens}", fix="ask for at least one")
         choose = chooser(temperature, top_p, top_k, seed)
@@ -80,9 +81,8 @@ class Model:
 
     def encode(self, image: ImageSource) -> Floats:
         """Image features [tokens, hidden] of one image."""
-        media, geometry = Media("image", (load_image(image),)), self.manifest.image
-        grid = resized_grid(media.frames[0].size, 1, geometry, geometry.max_pixels)
-        return self._encode(Placed(media, VisionSpan(0, grid.t, grid.h, grid.w), geometry.max_pixels, grid))
+        media = Media("image", (load_image(image),))
+        return self._encode(put(media, 0, self.manifest.image.max_pixels, self.manifest))
 
     def logits(self, messages: Sequence[Message], answer: str) -> Floats:
         """Teacher-forced logits [answer tokens, vocab]: row i predicts token i of the answer."""
@@ -135,8 +135,9 @@ class FeatureCache:
         return self._items.get(key)
 
     def put(self, key: bytes, features: Floats) -> None:
+        replaced = self._items.pop(key, None)
         self._items[key] = features
-        self._size += features.nbytes
+        self._size += features.nbytes - (0 if replaced is None else replaced.nbytes)
         while self._size > self._limit and len(self._items) > 1:
             self._size -= self._items.popitem(last=False)[1].nbytes
 
@@ -147,6 +148,14 @@ def _tokenizer(bundle: Path) -> Tokenizer:
         return Tokenizer.from_file(str(path))
     except Exception as error:  # tokenizers raises bare Exception
         raise BundleError(f"is not a tokenizer: {error}", where=path) from error
+
+
+def _template(bundle: Path) -> ChatTemplate:
+    path = bundle / "chat_template.jinja"
+    try:
+        return ChatTemplate(path.read_text("utf-8"), path)
+    except (OSError, UnicodeDecodeError) as error:
+        raise BundleError(f"cannot be read: {error}", where=path) from error
 
 
 def _continued(prompt: Prompt, ids: Ints) -> Prompt:

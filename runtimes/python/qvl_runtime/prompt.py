@@ -19,6 +19,7 @@ from .positions import Grid, Ints, VisionSpan, mrope_positions
 from .preprocess import resized_grid
 
 DEFAULT_FPS = 2.0
+MIN_FPS, MAX_FPS = 0.01, 1000
 ROLES = ("system", "user", "assistant", "tool")
 Message = Mapping[str, Any]
 
@@ -73,10 +74,14 @@ class Prompt:
         return int(self.positions.max()) + 1
 
     def prefix_keys(self) -> Ints:
-        """Ids with image tokens replaced by negative numbers derived from their pixels: equal keys, equal KV."""
+        """Ids with image tokens replaced by negative numbers derived from their pixels and clock: equal keys, equal KV.
+
+        The clock moves the positions of a video and of all that follows it.
+        """
         keys = self.ids.copy()
         for item in self.placed:
-            base = int.from_bytes(hashlib.sha256(item.key).digest()[:7], "big")
+            identity = item.key + repr(item.span.interval).encode()
+            base = int.from_bytes(hashlib.sha256(identity).digest()[:7], "big")
             keys[item.span.start : item.span.end] = -1 - base - np.arange(item.span.tokens)
         return keys
 
@@ -146,14 +151,21 @@ def _parts(content: Any, media: list[Media]) -> Iterator[dict[str, Any]]:
             pages = load_pages(part["image"])
             media.extend(Media("image", (page,)) for page in pages)
             yield from ({"type": "image"} for _ in pages)
-        elif kind == "video" and isinstance(part.get("video"), Sequence):
-            media.append(Media("video", tuple(load_frames(part["video"])), float(part.get("fps", DEFAULT_FPS))))
+        elif kind == "video" and isinstance(part.get("video"), list | tuple):
+            media.append(Media("video", tuple(load_frames(part["video"])), _fps(part.get("fps", DEFAULT_FPS))))
             yield {"type": "video"}
         else:
             raise PromptError(
                 f"cannot use the content part {str(part)[:80]!r}",
-                fix='use {"type": "text", "text": …}, {"type": "image", "image": …} or {"type": "video", "video": […]}',
+                fix='use {"type": "text", "text": …}, {"type": "image", "image": …} or '
+                '{"type": "video", "video": [frame, …]}',
             )
+
+
+def _fps(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not MIN_FPS <= value <= MAX_FPS:
+        raise PromptError(f"a video has {value!r} frames a second", fix=f"give a number from {MIN_FPS} to {MAX_FPS}")
+    return float(value)
 
 
 def fit(media: Sequence[Media], manifest: Manifest, budget: int) -> list[int]:
@@ -190,18 +202,23 @@ def fit(media: Sequence[Media], manifest: Manifest, budget: int) -> list[int]:
 
 def _expand(raw: Ints, places: Ints, media: Sequence[Media], bounds: Sequence[int], manifest: Manifest) -> Prompt:
     """One placeholder becomes as many tokens as its grid has merged cells."""
-    geometry, merge = manifest.image, manifest.image.spatial_merge_size
     repeats = np.ones(len(raw), dtype=np.int64)
     placed: list[Placed] = []
     shift = 0
     for place, item, bound in zip(places.tolist(), media, bounds, strict=True):
-        grid = resized_grid(item.frames[0].size, len(item.frames), geometry, bound)
-        span = VisionSpan(place + shift, grid.t, grid.h // merge, grid.w // merge, _interval(item, manifest))
-        repeats[place] = span.tokens
-        shift += span.tokens - 1
-        placed.append(Placed(item, span, bound, grid))
+        placed.append(put(item, place + shift, bound, manifest))
+        repeats[place] = placed[-1].span.tokens
+        shift += placed[-1].span.tokens - 1
     ids = np.repeat(raw, repeats)
     return Prompt(ids, mrope_positions(len(ids), [item.span for item in placed]), tuple(placed))
+
+
+def put(item: Media, start: int, bound: int, manifest: Manifest) -> Placed:
+    """The media at token `start` of a prompt, resized to at most `bound` pixels."""
+    merge = manifest.image.spatial_merge_size
+    grid = resized_grid(item.frames[0].size, len(item.frames), manifest.image, bound)
+    span = VisionSpan(start, grid.t, grid.h // merge, grid.w // merge, _interval(item, manifest))
+    return Placed(item, span, bound, grid)
 
 
 def _interval(item: Media, manifest: Manifest) -> float:
@@ -209,6 +226,4 @@ def _interval(item: Media, manifest: Manifest) -> float:
     rate = manifest.video.tokens_per_second
     if item.kind == "image" or rate is None:
         return 1.0
-    if not item.fps > 0:
-        raise PromptError(f"a video has {item.fps} frames a second", fix="give a positive fps")
     return rate * (manifest.image.temporal_patch_size / item.fps)

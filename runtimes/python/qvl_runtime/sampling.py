@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -18,10 +19,10 @@ def chooser(temperature: float, top_p: float, top_k: int, seed: int | None) -> C
 
     Raises PromptError for options out of range.
     """
-    if temperature < 0 or not 0 < top_p <= 1 or top_k < 0:
+    if not 0 <= temperature < math.inf or not 0 < top_p <= 1 or top_k < 0 or (seed or 0) < 0:
         raise PromptError(
-            f"temperature {temperature}, top_p {top_p}, top_k {top_k} are out of range",
-            fix="temperature ≥ 0, 0 < top_p ≤ 1, top_k ≥ 0 (0 keeps all)",
+            f"temperature {temperature}, top_p {top_p}, top_k {top_k}, seed {seed} are out of range",
+            fix="temperature ≥ 0, 0 < top_p ≤ 1, top_k ≥ 0 (0 keeps all), seed ≥ 0",
         )
     if temperature == 0:
         return lambda logits: int(logits.argmax())
@@ -31,10 +32,10 @@ def chooser(temperature: float, top_p: float, top_k: int, seed: int | None) -> C
 
 def probabilities(logits: Logits, temperature: float, top_p: float, top_k: int) -> npt.NDArray[np.float64]:
     """Softmax at `temperature` over the `top_k` likeliest tokens, cut to the smallest set of mass `top_p`."""
-    scores = logits.astype(np.float64) / temperature
-    order = np.argsort(-scores, kind="stable")
-    kept = order[: top_k or None]
-    mass = np.exp(scores[kept] - scores[kept[0]])
+    scores = logits.astype(np.float64)
+    kept = np.argsort(-scores, kind="stable")[: top_k or None]
+    with np.errstate(over="ignore"):  # a tiny temperature: all mass on the best
+        mass = np.exp((scores[kept] - scores[kept[0]]) / temperature)
     mass /= mass.sum()
     nucleus = np.cumsum(mass) - mass < top_p
     result = np.zeros(len(logits))

@@ -37,7 +37,8 @@ def _installed(distribution: str) -> bool:
 check_install()
 import onnxruntime as ort  # noqa: E402  (after the check, so that a broken pair is named and not crashed on)
 
-ort.set_default_logger_severity(3)
+SILENT = 4
+ort.set_default_logger_severity(SILENT)  # its errors are raised, and told in our one line
 
 
 def open(bundle: Path, manifest: Manifest, threads: int | None) -> CpuEngine:
@@ -49,6 +50,7 @@ def open(bundle: Path, manifest: Manifest, threads: int | None) -> CpuEngine:
 def _session(bundle: Path, graph: GraphEntry, threads: int | None) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads or 0
+    options.log_severity_level = SILENT
     options.add_session_config_entry("session.force_spinning_stop", "1")  # two sessions share the cores
     path = inside(bundle, graph.model)
     try:

@@ -1,0 +1,193 @@
+"""Chat templates render to the letter as transformers renders them, and broken ones are refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers.utils.chat_template_utils import render_jinja_template
+
+from qvl_runtime.chat import ChatTemplate
+from qvl_runtime.errors import BundleError, PromptError
+from qvl_runtime.model import load
+from tests.conftest import REFERENCE
+
+WHERE = Path("bundle/chat_template.jinja")
+IMAGE, VIDEO = {"type": "image"}, {"type": "video"}
+
+QWEN2_5_VL = (
+    "{% set image_count = namespace(value=0) %}{% set video_count = namespace(value=0) %}"
+    "{% for message in messages %}{% if loop.first and message['role'] != 'system' %}<|im_start|>system\n"
+    "You are a helpful assistant.<|im_end|>\n"
+    "{% endif %}<|im_start|>{{ message['role'] }}\n"
+    "{% if message['content'] is string %}{{ message['content'] }}<|im_end|>\n"
+    "{% else %}{% for content in message['content'] %}"
+    "{% if content['type'] == 'image' or 'image' in content or 'image_url' in content %}"
+    "{% set image_count.value = image_count.value + 1 %}"
+    "{% if add_vision_id %}Picture {{ image_count.value }}: {% endif %}<|vision_start|><|image_pad|><|vision_end|>"
+    "{% elif content['type'] == 'video' or 'video' in content %}"
+    "{% set video_count.value = video_count.value + 1 %}"
+    "{% if add_vision_id %}Video {{ video_count.value }}: {% endif %}<|vision_start|><|video_pad|><|vision_end|>"
+    "{% elif 'text' in content %}{{ content['text'] }}{% endif %}{% endfor %}<|im_end|>\n"
+    "{% endif %}{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n"
+    "{% endif %}"
+)
+"""As published with Qwen2-VL and Qwen2.5-VL."""
+
+
+def text(content: str) -> dict[str, str]:
+    return {"type": "text", "text": content}
+
+
+def says(role: str, *content: Any) -> dict[str, Any]:
+    return {"role": role, "content": content[0] if isinstance(content[0], str) else list(content)}
+
+
+CONVERSATIONS = {
+    "text": [says("user", "What is the date?")],
+    "parts": [says("user", text("What is "), text("the date?"))],
+    "image": [says("user", IMAGE, text("Read the text."))],
+    "images": [says("user", IMAGE, text("Compare "), IMAGE, IMAGE, text("with this."))],
+    "video": [says("user", VIDEO, IMAGE, text("What happens?"))],
+    "system": [says("system", "Be brief."), says("user", IMAGE, text("Total?"))],
+    "system parts": [says("system", text("Be brief.")), says("user", "Total?")],
+    "turns": [says("user", IMAGE, text("Total?")), says("assistant", "12.50"), says("user", "And the tax?")],
+    "turns of parts": [says("user", IMAGE), says("assistant", text("A bill.")), says("user", IMAGE, text("This?"))],
+    "chinese and emoji": [
+        says("user", "读出文字 😀👩‍👩‍👧"),
+        says("assistant", "发票 №1"),
+        says("user", text("合计？")),
+    ],
+    "markup": [says("user", "<b>a & b</b> \"q\" 'q' {{ 7 * 7 }} {% if %} \\n"), says("tool", text("<x>&amp;</x>"))],
+    "space": [says("user", "  a \n\n b\t\n"), says("assistant", text("\n")), says("user", text(" "))],
+}
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> PreTrainedTokenizerBase:
+    return AutoTokenizer.from_pretrained(REFERENCE)
+
+
+@pytest.mark.parametrize("conversation", CONVERSATIONS.values(), ids=CONVERSATIONS)
+@pytest.mark.parametrize("source", [None, QWEN2_5_VL], ids=["reference", "qwen2.5-vl"])
+def test_conversations(tokenizer: PreTrainedTokenizerBase, conversation: list[Any], source: str | None) -> None:
+    theirs = tokenizer.apply_chat_template(
+        conversation, chat_template=source, tokenize=False, add_generation_prompt=True
+    )
+    ours = ChatTemplate(source or (REFERENCE / "chat_template.jinja").read_text("utf-8"), WHERE)
+    assert ours.render(conversation) == theirs
+    assert "<|im_start|>" in theirs
+
+
+TOOLS = [
+    {
+        "type": "function",
+        "function": {
+            "name": "look<up>",
+            "description": "查 & 'find' \"it\"",
+            "parameters": {"b": 1, "a": [True, None]},
+        },
+    }
+]
+FEATURES = {
+    "tojson": "{% for tool in tools %}{{ tool | tojson }}\n{% endfor %}{{ '<>&\\'中' | tojson }}",
+    "tojson indent": "{{ tools | tojson(indent=2) }}",
+    "tojson options": "{{ tools | tojson(ensure_ascii=True, sort_keys=True) }}",
+    "generation": (
+        "{% for m in messages %}\n  {% generation %}\n {{ m.content }}\n{% endgeneration %}\n{% endfor %}\nend"
+    ),
+    "generation trimmed": "a {%- generation -%}  b  {%- endgeneration -%} c {%generation%}d{%endgeneration%}",
+    "namespace": (
+        "{% set ns = namespace(n=0, last='') %}{% for m in messages %}{% set ns.n = ns.n + 1 %}"
+        "{% set ns.last = m.role %}{% endfor %}{{ ns.n }}{{ ns.last }}"
+    ),
+    "scope": "{% set n = 1 %}{% for m in messages %}{% set n = 2 %}{% endfor %}{{ n }}",
+    "blocks": "  {% if true %}\n    x\n  {% endif %}\n\n{# note #}\n  y  \n",
+    "methods": (
+        "{% for m in messages %}{% set c = m.content %}{{ c.startswith('a') }}{{ c.split('b')[-1] }}{{ c.strip() }}"
+        "{{ c.rstrip('\\n') }}{{ c.upper() }}{{ m.get('x') }}{{ m.get('x', 'y') }}{% endfor %}"
+    ),
+    "items": "{% for k, v in messages[0].items() %}{{ k }}={{ v }};{% endfor %}",
+    "slices": "{{ messages[::-1][0].content }}{{ messages[1:] | length }}{{ messages[-1]['role'] }}",
+    "loop": "{% for m in messages %}{{ loop.index0 }}{{ loop.first }}{{ loop.last }}{{ loop.length }}{% endfor %}",
+    "loop controls": "{% for i in range(9) %}{% if i == 1 %}{% continue %}{% elif i == 4 %}{% break %}{% endif %}"
+    "{{ i }}{% endfor %}",
+    "previous": "{% for m in messages %}{% if not loop.last %}{{ loop.nextitem.role }}{% endif %}{% endfor %}",
+    "macro": (
+        "{% macro say(m, end='!') %}{{ m.role }}{{ end }}{% endmacro %}{% for m in messages %}{{ say(m) }}{% endfor %}"
+    ),
+    "tests": (
+        "{{ tools is defined }}{{ documents is defined }}{{ x is defined }}{{ messages is iterable }}{{ 1 is none }}"
+    ),
+    "undefined": "{{ nothing }}{{ messages[0].nothing }}{% if nothing %}a{% else %}b{% endif %}",
+    "filters": "{{ messages | map(attribute='role') | join(', ') }}{{ ' a ' | trim }}{{ messages | selectattr('role', "
+    "'equalto', 'user') | list | length }}{{ messages[0].content | default('x') }}{{ none | default('y', true) }}",
+    "constants": "{{ true }}{{ none }}{{ 1.0 }}{{ 7 // 2 }}{{ 'a' ~ 1 }}{{ ['a', 1] }}{{ 'x' if messages else 'z' }}",
+    "time": "{{ strftime_now('%Y') }}",
+    "generation prompt": "{% if add_generation_prompt %}go{% endif %}",
+}
+
+
+@pytest.mark.parametrize("source", FEATURES.values(), ids=FEATURES)
+def test_template_features(source: str) -> None:
+    messages = [says("user", "ab <&> 中\n"), says("assistant", "bab"), says("user", "é")]
+    (theirs,), _ = render_jinja_template(
+        [messages], tools=TOOLS, chat_template=source, add_generation_prompt=True, return_assistant_tokens_mask=False
+    )
+    assert ChatTemplate(source, WHERE).render(messages, tools=TOOLS) == theirs
+
+
+def test_without_tools_they_are_none() -> None:
+    source = "{{ tools is none }}{% if tools %}x{% endif %}"
+    (theirs,), _ = render_jinja_template([CONVERSATIONS["text"]], chat_template=source)
+    assert ChatTemplate(source, WHERE).render(CONVERSATIONS["text"]) == theirs
+
+
+def test_what_a_template_refuses_is_a_prompt_error() -> None:
+    refuse = "{% if m.role == 'system' %}{{ raise_exception('no <system> 消息') }}{% endif %}"
+    template = ChatTemplate(f"{{% for m in messages %}}{refuse}{{% endfor %}}", WHERE)
+    with pytest.raises(PromptError, match="refuses these messages: no <system> 消息"):
+        template.render(CONVERSATIONS["system"])
+    assert template.render(CONVERSATIONS["text"]) == ""
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["{% if %}", "{% for m in messages %}", "{{ unclosed", "{% generation %}", "{% nonsense %}"],
+)
+def test_syntax_errors_are_found_on_loading(source: str) -> None:
+    with pytest.raises(BundleError, match=r"chat_template\.jinja: cannot be rendered: syntax error") as caught:
+        ChatTemplate(source, WHERE)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{% for i in range(100000) %}{% for j in range(100000) %}{% endfor %}{% endfor %}",
+        "{% for i in range(10 ** 12) %}{% endfor %}",
+        "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+        "{{ messages.nothing.more }}",
+        "{{ undefined_function() }}",
+        "{{ ''.__class__.__mro__ }}",
+    ],
+)
+def test_templates_that_break_on_rendering(source: str) -> None:
+    template = ChatTemplate(source, WHERE)
+    with pytest.raises(BundleError, match=r"chat_template\.jinja: cannot be rendered"):
+        template.render(CONVERSATIONS["text"])
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"), [(b"{% if %}", "syntax error"), (b"\xff\xfe{", "cannot be read")], ids=["syntax", "bytes"]
+)
+def test_a_bundle_with_a_broken_template(bundle: Any, tmp_path: Path, content: bytes, reason: str) -> None:
+    source = bundle("qwen2_vl", "small", "fp32")
+    for path in source.iterdir():
+        (tmp_path / path.name).hardlink_to(path)
+    (tmp_path / "chat_template.jinja").unlink()
+    (tmp_path / "chat_template.jinja").write_bytes(content.ljust((source / "chat_template.jinja").stat().st_size))
+    with pytest.raises(BundleError, match=reason):
+        load(tmp_path, threads=1)

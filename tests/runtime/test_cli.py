@@ -1,0 +1,297 @@
+"""`python -m qvl_runtime`: what it prints, where, and the exit codes scripts rely on."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from PIL import Image
+
+from qvl_export.cli import main as export_main
+from qvl_runtime import __main__ as cli
+from qvl_runtime import manifest as manifests
+from qvl_runtime.model import Model, load
+
+COMMANDS = ["run", "inspect", "bench"]
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture(scope="module")
+def path(bundle: Any) -> Path:
+    return bundle("qwen2_5_vl", "deep", "fp32")
+
+
+@pytest.fixture(scope="module")
+def model(path: Path) -> Model:
+    return load(path, threads=1)
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("pages") / "page.png"
+    pixels = np.random.default_rng(0).integers(0, 256, (120, 200, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(file)
+    return file
+
+
+@pytest.fixture(scope="module")
+def short(path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same bundle with room for 90 tokens."""
+    copy = tmp_path_factory.mktemp("short")
+    for file in path.iterdir():
+        if file.name != manifests.MANIFEST:
+            (copy / file.name).hardlink_to(file)
+    manifest = manifests.read(path)
+    llm = msgspec.structs.replace(manifest.llm, max_length=90)
+    (copy / manifests.MANIFEST).write_bytes(msgspec.json.encode(msgspec.structs.replace(manifest, llm=llm)))
+    return copy
+
+
+@pytest.fixture
+def call(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Exit code, standard output and standard error of a command, in this process."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        try:
+            code = cli.main([str(argument) for argument in arguments])
+        except SystemExit as stop:  # argparse: help, usage
+            code = int(stop.code or 0)
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def user(*parts: Any) -> dict[str, Any]:
+    return {"role": "user", "content": list(parts)}
+
+
+def text(content: str) -> dict[str, str]:
+    return {"type": "text", "text": content}
+
+
+def image(source: Any) -> dict[str, Any]:
+    return {"type": "image", "image": source}
+
+
+def test_run_prints_the_answer(call: Any, path: Path, model: Model, page: Path) -> None:
+    expected = model.generate([user(image(str(page)), text("Read."))], max_new_tokens=8)
+    assert call("run", path, "Read.", "--image", page, "--max-new-tokens", 8) == (0, expected + "\n", "")
+
+
+def test_the_prompt_may_come_after_options(call: Any, path: Path, page: Path) -> None:
+    options = ["--image", page, "--max-new-tokens", 4]
+    before = call("run", path, "Read.", *options)
+    assert call("run", path, *options, "Read.") == before
+    assert call("run", *options, path, "Read.") == before
+    code, _, errors = call("run", path, *options, "Read.", "twice")
+    assert (code, "unrecognized arguments: Read. twice" in errors) == (2, True)
+    code, _, errors = call("run", path, "Read.", *options, "--nonsense")
+    assert (code, "unrecognized arguments: --nonsense" in errors) == (2, True)
+
+
+def test_an_answer_arrives_piece_by_piece(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    printed: list[tuple[str, bool]] = []
+    monkeypatch.setattr("builtins.print", lambda *a, flush=False, **_: printed.append(("".join(a), flush)))
+    assert cli.main(["run", str(path), "Read.", "--max-new-tokens", "9"]) == 0
+    assert len(printed) > 3
+    assert all(flush for _, flush in printed[:-1])
+
+
+def test_run_json(call: Any, path: Path, model: Model, page: Path) -> None:
+    code, out, errors = call("run", path, "Read.", "--image", page, "--max-new-tokens", 6, "--json")
+    result = json.loads(out)
+    assert (code, errors, out.count("\n")) == (0, "", 1)
+    assert set(result) == {"text", "tokens", "finish_reason", "counts", "seconds", "tokens_per_second"}
+    assert set(result["counts"]) == {"prompt", "reused", "image", "generated"}
+    assert set(result["seconds"]) == {"vision", "prefill", "first_token", "decode"}
+    assert result["text"] == model.generate([user(image(page), text("Read."))], max_new_tokens=6)
+    assert len(result["tokens"]) == result["counts"]["generated"] == 6
+    assert result["finish_reason"] == "length"
+    assert result["counts"]["image"] == model.encode(page).shape[0]
+
+
+def test_several_images_and_a_system_message(call: Any, path: Path, model: Model, page: Path) -> None:
+    messages = [{"role": "system", "content": "Be brief."}, user(image(page), image(page), text("Same?"))]
+    expected = model.generate(messages, max_new_tokens=8)
+    options = ["--image", page, "--image", page, "--system", "Be brief.", "--max-new-tokens", 8]
+    assert call("run", path, "Same?", *options)[1] == expected + "\n"
+
+
+def test_pdf_pages(call: Any, path: Path, page: Path, tmp_path: Path) -> None:
+    pdf = tmp_path / "letter.pdf"
+    Image.open(page).save(pdf, save_all=True, append_images=[Image.open(page)] * 2, resolution=300)
+
+    def tokens(*options: object) -> int:
+        code, out, _ = call("run", path, "Read.", "--pdf", pdf, *options, "--max-new-tokens", 1, "--json")
+        assert code == 0
+        return int(json.loads(out)["counts"]["image"])
+
+    assert tokens() == 3 * tokens("--pages", "2") > tokens("--pages", "1,3") > 0
+    assert call("run", path, "Read.", "--pdf", pdf, "--pages", "4")[0] == 2
+    code, _, errors = call("run", path, "Read.", "--pages", "4")
+    assert (code, errors) == (2, "error: --pages needs --pdf\n")
+
+
+def test_video_frames_and_fps(call: Any, path: Path, model: Model, page: Path) -> None:
+    for fps in (0.5, 4.0):
+        messages = [user({"type": "video", "video": [str(page)] * 4, "fps": fps}, text("What?"))]
+        expected = model.generate(messages, max_new_tokens=8)
+        out = call("run", path, "What?", "--video", *[page] * 4, "--fps", fps, "--max-new-tokens", 8)[1]
+        assert out == expected + "\n"
+    assert call("run", path, "What?", "--video", page, "--fps", 0)[0] == 2
+
+
+def test_sampling_options_reach_the_model(call: Any, path: Path, model: Model) -> None:
+    options = {"temperature": 1.5, "top_p": 0.9, "top_k": 30, "seed": 4, "max_new_tokens": 20}
+    flags = [item for name, value in options.items() for item in ("--" + name.replace("_", "-"), value)]
+    assert call("run", path, "Read.", *flags)[1] == model.generate([user(text("Read."))], **options) + "\n"
+
+
+def test_a_scaled_image_is_noted_in_one_line(call: Any, short: Path, page: Path) -> None:
+    big = page.with_name("big.png")
+    Image.open(page).resize((600, 400)).save(big)
+    code, out, errors = call("run", short, "Read.", "--image", big, "--max-new-tokens", 4)
+    assert (code, bool(out)) == (0, True)
+    assert errors.startswith("note: images were scaled down to ")
+    assert errors.count("\n") == 1
+
+
+BAD = {
+    "no bundle": (["run", "missing", "Read."], "missing: is not a bundle directory"),
+    "no prompt": (["run", "BUNDLE"], "the prompt is empty"),
+    "no image": (["run", "BUNDLE", "x", "--image", "none.png"], "none.png: no such file"),
+    "no pdf": (["run", "BUNDLE", "x", "--pdf", "none.pdf"], "none.pdf: cannot be read as a PDF"),
+    "no frame": (["run", "BUNDLE", "x", "--video", "none.png"], "none.png: no such file"),
+    "temperature": (["run", "BUNDLE", "x", "--temperature", "-1"], "out of range"),
+    "top-k": (["run", "BUNDLE", "x", "--top-k", "-1"], "out of range"),
+    "seed": (["run", "BUNDLE", "x", "--temperature", "1", "--seed", "-1"], "out of range"),
+    "too long": (["run", "BUNDLE", "x", "--max-new-tokens", "9999"], "lower --max-new-tokens"),
+    "placeholder": (["run", "BUNDLE", "<|image_pad|>"], "do not write"),
+    "inspect": (["inspect", "missing"], "missing: is not a bundle directory"),
+    "bench": (["bench", "BUNDLE", "--image", "none.png"], "none.png: no such file"),
+}
+USAGE = {
+    "no command": [],
+    "unknown command": ["fly"],
+    "no bundle": ["run"],
+    "zero tokens": ["run", "BUNDLE", "x", "--max-new-tokens", "0"],
+    "threads": ["run", "BUNDLE", "x", "--threads", "²"],
+    "temperature": ["run", "BUNDLE", "x", "--temperature", "warm"],
+    "repeat": ["bench", "BUNDLE", "--repeat", "-1"],
+}
+
+
+@pytest.mark.parametrize(("arguments", "reason"), BAD.values(), ids=BAD)
+def test_bad_input_is_one_line_and_code_2(call: Any, path: Path, arguments: list[str], reason: str) -> None:
+    code, out, errors = call(*[str(path) if argument == "BUNDLE" else argument for argument in arguments])
+    assert (code, out) == (2, "")
+    assert errors.startswith("error: ") and errors.count("\n") == 1
+    assert reason in errors
+
+
+@pytest.mark.parametrize("arguments", USAGE.values(), ids=USAGE)
+def test_wrong_usage_is_code_2(call: Any, path: Path, arguments: list[str]) -> None:
+    code, out, errors = call(*[str(path) if argument == "BUNDLE" else argument for argument in arguments])
+    assert (code, out) == (2, "")
+    assert errors.startswith("error: ") and errors.count("\n") == 1
+    assert "(see python -m qvl_runtime" in errors and "_positive" not in errors
+
+
+def test_inspect(call: Any, path: Path, short: Path) -> None:
+    code, out, errors = call("inspect", path)
+    assert (code, errors) == (0, "")
+    for expected in ("qwen2_5_vl for cpu", "8,192 tokens", "pixel_values", "logits", "present.N.value"):
+        assert expected in out
+    code, out, _ = call("inspect", path, "--json")
+    assert (code, msgspec.convert(json.loads(out), manifests.Manifest)) == (0, manifests.read(path))
+
+
+def test_inspect_verify(call: Any, path: Path, tmp_path: Path) -> None:
+    code, out, _ = call("inspect", path, "--verify")
+    assert (code, "DAMAGED" in out) == (0, False)
+    for file in path.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    data = bytearray((tmp_path / "vision.onnx.data").read_bytes())
+    data[100] ^= 1
+    (tmp_path / "vision.onnx.data").write_bytes(data)
+    code, out, _ = call("inspect", tmp_path, "--verify")
+    assert (code, "DAMAGED  vision.onnx.data" in out, out.count("DAMAGED")) == (1, True, 1)
+    code, out, _ = call("inspect", tmp_path, "--verify", "--json")
+    assert code == 1
+    assert [name for name, good in json.loads(out)["verified"].items() if not good] == ["vision.onnx.data"]
+
+
+def test_bench(call: Any, path: Path, page: Path) -> None:
+    options = [path, "--image", page, "--repeat", 2, "--max-new-tokens", 4, "--threads", 1]
+    code, out, errors = call("bench", *options, "--json")
+    result = json.loads(out)
+    assert (code, errors) == (0, "")
+    assert result["repeat"] == 2
+    assert min(result["image_tokens"], result["peak_memory_mb"], result["seconds"]["prefill"]) > 0
+    assert result["seconds"]["vision"] > 0, "every run starts with empty caches"
+    code, out, _ = call("bench", *options)
+    assert (code, [line.split()[0] for line in out.splitlines()]) == (0, list(result))
+
+
+@pytest.mark.parametrize("command", [None, *COMMANDS])
+def test_help(call: Any, command: str | None) -> None:
+    code, out, errors = call(*([command] if command else []), "--help")
+    assert (code, errors) == (0, "")
+    assert out.startswith("usage: python -m qvl_runtime")
+    if command is None:
+        assert all(name in out for name in COMMANDS)
+
+
+def test_every_option_is_explained() -> None:
+    commands = next(action for action in cli._parser("x")._actions if isinstance(action, argparse._SubParsersAction))
+    assert sorted(commands.choices) == sorted(COMMANDS)
+    for name, parser in commands.choices.items():
+        unexplained = [action.dest for action in parser._actions if not action.help]
+        assert not unexplained, name
+
+
+def test_qvl_export_runs_bundles_alike(
+    call: Any, path: Path, page: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = ["run", str(path), "--image", str(page), "Read.", "--max-new-tokens", "6"]
+    bad = ["run", str(path), "x", "--image", "none.png"]
+    for arguments in (run, bad, ["inspect", str(path), "--json"]):
+        expected = call(*arguments)
+        monkeypatch.setattr(sys, "argv", ["qvl-export", *arguments])
+        with pytest.raises(SystemExit) as stop:
+            export_main()
+        assert (stop.value.code, *capsys.readouterr()) == expected
+    monkeypatch.setattr(sys, "argv", ["qvl-export", "run", "--help"])
+    with pytest.raises(SystemExit) as stop:
+        export_main()
+    assert (stop.value.code, capsys.readouterr().out.startswith("usage: qvl-export run")) == (0, True)
+
+
+def test_as_a_process(path: Path, model: Model, page: Path) -> None:
+    expected = model.generate([user(image(page), text("读出文字"))], max_new_tokens=6)
+    command = [sys.executable, "-m", "qvl_runtime", "run", path, "读出文字", "--image", page, "--max-new-tokens", "6"]
+    done = subprocess.run(command, capture_output=True, env=ENVIRONMENT, cwd="/", timeout=60)
+    assert (done.returncode, done.stdout.decode(), done.stderr) == (0, expected + "\n", b"")
+    poor = {**ENVIRONMENT, "PYTHONIOENCODING": "ascii"}  # a terminal that cannot show the answer
+    done = subprocess.run([*command, "--json"], capture_output=True, env=poor, cwd="/", timeout=60)
+    assert (done.returncode, done.stderr, json.loads(done.stdout)["finish_reason"]) == (0, b"", "length")
+
+
+@pytest.mark.parametrize("arguments", [["run", "BUNDLE", "Read.", "--max-new-tokens", "9"], ["inspect", "BUNDLE"]])
+def test_a_reader_that_goes_away(path: Path, arguments: list[str]) -> None:
+    """As `head -c 1` does: no traceback, no error."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "qvl_runtime", *[str(path) if item == "BUNDLE" else item for item in arguments]]
+    with os.fdopen(writer, "wb") as out:
+        done = subprocess.run(command, stdout=out, stderr=subprocess.PIPE, env=ENVIRONMENT, timeout=60)
+    assert (done.returncode, done.stderr) == (0, b"")

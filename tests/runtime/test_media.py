@@ -1,0 +1,409 @@
+"""Every image source arrives as the RGB a person would see, or is refused by name before it does harm."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import struct
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageOps
+
+from qvl_runtime import media
+from qvl_runtime.errors import MediaError
+from qvl_runtime.media import load_frames, load_image, load_pages, parse_pages, pdf_pages
+
+SIZE = 24, 16
+
+
+def picture(size: tuple[int, int] = SIZE) -> Image.Image:
+    """A smooth gradient, of which no two corners are alike."""
+    rows, columns = np.indices(size[::-1])
+    stacked = np.stack((rows * 255 // size[1], columns * 255 // size[0], np.full_like(rows, 90)), -1)
+    return Image.fromarray(stacked.astype(np.uint8))
+
+
+def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def pixels(image: Image.Image) -> np.ndarray:
+    assert image.mode == "RGB"
+    return np.asarray(image).astype(int)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_exif_orientation(orientation: int, kind: str) -> None:
+    """The stored picture is turned so that applying its EXIF tag gives the upright one."""
+    undo = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # Image.Transpose members
+    stored = picture().transpose(Image.Transpose(undo[orientation])) if orientation > 1 else picture()
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    assert np.array_equal(pixels(load_image(encoded(stored, kind, exif=exif))), pixels(picture()))
+
+
+def transparent(mode: str) -> Image.Image:
+    """Black, the left half fully transparent."""
+    alpha = np.zeros(SIZE[::-1], np.uint8)
+    alpha[:, SIZE[0] // 2 :] = 255
+    image = Image.new("RGBA", SIZE)
+    image.putalpha(Image.fromarray(alpha))
+    return image.convert(mode)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "PA"])
+def test_transparency_is_laid_on_white(mode: str) -> None:
+    shown = pixels(load_image(transparent(mode)))
+    assert (shown[:, : SIZE[0] // 2] == 255).all()
+    assert (shown[:, SIZE[0] // 2 :] == 0).all()
+
+
+def test_a_palette_with_a_transparent_entry_is_laid_on_white() -> None:
+    image = Image.new("P", SIZE, 1)
+    image.putpalette([10, 20, 30, 40, 50, 60])
+    image.paste(0, (0, 0, 4, 4))
+    for kind in ("PNG", "GIF"):
+        shown = pixels(load_image(encoded(image, kind, transparency=0)))
+        assert shown[0, 0].tolist() == [255, 255, 255]
+        assert shown[8, 8].tolist() == [40, 50, 60]
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_sixteen_bit_grey_keeps_its_upper_byte(kind: str) -> None:
+    grey = (np.arange(SIZE[0] * SIZE[1], dtype=np.uint16).reshape(SIZE[::-1]) * 150).astype(np.uint16)
+    shown = pixels(load_image(encoded(Image.fromarray(grey), kind)))
+    assert np.array_equal(shown[..., 0], grey // 256)
+    assert np.array_equal(shown[..., 0], shown[..., 2])
+
+
+def test_thirty_two_bit_grey_is_clipped() -> None:
+    grey = np.array([[-5, 0, 256, 70000]], np.int32)
+    assert pixels(load_image(encoded(Image.fromarray(grey), "TIFF")))[0, :, 0].tolist() == [0, 0, 1, 255]
+
+
+@pytest.mark.parametrize(
+    ("values", "shown"),
+    [([0, 127.6, 300, np.nan], [0, 127, 255, 0]), ([0, 0.5, 1, np.nan], [0, 127, 255, 0])],
+    ids=["bytes", "fractions"],
+)
+def test_float_tiff(values: list[float], shown: list[int]) -> None:
+    data = encoded(Image.fromarray(np.array([values], np.float32)), "TIFF")
+    assert pixels(load_image(data))[0, :, 1].tolist() == shown
+
+
+def test_one_bit_and_grey() -> None:
+    assert set(np.unique(pixels(load_image(encoded(picture().convert("1"), "PNG"))))) == {0, 255}
+    grey = picture().convert("L")
+    assert np.array_equal(pixels(load_image(encoded(grey, "BMP")))[..., 1], np.asarray(grey))
+
+
+def test_cmyk_jpeg() -> None:
+    shown = pixels(load_image(encoded(picture().convert("CMYK"), "JPEG", quality=95)))
+    assert np.abs(shown - pixels(picture())).mean() < 6
+
+
+def test_every_page_of_a_tiff_is_an_image() -> None:
+    pages = [picture(), picture((30, 40)).convert("L"), picture((9, 5)).convert("1")]
+    found = load_pages(encoded(pages[0], "TIFF", save_all=True, append_images=pages[1:]))
+    assert [page.size for page in found] == [page.size for page in pages]
+    for page, original in zip(found, pages, strict=True):
+        assert np.array_equal(pixels(page), pixels(original.convert("RGB")))
+
+
+def test_of_an_animation_the_first_frame_is_taken() -> None:
+    frames = [Image.new("RGB", SIZE, color) for color in ("red", "blue")]
+    for kind in ("GIF", "WEBP", "PNG"):
+        (page,) = load_pages(encoded(frames[0], kind, save_all=True, append_images=frames[1:]))
+        assert pixels(page)[3, 3, 0] > 200, kind
+
+
+def test_the_same_picture_from_every_kind_of_source(tmp_path: Path) -> None:
+    path = tmp_path / "картинка 图.png"
+    picture().save(path)
+    array = np.asarray(picture())
+    opaque = np.dstack((array, np.full(array.shape[:2], 255, np.uint8)))
+    for source in (path, str(path), path.read_bytes(), picture(), array, opaque, array[::1]):
+        assert np.array_equal(pixels(load_image(source)), array)
+    grey = np.asarray(picture().convert("L"))
+    assert np.array_equal(pixels(load_image(grey))[..., 2], grey)
+
+
+def test_a_callers_image_is_neither_changed_nor_closed(tmp_path: Path) -> None:
+    picture().save(tmp_path / "p.tif", save_all=True, append_images=[picture((8, 8))])
+    with Image.open(tmp_path / "p.tif") as image:
+        image.seek(1)
+        (page,) = load_pages(image)  # what the image shows, not what its file holds
+        assert page.size == (8, 8)
+        assert image.tell() == 1
+        image.seek(0)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = Image.open(io.BytesIO(encoded(picture(), "PNG", exif=exif)))
+    assert load_image(turned).size == SIZE[::-1]
+    assert turned.size == SIZE
+    assert turned.getexif()[0x0112] == 6
+    drawn = picture()
+    load_image(drawn).paste(0, (0, 0, 9, 9))
+    assert np.array_equal(np.asarray(drawn), np.asarray(picture()))
+
+
+def test_files_are_closed(tmp_path: Path) -> None:
+    path = tmp_path / "p.tif"
+    picture().save(path, save_all=True, append_images=[picture()])
+    before = len(os.listdir("/proc/self/fd"))
+    kept = [load_pages(path) for _ in range(5)]
+    assert len(kept) == 5
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.zeros((4, 4, 3), np.float32),
+        np.zeros((4, 4), np.uint16),
+        np.zeros((4, 4, 2), np.uint8),
+        np.zeros((4, 4, 1), np.uint8),
+        np.zeros((3, 40, 40), np.uint8),
+        np.zeros((2, 4, 4, 3), np.uint8),
+        np.zeros(4, np.uint8),
+    ],
+    ids=lambda array: f"{array.dtype}{list(array.shape)}",
+)
+def test_wrong_arrays_are_refused(array: np.ndarray) -> None:
+    with pytest.raises(MediaError, match=r"array of shape .*use uint8 \[H, W, 3\]"):
+        load_image(array)
+
+
+@pytest.mark.parametrize("array", [np.zeros((0, 4, 3), np.uint8), np.zeros((4, 0), np.uint8)], ids=str)
+def test_images_without_pixels_are_refused(array: np.ndarray) -> None:
+    with pytest.raises(MediaError, match="given as ndarray"):
+        load_image(array)
+    with pytest.raises(MediaError, match="no pixels"):
+        load_image(Image.new("RGB", (0, 5)))
+
+
+@pytest.mark.parametrize("source", [None, 7, {"path": "x"}, [1, 2]], ids=str)
+def test_other_types_are_refused(source: Any) -> None:
+    with pytest.raises(MediaError, match="give a path, bytes, a PIL image or a uint8 array"):
+        load_image(source)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "GIF", "WEBP", "BMP"])
+def test_truncated_files_are_refused_by_name(kind: str, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    data = encoded(Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)), kind)
+    path = tmp_path / f"scan.{kind.lower()}"
+    for share in (0.02, 0.3, 0.7):
+        path.write_bytes(data[: int(len(data) * share)])
+        with pytest.raises(MediaError, match="scan"):
+            load_image(path)
+
+
+BASES = [
+    encoded(picture(), "JPEG"),
+    encoded(picture(), "PNG"),
+    encoded(picture(), "TIFF", save_all=True, append_images=[picture()]),
+    encoded(picture(), "TIFF", compression="tiff_lzw"),
+    encoded(picture(), "GIF"),
+    encoded(picture(), "WEBP"),
+    encoded(picture(), "BMP"),
+]
+
+
+@pytest.mark.filterwarnings("ignore")  # Pillow's remarks on damaged metadata
+@settings(deadline=None, max_examples=150)
+@given(st.sampled_from(BASES), st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), max_size=4))
+def test_damaged_files_are_read_or_refused(data: bytes, damage: list[tuple[int, int]]) -> None:
+    """Nothing but MediaError comes out of a damaged file."""
+    broken = bytearray(data)
+    for place, value in damage:
+        broken[place % len(broken)] = value
+    with contextlib.suppress(MediaError):
+        assert all(page.mode == "RGB" for page in load_pages(bytes(broken)))
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"just text", b"%PDF-1.7", b"\0" * 4096], ids=["empty", "text", "pdf", "zeros"]
+)
+def test_files_that_are_no_images(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "notes.txt"
+    path.write_bytes(content)
+    with pytest.raises(MediaError, match=r"notes\.txt: is not an image in a known format"):
+        load_image(path)
+    with pytest.raises(MediaError, match="no such file"):
+        load_image(tmp_path / "missing.png")
+    with pytest.raises(MediaError, match="no such file"):
+        load_image(tmp_path)
+
+
+def test_postscript_is_refused() -> None:
+    """Pillow would run Ghostscript on it."""
+    with pytest.raises(MediaError, match="not an image in a known format"):
+        load_image(encoded(picture(), "EPS"))
+
+
+def png_bomb(side: int) -> bytes:
+    """A PNG whose header promises side² pixels and whose data is short."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    header = struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+@pytest.fixture
+def no_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails when a large image is decoded, not when it is looked at."""
+    original = Image.Image.load
+
+    def load(image: Image.Image) -> Any:
+        assert image.width * image.height < 1 << 20, "decoded before it was refused"
+        return original(image)
+
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", load)
+
+
+@pytest.mark.usefixtures("no_decoding")
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("side", [17_000, 30_000, 2**31 - 1])
+def test_a_bomb_is_refused_by_its_header(side: int, tmp_path: Path) -> None:
+    path = tmp_path / "bomb.png"
+    path.write_bytes(png_bomb(side))
+    limit = Image.MAX_IMAGE_PIXELS
+    with pytest.raises(MediaError, match=r"bomb\.png: .*decompression bomb"):
+        load_image(path)
+    assert limit == Image.MAX_IMAGE_PIXELS
+
+
+def test_a_bomb_on_the_second_page_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(media, "MAX_IMAGE_PIXELS", 1000)
+    path = tmp_path / "fax.tif"
+    picture().save(path, save_all=True, append_images=[picture((60, 60))])
+    seen: list[tuple[int, int]] = []
+    transpose = ImageOps.exif_transpose
+    monkeypatch.setattr(ImageOps, "exif_transpose", lambda image: (seen.append(image.size), transpose(image))[1])
+    with pytest.raises(MediaError, match=r"fax\.tif: 60 × 60 pixels"):
+        load_pages(path)
+    assert (60, 60) not in seen
+
+
+def test_many_large_pages_are_refused_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(media, "MAX_PAGES_PIXELS", 3 * SIZE[0] * SIZE[1])
+    path = tmp_path / "book.tif"
+    picture().save(path, save_all=True, append_images=[picture()] * 2)
+    assert len(load_pages(path)) == 3
+    picture().save(path, save_all=True, append_images=[picture()] * 3)
+    with pytest.raises(MediaError, match=r"book\.tif: .*pages"):
+        load_pages(path)
+
+
+def test_frames_of_a_video() -> None:
+    assert [frame.size for frame in load_frames([picture(), np.asarray(picture())])] == [SIZE, SIZE]
+    with pytest.raises(MediaError, match="at least one frame"):
+        load_frames([])
+    with pytest.raises(MediaError, match=r"differ in size: \[\(8, 8\), \(24, 16\)\].*resize"):
+        load_frames([picture(), picture((8, 8))])
+
+
+@pytest.fixture
+def pdf(tmp_path: Path) -> Path:
+    """Three pages of one colour each, 72 × 144 points."""
+    pages = [Image.new("RGB", (72, 144), color) for color in ("red", "lime", "blue")]
+    path = tmp_path / "letter.pdf"
+    pages[0].save(path, "PDF", save_all=True, append_images=pages[1:], resolution=72)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("pages", "colors"), [(None, [0, 1, 2]), ("2", [1]), ("1-2", [0, 1]), ("3,1", [2, 0]), (" 2 - 3 ,1", [1, 2, 0])]
+)
+def test_pdf_pages(pdf: Path, pages: str | None, colors: list[int]) -> None:
+    found = list(pdf_pages(pdf, pages, dpi=144))
+    assert [int(pixels(page)[50, 50].argmax()) for page in found] == colors
+    assert all(page.size == (144, 288) for page in found)
+
+
+def test_pdf_pages_are_bounded(pdf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(media, "PDF_MAX_PIXELS", 72 * 144 // 4)
+    assert next(pdf_pages(pdf)).size == (36, 72)
+
+
+def pdf_source(objects: list[str]) -> bytes:
+    body, offsets = b"%PDF-1.7\n", []
+    for number, content in enumerate(objects, 1):
+        offsets.append(len(body))
+        body += f"{number} 0 obj\n{content}\nendobj\n".encode()
+    table = f"xref\n0 {len(objects) + 1}\n0000000000 65535 f \n" + "".join(f"{at:010} 00000 n \n" for at in offsets)
+    return body + f"{table}trailer <</Size {len(objects) + 1} /Root 1 0 R>>\nstartxref\n{len(body)}\n%%EOF".encode()
+
+
+def test_filled_in_form_fields_are_drawn(tmp_path: Path) -> None:
+    stream = "0 0 0 rg 0 0 100 100 re f"
+    form = tmp_path / "form.pdf"
+    form.write_bytes(
+        pdf_source(
+            [
+                "<</Type /Catalog /Pages 2 0 R /AcroForm <</Fields [4 0 R]>>>>",
+                "<</Type /Pages /Kids [3 0 R] /Count 1>>",
+                "<</Type /Page /Parent 2 0 R /MediaBox [0 0 100 100] /Annots [4 0 R]>>",
+                "<</Type /Annot /Subtype /Widget /FT /Tx /T (name) /V (x) /F 4 /Rect [0 0 100 100] /AP <</N 5 0 R>>>>",
+                f"<</Type /XObject /Subtype /Form /BBox [0 0 100 100] /Length {len(stream)}>>\n"
+                f"stream\n{stream}\nendstream",
+            ]
+        )
+    )
+    assert pixels(next(pdf_pages(form)))[100, 100].max() < 128
+
+
+def test_pdfs_that_cannot_be_read(tmp_path: Path, pdf: Path) -> None:
+    garbage = tmp_path / "garbage.pdf"
+    garbage.write_bytes(b"%PDF-1.7 and nothing more")
+    for path in (garbage, tmp_path / "missing.pdf"):
+        with pytest.raises(MediaError, match=rf"{path.name}: cannot be read as a PDF"):
+            list(pdf_pages(path))
+    encrypted = tmp_path / "secret.pdf"
+    zeros = "0" * 64
+    keys = f"<</Filter /Standard /V 2 /R 3 /Length 128 /P -4 /O <{zeros}> /U <{zeros}>>>"
+    source = pdf.read_bytes().replace(b"trailer\n<<", f"trailer\n<</Encrypt {keys} /ID [<00><00>] ".encode())
+    assert b"/Encrypt" in source
+    encrypted.write_bytes(source)
+    with pytest.raises(MediaError, match=r"secret\.pdf: cannot be read as a PDF.*password"):
+        list(pdf_pages(encrypted))
+
+
+@pytest.mark.parametrize(
+    ("text", "indices"),
+    [
+        (None, [0, 1, 2, 3, 4]),
+        ("1", [0]),
+        ("5", [4]),
+        ("1-5", [0, 1, 2, 3, 4]),
+        ("4,1-2,4", [3, 0, 1, 3]),
+        ("2-2", [1]),
+    ],
+)
+def test_parse_pages(text: str | None, indices: list[int]) -> None:
+    assert parse_pages(text, 5, "x.pdf") == indices
+
+
+@pytest.mark.parametrize("text", ["", ",", "a", "1,", "1-", "-2", "1--2", "1-2-3", "²", "1.5", "9" * 5000, "+1"])
+def test_pages_that_are_no_numbers(text: str) -> None:
+    with pytest.raises(MediaError, match=r"x\.pdf: pages .*write"):
+        parse_pages(text, 5, "x.pdf")
+
+
+@pytest.mark.parametrize("text", ["0", "6", "3-6", "4-2", "1,0", "1-999999999"])
+def test_pages_outside_the_document(text: str) -> None:
+    with pytest.raises(MediaError, match=r"x\.pdf: has 5 pages, asked for"):
+        parse_pages(text, 5, "x.pdf")

@@ -1,0 +1,84 @@
+"""Sampling against a naive implementation."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qvl_runtime.errors import PromptError
+from qvl_runtime.sampling import chooser, probabilities
+
+logit_lists = st.lists(st.floats(-30, 30, width=32), min_size=1, max_size=40, unique=True)
+
+
+def naive(logits: list[float], temperature: float, top_p: float, top_k: int) -> list[float]:
+    """Token by token, likeliest first, until `top_k` of them or the mass `top_p` is reached."""
+    weights = [math.exp((value - max(logits)) / temperature) for value in logits]
+    order = sorted(range(len(logits)), key=lambda index: -logits[index])[: top_k or None]
+    total = sum(weights[index] for index in order)
+    kept, mass = [], 0.0
+    for index in order:
+        if mass >= top_p:
+            break
+        kept.append(index)
+        mass += weights[index] / total
+    share = sum(weights[index] for index in kept)
+    return [weights[index] / share if index in kept else 0.0 for index in range(len(logits))]
+
+
+@given(logit_lists, st.floats(0.05, 5), st.sampled_from([0.1, 0.37, 0.9, 1.0]), st.integers(0, 50))
+def test_probabilities(logits: list[float], temperature: float, top_p: float, top_k: int) -> None:
+    ours = probabilities(np.array(logits, np.float32), temperature, top_p, top_k)
+    theirs = np.array(naive(logits, temperature, top_p, top_k))
+    assert ours.sum() == pytest.approx(1)
+    if np.array_equal(ours > 0, theirs > 0):
+        assert np.abs(ours - theirs).max() < 1e-9
+    else:  # the last kept token lies on the border of the nucleus, where a rounding decides
+        assert abs(ours[theirs > 0].sum() - 1) < 1e-6 or abs(theirs[ours > 0].sum() - 1) < 1e-6
+
+
+@given(logit_lists, st.sampled_from([1e-320, 1e-30, 1e-3]))
+def test_a_tiny_temperature_is_nearly_greedy(logits: list[float], temperature: float) -> None:
+    chances = probabilities(np.array(logits, np.float32), temperature, 1.0, 0)
+    assert np.isfinite(chances).all()
+    assert int(np.argmax(chances)) == int(np.argmax(logits))
+
+
+def test_draws_follow_the_probabilities() -> None:
+    logits = np.log(np.array([0.5, 0.3, 0.15, 0.05], np.float32))
+    choose = chooser(1.0, 1.0, 0, seed=1)
+    drawn = np.bincount([choose(logits) for _ in range(4000)], minlength=4) / 4000
+    assert np.abs(drawn - [0.5, 0.3, 0.15, 0.05]).max() < 0.03
+
+
+def test_a_seed_repeats_and_greedy_needs_none() -> None:
+    logits = np.random.default_rng(0).standard_normal((20, 50)).astype(np.float32)
+    first, again, other = (
+        [choose(row) for row in logits] for choose in (chooser(1.5, 0.9, 20, seed) for seed in (7, 7, 8))
+    )
+    assert first == again != other
+    assert [chooser(0, 1, 0, None)(row) for row in logits] == logits.argmax(1).tolist()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"temperature": -0.1},
+        {"temperature": math.nan},
+        {"temperature": math.inf},
+        {"top_p": 0},
+        {"top_p": 1.01},
+        {"top_p": math.nan},
+        {"top_k": -1},
+        {"seed": -1},
+    ],
+    ids=str,
+)
+def test_options_out_of_range(options: dict[str, Any]) -> None:
+    with pytest.raises(PromptError, match=r"out of range \(temperature ≥ 0"):
+        chooser(**{"temperature": 1.0, "top_p": 1.0, "top_k": 0, "seed": None, **options})
