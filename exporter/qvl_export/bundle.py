@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
 import shutil
 from collections.abc import Iterator
@@ -16,7 +17,8 @@ from qvl_runtime.manifest import MANIFEST, FileEntry, Manifest, sha256
 from .errors import OutputError
 from .graph.build import Graph
 
-_BESIDE = ".{name}.{pid}.partial"
+_BESIDE = ".{name}.{pid}.{state}"
+_PARTIAL, _REPLACED = "partial", "replaced"
 
 
 @contextlib.contextmanager
@@ -25,10 +27,12 @@ def writing(out: Path, force: bool) -> Iterator[Path]:
 
     Raises OutputError when `out` exists and `force` is not set, or when the disk is full or not writable.
     """
-    out = Path(os.path.abspath(out))
     check_free(out, force)
-    _remove_leftovers(out)
-    beside = out.parent / _BESIDE.format(name=out.name, pid=os.getpid())
+    out = Path(os.path.realpath(out))
+    _clear_leftovers(out)
+    check_free(out, force)
+    beside = out.parent / _BESIDE.format(name=out.name, pid=os.getpid(), state=_PARTIAL)
+    created = [parent for parent in out.parents if not parent.exists()]
     try:
         beside.mkdir(parents=True)
         yield beside
@@ -41,6 +45,7 @@ def writing(out: Path, force: bool) -> Iterator[Path]:
         raise OutputError(f"cannot be written: {reason}", where=out, fix="nothing was left behind") from error
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+        _remove_empty(created)
 
 
 def check_free(out: Path, force: bool) -> None:
@@ -53,12 +58,29 @@ def check_free(out: Path, force: bool) -> None:
         raise OutputError("exists and is not a bundle", where=out, fix="--force only replaces bundles")
 
 
-def _remove_leftovers(out: Path) -> None:
-    """Directories of exports to this place whose process is gone."""
-    for path in out.parent.glob(_BESIDE.format(name=out.name, pid="*")):
-        pid = path.name.split(".")[-2]
-        if pid.isdigit() and not Path(f"/proc/{pid}").exists() and Path("/proc").exists():
+def _clear_leftovers(out: Path) -> None:
+    """Clear away after exports to this place whose process is gone; an old bundle caught between renames comes back."""
+    pattern = _BESIDE.format(name=glob.escape(out.name), pid="*", state="*")
+    for path in out.parent.glob(pattern):
+        pid, state = path.name.split(".")[-2:]
+        if not pid.isdigit() or _alive(int(pid)):
+            continue
+        if state == _REPLACED and not out.exists():
+            path.rename(out)
+        elif state in (_PARTIAL, _REPLACED):
             shutil.rmtree(path, ignore_errors=True)
+
+
+def _alive(pid: int) -> bool:
+    """Whether the process exists; where that cannot be told, it does."""
+    return Path(f"/proc/{pid}").exists() or not Path("/proc/self").exists()
+
+
+def _remove_empty(directories: list[Path]) -> None:
+    """Parents made for a bundle that then failed, innermost first."""
+    with contextlib.suppress(OSError):
+        for directory in directories:
+            directory.rmdir()
 
 
 def _sync(directory: Path) -> None:
@@ -69,7 +91,7 @@ def _sync(directory: Path) -> None:
 
 def _replace(beside: Path, out: Path) -> None:
     """Rename into place; an old bundle is moved aside first and removed last."""
-    old = beside.with_suffix(".replaced")
+    old = beside.with_suffix(f".{_REPLACED}")
     if out.exists():
         out.rename(old)
     try:

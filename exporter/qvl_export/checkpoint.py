@@ -29,6 +29,7 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "BF16": np.dtype(ml_dtypes.bfloat16),
     "F16": np.dtype(np.float16),
     "F32": np.dtype(np.float32),
+    "I32": np.dtype(np.int32),  # packed codes of GPTQ checkpoints
 }
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -95,7 +96,12 @@ class Checkpoint:
         """`config.json`; raises ConfigError when it is missing."""
         config = self.json("config.json")
         if config is None:
-            raise ConfigError("is missing: not a checkpoint directory", where=self.directory / "config.json")
+            is_adapter = (self.directory / "adapter_config.json").is_file()
+            raise ConfigError(
+                "is missing: " + ("this is a LoRA adapter" if is_adapter else "not a checkpoint directory"),
+                where=self.directory / "config.json",
+                fix="merge it into its base model with peft's merge_and_unload first" if is_adapter else "",
+            )
         return config
 
     @cached_property
@@ -175,8 +181,21 @@ def read_header(path: Path) -> Iterator[StoredTensor]:
         entries = msgspec.convert(header, dict[str, _HeaderEntry])
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise CheckpointError(f"has a damaged header: {error}", where=path) from error
-    for name, entry in entries.items():
-        yield _stored(name, entry, path, 8 + length, size)
+    tensors = [_stored(name, entry, path, 8 + length, size) for name, entry in entries.items()]
+    _check_layout(tensors, path, 8 + length, size)
+    yield from tensors
+
+
+def _check_layout(tensors: list[StoredTensor], path: Path, base: int, file_size: int) -> None:
+    """Tensors lie back to back from the header to the end of the file, as the format demands."""
+    end = base
+    for tensor in sorted(tensors, key=lambda tensor: (tensor.start, tensor.nbytes)):
+        if tensor.start != end:
+            relation = "overlaps the one before it" if tensor.start < end else "leaves a gap before it"
+            raise CheckpointError(f"tensor {tensor.name} {relation}", where=path, fix="download it again")
+        end += tensor.nbytes
+    if end != file_size:
+        raise CheckpointError(f"has {file_size - end} bytes after the last tensor", where=path, fix="download it again")
 
 
 def _stored(name: str, entry: _HeaderEntry, path: Path, base: int, file_size: int) -> StoredTensor:
@@ -193,6 +212,14 @@ def _stored(name: str, entry: _HeaderEntry, path: Path, base: int, file_size: in
             f"is truncated: tensor {name} ends at byte {base + end} of {file_size}", where=path, fix="download it again"
         )
     return tensor
+
+
+def same_elements(first: StoredTensor, second: StoredTensor) -> bool:
+    """Whether two tensors are equal bit by bit, compared chunk by chunk."""
+    if (first.dtype, first.shape) != (second.dtype, second.shape):
+        return False
+    pairs = zip(first.chunks(), second.chunks(), strict=True)
+    return all(np.array_equal(one.view(np.uint8), other.view(np.uint8)) for one, other in pairs)
 
 
 def read_json(path: Path) -> dict[str, Any]:

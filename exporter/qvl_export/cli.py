@@ -57,6 +57,13 @@ def cli() -> None:
 @click.option("--min-pixels", type=click.IntRange(1), help="Smallest image after resizing (default: the checkpoint's).")
 @click.option("--max-pixels", type=click.IntRange(1), help="Largest image after resizing (default: the checkpoint's).")
 @click.option("--max-length", type=click.IntRange(2), help="Tokens of prompt and answer together (default: 8192).")
+@click.option(
+    "--accuracy-level",
+    type=click.Choice(["0", "4"]),
+    default="4",
+    show_default=True,
+    help="4- and 8-bit weights times activations as int8 (4) or as float32 (0: slower, closer to the checkpoint).",
+)
 @click.option("--revision", help="Branch, tag or commit of a Hugging Face id.")
 @click.option("--force", is_flag=True, help="Replace an existing bundle.")
 @click.option("--quiet", is_flag=True, help="Print nothing but errors.")
@@ -68,6 +75,7 @@ def export(
     min_pixels: int | None,
     max_pixels: int | None,
     max_length: int | None,
+    accuracy_level: str,
     revision: str | None,
     force: bool,
     quiet: bool,
@@ -76,7 +84,18 @@ def export(
     from .pipeline import ExportPlan
     from .pipeline import export as run
 
-    plan = ExportPlan(checkpoint, out, target, precision, min_pixels, max_pixels, max_length, revision, force)
+    plan = ExportPlan(
+        checkpoint=checkpoint,
+        out=out,
+        target=target,
+        precision=precision,
+        min_pixels=min_pixels,
+        max_pixels=max_pixels,
+        max_length=max_length,
+        revision=revision,
+        force=force,
+        accuracy_level=int(accuracy_level),
+    )
     progress, began = RichProgress(quiet), time.perf_counter()
     try:
         manifest = run(plan, progress)
@@ -108,8 +127,15 @@ def main() -> None:
     except QvlError as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(BAD_INPUT)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message())
+        sys.exit(BAD_INPUT)
     except click.ClickException as error:
-        click.echo(f"error: {error.format_message()}", err=True)
+        click.echo(f"error: {' '.join(error.format_message().split())}", err=True)
+        sys.exit(BAD_INPUT)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        click.echo(f"error: {where}{error.strerror or error}", err=True)
         sys.exit(BAD_INPUT)
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import re
+import sys
 from pathlib import Path
 
 from .checkpoint import Checkpoint
@@ -21,7 +23,7 @@ NEEDED = [
     "model-*.safetensors",
     "model.safetensors.index.json",
 ]
-_REPO_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_REPO_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 
 def locate(name: str, revision: str | None) -> tuple[Checkpoint, str | None]:
@@ -41,8 +43,12 @@ def locate(name: str, revision: str | None) -> tuple[Checkpoint, str | None]:
 
 def _download(repo_id: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.utils.tqdm import disable_progress_bars
 
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    if not sys.stderr.isatty():
+        disable_progress_bars()
     try:
         return Path(snapshot_download(repo_id, revision=revision, allow_patterns=NEEDED))
     except LocalEntryNotFoundError as error:
@@ -51,5 +57,14 @@ def _download(repo_id: str, revision: str | None) -> Path:
             where=repo_id,
             fix="check the path, the network, and HF_HUB_OFFLINE",
         ) from error
-    except (HfHubHTTPError, ValueError, OSError) as error:
-        raise HubError(f"cannot be downloaded: {str(error).strip().splitlines()[0]}", where=repo_id) from error
+    except RevisionNotFoundError as error:
+        raise HubError(f"has no revision {revision}", where=repo_id, fix="check --revision") from error
+    except RepositoryNotFoundError as error:  # also gated ones
+        raise HubError(
+            "is neither a local directory nor a repository that you may read on the hub",
+            where=repo_id,
+            fix="check the name; for a private or gated one run `hf auth login`",
+        ) from error
+    except Exception as error:  # errors of its HTTP library, which changes, come through as they are
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise HubError(f"cannot be downloaded: {reason}", where=repo_id) from error

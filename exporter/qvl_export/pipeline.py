@@ -21,6 +21,7 @@ from .errors import ConfigError, ExportError
 from .families.spec import ModelSpec
 from .graph import build, weights
 from .graph.weights import Written
+from .quant import stored
 
 DEFAULT_MAX_LENGTH = 8192
 UNUSED_TENSORS = ("*rotary_emb.inv_freq", "*rotary_pos_emb.inv_freq")
@@ -44,7 +45,9 @@ class ExportPlan:
     """What to export, where to, and how.
 
     `checkpoint` is a directory or a Hugging Face id; `min_pixels` and `max_pixels` override the checkpoint's;
-    `max_length` bounds prompt and answer together (8,192, or the model's limit if that is lower).
+    `max_length` bounds prompt and answer together (8,192, or the model's limit if that is lower); `accuracy_level` 4
+    multiplies 4- and 8-bit weights with activations rounded to int8, 0 keeps activations float32. Linears that the
+    checkpoint holds quantized (GPTQ) are used as they are; `precision` is that of the others.
     """
 
     checkpoint: str | Path
@@ -56,6 +59,7 @@ class ExportPlan:
     max_length: int | None = None
     revision: str | None = None
     force: bool = False
+    accuracy_level: int = 4
 
 
 def export(plan: ExportPlan, progress: Progress | None = None) -> Manifest:
@@ -64,15 +68,20 @@ def export(plan: ExportPlan, progress: Progress | None = None) -> Manifest:
     Raises ExportError (ConfigError, CheckpointError, HubError, OutputError).
     """
     progress, out = progress or _Silent(), Path(plan.out)
-    target = targets.lower(plan.target, plan.precision)
+    target = targets.lower(plan.target, plan.precision, plan.accuracy_level)
     bundle.check_free(out, plan.force)
     progress.stage(f"locating {plan.checkpoint}")
     checkpoint, revision = hub.locate(str(plan.checkpoint), plan.revision)
     spec = _adjust(families.read_spec(checkpoint), plan)
+    _check_depth(spec, checkpoint)
     progress.stage(f"building the graphs of {spec.family}")
-    graphs = [build.build_vision(spec, target), build.build_llm(spec, target)]
+    linears = stored.quantized_linears(checkpoint)
+    layouts = {name: linear.layout() for name, linear in linears.items()}
+    graphs = [build.build_vision(spec, target, layouts), build.build_llm(spec, target, layouts)]
     tied = ("lm_head.weight",) if spec.text.tied else ()
-    sources = weights.match(graphs, checkpoint.tensors, (*UNUSED_TENSORS, *tied), checkpoint.directory)
+    unused = (*UNUSED_TENSORS, *tied, *stored.stored_names(linears))
+    parts = stored.packed_parts(linears, target)
+    sources = weights.match(graphs, checkpoint.tensors, parts, unused, checkpoint.directory)
     with bundle.writing(out, plan.force) as directory:
         text_files = _write_text_files(checkpoint, spec, directory)
         progress.stage("writing weights", sum(source.nbytes for source in sources.values()))
@@ -108,6 +117,17 @@ def _adjust(spec: ModelSpec, plan: ExportPlan) -> ModelSpec:
     return replace(spec, image=image, max_positions=length)
 
 
+def _check_depth(spec: ModelSpec, checkpoint: Checkpoint) -> None:
+    """Refuse more layers than there are tensors, before a graph of them is built."""
+    for name, depth in (("vision_config.depth", spec.vision.depth), ("num_hidden_layers", spec.text.num_layers)):
+        if depth > len(checkpoint.tensors):
+            raise ConfigError(
+                f"{name} {depth} is more than the checkpoint's {len(checkpoint.tensors)} tensors",
+                where=checkpoint.directory / "config.json",
+                fix="weights and config.json are of different models",
+            )
+
+
 def _write_text_files(checkpoint: Checkpoint, spec: ModelSpec, directory: Path) -> list[str]:
     """`tokenizer.json` and `chat_template.jinja`, both tried before the long work."""
     tokenizer = checkpoint.text("tokenizer.json")
@@ -126,21 +146,21 @@ def _write_text_files(checkpoint: Checkpoint, spec: ModelSpec, directory: Path) 
             raise ConfigError(
                 f"special token {token} of config.json is not in tokenizer.json", where=checkpoint.directory
             )
-    template = _chat_template(checkpoint)
-    ChatTemplate(template, checkpoint.directory).render([{"role": "user", "content": [{"type": "image"}]}])
+    template, where = _chat_template(checkpoint)
+    ChatTemplate(template, where).render([{"role": "user", "content": [{"type": "image"}]}])
     (directory / "tokenizer.json").write_text(tokenizer, "utf-8")
     (directory / "chat_template.jinja").write_text(template, "utf-8")
     return ["tokenizer.json", "chat_template.jinja"]
 
 
-def _chat_template(checkpoint: Checkpoint) -> str:
-    """From its own file, or from where older checkpoints keep it."""
+def _chat_template(checkpoint: Checkpoint) -> tuple[str, Path]:
+    """From its own file, or from where older checkpoints keep it, and which file that was."""
     if template := checkpoint.text("chat_template.jinja"):
-        return template
+        return template, checkpoint.directory / "chat_template.jinja"
     for name in ("chat_template.json", "tokenizer_config.json"):
         template = (checkpoint.json(name) or {}).get("chat_template")
         if isinstance(template, str):
-            return template
+            return template, checkpoint.directory / name
     raise ConfigError(
         "has no chat template", where=checkpoint.directory, fix="copy chat_template.jinja from the base model"
     )
@@ -174,7 +194,7 @@ def _manifest(
             data=f"{graph.name}.onnx.data",
             inputs=graph.inputs,
             outputs=graph.outputs,
-            precision=plan.precision,
+            precision=written[graph.name].precision(plan.precision),
             weight_bytes=written[graph.name].weight_bytes,
         )
         for graph in graphs

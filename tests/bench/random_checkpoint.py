@@ -14,19 +14,17 @@ from pathlib import Path
 
 import ml_dtypes
 import numpy as np
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
 from qvl_export import families, targets
 from qvl_export.checkpoint import Checkpoint
 from qvl_export.graph import build
 from qvl_export.graph.layers import Weight
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-
 from tests.oracles.tiny import REFERENCE
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-SPECIAL = (
-    "<|endoftext|> <|im_start|> <|im_end|> <|object_ref_start|> <|object_ref_end|> <|box_start|> <|box_end|> "
-    "<|quad_start|> <|quad_end|> <|vision_start|> <|vision_end|> <|vision_pad|> <|image_pad|> <|video_pad|>"
-).split()
+_NAMES = "im_start im_end object_ref_start object_ref_end box_start box_end quad_start quad_end vision_start vision_end"
+SPECIAL = [f"<|{name}|>" for name in ("endoftext", *_NAMES.split(), "vision_pad", "image_pad", "video_pad")]
 FIRST_SPECIAL = 151643
 SHARD_BYTES = 4 << 30
 PREPROCESSOR = {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import sys
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -9,13 +11,13 @@ import msgspec
 
 from qvl_runtime.manifest import ImageGeometry, Tokens
 
-from ..checkpoint import Checkpoint
+from ..checkpoint import Checkpoint, same_elements
 from ..errors import ConfigError
 from .spec import TextSpec
 
 BICUBIC = 3
 Positive = Annotated[int, msgspec.Meta(gt=0)]
-PositiveFloat = Annotated[float, msgspec.Meta(gt=0)]
+PositiveFloat = Annotated[float, msgspec.Meta(gt=0, le=sys.float_info.max)]
 T = TypeVar("T")
 
 
@@ -70,8 +72,10 @@ def convert(value: Any, kind: type[T], where: Path, part: str = "") -> T:
     try:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
-        message = str(error).replace("`$.", f"`{part}.").replace("`$`", f"`{part}`") if part else str(error)
-        raise ConfigError(message, where=where) from error
+        message = str(error).replace("`$.", f"`{part}.") if part else str(error)
+        raise ConfigError(
+            message if "`$" in str(error) or not part else f"{message} - at `{part}`", where=where
+        ) from error
 
 
 def refuse_unless(condition: bool, what: str, checkpoint: Checkpoint, fix: str = "") -> None:
@@ -85,8 +89,6 @@ def read_text(checkpoint: Checkpoint) -> tuple[TextSpec, int]:
     root = checkpoint.config
     where = checkpoint.directory / "config.json"
     text = convert(root.get("text_config") or root, TextConfig, where, "text_config" if "text_config" in root else "")
-    quantized = root.get("quantization_config")
-    refuse_unless(quantized is None, "the checkpoint is already quantized", checkpoint, "export the original one")
     refuse_unless(text.hidden_act == "silu", f"hidden_act {text.hidden_act!r} is not supported", checkpoint)
     windowed = text.use_sliding_window or "sliding_attention" in (text.layer_types or [])
     refuse_unless(not windowed, "sliding window attention (use_sliding_window) is not supported", checkpoint)
@@ -109,9 +111,18 @@ def read_text(checkpoint: Checkpoint) -> tuple[TextSpec, int]:
         rms_norm_eps=text.rms_norm_eps,
         rope_theta=theta,
         mrope_section=section,
-        tied="lm_head.weight" not in checkpoint.tensors,
+        tied=_tied(checkpoint),
     )
     return spec, text.max_position_embeddings
+
+
+def _tied(checkpoint: Checkpoint) -> bool:
+    """Whether logits come from the embedding table: there is no `lm_head.weight`, or it is a copy of the table.
+
+    What is stored counts, not `tie_word_embeddings`: fine-tuning tools untie and retie without telling config.json.
+    """
+    head, table = (checkpoint.tensors.get(name) for name in ("lm_head.weight", "model.embed_tokens.weight"))
+    return head is None or (table is not None and same_elements(head, table))
 
 
 def _rope(text: TextConfig, checkpoint: Checkpoint) -> tuple[float, tuple[int, int, int]]:
@@ -128,7 +139,7 @@ def _rope(text: TextConfig, checkpoint: Checkpoint) -> tuple[float, tuple[int, i
         checkpoint,
     )
     theta = rope.get("rope_theta", text.rope_theta)
-    refuse_unless(isinstance(theta, int | float) and theta > 0, f"rope_theta is {theta!r}", checkpoint)
+    refuse_unless(isinstance(theta, int | float) and 0 < theta < math.inf, f"rope_theta is {theta!r}", checkpoint)
     assert section is not None and theta is not None
     return float(theta), (section[0], section[1], section[2])
 

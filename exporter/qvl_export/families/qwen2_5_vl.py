@@ -35,9 +35,15 @@ def read(checkpoint: Checkpoint) -> ModelSpec:
     text, max_positions = read_text(checkpoint)
     window = config.window_size // config.patch_size // config.spatial_merge_size
     image = read_image(checkpoint, window)
-    refuse_unless(config.hidden_act == "silu", f"vision hidden_act {config.hidden_act!r}", checkpoint)
+    refuse_unless(config.hidden_act == "silu", f"vision hidden_act {config.hidden_act!r} is not supported", checkpoint)
     refuse_unless(config.out_hidden_size == text.hidden_size, "vision out_hidden_size is not the LLM's", checkpoint)
     refuse_unless(config.hidden_size % (config.num_heads * 4) == 0, "vision heads do not divide it", checkpoint)
+    blocks = config.fullatt_block_indexes
+    refuse_unless(
+        all(0 <= block < config.depth for block in blocks),
+        f"fullatt_block_indexes {blocks} are not all below depth {config.depth}",
+        checkpoint,
+    )
     refuse_unless(window > 0, f"window_size {config.window_size} is smaller than a merged cell", checkpoint)
     refuse_unless(
         (config.patch_size, config.temporal_patch_size, config.spatial_merge_size)
@@ -56,7 +62,7 @@ def read(checkpoint: Checkpoint) -> ModelSpec:
         norm="rms",
         activation="silu",
         gated=True,
-        full_attention_blocks=frozenset(config.fullatt_block_indexes),
+        full_attention_blocks=frozenset(blocks),
         window=window,
     )
     timing = VideoTiming(tokens_per_second=config.tokens_per_second)

@@ -31,7 +31,9 @@ def read(checkpoint: Checkpoint) -> ModelSpec:
     config = convert(checkpoint.config.get("vision_config", {}), VisionConfig, where, "vision_config")
     text, max_positions = read_text(checkpoint)
     image = read_image(checkpoint, window=0)
-    refuse_unless(config.hidden_act == "quick_gelu", f"vision hidden_act {config.hidden_act!r}", checkpoint)
+    refuse_unless(
+        config.hidden_act == "quick_gelu", f"vision hidden_act {config.hidden_act!r} is not supported", checkpoint
+    )
     refuse_unless(config.hidden_size == text.hidden_size, "vision hidden_size is not the LLM's", checkpoint)
     refuse_unless(config.embed_dim % (config.num_heads * 4) == 0, "vision heads do not divide embed_dim", checkpoint)
     refuse_unless(

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import onnx_ir as ir
-from onnxscript import GraphBuilder
+from onnxscript import GraphBuilder, nn
 
 from qvl_runtime.manifest import Port
 
-from ..families.spec import ModelSpec
+from ..families.spec import ModelSpec, TextSpec
+from ..quant.qtensor import Layout
 from ..targets import Cache, Target, WindowInputs
-from .text import Llm, LlmInputs
+from .layers import Linear, quantize_linears
+from .text import DecoderLayer, Llm, LlmInputs, mrope
 from .vision import VisionTower
 
 FLOAT, INT64, INT32 = ir.DataType.FLOAT, ir.DataType.INT64, ir.DataType.INT32
@@ -20,10 +23,14 @@ Axes = list[int | str]
 
 @dataclass(frozen=True)
 class Graph:
-    """A model without weights: its initializers of type `Weight` are still to be filled."""
+    """A model without weights: its initializers of types `Weight` and `Packed` are still to be filled.
+
+    `layouts` are the forms of its quantized linears, one each.
+    """
 
     name: str
     model: ir.Model
+    layouts: tuple[Layout, ...] = ()
 
     @property
     def inputs(self) -> list[Port]:
@@ -56,7 +63,7 @@ def _empty(name: str, target: Target) -> ir.Graph:
     return ir.Graph([], [], nodes=[], opset_imports=opsets, name=name)
 
 
-def build_vision(spec: ModelSpec, target: Target) -> Graph:
+def build_vision(spec: ModelSpec, target: Target, layouts: Mapping[str, Layout] | None = None) -> Graph:
     """`pixel_values`, `patch_positions` and, where the tower has windows, their layout → `image_features`."""
     graph, image = _empty("vision", target), spec.image
     pixels = _input(graph, "pixel_values", FLOAT, ["frames", "patches", image.patch_dim])
@@ -71,12 +78,49 @@ def build_vision(spec: ModelSpec, target: Target) -> Graph:
         )
     kernel = [len(image.image_mean), image.temporal_patch_size, image.patch_size, image.patch_size]
     tower = VisionTower(target, spec.vision, kernel)
+    used = quantize_linears(tower, "visual", layouts or {})
     features = tower(GraphBuilder(graph).op, pixels, positions, windows)
     _output(graph, features, "image_features", ["image_tokens", spec.text.hidden_size])
-    return Graph("vision", ir.Model(graph, ir_version=target.ir_version))
+    return Graph("vision", ir.Model(graph, ir_version=target.ir_version), used)
 
 
-def build_llm(spec: ModelSpec, target: Target) -> Graph:
+def build_decoder_layer(
+    spec: TextSpec, target: Target, index: int, layouts: Mapping[str, Layout] | None = None
+) -> tuple[Graph, dict[str, list[str]]]:
+    """One decoder layer on its own, for calibration: `hidden`, positions and an empty cache → `hidden_out`.
+
+    Also outputs what its float linears are applied to, each value once; the second result names the linears of each.
+    """
+    graph = _empty(f"layer{index}", target)
+    hidden = _input(graph, "hidden", FLOAT, [1, "sequence", spec.hidden_size])
+    position_ids = _input(graph, "position_ids", INT64, [3, 1, "sequence"])
+    filled = _input(graph, "seqlens_k", INT32, [1]), _input(graph, "total_sequence_length", INT32, [])
+    past: Axes = [1, spec.num_key_value_heads, "past", spec.head_dim]
+    cache = Cache(_input(graph, "past_key", FLOAT, past), _input(graph, "past_value", FLOAT, past), *filled)
+    name = f"model.layers.{index}"
+    layer = DecoderLayer(target, spec, index, name)
+    used = quantize_linears(layer, name, layouts or {})
+    op = GraphBuilder(graph).op
+    x, delta, _ = layer(op, hidden, None, mrope(op, spec, position_ids), cache)
+    _output(graph, op.Add(x, delta), "hidden_out", [1, "sequence", spec.hidden_size])
+    taps = _tap(graph, layer, name)
+    return Graph(f"layer{index}", ir.Model(graph, ir_version=target.ir_version), used), taps
+
+
+def _tap(graph: ir.Graph, module: nn.Module, prefix: str) -> dict[str, list[str]]:
+    """Make the inputs of all float linears outputs of the graph; returns output name → linears that share it."""
+    taps: dict[str, list[str]] = {}
+    for name, linear in module.named_modules(prefix):
+        if isinstance(linear, Linear):
+            value = linear.input
+            assert value.name is not None
+            if value.name not in taps:
+                _output(graph, value, value.name, [1, "sequence", linear.weight.source_shape[1]])
+            taps.setdefault(value.name, []).append(name)
+    return taps
+
+
+def build_llm(spec: ModelSpec, target: Target, layouts: Mapping[str, Layout] | None = None) -> Graph:
     """Tokens, positions, image features and past → `logits` at the asked positions, and present."""
     graph, text = _empty("llm", target), spec.text
     inputs = LlmInputs(
@@ -96,10 +140,12 @@ def build_llm(spec: ModelSpec, target: Target) -> Graph:
         )
         for index in range(text.num_layers)
     ]
-    logits, presents = Llm(target, text)(GraphBuilder(graph).op, inputs, caches)
+    llm = Llm(target, text)
+    used = quantize_linears(llm, "", layouts or {})
+    logits, presents = llm(GraphBuilder(graph).op, inputs, caches)
     _output(graph, logits, "logits", [1, "wanted", text.vocab_size])
     present: Axes = [1, text.num_key_value_heads, "total", text.head_dim]
     for index, pair in enumerate(presents):
         for part, value in zip(("key", "value"), pair, strict=True):
             _output(graph, value, f"present.{index}.{part}", present)
-    return Graph("llm", ir.Model(graph, ir_version=target.ir_version))
+    return Graph("llm", ir.Model(graph, ir_version=target.ir_version), used)

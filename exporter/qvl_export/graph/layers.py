@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import onnx_ir as ir
 from onnxscript import OpBuilder, nn
 
 from ..families.spec import Activation, Norm
+from ..quant.qtensor import Layout
 from ..targets import Target
 
 
@@ -18,13 +21,19 @@ class Weight(nn.Parameter):
         self.source_shape = tuple(source_shape or shape)
 
 
+class Packed(nn.Parameter):
+    """A part of a quantized weight, in the form its target takes."""
+
+
 def constant(op: OpBuilder, value: np.ndarray, name: str) -> ir.Value:
     """A small table inside the graph file."""
     return op.initializer(ir.tensor(value, name=name), name)
 
 
 class Linear(nn.Module):
-    """x · weightᵀ + bias."""
+    """x · weightᵀ + bias; `input` is the last x it was applied to, for calibration to look at."""
+
+    input: ir.Value
 
     def __init__(
         self, target: Target, inputs: int, outputs: int, bias: bool = True, source_shape: list[int] | None = None
@@ -35,7 +44,39 @@ class Linear(nn.Module):
         self.bias = Weight([outputs], ir.DataType.FLOAT) if bias else None
 
     def forward(self, op: OpBuilder, x: ir.Value) -> ir.Value:
+        self.input = x
         return self.target.linear(op, x, self.weight, self.bias)
+
+
+class QuantizedLinear(nn.Module):
+    """A linear whose weight is a `QTensor` in the form of its target; `codes`, `scales` and the like are parameters."""
+
+    def __init__(self, linear: Linear, layout: Layout) -> None:
+        super().__init__()
+        self.target, self.layout = linear.target, layout
+        self.outputs, self.inputs = linear.weight.source_shape
+        for name, (shape, dtype) in self.target.packed_form(self.outputs, self.inputs, layout).items():
+            setattr(self, name, Packed(shape, dtype=dtype))
+        self.bias = linear.bias
+
+    def forward(self, op: OpBuilder, x: ir.Value) -> ir.Value:
+        parts = {name: value for name, value in self.named_parameters() if isinstance(value, Packed)}
+        return self.target.quantized_linear(op, x, parts, self.layout, self.outputs, self.inputs, self.bias)
+
+
+def quantize_linears(root: nn.Module, prefix: str, layouts: Mapping[str, Layout]) -> tuple[Layout, ...]:
+    """Put a QuantizedLinear in place of every linear that has a layout, and return the layouts used.
+
+    Names are those of the checkpoint.
+    """
+    used = []
+    for path, parent in list(root.named_modules(prefix)):
+        for name, child in list(parent.named_children()):
+            layout = layouts.get(f"{path}.{name}" if path else name)
+            if layout and isinstance(child, Linear):
+                setattr(parent, name, QuantizedLinear(child, layout))
+                used.append(layout)
+    return tuple(used)
 
 
 class Embedding(nn.Module):
@@ -72,6 +113,17 @@ class AddNorm(nn.Module):
         if name:
             total.name = name
         return y, total
+
+
+class Activate(nn.Module):
+    """An activation as a layer of its own."""
+
+    def __init__(self, target: Target, kind: Activation) -> None:
+        super().__init__()
+        self.target, self.kind = target, kind
+
+    def forward(self, op: OpBuilder, x: ir.Value) -> ir.Value:
+        return self.target.activation(op, x, self.kind)
 
 
 class Mlp(nn.Module):

@@ -20,6 +20,16 @@ class Rope(NamedTuple):
     sin: ir.Value
 
 
+def mrope(op: OpBuilder, spec: TextSpec, position_ids: ir.Value) -> Rope:
+    """M-RoPE: every frequency turns with the time, row or column position, [3, 1, S] → [1, S, head_dim / 2]."""
+    axes = np.repeat(np.arange(3), spec.mrope_section)
+    positions = op.Transpose(op.Cast(position_ids, to=ir.DataType.FLOAT), perm=[1, 2, 0])
+    chosen = op.Gather(positions, constant(op, axes, "mrope_axes"), axis=2)
+    inverse = inverse_frequencies(spec.head_dim, spec.rope_theta)
+    angles = op.Mul(chosen, constant(op, inverse, "inverse_frequencies"))
+    return Rope(op.Cos(angles), op.Sin(angles))
+
+
 class Attention(nn.Module):
     """Grouped-query attention; q, k and v have biases, o has none (Qwen2)."""
 
@@ -43,8 +53,8 @@ class Attention(nn.Module):
 class DecoderLayer(nn.Module):
     """Pre-norm attention and MLP; takes and returns the residual stream and its pending addend."""
 
-    def __init__(self, target: Target, spec: TextSpec, index: int) -> None:
-        super().__init__()
+    def __init__(self, target: Target, spec: TextSpec, index: int, name: str | None = None) -> None:
+        super().__init__(name)
         self.index = index
         self.input_layernorm = AddNorm(target, spec.hidden_size, "rms", spec.rms_norm_eps)
         self.post_attention_layernorm = AddNorm(target, spec.hidden_size, "rms", spec.rms_norm_eps)
@@ -73,7 +83,7 @@ class Decoder(nn.Module):
     def forward(
         self, op: OpBuilder, inputs: LlmInputs, caches: list[Cache]
     ) -> tuple[ir.Value, list[tuple[ir.Value, ir.Value]]]:
-        rope = self._rope(op, inputs.position_ids)
+        rope = mrope(op, self.spec, inputs.position_ids)
         embeds = self.embed_tokens(op, inputs.input_ids)
         x, delta = op.ScatterND(embeds, inputs.image_positions, inputs.image_features), None
         presents = []
@@ -84,15 +94,6 @@ class Decoder(nn.Module):
         x.name = f"llm.layers.{self.spec.num_layers - 1}"
         y, _ = self.norm(op, op.Gather(x, inputs.logits_positions, axis=1))
         return y, presents
-
-    def _rope(self, op: OpBuilder, position_ids: ir.Value) -> Rope:
-        """M-RoPE: every frequency turns with the time, row or column position, [3, 1, S] → [1, S, head_dim / 2]."""
-        axes = np.repeat(np.arange(3), self.spec.mrope_section)
-        inverse = inverse_frequencies(self.spec.head_dim, self.spec.rope_theta)
-        positions = op.Transpose(op.Cast(position_ids, to=ir.DataType.FLOAT), perm=[1, 2, 0])
-        chosen = op.Gather(positions, constant(op, axes, "mrope_axes"), axis=2)
-        angles = op.Mul(chosen, constant(op, inverse, "inverse_frequencies"))
-        return Rope(op.Cos(angles), op.Sin(angles))
 
 
 class LlmInputs(NamedTuple):

@@ -9,7 +9,7 @@ from onnxscript import OpBuilder, nn
 
 from ..families.spec import VisionSpec
 from ..targets import Target, WindowInputs
-from .layers import AddNorm, GatedMlp, Linear, Mlp, constant, inverse_frequencies
+from .layers import Activate, AddNorm, GatedMlp, Linear, Mlp, constant, inverse_frequencies
 
 
 class Rope(NamedTuple):
@@ -66,20 +66,6 @@ class VisionBlock(nn.Module):
         return x, self.mlp(op, y)
 
 
-class MergerMlp(nn.Module):
-    """Linear, GELU, linear: tensors `0` and `2` of a torch Sequential."""
-
-    def __init__(self, target: Target, wide: int, outputs: int) -> None:
-        super().__init__()
-        self.target = target
-        self.first, self.last = Linear(target, wide, wide), Linear(target, wide, outputs)
-        self.first._set_name("0")
-        self.last._set_name("2")
-
-    def forward(self, op: OpBuilder, x: ir.Value) -> ir.Value:
-        return self.last(op, self.target.activation(op, self.first(op, x), "gelu"))
-
-
 class PatchMerger(nn.Module):
     """Norm, then merge × merge neighbouring patches become one image token."""
 
@@ -88,7 +74,9 @@ class PatchMerger(nn.Module):
         self.wide = spec.hidden_size * spec.spatial_merge_size**2
         self.last_block = f"vision.blocks.{spec.depth - 1}"
         self.ln_q = AddNorm(target, spec.hidden_size, spec.norm, spec.eps)
-        self.mlp = MergerMlp(target, self.wide, spec.out_hidden_size)
+        wide = self.wide
+        first, last = Linear(target, wide, wide), Linear(target, wide, spec.out_hidden_size)
+        self.mlp = nn.Sequential(first, Activate(target, "gelu"), last)
 
     def forward(self, op: OpBuilder, x: ir.Value, delta: ir.Value) -> ir.Value:
         y, _ = self.ln_q(op, x, delta, name=self.last_block)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import fnmatch
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 import ml_dtypes
 import numpy as np
@@ -15,8 +15,9 @@ import onnx_ir as ir
 
 from ..checkpoint import Array, StoredTensor, few
 from ..errors import CheckpointError
+from ..quant.qtensor import Layout
 from .build import Graph
-from .layers import Weight
+from .layers import Packed, Weight
 
 ALIGNMENT = 4096
 """External data starts on page boundaries, so that engines can map it."""
@@ -25,23 +26,49 @@ LARGEST_FP16_IN_BF16_BITS = 0x477F  # 65,280; the next bfloat16 is above float16
 Advance = Callable[[int], None]
 
 
+class Source(Protocol):
+    """Where the values of a parameter come from: a stored tensor, or a part of a quantized one."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def file(self) -> Path: ...
+    @property
+    def nbytes(self) -> int: ...
+    def chunks(self) -> Iterator[Array]: ...
+
+
 @dataclass(frozen=True)
 class Written:
-    """Bytes of weights by element type, and the hash of the file."""
+    """Bytes of weights by element type, the hash of the file, and the forms of quantized linears."""
 
     weight_bytes: dict[str, int]
     sha256: str
+    layouts: tuple[Layout, ...]
+
+    def precision(self, floats: str) -> str:
+        """Such as `fp16`, or `int4 in blocks of 32, else fp16`."""
+        forms = sorted({f"int{layout.bits} in blocks of {layout.block}" for layout in self.layouts})
+        return f"{', '.join(forms)}, else {floats}" if forms else floats
 
 
 def match(
-    graphs: Iterable[Graph], tensors: Mapping[str, StoredTensor], unused: Iterable[str], where: Path
-) -> dict[str, StoredTensor]:
-    """The stored tensor of every weight of the graphs.
+    graphs: Iterable[Graph],
+    tensors: Mapping[str, StoredTensor],
+    packed: Mapping[str, Source],
+    unused: Iterable[str],
+    where: Path,
+) -> dict[str, Source]:
+    """The source of every parameter of the graphs: stored tensors of weights, `packed` parts of quantized ones.
 
     `unused` are name patterns that may be left over. Raises CheckpointError naming tensors that are missing, extra or
     of the wrong shape, with the likely cause.
     """
-    weights = {name: weight for graph in graphs for name, weight in _weights(graph)}
+    parameters = {name: value for graph in graphs for name, value in _parameters(graph)}
+    weights = {name: value for name, value in parameters.items() if isinstance(value, Weight)}
+    homeless = sorted(set(packed) - set(parameters))
+    if homeless:
+        raise CheckpointError(f"{len(homeless)} quantized tensors have no place: {few(homeless)}", where=where)
     missing = sorted(set(weights) - set(tensors))
     extra = [
         name
@@ -65,12 +92,14 @@ def match(
                 where=tensors[name].file,
                 fix="weights and config.json are of different models",
             )
-    return {name: tensors[name] for name in weights}
+        if tensors[name].dtype.kind == "i":
+            raise CheckpointError(f"tensor {name} holds integers, not weights", where=tensors[name].file)
+    return {name: tensors[name] for name in weights} | dict(packed)
 
 
-def _weights(graph: Graph) -> list[tuple[str, Weight]]:
+def _parameters(graph: Graph) -> list[tuple[str, Weight | Packed]]:
     initializers = graph.model.graph.initializers
-    return [(name, value) for name, value in initializers.items() if isinstance(value, Weight)]
+    return [(name, value) for name, value in initializers.items() if isinstance(value, Weight | Packed)]
 
 
 def _cause(missing: list[str], extra: list[str]) -> str:
@@ -83,7 +112,7 @@ def _cause(missing: list[str], extra: list[str]) -> str:
     return "weights and config.json are of different models, or a shard is missing"
 
 
-def write(graph: Graph, tensors: Mapping[str, StoredTensor], data: Path, read_hash: Any, advance: Advance) -> Written:
+def write(graph: Graph, sources: Mapping[str, Source], data: Path, read_hash: Any, advance: Advance) -> Written:
     """Fill the graph's weights into the file `data` and point its initializers there.
 
     `read_hash` (a hashlib object) takes in every byte as read, `advance` the number of source bytes done.
@@ -91,13 +120,13 @@ def write(graph: Graph, tensors: Mapping[str, StoredTensor], data: Path, read_ha
     sizes: dict[str, int] = {}
     digest = hashlib.sha256()
     with data.open("wb") as file:
-        for name, weight in _weights(graph):
+        for name, weight in _parameters(graph):
             assert weight.dtype is not None and weight.shape is not None
             _emit(file, digest, b"\0" * (-file.tell() % ALIGNMENT))
             start = file.tell()
-            for chunk in tensors[name].chunks():
+            for chunk in sources[name].chunks():
                 read_hash.update(chunk.view(np.uint8))
-                _emit(file, digest, _convert(chunk, weight.dtype, tensors[name]).view(np.uint8).data)
+                _emit(file, digest, _convert(chunk, weight.dtype, sources[name]).view(np.uint8).data)
                 advance(chunk.nbytes)
             length = file.tell() - start
             kind = weight.dtype.name.lower()
@@ -105,7 +134,7 @@ def write(graph: Graph, tensors: Mapping[str, StoredTensor], data: Path, read_ha
             weight.const_value = ir.ExternalTensor(
                 data.name, start, length, weight.dtype, shape=weight.shape, name=name, base_dir=data.parent
             )
-    return Written(sizes, digest.hexdigest())
+    return Written(sizes, digest.hexdigest(), graph.layouts)
 
 
 def _emit(file: BinaryIO, digest: Any, data: bytes | memoryview) -> None:
@@ -113,12 +142,12 @@ def _emit(file: BinaryIO, digest: Any, data: bytes | memoryview) -> None:
     digest.update(data)
 
 
-def _convert(chunk: Array, dtype: ir.DataType, tensor: StoredTensor) -> Array:
+def _convert(chunk: Array, dtype: ir.DataType, source: Source) -> Array:
     """Elements as `dtype`; raises CheckpointError where float16 would overflow."""
     if dtype == ir.DataType.FLOAT16 and chunk.dtype != np.float16 and _overflows(chunk):
         raise CheckpointError(
-            f"tensor {tensor.name} has values beyond float16's 65,504 or not finite",
-            where=tensor.file,
+            f"tensor {source.name} has values beyond float16's 65,504 or not finite",
+            where=source.file,
             fix="export with --precision fp32",
         )
     return np.ascontiguousarray(chunk.astype(dtype.numpy(), copy=False))

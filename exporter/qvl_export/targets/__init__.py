@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from collections.abc import Mapping
 from typing import NamedTuple, Protocol
 
+import numpy as np
 import onnx_ir as ir
 from onnxscript import OpBuilder
 
 from ..errors import ExportError
+from ..quant.qtensor import Layout, QTensor
 
 
 class Cache(NamedTuple):
@@ -45,6 +48,24 @@ class Target(Protocol):
 
     def linear(self, op: OpBuilder, x: ir.Value, weight: ir.Value, bias: ir.Value | None) -> ir.Value:
         """x · weightᵀ + bias, weight [out, in]."""
+
+    def packed_form(self, outputs: int, inputs: int, layout: Layout) -> dict[str, tuple[list[int], ir.DataType]]:
+        """Shape and element type of every part that a quantized weight [outputs, inputs] is stored as."""
+
+    def pack(self, tensor: QTensor) -> dict[str, np.ndarray]:
+        """The parts of `packed_form`, filled; no value is changed."""
+
+    def quantized_linear(
+        self,
+        op: OpBuilder,
+        x: ir.Value,
+        parts: Mapping[str, ir.Value],
+        layout: Layout,
+        outputs: int,
+        inputs: int,
+        bias: ir.Value | None,
+    ) -> ir.Value:
+        """x · dequantized weightᵀ + bias."""
 
     def embedding(self, op: OpBuilder, ids: ir.Value, weight: ir.Value) -> ir.Value:
         """Rows of `weight` [vocab, hidden]."""
@@ -81,9 +102,12 @@ def available() -> list[str]:
     return sorted(module.name for module in pkgutil.iter_modules(__path__))
 
 
-def lower(name: str, precision: str) -> Target:
-    """The ops of target `name` with weights of `precision`; raises ExportError for unknown names."""
+def lower(name: str, precision: str, accuracy_level: int = 4) -> Target:
+    """The ops of target `name` with weights of `precision`; raises ExportError for unknown names.
+
+    `accuracy_level` 4 multiplies int4 weights with activations rounded to int8 in blocks, 0 keeps activations float32.
+    """
     if name not in available():
         raise ExportError(f"target {name!r} is not supported", fix=f"supported: {', '.join(available())}")
-    target: Target = importlib.import_module(f"{__name__}.{name}").lower(precision)
+    target: Target = importlib.import_module(f"{__name__}.{name}").lower(precision, accuracy_level)
     return target

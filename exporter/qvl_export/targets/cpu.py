@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
+import numpy as np
 import onnx_ir as ir
 from onnxscript import OpBuilder
 
+from qvl_runtime.packing import Codes, pack_nibbles
+
 from ..errors import ExportError
+from ..quant.qtensor import Layout, QTensor
 from . import Cache, WindowInputs
 
 MICROSOFT = "com.microsoft"
@@ -14,11 +20,11 @@ SWISH_SLOPE = {"silu": 1.0, "quick_gelu": 1.702}
 """x · sigmoid(slope · x)."""
 
 
-def lower(precision: str) -> CpuTarget:
-    """The ops with weights stored in `fp32` or `fp16`."""
+def lower(precision: str, accuracy_level: int) -> CpuTarget:
+    """The ops with float weights stored in `fp32` or `fp16`."""
     if precision not in WEIGHT_TYPES:
         raise ExportError(f"precision {precision!r} is not supported", fix=f"supported: {', '.join(WEIGHT_TYPES)}")
-    return CpuTarget(WEIGHT_TYPES[precision])
+    return CpuTarget(WEIGHT_TYPES[precision], accuracy_level)
 
 
 class CpuTarget:
@@ -28,8 +34,8 @@ class CpuTarget:
     opset = 23
     ir_version = 11
 
-    def __init__(self, weight_type: ir.DataType) -> None:
-        self.weight_type = weight_type
+    def __init__(self, weight_type: ir.DataType, accuracy_level: int) -> None:
+        self.weight_type, self.accuracy_level = weight_type, accuracy_level
 
     def _float(self, op: OpBuilder, value: ir.Value) -> ir.Value:
         return value if self.weight_type == ir.DataType.FLOAT else op.Cast(value, to=ir.DataType.FLOAT)
@@ -37,6 +43,61 @@ class CpuTarget:
     def linear(self, op: OpBuilder, x: ir.Value, weight: ir.Value, bias: ir.Value | None) -> ir.Value:
         y = op.FusedMatMul(x, self._float(op, weight), transB=1, _domain=MICROSOFT)
         return y if bias is None else op.Add(y, bias)
+
+    def packed_form(self, outputs: int, inputs: int, layout: Layout) -> dict[str, tuple[list[int], ir.DataType]]:
+        """As MatMulNBits takes it: codes [N, blocks, bytes], scales [N, blocks], zero points packed along blocks."""
+        blocks = layout.blocks(inputs)
+        form = {
+            "codes": ([outputs, blocks, layout.block * layout.bits // 8], ir.DataType.UINT8),
+            "scales": ([outputs, blocks], ir.DataType.FLOAT16),
+        }
+        if layout.asymmetric:
+            form["zeros"] = ([outputs, -(-blocks * layout.bits // 8)], ir.DataType.UINT8)
+        if layout.permuted:
+            form["permutation"] = ([inputs], ir.DataType.INT64)
+        return form
+
+    def pack(self, tensor: QTensor) -> dict[str, np.ndarray]:
+        layout, (rows, columns) = tensor.layout, tensor.codes.shape
+        codes = np.full((rows, layout.blocks(columns) * layout.block), layout.middle, np.uint8)
+        codes[:, :columns] = tensor.codes
+        packer: Callable[[Codes], Codes] = pack_nibbles if layout.bits == 4 else np.ascontiguousarray
+        parts: dict[str, np.ndarray] = {
+            "codes": packer(codes).reshape(rows, layout.blocks(columns), -1),
+            "scales": tensor.scales,
+        }
+        if tensor.zeros is not None:
+            parts["zeros"] = packer(tensor.zeros)
+        if tensor.permutation is not None:
+            parts["permutation"] = tensor.permutation
+        return parts
+
+    def quantized_linear(
+        self,
+        op: OpBuilder,
+        x: ir.Value,
+        parts: Mapping[str, ir.Value],
+        layout: Layout,
+        outputs: int,
+        inputs: int,
+        bias: ir.Value | None,
+    ) -> ir.Value:
+        if layout.permuted:
+            x = op.Gather(x, parts["permutation"], axis=-1)
+        return op.MatMulNBits(
+            x,
+            parts["codes"],
+            op.Cast(parts["scales"], to=ir.DataType.FLOAT),
+            parts.get("zeros"),
+            None,
+            bias,
+            K=inputs,
+            N=outputs,
+            bits=layout.bits,
+            block_size=layout.block,
+            accuracy_level=self.accuracy_level,
+            _domain=MICROSOFT,
+        )
 
     def embedding(self, op: OpBuilder, ids: ir.Value, weight: ir.Value) -> ir.Value:
         return self._float(op, op.Gather(weight, ids))

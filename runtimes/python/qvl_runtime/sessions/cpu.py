@@ -56,7 +56,11 @@ def _session(bundle: Path, graph: GraphEntry, threads: int | None) -> ort.Infere
     try:
         session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime raises types of its own that share no base class
-        raise BundleError(f"ONNX Runtime refuses it: {str(error).splitlines()[0][:300]}", where=path) from error
+        raise BundleError(
+            f"ONNX Runtime refuses it: {str(error).splitlines()[0][:300]}",
+            where=path,
+            fix="`inspect --verify` tells whether the bundle is damaged",
+        ) from error
     expected, found = {port.name for port in graph.inputs}, {port.name for port in session.get_inputs()}
     if expected != found:
         raise BundleError(f"inputs differ from the manifest: {sorted(expected ^ found)}", where=path)

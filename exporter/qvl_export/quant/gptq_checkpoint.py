@@ -1,0 +1,168 @@
+"""Linears of GPTQ checkpoints as auto-gptq and GPTQModel write them, read bit for bit.
+
+Format: `qweight` int32 [K·bits/32, N] packed along K, `qzeros` int32 [groups, N·bits/32] packed along N, `scales`
+float16 [groups, N], `g_idx` int32 [K], the group of each column; lowest bits first. Method "gptq" stores zero points
+minus one, "gptq_v2" as they are. Source: https://github.com/AutoGPTQ/AutoGPTQ `qlinear_cuda_old.py`, GPTQModel
+`nn_modules/qlinear`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from ..checkpoint import StoredTensor
+from ..errors import CheckpointError, ConfigError
+from .qtensor import Layout, QTensor
+
+BITS = (4, 8)
+BLOCKS = (128, 64, 32, 16)
+"""Block sizes that kernels take, largest first."""
+Codes = npt.NDArray[np.uint8]
+
+
+class GptqConfig(msgspec.Struct):
+    """`quantization_config` of `config.json`, or `quantize_config.json`."""
+
+    bits: int
+    group_size: int
+    quant_method: str = "gptq"
+    checkpoint_format: str = "gptq"
+    sym: bool = True
+    desc_act: bool = False
+
+
+def read_config(raw: Mapping[str, Any], where: Path) -> GptqConfig:
+    """The configuration; raises ConfigError for methods, formats and sizes that cannot be used as they are."""
+    try:
+        config = msgspec.convert(raw, GptqConfig)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"quantization_config: {error}", where=where) from error
+    if config.quant_method != "gptq":
+        raise ConfigError(
+            f"quant_method {config.quant_method!r} is not supported", where=where, fix="export the original checkpoint"
+        )
+    if config.checkpoint_format not in ("gptq", "gptq_v2"):
+        raise ConfigError(f"checkpoint_format {config.checkpoint_format!r} is not gptq or gptq_v2", where=where)
+    if config.bits not in BITS or not (config.group_size == -1 or config.group_size in BLOCKS):
+        raise ConfigError(
+            f"{config.bits} bits in groups of {config.group_size} are not supported",
+            where=where,
+            fix=f"bits {BITS}, group_size -1 or one of {BLOCKS}",
+        )
+    return config
+
+
+@dataclass(frozen=True)
+class GptqLinear:
+    """The stored tensors of one linear."""
+
+    name: str
+    config: GptqConfig
+    qweight: StoredTensor
+    qzeros: StoredTensor
+    scales: StoredTensor
+    g_idx: StoredTensor | None
+
+    @property
+    def file(self) -> Path:
+        return self.qweight.file
+
+    @property
+    def columns(self) -> int:
+        """Input features, K."""
+        return self.qweight.shape[0] * 32 // self.config.bits
+
+    @property
+    def rows(self) -> int:
+        """Output features, N."""
+        return self.qweight.shape[1]
+
+    def groups(self) -> npt.NDArray[np.int64]:
+        """The group of every column; raises CheckpointError when groups are not whole."""
+        size = self.columns if self.config.group_size == -1 else self.config.group_size
+        if self.g_idx is None:
+            return np.arange(self.columns) // size
+        index = _whole(self.g_idx).astype(np.int64)
+        if index.shape != (self.columns,) or np.bincount(index).max(initial=0) > size or index.min(initial=0) < 0:
+            raise CheckpointError(
+                f"{self.name}.g_idx does not sort columns into groups of {size}", where=self.g_idx.file
+            )
+        return index
+
+    def layout(self) -> Layout:
+        """The form it takes in a graph; reads only `g_idx`."""
+        index = self.groups()
+        permuted = bool((np.diff(index) < 0).any())
+        return Layout(self.config.bits, self._block(), asymmetric=not self.config.sym, permuted=permuted)
+
+    def _block(self) -> int:
+        if self.config.group_size != -1:
+            return self.config.group_size
+        fitting = [block for block in BLOCKS if self.columns % block == 0]
+        if not fitting:
+            raise CheckpointError(
+                f"{self.name} has {self.columns} columns, not a multiple of 16", where=self.qweight.file
+            )
+        return fitting[0]
+
+    def read(self) -> QTensor:
+        """Codes, scales and zero points, none of them changed; a group of −1 repeats its scale over its blocks."""
+        layout, index, bits = self.layout(), self.groups(), self.config.bits
+        codes = _unpack(_whole(self.qweight), bits, axis=0).T
+        zeros = _unpack(_whole(self.qzeros), bits, axis=1)[:, : self.rows].astype(np.int64)
+        zeros += self.config.checkpoint_format == "gptq"
+        if zeros.max(initial=0) >= 1 << bits:
+            raise CheckpointError(f"{self.name}.qzeros has zero points beyond {bits} bits", where=self.qzeros.file)
+        if not layout.asymmetric and (zeros != layout.middle).any():
+            raise CheckpointError(f"{self.name} says sym but its zero points differ", where=self.qzeros.file)
+        order = np.argsort(index, kind="stable")
+        block_group = index[order][:: layout.block]
+        return QTensor(
+            layout,
+            np.ascontiguousarray(codes[:, order]),
+            np.ascontiguousarray(_whole(self.scales).astype(np.float16)[block_group].T),
+            np.ascontiguousarray(zeros[block_group].T.astype(np.uint8)) if layout.asymmetric else None,
+            order if layout.permuted else None,
+        )
+
+
+def find(tensors: Mapping[str, StoredTensor], config: GptqConfig) -> dict[str, GptqLinear]:
+    """Every quantized linear by name; raises CheckpointError for parts that are missing or of the wrong shape."""
+    names = [name.removesuffix(".qweight") for name in tensors if name.endswith(".qweight")]
+    return {name: _linear(name, tensors, config) for name in names}
+
+
+def _linear(name: str, tensors: Mapping[str, StoredTensor], config: GptqConfig) -> GptqLinear:
+    parts = {part: tensors.get(f"{name}.{part}") for part in ("qweight", "qzeros", "scales", "g_idx")}
+    qweight, qzeros, scales = parts["qweight"], parts["qzeros"], parts["scales"]
+    if qweight is None or qzeros is None or scales is None:
+        raise CheckpointError(f"{name} lacks {', '.join(part for part in parts if parts[part] is None)}")
+    linear = GptqLinear(name, config, qweight, qzeros, scales, parts["g_idx"])
+    groups = 1 if config.group_size == -1 else -(-linear.columns // config.group_size)
+    packed = -(-linear.rows * config.bits // 32)
+    if scales.shape != (groups, linear.rows) or qzeros.shape != (groups, packed):
+        raise CheckpointError(
+            f"{name}: scales {list(scales.shape)} and qzeros {list(qzeros.shape)} do not fit qweight "
+            f"{list(qweight.shape)} at {config.bits} bits in groups of {config.group_size}",
+            where=qweight.file,
+        )
+    return linear
+
+
+def _whole(tensor: StoredTensor) -> npt.NDArray[Any]:
+    return np.concatenate(list(tensor.chunks())).reshape(tensor.shape)
+
+
+def _unpack(words: npt.NDArray[np.int32], bits: int, axis: int) -> Codes:
+    """int32 words → codes along `axis`, lowest bits first."""
+    shifts = np.arange(0, 32, bits, dtype=np.uint32)
+    unsigned = np.moveaxis(words.view(np.uint32), axis, -1)
+    codes = (unsigned[..., None] >> shifts) & np.uint32((1 << bits) - 1)
+    return np.moveaxis(codes.reshape(*unsigned.shape[:-1], -1).astype(np.uint8), -1, axis)

@@ -1,0 +1,76 @@
+"""A checkpoint's own quantized linears, and the parts of them that a graph is filled with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from ..checkpoint import Array, Checkpoint
+from ..targets import Target
+from .gptq_checkpoint import GptqLinear, find, read_config
+from .qtensor import Layout, QTensor
+
+PARTS = ("qweight", "qzeros", "scales", "g_idx")
+
+
+@dataclass(frozen=True)
+class PackedPart:
+    """One part of a quantized weight (`name` is its parameter), made when it is written."""
+
+    name: str
+    file: Path
+    nbytes: int
+    make: Callable[[], Array]
+
+    def chunks(self) -> Iterator[Array]:
+        yield np.ascontiguousarray(self.make()).reshape(-1)
+
+
+def quantized_linears(checkpoint: Checkpoint) -> dict[str, GptqLinear]:
+    """The linears that the checkpoint holds quantized, by name; raises ConfigError for methods that are not GPTQ."""
+    nested = checkpoint.config.get("text_config") or {}
+    raw = checkpoint.config.get("quantization_config") or nested.get("quantization_config")
+    where = checkpoint.directory / "config.json"
+    if raw is None:
+        raw, where = checkpoint.json("quantize_config.json"), checkpoint.directory / "quantize_config.json"
+    return find(checkpoint.tensors, read_config(raw, where)) if raw else {}
+
+
+class QuantizedSource(Protocol):
+    """A quantized linear [rows, columns] that can be read when it is needed."""
+
+    @property
+    def file(self) -> Path: ...
+    @property
+    def rows(self) -> int: ...
+    @property
+    def columns(self) -> int: ...
+    def layout(self) -> Layout: ...
+    def read(self) -> QTensor: ...
+
+
+def packed_parts(linears: Mapping[str, QuantizedSource], target: Target) -> dict[str, PackedPart]:
+    """The sources of all parts; those of one linear are made together and kept until the next is asked for."""
+
+    @lru_cache(maxsize=1)
+    def packed(name: str) -> dict[str, Array]:
+        return target.pack(linears[name].read())
+
+    def part(name: str, linear: QuantizedSource, kind: str, nbytes: int) -> PackedPart:
+        return PackedPart(f"{name}.{kind}", linear.file, nbytes, lambda: packed(name)[kind])
+
+    sources = {}
+    for name, linear in linears.items():
+        for kind, (shape, dtype) in target.packed_form(linear.rows, linear.columns, linear.layout()).items():
+            sources[f"{name}.{kind}"] = part(name, linear, kind, int(np.prod(shape) * dtype.itemsize))
+    return sources
+
+
+def stored_names(linears: Mapping[str, GptqLinear]) -> list[str]:
+    """Names of the tensors that the parts are made from."""
+    return [f"{name}.{part}" for name in linears for part in PARTS]

@@ -1,0 +1,19 @@
+"""`make bench`: every measurement, one after the other; figures go to docs/benchmarks.md by hand.
+
+Needs about 25 GB of disk where QVL_BENCH_DIR points (default: the temporary directory).
+"""
+
+from __future__ import annotations
+
+import json
+
+from . import export_cost, run_speed
+
+
+def main() -> None:
+    for title, measure in (("export against copy", export_cost.main), ("running", run_speed.main)):
+        print(f"# {title}\n{json.dumps(measure(), indent=1)}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
