@@ -1,7 +1,7 @@
 """Export Qwen-VL checkpoints to two ONNX graphs that run without PyTorch.
 
-    from qvl_export import ExportPlan, export
-    export(ExportPlan(checkpoint="Qwen/Qwen2.5-VL-3B-Instruct", out="bundle", precision="fp16"))
+from qvl_export import ExportPlan, export
+export(ExportPlan(checkpoint="Qwen/Qwen2.5-VL-3B-Instruct", out="bundle", precision="fp16"))
 """
 
 from __future__ import annotations
