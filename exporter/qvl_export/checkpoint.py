@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -67,6 +67,16 @@ class StoredTensor:
                     raise CheckpointError(f"ends within tensor {self.name}", where=self.file, fix="download it again")
                 yield piece
 
+    def rows(self, indices: Iterable[int]) -> Array:
+        """Some rows of a matrix, each read on its own."""
+        width = self.shape[1]
+        with self.file.open("rb") as file:
+            found = []
+            for index in indices:
+                file.seek(self.start + index * width * self.dtype.itemsize)
+                found.append(np.fromfile(file, self.dtype, width))
+        return np.stack(found)
+
 
 class Checkpoint:
     """The files of one checkpoint; tensors are found under their published (transformers 4) names."""
@@ -118,6 +128,11 @@ class Checkpoint:
                 found[name] = tensor
         self._check_index(found)
         return found
+
+    @property
+    def files(self) -> list[Path]:
+        """The safetensors files."""
+        return self._shards()
 
     def _index(self) -> dict[str, Any] | None:
         index = self.json("model.safetensors.index.json")

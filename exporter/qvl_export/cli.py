@@ -64,6 +64,10 @@ def cli() -> None:
     show_default=True,
     help="4- and 8-bit weights times activations as int8 (4) or as float32 (0: slower, closer to the checkpoint).",
 )
+@click.option("--llm-precision", type=click.Choice(["int4"]), help="Quantize the decoder with GPTQ; needs --calib.")
+@click.option("--block-size", type=int, default=32, show_default=True, help="Columns that share an int4 scale.")
+@click.option("--calib", type=click.Path(path_type=Path), help="Calibration set: a directory with labels.jsonl.")
+@click.option("--samples", type=click.IntRange(1), default=128, show_default=True, help="Most pages to calibrate on.")
 @click.option("--revision", help="Branch, tag or commit of a Hugging Face id.")
 @click.option("--force", is_flag=True, help="Replace an existing bundle.")
 @click.option("--quiet", is_flag=True, help="Print nothing but errors.")
@@ -76,6 +80,10 @@ def export(
     max_pixels: int | None,
     max_length: int | None,
     accuracy_level: str,
+    llm_precision: str | None,
+    block_size: int,
+    calib: Path | None,
+    samples: int,
     revision: str | None,
     force: bool,
     quiet: bool,
@@ -95,6 +103,10 @@ def export(
         revision=revision,
         force=force,
         accuracy_level=int(accuracy_level),
+        llm_precision=llm_precision,
+        block_size=block_size,
+        calib=calib,
+        samples=samples,
     )
     progress, began = RichProgress(quiet), time.perf_counter()
     try:

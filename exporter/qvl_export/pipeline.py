@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import msgspec
-from tokenizers import Tokenizer
 
-from qvl_runtime.chat import ChatTemplate
-from qvl_runtime.manifest import SCHEMA_VERSION, GraphEntry, LlmGeometry, Manifest, Provenance
+from qvl_runtime.manifest import GraphEntry, Manifest
 
-from . import __version__, bundle, families, hub, targets
+from . import bundle, describe, families, hub, targets, texts
 from .checkpoint import Checkpoint
 from .errors import ConfigError, ExportError
 from .families.spec import ModelSpec
 from .graph import build, weights
-from .graph.weights import Written
 from .quant import stored
+from .quant.gptq_checkpoint import BLOCKS
+from .quant.int4 import DecoderInt4
+from .quant.qtensor import Layout
 
 DEFAULT_MAX_LENGTH = 8192
 UNUSED_TENSORS = ("*rotary_emb.inv_freq", "*rotary_pos_emb.inv_freq")
@@ -47,7 +46,9 @@ class ExportPlan:
     `checkpoint` is a directory or a Hugging Face id; `min_pixels` and `max_pixels` override the checkpoint's;
     `max_length` bounds prompt and answer together (8,192, or the model's limit if that is lower); `accuracy_level` 4
     multiplies 4- and 8-bit weights with activations rounded to int8, 0 keeps activations float32. Linears that the
-    checkpoint holds quantized (GPTQ) are used as they are; `precision` is that of the others.
+    checkpoint holds quantized (GPTQ) are used as they are; `precision` is that of the others. `llm_precision` "int4"
+    quantizes the decoder's linears in blocks of `block_size` columns with GPTQ, calibrated on up to `samples` lines of
+    the set in the directory `calib`.
     """
 
     checkpoint: str | Path
@@ -60,6 +61,10 @@ class ExportPlan:
     revision: str | None = None
     force: bool = False
     accuracy_level: int = 4
+    llm_precision: str | None = None
+    block_size: int = 32
+    calib: str | Path | None = None
+    samples: int = 128
 
 
 def export(plan: ExportPlan, progress: Progress | None = None) -> Manifest:
@@ -72,32 +77,58 @@ def export(plan: ExportPlan, progress: Progress | None = None) -> Manifest:
     bundle.check_free(out, plan.force)
     progress.stage(f"locating {plan.checkpoint}")
     checkpoint, revision = hub.locate(str(plan.checkpoint), plan.revision)
+    source = describe.Source(str(plan.checkpoint), checkpoint.directory, revision)
     spec = _adjust(families.read_spec(checkpoint), plan)
     _check_depth(spec, checkpoint)
     progress.stage(f"building the graphs of {spec.family}")
-    linears = stored.quantized_linears(checkpoint)
+    own = stored.quantized_linears(checkpoint)
+    int4 = _int4(plan, spec, target, already=bool(own))
+    linears: Mapping[str, stored.QuantizedSource] = int4.linears if int4 else own
     layouts = {name: linear.layout() for name, linear in linears.items()}
     graphs = [build.build_vision(spec, target, layouts), build.build_llm(spec, target, layouts)]
     tied = ("lm_head.weight",) if spec.text.tied else ()
-    unused = (*UNUSED_TENSORS, *tied, *stored.stored_names(linears))
+    replaced = stored.stored_names(linears)
     parts = stored.packed_parts(linears, target)
-    sources = weights.match(graphs, checkpoint.tensors, parts, unused, checkpoint.directory)
+    sources = weights.match(
+        graphs, checkpoint.tensors, parts, (*UNUSED_TENSORS, *tied, *replaced), checkpoint.directory
+    )
     with bundle.writing(out, plan.force) as directory:
-        text_files = _write_text_files(checkpoint, spec, directory)
-        progress.stage("writing weights", sum(source.nbytes for source in sources.values()))
+        text_files = texts.write(checkpoint, spec, directory)
+        entries: dict[str, GraphEntry] = {}
+        files = {name: bundle.file_entry(directory / name) for name in text_files}
         read_hash = hashlib.sha256()
-        written = {
-            graph.name: weights.write(
-                graph, sources, directory / f"{graph.name}.onnx.data", read_hash, progress.advance
-            )
-            for graph in graphs
-        }
         for graph in graphs:
+            if graph.name == "llm" and int4:  # the vision graph that ships is there to calibrate with
+                draft = describe.manifest(spec, plan.target, entries, files, describe.origin(source, read_hash))
+                int4.calibrate(checkpoint, draft, directory, progress.stage)
+            progress.stage(f"writing {graph.name}", weights.source_bytes(graph, sources))
+            data = directory / f"{graph.name}.onnx.data"
+            written = weights.write(graph, sources, data, read_hash, progress.advance)
             bundle.save_graph(graph, directory)
-        origin = _provenance(plan, checkpoint, revision, read_hash.hexdigest())
-        manifest = _manifest(spec, plan, graphs, written, directory, text_files, origin)
+            entries[graph.name] = describe.graph_entry(graph, written, plan.precision)
+            files[data.name] = bundle.file_entry(data, written.sha256)
+            files[f"{graph.name}.onnx"] = bundle.file_entry(directory / f"{graph.name}.onnx")
+        manifest = describe.manifest(spec, plan.target, entries, files, describe.origin(source, read_hash))
         bundle.write_manifest(directory, manifest)
+    if int4:
+        int4.clean()
     return manifest
+
+
+def _int4(plan: ExportPlan, spec: ModelSpec, target: targets.Target, already: bool) -> DecoderInt4 | None:
+    """What `llm_precision` asks for; raises ExportError when it cannot be had."""
+    if plan.llm_precision is None:
+        return None
+    if plan.llm_precision != "int4" or plan.block_size not in BLOCKS:
+        raise ExportError(
+            f"LLM precision {plan.llm_precision!r} in blocks of {plan.block_size} is not supported",
+            fix=f"int4 in blocks of {', '.join(map(str, BLOCKS))}",
+        )
+    if already:
+        raise ExportError("the checkpoint is already quantized", fix="leave --llm-precision out to use it as it is")
+    if plan.calib is None:
+        raise ExportError("int4 is calibrated on pages", fix="give --calib, a directory with labels.jsonl")
+    return DecoderInt4(spec, target, Path(plan.out), Layout(4, plan.block_size), Path(plan.calib), plan.samples)
 
 
 def _adjust(spec: ModelSpec, plan: ExportPlan) -> ModelSpec:
@@ -126,99 +157,3 @@ def _check_depth(spec: ModelSpec, checkpoint: Checkpoint) -> None:
                 where=checkpoint.directory / "config.json",
                 fix="weights and config.json are of different models",
             )
-
-
-def _write_text_files(checkpoint: Checkpoint, spec: ModelSpec, directory: Path) -> list[str]:
-    """`tokenizer.json` and `chat_template.jinja`, both tried before the long work."""
-    tokenizer = checkpoint.text("tokenizer.json")
-    if tokenizer is None:
-        raise ConfigError(
-            "tokenizer.json is missing",
-            where=checkpoint.directory,
-            fix="AutoTokenizer.from_pretrained(…).save_pretrained(…)",
-        )
-    try:
-        vocabulary = Tokenizer.from_str(tokenizer)
-    except Exception as error:  # tokenizers raises bare Exception
-        raise ConfigError(f"is not a tokenizer: {error}", where=checkpoint.directory / "tokenizer.json") from error
-    for token in (spec.tokens.image, spec.tokens.video, *spec.tokens.stop):
-        if token >= spec.text.vocab_size or vocabulary.id_to_token(token) is None:
-            raise ConfigError(
-                f"special token {token} of config.json is not in tokenizer.json", where=checkpoint.directory
-            )
-    template, where = _chat_template(checkpoint)
-    ChatTemplate(template, where).render([{"role": "user", "content": [{"type": "image"}]}])
-    (directory / "tokenizer.json").write_text(tokenizer, "utf-8")
-    (directory / "chat_template.jinja").write_text(template, "utf-8")
-    return ["tokenizer.json", "chat_template.jinja"]
-
-
-def _chat_template(checkpoint: Checkpoint) -> tuple[str, Path]:
-    """From its own file, or from where older checkpoints keep it, and which file that was."""
-    if template := checkpoint.text("chat_template.jinja"):
-        return template, checkpoint.directory / "chat_template.jinja"
-    for name in ("chat_template.json", "tokenizer_config.json"):
-        template = (checkpoint.json(name) or {}).get("chat_template")
-        if isinstance(template, str):
-            return template, checkpoint.directory / name
-    raise ConfigError(
-        "has no chat template", where=checkpoint.directory, fix="copy chat_template.jinja from the base model"
-    )
-
-
-def _provenance(plan: ExportPlan, checkpoint: Checkpoint, revision: str | None, weights_sha256: str) -> Provenance:
-    config = (checkpoint.directory / "config.json").read_bytes()
-    name = str(plan.checkpoint) if revision else checkpoint.directory.resolve().name
-    return Provenance(
-        checkpoint=name,
-        revision=revision,
-        config_sha256=hashlib.sha256(config).hexdigest(),
-        weights_sha256=weights_sha256,
-        producer=f"qvl-export {__version__}",
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-    )
-
-
-def _manifest(
-    spec: ModelSpec,
-    plan: ExportPlan,
-    graphs: Sequence[build.Graph],
-    written: dict[str, Written],
-    directory: Path,
-    text_files: list[str],
-    provenance: Provenance,
-) -> Manifest:
-    entries = {
-        graph.name: GraphEntry(
-            model=f"{graph.name}.onnx",
-            data=f"{graph.name}.onnx.data",
-            inputs=graph.inputs,
-            outputs=graph.outputs,
-            precision=written[graph.name].precision(plan.precision),
-            weight_bytes=written[graph.name].weight_bytes,
-        )
-        for graph in graphs
-    }
-    files: dict[str, Any] = {name: bundle.file_entry(directory / name) for name in text_files}
-    for name, entry in entries.items():
-        files[entry.model] = bundle.file_entry(directory / entry.model)
-        files[entry.data] = bundle.file_entry(directory / entry.data, written[name].sha256)
-    return Manifest(
-        schema_version=SCHEMA_VERSION,
-        family=spec.family,
-        target=plan.target,
-        image=spec.image,
-        llm=LlmGeometry(
-            hidden_size=spec.text.hidden_size,
-            vocab_size=spec.text.vocab_size,
-            num_layers=spec.text.num_layers,
-            num_key_value_heads=spec.text.num_key_value_heads,
-            head_dim=spec.text.head_dim,
-            max_length=spec.max_positions,
-        ),
-        tokens=spec.tokens,
-        video=spec.video,
-        graphs=entries,
-        files=files,
-        provenance=provenance,
-    )

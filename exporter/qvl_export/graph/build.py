@@ -107,6 +107,15 @@ def build_decoder_layer(
     return Graph(f"layer{index}", ir.Model(graph, ir_version=target.ir_version), used), taps
 
 
+def decoder_linears(spec: TextSpec, target: Target) -> dict[str, tuple[int, int]]:
+    """The linears of all decoder layers by name, and their shapes [outputs, inputs]; the head is not among them."""
+    found = {}
+    for name, module in Llm(target, spec).named_modules():
+        if isinstance(module, Linear) and name.startswith("model.layers."):
+            found[name] = (module.weight.source_shape[0], module.weight.source_shape[1])
+    return found
+
+
 def _tap(graph: ir.Graph, module: nn.Module, prefix: str) -> dict[str, list[str]]:
     """Make the inputs of all float linears outputs of the graph; returns output name → linears that share it."""
     taps: dict[str, list[str]] = {}

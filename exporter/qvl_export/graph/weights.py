@@ -102,6 +102,11 @@ def _parameters(graph: Graph) -> list[tuple[str, Weight | Packed]]:
     return [(name, value) for name, value in initializers.items() if isinstance(value, Weight | Packed)]
 
 
+def source_bytes(graph: Graph, sources: Mapping[str, Source]) -> int:
+    """Bytes that filling the graph will read."""
+    return sum(sources[name].nbytes for name, _ in _parameters(graph))
+
+
 def _cause(missing: list[str], extra: list[str]) -> str:
     if any("lora_" in name for name in extra):
         return "a LoRA adapter is not a checkpoint: merge it with peft's merge_and_unload first"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -71,6 +71,6 @@ def packed_parts(linears: Mapping[str, QuantizedSource], target: Target) -> dict
     return sources
 
 
-def stored_names(linears: Mapping[str, GptqLinear]) -> list[str]:
-    """Names of the tensors that the parts are made from."""
-    return [f"{name}.{part}" for name in linears for part in PARTS]
+def stored_names(linears: Iterable[str]) -> list[str]:
+    """Names of the tensors that quantized linears may be made from: their own parts, or a float weight."""
+    return [f"{name}.{part}" for name in linears for part in (*PARTS, "weight")]

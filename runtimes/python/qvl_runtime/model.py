@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 
@@ -17,7 +16,6 @@ from .errors import BundleError, PromptError
 from .generate import Decoder, Run
 from .manifest import Manifest
 from .media import ImageSource, load_image
-from .positions import Ints
 from .preprocess import patchify
 from .prompt import Media, Message, Placed, Prompt, build_prompt, put
 from .sampling import chooser
@@ -91,7 +89,7 @@ class Model:
             raise PromptError("the answer is empty", fix="give a text to force")
         prompt = self.prompt(messages, len(ids))
         wanted = np.arange(len(prompt.ids) - 1, len(prompt.ids) + len(ids) - 1)
-        return self._decoder.prefill(_continued(prompt, ids[:-1]), wanted, Run())
+        return self._decoder.prefill(prompt.followed_by(ids[:-1]), wanted, Run())
 
     def prompt(self, messages: Sequence[Message], reserve: int = 0) -> Prompt:
         """Token ids, positions and media of chat messages, leaving `reserve` tokens for the answer."""
@@ -156,9 +154,3 @@ def _template(bundle: Path) -> ChatTemplate:
         return ChatTemplate(path.read_text("utf-8"), path)
     except (OSError, UnicodeDecodeError) as error:
         raise BundleError(f"cannot be read: {error}", where=path) from error
-
-
-def _continued(prompt: Prompt, ids: Ints) -> Prompt:
-    """The prompt followed by text tokens."""
-    tail: npt.NDArray[np.int64] = np.broadcast_to(prompt.next_position + np.arange(len(ids)), (3, len(ids)))
-    return Prompt(np.concatenate((prompt.ids, ids)), np.concatenate((prompt.positions, tail), axis=1), prompt.placed)

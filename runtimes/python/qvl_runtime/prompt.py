@@ -73,6 +73,12 @@ class Prompt:
         """The M-RoPE position of the first generated token, on all three axes."""
         return int(self.positions.max()) + 1
 
+    def followed_by(self, ids: Ints) -> Prompt:
+        """The prompt with text tokens, such as those of an answer, after it."""
+        tail = np.broadcast_to(self.next_position + np.arange(len(ids)), (3, len(ids)))
+        positions = np.concatenate((self.positions, tail), axis=1)
+        return Prompt(np.concatenate((self.ids, ids)), positions, self.placed)
+
     def prefix_keys(self) -> Ints:
         """Ids with image tokens replaced by negative numbers derived from their pixels and clock: equal keys, equal KV.
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import BundleError, InstallError
-from ..manifest import GraphEntry, Manifest, inside
+from ..manifest import GraphEntry, ImageGeometry, Manifest, inside
 from ..positions import Grid, patch_positions, window_layout
 from . import Floats, LlmInputs
 
@@ -43,8 +43,12 @@ ort.set_default_logger_severity(SILENT)  # its errors are raised, and told in ou
 
 def open(bundle: Path, manifest: Manifest, threads: int | None) -> CpuEngine:
     """Load both graphs; raises BundleError where ONNX Runtime refuses one."""
-    sessions = {name: _session(bundle, graph, threads) for name, graph in manifest.graphs.items()}
-    return CpuEngine(manifest, sessions["vision"], sessions["llm"])
+    return CpuEngine(open_vision(bundle, manifest, threads), CpuLlm(bundle, manifest, threads))
+
+
+def open_vision(bundle: Path, manifest: Manifest, threads: int | None) -> CpuVision:
+    """Load the vision graph alone."""
+    return CpuVision(manifest.image, _session(bundle, manifest.graphs["vision"], threads))
 
 
 def _session(bundle: Path, graph: GraphEntry, threads: int | None) -> ort.InferenceSession:
@@ -93,15 +97,12 @@ class KvCache:
             binding.bind_ortvalue_output(f"present.{name}", value)
 
 
-class CpuEngine:
-    """Vision and language sessions with one KV cache (batch 1; not for use from two threads at once)."""
+class CpuVision:
+    """The vision graph."""
 
-    def __init__(self, manifest: Manifest, vision: ort.InferenceSession, llm: ort.InferenceSession) -> None:
-        self._image, self._vocab_size = manifest.image, manifest.llm.vocab_size
-        self._vision, self._llm = vision, llm
-        self._binding = llm.io_binding()
-        self._cache = KvCache(manifest)
-        self._shrink = ort.RunOptions()
+    def __init__(self, image: ImageGeometry, session: ort.InferenceSession) -> None:
+        self._image, self._session = image, session
+        self._shrink = ort.RunOptions()  # a page's activations are not kept for the next
         self._shrink.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
 
     def encode(self, pixel_values: Floats, grid: Grid) -> Floats:
@@ -115,8 +116,18 @@ class CpuEngine:
                 "window_lengths": np.tile(windows.lengths, grid.t),
                 "window_scatter": windows.scatter,
             }
-        features: Floats = self._vision.run(["image_features"], feeds, self._shrink)[0]
+        features: Floats = self._session.run(["image_features"], feeds, self._shrink)[0]
         return features
+
+
+class CpuLlm:
+    """The language graph with its KV cache (batch 1; not for use from two threads at once)."""
+
+    def __init__(self, bundle: Path, manifest: Manifest, threads: int | None) -> None:
+        self._session = _session(bundle, manifest.graphs["llm"], threads)
+        self._vocab_size = manifest.llm.vocab_size
+        self._binding = self._session.io_binding()
+        self._cache = KvCache(manifest)
 
     def forward(self, inputs: LlmInputs) -> Floats:
         """Logits [K, vocab]; the cache then holds past + S tokens."""
@@ -136,5 +147,12 @@ class CpuEngine:
             self._binding.bind_cpu_input(name, array)
         logits = np.empty((1, len(inputs.wanted), self._vocab_size), np.float32)
         self._binding.bind_ortvalue_output("logits", ort.OrtValue.ortvalue_from_numpy(logits))
-        self._llm.run_with_iobinding(self._binding)
+        self._session.run_with_iobinding(self._binding)
         return np.asarray(logits[0])
+
+
+class CpuEngine:
+    """Both graphs, see `sessions.Engine`."""
+
+    def __init__(self, vision: CpuVision, llm: CpuLlm) -> None:
+        self.encode, self.forward = vision.encode, llm.forward

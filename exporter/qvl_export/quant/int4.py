@@ -1,0 +1,86 @@
+"""`--llm-precision int4`: the decoder's linears in int4, calibrated with the graphs that ship."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from tokenizers import Tokenizer
+
+from qvl_runtime.chat import ChatTemplate
+from qvl_runtime.manifest import Manifest, sha256
+
+from ..checkpoint import Checkpoint
+from ..families.spec import ModelSpec
+from ..graph.build import decoder_linears
+from ..targets import Target
+from .qtensor import Layout
+from .samples import LABELS, Sampler, read_labels
+from .saved import SavedLinear
+
+
+@dataclass(frozen=True)
+class DecoderInt4:
+    """GPTQ of every decoder layer on up to `limit` pages of `calib`; the head and the embedding stay as they are."""
+
+    spec: ModelSpec
+    target: Target
+    out: Path
+    layout: Layout
+    calib: Path
+    limit: int
+
+    @property
+    def work(self) -> Path:
+        """What is done so far lies beside the bundle it is for, and survives a kill."""
+        return self.out.with_name(f".{self.out.name}.calibration")
+
+    @cached_property
+    def linears(self) -> dict[str, SavedLinear]:
+        """The linears that `calibrate` fills."""
+        shapes = decoder_linears(self.spec.text, self.target)
+        return {name: SavedLinear(name, self.work / f"{name}.npz", self.layout, *shapes[name]) for name in shapes}
+
+    def calibrate(
+        self, checkpoint: Checkpoint, draft: Manifest, directory: Path, report: Callable[[str], None]
+    ) -> None:
+        """Run the pages through the vision graph in `directory`, described by `draft`, and quantize layer by layer.
+
+        Raises ExportError for pages that cannot be used and for activations that are not finite.
+        """
+        from qvl_runtime.sessions.cpu import open_vision
+
+        from . import calibrate  # torch is only needed from here on
+
+        labels = read_labels(self.calib, self.limit)
+        report(f"calibrating on {len(labels)} pages of {self.calib}")
+        sampler = Sampler(
+            draft,
+            ChatTemplate((directory / "chat_template.jinja").read_text("utf-8"), directory),
+            Tokenizer.from_file(str(directory / "tokenizer.json")),
+            open_vision(directory, draft, None),
+            checkpoint.tensors["model.embed_tokens.weight"],
+        )
+        decoder = calibrate.Decoder(self.spec.text, self.target, checkpoint.tensors)
+        progress = calibrate.Calibration(self.work, self._key(checkpoint, draft))
+        samples = list(sampler.samples(self.calib, labels))
+        calibrate.quantize_decoder(decoder, self.linears, samples, progress, report)
+
+    def _key(self, checkpoint: Checkpoint, draft: Manifest) -> dict[str, object]:
+        """What must be the same for a killed calibration to go on."""
+        files = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in checkpoint.files]
+        return {
+            "config": draft.provenance.config_sha256,
+            "checkpoint": files,
+            "labels": sha256(self.calib / LABELS),
+            "limit": self.limit,
+            "block": self.layout.block,
+            "precision": self.target.weight_type.name,
+        }
+
+    def clean(self) -> None:
+        """Remove what was kept for resuming."""
+        shutil.rmtree(self.work, ignore_errors=True)

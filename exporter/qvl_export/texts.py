@@ -1,0 +1,51 @@
+"""The text files of a bundle: `tokenizer.json` and `chat_template.jinja`, tried before the long work."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tokenizers import Tokenizer
+
+from qvl_runtime.chat import ChatTemplate
+
+from .checkpoint import Checkpoint
+from .errors import ConfigError
+from .families.spec import ModelSpec
+
+
+def write(checkpoint: Checkpoint, spec: ModelSpec, directory: Path) -> list[str]:
+    """`tokenizer.json` and `chat_template.jinja`, both tried before the long work."""
+    tokenizer = checkpoint.text("tokenizer.json")
+    if tokenizer is None:
+        raise ConfigError(
+            "tokenizer.json is missing",
+            where=checkpoint.directory,
+            fix="AutoTokenizer.from_pretrained(…).save_pretrained(…)",
+        )
+    try:
+        vocabulary = Tokenizer.from_str(tokenizer)
+    except Exception as error:  # tokenizers raises bare Exception
+        raise ConfigError(f"is not a tokenizer: {error}", where=checkpoint.directory / "tokenizer.json") from error
+    for token in (spec.tokens.image, spec.tokens.video, *spec.tokens.stop):
+        if token >= spec.text.vocab_size or vocabulary.id_to_token(token) is None:
+            raise ConfigError(
+                f"special token {token} of config.json is not in tokenizer.json", where=checkpoint.directory
+            )
+    template, where = _chat_template(checkpoint)
+    ChatTemplate(template, where).render([{"role": "user", "content": [{"type": "image"}]}])
+    (directory / "tokenizer.json").write_text(tokenizer, "utf-8")
+    (directory / "chat_template.jinja").write_text(template, "utf-8")
+    return ["tokenizer.json", "chat_template.jinja"]
+
+
+def _chat_template(checkpoint: Checkpoint) -> tuple[str, Path]:
+    """From its own file, or from where older checkpoints keep it, and which file that was."""
+    if template := checkpoint.text("chat_template.jinja"):
+        return template, checkpoint.directory / "chat_template.jinja"
+    for name in ("chat_template.json", "tokenizer_config.json"):
+        template = (checkpoint.json(name) or {}).get("chat_template")
+        if isinstance(template, str):
+            return template, checkpoint.directory / name
+    raise ConfigError(
+        "has no chat template", where=checkpoint.directory, fix="copy chat_template.jinja from the base model"
+    )

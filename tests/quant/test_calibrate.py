@@ -1,0 +1,211 @@
+"""Calibration runs what ships, layer by layer, goes on after a kill, and is worth it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+import torch
+from transformers import PreTrainedModel
+
+from qvl_export import ExportError, ExportPlan, export
+from qvl_export.checkpoint import Checkpoint
+from qvl_export.families import read_spec
+from qvl_export.graph.build import build_decoder_layer
+from qvl_export.quant import calibrate
+from qvl_export.quant.calibrate import Decoder
+from qvl_export.quant.samples import Sample, read_labels
+from qvl_export.targets import lower
+from qvl_runtime import manifest as manifests
+from qvl_runtime.model import Model, load
+from tests.exporter.test_parity import image, oracle_inputs
+from tests.heldout import HELDOUT, items
+from tests.oracles.tiny import FAMILIES, REFERENCE
+
+PAGES = 8
+INT4: dict[str, Any] = {"llm_precision": "int4", "calib": HELDOUT, "samples": PAGES, "accuracy_level": 0}
+
+
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    shifted = logits.astype(np.float64) - logits.max(-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+
+
+def divergence(reference: Model, other: Model) -> float:
+    """Mean KL of next-token distributions along the true answers of pages that were not calibrated on."""
+    found = []
+    for item in list(items("ocr"))[100:112]:
+        p, q = (log_softmax(model.logits(item.messages, item.answer)) for model in (reference, other))
+        found.append((np.exp(p) * (p - q)).sum(-1))
+    return float(np.concatenate(found).mean())
+
+
+class Stopped(Exception):
+    pass
+
+
+class StopAfter:
+    """A progress that raises when a stage is announced, as a kill would end the run there."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def stage(self, text: str, total: int = 0) -> None:
+        if self.text in text:
+            raise Stopped
+
+    def advance(self, count: int) -> None: ...
+
+
+@pytest.fixture(scope="module")
+def calibrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("int4") / "bundle"
+    export(ExportPlan(REFERENCE, out, **INT4))
+    return out
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_layers_on_their_own_are_the_layers_of_the_model(
+    oracle: Callable[[str, str], PreTrainedModel],
+    checkpoint: Callable[[str, str], Path],
+    model: Callable[[str, str, str], Model],
+    tmp_path: Path,
+    family: str,
+) -> None:
+    """Hidden states after every layer, against transformers, on a prompt with an image."""
+    source = Checkpoint(checkpoint(family, "deep"))
+    decoder = Decoder(read_spec(source).text, lower("cpu", "fp32"), source.tensors)
+    content = [{"type": "image", "image": image(90, 140, 1)}, {"type": "text", "text": "Read the text."}]
+    prompt = model(family, "deep", "fp32").prompt([{"role": "user", "content": content}])
+    with torch.no_grad():
+        theirs = oracle(family, "deep")(
+            **oracle_inputs(model(family, "deep", "fp32"), prompt), output_hidden_states=True
+        ).hidden_states
+    state = theirs[0].numpy()
+    for index in range(decoder.spec.num_layers - 1):  # transformers gives the last one normalised
+        graph, taps = build_decoder_layer(decoder.spec, decoder.target, index)
+        session = decoder.open(graph, {}, tmp_path)
+        state = session.run(["hidden_out"], decoder.feeds(state, Sample(state, prompt.positions)))[0]
+        assert np.abs(state - theirs[index + 1].numpy()).max() < 1e-3
+        assert sorted(len(names) for names in taps.values()) == [1, 1, 2, 3]
+
+
+def test_it_is_worth_it(
+    calibrated: Path, reference_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """GPTQ is closer to float than round-to-nearest, and close at that."""
+    monkeypatch.setattr(calibrate, "gptq", lambda weight, _, layout: calibrate_nearest(weight, layout))
+    export(ExportPlan(REFERENCE, tmp_path / "nearest", **INT4))
+    reference = load(reference_bundle, threads=1)
+    ours, nearest = (divergence(reference, load(path, threads=1)) for path in (calibrated, tmp_path / "nearest"))
+    assert ours < 0.8 * nearest
+    assert ours < 0.03
+
+
+def calibrate_nearest(weight: np.ndarray, layout: Any) -> Any:
+    from qvl_export.quant.gptq import round_to_nearest
+
+    return round_to_nearest(weight, layout)
+
+
+def test_only_the_decoder_is_quantized(calibrated: Path) -> None:
+    graphs = manifests.read(calibrated).graphs
+    assert graphs["llm"].precision == "int4 in blocks of 32, else fp16"
+    assert graphs["vision"].precision == "fp16"
+    assert not list(calibrated.parent.glob(".*"))
+
+
+def hashes(bundle: Path) -> dict[str, str]:
+    return {name: entry.sha256 for name, entry in manifests.read(bundle).files.items()}
+
+
+def test_a_killed_calibration_goes_on(calibrated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "bundle"
+    with pytest.raises(Stopped):
+        export(ExportPlan(REFERENCE, out, **INT4), StopAfter("layer 2 of 4"))
+    assert not out.exists()
+    quantized: list[int] = []
+    original = calibrate._quantize_layer
+    monkeypatch.setattr(
+        calibrate, "_quantize_layer", lambda d, index, *rest: (quantized.append(index), original(d, index, *rest))
+    )
+    export(ExportPlan(REFERENCE, out, **INT4))
+    assert quantized == [2, 3]
+    assert hashes(out) == hashes(calibrated)
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+
+
+def test_other_settings_begin_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(Stopped):
+        export(ExportPlan(REFERENCE, tmp_path / "b", **INT4), StopAfter("layer 1 of 4"))
+    quantized: list[int] = []
+    original = calibrate._quantize_layer
+    monkeypatch.setattr(
+        calibrate, "_quantize_layer", lambda d, index, *rest: (quantized.append(index), original(d, index, *rest))
+    )
+    export(ExportPlan(REFERENCE, tmp_path / "b", **{**INT4, "block_size": 64}))
+    assert quantized == [0, 1, 2, 3]
+
+
+def broken_set(tmp_path: Path, line: str) -> Path:
+    calib = tmp_path / "set"
+    calib.mkdir()
+    shutil.copyfile(HELDOUT / "simple_0000.png", calib / "p.png")
+    good = json.dumps({"image": "p.png", "prompt": "Read the text.", "answers": ["x"]})
+    (calib / "labels.jsonl").write_text(f"{good}\n{line}\n")
+    return calib
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{", r"labels.jsonl:2: is malformed"),
+        ('{"image": "p.png", "prompt": 3, "answers": ["x"]}', r"labels.jsonl:2: is malformed"),
+        ('{"image": "../p.png", "prompt": "", "answers": ["x"]}', r"labels.jsonl:2: needs an image inside"),
+        (
+            '{"image": "p.png", "prompt": "", "answers": []}',
+            r"labels.jsonl:2: needs an image inside the set and an answer",
+        ),
+        ('{"image": "q.png", "prompt": "", "answers": ["x"]}', r"q.png: cannot calibrate with it: .*no such file"),
+        ('{"image": "labels.jsonl", "prompt": "", "answers": ["x"]}', r"labels.jsonl: cannot calibrate with it: "),
+    ],
+)
+def test_sets_that_cannot_be_used(tmp_path: Path, line: str, message: str) -> None:
+    plan = ExportPlan(REFERENCE, tmp_path / "b", llm_precision="int4", calib=broken_set(tmp_path, line))
+    with pytest.raises(ExportError, match=message):
+        export(plan)
+    assert not (tmp_path / "b").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"llm_precision": "int4"}, "give --calib"),
+        ({"llm_precision": "int3", "calib": HELDOUT}, "'int3' .* is not supported"),
+        ({"llm_precision": "int4", "calib": HELDOUT, "block_size": 48}, "blocks of 48 is not supported"),
+        ({"llm_precision": "int4", "calib": Path("nowhere")}, "nowhere: has no labels.jsonl"),
+    ],
+)
+def test_plans_that_cannot_be_done(tmp_path: Path, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ExportError, match=message):
+        export(ExportPlan(REFERENCE, tmp_path / "b", **options))
+
+
+def test_samples_are_spread_over_the_set() -> None:
+    labels = read_labels(HELDOUT, 5)
+    names = [label.image for label in labels]
+    assert len(set(names)) == 5
+    assert names[0] == "simple_0000.png"
+    assert names[-1] > "simple_0390"
+
+
+def test_calibration_needs_no_more_than_the_engine(calibrated: Path) -> None:
+    """The bundle loads with stock ONNX Runtime, its int4 weights in MatMulNBits."""
+    session = ort.InferenceSession(calibrated / "llm.onnx", providers=["CPUExecutionProvider"])
+    assert session.get_outputs()[0].name == "logits"
