@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 import pytest
 import torch
@@ -114,9 +115,9 @@ def calibrate_nearest(weight: np.ndarray, layout: Any) -> Any:
     return round_to_nearest(weight, layout)
 
 
-def test_only_the_decoder_is_quantized(calibrated: Path) -> None:
+def test_only_the_language_model_is_quantized(calibrated: Path) -> None:
     graphs = manifests.read(calibrated).graphs
-    assert graphs["llm"].precision == "int4 in blocks of 32, else fp16"
+    assert graphs["llm"].precision == "int4 in blocks of 32, int8 in blocks of 32, else fp16"
     assert graphs["vision"].precision == "fp16"
     assert not list(calibrated.parent.glob(".*"))
 
@@ -209,3 +210,12 @@ def test_calibration_needs_no_more_than_the_engine(calibrated: Path) -> None:
     """The bundle loads with stock ONNX Runtime, its int4 weights in MatMulNBits."""
     session = ort.InferenceSession(calibrated / "llm.onnx", providers=["CPUExecutionProvider"])
     assert session.get_outputs()[0].name == "logits"
+
+
+def test_a_tied_table_is_stored_once_and_quantized(calibrated: Path) -> None:
+    """Embedding and head read the same codes and scales."""
+    graph = onnx.load(calibrated / "llm.onnx", load_external_data=False).graph
+    tables = [tensor.name for tensor in graph.initializer if tensor.dims and tensor.dims[0] == 384]
+    assert sorted(tables) == ["model.embed_tokens.codes", "model.embed_tokens.scales"]
+    users = {node.op_type for node in graph.node if "model.embed_tokens.codes" in node.input}
+    assert users == {"GatherBlockQuantized", "MatMulNBits"}

@@ -13,7 +13,8 @@ from qvl_runtime.manifest import Port
 from ..families.spec import ModelSpec, TextSpec
 from ..quant.qtensor import Layout
 from ..targets import Cache, Target, WindowInputs
-from .layers import Linear, quantize_linears
+from .layers import Embedding, Linear
+from .quantized import quantize
 from .text import DecoderLayer, Llm, LlmInputs, mrope
 from .vision import VisionTower
 
@@ -78,7 +79,7 @@ def build_vision(spec: ModelSpec, target: Target, layouts: Mapping[str, Layout] 
         )
     kernel = [len(image.image_mean), image.temporal_patch_size, image.patch_size, image.patch_size]
     tower = VisionTower(target, spec.vision, kernel)
-    used = quantize_linears(tower, "visual", layouts or {})
+    used = quantize(tower, "visual", layouts or {})
     features = tower(GraphBuilder(graph).op, pixels, positions, windows)
     _output(graph, features, "image_features", ["image_tokens", spec.text.hidden_size])
     return Graph("vision", ir.Model(graph, ir_version=target.ir_version), used)
@@ -99,7 +100,7 @@ def build_decoder_layer(
     cache = Cache(_input(graph, "past_key", FLOAT, past), _input(graph, "past_value", FLOAT, past), *filled)
     name = f"model.layers.{index}"
     layer = DecoderLayer(target, spec, index, name)
-    used = quantize_linears(layer, name, layouts or {})
+    used = quantize(layer, name, layouts or {})
     op = GraphBuilder(graph).op
     x, delta, _ = layer(op, hidden, None, mrope(op, spec, position_ids), cache)
     _output(graph, op.Add(x, delta), "hidden_out", [1, "sequence", spec.hidden_size])
@@ -107,13 +108,11 @@ def build_decoder_layer(
     return Graph(f"layer{index}", ir.Model(graph, ir_version=target.ir_version), used), taps
 
 
-def decoder_linears(spec: TextSpec, target: Target) -> dict[str, tuple[int, int]]:
-    """The linears of all decoder layers by name, and their shapes [outputs, inputs]; the head is not among them."""
-    found = {}
-    for name, module in Llm(target, spec).named_modules():
-        if isinstance(module, Linear) and name.startswith("model.layers."):
-            found[name] = (module.weight.source_shape[0], module.weight.source_shape[1])
-    return found
+def llm_weights(spec: TextSpec, target: Target) -> dict[str, tuple[int, int]]:
+    """Every linear of the language model and its embedding by name, and their shapes [outputs, inputs]."""
+    modules = dict(Llm(target, spec).named_modules())
+    weights = {name: module.weight for name, module in modules.items() if isinstance(module, Linear | Embedding)}
+    return {name: (weight.source_shape[0], weight.source_shape[1]) for name, weight in weights.items()}
 
 
 def _tap(graph: ir.Graph, module: nn.Module, prefix: str) -> dict[str, list[str]]:
@@ -150,7 +149,7 @@ def build_llm(spec: ModelSpec, target: Target, layouts: Mapping[str, Layout] | N
         for index in range(text.num_layers)
     ]
     llm = Llm(target, text)
-    used = quantize_linears(llm, "", layouts or {})
+    used = quantize(llm, "", layouts or {})
     logits, presents = llm(GraphBuilder(graph).op, inputs, caches)
     _output(graph, logits, "logits", [1, "wanted", text.vocab_size])
     present: Axes = [1, text.num_key_value_heads, "total", text.head_dim]

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 import onnx_ir as ir
 from onnxscript import OpBuilder, nn
 
 from ..families.spec import Activation, Norm
-from ..quant.qtensor import Layout
 from ..targets import Target
 
 
@@ -19,10 +16,6 @@ class Weight(nn.Parameter):
     def __init__(self, shape: list[int], dtype: ir.DataType, source_shape: list[int] | None = None) -> None:
         super().__init__(shape, dtype=dtype)
         self.source_shape = tuple(source_shape or shape)
-
-
-class Packed(nn.Parameter):
-    """A part of a quantized weight, in the form its target takes."""
 
 
 def constant(op: OpBuilder, value: np.ndarray, name: str) -> ir.Value:
@@ -46,37 +39,6 @@ class Linear(nn.Module):
     def forward(self, op: OpBuilder, x: ir.Value) -> ir.Value:
         self.input = x
         return self.target.linear(op, x, self.weight, self.bias)
-
-
-class QuantizedLinear(nn.Module):
-    """A linear whose weight is a `QTensor` in the form of its target; `codes`, `scales` and the like are parameters."""
-
-    def __init__(self, linear: Linear, layout: Layout) -> None:
-        super().__init__()
-        self.target, self.layout = linear.target, layout
-        self.outputs, self.inputs = linear.weight.source_shape
-        for name, (shape, dtype) in self.target.packed_form(self.outputs, self.inputs, layout).items():
-            setattr(self, name, Packed(shape, dtype=dtype))
-        self.bias = linear.bias
-
-    def forward(self, op: OpBuilder, x: ir.Value) -> ir.Value:
-        parts = {name: value for name, value in self.named_parameters() if isinstance(value, Packed)}
-        return self.target.quantized_linear(op, x, parts, self.layout, self.outputs, self.inputs, self.bias)
-
-
-def quantize_linears(root: nn.Module, prefix: str, layouts: Mapping[str, Layout]) -> tuple[Layout, ...]:
-    """Put a QuantizedLinear in place of every linear that has a layout, and return the layouts used.
-
-    Names are those of the checkpoint.
-    """
-    used = []
-    for path, parent in list(root.named_modules(prefix)):
-        for name, child in list(parent.named_children()):
-            layout = layouts.get(f"{path}.{name}" if path else name)
-            if layout and isinstance(child, Linear):
-                setattr(parent, name, QuantizedLinear(child, layout))
-                used.append(layout)
-    return tuple(used)
 
 
 class Embedding(nn.Module):

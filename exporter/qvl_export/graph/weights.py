@@ -17,7 +17,8 @@ from ..checkpoint import Array, StoredTensor, few
 from ..errors import CheckpointError
 from ..quant.qtensor import Layout
 from .build import Graph
-from .layers import Packed, Weight
+from .layers import Weight
+from .quantized import Packed
 
 ALIGNMENT = 4096
 """External data starts on page boundaries, so that engines can map it."""

@@ -24,13 +24,15 @@ from ..families.spec import TextSpec
 from ..graph import weights
 from ..graph.build import Graph, build_decoder_layer
 from ..targets import Target
-from .gptq import gptq
+from .gptq import gptq, round_to_nearest
+from .qtensor import QTensor
 from .samples import Sample
 from .saved import SavedLinear
 from .stored import packed_parts
 
 Floats = npt.NDArray[np.float32]
 Report = Callable[[str], None]
+ROWS_BYTES = 16 << 20
 
 
 class Calibration:
@@ -120,6 +122,16 @@ def quantize_decoder(
         calibration.finish(index, states)
         left = (time.monotonic() - began) / count * (len(pending) - count)
         report(f"layer {index + 1} of {layers} quantized, about {left:.0f} s left")
+
+
+def quantize_rows(decoder: Decoder, linear: SavedLinear) -> None:
+    """Fill an embedding or a head, round-to-nearest, some rows at a time: it has many, and none knows of the others."""
+    if linear.file.is_file():
+        return
+    chunks = decoder.tensors[f"{linear.name}.weight"].chunks(ROWS_BYTES)
+    pieces = [round_to_nearest(chunk.astype(np.float32).reshape(-1, linear.columns), linear.form) for chunk in chunks]
+    codes, scales = (np.concatenate([getattr(piece, part) for piece in pieces]) for part in ("codes", "scales"))
+    linear.save(QTensor(linear.form, codes, scales))
 
 
 def _quantize_layer(

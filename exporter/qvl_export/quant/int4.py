@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -15,16 +15,19 @@ from qvl_runtime.manifest import Manifest, sha256
 
 from ..checkpoint import Checkpoint
 from ..families.spec import ModelSpec
-from ..graph.build import decoder_linears
+from ..graph.build import llm_weights
 from ..targets import Target
 from .qtensor import Layout
 from .samples import LABELS, Sampler, read_labels
 from .saved import SavedLinear
 
+EMBEDDING_BITS = 8
+"""Of the embedding and the head: logits are the last place to save bits, and the table is read a row at a time."""
+
 
 @dataclass(frozen=True)
 class DecoderInt4:
-    """GPTQ of every decoder layer on up to `limit` pages of `calib`; the head and the embedding stay as they are."""
+    """GPTQ of every decoder layer on up to `limit` pages of `calib`; embedding and head take EMBEDDING_BITS."""
 
     spec: ModelSpec
     target: Target
@@ -40,9 +43,12 @@ class DecoderInt4:
 
     @cached_property
     def linears(self) -> dict[str, SavedLinear]:
-        """The linears that `calibrate` fills."""
-        shapes = decoder_linears(self.spec.text, self.target)
-        return {name: SavedLinear(name, self.work / f"{name}.npz", self.layout, *shapes[name]) for name in shapes}
+        """The linears that `calibrate` fills, embedding and head among them."""
+        shapes = llm_weights(self.spec.text, self.target)
+        return {name: SavedLinear(name, self.work / f"{name}.npz", self._form(name), *shapes[name]) for name in shapes}
+
+    def _form(self, name: str) -> Layout:
+        return self.layout if name.startswith("model.layers.") else replace(self.layout, bits=EMBEDDING_BITS)
 
     def calibrate(
         self, checkpoint: Checkpoint, draft: Manifest, directory: Path, report: Callable[[str], None]
@@ -68,6 +74,8 @@ class DecoderInt4:
         progress = calibrate.Calibration(self.work, self._key(checkpoint, draft))
         samples = list(sampler.samples(self.calib, labels))
         calibrate.quantize_decoder(decoder, self.linears, samples, progress, report)
+        for name in self.linears.keys() & {"model.embed_tokens", "lm_head"}:
+            calibrate.quantize_rows(decoder, self.linears[name])
 
     def _key(self, checkpoint: Checkpoint, draft: Manifest) -> dict[str, object]:
         """What must be the same for a killed calibration to go on."""

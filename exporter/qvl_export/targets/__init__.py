@@ -67,6 +67,11 @@ class Target(Protocol):
     ) -> ir.Value:
         """x · dequantized weightᵀ + bias."""
 
+    def quantized_embedding(
+        self, op: OpBuilder, ids: ir.Value, parts: Mapping[str, ir.Value], layout: Layout, columns: int
+    ) -> ir.Value:
+        """Rows of a quantized table [vocab, columns], in float32; it has whole blocks and no permutation."""
+
     def embedding(self, op: OpBuilder, ids: ir.Value, weight: ir.Value) -> ir.Value:
         """Rows of `weight` [vocab, hidden]."""
 

@@ -99,6 +99,24 @@ class CpuTarget:
             _domain=MICROSOFT,
         )
 
+    def quantized_embedding(
+        self, op: OpBuilder, ids: ir.Value, parts: Mapping[str, ir.Value], layout: Layout, columns: int
+    ) -> ir.Value:
+        """Reads the blocks that MatMulNBits multiplies: one tensor serves both ends of a tied model."""
+        last = op.Constant(value_ints=[-1])
+        scales = op.Unsqueeze(op.Cast(parts["scales"], to=ir.DataType.FLOAT), last)
+        blocks = op.GatherBlockQuantized(
+            parts["codes"],
+            ids,
+            scales,
+            bits=layout.bits,
+            block_size=layout.block,
+            gather_axis=0,
+            quantize_axis=2,
+            _domain=MICROSOFT,
+        )
+        return op.Reshape(blocks, op.Constant(value_ints=[0, 0, columns]))
+
     def embedding(self, op: OpBuilder, ids: ir.Value, weight: ir.Value) -> ir.Value:
         return self._float(op, op.Gather(weight, ids))
 

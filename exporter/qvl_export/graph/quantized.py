@@ -1,0 +1,77 @@
+"""Linears and embeddings whose weight is a `QTensor`, put in place of float ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import onnx_ir as ir
+from onnxscript import OpBuilder, nn
+
+from ..errors import ExportError
+from ..quant.qtensor import Layout
+from .layers import Embedding, Linear
+
+
+class Packed(nn.Parameter):
+    """A part of a quantized weight, in the form its target takes."""
+
+
+class Quantized(nn.Module):
+    """A weight [outputs, inputs] in the form of its target; `codes`, `scales` and the like are parameters."""
+
+    def __init__(self, module: Linear | Embedding, layout: Layout) -> None:
+        super().__init__()
+        self.target, self.layout = module.target, layout
+        self.outputs, self.inputs = module.weight.source_shape
+        for name, (shape, dtype) in self.target.packed_form(self.outputs, self.inputs, layout).items():
+            setattr(self, name, Packed(shape, dtype=dtype))
+
+    @property
+    def parts(self) -> dict[str, ir.Value]:
+        return {name: value for name, value in self.named_parameters() if isinstance(value, Packed)}
+
+    def apply(self, op: OpBuilder, x: ir.Value, bias: ir.Value | None) -> ir.Value:
+        """x · dequantized weightᵀ + bias."""
+        return self.target.quantized_linear(op, x, self.parts, self.layout, self.outputs, self.inputs, bias)
+
+
+class QuantizedLinear(Quantized):
+    """A linear whose weight is quantized; its bias stays as it is."""
+
+    def __init__(self, linear: Linear, layout: Layout) -> None:
+        super().__init__(linear, layout)
+        self.bias = linear.bias
+
+    def forward(self, op: OpBuilder, x: ir.Value) -> ir.Value:
+        return self.apply(op, x, self.bias)
+
+
+class QuantizedEmbedding(Quantized):
+    """A quantized table, of which the output projection of tied models uses the very same tensors."""
+
+    def __init__(self, embedding: Embedding, layout: Layout) -> None:
+        super().__init__(embedding, layout)
+        if self.inputs % layout.block:
+            raise ExportError(f"an embedding of {self.inputs} columns is not made of blocks of {layout.block}")
+
+    def forward(self, op: OpBuilder, ids: ir.Value) -> ir.Value:
+        return self.target.quantized_embedding(op, ids, self.parts, self.layout, self.inputs)
+
+    def head(self, op: OpBuilder, x: ir.Value) -> ir.Value:
+        return self.apply(op, x, None)
+
+
+def quantize(root: nn.Module, prefix: str, layouts: Mapping[str, Layout]) -> tuple[Layout, ...]:
+    """Put a quantized module in place of every linear and embedding that has a layout; return the layouts used.
+
+    Names are those of the checkpoint.
+    """
+    used = []
+    for path, parent in list(root.named_modules(prefix)):
+        for name, child in list(parent.named_children()):
+            layout = layouts.get(f"{path}.{name}" if path else name)
+            if layout and isinstance(child, Linear | Embedding):
+                kind = QuantizedLinear if isinstance(child, Linear) else QuantizedEmbedding
+                setattr(parent, name, kind(child, layout))  # type: ignore[arg-type]
+                used.append(layout)
+    return tuple(used)
