@@ -1,81 +1,16 @@
-"""A checkpoint directory: its JSON files, and its safetensors read tensor by tensor, by offset, in row chunks.
-
-Files are never mapped into memory: touched pages would count as resident, and a truncated file would be a bus error.
-Format: https://github.com/huggingface/safetensors#format
-"""
+"""A checkpoint directory: its JSON and text files, and its tensors under their published names."""
 
 from __future__ import annotations
 
 import json
-import math
-import struct
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any
-
-import ml_dtypes
-import msgspec
-import numpy as np
+from typing import Any
 
 from .errors import CheckpointError, ConfigError
+from .safetensors_file import StoredTensor, read_header
 
-MAX_HEADER_BYTES = 100 << 20
-"""safetensors' own limit."""
 MAX_JSON_BYTES = 64 << 20
-CHUNK_BYTES = 64 << 20
-DTYPES: dict[str, np.dtype[Any]] = {
-    "BF16": np.dtype(ml_dtypes.bfloat16),
-    "F16": np.dtype(np.float16),
-    "F32": np.dtype(np.float32),
-    "I32": np.dtype(np.int32),  # packed codes of GPTQ checkpoints
-}
-
-Array = np.ndarray[Any, np.dtype[Any]]
-
-
-@dataclass(frozen=True)
-class StoredTensor:
-    """A tensor in a file: element type, shape, and where its bytes start."""
-
-    name: str
-    file: Path
-    dtype: np.dtype[Any]
-    shape: tuple[int, ...]
-    start: int
-
-    @property
-    def size(self) -> int:
-        """Number of elements."""
-        return math.prod(self.shape)
-
-    @property
-    def nbytes(self) -> int:
-        return self.size * self.dtype.itemsize
-
-    def chunks(self, chunk_bytes: int = CHUNK_BYTES) -> Iterator[Array]:
-        """The elements in order, flat, as many whole rows at a time as fit into `chunk_bytes` (at least one)."""
-        row = self.size // self.shape[0] if self.shape and self.shape[0] else max(1, self.size)
-        step = max(1, chunk_bytes // (row * self.dtype.itemsize)) * row
-        with self.file.open("rb") as file:
-            file.seek(self.start)
-            for first in range(0, self.size, step):
-                count = min(step, self.size - first)
-                piece = np.fromfile(file, self.dtype, count)
-                if len(piece) < count:
-                    raise CheckpointError(f"ends within tensor {self.name}", where=self.file, fix="download it again")
-                yield piece
-
-    def rows(self, indices: Iterable[int]) -> Array:
-        """Some rows of a matrix, each read on its own."""
-        width = self.shape[1]
-        with self.file.open("rb") as file:
-            found = []
-            for index in indices:
-                file.seek(self.start + index * width * self.dtype.itemsize)
-                found.append(np.fromfile(file, self.dtype, width))
-        return np.stack(found)
 
 
 class Checkpoint:
@@ -170,71 +105,6 @@ def published_name(name: str) -> str:
     if name.startswith("model.visual."):
         return name.removeprefix("model.")
     return name.replace("model.language_model.", "model.", 1) if name.startswith("model.language_model.") else name
-
-
-class _HeaderEntry(msgspec.Struct):
-    dtype: str
-    shape: list[Annotated[int, msgspec.Meta(ge=0)]]
-    data_offsets: tuple[Annotated[int, msgspec.Meta(ge=0)], int]
-
-
-def read_header(path: Path) -> Iterator[StoredTensor]:
-    """The tensors of a safetensors file, every offset checked against the file.
-
-    Raises CheckpointError for anything that is not a whole safetensors file.
-    """
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        prefix = file.read(8)
-        length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
-        if not 2 <= length <= min(MAX_HEADER_BYTES, size - 8):
-            raise CheckpointError("is not a safetensors file, or is truncated", where=path, fix="download it again")
-        raw = file.read(length)
-    try:
-        header = msgspec.json.decode(raw, type=dict[str, Any])
-        header.pop("__metadata__", None)
-        entries = msgspec.convert(header, dict[str, _HeaderEntry])
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise CheckpointError(f"has a damaged header: {error}", where=path) from error
-    tensors = [_stored(name, entry, path, 8 + length, size) for name, entry in entries.items()]
-    _check_layout(tensors, path, 8 + length, size)
-    yield from tensors
-
-
-def _check_layout(tensors: list[StoredTensor], path: Path, base: int, file_size: int) -> None:
-    """Tensors lie back to back from the header to the end of the file, as the format demands."""
-    end = base
-    for tensor in sorted(tensors, key=lambda tensor: (tensor.start, tensor.nbytes)):
-        if tensor.start != end:
-            relation = "overlaps the one before it" if tensor.start < end else "leaves a gap before it"
-            raise CheckpointError(f"tensor {tensor.name} {relation}", where=path, fix="download it again")
-        end += tensor.nbytes
-    if end != file_size:
-        raise CheckpointError(f"has {file_size - end} bytes after the last tensor", where=path, fix="download it again")
-
-
-def _stored(name: str, entry: _HeaderEntry, path: Path, base: int, file_size: int) -> StoredTensor:
-    begin, end = entry.data_offsets
-    if entry.dtype not in DTYPES:
-        raise CheckpointError(
-            f"tensor {name} has element type {entry.dtype}", where=path, fix=f"supported: {', '.join(DTYPES)}"
-        )
-    tensor = StoredTensor(name, path, DTYPES[entry.dtype], tuple(entry.shape), base + begin)
-    if end - begin != tensor.nbytes:
-        raise CheckpointError(f"tensor {name}: offsets and shape {list(entry.shape)} disagree", where=path)
-    if base + end > file_size:
-        raise CheckpointError(
-            f"is truncated: tensor {name} ends at byte {base + end} of {file_size}", where=path, fix="download it again"
-        )
-    return tensor
-
-
-def same_elements(first: StoredTensor, second: StoredTensor) -> bool:
-    """Whether two tensors are equal bit by bit, compared chunk by chunk."""
-    if (first.dtype, first.shape) != (second.dtype, second.shape):
-        return False
-    pairs = zip(first.chunks(), second.chunks(), strict=True)
-    return all(np.array_equal(one.view(np.uint8), other.view(np.uint8)) for one, other in pairs)
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -11,8 +11,9 @@ import msgspec
 
 from qvl_runtime.manifest import ImageGeometry, Tokens
 
-from ..checkpoint import Checkpoint, same_elements
+from ..checkpoint import Checkpoint
 from ..errors import ConfigError
+from ..safetensors_file import same_elements
 from .spec import TextSpec
 
 BICUBIC = 3

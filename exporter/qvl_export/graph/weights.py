@@ -13,9 +13,10 @@ import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
-from ..checkpoint import Array, StoredTensor, few
+from ..checkpoint import few
 from ..errors import CheckpointError
 from ..quant.qtensor import Layout
+from ..safetensors_file import Array, StoredTensor
 from .build import Graph
 from .layers import Weight
 from .quantized import Packed

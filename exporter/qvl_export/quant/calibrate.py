@@ -19,10 +19,10 @@ import numpy.typing as npt
 import onnx_ir as ir
 import onnxruntime as ort
 
-from ..checkpoint import StoredTensor
 from ..families.spec import TextSpec
 from ..graph import weights
 from ..graph.build import Graph, build_decoder_layer
+from ..safetensors_file import StoredTensor
 from ..targets import Target
 from .gptq import gptq, round_to_nearest
 from .qtensor import QTensor

@@ -17,8 +17,8 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from ..checkpoint import StoredTensor
 from ..errors import CheckpointError, ConfigError
+from ..safetensors_file import StoredTensor
 from .qtensor import Layout, QTensor
 
 BITS = (4, 8)

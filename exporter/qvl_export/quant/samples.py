@@ -18,8 +18,8 @@ from qvl_runtime.manifest import Manifest
 from qvl_runtime.preprocess import patchify
 from qvl_runtime.prompt import Placed, Prompt, build_prompt
 
-from ..checkpoint import StoredTensor
 from ..errors import ExportError
+from ..safetensors_file import StoredTensor
 
 if TYPE_CHECKING:
     from qvl_runtime.sessions.cpu import CpuVision

@@ -10,7 +10,8 @@ from typing import Protocol
 
 import numpy as np
 
-from ..checkpoint import Array, Checkpoint
+from ..checkpoint import Checkpoint
+from ..safetensors_file import Array
 from ..targets import Target
 from .gptq_checkpoint import GptqLinear, find, read_config
 from .qtensor import Layout, QTensor

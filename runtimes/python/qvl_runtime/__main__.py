@@ -187,41 +187,12 @@ def _inspect(options: argparse.Namespace) -> int:
         verified = {"verified": checked} if options.verify else {}
         print(json.dumps({**msgspec.to_builtins(manifest), **verified}, indent=1, ensure_ascii=False))
     else:
+        from .describe import describe
+
         print(describe(manifest))
         for name, good in checked.items():
             print(f"{'ok     ' if good else 'DAMAGED'}  {name}")
     return 0 if all(checked.values()) else 1
-
-
-def describe(manifest: Any) -> str:
-    """A bundle in a few lines of text."""
-    image, llm, origin = manifest.image, manifest.llm, manifest.provenance
-    size = sum(entry.size for entry in manifest.files.values())
-    lines = [
-        f"{manifest.family} for {manifest.target}, {size / 1e6:,.1f} MB, schema {manifest.schema_version}",
-        f"  from      {origin.checkpoint}" + (f" @ {origin.revision}" if origin.revision else ""),
-        f"  made      {origin.created} by {origin.producer}",
-        f"  images    {image.min_pixels:,} to {image.max_pixels:,} pixels, a token is {image.factor} × {image.factor}",
-        f"  length    {llm.max_length:,} tokens of prompt and answer",
-    ]
-    for name, graph in manifest.graphs.items():
-        total = manifest.files[graph.data].size
-        kinds = ", ".join(f"{kind} {count / 1e6:,.1f} MB" for kind, count in graph.weight_bytes.items())
-        lines.append(f"  {name:9} {graph.precision}, {total / 1e6:,.1f} MB ({kinds})")
-        for direction, ports in (("in ", graph.inputs), ("out", graph.outputs)):
-            shown = [port for port in ports if not port.name.startswith(("past_key_values.", "present."))]
-            lines += [f"    {direction} {port.name:22} {port.dtype:8} {_axes(port.shape)}" for port in shown]
-            if len(shown) < len(ports):
-                example = ports[-1]
-                pattern = example.name.replace(example.name.split(".")[1], "N", 1)
-                lines.append(
-                    f"    {direction} {pattern:22} {example.dtype:8} {_axes(example.shape)} × {len(ports) - len(shown)}"
-                )
-    return "\n".join(lines)
-
-
-def _axes(shape: Sequence[int | str]) -> str:
-    return f"[{', '.join(map(str, shape))}]"
 
 
 def _bench(options: argparse.Namespace) -> int:
