@@ -1,6 +1,6 @@
 """Train the reference checkpoint: a Qwen2.5-VL of 5 M parameters that reads simple pages.
 
-    torchrun --nproc-per-node 2 -m tests.checkpoints.train OUT --minutes 120 [--init STATE]
+    torchrun --nproc-per-node 2 -m tests.checkpoints.train OUT --minutes 120 [--init WEIGHTS]
 
 Data parallel over single-threaded processes (gloo); resumes from OUT/state.pt. Beside the answers' cross entropy an
 auxiliary head, dropped at the end, names the characters in every 28-pixel cell: it teaches the tower glyphs directly.
@@ -20,12 +20,14 @@ import numpy as np
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from calib_data.generator.page import Page
 from calib_data.generator.prompts import Question, locate, read, what_is
 from calib_data.generator.simple import simple_page
+from qvl_export.checkpoint import published_name
 
 from .muon import Muon
 from .reader import HIDDEN, Reader
@@ -186,9 +188,9 @@ def load(trainer: Trainer, both: list[torch.optim.Optimizer], out: Path, init: P
             optimizer.load_state_dict(saved)
         return state["step"], state["seconds"]
     if init:
-        weights = torch.load(init, weights_only=True)["m"]
-        weights.pop("lm_head.weight", None)
-        trainer.reader.load_state_dict(weights)
+        published = load_file(init)
+        names = trainer.reader.state_dict()
+        trainer.reader.load_state_dict({name: published[published_name(name)].float() for name in names})
     return 0, 0.0
 
 
@@ -207,7 +209,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path)
     parser.add_argument("--minutes", type=float, default=120, help="all training, earlier runs included")
-    parser.add_argument("--init", type=Path)
+    parser.add_argument("--init", type=Path, help="begin with the weights of a model.safetensors")
     parser.add_argument("--tokens", type=int, default=2000, help="a step and process")
     parser.add_argument("--rate", type=float, default=1e-3)
     options = parser.parse_args()
