@@ -11,7 +11,8 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from random import Random
@@ -52,52 +53,89 @@ def make_questions(plan: Plan, kind: str, index: int, page: Page) -> list[Questi
     return [rng.choice(questions)] if plan.questions == "one" and questions else questions
 
 
+@dataclass(frozen=True)
+class Item:
+    """A page of a set: the name of its file without extension, what is asked of it, where it comes from."""
+
+    stem: str
+    page: Page
+    questions: Sequence[Question]
+    source: Mapping[str, object]
+
+
+def plan_items(plan: Plan) -> Iterator[Item]:
+    for kind in plan.kinds:
+        for index in range(plan.count):
+            page = make_page(plan, kind, index)
+            source = {"generator": kind, "seed": plan.seed, "index": index}
+            yield Item(f"{kind}_{index:04d}", page, make_questions(plan, kind, index, page), source)
+
+
 def write_set(plan: Plan, out: Path) -> None:
     """Make the set beside `out` and rename it; raises FileExistsError when `out` is there already."""
+    with new_directory(out) as folder:
+        require_fonts(plan.kinds)
+        labels = [line for item in plan_items(plan) for line in write_item(item, folder)[1]]
+        write_labels(labels, folder)
+        write_manifest(manifest(plan, folder), folder)
+
+
+@contextmanager
+def new_directory(out: Path) -> Iterator[Path]:
+    """A directory beside `out` that is renamed to it when the block ends, and removed when the block fails."""
     if out.exists():
         raise FileExistsError(f"{out} exists; remove it or name another directory")
-    _require_fonts(plan)
     out.parent.mkdir(parents=True, exist_ok=True)
     beside = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     try:
-        _write_files(plan, beside)
+        yield beside
         beside.chmod(0o755)
         os.rename(beside, out)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
 
 
-def _require_fonts(plan: Plan) -> None:
-    """Refuse before the first page when a font is not installed."""
-    lacks = fonts.missing([key for kind in plan.kinds for key in kinds()[kind].fonts])
+def require_fonts(names: Sequence[str]) -> None:
+    """Refuse before the first page when a font that these kinds use is not installed."""
+    lacks = fonts.missing([key for kind in names for key in kinds()[kind].fonts])
     if lacks:
         packages = sorted({fonts.FONTS[key].package for key in lacks})
-        names = ", ".join(sorted(set(lacks)))
-        raise fonts.FontMissing(f"fonts {names} are not installed: apt-get install {' '.join(packages)}")
+        keys = ", ".join(sorted(set(lacks)))
+        raise fonts.FontMissing(f"fonts {keys} are not installed: apt-get install {' '.join(packages)}")
 
 
-def _write_files(plan: Plan, folder: Path) -> None:
-    labels = [line for kind in plan.kinds for i in range(plan.count) for line in _write_page(plan, kind, i, folder)]
-    (folder / "labels.jsonl").write_text("".join(f"{line}\n" for line in labels), "utf-8")
-    text = json.dumps(manifest(plan, folder), ensure_ascii=False, indent=1)
-    (folder / "manifest.json").write_text(text + "\n", "utf-8")
-
-
-def _write_page(plan: Plan, kind: str, index: int, folder: Path) -> Iterator[str]:
-    """The page's label lines, after its image is written."""
-    page = make_page(plan, kind, index)
-    extension, data = encode(page.image)
-    image = f"{kind}_{index:04d}.{extension}"
+def write_item(item: Item, folder: Path) -> tuple[str, list[str]]:
+    """The image's name and its label lines, after the image is written."""
+    extension, data = encode(item.page.image)
+    image = f"{item.stem}.{extension}"
     (folder / image).write_bytes(data)
-    for question in make_questions(plan, kind, index, page):
-        yield json.dumps({"image": image, **asdict(question), "kind": kind}, ensure_ascii=False)
+    lines = [{"image": image, **asdict(question), "kind": item.page.kind} for question in item.questions]
+    return image, [json.dumps(line, ensure_ascii=False) for line in lines]
+
+
+def write_labels(lines: Sequence[str], folder: Path) -> None:
+    (folder / "labels.jsonl").write_text("".join(f"{line}\n" for line in lines), "utf-8")
+
+
+def write_manifest(content: Mapping[str, object], folder: Path) -> None:
+    text = json.dumps(content, ensure_ascii=False, indent=1)
+    (folder / "manifest.json").write_text(text + "\n", "utf-8")
 
 
 def manifest(plan: Plan, folder: Path) -> dict[str, object]:
     """Arguments, Pillow (bytes are the same only with the same one), fonts the kinds may use, sha256 of every file."""
-    keys = sorted({key for kind in plan.kinds for key in kinds()[kind].fonts})
-    used = [{"name": key, "package": fonts.FONTS[key].package, "licence": fonts.FONTS[key].licence} for key in keys]
-    files = sorted(path for path in folder.iterdir() if path.name != "manifest.json")
-    digests = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
-    arguments, pillow = asdict(plan), PIL.__version__
-    return {"seed": plan.seed, "arguments": arguments, "pillow": pillow, "fonts": used, "sha256": digests}
+    used, arguments = fonts_used(plan.kinds), asdict(plan)
+    return {
+        "seed": plan.seed, "arguments": arguments, "pillow": PIL.__version__, "fonts": used, "sha256": digests(folder),
+    }  # fmt: skip
+
+
+def fonts_used(names: Sequence[str]) -> list[dict[str, str]]:
+    keys = sorted({key for kind in names for key in kinds()[kind].fonts})
+    return [{"name": key, "package": fonts.FONTS[key].package, "licence": fonts.FONTS[key].licence} for key in keys]
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """The sha256 of every file of a set by its path in it."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
