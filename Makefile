@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# A CPU build; plain `torch` would pull gigabytes of CUDA libraries.
+# One release for everybody; a CPU build where the package index has one, else with CUDA libraries (gigabytes).
 TORCH := torch==2.13.0
 STAMP := $(VENV)/.installed
 

@@ -14,7 +14,7 @@ import onnx_ir as ir
 
 from qvl_runtime.manifest import MANIFEST, FileEntry, Manifest, sha256
 
-from .errors import OutputError
+from .errors import CheckpointError, OutputError
 from .graph.build import Graph
 
 _BESIDE = ".{name}.{pid}.{state}"
@@ -37,11 +37,14 @@ def writing(out: Path, force: bool) -> Iterator[Path]:
         beside.mkdir(parents=True)
         yield beside
         _sync(beside)
+        check_free(out, force)  # another export may have finished first
         _replace(beside, out)
     except OSError as error:
         if error.filename is None and error.errno is None:
             raise
-        reason = error.strerror or str(error)
+        reason, other = error.strerror or str(error), error.filename and not str(error.filename).startswith(str(beside))
+        if other and not out.is_relative_to(Path(error.filename)):
+            raise CheckpointError(f"cannot be read: {reason}", where=error.filename) from error
         raise OutputError(f"cannot be written: {reason}", where=out, fix="nothing was left behind") from error
     finally:
         shutil.rmtree(beside, ignore_errors=True)
@@ -52,10 +55,12 @@ def check_free(out: Path, force: bool) -> None:
     """Refuse an existing `out` without `force`, and anything but a bundle with it."""
     if not out.exists() and not out.is_symlink():
         return
+    if not (out / MANIFEST).is_file() and not (out.is_dir() and not any(out.iterdir())):
+        raise OutputError("exists and is not a bundle", where=out, fix="choose another place")
+    if Path.cwd().is_relative_to(out.resolve()):
+        raise OutputError("is the current directory", where=out, fix="run it from elsewhere")
     if not force:
         raise OutputError("already exists", where=out, fix="give --force to replace it")
-    if not (out / MANIFEST).is_file() and not (out.is_dir() and not any(out.iterdir())):
-        raise OutputError("exists and is not a bundle", where=out, fix="--force only replaces bundles")
 
 
 def _clear_leftovers(out: Path) -> None:
@@ -84,9 +89,10 @@ def _remove_empty(directories: list[Path]) -> None:
 
 
 def _sync(directory: Path) -> None:
-    for path in directory.iterdir():
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
+    for path in (*directory.iterdir(), directory):
+        handle = os.open(path, os.O_RDONLY)
+        os.fsync(handle)
+        os.close(handle)
 
 
 def _replace(beside: Path, out: Path) -> None:
@@ -116,4 +122,5 @@ def file_entry(path: Path, digest: str | None = None) -> FileEntry:
 def write_manifest(directory: Path, manifest: Manifest) -> None:
     """`bundle.json`, last of all."""
     encoded = msgspec.json.format(msgspec.json.encode(manifest), indent=1)
+    msgspec.json.decode(encoded, type=Manifest)  # what cannot be read back is not written
     (directory / MANIFEST).write_bytes(encoded + b"\n")

@@ -32,7 +32,7 @@ class Checkpoint:
         """A text file of the checkpoint, None where it does not exist."""
         path = self.directory / name
         try:
-            return path.read_text("utf-8") if path.is_file() else None
+            return path.read_bytes().decode("utf-8") if path.is_file() else None
         except UnicodeDecodeError as error:
             raise ConfigError("is not UTF-8 text", where=path) from error
 

@@ -41,7 +41,8 @@ class RichProgress:
             self._bar.advance(self._task, count)
 
     def stop(self) -> None:
-        self._bar.stop()
+        if self._task is not None:
+            self._bar.stop()
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -115,7 +116,7 @@ def export(
     finally:
         progress.stop()
     if not quiet:
-        click.echo(describe(manifest))
+        click.echo(describe(manifest, ports=False))
         click.echo(f"{out}: done in {time.perf_counter() - began:.1f} s")
 
 
@@ -128,13 +129,19 @@ def _delegate(name: str, summary: str) -> None:
         sys.exit(runtime_main([name, *arguments], program="qvl-export"))
 
 
-_delegate("run", "Answer a prompt about images with a bundle, streaming the answer.")
-_delegate("inspect", "What is inside a bundle; --verify recomputes every sha256.")
-_delegate("bench", "Time a bundle: load, image encoding, prefill, generation.")
+DELEGATED = {
+    "run": "Answer a prompt about images, streaming the answer.",
+    "inspect": "What is inside a bundle; --verify checks every file.",
+    "bench": "Time a bundle: loading, images, prompt, generation.",
+}
+for _name, _summary in DELEGATED.items():
+    _delegate(_name, _summary)
 
 
 def main() -> None:
     """The console script: errors become one line, usage errors too."""
+    if sys.argv[1:2] and sys.argv[1] in DELEGATED:  # before click, which would swallow a `--`
+        sys.exit(runtime_main(sys.argv[1:], program="qvl-export"))
     try:
         cli(standalone_mode=False)
     except QvlError as error:
@@ -149,6 +156,9 @@ def main() -> None:
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         click.echo(f"error: {where}{error.strerror or error}", err=True)
+        sys.exit(BAD_INPUT)
+    except MemoryError:
+        click.echo("error: not enough memory", err=True)
         sys.exit(BAD_INPUT)
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)

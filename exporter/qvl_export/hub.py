@@ -19,6 +19,8 @@ NEEDED = [
     "tokenizer_config.json",
     "chat_template.jinja",
     "chat_template.json",
+    "quantize_config.json",
+    "adapter_config.json",
     "model.safetensors",
     "model-*.safetensors",
     "model.safetensors.index.json",
@@ -33,7 +35,13 @@ def locate(name: str, revision: str | None) -> tuple[Checkpoint, str | None]:
     `HF_ENDPOINT` are honoured). Raises CheckpointError or HubError.
     """
     path = Path(name)
+    if not name.strip():
+        raise CheckpointError("the checkpoint's name is empty", fix="give a directory or a Hugging Face id")
     if path.is_dir():
+        if revision is not None:
+            raise CheckpointError(
+                "is a local directory, which has no revisions", where=name, fix="leave --revision out"
+            )
         return Checkpoint(path), None
     if path.exists() or not _REPO_ID.fullmatch(name):
         raise CheckpointError("is neither a checkpoint directory nor a Hugging Face id (org/model)", where=name)

@@ -118,7 +118,11 @@ def export(plan: ExportPlan, progress: Progress | None = None) -> Manifest:
 def _int4(plan: ExportPlan, spec: ModelSpec, target: targets.Target, already: bool) -> DecoderInt4 | None:
     """What `llm_precision` asks for; raises ExportError when it cannot be had."""
     if plan.llm_precision is None:
+        if plan.calib is not None:
+            raise ExportError("--calib is for quantization", fix="add --llm-precision int4, or leave it out")
         return None
+    if plan.samples < 1:
+        raise ExportError(f"samples is {plan.samples}", fix="calibrate on at least one page")
     if plan.llm_precision != "int4" or plan.block_size not in BLOCKS:
         raise ExportError(
             f"LLM precision {plan.llm_precision!r} in blocks of {plan.block_size} is not supported",

@@ -32,9 +32,11 @@ def write(checkpoint: Checkpoint, spec: ModelSpec, directory: Path) -> list[str]
                 f"special token {token} of config.json is not in tokenizer.json", where=checkpoint.directory
             )
     template, where = _chat_template(checkpoint)
-    ChatTemplate(template, where).render([{"role": "user", "content": [{"type": "image"}]}])
-    (directory / "tokenizer.json").write_text(tokenizer, "utf-8")
-    (directory / "chat_template.jinja").write_text(template, "utf-8")
+    rendered = ChatTemplate(template, where).render([{"role": "user", "content": [{"type": "image"}]}])
+    if vocabulary.encode(rendered, add_special_tokens=False).ids.count(spec.tokens.image) != 1:
+        raise ConfigError(f"does not place token {spec.tokens.image}, config.json's image token", where=where)
+    (directory / "tokenizer.json").write_bytes(tokenizer.encode())
+    (directory / "chat_template.jinja").write_bytes(template.encode())
     return ["tokenizer.json", "chat_template.jinja"]
 
 

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 
 import jsonschema
@@ -20,6 +21,8 @@ import qvl_runtime
 from qvl_export import ExportPlan, OutputError, cli, export
 from qvl_export import bundle as bundles
 from qvl_runtime import manifest as manifests
+from qvl_runtime.errors import InstallError
+from qvl_runtime.sessions import cpu
 from tests.exporter import damage as d
 from tests.exporter.test_broken_inputs import listing
 
@@ -116,7 +119,7 @@ def test_a_failed_export_keeps_the_old_bundle(source: Path, copy: Path, tmp_path
     broken = Path(shutil.copytree(source, tmp_path / "checkpoint"))
     d.spoil(float("inf"), torch.float32)(broken)
     before = listing(tmp_path)
-    with pytest.raises(Exception, match="float16"):
+    with pytest.raises(Exception, match="not finite"):
         export(ExportPlan(broken, copy, force=True))
     assert listing(tmp_path) == before
 
@@ -181,3 +184,25 @@ def test_the_schema_is_that_of_the_types_and_bundles_follow_it(bundle: Callable[
     jsonschema.validate(manifest, json.loads(stored))
     with pytest.raises(jsonschema.ValidationError, match="extra"):
         jsonschema.validate({**manifest, "extra": 1}, json.loads(stored))
+
+
+def test_what_appears_while_exporting_is_not_replaced(tmp_path: Path) -> None:
+    """Without --force, a directory that someone made in the meantime stays as it is."""
+    out = tmp_path / "out"
+
+    def interfere() -> None:
+        with bundles.writing(out, force=False):
+            out.mkdir()
+            (out / "thesis.txt").write_text("years of work")
+
+    with pytest.raises(OutputError, match="exists and is not a bundle"):
+        interfere()
+    assert (out / "thesis.txt").read_text() == "years of work"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_two_onnxruntimes_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """onnxruntime and onnxruntime-gpu overwrite each other's files."""
+    monkeypatch.setattr(metadata, "version", lambda name: "1.24")
+    with pytest.raises(InstallError, match=r"both installed.*pip uninstall"):
+        cpu.check_install()

@@ -157,7 +157,7 @@ def test_published_configurations(expected: Published, untied: bool, tmp_path: P
         expected.vision_intermediate,
         expected.full_attention,
     )
-    assert (vision.window, spec.image.window) == (expected.window, expected.window)
+    assert spec.image.window == expected.window
     assert spec.video.tokens_per_second == expected.tokens_per_second
     assert (spec.tokens.image, spec.tokens.video, spec.tokens.stop) == (151655, 151656, [151645])
 

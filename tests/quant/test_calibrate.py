@@ -142,7 +142,8 @@ def test_a_killed_calibration_goes_on(calibrated: Path, tmp_path: Path, monkeypa
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
 
 
-def test_other_settings_begin_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("change", [{"block_size": 64}, {"accuracy_level": 4}, {"max_pixels": 3136}], ids=str)
+def test_other_settings_begin_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any]) -> None:
     with pytest.raises(Stopped):
         export(ExportPlan(REFERENCE, tmp_path / "b", **INT4), StopAfter("layer 1 of 4"))
     quantized: list[int] = []
@@ -150,7 +151,7 @@ def test_other_settings_begin_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(
         calibrate, "_quantize_layer", lambda d, index, *rest: (quantized.append(index), original(d, index, *rest))
     )
-    export(ExportPlan(REFERENCE, tmp_path / "b", **{**INT4, "block_size": 64}))
+    export(ExportPlan(REFERENCE, tmp_path / "b", **{**INT4, **change}))
     assert quantized == [0, 1, 2, 3]
 
 

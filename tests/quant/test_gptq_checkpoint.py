@@ -217,3 +217,23 @@ def test_quantize_config_beside_the_checkpoint_is_enough(tmp_path: Path) -> None
     del config["quantization_config"]
     (out / "config.json").write_text(json.dumps(config))
     assert len(quantized_linears(Checkpoint(out))) == len(quantized_linears(Checkpoint(EXAMPLES[0])))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"g_idx": np.minimum(np.arange(256) // 30, 7).astype(np.int32)}, "does not sort columns"),
+        ({"g_idx": (np.arange(256) // 32 + 100).astype(np.int32)}, "does not sort columns"),
+        ({"g_idx": (np.arange(256) // 32).astype(np.float32)}, "g_idx is float32"),
+        ({"g_idx": np.zeros(8, np.int32)}, "do not fit"),
+        ({"scales": np.full((8, 128), np.inf, np.float16)}, "scales are not finite"),
+        ({"scales": np.ones((8, 128), np.float32)}, "scales is float32"),
+        ({"qweight": np.zeros((32, 128), np.float32)}, "qweight is float32"),
+        ({"qweight": np.zeros(32, np.int32)}, "of 1 dimensions"),
+    ],
+)
+def test_linears_that_contradict_their_declaration(
+    tmp_path: Path, changes: dict[str, np.ndarray | None], message: str
+) -> None:
+    with pytest.raises(CheckpointError, match=message):
+        export(ExportPlan(damaged(tmp_path, **changes), tmp_path / "b"))

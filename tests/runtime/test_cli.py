@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -49,7 +50,7 @@ def short(path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     copy = tmp_path_factory.mktemp("short")
     for file in path.iterdir():
         if file.name != manifests.MANIFEST:
-            (copy / file.name).hardlink_to(file)
+            shutil.copyfile(file, copy / file.name)
     manifest = manifests.read(path)
     llm = msgspec.structs.replace(manifest.llm, max_length=90)
     (copy / manifests.MANIFEST).write_bytes(msgspec.json.encode(msgspec.structs.replace(manifest, llm=llm)))
@@ -70,6 +71,9 @@ def call(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, st
     return run
 
 
+CUT = "note: the answer was cut off, see --max-new-tokens\n"
+
+
 def user(*parts: Any) -> dict[str, Any]:
     return {"role": "user", "content": list(parts)}
 
@@ -84,7 +88,7 @@ def image(source: Any) -> dict[str, Any]:
 
 def test_run_prints_the_answer(call: Any, path: Path, model: Model, page: Path) -> None:
     expected = model.generate([user(image(str(page)), text("Read."))], max_new_tokens=8)
-    assert call("run", path, "Read.", "--image", page, "--max-new-tokens", 8) == (0, expected + "\n", "")
+    assert call("run", path, "Read.", "--image", page, "--max-new-tokens", 8) == (0, expected + "\n", CUT)
 
 
 def test_the_prompt_may_come_after_options(call: Any, path: Path, page: Path) -> None:
@@ -103,7 +107,7 @@ def test_an_answer_arrives_piece_by_piece(path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr("builtins.print", lambda *a, flush=False, **_: printed.append(("".join(a), flush)))
     assert cli.main(["run", str(path), "Read.", "--max-new-tokens", "9"]) == 0
     assert len(printed) > 3
-    assert all(flush for _, flush in printed[:-1])
+    assert all(flush for _, flush in printed[:-2])  # then the end of the line, and the note that it was cut off
 
 
 def test_run_json(call: Any, path: Path, model: Model, page: Path) -> None:
@@ -162,18 +166,19 @@ def test_a_scaled_image_is_noted_in_one_line(call: Any, short: Path, page: Path)
     code, out, errors = call("run", short, "Read.", "--image", big, "--max-new-tokens", 4)
     assert (code, bool(out)) == (0, True)
     assert errors.startswith("note: images were scaled down to ")
-    assert errors.count("\n") == 1
+    assert errors.count("\n") == 2
+    assert errors.endswith(CUT)
 
 
 BAD = {
     "no bundle": (["run", "missing", "Read."], "missing: is not a bundle directory"),
     "no prompt": (["run", "BUNDLE"], "the prompt is empty"),
     "no image": (["run", "BUNDLE", "x", "--image", "none.png"], "none.png: no such file"),
-    "no pdf": (["run", "BUNDLE", "x", "--pdf", "none.pdf"], "none.pdf: cannot be read as a PDF"),
+    "no pdf": (["run", "BUNDLE", "x", "--pdf", "none.pdf"], "none.pdf: no such file"),
     "no frame": (["run", "BUNDLE", "x", "--video", "none.png"], "none.png: no such file"),
-    "temperature": (["run", "BUNDLE", "x", "--temperature", "-1"], "out of range"),
-    "top-k": (["run", "BUNDLE", "x", "--top-k", "-1"], "out of range"),
-    "seed": (["run", "BUNDLE", "x", "--temperature", "1", "--seed", "-1"], "out of range"),
+    "temperature": (["run", "BUNDLE", "x", "--temperature", "-1"], "temperature is -1.0"),
+    "top-k": (["run", "BUNDLE", "x", "--top-k", "-1"], "top_k is -1"),
+    "seed": (["run", "BUNDLE", "x", "--temperature", "1", "--seed", "-1"], "seed is -1"),
     "too long": (["run", "BUNDLE", "x", "--max-new-tokens", "9999"], "lower --max-new-tokens"),
     "placeholder": (["run", "BUNDLE", "<|image_pad|>"], "do not write"),
     "inspect": (["inspect", "missing"], "missing: is not a bundle directory"),
@@ -209,7 +214,7 @@ def test_wrong_usage_is_code_2(call: Any, path: Path, arguments: list[str]) -> N
 def test_inspect(call: Any, path: Path, short: Path) -> None:
     code, out, errors = call("inspect", path)
     assert (code, errors) == (0, "")
-    for expected in ("qwen2_5_vl for cpu", "8,192 tokens", "pixel_values", "logits", "present.N.value"):
+    for expected in ("qwen2_5_vl for cpu", "8,192 tokens", "pixel_values", "logits", "present.N.key, .value"):
         assert expected in out
     code, out, _ = call("inspect", path, "--json")
     assert (code, msgspec.convert(json.loads(out), manifests.Manifest)) == (0, manifests.read(path))
@@ -239,7 +244,9 @@ def test_bench(call: Any, path: Path, page: Path) -> None:
     assert min(result["image_tokens"], result["peak_memory_mb"], result["seconds"]["prefill"]) > 0
     assert result["seconds"]["vision"] > 0, "every run starts with empty caches"
     code, out, _ = call("bench", *options)
-    assert (code, [line.split()[0] for line in out.splitlines()]) == (0, list(result))
+    shown = [line.split()[0] for line in out.splitlines()]
+    others = [name for name in result if name not in ("load_seconds", "seconds")]
+    assert (code, shown) == (0, ["load", *result["seconds"], *others])
 
 
 @pytest.mark.parametrize("command", [None, *COMMANDS])
@@ -280,7 +287,7 @@ def test_as_a_process(path: Path, model: Model, page: Path) -> None:
     expected = model.generate([user(image(page), text("读出文字"))], max_new_tokens=6)
     command = [sys.executable, "-m", "qvl_runtime", "run", path, "读出文字", "--image", page, "--max-new-tokens", "6"]
     done = subprocess.run(command, capture_output=True, env=ENVIRONMENT, cwd="/", timeout=60)
-    assert (done.returncode, done.stdout.decode(), done.stderr) == (0, expected + "\n", b"")
+    assert (done.returncode, done.stdout.decode(), done.stderr) == (0, expected + "\n", CUT.encode())
     poor = {**ENVIRONMENT, "PYTHONIOENCODING": "ascii"}  # a terminal that cannot show the answer
     done = subprocess.run([*command, "--json"], capture_output=True, env=poor, cwd="/", timeout=60)
     assert (done.returncode, done.stderr, json.loads(done.stdout)["finish_reason"]) == (0, b"", "length")

@@ -38,15 +38,12 @@ def test_smart_resize(height: int, width: int, factor: int, low: int, more: int)
         assert smart_resize(height, width, *bounds) == theirs
 
 
-@pytest.mark.parametrize(
-    ("size", "expected"), [((42, 70), (56, 56)), ((10, 1000), (28, 560)), ((1, 200), (28, 812))], ids=str
-)
+@pytest.mark.parametrize(("size", "expected"), [((42, 70), (56, 56)), ((10, 1000), (28, 560))], ids=str)
 def test_smart_resize_known_traps(size: tuple[int, int], expected: tuple[int, int]) -> None:
     """Half to even, and thin images, where transformers and qwen-vl-utils differ."""
     theirs = their_smart_resize(*size, min_pixels=3136, max_pixels=12845056)
     assert smart_resize(*size, 28, 3136, 12845056) == theirs
-    if size != (1, 200):
-        assert theirs == expected
+    assert theirs == expected
 
 
 @settings(deadline=None, max_examples=40)

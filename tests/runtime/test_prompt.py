@@ -114,8 +114,8 @@ MALFORMED = {
     "nothing": ([], "there are no messages"),
     "no text": ([{"role": "user", "content": "  "}], "the prompt is empty"),
     "no parts": ([user()], "the prompt is empty"),
-    "a string": ("Read the text.", "needs a role among"),
-    "a dict": ({"role": "user", "content": "x"}, "needs a role among"),
+    "a string": ("Read the text.", "not a list"),
+    "a dict": ({"role": "user", "content": "x"}, "not a list"),
     "no role": ([{"content": "x"}], "needs a role among"),
     "unknown role": ([{"role": "robot", "content": "x"}], "needs a role among system, user"),
     "no content": ([{"role": "user"}], "content is NoneType"),
@@ -187,7 +187,7 @@ def test_fit_keeps_to_the_budget(model: Loader, drawn: list[tuple[int, int, int]
         try:
             bounds = fit(media, manifest, budget)
         except PromptError:
-            assert tokens(GEOMETRY.factor**2) > budget
+            assert tokens(max(GEOMETRY.min_pixels, GEOMETRY.factor**2)) > budget
             return
     (bound,) = set(bounds)
     assert len(bounds) == len(media)

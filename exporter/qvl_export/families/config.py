@@ -17,7 +17,11 @@ from ..safetensors_file import same_elements
 from .spec import TextSpec
 
 BICUBIC = 3
-Positive = Annotated[int, msgspec.Meta(gt=0)]
+Positive = Annotated[int, msgspec.Meta(gt=0, le=1 << 20)]
+"""A size: above any published one, below what would exhaust memory before the weights are looked at."""
+Depth = Annotated[int, msgspec.Meta(gt=0, le=1024)]
+Pixels = Annotated[int, msgspec.Meta(gt=0, le=1 << 40)]
+Finite = Annotated[float, msgspec.Meta(ge=-sys.float_info.max, le=sys.float_info.max)]
 PositiveFloat = Annotated[float, msgspec.Meta(gt=0, le=sys.float_info.max)]
 T = TypeVar("T")
 
@@ -27,7 +31,7 @@ class TextConfig(msgspec.Struct):
 
     hidden_size: Positive
     intermediate_size: Positive
-    num_hidden_layers: Positive
+    num_hidden_layers: Depth
     num_attention_heads: Positive
     num_key_value_heads: Positive
     vocab_size: Positive
@@ -37,6 +41,7 @@ class TextConfig(msgspec.Struct):
     rope_theta: PositiveFloat | None = None
     rope_scaling: dict[str, Any] | None = None
     rope_parameters: dict[str, Any] | None = None
+    head_dim: Positive | None = None
     use_sliding_window: bool = False
     layer_types: list[str] | None = None
 
@@ -49,23 +54,26 @@ class RootConfig(msgspec.Struct):
 
 
 class _Size(msgspec.Struct):
-    shortest_edge: Positive | None = None
-    longest_edge: Positive | None = None
-    min_pixels: Positive | None = None
-    max_pixels: Positive | None = None
+    shortest_edge: Pixels | None = None
+    longest_edge: Pixels | None = None
+    min_pixels: Pixels | None = None
+    max_pixels: Pixels | None = None
 
 
 class _Preprocessor(msgspec.Struct):
-    image_mean: list[float]
-    image_std: list[PositiveFloat]
+    image_mean: Annotated[list[Finite], msgspec.Meta(min_length=3, max_length=3)]
+    image_std: Annotated[list[PositiveFloat], msgspec.Meta(min_length=3, max_length=3)]
     patch_size: Positive
     temporal_patch_size: Positive
     merge_size: Positive
     size: _Size = msgspec.field(default_factory=_Size)
-    min_pixels: Positive | None = None
-    max_pixels: Positive | None = None
+    min_pixels: Pixels | None = None
+    max_pixels: Pixels | None = None
     resample: int = BICUBIC
-    rescale_factor: float = 1 / 255
+    rescale_factor: Finite = 1 / 255
+    do_resize: bool = True
+    do_rescale: bool = True
+    do_normalize: bool = True
 
 
 def convert(value: Any, kind: type[T], where: Path, part: str = "") -> T:
@@ -100,6 +108,7 @@ def read_text(checkpoint: Checkpoint) -> tuple[TextSpec, int]:
         f"or {text.num_key_value_heads} key/value heads do not divide them",
         checkpoint,
     )
+    refuse_unless(text.head_dim in (None, text.hidden_size // heads), f"head_dim {text.head_dim}", checkpoint)
     theta, section = _rope(text, checkpoint)
     spec = TextSpec(
         hidden_size=text.hidden_size,
@@ -131,6 +140,7 @@ def _rope(text: TextConfig, checkpoint: Checkpoint) -> tuple[float, tuple[int, i
     rope = text.rope_parameters or text.rope_scaling or {}
     kind = rope.get("rope_type") or rope.get("type") or "default"
     refuse_unless(kind in ("default", "mrope"), f"rope type {kind!r} is not supported", checkpoint)
+    refuse_unless(not rope.get("mrope_interleaved"), "mrope_interleaved is not supported in this family", checkpoint)
     section = rope.get("mrope_section")
     half = text.hidden_size // text.num_attention_heads // 2
     valid = isinstance(section, list) and len(section) == 3 and all(isinstance(n, int) and n > 0 for n in section)
@@ -160,8 +170,8 @@ def read_image(checkpoint: Checkpoint, window: int) -> ImageGeometry:
     read = convert(raw, _Preprocessor, where)
     if read.resample != BICUBIC or abs(read.rescale_factor * 255 - 1) > 1e-6:
         raise ConfigError("resample and rescale_factor must be bicubic (3) and 1/255", where=where)
-    if len(read.image_mean) != 3 or len(read.image_std) != 3:
-        raise ConfigError("image_mean and image_std must have three values", where=where)
+    if not (read.do_resize and read.do_rescale and read.do_normalize):
+        raise ConfigError("do_resize, do_rescale and do_normalize must be true", where=where)
     low = read.min_pixels or read.size.shortest_edge or read.size.min_pixels
     high = read.max_pixels or read.size.longest_edge or read.size.max_pixels
     if low is None or high is None or low > high:
@@ -178,6 +188,17 @@ def read_image(checkpoint: Checkpoint, window: int) -> ImageGeometry:
     )
 
 
+def check_vision(
+    image: ImageGeometry, patch: tuple[int, int, int], width: int, heads: int, checkpoint: Checkpoint
+) -> None:
+    """Refuse a tower whose patches (side, frames, merge) differ from the preprocessor, or whose heads do not fit."""
+    theirs = (image.patch_size, image.temporal_patch_size, image.spatial_merge_size)
+    refuse_unless(patch == theirs, f"vision patches {patch} are not the preprocessor's {theirs}", checkpoint)
+    refuse_unless(
+        width % (heads * 4) == 0, f"{heads} vision heads do not divide {width} into multiples of 4", checkpoint
+    )
+
+
 def read_tokens(checkpoint: Checkpoint) -> Tokens:
     """Special token ids; stop tokens come from the generation config, else from `config.json`."""
     where = checkpoint.directory / "config.json"
@@ -185,7 +206,7 @@ def read_tokens(checkpoint: Checkpoint) -> Tokens:
     generation = checkpoint.json("generation_config.json") or {}
     nested = checkpoint.config.get("text_config") or {}
     eos = generation.get("eos_token_id", checkpoint.config.get("eos_token_id", nested.get("eos_token_id")))
-    stop = [eos] if isinstance(eos, int) else eos
-    if not isinstance(stop, list) or not stop or not all(isinstance(token, int) and token >= 0 for token in stop):
+    stop: list[Any] = eos if isinstance(eos, list) else [eos]
+    if not stop or not all(type(token) is int and token >= 0 for token in stop):
         raise ConfigError(f"eos_token_id is {eos!r}: no stop token", where=checkpoint.directory)
     return Tokens(image=root.image_token_id, video=root.video_token_id, stop=stop)

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
 
 from qvl_runtime.manifest import VideoTiming
 
 from ..checkpoint import Checkpoint
-from .config import Positive, convert, read_image, read_text, read_tokens, refuse_unless
+from .config import Depth, Positive, check_vision, convert, read_image, read_text, read_tokens, refuse_unless
 from .spec import ModelSpec, VisionSpec
 
 
 class VisionConfig(msgspec.Struct):
     """`vision_config` with the defaults of transformers' `Qwen2_5_VLVisionConfig`."""
 
-    depth: Positive = 32
+    depth: Depth = 32
     hidden_size: Positive = 3584
     hidden_act: str = "silu"
     intermediate_size: Positive = 3420
@@ -23,7 +25,7 @@ class VisionConfig(msgspec.Struct):
     patch_size: Positive = 14
     spatial_merge_size: Positive = 2
     temporal_patch_size: Positive = 2
-    tokens_per_second: float = 4
+    tokens_per_second: Annotated[float, msgspec.Meta(gt=0, le=1e6)] = 4
     window_size: Positive = 112
     fullatt_block_indexes: list[int] = msgspec.field(default_factory=lambda: [7, 15, 23, 31])
 
@@ -37,20 +39,15 @@ def read(checkpoint: Checkpoint) -> ModelSpec:
     image = read_image(checkpoint, window)
     refuse_unless(config.hidden_act == "silu", f"vision hidden_act {config.hidden_act!r} is not supported", checkpoint)
     refuse_unless(config.out_hidden_size == text.hidden_size, "vision out_hidden_size is not the LLM's", checkpoint)
-    refuse_unless(config.hidden_size % (config.num_heads * 4) == 0, "vision heads do not divide it", checkpoint)
     blocks = config.fullatt_block_indexes
     refuse_unless(
         all(0 <= block < config.depth for block in blocks),
         f"fullatt_block_indexes {blocks} are not all below depth {config.depth}",
         checkpoint,
     )
-    refuse_unless(window > 0, f"window_size {config.window_size} is smaller than a merged cell", checkpoint)
-    refuse_unless(
-        (config.patch_size, config.temporal_patch_size, config.spatial_merge_size)
-        == (image.patch_size, image.temporal_patch_size, image.spatial_merge_size),
-        "patch sizes differ between vision_config and the preprocessor",
-        checkpoint,
-    )
+    refuse_unless(0 < window <= 64, f"window_size {config.window_size} is not 1 to 64 merged cells", checkpoint)
+    patch = (config.patch_size, config.temporal_patch_size, config.spatial_merge_size)
+    check_vision(image, patch, config.hidden_size, config.num_heads, checkpoint)
     vision = VisionSpec(
         depth=config.depth,
         hidden_size=config.hidden_size,
@@ -63,7 +60,6 @@ def read(checkpoint: Checkpoint) -> ModelSpec:
         activation="silu",
         gated=True,
         full_attention_blocks=frozenset(blocks),
-        window=window,
     )
     timing = VideoTiming(tokens_per_second=config.tokens_per_second)
     return ModelSpec("qwen2_5_vl", vision, text, image, read_tokens(checkpoint), timing, max_positions)

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
 
 from qvl_runtime.manifest import VideoTiming
 
 from ..checkpoint import Checkpoint
-from .config import Positive, convert, read_image, read_text, read_tokens, refuse_unless
+from .config import Depth, Positive, check_vision, convert, read_image, read_text, read_tokens, refuse_unless
 from .spec import ModelSpec, VisionSpec
 
 
 class VisionConfig(msgspec.Struct):
     """`vision_config` with the defaults of transformers' `Qwen2VLVisionConfig`."""
 
-    depth: Positive = 32
+    depth: Depth = 32
     embed_dim: Positive = 1280
     hidden_size: Positive = 3584
     hidden_act: str = "quick_gelu"
-    mlp_ratio: float = 4
+    mlp_ratio: Annotated[float, msgspec.Meta(gt=0, le=64)] = 4
     num_heads: Positive = 16
     patch_size: Positive = 14
     spatial_merge_size: Positive = 2
@@ -35,13 +37,8 @@ def read(checkpoint: Checkpoint) -> ModelSpec:
         config.hidden_act == "quick_gelu", f"vision hidden_act {config.hidden_act!r} is not supported", checkpoint
     )
     refuse_unless(config.hidden_size == text.hidden_size, "vision hidden_size is not the LLM's", checkpoint)
-    refuse_unless(config.embed_dim % (config.num_heads * 4) == 0, "vision heads do not divide embed_dim", checkpoint)
-    refuse_unless(
-        (config.patch_size, config.temporal_patch_size, config.spatial_merge_size)
-        == (image.patch_size, image.temporal_patch_size, image.spatial_merge_size),
-        "patch sizes differ between vision_config and the preprocessor",
-        checkpoint,
-    )
+    patch = (config.patch_size, config.temporal_patch_size, config.spatial_merge_size)
+    check_vision(image, patch, config.embed_dim, config.num_heads, checkpoint)
     vision = VisionSpec(
         depth=config.depth,
         hidden_size=config.embed_dim,

@@ -15,7 +15,7 @@ Activation = Literal["quick_gelu", "gelu", "silu"]
 class VisionSpec:
     """A vision tower; `gated` MLPs are gate/up/down, others fc1/fc2.
 
-    Blocks outside `full_attention_blocks` attend within windows of `window` × `window` merged cells.
+    Blocks outside `full_attention_blocks` attend within the windows of the image geometry.
     """
 
     depth: int
@@ -29,7 +29,6 @@ class VisionSpec:
     activation: Activation
     gated: bool
     full_attention_blocks: frozenset[int]
-    window: int = 0
     rope_theta: float = 10000.0
     eps: float = 1e-6
 

@@ -60,8 +60,7 @@ def _output(graph: ir.Graph, value: ir.Value, name: str, axes: Axes) -> None:
 
 
 def _empty(name: str, target: Target) -> ir.Graph:
-    opsets = {"": target.opset, "com.microsoft": 1}
-    return ir.Graph([], [], nodes=[], opset_imports=opsets, name=name)
+    return ir.Graph([], [], nodes=[], opset_imports=dict(target.opsets), name=name)
 
 
 def build_vision(spec: ModelSpec, target: Target, layouts: Mapping[str, Layout] | None = None) -> Graph:

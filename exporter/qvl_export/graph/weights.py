@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
-import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
@@ -23,8 +22,14 @@ from .quantized import Packed
 
 ALIGNMENT = 4096
 """External data starts on page boundaries, so that engines can map it."""
-BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
-LARGEST_FP16_IN_BF16_BITS = 0x477F  # 65,280; the next bfloat16 is above float16's 65,504
+BITS: dict[str, tuple[type[np.unsignedinteger[Any]], int]] = {
+    "bfloat16": (np.uint16, 0x7F80),
+    "float16": (np.uint16, 0x7C00),
+    "float32": (np.uint32, 0x7F800000),
+}
+"""Floats as unsigned integers order by magnitude; from these on they are infinite or no number."""
+LARGEST_IN_FLOAT16 = {"bfloat16": 0x477F, "float16": 0x7BFF, "float32": 0x477FE000}
+"""The bits of the largest value that float16 can hold: 65,280 in bfloat16, 65,504 in the others."""
 Advance = Callable[[int], None]
 
 
@@ -150,17 +155,18 @@ def _emit(file: BinaryIO, digest: Any, data: bytes | memoryview) -> None:
 
 
 def _convert(chunk: Array, dtype: ir.DataType, source: Source) -> Array:
-    """Elements as `dtype`; raises CheckpointError where float16 would overflow."""
-    if dtype == ir.DataType.FLOAT16 and chunk.dtype != np.float16 and _overflows(chunk):
-        raise CheckpointError(
-            f"tensor {source.name} has values beyond float16's 65,504 or not finite",
-            where=source.file,
-            fix="export with --precision fp32",
-        )
+    """Elements as `dtype`; raises CheckpointError where they are not finite or float16 would overflow."""
+    if chunk.dtype.name in BITS:
+        unsigned, infinite = BITS[chunk.dtype.name]
+        largest = int((chunk.view(unsigned) & (np.iinfo(unsigned).max >> 1)).max(initial=0))  # of magnitudes, as bits
+        if largest >= infinite:
+            raise CheckpointError(
+                f"tensor {source.name} has values that are not finite", where=source.file, fix="the training diverged"
+            )
+        if dtype == ir.DataType.FLOAT16 and largest > LARGEST_IN_FLOAT16[chunk.dtype.name]:
+            raise CheckpointError(
+                f"tensor {source.name} has values beyond float16's 65,504",
+                where=source.file,
+                fix="export with --precision fp32",
+            )
     return np.ascontiguousarray(chunk.astype(dtype.numpy(), copy=False))
-
-
-def _overflows(chunk: Array) -> bool:
-    if chunk.dtype == BFLOAT16:
-        return bool((chunk.view(np.uint16) & 0x7FFF).max(initial=0) > LARGEST_FP16_IN_BF16_BITS)
-    return not bool((np.abs(chunk) <= np.finfo(np.float16).max).all())

@@ -24,6 +24,8 @@ from .qtensor import Layout, QTensor
 BITS = (4, 8)
 BLOCKS = (128, 64, 32, 16)
 """Block sizes that kernels take, largest first."""
+FORMS = {"qweight": ("int32", 2), "qzeros": ("int32", 2), "scales": ("float16", 2), "g_idx": ("int32", 1)}
+"""Element type and dimensions of each part."""
 Codes = npt.NDArray[np.uint8]
 
 
@@ -90,7 +92,8 @@ class GptqLinear:
         if self.g_idx is None:
             return np.arange(self.columns) // size
         index = _whole(self.g_idx).astype(np.int64)
-        if index.shape != (self.columns,) or np.bincount(index).max(initial=0) > size or index.min(initial=0) < 0:
+        whole = np.bincount(np.arange(self.columns) // size)
+        if index.min(initial=0) < 0 or index.max(initial=0) >= len(whole) or (np.bincount(index) != whole).any():
             raise CheckpointError(
                 f"{self.name}.g_idx does not sort columns into groups of {size}", where=self.g_idx.file
             )
@@ -122,12 +125,15 @@ class GptqLinear:
             raise CheckpointError(f"{self.name}.qzeros has zero points beyond {bits} bits", where=self.qzeros.file)
         if not layout.asymmetric and (zeros != layout.middle).any():
             raise CheckpointError(f"{self.name} says sym but its zero points differ", where=self.qzeros.file)
+        scales = _whole(self.scales)
+        if not np.isfinite(scales).all():
+            raise CheckpointError(f"{self.name}.scales are not finite", where=self.scales.file)
         order = np.argsort(index, kind="stable")
         block_group = index[order][:: layout.block]
         return QTensor(
             layout,
             np.ascontiguousarray(codes[:, order]),
-            np.ascontiguousarray(_whole(self.scales).astype(np.float16)[block_group].T),
+            np.ascontiguousarray(scales[block_group].T),
             np.ascontiguousarray(zeros[block_group].T.astype(np.uint8)) if layout.asymmetric else None,
             order if layout.permuted else None,
         )
@@ -144,10 +150,15 @@ def _linear(name: str, tensors: Mapping[str, StoredTensor], config: GptqConfig) 
     qweight, qzeros, scales = parts["qweight"], parts["qzeros"], parts["scales"]
     if qweight is None or qzeros is None or scales is None:
         raise CheckpointError(f"{name} lacks {', '.join(part for part in parts if parts[part] is None)}")
+    for part, tensor in parts.items():
+        if tensor is not None and (tensor.dtype != FORMS[part][0] or len(tensor.shape) != FORMS[part][1]):
+            form = f"{tensor.dtype} of {len(tensor.shape)} dimensions"
+            raise CheckpointError(f"{name}.{part} is {form}, not {FORMS[part]}", where=tensor.file)
     linear = GptqLinear(name, config, qweight, qzeros, scales, parts["g_idx"])
     groups = 1 if config.group_size == -1 else -(-linear.columns // config.group_size)
     packed = -(-linear.rows * config.bits // 32)
-    if scales.shape != (groups, linear.rows) or qzeros.shape != (groups, packed):
+    indexed = linear.g_idx is None or linear.g_idx.shape == (linear.columns,)
+    if scales.shape != (groups, linear.rows) or qzeros.shape != (groups, packed) or not indexed:
         raise CheckpointError(
             f"{name}: scales {list(scales.shape)} and qzeros {list(qzeros.shape)} do not fit qweight "
             f"{list(qweight.shape)} at {config.bits} bits in groups of {config.group_size}",

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
+import msgspec
 from tokenizers import Tokenizer
 
 from qvl_runtime.chat import ChatTemplate
@@ -71,22 +72,24 @@ class DecoderInt4:
             checkpoint.tensors["model.embed_tokens.weight"],
         )
         decoder = calibrate.Decoder(self.spec.text, self.target, checkpoint.tensors)
-        progress = calibrate.Calibration(self.work, self._key(checkpoint, draft))
         samples = list(sampler.samples(self.calib, labels))
+        key = self._key(checkpoint, draft, [label.image for label in labels])
+        progress = calibrate.Calibration(self.work, key)
         calibrate.quantize_decoder(decoder, self.linears, samples, progress, report)
         for name in self.linears.keys() & {"model.embed_tokens", "lm_head"}:
             calibrate.quantize_rows(decoder, self.linears[name])
 
-    def _key(self, checkpoint: Checkpoint, draft: Manifest) -> dict[str, object]:
+    def _key(self, checkpoint: Checkpoint, draft: Manifest, pages: Iterable[str]) -> dict[str, object]:
         """What must be the same for a killed calibration to go on."""
-        files = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in checkpoint.files]
+        described = msgspec.to_builtins(draft)
+        del described["provenance"]["created"]
         return {
-            "config": draft.provenance.config_sha256,
-            "checkpoint": files,
-            "labels": sha256(self.calib / LABELS),
+            "bundle": described,
+            "checkpoint": [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in checkpoint.files],
+            "pages": {name: sha256(self.calib / name) for name in sorted({LABELS, *pages})},
             "limit": self.limit,
-            "block": self.layout.block,
-            "precision": self.target.weight_type.name,
+            "layout": repr(self.layout),
+            "target": repr(self.target),
         }
 
     def clean(self) -> None:

@@ -40,11 +40,16 @@ class Target(Protocol):
     """The ops of one engine. Activations are [batch, tokens, features]; norms take the pending `delta` of a residual
     stream and return (normalised, x + delta)."""
 
-    name: str
-    opset: int
-    ir_version: int
-    weight_type: ir.DataType
-    """How weights of linears and the embedding are stored."""
+    @property
+    def opsets(self) -> tuple[tuple[str, int], ...]:
+        """Operator domains and their versions."""
+
+    @property
+    def ir_version(self) -> int: ...
+
+    @property
+    def weight_type(self) -> ir.DataType:
+        """How float weights of linears and the embedding are stored."""
 
     def linear(self, op: OpBuilder, x: ir.Value, weight: ir.Value, bias: ir.Value | None) -> ir.Value:
         """x · weightᵀ + bias, weight [out, in]."""

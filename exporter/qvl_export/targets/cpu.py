@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
@@ -24,18 +25,20 @@ def lower(precision: str, accuracy_level: int) -> CpuTarget:
     """The ops with float weights stored in `fp32` or `fp16`."""
     if precision not in WEIGHT_TYPES:
         raise ExportError(f"precision {precision!r} is not supported", fix=f"supported: {', '.join(WEIGHT_TYPES)}")
+    if accuracy_level not in (0, 4):
+        raise ExportError(f"accuracy level {accuracy_level} is not supported", fix="0 or 4")
     return CpuTarget(WEIGHT_TYPES[precision], accuracy_level)
 
 
+@dataclass(frozen=True)
 class CpuTarget:
     """ONNX Runtime on a CPU, see `targets.Target`."""
 
-    name = "cpu"
-    opset = 23
-    ir_version = 11
-
-    def __init__(self, weight_type: ir.DataType, accuracy_level: int) -> None:
-        self.weight_type, self.accuracy_level = weight_type, accuracy_level
+    weight_type: ir.DataType
+    accuracy_level: int
+    name: str = "cpu"
+    opsets: tuple[tuple[str, int], ...] = (("", 23), (MICROSOFT, 1))
+    ir_version: int = 11
 
     def _float(self, op: OpBuilder, value: ir.Value) -> ir.Value:
         return value if self.weight_type == ir.DataType.FLOAT else op.Cast(value, to=ir.DataType.FLOAT)

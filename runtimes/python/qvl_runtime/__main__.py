@@ -13,6 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from . import __version__
 from .errors import PromptError, QvlError
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ BENCH_PROMPT = "Read the text."
 def main(arguments: Sequence[str] | None = None, program: str = "python -m qvl_runtime") -> int:
     """Run one command; returns the exit code: 0, 1 where `inspect --verify` finds damage, 2 for bad input."""
     options = _parse(_parser(program), arguments)
+    if sys.stdout is None:  # closed by the caller
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # an answer may hold what the terminal cannot show
     try:
@@ -40,6 +43,9 @@ def main(arguments: Sequence[str] | None = None, program: str = "python -m qvl_r
     except BrokenPipeError:  # the reader of our output went away, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except MemoryError:
+        print("error: not enough memory (fewer or smaller images, or a smaller bundle)", file=sys.stderr)
+        return BAD_INPUT
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         print(f"error: {where}{error.strerror or error}", file=sys.stderr)
@@ -58,10 +64,15 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parse(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Before Python 3.12, argparse does not take an optional PROMPT that comes after an option."""
+    """Before Python 3.12, argparse does not take an optional PROMPT that comes after an option or after `--`."""
     options, rest = parser.parse_known_args(arguments)
-    if len(rest) == 1 and getattr(options, "prompt", None) is None and not rest[0].startswith("-"):
-        options.prompt, rest = rest[0], []
+    literal = rest[:1] == ["--"]
+    rest = rest[literal:]
+    if "prompt" in options and options.prompt is None:
+        if len(rest) == 1 and (literal or not rest[0].startswith("-")):
+            options.prompt, rest = rest[0], []
+        elif len(options.video) > 1 and not Path(options.video[-1]).exists():
+            options.prompt = options.video.pop()  # `--video 1.png 2.png "What happens?"`
     if rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     return options
@@ -73,6 +84,7 @@ def _one_line_warning(message: Warning | str, *_: Any, **__: Any) -> None:
 
 def _parser(program: str) -> argparse.ArgumentParser:
     parser = _Parser(prog=program, description="Run and inspect Qwen-VL bundles.")
+    parser.add_argument("--version", action="version", version=f"qvl-runtime {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     run = commands.add_parser("run", help="answer a prompt about images, streaming the answer")
     run.set_defaults(command=_run)
@@ -111,15 +123,18 @@ def _add_bundle(parser: argparse.ArgumentParser) -> None:
 
 def _add_media(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--image", action="append", default=[], metavar="FILE", help="an image; may be repeated")
-    parser.add_argument("--pdf", metavar="FILE", help="a PDF whose pages are given as images")
-    parser.add_argument("--pages", metavar="1-3,7", help="pages of the PDF, from one (default: all)")
+    parser.add_argument("--pdf", action="append", default=[], metavar="FILE", help="a PDF whose pages are images")
+    parser.add_argument("--pages", metavar="1-3,7-", help="pages of the PDFs, from one (default: all)")
     parser.add_argument("--video", nargs="+", default=[], metavar="FRAME", help="image files, the frames of one video")
     parser.add_argument("--fps", type=float, default=2.0, help="frames a second of the video (default: 2)")
 
 
 def _add_sampling(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--max-new-tokens", type=_positive, default=512, metavar="N", help="longest answer (default: 512)"
+        "--max-new-tokens",
+        type=_positive,
+        metavar="N",
+        help="longest answer (default: 512, or a quarter of the length)",
     )
     parser.add_argument("--temperature", type=float, default=0.0, metavar="T", help="0 is greedy (default)")
     parser.add_argument(
@@ -135,8 +150,8 @@ def _messages(options: argparse.Namespace) -> list[dict[str, Any]]:
     if options.pages and not options.pdf:
         raise PromptError("--pages needs --pdf")
     parts: list[dict[str, Any]] = [{"type": "image", "image": image} for image in options.image]
-    if options.pdf:
-        parts += [{"type": "image", "image": page} for page in pdf_pages(options.pdf, options.pages)]
+    for pdf in options.pdf:
+        parts += [{"type": "image", "image": page} for page in pdf_pages(pdf, options.pages)]
     if options.video:
         parts.append({"type": "video", "video": options.video, "fps": options.fps})
     if options.prompt:
@@ -160,6 +175,8 @@ def _run(options: argparse.Namespace) -> int:
         print(json.dumps({"text": "".join(pieces), **_report(stream.run)}, ensure_ascii=False))
     else:
         print()
+        if stream.run.finish_reason == "length":
+            print("note: the answer was cut off, see --max-new-tokens", file=sys.stderr)
     return 0
 
 
@@ -221,13 +238,15 @@ def _bench(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(result))
     else:
-        print("\n".join(f"{key:18} {value}" for key, value in result.items()))
+        flat = {f"{key} (s)": value for key, value in {"load": result.pop("load_seconds"), **seconds}.items()}
+        del result["seconds"]
+        print("\n".join(f"{key:18} {value}" for key, value in {**flat, **result}.items()))
     return 0
 
 
 def _fresh(model: Model, messages: list[dict[str, Any]], options: argparse.Namespace) -> dict[str, Any]:
     """One run without any cached features or keys."""
-    stream = model.stream(messages, options.max_new_tokens)
+    stream = model.stream(messages, options.max_new_tokens, ignore_eos=True)
     for _ in stream:
         pass
     return _report(stream.run)

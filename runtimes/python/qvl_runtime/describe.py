@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .manifest import Manifest
+from .manifest import Manifest, Port
 
 
-def describe(manifest: Manifest) -> str:
-    """A bundle in a few lines of text."""
+def describe(manifest: Manifest, ports: bool = True) -> str:
+    """A bundle in a few lines of text, with the inputs and outputs of its graphs where `ports` is set."""
     image, llm, origin = manifest.image, manifest.llm, manifest.provenance
     size = sum(entry.size for entry in manifest.files.values())
     lines = [
@@ -22,16 +22,22 @@ def describe(manifest: Manifest) -> str:
         total = manifest.files[graph.data].size
         kinds = ", ".join(f"{kind} {count / 1e6:,.1f} MB" for kind, count in graph.weight_bytes.items())
         lines.append(f"  {name:9} {graph.precision}, {total / 1e6:,.1f} MB ({kinds})")
-        for direction, ports in (("in ", graph.inputs), ("out", graph.outputs)):
-            shown = [port for port in ports if not port.name.startswith(("past_key_values.", "present."))]
-            lines += [f"    {direction} {port.name:22} {port.dtype:8} {_axes(port.shape)}" for port in shown]
-            if len(shown) < len(ports):
-                example = ports[-1]
-                pattern = example.name.replace(example.name.split(".")[1], "N", 1)
-                lines.append(
-                    f"    {direction} {pattern:22} {example.dtype:8} {_axes(example.shape)} × {len(ports) - len(shown)}"
-                )
+        if ports:
+            lines += _ports("in ", graph.inputs) + _ports("out", graph.outputs)
     return "\n".join(lines)
+
+
+def _ports(direction: str, ports: Sequence[Port]) -> list[str]:
+    """A line a port; those of the KV cache share one."""
+    shown = [port for port in ports if not port.name.startswith(("past_key_values.", "present."))]
+    lines = [f"    {direction} {port.name:27} {port.dtype:8} {_axes(port.shape)}" for port in shown]
+    if len(shown) < len(ports):
+        example = ports[-1]
+        name = f"{example.name.split('.')[0]}.N.key, .value"
+        lines.append(
+            f"    {direction} {name:27} {example.dtype:8} {_axes(example.shape)}, {len(ports) - len(shown)} in all"
+        )
+    return lines
 
 
 def _axes(shape: Sequence[int | str]) -> str:

@@ -32,5 +32,9 @@ class PromptError(QvlError):
     """Messages or options the model cannot answer."""
 
 
+class EngineError(QvlError):
+    """The engine failed while running, for want of memory mostly."""
+
+
 class InstallError(QvlError):
     """A Python package is missing, or two of them collide."""

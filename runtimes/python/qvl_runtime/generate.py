@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -52,16 +53,24 @@ class Run:
 
 
 class Decoder:
-    """Drives an engine; keeps the keys of what its KV cache holds so that a shared prefix is not run again."""
+    """Drives an engine; keeps the keys of what its KV cache holds so that a shared prefix is not run again.
+
+    Every use of the cache holds `lock`; whoever holds it for a whole answer is not interrupted by another thread.
+    """
 
     def __init__(self, engine: Engine, hidden_size: int, encoder: Encoder) -> None:
         self._engine, self._hidden, self._encoder = engine, hidden_size, encoder
         self._cached = np.empty(0, dtype=np.int64)
         self._prompts = 0
+        self.lock = threading.RLock()
 
     def prefill(self, prompt: Prompt, wanted: Ints, run: Run) -> Floats:
         """Logits [K, vocab] at the prompt places `wanted` (increasing); only tokens after the shared prefix are run."""
-        self._prompts += 1
+        with self.lock:
+            self._prompts += 1
+            return self._prefill(prompt, wanted, run)
+
+    def _prefill(self, prompt: Prompt, wanted: Ints, run: Run) -> Floats:
         keys = prompt.prefix_keys()
         start = min(_shared_prefix(self._cached, keys), int(wanted[0]))
         self._cached = keys[:start]
@@ -112,8 +121,10 @@ class Decoder:
         Raises PromptError when another prompt has taken over the KV cache in between.
         """
         began = time.perf_counter()
-        logits = self.prefill(prompt, np.array([len(prompt.ids) - 1]), run)[0]
-        run.times.first_token, mine = time.perf_counter() - began, self._prompts
+        with self.lock:
+            logits = self.prefill(prompt, np.array([len(prompt.ids) - 1]), run)[0]
+            mine = self._prompts
+        run.times.first_token = time.perf_counter() - began
         for index in range(limit):
             token = choose(logits)
             if token in stop:
@@ -123,14 +134,18 @@ class Decoder:
             run.counts.generated = len(run.tokens)
             yield token
             if index + 1 < limit:
-                if self._prompts != mine:
-                    raise PromptError(
-                        "another prompt was started on this model before this answer ended",
-                        fix="finish one answer first, or load the bundle twice",
-                    )
-                began = time.perf_counter()
-                logits = self.step(token, prompt.next_position + index)
+                with self.lock:
+                    self._check_turn(mine)
+                    began = time.perf_counter()
+                    logits = self.step(token, prompt.next_position + index)
                 run.times.decode += time.perf_counter() - began
+
+    def _check_turn(self, mine: int) -> None:
+        if self._prompts != mine:
+            raise PromptError(
+                "another prompt was started on this model before this answer ended",
+                fix="finish one answer first, use generate(), or load the bundle twice",
+            )
 
 
 def _shared_prefix(cached: Ints, keys: Ints) -> int:

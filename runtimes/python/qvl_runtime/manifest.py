@@ -64,9 +64,9 @@ class ImageGeometry(_Frozen, frozen=True):
     spatial_merge_size: Positive
     min_pixels: Positive
     max_pixels: Positive
-    image_mean: list[float]
-    image_std: list[float]
-    window: Count = 0
+    image_mean: Annotated[list[float], msgspec.Meta(min_length=3, max_length=3)]
+    image_std: Annotated[list[Annotated[float, msgspec.Meta(gt=0)]], msgspec.Meta(min_length=3, max_length=3)]
+    window: Annotated[int, msgspec.Meta(ge=0, le=64)] = 0
 
     @property
     def factor(self) -> int:
@@ -149,7 +149,26 @@ def read(bundle: Path) -> Manifest:
     for name in (*TEXT_FILES, *used):
         if name not in manifest.files:
             raise BundleError("is used but not listed under files", where=bundle / name, fix="export again")
+    _check_geometry(manifest, bundle / MANIFEST)
     return manifest
+
+
+def _check_geometry(manifest: Manifest, where: Path) -> None:
+    """The geometry must be that of the graphs' own inputs and outputs, which engines check against the graphs."""
+    llm, image = manifest.llm, manifest.image
+    vision, language = manifest.graphs["vision"], manifest.graphs["llm"]
+    shapes = {port.name: port.shape for graph in (vision, language) for port in (*graph.inputs, *graph.outputs)}
+    cache = [1, llm.num_key_value_heads, "past", llm.head_dim]
+    layers = sum(name.startswith("past_key_values.") for name in shapes) // 2
+    expected = {
+        "pixel_values": ["frames", "patches", image.patch_dim],
+        "image_features": ["image_tokens", llm.hidden_size],
+        "logits": [1, "wanted", llm.vocab_size],
+        f"past_key_values.{llm.num_layers - 1}.key": cache,
+    }
+    wrong = [name for name, shape in expected.items() if shapes.get(name) != shape]
+    if wrong or layers != llm.num_layers or bool(image.window) != ("window_gather" in shapes):
+        raise BundleError(f"geometry and graphs disagree: {', '.join(wrong) or 'layers or windows'}", where=where)
 
 
 def verify(bundle: Path, manifest: Manifest) -> Iterator[tuple[str, bool]]:

@@ -8,24 +8,28 @@ import re
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from .errors import InstallError, MediaError, QvlError
 
-MAX_IMAGE_PIXELS = 1 << 28
-"""Larger images are refused before decoding: 268 million pixels, an A3 page at 1,200 dpi."""
-MAX_PAGES_PIXELS = 1 << 30
-"""Pages of one TIFF may have this many pixels together: 120 A4 pages at 300 dpi."""
+MAX_IMAGE_PIXELS = 1 << 27
+"""Larger images are refused before decoding: 134 million pixels, an A3 page at 800 dpi."""
+MAX_PAGES_PIXELS = 1 << 28
+"""Pages of one TIFF may have this many pixels together: 30 A4 pages at 300 dpi."""
+MAX_PAGES = 64
+"""Pages of one PDF that are drawn at once."""
+MAX_ASPECT_RATIO = 200
+"""The checkpoints' own bound (transformers `smart_resize`)."""
 PDF_DPI = 150
 PDF_MAX_PIXELS = 1 << 25
 _REFUSED = ("EPS", "WMF")  # Pillow runs Ghostscript or Windows on these
 _PILLOW = threading.Lock()
-_PAGES = re.compile(r"\s*(\d{1,9})\s*(?:-\s*(\d{1,9})\s*)?")
+_PAGES = re.compile(r"\s*(\d{1,9})\s*(-\s*(\d{1,9})?\s*)?")
 
-ImageSource = str | Path | bytes | Image.Image | np.ndarray[Any, Any]
+ImageSource = str | Path | bytes | BinaryIO | Image.Image | np.ndarray[Any, Any]
 
 
 def load_pages(source: ImageSource) -> list[Image.Image]:
@@ -44,14 +48,30 @@ def load_pages(source: ImageSource) -> list[Image.Image]:
     except (QvlError, MemoryError):
         raise
     except UnidentifiedImageError as error:
-        raise MediaError("is not an image in a known format", where=where) from error
+        hint = "give PDFs with --pdf" if where.lower().endswith(".pdf") else ""
+        raise MediaError("is not an image in a known format", where=where, fix=hint) from error
     except Exception as error:  # on damaged files Pillow raises whatever its parsers trip over
         raise MediaError(f"cannot be read: {error}", where=where, fix="is the file complete?") from error
 
 
 def load_image(source: ImageSource) -> Image.Image:
-    """The first page of an image source."""
-    return load_pages(source)[0]
+    """An image source of one page; raises MediaError for several."""
+    pages = load_pages(source)
+    if len(pages) > 1:
+        raise MediaError(f"has {len(pages)} pages where one image is wanted", where=_describe(source), fix="split it")
+    return pages[0]
+
+
+def check_aspect(pages: Sequence[Image.Image], source: ImageSource) -> None:
+    """Refuse what no resizing makes acceptable, while its name is known."""
+    for page in pages:
+        if max(page.size) > MAX_ASPECT_RATIO * min(page.size):
+            width, height = page.size
+            raise MediaError(
+                f"aspect ratio of {width} × {height} is above {MAX_ASPECT_RATIO}",
+                where=_describe(source),
+                fix="crop it",
+            )
 
 
 def load_frames(sources: Sequence[ImageSource]) -> list[Image.Image]:
@@ -70,13 +90,18 @@ def pdf_pages(path: str | Path, pages: str | None = None, dpi: int = PDF_DPI) ->
         import pypdfium2
     except ImportError as error:
         raise InstallError("PDFs need pypdfium2", fix="pip install 'qvl-runtime[pdf]'") from error
+    if not Path(path).is_file():
+        raise MediaError("no such file", where=path)
     try:
-        document = pypdfium2.PdfDocument(str(path))
+        document = pypdfium2.PdfDocument(Path(path).read_bytes())
         document.init_forms()  # without it the text of filled-in fields is not drawn
-    except (pypdfium2.PdfiumError, OSError) as error:
+    except pypdfium2.PdfiumError as error:
         raise MediaError(f"cannot be read as a PDF: {error}", where=path) from error
     try:
-        for index in parse_pages(pages, len(document), path):
+        chosen = parse_pages(pages, len(document), path)
+        if len(chosen) > MAX_PAGES:
+            raise MediaError(f"{len(chosen)} pages at once, at most {MAX_PAGES}", where=path, fix="choose with --pages")
+        for index in chosen:
             page = document[index]
             fitting = (PDF_MAX_PIXELS / max(1.0, page.get_width() * page.get_height())) ** 0.5
             yield page.render(scale=min(dpi / 72, fitting)).to_pil().convert("RGB")
@@ -87,14 +112,17 @@ def pdf_pages(path: str | Path, pages: str | None = None, dpi: int = PDF_DPI) ->
 
 
 def parse_pages(pages: str | None, count: int, where: object) -> list[int]:
-    """Zero-based indices of "1-3,7" in a document of `count` pages; raises MediaError outside it."""
+    """Zero-based indices of "1-3,7-" in a document of `count` pages; raises MediaError outside it."""
     if pages is None:
         return list(range(count))
     chosen: list[int] = []
     for part in pages.split(","):
         if not (match := _PAGES.fullmatch(part)):
             raise MediaError(f"pages {pages!r} are not numbers and ranges", where=where, fix='write "1-3,7"')
-        start, end = int(match[1]), int(match[2] or match[1])
+        start = int(match[1])
+        end = int(match[3] or count) if match[2] else start
+        if start > end and match[3]:
+            raise MediaError(f"pages {part.strip()} run backwards", where=where)
         if not 1 <= start <= end <= count:
             raise MediaError(f"has {count} pages, asked for {part.strip()}", where=where)
         chosen.extend(range(start - 1, end))
@@ -107,20 +135,32 @@ def _describe(source: ImageSource) -> str:
     return f"image given as {type(source).__name__}"
 
 
-def _open(source: str | Path | bytes | np.ndarray[Any, Any], where: str) -> Image.Image:
+def _open(source: str | Path | bytes | BinaryIO | np.ndarray[Any, Any], where: str) -> Image.Image:
     if isinstance(source, np.ndarray):
+        source = source[..., 0] if source.ndim == 3 and source.shape[2] == 1 else source
         if source.dtype != np.uint8 or source.ndim not in (2, 3) or source.shape[2:] not in ((), (3,), (4,)):
             raise MediaError(
                 f"is a {source.dtype} array of shape {list(source.shape)}", where=where, fix="use uint8 [H, W, 3]"
             )
         return Image.fromarray(source)
-    if isinstance(source, bytes):
+    if hasattr(source, "read"):
+        source = source.read()
+    if isinstance(source, bytes | bytearray):
         return _identify(io.BytesIO(source))
     if not isinstance(source, str | Path):
         raise MediaError("is not an image", where=where, fix="give a path, bytes, a PIL image or a uint8 array")
-    if not Path(source).is_file():
-        raise MediaError("no such file", where=where)
-    return _identify(Path(source))
+    path = Path(source)
+    if path.is_dir():
+        raise MediaError("is a directory", where=where, fix="give its files one by one")
+    if not path.exists():
+        raise MediaError("no such file", where=where, fix=_hint(str(source)))
+    return _identify(path if path.is_file() else io.BytesIO(path.read_bytes()))
+
+
+def _hint(source: str) -> str:
+    if "://" in source or source.startswith("data:"):
+        return "URLs are not fetched: download it first"
+    return "" if source else "the path is empty"
 
 
 def _identify(file: Path | io.BytesIO) -> Image.Image:
@@ -187,7 +227,9 @@ def _rgb(image: Image.Image) -> Image.Image:
         return Image.fromarray(np.clip(values, 0, 255).astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+        paper = Image.new("RGB", rgba.size, "white")
+        paper.paste(rgba, mask=rgba.getchannel("A"))
+        return paper
     return image.convert("RGB")
 
 

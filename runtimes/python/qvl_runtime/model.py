@@ -31,11 +31,16 @@ def load(bundle: str | Path, threads: int | None = None) -> Model:
     Raises BundleError when it is missing, damaged, truncated or from the future, InstallError for a broken install.
     """
     path = Path(bundle)
+    if threads is not None and (not isinstance(threads, int) or isinstance(threads, bool) or threads < 1):
+        raise PromptError(f"threads is {threads!r}", fix="give a positive whole number, or None for all cores")
     return Model(path, manifests.read(path), threads)
 
 
 class Model:
-    """A bundle in memory. Not for use from two threads at once; load it twice for that."""
+    """A bundle in memory, with one KV cache: threads that call `generate` take turns.
+
+    Of two streams the later one wins, and the earlier says so at its next piece; load the bundle twice for both.
+    """
 
     def __init__(self, bundle: Path, manifest: Manifest, threads: int | None = None) -> None:
         self.bundle, self.manifest = bundle, manifest
@@ -48,34 +53,39 @@ class Model:
     def generate(
         self,
         messages: Sequence[Message],
-        max_new_tokens: int = MAX_NEW_TOKENS,
+        max_new_tokens: int | None = None,
         temperature: float = 0.0,
         top_p: float = 1.0,
         top_k: int = 0,
         seed: int | None = None,
     ) -> str:
         """The answer to chat messages; greedy at temperature 0. Raises PromptError and MediaError."""
-        return "".join(self.stream(messages, max_new_tokens, temperature, top_p, top_k, seed))
+        with self._decoder.lock:
+            return "".join(self.stream(messages, max_new_tokens, temperature, top_p, top_k, seed))
 
     def stream(
         self,
         messages: Sequence[Message],
-        max_new_tokens: int = MAX_NEW_TOKENS,
+        max_new_tokens: int | None = None,
         temperature: float = 0.0,
         top_p: float = 1.0,
         top_k: int = 0,
         seed: int | None = None,
+        ignore_eos: bool = False,
     ) -> Stream:
         """The answer piece by piece, never splitting a character; `.run` tells tokens and times.
 
-        Starting another prompt on this model ends it: its next piece raises PromptError.
+        Without `max_new_tokens` it is at most 512 tokens and a quarter of the bundle's maximum length. `ignore_eos`
+        goes on to the limit, for measurements. Starting another prompt on this model ends it: its next piece raises
+        PromptError.
         """
-        if max_new_tokens < 1:
-            raise PromptError(f"max_new_tokens is {max_new_tokens}", fix="ask for at least one")
+        limit = min(MAX_NEW_TOKENS, self.manifest.llm.max_length // 4) if max_new_tokens is None else max_new_tokens
+        if not isinstance(limit, int) or limit < 1:
+            raise PromptError(f"max_new_tokens is {max_new_tokens!r}", fix="ask for a whole number, at least one")
         choose = chooser(temperature, top_p, top_k, seed)
-        prompt, run = self.prompt(messages, max_new_tokens), Run()
-        stop = frozenset(self.manifest.tokens.stop)
-        return Stream(self._decoder.generate(prompt, max_new_tokens, stop, choose, run), self.tokenizer, run)
+        prompt, run = self.prompt(messages, limit), Run()
+        stop = frozenset() if ignore_eos else frozenset(self.manifest.tokens.stop)
+        return Stream(self._decoder.generate(prompt, limit, stop, choose, run), self.tokenizer, run)
 
     def encode(self, image: ImageSource) -> Floats:
         """Image features [tokens, hidden] of one image."""
@@ -84,9 +94,9 @@ class Model:
 
     def logits(self, messages: Sequence[Message], answer: str) -> Floats:
         """Teacher-forced logits [answer tokens, vocab]: row i predicts token i of the answer."""
-        ids = np.array(self._ids(answer), dtype=np.int64)
+        ids = np.array(self._ids(answer) if isinstance(answer, str) else [], dtype=np.int64)
         if not len(ids):
-            raise PromptError("the answer is empty", fix="give a text to force")
+            raise PromptError(f"the answer is {answer!r}", fix="give a text to force")
         prompt = self.prompt(messages, len(ids))
         wanted = np.arange(len(prompt.ids) - 1, len(prompt.ids) + len(ids) - 1)
         return self._decoder.prefill(prompt.followed_by(ids[:-1]), wanted, Run())
@@ -99,11 +109,15 @@ class Model:
         return list(self.tokenizer.encode(text, add_special_tokens=False).ids)
 
     def _encode(self, placed: Placed) -> Floats:
-        if (features := self._features.get(placed.key)) is None:
-            patches = patchify(placed.media.frames, self.manifest.image, placed.max_pixels)
-            features = self._engine.encode(patches.pixel_values, patches.grid)
-            self._features.put(placed.key, features)
-        return features
+        with self._decoder.lock:
+            if (features := self._features.get(placed.key)) is None:
+                patches = patchify(placed.media.frames, self.manifest.image, placed.max_pixels)
+                features = self._engine.encode(patches.pixel_values, patches.grid)
+                self._features.put(placed.key, features)
+            return features
+
+    def __repr__(self) -> str:
+        return f"Model({str(self.bundle)!r}, {self.manifest.family}, {self.manifest.graphs['llm'].precision})"
 
 
 class Stream(Iterator[str]):

@@ -12,9 +12,9 @@ from PIL import Image
 
 from .errors import MediaError
 from .manifest import ImageGeometry
+from .media import MAX_ASPECT_RATIO
 from .positions import Grid
 
-MAX_ASPECT_RATIO = 200
 Floats = npt.NDArray[np.float32]
 
 

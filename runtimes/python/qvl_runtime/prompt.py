@@ -14,7 +14,7 @@ from PIL import Image
 
 from .errors import PromptError
 from .manifest import Manifest
-from .media import load_frames, load_pages
+from .media import check_aspect, load_frames, load_pages
 from .positions import Grid, Ints, VisionSpan, mrope_positions
 from .preprocess import resized_grid
 
@@ -126,6 +126,8 @@ def build_prompt(
 
 def collect(messages: Sequence[Message]) -> tuple[list[dict[str, Any]], list[Media]]:
     """Messages with bare media placeholders, and the media in order; pages of a multi-page TIFF follow one another."""
+    if isinstance(messages, str | Mapping):
+        raise PromptError("messages are not a list", fix='give [{"role": "user", "content": …}]')
     if not messages:
         raise PromptError("there are no messages")
     media: list[Media] = []
@@ -155,6 +157,7 @@ def _parts(content: Any, media: list[Media]) -> Iterator[dict[str, Any]]:
             yield {"type": "text", "text": part["text"]}
         elif kind == "image" and "image" in part:
             pages = load_pages(part["image"])
+            check_aspect(pages, part["image"])
             media.extend(Media("image", (page,)) for page in pages)
             yield from ({"type": "image"} for _ in pages)
         elif kind == "video" and isinstance(part.get("video"), list | tuple):
@@ -188,10 +191,10 @@ def fit(media: Sequence[Media], manifest: Manifest, budget: int) -> list[int]:
     if not media or tokens(geometry.max_pixels) <= budget:
         return [geometry.max_pixels] * len(media)
     unit = geometry.factor**2
-    low, high = 1, geometry.max_pixels // unit
-    if tokens(unit) > budget:
+    low, high = -(-geometry.min_pixels // unit), geometry.max_pixels // unit
+    if tokens(low * unit) > budget:
         raise PromptError(
-            f"{len(media)} images or videos do not fit into {budget} tokens at any size",
+            f"{len(media)} images or videos do not fit into {budget} tokens, even at the least size the model reads",
             fix="give fewer of them, or export with a larger --max-length",
         )
     while high - low > 1:

@@ -19,11 +19,15 @@ def chooser(temperature: float, top_p: float, top_k: int, seed: int | None) -> C
 
     Raises PromptError for options out of range.
     """
-    if not 0 <= temperature < math.inf or not 0 < top_p <= 1 or top_k < 0 or (seed or 0) < 0:
-        raise PromptError(
-            f"temperature {temperature}, top_p {top_p}, top_k {top_k}, seed {seed} are out of range",
-            fix="temperature ≥ 0, 0 < top_p ≤ 1, top_k ≥ 0 (0 keeps all), seed ≥ 0",
-        )
+    number = int | float
+    for name, value, good, rule in (
+        ("temperature", temperature, isinstance(temperature, number) and 0 <= temperature < math.inf, "0 or more"),
+        ("top_p", top_p, isinstance(top_p, number) and 0 < top_p <= 1, "above 0, at most 1"),
+        ("top_k", top_k, isinstance(top_k, int) and top_k >= 0, "a whole number, 0 keeps all"),
+        ("seed", seed, seed is None or (isinstance(seed, int) and seed >= 0), "a whole number, 0 or more"),
+    ):
+        if not good:
+            raise PromptError(f"{name} is {value!r}", fix=rule)
     if temperature == 0:
         return lambda logits: int(logits.argmax())
     rng = np.random.default_rng(seed)

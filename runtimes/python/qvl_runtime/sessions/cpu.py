@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 
-from ..errors import BundleError, InstallError
+from ..errors import BundleError, EngineError, InstallError
 from ..manifest import GraphEntry, ImageGeometry, Manifest, inside
 from ..positions import Grid, patch_positions, window_layout
 from . import Floats, LlmInputs
@@ -51,9 +54,16 @@ def open_vision(bundle: Path, manifest: Manifest, threads: int | None) -> CpuVis
     return CpuVision(manifest.image, _session(bundle, manifest.graphs["vision"], threads))
 
 
+def _cores() -> int:
+    """Cores this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _session(bundle: Path, graph: GraphEntry, threads: int | None) -> ort.InferenceSession:
     options = ort.SessionOptions()
-    options.intra_op_num_threads = threads or 0
+    options.intra_op_num_threads = min(
+        threads or _cores(), _cores()
+    )  # more threads than cores only get in each other's way
     options.log_severity_level = SILENT
     options.add_session_config_entry("session.force_spinning_stop", "1")  # two sessions share the cores
     path = inside(bundle, graph.model)
@@ -65,10 +75,20 @@ def _session(bundle: Path, graph: GraphEntry, threads: int | None) -> ort.Infere
             where=path,
             fix="`inspect --verify` tells whether the bundle is damaged",
         ) from error
-    expected, found = {port.name for port in graph.inputs}, {port.name for port in session.get_inputs()}
-    if expected != found:
-        raise BundleError(f"inputs differ from the manifest: {sorted(expected ^ found)}", where=path)
+    ports = [(port.name, port.shape) for port in (*graph.inputs, *graph.outputs)]
+    found = [(value.name, value.shape) for value in (*session.get_inputs(), *session.get_outputs())]
+    if ports != found:
+        raise BundleError("inputs and outputs are not those of the manifest", where=path, fix="export again")
     return session
+
+
+@contextlib.contextmanager
+def _telling() -> Iterator[None]:
+    """What ONNX Runtime raises while it runs, as an error of ours."""
+    try:
+        yield
+    except Exception as error:  # its types share no base class
+        raise EngineError(f"ONNX Runtime failed: {str(error).splitlines()[0][:300]}") from error
 
 
 class KvCache:
@@ -87,14 +107,15 @@ class KvCache:
         """Make room for `tokens` in all, keep the first `used`, and bind the buffers as both past and present."""
         if tokens <= self.capacity:
             return
-        self.capacity = min(-(-tokens // CACHE_STEP) * CACHE_STEP, max(tokens, self._geometry.max_length))
+        capacity = min(-(-tokens // CACHE_STEP) * CACHE_STEP, max(tokens, self._geometry.max_length))
         for name in self._names:
-            grown = self._empty(self.capacity)
+            grown = self._empty(capacity)
             grown[:, :, :used] = self._arrays[name][:, :, :used]
             self._arrays[name] = grown
             value = ort.OrtValue.ortvalue_from_numpy(grown)
             binding.bind_ortvalue_input(f"past_key_values.{name}", value)
             binding.bind_ortvalue_output(f"present.{name}", value)
+        self.capacity = capacity  # last: growing is done again when memory ran out half way
 
 
 class CpuVision:
@@ -116,7 +137,8 @@ class CpuVision:
                 "window_lengths": np.tile(windows.lengths, grid.t),
                 "window_scatter": windows.scatter,
             }
-        features: Floats = self._session.run(["image_features"], feeds, self._shrink)[0]
+        with _telling():
+            features: Floats = self._session.run(["image_features"], feeds, self._shrink)[0]
         return features
 
 
@@ -147,7 +169,8 @@ class CpuLlm:
             self._binding.bind_cpu_input(name, array)
         logits = np.empty((1, len(inputs.wanted), self._vocab_size), np.float32)
         self._binding.bind_ortvalue_output("logits", ort.OrtValue.ortvalue_from_numpy(logits))
-        self._session.run_with_iobinding(self._binding)
+        with _telling():
+            self._session.run_with_iobinding(self._binding)
         return np.asarray(logits[0])
 
 
@@ -155,4 +178,4 @@ class CpuEngine:
     """Both graphs, see `sessions.Engine`."""
 
     def __init__(self, vision: CpuVision, llm: CpuLlm) -> None:
-        self.encode, self.forward = vision.encode, llm.forward
+        self.llm, self.encode, self.forward = llm, vision.encode, llm.forward
