@@ -11,20 +11,22 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import pytest
 from packaging.requirements import Requirement
 
 import qvl_runtime
 
 ALLOWED = {"numpy", "onnxruntime", "tokenizers", "pillow", "minijinja", "msgspec"}
 FORBIDDEN = ["torch", "transformers", "onnx", "onnxscript", "onnx_ir", "qvl_export", "pydantic", "scipy", "jinja2"]
-IMPORT_SECONDS = 0.3
+IMPORT_SECONDS = {"import qvl_runtime": 0.3, "from qvl_runtime import load": 0.6}
+"""The first loads nothing heavy; the second numpy, Pillow, tokenizers and minijinja, 0.27 s measured under load."""
 INSTALLED_MB = 222
 """193 MB measured on Linux x86-64 in November 2026, of which onnxruntime 76 and numpy 57, and 15 percent."""
 
 IMPORT = """
-import time
+import sys, time
 began = time.perf_counter()
-import qvl_runtime
+exec(sys.argv[1])
 print(time.perf_counter() - began)
 """
 ANSWER = """
@@ -44,10 +46,11 @@ def run(code: str, where: Path, *arguments: object) -> str:
     ).stdout
 
 
-def test_import_is_quick(tmp_path: Path) -> None:
-    seconds = min(float(run(IMPORT, tmp_path)) for _ in range(5))
-    print(f"import qvl_runtime: {seconds * 1000:.1f} ms")
-    assert seconds < IMPORT_SECONDS
+@pytest.mark.parametrize("statement", IMPORT_SECONDS)
+def test_import_is_quick(tmp_path: Path, statement: str) -> None:
+    seconds = min(float(run(IMPORT, tmp_path, statement)) for _ in range(5))
+    print(f"{statement}: {seconds * 1000:.1f} ms")
+    assert seconds < IMPORT_SECONDS[statement]
 
 
 def test_an_answer_loads_no_exporter_package(bundle: Any, tmp_path: Path) -> None:
