@@ -5,6 +5,7 @@ Everything happens in `demo_out/`; the bundles stay there to be tried with `qvl-
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 
@@ -42,7 +43,8 @@ def main() -> None:
     console.print(summary)
     same = sum(a == b for a, b in zip(*answers.values(), strict=True))
     console.print(f"fp32 and fp16 answer {same} of {len(questions)} questions alike")
-    console.print(f'try: .venv/bin/qvl-export run {OUT}/fp16 --image {questions[0].image} "Read the text."')
+    page = os.path.relpath(questions[0].image)
+    console.print(f'try: .venv/bin/qvl-export run {OUT}/fp16 --image {page} "Read the text."')
 
 
 def scores(questions: list[Item], answers: list[str]) -> list[str]:
