@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rapidfuzz.distance import Levenshtein
 
 HELDOUT = Path(__file__).parents[1] / "calib_data" / "heldout"
@@ -44,3 +45,9 @@ def character_error_rate(answers: list[str], truths: list[str]) -> float:
     """Edits over reference length, micro-averaged."""
     edits = sum(Levenshtein.distance(answer, truth) for answer, truth in zip(answers, truths, strict=True))
     return edits / sum(map(len, truths))
+
+
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    """Log probabilities of the last axis in float64."""
+    shifted = logits.astype(np.float64) - logits.max(-1, keepdims=True)
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(-1, keepdims=True)))

@@ -16,16 +16,11 @@ from rich.table import Table
 
 from qvl_export import ExportPlan, export
 from qvl_runtime.model import Model, load
-from tests.heldout import Item, character_error_rate, items
+from tests.heldout import Item, character_error_rate, items, log_softmax
 from tests.oracles.tiny import REFERENCE
 
 CALIBRATION = Path(__file__).parents[2] / "calib_data" / "calibration"
 LIMIT = 160
-
-
-def log_softmax(logits: np.ndarray) -> np.ndarray:
-    shifted = logits.astype(np.float64) - logits.max(-1, keepdims=True)
-    return np.asarray(shifted - np.log(np.exp(shifted).sum(-1, keepdims=True)))
 
 
 def divergences(reference: Model, other: Model, questions: list[Item], answers: list[str]) -> tuple[float, float]:

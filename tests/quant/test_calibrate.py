@@ -26,16 +26,11 @@ from qvl_export.targets import lower
 from qvl_runtime import manifest as manifests
 from qvl_runtime.model import Model, load
 from tests.exporter.test_parity import image, oracle_inputs
-from tests.heldout import HELDOUT, items
+from tests.heldout import HELDOUT, items, log_softmax
 from tests.oracles.tiny import FAMILIES, REFERENCE
 
 PAGES = 8
 INT4: dict[str, Any] = {"llm_precision": "int4", "calib": HELDOUT, "samples": PAGES, "accuracy_level": 0}
-
-
-def log_softmax(logits: np.ndarray) -> np.ndarray:
-    shifted = logits.astype(np.float64) - logits.max(-1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
 
 
 def divergence(reference: Model, other: Model) -> float:

@@ -36,7 +36,6 @@ class CpuTarget:
 
     weight_type: ir.DataType
     accuracy_level: int
-    name: str = "cpu"
     opsets: tuple[tuple[str, int], ...] = (("", 23), (MICROSOFT, 1))
     ir_version: int = 11
 

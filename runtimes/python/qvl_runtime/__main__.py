@@ -218,16 +218,18 @@ def _bench(options: argparse.Namespace) -> int:
 
     from .model import load
 
-    began = time.perf_counter()
-    load(options.bundle, options.threads)
-    loaded = time.perf_counter() - began
     options.prompt = options.prompt or BENCH_PROMPT
     messages = _messages(options)
-    runs = [_fresh(load(options.bundle, options.threads), messages, options) for _ in range(options.repeat)]
+    loads, runs = [], []
+    for _ in range(options.repeat):
+        began = time.perf_counter()
+        model = load(options.bundle, options.threads)
+        loads.append(time.perf_counter() - began)
+        runs.append(_fresh(model, messages, options))
     seconds = {key: statistics.median(run["seconds"][key] for run in runs) for key in runs[0]["seconds"]}
     speeds = [run["tokens_per_second"] for run in runs if run["tokens_per_second"]]
     result = {
-        "load_seconds": round(loaded, 3),
+        "load_seconds": round(statistics.median(loads), 3),
         "seconds": seconds,
         "tokens_per_second": statistics.median(speeds) if speeds else None,
         "prompt_tokens": runs[0]["counts"]["prompt"],
