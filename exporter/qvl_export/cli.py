@@ -55,7 +55,12 @@ def cli() -> None:
 @click.argument("checkpoint")
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--target", default="cpu", show_default=True, help="Engine to export for.")
-@click.option("--precision", default="fp16", show_default=True, help="How weights are stored: fp32 or fp16.")
+@click.option(
+    "--precision",
+    default="fp16",
+    show_default=True,
+    help="fp32, fp16, int8 (both towers W8A8) or int4 (LLM int4, vision int8).",
+)
 @click.option("--min-pixels", type=click.IntRange(1), help="Smallest image after resizing (default: the checkpoint's).")
 @click.option("--max-pixels", type=click.IntRange(1), help="Largest image after resizing (default: the checkpoint's).")
 @click.option("--max-length", type=click.IntRange(2), help="Tokens of prompt and answer together (default: 8192).")
@@ -66,7 +71,9 @@ def cli() -> None:
     show_default=True,
     help="4- and 8-bit weights times activations as int8 (4) or as float32 (0: slower, closer to the checkpoint).",
 )
-@click.option("--llm-precision", type=click.Choice(["int4"]), help="Quantize the decoder with GPTQ; needs --calib.")
+@click.option("--vision-precision", help="Of the vision tower, where it is to differ: fp32, fp16, int8 or int4.")
+@click.option("--llm-precision", help="Of the language model, where it is to differ: fp32, fp16, int8 or int4.")
+@click.option("--reduce-range", is_flag=True, help="7-bit codes for int8: faster on x86 without VNNI, less accurate.")
 @click.option("--block-size", type=int, default=32, show_default=True, help="Columns that share an int4 scale.")
 @click.option("--calib", type=click.Path(path_type=Path), help="Calibration set: a directory with labels.jsonl.")
 @click.option("--samples", type=click.IntRange(1), default=128, show_default=True, help="Most pages to calibrate on.")
@@ -82,7 +89,9 @@ def export(
     max_pixels: int | None,
     max_length: int | None,
     accuracy_level: str,
+    vision_precision: str | None,
     llm_precision: str | None,
+    reduce_range: bool,
     block_size: int,
     calib: Path | None,
     samples: int,
@@ -105,7 +114,9 @@ def export(
         revision=revision,
         force=force,
         accuracy_level=int(accuracy_level),
+        vision_precision=vision_precision,
         llm_precision=llm_precision,
+        reduce_range=reduce_range,
         block_size=block_size,
         calib=calib,
         samples=samples,

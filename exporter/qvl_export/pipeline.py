@@ -17,12 +17,12 @@ from .checkpoint import Checkpoint
 from .errors import ConfigError, ExportError
 from .families.spec import ModelSpec
 from .graph import build, weights
-from .quant import stored
-from .quant.gptq_checkpoint import BLOCKS
-from .quant.int4 import DecoderInt4
-from .quant.qtensor import Layout
+from .quant import precision, schemes, stored
+from .quant.quantizer import Quantizer
+from .quant.work import Quantized
 
 DEFAULT_MAX_LENGTH = 8192
+BUILD = {"vision": build.build_vision, "llm": build.build_llm}
 UNUSED_TENSORS = ("*rotary_emb.inv_freq", "*rotary_pos_emb.inv_freq")
 """Buffers that old checkpoints saved; they are computed."""
 
@@ -46,9 +46,11 @@ class ExportPlan:
     `checkpoint` is a directory or a Hugging Face id; `min_pixels` and `max_pixels` override the checkpoint's;
     `max_length` bounds prompt and answer together (8,192, or the model's limit if that is lower); `accuracy_level` 4
     multiplies 4- and 8-bit weights with activations rounded to int8, 0 keeps activations float32. Linears that the
-    checkpoint holds quantized (GPTQ) are used as they are; `precision` is that of the others. `llm_precision` "int4"
-    quantizes the decoder's linears in blocks of `block_size` columns with GPTQ, calibrated on up to `samples` lines of
-    the set in the directory `calib`.
+    checkpoint holds quantized (GPTQ) are used as they are. `precision` "int8" multiplies integers in both towers
+    (W8A8), "int4" does so in the vision tower and has the language model's weights in int4 by GPTQ, `block_size`
+    columns a scale; `vision_precision` and `llm_precision` choose for one tower. Both are calibrated on up to `samples`
+    lines of the set in the directory `calib`. `reduce_range` makes int8 weights fast on x86
+    without VNNI, at some accuracy.
     """
 
     checkpoint: str | Path
@@ -61,7 +63,9 @@ class ExportPlan:
     revision: str | None = None
     force: bool = False
     accuracy_level: int = 4
+    vision_precision: str | None = None
     llm_precision: str | None = None
+    reduce_range: bool = False
     block_size: int = 32
     calib: str | Path | None = None
     samples: int = 128
@@ -73,7 +77,11 @@ def export(plan: ExportPlan, progress: Progress | None = None) -> Manifest:
     Raises ExportError (ConfigError, CheckpointError, HubError, OutputError).
     """
     progress, out = progress or _Silent(), Path(plan.out)
-    target = targets.lower(plan.target, plan.precision, plan.accuracy_level)
+    precisions = precision.of_towers(plan.precision, plan.vision_precision, plan.llm_precision)
+    lowered = {
+        tower: targets.lower(plan.target, precision.of_floats(chosen), plan.accuracy_level)
+        for tower, chosen in precisions.items()
+    }
     bundle.check_free(out, plan.force)
     progress.stage(f"locating {plan.checkpoint}")
     checkpoint, revision = hub.locate(str(plan.checkpoint), plan.revision)
@@ -82,57 +90,73 @@ def export(plan: ExportPlan, progress: Progress | None = None) -> Manifest:
     _check_depth(spec, checkpoint)
     progress.stage(f"building the graphs of {spec.family}")
     own = stored.quantized_linears(checkpoint)
-    int4 = _int4(plan, spec, target, already=bool(own))
-    linears: Mapping[str, stored.QuantizedSource] = int4.linears if int4 else own
-    layouts = {name: linear.layout() for name, linear in linears.items()}
-    graphs = [build.build_vision(spec, target, layouts), build.build_llm(spec, target, layouts)]
-    tied = ("lm_head.weight",) if spec.text.tied else ()
-    replaced = stored.stored_names(linears)
-    parts = stored.packed_parts(linears, target)
-    sources = weights.match(
-        graphs, checkpoint.tensors, parts, (*UNUSED_TENSORS, *tied, *replaced), checkpoint.directory
-    )
+    quantizer = _quantizer(plan, spec, checkpoint, precisions, lowered, already=bool(own))
+    sources = _match(spec, checkpoint, lowered, own)
     with bundle.writing(out, plan.force) as directory:
         text_files = texts.write(checkpoint, spec, directory)
-        entries: dict[str, GraphEntry] = {}
         files = {name: bundle.file_entry(directory / name) for name in text_files}
+        entries: dict[str, GraphEntry] = {}
         read_hash = hashlib.sha256()
-        for graph in graphs:
-            if graph.name == "llm" and int4:  # the vision graph that ships is there to calibrate with
-                draft = describe.manifest(spec, plan.target, entries, files, describe.origin(source, read_hash))
-                int4.calibrate(checkpoint, draft, directory, progress.stage)
-            progress.stage(f"writing {graph.name}", weights.source_bytes(graph, sources))
-            data = directory / f"{graph.name}.onnx.data"
-            written = weights.write(graph, sources, data, read_hash, progress.advance)
+        for tower, target in lowered.items():
+            draft = describe.manifest(spec, plan.target, entries, files, describe.origin(source, read_hash))
+            quantized = quantizer.tower(tower, draft, directory, progress.stage) if quantizer else Quantized()
+            linears: dict[str, stored.QuantizedSource] = {**own, **quantized.linears}
+            layouts = {name: linear.layout() for name, linear in linears.items()}
+            graph = BUILD[tower](spec, target, layouts)
+            filled = {**sources, **quantized.tensors, **stored.packed_parts(linears, target)}
+            progress.stage(f"writing {tower}", weights.source_bytes(graph, filled))
+            data = directory / f"{tower}.onnx.data"
+            written = weights.write(graph, filled, data, read_hash, progress.advance)
             bundle.save_graph(graph, directory)
-            entries[graph.name] = describe.graph_entry(graph, written, plan.precision)
+            entries[tower] = describe.graph_entry(graph, written, precision.of_floats(precisions[tower]))
             files[data.name] = bundle.file_entry(data, written.sha256)
-            files[f"{graph.name}.onnx"] = bundle.file_entry(directory / f"{graph.name}.onnx")
+            files[f"{tower}.onnx"] = bundle.file_entry(directory / f"{tower}.onnx")
         manifest = describe.manifest(spec, plan.target, entries, files, describe.origin(source, read_hash))
         bundle.write_manifest(directory, manifest)
-    if int4:
-        int4.clean()
+    if quantizer:
+        quantizer.clean()
     return manifest
 
 
-def _int4(plan: ExportPlan, spec: ModelSpec, target: targets.Target, already: bool) -> DecoderInt4 | None:
-    """What `llm_precision` asks for; raises ExportError when it cannot be had."""
-    if plan.llm_precision is None:
+def _match(
+    spec: ModelSpec,
+    checkpoint: Checkpoint,
+    lowered: Mapping[str, targets.Target],
+    own: Mapping[str, stored.QuantizedSource],
+) -> dict[str, weights.Source]:
+    """The checkpoint's tensor for every parameter; refuses what does not fit before anything long begins."""
+    layouts = {name: linear.layout() for name, linear in own.items()}
+    graphs = [BUILD[tower](spec, target, layouts) for tower, target in lowered.items()]
+    tied = ("lm_head.weight",) if spec.text.tied else ()
+    unused = (*UNUSED_TENSORS, *tied, *stored.stored_names(own))
+    parts = stored.packed_parts(own, lowered["llm"])
+    return weights.match(graphs, checkpoint.tensors, parts, unused, checkpoint.directory)
+
+
+def _quantizer(
+    plan: ExportPlan,
+    spec: ModelSpec,
+    checkpoint: Checkpoint,
+    precisions: Mapping[str, str],
+    lowered: Mapping[str, targets.Target],
+    already: bool,
+) -> Quantizer | None:
+    """What quantizes the towers that are to be quantized; raises ExportError when it cannot be had."""
+    wanted = {tower: chosen for tower, chosen in precisions.items() if chosen not in precision.FLOATS}
+    if not wanted:
         if plan.calib is not None:
-            raise ExportError("--calib is for quantization", fix="add --llm-precision int4, or leave it out")
+            raise ExportError("--calib is for quantization", fix="add --precision int8 or int4, or leave it out")
         return None
     if plan.samples < 1:
         raise ExportError(f"samples is {plan.samples}", fix="calibrate on at least one page")
-    if plan.llm_precision != "int4" or plan.block_size not in BLOCKS:
-        raise ExportError(
-            f"LLM precision {plan.llm_precision!r} in blocks of {plan.block_size} is not supported",
-            fix=f"int4 in blocks of {', '.join(map(str, BLOCKS))}",
-        )
-    if already:
+    if already and "llm" in wanted:
         raise ExportError("the checkpoint is already quantized", fix="leave --llm-precision out to use it as it is")
     if plan.calib is None:
-        raise ExportError("int4 is calibrated on pages", fix="give --calib, a directory with labels.jsonl")
-    return DecoderInt4(spec, target, Path(plan.out), Layout(4, plan.block_size), Path(plan.calib), plan.samples)
+        raise ExportError("quantization is calibrated on pages", fix="give --calib, a directory with labels.jsonl")
+    options = schemes.Options(plan.block_size, plan.reduce_range)
+    for chosen in wanted.values():
+        schemes.find(chosen, options)
+    return Quantizer(spec, lowered, checkpoint, Path(plan.out), wanted, options, Path(plan.calib), plan.samples)
 
 
 def _adjust(spec: ModelSpec, plan: ExportPlan) -> ModelSpec:

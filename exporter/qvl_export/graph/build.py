@@ -6,16 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import onnx_ir as ir
-from onnxscript import GraphBuilder, nn
+from onnxscript import GraphBuilder
 
-from qvl_runtime.manifest import Port
+from qvl_runtime.manifest import ImageGeometry, Port
 
 from ..families.spec import ModelSpec, TextSpec
 from ..quant.qtensor import Layout
 from ..targets import Cache, Target, WindowInputs
 from .layers import Embedding, Linear
 from .quantized import quantize
-from .text import DecoderLayer, Llm, LlmInputs, mrope
+from .text import Llm, LlmInputs
 from .vision import VisionTower
 
 FLOAT, INT64, INT32 = ir.DataType.FLOAT, ir.DataType.INT64, ir.DataType.INT32
@@ -48,63 +48,52 @@ def _port(value: ir.Value) -> Port:
     return Port(name=value.name, dtype=value.dtype.name.lower(), shape=axes)
 
 
-def _input(graph: ir.Graph, name: str, dtype: ir.DataType, axes: Axes) -> ir.Value:
+def add_input(graph: ir.Graph, name: str, dtype: ir.DataType, axes: Axes) -> ir.Value:
     value = ir.Input(name, shape=ir.Shape(axes), type=ir.TensorType(dtype))
     graph.inputs.append(value)
     return value
 
 
-def _output(graph: ir.Graph, value: ir.Value, name: str, axes: Axes) -> None:
-    value.name, value.shape, value.type = name, ir.Shape(axes), ir.TensorType(FLOAT)
+def add_output(graph: ir.Graph, value: ir.Value, name: str, axes: Axes | None) -> None:
+    """Without `axes` the engine finds out."""
+    value.name, value.type = name, ir.TensorType(FLOAT)
+    value.shape = None if axes is None else ir.Shape(axes)
     graph.outputs.append(value)
 
 
-def _empty(name: str, target: Target) -> ir.Graph:
+def vision_layout(graph: ir.Graph, image: ImageGeometry) -> tuple[ir.Value, WindowInputs | None]:
+    """The inputs that say where patches are, and in which windows."""
+    positions = add_input(graph, "patch_positions", INT64, ["frames", "patches", 2])
+    if not image.window:
+        return positions, None
+    return positions, WindowInputs(
+        add_input(graph, "window_gather", INT64, ["window_slots"]),
+        add_input(graph, "window_lengths", INT32, ["windows"]),
+        add_input(graph, "window_scatter", INT64, ["patches"]),
+        (image.window * image.spatial_merge_size) ** 2,
+    )
+
+
+def patch_kernel(image: ImageGeometry) -> list[int]:
+    """Of the convolution that the checkpoint stores the patch embedding as, outputs left out."""
+    return [len(image.image_mean), image.temporal_patch_size, image.patch_size, image.patch_size]
+
+
+def empty_graph(name: str, target: Target) -> ir.Graph:
+    """A graph of the operators that the target speaks."""
     return ir.Graph([], [], nodes=[], opset_imports=dict(target.opsets), name=name)
 
 
 def build_vision(spec: ModelSpec, target: Target, layouts: Mapping[str, Layout] | None = None) -> Graph:
     """`pixel_values`, `patch_positions` and, where the tower has windows, their layout → `image_features`."""
-    graph, image = _empty("vision", target), spec.image
-    pixels = _input(graph, "pixel_values", FLOAT, ["frames", "patches", image.patch_dim])
-    positions = _input(graph, "patch_positions", INT64, ["frames", "patches", 2])
-    windows = None
-    if image.window:
-        windows = WindowInputs(
-            _input(graph, "window_gather", INT64, ["window_slots"]),
-            _input(graph, "window_lengths", INT32, ["windows"]),
-            _input(graph, "window_scatter", INT64, ["patches"]),
-            (image.window * image.spatial_merge_size) ** 2,
-        )
-    kernel = [len(image.image_mean), image.temporal_patch_size, image.patch_size, image.patch_size]
-    tower = VisionTower(target, spec.vision, kernel)
+    graph, image = empty_graph("vision", target), spec.image
+    pixels = add_input(graph, "pixel_values", FLOAT, ["frames", "patches", image.patch_dim])
+    positions, windows = vision_layout(graph, image)
+    tower = VisionTower(target, spec.vision, patch_kernel(image))
     used = quantize(tower, "visual", layouts or {})
     features = tower(GraphBuilder(graph).op, pixels, positions, windows)
-    _output(graph, features, "image_features", ["image_tokens", spec.text.hidden_size])
+    add_output(graph, features, "image_features", ["image_tokens", spec.text.hidden_size])
     return Graph("vision", ir.Model(graph, ir_version=target.ir_version), used)
-
-
-def build_decoder_layer(
-    spec: TextSpec, target: Target, index: int, layouts: Mapping[str, Layout] | None = None
-) -> tuple[Graph, dict[str, list[str]]]:
-    """One decoder layer on its own, for calibration: `hidden`, positions and an empty cache → `hidden_out`.
-
-    Also outputs what its float linears are applied to, each value once; the second result names the linears of each.
-    """
-    graph = _empty(f"layer{index}", target)
-    hidden = _input(graph, "hidden", FLOAT, [1, "sequence", spec.hidden_size])
-    position_ids = _input(graph, "position_ids", INT64, [3, 1, "sequence"])
-    filled = _input(graph, "seqlens_k", INT32, [1]), _input(graph, "total_sequence_length", INT32, [])
-    past: Axes = [1, spec.num_key_value_heads, "past", spec.head_dim]
-    cache = Cache(_input(graph, "past_key", FLOAT, past), _input(graph, "past_value", FLOAT, past), *filled)
-    name = f"model.layers.{index}"
-    layer = DecoderLayer(target, spec, index, name)
-    used = quantize(layer, name, layouts or {})
-    op = GraphBuilder(graph).op
-    x, delta, _ = layer(op, hidden, None, mrope(op, spec, position_ids), cache)
-    _output(graph, op.Add(x, delta), "hidden_out", [1, "sequence", spec.hidden_size])
-    taps = _tap(graph, layer, name)
-    return Graph(f"layer{index}", ir.Model(graph, ir_version=target.ir_version), used), taps
 
 
 def llm_weights(spec: TextSpec, target: Target) -> dict[str, tuple[int, int]]:
@@ -114,35 +103,22 @@ def llm_weights(spec: TextSpec, target: Target) -> dict[str, tuple[int, int]]:
     return {name: (weight.source_shape[0], weight.source_shape[1]) for name, weight in weights.items()}
 
 
-def _tap(graph: ir.Graph, module: nn.Module, prefix: str) -> dict[str, list[str]]:
-    """Make the inputs of all float linears outputs of the graph; returns output name → linears that share it."""
-    taps: dict[str, list[str]] = {}
-    for name, linear in module.named_modules(prefix):
-        if isinstance(linear, Linear):
-            value = linear.input
-            assert value.name is not None
-            if value.name not in taps:
-                _output(graph, value, value.name, [1, "sequence", linear.weight.source_shape[1]])
-            taps.setdefault(value.name, []).append(name)
-    return taps
-
-
 def build_llm(spec: ModelSpec, target: Target, layouts: Mapping[str, Layout] | None = None) -> Graph:
     """Tokens, positions, image features and past → `logits` at the asked positions, and present."""
-    graph, text = _empty("llm", target), spec.text
+    graph, text = empty_graph("llm", target), spec.text
     inputs = LlmInputs(
-        _input(graph, "input_ids", INT64, [1, "sequence"]),
-        _input(graph, "position_ids", INT64, [3, 1, "sequence"]),
-        _input(graph, "image_features", FLOAT, ["image_tokens", text.hidden_size]),
-        _input(graph, "image_positions", INT64, ["image_tokens", 2]),
-        _input(graph, "logits_positions", INT64, ["wanted"]),
+        add_input(graph, "input_ids", INT64, [1, "sequence"]),
+        add_input(graph, "position_ids", INT64, [3, 1, "sequence"]),
+        add_input(graph, "image_features", FLOAT, ["image_tokens", text.hidden_size]),
+        add_input(graph, "image_positions", INT64, ["image_tokens", 2]),
+        add_input(graph, "logits_positions", INT64, ["wanted"]),
     )
-    filled = _input(graph, "seqlens_k", INT32, [1]), _input(graph, "total_sequence_length", INT32, [])
+    filled = add_input(graph, "seqlens_k", INT32, [1]), add_input(graph, "total_sequence_length", INT32, [])
     past: Axes = [1, text.num_key_value_heads, "past", text.head_dim]
     caches = [
         Cache(
-            _input(graph, f"past_key_values.{index}.key", FLOAT, past),
-            _input(graph, f"past_key_values.{index}.value", FLOAT, past),
+            add_input(graph, f"past_key_values.{index}.key", FLOAT, past),
+            add_input(graph, f"past_key_values.{index}.value", FLOAT, past),
             *filled,
         )
         for index in range(text.num_layers)
@@ -150,9 +126,9 @@ def build_llm(spec: ModelSpec, target: Target, layouts: Mapping[str, Layout] | N
     llm = Llm(target, text)
     used = quantize(llm, "", layouts or {})
     logits, presents = llm(GraphBuilder(graph).op, inputs, caches)
-    _output(graph, logits, "logits", [1, "wanted", text.vocab_size])
+    add_output(graph, logits, "logits", [1, "wanted", text.vocab_size])
     present: Axes = [1, text.num_key_value_heads, "total", text.head_dim]
     for index, pair in enumerate(presents):
         for part, value in zip(("key", "value"), pair, strict=True):
-            _output(graph, value, f"present.{index}.{part}", present)
+            add_output(graph, value, f"present.{index}.{part}", present)
     return Graph("llm", ir.Model(graph, ir_version=target.ir_version), used)

@@ -8,6 +8,7 @@ from onnxscript import OpBuilder, nn
 
 from ..families.spec import Activation, Norm
 from ..targets import Target
+from .folds import Fold
 
 
 class Weight(nn.Parameter):
@@ -32,7 +33,7 @@ class Linear(nn.Module):
         self, target: Target, inputs: int, outputs: int, bias: bool = True, source_shape: list[int] | None = None
     ) -> None:
         super().__init__()
-        self.target = target
+        self.target, self.rows, self.columns = target, outputs, inputs
         self.weight = Weight([outputs, inputs], target.weight_type, source_shape)
         self.bias = Weight([outputs], ir.DataType.FLOAT) if bias else None
 
@@ -46,7 +47,7 @@ class Embedding(nn.Module):
 
     def __init__(self, target: Target, rows: int, size: int) -> None:
         super().__init__()
-        self.target = target
+        self.target, self.rows, self.columns = target, rows, size
         self.weight = Weight([rows, size], target.weight_type)
 
     def forward(self, op: OpBuilder, ids: ir.Value) -> ir.Value:
@@ -114,6 +115,10 @@ class GatedMlp(nn.Module):
     def forward(self, op: OpBuilder, x: ir.Value) -> ir.Value:
         gate = self.target.activation(op, self.gate_proj(op, x), self.activation)
         return self.down_proj(op, op.Mul(gate, self.up_proj(op, x)))
+
+    def fold(self, name: str) -> Fold:
+        """The product is linear in what `up_proj` gives."""
+        return Fold((f"{name}.down_proj",), f"{name}.up_proj", np.arange(self.up_proj.rows))
 
 
 def inverse_frequencies(dim: int, theta: float) -> np.ndarray:

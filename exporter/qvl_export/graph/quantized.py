@@ -22,8 +22,8 @@ class Quantized(nn.Module):
     def __init__(self, module: Linear | Embedding, layout: Layout) -> None:
         super().__init__()
         self.target, self.layout = module.target, layout
-        self.outputs, self.inputs = module.weight.source_shape
-        for name, (shape, dtype) in self.target.packed_form(self.outputs, self.inputs, layout).items():
+        self.rows, self.columns = module.rows, module.columns
+        for name, (shape, dtype) in self.target.packed_form(self.rows, self.columns, layout).items():
             setattr(self, name, Packed(shape, dtype=dtype))
 
     @property
@@ -32,7 +32,7 @@ class Quantized(nn.Module):
 
     def apply(self, op: OpBuilder, x: ir.Value, bias: ir.Value | None) -> ir.Value:
         """x · dequantized weightᵀ + bias."""
-        return self.target.quantized_linear(op, x, self.parts, self.layout, self.outputs, self.inputs, bias)
+        return self.target.quantized_linear(op, x, self.parts, self.layout, self.rows, self.columns, bias)
 
 
 class QuantizedLinear(Quantized):
@@ -51,11 +51,11 @@ class QuantizedEmbedding(Quantized):
 
     def __init__(self, embedding: Embedding, layout: Layout) -> None:
         super().__init__(embedding, layout)
-        if self.inputs % layout.block:
-            raise ExportError(f"an embedding of {self.inputs} columns is not made of blocks of {layout.block}")
+        if self.columns % layout.block:
+            raise ExportError(f"an embedding of {self.columns} columns is not made of blocks of {layout.block}")
 
     def forward(self, op: OpBuilder, ids: ir.Value) -> ir.Value:
-        return self.target.quantized_embedding(op, ids, self.parts, self.layout, self.inputs)
+        return self.target.quantized_embedding(op, ids, self.parts, self.layout, self.columns)
 
     def head(self, op: OpBuilder, x: ir.Value) -> ir.Value:
         return self.apply(op, x, None)

@@ -10,6 +10,7 @@ from onnxscript import OpBuilder, nn
 
 from ..families.spec import TextSpec
 from ..targets import Cache, Target
+from .folds import Fold
 from .layers import AddNorm, Embedding, GatedMlp, Linear, constant, inverse_frequencies
 
 
@@ -49,6 +50,11 @@ class Attention(nn.Module):
         y, key, value = self.target.causal_attention(op, q, k, self.v_proj(op, x), cache, self.heads, self.kv_heads)
         return self.o_proj(op, y), (key, value)
 
+    def value_channels(self) -> np.ndarray:
+        """The output of `v_proj` that each input channel of `o_proj` is a mean of, [heads · head_dim]."""
+        values = np.arange(self.v_proj.rows).reshape(self.kv_heads, 1, -1)
+        return np.asarray(np.repeat(values, self.heads // self.kv_heads, axis=1).reshape(-1))
+
 
 class DecoderLayer(nn.Module):
     """Pre-norm attention and MLP; takes and returns the residual stream and its pending addend."""
@@ -68,6 +74,17 @@ class DecoderLayer(nn.Module):
         attended, present = self.self_attn(op, y, rope, cache)
         y, x = self.post_attention_layernorm(op, x, attended)
         return x, self.mlp(op, y), present
+
+    def folds(self) -> tuple[Fold, ...]:
+        """Where scales of the linears' inputs can go; query heads that share a value head share its scales."""
+        name, attention = self.name, f"{self.name}.self_attn"
+        size = self.input_layernorm.weight.source_shape[0]
+        return (
+            Fold(tuple(f"{attention}.{x}_proj" for x in "qkv"), f"{name}.input_layernorm", np.arange(size)),
+            Fold((f"{attention}.o_proj",), f"{attention}.v_proj", self.self_attn.value_channels()),
+            Fold((f"{name}.mlp.gate_proj", f"{name}.mlp.up_proj"), f"{name}.post_attention_layernorm", np.arange(size)),
+            self.mlp.fold(f"{name}.mlp"),
+        )
 
 
 class Decoder(nn.Module):

@@ -55,7 +55,7 @@ class Written:
 
     def precision(self, floats: str) -> str:
         """Such as `fp16`, or `int4 in blocks of 32, else fp16`."""
-        forms = sorted({f"int{layout.bits} in blocks of {layout.block}" for layout in self.layouts})
+        forms = sorted(set(map(str, self.layouts)))
         return f"{', '.join(forms)}, else {floats}" if forms else floats
 
 

@@ -1,16 +1,13 @@
-"""GPTQ of the language model, layer by layer, on what ships: the same modules, run by the same engine.
+"""Quantization of a tower stage by stage, on what ships: the same modules, run by the same engine.
 
-Every layer is calibrated on what the already quantized layers before it produce, and one layer at a time is in memory.
-What is done is kept in a work directory, so that a run that was killed goes on where it stopped.
+Every stage is calibrated on what the already quantized stages before it produce, and one stage at a time is in memory.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,154 +16,157 @@ import numpy.typing as npt
 import onnx_ir as ir
 import onnxruntime as ort
 
-from ..families.spec import TextSpec
 from ..graph import weights
-from ..graph.build import Graph, build_decoder_layer
+from ..graph.stages import Layouts, Stage
 from ..safetensors_file import StoredTensor
 from ..targets import Target
-from .gptq import gptq, round_to_nearest
-from .qtensor import QTensor
-from .samples import Sample
-from .saved import SavedLinear
+from .noise import sqnr
+from .schemes import Scheme
+from .smooth import best_scale
+from .statistics import Collector, Statistics
 from .stored import packed_parts
+from .work import LinearRecord, Quantized, Sample, StageRecord, Work
 
 Floats = npt.NDArray[np.float32]
 Report = Callable[[str], None]
-ROWS_BYTES = 16 << 20
-
-
-class Calibration:
-    """The state of one calibration: which layers are done, and what the next one's inputs are."""
-
-    def __init__(self, work: Path, key: Mapping[str, object]) -> None:
-        """Go on in `work` when it was begun with the same `key`, else begin anew."""
-        self.work = work
-        written = json.dumps(key, sort_keys=True)
-        if not (work / "key.json").is_file() or (work / "key.json").read_text() != written:
-            shutil.rmtree(work, ignore_errors=True)
-            work.mkdir(parents=True)
-            (work / "key.json").write_text(written)
-
-    def done(self, index: int) -> bool:
-        """Whether a layer is finished."""
-        return (self.work / f"layer{index}.done").is_file()
-
-    def finish(self, index: int, outputs: Sequence[Floats]) -> None:
-        """Mark a layer as done, after the hidden states that follow it are saved."""
-        for number, hidden in enumerate(outputs):
-            np.save(self.work / f"hidden{index + 1}.{number}.npy", hidden)
-        (self.work / f"layer{index}.done").touch()
-        for old in self.work.glob(f"hidden{index}.*.npy"):
-            old.unlink()
-
-    def hidden(self, index: int, count: int) -> list[Floats]:
-        """What layer `index` was left to begin with."""
-        return [np.load(self.work / f"hidden{index}.{number}.npy") for number in range(count)]
+LEAST_SQNR = 15.0
+"""Decibels; a linear whose outputs would be noisier under W8A8 stays float."""
 
 
 @dataclass(frozen=True)
-class Decoder:
-    """The language model to quantize: its spec, the ops of its target, and its stored weights by published name."""
+class Tower:
+    """What is quantized: its stages in order, how each is built, its weights, and the scheme of each linear."""
 
-    spec: TextSpec
+    name: str
+    stages: tuple[str, ...]
+    build: Callable[[str, Layouts], Stage]
     target: Target
     tensors: Mapping[str, StoredTensor]
+    scheme: Callable[[str], Scheme | None]
 
-    def weight(self, linear: str) -> Floats:
-        """A linear's weight [N, K] in float32."""
-        stored = self.tensors[f"{linear}.weight"]
-        return np.concatenate([chunk.astype(np.float32) for chunk in stored.chunks()]).reshape(stored.shape)
+    def tensor(self, name: str) -> Floats:
+        """A stored tensor in float32; linears are [N, K] whatever shape the checkpoint has them in."""
+        stored = self.tensors[name]
+        flat = np.concatenate([chunk.astype(np.float32) for chunk in stored.chunks()])
+        return flat.reshape(stored.shape[0], -1) if len(stored.shape) > 1 else flat
 
-    def open(self, graph: Graph, linears: Mapping[str, SavedLinear], work: Path) -> ort.InferenceSession:
-        """A layer with its weights as an export writes them, in the engine that will run it."""
-        parts = packed_parts(linears, self.target)
-        mine = {name: tensor for name, tensor in self.tensors.items() if name in graph.model.graph.initializers}
-        weights.write(graph, {**mine, **parts}, work / f"{graph.name}.onnx.data", hashlib.sha256(), lambda _: None)
-        ir.save(graph.model, work / f"{graph.name}.onnx")
-        return ort.InferenceSession(work / f"{graph.name}.onnx", providers=["CPUExecutionProvider"])
-
-    def feeds(self, hidden: Floats, sample: Sample) -> dict[str, np.ndarray]:
-        """Inputs of a layer graph: all tokens at once, nothing cached."""
-        count = hidden.shape[1]
-        empty = np.zeros((1, self.spec.num_key_value_heads, 0, self.spec.head_dim), np.float32)
-        return {
-            "hidden": hidden,
-            "position_ids": sample.positions[:, None],
-            "past_key": empty,
-            "past_value": empty,
-            "seqlens_k": np.array([count - 1], np.int32),
-            "total_sequence_length": np.array(count, np.int32),
+    def open(self, stage: Stage, quantized: Quantized, directory: Path) -> ort.InferenceSession:
+        """A stage with its weights as an export writes them, in the engine that will run it."""
+        graph = stage.graph
+        sources: dict[str, weights.Source] = {
+            **self.tensors,
+            **quantized.tensors,
+            **packed_parts(quantized.linears, self.target),
         }
+        data = directory / "stage.onnx.data"
+        weights.write(graph, sources, data, hashlib.sha256(), lambda _: None)
+        ir.save(graph.model, directory / "stage.onnx")
+        return open_session(directory / "stage.onnx")
 
 
-def quantize_decoder(
-    decoder: Decoder,
-    linears: Mapping[str, SavedLinear],
-    samples: Sequence[Sample],
-    calibration: Calibration,
-    report: Report,
-) -> None:
-    """Fill `linears`, those of all decoder layers, with GPTQ; `report` is told of each finished layer.
+def open_session(path: Path) -> ort.InferenceSession:
+    """ONNX Runtime as the runtime sets it up for arithmetic."""
+    options = ort.SessionOptions()
+    options.add_session_config_entry("session.x64quantprecision", "1")
+    return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+def quantize_tower(tower: Tower, work: Work, report: Report) -> Quantized:
+    """Quantize every linear that has a scheme, from the samples that `work` holds; `report` is told of each stage.
 
     Raises ExportError where weights or activations are not finite.
     """
-    states: list[Floats] | None = None
-    began, layers = time.monotonic(), decoder.spec.num_layers
-    pending = [index for index in range(layers) if not calibration.done(index)]
-    for count, index in enumerate(pending, 1):
-        if states is None:
-            states = calibration.hidden(index, len(samples)) if index else [sample.hidden for sample in samples]
-        mine = {name: linear for name, linear in linears.items() if name.startswith(f"model.layers.{index}.")}
-        _quantize_layer(decoder, index, mine, states, samples, calibration.work)
-        states = _outputs(decoder, index, mine, states, samples, calibration.work)
-        calibration.finish(index, states)
+    pending = [number for number in range(len(tower.stages)) if work.record(number) is None]
+    began = time.monotonic()
+    for count, number in enumerate(pending, 1):
+        _quantize_stage(tower, number, work)
         left = (time.monotonic() - began) / count * (len(pending) - count)
-        report(f"layer {index + 1} of {layers} quantized, about {left:.0f} s left")
+        report(f"{tower.name}: {number + 1} of {len(tower.stages)} stages quantized, about {left:.0f} s left")
+    return work.quantized(*(record for number in range(len(tower.stages)) if (record := work.record(number))))
 
 
-def quantize_rows(decoder: Decoder, linear: SavedLinear) -> None:
-    """Fill an embedding or a head, round-to-nearest, some rows at a time: it has many, and none knows of the others."""
-    if linear.file.is_file():
-        return
-    chunks = decoder.tensors[f"{linear.name}.weight"].chunks(ROWS_BYTES)
-    pieces = [round_to_nearest(chunk.astype(np.float32).reshape(-1, linear.columns), linear.form) for chunk in chunks]
-    codes, scales = (np.concatenate([getattr(piece, part) for piece in pieces]) for part in ("codes", "scales"))
-    linear.save(QTensor(linear.form, codes, scales))
+def _quantize_stage(tower: Tower, number: int, work: Work) -> None:
+    name = tower.stages[number]
+    stage = tower.build(name, {})
+    statistics = _observe(tower, stage, work.samples(number), work)
+    rewritten = _smooth(tower, stage, statistics)
+    record = _quantize_linears(tower, stage, statistics, rewritten, work)
+    if number + 1 == len(tower.stages):
+        return work.finish(number, record, ())
+    quantized = work.quantized(record)
+    session = tower.open(tower.build(name, quantized.layouts), quantized, work.directory)
+    work.finish(number, record, (_run(session, sample, ["hidden_out"])[0] for sample in work.samples(number)))
 
 
-def _quantize_layer(
-    decoder: Decoder,
-    index: int,
-    linears: Mapping[str, SavedLinear],
-    states: Sequence[Floats],
-    samples: Sequence[Sample],
-    work: Path,
-) -> None:
-    """A layer's linears, each under the Hessian Σ x xᵀ of the tokens that the float layer gives it."""
-    graph, taps = build_decoder_layer(decoder.spec, decoder.target, index)
-    session = decoder.open(graph, {}, work)
-    hessians: dict[str, Floats] = {}
-    for state, sample in zip(states, samples, strict=True):
-        for tap, value in zip(taps, session.run(list(taps), decoder.feeds(state, sample)), strict=True):
-            hessians[tap] = hessians.get(tap, 0) + value[0].T @ value[0]
-    for tap, names in taps.items():
-        for name in names:
-            linears[name].save(gptq(decoder.weight(name), hessians[tap], linears[name].form))
+def _observe(tower: Tower, stage: Stage, samples: Iterator[Sample], work: Work) -> dict[str, Statistics]:
+    """Statistics of the input of every linear, by the linear's name."""
+    session = tower.open(stage, Quantized(), work.directory)
+    schemes = {name: tower.scheme(name) for names in stage.taps.values() for name in names}
+    wanted = {tap: [scheme for name in names if (scheme := schemes[name])] for tap, names in stage.taps.items()}
+    taps = [tap for tap in stage.taps if wanted[tap]]
+    collectors = {
+        tap: Collector(stage.taps[tap][0], work.pages, any(scheme.hessian for scheme in wanted[tap])) for tap in taps
+    }
+    for sample in samples:
+        for tap, value in zip(taps, _run(session, sample, taps), strict=True) if taps else ():
+            collectors[tap].add(value.reshape(-1, value.shape[-1]))
+    return {name: found for tap in taps for found in [collectors[tap].statistics()] for name in stage.taps[tap]}
 
 
-def _outputs(
-    decoder: Decoder,
-    index: int,
-    linears: Mapping[str, SavedLinear],
-    states: Sequence[Floats],
-    samples: Sequence[Sample],
-    work: Path,
-) -> list[Floats]:
-    """The hidden states after the quantized layer."""
-    layouts = {name: linear.form for name, linear in linears.items()}
-    graph, _ = build_decoder_layer(decoder.spec, decoder.target, index, layouts)
-    session = decoder.open(graph, linears, work)
-    return [
-        session.run(["hidden_out"], decoder.feeds(state, sample))[0]
-        for state, sample in zip(states, samples, strict=True)
-    ]
+def _run(session: ort.InferenceSession, sample: Sample, outputs: list[str]) -> list[Floats]:
+    found: list[Floats] = session.run(outputs, {"hidden": sample.hidden, **sample.feeds})
+    return found
+
+
+def _smooth(tower: Tower, stage: Stage, statistics: dict[str, Statistics]) -> dict[str, Floats]:
+    """Even out the inputs of W8A8 linears where they can be; returns the tensors that this rewrites, by name.
+
+    `statistics` become those of the evened-out inputs.
+    """
+    tensors: dict[str, Floats] = {}
+
+    def tensor(name: str) -> Floats:
+        return tensors[name] if name in tensors else tower.tensor(name)
+
+    for fold in stage.folds:
+        schemes = [tower.scheme(name) for name in fold.linears]
+        if not all(scheme and scheme.layout(1).integer for scheme in schemes) or schemes[0] is None:
+            continue
+        mine = {name: tensor(f"{name}.weight") for name in fold.linears}
+        scale = best_scale(fold, mine, statistics[fold.linears[0]], schemes[0])
+        for name in fold.linears:
+            tensors[f"{name}.weight"] = mine[name] * scale[fold.channels]
+            statistics[name] = statistics[name].divided(scale[fold.channels])
+        for name in (f"{fold.source}.weight", f"{fold.source}.bias"):
+            if name in tower.tensors:
+                tensors[name] = _divide_rows(tensor(name), scale)
+    return tensors
+
+
+def _divide_rows(tensor: Floats, scale: Floats) -> Floats:
+    """A norm's gains, a bias, or the rows of a weight, divided by `scale`; what is beyond its end stays."""
+    divided = tensor.copy()
+    divided[: len(scale)] /= scale if tensor.ndim == 1 else scale[:, None]
+    return divided
+
+
+def _quantize_linears(
+    tower: Tower, stage: Stage, statistics: Mapping[str, Statistics], rewritten: dict[str, Floats], work: Work
+) -> StageRecord:
+    """Quantize and keep all linears of a stage, and keep the float tensors that were rewritten."""
+    linears: dict[str, LinearRecord] = {}
+    for name in (name for names in stage.taps.values() for name in names):
+        scheme = tower.scheme(name)
+        if scheme is None:
+            continue
+        weight = rewritten[f"{name}.weight"] if f"{name}.weight" in rewritten else tower.tensor(f"{name}.weight")
+        tensor = scheme.quantize(weight, statistics[name])
+        level = sqnr(weight, tensor, statistics[name])
+        keep = not tensor.layout.integer or level >= LEAST_SQNR
+        linears[name] = LinearRecord(tensor.layout if keep else None, (weight.shape[0], weight.shape[1]), level)
+        if keep:
+            work.save(name, tensor)
+            rewritten.pop(f"{name}.weight", None)
+    for name, values in rewritten.items():
+        work.save_tensor(name, values)
+    return StageRecord(linears, {name: list(tower.tensors[name].shape) for name in rewritten})

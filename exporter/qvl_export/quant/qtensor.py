@@ -12,12 +12,17 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Layout:
-    """The form of a quantized linear, known before its values: `block` columns share a scale (and a zero point)."""
+    """The form of a quantized linear, known before its values: `block` columns share a scale (and a zero point).
+
+    With `integer` its inputs are rounded to int8 token by token too, and the product is one of integers (W8A8); codes
+    of 7 bits in it keep x86 without VNNI from saturating.
+    """
 
     bits: int
     block: int
     asymmetric: bool = False
     permuted: bool = False
+    integer: bool = False
 
     def blocks(self, columns: int) -> int:
         """Blocks a row of `columns` has; the last may be partial."""
@@ -28,18 +33,26 @@ class Layout:
         """The zero point of symmetric codes."""
         return 1 << (self.bits - 1)
 
+    @property
+    def scale_type(self) -> type[np.float16 | np.float32]:
+        """Of the stored scales: in small blocks their size counts, a scale a row costs nothing."""
+        return np.float32 if self.integer else np.float16
+
+    def __str__(self) -> str:
+        return f"int{self.bits} × int8" if self.integer else f"int{self.bits} in blocks of {self.block}"
+
 
 @dataclass(frozen=True)
 class QTensor:
     """weight[n, permutation[k]] = (codes[n, k] − zeros[n, k // block]) · scales[n, k // block].
 
-    `codes` uint8 [N, K], `scales` float16 [N, blocks], `zeros` uint8 [N, blocks] or None where they are the middle,
-    `permutation` int64 [K] or None where columns keep their order.
+    `codes` uint8 [N, K], `scales` [N, blocks] of the layout's type, `zeros` uint8 [N, blocks] or None where they are
+    the middle, `permutation` int64 [K] or None where columns keep their order.
     """
 
     layout: Layout
     codes: npt.NDArray[np.uint8]
-    scales: npt.NDArray[np.float16]
+    scales: npt.NDArray[np.float16 | np.float32]
     zeros: npt.NDArray[np.uint8] | None = None
     permutation: npt.NDArray[np.int64] | None = None
 

@@ -1,11 +1,11 @@
-"""Calibration samples: pages with a prompt and an answer, as the first decoder layer sees them."""
+"""Calibration samples: pages with a prompt and an answer, as the first stage of each tower sees them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -15,14 +15,13 @@ from tokenizers import Tokenizer
 from qvl_runtime.chat import ChatTemplate
 from qvl_runtime.errors import QvlError
 from qvl_runtime.manifest import Manifest
-from qvl_runtime.preprocess import patchify
+from qvl_runtime.preprocess import Patches, patchify
 from qvl_runtime.prompt import Placed, Prompt, build_prompt
+from qvl_runtime.sessions.cpu import CpuVision, vision_feeds
 
 from ..errors import ExportError
 from ..safetensors_file import StoredTensor
-
-if TYPE_CHECKING:
-    from qvl_runtime.sessions.cpu import CpuVision
+from .work import Feeds, Sample
 
 LABELS = "labels.jsonl"
 
@@ -33,14 +32,6 @@ class Label(msgspec.Struct, forbid_unknown_fields=False):
     image: str
     prompt: str
     answers: list[str]
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One prompt and answer: `hidden` [1, S, H] into the first layer, `positions` [3, S]."""
-
-    hidden: npt.NDArray[np.float32]
-    positions: npt.NDArray[np.int64]
 
 
 def read_labels(directory: Path, limit: int) -> list[Label]:
@@ -66,43 +57,68 @@ def read_labels(directory: Path, limit: int) -> list[Label]:
     return [labels[index] for index in chosen]
 
 
-@dataclass(frozen=True)
-class Sampler:
-    """Turns labels into samples with the tokenizer, the template and the vision graph that ship."""
+def llm_feeds(manifest: Manifest, prompt: Prompt) -> Feeds:
+    """What a decoder stage takes beside hidden states: positions, and a cache that is empty."""
+    count, llm = len(prompt.ids), manifest.llm
+    empty = np.zeros((1, llm.num_key_value_heads, 0, llm.head_dim), np.float32)
+    return {
+        "position_ids": np.ascontiguousarray(prompt.positions[:, None]),
+        "past_key": empty,
+        "past_value": empty,
+        "seqlens_k": np.array([count - 1], np.int32),
+        "total_sequence_length": np.array(count, np.int32),
+    }
 
+
+@dataclass(frozen=True)
+class Pages:
+    """Labelled pages as prompts, made with the tokenizer and the template that ship."""
+
+    directory: Path
+    labels: list[Label]
     manifest: Manifest
     template: ChatTemplate
     tokenizer: Tokenizer
-    vision: CpuVision
-    embeddings: StoredTensor
 
-    def samples(self, directory: Path, labels: list[Label]) -> Iterator[Sample]:
-        """A sample for every label; raises ExportError naming the page that cannot be used."""
-        for label in labels:
+    def patches(self) -> Iterator[Sample]:
+        """Samples of the vision tower, `hidden` [1, patches, patch_dim]."""
+        for prompt in self._prompts():
+            for placed in prompt.placed:
+                patches = self._patchify(placed)
+                yield Sample(patches.pixel_values, vision_feeds(self.manifest.image, patches.grid))
+
+    def tokens(self, vision: CpuVision, embeddings: StoredTensor) -> Iterator[Sample]:
+        """Samples of the language model, `hidden` [1, S, H], all tokens at once and nothing cached."""
+        for prompt in self._prompts():
+            yield Sample(self._embed(prompt, vision, embeddings), llm_feeds(self.manifest, prompt))
+
+    def _prompts(self) -> Iterator[Prompt]:
+        """Page, prompt and answer of every label; raises ExportError naming the page that cannot be used."""
+        for label in self.labels:
             try:
-                yield self._sample(directory, label)
+                yield self._prompt(label)
             except QvlError as error:
-                raise ExportError(f"cannot calibrate with it: {error}", where=directory / label.image) from error
+                raise ExportError(f"cannot calibrate with it: {error}", where=self.directory / label.image) from error
 
-    def _sample(self, directory: Path, label: Label) -> Sample:
-        parts: list[dict[str, Any]] = [{"type": "image", "image": directory / label.image}]
+    def _prompt(self, label: Label) -> Prompt:
+        parts: list[dict[str, Any]] = [{"type": "image", "image": self.directory / label.image}]
         messages = [{"role": "user", "content": [*parts, {"type": "text", "text": label.prompt}]}]
         answer = np.array(self._encode(label.answers[0]), dtype=np.int64)
-        prompt = build_prompt(messages, self.manifest, self.template.render, self._encode, len(answer))
-        whole = prompt.followed_by(answer)
-        return Sample(self._embed(whole), whole.positions)
+        return build_prompt(messages, self.manifest, self.template.render, self._encode, len(answer)).followed_by(
+            answer
+        )
 
     def _encode(self, text: str) -> list[int]:
         return list(self.tokenizer.encode(text, add_special_tokens=False).ids)
 
-    def _embed(self, prompt: Prompt) -> npt.NDArray[np.float32]:
+    def _embed(self, prompt: Prompt, vision: CpuVision, embeddings: StoredTensor) -> npt.NDArray[np.float32]:
         """Rows of the embedding table with image features spliced in, [1, S, H]."""
         unique, places = np.unique(prompt.ids, return_inverse=True)
-        hidden = self.embeddings.rows(unique.tolist()).astype(np.float32)[places]
+        hidden = embeddings.rows(unique.tolist()).astype(np.float32)[places]
         for placed in prompt.placed:
-            hidden[placed.span.start : placed.span.end] = self._features(placed)
-        return hidden[None]
+            patches = self._patchify(placed)
+            hidden[placed.span.start : placed.span.end] = vision.encode(patches.pixel_values, patches.grid)
+        return np.asarray(hidden[None], np.float32)
 
-    def _features(self, placed: Placed) -> npt.NDArray[np.float32]:
-        patches = patchify(placed.media.frames, self.manifest.image, placed.max_pixels)
-        return self.vision.encode(patches.pixel_values, patches.grid)
+    def _patchify(self, placed: Placed) -> Patches:
+        return patchify(placed.media.frames, self.manifest.image, placed.max_pixels)

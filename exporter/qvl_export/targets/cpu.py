@@ -19,6 +19,9 @@ MICROSOFT = "com.microsoft"
 WEIGHT_TYPES = {"fp32": ir.DataType.FLOAT, "fp16": ir.DataType.FLOAT16}
 SWISH_SLOPE = {"silu": 1.0, "quick_gelu": 1.702}
 """x · sigmoid(slope · x)."""
+SMALLEST = 1e-9
+"""A token of zeros is divided by this."""
+PER_TOKEN = "int8 per token"
 
 
 def lower(precision: str, accuracy_level: int) -> CpuTarget:
@@ -47,7 +50,12 @@ class CpuTarget:
         return y if bias is None else op.Add(y, bias)
 
     def packed_form(self, outputs: int, inputs: int, layout: Layout) -> dict[str, tuple[list[int], ir.DataType]]:
-        """As MatMulNBits takes it: codes [N, blocks, bytes], scales [N, blocks], zero points packed along blocks."""
+        """As MatMulNBits takes it: codes [N, blocks, bytes], scales [N, blocks], zero points packed along blocks.
+
+        As MatMulIntegerToFloat takes it: codes [K, N], scales [N].
+        """
+        if layout.integer:
+            return {"codes": ([inputs, outputs], ir.DataType.INT8), "scales": ([outputs], ir.DataType.FLOAT)}
         blocks = layout.blocks(inputs)
         form = {
             "codes": ([outputs, blocks, layout.block * layout.bits // 8], ir.DataType.UINT8),
@@ -61,6 +69,9 @@ class CpuTarget:
 
     def pack(self, tensor: QTensor) -> dict[str, np.ndarray]:
         layout, (rows, columns) = tensor.layout, tensor.codes.shape
+        if layout.integer:
+            signed = (tensor.codes.T.astype(np.int16) - layout.middle).astype(np.int8)
+            return {"codes": np.ascontiguousarray(signed), "scales": tensor.scales[:, 0]}
         codes = np.full((rows, layout.blocks(columns) * layout.block), layout.middle, np.uint8)
         codes[:, :columns] = tensor.codes
         packer: Callable[[Codes], Codes] = pack_nibbles if layout.bits == 4 else np.ascontiguousarray
@@ -84,6 +95,8 @@ class CpuTarget:
         inputs: int,
         bias: ir.Value | None,
     ) -> ir.Value:
+        if layout.integer:
+            return self._integer_linear(op, x, parts, bias)
         if layout.permuted:
             x = op.Gather(x, parts["permutation"], axis=-1)
         return op.MatMulNBits(
@@ -100,6 +113,25 @@ class CpuTarget:
             accuracy_level=self.accuracy_level,
             _domain=MICROSOFT,
         )
+
+    def _integer_linear(
+        self, op: OpBuilder, x: ir.Value, parts: Mapping[str, ir.Value], bias: ir.Value | None
+    ) -> ir.Value:
+        """Every token by its own largest magnitude, so that it gives the same bits alone and among others."""
+        codes, largest, step, zero = self._per_token(op, x)
+        y = op.MatMulIntegerToFloat(codes, parts["codes"], step, parts["scales"], zero, _domain=MICROSOFT)
+        y = op.Mul(y, largest)
+        return y if bias is None else op.Add(y, bias)
+
+    def _per_token(self, op: OpBuilder, x: ir.Value) -> tuple[ir.Value, ir.Value, ir.Value, ir.Value]:
+        """(uint8 codes, largest magnitude of each token, step, zero point); made once for linears that share x."""
+        if PER_TOKEN not in x.meta:
+            largest = op.ReduceMax(op.Abs(x), op.Constant(value_ints=[-1]), keepdims=1)
+            largest = op.Max(largest, op.Constant(value_float=SMALLEST))
+            step, zero = op.Constant(value_float=1 / 127), op.Constant(value=ir.tensor(np.array(128, np.uint8)))
+            x.meta[PER_TOKEN] = op.QuantizeLinear(op.Div(x, largest), step, zero), largest, step, zero
+        found: tuple[ir.Value, ir.Value, ir.Value, ir.Value] = x.meta[PER_TOKEN]
+        return found
 
     def quantized_embedding(
         self, op: OpBuilder, ids: ir.Value, parts: Mapping[str, ir.Value], layout: Layout, columns: int

@@ -66,6 +66,7 @@ def _session(bundle: Path, graph: GraphEntry, threads: int | None) -> ort.Infere
     )  # more threads than cores only get in each other's way
     options.log_severity_level = SILENT
     options.add_session_config_entry("session.force_spinning_stop", "1")  # two sessions share the cores
+    options.add_session_config_entry("session.x64quantprecision", "1")  # x86 without VNNI would saturate u8 × s8
     path = inside(bundle, graph.model)
     try:
         session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
@@ -118,6 +119,18 @@ class KvCache:
         self.capacity = capacity  # last: growing is done again when memory ran out half way
 
 
+def vision_feeds(image: ImageGeometry, grid: Grid) -> dict[str, np.ndarray]:
+    """What the vision graph takes beside the pixels: where patches are, and their windows."""
+    feeds: dict[str, np.ndarray] = {
+        "patch_positions": np.tile(patch_positions(grid, image.spatial_merge_size), (grid.t, 1, 1))
+    }
+    if image.window:
+        windows = window_layout(grid, image.spatial_merge_size, image.window)
+        feeds["window_gather"], feeds["window_scatter"] = windows.gather, windows.scatter
+        feeds["window_lengths"] = np.tile(windows.lengths, grid.t)
+    return feeds
+
+
 class CpuVision:
     """The vision graph."""
 
@@ -128,15 +141,7 @@ class CpuVision:
 
     def encode(self, pixel_values: Floats, grid: Grid) -> Floats:
         """Patches [frames, patches, dim] → image features [tokens, H]."""
-        positions = patch_positions(grid, self._image.spatial_merge_size)
-        feeds = {"pixel_values": pixel_values, "patch_positions": np.tile(positions, (grid.t, 1, 1))}
-        if self._image.window:
-            windows = window_layout(grid, self._image.spatial_merge_size, self._image.window)
-            feeds |= {
-                "window_gather": windows.gather,
-                "window_lengths": np.tile(windows.lengths, grid.t),
-                "window_scatter": windows.scatter,
-            }
+        feeds = {"pixel_values": pixel_values, **vision_feeds(self._image, grid)}
         with _telling():
             features: Floats = self._session.run(["image_features"], feeds, self._shrink)[0]
         return features

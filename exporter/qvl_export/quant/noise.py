@@ -1,0 +1,31 @@
+"""How far a quantized linear's outputs are from the float ones, over the kept tokens."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from .qtensor import QTensor
+from .statistics import Statistics
+
+Floats = npt.NDArray[np.float32]
+TINY = 1e-30
+
+
+def round_tokens(x: Floats) -> Floats:
+    """x [T, K] as an integer product sees it: every token in 127 steps of its largest magnitude."""
+    step = np.maximum(np.abs(x).max(axis=-1, keepdims=True), 1e-9) / np.float32(127)
+    return np.asarray(np.rint(x / step) * step, np.float32)
+
+
+def relative_noise(weight: Floats, quantized: QTensor, statistics: Statistics) -> float:
+    """‖y − ŷ‖² / ‖y‖² of the outputs y = x · weightᵀ."""
+    exact = statistics.tokens @ weight.T
+    x = round_tokens(statistics.tokens) if quantized.layout.integer else statistics.tokens
+    difference = x @ quantized.dequantize().T - exact
+    return float(np.square(difference, dtype=np.float64).sum() / max(np.square(exact, dtype=np.float64).sum(), TINY))
+
+
+def sqnr(weight: Floats, quantized: QTensor, statistics: Statistics) -> float:
+    """Signal over quantization noise of the outputs in decibels, 10·log10(‖y‖² / ‖y − ŷ‖²)."""
+    return float(-10 * np.log10(max(relative_noise(weight, quantized, statistics), TINY)))

@@ -1,0 +1,52 @@
+"""Quantization schemes: one module each, found by its name, whose `make(options)` returns a `Scheme`."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from ...errors import ExportError
+from ..qtensor import Layout, QTensor
+from ..statistics import Statistics
+
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a scheme can be asked for: `block_size` columns a scale, weights of `reduce_range` for x86 without VNNI."""
+
+    block_size: int = 32
+    reduce_range: bool = False
+
+
+class Scheme(Protocol):
+    """How a linear is quantized; pure."""
+
+    @property
+    def hessian(self) -> bool:
+        """Whether `quantize` wants the Hessian of the inputs."""
+
+    def layout(self, columns: int) -> Layout:
+        """The form of a linear of `columns` inputs."""
+
+    def quantize(self, weight: Floats, statistics: Statistics) -> QTensor:
+        """weight [N, K] for inputs such as `statistics` tells; raises ExportError for weights that are not finite."""
+
+
+def available() -> list[str]:
+    """The schemes by name."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+
+
+def find(name: str, options: Options) -> Scheme:
+    """The scheme of a name; raises ExportError for unknown names and options it does not take."""
+    if name not in available():
+        raise ExportError(f"precision {name!r} is not supported", fix=f"supported: {', '.join(available())}")
+    scheme: Scheme = importlib.import_module(f"{__name__}.{name}").make(options)
+    return scheme

@@ -1,0 +1,36 @@
+"""`int4`: GPTQ in blocks of columns; inputs stay float."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ...errors import ExportError
+from ..gptq import gptq
+from ..gptq_checkpoint import BLOCKS
+from ..qtensor import Layout, QTensor
+from ..statistics import Statistics
+from . import Floats, Options
+
+
+@dataclass(frozen=True)
+class Int4:
+    """Symmetric, `block_size` columns a scale."""
+
+    block_size: int
+    hessian: bool = True
+
+    def layout(self, columns: int) -> Layout:
+        return Layout(4, self.block_size)
+
+    def quantize(self, weight: Floats, statistics: Statistics) -> QTensor:
+        assert statistics.hessian is not None
+        return gptq(weight, statistics.hessian, self.layout(weight.shape[1]))
+
+
+def make(options: Options) -> Int4:
+    """Raises ExportError for block sizes that kernels do not take."""
+    if options.block_size not in BLOCKS:
+        raise ExportError(
+            f"int4 in blocks of {options.block_size} is not supported", fix=f"blocks of {', '.join(map(str, BLOCKS))}"
+        )
+    return Int4(options.block_size)

@@ -1,0 +1,47 @@
+"""SmoothQuant: what makes activations hard to round is moved into the weights, and folded into what comes before.
+
+Source: Xiao et al., arXiv 2211.10438, eq. 4: s = max|X|^α / max|W|^(1−α), inputs divided and weights multiplied by s.
+The strength α is the one of STRENGTHS that loses least on calibration tokens; not scaling at all is tried too, so that
+nothing gets worse.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from ..graph.folds import Fold
+from .noise import relative_noise
+from .schemes import Floats, Scheme
+from .statistics import Statistics
+
+STRENGTHS = (0.35, 0.5, 0.65, 0.8)
+LEAST, MOST = 1e-4, 1e4
+
+
+def best_scale(fold: Fold, weights: Mapping[str, Floats], statistics: Statistics, scheme: Scheme) -> Floats:
+    """By what to divide each output of the fold's source, [outputs]; ones where nothing helps."""
+    mine = [weights[name] for name in fold.linears]
+    candidates = [np.ones(int(fold.channels.max()) + 1, np.float32)]
+    candidates += [_scale(fold, mine, statistics.largest, strength) for strength in STRENGTHS]
+    losses = [_loss(mine, statistics, scale[fold.channels], scheme) for scale in candidates]
+    return candidates[int(np.argmin(losses))]
+
+
+def _scale(fold: Fold, weights: list[Floats], largest: Floats, strength: float) -> Floats:
+    """Channels that come from one output share the larger of their magnitudes; the mean logarithm is zero."""
+    of_x, of_w = np.zeros((2, int(fold.channels.max()) + 1), np.float32)
+    np.maximum.at(of_x, fold.channels, largest)
+    for weight in weights:
+        np.maximum.at(of_w, fold.channels, np.abs(weight).max(axis=0))
+    used = (of_x > 0) & (of_w > 0)
+    scale = np.ones_like(of_x)
+    scale[used] = of_x[used] ** strength / of_w[used] ** (1 - strength)
+    return np.asarray(np.clip(scale / np.exp(np.log(scale).mean()), LEAST, MOST), np.float32)
+
+
+def _loss(weights: list[Floats], statistics: Statistics, scale: Floats, scheme: Scheme) -> float:
+    """Noise over signal, summed over the linears, when their inputs are divided by `scale` [K]."""
+    scaled = statistics.divided(scale)
+    return sum(relative_noise(weight * scale, scheme.quantize(weight * scale, scaled), scaled) for weight in weights)

@@ -1,0 +1,143 @@
+"""What one tower's calibration has done so far, kept on disk: a killed run goes on, and memory holds one page."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from ..safetensors_file import StoredTensor
+from .qtensor import Layout, QTensor
+from .saved import SavedLinear
+
+Floats = npt.NDArray[np.float32]
+Feeds = dict[str, npt.NDArray[Any]]
+
+
+class Sample(NamedTuple):
+    """One page: what the first stage of a tower takes as `hidden`, and what every stage is fed beside it."""
+
+    hidden: Floats
+    feeds: Feeds
+
+
+class LinearRecord(msgspec.Struct, frozen=True):
+    """What became of a linear: its form, or None where it stays float, and 10·log10 of signal over noise."""
+
+    layout: Layout | None
+    shape: tuple[int, int]
+    sqnr: float
+
+
+class StageRecord(msgspec.Struct, frozen=True):
+    """The result of a stage: its linears, and the shapes of float tensors that were rewritten."""
+
+    linears: dict[str, LinearRecord]
+    tensors: dict[str, list[int]]
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """A tower's quantized linears, the float tensors that differ from the checkpoint's, and what was measured."""
+
+    linears: Mapping[str, SavedLinear] = field(default_factory=dict)
+    tensors: Mapping[str, StoredTensor] = field(default_factory=dict)
+    sqnr: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def layouts(self) -> dict[str, Layout]:
+        return {name: linear.form for name, linear in self.linears.items()}
+
+
+class Work:
+    """A work directory; samples, hidden states between stages, and finished stages."""
+
+    def __init__(self, directory: Path, key: Mapping[str, object]) -> None:
+        """Go on in `directory` when it was begun with the same `key`, else begin anew."""
+        self.directory = directory
+        written = json.dumps(key, sort_keys=True)
+        if not (directory / "key.json").is_file() or (directory / "key.json").read_text() != written:
+            shutil.rmtree(directory, ignore_errors=True)
+            directory.mkdir(parents=True)
+            (directory / "key.json").write_text(written)
+
+    def begin(self, samples: Iterable[Sample]) -> None:
+        """Keep the samples, unless an earlier run did."""
+        if (self.directory / "pages").is_file():
+            return
+        count = 0
+        for count, sample in enumerate(samples, 1):
+            np.save(self._hidden(0, count - 1), sample.hidden)
+            np.savez(self.directory / f"feeds.{count - 1}.npz", **sample.feeds)  # type: ignore[arg-type]
+        self._write("pages", str(count).encode())
+
+    @property
+    def pages(self) -> int:
+        return int((self.directory / "pages").read_text())
+
+    def samples(self, stage: int) -> Iterator[Sample]:
+        """What stage number `stage` takes, page by page."""
+        for page in range(self.pages):
+            with np.load(self.directory / f"feeds.{page}.npz") as feeds:
+                yield Sample(np.load(self._hidden(stage, page)), dict(feeds))
+
+    def finish(self, stage: int, record: StageRecord, outputs: Iterable[Floats]) -> None:
+        """Keep what the stage gave the next one, then its record, then forget what it took."""
+        for page, hidden in enumerate(outputs):
+            np.save(self._hidden(stage + 1, page), hidden)
+        self._write(f"stage.{stage}.json", msgspec.json.encode(record))
+        for page in range(self.pages):
+            self._hidden(stage, page).unlink(missing_ok=True)
+
+    def record(self, stage: int) -> StageRecord | None:
+        """The result of a finished stage."""
+        path = self.directory / f"stage.{stage}.json"
+        return msgspec.json.decode(path.read_bytes(), type=StageRecord) if path.is_file() else None
+
+    def save(self, name: str, tensor: QTensor) -> None:
+        """Keep a quantized linear."""
+        rows, columns = tensor.codes.shape
+        SavedLinear(name, self.directory / f"{name}.npz", tensor.layout, rows, columns).save(tensor)
+
+    def save_tensor(self, name: str, values: Floats) -> None:
+        """Keep a float tensor that was rewritten."""
+        self._write(f"{name}.bin", np.ascontiguousarray(values, np.float32).tobytes())
+
+    def tensors(self, record: StageRecord) -> dict[str, StoredTensor]:
+        """The float tensors that a stage rewrote."""
+        return {
+            name: StoredTensor(name, self.directory / f"{name}.bin", np.dtype(np.float32), tuple(shape), 0)
+            for name, shape in record.tensors.items()
+        }
+
+    def linears(self, record: StageRecord) -> dict[str, SavedLinear]:
+        """The linears that a stage quantized."""
+        return {
+            name: SavedLinear(name, self.directory / f"{name}.npz", found.layout, *found.shape)
+            for name, found in record.linears.items()
+            if found.layout
+        }
+
+    def quantized(self, *records: StageRecord) -> Quantized:
+        """What stages came to."""
+        return Quantized(
+            {name: linear for record in records for name, linear in self.linears(record).items()},
+            {name: tensor for record in records for name, tensor in self.tensors(record).items()},
+            {name: found.sqnr for record in records for name, found in record.linears.items()},
+        )
+
+    def _hidden(self, stage: int, page: int) -> Path:
+        return self.directory / f"hidden.{stage}.{page}.npy"
+
+    def _write(self, name: str, content: bytes) -> None:
+        """Write beside, then rename."""
+        beside = self.directory / f"{name}.tmp"
+        beside.write_bytes(content)
+        beside.rename(self.directory / name)

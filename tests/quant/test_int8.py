@@ -1,0 +1,199 @@
+"""W8A8: exact integer products, token by token, whatever the CPU; and scales moved where they do no harm."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime as ort
+import pytest
+from onnxscript import GraphBuilder
+from safetensors.numpy import load_file, save_file
+
+from qvl_export import ExportPlan, export
+from qvl_export.graph.folds import Fold
+from qvl_export.quant.calibrate import open_session
+from qvl_export.quant.noise import relative_noise, round_tokens, sqnr
+from qvl_export.quant.qtensor import QTensor
+from qvl_export.quant.schemes import Options, find
+from qvl_export.quant.smooth import best_scale
+from qvl_export.quant.statistics import Collector, Statistics
+from qvl_export.targets import lower
+from qvl_runtime import manifest as manifests
+from qvl_runtime.model import Model, load
+from tests.heldout import HELDOUT, items, log_softmax
+from tests.oracles.tiny import FAMILIES, REFERENCE
+
+RNG = np.random.default_rng(0)
+
+
+def statistics(tokens: np.ndarray) -> Statistics:
+    collector = Collector("x", 1, hessian=False)
+    collector.add(tokens)
+    return collector.statistics()
+
+
+def linear_session(tensor: QTensor, bias: np.ndarray | None, path: Path) -> ort.InferenceSession:
+    """The target's own operators for one quantized linear, x [1, S, K] → y."""
+    target, (rows, columns) = lower("cpu", "fp32"), tensor.codes.shape
+    graph = ir.Graph([], [], nodes=[], opset_imports=dict(target.opsets), name="one")
+    x = ir.Input("x", shape=ir.Shape([1, "s", columns]), type=ir.TensorType(ir.DataType.FLOAT))
+    graph.inputs.append(x)
+    op = GraphBuilder(graph).op
+    parts = {name: op.initializer(ir.tensor(value, name=name), name) for name, value in target.pack(tensor).items()}
+    added = None if bias is None else op.initializer(ir.tensor(bias, name="bias"), "bias")
+    y = target.quantized_linear(op, x, parts, tensor.layout, rows, columns, added)
+    y.name, y.type = "y", ir.TensorType(ir.DataType.FLOAT)
+    graph.outputs.append(y)
+    ir.save(ir.Model(graph, ir_version=target.ir_version), path)
+    return open_session(path)
+
+
+@pytest.mark.parametrize("columns", [64, 3420, 1176])
+@pytest.mark.parametrize("reduce_range", [False, True])
+def test_the_kernel_computes_the_layout(tmp_path: Path, columns: int, reduce_range: bool) -> None:
+    """Against exact integer arithmetic in float64; same-signed rows would saturate u8 × s8 in 16 bits."""
+    weight = RNG.standard_normal((48, columns)).astype(np.float32)
+    weight[0] = np.abs(weight).max()
+    bias = RNG.standard_normal(48).astype(np.float32)
+    tensor = find("int8", Options(reduce_range=reduce_range)).quantize(weight, None)  # type: ignore[arg-type]
+    x = RNG.standard_normal((9, columns)).astype(np.float32)
+    x[1], x[2], x[3] = np.abs(x[1]) + 3, 0, x[3] * 1e-4
+    y = linear_session(tensor, bias, tmp_path / "m.onnx").run(None, {"x": x[None]})[0][0]
+    expected = round_tokens(x).astype(np.float64) @ tensor.dequantize().astype(np.float64).T + bias
+    assert np.abs(y - expected).max() < 1e-4 * np.abs(expected).max()
+    assert np.array_equal(y[2], bias)
+
+
+def test_a_token_alone_gives_the_same_bits(tmp_path: Path) -> None:
+    """Batch invariance, which prefix reuse needs: one token of a thousand times the size changes no other."""
+    weight = RNG.standard_normal((32, 96)).astype(np.float32)
+    session = linear_session(find("int8", Options()).quantize(weight, None), None, tmp_path / "m.onnx")  # type: ignore[arg-type]
+    x = RNG.standard_normal((1, 20, 96)).astype(np.float32)
+    x[0, 4] *= 1000
+    together = session.run(None, {"x": x})[0]
+    alone = [session.run(None, {"x": x[:, i : i + 1]})[0] for i in range(20)]
+    assert np.array_equal(together, np.concatenate(alone, axis=1))
+
+
+@pytest.mark.parametrize(("reduce_range", "steps"), [(False, 127), (True, 63)])
+def test_codes_are_the_nearest_of_a_symmetric_range(reduce_range: bool, steps: int) -> None:
+    weight = RNG.standard_normal((7, 33)).astype(np.float32)
+    weight[3] = 0
+    tensor = find("int8", Options(reduce_range=reduce_range)).quantize(weight, None)  # type: ignore[arg-type]
+    scale = np.maximum(np.abs(weight).max(1, keepdims=True) / steps, 1e-30)
+    assert np.abs(tensor.dequantize() - weight).max() <= scale.max() / 2 * 1.0001
+    assert np.array_equal(tensor.dequantize()[3], np.zeros(33))
+    assert int(tensor.codes.max()) - tensor.layout.middle <= steps
+
+
+def test_smoothing_undoes_outlier_channels() -> None:
+    """A few channels a thousand times the others: rounding tokens loses the rest, unless the weights take the scale."""
+    tokens = RNG.standard_normal((256, 64)).astype(np.float32)
+    weight = RNG.standard_normal((48, 64)).astype(np.float32)
+    tokens[:, [3, 40]] *= 1000
+    weight[:, [3, 40]] /= 1000
+    scheme, fold = find("int8", Options()), Fold(("l",), "norm", np.arange(64))
+    before = statistics(tokens)
+    scale = best_scale(fold, {"l": weight}, before, scheme)
+    after = before.divided(scale)
+    plain = sqnr(weight, scheme.quantize(weight, before), before)
+    smooth = sqnr(weight * scale, scheme.quantize(weight * scale, after), after)
+    assert plain < 5
+    assert smooth > 30
+
+
+def test_smoothing_never_makes_it_worse() -> None:
+    tokens, weight = RNG.standard_normal((64, 40)).astype(np.float32), RNG.standard_normal((8, 40)).astype(np.float32)
+    scheme, before = find("int8", Options()), statistics(tokens)
+    scale = best_scale(Fold(("l",), "norm", np.arange(40)), {"l": weight}, before, scheme)
+    after = before.divided(scale)
+    noise = relative_noise(weight * scale, scheme.quantize(weight * scale, after), after)
+    assert noise <= relative_noise(weight, scheme.quantize(weight, before), before)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("precision", ["int8", "int4"])
+def test_every_family_stays_close_to_float(
+    checkpoint: Callable[[str, str], Path],
+    model: Callable[[str, str, str], Model],
+    tmp_path: Path,
+    family: str,
+    precision: str,
+) -> None:
+    """Random tiny towers are worse than trained ones, but wrong folds would be far off."""
+    plan = ExportPlan(
+        checkpoint(family, "deep"), tmp_path / "b", precision=precision, calib=HELDOUT, samples=4, accuracy_level=0
+    )
+    export(plan)
+    ours, exact = load(tmp_path / "b", threads=1), model(family, "deep", "fp32")
+    page = next(items("ocr")).image
+    one, other = exact.encode(page), ours.encode(page)
+    assert np.linalg.norm(one - other) < 0.05 * np.linalg.norm(one)
+
+
+@pytest.fixture(scope="module")
+def int8(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("int8") / "bundle"
+    export(ExportPlan(REFERENCE, out, precision="int8", calib=HELDOUT, samples=8))
+    return out
+
+
+def divergence(reference: Model, other: Model, pages: range = range(100, 112)) -> float:
+    """Mean KL of next-token distributions along the true answers of pages that were not calibrated on."""
+    found = []
+    for item in list(items("ocr"))[pages.start : pages.stop]:
+        p, q = (log_softmax(model.logits(item.messages, item.answer)) for model in (reference, other))
+        found.append((np.exp(p) * (p - q)).sum(-1))
+    return float(np.concatenate(found).mean())
+
+
+def test_int8_reads_like_float(reference_bundle: Path, int8: Path) -> None:
+    entry = manifests.read(int8).graphs
+    assert entry["vision"].precision == "int8 × int8, else fp16"
+    assert entry["llm"].precision == "int8 in blocks of 32, int8 × int8, else fp16"
+    assert divergence(load(reference_bundle, threads=1), load(int8, threads=1)) < 0.003
+
+
+def twin(target: Path) -> Path:
+    """The reference checkpoint, gains of a few channels × 50 and the next weights divided: the same function."""
+    tensors = {name: value.astype(np.float32) for name, value in load_file(REFERENCE / "model.safetensors").items()}
+    followers = {
+        "input_layernorm": ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"],
+        "post_attention_layernorm": ["mlp.gate_proj", "mlp.up_proj"],
+        "norm1": ["attn.qkv"],
+        "norm2": ["mlp.gate_proj", "mlp.up_proj"],
+    }
+    for name in list(tensors):
+        block, _, norm = name.removesuffix(".weight").rpartition(".")
+        for follower in followers.get(norm, []):
+            tensors[f"{block}.{follower}.weight"][:, CHANNELS] /= 50
+        if norm in followers:
+            tensors[name][CHANNELS] *= 50
+    target.mkdir()
+    for file in REFERENCE.iterdir():
+        if file.suffix in (".json", ".jinja"):
+            (target / file.name).write_bytes(file.read_bytes())
+    save_file(tensors, target / "model.safetensors")
+    return target
+
+
+CHANNELS = [5, 50, 101]
+
+
+def test_an_outlier_twin_loses_nothing(reference_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without moving scales W8A8 fails on it; with it, it is as good as on the reference checkpoint."""
+    plan = {"precision": "int8", "calib": HELDOUT, "samples": 8}
+    source = twin(tmp_path / "twin")
+    export(ExportPlan(source, tmp_path / "float"))
+    export(ExportPlan(source, tmp_path / "ours", **plan))  # type: ignore[arg-type]
+    monkeypatch.setattr("qvl_export.quant.smooth.STRENGTHS", ())
+    monkeypatch.setattr("qvl_export.quant.calibrate.LEAST_SQNR", -100.0)
+    export(ExportPlan(source, tmp_path / "plain", **plan))  # type: ignore[arg-type]
+    reference = load(reference_bundle, threads=1)
+    same, ours, plain = (divergence(reference, load(tmp_path / n, threads=1)) for n in ("float", "ours", "plain"))
+    assert same < 1e-5
+    assert ours < 0.003
+    assert plain > 10 * ours
