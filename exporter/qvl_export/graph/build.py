@@ -15,8 +15,8 @@ from ..quant.qtensor import Layout
 from ..targets import Cache, Target, WindowInputs
 from .layers import Embedding, Linear
 from .quantized import quantize
-from .text import DecoderLayer, Llm, LlmInputs, mrope
-from .vision import VisionTower
+from .text import DecoderLayer, Deepstack, Llm, LlmInputs, mrope
+from .vision import VisionInputs, VisionTower
 
 FLOAT, INT64, INT32 = ir.DataType.FLOAT, ir.DataType.INT64, ir.DataType.INT32
 Axes = list[int | str]
@@ -64,11 +64,13 @@ def _empty(name: str, target: Target) -> ir.Graph:
 
 
 def build_vision(spec: ModelSpec, target: Target, layouts: Mapping[str, Layout] | None = None) -> Graph:
-    """`pixel_values`, `patch_positions` and, where the tower has windows, their layout → `image_features`."""
+    """`pixel_values`, `patch_positions` and what the tower needs of windows and interpolation → `image_features`, and
+    `deepstack_features.N` where it has DeepStack."""
     graph, image = _empty("vision", target), spec.image
-    pixels = _input(graph, "pixel_values", FLOAT, ["frames", "patches", image.patch_dim])
-    positions = _input(graph, "patch_positions", INT64, ["frames", "patches", 2])
-    windows = None
+    inputs = VisionInputs(
+        _input(graph, "pixel_values", FLOAT, ["frames", "patches", image.patch_dim]),
+        _input(graph, "patch_positions", INT64, ["frames", "patches", 2]),
+    )
     if image.window:
         windows = WindowInputs(
             _input(graph, "window_gather", INT64, ["window_slots"]),
@@ -76,12 +78,23 @@ def build_vision(spec: ModelSpec, target: Target, layouts: Mapping[str, Layout] 
             _input(graph, "window_scatter", INT64, ["patches"]),
             (image.window * image.spatial_merge_size) ** 2,
         )
+        inputs = inputs._replace(windows=windows)
+    if image.position_table:
+        indices = _input(graph, "interpolation_indices", INT64, [4, "patches"])
+        weights = _input(graph, "interpolation_weights", FLOAT, [4, "patches"])
+        inputs = inputs._replace(interpolation=(indices, weights))
     kernel = [len(image.image_mean), image.temporal_patch_size, image.patch_size, image.patch_size]
     tower = VisionTower(target, spec.vision, kernel)
     used = quantize(tower, "visual", layouts or {})
-    features = tower(GraphBuilder(graph).op, pixels, positions, windows)
-    _output(graph, features, "image_features", ["image_tokens", spec.text.hidden_size])
+    features = tower(GraphBuilder(graph).op, inputs)
+    names = ["image_features", *_deepstack_names(spec.text)]
+    for name, value in zip(names, features, strict=True):
+        _output(graph, value, name, ["image_tokens", spec.text.hidden_size])
     return Graph("vision", ir.Model(graph, ir_version=target.ir_version), used)
+
+
+def _deepstack_names(spec: TextSpec) -> list[str]:
+    return [f"deepstack_features.{index}" for index in range(spec.deepstack_layers)]
 
 
 def build_decoder_layer(
@@ -89,7 +102,7 @@ def build_decoder_layer(
 ) -> tuple[Graph, dict[str, list[str]]]:
     """One decoder layer on its own, for calibration: `hidden`, positions and an empty cache → `hidden_out`.
 
-    Also outputs what its float linears are applied to, each value once; the second result names the linears of each.
+    A layer with DeepStack takes `deepstack_features` and `image_positions` too. Also outputs what its float linears are applied to, each value once; the second result names the linears of each.
     """
     graph = _empty(f"layer{index}", target)
     hidden = _input(graph, "hidden", FLOAT, [1, "sequence", spec.hidden_size])
@@ -97,11 +110,17 @@ def build_decoder_layer(
     filled = _input(graph, "seqlens_k", INT32, [1]), _input(graph, "total_sequence_length", INT32, [])
     past: Axes = [1, spec.num_key_value_heads, "past", spec.head_dim]
     cache = Cache(_input(graph, "past_key", FLOAT, past), _input(graph, "past_value", FLOAT, past), *filled)
+    deepstack = None
+    if index < spec.deepstack_layers:
+        deepstack = Deepstack(
+            _input(graph, "deepstack_features", FLOAT, ["image_tokens", spec.hidden_size]),
+            _input(graph, "image_positions", INT64, ["image_tokens", 2]),
+        )
     name = f"model.layers.{index}"
     layer = DecoderLayer(target, spec, index, name)
     used = quantize(layer, name, layouts or {})
     op = GraphBuilder(graph).op
-    x, delta, _ = layer(op, hidden, None, mrope(op, spec, position_ids), cache)
+    x, delta, _ = layer(op, hidden, None, mrope(op, spec, position_ids), cache, deepstack)
     _output(graph, op.Add(x, delta), "hidden_out", [1, "sequence", spec.hidden_size])
     taps = _tap(graph, layer, name)
     return Graph(f"layer{index}", ir.Model(graph, ir_version=target.ir_version), used), taps
@@ -136,6 +155,7 @@ def build_llm(spec: ModelSpec, target: Target, layouts: Mapping[str, Layout] | N
         _input(graph, "image_features", FLOAT, ["image_tokens", text.hidden_size]),
         _input(graph, "image_positions", INT64, ["image_tokens", 2]),
         _input(graph, "logits_positions", INT64, ["wanted"]),
+        tuple(_input(graph, name, FLOAT, ["image_tokens", text.hidden_size]) for name in _deepstack_names(text)),
     )
     filled = _input(graph, "seqlens_k", INT32, [1]), _input(graph, "total_sequence_length", INT32, [])
     past: Axes = [1, text.num_key_value_heads, "past", text.head_dim]

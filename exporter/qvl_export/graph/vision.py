@@ -1,4 +1,4 @@
-"""The `vision` graph: patches of one image or video → image features."""
+"""The `vision` graph: patches of one image or video → image features, and those of DeepStack."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from onnxscript import OpBuilder, nn
 
 from ..families.spec import VisionSpec
 from ..targets import Target, WindowInputs
-from .layers import Activate, AddNorm, GatedMlp, Linear, Mlp, constant, inverse_frequencies
+from .layers import Activate, AddNorm, Embedding, GatedMlp, Linear, Mlp, constant, inverse_frequencies
 
 
 class Rope(NamedTuple):
@@ -19,13 +19,22 @@ class Rope(NamedTuple):
     sin: ir.Value
 
 
+class VisionInputs(NamedTuple):
+    """Inputs of the `vision` graph, see docs/graph-contract.md; None where the tower has no such thing."""
+
+    pixel_values: ir.Value
+    patch_positions: ir.Value
+    windows: WindowInputs | None = None
+    interpolation: tuple[ir.Value, ir.Value] | None = None
+
+
 class PatchEmbed(nn.Module):
     """A convolution whose stride is its kernel: one linear over each flattened patch."""
 
     def __init__(self, target: Target, spec: VisionSpec, kernel: list[int]) -> None:
         super().__init__()
         shape = [spec.hidden_size, *kernel]
-        self.proj = Linear(target, spec.patch_dim, spec.hidden_size, bias=False, source_shape=shape)
+        self.proj = Linear(target, spec.patch_dim, spec.hidden_size, spec.patch_bias, source_shape=shape)
 
     def forward(self, op: OpBuilder, patches: ir.Value) -> ir.Value:
         return self.proj(op, patches)
@@ -53,9 +62,11 @@ class VisionBlock(nn.Module):
         self.norm1 = AddNorm(target, spec.hidden_size, spec.norm, spec.eps)
         self.norm2 = AddNorm(target, spec.hidden_size, spec.norm, spec.eps)
         self.attn = VisionAttention(target, spec)
-        sizes = spec.hidden_size, spec.intermediate_size
+        size, inner = spec.hidden_size, spec.intermediate_size
         self.mlp = (
-            GatedMlp(target, *sizes, spec.activation, bias=True) if spec.gated else Mlp(target, *sizes, spec.activation)
+            GatedMlp(target, size, inner, spec.activation, bias=True)
+            if spec.gated
+            else Mlp(target, size, inner, size, spec.activation, spec.fc)
         )
 
     def forward(
@@ -78,9 +89,35 @@ class PatchMerger(nn.Module):
         first, last = Linear(target, wide, wide), Linear(target, wide, spec.out_hidden_size)
         self.mlp = nn.Sequential(first, Activate(target, "gelu"), last)
 
-    def forward(self, op: OpBuilder, x: ir.Value, delta: ir.Value) -> ir.Value:
+    def forward(self, op: OpBuilder, x: ir.Value, delta: ir.Value | None) -> ir.Value:
         y, _ = self.ln_q(op, x, delta, name=self.last_block)
         return self.mlp(op, op.Reshape(y, op.Constant(value_ints=[-1, self.wide])))
+
+
+class FlatMerger(Mlp):
+    """A merger whose norm and linears lie side by side."""
+
+    def __init__(self, target: Target, spec: VisionSpec) -> None:
+        self.wide, self.last_block = spec.hidden_size * spec.spatial_merge_size**2, f"vision.blocks.{spec.depth - 1}"
+        super().__init__(target, self.wide, self.wide, spec.out_hidden_size, "gelu", spec.fc)
+        self.norm = AddNorm(target, spec.hidden_size, spec.norm, spec.eps)
+
+    def forward(self, op: OpBuilder, x: ir.Value, delta: ir.Value | None = None) -> ir.Value:
+        y, _ = self.norm(op, x, delta, name=self.last_block)
+        return super().forward(op, op.Reshape(y, op.Constant(value_ints=[-1, self.wide])))
+
+
+class DeepstackMerger(Mlp):
+    """A merger of what a block inside the tower hands on: the norm is that of whole image tokens."""
+
+    def __init__(self, target: Target, spec: VisionSpec) -> None:
+        self.wide = spec.hidden_size * spec.spatial_merge_size**2
+        super().__init__(target, self.wide, self.wide, spec.out_hidden_size, "gelu", spec.fc)
+        self.norm = AddNorm(target, self.wide, spec.norm, spec.eps)
+
+    def forward(self, op: OpBuilder, x: ir.Value) -> ir.Value:
+        y, _ = self.norm(op, op.Reshape(x, op.Constant(value_ints=[-1, self.wide])))
+        return super().forward(op, y)
 
 
 class VisionTower(nn.Module):
@@ -90,17 +127,33 @@ class VisionTower(nn.Module):
         super().__init__("visual")
         self.spec = spec
         self.patch_embed = PatchEmbed(target, spec, kernel)
+        self.pos_embed = Embedding(target, spec.position_table**2, spec.hidden_size) if spec.position_table else None
         self.blocks = nn.ModuleList([VisionBlock(target, spec, index) for index in range(spec.depth)])
-        self.merger = PatchMerger(target, spec)
+        self.merger = PatchMerger(target, spec) if spec.fc == "fc" else FlatMerger(target, spec)
+        self.deepstack_merger_list = nn.ModuleList([DeepstackMerger(target, spec) for _ in spec.deepstack_blocks])
 
-    def forward(
-        self, op: OpBuilder, pixel_values: ir.Value, patch_positions: ir.Value, windows: WindowInputs | None
-    ) -> ir.Value:
-        rope = self._rope(op, patch_positions)
-        x, delta = self.patch_embed(op, pixel_values), None
+    def forward(self, op: OpBuilder, inputs: VisionInputs) -> list[ir.Value]:
+        """Image features, then those of DeepStack in the order of its blocks."""
+        rope = self._rope(op, inputs.patch_positions)
+        x, delta = self._embed(op, inputs), None
+        mergers = dict(zip(self.spec.deepstack_blocks, self.deepstack_merger_list, strict=True))
+        deepstack = []
         for block in self.blocks:
-            x, delta = block(op, x, delta, rope, windows)
-        return self.merger(op, x, delta)
+            x, delta = block(op, x, delta, rope, inputs.windows)
+            if block.index in mergers:
+                x, delta = op.Add(x, delta), None
+                x.name = f"vision.blocks.{block.index}"
+                deepstack.append(mergers[block.index](op, x))
+        return [self.merger(op, x, delta), *deepstack]
+
+    def _embed(self, op: OpBuilder, inputs: VisionInputs) -> ir.Value:
+        """Patches, and between the four nearest learned positions where the tower has any."""
+        x = self.patch_embed(op, inputs.pixel_values)
+        if self.pos_embed is None or inputs.interpolation is None:
+            return x
+        indices, weights = inputs.interpolation
+        nearest = op.Mul(self.pos_embed(op, indices), op.Unsqueeze(weights, op.Constant(value_ints=[-1])))
+        return op.Add(x, op.ReduceSum(nearest, op.Constant(value_ints=[0]), keepdims=0))
 
     def _rope(self, op: OpBuilder, patch_positions: ir.Value) -> Rope:
         """Row angles, then column angles: [frames, patches, 2] → [frames, patches, head_dim / 2]."""

@@ -85,11 +85,11 @@ class Decoder:
         ir.save(graph.model, work / f"{graph.name}.onnx")
         return ort.InferenceSession(work / f"{graph.name}.onnx", providers=["CPUExecutionProvider"])
 
-    def feeds(self, hidden: Floats, sample: Sample) -> dict[str, np.ndarray]:
-        """Inputs of a layer graph: all tokens at once, nothing cached."""
+    def feeds(self, index: int, hidden: Floats, sample: Sample) -> dict[str, np.ndarray]:
+        """Inputs of layer `index`: all tokens at once, nothing cached."""
         count = hidden.shape[1]
         empty = np.zeros((1, self.spec.num_key_value_heads, 0, self.spec.head_dim), np.float32)
-        return {
+        feeds = {
             "hidden": hidden,
             "position_ids": sample.positions[:, None],
             "past_key": empty,
@@ -97,6 +97,10 @@ class Decoder:
             "seqlens_k": np.array([count - 1], np.int32),
             "total_sequence_length": np.array(count, np.int32),
         }
+        if index < len(sample.deepstack):
+            feeds["deepstack_features"] = sample.deepstack[index]
+            feeds["image_positions"] = np.stack((np.zeros_like(sample.places), sample.places), axis=-1)
+        return feeds
 
 
 def quantize_decoder(
@@ -147,7 +151,7 @@ def _quantize_layer(
     session = decoder.open(graph, {}, work)
     hessians: dict[str, Floats] = {}
     for state, sample in zip(states, samples, strict=True):
-        for tap, value in zip(taps, session.run(list(taps), decoder.feeds(state, sample)), strict=True):
+        for tap, value in zip(taps, session.run(list(taps), decoder.feeds(index, state, sample)), strict=True):
             hessians[tap] = hessians.get(tap, 0) + value[0].T @ value[0]
     for tap, names in taps.items():
         for name in names:
@@ -167,6 +171,6 @@ def _outputs(
     graph, _ = build_decoder_layer(decoder.spec, decoder.target, index, layouts)
     session = decoder.open(graph, linears, work)
     return [
-        session.run(["hidden_out"], decoder.feeds(state, sample))[0]
+        session.run(["hidden_out"], decoder.feeds(index, state, sample))[0]
         for state, sample in zip(states, samples, strict=True)
     ]

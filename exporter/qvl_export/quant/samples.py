@@ -37,10 +37,15 @@ class Label(msgspec.Struct, forbid_unknown_fields=False):
 
 @dataclass(frozen=True)
 class Sample:
-    """One prompt and answer: `hidden` [1, S, H] into the first layer, `positions` [3, S]."""
+    """One prompt and answer: `hidden` [1, S, H] into the first layer, `positions` [3, S].
+
+    The first D layers add `deepstack` [D, N, H] at the image tokens `places` [N].
+    """
 
     hidden: npt.NDArray[np.float32]
     positions: npt.NDArray[np.int64]
+    deepstack: npt.NDArray[np.float32]
+    places: npt.NDArray[np.int64]
 
 
 def read_labels(directory: Path, limit: int) -> list[Label]:
@@ -90,19 +95,23 @@ class Sampler:
         answer = np.array(self._encode(label.answers[0]), dtype=np.int64)
         prompt = build_prompt(messages, self.manifest, self.template.render, self._encode, len(answer))
         whole = prompt.followed_by(answer)
-        return Sample(self._embed(whole), whole.positions)
+        features = [self._features(placed) for placed in whole.placed]
+        places = [np.arange(placed.span.start, placed.span.end) for placed in whole.placed]
+        return self._spliced(whole, np.concatenate(features, axis=1), np.concatenate(places))
 
     def _encode(self, text: str) -> list[int]:
         return list(self.tokenizer.encode(text, add_special_tokens=False).ids)
 
-    def _embed(self, prompt: Prompt) -> npt.NDArray[np.float32]:
-        """Rows of the embedding table with image features spliced in, [1, S, H]."""
-        unique, places = np.unique(prompt.ids, return_inverse=True)
-        hidden = self.embeddings.rows(unique.tolist()).astype(np.float32)[places]
-        for placed in prompt.placed:
-            hidden[placed.span.start : placed.span.end] = self._features(placed)
-        return hidden[None]
+    def _spliced(
+        self, prompt: Prompt, features: npt.NDArray[np.float32], places: npt.NDArray[np.int64]
+    ) -> Sample:
+        """Rows of the embedding table with image features [1 + D, N, H] spliced in, those of DeepStack apart."""
+        unique, rows = np.unique(prompt.ids, return_inverse=True)
+        hidden = self.embeddings.rows(unique.tolist()).astype(np.float32)[rows]
+        hidden[places] = features[0]
+        return Sample(hidden[None], prompt.positions, features[1:], places)
 
     def _features(self, placed: Placed) -> npt.NDArray[np.float32]:
         patches = patchify(placed.media.frames, self.manifest.image, placed.max_pixels)
-        return self.vision.encode(patches.pixel_values, patches.grid)
+        features = self.vision.encode(patches.pixel_values, patches.grid)
+        return features[:, placed.first_row : placed.first_row + placed.span.tokens]
