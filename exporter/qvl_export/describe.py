@@ -67,6 +67,7 @@ def manifest(
         num_key_value_heads=text.num_key_value_heads,
         head_dim=text.head_dim,
         max_length=spec.max_positions,
+        deepstack_layers=text.deepstack_layers,
     )
     return Manifest(
         schema_version=SCHEMA_VERSION,

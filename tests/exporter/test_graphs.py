@@ -16,7 +16,11 @@ from tests.oracles.tiny import FAMILIES, SHAPES
 
 Bundle = Callable[[str, str, str], Path]
 ELEMENT = {onnx.TensorProto.FLOAT: "float", onnx.TensorProto.INT64: "int64", onnx.TensorProto.INT32: "int32"}
-WINDOWS = {"window_gather", "window_lengths", "window_scatter"}
+EXTRA = {
+    "qwen2_vl": set(),
+    "qwen2_5_vl": {"window_gather", "window_lengths", "window_scatter"},
+    "qwen3_vl": {"interpolation_indices", "interpolation_weights"},
+}
 LLM_INPUTS = {
     "input_ids",
     "position_ids",
@@ -57,12 +61,14 @@ def test_ports_are_those_of_the_manifest(bundle: Bundle, family: str, precision:
 def test_names_of_inputs_and_outputs(bundle: Bundle, family: str) -> None:
     graphs = manifests.read(bundle(family, "small", "fp32")).graphs
     vision = {port.name for port in graphs["vision"].inputs}
-    assert vision == {"pixel_values", "patch_positions"} | (WINDOWS if family == "qwen2_5_vl" else set())
+    assert vision == {"pixel_values", "patch_positions"} | EXTRA[family]
     layers = SHAPES["small"].layers
+    deepstack = ["deepstack_features.0"] if family == "qwen3_vl" else []
     cache = {f"{i}.{part}" for i in range(layers) for part in ("key", "value")}
-    assert {port.name for port in graphs["llm"].inputs} == LLM_INPUTS | {f"past_key_values.{name}" for name in cache}
+    inputs = {*LLM_INPUTS, *deepstack, *(f"past_key_values.{name}" for name in cache)}
+    assert {port.name for port in graphs["llm"].inputs} == inputs
     assert {port.name for port in graphs["llm"].outputs} == {"logits"} | {f"present.{name}" for name in cache}
-    assert [port.name for port in graphs["vision"].outputs] == ["image_features"]
+    assert [port.name for port in graphs["vision"].outputs] == ["image_features", *deepstack]
 
 
 @every_bundle

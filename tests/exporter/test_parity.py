@@ -54,13 +54,14 @@ def image(width: int, height: int, seed: int) -> Image.Image:
 @precisions
 @pytest.mark.parametrize("grid", IMAGE_GRIDS + VIDEO_GRIDS, ids=str)
 def test_image_features(oracle: Oracle, model: Loader, family: str, shape: str, precision: str, grid: Grid) -> None:
-    rng = np.random.default_rng(grid.h * 100 + grid.w)
-    patches = rng.standard_normal((grid.t, grid.h * grid.w, 3 * 2 * 14 * 14)).astype(np.float32)
+    ours, rng = model(family, shape, precision), np.random.default_rng(grid.h * 100 + grid.w)
+    patches = rng.standard_normal((grid.t, grid.h * grid.w, ours.manifest.image.patch_dim)).astype(np.float32)
     with torch.no_grad():
         flat = torch.from_numpy(patches).reshape(-1, patches.shape[-1])
         theirs = oracle(family, shape).model.visual(flat, grid_thw=torch.tensor([[grid.t, grid.h, grid.w]]))
-    ours = model(family, shape, precision)._engine.encode(patches, grid)
-    assert_close(ours, theirs.pooler_output.numpy(), precision)
+    references = [theirs.pooler_output, *(getattr(theirs, "deepstack_features", None) or [])]
+    for features, reference in zip(ours._engine.encode(patches, grid), references, strict=True):
+        assert_close(features, reference.numpy(), precision)
 
 
 def one_image() -> list[dict[str, Any]]:
@@ -96,7 +97,7 @@ def oracle_inputs(model: Model, prompt: Prompt) -> dict[str, Any]:
         ("image", "pixel_values", "image_grid_thw"),
         ("video", "pixel_values_videos", "video_grid_thw"),
     ):
-        chosen = [item for item in prompt.placed if item.media.kind == kind]
+        chosen = [item for item in prompt.placed if item.media.kind == kind and not item.first_row]
         if chosen:
             patches = [patchify(item.media.frames, model.manifest.image) for item in chosen]
             inputs[pixels] = torch.cat(

@@ -15,6 +15,8 @@ from transformers import (
     Qwen2_5_VLForConditionalGeneration,
     Qwen2VLConfig,
     Qwen2VLForConditionalGeneration,
+    Qwen3VLConfig,
+    Qwen3VLForConditionalGeneration,
 )
 
 REFERENCE = Path(__file__).parents[1] / "checkpoints" / "reference"
@@ -25,7 +27,10 @@ IMAGE, VIDEO, VISION_START, VISION_END, IM_END = 363, 364, 360, 361, 353
 
 @dataclass(frozen=True)
 class Shape:
-    """Sizes of a tiny model; heads are chosen so that grouping ratios and head sizes differ between shapes."""
+    """Sizes of a tiny model; heads are chosen so that grouping ratios and head sizes differ between shapes.
+
+    `full_blocks` are the vision blocks with full attention where others have windows, or those that feed DeepStack.
+    """
 
     hidden: int
     heads: int
@@ -45,13 +50,16 @@ SHAPES = {
     "deep": Shape(96, 6, 1, 5, 48, 3, 4, (0, 3), (4, 2, 2), False, ffn=84),
     "wide": Shape(160, 5, 5, 3, 80, 2, 3, (), (4, 6, 6), True, ffn=212),
 }
-FAMILIES = ("qwen2_vl", "qwen2_5_vl")
+FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+QWEN3_IMAGES = {"patch_size": 16, "image_mean": [0.5] * 3, "image_std": [0.5] * 3, "min_pixels": 4096}
+TABLE = 7
+"""The side of the table of positions."""
 
 
 def build(family: str, shape: Shape, seed: int = 0) -> PreTrainedModel:
     """A model whose weights are spread so that logits differ clearly between tokens."""
     torch.manual_seed(seed)
-    text = {
+    text: dict[str, Any] = {
         "vocab_size": VOCAB,
         "hidden_size": shape.hidden,
         "intermediate_size": shape.ffn,
@@ -82,6 +90,11 @@ def build(family: str, shape: Shape, seed: int = 0) -> PreTrainedModel:
             "mlp_ratio": 3,
         }
         model: PreTrainedModel = Qwen2VLForConditionalGeneration(Qwen2VLConfig(vision_config=vision, **common))
+    elif family == "qwen3_vl":
+        section = [2 * count for count in shape.mrope]  # heads are wider than the hidden size shared out
+        text |= {"head_dim": 2 * sum(section)}
+        text["rope_parameters"] |= {"mrope_section": section, "mrope_interleaved": True}
+        model = Qwen3VLForConditionalGeneration(Qwen3VLConfig(vision_config=qwen3_vision(shape), **common))
     else:
         vision = {
             "depth": shape.vision_depth,
@@ -96,6 +109,18 @@ def build(family: str, shape: Shape, seed: int = 0) -> PreTrainedModel:
         model = Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(vision_config=vision, **common))
     _spread(model)
     return model.eval()
+
+
+def qwen3_vision(shape: Shape) -> dict[str, Any]:
+    return {
+        "depth": shape.vision_depth,
+        "hidden_size": shape.vision_hidden,
+        "intermediate_size": shape.ffn,
+        "num_heads": shape.vision_heads,
+        "out_hidden_size": shape.hidden,
+        "num_position_embeddings": TABLE**2,
+        "deepstack_visual_indexes": list(shape.full_blocks),
+    }
 
 
 @torch.no_grad()
@@ -116,5 +141,9 @@ def save(model: PreTrainedModel, directory: Path, dtype: torch.dtype = torch.flo
     model.to(torch.float32)
     for name in TEXT_FILES:
         shutil.copyfile(REFERENCE / name, directory / name)
+    if model.config.model_type.startswith("qwen3"):
+        images = json.loads((REFERENCE / "preprocessor_config.json").read_text())
+        images["size"]["shortest_edge"] = QWEN3_IMAGES["min_pixels"]
+        (directory / "preprocessor_config.json").write_text(json.dumps(images | QWEN3_IMAGES))
     (directory / "generation_config.json").write_text(json.dumps({"eos_token_id": [IM_END, 351]}))
     return directory

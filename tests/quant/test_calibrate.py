@@ -21,9 +21,9 @@ from qvl_export.families import read_spec
 from qvl_export.graph.stages import decoder_stage, decoder_stages, vision_stage, vision_stages
 from qvl_export.quant import calibrate
 from qvl_export.quant.calibrate import Tower
-from qvl_export.quant.samples import llm_feeds, read_labels
+from qvl_export.quant.samples import llm_feeds, places, read_labels
 from qvl_export.quant.schemes import int4
-from qvl_export.quant.work import Quantized
+from qvl_export.quant.work import Quantized, Sample
 from qvl_export.targets import lower
 from qvl_runtime import manifest as manifests
 from qvl_runtime.model import Model, load
@@ -90,12 +90,16 @@ def test_layers_on_their_own_are_the_layers_of_the_model(
         theirs = oracle(family, "deep")(
             **oracle_inputs(model(family, "deep", "fp32"), prompt), output_hidden_states=True
         ).hidden_states
-    state, feeds = theirs[0].numpy(), llm_feeds(model(family, "deep", "fp32").manifest, prompt)
+    features = model(family, "deep", "fp32")._encode(prompt.placed[0])
+    state, feeds = theirs[0].numpy(), llm_feeds(model(family, "deep", "fp32").manifest, prompt, features[1:])
     for index, name in enumerate(stages[:-1]):  # transformers gives the last one normalised
         stage = build(name, {})
         session = tower.open(stage, Quantized(), tmp_path)
-        state = session.run(["hidden_out"], {"hidden": state, **feeds})[0]
-        assert np.abs(state - theirs[index + 1].numpy()).max() < 1e-3
+        state = calibrate._run(session, Sample(state, feeds), ["hidden_out"])[0]
+        expected = theirs[index + 1].numpy()  # before DeepStack adds what the next layer sees
+        if index < len(features) - 1:
+            expected[0, places(prompt)] += features[index + 1]
+        assert np.abs(state - expected).max() < 1e-3
         assert sorted(len(names) for names in stage.taps.values()) == [1, 1, 2, 3]
 
 
@@ -112,7 +116,7 @@ def test_vision_stages_in_a_row_are_the_tower(
     state, feeds = patches.pixel_values, vision_feeds(spec.image, patches.grid)
     for name in stages:
         session = tower.open(tower.build(name, {}), Quantized(), tmp_path)
-        state = session.run(["hidden_out"], {"hidden": state, **feeds})[0]
+        state = calibrate._run(session, Sample(state, feeds), ["hidden_out"])[0]
     assert np.abs(state - model(family, "deep", "fp32").encode(picture)).max() < 1e-4
 
 

@@ -25,9 +25,9 @@ from tests.conftest import REFERENCE, Loader
 PRECISE = 1e-4
 
 
-@pytest.fixture
-def path(bundle: Any) -> Path:
-    return bundle("qwen2_5_vl", "deep", "fp32")  # not tied: greedy answers vary
+@pytest.fixture(params=["qwen2_5_vl", "qwen3_vl"])  # without and with DeepStack
+def path(bundle: Any, request: pytest.FixtureRequest) -> Path:
+    return bundle(request.param, "deep", "fp32")  # not tied: greedy answers vary
 
 
 @pytest.fixture

@@ -8,9 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import Qwen2_5_VLConfig
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLModel
-from transformers.vision_utils import get_vision_position_ids, get_vision_window_index
+from transformers.vision_utils import (
+    get_vision_interpolation_indices_and_weights,
+    get_vision_position_ids,
+    get_vision_window_index,
+)
 
-from qvl_runtime.positions import Grid, VisionSpan, mrope_positions, patch_positions, window_layout
+from qvl_runtime.positions import Grid, VisionSpan, interpolation, mrope_positions, patch_positions, window_layout
 
 MERGE, WINDOW, TOKENS_PER_SECOND = 2, 4, 2
 cells = st.integers(1, 25)
@@ -21,6 +25,19 @@ grids = st.builds(lambda t, h, w: Grid(t, h * MERGE, w * MERGE), st.integers(1, 
 def test_patch_positions(grid: Grid) -> None:
     theirs = get_vision_position_ids(torch.tensor([[1, grid.h, grid.w]]), MERGE)
     assert np.array_equal(patch_positions(grid, MERGE), theirs.numpy())
+
+
+@given(
+    st.builds(Grid, st.just(1), st.integers(1, 200).map(lambda n: 2 * n), cells.map(lambda n: 2 * n)),
+    st.integers(2, 64),
+)
+def test_interpolation(grid: Grid, side: int) -> None:
+    theirs = get_vision_interpolation_indices_and_weights(
+        torch.tensor([[1, grid.h, grid.w]]), side, align_corners=True, spatial_merge_size=MERGE
+    )
+    for ours, reference in zip(interpolation(grid, MERGE, side), theirs, strict=True):
+        assert np.array_equal(ours.T, reference.numpy())
+        assert ours.dtype == reference.numpy().dtype
 
 
 @given(grids)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -41,6 +42,7 @@ class TextConfig(msgspec.Struct):
     rope_theta: PositiveFloat | None = None
     rope_scaling: dict[str, Any] | None = None
     rope_parameters: dict[str, Any] | None = None
+    mrope_section: list[int] | None = None
     head_dim: Positive | None = None
     use_sliding_window: bool = False
     layer_types: list[str] | None = None
@@ -93,34 +95,45 @@ def refuse_unless(condition: bool, what: str, checkpoint: Checkpoint, fix: str =
         raise ConfigError(what, where=checkpoint.directory / "config.json", fix=fix)
 
 
-def read_text(checkpoint: Checkpoint) -> tuple[TextSpec, int]:
-    """The language model and its position limit; flat (transformers 4) or under `text_config` (transformers 5)."""
+def read_text(
+    checkpoint: Checkpoint,
+    defaults: Mapping[str, Any] | None = None,
+    free_head_dim: bool = False,
+    interleaved: bool = False,
+) -> tuple[TextSpec, int]:
+    """The language model and its position limit; flat (transformers 4) or under `text_config` (transformers 5).
+
+    `defaults` are values of the family for what is not said; with `free_head_dim` heads need not share hidden_size out.
+    """
     root = checkpoint.config
     where = checkpoint.directory / "config.json"
-    text = convert(root.get("text_config") or root, TextConfig, where, "text_config" if "text_config" in root else "")
+    raw = {**(defaults or {}), **(root.get("text_config") or root)}
+    text = convert(raw, TextConfig, where, "text_config" if "text_config" in root else "")
     refuse_unless(text.hidden_act == "silu", f"hidden_act {text.hidden_act!r} is not supported", checkpoint)
     windowed = text.use_sliding_window or "sliding_attention" in (text.layer_types or [])
     refuse_unless(not windowed, "sliding window attention (use_sliding_window) is not supported", checkpoint)
     heads = text.num_attention_heads
+    head_dim = (text.head_dim if free_head_dim else None) or text.hidden_size // heads
     refuse_unless(
-        text.hidden_size % heads == 0 and heads % text.num_key_value_heads == 0,
+        (free_head_dim or text.hidden_size % heads == 0) and heads % text.num_key_value_heads == 0,
         f"{heads} attention heads do not divide hidden_size {text.hidden_size}, "
         f"or {text.num_key_value_heads} key/value heads do not divide them",
         checkpoint,
     )
-    refuse_unless(text.head_dim in (None, text.hidden_size // heads), f"head_dim {text.head_dim}", checkpoint)
-    theta, section = _rope(text, checkpoint)
+    refuse_unless(text.head_dim in (None, head_dim), f"head_dim {text.head_dim}", checkpoint)
+    theta, section = _rope(text, head_dim, checkpoint, interleaved)
     spec = TextSpec(
         hidden_size=text.hidden_size,
         intermediate_size=text.intermediate_size,
         num_layers=text.num_hidden_layers,
         num_heads=heads,
         num_key_value_heads=text.num_key_value_heads,
-        head_dim=text.hidden_size // heads,
+        head_dim=head_dim,
         vocab_size=text.vocab_size,
         rms_norm_eps=text.rms_norm_eps,
         rope_theta=theta,
         mrope_section=section,
+        mrope_interleaved=interleaved,
         tied=_tied(checkpoint),
     )
     return spec, text.max_position_embeddings
@@ -135,14 +148,20 @@ def _tied(checkpoint: Checkpoint) -> bool:
     return head is None or (table is not None and same_elements(head, table))
 
 
-def _rope(text: TextConfig, checkpoint: Checkpoint) -> tuple[float, tuple[int, int, int]]:
+def _rope(
+    text: TextConfig, head_dim: int, checkpoint: Checkpoint, interleaved: bool
+) -> tuple[float, tuple[int, int, int]]:
     """Base frequency and M-RoPE sections from `rope_parameters` (5) or `rope_theta` and `rope_scaling` (4)."""
     rope = text.rope_parameters or text.rope_scaling or {}
     kind = rope.get("rope_type") or rope.get("type") or "default"
     refuse_unless(kind in ("default", "mrope"), f"rope type {kind!r} is not supported", checkpoint)
-    refuse_unless(not rope.get("mrope_interleaved"), "mrope_interleaved is not supported in this family", checkpoint)
-    section = rope.get("mrope_section")
-    half = text.hidden_size // text.num_attention_heads // 2
+    refuse_unless(
+        interleaved or not rope.get("mrope_interleaved"),
+        "mrope_interleaved is not supported in this family",
+        checkpoint,
+    )
+    section = rope.get("mrope_section", text.mrope_section)
+    half = head_dim // 2
     valid = isinstance(section, list) and len(section) == 3 and all(isinstance(n, int) and n > 0 for n in section)
     refuse_unless(
         valid and sum(section or []) == half,
@@ -155,8 +174,8 @@ def _rope(text: TextConfig, checkpoint: Checkpoint) -> tuple[float, tuple[int, i
     return float(theta), (section[0], section[1], section[2])
 
 
-def read_image(checkpoint: Checkpoint, window: int) -> ImageGeometry:
-    """Image geometry from `preprocessor_config.json`, or from `processor_config.json` as transformers 5 nests it."""
+def read_image(checkpoint: Checkpoint, window: int = 0, position_table: int = 0) -> ImageGeometry:
+    """Image geometry, its two last parts given, from `preprocessor_config.json`, or from `processor_config.json` as transformers 5 nests it."""
     raw, where = checkpoint.json("preprocessor_config.json"), checkpoint.directory / "preprocessor_config.json"
     if raw is None:
         nested = checkpoint.json("processor_config.json") or {}
@@ -185,6 +204,7 @@ def read_image(checkpoint: Checkpoint, window: int) -> ImageGeometry:
         image_mean=read.image_mean,
         image_std=list(read.image_std),
         window=window,
+        position_table=position_table,
     )
 
 

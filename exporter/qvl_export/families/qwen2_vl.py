@@ -32,7 +32,7 @@ def read(checkpoint: Checkpoint) -> ModelSpec:
     where = checkpoint.directory / "config.json"
     config = convert(checkpoint.config.get("vision_config", {}), VisionConfig, where, "vision_config")
     text, max_positions = read_text(checkpoint)
-    image = read_image(checkpoint, window=0)
+    image = read_image(checkpoint)
     refuse_unless(
         config.hidden_act == "quick_gelu", f"vision hidden_act {config.hidden_act!r} is not supported", checkpoint
     )

@@ -8,14 +8,16 @@ from typing import Literal
 from qvl_runtime.manifest import ImageGeometry, Tokens, VideoTiming
 
 Norm = Literal["layer", "rms"]
-Activation = Literal["quick_gelu", "gelu", "silu"]
+Activation = Literal["quick_gelu", "gelu", "gelu_tanh", "silu"]
 
 
 @dataclass(frozen=True)
 class VisionSpec:
-    """A vision tower; `gated` MLPs are gate/up/down, others fc1/fc2.
+    """A vision tower; `gated` MLPs are gate/up/down, others two linears called `fc`1 and `fc`2.
 
-    Blocks outside `full_attention_blocks` attend within the windows of the image geometry.
+    Blocks outside `full_attention_blocks` attend within the windows of the image geometry. Patches get a learned position
+    of a `position_table` × `position_table` table where it is not 0. What comes out of each of `deepstack_blocks` is merged
+    into image features for the first layers of the language model (DeepStack, arXiv 2406.04334).
     """
 
     depth: int
@@ -29,6 +31,10 @@ class VisionSpec:
     activation: Activation
     gated: bool
     full_attention_blocks: frozenset[int]
+    fc: Literal["fc", "linear_fc"] = "fc"
+    patch_bias: bool = False
+    position_table: int = 0
+    deepstack_blocks: tuple[int, ...] = ()
     rope_theta: float = 10000.0
     eps: float = 1e-6
 
@@ -39,7 +45,12 @@ class VisionSpec:
 
 @dataclass(frozen=True)
 class TextSpec:
-    """A language model: pre-norm decoder layers with grouped-query attention and chunked M-RoPE."""
+    """A language model: pre-norm decoder layers with grouped-query attention and M-RoPE.
+
+    So many frequencies as `mrope_section` says turn with the time, row and column position: one range after the other, or
+    interleaved. `qk_norm` is an RMSNorm of every head's query and key. The first `deepstack_layers` layers take image
+    features of their own.
+    """
 
     hidden_size: int
     intermediate_size: int
@@ -52,6 +63,10 @@ class TextSpec:
     rope_theta: float
     mrope_section: tuple[int, int, int]
     tied: bool
+    mrope_interleaved: bool = False
+    qkv_bias: bool = True
+    qk_norm: bool = False
+    deepstack_layers: int = 0
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from ..targets import Cache, Target, WindowInputs
 from .layers import Embedding, Linear
 from .quantized import quantize
 from .text import Llm, LlmInputs
-from .vision import VisionTower
+from .vision import VisionInputs, VisionTower
 
 FLOAT, INT64, INT32 = ir.DataType.FLOAT, ir.DataType.INT64, ir.DataType.INT32
 Axes = list[int | str]
@@ -61,17 +61,23 @@ def add_output(graph: ir.Graph, value: ir.Value, name: str, axes: Axes | None) -
     graph.outputs.append(value)
 
 
-def vision_layout(graph: ir.Graph, image: ImageGeometry) -> tuple[ir.Value, WindowInputs | None]:
-    """The inputs that say where patches are, and in which windows."""
-    positions = add_input(graph, "patch_positions", INT64, ["frames", "patches", 2])
-    if not image.window:
-        return positions, None
-    return positions, WindowInputs(
-        add_input(graph, "window_gather", INT64, ["window_slots"]),
-        add_input(graph, "window_lengths", INT32, ["windows"]),
-        add_input(graph, "window_scatter", INT64, ["patches"]),
-        (image.window * image.spatial_merge_size) ** 2,
-    )
+def add_vision_inputs(graph: ir.Graph, image: ImageGeometry, name: str, axes: Axes) -> VisionInputs:
+    """Pixels or what was made of them, called `name`, and what the tower needs of windows and interpolation."""
+    pixels = add_input(graph, name, FLOAT, axes)
+    inputs = VisionInputs(pixels, add_input(graph, "patch_positions", INT64, ["frames", "patches", 2]))
+    if image.window:
+        windows = WindowInputs(
+            add_input(graph, "window_gather", INT64, ["window_slots"]),
+            add_input(graph, "window_lengths", INT32, ["windows"]),
+            add_input(graph, "window_scatter", INT64, ["patches"]),
+            (image.window * image.spatial_merge_size) ** 2,
+        )
+        inputs = inputs._replace(windows=windows)
+    if image.position_table:
+        indices = add_input(graph, "interpolation_indices", INT64, [4, "patches"])
+        weights = add_input(graph, "interpolation_weights", FLOAT, [4, "patches"])
+        inputs = inputs._replace(interpolation=(indices, weights))
+    return inputs
 
 
 def patch_kernel(image: ImageGeometry) -> list[int]:
@@ -85,15 +91,22 @@ def empty_graph(name: str, target: Target) -> ir.Graph:
 
 
 def build_vision(spec: ModelSpec, target: Target, layouts: Mapping[str, Layout] | None = None) -> Graph:
-    """`pixel_values`, `patch_positions` and, where the tower has windows, their layout → `image_features`."""
+    """`pixel_values`, `patch_positions` and what the tower needs of windows and interpolation → `image_features`, and
+    `deepstack_features.N` where it has DeepStack."""
     graph, image = empty_graph("vision", target), spec.image
-    pixels = add_input(graph, "pixel_values", FLOAT, ["frames", "patches", image.patch_dim])
-    positions, windows = vision_layout(graph, image)
+    inputs = add_vision_inputs(graph, image, "pixel_values", ["frames", "patches", image.patch_dim])
     tower = VisionTower(target, spec.vision, patch_kernel(image))
     used = quantize(tower, "visual", layouts or {})
-    features = tower(GraphBuilder(graph).op, pixels, positions, windows)
-    add_output(graph, features, "image_features", ["image_tokens", spec.text.hidden_size])
+    features = tower(GraphBuilder(graph).op, inputs)
+    names = ["image_features", *deepstack_names(spec.text)]
+    for name, value in zip(names, features, strict=True):
+        add_output(graph, value, name, ["image_tokens", spec.text.hidden_size])
     return Graph("vision", ir.Model(graph, ir_version=target.ir_version), used)
+
+
+def deepstack_names(spec: TextSpec) -> list[str]:
+    """Features for the first layers, in the order of the layers."""
+    return [f"deepstack_features.{index}" for index in range(spec.deepstack_layers)]
 
 
 def llm_weights(spec: TextSpec, target: Target) -> dict[str, tuple[int, int]]:
@@ -112,6 +125,7 @@ def build_llm(spec: ModelSpec, target: Target, layouts: Mapping[str, Layout] | N
         add_input(graph, "image_features", FLOAT, ["image_tokens", text.hidden_size]),
         add_input(graph, "image_positions", INT64, ["image_tokens", 2]),
         add_input(graph, "logits_positions", INT64, ["wanted"]),
+        tuple(add_input(graph, name, FLOAT, ["image_tokens", text.hidden_size]) for name in deepstack_names(text)),
     )
     filled = add_input(graph, "seqlens_k", INT32, [1]), add_input(graph, "total_sequence_length", INT32, [])
     past: Axes = [1, text.num_key_value_heads, "past", text.head_dim]

@@ -45,8 +45,8 @@ class Linear(nn.Module):
 class Embedding(nn.Module):
     """Rows of a table; `head` uses the same table as the output projection of tied models."""
 
-    def __init__(self, target: Target, rows: int, size: int) -> None:
-        super().__init__()
+    def __init__(self, target: Target, rows: int, size: int, name: str | None = None) -> None:
+        super().__init__(name)
         self.target, self.rows, self.columns = target, rows, size
         self.weight = Weight([rows, size], target.weight_type)
 
@@ -90,16 +90,26 @@ class Activate(nn.Module):
 
 
 class Mlp(nn.Module):
-    """fc2(act(fc1(x)))."""
+    """fc2(act(fc1(x))), where the linears may be called otherwise."""
 
-    def __init__(self, target: Target, size: int, inner: int, activation: Activation) -> None:
-        super().__init__()
-        self.target, self.activation = target, activation
-        self.fc1 = Linear(target, size, inner)
-        self.fc2 = Linear(target, inner, size)
+    def __init__(
+        self,
+        target: Target,
+        size: int,
+        inner: int,
+        outputs: int,
+        activation: Activation,
+        fc: str = "fc",
+        name: str | None = None,
+    ) -> None:
+        super().__init__(name)
+        self.target, self.activation, self.names = target, activation, (f"{fc}1", f"{fc}2")
+        setattr(self, self.names[0], Linear(target, size, inner))
+        setattr(self, self.names[1], Linear(target, inner, outputs))
 
     def forward(self, op: OpBuilder, x: ir.Value) -> ir.Value:
-        return self.fc2(op, self.target.activation(op, self.fc1(op, x), self.activation))
+        first, second = (getattr(self, name) for name in self.names)
+        return second(op, self.target.activation(op, first(op, x), self.activation))
 
 
 class GatedMlp(nn.Module):

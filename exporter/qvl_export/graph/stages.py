@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TypeVar
 
 import onnx_ir as ir
 from onnxscript import GraphBuilder, nn
@@ -11,15 +12,17 @@ from onnxscript import GraphBuilder, nn
 from ..families.spec import ModelSpec, TextSpec, VisionSpec
 from ..quant.qtensor import Layout
 from ..targets import Cache, Target
-from .build import FLOAT, INT32, INT64, Axes, Graph, add_input, add_output, empty_graph, patch_kernel, vision_layout
+from .build import FLOAT, INT32, INT64, Axes, Graph, add_input, add_output, add_vision_inputs, empty_graph, patch_kernel
 from .folds import Fold
 from .layers import Linear
 from .quantized import quantize
-from .text import DecoderLayer, mrope
-from .vision import PatchEmbed, PatchMerger, VisionBlock, patch_rope
+from .text import DecoderLayer, Deepstack, mrope
+from .vision import DeepstackMerger, PatchEmbed, VisionBlock, embed, image_merger, patch_rope, position_table
 
-PATCH_EMBED, MERGER = "visual.patch_embed", "visual.merger"
+PATCH_EMBED, POSITIONS = "visual.patch_embed", "visual.pos_embed"
+MERGER, DEEPSTACK = "visual.merger", "visual.deepstack_merger_list"
 Layouts = Mapping[str, Layout]
+M = TypeVar("M", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -52,51 +55,65 @@ def decoder_stage(spec: TextSpec, target: Target, name: str, layouts: Layouts | 
     filled = add_input(graph, "seqlens_k", INT32, [1]), add_input(graph, "total_sequence_length", INT32, [])
     past: Axes = [1, spec.num_key_value_heads, "past", spec.head_dim]
     cache = Cache(add_input(graph, "past_key", FLOAT, past), add_input(graph, "past_value", FLOAT, past), *filled)
-    layer = DecoderLayer(target, spec, int(name.rsplit(".", 1)[1]), name)
-    used = quantize(layer, name, layouts or {})
-    op = GraphBuilder(graph).op
-    x, delta, _ = layer(op, hidden, None, mrope(op, spec, position_ids), cache)
-    return _finish(graph, target, layer, op.Add(x, delta), used, layer.folds())
+    index = int(name.rsplit(".", 1)[1])
+    deepstack = None
+    if index < spec.deepstack_layers:
+        features = add_input(graph, f"deepstack_features.{index}", FLOAT, ["image_tokens", spec.hidden_size])
+        deepstack = Deepstack(features, add_input(graph, "image_positions", INT64, ["image_tokens", 2]))
+    found, op = _Parts(layouts or {}), GraphBuilder(graph).op
+    layer = found.add(DecoderLayer(target, spec, index, name))
+    x, delta, _ = layer(op, hidden, None, mrope(op, spec, position_ids), cache, deepstack)
+    return found.stage(graph, target, op.Add(x, delta))
 
 
 def vision_stage(spec: ModelSpec, target: Target, name: str, layouts: Layouts | None = None) -> Stage:
     """Patch embedding, block or merger: `hidden` [frames, patches, …] and positions → `hidden_out`."""
     graph, vision = empty_graph(name, target), spec.vision
     width = spec.image.patch_dim if name == PATCH_EMBED else vision.hidden_size
-    hidden = add_input(graph, "hidden", FLOAT, ["frames", "patches", width])
-    positions, windows = vision_layout(graph, spec.image)
-    op = GraphBuilder(graph).op
-    module: PatchEmbed | PatchMerger | VisionBlock
+    inputs = add_vision_inputs(graph, spec.image, "hidden", ["frames", "patches", width])
+    op, found = GraphBuilder(graph).op, _Parts(layouts or {})
     if name == PATCH_EMBED:
-        module = PatchEmbed(target, vision, patch_kernel(spec.image), name)
-        used, y = quantize(module, name, layouts or {}), module(op, hidden)
-    elif name == MERGER:
-        module = PatchMerger(target, vision, name)
-        used, y = quantize(module, name, layouts or {}), module(op, hidden, None)
-    else:
-        module = VisionBlock(target, vision, int(name.rsplit(".", 1)[1]), name)
-        used = quantize(module, name, layouts or {})
-        y = op.Add(*module(op, hidden, None, patch_rope(op, vision, positions), windows))
-    return _finish(graph, target, module, y, used, () if isinstance(module, PatchEmbed) else module.folds())
+        patches = found.add(PatchEmbed(target, vision, patch_kernel(spec.image), name))
+        return found.stage(graph, target, embed(op, patches, position_table(target, vision, POSITIONS), inputs))
+    if name == MERGER:
+        merger = found.add(image_merger(target, vision, name))
+        return found.stage(graph, target, merger(op, inputs.pixel_values, None))
+    index = int(name.rsplit(".", 1)[1])
+    block = found.add(VisionBlock(target, vision, index, name))
+    rope = patch_rope(op, vision, inputs.patch_positions)
+    y = op.Add(*block(op, inputs.pixel_values, None, rope, inputs.windows))
+    if index in vision.deepstack_blocks:
+        place = vision.deepstack_blocks.index(index)
+        found.add(DeepstackMerger(target, vision, f"{DEEPSTACK}.{place}"))(op, y)
+    return found.stage(graph, target, y)
 
 
-def _finish(
-    graph: ir.Graph,
-    target: Target,
-    module: nn.Module,
-    y: ir.Value,
-    used: tuple[Layout, ...],
-    folds: tuple[Fold, ...],
-) -> Stage:
-    add_output(graph, y, "hidden_out", None)
-    taps = _tap(graph, module)
-    return Stage(Graph(graph.name or "", ir.Model(graph, ir_version=target.ir_version), used), taps, folds)
+@dataclass
+class _Parts:
+    """The modules of a stage, quantized as they are added."""
+
+    layouts: Layouts
+    modules: list[nn.Module] = field(default_factory=list)
+    used: tuple[Layout, ...] = ()
+
+    def add(self, module: M) -> M:
+        self.used += quantize(module, module.name or "", self.layouts)
+        self.modules.append(module)
+        return module
+
+    def stage(self, graph: ir.Graph, target: Target, y: ir.Value) -> Stage:
+        """The finished stage, whose hidden states go out as `y`."""
+        add_output(graph, y, "hidden_out", None)
+        taps = _tap(graph, self.modules)
+        folds = tuple(fold for module in self.modules if hasattr(module, "folds") for fold in module.folds())
+        return Stage(Graph(graph.name or "", ir.Model(graph, ir_version=target.ir_version), self.used), taps, folds)
 
 
-def _tap(graph: ir.Graph, module: nn.Module) -> dict[str, list[str]]:
+def _tap(graph: ir.Graph, modules: list[nn.Module]) -> dict[str, list[str]]:
     """Make the inputs of all float linears outputs of the graph, each value once."""
     taps: dict[str, list[str]] = {}
-    for name, linear in module.named_modules(module.name or ""):
+    linears = (pair for module in modules for pair in module.named_modules(module.name or ""))
+    for name, linear in linears:
         if isinstance(linear, Linear):
             value = linear.input
             assert value.name is not None

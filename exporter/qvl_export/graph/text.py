@@ -11,7 +11,7 @@ from onnxscript import OpBuilder, nn
 from ..families.spec import TextSpec
 from ..targets import Cache, Target
 from .folds import Fold
-from .layers import AddNorm, Embedding, GatedMlp, Linear, constant, inverse_frequencies
+from .layers import AddNorm, Embedding, GatedMlp, Linear, Weight, constant, inverse_frequencies
 
 
 class Rope(NamedTuple):
@@ -23,7 +23,7 @@ class Rope(NamedTuple):
 
 def mrope(op: OpBuilder, spec: TextSpec, position_ids: ir.Value) -> Rope:
     """M-RoPE: every frequency turns with the time, row or column position, [3, 1, S] → [1, S, head_dim / 2]."""
-    axes = np.repeat(np.arange(3), spec.mrope_section)
+    axes = frequency_axes(spec)
     positions = op.Transpose(op.Cast(position_ids, to=ir.DataType.FLOAT), perm=[1, 2, 0])
     chosen = op.Gather(positions, constant(op, axes, "mrope_axes"), axis=2)
     inverse = inverse_frequencies(spec.head_dim, spec.rope_theta)
@@ -31,22 +31,61 @@ def mrope(op: OpBuilder, spec: TextSpec, position_ids: ir.Value) -> Rope:
     return Rope(op.Cos(angles), op.Sin(angles))
 
 
+def frequency_axes(spec: TextSpec) -> np.ndarray:
+    """The axis of positions (time 0, row 1, column 2) that each frequency turns with: [head_dim / 2].
+
+    Interleaved they are time, row, column, time … for as long as there are rows and columns left.
+    """
+    if not spec.mrope_interleaved:
+        return np.repeat(np.arange(3), spec.mrope_section)
+    axes = np.zeros(spec.head_dim // 2, dtype=np.int64)
+    for axis in (1, 2):
+        axes[axis : 3 * spec.mrope_section[axis] : 3] = axis
+    return axes
+
+
+class Deepstack(NamedTuple):
+    """Image features [N, hidden] that a layer adds to its stream, and their places [N, 2]."""
+
+    features: ir.Value
+    positions: ir.Value
+
+
+class HeadNorm(nn.Module):
+    """RMSNorm of every head: [1, tokens, heads · head_dim] keeps its shape."""
+
+    def __init__(self, target: Target, spec: TextSpec) -> None:
+        super().__init__()
+        self.target, self.head_dim, self.eps = target, spec.head_dim, spec.rms_norm_eps
+        self.weight = Weight([spec.head_dim], ir.DataType.FLOAT)
+
+    def forward(self, op: OpBuilder, x: ir.Value) -> ir.Value:
+        heads = op.Reshape(x, op.Constant(value_ints=[0, 0, -1, self.head_dim]))
+        y, _ = self.target.rms_norm(op, heads, None, self.weight, self.eps)
+        return op.Reshape(y, op.Constant(value_ints=[0, 0, -1]))
+
+
 class Attention(nn.Module):
-    """Grouped-query attention; q, k and v have biases, o has none (Qwen2)."""
+    """Grouped-query attention; o has no bias, q, k and v may have (Qwen2), or norms of their heads (Qwen3)."""
 
     def __init__(self, target: Target, spec: TextSpec) -> None:
         super().__init__()
         self.target, self.heads, self.kv_heads = target, spec.num_heads, spec.num_key_value_heads
-        self.q_proj = Linear(target, spec.hidden_size, self.heads * spec.head_dim)
-        self.k_proj = Linear(target, spec.hidden_size, self.kv_heads * spec.head_dim)
-        self.v_proj = Linear(target, spec.hidden_size, self.kv_heads * spec.head_dim)
+        self.q_proj = Linear(target, spec.hidden_size, self.heads * spec.head_dim, spec.qkv_bias)
+        self.k_proj = Linear(target, spec.hidden_size, self.kv_heads * spec.head_dim, spec.qkv_bias)
+        self.v_proj = Linear(target, spec.hidden_size, self.kv_heads * spec.head_dim, spec.qkv_bias)
         self.o_proj = Linear(target, self.heads * spec.head_dim, spec.hidden_size, bias=False)
+        self.q_norm = HeadNorm(target, spec) if spec.qk_norm else None
+        self.k_norm = HeadNorm(target, spec) if spec.qk_norm else None
 
     def forward(
         self, op: OpBuilder, x: ir.Value, rope: Rope, cache: Cache
     ) -> tuple[ir.Value, tuple[ir.Value, ir.Value]]:
-        q = self.target.rotary(op, self.q_proj(op, x), rope.cos, rope.sin, self.heads)
-        k = self.target.rotary(op, self.k_proj(op, x), rope.cos, rope.sin, self.kv_heads)
+        q, k = self.q_proj(op, x), self.k_proj(op, x)
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k = self.q_norm(op, q), self.k_norm(op, k)
+        q = self.target.rotary(op, q, rope.cos, rope.sin, self.heads)
+        k = self.target.rotary(op, k, rope.cos, rope.sin, self.kv_heads)
         y, key, value = self.target.causal_attention(op, q, k, self.v_proj(op, x), cache, self.heads, self.kv_heads)
         return self.o_proj(op, y), (key, value)
 
@@ -68,12 +107,21 @@ class DecoderLayer(nn.Module):
         self.mlp = GatedMlp(target, spec.hidden_size, spec.intermediate_size, "silu", bias=False)
 
     def forward(
-        self, op: OpBuilder, x: ir.Value, delta: ir.Value | None, rope: Rope, cache: Cache
+        self,
+        op: OpBuilder,
+        x: ir.Value,
+        delta: ir.Value | None,
+        rope: Rope,
+        cache: Cache,
+        deepstack: Deepstack | None = None,
     ) -> tuple[ir.Value, ir.Value, tuple[ir.Value, ir.Value]]:
         y, x = self.input_layernorm(op, x, delta, name=f"llm.layers.{self.index - 1}" if delta is not None else None)
         attended, present = self.self_attn(op, y, rope, cache)
         y, x = self.post_attention_layernorm(op, x, attended)
-        return x, self.mlp(op, y), present
+        delta = self.mlp(op, y)
+        if deepstack is not None:
+            delta = op.ScatterND(delta, deepstack.positions, deepstack.features, reduction="add")
+        return x, delta, present
 
     def folds(self) -> tuple[Fold, ...]:
         """Where scales of the linears' inputs can go; query heads that share a value head share its scales."""
@@ -104,8 +152,8 @@ class Decoder(nn.Module):
         embeds = self.embed_tokens(op, inputs.input_ids)
         x, delta = op.ScatterND(embeds, inputs.image_positions, inputs.image_features), None
         presents = []
-        for layer, cache in zip(self.layers, caches, strict=True):
-            x, delta, present = layer(op, x, delta, rope, cache)
+        for layer, cache, deepstack in zip(self.layers, caches, inputs.deepstack(len(caches)), strict=True):
+            x, delta, present = layer(op, x, delta, rope, cache, deepstack)
             presents.append(present)
         x = op.Add(x, delta)
         x.name = f"llm.layers.{self.spec.num_layers - 1}"
@@ -121,6 +169,12 @@ class LlmInputs(NamedTuple):
     image_features: ir.Value
     image_positions: ir.Value
     logits_positions: ir.Value
+    deepstack_features: tuple[ir.Value, ...] = ()
+
+    def deepstack(self, layers: int) -> list[Deepstack | None]:
+        """What each of `layers` layers adds at the image tokens: nothing from a certain one on."""
+        features = [Deepstack(features, self.image_positions) for features in self.deepstack_features]
+        return [*features, *[None] * (layers - len(features))]
 
 
 class Llm(nn.Module):

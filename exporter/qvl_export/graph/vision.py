@@ -1,4 +1,4 @@
-"""The `vision` graph: patches of one image or video → image features."""
+"""The `vision` graph: patches of one image or video → image features, and those of DeepStack."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from onnxscript import OpBuilder, nn
 from ..families.spec import VisionSpec
 from ..targets import Target, WindowInputs
 from .folds import Fold
-from .layers import Activate, AddNorm, GatedMlp, Linear, Mlp, constant, inverse_frequencies
+from .layers import Activate, AddNorm, Embedding, GatedMlp, Linear, Mlp, constant, inverse_frequencies
 
 
 class Rope(NamedTuple):
@@ -19,6 +19,15 @@ class Rope(NamedTuple):
 
     cos: ir.Value
     sin: ir.Value
+
+
+class VisionInputs(NamedTuple):
+    """Inputs of the `vision` graph, see docs/graph-contract.md; None where the tower has no such thing."""
+
+    pixel_values: ir.Value
+    patch_positions: ir.Value
+    windows: WindowInputs | None = None
+    interpolation: tuple[ir.Value, ir.Value] | None = None
 
 
 def patch_rope(op: OpBuilder, spec: VisionSpec, patch_positions: ir.Value) -> Rope:
@@ -35,10 +44,20 @@ class PatchEmbed(nn.Module):
     def __init__(self, target: Target, spec: VisionSpec, kernel: list[int], name: str | None = None) -> None:
         super().__init__(name)
         shape = [spec.hidden_size, *kernel]
-        self.proj = Linear(target, spec.patch_dim, spec.hidden_size, bias=False, source_shape=shape)
+        self.proj = Linear(target, spec.patch_dim, spec.hidden_size, spec.patch_bias, source_shape=shape)
 
     def forward(self, op: OpBuilder, patches: ir.Value) -> ir.Value:
         return self.proj(op, patches)
+
+
+def embed(op: OpBuilder, patches: PatchEmbed, table: Embedding | None, inputs: VisionInputs) -> ir.Value:
+    """Patches, and between the four nearest learned positions where the tower has any."""
+    x = patches(op, inputs.pixel_values)
+    if table is None or inputs.interpolation is None:
+        return x
+    indices, weights = inputs.interpolation
+    nearest = op.Mul(table(op, indices), op.Unsqueeze(weights, op.Constant(value_ints=[-1])))
+    return op.Add(x, op.ReduceSum(nearest, op.Constant(value_ints=[0]), keepdims=0))
 
 
 class VisionAttention(nn.Module):
@@ -63,9 +82,11 @@ class VisionBlock(nn.Module):
         self.norm1 = AddNorm(target, spec.hidden_size, spec.norm, spec.eps)
         self.norm2 = AddNorm(target, spec.hidden_size, spec.norm, spec.eps)
         self.attn = VisionAttention(target, spec)
-        sizes = spec.hidden_size, spec.intermediate_size
+        size, inner = spec.hidden_size, spec.intermediate_size
         self.mlp = (
-            GatedMlp(target, *sizes, spec.activation, bias=True) if spec.gated else Mlp(target, *sizes, spec.activation)
+            GatedMlp(target, size, inner, spec.activation, bias=True)
+            if spec.gated
+            else Mlp(target, size, inner, size, spec.activation, spec.fc)
         )
 
     def forward(
@@ -79,12 +100,11 @@ class VisionBlock(nn.Module):
         """Where scales of the linears' inputs can go; an activation between two linears lets none through."""
         name, size = self.name, self.attn.proj.rows
         channels = np.arange(size)
-        gated = isinstance(self.mlp, GatedMlp)
-        into = (f"{name}.mlp.gate_proj", f"{name}.mlp.up_proj") if gated else (f"{name}.mlp.fc1",)
+        into = ("gate_proj", "up_proj") if isinstance(self.mlp, GatedMlp) else self.mlp.names[:1]
         folds = [
             Fold((f"{name}.attn.qkv",), f"{name}.norm1", channels),
             Fold((f"{name}.attn.proj",), f"{name}.attn.qkv", channels + 2 * size),
-            Fold(into, f"{name}.norm2", channels),
+            Fold(tuple(f"{name}.mlp.{linear}" for linear in into), f"{name}.norm2", channels),
         ]
         if isinstance(self.mlp, GatedMlp):
             folds.append(self.mlp.fold(f"{name}.mlp"))
@@ -113,6 +133,51 @@ class PatchMerger(nn.Module):
         return (Fold((f"{self.name}.mlp.0",), f"{self.name}.ln_q", np.arange(self.wide) % size),)
 
 
+class FlatMerger(Mlp):
+    """A merger whose norm and linears lie side by side."""
+
+    def __init__(self, target: Target, spec: VisionSpec, name: str | None = None) -> None:
+        self.wide, self.last_block = spec.hidden_size * spec.spatial_merge_size**2, f"vision.blocks.{spec.depth - 1}"
+        super().__init__(target, self.wide, self.wide, spec.out_hidden_size, "gelu", spec.fc, name)
+        self.norm = AddNorm(target, spec.hidden_size, spec.norm, spec.eps)
+
+    def forward(self, op: OpBuilder, x: ir.Value, delta: ir.Value | None = None) -> ir.Value:
+        y, _ = self.norm(op, x, delta, name=self.last_block if delta is not None else None)
+        return super().forward(op, op.Reshape(y, op.Constant(value_ints=[-1, self.wide])))
+
+    def folds(self) -> tuple[Fold, ...]:
+        """As in `PatchMerger`."""
+        size = self.norm.weight.source_shape[0]
+        return (Fold((f"{self.name}.{self.names[0]}",), f"{self.name}.norm", np.arange(self.wide) % size),)
+
+
+class DeepstackMerger(Mlp):
+    """A merger of what a block inside the tower hands on: the norm is that of whole image tokens."""
+
+    def __init__(self, target: Target, spec: VisionSpec, name: str | None = None) -> None:
+        self.wide = spec.hidden_size * spec.spatial_merge_size**2
+        super().__init__(target, self.wide, self.wide, spec.out_hidden_size, "gelu", spec.fc, name)
+        self.norm = AddNorm(target, self.wide, spec.norm, spec.eps)
+
+    def forward(self, op: OpBuilder, x: ir.Value) -> ir.Value:
+        y, _ = self.norm(op, op.Reshape(x, op.Constant(value_ints=[-1, self.wide])))
+        return super().forward(op, y)
+
+    def folds(self) -> tuple[Fold, ...]:
+        """Norm and first linear see the same."""
+        return (Fold((f"{self.name}.{self.names[0]}",), f"{self.name}.norm", np.arange(self.wide)),)
+
+
+def image_merger(target: Target, spec: VisionSpec, name: str | None = None) -> PatchMerger | FlatMerger:
+    """The merger at the end of the tower."""
+    return PatchMerger(target, spec, name) if spec.fc == "fc" else FlatMerger(target, spec, name)
+
+
+def position_table(target: Target, spec: VisionSpec, name: str | None = None) -> Embedding | None:
+    """Learned positions, where the tower has any."""
+    return Embedding(target, spec.position_table**2, spec.hidden_size, name) if spec.position_table else None
+
+
 class VisionTower(nn.Module):
     """`visual.…` of the checkpoint."""
 
@@ -120,14 +185,21 @@ class VisionTower(nn.Module):
         super().__init__("visual")
         self.spec = spec
         self.patch_embed = PatchEmbed(target, spec, kernel)
+        self.pos_embed = position_table(target, spec)
         self.blocks = nn.ModuleList([VisionBlock(target, spec, index) for index in range(spec.depth)])
-        self.merger = PatchMerger(target, spec)
+        self.merger = image_merger(target, spec)
+        self.deepstack_merger_list = nn.ModuleList([DeepstackMerger(target, spec) for _ in spec.deepstack_blocks])
 
-    def forward(
-        self, op: OpBuilder, pixel_values: ir.Value, patch_positions: ir.Value, windows: WindowInputs | None
-    ) -> ir.Value:
-        rope = patch_rope(op, self.spec, patch_positions)
-        x, delta = self.patch_embed(op, pixel_values), None
+    def forward(self, op: OpBuilder, inputs: VisionInputs) -> list[ir.Value]:
+        """Image features, then those of DeepStack in the order of its blocks."""
+        rope = patch_rope(op, self.spec, inputs.patch_positions)
+        x, delta = embed(op, self.patch_embed, self.pos_embed, inputs), None
+        mergers = dict(zip(self.spec.deepstack_blocks, self.deepstack_merger_list, strict=True))
+        deepstack = []
         for block in self.blocks:
-            x, delta = block(op, x, delta, rope, windows)
-        return self.merger(op, x, delta)
+            x, delta = block(op, x, delta, rope, inputs.windows)
+            if block.index in mergers:
+                x, delta = op.Add(x, delta), None
+                x.name = f"vision.blocks.{block.index}"
+                deepstack.append(mergers[block.index](op, x))
+        return [self.merger(op, x, delta), *deepstack]

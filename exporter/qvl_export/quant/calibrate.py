@@ -114,7 +114,8 @@ def _observe(tower: Tower, stage: Stage, samples: Iterator[Sample], work: Work) 
 
 
 def _run(session: ort.InferenceSession, sample: Sample, outputs: list[str]) -> list[Floats]:
-    found: list[Floats] = session.run(outputs, {"hidden": sample.hidden, **sample.feeds})
+    feeds = {"hidden": sample.hidden, **sample.feeds}
+    found: list[Floats] = session.run(outputs, {port.name: feeds[port.name] for port in session.get_inputs()})
     return found
 
 

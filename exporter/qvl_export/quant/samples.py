@@ -57,8 +57,13 @@ def read_labels(directory: Path, limit: int) -> list[Label]:
     return [labels[index] for index in chosen]
 
 
-def llm_feeds(manifest: Manifest, prompt: Prompt) -> Feeds:
-    """What a decoder stage takes beside hidden states: positions, and a cache that is empty."""
+def places(prompt: Prompt) -> npt.NDArray[np.int64]:
+    """Where the prompt's image tokens are, [N]."""
+    return np.concatenate([np.arange(placed.span.start, placed.span.end) for placed in prompt.placed])
+
+
+def llm_feeds(manifest: Manifest, prompt: Prompt, deepstack: npt.NDArray[np.float32]) -> Feeds:
+    """What decoder stages take beside hidden states: positions, an empty cache, and `deepstack` features [D, N, H]."""
     count, llm = len(prompt.ids), manifest.llm
     empty = np.zeros((1, llm.num_key_value_heads, 0, llm.head_dim), np.float32)
     return {
@@ -67,6 +72,8 @@ def llm_feeds(manifest: Manifest, prompt: Prompt) -> Feeds:
         "past_value": empty,
         "seqlens_k": np.array([count - 1], np.int32),
         "total_sequence_length": np.array(count, np.int32),
+        "image_positions": np.stack((np.zeros_like(places(prompt)), places(prompt)), axis=-1),
+        **{f"deepstack_features.{layer}": features for layer, features in enumerate(deepstack)},
     }
 
 
@@ -90,7 +97,9 @@ class Pages:
     def tokens(self, vision: CpuVision, embeddings: StoredTensor) -> Iterator[Sample]:
         """Samples of the language model, `hidden` [1, S, H], all tokens at once and nothing cached."""
         for prompt in self._prompts():
-            yield Sample(self._embed(prompt, vision, embeddings), llm_feeds(self.manifest, prompt))
+            features = np.concatenate([self._encode_placed(placed, vision) for placed in prompt.placed], axis=1)
+            hidden = self._embed(prompt, features[0], embeddings)
+            yield Sample(hidden, llm_feeds(self.manifest, prompt, features[1:]))
 
     def _prompts(self) -> Iterator[Prompt]:
         """Page, prompt and answer of every label; raises ExportError naming the page that cannot be used."""
@@ -111,14 +120,20 @@ class Pages:
     def _encode(self, text: str) -> list[int]:
         return list(self.tokenizer.encode(text, add_special_tokens=False).ids)
 
-    def _embed(self, prompt: Prompt, vision: CpuVision, embeddings: StoredTensor) -> npt.NDArray[np.float32]:
-        """Rows of the embedding table with image features spliced in, [1, S, H]."""
-        unique, places = np.unique(prompt.ids, return_inverse=True)
-        hidden = embeddings.rows(unique.tolist()).astype(np.float32)[places]
-        for placed in prompt.placed:
-            patches = self._patchify(placed)
-            hidden[placed.span.start : placed.span.end] = vision.encode(patches.pixel_values, patches.grid)
+    def _embed(
+        self, prompt: Prompt, features: npt.NDArray[np.float32], embeddings: StoredTensor
+    ) -> npt.NDArray[np.float32]:
+        """Rows of the embedding table with image features [N, H] spliced in, [1, S, H]."""
+        unique, rows = np.unique(prompt.ids, return_inverse=True)
+        hidden = embeddings.rows(unique.tolist()).astype(np.float32)[rows]
+        hidden[places(prompt)] = features
         return np.asarray(hidden[None], np.float32)
+
+    def _encode_placed(self, placed: Placed, vision: CpuVision) -> npt.NDArray[np.float32]:
+        """Image features and those of DeepStack, [1 + D, tokens, H]."""
+        patches = self._patchify(placed)
+        features = vision.encode(patches.pixel_values, patches.grid)
+        return features[:, placed.first_row : placed.first_row + placed.span.tokens]
 
     def _patchify(self, placed: Placed) -> Patches:
         return patchify(placed.media.frames, self.manifest.image, placed.max_pixels)

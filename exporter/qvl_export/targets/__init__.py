@@ -91,7 +91,7 @@ class Target(Protocol):
         """LayerNorm of x + delta."""
 
     def activation(self, op: OpBuilder, x: ir.Value, kind: str) -> ir.Value:
-        """`quick_gelu`, `gelu` (erf) or `silu`."""
+        """`quick_gelu`, `gelu` (erf), `gelu_tanh` or `silu`."""
 
     def rotary(self, op: OpBuilder, x: ir.Value, cos: ir.Value, sin: ir.Value, num_heads: int) -> ir.Value:
         """Half-split rotary embedding; cos and sin [batch, tokens, head_dim / 2]."""

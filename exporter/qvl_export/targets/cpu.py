@@ -173,8 +173,8 @@ class CpuTarget:
         return y, total
 
     def activation(self, op: OpBuilder, x: ir.Value, kind: str) -> ir.Value:
-        if kind == "gelu":
-            return op.Gelu(x)
+        if kind in ("gelu", "gelu_tanh"):
+            return op.Gelu(x, approximate="tanh" if kind == "gelu_tanh" else "none")
         return op.QuickGelu(x, alpha=SWISH_SLOPE[kind], _domain=MICROSOFT)
 
     def rotary(self, op: OpBuilder, x: ir.Value, cos: ir.Value, sin: ir.Value, num_heads: int) -> ir.Value:

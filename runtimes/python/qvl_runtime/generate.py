@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .errors import PromptError
+from .manifest import LlmGeometry
 from .positions import Ints
 from .prompt import Placed, Prompt
 from .sampling import Chooser
@@ -58,8 +59,9 @@ class Decoder:
     Every use of the cache holds `lock`; whoever holds it for a whole answer is not interrupted by another thread.
     """
 
-    def __init__(self, engine: Engine, hidden_size: int, encoder: Encoder) -> None:
-        self._engine, self._hidden, self._encoder = engine, hidden_size, encoder
+    def __init__(self, engine: Engine, llm: LlmGeometry, encoder: Encoder) -> None:
+        self._engine, self._encoder = engine, encoder
+        self._no_features = np.empty((1 + llm.deepstack_layers, 0, llm.hidden_size), np.float32)
         self._cached = np.empty(0, dtype=np.int64)
         self._prompts = 0
         self.lock = threading.RLock()
@@ -94,21 +96,22 @@ class Decoder:
         return logits
 
     def _features(self, prompt: Prompt, first: int, last: int, run: Run) -> tuple[Floats, Ints]:
-        """Features [N, H] and places [N] of the image tokens in [first, last), counted from `first`."""
-        rows, places = [np.empty((0, self._hidden), np.float32)], [np.empty(0, np.int64)]
+        """Features [1 + D, N, H] and places [N] of the image tokens in [first, last), counted from `first`."""
+        rows, places = [self._no_features], [np.empty(0, np.int64)]
         for item in prompt.placed:
             begin, end = max(first, item.span.start), min(last, item.span.end)
             if begin < end:
                 began = time.perf_counter()
-                rows.append(self._encoder(item)[begin - item.span.start : end - item.span.start])
+                offset = item.first_row - item.span.start
+                rows.append(self._encoder(item)[:, begin + offset : end + offset])
                 run.times.vision += time.perf_counter() - began
                 places.append(np.arange(begin, end) - first)
-        return np.concatenate(rows), np.concatenate(places)
+        return np.concatenate(rows, axis=1), np.concatenate(places)
 
     def step(self, token: int, position: int) -> Floats:
         """Logits [vocab] after `token`, whose three M-RoPE positions are all `position`."""
         past = len(self._cached)
-        none = np.empty((0, self._hidden), np.float32), np.empty(0, np.int64)
+        none = self._no_features, np.empty(0, np.int64)
         logits = self._engine.forward(
             LlmInputs(np.array([token]), np.full((3, 1), position), *none, np.zeros(1, np.int64), past)
         )

@@ -14,7 +14,7 @@ import msgspec
 
 from .errors import BundleError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MANIFEST = "bundle.json"
 GRAPHS = ("vision", "llm")
 TEXT_FILES = ("tokenizer.json", "chat_template.jinja")
@@ -57,7 +57,11 @@ class GraphEntry(_Frozen, frozen=True):
 
 
 class ImageGeometry(_Frozen, frozen=True):
-    """How pixels become patches; `window` is the side of an attention window in merged cells, 0 where there is none."""
+    """How pixels become patches.
+
+    `window` is the side of an attention window in merged cells, `position_table` the side of the square table of learned
+    positions that is interpolated; 0 where there is none.
+    """
 
     patch_size: Positive
     temporal_patch_size: Positive
@@ -67,6 +71,7 @@ class ImageGeometry(_Frozen, frozen=True):
     image_mean: Annotated[list[float], msgspec.Meta(min_length=3, max_length=3)]
     image_std: Annotated[list[Annotated[float, msgspec.Meta(gt=0)]], msgspec.Meta(min_length=3, max_length=3)]
     window: Annotated[int, msgspec.Meta(ge=0, le=64)] = 0
+    position_table: Annotated[int, msgspec.Meta(ge=0, le=4096)] = 0
 
     @property
     def factor(self) -> int:
@@ -80,7 +85,10 @@ class ImageGeometry(_Frozen, frozen=True):
 
 
 class LlmGeometry(_Frozen, frozen=True):
-    """Sizes of the language model; `max_length` bounds prompt and answer together, in tokens."""
+    """Sizes of the language model; `max_length` bounds prompt and answer together, in tokens.
+
+    The first `deepstack_layers` layers take image features of their own (DeepStack).
+    """
 
     hidden_size: Positive
     vocab_size: Positive
@@ -88,6 +96,7 @@ class LlmGeometry(_Frozen, frozen=True):
     num_key_value_heads: Positive
     head_dim: Positive
     max_length: Positive
+    deepstack_layers: Count = 0
 
 
 class Tokens(_Frozen, frozen=True):
@@ -99,9 +108,13 @@ class Tokens(_Frozen, frozen=True):
 
 
 class VideoTiming(_Frozen, frozen=True):
-    """Temporal positions advance by `tokens_per_second` · seconds a temporal patch; by one where it is None."""
+    """Temporal positions advance by `tokens_per_second` · seconds a temporal patch; by one where it is None.
+
+    With `timestamps` every temporal patch has a vision block of its own, after its time as text.
+    """
 
     tokens_per_second: float | None = None
+    timestamps: bool = False
 
 
 class Provenance(_Frozen, frozen=True):
@@ -167,8 +180,13 @@ def _check_geometry(manifest: Manifest, where: Path) -> None:
         f"past_key_values.{llm.num_layers - 1}.key": cache,
     }
     wrong = [name for name, shape in expected.items() if shapes.get(name) != shape]
-    if wrong or layers != llm.num_layers or bool(image.window) != ("window_gather" in shapes):
-        raise BundleError(f"geometry and graphs disagree: {', '.join(wrong) or 'layers or windows'}", where=where)
+    optional = {"window_gather": image.window, "interpolation_indices": image.position_table}
+    wrong += [name for name, side in optional.items() if bool(side) != (name in shapes)]
+    deepstack = [f"deepstack_features.{index}" for index in range(llm.deepstack_layers)]
+    for ports in (vision.outputs, language.inputs):
+        wrong += sorted({port.name for port in ports if port.name.startswith("deepstack_features.")} ^ set(deepstack))
+    if wrong or layers != llm.num_layers:
+        raise BundleError(f"geometry and graphs disagree: {', '.join(wrong) or 'layers'}", where=where)
 
 
 def verify(bundle: Path, manifest: Manifest) -> Iterator[tuple[str, bool]]:

@@ -48,7 +48,7 @@ class Model:
         self._template = _template(bundle)
         self._engine = open_engine(bundle, manifest, threads)
         self._features = FeatureCache(FEATURE_CACHE_BYTES)
-        self._decoder = Decoder(self._engine, manifest.llm.hidden_size, self._encode)
+        self._decoder = Decoder(self._engine, manifest.llm, self._encode)
 
     def generate(
         self,
@@ -88,9 +88,9 @@ class Model:
         return Stream(self._decoder.generate(prompt, limit, stop, choose, run), self.tokenizer, run)
 
     def encode(self, image: ImageSource) -> Floats:
-        """Image features [tokens, hidden] of one image."""
+        """Image features [tokens, hidden] of one image, without those of DeepStack."""
         media = Media("image", (load_image(image),))
-        return self._encode(put(media, 0, self.manifest.image.max_pixels, self.manifest))
+        return np.ascontiguousarray(self._encode(put(media, 0, self.manifest.image.max_pixels, self.manifest))[0])
 
     def logits(self, messages: Sequence[Message], answer: str) -> Floats:
         """Teacher-forced logits [answer tokens, vocab]: row i predicts token i of the answer."""
@@ -109,6 +109,7 @@ class Model:
         return list(self.tokenizer.encode(text, add_special_tokens=False).ids)
 
     def _encode(self, placed: Placed) -> Floats:
+        """Image features and those of D DeepStack layers, [1 + D, tokens, hidden], from the cache where they are in it."""
         with self._decoder.lock:
             if (features := self._features.get(placed.key)) is None:
                 patches = patchify(placed.media.frames, self.manifest.image, placed.max_pixels)

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,29 @@ def patch_positions(grid: Grid, merge: int) -> Ints:
     rows, columns = np.indices((grid.h, grid.w))
     blocks = np.stack((rows, columns), -1).reshape(grid.h // merge, merge, grid.w // merge, merge, 2)
     return np.ascontiguousarray(blocks.transpose(0, 2, 1, 3, 4).reshape(-1, 2), dtype=np.int64)
+
+
+def interpolation(grid: Grid, merge: int, side: int) -> tuple[Ints, Floats]:
+    """How a `side` × `side` table of positions is spread bilinearly over one frame, corners on corners.
+
+    Rows of the flattened table and their weights for every patch in merge order, both [4, h · w] (transformers
+    `get_vision_interpolation_indices_and_weights`, in float32 as there).
+    """
+    places = patch_positions(grid, merge)
+    (rows, row_weights), (columns, column_weights) = (
+        _neighbours(places[:, axis], size, side) for axis, size in enumerate((grid.h, grid.w))
+    )
+    indices = rows[:, None] * side + columns[None]
+    weights = row_weights[:, None] * column_weights[None]
+    return indices.reshape(4, -1), weights.reshape(4, -1)
+
+
+def _neighbours(index: Ints, size: int, side: int) -> tuple[Ints, Floats]:
+    """The entries before and after each of `size` places spread over `side` entries, and their weights: [2, n]."""
+    place = index.astype(np.float32) * np.float32(side - 1) / np.float32(max(size - 1, 1))
+    before = np.floor(place)
+    both = before + np.array([[0], [1]], np.float32)
+    return np.minimum(both, side - 1).astype(np.int64), 1 - np.abs(place - both)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -17,6 +17,7 @@ from .manifest import Manifest
 from .media import check_aspect, load_frames, load_pages
 from .positions import Grid, Ints, VisionSpan, mrope_positions
 from .preprocess import resized_grid
+from .timestamps import patch_times, write_times
 
 DEFAULT_FPS = 2.0
 MIN_FPS, MAX_FPS = 0.01, 1000
@@ -47,12 +48,16 @@ class Media:
 
 @dataclass(frozen=True)
 class Placed:
-    """Media with its place in the prompt and the pixel bound it was resized to."""
+    """Media, or some temporal patches of it, with its place in the prompt and the pixel bound it was resized to.
+
+    Its features begin at row `first_row` of those of the media.
+    """
 
     media: Media
     span: VisionSpan
     max_pixels: int
     grid: Grid
+    first_row: int = 0
 
     @property
     def key(self) -> bytes:
@@ -86,7 +91,7 @@ class Prompt:
         """
         keys = self.ids.copy()
         for item in self.placed:
-            identity = item.key + repr(item.span.interval).encode()
+            identity = item.key + repr((item.span.interval, item.first_row)).encode()
             base = int.from_bytes(hashlib.sha256(identity).digest()[:7], "big")
             keys[item.span.start : item.span.end] = -1 - base - np.arange(item.span.tokens)
         return keys
@@ -105,15 +110,17 @@ def build_prompt(
     """
     template_messages, media = collect(messages)
     tokens = manifest.tokens
-    raw = np.array(encode(render(template_messages)), dtype=np.int64)
+    raw = np.array(encode(_timed(render(template_messages), media, manifest)), dtype=np.int64)
     places = np.flatnonzero((raw == tokens.image) | (raw == tokens.video))
-    expected = [tokens.image if item.kind == "image" else tokens.video for item in media]
+    expected = [
+        tokens.image if item.kind == "image" else tokens.video for item in media for _ in range(_blocks(item, manifest))
+    ]
     if raw[places].tolist() != expected:
         raise PromptError(
             f"the prompt has {len(places)} image or video placeholders for {len(media)} given",
             fix="do not write <|image_pad|> or <|video_pad|> in a text",
         )
-    budget = manifest.llm.max_length - reserve - (len(raw) - len(media))
+    budget = manifest.llm.max_length - reserve - (len(raw) - len(places))
     if budget < len(media):
         raise PromptError(
             f"a prompt of {len(raw)} tokens and an answer of {reserve} do not fit the maximum length of "
@@ -122,6 +129,20 @@ def build_prompt(
         )
     bounds = fit(media, manifest, budget)
     return _expand(raw, places, media, bounds, manifest)
+
+
+def _timed(text: str, media: Sequence[Media], manifest: Manifest) -> str:
+    """The rendered prompt, with times in its videos where the family writes them."""
+    if not manifest.video.timestamps:
+        return text
+    videos = [[index / item.fps for index in range(len(item.frames))] for item in media if item.kind == "video"]
+    return write_times(text, [patch_times(times, manifest.image.temporal_patch_size) for times in videos])
+
+
+def _blocks(item: Media, manifest: Manifest) -> int:
+    """Vision blocks of an item: a video with times has one for every temporal patch."""
+    timed = manifest.video.timestamps and item.kind == "video"
+    return -(-len(item.frames) // manifest.image.temporal_patch_size) if timed else 1
 
 
 def collect(messages: Sequence[Message]) -> tuple[list[dict[str, Any]], list[Media]]:
@@ -210,14 +231,18 @@ def fit(media: Sequence[Media], manifest: Manifest, budget: int) -> list[int]:
 
 
 def _expand(raw: Ints, places: Ints, media: Sequence[Media], bounds: Sequence[int], manifest: Manifest) -> Prompt:
-    """One placeholder becomes as many tokens as its grid has merged cells."""
+    """One placeholder becomes as many tokens as its part of the grid has merged cells."""
     repeats = np.ones(len(raw), dtype=np.int64)
     placed: list[Placed] = []
-    shift = 0
-    for place, item, bound in zip(places.tolist(), media, bounds, strict=True):
-        placed.append(put(item, place + shift, bound, manifest))
-        repeats[place] = placed[-1].span.tokens
-        shift += placed[-1].span.tokens - 1
+    shift, remaining = 0, iter(places.tolist())
+    for item, bound in zip(media, bounds, strict=True):
+        whole, count = put(item, 0, bound, manifest), _blocks(item, manifest)
+        for index in range(count):
+            place = next(remaining)
+            span = replace(whole.span, start=place + shift, t=whole.span.t // count)
+            placed.append(replace(whole, span=span, first_row=index * span.tokens))
+            repeats[place] = span.tokens
+            shift += span.tokens - 1
     ids = np.repeat(raw, repeats)
     return Prompt(ids, mrope_positions(len(ids), [item.span for item in placed]), tuple(placed))
 

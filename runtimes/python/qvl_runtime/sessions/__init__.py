@@ -23,8 +23,8 @@ Floats = npt.NDArray[np.float32]
 class LlmInputs:
     """One call of the `llm` graph: new tokens after `past` cached ones.
 
-    `ids` [S], `positions` [3, S], `features` [N, H] placed at `feature_places` [N], logits wanted at `wanted` [K];
-    both places count from the first new token.
+    `ids` [S], `positions` [3, S], `features` [1 + D, N, H] placed at `feature_places` [N], logits wanted at `wanted` [K];
+    both places count from the first new token. Features are those of the image and of D DeepStack layers.
     """
 
     ids: Ints
@@ -39,7 +39,7 @@ class Engine(Protocol):
     """Runs the graphs of one bundle and owns their KV cache."""
 
     def encode(self, pixel_values: Floats, grid: Grid) -> Floats:
-        """Patches [frames, patches, dim] → image features [tokens, H]."""
+        """Patches [frames, patches, dim] → image features and those of D DeepStack layers [1 + D, tokens, H]."""
 
     def forward(self, inputs: LlmInputs) -> Floats:
         """Logits [K, vocab]; the cache then holds past + S tokens."""

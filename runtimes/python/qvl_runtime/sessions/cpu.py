@@ -12,7 +12,7 @@ import numpy as np
 
 from ..errors import BundleError, EngineError, InstallError
 from ..manifest import GraphEntry, ImageGeometry, Manifest, inside
-from ..positions import Grid, patch_positions, window_layout
+from ..positions import Grid, interpolation, patch_positions, window_layout
 from . import Floats, LlmInputs
 
 CACHE_STEP = 512
@@ -128,6 +128,9 @@ def vision_feeds(image: ImageGeometry, grid: Grid) -> dict[str, np.ndarray]:
         windows = window_layout(grid, image.spatial_merge_size, image.window)
         feeds["window_gather"], feeds["window_scatter"] = windows.gather, windows.scatter
         feeds["window_lengths"] = np.tile(windows.lengths, grid.t)
+    if image.position_table:
+        indices, weights = interpolation(grid, image.spatial_merge_size, image.position_table)
+        feeds |= {"interpolation_indices": indices, "interpolation_weights": weights}
     return feeds
 
 
@@ -140,11 +143,11 @@ class CpuVision:
         self._shrink.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
 
     def encode(self, pixel_values: Floats, grid: Grid) -> Floats:
-        """Patches [frames, patches, dim] → image features [tokens, H]."""
+        """Patches [frames, patches, dim] → image features and those of D DeepStack layers [1 + D, tokens, H]."""
         feeds = {"pixel_values": pixel_values, **vision_feeds(self._image, grid)}
         with _telling():
-            features: Floats = self._session.run(["image_features"], feeds, self._shrink)[0]
-        return features
+            features = self._session.run(None, feeds, self._shrink)  # in the order of the contract
+        return np.stack(features)
 
 
 class CpuLlm:
@@ -164,8 +167,9 @@ class CpuLlm:
         feeds = {
             "input_ids": inputs.ids[None],
             "position_ids": np.ascontiguousarray(inputs.positions[:, None]),
-            "image_features": inputs.features,
+            "image_features": inputs.features[0],
             "image_positions": places,
+            **{f"deepstack_features.{index}": rows for index, rows in enumerate(inputs.features[1:])},
             "logits_positions": inputs.wanted,
             "seqlens_k": np.array([total - 1], np.int32),
             "total_sequence_length": np.array(total, np.int32),
