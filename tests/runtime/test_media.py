@@ -355,7 +355,7 @@ def test_pdf_pages(pdf: Path, pages: str | None, colors: list[int]) -> None:
 
 
 def test_pdf_pages_are_bounded(pdf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(media, "PDF_MAX_PIXELS", 72 * 144 // 4)
+    monkeypatch.setattr("qvl_runtime.pdf.PDF_MAX_PIXELS", 72 * 144 // 4)
     assert next(pdf_pages(pdf)).size == (36, 72)
 
 
