@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
 import msgspec
 
-from qvl_runtime.manifest import GraphEntry, Manifest
+from qvl_runtime.manifest import Calibration, GraphEntry, Manifest
 
 from . import bundle, describe, families, hub, targets, texts
 from .checkpoint import Checkpoint
@@ -20,6 +20,7 @@ from .graph import build, weights
 from .quant import stored
 from .quant.gptq_checkpoint import BLOCKS
 from .quant.int4 import DecoderInt4
+from .quant.pages import select
 from .quant.qtensor import Layout
 
 DEFAULT_MAX_LENGTH = 8192
@@ -47,8 +48,9 @@ class ExportPlan:
     `max_length` bounds prompt and answer together (8,192, or the model's limit if that is lower); `accuracy_level` 4
     multiplies 4- and 8-bit weights with activations rounded to int8, 0 keeps activations float32. Linears that the
     checkpoint holds quantized (GPTQ) are used as they are; `precision` is that of the others. `llm_precision` "int4"
-    quantizes the decoder's linears in blocks of `block_size` columns with GPTQ, calibrated on up to `samples` lines of
-    the set in the directory `calib`.
+    quantizes the decoder's linears in blocks of `block_size` columns with GPTQ, calibrated on up to `samples` pages
+    spread over `calib`, one path or several: calibration sets (directories with `labels.jsonl`), images, PDFs,
+    directories of these; the built-in set where there are none.
     """
 
     checkpoint: str | Path
@@ -63,7 +65,7 @@ class ExportPlan:
     accuracy_level: int = 4
     llm_precision: str | None = None
     block_size: int = 32
-    calib: str | Path | None = None
+    calib: str | Path | Sequence[str | Path] = ()
     samples: int = 128
 
 
@@ -97,10 +99,11 @@ def export(plan: ExportPlan, progress: Progress | None = None) -> Manifest:
         entries: dict[str, GraphEntry] = {}
         files = {name: bundle.file_entry(directory / name) for name in text_files}
         read_hash = hashlib.sha256()
+        calibration: Calibration | None = None
         for graph in graphs:
             if graph.name == "llm" and int4:  # the vision graph that ships is there to calibrate with
                 draft = describe.manifest(spec, plan.target, entries, files, describe.origin(source, read_hash))
-                int4.calibrate(checkpoint, draft, directory, progress.stage)
+                calibration = int4.calibrate(checkpoint, draft, directory, progress.stage)
             progress.stage(f"writing {graph.name}", weights.source_bytes(graph, sources))
             data = directory / f"{graph.name}.onnx.data"
             written = weights.write(graph, sources, data, read_hash, progress.advance)
@@ -108,7 +111,8 @@ def export(plan: ExportPlan, progress: Progress | None = None) -> Manifest:
             entries[graph.name] = describe.graph_entry(graph, written, plan.precision)
             files[data.name] = bundle.file_entry(data, written.sha256)
             files[f"{graph.name}.onnx"] = bundle.file_entry(directory / f"{graph.name}.onnx")
-        manifest = describe.manifest(spec, plan.target, entries, files, describe.origin(source, read_hash))
+        origin = describe.origin(source, read_hash, calibration)
+        manifest = describe.manifest(spec, plan.target, entries, files, origin)
         bundle.write_manifest(directory, manifest)
     if int4:
         int4.clean()
@@ -118,7 +122,7 @@ def export(plan: ExportPlan, progress: Progress | None = None) -> Manifest:
 def _int4(plan: ExportPlan, spec: ModelSpec, target: targets.Target, already: bool) -> DecoderInt4 | None:
     """What `llm_precision` asks for; raises ExportError when it cannot be had."""
     if plan.llm_precision is None:
-        if plan.calib is not None:
+        if plan.calib:
             raise ExportError("--calib is for quantization", fix="add --llm-precision int4, or leave it out")
         return None
     if plan.samples < 1:
@@ -130,9 +134,8 @@ def _int4(plan: ExportPlan, spec: ModelSpec, target: targets.Target, already: bo
         )
     if already:
         raise ExportError("the checkpoint is already quantized", fix="leave --llm-precision out to use it as it is")
-    if plan.calib is None:
-        raise ExportError("int4 is calibrated on pages", fix="give --calib, a directory with labels.jsonl")
-    return DecoderInt4(spec, target, Path(plan.out), Layout(4, plan.block_size), Path(plan.calib), plan.samples)
+    pages = select(plan.calib, plan.samples)
+    return DecoderInt4(spec, target, Path(plan.out), Layout(4, plan.block_size), pages)
 
 
 def _adjust(spec: ModelSpec, plan: ExportPlan) -> ModelSpec:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -12,14 +12,15 @@ import msgspec
 from tokenizers import Tokenizer
 
 from qvl_runtime.chat import ChatTemplate
-from qvl_runtime.manifest import Manifest, sha256
+from qvl_runtime.manifest import Calibration, Manifest
 
 from ..checkpoint import Checkpoint
 from ..families.spec import ModelSpec
 from ..graph.build import llm_weights
 from ..targets import Target
+from .pages import Pages, Record
 from .qtensor import Layout
-from .samples import LABELS, Sampler, read_labels
+from .samples import Sampler
 from .saved import SavedLinear
 
 EMBEDDING_BITS = 8
@@ -28,14 +29,13 @@ EMBEDDING_BITS = 8
 
 @dataclass(frozen=True)
 class DecoderInt4:
-    """GPTQ of every decoder layer on up to `limit` pages of `calib`; embedding and head take EMBEDDING_BITS."""
+    """GPTQ of every decoder layer on `pages`; embedding and head take EMBEDDING_BITS."""
 
     spec: ModelSpec
     target: Target
     out: Path
     layout: Layout
-    calib: Path
-    limit: int
+    pages: Pages
 
     @property
     def work(self) -> Path:
@@ -53,7 +53,7 @@ class DecoderInt4:
 
     def calibrate(
         self, checkpoint: Checkpoint, draft: Manifest, directory: Path, report: Callable[[str], None]
-    ) -> None:
+    ) -> Calibration:
         """Run the pages through the vision graph in `directory`, described by `draft`, and quantize layer by layer.
 
         Raises ExportError for pages that cannot be used and for activations that are not finite.
@@ -62,8 +62,7 @@ class DecoderInt4:
 
         from . import calibrate  # torch is only needed from here on
 
-        labels = read_labels(self.calib, self.limit)
-        report(f"calibrating on {len(labels)} pages of {self.calib}")
+        report(f"calibrating on {len(self.pages)} pages of {', '.join(self.pages.names)}")
         sampler = Sampler(
             draft,
             ChatTemplate((directory / "chat_template.jinja").read_text("utf-8"), directory),
@@ -72,22 +71,24 @@ class DecoderInt4:
             checkpoint.tensors["model.embed_tokens.weight"],
         )
         decoder = calibrate.Decoder(self.spec.text, self.target, checkpoint.tensors)
-        samples = list(sampler.samples(self.calib, labels))
-        key = self._key(checkpoint, draft, [label.image for label in labels])
-        progress = calibrate.Calibration(self.work, key)
+        samples, used = [], Record(self.pages.names)
+        for question in self.pages.questions(report):
+            samples.append(sampler.sample(question))
+            used.add(question)
+        progress = calibrate.Calibration(self.work, self._key(checkpoint, draft, used.calibration()))
         calibrate.quantize_decoder(decoder, self.linears, samples, progress, report)
         for name in self.linears.keys() & {"model.embed_tokens", "lm_head"}:
             calibrate.quantize_rows(decoder, self.linears[name])
+        return used.calibration()
 
-    def _key(self, checkpoint: Checkpoint, draft: Manifest, pages: Iterable[str]) -> dict[str, object]:
+    def _key(self, checkpoint: Checkpoint, draft: Manifest, pages: Calibration) -> dict[str, object]:
         """What must be the same for a killed calibration to go on."""
         described = msgspec.to_builtins(draft)
         del described["provenance"]["created"]
         return {
             "bundle": described,
             "checkpoint": [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in checkpoint.files],
-            "pages": {name: sha256(self.calib / name) for name in sorted({LABELS, *pages})},
-            "limit": self.limit,
+            "pages": pages.sha256,
             "layout": repr(self.layout),
             "target": repr(self.target),
         }

@@ -1,13 +1,10 @@
-"""Calibration samples: pages with a prompt and an answer, as the first decoder layer sees them."""
+"""Calibration samples: questions about pages, as the first decoder layer sees them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
@@ -15,24 +12,14 @@ from tokenizers import Tokenizer
 from qvl_runtime.chat import ChatTemplate
 from qvl_runtime.errors import QvlError
 from qvl_runtime.manifest import Manifest
-from qvl_runtime.preprocess import patchify
-from qvl_runtime.prompt import Placed, Prompt, build_prompt
+from qvl_runtime.prompt import Prompt, build_prompt
 
 from ..errors import ExportError
 from ..safetensors_file import StoredTensor
+from .question import Question
 
 if TYPE_CHECKING:
     from qvl_runtime.sessions.cpu import CpuVision
-
-LABELS = "labels.jsonl"
-
-
-class Label(msgspec.Struct, forbid_unknown_fields=False):
-    """A line of `labels.jsonl`."""
-
-    image: str
-    prompt: str
-    answers: list[str]
 
 
 @dataclass(frozen=True)
@@ -43,32 +30,9 @@ class Sample:
     positions: npt.NDArray[np.int64]
 
 
-def read_labels(directory: Path, limit: int) -> list[Label]:
-    """Up to `limit` lines of a set, spread evenly over it.
-
-    Raises ExportError naming file and line for anything malformed.
-    """
-    path = directory / LABELS
-    if not path.is_file():
-        raise ExportError(f"has no {LABELS}", where=directory, fix="make a set with `python -m calib_data.generator`")
-    labels = []
-    for number, line in enumerate(path.read_bytes().splitlines(), 1):
-        try:
-            label = msgspec.json.decode(line, type=Label)
-        except msgspec.MsgspecError as error:
-            raise ExportError(f"is malformed: {error}", where=f"{path}:{number}") from error
-        if Path(label.image).is_absolute() or ".." in Path(label.image).parts or not label.answers:
-            raise ExportError("needs an image inside the set and an answer", where=f"{path}:{number}")
-        labels.append(label)
-    if not labels:
-        raise ExportError("is empty", where=path)
-    chosen = np.unique(np.linspace(0, len(labels) - 1, min(limit, len(labels))).round().astype(int))
-    return [labels[index] for index in chosen]
-
-
 @dataclass(frozen=True)
 class Sampler:
-    """Turns labels into samples with the tokenizer, the template and the vision graph that ship."""
+    """Turns questions into samples with the tokenizer, the template and the vision graph that ship."""
 
     manifest: Manifest
     template: ChatTemplate
@@ -76,18 +40,20 @@ class Sampler:
     vision: CpuVision
     embeddings: StoredTensor
 
-    def samples(self, directory: Path, labels: list[Label]) -> Iterator[Sample]:
-        """A sample for every label; raises ExportError naming the page that cannot be used."""
-        for label in labels:
-            try:
-                yield self._sample(directory, label)
-            except QvlError as error:
-                raise ExportError(f"cannot calibrate with it: {error}", where=directory / label.image) from error
+    def sample(self, question: Question) -> Sample:
+        """The page, the prompt, and of the answer what half of the maximum length holds.
 
-    def _sample(self, directory: Path, label: Label) -> Sample:
-        parts: list[dict[str, Any]] = [{"type": "image", "image": directory / label.image}]
-        messages = [{"role": "user", "content": [*parts, {"type": "text", "text": label.prompt}]}]
-        answer = np.array(self._encode(label.answers[0]), dtype=np.int64)
+        Raises ExportError naming the page that cannot be used.
+        """
+        try:
+            return self._sample(question)
+        except QvlError as error:
+            raise ExportError(f"cannot calibrate with it: {error}", where=question.origin) from error
+
+    def _sample(self, question: Question) -> Sample:
+        parts = [{"type": "image", "image": question.image}, {"type": "text", "text": question.prompt}]
+        answer = np.array(self._encode(question.answer)[: self.manifest.llm.max_length // 2], dtype=np.int64)
+        messages = [{"role": "user", "content": parts}]
         prompt = build_prompt(messages, self.manifest, self.template.render, self._encode, len(answer))
         whole = prompt.followed_by(answer)
         return Sample(self._embed(whole), whole.positions)
@@ -100,9 +66,6 @@ class Sampler:
         unique, places = np.unique(prompt.ids, return_inverse=True)
         hidden = self.embeddings.rows(unique.tolist()).astype(np.float32)[places]
         for placed in prompt.placed:
-            hidden[placed.span.start : placed.span.end] = self._features(placed)
+            patches = placed.patches(self.manifest.image)
+            hidden[placed.span.start : placed.span.end] = self.vision.encode(patches.pixel_values, patches.grid)
         return hidden[None]
-
-    def _features(self, placed: Placed) -> npt.NDArray[np.float32]:
-        patches = patchify(placed.media.frames, self.manifest.image, placed.max_pixels)
-        return self.vision.encode(patches.pixel_values, patches.grid)
