@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ from tokenizers import Tokenizer
 from qvl_runtime.chat import ChatTemplate
 from qvl_runtime.errors import QvlError
 from qvl_runtime.manifest import Manifest
-from qvl_runtime.prompt import Prompt, build_prompt
+from qvl_runtime.prompt import Prompt, ScaledImageWarning, build_prompt
 
 from ..errors import ExportError
 from ..safetensors_file import StoredTensor
@@ -46,7 +47,9 @@ class Sampler:
         Raises ExportError naming the page that cannot be used.
         """
         try:
-            return self._sample(question)
+            with warnings.catch_warnings():  # what does not fit is scaled down, as the runtime will do and say
+                warnings.simplefilter("ignore", ScaledImageWarning)
+                return self._sample(question)
         except QvlError as error:
             raise ExportError(f"cannot calibrate with it: {error}", where=question.origin) from error
 

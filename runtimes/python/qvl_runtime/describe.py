@@ -19,7 +19,7 @@ def describe(manifest: Manifest, ports: bool = True) -> str:
         f"  length    {llm.max_length:,} tokens of prompt and answer",
     ]
     if origin.calibration:
-        lines.append(f"  pages     {_calibrated(origin.calibration)}")
+        lines.append(f"  calib     {_calibrated(origin.calibration)}")
     for name, graph in manifest.graphs.items():
         total = manifest.files[graph.data].size
         kinds = ", ".join(f"{kind} {count / 1e6:,.1f} MB" for kind, count in graph.weight_bytes.items())
@@ -31,7 +31,7 @@ def describe(manifest: Manifest, ports: bool = True) -> str:
 
 def _calibrated(calibration: Calibration) -> str:
     names = ", ".join(calibration.sources)
-    return f"calibrated on {calibration.pages:,} of {names} (sha256 {calibration.sha256[:12]})"
+    return f"{calibration.pages:,} pages of {names} (sha256 {calibration.sha256[:12]})"
 
 
 def _ports(direction: str, ports: Sequence[Port]) -> list[str]:
