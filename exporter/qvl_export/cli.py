@@ -7,9 +7,6 @@ import time
 from pathlib import Path
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, TaskID, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-from rich.progress import Progress as Bar
 
 from qvl_runtime.__main__ import BAD_INPUT
 from qvl_runtime.__main__ import main as runtime_main
@@ -17,32 +14,10 @@ from qvl_runtime.describe import describe
 from qvl_runtime.errors import QvlError
 
 from . import __version__
+from .calib_cli import calib
+from .progress import RichProgress
 
 PASS_THROUGH = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
-
-
-class RichProgress:
-    """A bar on a terminal, a line a stage elsewhere, nothing with `quiet`."""
-
-    def __init__(self, quiet: bool) -> None:
-        self._console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
-        columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn()
-        self._bar = Bar(*columns, TimeRemainingColumn(), console=self._console, transient=True)
-        self._task: TaskID | None = None
-
-    def stage(self, text: str, total: int = 0) -> None:
-        self._console.print(text)
-        if total and self._console.is_terminal:
-            self._bar.start()
-            self._task = self._bar.add_task(text, total=total)
-
-    def advance(self, count: int) -> None:
-        if self._task is not None:
-            self._bar.advance(self._task, count)
-
-    def stop(self) -> None:
-        if self._task is not None:
-            self._bar.stop()
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -75,8 +50,20 @@ def cli() -> None:
 @click.option("--llm-precision", help="Of the language model, where it is to differ: fp32, fp16, int8 or int4.")
 @click.option("--reduce-range", is_flag=True, help="7-bit codes for int8: faster on x86 without VNNI, less accurate.")
 @click.option("--block-size", type=int, default=32, show_default=True, help="Columns that share an int4 scale.")
-@click.option("--calib", type=click.Path(path_type=Path), help="Calibration set: a directory with labels.jsonl.")
-@click.option("--samples", type=click.IntRange(1), default=128, show_default=True, help="Most pages to calibrate on.")
+@click.option(
+    "--calib",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="Pages to calibrate on: an image, a PDF, a directory of these, or a set of `calib build`; may be repeated "
+    "(default: the built-in set).",
+)
+@click.option(
+    "--samples",
+    type=click.IntRange(1),
+    default=128,
+    show_default=True,
+    help="Most pages to calibrate on, spread evenly over all that --calib gives.",
+)
 @click.option("--revision", help="Branch, tag or commit of a Hugging Face id.")
 @click.option("--force", is_flag=True, help="Replace an existing bundle.")
 @click.option("--quiet", is_flag=True, help="Print nothing but errors.")
@@ -93,7 +80,7 @@ def export(
     llm_precision: str | None,
     reduce_range: bool,
     block_size: int,
-    calib: Path | None,
+    calib: tuple[Path, ...],
     samples: int,
     revision: str | None,
     force: bool,
@@ -129,6 +116,9 @@ def export(
     if not quiet:
         click.echo(describe(manifest, ports=False))
         click.echo(f"{out}: done in {time.perf_counter() - began:.1f} s")
+
+
+cli.add_command(calib)
 
 
 def _delegate(name: str, summary: str) -> None:

@@ -9,7 +9,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from qvl_runtime.manifest import SCHEMA_VERSION, FileEntry, GraphEntry, LlmGeometry, Manifest, Provenance
+from qvl_runtime.manifest import (
+    SCHEMA_VERSION,
+    Calibration,
+    FileEntry,
+    GraphEntry,
+    LlmGeometry,
+    Manifest,
+    Provenance,
+)
 
 from . import __version__
 from .families.spec import ModelSpec
@@ -26,7 +34,7 @@ class Source:
     revision: str | None
 
 
-def origin(source: Source, read_hash: Any) -> Provenance:
+def origin(source: Source, read_hash: Any, calibration: Calibration | None = None) -> Provenance:
     """`read_hash` (hashlib) has taken in the weights as they were read; a local checkpoint keeps only its name."""
     config = (source.directory / "config.json").read_bytes()
     return Provenance(
@@ -36,6 +44,7 @@ def origin(source: Source, read_hash: Any) -> Provenance:
         weights_sha256=read_hash.hexdigest(),
         producer=f"qvl-export {__version__}",
         created=datetime.now(UTC).isoformat(timespec="seconds"),
+        calibration=calibration,
     )
 
 

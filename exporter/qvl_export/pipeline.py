@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -18,6 +18,7 @@ from .errors import ConfigError, ExportError
 from .families.spec import ModelSpec
 from .graph import build, weights
 from .quant import precision, schemes, stored
+from .quant.pages import select
 from .quant.quantizer import Quantizer
 from .quant.work import Quantized
 
@@ -49,7 +50,8 @@ class ExportPlan:
     checkpoint holds quantized (GPTQ) are used as they are. `precision` "int8" multiplies integers in both towers
     (W8A8), "int4" does so in the vision tower and has the language model's weights in int4 by GPTQ, `block_size`
     columns a scale; `vision_precision` and `llm_precision` choose for one tower. Both are calibrated on up to `samples`
-    lines of the set in the directory `calib`. `reduce_range` makes int8 weights fast on x86
+    pages spread over `calib`, one path or several: calibration sets (directories with `labels.jsonl`), images, PDFs,
+    directories of these; the built-in set where there are none. `reduce_range` makes int8 weights fast on x86
     without VNNI, at some accuracy.
     """
 
@@ -67,7 +69,7 @@ class ExportPlan:
     llm_precision: str | None = None
     reduce_range: bool = False
     block_size: int = 32
-    calib: str | Path | None = None
+    calib: str | Path | Sequence[str | Path] = ()
     samples: int = 128
 
 
@@ -111,7 +113,8 @@ def export(plan: ExportPlan, progress: Progress | None = None) -> Manifest:
             entries[tower] = describe.graph_entry(graph, written, precision.of_floats(precisions[tower]))
             files[data.name] = bundle.file_entry(data, written.sha256)
             files[f"{tower}.onnx"] = bundle.file_entry(directory / f"{tower}.onnx")
-        manifest = describe.manifest(spec, plan.target, entries, files, describe.origin(source, read_hash))
+        origin = describe.origin(source, read_hash, quantizer.calibration(progress.stage) if quantizer else None)
+        manifest = describe.manifest(spec, plan.target, entries, files, origin)
         bundle.write_manifest(directory, manifest)
     if quantizer:
         quantizer.clean()
@@ -144,19 +147,17 @@ def _quantizer(
     """What quantizes the towers that are to be quantized; raises ExportError when it cannot be had."""
     wanted = {tower: chosen for tower, chosen in precisions.items() if chosen not in precision.FLOATS}
     if not wanted:
-        if plan.calib is not None:
+        if plan.calib:
             raise ExportError("--calib is for quantization", fix="add --precision int8 or int4, or leave it out")
         return None
     if plan.samples < 1:
         raise ExportError(f"samples is {plan.samples}", fix="calibrate on at least one page")
     if already and "llm" in wanted:
         raise ExportError("the checkpoint is already quantized", fix="leave --llm-precision out to use it as it is")
-    if plan.calib is None:
-        raise ExportError("quantization is calibrated on pages", fix="give --calib, a directory with labels.jsonl")
     options = schemes.Options(plan.block_size, plan.reduce_range)
     for chosen in wanted.values():
         schemes.find(chosen, options)
-    return Quantizer(spec, lowered, checkpoint, Path(plan.out), wanted, options, Path(plan.calib), plan.samples)
+    return Quantizer(spec, lowered, checkpoint, Path(plan.out), wanted, options, select(plan.calib, plan.samples))
 
 
 def _adjust(spec: ModelSpec, plan: ExportPlan) -> ModelSpec:

@@ -21,7 +21,7 @@ from qvl_export.families import read_spec
 from qvl_export.graph.stages import decoder_stage, decoder_stages, vision_stage, vision_stages
 from qvl_export.quant import calibrate
 from qvl_export.quant.calibrate import Tower
-from qvl_export.quant.samples import llm_feeds, places, read_labels
+from qvl_export.quant.samples import llm_feeds, places
 from qvl_export.quant.schemes import int4
 from qvl_export.quant.work import Quantized, Sample
 from qvl_export.targets import lower
@@ -193,11 +193,8 @@ def broken_set(tmp_path: Path, line: str) -> Path:
         ("{", r"labels.jsonl:2: is malformed"),
         ('{"image": "p.png", "prompt": 3, "answers": ["x"]}', r"labels.jsonl:2: is malformed"),
         ('{"image": "../p.png", "prompt": "", "answers": ["x"]}', r"labels.jsonl:2: needs an image inside"),
-        (
-            '{"image": "p.png", "prompt": "", "answers": []}',
-            r"labels.jsonl:2: needs an image inside the set and an answer",
-        ),
-        ('{"image": "q.png", "prompt": "", "answers": ["x"]}', r"q.png: cannot be read: No such file"),
+        ('{"image": "p.png", "prompt": ""}', r"labels.jsonl:2: is malformed: .*`answers`"),
+        ('{"image": "q.png", "prompt": "", "answers": ["x"]}', r"q.png: no such file .*labels.jsonl names it"),
         ('{"image": "labels.jsonl", "prompt": "", "answers": ["x"]}', r"labels.jsonl: cannot calibrate with it: "),
     ],
 )
@@ -211,23 +208,15 @@ def test_sets_that_cannot_be_used(tmp_path: Path, line: str, message: str) -> No
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"llm_precision": "int4"}, "give --calib"),
+        ({"calib": HELDOUT}, "--calib is for quantization"),
         ({"llm_precision": "int3", "calib": HELDOUT}, "'int3' is not supported"),
         ({"llm_precision": "int4", "calib": HELDOUT, "block_size": 48}, "blocks of 48 is not supported"),
-        ({"llm_precision": "int4", "calib": Path("nowhere")}, "nowhere: has no labels.jsonl"),
+        ({"llm_precision": "int4", "calib": Path("nowhere")}, "nowhere: no such file or directory"),
     ],
 )
 def test_plans_that_cannot_be_done(tmp_path: Path, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ExportError, match=message):
         export(ExportPlan(REFERENCE, tmp_path / "b", **options))
-
-
-def test_samples_are_spread_over_the_set() -> None:
-    labels = read_labels(HELDOUT, 5)
-    names = [label.image for label in labels]
-    assert len(set(names)) == 5
-    assert names[0] == "simple_0000.png"
-    assert names[-1] > "simple_0390"
 
 
 def test_calibration_needs_no_more_than_the_engine(calibrated: Path) -> None:

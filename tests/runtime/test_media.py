@@ -19,7 +19,9 @@ from PIL import Image, ImageOps
 
 from qvl_runtime import media
 from qvl_runtime.errors import MediaError
-from qvl_runtime.media import load_frames, load_image, load_pages, parse_pages, pdf_pages
+from qvl_runtime.media import count_pages, load_frames, load_image, load_pages, parse_pages, pdf_pages
+from qvl_runtime.pdf import Pdf
+from tests.pdfs import encrypt, pdf_source, text_pdf
 
 SIZE = 24, 16
 
@@ -355,17 +357,8 @@ def test_pdf_pages(pdf: Path, pages: str | None, colors: list[int]) -> None:
 
 
 def test_pdf_pages_are_bounded(pdf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(media, "PDF_MAX_PIXELS", 72 * 144 // 4)
+    monkeypatch.setattr("qvl_runtime.pdf.PDF_MAX_PIXELS", 72 * 144 // 4)
     assert next(pdf_pages(pdf)).size == (36, 72)
-
-
-def pdf_source(objects: list[str]) -> bytes:
-    body, offsets = b"%PDF-1.7\n", []
-    for number, content in enumerate(objects, 1):
-        offsets.append(len(body))
-        body += f"{number} 0 obj\n{content}\nendobj\n".encode()
-    table = f"xref\n0 {len(objects) + 1}\n0000000000 65535 f \n" + "".join(f"{at:010} 00000 n \n" for at in offsets)
-    return body + f"{table}trailer <</Size {len(objects) + 1} /Root 1 0 R>>\nstartxref\n{len(body)}\n%%EOF".encode()
 
 
 def test_filled_in_form_fields_are_drawn(tmp_path: Path) -> None:
@@ -394,13 +387,27 @@ def test_pdfs_that_cannot_be_read(tmp_path: Path, pdf: Path) -> None:
     with pytest.raises(MediaError, match=r"missing\.pdf: no such file"):
         list(pdf_pages(tmp_path / "missing.pdf"))
     encrypted = tmp_path / "secret.pdf"
-    zeros = "0" * 64
-    keys = f"<</Filter /Standard /V 2 /R 3 /Length 128 /P -4 /O <{zeros}> /U <{zeros}>>>"
-    source = pdf.read_bytes().replace(b"trailer\n<<", f"trailer\n<</Encrypt {keys} /ID [<00><00>] ".encode())
-    assert b"/Encrypt" in source
-    encrypted.write_bytes(source)
+    encrypted.write_bytes(encrypt(pdf.read_bytes()))
     with pytest.raises(MediaError, match=r"secret\.pdf: cannot be read as a PDF.*password"):
         list(pdf_pages(encrypted))
+
+
+def test_text_of_pdf_pages(tmp_path: Path, pdf: Path) -> None:
+    with Pdf(text_pdf(tmp_path / "two.pdf", [["Total: 12", "Thank you"], []])) as two:
+        assert len(two) == 2 and two.text(0).split() == ["Total:", "12", "Thank", "you"] and two.text(1) == ""
+        with pytest.raises(MediaError, match=r"two\.pdf: page 3 cannot be drawn"):
+            two.draw(2)
+    with Pdf(pdf) as pictures:
+        assert pictures.text(0) == ""
+
+
+def test_pages_are_counted_without_decoding(tmp_path: Path) -> None:
+    picture().save(tmp_path / "book.tif", save_all=True, append_images=[picture()] * 2)
+    picture().save(tmp_path / "page.png")
+    assert [count_pages(tmp_path / name) for name in ("book.tif", "page.png")] == [3, 1]
+    (tmp_path / "page.png").write_bytes(b"no pixels")
+    with pytest.raises(MediaError, match=r"page\.png: is not an image"):
+        count_pages(tmp_path / "page.png")
 
 
 @pytest.mark.parametrize(

@@ -4,27 +4,28 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import msgspec
 from tokenizers import Tokenizer
 
 from qvl_runtime.chat import ChatTemplate
-from qvl_runtime.manifest import Manifest, sha256
+from qvl_runtime.manifest import Calibration, Manifest
 
 from ..checkpoint import Checkpoint
 from ..families.spec import ModelSpec
 from ..graph.stages import decoder_stage, decoder_stages, vision_stage, vision_stages
 from ..targets import Target
 from . import schemes
+from .pages import Pages, Record
 from .qtensor import Layout
-from .samples import LABELS, Pages, read_labels
+from .question import Report
+from .samples import Sampler
 from .work import Quantized, Work
 
 TABLE_BITS = 8
 """Of the embedding and the head: logits are the last place to save bits, and the table is read a row at a time."""
-Report = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,8 @@ class Quantizer:
     out: Path
     precisions: Mapping[str, str]
     options: schemes.Options
-    calib: Path
-    limit: int
+    pages: Pages
+    _record: list[Calibration] = field(default_factory=list)
 
     @property
     def work(self) -> Path:
@@ -58,10 +59,10 @@ class Quantizer:
         """
         from . import calibrate  # torch is only needed from here on
 
-        pages, target = self._pages(draft, directory), self.targets["vision"]
-        report(f"calibrating vision on {len(pages.labels)} pages of {self.calib}")
-        work = Work(self.work / "vision", self._key(draft, pages))
-        work.begin(pages.patches())
+        sampler, target = self._sampler(draft, directory, report), self.targets["vision"]
+        work = Work(self.work / "vision", self._key(draft, report))
+        report(f"calibrating vision on {len(self.pages)} pages of {', '.join(self.pages.names)}")
+        work.begin(sampler.patches())
         tower = calibrate.Tower(
             "vision",
             tuple(vision_stages(self.spec.vision)),
@@ -78,10 +79,11 @@ class Quantizer:
 
         from . import calibrate, rows
 
-        pages, tensors, target = self._pages(draft, directory), self.checkpoint.tensors, self.targets["llm"]
-        report(f"calibrating llm on {len(pages.labels)} pages of {self.calib}")
-        work = Work(self.work / "llm", self._key(draft, pages))
-        work.begin(pages.tokens(open_vision(directory, draft, None), tensors["model.embed_tokens.weight"]))
+        sampler, target = self._sampler(draft, directory, report), self.targets["llm"]
+        tensors = self.checkpoint.tensors
+        work = Work(self.work / "llm", self._key(draft, report))
+        report(f"calibrating llm on {len(self.pages)} pages of {', '.join(self.pages.names)}")
+        work.begin(sampler.tokens(open_vision(directory, draft, None), tensors["model.embed_tokens.weight"]))
         tower = calibrate.Tower(
             "llm",
             tuple(decoder_stages(self.spec.text)),
@@ -100,21 +102,28 @@ class Quantizer:
         scheme = schemes.find(self.precisions[tower], self.options)
         return lambda _: scheme
 
-    def _pages(self, draft: Manifest, directory: Path) -> Pages:
+    def calibration(self, report: Report) -> Calibration:
+        """What the manifest says of the pages; read the first time it is asked for."""
+        if not self._record:
+            record = Record(self.pages.names)
+            for question in self.pages.questions(report):
+                record.add(question)
+            self._record.append(record.calibration())
+        return self._record[0]
+
+    def _sampler(self, draft: Manifest, directory: Path, report: Report) -> Sampler:
         template = ChatTemplate((directory / "chat_template.jinja").read_text("utf-8"), directory)
         tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
-        return Pages(self.calib, read_labels(self.calib, self.limit), draft, template, tokenizer)
+        return Sampler(self.pages, report, draft, template, tokenizer)
 
-    def _key(self, draft: Manifest, pages: Pages) -> dict[str, object]:
+    def _key(self, draft: Manifest, report: Report) -> dict[str, object]:
         """What must be the same for a killed calibration to go on."""
         described = msgspec.to_builtins(draft)
         del described["provenance"]["created"]
-        images = [label.image for label in pages.labels]
         return {
             "bundle": described,
             "checkpoint": [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in self.checkpoint.files],
-            "pages": {name: sha256(self.calib / name) for name in sorted({LABELS, *images})},
-            "limit": self.limit,
+            "pages": self.calibration(report).sha256,
             "schemes": [repr(self.options), dict(self.precisions)],
             "targets": repr(self.targets),
         }

@@ -1,13 +1,11 @@
-"""Calibration samples: pages with a prompt and an answer, as the first stage of each tower sees them."""
+"""Calibration samples: questions about pages, as the first stage of each tower sees them."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
@@ -15,46 +13,14 @@ from tokenizers import Tokenizer
 from qvl_runtime.chat import ChatTemplate
 from qvl_runtime.errors import QvlError
 from qvl_runtime.manifest import Manifest
-from qvl_runtime.preprocess import Patches, patchify
-from qvl_runtime.prompt import Placed, Prompt, build_prompt
+from qvl_runtime.prompt import Placed, Prompt, ScaledImageWarning, build_prompt
 from qvl_runtime.sessions.cpu import CpuVision, vision_feeds
 
 from ..errors import ExportError
 from ..safetensors_file import StoredTensor
+from .pages import Pages
+from .question import Question, Report
 from .work import Feeds, Sample
-
-LABELS = "labels.jsonl"
-
-
-class Label(msgspec.Struct, forbid_unknown_fields=False):
-    """A line of `labels.jsonl`."""
-
-    image: str
-    prompt: str
-    answers: list[str]
-
-
-def read_labels(directory: Path, limit: int) -> list[Label]:
-    """Up to `limit` lines of a set, spread evenly over it.
-
-    Raises ExportError naming file and line for anything malformed.
-    """
-    path = directory / LABELS
-    if not path.is_file():
-        raise ExportError(f"has no {LABELS}", where=directory, fix="make a set with `python -m calib_data.generator`")
-    labels = []
-    for number, line in enumerate(path.read_bytes().splitlines(), 1):
-        try:
-            label = msgspec.json.decode(line, type=Label)
-        except msgspec.MsgspecError as error:
-            raise ExportError(f"is malformed: {error}", where=f"{path}:{number}") from error
-        if Path(label.image).is_absolute() or ".." in Path(label.image).parts or not label.answers:
-            raise ExportError("needs an image inside the set and an answer", where=f"{path}:{number}")
-        labels.append(label)
-    if not labels:
-        raise ExportError("is empty", where=path)
-    chosen = np.unique(np.linspace(0, len(labels) - 1, min(limit, len(labels))).round().astype(int))
-    return [labels[index] for index in chosen]
 
 
 def places(prompt: Prompt) -> npt.NDArray[np.int64]:
@@ -78,11 +44,11 @@ def llm_feeds(manifest: Manifest, prompt: Prompt, deepstack: npt.NDArray[np.floa
 
 
 @dataclass(frozen=True)
-class Pages:
-    """Labelled pages as prompts, made with the tokenizer and the template that ship."""
+class Sampler:
+    """Questions about pages as prompts, made with the tokenizer and the template that ship."""
 
-    directory: Path
-    labels: list[Label]
+    pages: Pages
+    report: Report
     manifest: Manifest
     template: ChatTemplate
     tokenizer: Tokenizer
@@ -91,7 +57,7 @@ class Pages:
         """Samples of the vision tower, `hidden` [1, patches, patch_dim]."""
         for prompt in self._prompts():
             for placed in prompt.placed:
-                patches = self._patchify(placed)
+                patches = placed.patches(self.manifest.image)
                 yield Sample(patches.pixel_values, vision_feeds(self.manifest.image, patches.grid))
 
     def tokens(self, vision: CpuVision, embeddings: StoredTensor) -> Iterator[Sample]:
@@ -102,20 +68,22 @@ class Pages:
             yield Sample(hidden, llm_feeds(self.manifest, prompt, features[1:]))
 
     def _prompts(self) -> Iterator[Prompt]:
-        """Page, prompt and answer of every label; raises ExportError naming the page that cannot be used."""
-        for label in self.labels:
+        """Page, prompt and answer of every question; raises ExportError naming the page that cannot be used."""
+        for question in self.pages.questions(self.report):
             try:
-                yield self._prompt(label)
+                with warnings.catch_warnings():  # what does not fit is scaled down, as the runtime will do and say
+                    warnings.simplefilter("ignore", ScaledImageWarning)
+                    yield self._prompt(question)
             except QvlError as error:
-                raise ExportError(f"cannot calibrate with it: {error}", where=self.directory / label.image) from error
+                raise ExportError(f"cannot calibrate with it: {error}", where=question.origin) from error
 
-    def _prompt(self, label: Label) -> Prompt:
-        parts: list[dict[str, Any]] = [{"type": "image", "image": self.directory / label.image}]
-        messages = [{"role": "user", "content": [*parts, {"type": "text", "text": label.prompt}]}]
-        answer = np.array(self._encode(label.answers[0]), dtype=np.int64)
-        return build_prompt(messages, self.manifest, self.template.render, self._encode, len(answer)).followed_by(
-            answer
-        )
+    def _prompt(self, question: Question) -> Prompt:
+        """The page, the prompt, and of the answer what half of the maximum length holds."""
+        parts = [{"type": "image", "image": question.image}, {"type": "text", "text": question.prompt}]
+        answer = np.array(self._encode(question.answer)[: self.manifest.llm.max_length // 2], dtype=np.int64)
+        messages = [{"role": "user", "content": parts}]
+        prompt = build_prompt(messages, self.manifest, self.template.render, self._encode, len(answer))
+        return prompt.followed_by(answer)
 
     def _encode(self, text: str) -> list[int]:
         return list(self.tokenizer.encode(text, add_special_tokens=False).ids)
@@ -131,9 +99,6 @@ class Pages:
 
     def _encode_placed(self, placed: Placed, vision: CpuVision) -> npt.NDArray[np.float32]:
         """Image features and those of DeepStack, [1 + D, tokens, H]."""
-        patches = self._patchify(placed)
+        patches = placed.patches(self.manifest.image)
         features = vision.encode(patches.pixel_values, patches.grid)
         return features[:, placed.first_row : placed.first_row + placed.span.tokens]
-
-    def _patchify(self, placed: Placed) -> Patches:
-        return patchify(placed.media.frames, self.manifest.image, placed.max_pixels)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .manifest import Manifest, Port
+from .manifest import Calibration, Manifest, Port
 
 
 def describe(manifest: Manifest, ports: bool = True) -> str:
@@ -18,6 +18,8 @@ def describe(manifest: Manifest, ports: bool = True) -> str:
         f"  images    {image.min_pixels:,} to {image.max_pixels:,} pixels, a token is {image.factor} × {image.factor}",
         f"  length    {llm.max_length:,} tokens of prompt and answer",
     ]
+    if origin.calibration:
+        lines.append(f"  calib     {_calibrated(origin.calibration)}")
     for name, graph in manifest.graphs.items():
         total = manifest.files[graph.data].size
         kinds = ", ".join(f"{kind} {count / 1e6:,.1f} MB" for kind, count in graph.weight_bytes.items())
@@ -25,6 +27,11 @@ def describe(manifest: Manifest, ports: bool = True) -> str:
         if ports:
             lines += _ports("in ", graph.inputs) + _ports("out", graph.outputs)
     return "\n".join(lines)
+
+
+def _calibrated(calibration: Calibration) -> str:
+    names = ", ".join(calibration.sources)
+    return f"{calibration.pages:,} pages of {names} (sha256 {calibration.sha256[:12]})"
 
 
 def _ports(direction: str, ports: Sequence[Port]) -> list[str]:

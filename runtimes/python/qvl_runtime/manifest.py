@@ -117,6 +117,14 @@ class VideoTiming(_Frozen, frozen=True):
     timestamps: bool = False
 
 
+class Calibration(_Frozen, frozen=True):
+    """What quantization was calibrated on: names of its sources, pages used, and a hash of these with their prompts."""
+
+    sources: list[str]
+    pages: Positive
+    sha256: Sha256
+
+
 class Provenance(_Frozen, frozen=True):
     """Where the weights came from, and by what they were made into this bundle."""
 
@@ -126,6 +134,7 @@ class Provenance(_Frozen, frozen=True):
     weights_sha256: Sha256
     producer: str
     created: str
+    calibration: Calibration | None = None
 
 
 class Manifest(_Frozen, frozen=True):

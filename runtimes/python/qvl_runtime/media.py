@@ -13,7 +13,8 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from .errors import InstallError, MediaError, QvlError
+from .errors import MediaError, QvlError
+from .pdf import PDF_DPI, Pdf
 
 MAX_IMAGE_PIXELS = 1 << 27
 """Larger images are refused before decoding: 134 million pixels, an A3 page at 800 dpi."""
@@ -23,8 +24,6 @@ MAX_PAGES = 64
 """Pages of one PDF that are drawn at once."""
 MAX_ASPECT_RATIO = 200
 """The checkpoints' own bound (transformers `smart_resize`)."""
-PDF_DPI = 150
-PDF_MAX_PIXELS = 1 << 25
 _REFUSED = ("EPS", "WMF")  # Pillow runs Ghostscript or Windows on these
 _PILLOW = threading.Lock()
 _PAGES = re.compile(r"\s*(\d{1,9})\s*(-\s*(\d{1,9})?\s*)?")
@@ -38,13 +37,24 @@ def load_pages(source: ImageSource) -> list[Image.Image]:
     EXIF orientation is applied, transparency is laid on white. Raises MediaError naming the source.
     """
     where = _describe(source)
-    try:
+    with _reading(where):
         if isinstance(source, Image.Image):
             return [_page(source, where)]
         with _open(source, where) as image:
-            count = getattr(image, "n_frames", 1) if image.format == "TIFF" else 1
-            _check_pages(image, count, where)
-            return [_page(_at(image, index), where) for index in range(count)]
+            return [_page(_at(image, index), where) for index in range(_count_pages(image, where))]
+
+
+def count_pages(path: str | Path) -> int:
+    """How many pages `load_pages` would give, told from the headers alone; raises MediaError as it does."""
+    with _reading(str(path)), _open(path, str(path)) as image:
+        return _count_pages(image, str(path))
+
+
+@contextlib.contextmanager
+def _reading(where: str) -> Iterator[None]:
+    """Whatever fails inside the block is a MediaError naming the source."""
+    try:
+        yield
     except (QvlError, MemoryError):
         raise
     except UnidentifiedImageError as error:
@@ -86,29 +96,12 @@ def load_frames(sources: Sequence[ImageSource]) -> list[Image.Image]:
 
 def pdf_pages(path: str | Path, pages: str | None = None, dpi: int = PDF_DPI) -> Iterator[Image.Image]:
     """Pages of a PDF as images; `pages` such as "1-3,7" counts from one, None takes all."""
-    try:
-        import pypdfium2
-    except ImportError as error:
-        raise InstallError("PDFs need pypdfium2", fix="pip install 'qvl-runtime[pdf]'") from error
-    if not Path(path).is_file():
-        raise MediaError("no such file", where=path)
-    try:
-        document = pypdfium2.PdfDocument(Path(path).read_bytes())
-        document.init_forms()  # without it the text of filled-in fields is not drawn
-    except pypdfium2.PdfiumError as error:
-        raise MediaError(f"cannot be read as a PDF: {error}", where=path) from error
-    try:
-        chosen = parse_pages(pages, len(document), path)
+    with Pdf(path) as pdf:
+        chosen = parse_pages(pages, len(pdf), path)
         if len(chosen) > MAX_PAGES:
             raise MediaError(f"{len(chosen)} pages at once, at most {MAX_PAGES}", where=path, fix="choose with --pages")
         for index in chosen:
-            page = document[index]
-            fitting = (PDF_MAX_PIXELS / max(1.0, page.get_width() * page.get_height())) ** 0.5
-            yield page.render(scale=min(dpi / 72, fitting)).to_pil().convert("RGB")
-    except pypdfium2.PdfiumError as error:
-        raise MediaError(f"a page cannot be drawn: {error}", where=path) from error
-    finally:
-        document.close()
+            yield pdf.draw(index, dpi)
 
 
 def parse_pages(pages: str | None, count: int, where: object) -> list[int]:
@@ -180,14 +173,15 @@ def _at(image: Image.Image, index: int) -> Image.Image:
     return image
 
 
-def _check_pages(image: Image.Image, count: int, where: str) -> None:
-    """Every page's header is looked at before any page is decoded."""
-    total = 0
+def _count_pages(image: Image.Image, where: str) -> int:
+    """The number of pages, after every page's header is looked at: before any page is decoded."""
+    count, total = getattr(image, "n_frames", 1) if image.format == "TIFF" else 1, 0
     for index in range(count):
         _check_size(_at(image, index), where)
         total += image.width * image.height
     if total > MAX_PAGES_PIXELS:
         raise MediaError(f"its {count} pages have {total:,} pixels, too many", where=where, fix="split it")
+    return count
 
 
 @contextlib.contextmanager

@@ -16,7 +16,6 @@ from .errors import BundleError, PromptError
 from .generate import Decoder, Run
 from .manifest import Manifest
 from .media import ImageSource, load_image
-from .preprocess import patchify
 from .prompt import Media, Message, Placed, Prompt, build_prompt, put
 from .sampling import chooser
 from .sessions import Floats, open_engine
@@ -112,7 +111,7 @@ class Model:
         """Image features and those of D DeepStack layers, [1 + D, tokens, hidden], from the cache where they are in it."""
         with self._decoder.lock:
             if (features := self._features.get(placed.key)) is None:
-                patches = patchify(placed.media.frames, self.manifest.image, placed.max_pixels)
+                patches = placed.patches(self.manifest.image)
                 features = self._engine.encode(patches.pixel_values, patches.grid)
                 self._features.put(placed.key, features)
             return features

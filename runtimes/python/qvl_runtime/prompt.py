@@ -13,10 +13,10 @@ import numpy as np
 from PIL import Image
 
 from .errors import PromptError
-from .manifest import Manifest
+from .manifest import ImageGeometry, Manifest
 from .media import check_aspect, load_frames, load_pages
 from .positions import Grid, Ints, VisionSpan, mrope_positions
-from .preprocess import resized_grid
+from .preprocess import Patches, patchify, resized_grid
 from .timestamps import patch_times, write_times
 
 DEFAULT_FPS = 2.0
@@ -63,6 +63,10 @@ class Placed:
     def key(self) -> bytes:
         """Equal keys mean equal image features."""
         return self.media.digest + repr(self.grid).encode()
+
+    def patches(self, geometry: ImageGeometry) -> Patches:
+        """The pixels as the vision graph takes them."""
+        return patchify(self.media.frames, geometry, self.max_pixels)
 
 
 @dataclass(frozen=True)

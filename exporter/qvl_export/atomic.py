@@ -1,0 +1,113 @@
+"""Directories that are whole or not there: written beside their place, then renamed."""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from .errors import ExportError, OutputError
+
+_BESIDE = ".{name}.{pid}.{state}"
+_PARTIAL, _REPLACED = "partial", "replaced"
+
+
+@dataclass(frozen=True)
+class Product:
+    """A kind of directory: what one is called, and the files by which it is known for one that may be replaced."""
+
+    noun: str
+    marks: tuple[str, ...]
+
+
+@contextlib.contextmanager
+def writing(out: Path, force: bool, product: Product) -> Iterator[Path]:
+    """A directory beside `out` that becomes `out` when the block ends well, and vanishes when it does not.
+
+    Raises OutputError when `out` exists and `force` is not set, or when the disk is full or not writable.
+    """
+    check_free(out, force, product)
+    out = Path(os.path.realpath(out))
+    _clear_leftovers(out)
+    check_free(out, force, product)
+    beside = out.parent / _BESIDE.format(name=out.name, pid=os.getpid(), state=_PARTIAL)
+    created = [parent for parent in out.parents if not parent.exists()]
+    try:
+        beside.mkdir(parents=True)
+        yield beside
+        _sync(beside)
+        check_free(out, force, product)  # another process may have finished first
+        _replace(beside, out)
+    except OSError as error:
+        if error.filename is None and error.errno is None:
+            raise
+        reason, other = error.strerror or str(error), error.filename and not str(error.filename).startswith(str(beside))
+        if other and not out.is_relative_to(Path(error.filename)):
+            raise ExportError(f"cannot be read: {reason}", where=error.filename) from error
+        raise OutputError(f"cannot be written: {reason}", where=out, fix="nothing was left behind") from error
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+        _remove_empty(created)
+
+
+def check_free(out: Path, force: bool, product: Product) -> None:
+    """Refuse an existing `out` without `force`, and anything but a `product` with it."""
+    if not out.exists() and not out.is_symlink():
+        return
+    known = all((out / mark).is_file() for mark in product.marks)
+    if not known and not (out.is_dir() and not any(out.iterdir())):
+        raise OutputError(f"exists and is not {product.noun}", where=out, fix="choose another place")
+    if Path.cwd().is_relative_to(out.resolve()):
+        raise OutputError("is the current directory", where=out, fix="run it from elsewhere")
+    if not force:
+        raise OutputError("already exists", where=out, fix="give --force to replace it")
+
+
+def _clear_leftovers(out: Path) -> None:
+    """Clear away after processes that are gone; an old directory caught between renames comes back."""
+    pattern = _BESIDE.format(name=glob.escape(out.name), pid="*", state="*")
+    for path in out.parent.glob(pattern):
+        pid, state = path.name.split(".")[-2:]
+        if not pid.isdigit() or _alive(int(pid)):
+            continue
+        if state == _REPLACED and not out.exists():
+            path.rename(out)
+        elif state in (_PARTIAL, _REPLACED):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _alive(pid: int) -> bool:
+    """Whether the process exists; where that cannot be told, it does."""
+    return Path(f"/proc/{pid}").exists() or not Path("/proc/self").exists()
+
+
+def _remove_empty(directories: list[Path]) -> None:
+    """Parents made for a directory that then failed, innermost first."""
+    with contextlib.suppress(OSError):
+        for directory in directories:
+            directory.rmdir()
+
+
+def _sync(directory: Path) -> None:
+    for path in (*directory.iterdir(), directory):
+        handle = os.open(path, os.O_RDONLY)
+        os.fsync(handle)
+        os.close(handle)
+
+
+def _replace(beside: Path, out: Path) -> None:
+    """Rename into place; an old directory is moved aside first and removed last."""
+    old = beside.with_suffix(f".{_REPLACED}")
+    if out.exists():
+        out.rename(old)
+    try:
+        beside.rename(out)
+    except OSError:
+        if old.exists():
+            old.rename(out)
+        raise
+    shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,31 @@
+"""What a command shows while it works."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, TaskID, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.progress import Progress as Bar
+
+
+class RichProgress:
+    """A bar on a terminal, a line a stage elsewhere, nothing with `quiet`."""
+
+    def __init__(self, quiet: bool) -> None:
+        self._console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
+        columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn()
+        self._bar = Bar(*columns, TimeRemainingColumn(), console=self._console, transient=True)
+        self._task: TaskID | None = None
+
+    def stage(self, text: str, total: int = 0) -> None:
+        self._console.print(text)
+        if total and self._console.is_terminal:
+            self._bar.start()
+            self._task = self._bar.add_task(text, total=total)
+
+    def advance(self, count: int) -> None:
+        if self._task is not None:
+            self._bar.advance(self._task, count)
+
+    def stop(self) -> None:
+        if self._task is not None:
+            self._bar.stop()
