@@ -139,5 +139,5 @@ def test_export_on_several_sources(run: Run, tmp_path: Path) -> None:
 def test_export_on_the_built_in_pages(run: Run, tmp_path: Path) -> None:
     """Of answers longer than half of the maximum length, that half is used."""
     code, out, err = run(*EXPORT, "--samples", "3", "--max-length", "600")
-    assert code == 0 and "calibrating on 3 pages of built-in" in err
+    assert code == 0 and "calibrating llm on 3 pages of built-in" in err
     assert re.search(r"calib     3 pages of built-in \(sha256 [0-9a-f]{12}\)", out)
