@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from pathlib import Path
@@ -16,6 +17,7 @@ from qvl_runtime.errors import QvlError
 from . import __version__
 from .calib_cli import calib
 from .progress import RichProgress
+from .sensitivity_cli import sensitivity
 
 PASS_THROUGH = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
 
@@ -49,6 +51,8 @@ def cli() -> None:
 @click.option("--vision-precision", help="Of the vision tower, where it is to differ: fp32, fp16, int8 or int4.")
 @click.option("--llm-precision", help="Of the language model, where it is to differ: fp32, fp16, int8 or int4.")
 @click.option("--reduce-range", is_flag=True, help="7-bit codes for int8: faster on x86 without VNNI, less accurate.")
+@click.option("--max-kl", type=float, help="Choose precisions so that answers diverge no more: mean KL, nats a token.")
+@click.option("--max-size", help="Choose precisions so that the bundle is no larger, such as 1.5GB.")
 @click.option("--block-size", type=int, default=32, show_default=True, help="Columns that share an int4 scale.")
 @click.option(
     "--calib",
@@ -79,6 +83,8 @@ def export(
     vision_precision: str | None,
     llm_precision: str | None,
     reduce_range: bool,
+    max_kl: float | None,
+    max_size: str | None,
     block_size: int,
     calib: tuple[Path, ...],
     samples: int,
@@ -104,6 +110,8 @@ def export(
         vision_precision=vision_precision,
         llm_precision=llm_precision,
         reduce_range=reduce_range,
+        max_kl=max_kl,
+        max_size=_nbytes(max_size),
         block_size=block_size,
         calib=calib,
         samples=samples,
@@ -119,6 +127,19 @@ def export(
 
 
 cli.add_command(calib)
+cli.add_command(sensitivity)
+
+
+def _nbytes(size: str | None) -> int | None:
+    """Such as `800MB`, `1.5 GB` or a number of bytes."""
+    if size is None:
+        return None
+    found = re.fullmatch(r"([0-9.]+) ?([kMG]?)B?", size, re.IGNORECASE)
+    try:
+        assert found
+        return int(float(found[1]) * 1000 ** " kmg".index(found[2].lower() or " "))
+    except (AssertionError, ValueError):
+        raise click.BadParameter(f"{size!r} is not a size such as 800MB or 1.5GB", param_hint="--max-size") from None
 
 
 def _delegate(name: str, summary: str) -> None:

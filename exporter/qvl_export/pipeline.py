@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +20,9 @@ from .families.spec import ModelSpec
 from .graph import build, weights
 from .quant import precision, schemes, stored
 from .quant.pages import select
-from .quant.quantizer import Quantizer
+from .quant.quantizer import MIXED, Quantizer
+from .quant.search import Limit
+from .quant.sensitivities import Sensitivity
 from .quant.work import Quantized
 
 DEFAULT_MAX_LENGTH = 8192
@@ -52,7 +55,8 @@ class ExportPlan:
     columns a scale; `vision_precision` and `llm_precision` choose for one tower. Both are calibrated on up to `samples`
     pages spread over `calib`, one path or several: calibration sets (directories with `labels.jsonl`), images, PDFs,
     directories of these; the built-in set where there are none. `reduce_range` makes int8 weights fast on x86
-    without VNNI, at some accuracy.
+    without VNNI, at some accuracy. `max_kl` (mean divergence of answers from the checkpoint's, nats a token) or
+    `max_size` (bytes) instead of a precision chooses one for every linear, by what each costs on the pages.
     """
 
     checkpoint: str | Path
@@ -68,6 +72,8 @@ class ExportPlan:
     vision_precision: str | None = None
     llm_precision: str | None = None
     reduce_range: bool = False
+    max_kl: float | None = None
+    max_size: int | None = None
     block_size: int = 32
     calib: str | Path | Sequence[str | Path] = ()
     samples: int = 128
@@ -79,7 +85,12 @@ def export(plan: ExportPlan, progress: Progress | None = None) -> Manifest:
     Raises ExportError (ConfigError, CheckpointError, HubError, OutputError).
     """
     progress, out = progress or _Silent(), Path(plan.out)
-    precisions = precision.of_towers(plan.precision, plan.vision_precision, plan.llm_precision)
+    limit = _limit(plan)
+    precisions = (
+        dict.fromkeys(precision.TOWERS, MIXED)
+        if limit
+        else precision.of_towers(plan.precision, plan.vision_precision, plan.llm_precision)
+    )
     lowered = {
         tower: targets.lower(plan.target, precision.of_floats(chosen), plan.accuracy_level)
         for tower, chosen in precisions.items()
@@ -121,6 +132,20 @@ def export(plan: ExportPlan, progress: Progress | None = None) -> Manifest:
     return manifest
 
 
+def _limit(plan: ExportPlan) -> Limit | None:
+    """What the precisions of single linears are to keep; raises ExportError where the plan says more than one thing."""
+    given = [value for value in (plan.max_kl, plan.max_size) if value is not None]
+    if not given:
+        return None
+    if len(given) > 1 or plan.vision_precision or plan.llm_precision or plan.precision != ExportPlan.precision:
+        raise ExportError(
+            "max_kl, max_size and precisions exclude one another", fix="give one of --max-kl, --max-size, --precision"
+        )
+    if given[0] <= 0:
+        raise ExportError(f"a limit of {given[0]} cannot be kept", fix="--max-kl and --max-size are positive")
+    return Limit(plan.max_kl, plan.max_size)
+
+
 def _match(
     spec: ModelSpec,
     checkpoint: Checkpoint,
@@ -155,9 +180,38 @@ def _quantizer(
     if already and "llm" in wanted:
         raise ExportError("the checkpoint is already quantized", fix="leave --llm-precision out to use it as it is")
     options = schemes.Options(plan.block_size, plan.reduce_range)
-    for chosen in wanted.values():
+    for chosen in set(wanted.values()) - {MIXED}:
         schemes.find(chosen, options)
-    return Quantizer(spec, lowered, checkpoint, Path(plan.out), wanted, options, select(plan.calib, plan.samples))
+    pages = select(plan.calib, plan.samples)
+    return Quantizer(spec, lowered, checkpoint, Path(plan.out), wanted, options, pages, _limit(plan))
+
+
+def sensitivity(plan: ExportPlan, progress: Progress | None = None) -> list[Sensitivity]:
+    """What each precision of each linear costs the answers on the plan's pages; `out` is not written.
+
+    Raises ExportError as `export` does.
+    """
+    progress = progress or _Silent()
+    lowered = {tower: targets.lower(plan.target, "fp16", plan.accuracy_level) for tower in precision.TOWERS}
+    progress.stage(f"locating {plan.checkpoint}")
+    checkpoint, revision = hub.locate(str(plan.checkpoint), plan.revision)
+    spec = _adjust(families.read_spec(checkpoint), plan)
+    _check_depth(spec, checkpoint)
+    own = stored.quantized_linears(checkpoint)
+    if own:
+        raise ExportError("the checkpoint is already quantized", fix="measure the original one")
+    _match(spec, checkpoint, lowered, own)
+    source = describe.Source(str(plan.checkpoint), checkpoint.directory, revision)
+    with tempfile.TemporaryDirectory(prefix="qvl-export-") as directory:
+        work = Path(directory)
+        texts.write(checkpoint, spec, work)
+        draft = describe.manifest(spec, plan.target, {}, {}, describe.origin(source, hashlib.sha256()))
+        options = schemes.Options(plan.block_size, plan.reduce_range)
+        pages = select(plan.calib, plan.samples)
+        mixed = dict.fromkeys(precision.TOWERS, MIXED)
+        return Quantizer(spec, lowered, checkpoint, work / "b", mixed, options, pages).sensitivities(
+            draft, work, progress.stage
+        )
 
 
 def _adjust(spec: ModelSpec, plan: ExportPlan) -> ModelSpec:

@@ -95,7 +95,7 @@ def test_layers_on_their_own_are_the_layers_of_the_model(
     for index, name in enumerate(stages[:-1]):  # transformers gives the last one normalised
         stage = build(name, {})
         session = tower.open(stage, Quantized(), tmp_path)
-        state = calibrate._run(session, Sample(state, feeds), ["hidden_out"])[0]
+        state = calibrate.run(session, Sample(state, feeds), ["hidden_out"])[0]
         expected = theirs[index + 1].numpy()  # before DeepStack adds what the next layer sees
         if index < len(features) - 1:
             expected[0, places(prompt)] += features[index + 1]
@@ -116,7 +116,7 @@ def test_vision_stages_in_a_row_are_the_tower(
     state, feeds = patches.pixel_values, vision_feeds(spec.image, patches.grid)
     for name in stages:
         session = tower.open(tower.build(name, {}), Quantized(), tmp_path)
-        state = calibrate._run(session, Sample(state, feeds), ["hidden_out"])[0]
+        state = calibrate.run(session, Sample(state, feeds), ["hidden_out"])[0]
     assert np.abs(state - model(family, "deep", "fp32").encode(picture)).max() < 1e-4
 
 

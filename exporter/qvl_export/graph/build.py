@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import onnx_ir as ir
 from onnxscript import GraphBuilder
@@ -26,12 +26,12 @@ Axes = list[int | str]
 class Graph:
     """A model without weights: its initializers of types `Weight` and `Packed` are still to be filled.
 
-    `layouts` are the forms of its quantized linears, one each.
+    `layouts` are the forms of its quantized linears, by name.
     """
 
     name: str
     model: ir.Model
-    layouts: tuple[Layout, ...] = ()
+    layouts: Mapping[str, Layout] = field(default_factory=dict)
 
     @property
     def inputs(self) -> list[Port]:

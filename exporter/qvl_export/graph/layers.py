@@ -30,9 +30,15 @@ class Linear(nn.Module):
     input: ir.Value
 
     def __init__(
-        self, target: Target, inputs: int, outputs: int, bias: bool = True, source_shape: list[int] | None = None
+        self,
+        target: Target,
+        inputs: int,
+        outputs: int,
+        bias: bool = True,
+        source_shape: list[int] | None = None,
+        name: str | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(name)
         self.target, self.rows, self.columns = target, outputs, inputs
         self.weight = Weight([outputs, inputs], target.weight_type, source_shape)
         self.bias = Weight([outputs], ir.DataType.FLOAT) if bias else None
@@ -60,8 +66,8 @@ class Embedding(nn.Module):
 class AddNorm(nn.Module):
     """The norm of x + delta; returns (normalised, x + delta), the sum named `name` where given."""
 
-    def __init__(self, target: Target, size: int, kind: Norm, eps: float) -> None:
-        super().__init__()
+    def __init__(self, target: Target, size: int, kind: Norm, eps: float, name: str | None = None) -> None:
+        super().__init__(name)
         self.target, self.kind, self.eps = target, kind, eps
         self.weight = Weight([size], ir.DataType.FLOAT)
         self.bias = Weight([size], ir.DataType.FLOAT) if kind == "layer" else None

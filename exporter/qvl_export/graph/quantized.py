@@ -61,17 +61,18 @@ class QuantizedEmbedding(Quantized):
         return self.apply(op, x, None)
 
 
-def quantize(root: nn.Module, prefix: str, layouts: Mapping[str, Layout]) -> tuple[Layout, ...]:
+def quantize(root: nn.Module, prefix: str, layouts: Mapping[str, Layout]) -> dict[str, Layout]:
     """Put a quantized module in place of every linear and embedding that has a layout; return the layouts used.
 
     Names are those of the checkpoint.
     """
-    used = []
+    used = {}
     for path, parent in list(root.named_modules(prefix)):
         for name, child in list(parent.named_children()):
-            layout = layouts.get(f"{path}.{name}" if path else name)
+            whole = f"{path}.{name}" if path else name
+            layout = layouts.get(whole)
             if layout and isinstance(child, Linear | Embedding):
                 kind = QuantizedLinear if isinstance(child, Linear) else QuantizedEmbedding
                 setattr(parent, name, kind(child, layout))  # type: ignore[arg-type]
-                used.append(layout)
-    return tuple(used)
+                used[whole] = layout
+    return used

@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 import onnx_ir as ir
-from onnxscript import GraphBuilder, nn
+from onnxscript import GraphBuilder, OpBuilder, nn
 
 from ..families.spec import ModelSpec, TextSpec, VisionSpec
 from ..quant.qtensor import Layout
 from ..targets import Cache, Target
 from .build import FLOAT, INT32, INT64, Axes, Graph, add_input, add_output, add_vision_inputs, empty_graph, patch_kernel
 from .folds import Fold
-from .layers import Linear
+from .layers import AddNorm, Embedding, Linear
 from .quantized import quantize
 from .text import DecoderLayer, Deepstack, mrope
 from .vision import DeepstackMerger, PatchEmbed, VisionBlock, embed, image_merger, patch_rope, position_table
@@ -66,6 +66,28 @@ def decoder_stage(spec: TextSpec, target: Target, name: str, layouts: Layouts | 
     return found.stage(graph, target, op.Add(x, delta))
 
 
+class _TiedHead(Embedding):
+    """An embedding of which only the other end is used."""
+
+    def forward(self, op: OpBuilder, x: ir.Value) -> ir.Value:
+        return self.head(op, x)
+
+
+def head_stage(spec: TextSpec, target: Target) -> Graph:
+    """What follows the last decoder layer: `hidden` [1, S, H] and `logits_positions` [K] → `logits` [1, K, vocab]."""
+    graph = empty_graph("head", target)
+    hidden = add_input(graph, "hidden", FLOAT, [1, "sequence", spec.hidden_size])
+    wanted, op = add_input(graph, "logits_positions", INT64, ["wanted"]), GraphBuilder(graph).op
+    norm = AddNorm(target, spec.hidden_size, "rms", spec.rms_norm_eps, "model.norm")
+    y, _ = norm(op, op.Gather(hidden, wanted, axis=1))
+    if spec.tied:
+        logits = _TiedHead(target, spec.vocab_size, spec.hidden_size, "model.embed_tokens")(op, y)
+    else:
+        logits = Linear(target, spec.hidden_size, spec.vocab_size, bias=False, name="lm_head")(op, y)
+    add_output(graph, logits, "logits", [1, "wanted", spec.vocab_size])
+    return Graph("head", ir.Model(graph, ir_version=target.ir_version))
+
+
 def vision_stage(spec: ModelSpec, target: Target, name: str, layouts: Layouts | None = None) -> Stage:
     """Patch embedding, block or merger: `hidden` [frames, patches, …] and positions → `hidden_out`."""
     graph, vision = empty_graph(name, target), spec.vision
@@ -94,10 +116,10 @@ class _Parts:
 
     layouts: Layouts
     modules: list[nn.Module] = field(default_factory=list)
-    used: tuple[Layout, ...] = ()
+    used: dict[str, Layout] = field(default_factory=dict)
 
     def add(self, module: M) -> M:
-        self.used += quantize(module, module.name or "", self.layouts)
+        self.used |= quantize(module, module.name or "", self.layouts)
         self.modules.append(module)
         return module
 

@@ -51,11 +51,11 @@ class Written:
 
     weight_bytes: dict[str, int]
     sha256: str
-    layouts: tuple[Layout, ...]
+    layouts: Mapping[str, Layout]
 
     def precision(self, floats: str) -> str:
         """Such as `fp16`, or `int4 in blocks of 32, else fp16`."""
-        forms = sorted(set(map(str, self.layouts)))
+        forms = sorted(set(map(str, self.layouts.values())))
         return f"{', '.join(forms)}, else {floats}" if forms else floats
 
 

@@ -59,6 +59,7 @@ class Tower:
             **packed_parts(quantized.linears, self.target),
         }
         data = directory / "stage.onnx.data"
+        data.unlink(missing_ok=True)  # an open session has the old one mapped
         weights.write(graph, sources, data, hashlib.sha256(), lambda _: None)
         ir.save(graph.model, directory / "stage.onnx")
         return open_session(directory / "stage.onnx")
@@ -88,17 +89,17 @@ def quantize_tower(tower: Tower, work: Work, report: Report) -> Quantized:
 def _quantize_stage(tower: Tower, number: int, work: Work) -> None:
     name = tower.stages[number]
     stage = tower.build(name, {})
-    statistics = _observe(tower, stage, work.samples(number), work)
-    rewritten = _smooth(tower, stage, statistics)
-    record = _quantize_linears(tower, stage, statistics, rewritten, work)
+    statistics = observe(tower, stage, work.samples(number), work)
+    rewritten = smooth(tower, stage, statistics)
+    record = quantize_linears(tower, stage, statistics, rewritten, work)
     if number + 1 == len(tower.stages):
         return work.finish(number, record, ())
     quantized = work.quantized(record)
     session = tower.open(tower.build(name, quantized.layouts), quantized, work.directory)
-    work.finish(number, record, (_run(session, sample, ["hidden_out"])[0] for sample in work.samples(number)))
+    work.finish(number, record, (run(session, sample, ["hidden_out"])[0] for sample in work.samples(number)))
 
 
-def _observe(tower: Tower, stage: Stage, samples: Iterator[Sample], work: Work) -> dict[str, Statistics]:
+def observe(tower: Tower, stage: Stage, samples: Iterator[Sample], work: Work) -> dict[str, Statistics]:
     """Statistics of the input of every linear, by the linear's name."""
     session = tower.open(stage, Quantized(), work.directory)
     schemes = {name: tower.scheme(name) for names in stage.taps.values() for name in names}
@@ -108,18 +109,18 @@ def _observe(tower: Tower, stage: Stage, samples: Iterator[Sample], work: Work) 
         tap: Collector(stage.taps[tap][0], work.pages, any(scheme.hessian for scheme in wanted[tap])) for tap in taps
     }
     for sample in samples:
-        for tap, value in zip(taps, _run(session, sample, taps), strict=True) if taps else ():
+        for tap, value in zip(taps, run(session, sample, taps), strict=True) if taps else ():
             collectors[tap].add(value.reshape(-1, value.shape[-1]))
     return {name: found for tap in taps for found in [collectors[tap].statistics()] for name in stage.taps[tap]}
 
 
-def _run(session: ort.InferenceSession, sample: Sample, outputs: list[str]) -> list[Floats]:
+def run(session: ort.InferenceSession, sample: Sample, outputs: list[str]) -> list[Floats]:
     feeds = {"hidden": sample.hidden, **sample.feeds}
     found: list[Floats] = session.run(outputs, {port.name: feeds[port.name] for port in session.get_inputs()})
     return found
 
 
-def _smooth(tower: Tower, stage: Stage, statistics: dict[str, Statistics]) -> dict[str, Floats]:
+def smooth(tower: Tower, stage: Stage, statistics: dict[str, Statistics]) -> dict[str, Floats]:
     """Even out the inputs of W8A8 linears where they can be; returns the tensors that this rewrites, by name.
 
     `statistics` become those of the evened-out inputs.
@@ -151,7 +152,7 @@ def _divide_rows(tensor: Floats, scale: Floats) -> Floats:
     return divided
 
 
-def _quantize_linears(
+def quantize_linears(
     tower: Tower, stage: Stage, statistics: Mapping[str, Statistics], rewritten: dict[str, Floats], work: Work
 ) -> StageRecord:
     """Quantize and keep all linears of a stage, and keep the float tensors that were rewritten."""

@@ -15,15 +15,18 @@ from qvl_runtime.manifest import Calibration, Manifest
 
 from ..checkpoint import Checkpoint
 from ..families.spec import ModelSpec
-from ..graph.stages import decoder_stage, decoder_stages, vision_stage, vision_stages
 from ..targets import Target
 from . import schemes
 from .pages import Pages, Record
 from .qtensor import Layout
 from .question import Report
 from .samples import Sampler
+from .search import Limit
+from .sensitivities import Sensitivity
 from .work import Quantized, Work
 
+MIXED = "mixed"
+"""A precision of its own for every linear, see `mixed`."""
 TABLE_BITS = 8
 """Of the embedding and the head: logits are the last place to save bits, and the table is read a row at a time."""
 
@@ -39,7 +42,9 @@ class Quantizer:
     precisions: Mapping[str, str]
     options: schemes.Options
     pages: Pages
+    limit: Limit | None = None
     _record: list[Calibration] = field(default_factory=list)
+    _chosen: dict[str, str] = field(default_factory=dict)
 
     @property
     def work(self) -> Path:
@@ -58,18 +63,14 @@ class Quantizer:
         Raises ExportError for pages that cannot be used and for activations that are not finite.
         """
         from . import calibrate  # torch is only needed from here on
+        from .towers import vision_tower
 
-        sampler, target = self._sampler(draft, directory, report), self.targets["vision"]
-        work = Work(self.work / "vision", self._key(draft, report))
+        sampler, target = self.sampler(draft, directory, report), self.targets["vision"]
+        work = Work(self.work / "vision", self.key(draft, report))
         report(f"calibrating vision on {len(self.pages)} pages of {', '.join(self.pages.names)}")
         work.begin(sampler.patches())
-        tower = calibrate.Tower(
-            "vision",
-            tuple(vision_stages(self.spec.vision)),
-            lambda name, layouts: vision_stage(self.spec, target, name, layouts),
-            target,
-            self.checkpoint.tensors,
-            self._scheme("vision"),
+        tower = vision_tower(
+            self.spec, target, self.checkpoint.tensors, self._scheme("vision", draft, directory, report)
         )
         return calibrate.quantize_tower(tower, work, report)
 
@@ -78,29 +79,48 @@ class Quantizer:
         from qvl_runtime.sessions.cpu import open_vision
 
         from . import calibrate, rows
+        from .towers import llm_tower
 
-        sampler, target = self._sampler(draft, directory, report), self.targets["llm"]
+        sampler, target = self.sampler(draft, directory, report), self.targets["llm"]
         tensors = self.checkpoint.tensors
-        work = Work(self.work / "llm", self._key(draft, report))
+        work = Work(self.work / "llm", self.key(draft, report))
         report(f"calibrating llm on {len(self.pages)} pages of {', '.join(self.pages.names)}")
         work.begin(sampler.tokens(open_vision(directory, draft, None), tensors["model.embed_tokens.weight"]))
-        tower = calibrate.Tower(
-            "llm",
-            tuple(decoder_stages(self.spec.text)),
-            lambda name, layouts: decoder_stage(self.spec.text, target, name, layouts),
-            target,
-            tensors,
-            self._scheme("llm"),
-        )
+        tower = llm_tower(self.spec, target, tensors, self._scheme("llm", draft, directory, report))
         found = calibrate.quantize_tower(tower, work, report)
-        layout = Layout(TABLE_BITS, self.options.block_size)
-        names = ("model.embed_tokens",) if self.spec.text.tied else ("model.embed_tokens", "lm_head")
-        tables = {name: rows.quantize_rows(tensors[f"{name}.weight"], layout, work.directory) for name in names}
+        tables = {
+            name: rows.quantize_rows(tensors[f"{name}.weight"], self.table_layout, work.directory)
+            for name in self.tables
+        }
         return replace(found, linears={**found.linears, **tables})
 
-    def _scheme(self, tower: str) -> Callable[[str], schemes.Scheme | None]:
-        scheme = schemes.find(self.precisions[tower], self.options)
-        return lambda _: scheme
+    def _scheme(
+        self, tower: str, draft: Manifest, directory: Path, report: Report
+    ) -> Callable[[str], schemes.Scheme | None]:
+        if self.precisions[tower] != MIXED:
+            scheme = schemes.find(self.precisions[tower], self.options)
+            return lambda _: scheme
+        from . import mixed
+
+        if not self._chosen:
+            self._chosen.update(mixed.choose(self, draft, directory, report))
+        forms = {name: schemes.find(name, self.options) for name in schemes.available()}
+        return lambda name: forms.get(self._chosen[name])
+
+    def sensitivities(self, draft: Manifest, directory: Path, report: Report) -> list[Sensitivity]:
+        """What each precision of each linear costs, see `sensitivity`."""
+        from . import mixed
+
+        return mixed.sensitivities(self, draft, directory, report)
+
+    @property
+    def tables(self) -> tuple[str, ...]:
+        """The embedding, and the head where it is another tensor."""
+        return ("model.embed_tokens",) if self.spec.text.tied else ("model.embed_tokens", "lm_head")
+
+    @property
+    def table_layout(self) -> Layout:
+        return Layout(TABLE_BITS, self.options.block_size)
 
     def calibration(self, report: Report) -> Calibration:
         """What the manifest says of the pages; read the first time it is asked for."""
@@ -111,12 +131,12 @@ class Quantizer:
             self._record.append(record.calibration())
         return self._record[0]
 
-    def _sampler(self, draft: Manifest, directory: Path, report: Report) -> Sampler:
+    def sampler(self, draft: Manifest, directory: Path, report: Report) -> Sampler:
         template = ChatTemplate((directory / "chat_template.jinja").read_text("utf-8"), directory)
         tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
         return Sampler(self.pages, report, draft, template, tokenizer)
 
-    def _key(self, draft: Manifest, report: Report) -> dict[str, object]:
+    def key(self, draft: Manifest, report: Report) -> dict[str, object]:
         """What must be the same for a killed calibration to go on."""
         described = msgspec.to_builtins(draft)
         del described["provenance"]["created"]
@@ -124,7 +144,7 @@ class Quantizer:
             "bundle": described,
             "checkpoint": [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in self.checkpoint.files],
             "pages": self.calibration(report).sha256,
-            "schemes": [repr(self.options), dict(self.precisions)],
+            "schemes": [repr(self.options), dict(self.precisions), repr(self.limit)],
             "targets": repr(self.targets),
         }
 

@@ -28,8 +28,11 @@ def places(prompt: Prompt) -> npt.NDArray[np.int64]:
     return np.concatenate([np.arange(placed.span.start, placed.span.end) for placed in prompt.placed])
 
 
-def llm_feeds(manifest: Manifest, prompt: Prompt, deepstack: npt.NDArray[np.float32]) -> Feeds:
-    """What decoder stages take beside hidden states: positions, an empty cache, and `deepstack` features [D, N, H]."""
+def llm_feeds(manifest: Manifest, prompt: Prompt, deepstack: npt.NDArray[np.float32], answer: int = 0) -> Feeds:
+    """What decoder stages take beside hidden states: positions, an empty cache, and `deepstack` features [D, N, H].
+
+    The head takes the positions whose next tokens are the last `answer` ones, or the last position.
+    """
     count, llm = len(prompt.ids), manifest.llm
     empty = np.zeros((1, llm.num_key_value_heads, 0, llm.head_dim), np.float32)
     return {
@@ -38,6 +41,7 @@ def llm_feeds(manifest: Manifest, prompt: Prompt, deepstack: npt.NDArray[np.floa
         "past_value": empty,
         "seqlens_k": np.array([count - 1], np.int32),
         "total_sequence_length": np.array(count, np.int32),
+        "logits_positions": np.arange(count - answer - 1, count - 1) if answer else np.array([count - 1]),
         "image_positions": np.stack((np.zeros_like(places(prompt)), places(prompt)), axis=-1),
         **{f"deepstack_features.{layer}": features for layer, features in enumerate(deepstack)},
     }
@@ -55,20 +59,23 @@ class Sampler:
 
     def patches(self) -> Iterator[Sample]:
         """Samples of the vision tower, `hidden` [1, patches, patch_dim]."""
-        for prompt in self._prompts():
+        for prompt, _ in self._prompts():
             for placed in prompt.placed:
                 patches = placed.patches(self.manifest.image)
                 yield Sample(patches.pixel_values, vision_feeds(self.manifest.image, patches.grid))
 
     def tokens(self, vision: CpuVision, embeddings: StoredTensor) -> Iterator[Sample]:
         """Samples of the language model, `hidden` [1, S, H], all tokens at once and nothing cached."""
-        for prompt in self._prompts():
+        for prompt, answer in self._prompts():
             features = np.concatenate([self._encode_placed(placed, vision) for placed in prompt.placed], axis=1)
             hidden = self._embed(prompt, features[0], embeddings)
-            yield Sample(hidden, llm_feeds(self.manifest, prompt, features[1:]))
+            yield Sample(hidden, llm_feeds(self.manifest, prompt, features[1:], answer))
 
-    def _prompts(self) -> Iterator[Prompt]:
-        """Page, prompt and answer of every question; raises ExportError naming the page that cannot be used."""
+    def _prompts(self) -> Iterator[tuple[Prompt, int]]:
+        """Page, prompt and answer of every question, and the answer's tokens.
+
+        Raises ExportError naming the page that cannot be used.
+        """
         for question in self.pages.questions(self.report):
             try:
                 with warnings.catch_warnings():  # what does not fit is scaled down, as the runtime will do and say
@@ -77,13 +84,13 @@ class Sampler:
             except QvlError as error:
                 raise ExportError(f"cannot calibrate with it: {error}", where=question.origin) from error
 
-    def _prompt(self, question: Question) -> Prompt:
+    def _prompt(self, question: Question) -> tuple[Prompt, int]:
         """The page, the prompt, and of the answer what half of the maximum length holds."""
         parts = [{"type": "image", "image": question.image}, {"type": "text", "text": question.prompt}]
         answer = np.array(self._encode(question.answer)[: self.manifest.llm.max_length // 2], dtype=np.int64)
         messages = [{"role": "user", "content": parts}]
         prompt = build_prompt(messages, self.manifest, self.template.render, self._encode, len(answer))
-        return prompt.followed_by(answer)
+        return prompt.followed_by(answer), len(answer)
 
     def _encode(self, text: str) -> list[int]:
         return list(self.tokenizer.encode(text, add_special_tokens=False).ids)

@@ -1,42 +1,175 @@
-"""How much of the answers each linear's precision costs, measured on pages.
+"""How much of the answers the precision of each linear costs, measured on pages.
 
 For every stage the divergence of the answers is measured with all its linears in the coarsest scheme and everything
-else in float: one pass through the rest of the network. Within the stage it is shared out by the noise that each
-linear alone, in each scheme, leaves in the stage's output: small errors add up in energy, and the divergence of
-distributions grows with the energy of what disturbs them.
+else in float: one more pass through the rest of the network. Within the stage it is shared out by the noise that each
+linear alone, in each scheme, leaves in the stage's output: small independent errors add up in energy, and the
+divergence of distributions grows with the energy of what disturbs them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
+import onnxruntime as ort
 
-from .calibrate import Tower
+from ..graph.stages import Stage
+from .calibrate import Report, Tower, observe, quantize_linears, run, smooth
+from .schemes import Scheme
+from .sensitivities import Sensitivity
+from .statistics import Statistics
+from .work import Sample, StageRecord, Work
 
 Floats = npt.NDArray[np.float32]
+CLEAN = "float"
+TINY = 1e-30
+NOISE_PAGES = 2
+"""Pages on which the noise of single linears is measured."""
 
 
-class Sensitivity(msgspec.Struct, frozen=True):
-    """A linear's part in the divergence of answers, and its bytes, by precision; float is not among them."""
+class Part(msgspec.Struct, frozen=True):
+    """A linear's shape, and the energy of the noise that each precision of it leaves in its stage's output."""
 
-    name: str
     shape: tuple[int, int]
-    kl: dict[str, float]
+    noise: dict[str, float]
 
 
 @dataclass(frozen=True)
 class Chain:
-    """Both towers' float stages, one after the other, over the same pages.
-
-    `splice` puts image features into the hidden states of a page, `logits` reads the answers' logits from the last.
-    """
+    """Both towers over the same pages: `splice` puts image features into the language model's input of a page."""
 
     vision: Tower
     llm: Tower
-    splice: Callable[[int, Floats], Floats]
-    logits: Callable[[int, Floats], Floats]
-    pages: int
+    head: Callable[[Floats, Sample], Floats]
+    splice: Callable[[Floats, Sample], Floats]
+
+
+class Variants:
+    """Hidden states of every page: undisturbed ones, and those after a stage was disturbed, on disk."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory, self.names = directory, [CLEAN]
+        directory.mkdir(parents=True, exist_ok=True)
+
+    def save(self, name: str, page: int, hidden: Floats) -> None:
+        np.save(self._path(name, page), hidden)
+
+    def load(self, name: str, page: int) -> Floats:
+        return np.asarray(np.load(self._path(name, page)))
+
+    def _path(self, name: str, page: int) -> Path:
+        return self.directory / f"{name}.{page}.npy"
+
+
+Candidates = Mapping[str, Scheme]
+"""Schemes by name, the coarsest first."""
+
+
+def measure(
+    chain: Chain, works: Mapping[str, Work], schemes: Mapping[str, Candidates], report: Report
+) -> list[Sensitivity]:
+    """Every linear's cost in each of its tower's `schemes`; `works` hold the samples of both towers."""
+    variants, parts = Variants(works["vision"].directory / "variants"), {}
+    for tower in (chain.vision, chain.llm):
+        work = works[tower.name]
+        if tower is chain.llm:
+            for page, sample in enumerate(work.samples(0)):
+                for name in variants.names:
+                    variants.save(name, page, chain.splice(variants.load(name, page), sample))
+        else:
+            for page, sample in enumerate(work.samples(0)):
+                variants.save(CLEAN, page, sample.hidden)
+        for number, name in enumerate(tower.stages):
+            parts[name] = _disturb(tower, name, work, variants, schemes[tower.name])
+            report(f"{tower.name}: sensitivity of {number + 1} of {len(tower.stages)} stages measured")
+    return _share_out(parts, _divergences(chain, works["llm"], variants))
+
+
+def _disturb(tower: Tower, name: str, work: Work, variants: Variants, schemes: Mapping[str, Scheme]) -> dict[str, Part]:
+    """Take all states through a stage, undisturbed, and add those that its own quantization disturbs."""
+    stage = tower.build(name, {})
+    samples = [sample._replace(hidden=variants.load(CLEAN, page)) for page, sample in enumerate(work.samples(0))]
+    coarsest = replace(tower, scheme=lambda _: next(iter(schemes.values())))
+    statistics = observe(coarsest, stage, iter(samples), work)
+    disturbed = _session(coarsest, name, _record(coarsest, stage, statistics, work), work)
+    undisturbed = _session(tower, name, StageRecord({}, {}), work)
+    for page, sample in enumerate(samples):
+        variants.save(name, page, run(disturbed, sample, ["hidden_out"])[0])
+    parts = _parts(tower, stage, work, samples[:NOISE_PAGES], statistics, schemes)
+    for page, sample in enumerate(samples):
+        for variant in variants.names:
+            moved = sample._replace(hidden=variants.load(variant, page))
+            variants.save(variant, page, run(undisturbed, moved, ["hidden_out"])[0])
+    variants.names.append(name)
+    return parts
+
+
+def _parts(
+    tower: Tower,
+    stage: Stage,
+    work: Work,
+    samples: list[Sample],
+    statistics: Mapping[str, Statistics],
+    schemes: Candidates,
+) -> dict[str, Part]:
+    """Every linear of a stage alone, in each scheme."""
+    name = stage.graph.name
+    exact = [run(_session(tower, name, StageRecord({}, {}), work), sample, ["hidden_out"])[0] for sample in samples]
+    parts: dict[str, Part] = {}
+    for linear in statistics:
+        noise = {}
+        for precision, scheme in schemes.items():
+            alone = replace(tower, scheme={linear: scheme}.get)
+            everywhere = replace(tower, scheme=dict.fromkeys(statistics, scheme).get)
+            record = _record(alone, stage, statistics, work, smoothing=everywhere)
+            session = _session(alone, name, record, work)
+            found = [run(session, sample, ["hidden_out"])[0] for sample in samples]
+            noise[precision] = float(sum(np.square(a - b).sum() for a, b in zip(found, exact, strict=True)))
+        parts[linear] = Part(record.linears[linear].shape, noise)
+    return parts
+
+
+def _record(
+    tower: Tower, stage: Stage, statistics: Mapping[str, Statistics], work: Work, smoothing: Tower | None = None
+) -> StageRecord:
+    """Quantize what the tower's schemes say, after scales were moved as they are when `smoothing` says so."""
+    moved = dict(statistics)
+    rewritten = smooth(smoothing or tower, stage, moved)
+    return quantize_linears(tower, stage, moved, rewritten, work)
+
+
+def _session(tower: Tower, name: str, record: StageRecord, work: Work) -> ort.InferenceSession:
+    quantized = work.quantized(record)
+    return tower.open(tower.build(name, quantized.layouts), quantized, work.directory)
+
+
+def _divergences(chain: Chain, work: Work, variants: Variants) -> dict[str, float]:
+    """Mean KL(float ‖ variant) over the tokens of all answers, by variant."""
+    total: dict[str, list[float]] = {name: [] for name in variants.names}
+    for page, sample in enumerate(work.samples(0)):
+        exact = log_softmax(chain.head(variants.load(CLEAN, page), sample))
+        for name in variants.names:
+            other = log_softmax(chain.head(variants.load(name, page), sample))
+            total[name].extend((np.exp(exact) * (exact - other)).sum(-1).tolist())
+    return {name: float(np.mean(found)) for name, found in total.items()}
+
+
+def _share_out(parts: Mapping[str, Mapping[str, Part]], divergences: Mapping[str, float]) -> list[Sensitivity]:
+    """Each linear's part of its stage's divergence, in proportion to the energy of its noise."""
+    found = []
+    for stage, linears in parts.items():
+        whole = sum(next(iter(part.noise.values())) for part in linears.values())
+        for name, part in linears.items():
+            kl = {precision: divergences[stage] * noise / max(whole, TINY) for precision, noise in part.noise.items()}
+            found.append(Sensitivity(name, part.shape, kl))
+    return found
+
+
+def log_softmax(logits: Floats) -> npt.NDArray[np.float64]:
+    """Log probabilities of the last axis."""
+    shifted = logits.astype(np.float64) - logits.max(-1, keepdims=True)
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(-1, keepdims=True)))

@@ -46,7 +46,7 @@ class Port(_Frozen, frozen=True):
 
 
 class GraphEntry(_Frozen, frozen=True):
-    """One graph: its files, its contract, and the number of bytes of weights by tensor type."""
+    """One graph: its files, its contract, bytes of weights by tensor type, and the forms of quantized linears."""
 
     model: str
     data: str
@@ -54,6 +54,7 @@ class GraphEntry(_Frozen, frozen=True):
     outputs: list[Port]
     precision: str
     weight_bytes: dict[str, Count]
+    linears: dict[str, str] = {}
 
 
 class ImageGeometry(_Frozen, frozen=True):

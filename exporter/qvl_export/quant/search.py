@@ -1,0 +1,50 @@
+"""Mixed precision: from measured sensitivities and a limit to a precision for every linear."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from ..errors import ExportError
+from .knapsack import choose
+from .sensitivities import Sensitivity
+
+FLOAT = "fp16"
+Bytes = Callable[[tuple[int, int], str], int]
+"""The bytes that a weight of a shape takes in a precision."""
+
+
+@dataclass(frozen=True)
+class Limit:
+    """At most so much divergence of the answers (mean KL, nats a token), or so many bytes of bundle; one of them."""
+
+    max_kl: float | None = None
+    max_size: int | None = None
+
+
+def solve(table: Sequence[Sensitivity], limit: Limit, nbytes: Bytes, fixed: int) -> dict[str, str]:
+    """The precision of every linear, by name: the smallest bundle under `max_kl`, or the closest under `max_size`.
+
+    `fixed` bytes belong to what has no choice. Raises ExportError where the limit cannot be kept.
+    """
+    names = [(*row.kl, FLOAT) for row in table]
+    costs = [[*row.kl.values(), 0.0] for row in table]
+    sizes = [
+        [float(nbytes(row.shape, precision)) for precision in options]
+        for row, options in zip(table, names, strict=True)
+    ]
+    if limit.max_kl is not None:
+        chosen = choose(sizes, costs, limit.max_kl)
+    else:
+        assert limit.max_size is not None
+        room = limit.max_size - fixed
+        chosen = choose(costs, sizes, room) if room > 0 else None
+    if chosen is None:
+        least = fixed + int(sum(map(min, sizes)))
+        raise ExportError(f"no bundle is as small as {limit.max_size:,} bytes", fix=f"the least is {least:,}")
+    return {row.name: options[index] for row, options, index in zip(table, names, chosen, strict=True)}
+
+
+def predicted(table: Sequence[Sensitivity], chosen: Mapping[str, str]) -> float:
+    """The divergence that a choice is expected to cost."""
+    return sum(row.kl.get(chosen[row.name], 0.0) for row in table)

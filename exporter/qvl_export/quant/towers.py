@@ -1,0 +1,31 @@
+"""The two towers as calibration takes them, stage by stage, and the head after them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from ..families.spec import ModelSpec
+from ..graph.stages import decoder_stage, decoder_stages, vision_stage, vision_stages
+from ..safetensors_file import StoredTensor
+from ..targets import Target
+from .calibrate import Tower
+from .schemes import Scheme
+
+SchemeOf = Callable[[str], Scheme | None]
+Tensors = Mapping[str, StoredTensor]
+
+
+def vision_tower(spec: ModelSpec, target: Target, tensors: Tensors, scheme: SchemeOf) -> Tower:
+    """Patch embedding, blocks, merger."""
+    stages = tuple(vision_stages(spec.vision))
+    return Tower(
+        "vision", stages, lambda name, layouts: vision_stage(spec, target, name, layouts), target, tensors, scheme
+    )
+
+
+def llm_tower(spec: ModelSpec, target: Target, tensors: Tensors, scheme: SchemeOf) -> Tower:
+    """The decoder layers."""
+    stages = tuple(decoder_stages(spec.text))
+    return Tower(
+        "llm", stages, lambda name, layouts: decoder_stage(spec.text, target, name, layouts), target, tensors, scheme
+    )

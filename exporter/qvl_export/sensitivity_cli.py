@@ -1,0 +1,57 @@
+"""`qvl-export sensitivity`: what the precision of each linear costs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+from .progress import RichProgress
+
+
+@click.command()
+@click.argument("checkpoint")
+@click.option(
+    "--calib",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="Pages to measure on, as for `export`; may be repeated (default: the built-in set).",
+)
+@click.option("--samples", type=click.IntRange(1), default=8, show_default=True, help="Most pages to measure on.")
+@click.option("--block-size", type=int, default=32, show_default=True, help="Columns that share an int4 scale.")
+@click.option("--max-pixels", type=click.IntRange(1), help="Largest image after resizing (default: the checkpoint's).")
+@click.option("--revision", help="Branch, tag or commit of a Hugging Face id.")
+@click.option("--quiet", is_flag=True, help="Print nothing but the table and errors.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list instead of a table.")
+def sensitivity(
+    checkpoint: str,
+    calib: tuple[Path, ...],
+    samples: int,
+    block_size: int,
+    max_pixels: int | None,
+    revision: str | None,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """What int4 and int8 of each linear of CHECKPOINT cost its answers: mean KL divergence, nats a token.
+
+    The measurements that `export --max-kl` and `--max-size` choose by; worst first.
+    """
+    from .pipeline import ExportPlan
+    from .pipeline import sensitivity as run
+
+    plan = ExportPlan(
+        checkpoint, "", max_pixels=max_pixels, revision=revision, block_size=block_size, calib=calib, samples=samples
+    )
+    rows = sorted(run(plan, RichProgress(quiet)), key=lambda row: -max(row.kl.values()))
+    if as_json:
+        click.echo(msgspec.json.encode(rows).decode())
+        return
+    table = Table("linear", "shape", "KL int4", "KL int8", box=None)
+    for row in rows:
+        costs = (f"{row.kl[name]:.2e}" if name in row.kl else "" for name in ("int4", "int8"))
+        table.add_row(row.name, f"{row.shape[0]} × {row.shape[1]}", *costs)
+    Console(width=None if Console().is_terminal else 120).print(table)

@@ -1,0 +1,123 @@
+"""Mixed precision: an exact choice under a limit, by sensitivities that foretell what it costs."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from qvl_export import ExportError, ExportPlan, export
+from qvl_export.cli import cli
+from qvl_export.quant import mixed, search
+from qvl_export.quant.knapsack import BUCKETS, choose
+from qvl_export.quant.sensitivities import Sensitivity
+from qvl_runtime import manifest as manifests
+from qvl_runtime.model import load
+from tests.heldout import HELDOUT
+from tests.oracles.tiny import REFERENCE
+from tests.quant.test_int8 import divergence
+
+options = st.lists(st.tuples(st.floats(0, 10), st.floats(0, 10)), min_size=1, max_size=3)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(options, min_size=1, max_size=5), st.floats(0.5, 40))
+def test_knapsack_against_trying_everything(items: list[list[tuple[float, float]]], limit: float) -> None:
+    """Never above the limit, and no worse than the best that keeps the rounding's distance from it."""
+    costs, weights = [[c for c, _ in item] for item in items], [[w for _, w in item] for item in items]
+
+    def totals(chosen: tuple[int, ...]) -> tuple[float, float]:
+        return tuple(sum(part[i][k] for i, k in enumerate(chosen)) for part in (costs, weights))  # type: ignore[return-value]
+
+    every = [totals(chosen) for chosen in itertools.product(*(range(len(item)) for item in items))]
+    found = choose(costs, weights, limit)
+    margin = limit * (1 - len(items) / BUCKETS)
+    if found is None:
+        assert min(weight for _, weight in every) > margin
+        return
+    cost, weight = totals(tuple(found))
+    assert weight <= limit * (1 + 1e-9)
+    assert cost <= min((c for c, w in every if w <= margin), default=np.inf) + 1e-9
+
+
+TABLE = [Sensitivity(f"l{i}", (64, 64), {"int4": 0.01 * (i + 1), "int8": 0.001 * (i + 1)}) for i in range(4)]
+BYTES = {"int4": 2, "int8": 4, "fp16": 8}
+
+
+def nbytes(shape: tuple[int, int], precision: str) -> int:
+    return BYTES[precision]
+
+
+def test_the_most_sensitive_keep_their_precision() -> None:
+    assert search.solve(TABLE, search.Limit(max_kl=1.0), nbytes, 0) == dict.fromkeys(("l0", "l1", "l2", "l3"), "int4")
+    assert search.solve(TABLE, search.Limit(max_kl=0.0101), nbytes, 0) == dict.fromkeys(
+        ("l0", "l1", "l2", "l3"), "int8"
+    )
+    chosen = search.solve(TABLE, search.Limit(max_size=110), nbytes, 100)
+    assert chosen == {"l0": "int4", "l1": "int4", "l2": "int4", "l3": "int8"}
+    assert search.predicted(TABLE, chosen) == pytest.approx(0.064)
+
+
+def test_a_size_that_cannot_be_kept() -> None:
+    with pytest.raises(ExportError, match=r"no bundle is as small as 107 bytes \(the least is 108\)"):
+        search.solve(TABLE, search.Limit(max_size=107), nbytes, 100)
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> list[Sensitivity]:
+    """Measured once for all tests."""
+    arguments = ["sensitivity", str(REFERENCE), "--calib", str(HELDOUT), "--samples", "3", "--json", "--quiet"]
+    result = CliRunner().invoke(cli, arguments, catch_exceptions=False)
+    return [Sensitivity(row["name"], tuple(row["shape"]), row["kl"]) for row in json.loads(result.output)]
+
+
+def test_sensitivities_are_of_every_linear_and_make_sense(table: list[Sensitivity]) -> None:
+    llm = [row for row in table if row.name.startswith("model.")]
+    assert len(llm) == 4 * 7
+    assert sum(row.kl["int8"] for row in llm) < 0.5 * sum(row.kl["int4"] for row in llm)
+    assert len(table) - len(llm) == 4 * 5 + 1 + 2
+    assert all(set(row.kl) == {"int8"} for row in table if row.name.startswith("visual."))
+
+
+@pytest.mark.parametrize("limit", [{"max_kl": 0.001}, {"max_size": 6_200_000}], ids=str)
+def test_limits_are_kept(
+    table: list[Sensitivity],
+    reference_bundle: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    limit: dict[str, float],
+) -> None:
+    """The bundle is as small as asked; the divergence foretold is that measured on other pages, give or take."""
+    monkeypatch.setattr(mixed, "sensitivities", lambda *_: table)
+    manifest = export(ExportPlan(REFERENCE, tmp_path / "b", **limit, calib=HELDOUT, samples=3))  # type: ignore[arg-type]
+    size = sum(file.size for file in manifest.files.values())
+    used = {
+        name: form for graph in manifests.read(tmp_path / "b").graphs.values() for name, form in graph.linears.items()
+    }
+    assert {form.split()[0] for name, form in used.items() if "embed" not in name} <= {"int4", "int8"}
+    measured = divergence(load(reference_bundle, threads=1), load(tmp_path / "b", threads=1))
+    if "max_size" in limit:
+        assert 0.9 * limit["max_size"] < size <= limit["max_size"]
+    else:
+        assert measured < 3 * limit["max_kl"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--max-kl", "0.1", "--max-size", "1GB"], "exclude one another"),
+        (["--max-kl", "0.1", "--precision", "int8"], "exclude one another"),
+        (["--max-kl", "-1"], "cannot be kept"),
+        (["--max-size", "much"], "not a size such as 800MB"),
+    ],
+)
+def test_limits_that_make_no_sense(tmp_path: Path, arguments: list[str], message: str) -> None:
+    result = CliRunner().invoke(cli, ["export", str(REFERENCE), str(tmp_path / "b"), *arguments])
+    assert result.exit_code != 0
+    assert message in (str(result.exception) + result.output)
