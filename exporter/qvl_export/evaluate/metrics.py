@@ -69,6 +69,17 @@ def score(task: str, answer: str, truths: Sequence[str], page: PageGeometry) -> 
     return {name: _SCORERS[name](answer, truths, page) for name in TASKS[task]}
 
 
+def truth_is_usable(task: str, truth: str) -> bool:
+    """Whether a label's answer is something the task's metrics can compare with."""
+    if task == "kie":
+        return bool(fields(truth))
+    if task == "table":
+        return tables.parse_table(truth) is not None
+    if task == "grounding":
+        return bool(parse_boxes(truth, PageGeometry.original((1, 1))))
+    return tool_calls(truth) is not None if task == "tool" else bool(normal(truth))
+
+
 def words(text: str) -> list[str]:
     """Runs of non-blank characters; an ideograph or kana is a word of its own."""
     return _WORD.findall(normal(text))
