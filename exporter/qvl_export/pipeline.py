@@ -34,7 +34,9 @@ class Progress(Protocol):
     def advance(self, count: int) -> None: ...
 
 
-class _Silent:
+class Silent:
+    """Says nothing."""
+
     def stage(self, text: str, total: int = 0) -> None: ...
     def advance(self, count: int) -> None: ...
 
@@ -72,7 +74,7 @@ def export(plan: ExportPlan, progress: Progress | None = None) -> Manifest:
 
     Raises ExportError (ConfigError, CheckpointError, HubError, OutputError).
     """
-    progress, out = progress or _Silent(), Path(plan.out)
+    progress, out = progress or Silent(), Path(plan.out)
     target = targets.lower(plan.target, plan.precision, plan.accuracy_level)
     bundle.check_free(out, plan.force)
     progress.stage(f"locating {plan.checkpoint}")

@@ -34,8 +34,10 @@ class Agreement(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class Kept:
-    """The reference at each token: its TOP ids [T, K], their log-probabilities, that of all others, and the token's."""
+    """The reference along its `tokens` [T]: at each its TOP ids [T, K], their log-probabilities, that of all others, and
+    the token's own."""
 
+    tokens: npt.NDArray[np.int32]
     ids: npt.NDArray[np.int32]
     log_probs: npt.NDArray[np.float32]
     log_rest: npt.NDArray[np.float32]
@@ -71,11 +73,13 @@ def keep(logits: npt.NDArray[np.float32], tokens: list[int], top: int = TOP) -> 
         log_probs.append(np.take_along_axis(log_p, chosen, -1).astype(np.float32))
         log_rest.append(_log_rest(log_p, chosen).astype(np.float32))
         likelihood.append(_at(log_p, tokens[start : start + ROWS]).astype(np.float32))
-    return Kept(*(np.concatenate(parts) for parts in (ids, log_probs, log_rest, likelihood)))
+    parts = (np.concatenate(parts) for parts in (ids, log_probs, log_rest, likelihood))
+    return Kept(np.array(tokens, np.int32), *parts)
 
 
-def agreement(kept: Kept, logits: npt.NDArray[np.float32], tokens: list[int]) -> Agreement:
-    """How the logits [T, V] of another model along the same `tokens` agree with the reference."""
+def agreement(kept: Kept, logits: npt.NDArray[np.float32]) -> Agreement:
+    """How the logits [T, V] of another model along the same tokens agree with the reference."""
+    tokens = kept.tokens.tolist()
     divergences, tops, likelihood = [], [], []
     for start in range(0, len(tokens), ROWS):
         rows = slice(start, start + ROWS)
@@ -85,7 +89,7 @@ def agreement(kept: Kept, logits: npt.NDArray[np.float32], tokens: list[int]) ->
         likelihood.append(_at(log_q, tokens[rows]))
     top = np.concatenate(tops)
     favourite = np.take_along_axis(kept.ids, kept.log_probs.argmax(-1)[:, None], -1)[:, 0]
-    unlike = np.flatnonzero(top != np.array(tokens))
+    unlike = np.flatnonzero(top != kept.tokens)
     return Agreement(
         kl=[float(f"{value:.4g}") for value in np.concatenate(divergences)],
         same_top=int((top == favourite).sum()),
