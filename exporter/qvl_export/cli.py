@@ -17,6 +17,7 @@ from qvl_runtime.describe import describe
 from qvl_runtime.errors import QvlError
 
 from . import __version__
+from .evaluate.cli import register
 
 PASS_THROUGH = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
 
@@ -136,6 +137,7 @@ DELEGATED = {
 }
 for _name, _summary in DELEGATED.items():
     _delegate(_name, _summary)
+register(cli)
 
 
 def main() -> None:

@@ -32,7 +32,8 @@ class ComparePlan:
     """What to compare, on what, and how.
 
     `reference` is a bundle, or with `hf` a checkpoint directory run by PyTorch; `items` asks so many of the set, drawn
-    with a seed; `threads` are shared by `workers` processes; results and their work area are written under `out`.
+    with a seed; `threads` are shared by `workers` processes; results and their work area are written under `out`. `blame`
+    traces the worst item of every bundle layer by layer.
     """
 
     reference: Path
@@ -45,6 +46,7 @@ class ComparePlan:
     max_new_tokens: int | None = None
     hf: bool = False
     ray: str | None = None
+    blame: bool = True
 
 
 @dataclass(frozen=True)
