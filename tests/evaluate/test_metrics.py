@@ -70,7 +70,9 @@ def test_field_f1_is_micro_averaged() -> None:
 
 def test_tool_calls() -> None:
     truth = '<tool_call>\n{"name": "pay", "arguments": {"sum": 12, "to": "A"}}\n</tool_call>'
-    assert score("tool", '<tool_call>{"arguments": {"to": "A", "sum": 12}, "name": "pay"}', [truth], PAGE)["tool"][0] == 1
+    assert (
+        score("tool", '<tool_call>{"arguments": {"to": "A", "sum": 12}, "name": "pay"}', [truth], PAGE)["tool"][0] == 1
+    )
     assert score("tool", truth.replace("12", "13"), [truth], PAGE)["tool"][0] == 0
     assert score("tool", truth + truth, [truth], PAGE)["tool"][0] == 0
     assert score("tool", "pay 12 to A", [truth], PAGE)["tool"][0] == 0

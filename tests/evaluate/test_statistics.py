@@ -60,7 +60,9 @@ def test_mcnemar_is_the_binomial_tail() -> None:
 def test_swap_test_is_the_share_of_all_swaps() -> None:
     first, second = np.array([3.0, 0, 1, 5, 2, 2, 0, 1]), np.array([4.0, 1, 1, 9, 2, 4, 1, 0])
     pairs = Paired(np.stack([first, second]), np.full((2, 8), 10.0))
-    swaps = [abs(sum(s * d for s, d in zip(signs, second - first, strict=True))) for signs in product((1, -1), repeat=8)]
+    swaps = [
+        abs(sum(s * d for s, d in zip(signs, second - first, strict=True))) for signs in product((1, -1), repeat=8)
+    ]
     expected = sum(total >= abs((second - first).sum()) for total in swaps) / len(swaps)
     assert swap_test(pairs, resamples=20000) == pytest.approx(expected, abs=0.01)
 

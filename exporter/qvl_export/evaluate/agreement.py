@@ -1,7 +1,7 @@
 """How far two models agree along one answer: next-token distributions, teacher-forced on the reference's own tokens.
 
-The reference's distributions are kept as their TOP likeliest tokens and one bucket for all others: 2 KB a token whatever
-the vocabulary. KL over these buckets is never above the true one and short of it by less than the rest's own KL; it is
+The reference's distributions are kept as their TOP likeliest tokens and one bucket for all others: 2 KB a token
+whatever the vocabulary. KL over these buckets is never above the true one; it is
 exact where the vocabulary has no more than TOP tokens.
 """
 
@@ -34,8 +34,8 @@ class Agreement(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class Kept:
-    """The reference along its `tokens` [T]: at each its TOP ids [T, K], their log-probabilities, that of all others, and
-    the token's own."""
+    """The reference along its `tokens` [T]: at each its TOP ids [T, K], their log-probabilities, that of all others,
+    and the token's own."""
 
     tokens: npt.NDArray[np.int32]
     ids: npt.NDArray[np.int32]
@@ -73,7 +73,7 @@ def keep(logits: npt.NDArray[np.float32], tokens: list[int], top: int = TOP) -> 
         log_probs.append(np.take_along_axis(log_p, chosen, -1).astype(np.float32))
         log_rest.append(_log_rest(log_p, chosen).astype(np.float32))
         likelihood.append(_at(log_p, tokens[start : start + ROWS]).astype(np.float32))
-    parts = (np.concatenate(parts) for parts in (ids, log_probs, log_rest, likelihood))
+    parts: list[Any] = [np.concatenate(pieces) for pieces in (ids, log_probs, log_rest, likelihood)]
     return Kept(np.array(tokens, np.int32), *parts)
 
 
@@ -115,8 +115,8 @@ def _log_rest(log_p: Floats, chosen: npt.NDArray[np.integer]) -> Floats:
     outside = np.exp(log_p)
     np.put_along_axis(outside, chosen, 0.0, -1)
     with np.errstate(divide="ignore"):
-        return np.log(outside.sum(-1))
+        return np.asarray(np.log(outside.sum(-1)))
 
 
 def _at(log_p: Floats, tokens: list[int]) -> Floats:
-    return log_p[np.arange(len(tokens)), tokens]
+    return np.asarray(log_p[np.arange(len(tokens)), tokens])

@@ -12,11 +12,13 @@ from pathlib import Path
 import msgspec
 
 from qvl_runtime import manifest as manifests
+from qvl_runtime.errors import QvlError
 from qvl_runtime.manifest import MANIFEST
 
 from ..errors import ExportError
 from ..pipeline import Progress, Silent
 from .answering import HF, Job
+from .blame import Blame, BlamePlan, blame
 from .dataset import EvalSet, open_set
 from .processes import run_jobs
 from .records import Cost, Records
@@ -32,7 +34,7 @@ class ComparePlan:
     """What to compare, on what, and how.
 
     `reference` is a bundle, or with `hf` a checkpoint directory run by PyTorch; `items` asks so many of the set, drawn
-    with a seed; `threads` are shared by `workers` processes; results and their work area are written under `out`. `blame`
+    with a seed; `threads` are shared by `workers` processes; results and their work area go under `out`. `blame`
     traces the worst item of every bundle layer by layer.
     """
 
@@ -85,7 +87,8 @@ def compare(plan: ComparePlan, progress: Progress | None = None) -> Report:
     progress.stage("comparing")
     first = area.contender(reference, f"reference-{reference.key}")
     compared = [area.contender(other, other.key) for other in others]
-    return summarise(chosen, first, compared, None if plan.hf else Records(area.work, noise))
+    report = summarise(chosen, first, compared, None if plan.hf else Records(area.work, noise))
+    return msgspec.structs.replace(report, blame=_blames(plan, report, progress)) if plan.blame else report
 
 
 @dataclass(frozen=True)
@@ -107,7 +110,14 @@ class _Area:
         return sum(records.answered(item.index) is None for item in chosen.items())
 
     def answer(
-        self, model: Model, name: str, chosen: EvalSet, reference: bool, threads: int | None, again: bool, what: str = ""
+        self,
+        model: Model,
+        name: str,
+        chosen: EvalSet,
+        reference: bool,
+        threads: int | None,
+        again: bool,
+        what: str = "",
     ) -> None:
         """Answer what is missing; `again` runs even where nothing is, for a reference's distributions."""
         missing = self.missing(name, chosen)
@@ -150,6 +160,21 @@ class _Area:
         return Contender(
             model.title, str(model.path), precisions, manifest.family, size, cost, Records(self.work, name)
         )
+
+
+def _blames(plan: ComparePlan, report: Report, progress: Progress) -> dict[str, Blame]:
+    """Every bundle's worst item traced layer by layer, by title; what cannot be traced is told and left out."""
+    found = {}
+    for path, bundle in zip(plan.bundles, report.bundles, strict=True):
+        for worst in bundle.worst[:1]:
+            pages, threads = (Path(worst.image),), plan.threads
+            try:
+                traced = blame(BlamePlan(plan.reference, path, pages, worst.prompt, None, threads, plan.hf), progress)
+            except QvlError as error:
+                progress.stage(f"{bundle.title} cannot be traced: {error}")
+            else:
+                found[bundle.title] = traced
+    return found
 
 
 def _runner(plan: ComparePlan) -> Runner:

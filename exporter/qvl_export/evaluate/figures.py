@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
+from typing import NamedTuple
 
 SERIES = 6
 """Colour classes `s0` … of the page, used in turn."""
@@ -65,16 +66,18 @@ def scatter(marks: Sequence[Mark], x_title: str, y_title: str) -> str:
         _padded(0.0, max(mark.x for mark in marks)), _padded(*_extent([v for m in marks for v in (m.low, m.high)]))
     )
     parts = [frame.axes(x_title, y_title)]
-    labels = _spread([(frame.y(mark.y), mark) for mark in marks], 15)
-    for top, mark in labels:
+    for mark in marks:
         x, colour = frame.x(mark.x), f"s{mark.series % SERIES}"
         parts.append(
             f'<line class="span {colour}" x1="{x:.1f}" x2="{x:.1f}" y1="{frame.y(mark.low):.1f}" '
-            f'y2="{frame.y(mark.high):.1f}"/><circle class="point {colour}" cx="{x:.1f}" cy="{frame.y(mark.y):.1f}" r="5"/>'
+            f'y2="{frame.y(mark.high):.1f}"/>'
+            f'<circle class="point {colour}" cx="{x:.1f}" cy="{frame.y(mark.y):.1f}" r="5"/>'
         )
-        right = x < frame.left + 0.7 * (frame.right - frame.left)
-        place, anchor = (x + 10, "start") if right else (x - 10, "end")
-        parts.append(f'<text class="name" x="{place:.1f}" y="{top + 4:.1f}" text-anchor="{anchor}">{escape(mark.label)}</text>')
+    taken = [_Area(frame.x(mark.x) - 6, frame.y(mark.y) - 6, 12, 12) for mark in marks]
+    for mark in marks:
+        area = _label_area(frame, mark, taken)
+        taken.append(area)
+        parts.append(f'<text class="name" x="{area.x:.1f}" y="{area.y + 11:.1f}">{escape(mark.label)}</text>')
     return frame.wrap("".join(parts), f"{y_title} against {x_title}")
 
 
@@ -89,8 +92,8 @@ def lines(series: Sequence[Line], stages: Sequence[str], y_title: str) -> str:
             points = " ".join(f"{frame.x(i):.1f},{frame.y(value):.1f}" for i, value in run)
             parts.append(f'<polyline {style} points="{points}"/>')
             parts += [
-                f'<circle class="point s{line.series % SERIES}" cx="{frame.x(i):.1f}" cy="{frame.y(value):.1f}" r="2.5">'
-                f"<title>{escape(line.label)}, {escape(stages[i])}: {value:.1f} dB</title></circle>"
+                f'<circle class="point s{line.series % SERIES}" cx="{frame.x(i):.1f}" cy="{frame.y(value):.1f}" '
+                f'r="2.5"><title>{escape(line.label)}, {escape(stages[i])}: {value:.1f} dB</title></circle>'
                 for i, value in run
             ]
     return frame.wrap("".join(parts), y_title)
@@ -103,9 +106,12 @@ def _stage_names(frame: _Frame, stages: Sequence[str]) -> str:
     for index, stage in enumerate(stages):
         if index % every == 0 or index == len(stages) - 1:
             x, y = frame.x(index), frame.bottom + 12
-            short = escape(stage.replace("vision.blocks.", "block ").replace("llm.layers.", "layer ").replace("vision.", ""))
+            short = escape(
+                stage.replace("vision.blocks.", "block ").replace("llm.layers.", "layer ").replace("vision.", "")
+            )
             names.append(
-                f'<text class="tick" text-anchor="end" transform="translate({x + 4:.1f} {y:.1f}) rotate(-40)">{short}</text>'
+                f'<text class="tick" text-anchor="end" transform="translate({x + 4:.1f} {y:.1f}) rotate(-40)">'
+                f"{short}</text>"
             )
     return "".join(names)
 
@@ -141,10 +147,15 @@ class _Frame:
             parts.append(f'<line class="grid" x1="{self.left}" x2="{self.right}" y1="{y:.1f}" y2="{y:.1f}"/>')
             parts.append(f'<text class="tick" x="{self.left - 8}" y="{y + 4:.1f}" text-anchor="end">{value:g}</text>')
         for value in ticks(*self._x) if x_ticks else ():
-            parts.append(f'<text class="tick" x="{self.x(value):.1f}" y="{self.bottom + 18}" text-anchor="middle">{value:g}</text>')
+            parts.append(
+                f'<text class="tick" x="{self.x(value):.1f}" y="{self.bottom + 18}" text-anchor="middle">'
+                f"{value:g}</text>"
+            )
         parts.append(f'<line class="axis" x1="{self.left}" x2="{self.right}" y1="{self.bottom}" y2="{self.bottom}"/>')
         middle = (self.left + self.right) / 2
-        parts.append(f'<text class="title" x="{middle:.0f}" y="{self.bottom + 40}" text-anchor="middle">{escape(x_title)}</text>')
+        parts.append(
+            f'<text class="title" x="{middle:.0f}" y="{self.bottom + 40}" text-anchor="middle">{escape(x_title)}</text>'
+        )
         parts.append(
             f'<text class="title" transform="translate(13 {(self.top + self.bottom) / 2:.0f}) rotate(-90)" '
             f'text-anchor="middle">{escape(y_title)}</text>'
@@ -165,9 +176,22 @@ def _padded(low: float, high: float) -> tuple[float, float]:
     return (low - room if low != 0 else 0.0), high + room
 
 
-def _spread(items: list[tuple[float, Mark]], least: float) -> list[tuple[float, Mark]]:
-    """Label places at least so many units apart, top to bottom."""
-    placed: list[tuple[float, Mark]] = []
-    for y, mark in sorted(items, key=lambda item: item[0]):
-        placed.append((max(y, placed[-1][0] + least) if placed else y, mark))
-    return placed
+class _Area(NamedTuple):
+    x: float
+    y: float
+    width: float
+    height: float
+
+    def meets(self, other: _Area) -> bool:
+        apart = self.x + self.width <= other.x or other.x + other.width <= self.x
+        return not (apart or self.y + self.height <= other.y or other.y + other.height <= self.y)
+
+
+def _label_area(frame: _Frame, mark: Mark, taken: Sequence[_Area]) -> _Area:
+    """Beside, above or below the point, or further down: the first place that is free and on the canvas."""
+    x, y, width = frame.x(mark.x), frame.y(mark.y), 7.4 * len(mark.label)
+    sides = [(x + 9, y - 7), (x - 9 - width, y - 7), (x - width / 2, y - 23), (x - width / 2, y + 9)]
+    places = [_Area(left, top + 15 * down, width, 14) for down in range(6) for left, top in sides]
+    free = [place for place in places if not any(place.meets(area) for area in taken)]
+    inside = [p for p in free if p.x > frame.left and p.x + p.width < frame.width and 0 < p.y < frame.bottom - 12]
+    return (inside or free or places)[0]

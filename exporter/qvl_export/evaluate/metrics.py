@@ -1,7 +1,7 @@
 """What an answer is worth: one fraction (numerator, denominator) an item and metric.
 
-A metric over a set is the sum of numerators over the sum of denominators, so that long pages weigh in CER as they should
-(micro-average) and statistics resample items whatever the metric. Formulas are in docs/report.md.
+A metric over a set is the sum of numerators over the sum of denominators, so that long pages weigh in CER as they
+should (micro-average) and statistics resample items whatever the metric. Formulas are in docs/report.md.
 """
 
 from __future__ import annotations

@@ -13,7 +13,6 @@ from typing import Any
 
 import minijinja
 import msgspec
-from PIL import Image
 from rapidfuzz.distance import Levenshtein
 
 from qvl_runtime.media import load_pages
@@ -164,6 +163,8 @@ def _bundle(report: Report, bundle: BundleReport, series: int) -> dict[str, Any]
         "series": series % figures.SERIES,
         "precisions": bundle.precisions,
         "outcome": bundle.verdict.outcome,
+        "badge": "loss" if bundle.verdict.outcome == "loss" else "",
+        "identical": bundle.verdict.outcome == "identical",
         "verdict": bundle.verdict.text,
         "size": f"{bundle.speed.size_mb:,.1f} MB" + (f", {ratio:.1f}× smaller" if ratio >= 1.05 else ""),
         "scores": rows(bundle.scores),
@@ -187,7 +188,13 @@ def _forest(found: Sequence[Comparison], bounds: tuple[float, float], series: in
         loss = loss_interval(each)
         middle = METRICS[each.metric].loss(each.reference, each.other)
         low, high, middle = (min(max(value, bounds[0]), bounds[1]) for value in (loss.low, loss.high, middle))
-        verdict = "worse" if loss.low > 0 and each.p_value < 0.05 else "better" if loss.high < 0 and each.p_value < 0.05 else ""
+        verdict = (
+            "worse"
+            if loss.low > 0 and each.p_value < 0.05
+            else "better"
+            if loss.high < 0 and each.p_value < 0.05
+            else ""
+        )
         rows.append(
             {
                 "task": each.task,
@@ -199,7 +206,7 @@ def _forest(found: Sequence[Comparison], bounds: tuple[float, float], series: in
                 "change": change(each),
                 "verdict": verdict,
                 "p": f"p = {each.p_value:.3f}" + (f", McNemar {each.mcnemar:.3f}" if each.mcnemar is not None else ""),
-                "needed": f"{each.items_needed:,}",
+                "needed": f"{each.items_needed:,}" if each.items_needed > each.items else "",
                 "svg": figures.whisker(low, middle, high, bounds, series),
             }
         )
@@ -253,7 +260,7 @@ def _as_score(metric: str, rate: float) -> float:
 
 def _layers(report: Report) -> dict[str, Any]:
     """The per-layer plot, from the blame of every bundle."""
-    blamed = {name: msgspec.json.decode(raw) for name, raw in report.blame.items()}
+    blamed = msgspec.to_builtins(report.blame)
     if not blamed:
         return {}
     stages = [stage["name"] for stage in next(iter(blamed.values()))["stages"]]
@@ -335,8 +342,3 @@ def thumbnail(path: Path) -> tuple[str, tuple[int, int] | None]:
     buffer = io.BytesIO()
     small.save(buffer, "WEBP", quality=70)
     return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}", page.size
-
-
-def empty_image() -> Image.Image:
-    """For tests."""
-    return Image.new("RGB", (8, 8), "white")

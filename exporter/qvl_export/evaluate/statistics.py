@@ -1,7 +1,7 @@
 """Paired comparison of two bundles on the same items: intervals, tests, and how many items a small loss would take.
 
-A metric is Σ numerators / Σ denominators over items (see metrics.py); everything here resamples or swaps whole items, so
-that it holds for micro-averaged rates as for means.
+A metric is Σ numerators / Σ denominators over items (see metrics.py); everything here resamples or swaps whole items,
+so that it holds for micro-averaged rates as for means.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Paired:
 
     @property
     def items(self) -> int:
-        return self.numerators.shape[1]
+        return int(self.numerators.shape[1])
 
     def rates(self) -> tuple[float, float]:
         """The metric of both."""
@@ -87,7 +87,9 @@ def swap_test(pairs: Paired, seed: int = 0, resamples: int = RESAMPLES) -> float
     totals = pairs.numerators.sum(1), pairs.denominators.sum(1)
     for rng, rows in _batches(pairs.items, seed, resamples):
         swapped = rng.integers(0, 2, (rows, pairs.items)).astype(np.float64)
-        moved = [np.outer(swapped @ part, (1, -1)).T + total[:, None] for part, total in zip(spread, totals, strict=True)]
+        moved = [
+            np.outer(swapped @ part, (1, -1)).T + total[:, None] for part, total in zip(spread, totals, strict=True)
+        ]
         rates = _ratio(moved[0], moved[1])
         extreme += int((np.abs(rates[1] - rates[0]) >= observed - 1e-12).sum())
     return (extreme + 1) / (resamples + 1)

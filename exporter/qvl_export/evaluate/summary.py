@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 
 from .. import __version__
+from .blame import Blame
 from .boxes import PageGeometry
 from .dataset import EvalSet, Item
 from .metrics import METRICS, TASKS, Fraction, score
@@ -54,8 +55,8 @@ class Speed(msgspec.Struct, frozen=True):
 class Comparison(msgspec.Struct, frozen=True):
     """One metric of one task or group: both rates and the difference (other − reference) as fractions of one.
 
-    `low` and `high` bound the difference at 95 %, `p_value` is that of the paired permutation test, `items_needed` would
-    show a loss of one point.
+    `low` and `high` bound the difference at 95 %, `p_value` is that of the paired permutation test, `items_needed`
+    would show a loss of one point.
     """
 
     metric: str
@@ -159,7 +160,7 @@ class Report(msgspec.Struct, frozen=True):
     reference: ReferenceReport
     bundles: list[BundleReport]
     noise: AgreementSummary | None
-    blame: dict[str, msgspec.Raw] = {}
+    blame: dict[str, Blame] = {}
 
 
 @dataclass

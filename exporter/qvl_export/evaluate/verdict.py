@@ -98,7 +98,7 @@ class Gate:
 
 
 def parse_gate(text: str) -> Gate:
-    """`METRIC>+Xpt` for metrics that grow when worse, `METRIC<-Xpt` for others; raises ExportError for anything else."""
+    """`METRIC>+Xpt` for metrics that grow when worse, `METRIC<-Xpt` for others; raises ExportError for all else."""
     match = _GATE.match(text)
     metric = METRICS.get(match[1]) if match else None
     if match is None or metric is None:
@@ -120,6 +120,8 @@ def exceeded(report: Report, gates: Sequence[Gate]) -> list[str]:
             for found in bundle.scores:
                 if gate.exceeded(found):
                     title = METRICS[gate.metric].title
-                    changed = f"{100 * found.difference:+.2f} points ({100 * found.low:+.2f} to {100 * found.high:+.2f})"
+                    changed = (
+                        f"{100 * found.difference:+.2f} points ({100 * found.low:+.2f} to {100 * found.high:+.2f})"
+                    )
                     lines.append(f"{bundle.title}: {title} in {found.task} {changed}, limit {100 * gate.limit:.2f}")
     return lines
