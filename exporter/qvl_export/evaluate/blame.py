@@ -17,7 +17,8 @@ from ..errors import ExportError
 from ..pipeline import Progress, Silent
 from .answering import HF
 from .processes import run_jobs
-from .tapping import LOGITS, STREAM, TapJob, Taps
+from .tapping import LOGITS, STREAM, TapJob
+from .taps import Taps
 
 TAPPING = "qvl_export.evaluate.tapping"
 OUTLIER = 4.0

@@ -28,6 +28,7 @@ from qvl_runtime.prompt import Prompt
 
 from ..bundle import file_entry
 from .answering import HF
+from .taps import Taps
 
 STREAM = re.compile(r"(vision\.blocks|llm\.layers)\.(\d+)")
 PRODUCTS = (
@@ -52,14 +53,6 @@ class TapJob(msgspec.Struct, frozen=True):
     out: str
     threads: int | None = None
     into: str | None = None
-
-
-class Taps(msgspec.Struct):
-    """What was left in `out`: stages in order of the chain, and which tokens of the prompt are of images."""
-
-    stages: list[str]
-    image_tokens: list[int]
-    tokens: int
 
 
 class Tapped:
