@@ -16,6 +16,7 @@ from qvl_runtime.errors import QvlError
 
 from . import __version__
 from .calib_cli import calib
+from .evaluate.cli import register
 from .progress import RichProgress
 from .sensitivity_cli import sensitivity
 
@@ -158,6 +159,7 @@ DELEGATED = {
 }
 for _name, _summary in DELEGATED.items():
     _delegate(_name, _summary)
+register(cli)
 
 
 def main() -> None:

@@ -38,7 +38,9 @@ class Progress(Protocol):
     def advance(self, count: int) -> None: ...
 
 
-class _Silent:
+class Silent:
+    """Says nothing."""
+
     def stage(self, text: str, total: int = 0) -> None: ...
     def advance(self, count: int) -> None: ...
 
@@ -84,7 +86,7 @@ def export(plan: ExportPlan, progress: Progress | None = None) -> Manifest:
 
     Raises ExportError (ConfigError, CheckpointError, HubError, OutputError).
     """
-    progress, out = progress or _Silent(), Path(plan.out)
+    progress, out = progress or Silent(), Path(plan.out)
     limit = _limit(plan)
     precisions = (
         dict.fromkeys(precision.TOWERS, MIXED)
@@ -191,7 +193,7 @@ def sensitivity(plan: ExportPlan, progress: Progress | None = None) -> list[Sens
 
     Raises ExportError as `export` does.
     """
-    progress = progress or _Silent()
+    progress = progress or Silent()
     lowered = {tower: targets.lower(plan.target, "fp16", plan.accuracy_level) for tower in precision.TOWERS}
     progress.stage(f"locating {plan.checkpoint}")
     checkpoint, revision = hub.locate(str(plan.checkpoint), plan.revision)

@@ -45,10 +45,11 @@ class Counts:
 
 @dataclass
 class Run:
-    """What happened in one generation."""
+    """What happened in one generation; `stop_token` is the one that ended it, if one did."""
 
     tokens: list[int] = field(default_factory=list)
     finish_reason: str = "length"
+    stop_token: int | None = None
     times: Times = field(default_factory=Times)
     counts: Counts = field(default_factory=Counts)
 
@@ -131,7 +132,7 @@ class Decoder:
         for index in range(limit):
             token = choose(logits)
             if token in stop:
-                run.finish_reason = "stop"
+                run.finish_reason, run.stop_token = "stop", token
                 return
             run.tokens.append(token)
             run.counts.generated = len(run.tokens)

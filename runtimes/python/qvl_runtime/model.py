@@ -91,9 +91,9 @@ class Model:
         media = Media("image", (load_image(image),))
         return np.ascontiguousarray(self._encode(put(media, 0, self.manifest.image.max_pixels, self.manifest))[0])
 
-    def logits(self, messages: Sequence[Message], answer: str) -> Floats:
-        """Teacher-forced logits [answer tokens, vocab]: row i predicts token i of the answer."""
-        ids = np.array(self._ids(answer) if isinstance(answer, str) else [], dtype=np.int64)
+    def logits(self, messages: Sequence[Message], answer: str | Sequence[int]) -> Floats:
+        """Teacher-forced logits [answer tokens, vocab]: row i predicts token i of the answer, a text or token ids."""
+        ids = np.array(self._ids(answer) if isinstance(answer, str) else list(answer or ()), dtype=np.int64)
         if not len(ids):
             raise PromptError(f"the answer is {answer!r}", fix="give a text to force")
         prompt = self.prompt(messages, len(ids))

@@ -1,0 +1,206 @@
+"""One model answers an evaluation set, in a process of its own: `python -m qvl_export.evaluate.answering JOB.json`.
+
+Results are appended item by item, so that a killed comparison goes on; a failing item is recorded as such. No exporter
+package is imported here (the PyTorch reference aside), so that the peak memory reported is the runtime's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol, TextIO
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from qvl_runtime.errors import QvlError
+
+from .agreement import Agreement, Kept, agreement, keep
+from .dataset import EvalSet, Item
+from .records import Cost, Record, Records, appending
+
+HF = "hf"
+Floats = npt.NDArray[np.float32]
+
+
+class Job(msgspec.Struct, frozen=True):
+    """What a process does: the items of a set whose number is `rank` modulo `workers`, answered by one model.
+
+    `engine` is "bundle" or "hf"; a `reference` leaves its distributions in `scratch`, others are compared with them.
+    """
+
+    model: str
+    engine: str
+    data: str
+    total: int
+    digest: str
+    chosen: tuple[int, ...] | None
+    records: str
+    name: str
+    scratch: str
+    reference: bool
+    threads: int | None
+    max_new_tokens: int | None
+    rank: int = 0
+    workers: int = 1
+
+    def items(self) -> Iterator[Item]:
+        """This process's share."""
+        everything = EvalSet(Path(self.data), self.total, self.digest, self.chosen).items()
+        return (item for number, item in enumerate(everything) if number % self.workers == self.rank)
+
+
+class Answerer(Protocol):
+    """A loaded model, see `BundleAnswerer` and `hf.HfAnswerer`."""
+
+    def answer(self, messages: list[dict[str, Any]], limit: int | None) -> Record:
+        """A record with the greedy answer, its tokens (the stop token too), times and sizes."""
+
+    def logits(self, messages: list[dict[str, Any]], tokens: list[int]) -> Floats:
+        """Teacher-forced logits [tokens, vocab]."""
+
+
+class BundleAnswerer:
+    """A bundle in the runtime that ships."""
+
+    def __init__(self, path: str, threads: int | None) -> None:
+        from qvl_runtime import load
+
+        self._model = load(path, threads)
+        self._patch = self._model.manifest.image.patch_size
+
+    def answer(self, messages: list[dict[str, Any]], limit: int | None) -> Record:
+        stream = self._model.stream(messages, limit)
+        text, run = "".join(stream), stream.run
+        placed = self._model.prompt(messages).placed
+        size = placed[0].media.frames[0].size if placed else (1, 1)
+        resized = (placed[0].grid.w * self._patch, placed[0].grid.h * self._patch) if placed else size
+        return Record(
+            answer=text,
+            tokens=[*run.tokens, *([] if run.stop_token is None else [run.stop_token])],
+            finish_reason=run.finish_reason,
+            first_token_seconds=round(run.times.first_token, 5),
+            decode_seconds=round(run.times.decode, 5),
+            size=size,
+            resized=resized,
+        )
+
+    def logits(self, messages: list[dict[str, Any]], tokens: list[int]) -> Floats:
+        return self._model.logits(messages, tokens)
+
+
+def run(job: Job, told: TextIO = sys.stdout) -> None:
+    """Answer what is not answered yet; a line to `told` for every item, `.` or `x`."""
+    directory = Path(job.records)
+    done, memory, began = Records(directory, job.name), PeakMemory(), time.perf_counter()
+    model, seconds = _open(job), time.perf_counter() - began
+    memory.take()
+    page: Path | None = None
+    with appending(directory, job.name, job.rank) as append:
+        for item in job.items():
+            known = done.answered(item.index)
+            if known is None:
+                record = _item(job, model, item, None, memory)
+                append(msgspec.structs.replace(record, item=item.index, fresh=item.image != page))
+                page = item.image
+                print("x" if record.error else ".", file=told, flush=True)
+            elif job.reference and not _scratch(job, item.index).is_file():
+                _item(job, model, item, known, memory)
+    Cost(round(seconds, 3), memory.megabytes).save(directory, job.name, job.rank)
+
+
+def _open(job: Job) -> Answerer:
+    if job.engine == HF:
+        from .hf import HfAnswerer
+
+        return HfAnswerer(job.model, job.threads)
+    return BundleAnswerer(job.model, job.threads)
+
+
+def _scratch(job: Job, index: int) -> Path:
+    return Path(job.scratch) / f"{index}.npz"
+
+
+def _item(job: Job, model: Answerer, item: Item, known: Record | None, memory: PeakMemory) -> Record:
+    """Answer and agreement of one item; whatever goes wrong with it is its error."""
+    parts = [{"type": "image", "image": str(item.image)}, {"type": "text", "text": item.label.prompt}]
+    messages: list[dict[str, Any]] = [{"role": "user", "content": parts}]
+    try:
+        with memory.counting():
+            record = known or model.answer(messages, job.max_new_tokens)
+        if job.reference:
+            keep(model.logits(messages, record.tokens), record.tokens).save(_scratch(job, item.index))
+            return record
+        return msgspec.structs.replace(record, agreement=_agreement(job, model, messages, item.index))
+    except (QvlError, ArithmeticError, ValueError, TypeError, RuntimeError, OSError, MemoryError) as error:
+        return Record(error=f"{type(error).__name__}: {error}"[:500])
+
+
+def _agreement(job: Job, model: Answerer, messages: list[dict[str, Any]], index: int) -> Agreement | None:
+    """None where the reference has no answer to this item."""
+    if not _scratch(job, index).is_file():
+        return None
+    kept = Kept.load(_scratch(job, index))
+    return agreement(kept, model.logits(messages, kept.tokens.tolist()))
+
+
+class PeakMemory:
+    """The most resident memory while answering, in MB; the forced runs of a comparison are not counted.
+
+    Linux resets its high-water mark when 5 is written to clear_refs; elsewhere all is counted.
+    """
+
+    def __init__(self) -> None:
+        self._peak = 0.0
+
+    @property
+    def megabytes(self) -> float:
+        return round(max(self._peak, 0.0), 1)
+
+    @contextlib.contextmanager
+    def counting(self) -> Iterator[None]:
+        with contextlib.suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")
+        yield
+        self.take()
+
+    def take(self) -> None:
+        """Take the mark so far into account."""
+        self._peak = max(self._peak, _high_water())
+
+
+def _high_water() -> float:
+    with contextlib.suppress(OSError):
+        if found := re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text()):
+            return int(found[1]) * 1024 / 1e6
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0.0
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+
+
+def main(path: str) -> int:
+    """Run the job in a file; 2 and one line on standard error where the model cannot be opened."""
+    warnings.simplefilter("ignore", UserWarning)
+    try:
+        run(msgspec.json.decode(Path(path).read_bytes(), type=Job))
+    except QvlError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # whoever started us is gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

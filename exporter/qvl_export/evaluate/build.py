@@ -1,0 +1,94 @@
+"""`eval build`: a labelled set from a user's own pages and a table of truths."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from PIL import Image
+
+from ..errors import ExportError, OutputError
+from .dataset import LABELS, Label, check
+
+COLUMNS = ("image", "prompt", "task", "answer")
+OPTIONAL = ("kind",)
+
+
+def build_set(scans: Path, truth: Path, out: Path) -> dict[str, Any]:
+    """Copy the pages that the table names and write their labels; returns counts.
+
+    Raises ExportError naming file and row for anything malformed; nothing is left behind then.
+    """
+    if out.exists():
+        raise OutputError("already exists", where=out, fix="choose another place, or remove it")
+    beside = out.parent / f".{out.name}.{os.getpid()}.partial"
+    beside.mkdir(parents=True)
+    try:
+        tasks, images = _fill(beside, scans, truth)
+        beside.rename(out)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    return {"items": sum(tasks.values()), "images": len(images), "tasks": dict(tasks)}
+
+
+def _fill(directory: Path, scans: Path, truth: Path) -> tuple[Counter[str], set[str]]:
+    tasks: Counter[str] = Counter()
+    images: set[str] = set()
+    with (directory / LABELS).open("w", encoding="utf-8") as file:
+        for label in read_truth(truth, scans):
+            if label.image not in images:
+                target = directory / label.image
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(scans / label.image, target)
+                images.add(label.image)
+            file.write(json.dumps(msgspec.to_builtins(label), ensure_ascii=False) + "\n")
+            tasks[label.task] += 1
+    if not tasks:
+        raise ExportError("has no rows", where=truth)
+    return tasks, images
+
+
+def read_truth(truth: Path, scans: Path) -> Iterator[Label]:
+    """Rows of the CSV as labels; several true answers to a question are several rows that differ in `answer` alone."""
+    with truth.open(newline="", encoding="utf-8-sig") as file:
+        rows = csv.DictReader(file, restkey="more")
+        missing = [name for name in COLUMNS if name not in (rows.fieldnames or ())]
+        if missing:
+            raise ExportError(f"has no column {', '.join(missing)}", where=truth, fix=f"first row: {','.join(COLUMNS)}")
+        pending: Label | None = None
+        try:
+            for row in rows:
+                label = _label(row, f"{truth}:{rows.line_num}", scans)
+                if pending and msgspec.structs.replace(label, answers=pending.answers) == pending:
+                    pending = msgspec.structs.replace(pending, answers=[*pending.answers, *label.answers])
+                    continue
+                if pending:
+                    yield pending
+                pending = label
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise ExportError(f"is malformed: {error}", where=f"{truth}:{rows.line_num + 1}") from error
+    if pending:
+        yield pending
+
+
+def _label(row: dict[str, Any], where: str, scans: Path) -> Label:
+    """A row as a label, its image opened; raises ExportError naming file and line."""
+    if "more" in row or any(row[name] is None for name in COLUMNS):
+        raise ExportError("has too few or too many cells", where=where, fix="quote cells that contain commas")
+    optional = {name: row[name] for name in OPTIONAL if row.get(name)}
+    label = Label(row["image"], row["prompt"], row["task"], [row["answer"]], **optional)
+    if problem := check(label):
+        raise ExportError(problem, where=where)
+    try:
+        with Image.open(scans / label.image) as image:
+            image.verify()
+    except Exception as error:  # Pillow raises types of its own, and bare SyntaxError
+        raise ExportError(f"image {label.image} cannot be read: {error}", where=where) from error
+    return label

@@ -1,0 +1,189 @@
+"""The commands that measure: `compare`, `blame`, `sweep`, `eval build`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
+LIMIT_EXCEEDED = 1
+Directory = click.Path(path_type=Path)
+
+
+class ItemProgress:
+    """A bar over items on a terminal, a line a stage elsewhere, nothing with `quiet`."""
+
+    def __init__(self, quiet: bool) -> None:
+        self._console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
+        columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+        self._bar = Bar(*columns, console=self._console, transient=True)
+        self._task: TaskID | None = None
+
+    def stage(self, text: str, total: int = 0) -> None:
+        self._console.print(text)
+        if self._task is not None:
+            self._bar.remove_task(self._task)
+            self._task = None
+        if total and self._console.is_terminal:
+            self._bar.start()
+            self._task = self._bar.add_task("", total=total)
+
+    def advance(self, count: int) -> None:
+        if self._task is not None:
+            self._bar.advance(self._task, count)
+
+    def stop(self) -> None:
+        self._bar.stop()
+
+
+def register(cli: click.Group) -> None:
+    """Add the commands to the program."""
+    for command in (compare, blame, sweep, evaluation):
+        cli.add_command(command)
+
+
+@click.command()
+@click.argument("reference", type=Directory)
+@click.argument("bundles", nargs=-1, required=True, type=Directory)
+@click.option("--data", required=True, type=Directory, help="Evaluation set: images and labels.jsonl.")
+@click.option("--out", required=True, type=Directory, help="Where index.html, report.md and report.json go.")
+@click.option("--items", type=click.IntRange(1), help="Ask so many of the set, drawn with a fixed seed (default: all).")
+@click.option("--threads", type=click.IntRange(1), help="Cores for all processes together (default: all).")
+@click.option(
+    "--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes a model, side by side."
+)
+@click.option("--ray", metavar="ADDRESS", help="Run the processes on a Ray cluster that shares this file system.")
+@click.option("--max-new-tokens", type=click.IntRange(1), help="Longest answer (default: the runtime's).")
+@click.option("--reference", "engine", type=click.Choice(["bundle", "hf"]), default="bundle", show_default=True,
+              help="What REFERENCE is: a bundle, or a checkpoint run by PyTorch.")  # fmt: skip
+@click.option("--fail-if", "gates", multiple=True, metavar="COND", help='Such as "cer>+0.5pt": exit 1 where exceeded.')
+@click.option("--blame/--no-blame", "blamed", default=True, show_default=True, help="Trace the worst item by layer.")
+@click.option("--json", "as_json", is_flag=True, help="Print report.json instead of the summary.")
+@click.option("--quiet", is_flag=True, help="No progress.")
+def compare(
+    reference: Path, bundles: tuple[Path, ...], data: Path, out: Path, engine: str, gates: tuple[str, ...],
+    blamed: bool, as_json: bool, quiet: bool, **options: Any,
+) -> None:  # fmt: skip
+    """What BUNDLES lose against REFERENCE on the documents in --data, with statistics.
+
+    Goes on where a killed run stopped; with more BUNDLES later, answers that are there are used again.
+    """
+    from .compare import ComparePlan
+    from .verdict import parse_gate
+
+    limits = [parse_gate(gate) for gate in gates]
+    plan = ComparePlan(reference, bundles, data, out, hf=engine == "hf", blame=blamed, **options)
+    _compare(plan, limits, as_json, quiet)
+
+
+def _compare(plan: Any, limits: list[Any], as_json: bool, quiet: bool) -> None:
+    """Run the comparison, write the report, print it, and exit with 1 where a limit is exceeded."""
+    import msgspec
+
+    from .compare import compare as run
+    from .report import markdown, write
+    from .verdict import exceeded
+
+    progress = ItemProgress(quiet)
+    try:
+        report = run(plan, progress)
+        write(report, plan.out)
+    finally:
+        progress.stop()
+    click.echo(msgspec.json.encode(report).decode() if as_json else markdown(report))
+    if not as_json:
+        click.echo(f"{plan.out / 'index.html'}: the whole report")
+    if stopped := exceeded(report, limits):
+        for line in stopped:
+            click.echo(f"exceeded: {line}", err=True)
+        sys.exit(LIMIT_EXCEEDED)
+
+
+@click.command()
+@click.argument("reference", type=Directory)
+@click.argument("bundle", type=Directory)
+@click.argument("prompt", default="Read the text.")
+@click.option("--image", "images", multiple=True, required=True, type=Directory, help="A page; may be repeated.")
+@click.option("--into", metavar="STAGE", help="Go into the linears of a stage, such as llm.layers.2.")
+@click.option("--reference", "engine", type=click.Choice(["bundle", "hf"]), default="bundle", show_default=True,
+              help="What REFERENCE is: a bundle, or a checkpoint run by PyTorch.")  # fmt: skip
+@click.option("--threads", type=click.IntRange(1), help="Cores to use (default: all).")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def blame(
+    reference: Path, bundle: Path, prompt: str, images: tuple[Path, ...], into: str | None, engine: str,
+    threads: int | None, as_json: bool,
+) -> None:  # fmt: skip
+    """Where BUNDLE loses against REFERENCE on one input: cosine and SQNR after every stage."""
+    import msgspec
+
+    from .blame import BlamePlan, describe
+    from .blame import blame as run
+
+    plan = BlamePlan(reference, bundle, images, prompt, into, threads, hf=engine == "hf")
+    progress = ItemProgress(as_json)
+    try:
+        found = run(plan, progress)
+    finally:
+        progress.stop()
+    click.echo(msgspec.json.encode(found).decode() if as_json else describe(found))
+
+
+@click.command()
+@click.argument("checkpoint")
+@click.option("--pixels", required=True, metavar="A,B,C", help="Pixel bounds to try, such as 200704,501760,1003520.")
+@click.option("--precisions", required=True, metavar="P,Q", help="Precisions to try, such as fp16,int4.")
+@click.option("--data", required=True, type=Directory, help="Evaluation set: images and labels.jsonl.")
+@click.option("--out", required=True, type=Directory, help="Where bundles and the report go.")
+@click.option("--calib", type=Directory, help="Calibration set for precisions that are quantized.")
+@click.option("--items", type=click.IntRange(1), help="Ask so many of the set (default: all).")
+@click.option("--threads", type=click.IntRange(1), help="Cores for all processes together (default: all).")
+@click.option(
+    "--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes a model, side by side."
+)
+@click.option("--max-new-tokens", type=click.IntRange(1), help="Longest answer (default: the runtime's).")
+@click.option("--json", "as_json", is_flag=True, help="Print report.json instead of the summary.")
+@click.option("--quiet", is_flag=True, help="No progress.")
+def sweep(
+    checkpoint: str, pixels: str, precisions: str, data: Path, out: Path, calib: Path | None, as_json: bool,
+    quiet: bool, **options: Any,
+) -> None:  # fmt: skip
+    """The trade-off between pixels, precision and accuracy of CHECKPOINT, drawn."""
+    from .sweep import SweepPlan, make_bundles, parse_pixels
+
+    plan = SweepPlan(checkpoint, parse_pixels(pixels), tuple(precisions.split(",")), data, out, calib)
+    progress = ItemProgress(quiet)
+    try:
+        first, *others = make_bundles(plan, progress)
+    finally:
+        progress.stop()
+    from .compare import ComparePlan
+
+    _compare(ComparePlan(first, tuple(others), data, out, blame=False, **options), [], as_json, quiet)
+
+
+@click.group("eval")
+def evaluation() -> None:
+    """Evaluation sets from one's own pages."""
+
+
+@evaluation.command()
+@click.argument("scans", type=Directory)
+@click.argument("truth", type=Directory)
+@click.argument("out_set", type=Directory)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def build(scans: Path, truth: Path, out_set: Path, as_json: bool) -> None:
+    """A set OUT_SET from the images in SCANS and the table TRUTH (CSV: image,prompt,task,answer[,kind])."""
+    from .build import build_set
+
+    counts = build_set(scans, truth, out_set)
+    if as_json:
+        click.echo(json.dumps(counts))
+    else:
+        tasks = ", ".join(f"{count} {task}" for task, count in counts["tasks"].items())
+        click.echo(f"{out_set}: {counts['items']} items ({tasks}) about {counts['images']} pages")

@@ -1,0 +1,153 @@
+"""The PyTorch model itself as a reference: transformers in float32 on the CPU. The one place that imports it.
+
+Images go through the processor that the runtime matches to the bit (Pillow's, which needs no torchvision).
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from qvl_runtime.media import load_pages
+
+from ..errors import ConfigError, ExportError
+from .records import Record
+from .taps import Taps
+
+Floats = npt.NDArray[np.float32]
+MAX_NEW_TOKENS = 512
+
+
+class HfAnswerer:
+    """A checkpoint in transformers, see `answering.Answerer`; pages as the runtime loads them."""
+
+    def __init__(self, path: str, threads: int | None) -> None:
+        try:
+            import torch  # noqa: TID251
+            import transformers  # noqa: TID251
+        except ImportError as error:
+            raise ExportError("--reference hf needs transformers", fix="pip install 'qvl-export[hf]'") from error
+        transformers.logging.set_verbosity_error()
+        transformers.logging.disable_progress_bar()
+        if threads:
+            torch.set_num_threads(threads)
+        self.torch, where = torch, Path(path)
+        try:
+            loader: Any = transformers.AutoModelForImageTextToText
+            self.model = loader.from_pretrained(where, dtype=torch.float32, attn_implementation="sdpa").eval()
+            self._images: Any = transformers.AutoImageProcessor.from_pretrained(where, backend="pil")
+            self._tokenizer: Any = transformers.AutoTokenizer.from_pretrained(where)
+        except (OSError, ValueError, KeyError) as error:
+            raise ConfigError(f"transformers refuses it: {str(error).splitlines()[0][:300]}", where=path) from error
+
+    def inputs(self, messages: list[dict[str, Any]]) -> Any:
+        """Tokens and pixels of messages whose images are paths; a placeholder becomes as many tokens as its image has."""
+        text = self._tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        found = self._images(images=self._pages(messages), return_tensors="pt")
+        repeats = iter((found["image_grid_thw"].prod(-1) // self._images.merge_size**2).tolist())
+        image, ids = self.model.config.image_token_id, []
+        for token in self._tokenizer(text, add_special_tokens=False)["input_ids"]:
+            ids += [token] * (next(repeats) if token == image else 1)
+        found["input_ids"] = self.torch.tensor([ids])
+        found["attention_mask"] = self.torch.ones_like(found["input_ids"])
+        found["mm_token_type_ids"] = (found["input_ids"] == image).int()
+        return found
+
+    def _pages(self, messages: list[dict[str, Any]]) -> list[Any]:
+        parts = [part for message in messages for part in message["content"] if part["type"] == "image"]
+        return [page for part in parts for page in load_pages(part["image"])]
+
+    def answer(self, messages: list[dict[str, Any]], limit: int | None) -> Record:
+        inputs, page, clock = self.inputs(messages), self._pages(messages)[0], _Clock()
+        limit = MAX_NEW_TOKENS if limit is None else limit
+        options = {"do_sample": False, "repetition_penalty": 1.0, "max_new_tokens": limit, "streamer": clock}
+        with self.torch.inference_mode():
+            output = self.model.generate(**inputs, temperature=None, top_p=None, top_k=None, **options)
+        tokens = output[0, inputs["input_ids"].shape[1] :].tolist()
+        stop = self.model.generation_config.eos_token_id
+        stopped = tokens[-1:] != [] and tokens[-1] in (stop if isinstance(stop, list) else [stop])
+        grid, patch = inputs["image_grid_thw"][0].tolist(), self._images.patch_size
+        return Record(
+            answer=self._tokenizer.decode(tokens, skip_special_tokens=True),
+            tokens=tokens,
+            finish_reason="stop" if stopped else "length",
+            first_token_seconds=round(clock.first, 5),
+            decode_seconds=round(clock.seconds() - clock.first, 5),
+            size=page.size,
+            resized=(grid[2] * patch, grid[1] * patch),
+        )
+
+    def logits(self, messages: list[dict[str, Any]], tokens: list[int]) -> Floats:
+        inputs = self.inputs(messages)
+        start = inputs["input_ids"].shape[1]
+        answer = self.torch.tensor([tokens])
+        for name, value in inputs.items():
+            if value.ndim == 2 and value.shape[1] == start:  # ids, mask, token types
+                tail = answer if name == "input_ids" else self.torch.full_like(answer, int(name == "attention_mask"))
+                inputs[name] = self.torch.cat((value, tail.to(value.dtype)), 1)
+        with self.torch.inference_mode():
+            logits = self.model(**inputs).logits[0, start - 1 : -1]
+        return np.asarray(logits.float().numpy())
+
+
+class _Clock:
+    """What `generate` streams to: the first call is the prompt, the second the first token."""
+
+    def __init__(self) -> None:
+        self._began, self._calls, self.first = time.perf_counter(), 0, 0.0
+
+    def seconds(self) -> float:
+        return time.perf_counter() - self._began
+
+    def put(self, _: Any) -> None:
+        self._calls += 1
+        if self._calls == 2:
+            self.first = self.seconds()
+
+    def end(self) -> None:
+        pass
+
+
+def tap(path: str, messages: list[dict[str, Any]], out: Path) -> Taps:
+    """Every stage of one input as `out/NAME.npy`, named and ordered as the bundle's graphs name and order them."""
+    answerer = HfAnswerer(path, None)
+    inputs = answerer.inputs(messages)
+    kept: dict[str, Any] = {"preprocessing": inputs["pixel_values"]}
+    model = answerer.model.model
+    for prefix, blocks in (("vision.blocks", model.visual.blocks), ("llm.layers", model.language_model.layers)):
+        for index, block in enumerate(blocks):
+            block.register_forward_hook(_keeping(kept, f"{prefix}.{index}"))
+    windows: dict[str, Any] = {}
+    if hasattr(model.visual, "get_window_index"):
+        windows["order"] = model.visual.get_window_index(inputs["image_grid_thw"])[0]
+    model.visual.merger.register_forward_hook(_keeping(kept, "vision.merger"))
+    with answerer.torch.inference_mode():
+        logits = answerer.model(**inputs).logits[0]
+    stages = [*kept, "logits"]
+    for name, value in {**kept, "logits": logits}.items():
+        rows = value.reshape(-1, value.shape[-1]).float().numpy()
+        np.save(out / f"{name}.npy", _in_merge_order(rows, name, windows.get("order")))
+    places = np.flatnonzero(inputs["mm_token_type_ids"][0].numpy())
+    order = [name for name in stages if not name.startswith("llm")]
+    order = [*order[:-1], *(name for name in stages if name.startswith("llm")), "logits"]
+    return Taps(order, places.tolist(), inputs["input_ids"].shape[1])
+
+
+def _keeping(kept: dict[str, Any], name: str) -> Any:
+    def hook(_: Any, __: Any, output: Any) -> None:
+        kept[name] = (output[0] if isinstance(output, tuple) else output).detach()
+
+    return hook
+
+
+def _in_merge_order(rows: Floats, name: str, windows: Any) -> Floats:
+    """transformers runs a tower with windows in window order; `windows` [merged cells] is that order."""
+    if windows is None or not name.startswith("vision."):
+        return rows
+    order = np.asarray(windows)
+    cells = rows.reshape(len(order), -1, rows.shape[-1])
+    return np.asarray(cells[np.argsort(order)].reshape(rows.shape))

@@ -1,0 +1,111 @@
+"""What a model answered, one JSON line an item, appended as it comes and read one at a time."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+
+from .agreement import Agreement
+
+
+class Record(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """One item answered by one model, or the `error` why not.
+
+    `tokens` end with the stop token where the answer did; `fresh`: the page was not the previous item's, whose image
+    features would have been at hand; `size` and `resized` are (width, height) of the page and of what the model saw.
+    """
+
+    item: int = 0
+    answer: str = ""
+    tokens: list[int] = []
+    finish_reason: str = ""
+    first_token_seconds: float = 0.0
+    decode_seconds: float = 0.0
+    fresh: bool = True
+    size: tuple[int, int] = (1, 1)
+    resized: tuple[int, int] = (1, 1)
+    agreement: Agreement | None = None
+    error: str = ""
+
+
+class Cost(msgspec.Struct, frozen=True):
+    """What a process measured besides its answers."""
+
+    load_seconds: float
+    peak_memory_mb: float
+
+    def save(self, directory: Path, name: str, rank: int) -> None:
+        (directory / f"{name}.{rank}.cost.json").write_bytes(msgspec.json.encode(self))
+
+    @staticmethod
+    def load(directory: Path, name: str) -> Cost | None:
+        """Of several processes the longest load, and all their memory together."""
+        costs = [
+            msgspec.json.decode(path.read_bytes(), type=Cost) for path in sorted(directory.glob(f"{name}.*.cost.json"))
+        ]
+        if not costs:
+            return None
+        return Cost(max(cost.load_seconds for cost in costs), sum(cost.peak_memory_mb for cost in costs))
+
+
+class _Head(msgspec.Struct):
+    """What is needed of a line to know whether its item is done."""
+
+    item: int = 0
+    error: str = ""
+
+
+class Records:
+    """The answers of one model, found by item; only their places in the files are held."""
+
+    def __init__(self, directory: Path, name: str) -> None:
+        self._places: dict[int, tuple[Path, int]] = {}
+        self.failed: set[int] = set()
+        for path in sorted(directory.glob(f"{name}.*.jsonl")):
+            self._scan(path)
+
+    def _scan(self, path: Path) -> None:
+        place = 0
+        with path.open("rb") as file:
+            for line in file:
+                with contextlib.suppress(msgspec.MsgspecError):  # the line a killed process was writing
+                    head = msgspec.json.decode(line, type=_Head)
+                    self._places[head.item] = path, place
+                    (self.failed.add if head.error else self.failed.discard)(head.item)
+                place += len(line)
+
+    def __len__(self) -> int:
+        """Items answered."""
+        return len(self._places) - len(self.failed)
+
+    def get(self, item: int) -> Record | None:
+        """The last record of an item."""
+        if item not in self._places:
+            return None
+        path, place = self._places[item]
+        with path.open("rb") as file:
+            file.seek(place)
+            return msgspec.json.decode(file.readline(), type=Record)
+
+    def answered(self, item: int) -> Record | None:
+        """The record of an item that did not fail; failed ones are tried again by the next run."""
+        return None if item in self.failed else self.get(item)
+
+
+@contextlib.contextmanager
+def appending(directory: Path, name: str, rank: int) -> Iterator[Callable[[Record], None]]:
+    """A function that appends a record; half a line that a killed process left is cut off first."""
+    path = directory / f"{name}.{rank}.jsonl"
+    with path.open("ab+") as file:
+        file.seek(0)
+        whole = file.read()
+        file.truncate(whole.rfind(b"\n") + 1)
+
+        def append(record: Record) -> None:
+            file.write(msgspec.json.encode(record) + b"\n")
+            file.flush()
+
+        yield append

@@ -1,0 +1,85 @@
+"""`sweep`: one export a precision, and from it a bundle for every pixel bound, which is two numbers of bundle.json."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from qvl_runtime import manifest as manifests
+
+from .. import bundle
+from ..errors import ConfigError, ExportError
+from ..pipeline import ExportPlan, Progress, export
+
+FLOATS = ("fp32", "fp16")
+
+
+@dataclass(frozen=True)
+class SweepPlan:
+    """The bounds and precisions to try; `calib` is needed by quantized ones. The first of each is the reference's."""
+
+    checkpoint: str
+    pixels: tuple[int, ...]
+    precisions: tuple[str, ...]
+    data: Path
+    out: Path
+    calib: Path | None = None
+
+
+def parse_pixels(text: str) -> tuple[int, ...]:
+    """Pixel bounds, the largest first; raises ConfigError."""
+    parts = [part.strip().replace("_", "") for part in text.split(",")]
+    if not all(part.isdigit() and int(part) for part in parts):
+        raise ConfigError(f"--pixels {text!r} are not whole numbers", fix="such as 200704,501760,1003520")
+    return tuple(sorted({int(part) for part in parts}, reverse=True))
+
+
+def make_bundles(plan: SweepPlan, progress: Progress) -> list[Path]:
+    """All bundles, that of the first precision and the most pixels first; those that are there are used again."""
+    if len(plan.pixels) * len(plan.precisions) < 2:
+        raise ExportError("a single combination is no sweep", fix="give more --pixels or --precisions")
+    return list(_bundles(plan, progress))
+
+
+def _bundles(plan: SweepPlan, progress: Progress) -> Iterator[Path]:
+    for precision in plan.precisions:
+        most = plan.out / "bundles" / f"{precision}-{plan.pixels[0]}"
+        if not (most / manifests.MANIFEST).is_file():
+            export(_export_plan(plan, precision, most), progress)
+        yield most
+        for pixels in plan.pixels[1:]:
+            yield _with_bound(most, plan.out / "bundles" / f"{precision}-{pixels}", pixels)
+
+
+def _export_plan(plan: SweepPlan, precision: str, out: Path) -> ExportPlan:
+    if precision in FLOATS:
+        return ExportPlan(plan.checkpoint, out, precision=precision, max_pixels=plan.pixels[0])
+    return ExportPlan(plan.checkpoint, out, llm_precision=precision, calib=plan.calib, max_pixels=plan.pixels[0])
+
+
+def _with_bound(source: Path, out: Path, pixels: int) -> Path:
+    """The same bundle with another pixel bound; files are hard links where the file system has them."""
+    if (out / manifests.MANIFEST).is_file():
+        return out
+    manifest = manifests.read(source)
+    image = manifest.image
+    if pixels < image.factor**2:
+        raise ConfigError(f"{pixels} pixels are less than one image token", fix=f"at least {image.factor**2}")
+    bound = msgspec.structs.replace(image, min_pixels=min(image.min_pixels, pixels), max_pixels=pixels)
+    with bundle.writing(out, force=False) as directory:
+        for name in manifest.files:
+            _link(source / name, directory / name)
+        bundle.write_manifest(directory, msgspec.structs.replace(manifest, image=bound))
+    return out
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)

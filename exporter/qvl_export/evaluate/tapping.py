@@ -1,0 +1,213 @@
+"""One model runs one input with its intermediate values kept: `python -m qvl_export.evaluate.tapping JOB.json`.
+
+The graphs that ship get the residual streams as further outputs, in a temporary bundle whose weights are hard links.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import onnx
+
+from qvl_runtime import load
+from qvl_runtime import manifest as manifests
+from qvl_runtime.errors import QvlError
+from qvl_runtime.preprocess import patchify
+from qvl_runtime.prompt import Prompt
+
+from ..bundle import file_entry
+from .answering import HF
+from .taps import Taps
+
+STREAM = re.compile(r"(vision\.blocks|llm\.layers)\.(\d+)")
+PRODUCTS = (
+    "MatMul",
+    "FusedMatMul",
+    "Gemm",
+    "MatMulNBits",
+    "DynamicQuantizeMatMul",
+    "MatMulInteger",
+    "MatMulIntegerToFloat",
+)
+FEATURES, LOGITS, PIXELS = "vision.merger", "logits", "preprocessing"
+
+
+class TapJob(msgspec.Struct, frozen=True):
+    """Run `prompt` about `images` and leave an array a stage in `out`; `into` adds the linears of a stage."""
+
+    model: str
+    engine: str
+    images: tuple[str, ...]
+    prompt: str
+    out: str
+    threads: int | None = None
+    into: str | None = None
+
+
+class Tapped:
+    """An ONNX Runtime session that keeps further outputs of every run."""
+
+    def __init__(self, session: Any, names: Sequence[str]) -> None:
+        self._session, self._names = session, list(names)
+        self.kept: dict[str, list[np.ndarray]] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._session, name)
+
+    def run(self, outputs: Sequence[str], feeds: Any, options: Any = None) -> list[np.ndarray]:
+        found = self._session.run([*outputs, *self._names], feeds, options)
+        self._keep(found[len(outputs) :])
+        return list(found[: len(outputs)])
+
+    def run_with_iobinding(self, binding: Any, *arguments: Any) -> None:
+        for name in self._names:
+            binding.bind_output(name, "cpu")
+        self._session.run_with_iobinding(binding, *arguments)
+        last = binding.get_outputs()[-len(self._names) :]  # in the order they were bound in: ours after the engine's
+        self._keep([value.numpy() for value in last])
+
+    def _keep(self, values: Sequence[np.ndarray]) -> None:
+        for name, value in zip(self._names, values, strict=True):
+            self.kept.setdefault(name, []).append(np.array(value))
+
+
+def run(job: TapJob) -> Taps:
+    """Every stage as `out/NAME.npy` [tokens, features]."""
+    out = Path(job.out)
+    parts = [*({"type": "image", "image": image} for image in job.images), {"type": "text", "text": job.prompt}]
+    messages: list[dict[str, Any]] = [{"role": "user", "content": parts}]
+    if job.engine == HF:
+        from .hf import tap
+
+        return tap(job.model, messages, out)
+    with exposed(Path(job.model), job.into) as (directory, names):
+        model: Any = load(directory, job.threads)
+        engine = model._engine
+        vision, language = engine.encode.__self__, engine.llm
+        vision._session = Tapped(vision._session, names["vision"])
+        language._session = Tapped(language._session, names["llm"])
+        prompt: Prompt = model.prompt(messages, 1)
+        logits = model._decoder.prefill(prompt, np.arange(len(prompt.ids)), _run())
+        return _save(out, model, prompt, vision._session.kept, language._session.kept, logits)
+
+
+def _run() -> Any:
+    from qvl_runtime.generate import Run
+
+    return Run()
+
+
+def _save(
+    out: Path, model: Any, prompt: Prompt, vision: dict[str, Any], language: dict[str, Any], logits: np.ndarray
+) -> Taps:
+    """Stages in the order of the chain; images and chunks of a prompt one after another."""
+    image = model.manifest.image
+    pixels = [patchify(item.media.frames, image, item.max_pixels).pixel_values for item in prompt.placed]
+    stages: list[tuple[str, list[np.ndarray]]] = [(PIXELS, pixels)] if pixels else []
+    stages += vision.items()
+    stages += [(FEATURES, [model._encode(item) for item in prompt.placed])] if pixels else []
+    stages += [*language.items(), (LOGITS, [logits])]
+    for name, values in stages:
+        rows = np.concatenate([value.reshape(-1, value.shape[-1]) for value in values])
+        np.save(out / f"{name.replace(chr(47), chr(126))}.npy", rows.astype(np.float32))
+    tokens = [place for item in prompt.placed for place in range(item.span.start, item.span.end)]
+    return Taps([name for name, _ in stages], tokens, len(prompt.ids))
+
+
+@contextlib.contextmanager
+def exposed(bundle: Path, into: str | None) -> Iterator[tuple[Path, dict[str, list[str]]]]:
+    """A temporary copy of a bundle whose graphs also give their residual streams, and the names of these."""
+    manifest = manifests.read(bundle)
+    with _beside(bundle) as directory:
+        names, files = {}, dict(manifest.files)
+        for name in manifest.files:
+            _link(bundle / name, directory / name)
+        for graph, entry in manifest.graphs.items():
+            names[graph] = _expose(directory / entry.model, into)
+            files[entry.model] = file_entry(directory / entry.model)
+        (directory / manifests.MANIFEST).write_bytes(
+            msgspec.json.encode(msgspec.structs.replace(manifest, files=files))
+        )
+        yield directory, names
+
+
+@contextlib.contextmanager
+def _beside(bundle: Path) -> Iterator[Path]:
+    """A temporary directory on the bundle's file system where that can be written, so that links are free."""
+    try:
+        temporary = tempfile.TemporaryDirectory(prefix=".blame-", dir=bundle.resolve().parent)
+    except OSError:
+        temporary = tempfile.TemporaryDirectory(prefix="blame-")
+    with temporary as directory:
+        yield Path(directory)
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def _expose(path: Path, into: str | None) -> list[str]:
+    """Rewrite a graph with further outputs; returns their names in order."""
+    model = onnx.load(path, load_external_data=False)
+    inner = set(linears(model.graph, into))
+    names = [name for node in model.graph.node for name in node.output if STREAM.fullmatch(name) or name in inner]
+    for name in names:
+        model.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
+    path.unlink()  # a hard link: the bundle's own file must stay as it is
+    path.write_bytes(model.SerializeToString())
+    return names
+
+
+def linears(graph: Any, stage: str | None) -> list[str]:
+    """Rename the outputs of a stage's linears, bias and all, to `stage/linear`; their names in the order they run.
+
+    Values carry the name of the module that made them; a linear is one that multiplies matrices.
+    """
+    match = STREAM.fullmatch(stage or "")
+    if not match:
+        return []
+    prefix = f"{'visual.blocks' if match[1] == 'vision.blocks' else 'model.layers'}.{match[2]}."
+    scope = re.compile(rf"v_{re.escape(prefix)}(.+)\.[^.]+")
+    last: dict[str, str] = {}
+    products = set()
+    for node in graph.node:
+        if found := scope.fullmatch(node.output[0]):
+            last[found[1]] = node.output[0]
+            if node.op_type in PRODUCTS:
+                products.add(found[1])
+    renamed = {value: f"{stage}/{module}" for module, value in last.items() if module in products}
+    for node in graph.node:
+        for values in (node.input, node.output):
+            for index, value in enumerate(values):
+                values[index] = renamed.get(value, value)
+    return list(renamed.values())
+
+
+def main(path: str) -> int:
+    """Run the job in a file; 2 and one line on standard error for bad input."""
+    warnings.simplefilter("ignore", UserWarning)
+    job = msgspec.json.decode(Path(path).read_bytes(), type=TapJob)
+    try:
+        (Path(job.out) / "taps.json").write_bytes(msgspec.json.encode(run(job)))
+    except QvlError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

@@ -1,0 +1,127 @@
+"""The verdict in words, and the gate for pipelines."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
+
+from ..errors import ExportError
+from .metrics import METRICS
+from .statistics import LEVEL, Interval, Paired, interval, items_needed, resampled, swap_test
+
+if TYPE_CHECKING:
+    from .summary import Comparison, Report
+
+_GATE = re.compile(r"\s*(\w+)\s*([<>])\s*([+-]?\d+(?:\.\d+)?)\s*(?:pt|points?|pp)?\s*$")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The first metric of a task, item by item."""
+
+    task: str
+    metric: str
+    pairs: Paired
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """`outcome` over all tasks together, with a confidence of 95 %; `text` is for people."""
+
+    outcome: Literal["identical", "no measurable loss", "loss", "gain"]
+    text: str
+
+
+def give_verdict(findings: Sequence[Finding], identical: bool, failed: int) -> Verdict:
+    """A loss where the first metric of any task shows one.
+
+    With several tasks each is held to a stricter level (Bonferroni), so that a bundle without loss is accused in 5 % of
+    sets, not in 5 % a task; and the permutation test must agree with the interval, which few differing items can fool.
+    """
+    note = f" {failed} {_items(failed)} failed and count as empty answers." if failed else ""
+    if identical and not failed:
+        return Verdict("identical", "Every answer is identical to the reference's.")
+    level = 1 - (1 - LEVEL) / max(len(findings), 1)
+    judged = [(finding, *_judge(finding, level)) for finding in findings]
+    losses = [(finding, bounds) for finding, bounds, outcome in judged if outcome == "loss"]
+    gains = [(finding, bounds) for finding, bounds, outcome in judged if outcome == "gain"]
+    if losses:
+        return Verdict("loss", " ".join(_tell("Loss", *loss) for loss in losses) + note)
+    if gains:
+        return Verdict("gain", " ".join(_tell("Gain", *gain) for gain in gains) + " No measurable loss." + note)
+    widest, bounds = max(((finding, bounds) for finding, bounds, _ in judged), key=lambda entry: entry[1].high)
+    return Verdict("no measurable loss", f"No measurable loss. {_at_most(widest, bounds)}{note}")
+
+
+def _judge(finding: Finding, level: float) -> tuple[Interval, str]:
+    """Bounds of the loss (positive is worse), and what they say."""
+    bounds = interval(resampled(finding.pairs), level)
+    if not METRICS[finding.metric].lower_is_better:
+        bounds = Interval(-bounds.high, -bounds.low)
+    if not bounds.excludes_zero() or swap_test(finding.pairs) > 1 - level:
+        return bounds, ""
+    return bounds, "loss" if bounds.low > 0 else "gain"
+
+
+def _tell(word: str, finding: Finding, bounds: Interval) -> str:
+    low, high = sorted((abs(bounds.low), abs(bounds.high)))
+    title = METRICS[finding.metric].title
+    return f"{word} of {100 * low:.1f} to {100 * high:.1f} points of {title} in {finding.task}."
+
+
+def _at_most(finding: Finding, bounds: Interval) -> str:
+    title, needed = METRICS[finding.metric].title, items_needed(finding.pairs)
+    text = f"{title} in {finding.task} is at most {100 * max(bounds.high, 0):.1f} points worse"
+    if needed > finding.pairs.items:
+        return f"{text}; seeing a loss of one point would take {needed:,} items, there were {finding.pairs.items:,}."
+    return f"{text}."
+
+
+def _items(count: int) -> str:
+    return "item" if count == 1 else "items"
+
+
+@dataclass(frozen=True)
+class Gate:
+    """`cer>+0.5pt`: fails where a metric's loss is, with 95 % confidence, above `limit` (a fraction of one)."""
+
+    metric: str
+    limit: float
+
+    def exceeded(self, found: Comparison) -> bool:
+        """Whether the lower bound of the loss is above the limit."""
+        low = found.low if METRICS[self.metric].lower_is_better else -found.high
+        return found.metric == self.metric and low > self.limit
+
+
+def parse_gate(text: str) -> Gate:
+    """`METRIC>+Xpt` for metrics that grow when worse, `METRIC<-Xpt` for others; raises ExportError for all else."""
+    match = _GATE.match(text)
+    metric = METRICS.get(match[1]) if match else None
+    if match is None or metric is None:
+        fix = f"such as cer>+0.5pt or anls<-1pt; metrics: {', '.join(METRICS)}"
+        raise ExportError(f"--fail-if {text!r} is not a condition", fix=fix)
+    sign = 1 if metric.lower_is_better else -1
+    limit = sign * float(match[3]) / 100
+    if match[2] != ("><"[sign < 0]) or limit < 0:
+        fix = f"{match[1]}{'>+' if sign > 0 else '<-'}{match[3].lstrip('+-')}pt"
+        raise ExportError(f"--fail-if {text!r} is not a loss of {metric.title}", fix=fix)
+    return Gate(match[1], limit)
+
+
+def exceeded(report: Report, gates: Sequence[Gate]) -> list[str]:
+    """A line for every bundle and task that a gate stops."""
+    lines = []
+    for bundle in report.bundles:
+        for gate in gates:
+            for found in bundle.scores:
+                if gate.exceeded(found):
+                    title = METRICS[gate.metric].title
+                    changed = (
+                        f"{100 * found.difference:+.2f} points ({100 * found.low:+.2f} to {100 * found.high:+.2f})"
+                    )
+                    lines.append(f"{bundle.title}: {title} in {found.task} {changed}, limit {100 * gate.limit:.2f}")
+    return lines

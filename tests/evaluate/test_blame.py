@@ -1,0 +1,95 @@
+"""Blame finds the layer that was damaged."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from click.testing import CliRunner
+
+from qvl_export.cli import cli
+from qvl_export.errors import ExportError
+from qvl_export.evaluate.blame import BlamePlan, Likeness, Stage, blame, first_drop, likeness
+from qvl_runtime import load
+from qvl_runtime.manifest import sha256
+from tests.heldout import HELDOUT
+
+PAGE = HELDOUT / "simple_0001.png"
+
+
+def damage(bundle: Path, out: Path, layer: int, factor: float = 2.0) -> Path:
+    """A copy of a bundle with all scales of a layer doubled: those of its norms, which both float and int4 have."""
+    shutil.copytree(bundle, out)
+    model = onnx.load(out / "llm.onnx", load_external_data=False)
+    data = np.fromfile(out / "llm.onnx.data", np.uint8)
+    scales = re.compile(rf"model\.layers\.{layer}\..*(scales|proj\.weight)")
+    for tensor in model.graph.initializer:
+        if scales.fullmatch(tensor.name):
+            place = {entry.key: int(entry.value) for entry in tensor.external_data if entry.key != "location"}
+            part = data[place["offset"] : place["offset"] + place["length"]]
+            part[:] = (part.view(np.float16) * np.float16(factor)).view(np.uint8)
+    data.tofile(out / "llm.onnx.data")
+    manifest = json.loads((out / "bundle.json").read_text())
+    manifest["files"]["llm.onnx.data"]["sha256"] = sha256(out / "llm.onnx.data")
+    (out / "bundle.json").write_text(json.dumps(manifest))
+    return out
+
+
+@pytest.mark.parametrize("layer", [0, 2])
+def test_a_damaged_layer_is_named(reference_bundle: Path, tmp_path: Path, layer: int) -> None:
+    damaged = damage(reference_bundle, tmp_path / "damaged", layer)
+    arguments = ["blame", str(reference_bundle), str(damaged), "--image", str(PAGE), "Read the text.", "--json"]
+    done = CliRunner().invoke(cli, [*arguments, "--into", f"llm.layers.{layer}"], catch_exceptions=False)
+    found = json.loads(done.stdout)
+    assert found["first_drop"] == f"llm.layers.{layer}"
+    names = [stage["name"] for stage in found["stages"]]
+    blocks, layers = [f"vision.blocks.{i}" for i in range(4)], [f"llm.layers.{i}" for i in range(4)]
+    assert names == ["preprocessing", *blocks, "vision.merger", *layers, "logits"]
+    before = found["stages"][: names.index(found["first_drop"])]
+    assert all(stage["all"]["sqnr"] is None for stage in before)
+    linears = [stage["name"].split("/")[1] for stage in found["linears"]]
+    attention = [f"self_attn.{part}_proj" for part in "qkvo"]
+    assert sorted(linears) == sorted([*attention, "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"])
+
+
+def test_a_bundle_equals_itself_and_is_left_as_it_was(reference_bundle: Path) -> None:
+    before = {path.name: sha256(path) for path in reference_bundle.iterdir()}
+    found = blame(BlamePlan(reference_bundle, reference_bundle, (PAGE,), "Read the text.", threads=1))
+    assert found.first_drop is None and all(stage.all.sqnr is None for stage in found.stages)
+    assert {path.name: sha256(path) for path in reference_bundle.iterdir()} == before
+    assert not list(reference_bundle.parent.glob(".blame-*"))
+    assert (
+        load(reference_bundle, threads=1).generate([{"role": "user", "content": "Read."}], max_new_tokens=1) is not None
+    )
+
+
+def test_likeness_is_the_textbook_formula() -> None:
+    rng = np.random.default_rng(0)
+    y = rng.standard_normal((9, 16)).astype(np.float32)
+    other = y + 0.1 * rng.standard_normal(y.shape).astype(np.float32)
+    found = likeness(y, other)
+    assert found.sqnr == pytest.approx(20 * np.log10(np.linalg.norm(y) / np.linalg.norm(y - other)), abs=1e-2)
+    cosine = y.ravel() @ other.ravel() / np.linalg.norm(y) / np.linalg.norm(other)
+    assert found.cosine == pytest.approx(cosine, abs=1e-6)
+    assert likeness(y, y) == Likeness(1.0, None)
+
+
+def stages(*added: float) -> list[Stage]:
+    equal = Likeness(1.0, None)
+    return [Stage(str(index), equal, equal, None, value) for index, value in enumerate(added)]
+
+
+def test_an_even_loss_blames_no_stage() -> None:
+    assert first_drop(stages(0, 0, 0.02, 0.03, 0.02, 0.025)) is None
+    assert first_drop(stages(0, 0.001, 0.002, 0.6, 0.002, 0.5)) == "3"
+    assert first_drop(stages(0, 1e-6, 1e-4, 1e-6)) is None
+
+
+def test_a_stage_that_is_none_is_refused(reference_bundle: Path) -> None:
+    with pytest.raises(ExportError, match=r"--into 'layer 2' is not a stage"):
+        blame(BlamePlan(reference_bundle, reference_bundle, (PAGE,), "?", into="layer 2"))

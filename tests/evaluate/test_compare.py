@@ -1,0 +1,174 @@
+"""Whole comparisons of the reference checkpoint's bundles: figures, resuming, failing items, the gate, the page."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+from click.testing import CliRunner, Result
+
+from qvl_export.cli import cli
+from qvl_export.errors import ExportError
+from qvl_export.evaluate.records import Record, Records, appending
+from qvl_export.evaluate.verdict import parse_gate
+from tests.evaluate.test_blame import damage
+from tests.heldout import HELDOUT, character_error_rate
+from tests.heldout import items as heldout_items
+
+PAGES = 10
+Compare = Callable[..., Result]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The first held-out pages as a set of their own."""
+    directory = tmp_path_factory.mktemp("set")
+    every = [json.loads(line) for line in (HELDOUT / "labels.jsonl").read_text("utf-8").splitlines()]
+    labels = [label for label in every if label["image"] < f"simple_{PAGES:04}"]
+    for label in labels:
+        shutil.copyfile(HELDOUT / label["image"], directory / label["image"])
+        label["kind"] = "odd" if int(label["image"][-5]) % 2 else "even"
+    (directory / "labels.jsonl").write_text("".join(json.dumps(label) + "\n" for label in labels), "utf-8")
+    return directory
+
+
+@pytest.fixture(scope="module")
+def damaged(reference_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return damage(reference_bundle, tmp_path_factory.mktemp("damaged") / "damaged", 2)
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("report") / "report"
+
+
+def compare(*arguments: object, data: Path, out: Path) -> Result:
+    options = ["--data", str(data), "--out", str(out), "--threads", "1", "--max-new-tokens", "80", "--quiet"]
+    return CliRunner().invoke(cli, ["compare", *map(str, arguments), *options], catch_exceptions=False)
+
+
+@pytest.fixture(scope="module")
+def report(reference_bundle: Path, damaged: Path, data: Path, out: Path) -> dict:  # type: ignore[type-arg]
+    """The damaged bundle and a copy of the reference against the reference."""
+    copy = shutil.copytree(reference_bundle, damaged.parent / "copy")
+    done = compare(reference_bundle, copy, damaged, "--json", data=data, out=out)
+    assert done.exit_code == 0
+    return json.loads(done.stdout)  # type: ignore[no-any-return]
+
+
+def test_the_verdict_says_loss_and_names_the_layer(report: dict) -> None:  # type: ignore[type-arg]
+    copy, damaged = report["bundles"]
+    assert copy["verdict"]["outcome"] == "identical" and copy["agreement"]["same_top"] == 1
+    assert damaged["verdict"]["outcome"] == "loss" and "CER" in damaged["verdict"]["text"]
+    assert report["blame"]["damaged"]["first_drop"] == "llm.layers.2"
+    assert damaged["agreement"]["kl_mean"] > 0.5 > 1e-5 > report["noise"]["kl_mean"]
+
+
+def test_rates_are_those_of_the_answers(report: dict, data: Path, out: Path) -> None:  # type: ignore[type-arg]
+    work = next((out / "work").iterdir())
+    name = next(path.name.split(".")[0] for path in work.glob("reference-*.jsonl"))
+    records, truths = Records(work, name), list(heldout_items(pages=PAGES))
+    answers = {index: records.get(index) for index in range(len(truths))}
+    chosen = [index for index, item in enumerate(truths) if item.task == "ocr"]
+    expected = character_error_rate(
+        [answers[index].answer for index in chosen],  # type: ignore[union-attr]
+        [truths[index].answer for index in chosen],
+    )
+    assert report["reference"]["rates"]["ocr"]["cer"] == pytest.approx(expected)
+    kinds = {(row["task"], row["group"]): row["items"] for row in report["bundles"][1]["by_kind"]}
+    assert kinds["ocr", "odd"] == kinds["ocr", "even"] == PAGES // 2
+
+
+def test_the_page_is_whole_and_loads_nothing(report: dict, out: Path) -> None:  # type: ignore[type-arg]
+    page = (out / "index.html").read_text("utf-8")
+    for foreign in ("http://", "https://", "<link", "<script", "url(", "@import"):
+        assert foreign not in page
+    assert page.count("data:image/webp;base64,") == len(report["bundles"][1]["worst"])
+    assert "damaged loses accuracy" in page and "<ins>" in page and 'class="truth"' in page
+    assert (out / "report.md").read_text("utf-8").startswith(f"# What it costs: {report['items']} items ({PAGES} ocr, ")
+    assert not list(out.glob(".*")) and not list(out.glob("work/*/scratch"))
+
+
+def test_a_second_run_answers_nothing_again(
+    report: dict, reference_bundle: Path, damaged: Path, data: Path, out: Path
+) -> None:  # type: ignore[type-arg]
+    before = {path: path.stat().st_mtime_ns for path in out.glob("work/*/*.jsonl")}
+    done = compare(reference_bundle, damaged, "--json", "--no-blame", data=data, out=out)
+    assert {path: path.stat().st_mtime_ns for path in out.glob("work/*/*.jsonl")} == before
+    assert json.loads(done.stdout)["bundles"][0]["scores"] == report["bundles"][1]["scores"]
+
+
+def test_a_killed_run_goes_on_and_two_workers_find_the_same(
+    report: dict,  # type: ignore[type-arg]
+    reference_bundle: Path,
+    damaged: Path,
+    data: Path,
+    out: Path,
+    tmp_path: Path,
+) -> None:
+    again = tmp_path / "again"
+    shutil.copytree(out / "work", again / "work")
+    for path in again.glob("work/*/*.jsonl"):
+        lines = path.read_bytes().splitlines(keepends=True)
+        path.write_bytes(b"".join(lines[:5]) + lines[5][:40])
+    arguments = reference_bundle, damaged, "--json", "--no-blame", "--workers", 2
+    found = json.loads(compare(*arguments, data=data, out=again).stdout)
+    assert found["bundles"][0]["scores"] == report["bundles"][1]["scores"]
+    assert found["reference"]["rates"] == report["reference"]["rates"]
+
+
+def test_the_gate(report: dict, reference_bundle: Path, damaged: Path, data: Path, out: Path) -> None:  # type: ignore[type-arg]
+    arguments = reference_bundle, damaged, "--no-blame", "--fail-if"
+    stopped = compare(*arguments, "cer>+0.5pt", data=data, out=out)
+    assert stopped.exit_code == 1 and "exceeded: damaged: CER in ocr" in stopped.stderr
+    assert compare(*arguments, "cer>+5000pt", data=data, out=out).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("cer", "is not a condition (such as cer>+0.5pt"),
+        ("bleu>1", "is not a condition"),
+        ("cer<-1", "is not a loss of CER (cer>+1pt)"),
+        ("anls>+1pt", "is not a loss of ANLS (anls<-1pt)"),
+    ],
+)
+def test_gates_that_make_no_sense(text: str, said: str) -> None:
+    with pytest.raises(ExportError) as error:
+        parse_gate(text)
+    assert said in str(error.value)
+
+
+def test_a_failing_item_is_recorded_and_counted(
+    reference_bundle: Path, damaged: Path, data: Path, tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(data, broken)
+    (broken / "simple_0002.png").write_bytes(b"no image")
+    done = compare(reference_bundle, damaged, "--json", "--no-blame", data=broken, out=tmp_path / "out")
+    found = json.loads(done.stdout)
+    assert done.exit_code == 0 and found["reference"]["failed"] == 3 == found["items"] - found["reference"]["answered"]
+    assert "3 items at which the reference itself failed" in (tmp_path / "out" / "report.md").read_text("utf-8")
+
+
+def test_a_bundle_that_is_none_is_one_line(reference_bundle: Path, data: Path, tmp_path: Path) -> None:
+    with pytest.raises(Exception, match="is not a bundle directory"):
+        compare(reference_bundle, tmp_path / "none", data=data, out=tmp_path / "out")
+
+
+def test_half_a_line_is_cut_off_and_failed_items_are_open(tmp_path: Path) -> None:
+    with appending(tmp_path, "a", 0) as append:
+        append(Record(item=3, answer="x"))
+        append(Record(item=4, error="broke"))
+    with (tmp_path / "a.0.jsonl").open("ab") as file:
+        file.write(b'{"item": 5, "answ')
+    with appending(tmp_path, "a", 0) as append:
+        append(Record(item=6, answer="z"))
+    records = Records(tmp_path, "a")
+    found = [getattr(records.answered(index), "answer", None) for index in range(3, 7)]
+    assert found == ["x", None, None, "z"] and len(records) == 2 and records.failed == {4}
+    assert msgspec.json.decode((tmp_path / "a.0.jsonl").read_bytes().splitlines()[-1])["item"] == 6

@@ -1,0 +1,170 @@
+"""Metrics against naive implementations, worked examples and published ones."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import cache
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from qvl_export.evaluate import metrics, tables
+from qvl_export.evaluate.boxes import PageGeometry, intersection_over_union, parse_boxes
+from qvl_export.evaluate.metrics import score
+
+PAGE = PageGeometry.original((400, 300))
+
+
+def wagner_fischer(a: Sequence[str], b: Sequence[str]) -> int:
+    """Edits by the textbook's table."""
+    row = list(range(len(b) + 1))
+    for i, x in enumerate(a, 1):
+        previous, row = row, [i]
+        for j, y in enumerate(b, 1):
+            row.append(min(previous[j] + 1, row[-1] + 1, previous[j - 1] + (x != y)))
+    return row[-1]
+
+
+@given(st.text("ab 中\n", max_size=8), st.text("ab 中\n", min_size=1, max_size=8))
+def test_error_rates_count_edits(answer: str, truth: str) -> None:
+    scores = score("ocr", answer, [truth], PAGE)
+    assert scores["cer"] == (wagner_fischer(answer.strip(), truth.strip()), len(truth.strip()))
+    bare, wanted = "".join(answer.split()), "".join(truth.split())
+    assert scores["cer_nospace"] == (wagner_fischer(bare, wanted), len(wanted))
+
+
+def test_word_error_rate_takes_an_ideograph_for_a_word() -> None:
+    assert score("ocr", "the cat sat", ["the cat sat down"], PAGE)["wer"] == (1, 4)
+    assert score("ocr", "发票 A1", ["发票号 A1"], PAGE)["wer"] == (1, 4)
+
+
+def test_composed_and_decomposed_letters_are_equal() -> None:
+    assert score("ocr", "Mu\u0308ller", ["M\u00fcller"], PAGE)["cer"] == (0, 6)
+
+
+def test_the_best_of_several_truths_counts() -> None:
+    assert score("qa", "12.00", ["$ 12.00 total", "12.00"], PAGE) == {"anls": (1, 1), "exact": (1, 1), "cer": (0, 5)}
+
+
+@pytest.mark.parametrize(
+    ("answer", "truths", "expected"),
+    [  # the third: NL = 0.5 is not below the threshold
+        ("Coca  COLA", ["coca cola"], 1.0),
+        ("coca cole", ["coca cola", "pepsi"], 8 / 9),
+        ("ab", ["cb"], 0.0),
+        ("", ["yes"], 0.0),
+    ],
+)
+def test_anls(answer: str, truths: list[str], expected: float) -> None:
+    assert metrics.anls(answer, truths) == pytest.approx(expected)
+
+
+def test_field_f1_is_micro_averaged() -> None:
+    truth = json.dumps({"total": "12.00", "date": "2020-01-02", "items": [{"name": "tea"}], "tax": ""})
+    assert metrics.field_f1('```json\n{"total": "12.00", "date": "2020-01-03"}\n```', truth) == (2, 5)
+    assert metrics.field_f1(truth, truth) == (6, 6)
+    assert metrics.field_f1("total 12.00", truth) == (0, 3)
+
+
+def test_tool_calls() -> None:
+    truth = '<tool_call>\n{"name": "pay", "arguments": {"sum": 12, "to": "A"}}\n</tool_call>'
+    assert (
+        score("tool", '<tool_call>{"arguments": {"to": "A", "sum": 12}, "name": "pay"}', [truth], PAGE)["tool"][0] == 1
+    )
+    assert score("tool", truth.replace("12", "13"), [truth], PAGE)["tool"][0] == 0
+    assert score("tool", truth + truth, [truth], PAGE)["tool"][0] == 0
+    assert score("tool", "pay 12 to A", [truth], PAGE)["tool"][0] == 0
+
+
+@pytest.mark.parametrize(
+    ("family", "text"),
+    [
+        ("qwen2_vl", "<|object_ref_start|>sum<|object_ref_end|><|box_start|>(250,100),(500,200)<|box_end|>"),
+        ("qwen2_vl", "(250,100),(500,200)"),
+        ("qwen2_5_vl", '[{"bbox_2d": [112, 28, 224, 56], "label": "sum"}]'),
+        ("qwen3_vl", '```json\n[{"bbox_2d": [250, 100, 500, 200]}]\n```'),
+    ],
+)
+def test_boxes_of_every_family_are_pixels_of_the_image(family: str, text: str) -> None:
+    assert parse_boxes(text, PageGeometry.of(family, (400, 300), (448, 280))) == [(100, 30, 200, 60)]
+
+
+def test_intersection_over_union_counts_pixels() -> None:
+    def cells(box: tuple[int, int, int, int]) -> set[tuple[int, int]]:
+        return {(x, y) for x in range(box[0], box[2]) for y in range(box[1], box[3])}
+
+    a, b = (2, 3, 9, 8), (5, 1, 12, 6)
+    assert intersection_over_union(a, b) == len(cells(a) & cells(b)) / len(cells(a) | cells(b))
+    assert intersection_over_union(a, (20, 20, 30, 30)) == 0
+
+
+def test_grounding_scores_every_true_box_once() -> None:
+    truth = '[{"bbox_2d": [0, 0, 10, 10]}, {"bbox_2d": [20, 0, 30, 10]}]'
+    swapped = '[{"bbox_2d": [20, 0, 30, 10]}, {"bbox_2d": [0, 0, 10, 5]}, {"bbox_2d": [0, 0, 10, 10]}]'
+    assert score("grounding", swapped, [truth], PAGE) == {"iou": (1.5, 2), "acc50": (2, 2), "parsed": (1, 1)}
+    assert score("grounding", "nowhere", [truth], PAGE) == {"iou": (0, 2), "acc50": (0, 2), "parsed": (0, 1)}
+
+
+# TEDS
+
+
+def edit_distance(a: tables.Node, b: tables.Node, contents: bool = True) -> float:
+    """Tree edit distance straight from its recursive definition over forests."""
+    costs = tables._Costs(contents)
+
+    def freeze(node: tables.Node) -> tuple:  # type: ignore[type-arg]
+        return (node.tag, node.colspan, node.rowspan, node.text), tuple(map(freeze, node.children))
+
+    def thaw(label: tuple) -> tables.Node:  # type: ignore[type-arg]
+        return tables.Node(*label)
+
+    @cache
+    def distance(f: tuple, g: tuple) -> float:  # type: ignore[type-arg]
+        if not f and not g:
+            return 0.0
+        options = []
+        if f:
+            options.append(distance(f[:-1] + f[-1][1], g) + 1)
+        if g:
+            options.append(distance(f, g[:-1] + g[-1][1]) + 1)
+        if f and g:
+            change = costs.rename(thaw(f[-1][0]), thaw(g[-1][0]))
+            options.append(distance(f[:-1], g[:-1]) + distance(f[-1][1], g[-1][1]) + change)
+        return min(options)
+
+    return distance((freeze(a),), (freeze(b),))
+
+
+def table(rows: list[list[str]]) -> str:
+    return f"<table>{''.join('<tr>' + ''.join(f'<td>{c}</td>' for c in row) + '</tr>' for row in rows)}</table>"
+
+
+_rows = st.lists(st.lists(st.sampled_from(["", "a", "ab", "12"]), min_size=1, max_size=3), min_size=1, max_size=3)
+
+
+@settings(max_examples=60, deadline=None)
+@given(_rows, _rows, st.booleans())
+def test_teds_is_one_minus_edit_distance_over_nodes(a: list[list[str]], b: list[list[str]], contents: bool) -> None:
+    nodes = max(sum(1 + len(row) for row in rows) for rows in (a, b))
+    one, two = (tables.parse_table(table(rows)) for rows in (a, b))
+    assert one is not None and two is not None
+    expected = max(0.0, 1 - edit_distance(one, two, contents) / nodes)
+    assert tables.teds(table(a), table(b), contents) == pytest.approx(expected)
+
+
+def test_teds_worked_examples() -> None:
+    truth = table([["a", "bb"], ["c", "d"]])
+    assert tables.teds(truth, truth) == 1
+    assert tables.teds(table([["a", "bx"], ["c", "d"]]), truth) == pytest.approx(1 - 0.5 / 6)
+    assert tables.teds(table([["a", "bx"], ["c", "d"]]), truth, contents=False) == 1
+    assert tables.teds(table([["a", "bb"]]), truth) == pytest.approx(1 - 3 / 6)
+    assert tables.teds("no table here", truth) == 0
+    assert tables.teds(truth.replace("<td>a", '<td colspan="2">a'), truth) == pytest.approx(1 - 1 / 6)
+
+
+def test_teds_looks_through_headers_and_open_tags() -> None:
+    truth = table([["a", "b"], ["c", "d"]])
+    headed = "```html\n<table><thead><tr><th>a<th>b</thead><tbody><tr><td>c<td> d </table> and <td>more"
+    assert tables.teds(headed, truth) == 1

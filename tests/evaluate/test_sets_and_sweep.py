@@ -1,0 +1,79 @@
+"""`eval build` and `sweep`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from qvl_export.cli import cli
+from qvl_export.errors import ExportError
+from qvl_export.evaluate.build import build_set
+from qvl_export.evaluate.dataset import open_set
+from qvl_export.evaluate.sweep import SweepPlan, make_bundles, parse_pixels
+from qvl_export.pipeline import Silent
+from qvl_runtime import load
+from tests.heldout import HELDOUT
+from tests.oracles.tiny import REFERENCE
+
+HEAD = "image,prompt,task,answer,kind\n"
+
+
+def scans(directory: Path) -> Path:
+    (directory / "scans" / "may").mkdir(parents=True)
+    for name in ("a.png", "may/b.png"):
+        Image.new("RGB", (9, 9)).save(directory / "scans" / name)
+    (directory / "scans" / "bad.png").write_bytes(b"no image")
+    return directory / "scans"
+
+
+def test_a_set_from_scans_and_a_table(tmp_path: Path) -> None:
+    truth = tmp_path / "truth.csv"
+    rows = 'a.png,"Sum, please?",qa,12,bill\na.png,"Sum, please?",qa,12.00,bill\nmay/b.png,Read.,ocr,"one\ntwo",\n'
+    truth.write_text("\ufeff" + HEAD + rows, "utf-8")
+    out = tmp_path / "set"
+    done = CliRunner().invoke(cli, ["eval", "build", str(scans(tmp_path)), str(truth), str(out), "--json"])
+    assert json.loads(done.stdout) == {"items": 2, "images": 2, "tasks": {"qa": 1, "ocr": 1}}
+    first, second = (item.label for item in open_set(out).items())
+    assert (first.prompt, first.answers, first.kind) == ("Sum, please?", ["12", "12.00"], "bill")
+    assert (second.image, second.answers, second.kind) == ("may/b.png", ["one\ntwo"], "document")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("image,prompt,answer\n", "has no column task"),
+        (HEAD, "has no rows"),
+        (HEAD + "a.png,Read.,ocr,x,\na.png,Read.\n", "truth.csv:3: has too few"),
+        (HEAD + "a.png,Read.,song,x,\n", "truth.csv:2: task 'song'"),
+        (HEAD + "c.png,Read.,ocr,x,\n", "truth.csv:2: image c.png cannot be read"),
+        (HEAD + "bad.png,Read.,ocr,x,\n", "truth.csv:2: image bad.png cannot be read"),
+        (HEAD + "../a.png,Read.,ocr,x,\n", "is not inside the set"),
+    ],
+)
+def test_bad_tables_are_refused_and_leave_nothing(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "truth.csv").write_text(text)
+    with pytest.raises(ExportError) as error:
+        build_set(scans(tmp_path), tmp_path / "truth.csv", tmp_path / "out")
+    assert said in str(error.value)
+    assert {path.name for path in tmp_path.iterdir()} == {"scans", "truth.csv"}
+
+
+def test_a_sweep_shares_weights_between_pixel_bounds(tmp_path: Path) -> None:
+    plan = SweepPlan(str(REFERENCE), parse_pixels("12544, 50176"), ("fp32", "fp16"), HELDOUT, tmp_path)
+    made = make_bundles(plan, Silent())
+    assert [path.name for path in made] == ["fp32-50176", "fp32-12544", "fp16-50176", "fp16-12544"]
+    few, many = load(made[1], threads=1), load(made[0], threads=1)
+    assert (few.manifest.image.max_pixels, many.manifest.image.max_pixels) == (12544, 50176)
+    page = Image.new("RGB", (400, 400))
+    assert len(few.encode(page)) < len(many.encode(page))
+    assert (made[0] / "llm.onnx.data").stat().st_ino == (made[1] / "llm.onnx.data").stat().st_ino
+    assert make_bundles(plan, Silent()) == made
+
+
+def test_pixels_that_are_none() -> None:
+    with pytest.raises(ExportError, match="are not whole numbers"):
+        parse_pixels("200704,many")
