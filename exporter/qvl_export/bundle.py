@@ -22,22 +22,23 @@ _PARTIAL, _REPLACED = "partial", "replaced"
 
 
 @contextlib.contextmanager
-def writing(out: Path, force: bool) -> Iterator[Path]:
+def writing(out: Path, force: bool, mark: str = MANIFEST) -> Iterator[Path]:
     """A directory beside `out` that becomes `out` when the block ends well, and vanishes when it does not.
 
-    Raises OutputError when `out` exists and `force` is not set, or when the disk is full or not writable.
+    `mark` is the file that tells what may be replaced. Raises OutputError when `out` exists and `force` is not set, or
+    when the disk is full or not writable.
     """
-    check_free(out, force)
+    check_free(out, force, mark)
     out = Path(os.path.realpath(out))
     _clear_leftovers(out)
-    check_free(out, force)
+    check_free(out, force, mark)
     beside = out.parent / _BESIDE.format(name=out.name, pid=os.getpid(), state=_PARTIAL)
     created = [parent for parent in out.parents if not parent.exists()]
     try:
         beside.mkdir(parents=True)
         yield beside
         _sync(beside)
-        check_free(out, force)  # another export may have finished first
+        check_free(out, force, mark)  # another export may have finished first
         _replace(beside, out)
     except OSError as error:
         if error.filename is None and error.errno is None:
@@ -51,12 +52,13 @@ def writing(out: Path, force: bool) -> Iterator[Path]:
         _remove_empty(created)
 
 
-def check_free(out: Path, force: bool) -> None:
-    """Refuse an existing `out` without `force`, and anything but a bundle with it."""
+def check_free(out: Path, force: bool, mark: str = MANIFEST) -> None:
+    """Refuse an existing `out` without `force`, and with it anything without the file `mark`."""
     if not out.exists() and not out.is_symlink():
         return
-    if not (out / MANIFEST).is_file() and not (out.is_dir() and not any(out.iterdir())):
-        raise OutputError("exists and is not a bundle", where=out, fix="choose another place")
+    if not (out / mark).is_file() and not (out.is_dir() and not any(out.iterdir())):
+        kind = "a bundle" if mark == MANIFEST else f"a directory with {mark}"
+        raise OutputError(f"exists and is not {kind}", where=out, fix="choose another place")
     if Path.cwd().is_relative_to(out.resolve()):
         raise OutputError("is the current directory", where=out, fix="run it from elsewhere")
     if not force:

@@ -70,6 +70,7 @@ def cli() -> None:
 @click.option("--block-size", type=int, default=32, show_default=True, help="Columns that share an int4 scale.")
 @click.option("--calib", type=click.Path(path_type=Path), help="Calibration set: a directory with labels.jsonl.")
 @click.option("--samples", type=click.IntRange(1), default=128, show_default=True, help="Most pages to calibrate on.")
+@click.option("--save-gptq", type=click.Path(path_type=Path), help="Also write a GPTQ checkpoint to this directory.")
 @click.option("--revision", help="Branch, tag or commit of a Hugging Face id.")
 @click.option("--force", is_flag=True, help="Replace an existing bundle.")
 @click.option("--quiet", is_flag=True, help="Print nothing but errors.")
@@ -86,6 +87,7 @@ def export(
     block_size: int,
     calib: Path | None,
     samples: int,
+    save_gptq: Path | None,
     revision: str | None,
     force: bool,
     quiet: bool,
@@ -109,6 +111,7 @@ def export(
         block_size=block_size,
         calib=calib,
         samples=samples,
+        save_gptq=save_gptq,
     )
     progress, began = RichProgress(quiet), time.perf_counter()
     try:

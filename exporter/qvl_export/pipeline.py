@@ -17,7 +17,7 @@ from .checkpoint import Checkpoint
 from .errors import ConfigError, ExportError
 from .families.spec import ModelSpec
 from .graph import build, weights
-from .quant import stored
+from .quant import save_gptq, stored
 from .quant.gptq_checkpoint import BLOCKS
 from .quant.int4 import DecoderInt4
 from .quant.qtensor import Layout
@@ -48,7 +48,7 @@ class ExportPlan:
     multiplies 4- and 8-bit weights with activations rounded to int8, 0 keeps activations float32. Linears that the
     checkpoint holds quantized (GPTQ) are used as they are; `precision` is that of the others. `llm_precision` "int4"
     quantizes the decoder's linears in blocks of `block_size` columns with GPTQ, calibrated on up to `samples` lines of
-    the set in the directory `calib`.
+    the set in the directory `calib`; the directory `save_gptq` gets the result as a GPTQ checkpoint too.
     """
 
     checkpoint: str | Path
@@ -65,6 +65,7 @@ class ExportPlan:
     block_size: int = 32
     calib: str | Path | None = None
     samples: int = 128
+    save_gptq: str | Path | None = None
 
 
 def export(plan: ExportPlan, progress: Progress | None = None) -> Manifest:
@@ -84,6 +85,8 @@ def export(plan: ExportPlan, progress: Progress | None = None) -> Manifest:
     own = stored.quantized_linears(checkpoint)
     int4 = _int4(plan, spec, target, already=bool(own))
     linears: Mapping[str, stored.QuantizedSource] = int4.linears if int4 else own
+    if plan.save_gptq is not None:
+        save_gptq.check(Path(plan.save_gptq), out, linears, plan.force)
     layouts = {name: linear.layout() for name, linear in linears.items()}
     graphs = [build.build_vision(spec, target, layouts), build.build_llm(spec, target, layouts)]
     tied = ("lm_head.weight",) if spec.text.tied else ()
@@ -110,6 +113,8 @@ def export(plan: ExportPlan, progress: Progress | None = None) -> Manifest:
             files[f"{graph.name}.onnx"] = bundle.file_entry(directory / f"{graph.name}.onnx")
         manifest = describe.manifest(spec, plan.target, entries, files, describe.origin(source, read_hash))
         bundle.write_manifest(directory, manifest)
+        if plan.save_gptq is not None:
+            save_gptq.save(Path(plan.save_gptq), checkpoint, linears, plan.force, progress.stage, progress.advance)
     if int4:
         int4.clean()
     return manifest
@@ -118,6 +123,8 @@ def export(plan: ExportPlan, progress: Progress | None = None) -> Manifest:
 def _int4(plan: ExportPlan, spec: ModelSpec, target: targets.Target, already: bool) -> DecoderInt4 | None:
     """What `llm_precision` asks for; raises ExportError when it cannot be had."""
     if plan.llm_precision is None:
+        if plan.save_gptq is not None:
+            raise ExportError("--save-gptq writes what was quantized", fix="add --llm-precision int4, or leave it out")
         if plan.calib is not None:
             raise ExportError("--calib is for quantization", fix="add --llm-precision int4, or leave it out")
         return None
