@@ -1,0 +1,96 @@
+"""Linear layers with inputs to compare quantizers on: structured random ones, and those of the reference checkpoint."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from qvl_export import ExportPlan, export
+from qvl_export.checkpoint import Checkpoint
+from qvl_export.families import read_spec
+from qvl_export.graph.build import build_decoder_layer
+from qvl_export.quant.calibrate import Decoder
+from qvl_export.quant.samples import Sample, Sampler, read_labels
+from qvl_export.targets import lower
+from qvl_runtime import manifest
+from qvl_runtime.chat import ChatTemplate
+from qvl_runtime.sessions.cpu import open_vision
+
+ROOT = Path(__file__).parents[2]
+REFERENCE = ROOT / "tests" / "checkpoints" / "reference"
+PAGES = ROOT / "calib_data" / "calibration"
+SHAPES = (96, 256), (256, 128), (64, 640)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """weight [N, K] and inputs [tokens, K], float32."""
+
+    name: str
+    weight: np.ndarray
+    inputs: np.ndarray
+
+    @property
+    def hessian(self) -> np.ndarray:
+        return self.inputs.T @ self.inputs
+
+    def error(self, quantized: np.ndarray) -> float:
+        """‖X Wᵀ − X Qᵀ‖ / ‖X Wᵀ‖."""
+        exact = self.inputs.astype(np.float64) @ self.weight.astype(np.float64).T
+        return float(np.linalg.norm(exact - self.inputs.astype(np.float64) @ quantized.T) / np.linalg.norm(exact))
+
+
+def random_layer(rows: int, columns: int, seed: int) -> Layer:
+    """Correlated inputs of unequal loudness, one channel in fifty an outlier; weights with heavy tails."""
+    rng = np.random.default_rng(seed)
+    mixing = rng.standard_normal((columns, columns)) / columns**0.5 + np.eye(columns)
+    loudness = np.exp(0.7 * rng.standard_normal(columns))
+    loudness[rng.choice(columns, columns // 50, replace=False)] *= 30
+    inputs = (rng.standard_normal((2048, columns)) @ mixing) * loudness
+    weight = rng.standard_t(5, (rows, columns)) / columns**0.5
+    return Layer(f"random {rows} × {columns}", weight.astype(np.float32), inputs.astype(np.float32))
+
+
+def reference_layers(pages: int = 6) -> Iterator[Layer]:
+    """Every linear of the reference checkpoint's decoder, with what the float model gives it on calibration pages."""
+    source = Checkpoint(REFERENCE)
+    decoder = Decoder(read_spec(source).text, lower("cpu", "fp32"), source.tensors)
+    with tempfile.TemporaryDirectory() as directory:
+        samples = _samples(source, Path(directory), pages)
+        states = [sample.hidden for sample in samples]
+        for index in range(decoder.spec.num_layers):
+            graph, taps = build_decoder_layer(decoder.spec, decoder.target, index)
+            session = decoder.open(graph, {}, Path(directory))
+            outputs = ["hidden_out", *taps]
+            runs = [
+                session.run(outputs, decoder.feeds(state, sample))
+                for state, sample in zip(states, samples, strict=True)
+            ]
+            states = [run[0] for run in runs]
+            for place, names in enumerate(taps.values(), 1):
+                inputs = np.concatenate([run[place][0] for run in runs])
+                yield from (Layer(name, decoder.weight(name), inputs) for name in names)
+
+
+def _samples(source: Checkpoint, directory: Path, pages: int) -> list[Sample]:
+    bundle = directory / "bundle"
+    export(ExportPlan(REFERENCE, bundle, precision="fp32"))
+    described = manifest.read(bundle)
+    sampler = Sampler(
+        described,
+        ChatTemplate((bundle / "chat_template.jinja").read_text("utf-8"), bundle),
+        Tokenizer.from_file(str(bundle / "tokenizer.json")),
+        open_vision(bundle, described, 1),
+        source.tensors["model.embed_tokens.weight"],
+    )
+    return list(sampler.samples(PAGES, read_labels(PAGES, pages)))
+
+
+def random_layers() -> Iterator[Layer]:
+    """One of each shape, by seed."""
+    yield from (random_layer(*shape, seed) for seed, shape in enumerate(SHAPES))
