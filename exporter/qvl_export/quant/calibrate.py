@@ -35,6 +35,18 @@ Report = Callable[[str], None]
 ROWS_BYTES = 16 << 20
 
 
+@dataclass(frozen=True)
+class Recipe:
+    """How Hessians are gathered.
+
+    `sequential`: within a layer, o, then gate and up, then down see what the already quantized ones before them give;
+    otherwise all see the float layer. `vision_weight`: what a vision token counts against a text token.
+    """
+
+    sequential: bool = False
+    vision_weight: float = 1.0
+
+
 class Calibration:
     """The state of one calibration: which layers are done, and what the next one's inputs are."""
 
@@ -105,6 +117,7 @@ def quantize_decoder(
     samples: Sequence[Sample],
     calibration: Calibration,
     report: Report,
+    recipe: Recipe = Recipe(),
 ) -> None:
     """Fill `linears`, those of all decoder layers, with GPTQ; `report` is told of each finished layer.
 
@@ -117,7 +130,7 @@ def quantize_decoder(
         if states is None:
             states = calibration.hidden(index, len(samples)) if index else [sample.hidden for sample in samples]
         mine = {name: linear for name, linear in linears.items() if name.startswith(f"model.layers.{index}.")}
-        _quantize_layer(decoder, index, mine, states, samples, calibration.work)
+        _quantize_layer(decoder, index, mine, states, samples, calibration.work, recipe)
         states = _outputs(decoder, index, mine, states, samples, calibration.work)
         calibration.finish(index, states)
         left = (time.monotonic() - began) / count * (len(pending) - count)
@@ -141,17 +154,37 @@ def _quantize_layer(
     states: Sequence[Floats],
     samples: Sequence[Sample],
     work: Path,
+    recipe: Recipe,
 ) -> None:
-    """A layer's linears, each under the Hessian Σ x xᵀ of the tokens that the float layer gives it."""
-    graph, taps = build_decoder_layer(decoder.spec, decoder.target, index)
-    session = decoder.open(graph, {}, work)
+    """A layer's linears, those that share an input at once or, where the recipe is sequential, one input at a time."""
+    done: dict[str, SavedLinear] = {}
+    while len(done) < len(linears):
+        layouts = {name: linear.form for name, linear in done.items()}
+        graph, taps = build_decoder_layer(decoder.spec, decoder.target, index, layouts)
+        session = decoder.open(graph, done, work)
+        wanted = list(taps)[:1] if recipe.sequential else list(taps)
+        hessians = _hessians(decoder, session, wanted, states, samples, recipe)
+        for tap in wanted:
+            for name in taps[tap]:
+                linears[name].save(gptq(decoder.weight(name), hessians[tap], linears[name].form))
+                done[name] = linears[name]
+
+
+def _hessians(
+    decoder: Decoder,
+    session: ort.InferenceSession,
+    taps: Sequence[str],
+    states: Sequence[Floats],
+    samples: Sequence[Sample],
+    recipe: Recipe,
+) -> dict[str, Floats]:
+    """Σ weight · x xᵀ over all tokens for each of `taps`."""
     hessians: dict[str, Floats] = {}
     for state, sample in zip(states, samples, strict=True):
-        for tap, value in zip(taps, session.run(list(taps), decoder.feeds(state, sample)), strict=True):
-            hessians[tap] = hessians.get(tap, 0) + value[0].T @ value[0]
-    for tap, names in taps.items():
-        for name in names:
-            linears[name].save(gptq(decoder.weight(name), hessians[tap], linears[name].form))
+        weights = sample.weights(recipe.vision_weight)[:, None]
+        for tap, value in zip(taps, session.run(taps, decoder.feeds(state, sample)), strict=True):
+            hessians[tap] = hessians.get(tap, 0) + (value[0] * weights).T @ value[0]
+    return hessians
 
 
 def _outputs(

@@ -36,6 +36,8 @@ class DecoderInt4:
     layout: Layout
     calib: Path
     limit: int
+    sequential: bool = False
+    vision_weight: float = 1.0
 
     @property
     def work(self) -> Path:
@@ -75,7 +77,8 @@ class DecoderInt4:
         samples = list(sampler.samples(self.calib, labels))
         key = self._key(checkpoint, draft, [label.image for label in labels])
         progress = calibrate.Calibration(self.work, key)
-        calibrate.quantize_decoder(decoder, self.linears, samples, progress, report)
+        recipe = calibrate.Recipe(self.sequential, self.vision_weight)
+        calibrate.quantize_decoder(decoder, self.linears, samples, progress, report, recipe)
         for name in self.linears.keys() & {"model.embed_tokens", "lm_head"}:
             calibrate.quantize_rows(decoder, self.linears[name])
 
@@ -89,6 +92,7 @@ class DecoderInt4:
             "pages": {name: sha256(self.calib / name) for name in sorted({LABELS, *pages})},
             "limit": self.limit,
             "layout": repr(self.layout),
+            "recipe": [self.sequential, self.vision_weight],
             "target": repr(self.target),
         }
 

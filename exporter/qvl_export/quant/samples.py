@@ -37,10 +37,16 @@ class Label(msgspec.Struct, forbid_unknown_fields=False):
 
 @dataclass(frozen=True)
 class Sample:
-    """One prompt and answer: `hidden` [1, S, H] into the first layer, `positions` [3, S]."""
+    """One prompt and answer: `hidden` [1, S, H] into the first layer, `positions` [3, S], `vision` [S] where it is."""
 
     hidden: npt.NDArray[np.float32]
     positions: npt.NDArray[np.int64]
+    vision: npt.NDArray[np.bool_] | None = None
+
+    def weights(self, vision_weight: float) -> npt.NDArray[np.float32]:
+        """How much each token counts in Hessians, [S]: text 1, vision `vision_weight`."""
+        vision = np.zeros(self.hidden.shape[1], bool) if self.vision is None else self.vision
+        return np.where(vision, np.float32(vision_weight), np.float32(1))
 
 
 def read_labels(directory: Path, limit: int) -> list[Label]:
@@ -90,7 +96,7 @@ class Sampler:
         answer = np.array(self._encode(label.answers[0]), dtype=np.int64)
         prompt = build_prompt(messages, self.manifest, self.template.render, self._encode, len(answer))
         whole = prompt.followed_by(answer)
-        return Sample(self._embed(whole), whole.positions)
+        return Sample(self._embed(whole), whole.positions, whole.ids == self.manifest.tokens.image)
 
     def _encode(self, text: str) -> list[int]:
         return list(self.tokenizer.encode(text, add_special_tokens=False).ids)
