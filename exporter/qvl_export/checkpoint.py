@@ -107,6 +107,13 @@ def published_name(name: str) -> str:
     return name.replace("model.language_model.", "model.", 1) if name.startswith("model.language_model.") else name
 
 
+def nested_name(published: str) -> str:
+    """The name as transformers 5 writes it: what `published_name` undoes."""
+    if published.startswith("visual."):
+        return f"model.{published}"
+    return f"model.language_model.{published.removeprefix('model.')}" if published.startswith("model.") else published
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object; raises ConfigError when it is too large, malformed or not an object."""
     if path.stat().st_size > MAX_JSON_BYTES:

@@ -69,6 +69,8 @@ def cli() -> None:
     show_default=True,
     help="Most pages to calibrate on, spread evenly over all that --calib gives.",
 )
+@click.option("--vision-weight", type=float, default=1.0, help="What image tokens count in GPTQ; text tokens count 1.")
+@click.option("--save-gptq", type=click.Path(path_type=Path), help="Also write a GPTQ checkpoint to this directory.")
 @click.option("--revision", help="Branch, tag or commit of a Hugging Face id.")
 @click.option("--force", is_flag=True, help="Replace an existing bundle.")
 @click.option("--quiet", is_flag=True, help="Print nothing but errors.")
@@ -89,6 +91,8 @@ def export(
     block_size: int,
     calib: tuple[Path, ...],
     samples: int,
+    vision_weight: float,
+    save_gptq: Path | None,
     revision: str | None,
     force: bool,
     quiet: bool,
@@ -116,6 +120,8 @@ def export(
         block_size=block_size,
         calib=calib,
         samples=samples,
+        vision_weight=vision_weight,
+        save_gptq=save_gptq,
     )
     progress, began = RichProgress(quiet), time.perf_counter()
     try:

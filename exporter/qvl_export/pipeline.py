@@ -18,9 +18,10 @@ from .checkpoint import Checkpoint
 from .errors import ConfigError, ExportError
 from .families.spec import ModelSpec
 from .graph import build, weights
-from .quant import precision, schemes, stored
+from .quant import precision, save_gptq, schemes, stored
 from .quant.pages import select
 from .quant.quantizer import MIXED, Quantizer
+from .quant.saved import SavedLinear
 from .quant.search import Limit
 from .quant.sensitivities import Sensitivity
 from .quant.work import Quantized
@@ -59,6 +60,8 @@ class ExportPlan:
     directories of these; the built-in set where there are none. `reduce_range` makes int8 weights fast on x86
     without VNNI, at some accuracy. `max_kl` (mean divergence of answers from the checkpoint's, nats a token) or
     `max_size` (bytes) instead of a precision chooses one for every linear, by what each costs on the pages.
+    `vision_weight` is what an image token counts in the Hessians of GPTQ, a text token counting one. The directory
+    `save_gptq` gets the int4 language model as a GPTQ checkpoint too.
     """
 
     checkpoint: str | Path
@@ -79,6 +82,8 @@ class ExportPlan:
     block_size: int = 32
     calib: str | Path | Sequence[str | Path] = ()
     samples: int = 128
+    vision_weight: float = 1.0
+    save_gptq: str | Path | None = None
 
 
 def export(plan: ExportPlan, progress: Progress | None = None) -> Manifest:
@@ -107,6 +112,8 @@ def export(plan: ExportPlan, progress: Progress | None = None) -> Manifest:
     own = stored.quantized_linears(checkpoint)
     quantizer = _quantizer(plan, spec, checkpoint, precisions, lowered, already=bool(own))
     sources = _match(spec, checkpoint, lowered, own)
+    if plan.save_gptq is not None:
+        _check_save_gptq(plan, spec, precisions, lowered["llm"])
     with bundle.writing(out, plan.force) as directory:
         text_files = texts.write(checkpoint, spec, directory)
         files = {name: bundle.file_entry(directory / name) for name in text_files}
@@ -129,9 +136,26 @@ def export(plan: ExportPlan, progress: Progress | None = None) -> Manifest:
         origin = describe.origin(source, read_hash, quantizer.calibration(progress.stage) if quantizer else None)
         manifest = describe.manifest(spec, plan.target, entries, files, origin)
         bundle.write_manifest(directory, manifest)
+        if plan.save_gptq is not None:
+            save_gptq.save(Path(plan.save_gptq), checkpoint, linears, plan.force, progress.stage, progress.advance)
     if quantizer:
         quantizer.clean()
     return manifest
+
+
+def _check_save_gptq(plan: ExportPlan, spec: ModelSpec, precisions: Mapping[str, str], target: targets.Target) -> None:
+    """Refuse what cannot be saved as a GPTQ checkpoint, before the long work."""
+    assert plan.save_gptq is not None
+    if precisions["llm"] != "int4":
+        raise ExportError("--save-gptq writes what was quantized", fix="add --llm-precision int4, or leave it out")
+    scheme = schemes.find("int4", _options(plan))
+    shapes = build.llm_weights(spec.text, target)
+    linears = {name: SavedLinear(name, Path(), scheme.layout(shape[1]), *shape) for name, shape in shapes.items()}
+    save_gptq.check(Path(plan.save_gptq), Path(plan.out), linears, plan.force)
+
+
+def _options(plan: ExportPlan) -> schemes.Options:
+    return schemes.Options(plan.block_size, plan.reduce_range)
 
 
 def _limit(plan: ExportPlan) -> Limit | None:
@@ -179,13 +203,17 @@ def _quantizer(
         return None
     if plan.samples < 1:
         raise ExportError(f"samples is {plan.samples}", fix="calibrate on at least one page")
+    if not 0 <= plan.vision_weight <= 1000:
+        raise ExportError(f"vision_weight is {plan.vision_weight}", fix="0 to 1000; text tokens count 1")
     if already and "llm" in wanted:
         raise ExportError("the checkpoint is already quantized", fix="leave --llm-precision out to use it as it is")
-    options = schemes.Options(plan.block_size, plan.reduce_range)
+    options = _options(plan)
     for chosen in set(wanted.values()) - {MIXED}:
         schemes.find(chosen, options)
     pages = select(plan.calib, plan.samples)
-    return Quantizer(spec, lowered, checkpoint, Path(plan.out), wanted, options, pages, _limit(plan))
+    return Quantizer(
+        spec, lowered, checkpoint, Path(plan.out), wanted, options, pages, _limit(plan), plan.vision_weight
+    )
 
 
 def sensitivity(plan: ExportPlan, progress: Progress | None = None) -> list[Sensitivity]:
@@ -208,7 +236,7 @@ def sensitivity(plan: ExportPlan, progress: Progress | None = None) -> list[Sens
         work = Path(directory)
         texts.write(checkpoint, spec, work)
         draft = describe.manifest(spec, plan.target, {}, {}, describe.origin(source, hashlib.sha256()))
-        options = schemes.Options(plan.block_size, plan.reduce_range)
+        options = _options(plan)
         pages = select(plan.calib, plan.samples)
         mixed = dict.fromkeys(precision.TOWERS, MIXED)
         return Quantizer(spec, lowered, checkpoint, work / "b", mixed, options, pages).sensitivities(

@@ -35,7 +35,10 @@ LEAST_SQNR = 15.0
 
 @dataclass(frozen=True)
 class Tower:
-    """What is quantized: its stages in order, how each is built, its weights, and the scheme of each linear."""
+    """What is quantized: its stages in order, how each is built, its weights, and the scheme of each linear.
+
+    `vision_weight` is what image tokens among others count in Hessians.
+    """
 
     name: str
     stages: tuple[str, ...]
@@ -43,12 +46,22 @@ class Tower:
     target: Target
     tensors: Mapping[str, StoredTensor]
     scheme: Callable[[str], Scheme | None]
+    vision_weight: float = 1.0
 
     def tensor(self, name: str) -> Floats:
         """A stored tensor in float32; linears are [N, K] whatever shape the checkpoint has them in."""
         stored = self.tensors[name]
         flat = np.concatenate([chunk.astype(np.float32) for chunk in stored.chunks()])
         return flat.reshape(stored.shape[0], -1) if len(stored.shape) > 1 else flat
+
+    def token_weights(self, sample: Sample) -> Floats | None:
+        """What each token counts [T], where they do not all count the same."""
+        places = sample.feeds.get("image_positions")
+        if places is None or self.vision_weight == 1:
+            return None
+        counts = np.ones(sample.hidden.shape[1], np.float32)
+        counts[places[:, 1]] = self.vision_weight
+        return counts
 
     def open(self, stage: Stage, quantized: Quantized, directory: Path) -> ort.InferenceSession:
         """A stage with its weights as an export writes them, in the engine that will run it."""
@@ -110,7 +123,7 @@ def observe(tower: Tower, stage: Stage, samples: Iterator[Sample], work: Work) -
     }
     for sample in samples:
         for tap, value in zip(taps, run(session, sample, taps), strict=True) if taps else ():
-            collectors[tap].add(value.reshape(-1, value.shape[-1]))
+            collectors[tap].add(value.reshape(-1, value.shape[-1]), tower.token_weights(sample))
     return {name: found for tap in taps for found in [collectors[tap].statistics()] for name in stage.taps[tap]}
 
 

@@ -33,22 +33,28 @@ def round_to_nearest(weight: Floats, layout: Layout, importance: Floats | None =
 
 
 def gptq(weight: Floats, hessian: Floats, layout: Layout, damp_percent: float = DAMP_PERCENT) -> QTensor:
-    """weight [N, K] under hessian [K, K] = Σ x xᵀ of its inputs; never worse than round-to-nearest.
+    """weight [N, K] under hessian [K, K] = Σ x xᵀ of its inputs; never worse than round-to-nearest with its scales.
 
-    Damping starts at `damp_percent` of the mean diagonal and grows until the Hessian can be inverted. Raises
-    ExportError for weights or Hessians that are not finite.
+    Scales are searched for what GPTQ will lose by them, see `_importance`. Damping starts at `damp_percent` of the mean
+    diagonal and grows until the Hessian can be inverted. Raises ExportError for weights or Hessians that are not
+    finite.
     """
     matrix, h = _finite(weight, "weights"), _finite(hessian, "activation statistics")
-    diagonal = h.diagonal().clone()
-    nearest = round_to_nearest(weight, layout, diagonal.numpy())
-    found = _grid_of(nearest, layout)
-    order = torch.argsort(diagonal, descending=True, stable=True)
+    order = torch.argsort(h.diagonal(), descending=True, stable=True)
     factor = _inverse_factor(h[order][:, order], damp_percent)
+    found = grid.search(matrix, _importance(factor, order), layout)
     scale, zero = _spread(found, layout, matrix.shape[1])
     codes = torch.empty_like(matrix)
     codes[:, order] = _sweep(matrix[:, order].clone(), factor, scale[:, order], zero[:, order], layout)
-    result = _qtensor(codes, found, layout)
+    result, nearest = (_qtensor(c, found, layout) for c in (codes, grid.quantize(matrix, scale, zero, layout)))
     return result if output_error(weight, result, h) <= output_error(weight, nearest, h) else nearest
+
+
+def _importance(factor: Tensor, order: Tensor) -> Tensor:
+    """What a squared error of each column costs once those after it have made up for it: 1 / factor[k, k]²."""
+    importance = torch.empty(len(factor))
+    importance[order] = factor.diagonal() ** -2
+    return importance
 
 
 def output_error(weight: Floats, quantized: QTensor, hessian: Tensor) -> float:
@@ -96,12 +102,6 @@ def _spread(found: grid.Grid, layout: Layout, columns: int) -> tuple[Tensor, Ten
     """Scale and zero of every column, [N, K]."""
     scale, zero = (part.repeat_interleave(layout.block, dim=1)[:, :columns] for part in found)
     return scale, zero
-
-
-def _grid_of(tensor: QTensor, layout: Layout) -> grid.Grid:
-    scale = torch.from_numpy(tensor.scales.astype(np.float32))
-    zeros = torch.full_like(scale, layout.middle) if tensor.zeros is None else torch.from_numpy(tensor.zeros).float()
-    return grid.Grid(scale, zeros)
 
 
 def _qtensor(codes: Tensor, found: grid.Grid, layout: Layout) -> QTensor:

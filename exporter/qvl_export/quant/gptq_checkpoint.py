@@ -177,3 +177,12 @@ def _unpack(words: npt.NDArray[np.int32], bits: int, axis: int) -> Codes:
     unsigned = np.moveaxis(words.view(np.uint32), axis, -1)
     codes = (unsigned[..., None] >> shifts) & np.uint32((1 << bits) - 1)
     return np.moveaxis(codes.reshape(*unsigned.shape[:-1], -1).astype(np.uint8), -1, axis)
+
+
+def pack_words(codes: Codes, bits: int, axis: int) -> npt.NDArray[np.int32]:
+    """Codes → int32 words along `axis`, lowest bits first: what `_unpack` undoes."""
+    per_word, moved = 32 // bits, np.moveaxis(codes, axis, 0)
+    words = np.zeros((len(moved) // per_word, *moved.shape[1:]), np.uint32)
+    for place in range(per_word):
+        words |= moved[place::per_word].astype(np.uint32) << np.uint32(bits * place)
+    return np.moveaxis(words.view(np.int32), 0, axis)

@@ -36,8 +36,8 @@ def blocked(weight: Tensor, layout: Layout) -> Tensor:
 def search(weight: Tensor, importance: Tensor, layout: Layout) -> Grid:
     """The range of each block that loses least: Σ importance[k] · (weight − dequantized)², over SHRINKS ranges.
 
-    `importance` [K] is the diagonal of the Hessian, or ones. The unclipped range is among those tried, so the result
-    never loses more than round-to-nearest.
+    `importance` [K] is what an error in a column costs, or ones. The unclipped range is among those tried, so the
+    result never loses more than round-to-nearest.
     """
     blocks, weigh = blocked(weight, layout), blocked(importance[None], layout)
     best = torch.full(blocks.shape[:2], torch.inf)

@@ -43,6 +43,7 @@ class Quantizer:
     options: schemes.Options
     pages: Pages
     limit: Limit | None = None
+    vision_weight: float = 1.0
     _record: list[Calibration] = field(default_factory=list)
     _chosen: dict[str, str] = field(default_factory=dict)
 
@@ -87,7 +88,7 @@ class Quantizer:
         report(f"calibrating llm on {len(self.pages)} pages of {', '.join(self.pages.names)}")
         work.begin(sampler.tokens(open_vision(directory, draft, None), tensors["model.embed_tokens.weight"]))
         tower = llm_tower(self.spec, target, tensors, self._scheme("llm", draft, directory, report))
-        found = calibrate.quantize_tower(tower, work, report)
+        found = calibrate.quantize_tower(replace(tower, vision_weight=self.vision_weight), work, report)
         tables = {
             name: rows.quantize_rows(tensors[f"{name}.weight"], self.table_layout, work.directory)
             for name in self.tables
@@ -144,7 +145,7 @@ class Quantizer:
             "bundle": described,
             "checkpoint": [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in self.checkpoint.files],
             "pages": self.calibration(report).sha256,
-            "schemes": [repr(self.options), dict(self.precisions), repr(self.limit)],
+            "schemes": [repr(self.options), dict(self.precisions), repr(self.limit), self.vision_weight],
             "targets": repr(self.targets),
         }
 

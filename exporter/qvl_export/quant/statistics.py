@@ -41,8 +41,11 @@ class Collector:
         self._largest: Floats | None = None
         self._hessian: Floats | None = None
 
-    def add(self, x: Floats) -> None:
-        """Take in the tokens [T, K] of one page; raises ExportError where they are not finite."""
+    def add(self, x: Floats, counts: Floats | None = None) -> None:
+        """Take in the tokens [T, K] of one page, each counting 1 or its part of `counts` [T] in the Hessian.
+
+        Raises ExportError where they are not finite.
+        """
         largest = np.abs(x).max(axis=0)
         if not np.isfinite(largest).all():
             raise ExportError(
@@ -52,7 +55,8 @@ class Collector:
         places = np.unique(np.linspace(0, len(x) - 1, max(1, KEPT_TOKENS // self.pages)).astype(int))
         self._kept.append(x[places])
         if self.hessian:
-            self._hessian = x.T @ x + (0 if self._hessian is None else self._hessian)
+            weighted = x if counts is None else x * counts[:, None]
+            self._hessian = np.asarray(x.T @ weighted + (0 if self._hessian is None else self._hessian), np.float32)
 
     def statistics(self) -> Statistics:
         assert self._largest is not None
