@@ -110,10 +110,10 @@ def export(plan: ExportPlan, progress: Progress | None = None) -> Manifest:
     _check_depth(spec, checkpoint)
     progress.stage(f"building the graphs of {spec.family}")
     own = stored.quantized_linears(checkpoint)
-    quantizer = _quantizer(plan, spec, checkpoint, precisions, lowered, already=bool(own))
-    sources = _match(spec, checkpoint, lowered, own)
     if plan.save_gptq is not None:
         _check_save_gptq(plan, spec, precisions, lowered["llm"])
+    quantizer = _quantizer(plan, spec, checkpoint, precisions, lowered, already=bool(own))
+    sources = _match(spec, checkpoint, lowered, own)
     with bundle.writing(out, plan.force) as directory:
         text_files = texts.write(checkpoint, spec, directory)
         files = {name: bundle.file_entry(directory / name) for name in text_files}
