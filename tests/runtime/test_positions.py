@@ -27,7 +27,10 @@ def test_patch_positions(grid: Grid) -> None:
     assert np.array_equal(patch_positions(grid, MERGE), theirs.numpy())
 
 
-@given(st.builds(Grid, st.just(1), st.integers(1, 200).map(lambda n: 2 * n), cells.map(lambda n: 2 * n)), st.integers(2, 64))
+@given(
+    st.builds(Grid, st.just(1), st.integers(1, 200).map(lambda n: 2 * n), cells.map(lambda n: 2 * n)),
+    st.integers(2, 64),
+)
 def test_interpolation(grid: Grid, side: int) -> None:
     theirs = get_vision_interpolation_indices_and_weights(
         torch.tensor([[1, grid.h, grid.w]]), side, align_corners=True, spatial_merge_size=MERGE

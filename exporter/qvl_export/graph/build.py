@@ -64,8 +64,10 @@ def _empty(name: str, target: Target) -> ir.Graph:
 
 
 def build_vision(spec: ModelSpec, target: Target, layouts: Mapping[str, Layout] | None = None) -> Graph:
-    """`pixel_values`, `patch_positions` and what the tower needs of windows and interpolation → `image_features`, and
-    `deepstack_features.N` where it has DeepStack."""
+    """Pixels, patch positions and what the tower needs of windows and interpolation → `image_features`.
+
+    With DeepStack also `deepstack_features.N`, N counting layers of the language model.
+    """
     graph, image = _empty("vision", target), spec.image
     inputs = VisionInputs(
         _input(graph, "pixel_values", FLOAT, ["frames", "patches", image.patch_dim]),
@@ -102,7 +104,8 @@ def build_decoder_layer(
 ) -> tuple[Graph, dict[str, list[str]]]:
     """One decoder layer on its own, for calibration: `hidden`, positions and an empty cache → `hidden_out`.
 
-    A layer with DeepStack takes `deepstack_features` and `image_positions` too. Also outputs what its float linears are applied to, each value once; the second result names the linears of each.
+    A layer with DeepStack takes `deepstack_features` and `image_positions` too. Also outputs what its float linears are
+    applied to, each value once; the second result names the linears of each.
     """
     graph = _empty(f"layer{index}", target)
     hidden = _input(graph, "hidden", FLOAT, [1, "sequence", spec.hidden_size])

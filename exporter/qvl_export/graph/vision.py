@@ -138,12 +138,12 @@ class VisionTower(nn.Module):
         x, delta = self._embed(op, inputs), None
         mergers = dict(zip(self.spec.deepstack_blocks, self.deepstack_merger_list, strict=True))
         deepstack = []
-        for block in self.blocks:
+        for index, block in enumerate(self.blocks):
             x, delta = block(op, x, delta, rope, inputs.windows)
-            if block.index in mergers:
+            if index in mergers:
                 x, delta = op.Add(x, delta), None
-                x.name = f"vision.blocks.{block.index}"
-                deepstack.append(mergers[block.index](op, x))
+                x.name = f"vision.blocks.{index}"
+                deepstack.append(mergers[index](op, x))
         return [self.merger(op, x, delta), *deepstack]
 
     def _embed(self, op: OpBuilder, inputs: VisionInputs) -> ir.Value:

@@ -89,7 +89,7 @@ class Decoder:
         """Inputs of layer `index`: all tokens at once, nothing cached."""
         count = hidden.shape[1]
         empty = np.zeros((1, self.spec.num_key_value_heads, 0, self.spec.head_dim), np.float32)
-        feeds = {
+        feeds: dict[str, np.ndarray] = {
             "hidden": hidden,
             "position_ids": sample.positions[:, None],
             "past_key": empty,

@@ -102,9 +102,7 @@ class Sampler:
     def _encode(self, text: str) -> list[int]:
         return list(self.tokenizer.encode(text, add_special_tokens=False).ids)
 
-    def _spliced(
-        self, prompt: Prompt, features: npt.NDArray[np.float32], places: npt.NDArray[np.int64]
-    ) -> Sample:
+    def _spliced(self, prompt: Prompt, features: npt.NDArray[np.float32], places: npt.NDArray[np.int64]) -> Sample:
         """Rows of the embedding table with image features [1 + D, N, H] spliced in, those of DeepStack apart."""
         unique, rows = np.unique(prompt.ids, return_inverse=True)
         hidden = self.embeddings.rows(unique.tolist()).astype(np.float32)[rows]
