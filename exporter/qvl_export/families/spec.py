@@ -44,6 +44,16 @@ class VisionSpec:
 
 
 @dataclass(frozen=True)
+class MoeSpec:
+    """Experts: gated MLPs of which each token takes `experts_per_token`, in all layers but `dense_layers`."""
+
+    num_experts: int
+    experts_per_token: int
+    intermediate_size: int
+    dense_layers: frozenset[int]
+
+
+@dataclass(frozen=True)
 class TextSpec:
     """A language model: pre-norm decoder layers with grouped-query attention and M-RoPE.
 
@@ -67,6 +77,7 @@ class TextSpec:
     qkv_bias: bool = True
     qk_norm: bool = False
     deepstack_layers: int = 0
+    moe: MoeSpec | None = None
 
 
 @dataclass(frozen=True)

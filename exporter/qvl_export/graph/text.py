@@ -10,6 +10,7 @@ from onnxscript import OpBuilder, nn
 
 from ..families.spec import TextSpec
 from ..targets import Cache, Target
+from .experts import SparseMlp
 from .layers import AddNorm, Embedding, GatedMlp, Linear, Weight, constant, inverse_frequencies
 
 
@@ -98,7 +99,11 @@ class DecoderLayer(nn.Module):
         self.input_layernorm = AddNorm(target, spec.hidden_size, "rms", spec.rms_norm_eps)
         self.post_attention_layernorm = AddNorm(target, spec.hidden_size, "rms", spec.rms_norm_eps)
         self.self_attn = Attention(target, spec)
-        self.mlp = GatedMlp(target, spec.hidden_size, spec.intermediate_size, "silu", bias=False)
+        self.mlp = (
+            GatedMlp(target, spec.hidden_size, spec.intermediate_size, "silu", bias=False)
+            if spec.moe is None or index in spec.moe.dense_layers
+            else SparseMlp(target, spec.hidden_size, spec.moe)
+        )
 
     def forward(
         self,

@@ -22,6 +22,8 @@ import onnxruntime as ort
 from ..families.spec import TextSpec
 from ..graph import weights
 from ..graph.build import Graph, build_decoder_layer
+from ..graph.experts import StoredExperts
+from ..graph.layers import Weight
 from ..safetensors_file import StoredTensor
 from ..targets import Target
 from .gptq import gptq, round_to_nearest
@@ -77,11 +79,18 @@ class Decoder:
         stored = self.tensors[f"{linear}.weight"]
         return np.concatenate([chunk.astype(np.float32) for chunk in stored.chunks()]).reshape(stored.shape)
 
+    def sources(self, graph: Graph) -> dict[str, weights.Source]:
+        """Where the float weights of a graph are stored."""
+        values = graph.model.graph.initializers.items()
+        mine = {name: value for name, value in values if isinstance(value, Weight)}
+        return weights.stored_sources(mine, self.tensors)
+
     def open(self, graph: Graph, linears: Mapping[str, SavedLinear], work: Path) -> ort.InferenceSession:
         """A layer with its weights as an export writes them, in the engine that will run it."""
         parts = packed_parts(linears, self.target)
-        mine = {name: tensor for name, tensor in self.tensors.items() if name in graph.model.graph.initializers}
-        weights.write(graph, {**mine, **parts}, work / f"{graph.name}.onnx.data", hashlib.sha256(), lambda _: None)
+        weights.write(
+            graph, {**self.sources(graph), **parts}, work / f"{graph.name}.onnx.data", hashlib.sha256(), lambda _: None
+        )
         ir.save(graph.model, work / f"{graph.name}.onnx")
         return ort.InferenceSession(work / f"{graph.name}.onnx", providers=["CPUExecutionProvider"])
 
@@ -128,11 +137,11 @@ def quantize_decoder(
         report(f"layer {index + 1} of {layers} quantized, about {left:.0f} s left")
 
 
-def quantize_rows(decoder: Decoder, linear: SavedLinear) -> None:
-    """Fill an embedding or a head, round-to-nearest, some rows at a time: it has many, and none knows of the others."""
+def quantize_rows(source: weights.Source, linear: SavedLinear) -> None:
+    """Fill an embedding, a head or experts, round-to-nearest, some rows at a time: none of them knows of the others."""
     if linear.file.is_file():
         return
-    chunks = decoder.tensors[f"{linear.name}.weight"].chunks(ROWS_BYTES)
+    chunks = source.chunks(ROWS_BYTES)
     pieces = [round_to_nearest(chunk.astype(np.float32).reshape(-1, linear.columns), linear.form) for chunk in chunks]
     codes, scales = (np.concatenate([getattr(piece, part) for piece in pieces]) for part in ("codes", "scales"))
     linear.save(QTensor(linear.form, codes, scales))
@@ -156,6 +165,9 @@ def _quantize_layer(
     for tap, names in taps.items():
         for name in names:
             linears[name].save(gptq(decoder.weight(name), hessians[tap], linears[name].form))
+    for name, source in decoder.sources(graph).items():
+        if isinstance(source, StoredExperts):
+            quantize_rows(source, linears[name])
 
 
 def _outputs(

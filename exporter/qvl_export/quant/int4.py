@@ -77,7 +77,7 @@ class DecoderInt4:
         progress = calibrate.Calibration(self.work, key)
         calibrate.quantize_decoder(decoder, self.linears, samples, progress, report)
         for name in self.linears.keys() & {"model.embed_tokens", "lm_head"}:
-            calibrate.quantize_rows(decoder, self.linears[name])
+            calibrate.quantize_rows(checkpoint.tensors[f"{name}.weight"], self.linears[name])
 
     def _key(self, checkpoint: Checkpoint, draft: Manifest, pages: Iterable[str]) -> dict[str, object]:
         """What must be the same for a killed calibration to go on."""
