@@ -97,12 +97,13 @@ def quantize(root: nn.Module, prefix: str, layouts: Mapping[str, Layout]) -> tup
     used = []
     for path, parent in list(root.named_modules(prefix)):
         for name, child in list(parent.named_children()):
-            layout = layouts.get(f"{path}.{name}" if path else name)
+            full = f"{path}.{name}" if path else name
+            layout = layouts.get(full) or layouts.get(f"{full}.{EXPERT_PARTS[0]}")
             if layout and isinstance(child, Linear | Embedding):
                 kind = QuantizedLinear if isinstance(child, Linear) else QuantizedEmbedding
                 setattr(parent, name, kind(child, layout))  # type: ignore[arg-type]
                 used.append(layout)
-            elif isinstance(child, Experts) and (layout := layouts.get(f"{path}.{name}.{EXPERT_PARTS[0]}")):
+            elif layout and isinstance(child, Experts):
                 setattr(parent, name, QuantizedExperts(child, layout))
                 used.append(layout)
     return tuple(used)
