@@ -89,12 +89,13 @@ class StoredExperts:
         return self.tensor.nbytes
 
     def chunks(self, chunk_bytes: int = CHUNK_BYTES) -> Iterator[Array]:
-        """Whole experts, flat, as many at a time as fit into `chunk_bytes` (at least one)."""
+        """One expert at a time, flat; as many as fit into `chunk_bytes` are read together."""
         for chunk in self.tensor.chunks(chunk_bytes):
-            bits = chunk.view(f"u{chunk.itemsize}").reshape(-1, *self.tensor.shape[1:])  # bfloat16 copies slowly
-            bits = bits.transpose(0, 2, 1) if self.turned else bits
-            bits = bits if self.rows is None else bits[:, self.rows]
-            yield np.ascontiguousarray(bits).reshape(-1).view(chunk.dtype)
+            stored = chunk.view(f"u{chunk.itemsize}").reshape(-1, *self.tensor.shape[1:])  # bfloat16 copies slowly
+            for matrix in stored:
+                turned = matrix.T if self.turned else matrix
+                ordered = turned if self.rows is None else turned[self.rows]
+                yield np.ascontiguousarray(ordered).reshape(-1).view(chunk.dtype)
 
 
 def is_turned(name: str, weights: Mapping[str, Weight], tensors: Mapping[str, StoredTensor]) -> bool:
