@@ -15,7 +15,7 @@ import pytest
 from qvl_export import CheckpointError, ConfigError, ExportPlan, export
 from qvl_export.checkpoint import Checkpoint
 from qvl_export.families import read_spec
-from qvl_runtime import load
+from qvl_runtime import generate, load
 from tests.conftest import Loader
 from tests.exporter import damage as d
 from tests.exporter.test_checkpoint import Tensors, data_hashes
@@ -98,3 +98,10 @@ def test_int4_experts(checkpoint: Callable[[str, str], Path], model: Loader, tmp
     reference = everywhere(model(FAMILY, "deep", "fp32"))
     error = np.square(everywhere(load(tmp_path / "int4", threads=1)) - reference).mean()
     assert error < 0.25 * reference.var()
+
+
+def test_prefill_in_chunks_changes_nothing(model: Loader, bundle: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A token's experts do not depend on what is run beside it."""
+    whole = everywhere(model(FAMILY, "deep", "fp32"))
+    monkeypatch.setattr(generate, "PREFILL_CHUNK", 7)
+    assert np.abs(everywhere(load(bundle(FAMILY, "deep", "fp32"), threads=1)) - whole).max() < 1e-4
