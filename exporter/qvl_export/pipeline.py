@@ -99,7 +99,7 @@ def export(plan: ExportPlan, progress: Progress | None = None) -> Manifest:
         else precision.of_towers(plan.precision, plan.vision_precision, plan.llm_precision)
     )
     lowered = {
-        tower: targets.lower(plan.target, precision.of_floats(chosen), plan.accuracy_level)
+        tower: targets.lower(plan.target, precision.of_floats(chosen, plan.precision), plan.accuracy_level)
         for tower, chosen in precisions.items()
     }
     bundle.check_free(out, plan.force)
@@ -130,7 +130,9 @@ def export(plan: ExportPlan, progress: Progress | None = None) -> Manifest:
             data = directory / f"{tower}.onnx.data"
             written = weights.write(graph, filled, data, read_hash, progress.advance)
             bundle.save_graph(graph, directory)
-            entries[tower] = describe.graph_entry(graph, written, precision.of_floats(precisions[tower]))
+            entries[tower] = describe.graph_entry(
+                graph, written, precision.of_floats(precisions[tower], plan.precision)
+            )
             files[data.name] = bundle.file_entry(data, written.sha256)
             files[f"{tower}.onnx"] = bundle.file_entry(directory / f"{tower}.onnx")
         origin = describe.origin(source, read_hash, quantizer.calibration(progress.stage) if quantizer else None)

@@ -36,6 +36,7 @@ PREPROCESSOR = {
     "image_mean": [0.48145466, 0.4578275, 0.40821073],
     "image_std": [0.26862954, 0.26130258, 0.27577711],
 }
+QWEN3 = {"min_pixels": 65536, "max_pixels": 16777216, "patch_size": 16, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
 
 
 def tokenizer() -> Tokenizer:
@@ -90,9 +91,11 @@ def make(name: str, out: Path, layers: int | None = None) -> Path:
     """Write the checkpoint; `layers` shortens the language model."""
     out.mkdir(parents=True)
     config = json.loads((CONFIGS / f"{name}.json").read_text())
-    config["num_hidden_layers"] = layers or config["num_hidden_layers"]
+    text = config.get("text_config", config)
+    text["num_hidden_layers"] = layers or text["num_hidden_layers"]
     (out / "config.json").write_text(json.dumps(config))
-    (out / "preprocessor_config.json").write_text(json.dumps(PREPROCESSOR))
+    images = PREPROCESSOR | (QWEN3 if config["model_type"].startswith("qwen3") else {})
+    (out / "preprocessor_config.json").write_text(json.dumps(images))
     (out / "generation_config.json").write_text(json.dumps({"eos_token_id": [151645, 151643]}))
     shutil.copyfile(REFERENCE / "chat_template.jinja", out / "chat_template.jinja")
     tokenizer().save(str(out / "tokenizer.json"))

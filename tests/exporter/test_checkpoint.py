@@ -27,7 +27,9 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 MESSAGES = [{"role": "user", "content": "Read."}]
 Tensors = dict[str, torch.Tensor]
-both = pytest.mark.parametrize(("family", "shape"), [("qwen2_vl", "deep"), ("qwen2_5_vl", "small")])
+both = pytest.mark.parametrize(
+    ("family", "shape"), [("qwen2_vl", "deep"), ("qwen2_5_vl", "small"), ("qwen3_vl", "deep")]
+)
 
 
 def data_hashes(checkpoint: Path, out: Path) -> list[str]:
@@ -49,13 +51,18 @@ def variant(checkpoint: Callable[[str, str], Path], tmp_path: Path) -> Callable[
 
 
 def nest(tensors: Tensors) -> None:
-    """The names that transformers 5 gives in memory."""
+    """From the names of transformers 4 to those that transformers 5 gives in memory, or back."""
     for name in list(tensors):
         if name != HEAD:
-            nested = name.removeprefix("model.")
-            tensors[f"model.visual.{name[7:]}" if name.startswith("visual.") else f"model.language_model.{nested}"] = (
-                tensors.pop(name)
-            )
+            tensors[_other_name(name)] = tensors.pop(name)
+
+
+def _other_name(name: str) -> str:
+    if name.startswith("model.visual."):
+        return name.removeprefix("model.")
+    if name.startswith("model.language_model."):
+        return name.replace("language_model.", "", 1)
+    return f"model.{name}" if name.startswith("visual.") else name.replace("model.", "model.language_model.", 1)
 
 
 @both

@@ -20,6 +20,7 @@ EXTRA = {
     "qwen2_vl": set(),
     "qwen2_5_vl": {"window_gather", "window_lengths", "window_scatter"},
     "qwen3_vl": {"interpolation_indices", "interpolation_weights"},
+    "qwen3_vl_moe": {"interpolation_indices", "interpolation_weights"},
 }
 LLM_INPUTS = {
     "input_ids",
@@ -63,7 +64,7 @@ def test_names_of_inputs_and_outputs(bundle: Bundle, family: str) -> None:
     vision = {port.name for port in graphs["vision"].inputs}
     assert vision == {"pixel_values", "patch_positions"} | EXTRA[family]
     layers = SHAPES["small"].layers
-    deepstack = ["deepstack_features.0"] if family == "qwen3_vl" else []
+    deepstack = ["deepstack_features.0"] if family.startswith("qwen3") else []
     cache = {f"{i}.{part}" for i in range(layers) for part in ("key", "value")}
     inputs = {*LLM_INPUTS, *deepstack, *(f"past_key_values.{name}" for name in cache)}
     assert {port.name for port in graphs["llm"].inputs} == inputs

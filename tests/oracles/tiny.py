@@ -17,6 +17,8 @@ from transformers import (
     Qwen2VLForConditionalGeneration,
     Qwen3VLConfig,
     Qwen3VLForConditionalGeneration,
+    Qwen3VLMoeConfig,
+    Qwen3VLMoeForConditionalGeneration,
 )
 
 REFERENCE = Path(__file__).parents[1] / "checkpoints" / "reference"
@@ -50,8 +52,10 @@ SHAPES = {
     "deep": Shape(96, 6, 1, 5, 48, 3, 4, (0, 3), (4, 2, 2), False, ffn=84),
     "wide": Shape(160, 5, 5, 3, 80, 2, 3, (), (4, 6, 6), True, ffn=212),
 }
-FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe")
 QWEN3_IMAGES = {"patch_size": 16, "image_mean": [0.5] * 3, "image_std": [0.5] * 3, "min_pixels": 4096}
+EXPERT = {64: 32, 96: 64, 160: 160}
+"""Inner size of experts by hidden size: in the small shape gate and up together are square, in the wide one down is."""
 TABLE = 7
 """The side of the table of positions."""
 
@@ -90,11 +94,17 @@ def build(family: str, shape: Shape, seed: int = 0) -> PreTrainedModel:
             "mlp_ratio": 3,
         }
         model: PreTrainedModel = Qwen2VLForConditionalGeneration(Qwen2VLConfig(vision_config=vision, **common))
-    elif family == "qwen3_vl":
+    elif family in ("qwen3_vl", "qwen3_vl_moe"):
         section = [2 * count for count in shape.mrope]  # heads are wider than the hidden size shared out
         text |= {"head_dim": 2 * sum(section)}
         text["rope_parameters"] |= {"mrope_section": section, "mrope_interleaved": True}
-        model = Qwen3VLForConditionalGeneration(Qwen3VLConfig(vision_config=qwen3_vision(shape), **common))
+        common["vision_config"] = qwen3_vision(shape)
+        if family == "qwen3_vl":
+            model = Qwen3VLForConditionalGeneration(Qwen3VLConfig(**common))
+        else:
+            text |= {"num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": EXPERT[shape.hidden]}
+            text |= {"mlp_only_layers": [1] if shape.layers > 2 else []}
+            model = Qwen3VLMoeForConditionalGeneration(Qwen3VLMoeConfig(**common))
     else:
         vision = {
             "depth": shape.vision_depth,

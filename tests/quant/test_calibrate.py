@@ -100,7 +100,8 @@ def test_layers_on_their_own_are_the_layers_of_the_model(
         if index < len(features) - 1:
             expected[0, places(prompt)] += features[index + 1]
         assert np.abs(state - expected).max() < 1e-3
-        assert sorted(len(names) for names in stage.taps.values()) == [1, 1, 2, 3]
+        sparse = spec.moe and index not in spec.moe.dense_layers
+        assert sorted(len(names) for names in stage.taps.values()) == ([1, 3] if sparse else [1, 1, 2, 3])
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -107,7 +107,8 @@ def read_text(
     """
     root = checkpoint.config
     where = checkpoint.directory / "config.json"
-    raw = {**(defaults or {}), **(root.get("text_config") or root)}
+    said = root.get("text_config") or root
+    raw = {**(defaults or {}), **said} if isinstance(said, dict) else said
     text = convert(raw, TextConfig, where, "text_config" if "text_config" in root else "")
     refuse_unless(text.hidden_act == "silu", f"hidden_act {text.hidden_act!r} is not supported", checkpoint)
     windowed = text.use_sliding_window or "sliding_attention" in (text.layer_types or [])
@@ -175,7 +176,10 @@ def _rope(
 
 
 def read_image(checkpoint: Checkpoint, window: int = 0, position_table: int = 0) -> ImageGeometry:
-    """Image geometry, its two last parts given, from `preprocessor_config.json`, or from `processor_config.json` as transformers 5 nests it."""
+    """Image geometry from `preprocessor_config.json`, or from `processor_config.json` as transformers 5 nests it.
+
+    `window` and `position_table` are the tower's own, see `ImageGeometry`.
+    """
     raw, where = checkpoint.json("preprocessor_config.json"), checkpoint.directory / "preprocessor_config.json"
     if raw is None:
         nested = checkpoint.json("processor_config.json") or {}

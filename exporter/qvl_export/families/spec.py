@@ -15,9 +15,9 @@ Activation = Literal["quick_gelu", "gelu", "gelu_tanh", "silu"]
 class VisionSpec:
     """A vision tower; `gated` MLPs are gate/up/down, others two linears called `fc`1 and `fc`2.
 
-    Blocks outside `full_attention_blocks` attend within the windows of the image geometry. Patches get a learned position
-    of a `position_table` × `position_table` table where it is not 0. What comes out of each of `deepstack_blocks` is merged
-    into image features for the first layers of the language model (DeepStack, arXiv 2406.04334).
+    Blocks outside `full_attention_blocks` attend within the windows of the image geometry. Where `position_table` is
+    not 0, patches get learned positions from a table of that side. What comes out of each of `deepstack_blocks` is
+    merged into image features for the first layers of the language model (DeepStack, arXiv 2406.04334).
     """
 
     depth: int
@@ -44,12 +44,22 @@ class VisionSpec:
 
 
 @dataclass(frozen=True)
+class MoeSpec:
+    """Experts: gated MLPs of which each token takes `experts_per_token`, in all layers but `dense_layers`."""
+
+    num_experts: int
+    experts_per_token: int
+    intermediate_size: int
+    dense_layers: frozenset[int]
+
+
+@dataclass(frozen=True)
 class TextSpec:
     """A language model: pre-norm decoder layers with grouped-query attention and M-RoPE.
 
-    So many frequencies as `mrope_section` says turn with the time, row and column position: one range after the other, or
-    interleaved. `qk_norm` is an RMSNorm of every head's query and key. The first `deepstack_layers` layers take image
-    features of their own.
+    As many frequencies as `mrope_section` says turn with the time, row and column position: one range after the other,
+    or interleaved. `qk_norm` is an RMSNorm of every head's query and key. The first `deepstack_layers` layers take
+    image features of their own.
     """
 
     hidden_size: int
@@ -67,6 +77,7 @@ class TextSpec:
     qkv_bias: bool = True
     qk_norm: bool = False
     deepstack_layers: int = 0
+    moe: MoeSpec | None = None
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -13,6 +14,7 @@ from qvl_runtime.manifest import ImageGeometry, Port
 from ..families.spec import ModelSpec, TextSpec
 from ..quant.qtensor import Layout
 from ..targets import Cache, Target, WindowInputs
+from .experts import ExpertWeight
 from .layers import Embedding, Linear
 from .quantized import quantize
 from .text import Llm, LlmInputs
@@ -91,8 +93,10 @@ def empty_graph(name: str, target: Target) -> ir.Graph:
 
 
 def build_vision(spec: ModelSpec, target: Target, layouts: Mapping[str, Layout] | None = None) -> Graph:
-    """`pixel_values`, `patch_positions` and what the tower needs of windows and interpolation → `image_features`, and
-    `deepstack_features.N` where it has DeepStack."""
+    """Pixels, patch positions and what the tower needs of windows and interpolation → `image_features`.
+
+    With DeepStack also `deepstack_features.N`, N counting layers of the language model.
+    """
     graph, image = empty_graph("vision", target), spec.image
     inputs = add_vision_inputs(graph, image, "pixel_values", ["frames", "patches", image.patch_dim])
     tower = VisionTower(target, spec.vision, patch_kernel(image))
@@ -110,10 +114,18 @@ def deepstack_names(spec: TextSpec) -> list[str]:
 
 
 def llm_weights(spec: TextSpec, target: Target) -> dict[str, tuple[int, int]]:
-    """Every linear of the language model and its embedding by name, and their shapes [outputs, inputs]."""
-    modules = dict(Llm(target, spec).named_modules())
-    weights = {name: module.weight for name, module in modules.items() if isinstance(module, Linear | Embedding)}
-    return {name: (weight.source_shape[0], weight.source_shape[1]) for name, weight in weights.items()}
+    """Every linear of the language model, its embedding and its experts by name, and their shapes [outputs, inputs].
+
+    The matrices of experts lie below one another.
+    """
+    llm = Llm(target, spec)
+    linears = {
+        name: module.weight.source_shape
+        for name, module in llm.named_modules()
+        if isinstance(module, Linear | Embedding)
+    }
+    experts = {name: value.source_shape for name, value in llm.named_parameters() if isinstance(value, ExpertWeight)}
+    return {name: (math.prod(shape[:-1]), shape[-1]) for name, shape in (linears | experts).items()}
 
 
 def build_llm(spec: ModelSpec, target: Target, layouts: Mapping[str, Layout] | None = None) -> Graph:

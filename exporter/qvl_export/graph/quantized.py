@@ -1,4 +1,4 @@
-"""Linears and embeddings whose weight is a `QTensor`, put in place of float ones."""
+"""Linears, embeddings and experts whose weight is a `QTensor`, put in place of float ones."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from onnxscript import OpBuilder, nn
 
 from ..errors import ExportError
 from ..quant.qtensor import Layout
+from .experts import EXPERT_PARTS, Experts
 from .layers import Embedding, Linear
 
 
@@ -61,10 +62,37 @@ class QuantizedEmbedding(Quantized):
         return self.apply(op, x, None)
 
 
-def quantize(root: nn.Module, prefix: str, layouts: Mapping[str, Layout]) -> dict[str, Layout]:
-    """Put a quantized module in place of every linear and embedding that has a layout; return the layouts used.
+class QuantizedExpertMatrices(nn.Module):
+    """One projection of all experts in the form of its target."""
 
-    Names are those of the checkpoint.
+    def __init__(self, experts: Experts, name: str, layout: Layout) -> None:
+        super().__init__()
+        count, outputs, inputs = getattr(experts, name).source_shape
+        for part, (shape, dtype) in experts.target.packed_experts_form(count, outputs, inputs, layout).items():
+            setattr(self, part, Packed(shape, dtype=dtype))
+
+    def forward(self, op: OpBuilder) -> dict[str, ir.Value]:
+        """Its parts; being called is what puts them into the graph."""
+        return dict(self.named_parameters())
+
+
+class QuantizedExperts(nn.Module):
+    """Experts whose matrices are quantized."""
+
+    def __init__(self, experts: Experts, layout: Layout) -> None:
+        super().__init__()
+        self.target, self.spec, self.layout = experts.target, experts.spec, layout
+        self.gate_up_proj, self.down_proj = (QuantizedExpertMatrices(experts, name, layout) for name in EXPERT_PARTS)
+
+    def forward(self, op: OpBuilder, x: ir.Value, scores: ir.Value) -> ir.Value:
+        parts = self.gate_up_proj(op), self.down_proj(op)
+        return self.target.quantized_experts(op, x, scores, *parts, self.layout, self.spec.experts_per_token)
+
+
+def quantize(root: nn.Module, prefix: str, layouts: Mapping[str, Layout]) -> dict[str, Layout]:
+    """Put a quantized module in place of all linears, embeddings and experts with a layout; return the layouts used.
+
+    Names are those of the checkpoint; both projections of experts have one layout.
     """
     used = {}
     for path, parent in list(root.named_modules(prefix)):
@@ -75,4 +103,7 @@ def quantize(root: nn.Module, prefix: str, layouts: Mapping[str, Layout]) -> dic
                 kind = QuantizedLinear if isinstance(child, Linear) else QuantizedEmbedding
                 setattr(parent, name, kind(child, layout))  # type: ignore[arg-type]
                 used[whole] = layout
+            elif isinstance(child, Experts) and (layout := layouts.get(f"{whole}.{EXPERT_PARTS[0]}")):
+                setattr(parent, name, QuantizedExperts(child, layout))
+                used |= {f"{whole}.{part}": layout for part in EXPERT_PARTS}
     return used

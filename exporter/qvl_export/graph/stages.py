@@ -13,6 +13,7 @@ from ..families.spec import ModelSpec, TextSpec, VisionSpec
 from ..quant.qtensor import Layout
 from ..targets import Cache, Target
 from .build import FLOAT, INT32, INT64, Axes, Graph, add_input, add_output, add_vision_inputs, empty_graph, patch_kernel
+from .experts import ExpertWeight
 from .folds import Fold
 from .layers import AddNorm, Embedding, Linear
 from .quantized import quantize
@@ -35,6 +36,12 @@ class Stage:
     graph: Graph
     taps: Mapping[str, list[str]]
     folds: tuple[Fold, ...] = ()
+
+    @property
+    def experts(self) -> dict[str, ExpertWeight]:
+        """The float matrices of experts: what they are applied to cannot be tapped."""
+        values = self.graph.model.graph.initializers.items()
+        return {name: value for name, value in values if isinstance(value, ExpertWeight)}
 
 
 def vision_stages(spec: VisionSpec) -> list[str]:

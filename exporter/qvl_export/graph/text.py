@@ -10,6 +10,7 @@ from onnxscript import OpBuilder, nn
 
 from ..families.spec import TextSpec
 from ..targets import Cache, Target
+from .experts import SparseMlp
 from .folds import Fold
 from .layers import AddNorm, Embedding, GatedMlp, Linear, Weight, constant, inverse_frequencies
 
@@ -104,7 +105,11 @@ class DecoderLayer(nn.Module):
         self.input_layernorm = AddNorm(target, spec.hidden_size, "rms", spec.rms_norm_eps)
         self.post_attention_layernorm = AddNorm(target, spec.hidden_size, "rms", spec.rms_norm_eps)
         self.self_attn = Attention(target, spec)
-        self.mlp = GatedMlp(target, spec.hidden_size, spec.intermediate_size, "silu", bias=False)
+        self.mlp = (
+            GatedMlp(target, spec.hidden_size, spec.intermediate_size, "silu", bias=False)
+            if spec.moe is None or index in spec.moe.dense_layers
+            else SparseMlp(target, spec.hidden_size, spec.moe)
+        )
 
     def forward(
         self,
@@ -127,12 +132,15 @@ class DecoderLayer(nn.Module):
         """Where scales of the linears' inputs can go; query heads that share a value head share its scales."""
         name, attention = self.name, f"{self.name}.self_attn"
         size = self.input_layernorm.weight.source_shape[0]
-        return (
-            Fold(tuple(f"{attention}.{x}_proj" for x in "qkv"), f"{name}.input_layernorm", np.arange(size)),
+        into = np.arange(size)
+        folds = (
+            Fold(tuple(f"{attention}.{x}_proj" for x in "qkv"), f"{name}.input_layernorm", into),
             Fold((f"{attention}.o_proj",), f"{attention}.v_proj", self.self_attn.value_channels()),
-            Fold((f"{name}.mlp.gate_proj", f"{name}.mlp.up_proj"), f"{name}.post_attention_layernorm", np.arange(size)),
-            self.mlp.fold(f"{name}.mlp"),
         )
+        if not isinstance(self.mlp, GatedMlp):
+            return folds  # a router and all experts share the norm
+        inner = Fold((f"{name}.mlp.gate_proj", f"{name}.mlp.up_proj"), f"{name}.post_attention_layernorm", into)
+        return (*folds, inner, self.mlp.fold(f"{name}.mlp"))
 
 
 class Decoder(nn.Module):

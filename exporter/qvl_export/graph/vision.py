@@ -196,10 +196,10 @@ class VisionTower(nn.Module):
         x, delta = embed(op, self.patch_embed, self.pos_embed, inputs), None
         mergers = dict(zip(self.spec.deepstack_blocks, self.deepstack_merger_list, strict=True))
         deepstack = []
-        for block in self.blocks:
+        for index, block in enumerate(self.blocks):
             x, delta = block(op, x, delta, rope, inputs.windows)
-            if block.index in mergers:
+            if index in mergers:
                 x, delta = op.Add(x, delta), None
-                x.name = f"vision.blocks.{block.index}"
-                deepstack.append(mergers[block.index](op, x))
+                x.name = f"vision.blocks.{index}"
+                deepstack.append(mergers[index](op, x))
         return [self.merger(op, x, delta), *deepstack]

@@ -15,8 +15,9 @@ import onnx_ir as ir
 from ..checkpoint import few
 from ..errors import CheckpointError
 from ..quant.qtensor import Layout
-from ..safetensors_file import Array, StoredTensor
+from ..safetensors_file import CHUNK_BYTES, Array, StoredTensor
 from .build import Graph
+from .experts import ExpertWeight, StoredExperts, is_turned
 from .layers import Weight
 from .quantized import Packed
 
@@ -42,7 +43,7 @@ class Source(Protocol):
     def file(self) -> Path: ...
     @property
     def nbytes(self) -> int: ...
-    def chunks(self) -> Iterator[Array]: ...
+    def chunks(self, chunk_bytes: int = CHUNK_BYTES) -> Iterator[Array]: ...
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ def match(
             f"{len(extra)} tensors have no place in the model: {few(extra)}", where=where, fix=_cause(missing, extra)
         )
     for name, weight in weights.items():
-        if tensors[name].shape != weight.source_shape:
+        if tensors[name].shape not in _shapes(weight):
             raise CheckpointError(
                 f"tensor {name} has shape {list(tensors[name].shape)}, config.json says {list(weight.source_shape)}",
                 where=tensors[name].file,
@@ -101,7 +102,24 @@ def match(
             )
         if tensors[name].dtype.kind == "i":
             raise CheckpointError(f"tensor {name} holds integers, not weights", where=tensors[name].file)
-    return {name: tensors[name] for name in weights} | dict(packed)
+    return stored_sources(weights, tensors) | dict(packed)
+
+
+def stored_sources(weights: Mapping[str, Weight], tensors: Mapping[str, StoredTensor]) -> dict[str, Source]:
+    """Where the values of weights are stored, experts in the order of the graph."""
+
+    def source(name: str, weight: Weight) -> Source:
+        if isinstance(weight, ExpertWeight):
+            return StoredExperts(tensors[name], is_turned(name, weights, tensors), weight.rows)
+        return tensors[name]
+
+    return {name: source(name, weight) for name, weight in weights.items()}
+
+
+def _shapes(weight: Weight) -> list[tuple[int, ...]]:
+    """The shapes that a checkpoint may hold a weight in: experts come either way round."""
+    shape = weight.source_shape
+    return [shape, (shape[0], shape[2], shape[1])] if isinstance(weight, ExpertWeight) else [shape]
 
 
 def _parameters(graph: Graph) -> list[tuple[str, Weight | Packed]]:

@@ -17,10 +17,14 @@ import onnx_ir as ir
 import onnxruntime as ort
 
 from ..graph import weights
+from ..graph.build import Graph
+from ..graph.layers import Weight
 from ..graph.stages import Layouts, Stage
 from ..safetensors_file import StoredTensor
 from ..targets import Target
 from .noise import sqnr
+from .qtensor import Layout
+from .rows import quantize_rows
 from .schemes import Scheme
 from .smooth import best_scale
 from .statistics import Collector, Statistics
@@ -29,6 +33,8 @@ from .work import LinearRecord, Quantized, Sample, StageRecord, Work
 
 Floats = npt.NDArray[np.float32]
 Report = Callable[[str], None]
+INTEGER_EXPERTS = Layout(8, 32)
+"""Experts have no integer kernel: under W8A8 their weights are 8 bits in blocks."""
 LEAST_SQNR = 15.0
 """Decibels; a linear whose outputs would be noisier under W8A8 stays float."""
 
@@ -54,6 +60,12 @@ class Tower:
         flat = np.concatenate([chunk.astype(np.float32) for chunk in stored.chunks()])
         return flat.reshape(stored.shape[0], -1) if len(stored.shape) > 1 else flat
 
+    def sources(self, graph: Graph) -> dict[str, weights.Source]:
+        """Where the float weights of a graph are stored."""
+        values = graph.model.graph.initializers.items()
+        mine = {name: value for name, value in values if isinstance(value, Weight)}
+        return weights.stored_sources(mine, self.tensors)
+
     def token_weights(self, sample: Sample) -> Floats | None:
         """What each token counts [T], where they do not all count the same."""
         places = sample.feeds.get("image_positions")
@@ -67,7 +79,7 @@ class Tower:
         """A stage with its weights as an export writes them, in the engine that will run it."""
         graph = stage.graph
         sources: dict[str, weights.Source] = {
-            **self.tensors,
+            **self.sources(graph),
             **quantized.tensors,
             **packed_parts(quantized.linears, self.target),
         }
@@ -182,6 +194,19 @@ def quantize_linears(
         if keep:
             work.save(name, tensor)
             rewritten.pop(f"{name}.weight", None)
+    for name in stage.experts:
+        linears[name] = _quantize_experts(tower, stage, name, work)
     for name, values in rewritten.items():
         work.save_tensor(name, values)
     return StageRecord(linears, {name: list(tower.tensors[name].shape) for name in rewritten})
+
+
+def _quantize_experts(tower: Tower, stage: Stage, name: str, work: Work) -> LinearRecord:
+    """One projection of all experts, round-to-nearest: which tokens an expert sees stays inside its operator."""
+    count, outputs, inputs = stage.experts[name].source_shape
+    scheme = tower.scheme(name)
+    if scheme is None:
+        return LinearRecord(None, (count * outputs, inputs), None)
+    layout = INTEGER_EXPERTS if scheme.layout(inputs).integer else scheme.layout(inputs)
+    quantize_rows(tower.sources(stage.graph)[name], (count * outputs, inputs), layout, work.directory)
+    return LinearRecord(layout, (count * outputs, inputs), None)

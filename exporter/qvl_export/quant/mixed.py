@@ -15,8 +15,10 @@ from qvl_runtime.manifest import Manifest
 from qvl_runtime.sessions.cpu import CpuVision, open_vision
 
 from .. import describe
+from ..errors import ExportError
 from ..graph import weights
 from ..graph.build import Graph, build_llm, build_vision
+from ..graph.layers import Weight
 from ..graph.stages import head_stage
 from . import schemes, search, sensitivity
 from .calibrate import Floats, open_session
@@ -39,6 +41,8 @@ NODE_BYTES = 1500
 def choose(quantizer: Quantizer, draft: Manifest, directory: Path, report: Report) -> dict[str, str]:
     """The precision of every linear by name; raises ExportError where no choice keeps the limit."""
     assert quantizer.limit is not None
+    if quantizer.spec.text.moe:
+        raise ExportError("the sensitivity of experts cannot be measured", fix="give --precision int4 or int8")
     table = sensitivities(quantizer, draft, directory, report)
     forms = {name: schemes.find(name, quantizer.options) for name in schemes.available()}
 
@@ -109,7 +113,9 @@ def _float_vision(quantizer: Quantizer, draft: Manifest, directory: Path) -> Cpu
 
 def _write(graph: Graph, quantizer: Quantizer, path: Path) -> weights.Written:
     data = path.with_suffix(".onnx.data")
-    written = weights.write(graph, quantizer.checkpoint.tensors, data, hashlib.sha256(), lambda _: None)
+    mine = {name: value for name, value in graph.model.graph.initializers.items() if isinstance(value, Weight)}
+    sources = weights.stored_sources(mine, quantizer.checkpoint.tensors)
+    written = weights.write(graph, sources, data, hashlib.sha256(), lambda _: None)
     ir.save(graph.model, path)
     return written
 

@@ -22,6 +22,6 @@ def of_towers(precision: str, vision: str | None = None, llm: str | None = None)
     return chosen
 
 
-def of_floats(precision: str) -> str:
-    """How a tower stores what it does not quantize."""
-    return precision if precision in FLOATS else "fp16"
+def of_floats(*precisions: str) -> str:
+    """How a tower stores what it does not quantize: the first float type of its own precision and the plan's."""
+    return next((precision for precision in precisions if precision in FLOATS), "fp16")

@@ -21,6 +21,7 @@ from .pages import Pages, Record
 from .qtensor import Layout
 from .question import Report
 from .samples import Sampler
+from .saved import SavedLinear
 from .search import Limit
 from .sensitivities import Sensitivity
 from .work import Quantized, Work
@@ -79,7 +80,7 @@ class Quantizer:
         """The language model, calibrated on what the vision graph in `directory` gives it, and its tables."""
         from qvl_runtime.sessions.cpu import open_vision
 
-        from . import calibrate, rows
+        from . import calibrate
         from .towers import llm_tower
 
         sampler, target = self.sampler(draft, directory, report), self.targets["llm"]
@@ -89,10 +90,7 @@ class Quantizer:
         work.begin(sampler.tokens(open_vision(directory, draft, None), tensors["model.embed_tokens.weight"]))
         tower = llm_tower(self.spec, target, tensors, self._scheme("llm", draft, directory, report))
         found = calibrate.quantize_tower(replace(tower, vision_weight=self.vision_weight), work, report)
-        tables = {
-            name: rows.quantize_rows(tensors[f"{name}.weight"], self.table_layout, work.directory)
-            for name in self.tables
-        }
+        tables = {name: self._table(name, work.directory) for name in self.tables}
         return replace(found, linears={**found.linears, **tables})
 
     def _scheme(
@@ -118,6 +116,12 @@ class Quantizer:
     def tables(self) -> tuple[str, ...]:
         """The embedding, and the head where it is another tensor."""
         return ("model.embed_tokens",) if self.spec.text.tied else ("model.embed_tokens", "lm_head")
+
+    def _table(self, name: str, directory: Path) -> SavedLinear:
+        from . import rows
+
+        tensor = self.checkpoint.tensors[f"{name}.weight"]
+        return rows.quantize_rows(tensor, (tensor.shape[0], tensor.shape[1]), self.table_layout, directory)
 
     @property
     def table_layout(self) -> Layout:

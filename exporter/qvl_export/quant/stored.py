@@ -28,7 +28,7 @@ class PackedPart:
     nbytes: int
     make: Callable[[], Array]
 
-    def chunks(self) -> Iterator[Array]:
+    def chunks(self, chunk_bytes: int = 0) -> Iterator[Array]:
         yield np.ascontiguousarray(self.make()).reshape(-1)
 
 
@@ -73,5 +73,5 @@ def packed_parts(linears: Mapping[str, QuantizedSource], target: Target) -> dict
 
 
 def stored_names(linears: Iterable[str]) -> list[str]:
-    """Names of the tensors that quantized linears may be made from: their own parts, or a float weight."""
-    return [f"{name}.{part}" for name in linears for part in (*PARTS, "weight")]
+    """Names of the tensors that quantized linears may be made from: their own parts, or a float weight, or experts'."""
+    return [stored for name in linears for stored in (name, *(f"{name}.{part}" for part in (*PARTS, "weight")))]

@@ -29,11 +29,11 @@ class Sample(NamedTuple):
 
 
 class LinearRecord(msgspec.Struct, frozen=True):
-    """What became of a linear: its form, or None where it stays float, and 10·log10 of signal over noise."""
+    """What became of a linear: its form, or None where it stays float, and its signal-to-noise ratio in dB."""
 
     layout: Layout | None
     shape: tuple[int, int]
-    sqnr: float
+    sqnr: float | None
 
 
 class StageRecord(msgspec.Struct, frozen=True):
@@ -49,7 +49,7 @@ class Quantized:
 
     linears: Mapping[str, SavedLinear] = field(default_factory=dict)
     tensors: Mapping[str, StoredTensor] = field(default_factory=dict)
-    sqnr: Mapping[str, float] = field(default_factory=dict)
+    sqnr: Mapping[str, float | None] = field(default_factory=dict)
 
     @property
     def layouts(self) -> dict[str, Layout]:

@@ -93,6 +93,34 @@ class Target(Protocol):
     def activation(self, op: OpBuilder, x: ir.Value, kind: str) -> ir.Value:
         """`quick_gelu`, `gelu` (erf), `gelu_tanh` or `silu`."""
 
+    def gate_up_rows(self, inner: int) -> np.ndarray:
+        """The order in which `experts` wants an expert's rows: those of its gate are 0 … inner − 1, of up inner …"""
+
+    def experts(
+        self, op: OpBuilder, x: ir.Value, scores: ir.Value, gate_up: ir.Value, down: ir.Value, chosen: int
+    ) -> ir.Value:
+        """Σ over the `chosen` best experts of softmax(their scores) · down(silu(gate(x)) · up(x)).
+
+        `scores` [tokens, experts], `gate_up` [experts, 2 · inner, hidden], `down` [experts, hidden, inner].
+        """
+
+    def packed_experts_form(
+        self, experts: int, outputs: int, inputs: int, layout: Layout
+    ) -> dict[str, tuple[list[int], ir.DataType]]:
+        """Shape and type of the parts of all experts' matrices; the bytes are those of [experts · outputs, inputs]."""
+
+    def quantized_experts(
+        self,
+        op: OpBuilder,
+        x: ir.Value,
+        scores: ir.Value,
+        gate_up: Mapping[str, ir.Value],
+        down: Mapping[str, ir.Value],
+        layout: Layout,
+        chosen: int,
+    ) -> ir.Value:
+        """The same with quantized matrices."""
+
     def rotary(self, op: OpBuilder, x: ir.Value, cos: ir.Value, sin: ir.Value, num_heads: int) -> ir.Value:
         """Half-split rotary embedding; cos and sin [batch, tokens, head_dim / 2]."""
 

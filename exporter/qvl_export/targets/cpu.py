@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -19,6 +20,14 @@ MICROSOFT = "com.microsoft"
 WEIGHT_TYPES = {"fp32": ir.DataType.FLOAT, "fp16": ir.DataType.FLOAT16}
 SWISH_SLOPE = {"silu": 1.0, "quick_gelu": 1.702}
 """x · sigmoid(slope · x)."""
+SWIGLU_EXPERTS: dict[str, Any] = {
+    "activation_type": "swiglu",
+    "swiglu_fusion": 1,
+    "activation_alpha": 1.0,
+    "activation_beta": 0.0,
+    "normalize_routing_weights": 1,
+}
+"""The only form of experts that ONNX Runtime has for CPUs, with silu(gate) · up as its activation."""
 SMALLEST = 1e-9
 """A token of zeros is divided by this."""
 PER_TOKEN = "int8 per token"
@@ -176,6 +185,42 @@ class CpuTarget:
         if kind in ("gelu", "gelu_tanh"):
             return op.Gelu(x, approximate="tanh" if kind == "gelu_tanh" else "none")
         return op.QuickGelu(x, alpha=SWISH_SLOPE[kind], _domain=MICROSOFT)
+
+    def gate_up_rows(self, inner: int) -> np.ndarray:
+        """Gate and up take turns, as the operator's fused SwiGLU reads them."""
+        return np.arange(2 * inner).reshape(2, inner).T.reshape(-1)
+
+    def experts(
+        self, op: OpBuilder, x: ir.Value, scores: ir.Value, gate_up: ir.Value, down: ir.Value, chosen: int
+    ) -> ir.Value:
+        weights = self._float(op, gate_up), None, self._float(op, down)
+        return op.MoE(x, scores, *weights, k=chosen, **SWIGLU_EXPERTS, _domain=MICROSOFT)
+
+    def packed_experts_form(
+        self, experts: int, outputs: int, inputs: int, layout: Layout
+    ) -> dict[str, tuple[list[int], ir.DataType]]:
+        """As QMoE takes it, which knows neither partial blocks nor other columns' order."""
+        if inputs % layout.block or layout.asymmetric or layout.permuted:
+            raise ExportError(f"experts of {inputs} columns are not made of symmetric blocks of {layout.block}")
+        return {
+            "codes": ([experts, outputs, inputs * layout.bits // 8], ir.DataType.UINT8),
+            "scales": ([experts, outputs, layout.blocks(inputs)], ir.DataType.FLOAT16),
+        }
+
+    def quantized_experts(
+        self,
+        op: OpBuilder,
+        x: ir.Value,
+        scores: ir.Value,
+        gate_up: Mapping[str, ir.Value],
+        down: Mapping[str, ir.Value],
+        layout: Layout,
+        chosen: int,
+    ) -> ir.Value:
+        gate_scales, down_scales = (op.Cast(part["scales"], to=ir.DataType.FLOAT) for part in (gate_up, down))
+        weights = gate_up["codes"], gate_scales, None, down["codes"], down_scales
+        form = {"expert_weight_bits": layout.bits, "block_size": layout.block, "accuracy_level": self.accuracy_level}
+        return op.QMoE(x, scores, *weights, k=chosen, **form, **SWIGLU_EXPERTS, _domain=MICROSOFT)
 
     def rotary(self, op: OpBuilder, x: ir.Value, cos: ir.Value, sin: ir.Value, num_heads: int) -> ir.Value:
         return op.RotaryEmbedding(x, cos, sin, num_heads=num_heads)

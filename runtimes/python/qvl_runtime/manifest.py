@@ -60,8 +60,8 @@ class GraphEntry(_Frozen, frozen=True):
 class ImageGeometry(_Frozen, frozen=True):
     """How pixels become patches.
 
-    `window` is the side of an attention window in merged cells, `position_table` the side of the square table of learned
-    positions that is interpolated; 0 where there is none.
+    `window` is the side of an attention window in merged cells, `position_table` the side of the square table of
+    learned positions that is interpolated; 0 where there is none.
     """
 
     patch_size: Positive

@@ -108,7 +108,7 @@ class Model:
         return list(self.tokenizer.encode(text, add_special_tokens=False).ids)
 
     def _encode(self, placed: Placed) -> Floats:
-        """Image features and those of D DeepStack layers, [1 + D, tokens, hidden], from the cache where they are in it."""
+        """Image features and those of D DeepStack layers [1 + D, tokens, hidden], cached."""
         with self._decoder.lock:
             if (features := self._features.get(placed.key)) is None:
                 patches = placed.patches(self.manifest.image)

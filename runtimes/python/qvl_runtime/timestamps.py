@@ -11,7 +11,7 @@ VISION_START, VISION_END = "<|vision_start|>", "<|vision_end|>"
 
 def patch_times(times: Sequence[float], size: int) -> list[float]:
     """Seconds of every temporal patch: the mean of its first and last frame; the last frame is repeated to fill it."""
-    filled = [*times, *times[-1:] * (-len(times) % size)]
+    filled = [*times, *[times[-1]] * (-len(times) % size)]
     return [(filled[first] + filled[first + size - 1]) / 2 for first in range(0, len(filled), size)]
 
 

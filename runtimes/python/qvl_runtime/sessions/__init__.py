@@ -23,8 +23,8 @@ Floats = npt.NDArray[np.float32]
 class LlmInputs:
     """One call of the `llm` graph: new tokens after `past` cached ones.
 
-    `ids` [S], `positions` [3, S], `features` [1 + D, N, H] placed at `feature_places` [N], logits wanted at `wanted` [K];
-    both places count from the first new token. Features are those of the image and of D DeepStack layers.
+    `ids` [S], `positions` [3, S], `features` [1 + D, N, H] placed at `feature_places` [N], logits wanted at
+    `wanted` [K]; both places count from the first new token. Features are those of images and of D DeepStack layers.
     """
 
     ids: Ints

@@ -1,0 +1,52 @@
+"""Qwen3-VL-MoE: Qwen3-VL whose language model has experts in place of most MLPs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Annotated
+
+import msgspec
+
+from ..checkpoint import Checkpoint
+from . import qwen3_vl
+from .config import Positive, convert, read_text, refuse_unless
+from .spec import ModelSpec, MoeSpec
+
+TEXT_DEFAULTS = {name: value for name, value in qwen3_vl.TEXT_DEFAULTS.items() if name != "head_dim"}
+"""Those of transformers' `Qwen3VLMoeTextConfig`, whose heads share out the hidden size unless told otherwise."""
+
+
+class MoeConfig(msgspec.Struct):
+    """The part of `text_config` about experts, with the defaults of transformers' `Qwen3VLMoeTextConfig`."""
+
+    num_hidden_layers: Positive
+    num_experts: Positive | None = None
+    num_local_experts: Positive | None = None
+    num_experts_per_tok: Positive = 4
+    moe_intermediate_size: Positive = 1408
+    decoder_sparse_step: Positive = 1
+    mlp_only_layers: list[Annotated[int, msgspec.Meta(ge=0)]] = msgspec.field(default_factory=list)
+
+    @property
+    def experts(self) -> int:
+        """Configurations call the number one way or the other."""
+        return self.num_experts or self.num_local_experts or 60
+
+    @property
+    def dense_layers(self) -> frozenset[int]:
+        skipped = {index for index in range(self.num_hidden_layers) if (index + 1) % self.decoder_sparse_step}
+        return frozenset(skipped.union(self.mlp_only_layers))
+
+
+def read(checkpoint: Checkpoint) -> ModelSpec:
+    """The specification of a Qwen3-VL-MoE checkpoint; raises ConfigError for what is not supported."""
+    text, max_positions = read_text(checkpoint, TEXT_DEFAULTS, free_head_dim=True, interleaved=True)
+    raw, where = checkpoint.config, checkpoint.directory / "config.json"
+    config = convert(raw.get("text_config") or raw, MoeConfig, where, "text_config" if "text_config" in raw else "")
+    refuse_unless(
+        config.num_experts_per_tok <= config.experts,
+        f"num_experts_per_tok {config.num_experts_per_tok} is more than {config.experts} experts",
+        checkpoint,
+    )
+    moe = MoeSpec(config.experts, config.num_experts_per_tok, config.moe_intermediate_size, config.dense_layers)
+    return qwen3_vl.assemble("qwen3_vl_moe", replace(text, moe=moe), max_positions, checkpoint)

@@ -1,0 +1,108 @@
+"""A mixture of experts in place of an MLP: a router and matrices of all experts in two tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+from onnxscript import OpBuilder, nn
+
+from ..families.spec import MoeSpec
+from ..safetensors_file import CHUNK_BYTES, Array, StoredTensor
+from ..targets import Target
+from .layers import Weight
+
+EXPERT_PARTS = "gate_up_proj", "down_proj"
+
+
+class ExpertWeight(Weight):
+    """The matrices of all experts [experts, out, in]; `rows` is the order of an expert's rows in the graph."""
+
+    def __init__(self, shape: list[int], dtype: ir.DataType, rows: np.ndarray | None = None) -> None:
+        super().__init__(shape, dtype)
+        self.rows = rows
+
+
+class Router(nn.Module):
+    """A score of every expert for every token: [tokens, experts]. It is never quantized."""
+
+    def __init__(self, target: Target, hidden_size: int, num_experts: int) -> None:
+        super().__init__()
+        self.target, self.num_experts = target, num_experts
+        self.weight = Weight([num_experts, hidden_size], target.weight_type)
+
+    def forward(self, op: OpBuilder, x: ir.Value) -> ir.Value:
+        scores = self.target.linear(op, x, self.weight, None)
+        return op.Reshape(scores, op.Constant(value_ints=[-1, self.num_experts]))
+
+
+class Experts(nn.Module):
+    """The sum of the chosen experts' gated MLPs, weighted by their scores' softmax; see `Target.experts`."""
+
+    def __init__(self, target: Target, hidden_size: int, spec: MoeSpec) -> None:
+        super().__init__()
+        self.target, self.spec, self.hidden_size = target, spec, hidden_size
+        inner, rows = spec.intermediate_size, target.gate_up_rows(spec.intermediate_size)
+        self.gate_up_proj = ExpertWeight([spec.num_experts, 2 * inner, hidden_size], target.weight_type, rows)
+        self.down_proj = ExpertWeight([spec.num_experts, hidden_size, inner], target.weight_type)
+
+    def forward(self, op: OpBuilder, x: ir.Value, scores: ir.Value) -> ir.Value:
+        return self.target.experts(op, x, scores, self.gate_up_proj, self.down_proj, self.spec.experts_per_token)
+
+
+class SparseMlp(nn.Module):
+    """Router and experts."""
+
+    def __init__(self, target: Target, hidden_size: int, spec: MoeSpec) -> None:
+        super().__init__()
+        self.gate = Router(target, hidden_size, spec.num_experts)
+        self.experts = Experts(target, hidden_size, spec)
+
+    def forward(self, op: OpBuilder, x: ir.Value) -> ir.Value:
+        return self.experts(op, x, self.gate(op, x))
+
+
+@dataclass(frozen=True)
+class StoredExperts:
+    """Experts in a checkpoint as the graph wants them: [experts, out, in] with their rows in order.
+
+    `turned` says that the checkpoint holds [experts, in, out], as the hub does.
+    """
+
+    tensor: StoredTensor
+    turned: bool
+    rows: np.ndarray | None
+
+    @property
+    def name(self) -> str:
+        return self.tensor.name
+
+    @property
+    def file(self) -> Path:
+        return self.tensor.file
+
+    @property
+    def nbytes(self) -> int:
+        return self.tensor.nbytes
+
+    def chunks(self, chunk_bytes: int = CHUNK_BYTES) -> Iterator[Array]:
+        """One expert at a time, flat; as many as fit into `chunk_bytes` are read together."""
+        for chunk in self.tensor.chunks(chunk_bytes):
+            stored = chunk.view(f"u{chunk.itemsize}").reshape(-1, *self.tensor.shape[1:])  # bfloat16 copies slowly
+            for matrix in stored:
+                turned = matrix.T if self.turned else matrix
+                ordered = turned if self.rows is None else turned[self.rows]
+                yield np.ascontiguousarray(ordered).reshape(-1).view(chunk.dtype)
+
+
+def is_turned(name: str, weights: Mapping[str, Weight], tensors: Mapping[str, StoredTensor]) -> bool:
+    """Whether a checkpoint holds these experts as [experts, in, out]; square ones go with their layer's others."""
+    wanted = weights[name].source_shape
+    if wanted[1] != wanted[2]:
+        return tensors[name].shape != wanted
+    layer = name.rpartition(".")[0]
+    others = [other for other in weights if other.rpartition(".")[0] == layer and other != name]
+    return any(tensors[other].shape != weights[other].source_shape for other in others)
