@@ -63,7 +63,9 @@ def test_a_bundle_equals_itself_and_is_left_as_it_was(reference_bundle: Path) ->
     assert found.first_drop is None and all(stage.all.sqnr is None for stage in found.stages)
     assert {path.name: sha256(path) for path in reference_bundle.iterdir()} == before
     assert not list(reference_bundle.parent.glob(".blame-*"))
-    assert load(reference_bundle, threads=1).generate([{"role": "user", "content": "Read."}], max_new_tokens=1) is not None
+    assert (
+        load(reference_bundle, threads=1).generate([{"role": "user", "content": "Read."}], max_new_tokens=1) is not None
+    )
 
 
 def test_likeness_is_the_textbook_formula() -> None:

@@ -93,7 +93,9 @@ def test_the_page_is_whole_and_loads_nothing(report: dict, out: Path) -> None:  
     assert not list(out.glob(".*")) and not list(out.glob("work/*/scratch"))
 
 
-def test_a_second_run_answers_nothing_again(report: dict, reference_bundle: Path, damaged: Path, data: Path, out: Path) -> None:  # type: ignore[type-arg]
+def test_a_second_run_answers_nothing_again(
+    report: dict, reference_bundle: Path, damaged: Path, data: Path, out: Path
+) -> None:  # type: ignore[type-arg]
     before = {path: path.stat().st_mtime_ns for path in out.glob("work/*/*.jsonl")}
     done = compare(reference_bundle, damaged, "--json", "--no-blame", data=data, out=out)
     assert {path: path.stat().st_mtime_ns for path in out.glob("work/*/*.jsonl")} == before
@@ -141,7 +143,9 @@ def test_gates_that_make_no_sense(text: str, said: str) -> None:
     assert said in str(error.value)
 
 
-def test_a_failing_item_is_recorded_and_counted(reference_bundle: Path, damaged: Path, data: Path, tmp_path: Path) -> None:
+def test_a_failing_item_is_recorded_and_counted(
+    reference_bundle: Path, damaged: Path, data: Path, tmp_path: Path
+) -> None:
     broken = tmp_path / "broken"
     shutil.copytree(data, broken)
     (broken / "simple_0002.png").write_bytes(b"no image")

@@ -30,7 +30,7 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class BlamePlan:
-    """Two models and one input; `into` names a stage whose linears are looked at too; `hf`: PyTorch is the reference."""
+    """Two models and one input; `into`: a stage whose linears are looked at too; `hf`: PyTorch is the reference."""
 
     reference: Path
     bundle: Path

@@ -28,17 +28,18 @@ class HfAnswerer:
     def __init__(self, path: str, threads: int | None) -> None:
         try:
             import torch  # noqa: TID251
-            import transformers  # noqa: TID251
+            import transformers as untyped  # noqa: TID251
         except ImportError as error:
             raise ExportError("--reference hf needs transformers", fix="pip install 'qvl-export[hf]'") from error
+        transformers: Any = untyped
         transformers.logging.set_verbosity_error()
         transformers.logging.disable_progress_bar()
         if threads:
             torch.set_num_threads(threads)
         self.torch, where = torch, Path(path)
         try:
-            loader: Any = transformers.AutoModelForImageTextToText
-            self.model = loader.from_pretrained(where, dtype=torch.float32, attn_implementation="sdpa").eval()
+            loader = transformers.AutoModelForImageTextToText
+            self.model: Any = loader.from_pretrained(where, dtype=torch.float32).eval()
             self._images: Any = transformers.AutoImageProcessor.from_pretrained(where, backend="pil")
             self._tokenizer: Any = transformers.AutoTokenizer.from_pretrained(where)
         except (OSError, ValueError, KeyError) as error:
@@ -110,7 +111,6 @@ class _Clock:
 
     def end(self) -> None:
         pass
-
 
 
 def tap(path: str, messages: list[dict[str, Any]], out: Path) -> Taps:

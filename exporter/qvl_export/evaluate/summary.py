@@ -301,7 +301,9 @@ class _Tally:
             speed=speed(self.contender, chosen),
             answered=len(self.contender.records),
             failed=self.failed,
-            verdict=give_verdict(findings, agreed is not None and agreed.same_answers == agreed.items, self.failed),
+            verdict=give_verdict(
+                findings, agreed is not None and agreed.same_answers == agreed.items, self.failed, scores
+            ),
             scores=scores,
             by_kind=self._grouped("kind:"),
             by_length=self._grouped("length:"),
