@@ -9,7 +9,6 @@ from array import array
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -434,8 +433,3 @@ def _answered(records: Records, chosen: EvalSet) -> Iterator[Record]:
     for item in chosen.items():
         if (record := records.answered(item.index)) is not None:
             yield record
-
-
-def relative_image(item: WorstItem, data: Path) -> str:
-    """The image's path inside the set."""
-    return str(Path(item.image).relative_to(data))
