@@ -1,4 +1,4 @@
-"""`make demo`: the reference checkpoint to fp32 and fp16 bundles, and both reading held-out pages.
+"""`make demo`: the reference checkpoint to bundles of every precision, and the accuracy report over 200 held-out pages.
 
 Everything happens in `demo_out/`; the bundles stay there to be tried with `qvl-export run`.
 """
@@ -6,63 +6,85 @@ Everything happens in `demo_out/`; the bundles stay there to be tried with `qvl-
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from pathlib import Path
 
 from rich.console import Console
+from rich.markdown import Markdown
 from rich.table import Table
 
 from qvl_export import ExportPlan, export
-from qvl_runtime import load
-from tests.heldout import Item, character_error_rate, items
+from qvl_export.evaluate.cli import ItemProgress
+from qvl_export.evaluate.compare import ComparePlan, compare
+from qvl_export.evaluate.dataset import open_set
+from qvl_export.evaluate.report import markdown, write
+from qvl_export.evaluate.summary import Report
+from tests.heldout import HELDOUT, items
 from tests.oracles.tiny import REFERENCE
 
 OUT = Path("demo_out")
-PAGES = 40
-SHOWN = 6
+CALIBRATION = Path(__file__).parents[1] / "calib_data" / "calibration"
+PLANS = {
+    "fp32": {"precision": "fp32"},
+    "fp16": {},
+    "int4": {"llm_precision": "int4", "calib": CALIBRATION, "samples": 32},
+}
+"""Options of every bundle; the first is the reference of the report."""
+PAGES = 200
+LONGEST = 160
 
 
 def main() -> None:
-    console = Console(width=120, highlight=False)
-    questions = list(items(pages=PAGES))
-    answers: dict[str, list[str]] = {}
-    summary = Table("bundle", "MB", "export s", "pages", "Read CER", "What exact", "Locate exact", "s a page", box=None)
-    for precision in ("fp32", "fp16"):
-        began = time.perf_counter()
-        out = OUT / precision
-        manifest = export(ExportPlan(REFERENCE, out, precision=precision, force=True))
-        exported = time.perf_counter() - began
-        console.print(f"{out}: reading {PAGES} held-out pages, {len(questions)} questions")
-        model, began = load(out, threads=2), time.perf_counter()
-        answers[precision] = [model.generate(item.messages, max_new_tokens=160) for item in questions]
-        seconds = (time.perf_counter() - began) / PAGES
-        size = sum(file.size for file in manifest.files.values()) / 1e6
-        figures = scores(questions, answers[precision])
-        summary.add_row(precision, f"{size:.1f}", f"{exported:.1f}", str(PAGES), *figures, f"{seconds:.3f}")
-    console.print(examples(questions, answers))
-    console.print(summary)
-    same = sum(a == b for a, b in zip(*answers.values(), strict=True))
-    console.print(f"fp32 and fp16 answer {same} of {len(questions)} questions alike")
-    page = os.path.relpath(questions[0].image)
-    console.print(f'try: .venv/bin/qvl-export run {OUT}/fp16 --image {page} "Read the text."')
+    console, began = Console(width=120, highlight=False), time.perf_counter()
+    bundles = []
+    for name, options in PLANS.items():
+        bundles.append(OUT / name)
+        started = time.perf_counter()
+        export(ExportPlan(REFERENCE, bundles[-1], force=True, **options))  # type: ignore[arg-type]
+        console.print(f"{bundles[-1]}: exported in {time.perf_counter() - started:.1f} s")
+    shutil.rmtree(OUT / "report", ignore_errors=True)
+    report = measure(bundles, pages(OUT / "pages"))
+    console.print(examples(report))
+    console.print(Markdown(markdown(report)))
+    page = os.path.relpath(next(items()).image)
+    console.print(f"{OUT}/report/index.html: the whole report, after {time.perf_counter() - began:.0f} s")
+    console.print(f'try: .venv/bin/qvl-export run {OUT}/int4 --image {page} "Read the text."')
 
 
-def scores(questions: list[Item], answers: list[str]) -> list[str]:
-    """CER of reading, and exact matches of the other two tasks."""
-    pairs = {task: [] for task in ("ocr", "qa", "grounding")}  # type: dict[str, list[tuple[str, str]]]
-    for item, answer in zip(questions, answers, strict=True):
-        pairs[item.task].append((answer, item.answer))
-    read, exact = pairs.pop("ocr"), []
-    for chosen in pairs.values():
-        exact.append(f"{sum(answer == truth for answer, truth in chosen)}/{len(chosen)}")
-    return [f"{100 * character_error_rate(*map(list, zip(*read, strict=True))):.1f} %", *exact]
+def pages(out: Path) -> Path:
+    """The first held-out pages as a set of their own."""
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True)
+    names = {item.image.name for item in items(pages=PAGES)}
+    with (out / "labels.jsonl").open("w", encoding="utf-8") as file:
+        for line in (HELDOUT / "labels.jsonl").read_text("utf-8").splitlines(keepends=True):
+            if line.split('"')[3] in names:
+                file.write(line)
+    for name in names:
+        shutil.copyfile(HELDOUT / name, out / name)
+    open_set(out)
+    return out
 
 
-def examples(questions: list[Item], answers: dict[str, list[str]]) -> Table:
-    table = Table("page and prompt", "truth", *answers, show_lines=True)
-    for index, item in enumerate(questions[:SHOWN]):
-        given = [answers[precision][index] for precision in answers]
-        table.add_row(f"{item.image.name}\n{item.prompt}", item.answer, *given)
+def measure(bundles: list[Path], data: Path) -> Report:
+    """The report of all bundles against the first, written to `demo_out/report`."""
+    progress = ItemProgress(quiet=False)
+    plan = ComparePlan(bundles[0], tuple(bundles[1:]), data, OUT / "report", max_new_tokens=LONGEST)
+    try:
+        report = compare(plan, progress)
+    finally:
+        progress.stop()
+    write(report, plan.out)
+    return report
+
+
+def examples(report: Report) -> Table:
+    """Items that the last bundle answered unlike the reference."""
+    bundle = report.bundles[-1]
+    table = Table("page and prompt", "truth", report.reference.title, bundle.title, show_lines=True)
+    for item in bundle.worst[:3]:
+        table.add_row(f"{Path(item.image).name}\n{item.prompt}", item.truth, item.reference_answer, item.answer)
     return table
 
 

@@ -23,7 +23,7 @@ PAGE = HELDOUT / "simple_0001.png"
 
 
 def damage(bundle: Path, out: Path, layer: int, factor: float = 2.0) -> Path:
-    """A copy of a bundle with all scales of a layer doubled: those of its norms, which both float and int4 have."""
+    """A copy of a bundle with a layer doubled: the scales of its int4 linears, the weights of its float ones."""
     shutil.copytree(bundle, out)
     model = onnx.load(out / "llm.onnx", load_external_data=False)
     data = np.fromfile(out / "llm.onnx.data", np.uint8)

@@ -107,7 +107,7 @@ def _divergence(kept: Kept, rows: slice, log_q: Floats) -> Floats:
     other = _log_rest(log_q, ids)
     there = np.isfinite(rest) & np.isfinite(other)
     kl[there] += np.exp(rest[there]) * (rest[there] - other[there])
-    return np.maximum(kl, 0.0)
+    return np.asarray(np.maximum(kl, 0.0))
 
 
 def _log_rest(log_p: Floats, chosen: npt.NDArray[np.integer]) -> Floats:

@@ -30,7 +30,7 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class BlamePlan:
-    """Two models and one input; `into` names a stage whose linears are looked at too; `hf`: PyTorch is the reference."""
+    """Two models and one input; `into`: a stage whose linears are looked at too; `hf`: PyTorch is the reference."""
 
     reference: Path
     bundle: Path
@@ -187,6 +187,8 @@ def _summary(drop: str | None, most: Stage, stages: Sequence[Stage]) -> str:
     if end.all.sqnr is None:
         return "no stage differs from the reference."
     tail = f"the logits are {end.all.sqnr:.1f} dB above their difference."
+    if drop is None and most.added < AUDIBLE:
+        return f"no stage adds more noise than 20 dB below the signal; {tail}"
     if drop is None:
         return f"no stage stands out, the loss builds up evenly (most in {most.name}); {tail}"
     return f"the first stage that drops is {drop}; {tail}"

@@ -58,7 +58,6 @@ def register(cli: click.Group) -> None:
 @click.option(
     "--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes a model, side by side."
 )
-@click.option("--ray", metavar="ADDRESS", help="Run the processes on a Ray cluster that shares this file system.")
 @click.option("--max-new-tokens", type=click.IntRange(1), help="Longest answer (default: the runtime's).")
 @click.option("--reference", "engine", type=click.Choice(["bundle", "hf"]), default="bundle", show_default=True,
               help="What REFERENCE is: a bundle, or a checkpoint run by PyTorch.")  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +26,6 @@ from .summary import Contender, Report, summarise
 
 NOISE_ITEMS = 100
 ANSWERING = "qvl_export.evaluate.answering"
-Runner = Callable[[Sequence[Job], Callable[[int], None]], None]
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,6 @@ class ComparePlan:
     workers: int = 1
     max_new_tokens: int | None = None
     hf: bool = False
-    ray: str | None = None
     blame: bool = True
 
 
@@ -146,7 +144,7 @@ class _Area:
             )
             for rank in range(workers)
         ]
-        _runner(self.plan)(jobs, self.progress.advance)
+        run_jobs(ANSWERING, jobs, self.progress.advance)
 
     def contender(self, model: Model, name: str) -> Contender:
         """What the summary needs to know of a model."""
@@ -175,14 +173,6 @@ def _blames(plan: ComparePlan, report: Report, progress: Progress) -> dict[str, 
             else:
                 found[bundle.title] = traced
     return found
-
-
-def _runner(plan: ComparePlan) -> Runner:
-    if plan.ray is not None:
-        from .spread import run_on_ray
-
-        return lambda jobs, advance: run_on_ray(str(plan.ray), jobs, advance)
-    return lambda jobs, advance: run_jobs(ANSWERING, jobs, advance)
 
 
 def _models(plan: ComparePlan) -> list[Model]:

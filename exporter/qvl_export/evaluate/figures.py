@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import NamedTuple
 
+SHORT = {"vision.blocks.": "block ", "llm.layers.": "layer ", "vision.": "", "preprocessing": "input"}
 SERIES = 6
 """Colour classes `s0` … of the page, used in turn."""
 
@@ -106,12 +107,12 @@ def _stage_names(frame: _Frame, stages: Sequence[str]) -> str:
     for index, stage in enumerate(stages):
         if index % every == 0 or index == len(stages) - 1:
             x, y = frame.x(index), frame.bottom + 12
-            short = escape(
-                stage.replace("vision.blocks.", "block ").replace("llm.layers.", "layer ").replace("vision.", "")
-            )
+            short = stage
+            for long, brief in SHORT.items():
+                short = short.replace(long, brief)
             names.append(
                 f'<text class="tick" text-anchor="end" transform="translate({x + 4:.1f} {y:.1f}) rotate(-40)">'
-                f"{short}</text>"
+                f"{escape(short)}</text>"
             )
     return "".join(names)
 

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qvl_runtime.media import load_pages
+from qvl_runtime.positions import Grid, window_layout
 
 from ..errors import ConfigError, ExportError
 from .records import Record
@@ -28,24 +29,25 @@ class HfAnswerer:
     def __init__(self, path: str, threads: int | None) -> None:
         try:
             import torch  # noqa: TID251
-            import transformers  # noqa: TID251
+            import transformers as untyped  # noqa: TID251
         except ImportError as error:
             raise ExportError("--reference hf needs transformers", fix="pip install 'qvl-export[hf]'") from error
+        transformers: Any = untyped
         transformers.logging.set_verbosity_error()
         transformers.logging.disable_progress_bar()
         if threads:
             torch.set_num_threads(threads)
         self.torch, where = torch, Path(path)
         try:
-            loader: Any = transformers.AutoModelForImageTextToText
-            self.model = loader.from_pretrained(where, dtype=torch.float32, attn_implementation="sdpa").eval()
+            loader = transformers.AutoModelForImageTextToText
+            self.model: Any = loader.from_pretrained(where, dtype=torch.float32).eval()
             self._images: Any = transformers.AutoImageProcessor.from_pretrained(where, backend="pil")
             self._tokenizer: Any = transformers.AutoTokenizer.from_pretrained(where)
         except (OSError, ValueError, KeyError) as error:
             raise ConfigError(f"transformers refuses it: {str(error).splitlines()[0][:300]}", where=path) from error
 
     def inputs(self, messages: list[dict[str, Any]]) -> Any:
-        """Tokens and pixels of messages whose images are paths; a placeholder becomes as many tokens as its image has."""
+        """Tokens and pixels of messages whose images are paths; a placeholder becomes its image's tokens."""
         text = self._tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
         found = self._images(images=self._pages(messages), return_tensors="pt")
         repeats = iter((found["image_grid_thw"].prod(-1) // self._images.merge_size**2).tolist())
@@ -121,20 +123,16 @@ def tap(path: str, messages: list[dict[str, Any]], out: Path) -> Taps:
     for prefix, blocks in (("vision.blocks", model.visual.blocks), ("llm.layers", model.language_model.layers)):
         for index, block in enumerate(blocks):
             block.register_forward_hook(_keeping(kept, f"{prefix}.{index}"))
-    windows: dict[str, Any] = {}
-    if hasattr(model.visual, "get_window_index"):
-        windows["order"] = model.visual.get_window_index(inputs["image_grid_thw"])[0]
+    order = _window_order(model.config.vision_config, inputs["image_grid_thw"].tolist())
     model.visual.merger.register_forward_hook(_keeping(kept, "vision.merger"))
     with answerer.torch.inference_mode():
         logits = answerer.model(**inputs).logits[0]
     stages = [*kept, "logits"]
     for name, value in {**kept, "logits": logits}.items():
         rows = value.reshape(-1, value.shape[-1]).float().numpy()
-        np.save(out / f"{name}.npy", _in_merge_order(rows, name, windows.get("order")))
+        np.save(out / f"{name}.npy", _in_merge_order(rows, name, order))
     places = np.flatnonzero(inputs["mm_token_type_ids"][0].numpy())
-    order = [name for name in stages if not name.startswith("llm")]
-    order = [*order[:-1], *(name for name in stages if name.startswith("llm")), "logits"]
-    return Taps(order, places.tolist(), inputs["input_ids"].shape[1])
+    return Taps(stages, places.tolist(), inputs["input_ids"].shape[1])
 
 
 def _keeping(kept: dict[str, Any], name: str) -> Any:
@@ -144,10 +142,23 @@ def _keeping(kept: dict[str, Any], name: str) -> Any:
     return hook
 
 
-def _in_merge_order(rows: Floats, name: str, windows: Any) -> Floats:
-    """transformers runs a tower with windows in window order; `windows` [merged cells] is that order."""
-    if windows is None or not name.startswith("vision."):
+def _window_order(vision: Any, grids: list[list[int]]) -> npt.NDArray[np.int64] | None:
+    """The place of every patch (in merge order) in transformers' window order; None for towers without windows."""
+    side = getattr(vision, "window_size", 0) // (vision.patch_size * vision.spatial_merge_size)
+    if not side:
+        return None
+    places, count = [], 0
+    for t, h, w in grids:
+        slots = window_layout(Grid(1, h, w), vision.spatial_merge_size, side).scatter
+        for _ in range(t):
+            places.append(np.argsort(np.argsort(slots)) + count)
+            count += len(slots)
+    return np.concatenate(places)
+
+
+def _in_merge_order(rows: Floats, name: str, order: npt.NDArray[np.int64] | None) -> Floats:
+    """transformers runs a tower with windows, merger and all, in window order."""
+    if order is None or not name.startswith("vision."):
         return rows
-    order = np.asarray(windows)
-    cells = rows.reshape(len(order), -1, rows.shape[-1])
-    return np.asarray(cells[np.argsort(order)].reshape(rows.shape))
+    unit = len(order) // len(rows)  # patches a row: more than one after the merger
+    return np.asarray(rows[order[::unit] // unit])

@@ -9,7 +9,6 @@ from array import array
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -301,7 +300,9 @@ class _Tally:
             speed=speed(self.contender, chosen),
             answered=len(self.contender.records),
             failed=self.failed,
-            verdict=give_verdict(findings, agreed is not None and agreed.same_answers == agreed.items, self.failed),
+            verdict=give_verdict(
+                findings, agreed is not None and agreed.same_answers == agreed.items, self.failed, scores
+            ),
             scores=scores,
             by_kind=self._grouped("kind:"),
             by_length=self._grouped("length:"),
@@ -432,8 +433,3 @@ def _answered(records: Records, chosen: EvalSet) -> Iterator[Record]:
     for item in chosen.items():
         if (record := records.answered(item.index)) is not None:
             yield record
-
-
-def relative_image(item: WorstItem, data: Path) -> str:
-    """The image's path inside the set."""
-    return str(Path(item.image).relative_to(data))

@@ -35,11 +35,14 @@ class Verdict(msgspec.Struct, frozen=True):
     text: str
 
 
-def give_verdict(findings: Sequence[Finding], identical: bool, failed: int) -> Verdict:
+def give_verdict(
+    findings: Sequence[Finding], identical: bool, failed: int, scores: Sequence[Comparison] = ()
+) -> Verdict:
     """A loss where the first metric of any task shows one.
 
     With several tasks each is held to a stricter level (Bonferroni), so that a bundle without loss is accused in 5 % of
     sets, not in 5 % a task; and the permutation test must agree with the interval, which few differing items can fool.
+    Where none does, those of the further `scores` that would be losses if looked at alone are told.
     """
     note = f" {failed} {_items(failed)} failed and count as empty answers." if failed else ""
     if identical and not failed:
@@ -53,7 +56,18 @@ def give_verdict(findings: Sequence[Finding], identical: bool, failed: int) -> V
     if gains:
         return Verdict("gain", " ".join(_tell("Gain", *gain) for gain in gains) + " No measurable loss." + note)
     widest, bounds = max(((finding, bounds) for finding, bounds, _ in judged), key=lambda entry: entry[1].high)
-    return Verdict("no measurable loss", f"No measurable loss. {_at_most(widest, bounds)}{note}")
+    further = _further(scores, {(finding.task, finding.metric) for finding in findings})
+    return Verdict("no measurable loss", f"No measurable loss. {_at_most(widest, bounds)}{further}{note}")
+
+
+def _further(scores: Sequence[Comparison], first: set[tuple[str, str]]) -> str:
+    """Metrics no verdict is about that show a loss at 95 % each."""
+    others = [found for found in scores if (found.task, found.metric) not in first]
+    worse = [found for found in others if found.p_value < 1 - LEVEL and Gate(found.metric, 0.0).exceeded(found)]
+    if not worse:
+        return ""
+    told = ", ".join(f"{METRICS[found.metric].title} in {found.task}" for found in worse)
+    return f" Looked at alone, {len(worse)} of {len(others)} further figures would be: {told}."
 
 
 def _judge(finding: Finding, level: float) -> tuple[Interval, str]:
