@@ -129,7 +129,7 @@ class DecoderLayer(nn.Module):
         size = self.input_layernorm.weight.source_shape[0]
         return (
             Fold(tuple(f"{attention}.{x}_proj" for x in "qkv"), f"{name}.input_layernorm", np.arange(size)),
-            Fold((f"{attention}.o_proj",), f"{attention}.v_proj", self.self_attn.value_channels()),
+            Fold((f"{attention}.o_proj",), f"{attention}.v_proj", self.self_attn.value_channels(), cached=True),
             Fold((f"{name}.mlp.gate_proj", f"{name}.mlp.up_proj"), f"{name}.post_attention_layernorm", np.arange(size)),
             self.mlp.fold(f"{name}.mlp"),
         )

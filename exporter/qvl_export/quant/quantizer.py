@@ -20,7 +20,7 @@ from ..targets import Target
 from . import schemes
 from .qtensor import Layout
 from .samples import LABELS, Pages, read_labels
-from .work import Quantized, Work
+from .work import Floats, Quantized, Work
 
 TABLE_BITS = 8
 """Of the embedding and the head: logits are the last place to save bits, and the table is read a row at a time."""
@@ -29,7 +29,7 @@ Report = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Quantizer:
-    """The scheme of each tower by name (`vision`, `llm`), their options, and the pages to calibrate on."""
+    """The scheme of each graph by name (`vision`, `llm`, `llm_decode`), their options, and the calibration pages."""
 
     spec: ModelSpec
     targets: Mapping[str, Target]
@@ -45,11 +45,13 @@ class Quantizer:
         """What is done so far lies beside the bundle it is for, and survives a kill."""
         return self.out.with_name(f".{self.out.name}.calibration")
 
-    def tower(self, name: str, draft: Manifest, directory: Path, report: Report) -> Quantized:
-        """A tower as the plan asks for it: quantized, or as it is."""
+    def tower(self, name: str, draft: Manifest, directory: Path, before: Quantized, report: Report) -> Quantized:
+        """A tower as the plan asks for it: quantized, or as it is; `before` is the one before it."""
         if name not in self.precisions:
             return Quantized()
-        return (self._vision if name == "vision" else self._llm)(draft, directory, report)
+        if name == "vision":
+            return self._vision(draft, directory, report)
+        return self._llm(name, draft, directory, before.cache_scales, report)
 
     def _vision(self, draft: Manifest, directory: Path, report: Report) -> Quantized:
         """The vision tower, calibrated on the pages as `draft` and the text files in `directory` say.
@@ -72,23 +74,29 @@ class Quantizer:
         )
         return calibrate.quantize_tower(tower, work, report)
 
-    def _llm(self, draft: Manifest, directory: Path, report: Report) -> Quantized:
-        """The language model, calibrated on what the vision graph in `directory` gives it, and its tables."""
+    def _llm(
+        self, name: str, draft: Manifest, directory: Path, cache_scales: Mapping[str, Floats], report: Report
+    ) -> Quantized:
+        """The language model, calibrated on what the vision graph in `directory` gives it, and its tables.
+
+        `cache_scales` are those of the graph that it shares a KV cache with.
+        """
         from qvl_runtime.sessions.cpu import open_vision
 
         from . import calibrate, rows
 
-        pages, tensors, target = self._pages(draft, directory), self.checkpoint.tensors, self.targets["llm"]
-        report(f"calibrating llm on {len(pages.labels)} pages of {self.calib}")
-        work = Work(self.work / "llm", self._key(draft, pages))
+        pages, tensors, target = self._pages(draft, directory), self.checkpoint.tensors, self.targets[name]
+        report(f"calibrating {name} on {len(pages.labels)} pages of {self.calib}")
+        work = Work(self.work / name, self._key(draft, pages))
         work.begin(pages.tokens(open_vision(directory, draft, None), tensors["model.embed_tokens.weight"]))
         tower = calibrate.Tower(
-            "llm",
+            name,
             tuple(decoder_stages(self.spec.text)),
-            lambda name, layouts: decoder_stage(self.spec.text, target, name, layouts),
+            lambda stage, layouts: decoder_stage(self.spec.text, target, stage, layouts),
             target,
             tensors,
-            self._scheme("llm"),
+            self._scheme(name),
+            cache_scales,
         )
         found = calibrate.quantize_tower(tower, work, report)
         layout = Layout(TABLE_BITS, self.options.block_size)
