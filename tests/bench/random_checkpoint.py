@@ -86,11 +86,16 @@ def shards(tensors: list[tuple[str, tuple[int, ...]]]) -> Iterator[list[tuple[st
         yield shard
 
 
-def make(name: str, out: Path, layers: int | None = None) -> Path:
-    """Write the checkpoint; `layers` shortens the language model."""
+def make(name: str, out: Path, layers: int | None = None, blocks: int | None = None) -> Path:
+    """Write the checkpoint; `layers` shortens the language model, `blocks` the vision tower."""
     out.mkdir(parents=True)
     config = json.loads((CONFIGS / f"{name}.json").read_text())
     config["num_hidden_layers"] = layers or config["num_hidden_layers"]
+    vision = config["vision_config"]
+    vision["depth"] = blocks or vision["depth"]
+    for kind in ("fullatt_block_indexes", "deepstack_visual_indexes"):
+        if kind in vision:
+            vision[kind] = [index for index in vision[kind] if index < vision["depth"]]
     (out / "config.json").write_text(json.dumps(config))
     (out / "preprocessor_config.json").write_text(json.dumps(PREPROCESSOR))
     (out / "generation_config.json").write_text(json.dumps({"eos_token_id": [151645, 151643]}))
