@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -54,7 +54,7 @@ class Clock:
     """Seconds by tower and part; what is timed inside a timed call counts there only."""
 
     def __init__(self) -> None:
-        self.seconds: Counter[str] = Counter()
+        self.seconds: dict[str, float] = defaultdict(float)
         self.tower = "export"
 
     def stage(self, text: str, total: int = 0) -> None:
@@ -67,11 +67,11 @@ class Clock:
 
     def timed(self, part: str, call: Callable[..., Any]) -> Callable[..., Any]:
         def inner(*arguments: Any, **options: Any) -> Any:
-            began, before = time.perf_counter(), self.seconds.total()
+            began, before = time.perf_counter(), sum(self.seconds.values())
             try:
                 return call(*arguments, **options)
             finally:
-                inside = self.seconds.total() - before
+                inside = sum(self.seconds.values()) - before
                 self.seconds[f"{self.tower}: {part}"] += time.perf_counter() - began - inside
 
         return inner
@@ -93,7 +93,7 @@ def quantize(source: Path, out: Path, pages: int, precision: str) -> dict[str, A
     peak = re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())
     assert peak is not None
     parts = {name: round(seconds, 1) for name, seconds in clock.seconds.items()}
-    parts["the rest, mostly writing"] = round(total - clock.seconds.total(), 1)
+    parts["the rest, mostly writing"] = round(total - sum(clock.seconds.values()), 1)
     return {"peak_mib": int(peak[1]) // 1024, "seconds": round(total, 1), "parts": parts}
 
 

@@ -2,9 +2,9 @@
 
     python -m tests.bench.run_speed [--blocks N] [--threads 2] [--repeat 3] [--block-size 32] [--part all]
 
-A page of 5,040 patches through the vision tower in the shapes of Qwen2.5-VL-3B and Qwen2-VL-2B, with its time split by
-operator; a prompt of 1,300 tokens and 32 generated ones through the language model of the latter. Precisions take turns,
-figures are medians, ratios are of one run. `--blocks` builds fewer vision blocks and decoder layers (the first N; those
+A page of 5,040 patches through the vision tower in the shapes of Qwen2.5-VL-3B and Qwen2-VL-2B, its time split by
+operator; a prompt of 1,300 tokens and 32 generated ones through the language model of the latter. Precisions take
+turns, figures are medians, ratios are of one run. `--blocks` builds fewer vision blocks and decoder layers (the first N; those
 of Qwen2.5-VL with full attention are the 8th, 16th …). Needs about 15 GB of memory, and of disk where QVL_BENCH_DIR
 points.
 """
@@ -133,7 +133,7 @@ def read_and_write(bundle: Path, threads: int) -> Callable[[], tuple[float, floa
 
 
 def llm(here: Path, shape: str, options: argparse.Namespace) -> dict[str, Any]:
-    """Tokens a second of prompt and answer by precision, GB/s that the answer reads, and how many times fp16 that is."""
+    """Tokens a second of prompt and answer by precision, how many times fp16 that is, and GB/s that answers read."""
     source = make(shape, here / "checkpoint", layers=options.blocks, blocks=1)
     made = bundles(here, source, ("fp16", "int8", "int4", "hybrid"), options.block_size)
     sides = {name: read_and_write(path, options.threads) for name, path in made.items()}
