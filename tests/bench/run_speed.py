@@ -4,9 +4,9 @@
 
 A page of 5,040 patches through the vision tower in the shapes of Qwen2.5-VL-3B and Qwen2-VL-2B, its time split by
 operator; a prompt of 1,300 tokens and 32 generated ones through the language model of the latter. Precisions take
-turns, figures are medians, ratios are of one run. `--blocks` builds fewer vision blocks and decoder layers (the first N; those
-of Qwen2.5-VL with full attention are the 8th, 16th …). Needs about 15 GB of memory, and of disk where QVL_BENCH_DIR
-points.
+turns, figures are medians, ratios are of one run. `--blocks` builds only the first N vision blocks and decoder layers
+(those of Qwen2.5-VL with full attention are the 8th, 16th …). Needs about 15 GB of memory, and of disk where
+QVL_BENCH_DIR points.
 """
 
 from __future__ import annotations
