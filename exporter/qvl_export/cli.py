@@ -37,7 +37,7 @@ def cli() -> None:
     "--precision",
     default="fp16",
     show_default=True,
-    help="fp32, fp16, int8 (both towers W8A8) or int4 (LLM int4, vision int8).",
+    help="fp32, fp16, int8 (both towers W8A8), int4 (LLM int4, vision int8) or hybrid (int8, answers by int4).",
 )
 @click.option("--min-pixels", type=click.IntRange(1), help="Smallest image after resizing (default: the checkpoint's).")
 @click.option("--max-pixels", type=click.IntRange(1), help="Largest image after resizing (default: the checkpoint's).")
@@ -50,7 +50,7 @@ def cli() -> None:
     help="4- and 8-bit weights times activations as int8 (4) or as float32 (0: slower, closer to the checkpoint).",
 )
 @click.option("--vision-precision", help="Of the vision tower, where it is to differ: fp32, fp16, int8 or int4.")
-@click.option("--llm-precision", help="Of the language model, where it is to differ: fp32, fp16, int8 or int4.")
+@click.option("--llm-precision", help="Of the LLM, where it is to differ: fp32, fp16, int8, int4 or hybrid.")
 @click.option("--reduce-range", is_flag=True, help="7-bit codes for int8: faster on x86 without VNNI, less accurate.")
 @click.option("--max-kl", type=float, help="Choose precisions so that answers diverge no more: mean KL, nats a token.")
 @click.option("--max-size", help="Choose precisions so that the bundle is no larger, such as 1.5GB.")

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 import msgspec
+import onnx_ir as ir
 
-from qvl_runtime.manifest import GraphEntry, Manifest
+from qvl_runtime.manifest import DECODE, GraphEntry, Manifest
 
 from . import bundle, describe, families, hub, targets, texts
 from .checkpoint import Checkpoint
@@ -27,7 +29,11 @@ from .quant.sensitivities import Sensitivity
 from .quant.work import Quantized
 
 DEFAULT_MAX_LENGTH = 8192
-BUILD = {"vision": build.build_vision, "llm": build.build_llm}
+BUILD: dict[str, Callable[..., build.Graph]] = {
+    "vision": build.build_vision,
+    "llm": build.build_llm,
+    DECODE: partial(build.build_llm, name=DECODE),
+}
 UNUSED_TENSORS = ("*rotary_emb.inv_freq", "*rotary_pos_emb.inv_freq")
 """Buffers that old checkpoints saved; they are computed."""
 
@@ -55,7 +61,8 @@ class ExportPlan:
     multiplies 4- and 8-bit weights with activations rounded to int8, 0 keeps activations float32. Linears that the
     checkpoint holds quantized (GPTQ) are used as they are. `precision` "int8" multiplies integers in both towers
     (W8A8), "int4" does so in the vision tower and has the language model's weights in int4 by GPTQ, `block_size`
-    columns a scale; `vision_precision` and `llm_precision` choose for one tower. Both are calibrated on up to `samples`
+    columns a scale, "hybrid" holds the language model twice, in int8 for prompts and in int4 for answers;
+    `vision_precision` and `llm_precision` choose for one tower. Both are calibrated on up to `samples`
     pages spread over `calib`, one path or several: calibration sets (directories with `labels.jsonl`), images, PDFs,
     directories of these; the built-in set where there are none. `reduce_range` makes int8 weights fast on x86
     without VNNI, at some accuracy. `max_kl` (mean divergence of answers from the checkpoint's, nats a token) or
@@ -118,17 +125,21 @@ def export(plan: ExportPlan, progress: Progress | None = None) -> Manifest:
         text_files = texts.write(checkpoint, spec, directory)
         files = {name: bundle.file_entry(directory / name) for name in text_files}
         entries: dict[str, GraphEntry] = {}
+        stored_before: dict[str, ir.ExternalTensor] = {}
+        quantized = Quantized()
         read_hash = hashlib.sha256()
         for tower, target in lowered.items():
             draft = describe.manifest(spec, plan.target, entries, files, describe.origin(source, read_hash))
-            quantized = quantizer.tower(tower, draft, directory, progress.stage) if quantizer else Quantized()
+            if quantizer:
+                quantized = quantizer.tower(tower, draft, directory, quantized, progress.stage)
             linears: dict[str, stored.QuantizedSource] = {**own, **quantized.linears}
             layouts = {name: linear.layout() for name, linear in linears.items()}
             graph = BUILD[tower](spec, target, layouts)
             filled = {**sources, **quantized.tensors, **stored.packed_parts(linears, target)}
             progress.stage(f"writing {tower}", weights.source_bytes(graph, filled))
             data = directory / f"{tower}.onnx.data"
-            written = weights.write(graph, filled, data, read_hash, progress.advance)
+            written = weights.write(graph, filled, data, read_hash, progress.advance, stored_before)
+            stored_before |= weights.stored(graph)
             bundle.save_graph(graph, directory)
             entries[tower] = describe.graph_entry(
                 graph, written, precision.of_floats(precisions[tower], plan.precision)

@@ -87,12 +87,17 @@ def shards(tensors: list[tuple[str, tuple[int, ...]]]) -> Iterator[list[tuple[st
         yield shard
 
 
-def make(name: str, out: Path, layers: int | None = None) -> Path:
-    """Write the checkpoint; `layers` shortens the language model."""
+def make(name: str, out: Path, layers: int | None = None, blocks: int | None = None) -> Path:
+    """Write the checkpoint; `layers` shortens the language model, `blocks` the vision tower."""
     out.mkdir(parents=True)
     config = json.loads((CONFIGS / f"{name}.json").read_text())
     text = config.get("text_config", config)
     text["num_hidden_layers"] = layers or text["num_hidden_layers"]
+    vision = config["vision_config"]
+    vision["depth"] = blocks or vision["depth"]
+    for kind in ("fullatt_block_indexes", "deepstack_visual_indexes"):
+        if kind in vision:
+            vision[kind] = [index for index in vision[kind] if index < vision["depth"]]
     (out / "config.json").write_text(json.dumps(config))
     images = PREPROCESSOR | (QWEN3 if config["model_type"].startswith("qwen3") else {})
     (out / "preprocessor_config.json").write_text(json.dumps(images))

@@ -128,9 +128,9 @@ def llm_weights(spec: TextSpec, target: Target) -> dict[str, tuple[int, int]]:
     return {name: (math.prod(shape[:-1]), shape[-1]) for name, shape in (linears | experts).items()}
 
 
-def build_llm(spec: ModelSpec, target: Target, layouts: Mapping[str, Layout] | None = None) -> Graph:
+def build_llm(spec: ModelSpec, target: Target, layouts: Mapping[str, Layout] | None = None, name: str = "llm") -> Graph:
     """Tokens, positions, image features and past → `logits` at the asked positions, and present."""
-    graph, text = empty_graph("llm", target), spec.text
+    graph, text = empty_graph(name, target), spec.text
     inputs = LlmInputs(
         add_input(graph, "input_ids", INT64, [1, "sequence"]),
         add_input(graph, "position_ids", INT64, [3, 1, "sequence"]),
@@ -157,4 +157,4 @@ def build_llm(spec: ModelSpec, target: Target, layouts: Mapping[str, Layout] | N
     for index, pair in enumerate(presents):
         for part, value in zip(("key", "value"), pair, strict=True):
             add_output(graph, value, f"present.{index}.{part}", present)
-    return Graph("llm", ir.Model(graph, ir_version=target.ir_version), used)
+    return Graph(name, ir.Model(graph, ir_version=target.ir_version), used)

@@ -135,7 +135,7 @@ class DecoderLayer(nn.Module):
         into = np.arange(size)
         folds = (
             Fold(tuple(f"{attention}.{x}_proj" for x in "qkv"), f"{name}.input_layernorm", into),
-            Fold((f"{attention}.o_proj",), f"{attention}.v_proj", self.self_attn.value_channels()),
+            Fold((f"{attention}.o_proj",), f"{attention}.v_proj", self.self_attn.value_channels(), cached=True),
         )
         if not isinstance(self.mlp, GatedMlp):
             return folds  # a router and all experts share the norm

@@ -142,16 +142,34 @@ def _cause(missing: list[str], extra: list[str]) -> str:
     return "weights and config.json are of different models, or a shard is missing"
 
 
-def write(graph: Graph, sources: Mapping[str, Source], data: Path, read_hash: Any, advance: Advance) -> Written:
+def stored(graph: Graph) -> dict[str, ir.ExternalTensor]:
+    """Where the weights of a written graph lie, by name."""
+    values = {name: value.const_value for name, value in _parameters(graph)}
+    return {name: tensor for name, tensor in values.items() if isinstance(tensor, ir.ExternalTensor)}
+
+
+def write(
+    graph: Graph,
+    sources: Mapping[str, Source],
+    data: Path,
+    read_hash: Any,
+    advance: Advance,
+    before: Mapping[str, ir.ExternalTensor] | None = None,
+) -> Written:
     """Fill the graph's weights into the file `data` and point its initializers there.
 
-    `read_hash` (a hashlib object) takes in every byte as read, `advance` the number of source bytes done.
+    `read_hash` (a hashlib object) takes in every byte as read, `advance` the number of source bytes done. What another
+    graph of the directory has stored under the same name with the same bytes (`before`) is not written again.
     """
     sizes: dict[str, int] = {}
     digest = hashlib.sha256()
     with data.open("wb") as file:
         for name, weight in _parameters(graph):
             assert weight.dtype is not None and weight.shape is not None
+            if before and name in before and _same(before[name], weight.dtype, sources[name]):
+                weight.const_value = before[name]
+                advance(sources[name].nbytes)
+                continue
             _emit(file, digest, b"\0" * (-file.tell() % ALIGNMENT))
             start = file.tell()
             for chunk in sources[name].chunks():
@@ -165,6 +183,22 @@ def write(graph: Graph, sources: Mapping[str, Source], data: Path, read_hash: An
                 data.name, start, length, weight.dtype, shape=weight.shape, name=name, base_dir=data.parent
             )
     return Written(sizes, digest.hexdigest(), graph.layouts)
+
+
+def _same(tensor: ir.ExternalTensor, dtype: ir.DataType, source: Source) -> bool:
+    """Whether the stored tensor is what `source` would be written as."""
+    if tensor.dtype != dtype:
+        return False
+    assert tensor.offset is not None and tensor.length is not None
+    left = tensor.length
+    with open(tensor.path, "rb") as file:
+        file.seek(tensor.offset)
+        for chunk in source.chunks():
+            mine = _convert(chunk, dtype, source).tobytes()
+            if file.read(len(mine)) != mine:
+                return False
+            left -= len(mine)
+    return left == 0
 
 
 def _emit(file: BinaryIO, digest: Any, data: bytes | memoryview) -> None:

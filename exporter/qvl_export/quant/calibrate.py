@@ -8,9 +8,10 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
@@ -18,6 +19,7 @@ import onnxruntime as ort
 
 from ..graph import weights
 from ..graph.build import Graph
+from ..graph.folds import Fold
 from ..graph.layers import Weight
 from ..graph.stages import Layouts, Stage
 from ..safetensors_file import StoredTensor
@@ -43,7 +45,8 @@ LEAST_SQNR = 15.0
 class Tower:
     """What is quantized: its stages in order, how each is built, its weights, and the scheme of each linear.
 
-    `vision_weight` is what image tokens among others count in Hessians.
+    `vision_weight` is what image tokens among others count in Hessians; `cache_scales` are those of the tower it shares
+    a KV cache with.
     """
 
     name: str
@@ -53,6 +56,7 @@ class Tower:
     tensors: Mapping[str, StoredTensor]
     scheme: Callable[[str], Scheme | None]
     vision_weight: float = 1.0
+    cache_scales: Mapping[str, Floats] = field(default_factory=dict)
 
     def tensor(self, name: str) -> Floats:
         """A stored tensor in float32; linears are [N, K] whatever shape the checkpoint has them in."""
@@ -115,8 +119,9 @@ def _quantize_stage(tower: Tower, number: int, work: Work) -> None:
     name = tower.stages[number]
     stage = tower.build(name, {})
     statistics = observe(tower, stage, work.samples(number), work)
-    rewritten = smooth(tower, stage, statistics)
+    rewritten, scales = smooth(tower, stage, statistics)
     record = quantize_linears(tower, stage, statistics, rewritten, work)
+    record = msgspec.structs.replace(record, cache_scales={name: scale.tolist() for name, scale in scales.items()})
     if number + 1 == len(tower.stages):
         return work.finish(number, record, ())
     quantized = work.quantized(record)
@@ -145,29 +150,46 @@ def run(session: ort.InferenceSession, sample: Sample, outputs: list[str]) -> li
     return found
 
 
-def smooth(tower: Tower, stage: Stage, statistics: dict[str, Statistics]) -> dict[str, Floats]:
-    """Even out the inputs of W8A8 linears where they can be; returns the tensors that this rewrites, by name.
+def smooth(
+    tower: Tower, stage: Stage, statistics: dict[str, Statistics]
+) -> tuple[dict[str, Floats], dict[str, Floats]]:
+    """Even out the inputs of W8A8 linears where they can be, and scale what lies in the KV cache as was done before.
 
-    `statistics` become those of the evened-out inputs.
+    Returns the tensors that this rewrites by name, and the scales of what lies in the cache. `statistics` become those
+    of the inputs as they then are.
     """
     tensors: dict[str, Floats] = {}
+    scales: dict[str, Floats] = {}
 
     def tensor(name: str) -> Floats:
         return tensors[name] if name in tensors else tower.tensor(name)
 
+    def weights_of(fold: Fold) -> dict[str, Floats]:
+        return {name: tensor(f"{name}.weight") for name in fold.linears}
+
     for fold in stage.folds:
-        schemes = [tower.scheme(name) for name in fold.linears]
-        if not all(scheme and scheme.layout(1).integer for scheme in schemes) or schemes[0] is None:
+        if fold.source in tower.cache_scales:
+            mine, scale = weights_of(fold), tower.cache_scales[fold.source]
+        elif scheme := _integer_scheme(tower, fold):
+            mine = weights_of(fold)
+            scale = best_scale(fold, mine, statistics[fold.linears[0]], scheme)
+        else:
             continue
-        mine = {name: tensor(f"{name}.weight") for name in fold.linears}
-        scale = best_scale(fold, mine, statistics[fold.linears[0]], schemes[0])
+        if fold.cached:
+            scales[fold.source] = scale
         for name in fold.linears:
             tensors[f"{name}.weight"] = mine[name] * scale[fold.channels]
             statistics[name] = statistics[name].divided(scale[fold.channels])
         for name in (f"{fold.source}.weight", f"{fold.source}.bias"):
             if name in tower.tensors:
                 tensors[name] = _divide_rows(tensor(name), scale)
-    return tensors
+    return tensors, scales
+
+
+def _integer_scheme(tower: Tower, fold: Fold) -> Scheme | None:
+    """The scheme of the fold's linears where all of them multiply integers."""
+    schemes = [tower.scheme(name) for name in fold.linears]
+    return schemes[0] if all(scheme and scheme.layout(1).integer for scheme in schemes) else None
 
 
 def _divide_rows(tensor: Floats, scale: Floats) -> Floats:

@@ -24,7 +24,7 @@ from .samples import Sampler
 from .saved import SavedLinear
 from .search import Limit
 from .sensitivities import Sensitivity
-from .work import Quantized, Work
+from .work import Floats, Quantized, Work
 
 MIXED = "mixed"
 """A precision of its own for every linear, see `mixed`."""
@@ -34,7 +34,7 @@ TABLE_BITS = 8
 
 @dataclass(frozen=True)
 class Quantizer:
-    """The scheme of each tower by name (`vision`, `llm`), their options, and the pages to calibrate on."""
+    """The scheme of each graph by name (`vision`, `llm`, `llm_decode`), their options, and the calibration pages."""
 
     spec: ModelSpec
     targets: Mapping[str, Target]
@@ -53,11 +53,13 @@ class Quantizer:
         """What is done so far lies beside the bundle it is for, and survives a kill."""
         return self.out.with_name(f".{self.out.name}.calibration")
 
-    def tower(self, name: str, draft: Manifest, directory: Path, report: Report) -> Quantized:
-        """A tower as the plan asks for it: quantized, or as it is."""
+    def tower(self, name: str, draft: Manifest, directory: Path, before: Quantized, report: Report) -> Quantized:
+        """A tower as the plan asks for it: quantized, or as it is; `before` is the one before it."""
         if name not in self.precisions:
             return Quantized()
-        return (self._vision if name == "vision" else self._llm)(draft, directory, report)
+        if name == "vision":
+            return self._vision(draft, directory, report)
+        return self._llm(name, draft, directory, before.cache_scales, report)
 
     def _vision(self, draft: Manifest, directory: Path, report: Report) -> Quantized:
         """The vision tower, calibrated on the pages as `draft` and the text files in `directory` say.
@@ -76,21 +78,27 @@ class Quantizer:
         )
         return calibrate.quantize_tower(tower, work, report)
 
-    def _llm(self, draft: Manifest, directory: Path, report: Report) -> Quantized:
-        """The language model, calibrated on what the vision graph in `directory` gives it, and its tables."""
+    def _llm(
+        self, name: str, draft: Manifest, directory: Path, cache_scales: Mapping[str, Floats], report: Report
+    ) -> Quantized:
+        """The language model, calibrated on what the vision graph in `directory` gives it, and its tables.
+
+        `cache_scales` are those of the graph that it shares a KV cache with.
+        """
         from qvl_runtime.sessions.cpu import open_vision
 
         from . import calibrate
         from .towers import llm_tower
 
-        sampler, target = self.sampler(draft, directory, report), self.targets["llm"]
+        sampler, target = self.sampler(draft, directory, report), self.targets[name]
         tensors = self.checkpoint.tensors
-        work = Work(self.work / "llm", self.key(draft, report))
-        report(f"calibrating llm on {len(self.pages)} pages of {', '.join(self.pages.names)}")
+        work = Work(self.work / name, self.key(draft, report))
+        report(f"calibrating {name} on {len(self.pages)} pages of {', '.join(self.pages.names)}")
         work.begin(sampler.tokens(open_vision(directory, draft, None), tensors["model.embed_tokens.weight"]))
-        tower = llm_tower(self.spec, target, tensors, self._scheme("llm", draft, directory, report))
-        found = calibrate.quantize_tower(replace(tower, vision_weight=self.vision_weight), work, report)
-        tables = {name: self._table(name, work.directory) for name in self.tables}
+        tower = llm_tower(self.spec, target, tensors, self._scheme(name, draft, directory, report))
+        tower = replace(tower, name=name, vision_weight=self.vision_weight, cache_scales=cache_scales)
+        found = calibrate.quantize_tower(tower, work, report)
+        tables = {table: self._table(table, work.directory) for table in self.tables}
         return replace(found, linears={**found.linears, **tables})
 
     def _scheme(

@@ -138,7 +138,7 @@ def _record(
 ) -> StageRecord:
     """Quantize what the tower's schemes say, after scales were moved as they are when `smoothing` says so."""
     moved = dict(statistics)
-    rewritten = smooth(smoothing or tower, stage, moved)
+    rewritten, _ = smooth(smoothing or tower, stage, moved)
     return quantize_linears(tower, stage, moved, rewritten, work)
 
 

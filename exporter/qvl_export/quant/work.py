@@ -37,19 +37,25 @@ class LinearRecord(msgspec.Struct, frozen=True):
 
 
 class StageRecord(msgspec.Struct, frozen=True):
-    """The result of a stage: its linears, and the shapes of float tensors that were rewritten."""
+    """The result of a stage: its linears, the shapes of float tensors that were rewritten, and by what the outputs of
+    linears were divided that lie in the KV cache."""
 
     linears: dict[str, LinearRecord]
     tensors: dict[str, list[int]]
+    cache_scales: dict[str, list[float]] = {}
 
 
 @dataclass(frozen=True)
 class Quantized:
-    """A tower's quantized linears, the float tensors that differ from the checkpoint's, and what was measured."""
+    """A tower's quantized linears, the float tensors that differ from the checkpoint's, and what was measured.
+
+    `cache_scales` tell by what the outputs of linears were divided that lie in the KV cache.
+    """
 
     linears: Mapping[str, SavedLinear] = field(default_factory=dict)
     tensors: Mapping[str, StoredTensor] = field(default_factory=dict)
     sqnr: Mapping[str, float | None] = field(default_factory=dict)
+    cache_scales: Mapping[str, Floats] = field(default_factory=dict)
 
     @property
     def layouts(self) -> dict[str, Layout]:
@@ -131,6 +137,7 @@ class Work:
             {name: linear for record in records for name, linear in self.linears(record).items()},
             {name: tensor for record in records for name, tensor in self.tensors(record).items()},
             {name: found.sqnr for record in records for name, found in record.linears.items()},
+            {name: np.array(scale, np.float32) for record in records for name, scale in record.cache_scales.items()},
         )
 
     def _hidden(self, stage: int, page: int) -> Path:

@@ -68,7 +68,10 @@ class Decoder:
         self.lock = threading.RLock()
 
     def prefill(self, prompt: Prompt, wanted: Ints, run: Run) -> Floats:
-        """Logits [K, vocab] at the prompt places `wanted` (increasing); only tokens after the shared prefix are run."""
+        """Logits [K, vocab] at the prompt places `wanted` (increasing); only tokens after the shared prefix are run.
+
+        Those of an answer that follows the prompt are run as if they were generated, though many at a time.
+        """
         with self.lock:
             self._prompts += 1
             return self._prefill(prompt, wanted, run)
@@ -80,8 +83,8 @@ class Decoder:
         run.counts.prompt, run.counts.reused = len(prompt.ids), start
         run.counts.image = sum(item.span.tokens for item in prompt.placed)
         logits = []
-        for first in range(start, len(keys), PREFILL_CHUNK):
-            last = min(first + PREFILL_CHUNK, len(keys))
+        border = len(keys) - prompt.answered
+        for first, last in (*_chunks(start, border), *_chunks(max(start, border), len(keys))):
             logits.append(self._chunk(prompt, first, last, wanted, run))
             self._cached = keys[:last]
         return np.concatenate(logits)
@@ -91,7 +94,15 @@ class Decoder:
         here = wanted[(wanted >= first) & (wanted < last)] - first
         began = time.perf_counter()
         logits = self._engine.forward(
-            LlmInputs(prompt.ids[first:last], prompt.positions[:, first:last], features, places, here, first)
+            LlmInputs(
+                prompt.ids[first:last],
+                prompt.positions[:, first:last],
+                features,
+                places,
+                here,
+                first,
+                answer=first >= len(prompt.ids) - prompt.answered,
+            )
         )
         run.times.prefill += time.perf_counter() - began
         return logits
@@ -114,7 +125,7 @@ class Decoder:
         past = len(self._cached)
         none = self._no_features, np.empty(0, np.int64)
         logits = self._engine.forward(
-            LlmInputs(np.array([token]), np.full((3, 1), position), *none, np.zeros(1, np.int64), past)
+            LlmInputs(np.array([token]), np.full((3, 1), position), *none, np.zeros(1, np.int64), past, answer=True)
         )
         self._cached = np.append(self._cached, token)
         return np.asarray(logits[0])
@@ -150,6 +161,12 @@ class Decoder:
                 "another prompt was started on this model before this answer ended",
                 fix="finish one answer first, use generate(), or load the bundle twice",
             )
+
+
+def _chunks(start: int, end: int) -> Iterator[tuple[int, int]]:
+    """First and end of each call for the tokens in [start, end)."""
+    for first in range(start, end, PREFILL_CHUNK):
+        yield first, min(first + PREFILL_CHUNK, end)
 
 
 def _shared_prefix(cached: Ints, keys: Ints) -> int:

@@ -14,15 +14,18 @@ import msgspec
 
 from .errors import BundleError
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 MANIFEST = "bundle.json"
 GRAPHS = ("vision", "llm")
+DECODE = "llm_decode"
+"""The language model once more, for the tokens of answers; only hybrid bundles have it."""
 TEXT_FILES = ("tokenizer.json", "chat_template.jinja")
 MAX_MANIFEST_BYTES = 16 << 20
 CHUNK = 1 << 22
 
 Positive = Annotated[int, msgspec.Meta(gt=0)]
 Count = Annotated[int, msgspec.Meta(ge=0)]
+GraphName = Annotated[str, msgspec.Meta(pattern=f"^({'|'.join((*GRAPHS, DECODE))})$")]
 Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 
 
@@ -139,7 +142,10 @@ class Provenance(_Frozen, frozen=True):
 
 
 class Manifest(_Frozen, frozen=True):
-    """A bundle's description of itself."""
+    """A bundle's description of itself.
+
+    Where `graphs` has `llm_decode` beside `llm`, the two share one KV cache: answers are generated with it.
+    """
 
     schema_version: Positive
     family: str
@@ -148,7 +154,7 @@ class Manifest(_Frozen, frozen=True):
     llm: LlmGeometry
     tokens: Tokens
     video: VideoTiming
-    graphs: dict[str, GraphEntry]
+    graphs: dict[GraphName, GraphEntry]
     files: dict[str, FileEntry]
     provenance: Provenance
 
@@ -195,6 +201,9 @@ def _check_geometry(manifest: Manifest, where: Path) -> None:
     deepstack = [f"deepstack_features.{index}" for index in range(llm.deepstack_layers)]
     for ports in (vision.outputs, language.inputs):
         wrong += sorted({port.name for port in ports if port.name.startswith("deepstack_features.")} ^ set(deepstack))
+    decode = manifest.graphs.get(DECODE, language)
+    if (decode.inputs, decode.outputs) != (language.inputs, language.outputs):
+        wrong.append(DECODE)
     if wrong or layers != llm.num_layers:
         raise BundleError(f"geometry and graphs disagree: {', '.join(wrong) or 'layers'}", where=where)
 

@@ -71,11 +71,12 @@ class Placed:
 
 @dataclass(frozen=True)
 class Prompt:
-    """`ids` [S], `positions` [3, S], and the media at their image tokens."""
+    """`ids` [S], `positions` [3, S], media at their image tokens; the last `answered` tokens are an answer's."""
 
     ids: Ints
     positions: Ints
     placed: tuple[Placed, ...]
+    answered: int = 0
 
     @property
     def next_position(self) -> int:
@@ -83,10 +84,10 @@ class Prompt:
         return int(self.positions.max()) + 1
 
     def followed_by(self, ids: Ints) -> Prompt:
-        """The prompt with text tokens, such as those of an answer, after it."""
+        """The prompt with the text tokens of an answer after it."""
         tail = np.broadcast_to(self.next_position + np.arange(len(ids)), (3, len(ids)))
         positions = np.concatenate((self.positions, tail), axis=1)
-        return Prompt(np.concatenate((self.ids, ids)), positions, self.placed)
+        return Prompt(np.concatenate((self.ids, ids)), positions, self.placed, self.answered + len(ids))
 
     def prefix_keys(self) -> Ints:
         """Ids with image tokens replaced by negative numbers derived from their pixels and clock: equal keys, equal KV.

@@ -25,6 +25,7 @@ class LlmInputs:
 
     `ids` [S], `positions` [3, S], `features` [1 + D, N, H] placed at `feature_places` [N], logits wanted at
     `wanted` [K]; both places count from the first new token. Features are those of images and of D DeepStack layers.
+    Tokens of an `answer` are run by the graph for decoding where the bundle has one.
     """
 
     ids: Ints
@@ -33,6 +34,7 @@ class LlmInputs:
     feature_places: Ints
     wanted: Ints
     past: int
+    answer: bool = False
 
 
 class Engine(Protocol):

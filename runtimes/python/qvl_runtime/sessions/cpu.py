@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 
 from ..errors import BundleError, EngineError, InstallError
-from ..manifest import GraphEntry, ImageGeometry, Manifest, inside
+from ..manifest import DECODE, GraphEntry, ImageGeometry, Manifest, inside
 from ..positions import Grid, interpolation, patch_positions, window_layout
 from . import Floats, LlmInputs
 
@@ -104,7 +104,7 @@ class KvCache:
     def _empty(self, capacity: int) -> Floats:
         return np.zeros((1, self._geometry.num_key_value_heads, capacity, self._geometry.head_dim), np.float32)
 
-    def reserve(self, tokens: int, used: int, binding: ort.IOBinding) -> None:
+    def reserve(self, tokens: int, used: int, bindings: Sequence[ort.IOBinding]) -> None:
         """Make room for `tokens` in all, keep the first `used`, and bind the buffers as both past and present."""
         if tokens <= self.capacity:
             return
@@ -114,8 +114,9 @@ class KvCache:
             grown[:, :, :used] = self._arrays[name][:, :, :used]
             self._arrays[name] = grown
             value = ort.OrtValue.ortvalue_from_numpy(grown)
-            binding.bind_ortvalue_input(f"past_key_values.{name}", value)
-            binding.bind_ortvalue_output(f"present.{name}", value)
+            for binding in bindings:
+                binding.bind_ortvalue_input(f"past_key_values.{name}", value)
+                binding.bind_ortvalue_output(f"present.{name}", value)
         self.capacity = capacity  # last: growing is done again when memory ran out half way
 
 
@@ -151,18 +152,24 @@ class CpuVision:
 
 
 class CpuLlm:
-    """The language graph with its KV cache (batch 1; not for use from two threads at once)."""
+    """The language graph with its KV cache (batch 1; not for use from two threads at once).
+
+    A hybrid bundle's graph for decoding has the same inputs and outputs, and works on the same buffers.
+    """
 
     def __init__(self, bundle: Path, manifest: Manifest, threads: int | None) -> None:
-        self._session = _session(bundle, manifest.graphs["llm"], threads)
+        graphs = [manifest.graphs[name] for name in ("llm", DECODE) if name in manifest.graphs]
+        self._sessions = [_session(bundle, graph, threads) for graph in graphs]  # for prompts, for answers
+        self._bindings = [session.io_binding() for session in self._sessions]
         self._vocab_size = manifest.llm.vocab_size
-        self._binding = self._session.io_binding()
         self._cache = KvCache(manifest)
 
     def forward(self, inputs: LlmInputs) -> Floats:
         """Logits [K, vocab]; the cache then holds past + S tokens."""
         total = inputs.past + len(inputs.ids)
-        self._cache.reserve(total, inputs.past, self._binding)
+        which = -1 if inputs.answer else 0
+        session, binding = self._sessions[which], self._bindings[which]
+        self._cache.reserve(total, inputs.past, self._bindings)
         places = np.stack((np.zeros_like(inputs.feature_places), inputs.feature_places), axis=-1)
         feeds = {
             "input_ids": inputs.ids[None],
@@ -175,11 +182,11 @@ class CpuLlm:
             "total_sequence_length": np.array(total, np.int32),
         }
         for name, array in feeds.items():
-            self._binding.bind_cpu_input(name, array)
+            binding.bind_cpu_input(name, array)
         logits = np.empty((1, len(inputs.wanted), self._vocab_size), np.float32)
-        self._binding.bind_ortvalue_output("logits", ort.OrtValue.ortvalue_from_numpy(logits))
+        binding.bind_ortvalue_output("logits", ort.OrtValue.ortvalue_from_numpy(logits))
         with _telling():
-            self._session.run_with_iobinding(self._binding)
+            session.run_with_iobinding(binding)
         return np.asarray(logits[0])
 
 

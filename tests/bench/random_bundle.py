@@ -1,0 +1,97 @@
+"""Quantized bundles of random codes, for measurements of speed: no calibration, the same graphs and layouts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+from unittest import mock
+
+import numpy as np
+
+from qvl_export import ExportPlan, export, pipeline
+from qvl_export.checkpoint import Checkpoint
+from qvl_export.families.spec import ModelSpec
+from qvl_export.graph.stages import decoder_stage, decoder_stages, vision_stage, vision_stages
+from qvl_export.quant import precision, schemes
+from qvl_export.quant.qtensor import Layout, QTensor
+from qvl_export.quant.quantizer import TABLE_BITS
+from qvl_export.quant.work import Quantized
+from qvl_export.targets import Target
+from qvl_runtime.manifest import Manifest
+
+SPREAD = 0.02
+"""The standard deviation of weights."""
+
+
+@dataclass(frozen=True)
+class RandomLinear:
+    """A quantized linear of random codes (see `stored.QuantizedSource`)."""
+
+    form: Layout
+    rows: int
+    columns: int
+    file: Path = Path("random")
+
+    def layout(self) -> Layout:
+        return self.form
+
+    def read(self) -> QTensor:
+        """Codes drawn once for a megabyte and repeated: kernels take the same time for any."""
+        top = 1 << self.form.bits
+        codes = np.resize(np.random.default_rng(0).integers(1, top, 1 << 20, np.uint8), (self.rows, self.columns))
+        scale = SPREAD / (top / 12**0.5)
+        return QTensor(
+            self.form, codes, np.full((self.rows, self.form.blocks(self.columns)), scale, self.form.scale_type)
+        )
+
+
+@dataclass(frozen=True)
+class RandomQuantizer:
+    """In the place of `quantizer.Quantizer`: every linear that it would quantize, and the tables."""
+
+    spec: ModelSpec
+    checkpoint: Checkpoint
+    precisions: Mapping[str, str]
+    targets: Mapping[str, Target]
+    options: schemes.Options
+
+    def tower(self, name: str, *_: object) -> Quantized:
+        if name not in self.precisions:
+            return Quantized()
+        scheme = schemes.find(self.precisions[name], self.options)
+        linears = {linear: self._linear(linear, scheme.layout) for linear in self._names(name)}
+        if name != "vision":
+            tables = ["model.embed_tokens"] + ["lm_head"] * (not self.spec.text.tied)
+            linears |= {t: self._linear(t, lambda _: Layout(TABLE_BITS, self.options.block_size)) for t in tables}
+        return Quantized(cast(Any, linears))
+
+    def _names(self, name: str) -> list[str]:
+        target = self.targets[name]
+        if name == "vision":
+            stages = [vision_stage(self.spec, target, stage) for stage in vision_stages(self.spec.vision)]
+        else:
+            stages = [decoder_stage(self.spec.text, target, stage) for stage in decoder_stages(self.spec.text)]
+        return [linear for stage in stages for names in stage.taps.values() for linear in names]
+
+    def _linear(self, name: str, layout: Any) -> RandomLinear:
+        rows, *rest = self.checkpoint.tensors[f"{name}.weight"].shape
+        columns = int(np.prod(rest))
+        return RandomLinear(layout(columns), rows, columns)
+
+    def clean(self) -> None: ...
+
+
+def export_random(plan: ExportPlan) -> Manifest:
+    """The plan's bundle, with random codes where it would calibrate."""
+
+    def quantizer(
+        plan: ExportPlan, spec: ModelSpec, source: Checkpoint, precisions: Any, lowered: Any, **_: object
+    ) -> RandomQuantizer:
+        wanted = {tower: chosen for tower, chosen in precisions.items() if chosen not in precision.FLOATS}
+        options = schemes.Options(plan.block_size, plan.reduce_range)
+        return RandomQuantizer(spec, source, wanted, lowered, options)
+
+    with mock.patch.object(pipeline, "_quantizer", quantizer):
+        return export(replace(plan, calib=None))
