@@ -218,7 +218,6 @@ def test_bundles_of_older_schemas_are_read(bundles: Callable[[str], Path], tmp_p
     ("options", "says"),
     [
         ({"precision": "hybrid", "vision_precision": "hybrid"}, "'hybrid' is not supported"),
-        ({"precision": "hybrid", "calib": None}, "give --calib"),
     ],
 )
 def test_plans_that_cannot_be_done(tmp_path: Path, options: dict[str, Any], says: str) -> None:

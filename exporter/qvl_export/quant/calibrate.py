@@ -230,5 +230,5 @@ def _quantize_experts(tower: Tower, stage: Stage, name: str, work: Work) -> Line
     if scheme is None:
         return LinearRecord(None, (count * outputs, inputs), None)
     layout = INTEGER_EXPERTS if scheme.layout(inputs).integer else scheme.layout(inputs)
-    quantize_rows(tower.sources(stage.graph)[name], (count * outputs, inputs), layout, work.directory)
+    quantize_rows(name, tower.sources(stage.graph)[name], (count * outputs, inputs), layout, work.directory)
     return LinearRecord(layout, (count * outputs, inputs), None)

@@ -129,7 +129,7 @@ class Quantizer:
         from . import rows
 
         tensor = self.checkpoint.tensors[f"{name}.weight"]
-        return rows.quantize_rows(tensor, (tensor.shape[0], tensor.shape[1]), self.table_layout, directory)
+        return rows.quantize_rows(name, tensor, (tensor.shape[0], tensor.shape[1]), self.table_layout, directory)
 
     @property
     def table_layout(self) -> Layout:

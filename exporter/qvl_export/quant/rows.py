@@ -14,9 +14,8 @@ from .saved import SavedLinear
 ROWS_BYTES = 16 << 20
 
 
-def quantize_rows(source: Source, shape: tuple[int, int], layout: Layout, directory: Path) -> SavedLinear:
-    """A table of `shape` [rows, columns] in `layout`, kept in `directory` unless an earlier run did."""
-    name = source.name.removesuffix(".weight")
+def quantize_rows(name: str, source: Source, shape: tuple[int, int], layout: Layout, directory: Path) -> SavedLinear:
+    """The table `name` of `shape` [rows, columns] in `layout`, kept in `directory` unless an earlier run did."""
     linear = SavedLinear(name, directory / f"{name}.npz", layout, *shape)
     if not linear.file.is_file():
         chunks = source.chunks(ROWS_BYTES)
