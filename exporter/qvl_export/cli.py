@@ -77,6 +77,11 @@ def cli() -> None:
 @click.option("--block-size", type=int, default=32, show_default=True, help="Columns that share an int4 scale.")
 @click.option("--calib", type=click.Path(path_type=Path), help="Calibration set: a directory with labels.jsonl.")
 @click.option("--samples", type=click.IntRange(1), default=128, show_default=True, help="Most pages to calibrate on.")
+@click.option(
+    "--rotate/--no-rotate",
+    default=None,
+    help="Fold a rotation into the language model's weights (default: where it makes int4 more accurate).",
+)
 @click.option("--revision", help="Branch, tag or commit of a Hugging Face id.")
 @click.option("--force", is_flag=True, help="Replace an existing bundle.")
 @click.option("--quiet", is_flag=True, help="Print nothing but errors.")
@@ -95,6 +100,7 @@ def export(
     block_size: int,
     calib: Path | None,
     samples: int,
+    rotate: bool | None,
     revision: str | None,
     force: bool,
     quiet: bool,
@@ -120,6 +126,7 @@ def export(
         block_size=block_size,
         calib=calib,
         samples=samples,
+        rotate=rotate,
     )
     progress, began = RichProgress(quiet), time.perf_counter()
     try:

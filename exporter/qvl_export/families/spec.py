@@ -49,7 +49,8 @@ class TextSpec:
 
     So many frequencies as `mrope_section` says turn with the time, row and column position: one range after the other, or
     interleaved. `qk_norm` is an RMSNorm of every head's query and key. The first `deepstack_layers` layers take image
-    features of their own.
+    features of their own. `rotation_seed` is that of the orthogonal matrix that hidden states are multiplied by (see
+    `qvl_runtime.rotation`), None where they are the checkpoint's.
     """
 
     hidden_size: int
@@ -67,6 +68,7 @@ class TextSpec:
     qkv_bias: bool = True
     qk_norm: bool = False
     deepstack_layers: int = 0
+    rotation_seed: int | None = None
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import onnx_ir as ir
 from ..checkpoint import few
 from ..errors import CheckpointError
 from ..quant.qtensor import Layout
-from ..safetensors_file import Array, StoredTensor
+from ..safetensors_file import Array, Tensor
 from .build import Graph
 from .layers import Weight
 from .quantized import Packed
@@ -61,7 +61,7 @@ class Written:
 
 def match(
     graphs: Iterable[Graph],
-    tensors: Mapping[str, StoredTensor],
+    tensors: Mapping[str, Tensor],
     packed: Mapping[str, Source],
     unused: Iterable[str],
     where: Path,

@@ -18,7 +18,7 @@ import onnxruntime as ort
 
 from ..graph import weights
 from ..graph.stages import Layouts, Stage
-from ..safetensors_file import StoredTensor
+from ..safetensors_file import Tensor
 from ..targets import Target
 from .noise import sqnr
 from .schemes import Scheme
@@ -41,7 +41,7 @@ class Tower:
     stages: tuple[str, ...]
     build: Callable[[str, Layouts], Stage]
     target: Target
-    tensors: Mapping[str, StoredTensor]
+    tensors: Mapping[str, Tensor]
     scheme: Callable[[str], Scheme | None]
 
     def tensor(self, name: str) -> Floats:

@@ -16,6 +16,7 @@ from qvl_runtime.manifest import Manifest, sha256
 from ..checkpoint import Checkpoint
 from ..families.spec import ModelSpec
 from ..graph.stages import decoder_stage, decoder_stages, vision_stage, vision_stages
+from ..safetensors_file import Tensor
 from ..targets import Target
 from . import schemes
 from .qtensor import Layout
@@ -29,11 +30,15 @@ Report = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Quantizer:
-    """The scheme of each tower by name (`vision`, `llm`), their options, and the pages to calibrate on."""
+    """The scheme of each tower by name (`vision`, `llm`), their options, and the pages to calibrate on.
+
+    `tensors` are the checkpoint's, perhaps in another basis.
+    """
 
     spec: ModelSpec
     targets: Mapping[str, Target]
     checkpoint: Checkpoint
+    tensors: Mapping[str, Tensor]
     out: Path
     precisions: Mapping[str, str]
     options: schemes.Options
@@ -67,7 +72,7 @@ class Quantizer:
             tuple(vision_stages(self.spec.vision)),
             lambda name, layouts: vision_stage(self.spec, target, name, layouts),
             target,
-            self.checkpoint.tensors,
+            self.tensors,
             self._scheme("vision"),
         )
         return calibrate.quantize_tower(tower, work, report)
@@ -78,7 +83,7 @@ class Quantizer:
 
         from . import calibrate, rows
 
-        pages, tensors, target = self._pages(draft, directory), self.checkpoint.tensors, self.targets["llm"]
+        pages, tensors, target = self._pages(draft, directory), self.tensors, self.targets["llm"]
         report(f"calibrating llm on {len(pages.labels)} pages of {self.calib}")
         work = Work(self.work / "llm", self._key(draft, pages))
         work.begin(pages.tokens(open_vision(directory, draft, None), tensors["model.embed_tokens.weight"]))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..safetensors_file import StoredTensor
+from ..safetensors_file import Tensor
 from .gptq import round_to_nearest
 from .qtensor import Layout, QTensor
 from .saved import SavedLinear
@@ -14,7 +14,7 @@ from .saved import SavedLinear
 ROWS_BYTES = 16 << 20
 
 
-def quantize_rows(tensor: StoredTensor, layout: Layout, directory: Path) -> SavedLinear:
+def quantize_rows(tensor: Tensor, layout: Layout, directory: Path) -> SavedLinear:
     """A table [rows, columns] in `layout`, kept in `directory` unless an earlier run did."""
     name = tensor.name.removesuffix(".weight")
     columns = tensor.shape[1]

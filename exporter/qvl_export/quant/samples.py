@@ -20,7 +20,7 @@ from qvl_runtime.prompt import Placed, Prompt, build_prompt
 from qvl_runtime.sessions.cpu import CpuVision, vision_feeds
 
 from ..errors import ExportError
-from ..safetensors_file import StoredTensor
+from ..safetensors_file import Tensor
 from .work import Feeds, Sample
 
 LABELS = "labels.jsonl"
@@ -94,7 +94,7 @@ class Pages:
                 patches = self._patchify(placed)
                 yield Sample(patches.pixel_values, vision_feeds(self.manifest.image, patches.grid))
 
-    def tokens(self, vision: CpuVision, embeddings: StoredTensor) -> Iterator[Sample]:
+    def tokens(self, vision: CpuVision, embeddings: Tensor) -> Iterator[Sample]:
         """Samples of the language model, `hidden` [1, S, H], all tokens at once and nothing cached."""
         for prompt in self._prompts():
             features = np.concatenate([self._encode_placed(placed, vision) for placed in prompt.placed], axis=1)
@@ -120,9 +120,7 @@ class Pages:
     def _encode(self, text: str) -> list[int]:
         return list(self.tokenizer.encode(text, add_special_tokens=False).ids)
 
-    def _embed(
-        self, prompt: Prompt, features: npt.NDArray[np.float32], embeddings: StoredTensor
-    ) -> npt.NDArray[np.float32]:
+    def _embed(self, prompt: Prompt, features: npt.NDArray[np.float32], embeddings: Tensor) -> npt.NDArray[np.float32]:
         """Rows of the embedding table with image features [N, H] spliced in, [1, S, H]."""
         unique, rows = np.unique(prompt.ids, return_inverse=True)
         hidden = embeddings.rows(unique.tolist()).astype(np.float32)[rows]

@@ -18,6 +18,7 @@ from .manifest import Manifest
 from .media import ImageSource, load_image
 from .preprocess import patchify
 from .prompt import Media, Message, Placed, Prompt, build_prompt, put
+from .rotation import Rotation
 from .sampling import chooser
 from .sessions import Floats, open_engine
 
@@ -88,9 +89,13 @@ class Model:
         return Stream(self._decoder.generate(prompt, limit, stop, choose, run), self.tokenizer, run)
 
     def encode(self, image: ImageSource) -> Floats:
-        """Image features [tokens, hidden] of one image, without those of DeepStack."""
+        """Image features [tokens, hidden] of one image as the checkpoint has them, without those of DeepStack."""
         media = Media("image", (load_image(image),))
-        return np.ascontiguousarray(self._encode(put(media, 0, self.manifest.image.max_pixels, self.manifest))[0])
+        features = self._encode(put(media, 0, self.manifest.image.max_pixels, self.manifest))[0]
+        llm = self.manifest.llm
+        if llm.rotation_seed is not None:
+            return Rotation(llm.hidden_size, llm.rotation_seed).undo(features)
+        return np.ascontiguousarray(features)
 
     def logits(self, messages: Sequence[Message], answer: str) -> Floats:
         """Teacher-forced logits [answer tokens, vocab]: row i predicts token i of the answer."""
