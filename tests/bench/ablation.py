@@ -2,8 +2,8 @@
 
 python -m tests.bench.ablation [PAGES] [SAMPLES]
 
-Two tables. Rounding, GPTQ and rotation, calibrated on text, on noise and on documents. Then rotation in each precision, also
-of the outlier twin, whose norms have gains of a few channels × 50.
+Two tables. Rotation in each precision, also of the outlier twin, whose norms have gains of a few channels × 50. Then
+rounding to nearest, GPTQ and rotation, calibrated on text, on noise and on documents.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import json
 import sys
 import tempfile
 from collections.abc import Iterator
+from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -24,6 +26,7 @@ from rich.table import Table
 
 from qvl_export import ExportPlan, export
 from qvl_export.quant.gptq import round_to_nearest
+from qvl_export.quant.qtensor import Layout, QTensor
 from qvl_export.quant.schemes import int4
 from qvl_runtime.model import Model, load
 from tests.bench.quantization import CALIBRATION, LIMIT
@@ -75,52 +78,66 @@ def like_documents(directory: Path, kind: str) -> Path:
     return directory
 
 
-def measured(held: Held, directory: Path, **plan: Any) -> list[str]:
-    """What an export comes to."""
-    export(ExportPlan(**{"checkpoint": REFERENCE, "calib": CALIBRATION, **plan}, out=directory / "b", force=True))
-    return held.measure(load(directory / "b", threads=2))
+class Experiments:
+    """Exports in a scratch directory and what they come to, each made once."""
+
+    def __init__(self, held: Held, directory: Path, samples: int) -> None:
+        self.held, self.directory, self.samples = held, directory, samples
+        self.sets = {kind: like_documents(directory / kind, kind) for kind in ("text", "noise")}
+        self.checkpoints = {"reference": REFERENCE, "outlier twin": twin(directory / "twin")}
+        self.measure = cache(self._measure)
+
+    def _measure(self, checkpoint: str, block: int | None, rotate: bool, kind: str, learns: bool) -> list[str]:
+        """Of int4 language models in blocks of `block`, or of int8 in both towers where it is None."""
+        precision: dict[str, Any] = {"llm_precision": "int4", "block_size": block} if block else {"precision": "int8"}
+        plan = ExportPlan(
+            self.checkpoints[checkpoint],
+            self.directory / "b",
+            calib=self.sets.get(kind, CALIBRATION),
+            samples=self.samples if learns else 1,
+            rotate=rotate,
+            force=True,
+            **precision,
+        )
+        with patch.object(int4, "gptq", int4.gptq if learns else _nearest):
+            export(plan)
+        return self.held.measure(load(self.directory / "b", threads=2))
 
 
-def methods(held: Held, directory: Path, samples: int) -> Table:
-    """A row a method, calibration and block size; rounding to nearest knows nothing of pages."""
-    table = Table("method", "calibrated on", "block", "KL to fp16", "same top", "CER", box=None)
-    sets = {kind: like_documents(directory / kind, kind) for kind in ("text", "noise")} | {"documents": CALIBRATION}
-    cases = [(method, kind, block) for method in METHODS for kind in sets for block in BLOCKS]
-    for method, kind, block in track([case for case in cases if METHODS[case[0]][0] or case[1] == "documents"]):
-        learns, rotated = METHODS[method]
-        with patch.object(int4, "gptq", int4.gptq if learns else lambda weight, _, layout: nearest(weight, layout)):
-            plan = {"llm_precision": "int4", "block_size": block, "samples": samples, "rotate": rotated}
-            found = measured(held, directory, **plan, calib=sets[kind])
-        table.add_row(method, kind if learns else "-", str(block), *found)
+def _nearest(weight: np.ndarray, _: np.ndarray, layout: Layout) -> QTensor:
+    """Instead of GPTQ."""
+    return round_to_nearest(weight, layout)
+
+
+def rotations(experiments: Experiments) -> Table:
+    """A row a checkpoint and precision, with and without rotation."""
+    table = Table("checkpoint", "precision", "rotated", "KL to fp16", "same top", "CER", box=None)
+    cases = product(experiments.checkpoints, (None, *BLOCKS), (False, True))
+    for checkpoint, block, rotate in track(list(cases)):
+        precision = f"int4, block {block}" if block else "int8"
+        found = experiments.measure(checkpoint, block, rotate, "documents", True)
+        table.add_row(checkpoint, precision, "yes" if rotate else "no", *found)
     return table
 
 
-METHODS = {"RTN": (False, False), "RTN + rotation": (False, True), "GPTQ": (True, False), "GPTQ + rotation": (True, True)}
-"""Whether it takes in calibration, and whether it rotates."""
-nearest = round_to_nearest
-
-
-def rotations(held: Held, directory: Path, samples: int) -> Table:
-    """A row a checkpoint and precision, with and without rotation."""
-    table = Table("checkpoint", "precision", "rotated", "KL to fp16", "same top", "CER", box=None)
-    checkpoints = {"reference": REFERENCE, "outlier twin": twin(directory / "twin")}
-    precisions: dict[str, dict[str, Any]] = {"int8": {"precision": "int8"}} | {
-        f"int4, block {block}": {"llm_precision": "int4", "block_size": block} for block in BLOCKS
-    }
-    cases = [(name, precision, rotate) for name in checkpoints for precision in precisions for rotate in (False, True)]
-    for name, precision, rotate in track(cases):
-        plan = {**precisions[precision], "samples": samples, "rotate": rotate}
-        found = measured(held, directory, **plan, checkpoint=checkpoints[name])
-        table.add_row(name, precision, "yes" if rotate else "no", *found)
+def methods(experiments: Experiments) -> Table:
+    """A row a method, calibration and block size; rounding to nearest knows nothing of pages."""
+    table = Table("method", "calibrated on", "block", "KL to fp16", "same top", "CER", box=None)
+    cases = [(False, rotate, "-", block) for rotate, block in product((False, True), BLOCKS)]
+    cases += list(product((True,), (False, True), (*experiments.sets, "documents"), BLOCKS))
+    for learns, rotate, kind, block in track(cases):
+        method = ("GPTQ" if learns else "RTN") + (" + rotation" if rotate else "")
+        found = experiments.measure("reference", block, rotate, kind, learns)
+        table.add_row(method, kind, str(block), *found)
     return table
 
 
 def main(pages: int = 60, samples: int = 24) -> Iterator[Table]:
     """The two tables."""
     with tempfile.TemporaryDirectory() as directory:
-        held = Held(pages, Path(directory))
-        yield rotations(held, Path(directory), samples)
-        yield methods(held, Path(directory), samples)
+        experiments = Experiments(Held(pages, Path(directory)), Path(directory), samples)
+        yield rotations(experiments)
+        yield methods(experiments)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Rotation: the same function in a basis in which no channel is much larger than the others, so that codes fit better.
 
-Hidden states of the language model are multiplied by an orthogonal Q, the values of each attention head by a smaller one,
-and both are folded into the weights at export. RMSNorm does not see Q once its gains are in the linears after it.
+Hidden states of the language model are multiplied by an orthogonal Q, the values of each attention head by a smaller
+one, and both are folded into the weights at export. RMSNorm does not see Q once its gains are in the linears after it.
 Source: QuaRot, arXiv 2404.00456, §3 and 4 (without the rotations that would have to be done at run time); SpinQuant,
 arXiv 2405.16406, fig. 1, R1 and R2. With hidden states as rows, x' = x · Q:
 

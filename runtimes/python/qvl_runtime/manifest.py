@@ -88,7 +88,7 @@ class LlmGeometry(_Frozen, frozen=True):
     """Sizes of the language model; `max_length` bounds prompt and answer together, in tokens.
 
     The first `deepstack_layers` layers take image features of their own (DeepStack). Hidden states and image features
-    are multiplied by the orthogonal matrix of `rotation_seed` (`qvl_runtime.rotation`); None: they are the checkpoint's.
+    are multiplied by the orthogonal matrix of `rotation_seed` (`qvl_runtime.rotation`); None: as in the checkpoint.
     """
 
     hidden_size: Positive

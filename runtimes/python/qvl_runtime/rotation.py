@@ -2,7 +2,7 @@
 
 Q = diag(±1) · (C ⊗ H ⊗ … ⊗ H): random signs, the cosine transform of the odd part of the size, and Hadamard matrices of
 the rest (randomised Hadamard transforms: QuaRot, arXiv 2404.00456, §3). Everything is a product of small factors, so
-turning n vectors of 2,048 numbers costs n · 2,048 · 96 multiplications and not n · 2,048².
+turning n vectors of 2,048 numbers takes n · 2,048 · 96 multiplications and not n · 2,048².
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Rotation:
     def factors(self) -> list[Floats]:
         """Orthogonal matrices whose Kronecker product is diag(signs) · Q."""
         power = self.size & -self.size
-        factors = [cosine_transform(self.size // power)]
+        factors = [cosine_transform(self.size // power)] if self.size > power else []
         while power > 1:
             factors.append(hadamard(min(power, LARGEST_HADAMARD)))
             power //= len(factors[-1])
@@ -53,11 +53,13 @@ class Rotation:
 
 
 def _transform(x: Floats, factors: Iterable[Floats]) -> Floats:
-    """x · (F₁ ⊗ F₂ ⊗ …), x [n, size]: the last axis is multiplied and goes first, until all are in order again."""
-    y = x
+    """x · (F₁ ⊗ F₂ ⊗ …), x [n, size]: every factor multiplies an axis of its own, `inner` numbers apart."""
+    y, inner = x, 1
     for factor in reversed(list(factors)):
-        y = (y.reshape(-1, len(factor)) @ factor).reshape(len(x), -1, len(factor)).transpose(0, 2, 1)
-    return np.ascontiguousarray(y, np.float32).reshape(x.shape)
+        count = len(factor)
+        y = y.reshape(-1, count) @ factor if inner == 1 else factor.T @ y.reshape(-1, count, inner)
+        inner *= count
+    return y.reshape(x.shape)
 
 
 def hadamard(size: int) -> Floats:
