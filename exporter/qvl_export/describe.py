@@ -78,6 +78,7 @@ def manifest(
         head_dim=text.head_dim,
         max_length=spec.max_positions,
         deepstack_layers=text.deepstack_layers,
+        rotation_seed=text.rotation_seed,
     )
     return Manifest(
         schema_version=SCHEMA_VERSION,

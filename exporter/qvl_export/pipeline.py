@@ -20,13 +20,14 @@ from .checkpoint import Checkpoint
 from .errors import ConfigError, ExportError
 from .families.spec import ModelSpec
 from .graph import build, weights
-from .quant import precision, save_gptq, schemes, stored
+from .quant import precision, rotate, save_gptq, schemes, stored
 from .quant.pages import select
 from .quant.quantizer import MIXED, Quantizer
 from .quant.saved import SavedLinear
 from .quant.search import Limit
 from .quant.sensitivities import Sensitivity
 from .quant.work import Quantized
+from .safetensors_file import Tensor
 
 DEFAULT_MAX_LENGTH = 8192
 BUILD: dict[str, Callable[..., build.Graph]] = {
@@ -68,7 +69,9 @@ class ExportPlan:
     without VNNI, at some accuracy. `max_kl` (mean divergence of answers from the checkpoint's, nats a token) or
     `max_size` (bytes) instead of a precision chooses one for every linear, by what each costs on the pages.
     `vision_weight` is what an image token counts in the Hessians of GPTQ, a text token counting one. The directory
-    `save_gptq` gets the int4 language model as a GPTQ checkpoint too.
+    `save_gptq` gets the int4 language model as a GPTQ checkpoint too. `rotate` folds a rotation of hidden states into
+    the weights of the language model, which changes no answer of a float bundle; by default where it makes the
+    quantized one more accurate.
     """
 
     checkpoint: str | Path
@@ -91,6 +94,7 @@ class ExportPlan:
     samples: int = 128
     vision_weight: float = 1.0
     save_gptq: str | Path | None = None
+    rotate: bool | None = None
 
 
 def export(plan: ExportPlan, progress: Progress | None = None) -> Manifest:
@@ -115,12 +119,14 @@ def export(plan: ExportPlan, progress: Progress | None = None) -> Manifest:
     source = describe.Source(str(plan.checkpoint), checkpoint.directory, revision)
     spec = _adjust(families.read_spec(checkpoint), plan)
     _check_depth(spec, checkpoint)
+    spec = _rotate(spec, plan, checkpoint, precisions["llm"])
+    tensors = rotate.rotated(checkpoint.tensors, spec)
     progress.stage(f"building the graphs of {spec.family}")
     own = stored.quantized_linears(checkpoint)
     if plan.save_gptq is not None:
         _check_save_gptq(plan, spec, precisions, lowered["llm"])
-    quantizer = _quantizer(plan, spec, checkpoint, precisions, lowered, already=bool(own))
-    sources = _match(spec, checkpoint, lowered, own)
+    quantizer = _quantizer(plan, spec, checkpoint, tensors, precisions, lowered, already=bool(own))
+    sources = _match(spec, tensors, checkpoint.directory, lowered, own)
     with bundle.writing(out, plan.force) as directory:
         text_files = texts.write(checkpoint, spec, directory)
         files = {name: bundle.file_entry(directory / name) for name in text_files}
@@ -187,7 +193,8 @@ def _limit(plan: ExportPlan) -> Limit | None:
 
 def _match(
     spec: ModelSpec,
-    checkpoint: Checkpoint,
+    tensors: Mapping[str, Tensor],
+    where: Path,
     lowered: Mapping[str, targets.Target],
     own: Mapping[str, stored.QuantizedSource],
 ) -> dict[str, weights.Source]:
@@ -197,13 +204,14 @@ def _match(
     tied = ("lm_head.weight",) if spec.text.tied else ()
     unused = (*UNUSED_TENSORS, *tied, *stored.stored_names(own))
     parts = stored.packed_parts(own, lowered["llm"])
-    return weights.match(graphs, checkpoint.tensors, parts, unused, checkpoint.directory)
+    return weights.match(graphs, tensors, parts, unused, where)
 
 
 def _quantizer(
     plan: ExportPlan,
     spec: ModelSpec,
     checkpoint: Checkpoint,
+    tensors: Mapping[str, Tensor],
     precisions: Mapping[str, str],
     lowered: Mapping[str, targets.Target],
     already: bool,
@@ -225,7 +233,7 @@ def _quantizer(
         schemes.find(chosen, options)
     pages = select(plan.calib, plan.samples)
     return Quantizer(
-        spec, lowered, checkpoint, Path(plan.out), wanted, options, pages, _limit(plan), plan.vision_weight
+        spec, lowered, checkpoint, tensors, Path(plan.out), wanted, options, pages, _limit(plan), plan.vision_weight
     )
 
 
@@ -243,7 +251,7 @@ def sensitivity(plan: ExportPlan, progress: Progress | None = None) -> list[Sens
     own = stored.quantized_linears(checkpoint)
     if own:
         raise ExportError("the checkpoint is already quantized", fix="measure the original one")
-    _match(spec, checkpoint, lowered, own)
+    _match(spec, checkpoint.tensors, checkpoint.directory, lowered, own)
     source = describe.Source(str(plan.checkpoint), checkpoint.directory, revision)
     with tempfile.TemporaryDirectory(prefix="qvl-export-") as directory:
         work = Path(directory)
@@ -252,9 +260,9 @@ def sensitivity(plan: ExportPlan, progress: Progress | None = None) -> list[Sens
         options = _options(plan)
         pages = select(plan.calib, plan.samples)
         mixed = dict.fromkeys(precision.TOWERS, MIXED)
-        return Quantizer(spec, lowered, checkpoint, work / "b", mixed, options, pages).sensitivities(
-            draft, work, progress.stage
-        )
+        return Quantizer(
+            spec, lowered, checkpoint, checkpoint.tensors, work / "b", mixed, options, pages
+        ).sensitivities(draft, work, progress.stage)
 
 
 def _adjust(spec: ModelSpec, plan: ExportPlan) -> ModelSpec:
@@ -272,6 +280,25 @@ def _adjust(spec: ModelSpec, plan: ExportPlan) -> ModelSpec:
         raise ExportError(f"max_length {length} is not within the model's {spec.max_positions} positions")
     image = msgspec.structs.replace(spec.image, min_pixels=low, max_pixels=high)
     return replace(spec, image=image, max_positions=length)
+
+
+def _rotate(spec: ModelSpec, plan: ExportPlan, checkpoint: Checkpoint, precision: str) -> ModelSpec:
+    """The spec in the basis the plan asks for; raises ExportError when the checkpoint cannot be rotated."""
+    if plan.rotate and (plan.save_gptq is not None or precision == MIXED):
+        raise ExportError(
+            "--save-gptq, --max-kl and --max-size are for the checkpoint's own basis", fix="use --no-rotate"
+        )
+    better = precision in rotate.BETTER and plan.save_gptq is None
+    wanted = better if plan.rotate is None else plan.rotate
+    if not wanted:
+        return spec
+    if rotate.possible(checkpoint.tensors, spec):
+        return replace(spec, text=replace(spec.text, rotation_seed=rotate.SEED))
+    if plan.rotate:
+        raise ExportError(
+            "the language model has tensors that cannot be rotated", where=checkpoint.directory, fix="use --no-rotate"
+        )
+    return spec
 
 
 def _check_depth(spec: ModelSpec, checkpoint: Checkpoint) -> None:

@@ -11,7 +11,7 @@ import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol
 
 import ml_dtypes
 import msgspec
@@ -30,6 +30,23 @@ DTYPES: dict[str, np.dtype[Any]] = {
 }
 
 Array = np.ndarray[Any, np.dtype[Any]]
+
+
+class Tensor(Protocol):
+    """A tensor that can be read piece by piece: stored in a file, or made of one that is."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def file(self) -> Path: ...
+    @property
+    def dtype(self) -> np.dtype[Any]: ...
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def nbytes(self) -> int: ...
+    def chunks(self, chunk_bytes: int = CHUNK_BYTES) -> Iterator[Array]: ...
+    def rows(self, indices: Iterable[int]) -> Array: ...
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,8 @@ class TextSpec:
 
     As many frequencies as `mrope_section` says turn with the time, row and column position: one range after the other,
     or interleaved. `qk_norm` is an RMSNorm of every head's query and key. The first `deepstack_layers` layers take
-    image features of their own.
+    image features of their own. `rotation_seed` is that of the orthogonal matrix that hidden states are multiplied by
+    (see `qvl_runtime.rotation`), None where they are the checkpoint's.
     """
 
     hidden_size: int
@@ -78,6 +79,7 @@ class TextSpec:
     qk_norm: bool = False
     deepstack_layers: int = 0
     moe: MoeSpec | None = None
+    rotation_seed: int | None = None
 
 
 @dataclass(frozen=True)

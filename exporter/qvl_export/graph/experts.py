@@ -11,7 +11,7 @@ import onnx_ir as ir
 from onnxscript import OpBuilder, nn
 
 from ..families.spec import MoeSpec
-from ..safetensors_file import CHUNK_BYTES, Array, StoredTensor
+from ..safetensors_file import CHUNK_BYTES, Array, Tensor
 from ..targets import Target
 from .layers import Weight
 
@@ -72,7 +72,7 @@ class StoredExperts:
     `turned` says that the checkpoint holds [experts, in, out], as the hub does.
     """
 
-    tensor: StoredTensor
+    tensor: Tensor
     turned: bool
     rows: np.ndarray | None
 
@@ -98,7 +98,7 @@ class StoredExperts:
                 yield np.ascontiguousarray(ordered).reshape(-1).view(chunk.dtype)
 
 
-def is_turned(name: str, weights: Mapping[str, Weight], tensors: Mapping[str, StoredTensor]) -> bool:
+def is_turned(name: str, weights: Mapping[str, Weight], tensors: Mapping[str, Tensor]) -> bool:
     """Whether a checkpoint holds these experts as [experts, in, out]; square ones go with their layer's others."""
     wanted = weights[name].source_shape
     if wanted[1] != wanted[2]:

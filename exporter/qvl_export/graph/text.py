@@ -14,6 +14,9 @@ from .experts import SparseMlp
 from .folds import Fold
 from .layers import AddNorm, Embedding, GatedMlp, Linear, Weight, constant, inverse_frequencies
 
+HEAD_ROTATION = "head_rotation"
+"""The linear that turns hidden states back for a tied head."""
+
 
 class Rope(NamedTuple):
     """Rotary tables of the new tokens, [1, tokens, head_dim / 2]."""
@@ -186,15 +189,19 @@ class LlmInputs(NamedTuple):
 
 
 class Llm(nn.Module):
-    """Decoder and head; a tied head is the embedding table itself."""
+    """Decoder and head; a tied head is the embedding table itself, which takes rotated states turned back."""
 
     def __init__(self, target: Target, spec: TextSpec) -> None:
         super().__init__("")
         self.model = Decoder(target, spec)
         self.lm_head = None if spec.tied else Linear(target, spec.hidden_size, spec.vocab_size, bias=False)
+        turned = spec.tied and spec.rotation_seed is not None
+        self.head_rotation = Linear(target, spec.hidden_size, spec.hidden_size, bias=False) if turned else None
 
     def forward(
         self, op: OpBuilder, inputs: LlmInputs, caches: list[Cache]
     ) -> tuple[ir.Value, list[tuple[ir.Value, ir.Value]]]:
         y, presents = self.model(op, inputs, caches)
+        if self.head_rotation is not None:
+            y = self.head_rotation(op, y)
         return (self.model.embed_tokens.head(op, y) if self.lm_head is None else self.lm_head(op, y)), presents

@@ -173,6 +173,14 @@ def image_merger(target: Target, spec: VisionSpec, name: str | None = None) -> P
     return PatchMerger(target, spec, name) if spec.fc == "fc" else FlatMerger(target, spec, name)
 
 
+def feature_linears(spec: VisionSpec) -> list[str]:
+    """Names of the linears that image features, and those of DeepStack, come out of."""
+    deepstack = [f"visual.deepstack_merger_list.{place}" for place in range(len(spec.deepstack_blocks))]
+    if spec.fc == "fc":
+        return ["visual.merger.mlp.2"]
+    return [f"{merger}.{spec.fc}2" for merger in ("visual.merger", *deepstack)]
+
+
 def position_table(target: Target, spec: VisionSpec, name: str | None = None) -> Embedding | None:
     """Learned positions, where the tower has any."""
     return Embedding(target, spec.position_table**2, spec.hidden_size, name) if spec.position_table else None

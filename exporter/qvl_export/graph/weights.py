@@ -15,7 +15,7 @@ import onnx_ir as ir
 from ..checkpoint import few
 from ..errors import CheckpointError
 from ..quant.qtensor import Layout
-from ..safetensors_file import CHUNK_BYTES, Array, StoredTensor
+from ..safetensors_file import CHUNK_BYTES, Array, Tensor
 from .build import Graph
 from .experts import ExpertWeight, StoredExperts, is_turned
 from .layers import Weight
@@ -62,7 +62,7 @@ class Written:
 
 def match(
     graphs: Iterable[Graph],
-    tensors: Mapping[str, StoredTensor],
+    tensors: Mapping[str, Tensor],
     packed: Mapping[str, Source],
     unused: Iterable[str],
     where: Path,
@@ -105,7 +105,7 @@ def match(
     return stored_sources(weights, tensors) | dict(packed)
 
 
-def stored_sources(weights: Mapping[str, Weight], tensors: Mapping[str, StoredTensor]) -> dict[str, Source]:
+def stored_sources(weights: Mapping[str, Weight], tensors: Mapping[str, Tensor]) -> dict[str, Source]:
     """Where the values of weights are stored, experts in the order of the graph."""
 
     def source(name: str, weight: Weight) -> Source:

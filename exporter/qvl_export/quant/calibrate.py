@@ -22,7 +22,7 @@ from ..graph.build import Graph
 from ..graph.folds import Fold
 from ..graph.layers import Weight
 from ..graph.stages import Layouts, Stage
-from ..safetensors_file import StoredTensor
+from ..safetensors_file import Tensor
 from ..targets import Target
 from .noise import sqnr
 from .qtensor import Layout
@@ -53,7 +53,7 @@ class Tower:
     stages: tuple[str, ...]
     build: Callable[[str, Layouts], Stage]
     target: Target
-    tensors: Mapping[str, StoredTensor]
+    tensors: Mapping[str, Tensor]
     scheme: Callable[[str], Scheme | None]
     vision_weight: float = 1.0
     cache_scales: Mapping[str, Floats] = field(default_factory=dict)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -64,7 +65,7 @@ def sensitivities(quantizer: Quantizer, draft: Manifest, directory: Path, report
     if not kept.is_file():
         works = {tower: Work(quantizer.work / f"sensitivities.{tower}", key) for tower in CANDIDATES}
         report(f"measuring sensitivities on {len(quantizer.pages)} pages of {', '.join(quantizer.pages.names)}")
-        sampler, tensors = quantizer.sampler(draft, directory, report), quantizer.checkpoint.tensors
+        sampler, tensors = quantizer.sampler(draft, directory, report), quantizer.tensors
         works["vision"].begin(sampler.patches())
         vision = _float_vision(quantizer, draft, works["llm"].directory)
         works["llm"].begin(sampler.tokens(vision, tensors["model.embed_tokens.weight"]))
@@ -83,7 +84,7 @@ def _candidates(quantizer: Quantizer) -> dict[str, dict[str, schemes.Scheme]]:
 
 
 def _chain(quantizer: Quantizer, work: Work) -> Chain:
-    spec, tensors, targets = quantizer.spec, quantizer.checkpoint.tensors, quantizer.targets
+    spec, tensors, targets = quantizer.spec, quantizer.tensors, quantizer.targets
     _write(head_stage(spec.text, targets["llm"]), quantizer, work.directory / "head.onnx")
     session = open_session(work.directory / "head.onnx")
 
@@ -114,7 +115,7 @@ def _float_vision(quantizer: Quantizer, draft: Manifest, directory: Path) -> Cpu
 def _write(graph: Graph, quantizer: Quantizer, path: Path) -> weights.Written:
     data = path.with_suffix(".onnx.data")
     mine = {name: value for name, value in graph.model.graph.initializers.items() if isinstance(value, Weight)}
-    sources = weights.stored_sources(mine, quantizer.checkpoint.tensors)
+    sources = weights.stored_sources(mine, quantizer.tensors)
     written = weights.write(graph, sources, data, hashlib.sha256(), lambda _: None)
     ir.save(graph.model, path)
     return written
@@ -128,10 +129,12 @@ def _nbytes(quantizer: Quantizer, shape: tuple[int, int], layout: Layout) -> int
 
 def _fixed(quantizer: Quantizer, table: list[Sensitivity]) -> int:
     """Bytes of the bundle that no choice changes: tables, norms, biases, graphs, text files."""
-    spec, tensors = quantizer.spec, quantizer.checkpoint.tensors
+    spec, tensors = quantizer.spec, quantizer.tensors
     chosen = {f"{row.name}.weight" for row in table}
     tables = {f"{name}.weight": tensors[f"{name}.weight"].shape for name in quantizer.tables}
     quantized = sum(_nbytes(quantizer, (rows, columns), quantizer.table_layout) for rows, columns in tables.values())
-    others = sum(4 * tensor.size for name, tensor in tensors.items() if name not in chosen and name not in tables)
+    others = sum(
+        4 * math.prod(tensor.shape) for name, tensor in tensors.items() if name not in chosen and name not in tables
+    )
     graphs = (build_vision(spec, quantizer.targets["vision"]), build_llm(spec, quantizer.targets["llm"]))
     return quantized + others + NODE_BYTES * sum(len(graph.model.graph) for graph in graphs)

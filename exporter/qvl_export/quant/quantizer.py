@@ -15,6 +15,7 @@ from qvl_runtime.manifest import Calibration, Manifest
 
 from ..checkpoint import Checkpoint
 from ..families.spec import ModelSpec
+from ..safetensors_file import Tensor
 from ..targets import Target
 from . import schemes
 from .pages import Pages, Record
@@ -34,11 +35,15 @@ TABLE_BITS = 8
 
 @dataclass(frozen=True)
 class Quantizer:
-    """The scheme of each graph by name (`vision`, `llm`, `llm_decode`), their options, and the calibration pages."""
+    """The scheme of each graph by name (`vision`, `llm`, `llm_decode`), their options, and the calibration pages.
+
+    `tensors` are the checkpoint's, perhaps in another basis.
+    """
 
     spec: ModelSpec
     targets: Mapping[str, Target]
     checkpoint: Checkpoint
+    tensors: Mapping[str, Tensor]
     out: Path
     precisions: Mapping[str, str]
     options: schemes.Options
@@ -73,9 +78,7 @@ class Quantizer:
         work = Work(self.work / "vision", self.key(draft, report))
         report(f"calibrating vision on {len(self.pages)} pages of {', '.join(self.pages.names)}")
         work.begin(sampler.patches())
-        tower = vision_tower(
-            self.spec, target, self.checkpoint.tensors, self._scheme("vision", draft, directory, report)
-        )
+        tower = vision_tower(self.spec, target, self.tensors, self._scheme("vision", draft, directory, report))
         return calibrate.quantize_tower(tower, work, report)
 
     def _llm(
@@ -91,7 +94,7 @@ class Quantizer:
         from .towers import llm_tower
 
         sampler, target = self.sampler(draft, directory, report), self.targets[name]
-        tensors = self.checkpoint.tensors
+        tensors = self.tensors
         work = Work(self.work / name, self.key(draft, report))
         report(f"calibrating {name} on {len(self.pages)} pages of {', '.join(self.pages.names)}")
         work.begin(sampler.tokens(open_vision(directory, draft, None), tensors["model.embed_tokens.weight"]))
@@ -128,7 +131,7 @@ class Quantizer:
     def _table(self, name: str, directory: Path) -> SavedLinear:
         from . import rows
 
-        tensor = self.checkpoint.tensors[f"{name}.weight"]
+        tensor = self.tensors[f"{name}.weight"]
         return rows.quantize_rows(name, tensor, (tensor.shape[0], tensor.shape[1]), self.table_layout, directory)
 
     @property

@@ -17,7 +17,7 @@ from qvl_runtime.prompt import Placed, Prompt, ScaledImageWarning, build_prompt
 from qvl_runtime.sessions.cpu import CpuVision, vision_feeds
 
 from ..errors import ExportError
-from ..safetensors_file import StoredTensor
+from ..safetensors_file import Tensor
 from .pages import Pages
 from .question import Question, Report
 from .work import Feeds, Sample
@@ -64,7 +64,7 @@ class Sampler:
                 patches = placed.patches(self.manifest.image)
                 yield Sample(patches.pixel_values, vision_feeds(self.manifest.image, patches.grid))
 
-    def tokens(self, vision: CpuVision, embeddings: StoredTensor) -> Iterator[Sample]:
+    def tokens(self, vision: CpuVision, embeddings: Tensor) -> Iterator[Sample]:
         """Samples of the language model, `hidden` [1, S, H], all tokens at once and nothing cached."""
         for prompt, answer in self._prompts():
             features = np.concatenate([self._encode_placed(placed, vision) for placed in prompt.placed], axis=1)
@@ -95,9 +95,7 @@ class Sampler:
     def _encode(self, text: str) -> list[int]:
         return list(self.tokenizer.encode(text, add_special_tokens=False).ids)
 
-    def _embed(
-        self, prompt: Prompt, features: npt.NDArray[np.float32], embeddings: StoredTensor
-    ) -> npt.NDArray[np.float32]:
+    def _embed(self, prompt: Prompt, features: npt.NDArray[np.float32], embeddings: Tensor) -> npt.NDArray[np.float32]:
         """Rows of the embedding table with image features [N, H] spliced in, [1, S, H]."""
         unique, rows = np.unique(prompt.ids, return_inverse=True)
         hidden = embeddings.rows(unique.tolist()).astype(np.float32)[rows]

@@ -6,13 +6,13 @@ from collections.abc import Callable, Mapping
 
 from ..families.spec import ModelSpec
 from ..graph.stages import decoder_stage, decoder_stages, vision_stage, vision_stages
-from ..safetensors_file import StoredTensor
+from ..safetensors_file import Tensor
 from ..targets import Target
 from .calibrate import Tower
 from .schemes import Scheme
 
 SchemeOf = Callable[[str], Scheme | None]
-Tensors = Mapping[str, StoredTensor]
+Tensors = Mapping[str, Tensor]
 
 
 def vision_tower(spec: ModelSpec, target: Target, tensors: Tensors, scheme: SchemeOf) -> Tower:

@@ -91,7 +91,8 @@ class ImageGeometry(_Frozen, frozen=True):
 class LlmGeometry(_Frozen, frozen=True):
     """Sizes of the language model; `max_length` bounds prompt and answer together, in tokens.
 
-    The first `deepstack_layers` layers take image features of their own (DeepStack).
+    The first `deepstack_layers` layers take image features of their own (DeepStack). Hidden states and image features
+    are multiplied by the orthogonal matrix of `rotation_seed` (`qvl_runtime.rotation`); None: as in the checkpoint.
     """
 
     hidden_size: Positive
@@ -101,6 +102,7 @@ class LlmGeometry(_Frozen, frozen=True):
     head_dim: Positive
     max_length: Positive
     deepstack_layers: Count = 0
+    rotation_seed: Count | None = None
 
 
 class Tokens(_Frozen, frozen=True):

@@ -17,6 +17,7 @@ from .generate import Decoder, Run
 from .manifest import Manifest
 from .media import ImageSource, load_image
 from .prompt import Media, Message, Placed, Prompt, build_prompt, put
+from .rotation import Rotation
 from .sampling import chooser
 from .sessions import Floats, open_engine
 
@@ -87,9 +88,13 @@ class Model:
         return Stream(self._decoder.generate(prompt, limit, stop, choose, run), self.tokenizer, run)
 
     def encode(self, image: ImageSource) -> Floats:
-        """Image features [tokens, hidden] of one image, without those of DeepStack."""
+        """Image features [tokens, hidden] of one image as the checkpoint has them, without those of DeepStack."""
         media = Media("image", (load_image(image),))
-        return np.ascontiguousarray(self._encode(put(media, 0, self.manifest.image.max_pixels, self.manifest))[0])
+        features = self._encode(put(media, 0, self.manifest.image.max_pixels, self.manifest))[0]
+        llm = self.manifest.llm
+        if llm.rotation_seed is not None:
+            return Rotation(llm.hidden_size, llm.rotation_seed).undo(features)
+        return np.ascontiguousarray(features)
 
     def logits(self, messages: Sequence[Message], answer: str | Sequence[int]) -> Floats:
         """Teacher-forced logits [answer tokens, vocab]: row i predicts token i of the answer, a text or token ids."""

@@ -1,0 +1,157 @@
+"""Rotation: the same function in a basis in which no channel is much larger than the others, so that codes fit better.
+
+Hidden states of the language model are multiplied by an orthogonal Q, the values of each attention head by a smaller
+one, and both are folded into the weights at export. RMSNorm does not see Q once its gains are in the linears after it.
+Source: QuaRot, arXiv 2404.00456, §3 and 4 (without the rotations that would have to be done at run time); SpinQuant,
+arXiv 2405.16406, fig. 1, R1 and R2. With hidden states as rows, x' = x · Q:
+
+- a linear that reads hidden states, after a norm of gains g: W' = W · diag(g) · Q;
+- one that adds to them: W' = Qᵀ · W, b' = Qᵀ · b; the embedding: E' = E · Q;
+- a tied head reads norm(x') · M with M = Qᵀ · diag(g) · Q, so that the one table serves both ends.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from qvl_runtime.rotation import Rotation
+
+from ..families.spec import ModelSpec
+from ..graph.text import HEAD_ROTATION
+from ..graph.vision import feature_linears
+from ..safetensors_file import CHUNK_BYTES, Tensor
+
+Floats = npt.NDArray[np.float32]
+SEED = 0
+BETTER = ("int4",)
+"""Precisions of the language model that lose less when it is rotated, see docs/decisions.md."""
+FINAL_NORM = "model.norm.weight"
+UNTOUCHED = ("*.q_proj.bias", "*.k_proj.bias", "*.q_norm.weight", "*.k_norm.weight", "*.rotary_emb.inv_freq")
+"""Tensors of layers that are the same in every basis."""
+
+
+class Turn(NamedTuple):
+    """What is done to a weight [outputs, inputs]: `gain` names the norm before it, taken in before `inputs` turns."""
+
+    outputs: Rotation | None = None
+    inputs: Rotation | None = None
+    gain: str | None = None
+
+    def of(self, weight: Floats, gain: Floats | None) -> Floats:
+        """The weight or bias, or some rows of a weight whose outputs stay."""
+        if gain is not None:
+            weight = weight * gain
+        if self.inputs:
+            weight = self.inputs.apply(weight)
+        return self.outputs.apply(weight.T).T if self.outputs else weight
+
+
+@dataclass(frozen=True)
+class Computed:
+    """A float32 tensor made of a stored one whenever it is read, `by_row` some rows at a time."""
+
+    name: str
+    source: Tensor
+    shape: tuple[int, ...]
+    make: Callable[[Floats], Floats]
+    by_row: bool
+    dtype: ClassVar[np.dtype[Any]] = np.dtype(np.float32)
+
+    @property
+    def file(self) -> Path:
+        return self.source.file
+
+    @property
+    def nbytes(self) -> int:
+        return int(np.prod(self.shape)) * self.dtype.itemsize
+
+    def chunks(self, chunk_bytes: int = CHUNK_BYTES) -> Iterator[Floats]:
+        """The elements in order, flat."""
+        rest = self.source.shape[1:]
+        read = (chunk.astype(np.float32).reshape(-1, *rest) for chunk in self.source.chunks(chunk_bytes // 2))
+        for rows in read if self.by_row else [np.concatenate(list(read))]:
+            yield np.ascontiguousarray(self.make(rows)).reshape(-1)
+
+    def rows(self, indices: Iterable[int]) -> Floats:
+        """Some rows of a matrix."""
+        if not self.by_row:
+            raise ValueError(f"{self.name} is not made row by row")
+        return self.make(self.source.rows(indices).astype(np.float32))
+
+
+def possible(tensors: Mapping[str, Tensor], spec: ModelSpec) -> bool:
+    """Whether it is known how every tensor of the decoder turns: not where linears are quantized already."""
+    turns = turns_of(spec, SEED)
+    known = {*turns, *gains(turns), FINAL_NORM}
+    return all(
+        name in known or any(fnmatch.fnmatchcase(name, pattern) for pattern in UNTOUCHED)
+        for name in tensors
+        if name.startswith("model.")
+    )
+
+
+def rotated(tensors: Mapping[str, Tensor], spec: ModelSpec) -> dict[str, Tensor]:
+    """The checkpoint's tensors in the basis of `spec`: those that change are computed when they are read."""
+    if spec.text.rotation_seed is None:
+        return dict(tensors)
+    turns = turns_of(spec, spec.text.rotation_seed)
+    found = {**tensors}
+    for name, turn in turns.items():
+        if name in tensors and (turn.gain is None or turn.gain in tensors):
+            found[name] = _turned(tensors[name], turn, tensors.get(turn.gain or ""))
+    for name in {*gains(turns), FINAL_NORM} & set(tensors):
+        found[name] = Computed(name, tensors[name], tensors[name].shape, np.ones_like, by_row=True)
+    if spec.text.tied and FINAL_NORM in tensors:
+        found[f"{HEAD_ROTATION}.weight"] = _head_rotation(tensors[FINAL_NORM], turns["model.embed_tokens.weight"])
+    return found
+
+
+def gains(turns: Mapping[str, Turn]) -> set[str]:
+    """The norms whose gains go into linears."""
+    return {turn.gain for turn in turns.values() if turn.gain}
+
+
+def turns_of(spec: ModelSpec, seed: int) -> dict[str, Turn]:
+    """What is done to every tensor that changes, norms left out, by name."""
+    stream, heads = Rotation(spec.text.hidden_size, seed), Rotation(spec.text.head_dim, seed)
+    turns = {"model.embed_tokens.weight": Turn(inputs=stream)}
+    for layer in (f"model.layers.{index}" for index in range(spec.text.num_layers)):
+        attention, mlp = f"{layer}.self_attn", f"{layer}.mlp"
+        before, between = f"{layer}.input_layernorm.weight", f"{layer}.post_attention_layernorm.weight"
+        turns |= {f"{attention}.{x}_proj.weight": Turn(None, stream, before) for x in "qk"}
+        turns[f"{attention}.v_proj.weight"] = Turn(heads, stream, before)
+        turns[f"{attention}.v_proj.bias"] = Turn(heads)
+        turns[f"{attention}.o_proj.weight"] = Turn(stream, heads)
+        turns |= {f"{mlp}.{x}_proj.weight": Turn(None, stream, between) for x in ("gate", "up")}
+        turns[f"{mlp}.down_proj.weight"] = Turn(stream)
+    if not spec.text.tied:
+        turns["lm_head.weight"] = Turn(None, stream, FINAL_NORM)
+    names = feature_linears(spec.vision)
+    return turns | {f"{name}.{part}": Turn(stream) for name in names for part in ("weight", "bias")}
+
+
+def _turned(source: Tensor, turn: Turn, gain: Tensor | None) -> Computed:
+    def make(weight: Floats) -> Floats:
+        return turn.of(weight, None if gain is None else _whole(gain))
+
+    return Computed(source.name, source, source.shape, make, by_row=turn.outputs is None)
+
+
+def _head_rotation(gain: Tensor, table: Turn) -> Computed:
+    """M, which is its own transpose."""
+    size = gain.shape[0]
+    turn = Turn(table.inputs, table.inputs)
+    return Computed(
+        f"{HEAD_ROTATION}.weight", gain, (size, size), lambda values: turn.of(np.diag(values), None), by_row=False
+    )
+
+
+def _whole(tensor: Tensor) -> Floats:
+    return np.concatenate([chunk.astype(np.float32) for chunk in tensor.chunks()])

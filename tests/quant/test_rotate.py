@@ -1,0 +1,135 @@
+"""A rotated model is the same function, in a basis without outlying channels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from qvl_export import ExportError, ExportPlan, export
+from qvl_export.checkpoint import Checkpoint
+from qvl_export.families import read_spec
+from qvl_export.quant import rotate
+from qvl_runtime import manifest as manifests
+from qvl_runtime.generate import Run
+from qvl_runtime.model import Model, load
+from qvl_runtime.rotation import Rotation, hadamard
+from tests.exporter.test_parity import MAX_ABS, a_video, one_image, only_text
+from tests.heldout import HELDOUT, items
+from tests.oracles.tiny import FAMILIES, REFERENCE, SHAPES
+
+GPTQ = Path(__file__).parent / "gptq" / "qwen2_vl_g32_sym"
+SIZES = [1, 16, 24, 96, 160, 128, 1536, 3584, 509]
+RNG = np.random.default_rng(0)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_it_is_orthogonal_and_spreads_every_channel(size: int) -> None:
+    rotation = Rotation(size, 0)
+    matrix = rotation.apply(np.eye(size, dtype=np.float32))
+    assert np.abs(matrix @ matrix.T - np.eye(size)).max() < 1e-5
+    assert np.abs(matrix).max() <= np.sqrt(2 / size) + 1e-6
+    x = RNG.standard_normal((3, 2 * size)).astype(np.float32)
+    expected = np.concatenate([x[:, :size] @ matrix, x[:, size:] @ matrix], axis=1)
+    assert np.abs(rotation.apply(x) - expected).max() < 1e-4
+    assert np.abs(rotation.undo(rotation.apply(x)) - x).max() < 1e-4
+
+
+def test_hadamard_is_sylvesters_and_the_seed_decides() -> None:
+    index = np.arange(64)
+    assert np.allclose(hadamard(64) * 8, (-1.0) ** np.bitwise_count(index[:, None] & index))
+    one = np.ones(256, np.float32)
+    assert np.array_equal(Rotation(256, 1).apply(one), Rotation(256, 1).apply(one))
+    assert not np.allclose(Rotation(256, 1).apply(one), Rotation(256, 2).apply(one))
+    assert Rotation(8, 0).signs.tolist() == [-1, 1, 1, 1, -1, -1, -1, -1]  # bundles made long ago stay readable
+
+
+def everywhere(model: Model, content: list[dict[str, Any]]) -> np.ndarray:
+    """Logits of every prompt token, and of a cached step."""
+    prompt = model.prompt([{"role": "user", "content": content}], reserve=1)
+    logits = model._decoder.prefill(prompt, np.arange(len(prompt.ids)), Run())
+    return np.concatenate([logits, model._decoder.step(7, prompt.next_position)[None]])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_function_is_the_same(
+    checkpoint: Callable[[str, str], Path],
+    model: Callable[[str, str, str], Model],
+    tmp_path: Path,
+    family: str,
+    shape: str,
+) -> None:
+    """Tied and not, with and without biases, head norms and DeepStack; features come out in the old basis."""
+    export(ExportPlan(checkpoint(family, shape), tmp_path / "b", precision="fp32", rotate=True))
+    plain, turned = model(family, shape, "fp32"), load(tmp_path / "b", threads=1)
+    assert turned.manifest.llm.rotation_seed == rotate.SEED
+    for content in (one_image(), a_video(), only_text()):
+        assert np.abs(everywhere(plain, content) - everywhere(turned, content)).max() < MAX_ABS["fp32"]
+    page = next(items("ocr")).image
+    assert np.abs(plain.encode(page) - turned.encode(page)).max() < 1e-4
+
+
+def test_hidden_states_are_turned(
+    checkpoint: Callable[[str, str], Path], model: Callable[[str, str, str], Model], tmp_path: Path
+) -> None:
+    """What lies between the graphs is in the new basis: else the test above would say nothing."""
+    export(ExportPlan(checkpoint("qwen3_vl", "deep"), tmp_path / "b", precision="fp32", rotate=True))
+    plain, turned = model("qwen3_vl", "deep", "fp32"), load(tmp_path / "b", threads=1)
+    prompts = [each.prompt([{"role": "user", "content": one_image()}]).placed[0] for each in (plain, turned)]
+    before, after = plain._encode(prompts[0]), turned._encode(prompts[1])
+    assert np.abs(after - Rotation(before.shape[-1], rotate.SEED).apply(before)).max() < 1e-4
+    assert np.abs(after - before).max() > 0.1
+
+
+@pytest.mark.parametrize("shape", ["small", "deep"])
+def test_tensors_can_be_read_in_pieces(checkpoint: Callable[[str, str], Path], shape: str) -> None:
+    source = Checkpoint(checkpoint("qwen3_vl", shape))
+    spec = read_spec(source)
+    tensors = rotate.rotated(source.tensors, replace(spec, text=replace(spec.text, rotation_seed=3)))
+    for tensor in tensors.values():
+        whole = np.concatenate(list(tensor.chunks()))
+        assert whole.size * whole.itemsize == tensor.nbytes
+        assert np.allclose(whole, np.concatenate(list(tensor.chunks(64))), atol=1e-5)
+    table = tensors["model.embed_tokens.weight"]
+    rows = np.concatenate(list(table.chunks())).reshape(table.shape)
+    assert np.allclose(table.rows([5, 2]), rows[[5, 2]], atol=1e-5)
+    assert ("head_rotation.weight" in tensors) == spec.text.tied
+
+
+def test_outlying_channels_are_gone(tmp_path: Path) -> None:
+    """Three gains of 50: their columns of the weights that take them in are far larger than the others, turned not."""
+    source = Checkpoint(REFERENCE)
+    spec = read_spec(source)
+    name = "model.layers.1.input_layernorm.weight"
+    tensors = {key: value.astype(np.float32) for key, value in load_file(REFERENCE / "model.safetensors").items()}
+    save_file({**tensors, name: np.where(np.arange(256) % 85 == 5, 50, tensors[name])}, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_bytes((REFERENCE / "config.json").read_bytes())
+    turned = rotate.rotated(Checkpoint(tmp_path).tensors, replace(spec, text=replace(spec.text, rotation_seed=0)))
+    weight = np.concatenate(list(turned["model.layers.1.self_attn.q_proj.weight"].chunks())).reshape(256, 256)
+    folded = np.concatenate(list(Checkpoint(tmp_path).tensors["model.layers.1.self_attn.q_proj.weight"].chunks()))
+    folded = folded.reshape(256, 256) * np.concatenate(list(Checkpoint(tmp_path).tensors[name].chunks()))
+    spread = [np.sqrt(np.square(each).max() / np.square(each).mean()) for each in (folded, weight)]
+    assert spread[0] > 15
+    assert spread[1] < 7
+
+
+def test_a_quantized_checkpoint_is_left_alone(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=r"cannot be rotated.*--no-rotate"):
+        export(ExportPlan(GPTQ, tmp_path / "b", rotate=True))
+    assert not (tmp_path / "b").exists()
+    assert export(ExportPlan(GPTQ, tmp_path / "b")).llm.rotation_seed is None
+
+
+def test_int4_is_rotated_unless_told_otherwise(tmp_path: Path) -> None:
+    plan: dict[str, Any] = {"llm_precision": "int4", "calib": HELDOUT, "samples": 2}
+    assert export(ExportPlan(REFERENCE, tmp_path / "a", **plan)).llm.rotation_seed == rotate.SEED
+    assert export(ExportPlan(REFERENCE, tmp_path / "b", **plan, rotate=False)).llm.rotation_seed is None
+    assert export(ExportPlan(REFERENCE, tmp_path / "c")).llm.rotation_seed is None
+    entry = manifests.read(tmp_path / "a").graphs["llm"]
+    assert entry.precision == "int4 in blocks of 32, int8 in blocks of 32, else fp16"
