@@ -28,7 +28,8 @@ CALIBRATION = Path(__file__).parents[1] / "calib_data" / "calibration"
 PLANS = {
     "fp32": {"precision": "fp32"},
     "fp16": {},
-    "int4": {"llm_precision": "int4", "calib": CALIBRATION, "samples": 32},
+    "int8": {"precision": "int8", "calib": CALIBRATION, "samples": 16},
+    "int4": {"precision": "int4", "calib": CALIBRATION, "samples": 16},
 }
 """Options of every bundle; the first is the reference of the report."""
 PAGES = 200
