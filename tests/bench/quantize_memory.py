@@ -40,9 +40,9 @@ print(json.dumps(quantize(Path(source), Path(out), int(pages), precision)))
 CALIBRATION = Path(__file__).parents[2] / "calib_data" / "calibration"
 PARTS = {
     "prepare": (Work, "begin"),
-    "observe": (calibrate, "_observe"),
-    "smooth": (calibrate, "_smooth"),
-    "quantize": (calibrate, "_quantize_linears"),
+    "observe": (calibrate, "observe"),
+    "smooth": (calibrate, "smooth"),
+    "quantize": (calibrate, "quantize_linears"),
     "rerun": (Work, "finish"),
     "tables": (rows, "quantize_rows"),
 }
