@@ -79,8 +79,7 @@ def cli() -> None:
 @click.option("--samples", type=click.IntRange(1), default=128, show_default=True, help="Most pages to calibrate on.")
 @click.option(
     "--rotate/--no-rotate",
-    default=None,
-    help="Fold a rotation into the language model's weights (default: where it makes int4 more accurate).",
+    help="Fold a rotation into the language model's weights: better where a few channels are far larger than others.",
 )
 @click.option("--revision", help="Branch, tag or commit of a Hugging Face id.")
 @click.option("--force", is_flag=True, help="Replace an existing bundle.")
@@ -100,7 +99,7 @@ def export(
     block_size: int,
     calib: Path | None,
     samples: int,
-    rotate: bool | None,
+    rotate: bool,
     revision: str | None,
     force: bool,
     quiet: bool,

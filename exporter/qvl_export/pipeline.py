@@ -52,7 +52,8 @@ class ExportPlan:
     columns a scale; `vision_precision` and `llm_precision` choose for one tower. Both are calibrated on up to `samples`
     lines of the set in the directory `calib`. `reduce_range` makes int8 weights fast on x86
     without VNNI, at some accuracy. `rotate` folds a rotation of hidden states into the weights of the language model,
-    which changes no answer of a float bundle; by default where it makes the quantized one more accurate.
+    which changes no answer of a float bundle and makes a quantized one more accurate where few channels are far larger
+    than the others (see docs/decisions.md).
     """
 
     checkpoint: str | Path
@@ -71,7 +72,7 @@ class ExportPlan:
     block_size: int = 32
     calib: str | Path | None = None
     samples: int = 128
-    rotate: bool | None = None
+    rotate: bool = False
 
 
 def export(plan: ExportPlan, progress: Progress | None = None) -> Manifest:
@@ -91,7 +92,6 @@ def export(plan: ExportPlan, progress: Progress | None = None) -> Manifest:
     source = describe.Source(str(plan.checkpoint), checkpoint.directory, revision)
     spec = _adjust(families.read_spec(checkpoint), plan)
     _check_depth(spec, checkpoint)
-    spec = _rotate(spec, plan, checkpoint, precisions["llm"])
     tensors = rotate.rotated(checkpoint.tensors, spec)
     progress.stage(f"building the graphs of {spec.family}")
     own = stored.quantized_linears(checkpoint)
@@ -182,21 +182,8 @@ def _adjust(spec: ModelSpec, plan: ExportPlan) -> ModelSpec:
     if not 1 < length <= spec.max_positions:
         raise ExportError(f"max_length {length} is not within the model's {spec.max_positions} positions")
     image = msgspec.structs.replace(spec.image, min_pixels=low, max_pixels=high)
-    return replace(spec, image=image, max_positions=length)
-
-
-def _rotate(spec: ModelSpec, plan: ExportPlan, checkpoint: Checkpoint, precision: str) -> ModelSpec:
-    """The spec in the basis the plan asks for; raises ExportError when the checkpoint cannot be rotated."""
-    wanted = precision in rotate.BETTER if plan.rotate is None else plan.rotate
-    if not wanted:
-        return spec
-    if rotate.possible(checkpoint.tensors, spec):
-        return replace(spec, text=replace(spec.text, rotation_seed=rotate.SEED))
-    if plan.rotate:
-        raise ExportError(
-            "the language model has tensors that cannot be rotated", where=checkpoint.directory, fix="use --no-rotate"
-        )
-    return spec
+    text = replace(spec.text, rotation_seed=rotate.SEED if plan.rotate else None)
+    return replace(spec, image=image, max_positions=length, text=text)
 
 
 def _check_depth(spec: ModelSpec, checkpoint: Checkpoint) -> None:
