@@ -73,8 +73,7 @@ def cli() -> None:
 @click.option("--save-gptq", type=click.Path(path_type=Path), help="Also write a GPTQ checkpoint to this directory.")
 @click.option(
     "--rotate/--no-rotate",
-    default=None,
-    help="Fold a rotation into the language model's weights (default: where it makes int4 more accurate).",
+    help="Fold a rotation into the language model's weights: better where a few channels are far larger than others.",
 )
 @click.option("--revision", help="Branch, tag or commit of a Hugging Face id.")
 @click.option("--force", is_flag=True, help="Replace an existing bundle.")
@@ -98,7 +97,7 @@ def export(
     samples: int,
     vision_weight: float,
     save_gptq: Path | None,
-    rotate: bool | None,
+    rotate: bool,
     revision: str | None,
     force: bool,
     quiet: bool,

@@ -70,8 +70,8 @@ class ExportPlan:
     `max_size` (bytes) instead of a precision chooses one for every linear, by what each costs on the pages.
     `vision_weight` is what an image token counts in the Hessians of GPTQ, a text token counting one. The directory
     `save_gptq` gets the int4 language model as a GPTQ checkpoint too. `rotate` folds a rotation of hidden states into
-    the weights of the language model, which changes no answer of a float bundle; by default where it makes the
-    quantized one more accurate.
+    the weights of the language model, which changes no answer of a float bundle and makes a quantized
+    one more accurate where few channels are far larger than the others (see docs/decisions.md).
     """
 
     checkpoint: str | Path
@@ -94,7 +94,7 @@ class ExportPlan:
     samples: int = 128
     vision_weight: float = 1.0
     save_gptq: str | Path | None = None
-    rotate: bool | None = None
+    rotate: bool = False
 
 
 def export(plan: ExportPlan, progress: Progress | None = None) -> Manifest:
@@ -119,7 +119,6 @@ def export(plan: ExportPlan, progress: Progress | None = None) -> Manifest:
     source = describe.Source(str(plan.checkpoint), checkpoint.directory, revision)
     spec = _adjust(families.read_spec(checkpoint), plan)
     _check_depth(spec, checkpoint)
-    spec = _rotate(spec, plan, checkpoint, precisions["llm"])
     tensors = rotate.rotated(checkpoint.tensors, spec)
     progress.stage(f"building the graphs of {spec.family}")
     own = stored.quantized_linears(checkpoint)
@@ -279,26 +278,10 @@ def _adjust(spec: ModelSpec, plan: ExportPlan) -> ModelSpec:
     if not 1 < length <= spec.max_positions:
         raise ExportError(f"max_length {length} is not within the model's {spec.max_positions} positions")
     image = msgspec.structs.replace(spec.image, min_pixels=low, max_pixels=high)
-    return replace(spec, image=image, max_positions=length)
-
-
-def _rotate(spec: ModelSpec, plan: ExportPlan, checkpoint: Checkpoint, precision: str) -> ModelSpec:
-    """The spec in the basis the plan asks for; raises ExportError when the checkpoint cannot be rotated."""
-    if plan.rotate and (plan.save_gptq is not None or precision == MIXED):
-        raise ExportError(
-            "--save-gptq, --max-kl and --max-size are for the checkpoint's own basis", fix="use --no-rotate"
-        )
-    better = precision in rotate.BETTER and plan.save_gptq is None
-    wanted = better if plan.rotate is None else plan.rotate
-    if not wanted:
-        return spec
-    if rotate.possible(checkpoint.tensors, spec):
-        return replace(spec, text=replace(spec.text, rotation_seed=rotate.SEED))
-    if plan.rotate:
-        raise ExportError(
-            "the language model has tensors that cannot be rotated", where=checkpoint.directory, fix="use --no-rotate"
-        )
-    return spec
+    if plan.rotate and (plan.save_gptq is not None or _limit(plan)):
+        raise ExportError("--save-gptq, --max-kl and --max-size want the own basis", fix="use --no-rotate")
+    text = replace(spec.text, rotation_seed=rotate.SEED if plan.rotate else None)
+    return replace(spec, image=image, max_positions=length, text=text)
 
 
 def _check_depth(spec: ModelSpec, checkpoint: Checkpoint) -> None:

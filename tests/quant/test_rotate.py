@@ -20,7 +20,7 @@ from qvl_runtime.generate import Run
 from qvl_runtime.model import Model, load
 from qvl_runtime.rotation import Rotation, hadamard
 from tests.exporter.test_parity import MAX_ABS, a_video, one_image, only_text
-from tests.heldout import HELDOUT, items
+from tests.heldout import HELDOUT, items, log_softmax
 from tests.oracles.tiny import FAMILIES, REFERENCE, SHAPES
 
 GPTQ = Path(__file__).parent / "gptq" / "qwen2_vl_g32_sym"
@@ -122,20 +122,24 @@ def test_outlying_channels_are_gone(tmp_path: Path) -> None:
     assert spread[1] < 7
 
 
-def test_a_quantized_checkpoint_is_left_alone(tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match=r"cannot be rotated.*--no-rotate"):
+def test_a_quantized_checkpoint_cannot_be_rotated(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=r"cannot be rotated: model.layers.*--no-rotate"):
         export(ExportPlan(GPTQ, tmp_path / "b", rotate=True))
-    assert not (tmp_path / "b").exists()
-    assert export(ExportPlan(GPTQ, tmp_path / "b")).llm.rotation_seed is None
+    assert not list(tmp_path.iterdir())
 
 
-def test_int4_is_rotated_unless_told_otherwise(tmp_path: Path) -> None:
-    plan: dict[str, Any] = {"llm_precision": "int4", "calib": HELDOUT, "samples": 2}
-    assert export(ExportPlan(REFERENCE, tmp_path / "a", **plan)).llm.rotation_seed == rotate.SEED
-    assert export(ExportPlan(REFERENCE, tmp_path / "b", **plan, rotate=False)).llm.rotation_seed is None
-    assert export(ExportPlan(REFERENCE, tmp_path / "c")).llm.rotation_seed is None
-    entry = manifests.read(tmp_path / "a").graphs["llm"]
+def test_a_rotated_model_is_calibrated(reference_bundle: Path, tmp_path: Path) -> None:
+    """Through tables, stages and head: wrong bases anywhere would read nothing."""
+    plan: dict[str, Any] = {"llm_precision": "int4", "calib": HELDOUT, "samples": 4}
+    assert export(ExportPlan(REFERENCE, tmp_path / "b", **plan, rotate=True)).llm.rotation_seed == rotate.SEED
+    entry = manifests.read(tmp_path / "b").graphs["llm"]
     assert entry.precision == "int4 in blocks of 32, int8 in blocks of 32, else fp16"
+    item = list(items("ocr"))[100]
+    one, other = (
+        load(path, threads=1).logits(item.messages, item.answer) for path in (reference_bundle, tmp_path / "b")
+    )
+    p, q = log_softmax(one), log_softmax(other)
+    assert float((np.exp(p) * (p - q)).sum(-1).mean()) < 0.03
 
 
 def test_experts_are_refused(checkpoint: Callable[[str, str], Path], tmp_path: Path) -> None:

@@ -23,6 +23,8 @@ import numpy.typing as npt
 
 from qvl_runtime.rotation import Rotation
 
+from ..checkpoint import few
+from ..errors import ExportError
 from ..families.spec import ModelSpec
 from ..graph.text import HEAD_ROTATION
 from ..graph.vision import feature_linears
@@ -30,8 +32,6 @@ from ..safetensors_file import CHUNK_BYTES, Tensor
 
 Floats = npt.NDArray[np.float32]
 SEED = 0
-BETTER = ("int4",)
-"""Precisions of the language model that lose less when it is rotated, see docs/decisions.md."""
 FINAL_NORM = "model.norm.weight"
 UNTOUCHED = ("*.q_proj.bias", "*.k_proj.bias", "*.q_norm.weight", "*.k_norm.weight", "*.rotary_emb.inv_freq")
 """Tensors of layers that are the same in every basis."""
@@ -75,7 +75,7 @@ class Computed:
     def chunks(self, chunk_bytes: int = CHUNK_BYTES) -> Iterator[Floats]:
         """The elements in order, flat."""
         rest = self.source.shape[1:]
-        read = (chunk.astype(np.float32).reshape(-1, *rest) for chunk in self.source.chunks(chunk_bytes // 2))
+        read = (chunk.astype(np.float32).reshape(-1, *rest) for chunk in self.source.chunks(chunk_bytes // 8))
         for rows in read if self.by_row else [np.concatenate(list(read))]:
             yield np.ascontiguousarray(self.make(rows)).reshape(-1)
 
@@ -86,22 +86,15 @@ class Computed:
         return self.make(self.source.rows(indices).astype(np.float32))
 
 
-def possible(tensors: Mapping[str, Tensor], spec: ModelSpec) -> bool:
-    """Whether it is known how every tensor of the decoder turns: not where linears are quantized already."""
-    turns = turns_of(spec, SEED)
-    known = {*turns, *gains(turns), FINAL_NORM}
-    return all(
-        name in known or any(fnmatch.fnmatchcase(name, pattern) for pattern in UNTOUCHED)
-        for name in tensors
-        if name.startswith("model.")
-    )
-
-
 def rotated(tensors: Mapping[str, Tensor], spec: ModelSpec) -> dict[str, Tensor]:
-    """The checkpoint's tensors in the basis of `spec`: those that change are computed when they are read."""
+    """The checkpoint's tensors in the basis of `spec`: those that change are computed when they are read.
+
+    Raises ExportError for tensors of the decoder of which it is not known how they turn, such as quantized ones.
+    """
     if spec.text.rotation_seed is None:
         return dict(tensors)
     turns = turns_of(spec, spec.text.rotation_seed)
+    _check_known(tensors, {*turns, *gains(turns), FINAL_NORM})
     found = {**tensors}
     for name, turn in turns.items():
         if name in tensors and (turn.gain is None or turn.gain in tensors):
@@ -135,6 +128,17 @@ def turns_of(spec: ModelSpec, seed: int) -> dict[str, Turn]:
         turns["lm_head.weight"] = Turn(None, stream, FINAL_NORM)
     names = feature_linears(spec.vision)
     return turns | {f"{name}.{part}": Turn(stream) for name in names for part in ("weight", "bias")}
+
+
+def _check_known(tensors: Mapping[str, Tensor], known: set[str]) -> None:
+    decoder = {name for name in tensors if name.startswith("model.")}
+    unknown = [name for name in decoder - known if not any(fnmatch.fnmatchcase(name, pattern) for pattern in UNTOUCHED)]
+    if unknown:
+        raise ExportError(
+            f"{len(unknown)} tensors cannot be rotated: {few(unknown)}",
+            where=tensors[min(unknown)].file.parent,
+            fix="use --no-rotate",
+        )
 
 
 def _turned(source: Tensor, turn: Turn, gain: Tensor | None) -> Computed:
