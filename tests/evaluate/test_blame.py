@@ -12,12 +12,14 @@ import onnx
 import pytest
 from click.testing import CliRunner
 
+from qvl_export import ExportPlan, export
 from qvl_export.cli import cli
 from qvl_export.errors import ExportError
 from qvl_export.evaluate.blame import BlamePlan, Likeness, Stage, blame, first_drop, likeness
 from qvl_runtime import load
 from qvl_runtime.manifest import sha256
 from tests.heldout import HELDOUT
+from tests.oracles.tiny import REFERENCE
 
 PAGE = HELDOUT / "simple_0001.png"
 
@@ -66,6 +68,13 @@ def test_a_bundle_equals_itself_and_is_left_as_it_was(reference_bundle: Path) ->
     assert (
         load(reference_bundle, threads=1).generate([{"role": "user", "content": "Read."}], max_new_tokens=1) is not None
     )
+
+
+def test_a_rotated_bundle_is_compared_in_the_checkpoint_s_basis(reference_bundle: Path, tmp_path: Path) -> None:
+    export(ExportPlan(REFERENCE, tmp_path / "rotated", precision="fp32", rotate=True))
+    found = blame(BlamePlan(reference_bundle, tmp_path / "rotated", (PAGE,), "Read the text.", threads=1))
+    assert found.first_drop is None
+    assert all(stage.all.sqnr is None or stage.all.sqnr > 40 for stage in found.stages)
 
 
 def test_likeness_is_the_textbook_formula() -> None:

@@ -23,8 +23,8 @@ import onnx
 from qvl_runtime import load
 from qvl_runtime import manifest as manifests
 from qvl_runtime.errors import QvlError
-from qvl_runtime.preprocess import patchify
 from qvl_runtime.prompt import Prompt
+from qvl_runtime.rotation import Rotation
 
 from ..bundle import file_entry
 from .answering import HF
@@ -65,7 +65,10 @@ class Tapped:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._session, name)
 
-    def run(self, outputs: Sequence[str], feeds: Any, options: Any = None) -> list[np.ndarray]:
+    def run(self, outputs: Sequence[str] | None, feeds: Any, options: Any = None) -> list[np.ndarray]:
+        """As the session does; all outputs are those of the contract, without ours."""
+        if outputs is None:
+            outputs = [port.name for port in self._session.get_outputs() if port.name not in self._names]
         found = self._session.run([*outputs, *self._names], feeds, options)
         self._keep(found[len(outputs) :])
         return list(found[: len(outputs)])
@@ -96,10 +99,10 @@ def run(job: TapJob) -> Taps:
         engine = model._engine
         vision, language = engine.encode.__self__, engine.llm
         vision._session = Tapped(vision._session, names["vision"])
-        language._session = Tapped(language._session, names["llm"])
+        language._sessions[0] = Tapped(language._sessions[0], names["llm"])
         prompt: Prompt = model.prompt(messages, 1)
         logits = model._decoder.prefill(prompt, np.arange(len(prompt.ids)), _run())
-        return _save(out, model, prompt, vision._session.kept, language._session.kept, logits)
+        return _save(out, model, prompt, vision._session.kept, language._sessions[0].kept, logits)
 
 
 def _run() -> Any:
@@ -113,16 +116,27 @@ def _save(
 ) -> Taps:
     """Stages in the order of the chain; images and chunks of a prompt one after another."""
     image = model.manifest.image
-    pixels = [patchify(item.media.frames, image, item.max_pixels).pixel_values for item in prompt.placed]
+    pixels = [item.patches(image).pixel_values for item in prompt.placed]
     stages: list[tuple[str, list[np.ndarray]]] = [(PIXELS, pixels)] if pixels else []
     stages += vision.items()
     stages += [(FEATURES, [model._encode(item) for item in prompt.placed])] if pixels else []
     stages += [*language.items(), (LOGITS, [logits])]
     for name, values in stages:
-        rows = np.concatenate([value.reshape(-1, value.shape[-1]) for value in values])
+        rows = _own_basis(
+            name, np.concatenate([value.reshape(-1, value.shape[-1]) for value in values]), model.manifest
+        )
         np.save(out / f"{name.replace(chr(47), chr(126))}.npy", rows.astype(np.float32))
     tokens = [place for item in prompt.placed for place in range(item.span.start, item.span.end)]
     return Taps([name for name, _ in stages], tokens, len(prompt.ids))
+
+
+def _own_basis(name: str, rows: np.ndarray, manifest: manifests.Manifest) -> np.ndarray:
+    """What a rotated bundle has along its hidden states, as the checkpoint has it; other values as they are."""
+    llm = manifest.llm
+    hidden = name == FEATURES or (name.startswith("llm.") and name.endswith(("o_proj", "down_proj", *"0123456789")))
+    if llm.rotation_seed is None or not hidden:
+        return rows
+    return Rotation(llm.hidden_size, llm.rotation_seed).undo(rows)
 
 
 @contextlib.contextmanager
