@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, TaskID, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.progress import Progress as Bar
 
-from qvl_runtime.__main__ import BAD_INPUT
 from qvl_runtime.__main__ import main as runtime_main
+from qvl_runtime.arguments import BAD_INPUT
 from qvl_runtime.describe import describe
 from qvl_runtime.errors import QvlError
 

@@ -19,7 +19,9 @@ from PIL import Image
 
 from qvl_export.cli import main as export_main
 from qvl_runtime import __main__ as cli
+from qvl_runtime import commands
 from qvl_runtime import manifest as manifests
+from qvl_runtime.arguments import make_parser
 from qvl_runtime.model import Model, load
 
 COMMANDS = ["run", "inspect", "bench"]
@@ -259,9 +261,10 @@ def test_help(call: Any, command: str | None) -> None:
 
 
 def test_every_option_is_explained() -> None:
-    commands = next(action for action in cli._parser("x")._actions if isinstance(action, argparse._SubParsersAction))
-    assert sorted(commands.choices) == sorted(COMMANDS)
-    for name, parser in commands.choices.items():
+    actions = make_parser("x", commands.COMMANDS)._actions
+    added = next(action for action in actions if isinstance(action, argparse._SubParsersAction))
+    assert sorted(added.choices) == sorted(COMMANDS)
+    for name, parser in added.choices.items():
         unexplained = [action.dest for action in parser._actions if not action.help]
         assert not unexplained, name
 

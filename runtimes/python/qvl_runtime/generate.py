@@ -64,6 +64,12 @@ class Decoder:
         self._prompts = 0
         self.lock = threading.RLock()
 
+    def clear(self) -> None:
+        """Forget what the KV cache holds; a stream under way ends with an error."""
+        with self.lock:
+            self._prompts += 1
+            self._cached = self._cached[:0]
+
     def prefill(self, prompt: Prompt, wanted: Ints, run: Run) -> Floats:
         """Logits [K, vocab] at the prompt places `wanted` (increasing); only tokens after the shared prefix are run."""
         with self.lock:
@@ -143,7 +149,7 @@ class Decoder:
     def _check_turn(self, mine: int) -> None:
         if self._prompts != mine:
             raise PromptError(
-                "another prompt was started on this model before this answer ended",
+                "another prompt was started on this model, or the model was cleared, before this answer ended",
                 fix="finish one answer first, use generate(), or load the bundle twice",
             )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 from tokenizers import Tokenizer
@@ -18,7 +19,7 @@ from .manifest import Manifest
 from .media import ImageSource, load_image
 from .preprocess import patchify
 from .prompt import Media, Message, Placed, Prompt, build_prompt, put
-from .sampling import chooser
+from .sampling import Sampling
 from .sessions import Floats, open_engine
 
 FEATURE_CACHE_BYTES = 256 << 20
@@ -60,8 +61,9 @@ class Model:
         seed: int | None = None,
     ) -> str:
         """The answer to chat messages; greedy at temperature 0. Raises PromptError and MediaError."""
+        sampling = Sampling(temperature, top_p, top_k, seed)
         with self._decoder.lock:
-            return "".join(self.stream(messages, max_new_tokens, temperature, top_p, top_k, seed))
+            return "".join(self._stream(messages, max_new_tokens, sampling))
 
     def stream(
         self,
@@ -79,13 +81,17 @@ class Model:
         goes on to the limit, for measurements. Starting another prompt on this model ends it: its next piece raises
         PromptError.
         """
+        return self._stream(messages, max_new_tokens, Sampling(temperature, top_p, top_k, seed), ignore_eos)
+
+    def _stream(
+        self, messages: Sequence[Message], max_new_tokens: int | None, sampling: Sampling, ignore_eos: bool = False
+    ) -> Stream:
         limit = min(MAX_NEW_TOKENS, self.manifest.llm.max_length // 4) if max_new_tokens is None else max_new_tokens
         if not isinstance(limit, int) or limit < 1:
             raise PromptError(f"max_new_tokens is {max_new_tokens!r}", fix="ask for a whole number, at least one")
-        choose = chooser(temperature, top_p, top_k, seed)
         prompt, run = self.prompt(messages, limit), Run()
         stop = frozenset() if ignore_eos else frozenset(self.manifest.tokens.stop)
-        return Stream(self._decoder.generate(prompt, limit, stop, choose, run), self.tokenizer, run)
+        return Stream(self._decoder.generate(prompt, limit, stop, sampling.chooser(), run), self.tokenizer, run)
 
     def encode(self, image: ImageSource) -> Floats:
         """Image features [tokens, hidden] of one image."""
@@ -104,6 +110,26 @@ class Model:
     def prompt(self, messages: Sequence[Message], reserve: int = 0) -> Prompt:
         """Token ids, positions and media of chat messages, leaving `reserve` tokens for the answer."""
         return build_prompt(messages, self.manifest, self._template.render, self._ids, reserve)
+
+    def clear(self) -> None:
+        """Free the KV cache and all image features; the next prompt is computed anew."""
+        with self._decoder.lock:
+            self._features.clear()
+            self._decoder.clear()
+            self._engine.clear()
+
+    def close(self) -> None:
+        """Free the engine too; the model cannot be used after it. May be called twice, as `with` may after it."""
+        with self._decoder.lock:
+            self._features.clear()
+            self._decoder.clear()
+            self._engine.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def _ids(self, text: str) -> list[int]:
         return list(self.tokenizer.encode(text, add_special_tokens=False).ids)
@@ -140,6 +166,10 @@ class FeatureCache:
     def __init__(self, limit: int) -> None:
         self._limit, self._size = limit, 0
         self._items: OrderedDict[bytes, Floats] = OrderedDict()
+
+    def clear(self) -> None:
+        self._items.clear()
+        self._size = 0
 
     def get(self, key: bytes) -> Floats | None:
         if key in self._items:
