@@ -305,3 +305,25 @@ def test_a_reader_that_goes_away(path: Path, arguments: list[str]) -> None:
     with os.fdopen(writer, "wb") as out:
         done = subprocess.run(command, stdout=out, stderr=subprocess.PIPE, env=ENVIRONMENT, timeout=60)
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_draw(call: Any, reference_bundle: Path, tmp_path: Path) -> None:
+    page = Path(__file__).parents[2] / "calib_data" / "heldout" / "simple_0000.png"
+    drawn = tmp_path / "drawn.png"
+    run = ["run", reference_bundle, "--image", page, "--draw"]
+    code, out, errors = call(*run, drawn, "Locate the city.", "--json")
+    (region,) = json.loads(out)["regions"]
+    assert (code, errors, set(region)) == (0, "", {"label", "x1", "y1", "x2", "y2"})
+    before, after = (np.asarray(Image.open(file).convert("RGB")) for file in (page, drawn))
+    assert before.shape == after.shape and (before != after).any()
+    code, out, errors = call(*run, drawn, "Read the text.")
+    assert (code, errors) == (0, f"note: the answer has no boxes, {drawn} is the page alone\n")
+    assert np.array_equal(np.asarray(Image.open(drawn)), before)
+    for arguments, reason in (
+        ([*run, tmp_path / "drawn.doc", "x"], "has no ending of an image format"),
+        ([*run, drawn, "x", "--image", page], "needs exactly one image"),
+        (["run", reference_bundle, "--draw", drawn, "x"], "needs exactly one image"),
+        ([*run, tmp_path / "missing" / "x.png", "Locate the city."], "x.png: cannot be written: No such file"),
+    ):
+        code, _, errors = call(*arguments)
+        assert (code, errors.count("\n"), reason in errors) == (2, 1, True), errors

@@ -58,6 +58,9 @@ def _add_run(run: argparse.ArgumentParser) -> None:
     _add_media(run)
     run.add_argument("--system", help="a system message in place of the template's own")
     _add_sampling(run)
+    run.add_argument(
+        "--draw", type=Path, metavar="FILE", help="write the image with the boxes of the answer drawn on it"
+    )
     run.add_argument("--json", action="store_true", help="print text, tokens and times as one JSON object")
 
 

@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .arguments import BENCH_PROMPT, Commands
@@ -13,7 +14,9 @@ from .errors import PromptError
 
 if TYPE_CHECKING:
     from .generate import Run
-    from .model import Model
+    from .grounding import Region
+    from .model import Model, Stream
+    from .prompt import Placed
 
 
 def _messages(options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -33,23 +36,54 @@ def _messages(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def run(options: argparse.Namespace) -> int:
+    from .drawing import image_format
     from .model import load
 
-    stream = load(options.bundle, options.threads).stream(
+    if options.draw:
+        image_format(options.draw)
+    model = load(options.bundle, options.threads)
+    stream = model.stream(
         _messages(options), options.max_new_tokens, options.temperature, options.top_p, options.top_k, options.seed
     )
+    place = _drawing_place(stream) if options.draw else None
+    result: dict[str, Any] = {"text": _answer(stream, quiet=options.json)}
+    if place:
+        regions = model.regions(result["text"], place)
+        _draw(options.draw, place, regions)
+        result["regions"] = [asdict(region) for region in regions]
+    if options.json:
+        print(json.dumps({**result, **_report(stream.run)}, ensure_ascii=False))
+    elif stream.run.finish_reason == "length":
+        print("note: the answer was cut off, see --max-new-tokens", file=sys.stderr)
+    return 0
+
+
+def _answer(stream: Stream, quiet: bool) -> str:
+    """The whole answer, printed as it comes unless `quiet`."""
     pieces = []
     for piece in stream:
         pieces.append(piece)
-        if not options.json:
+        if not quiet:
             print(piece, end="", flush=True)
-    if options.json:
-        print(json.dumps({"text": "".join(pieces), **_report(stream.run)}, ensure_ascii=False))
-    else:
+    if not quiet:
         print()
-        if stream.run.finish_reason == "length":
-            print("note: the answer was cut off, see --max-new-tokens", file=sys.stderr)
-    return 0
+    return "".join(pieces)
+
+
+def _drawing_place(stream: Stream) -> Placed:
+    """The one image of the prompt; raises PromptError before anything is answered."""
+    placed = stream.prompt.placed if stream.prompt else ()
+    if len(placed) != 1 or placed[0].media.kind != "image":
+        raise PromptError(f"--draw needs exactly one image to draw on, there are {len(placed)} images or videos")
+    return placed[0]
+
+
+def _draw(path: Path, place: Placed, regions: list[Region]) -> None:
+    from . import drawing
+
+    drawing.save(drawing.draw(place.media.frames[0], regions), path)
+    if not regions:
+        print(f"note: the answer has no boxes, {path} is the page alone", file=sys.stderr)
 
 
 def _report(run: Run) -> dict[str, Any]:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Self
 
 import numpy as np
 from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 
+from . import grounding
 from . import manifest as manifests
 from .chat import ChatTemplate
 from .errors import BundleError, PromptError
@@ -24,6 +26,7 @@ from .sessions import Floats, open_engine
 
 FEATURE_CACHE_BYTES = 256 << 20
 MAX_NEW_TOKENS = 512
+NO_MARKS: Mapping[int, str] = MappingProxyType({})
 
 
 def load(bundle: str | Path, threads: int | None = None) -> Model:
@@ -48,6 +51,8 @@ class Model:
         self.tokenizer = _tokenizer(bundle)
         self._template = _template(bundle)
         self._engine = open_engine(bundle, manifest, threads)
+        ids = {mark: self.tokenizer.token_to_id(mark) for mark in grounding.MARKS}
+        self._marks = {id: mark for mark, id in ids.items() if id is not None}
         self._features = FeatureCache(FEATURE_CACHE_BYTES)
         self._decoder = Decoder(self._engine, manifest.llm.hidden_size, self._encode)
 
@@ -91,12 +96,25 @@ class Model:
             raise PromptError(f"max_new_tokens is {max_new_tokens!r}", fix="ask for a whole number, at least one")
         prompt, run = self.prompt(messages, limit), Run()
         stop = frozenset() if ignore_eos else frozenset(self.manifest.tokens.stop)
-        return Stream(self._decoder.generate(prompt, limit, stop, sampling.chooser(), run), self.tokenizer, run)
+        tokens = self._decoder.generate(prompt, limit, stop, sampling.chooser(), run)
+        return Stream(tokens, self.tokenizer, run, prompt, self._marks)
+
+    def regions(self, answer: str, image: ImageSource | Placed) -> list[grounding.Region]:
+        """The boxes and points of an answer about `image`, in its pixels.
+
+        `stream.prompt.placed[i]` says it of the i-th image of a prompt: it knows when that was scaled down to fit.
+        """
+        placed = image if isinstance(image, Placed) else self._alone(image)
+        side = self.manifest.image.patch_size
+        seen = placed.grid.w * side, placed.grid.h * side
+        return grounding.parse(answer, self.manifest.family, placed.media.frames[0].size, seen)
 
     def encode(self, image: ImageSource) -> Floats:
         """Image features [tokens, hidden] of one image."""
-        media = Media("image", (load_image(image),))
-        return self._encode(put(media, 0, self.manifest.image.max_pixels, self.manifest))
+        return self._encode(self._alone(image))
+
+    def _alone(self, image: ImageSource) -> Placed:
+        return put(Media("image", (load_image(image),)), 0, self.manifest.image.max_pixels, self.manifest)
 
     def logits(self, messages: Sequence[Message], answer: str) -> Floats:
         """Teacher-forced logits [answer tokens, vocab]: row i predicts token i of the answer."""
@@ -147,15 +165,26 @@ class Model:
 
 
 class Stream(Iterator[str]):
-    """Pieces of an answer; `run` fills as they come."""
+    """Pieces of the answer to `prompt`; `run` fills as they come.
 
-    def __init__(self, tokens: Iterator[int], tokenizer: Tokenizer, run: Run) -> None:
-        self._tokens, self._tokenizer, self.run = tokens, tokenizer, run
+    Special tokens are left out, except for `marks` (id → text), which are part of an answer.
+    """
+
+    def __init__(
+        self,
+        tokens: Iterator[int],
+        tokenizer: Tokenizer,
+        run: Run,
+        prompt: Prompt | None = None,
+        marks: Mapping[int, str] = NO_MARKS,
+    ) -> None:
+        self._tokens, self._tokenizer, self.run, self._marks = tokens, tokenizer, run, marks
+        self.prompt = prompt
         self._decoder = DecodeStream(skip_special_tokens=True)
 
     def __next__(self) -> str:
         for token in self._tokens:
-            if piece := self._decoder.step(self._tokenizer, token):
+            if piece := self._marks.get(token) or self._decoder.step(self._tokenizer, token):
                 return str(piece)
         raise StopIteration
 

@@ -198,5 +198,5 @@ class CpuEngine:
         self.__dict__.pop("llm", None)
 
 
-def _closed(*_: Any) -> NoReturn:
+def _closed(*_: Any, **__: Any) -> NoReturn:
     raise EngineError("the model is closed", fix="load the bundle again")
