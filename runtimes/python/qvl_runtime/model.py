@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from tokenizers import Tokenizer
@@ -23,9 +24,11 @@ from .preprocess import patchify
 from .prompt import Media, Message, Placed, Prompt, build_prompt, put
 from .sampling import Sampling
 from .sessions import Floats, open_engine
+from .tools import check_tools
 
 FEATURE_CACHE_BYTES = 256 << 20
 MAX_NEW_TOKENS = 512
+Tool = Mapping[str, Any]
 NO_MARKS: Mapping[int, str] = MappingProxyType({})
 
 
@@ -64,11 +67,15 @@ class Model:
         top_p: float = 1.0,
         top_k: int = 0,
         seed: int | None = None,
+        tools: Sequence[Tool] | None = None,
     ) -> str:
-        """The answer to chat messages; greedy at temperature 0. Raises PromptError and MediaError."""
+        """The answer to chat messages; greedy at temperature 0. Raises PromptError and MediaError.
+
+        `tools` are described to the model; `tools.parse_calls` reads its calls from the answer.
+        """
         sampling = Sampling(temperature, top_p, top_k, seed)
         with self._decoder.lock:
-            return "".join(self._stream(messages, max_new_tokens, sampling))
+            return "".join(self._stream(messages, max_new_tokens, sampling, tools))
 
     def stream(
         self,
@@ -79,6 +86,7 @@ class Model:
         top_k: int = 0,
         seed: int | None = None,
         ignore_eos: bool = False,
+        tools: Sequence[Tool] | None = None,
     ) -> Stream:
         """The answer piece by piece, never splitting a character; `.run` tells tokens and times.
 
@@ -86,15 +94,21 @@ class Model:
         goes on to the limit, for measurements. Starting another prompt on this model ends it: its next piece raises
         PromptError.
         """
-        return self._stream(messages, max_new_tokens, Sampling(temperature, top_p, top_k, seed), ignore_eos)
+        sampling = Sampling(temperature, top_p, top_k, seed)
+        return self._stream(messages, max_new_tokens, sampling, tools, ignore_eos)
 
     def _stream(
-        self, messages: Sequence[Message], max_new_tokens: int | None, sampling: Sampling, ignore_eos: bool = False
+        self,
+        messages: Sequence[Message],
+        max_new_tokens: int | None,
+        sampling: Sampling,
+        tools: Sequence[Tool] | None,
+        ignore_eos: bool = False,
     ) -> Stream:
         limit = min(MAX_NEW_TOKENS, self.manifest.llm.max_length // 4) if max_new_tokens is None else max_new_tokens
         if not isinstance(limit, int) or limit < 1:
             raise PromptError(f"max_new_tokens is {max_new_tokens!r}", fix="ask for a whole number, at least one")
-        prompt, run = self.prompt(messages, limit), Run()
+        prompt, run = self.prompt(messages, limit, tools), Run()
         stop = frozenset() if ignore_eos else frozenset(self.manifest.tokens.stop)
         tokens = self._decoder.generate(prompt, limit, stop, sampling.chooser(), run)
         return Stream(tokens, self.tokenizer, run, prompt, self._marks)
@@ -116,18 +130,19 @@ class Model:
     def _alone(self, image: ImageSource) -> Placed:
         return put(Media("image", (load_image(image),)), 0, self.manifest.image.max_pixels, self.manifest)
 
-    def logits(self, messages: Sequence[Message], answer: str) -> Floats:
+    def logits(self, messages: Sequence[Message], answer: str, tools: Sequence[Tool] | None = None) -> Floats:
         """Teacher-forced logits [answer tokens, vocab]: row i predicts token i of the answer."""
         ids = np.array(self._ids(answer) if isinstance(answer, str) else [], dtype=np.int64)
         if not len(ids):
             raise PromptError(f"the answer is {answer!r}", fix="give a text to force")
-        prompt = self.prompt(messages, len(ids))
+        prompt = self.prompt(messages, len(ids), tools)
         wanted = np.arange(len(prompt.ids) - 1, len(prompt.ids) + len(ids) - 1)
         return self._decoder.prefill(prompt.followed_by(ids[:-1]), wanted, Run())
 
-    def prompt(self, messages: Sequence[Message], reserve: int = 0) -> Prompt:
+    def prompt(self, messages: Sequence[Message], reserve: int = 0, tools: Sequence[Tool] | None = None) -> Prompt:
         """Token ids, positions and media of chat messages, leaving `reserve` tokens for the answer."""
-        return build_prompt(messages, self.manifest, self._template.render, self._ids, reserve)
+        render = partial(self._template.render, tools=check_tools(tools))
+        return build_prompt(messages, self.manifest, render, self._ids, reserve)
 
     def clear(self) -> None:
         """Free the KV cache and all image features; the next prompt is computed anew."""

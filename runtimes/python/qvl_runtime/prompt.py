@@ -17,6 +17,7 @@ from .manifest import Manifest
 from .media import check_aspect, load_frames, load_pages
 from .positions import Grid, Ints, VisionSpan, mrope_positions
 from .preprocess import resized_grid
+from .tools import check_calls
 
 DEFAULT_FPS = 2.0
 MIN_FPS, MAX_FPS = 0.01, 1000
@@ -136,6 +137,9 @@ def collect(messages: Sequence[Message]) -> tuple[list[dict[str, Any]], list[Med
         if not isinstance(message, Mapping) or message.get("role") not in ROLES:
             raise PromptError(f"a message needs a role among {', '.join(ROLES)}")
         content = message.get("content")
+        check_calls(message)
+        if content is None and message.get("tool_calls"):
+            content = ""
         if not isinstance(content, str):
             content = list(_parts(content, media))
         cleaned.append({**message, "content": content})
