@@ -327,3 +327,25 @@ def test_draw(call: Any, reference_bundle: Path, tmp_path: Path) -> None:
     ):
         code, _, errors = call(*arguments)
         assert (code, errors.count("\n"), reason in errors) == (2, 1, True), errors
+
+
+def test_tools_and_schemas(call: Any, path: Path, model: Model, tmp_path: Path) -> None:
+    tools, schema = tmp_path / "tools.json", tmp_path / "schema.json"
+    tools.write_text(json.dumps([{"type": "function", "function": {"name": "find", "parameters": {}}}]))
+    schema.write_text(json.dumps({"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}))
+    options = ["run", path, "Read.", "--max-new-tokens", 6]
+    described = json.loads(call(*options, "--tools", tools, "--json")[1])
+    assert described["text"] == model.generate([user(text("Read."))], 6, tools=json.loads(tools.read_text()))
+    assert (described["tool_calls"], described["malformed_tool_calls"]) == ([], [])
+    code, out, errors = call(*options, "--json-schema", schema)
+    assert (code, type(json.loads(out)["a"])) == (0, int)
+    assert errors in ("", CUT.replace("cut off", "cut off and closed"))
+    schema.write_text("{")
+    assert call(*options, "--json-schema", schema)[2].startswith(f"error: {schema}: is not JSON")
+    assert call(*options, "--tools", tmp_path / "none.json")[2].endswith("none.json: No such file or directory\n")
+
+
+def test_malformed_calls_are_noted(capsys: pytest.CaptureFixture[str]) -> None:
+    found = commands._calls('<tool_call>{"name": "f"}</tool_call><tool_call>f(\n1)</tool_call>')
+    assert found == {"tool_calls": [{"name": "f", "arguments": {}}], "malformed_tool_calls": ["f(\n1)"]}
+    assert capsys.readouterr().err == "note: a malformed tool call: f( 1)\n"

@@ -58,6 +58,8 @@ def _add_run(run: argparse.ArgumentParser) -> None:
     _add_media(run)
     run.add_argument("--system", help="a system message in place of the template's own")
     _add_sampling(run)
+    run.add_argument("--tools", type=Path, metavar="FILE", help="JSON list of functions that the model may call")
+    run.add_argument("--json-schema", type=Path, metavar="FILE", help="answer in JSON of this schema")
     run.add_argument(
         "--draw", type=Path, metavar="FILE", help="write the image with the boxes of the answer drawn on it"
     )

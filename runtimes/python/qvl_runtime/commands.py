@@ -41,12 +41,22 @@ def run(options: argparse.Namespace) -> int:
 
     if options.draw:
         image_format(options.draw)
+    tools, schema = _json_file(options.tools), _json_file(options.json_schema)
     model = load(options.bundle, options.threads)
     stream = model.stream(
-        _messages(options), options.max_new_tokens, options.temperature, options.top_p, options.top_k, options.seed
+        _messages(options),
+        options.max_new_tokens,
+        options.temperature,
+        options.top_p,
+        options.top_k,
+        options.seed,
+        tools=tools,
+        json_schema=schema,
     )
     place = _drawing_place(stream) if options.draw else None
     result: dict[str, Any] = {"text": _answer(stream, quiet=options.json)}
+    if tools is not None:
+        result.update(_calls(result["text"]))
     if place:
         regions = model.regions(result["text"], place)
         _draw(options.draw, place, regions)
@@ -54,8 +64,27 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps({**result, **_report(stream.run)}, ensure_ascii=False))
     elif stream.run.finish_reason == "length":
-        print("note: the answer was cut off, see --max-new-tokens", file=sys.stderr)
+        closed = " and closed" if stream.run.forced else ""
+        print(f"note: the answer was cut off{closed}, see --max-new-tokens", file=sys.stderr)
     return 0
+
+
+def _json_file(path: Path | None) -> Any:
+    """The JSON value of a file, None without one."""
+    try:
+        return None if path is None else json.loads(path.read_text("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise PromptError(f"is not JSON: {error}", where=path) from error
+
+
+def _calls(answer: str) -> dict[str, Any]:
+    """The tool calls of an answer; a malformed one is noted on standard error too."""
+    from .tools import parse_calls
+
+    reply = parse_calls(answer)
+    for text in reply.malformed:
+        print(f"note: a malformed tool call: {' '.join(text.split())[:200]}", file=sys.stderr)
+    return {"tool_calls": [asdict(call) for call in reply.calls], "malformed_tool_calls": list(reply.malformed)}
 
 
 def _answer(stream: Stream, quiet: bool) -> str:
@@ -93,6 +122,7 @@ def _report(run: Run) -> dict[str, Any]:
     return {
         "tokens": run.tokens,
         "finish_reason": run.finish_reason,
+        **({"forced": run.forced} if run.forced else {}),
         "counts": asdict(run.counts),
         "seconds": times,
         "tokens_per_second": speed,

@@ -44,10 +44,11 @@ class Counts:
 
 @dataclass
 class Run:
-    """What happened in one generation."""
+    """What happened in one generation; `forced` is an ending of the answer that the model did not say."""
 
     tokens: list[int] = field(default_factory=list)
     finish_reason: str = "length"
+    forced: str = ""
     times: Times = field(default_factory=Times)
     counts: Counts = field(default_factory=Counts)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Self
@@ -16,6 +16,7 @@ from tokenizers.decoders import DecodeStream
 from . import grounding
 from . import manifest as manifests
 from .chat import ChatTemplate
+from .constrain import Grammars, Schema
 from .errors import BundleError, PromptError
 from .generate import Decoder, Run
 from .manifest import Manifest
@@ -68,14 +69,16 @@ class Model:
         top_k: int = 0,
         seed: int | None = None,
         tools: Sequence[Tool] | None = None,
+        json_schema: Schema | None = None,
     ) -> str:
         """The answer to chat messages; greedy at temperature 0. Raises PromptError and MediaError.
 
-        `tools` are described to the model; `tools.parse_calls` reads its calls from the answer.
+        `tools` are described to the model; `tools.parse_calls` reads its calls from the answer. With a `json_schema`,
+        an object or its text, the answer is JSON of that schema, also when `max_new_tokens` cuts it: then it is closed.
         """
         sampling = Sampling(temperature, top_p, top_k, seed)
         with self._decoder.lock:
-            return "".join(self._stream(messages, max_new_tokens, sampling, tools))
+            return "".join(self._stream(messages, max_new_tokens, sampling, tools, json_schema))
 
     def stream(
         self,
@@ -87,6 +90,7 @@ class Model:
         seed: int | None = None,
         ignore_eos: bool = False,
         tools: Sequence[Tool] | None = None,
+        json_schema: Schema | None = None,
     ) -> Stream:
         """The answer piece by piece, never splitting a character; `.run` tells tokens and times.
 
@@ -95,7 +99,7 @@ class Model:
         PromptError.
         """
         sampling = Sampling(temperature, top_p, top_k, seed)
-        return self._stream(messages, max_new_tokens, sampling, tools, ignore_eos)
+        return self._stream(messages, max_new_tokens, sampling, tools, json_schema, ignore_eos)
 
     def _stream(
         self,
@@ -103,14 +107,23 @@ class Model:
         max_new_tokens: int | None,
         sampling: Sampling,
         tools: Sequence[Tool] | None,
+        json_schema: Schema | None,
         ignore_eos: bool = False,
     ) -> Stream:
         limit = min(MAX_NEW_TOKENS, self.manifest.llm.max_length // 4) if max_new_tokens is None else max_new_tokens
         if not isinstance(limit, int) or limit < 1:
             raise PromptError(f"max_new_tokens is {max_new_tokens!r}", fix="ask for a whole number, at least one")
+        if ignore_eos and json_schema is not None:
+            raise PromptError("ignore_eos and json_schema exclude each other")
+        constraint = None if json_schema is None else self._grammars.constraint(json_schema)
         prompt, run = self.prompt(messages, limit, tools), Run()
+        choose = sampling.chooser()
         stop = frozenset() if ignore_eos else frozenset(self.manifest.tokens.stop)
-        tokens = self._decoder.generate(prompt, limit, stop, sampling.chooser(), run)
+        if constraint:
+            choose = constraint.chooser(choose)
+        tokens = self._decoder.generate(prompt, limit, stop, choose, run)
+        if constraint:
+            tokens = constraint.closed(tokens, run)
         return Stream(tokens, self.tokenizer, run, prompt, self._marks)
 
     def regions(self, answer: str, image: ImageSource | Placed) -> list[grounding.Region]:
@@ -163,6 +176,11 @@ class Model:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    @cached_property
+    def _grammars(self) -> Grammars:
+        text = (self.bundle / "tokenizer.json").read_text("utf-8")
+        return Grammars(text, self.manifest.llm.vocab_size, self.manifest.tokens.stop)
 
     def _ids(self, text: str) -> list[int]:
         return list(self.tokenizer.encode(text, add_special_tokens=False).ids)
