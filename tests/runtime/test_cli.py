@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import av
 import msgspec
 import numpy as np
 import pytest
@@ -349,3 +350,20 @@ def test_malformed_calls_are_noted(capsys: pytest.CaptureFixture[str]) -> None:
     found = commands._calls('<tool_call>{"name": "f"}</tool_call><tool_call>f(\n1)</tool_call>')
     assert found == {"tool_calls": [{"name": "f", "arguments": {}}], "malformed_tool_calls": ["f(\n1)"]}
     assert capsys.readouterr().err == "note: a malformed tool call: f( 1)\n"
+
+
+def test_a_video_file(call: Any, path: Path, model: Model, tmp_path: Path) -> None:
+    film = tmp_path / "film.mp4"
+    with av.open(str(film), "w") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 160, 96, "yuv420p"
+        for index in range(40):
+            frame = np.full((96, 160, 3), 6 * index, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame)))
+        container.mux(stream.encode())
+    for options in ({}, {"fps": 1.0}, {"fps": 4.0, "max_frames": 6}):
+        video = {"type": "video", "video": str(film), **options}
+        expected = model.generate([user(video, text("What?"))], max_new_tokens=6)
+        flags = [item for name, value in options.items() for item in ("--" + name.replace("_", "-"), value)]
+        assert call("run", path, "--video", film, "What?", *flags, "--max-new-tokens", 6)[1] == expected + "\n"
+    assert call("run", path, "--video", tmp_path / "none.mp4", "x")[2] == f"error: {tmp_path}/none.mp4: no such file\n"

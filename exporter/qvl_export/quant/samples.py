@@ -104,5 +104,5 @@ class Sampler:
         return hidden[None]
 
     def _features(self, placed: Placed) -> npt.NDArray[np.float32]:
-        patches = patchify(placed.media.frames, self.manifest.image, placed.max_pixels)
+        patches = patchify(placed.media.frames, self.manifest.image, placed.grid)
         return self.vision.encode(patches.pixel_values, patches.grid)

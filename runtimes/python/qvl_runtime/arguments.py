@@ -96,8 +96,14 @@ def _add_media(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--image", action="append", default=[], metavar="FILE", help="an image; may be repeated")
     parser.add_argument("--pdf", action="append", default=[], metavar="FILE", help="a PDF whose pages are images")
     parser.add_argument("--pages", metavar="1-3,7-", help="pages of the PDFs, from one (default: all)")
-    parser.add_argument("--video", nargs="+", default=[], metavar="FRAME", help="image files, the frames of one video")
-    parser.add_argument("--fps", type=float, default=2.0, help="frames a second of the video (default: 2)")
+    parser.add_argument("--video", nargs="+", default=[], metavar="FILE", help="a video, or images as its frames")
+    parser.add_argument(
+        "--fps",
+        type=float,
+        default=2.0,
+        help="frames a second to take of the video, or that its images were taken with (default: 2)",
+    )
+    parser.add_argument("--max-frames", type=_positive, metavar="N", help="frames to take at most (default: 768)")
 
 
 def _add_sampling(parser: argparse.ArgumentParser) -> None:

@@ -28,11 +28,21 @@ def _messages(options: argparse.Namespace) -> list[dict[str, Any]]:
     for pdf in options.pdf:
         parts += [{"type": "image", "image": page} for page in pdf_pages(pdf, options.pages)]
     if options.video:
-        parts.append({"type": "video", "video": options.video, "fps": options.fps})
+        parts.append(_video(options))
     if options.prompt:
         parts.append({"type": "text", "text": options.prompt})
     system = [{"role": "system", "content": options.system}] if getattr(options, "system", None) else []
     return [*system, {"role": "user", "content": parts}]
+
+
+def _video(options: argparse.Namespace) -> dict[str, Any]:
+    """A single file is a video unless it ends like an image; several are its frames."""
+    from .drawing import is_image
+
+    frames: list[str] = options.video
+    source = frames if len(frames) > 1 or is_image(Path(frames[0])) else frames[0]
+    limit = {} if options.max_frames is None else {"max_frames": options.max_frames}
+    return {"type": "video", "video": source, "fps": options.fps, **limit}
 
 
 def run(options: argparse.Namespace) -> int:

@@ -63,6 +63,12 @@ def _font(label: str, size: int) -> Font:
     return ImageFont.load_default(size)
 
 
+def is_image(path: Path) -> bool:
+    """Whether the file's ending is one of a picture that does not move."""
+    Image.init()
+    return Image.registered_extensions().get(path.suffix.lower(), "GIF") not in ("GIF", "MPEG")
+
+
 def image_format(path: Path) -> str:
     """Pillow's format for the file's ending; raises MediaError where it cannot write one."""
     Image.init()

@@ -188,7 +188,7 @@ class Model:
     def _encode(self, placed: Placed) -> Floats:
         with self._decoder.lock:
             if (features := self._features.get(placed.key)) is None:
-                patches = patchify(placed.media.frames, self.manifest.image, placed.max_pixels)
+                patches = patchify(placed.media.frames, self.manifest.image, placed.grid)
                 features = self._engine.encode(patches.pixel_values, patches.grid)
                 self._features.put(placed.key, features)
             return features
