@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def _messages(options: argparse.Namespace) -> list[dict[str, Any]]:
-    from .media import pdf_pages
+    from .pdf import pdf_pages
 
     if options.pages and not options.pdf:
         raise PromptError("--pages needs --pdf")

@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from .errors import PromptError
 from .manifest import Manifest
-from .media import check_aspect, load_pages
+from .media import Frame, check_aspect, load_pages
 from .positions import Grid
 from .preprocess import resized_grid
 from .tools import check_calls
@@ -32,7 +31,7 @@ class Media:
     """
 
     kind: str
-    frames: tuple[Image.Image, ...]
+    frames: tuple[Frame, ...]
     fps: float = DEFAULT_FPS
     bounds: tuple[int, int] | None = None
     times: tuple[float, ...] = ()

@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from .errors import MediaError
 from .grounding import Box, Region
+from .media import Frame
 
 COLOURS = ("#d62728", "#1f77b4", "#2ca02c", "#9467bd", "#ff7f0e", "#17becf", "#8c564b", "#e377c2")
 WIDE_FONTS = ("NotoSansCJK-Regular.ttc", "wqy-microhei.ttc", "msyh.ttc", "PingFang.ttc")
@@ -17,8 +18,8 @@ WIDE_FONTS = ("NotoSansCJK-Regular.ttc", "wqy-microhei.ttc", "msyh.ttc", "PingFa
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
-def draw(image: Image.Image, regions: Sequence[Region]) -> Image.Image:
-    """A copy of the RGB image with every region and its label; the same label has the same colour."""
+def draw(image: Frame, regions: Sequence[Region]) -> Image.Image:
+    """A copy of the picture with every region and its label; the same label has the same colour."""
     copy = image.copy()
     canvas = ImageDraw.Draw(copy)
     width = max(2, max(image.size) // 400)

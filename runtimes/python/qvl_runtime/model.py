@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from tokenizers import Tokenizer
@@ -16,7 +16,6 @@ from tokenizers.decoders import DecodeStream
 from . import grounding
 from . import manifest as manifests
 from .chat import ChatTemplate
-from .constrain import Grammars, Schema
 from .errors import BundleError, PromptError
 from .generate import Decoder, Run
 from .manifest import Manifest
@@ -26,6 +25,9 @@ from .prompt import Media, Message, Placed, Prompt, build_prompt, put
 from .sampling import Sampling
 from .sessions import Floats, open_engine
 from .tools import check_tools
+
+if TYPE_CHECKING:
+    from .constrain import Grammars, Schema
 
 FEATURE_CACHE_BYTES = 256 << 20
 MAX_NEW_TOKENS = 512
@@ -179,6 +181,8 @@ class Model:
 
     @cached_property
     def _grammars(self) -> Grammars:
+        from .constrain import Grammars
+
         text = (self.bundle / "tokenizer.json").read_text("utf-8")
         return Grammars(text, self.manifest.llm.vocab_size, self.manifest.tokens.stop)
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from .errors import MediaError
 from .manifest import ImageGeometry
-from .media import MAX_ASPECT_RATIO
+from .media import MAX_ASPECT_RATIO, Frame
 from .positions import Grid
 
 Floats = npt.NDArray[np.float32]
@@ -54,7 +54,7 @@ def resized_grid(
     return Grid(-(-frames // geometry.temporal_patch_size), height // geometry.patch_size, width // geometry.patch_size)
 
 
-def patchify(frames: Sequence[Image.Image], geometry: ImageGeometry, grid: Grid | None = None) -> Patches:
+def patchify(frames: Sequence[Frame], geometry: ImageGeometry, grid: Grid | None = None) -> Patches:
     """Resize RGB `frames` of one size (bicubic), normalise, and cut into patches in merge order.
 
     A single image is one frame; the last frame is repeated to fill a temporal patch. Without a `grid` it is that of
