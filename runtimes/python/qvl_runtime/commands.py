@@ -105,7 +105,7 @@ def _answer(stream: Stream, quiet: bool) -> str:
         if not quiet:
             print(piece, end="", flush=True)
     if not quiet:
-        print()
+        print(flush=True)
     return "".join(pieces)
 
 

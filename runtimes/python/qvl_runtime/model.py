@@ -98,7 +98,7 @@ class Model:
 
         Without `max_new_tokens` it is at most 512 tokens and a quarter of the bundle's maximum length. `ignore_eos`
         goes on to the limit, for measurements. Starting another prompt on this model ends it: its next piece raises
-        PromptError.
+        PromptError. `tools` and `json_schema` are those of `generate`; `.prompt` is what was asked.
         """
         sampling = Sampling(temperature, top_p, top_k, seed)
         return self._stream(messages, max_new_tokens, sampling, tools, json_schema, ignore_eos)
@@ -112,21 +112,22 @@ class Model:
         json_schema: Schema | None,
         ignore_eos: bool = False,
     ) -> Stream:
-        limit = min(MAX_NEW_TOKENS, self.manifest.llm.max_length // 4) if max_new_tokens is None else max_new_tokens
-        if not isinstance(limit, int) or limit < 1:
-            raise PromptError(f"max_new_tokens is {max_new_tokens!r}", fix="ask for a whole number, at least one")
+        limit = self._limit(max_new_tokens)
         if ignore_eos and json_schema is not None:
             raise PromptError("ignore_eos and json_schema exclude each other")
         constraint = None if json_schema is None else self._grammars.constraint(json_schema)
         prompt, run = self.prompt(messages, limit, tools), Run()
-        choose = sampling.chooser()
+        choose = constraint.chooser(sampling.chooser()) if constraint else sampling.chooser()
         stop = frozenset() if ignore_eos else frozenset(self.manifest.tokens.stop)
-        if constraint:
-            choose = constraint.chooser(choose)
         tokens = self._decoder.generate(prompt, limit, stop, choose, run)
-        if constraint:
-            tokens = constraint.closed(tokens, run)
+        tokens = constraint.closed(tokens, run) if constraint else tokens
         return Stream(tokens, self.tokenizer, run, prompt, self._marks)
+
+    def _limit(self, max_new_tokens: int | None) -> int:
+        limit = min(MAX_NEW_TOKENS, self.manifest.llm.max_length // 4) if max_new_tokens is None else max_new_tokens
+        if not isinstance(limit, int) or limit < 1:
+            raise PromptError(f"max_new_tokens is {max_new_tokens!r}", fix="ask for a whole number, at least one")
+        return limit
 
     def regions(self, answer: str, image: ImageSource | Placed) -> list[grounding.Region]:
         """The boxes and points of an answer about `image`, in its pixels.
