@@ -39,6 +39,7 @@ SCHEMAS: dict[str, dict[str, Any]] = {
     "open": {"type": "object", "additionalProperties": NUMBER, "minProperties": 1},
     "either": {"anyOf": [thing(name=TEXT), thing(total=NUMBER)]},
     "reference": {"$defs": {"money": NUMBER}, "type": "array", "items": {"$ref": "#/$defs/money"}, "minItems": 2},
+    "many fields": thing(**{f"field_{index}": TEXT for index in range(60)}),
     "list": {"type": "array", "items": TEXT, "minItems": 1},
     "text": TEXT,
     "number": NUMBER,

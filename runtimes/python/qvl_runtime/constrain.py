@@ -28,7 +28,7 @@ ENDINGS = b'"}],:0123456789'
 """Bytes that end things soonest, first."""
 DEPTHS = (16, 64, 256, 1024)
 MAX_STATES = 4096
-"""Closing looks for endings of at most so many tokens, one bound after another, in so many states each."""
+"""Closing looks for endings of at most so many steps, one bound after another, in so many states each."""
 
 
 class Grammars:
@@ -102,22 +102,28 @@ class Constraint:
         raise PromptError("the answer was cut off and no short ending makes it valid", fix="raise --max-new-tokens")
 
     def _search(self, depth: int) -> list[int] | None:
-        """Depth first, likely endings first: tokens, at most `depth` of them, to a state where the answer may end."""
-        stack: list[tuple[LLMatcher, list[int]]] = [(self._matcher, [])]
+        """Depth first, likely endings first: tokens, in at most `depth` steps, to a state where the answer may end."""
+        stack: list[tuple[LLMatcher, int, list[int]]] = [(self._matcher, 0, [])]
         for _ in range(MAX_STATES):
             if not stack:
                 return None
-            matcher, path = stack.pop()
+            matcher, steps, path = stack.pop()
             if matcher.is_accepting():
                 return path
-            if len(path) < depth:
-                stack += [(after, [*path, token]) for token, after in reversed(list(self._next(matcher)))]
+            if steps < depth:
+                after = [(state, steps + 1, path + tokens) for tokens, state in self._next(matcher)]
+                stack += reversed(after)
         return None
 
-    def _next(self, matcher: LLMatcher) -> Iterator[tuple[int, LLMatcher]]:
+    def _next(self, matcher: LLMatcher) -> Iterator[tuple[list[int], LLMatcher]]:
+        """What may follow: all that must, such as the name of a field, else one token."""
+        forced = matcher.compute_ff_tokens()
+        for tokens in [forced] if forced else self._choices(matcher):
+            after = matcher.deep_copy()
+            if after.consume_tokens(tokens):
+                yield tokens, after
+
+    def _choices(self, matcher: LLMatcher) -> list[list[int]]:
         allowed = self._allowed(matcher)
         single = [token for token in self._grammars.bytes_by_ending if allowed[token]]
-        for token in (single or np.flatnonzero(allowed).tolist())[:16]:
-            after = matcher.deep_copy()
-            if after.consume_token(token):
-                yield token, after
+        return [[token] for token in (single or np.flatnonzero(allowed).tolist())[:16]]
