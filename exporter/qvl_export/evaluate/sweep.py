@@ -59,7 +59,7 @@ def _bundles(plan: SweepPlan, progress: Progress) -> Iterator[Path]:
 def _export_plan(plan: SweepPlan, precision: str, out: Path) -> ExportPlan:
     if precision in FLOATS:
         return ExportPlan(plan.checkpoint, out, precision=precision, max_pixels=plan.pixels[0])
-    return ExportPlan(plan.checkpoint, out, llm_precision=precision, calib=plan.calib, max_pixels=plan.pixels[0])
+    return ExportPlan(plan.checkpoint, out, llm_precision=precision, calib=plan.calib or (), max_pixels=plan.pixels[0])
 
 
 def _with_bound(source: Path, out: Path, pixels: int) -> Path:

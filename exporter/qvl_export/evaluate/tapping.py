@@ -23,7 +23,6 @@ import onnx
 from qvl_runtime import load
 from qvl_runtime import manifest as manifests
 from qvl_runtime.errors import QvlError
-from qvl_runtime.preprocess import patchify
 from qvl_runtime.prompt import Prompt
 
 from ..bundle import file_entry
@@ -113,7 +112,7 @@ def _save(
 ) -> Taps:
     """Stages in the order of the chain; images and chunks of a prompt one after another."""
     image = model.manifest.image
-    pixels = [patchify(item.media.frames, image, item.max_pixels).pixel_values for item in prompt.placed]
+    pixels = [item.patches(image).pixel_values for item in prompt.placed]
     stages: list[tuple[str, list[np.ndarray]]] = [(PIXELS, pixels)] if pixels else []
     stages += vision.items()
     stages += [(FEATURES, [model._encode(item) for item in prompt.placed])] if pixels else []
