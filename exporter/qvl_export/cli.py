@@ -9,8 +9,8 @@ from pathlib import Path
 
 import click
 
-from qvl_runtime.__main__ import BAD_INPUT
 from qvl_runtime.__main__ import main as runtime_main
+from qvl_runtime.arguments import BAD_INPUT
 from qvl_runtime.describe import describe
 from qvl_runtime.errors import QvlError
 

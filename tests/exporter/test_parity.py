@@ -99,7 +99,7 @@ def oracle_inputs(model: Model, prompt: Prompt) -> dict[str, Any]:
     ):
         chosen = [item for item in prompt.placed if item.media.kind == kind and not item.first_row]
         if chosen:
-            patches = [patchify(item.media.frames, model.manifest.image) for item in chosen]
+            patches = [patchify(item.media.frames, model.manifest.image, item.grid) for item in chosen]
             inputs[pixels] = torch.cat(
                 [torch.from_numpy(p.pixel_values).reshape(-1, p.pixel_values.shape[-1]) for p in patches]
             )

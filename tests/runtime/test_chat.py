@@ -14,28 +14,10 @@ from qvl_runtime.chat import ChatTemplate
 from qvl_runtime.errors import BundleError, PromptError
 from qvl_runtime.model import load
 from tests.conftest import REFERENCE
+from tests.runtime.templates import QWEN2_5_VL, QWEN3_VL
 
 WHERE = Path("bundle/chat_template.jinja")
 IMAGE, VIDEO = {"type": "image"}, {"type": "video"}
-
-QWEN2_5_VL = (
-    "{% set image_count = namespace(value=0) %}{% set video_count = namespace(value=0) %}"
-    "{% for message in messages %}{% if loop.first and message['role'] != 'system' %}<|im_start|>system\n"
-    "You are a helpful assistant.<|im_end|>\n"
-    "{% endif %}<|im_start|>{{ message['role'] }}\n"
-    "{% if message['content'] is string %}{{ message['content'] }}<|im_end|>\n"
-    "{% else %}{% for content in message['content'] %}"
-    "{% if content['type'] == 'image' or 'image' in content or 'image_url' in content %}"
-    "{% set image_count.value = image_count.value + 1 %}"
-    "{% if add_vision_id %}Picture {{ image_count.value }}: {% endif %}<|vision_start|><|image_pad|><|vision_end|>"
-    "{% elif content['type'] == 'video' or 'video' in content %}"
-    "{% set video_count.value = video_count.value + 1 %}"
-    "{% if add_vision_id %}Video {{ video_count.value }}: {% endif %}<|vision_start|><|video_pad|><|vision_end|>"
-    "{% elif 'text' in content %}{{ content['text'] }}{% endif %}{% endfor %}<|im_end|>\n"
-    "{% endif %}{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n"
-    "{% endif %}"
-)
-"""As published with Qwen2-VL and Qwen2.5-VL."""
 
 
 def text(content: str) -> dict[str, str]:
@@ -72,7 +54,7 @@ def tokenizer() -> PreTrainedTokenizerBase:
 
 
 @pytest.mark.parametrize("conversation", CONVERSATIONS.values(), ids=CONVERSATIONS)
-@pytest.mark.parametrize("source", [None, QWEN2_5_VL], ids=["reference", "qwen2.5-vl"])
+@pytest.mark.parametrize("source", [None, QWEN2_5_VL, QWEN3_VL], ids=["reference", "qwen2.5-vl", "qwen3-vl"])
 def test_conversations(tokenizer: PreTrainedTokenizerBase, conversation: list[Any], source: str | None) -> None:
     theirs = tokenizer.apply_chat_template(
         conversation, chat_template=source, tokenize=False, add_generation_prompt=True
@@ -134,10 +116,11 @@ FEATURES = {
 @pytest.mark.parametrize("source", FEATURES.values(), ids=FEATURES)
 def test_template_features(source: str) -> None:
     messages = [says("user", "ab <&> 中\n"), says("assistant", "bab"), says("user", "é")]
+    tools = TOOLS if "tools" in source else None  # to a template without them, ours tells of them
     (theirs,), _ = render_jinja_template(
-        [messages], tools=TOOLS, chat_template=source, add_generation_prompt=True, return_assistant_tokens_mask=False
+        [messages], tools=tools, chat_template=source, add_generation_prompt=True, return_assistant_tokens_mask=False
     )
-    assert ChatTemplate(source, WHERE).render(messages, tools=TOOLS) == theirs
+    assert ChatTemplate(source, WHERE).render(messages, tools=tools) == theirs
 
 
 def test_without_tools_they_are_none() -> None:

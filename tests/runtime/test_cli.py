@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import av
 import msgspec
 import numpy as np
 import pytest
@@ -19,7 +20,9 @@ from PIL import Image
 
 from qvl_export.cli import main as export_main
 from qvl_runtime import __main__ as cli
+from qvl_runtime import commands
 from qvl_runtime import manifest as manifests
+from qvl_runtime.arguments import make_parser
 from qvl_runtime.model import Model, load
 
 COMMANDS = ["run", "inspect", "bench"]
@@ -259,9 +262,10 @@ def test_help(call: Any, command: str | None) -> None:
 
 
 def test_every_option_is_explained() -> None:
-    commands = next(action for action in cli._parser("x")._actions if isinstance(action, argparse._SubParsersAction))
-    assert sorted(commands.choices) == sorted(COMMANDS)
-    for name, parser in commands.choices.items():
+    actions = make_parser("x", commands.COMMANDS)._actions
+    added = next(action for action in actions if isinstance(action, argparse._SubParsersAction))
+    assert sorted(added.choices) == sorted(COMMANDS)
+    for name, parser in added.choices.items():
         unexplained = [action.dest for action in parser._actions if not action.help]
         assert not unexplained, name
 
@@ -302,3 +306,64 @@ def test_a_reader_that_goes_away(path: Path, arguments: list[str]) -> None:
     with os.fdopen(writer, "wb") as out:
         done = subprocess.run(command, stdout=out, stderr=subprocess.PIPE, env=ENVIRONMENT, timeout=60)
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_draw(call: Any, reference_bundle: Path, tmp_path: Path) -> None:
+    page = Path(__file__).parents[2] / "calib_data" / "heldout" / "simple_0000.png"
+    drawn = tmp_path / "drawn.png"
+    run = ["run", reference_bundle, "--image", page, "--draw"]
+    code, out, errors = call(*run, drawn, "Locate the city.", "--json")
+    (region,) = json.loads(out)["regions"]
+    assert (code, errors, set(region)) == (0, "", {"label", "x1", "y1", "x2", "y2"})
+    before, after = (np.asarray(Image.open(file).convert("RGB")) for file in (page, drawn))
+    assert before.shape == after.shape and (before != after).any()
+    code, out, errors = call(*run, drawn, "Read the text.")
+    assert (code, errors) == (0, f"note: the answer has no boxes, {drawn} is the page alone\n")
+    assert np.array_equal(np.asarray(Image.open(drawn)), before)
+    for arguments, reason in (
+        ([*run, tmp_path / "drawn.doc", "x"], "has no ending of an image format"),
+        ([*run, drawn, "x", "--image", page], "needs exactly one image"),
+        (["run", reference_bundle, "--draw", drawn, "x"], "needs exactly one image"),
+        ([*run, tmp_path / "missing" / "x.png", "Locate the city."], "x.png: cannot be written: No such file"),
+    ):
+        code, _, errors = call(*arguments)
+        assert (code, errors.count("\n"), reason in errors) == (2, 1, True), errors
+
+
+def test_tools_and_schemas(call: Any, path: Path, model: Model, tmp_path: Path) -> None:
+    tools, schema = tmp_path / "tools.json", tmp_path / "schema.json"
+    tools.write_text(json.dumps([{"type": "function", "function": {"name": "find", "parameters": {}}}]))
+    schema.write_text(json.dumps({"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}))
+    options = ["run", path, "Read.", "--max-new-tokens", 6]
+    described = json.loads(call(*options, "--tools", tools, "--json")[1])
+    assert described["text"] == model.generate([user(text("Read."))], 6, tools=json.loads(tools.read_text()))
+    assert (described["tool_calls"], described["malformed_tool_calls"]) == ([], [])
+    code, out, errors = call(*options, "--json-schema", schema)
+    assert (code, type(json.loads(out)["a"])) == (0, int)
+    assert errors in ("", CUT.replace("cut off", "cut off and closed"))
+    schema.write_text("{")
+    assert call(*options, "--json-schema", schema)[2].startswith(f"error: {schema}: is not JSON")
+    assert call(*options, "--tools", tmp_path / "none.json")[2].endswith("none.json: No such file or directory\n")
+
+
+def test_malformed_calls_are_noted(capsys: pytest.CaptureFixture[str]) -> None:
+    found = commands._calls('<tool_call>{"name": "f"}</tool_call><tool_call>f(\n1)</tool_call>')
+    assert found == {"tool_calls": [{"name": "f", "arguments": {}}], "malformed_tool_calls": ["f(\n1)"]}
+    assert capsys.readouterr().err == "note: a malformed tool call: f( 1)\n"
+
+
+def test_a_video_file(call: Any, path: Path, model: Model, tmp_path: Path) -> None:
+    film = tmp_path / "film.mp4"
+    with av.open(str(film), "w") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 160, 96, "yuv420p"
+        for index in range(40):
+            frame = np.full((96, 160, 3), 6 * index, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame)))
+        container.mux(stream.encode())
+    for options in ({}, {"fps": 1.0}, {"fps": 4.0, "max_frames": 6}):
+        video = {"type": "video", "video": str(film), **options}
+        expected = model.generate([user(video, text("What?"))], max_new_tokens=6)
+        flags = [item for name, value in options.items() for item in ("--" + name.replace("_", "-"), value)]
+        assert call("run", path, "--video", film, "What?", *flags, "--max-new-tokens", 6)[1] == expected + "\n"
+    assert call("run", path, "--video", tmp_path / "none.mp4", "x")[2] == f"error: {tmp_path}/none.mp4: no such file\n"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,7 +17,7 @@ from PIL import Image
 from tokenizers import Tokenizer
 
 from qvl_runtime import generate
-from qvl_runtime.errors import MediaError, PromptError
+from qvl_runtime.errors import EngineError, MediaError, PromptError
 from qvl_runtime.generate import Run
 from qvl_runtime.model import FeatureCache, Model, Stream, load
 from qvl_runtime.prompt import Prompt
@@ -374,3 +376,32 @@ def test_ignore_eos_goes_on_to_the_limit(reference_bundle: Path) -> None:
     stream = reader.stream([{"role": "user", "content": "Read the text."}], max_new_tokens=40, ignore_eos=True)
     list(stream)
     assert len(stream.run.tokens) == 40
+
+
+def test_clear_forgets_and_close_ends(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    question = ask("What is the total?", page())
+    with load(path, threads=1) as reader:
+        expected = drawn(reader, question).tokens
+        stream = reader.stream(question, max_new_tokens=4)
+        next(stream)
+        reader.clear()
+        assert reader._engine.llm._cache.capacity == 0
+        with pytest.raises(PromptError, match="or the model was cleared"):
+            list(stream)
+        calls = Calls(reader, monkeypatch)
+        again = drawn(reader, question)
+        assert (again.tokens, again.counts.reused, calls.images) == (expected, 0, 1)
+        monkeypatch.undo()
+    reader.close()  # twice is once
+    for use in (lambda: reader.generate(question), lambda: reader.encode(page()), reader.clear):
+        with pytest.raises(EngineError, match="the model is closed"):
+            use()
+
+
+def test_a_closed_model_frees_its_sessions(path: Path) -> None:
+    reader = load(path, threads=1)
+    session = weakref.ref(reader._engine.llm)
+    drawn(reader, ask("Read."))
+    reader.close()
+    gc.collect()
+    assert session() is None

@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from qvl_runtime import media
-from qvl_runtime.errors import MediaError
-from qvl_runtime.media import count_pages, load_frames, load_image, load_pages, parse_pages, pdf_pages
-from qvl_runtime.pdf import Pdf
+from qvl_runtime.errors import MediaError, PromptError
+from qvl_runtime.media import count_pages, load_frames, load_image, load_pages
+from qvl_runtime.pdf import Pdf, PdfPage, parse_pages, pdf_pages
 from tests.pdfs import encrypt, pdf_source, text_pdf
 
 SIZE = 24, 16
@@ -351,14 +351,40 @@ def pdf(tmp_path: Path) -> Path:
     ("pages", "colors"), [(None, [0, 1, 2]), ("2", [1]), ("1-2", [0, 1]), ("3,1", [2, 0]), (" 2 - 3 ,1", [1, 2, 0])]
 )
 def test_pdf_pages(pdf: Path, pages: str | None, colors: list[int]) -> None:
-    found = list(pdf_pages(pdf, pages, dpi=144))
-    assert [int(pixels(page)[50, 50].argmax()) for page in found] == colors
-    assert all(page.size == (144, 288) for page in found)
+    found = pdf_pages(pdf, pages, dpi=144)
+    assert [int(pixels(page.draw())[50, 50].argmax()) for page in found] == colors
+    assert all(page.size == page.draw().size == (144, 288) for page in found)
+    assert [load_image(page).size for page in found] == [page.size for page in found]
+
+
+def test_a_turned_pdf_page_knows_its_size(tmp_path: Path) -> None:
+    page = "<</Type /Page /Parent 2 0 R /MediaBox [0 0 100 50.3] /Rotate 90>>"
+    catalog = ["<</Type /Catalog /Pages 2 0 R>>", "<</Type /Pages /Kids [3 0 R] /Count 1>>", page]
+    (tmp_path / "turned.pdf").write_bytes(pdf_source(catalog))
+    (found,) = pdf_pages(tmp_path / "turned.pdf", dpi=150)
+    assert found.size == found.draw().size == (105, 209)
+
+
+def test_pdf_pages_are_drawn_when_they_are_wanted(pdf: Path, model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not before the prompt is known to fit; and a second question about the same file draws nothing."""
+    reader = model("qwen2_5_vl", "small", "fp32")
+    draw, drawn = PdfPage.draw, []
+    monkeypatch.setattr(PdfPage, "draw", lambda page: (drawn.append(page.index), draw(page))[1])
+    messages = [{"role": "user", "content": [{"type": "image", "image": page} for page in pdf_pages(pdf)]}]
+    with pytest.raises(PromptError, match="do not fit"):
+        reader.generate(messages, max_new_tokens=reader.manifest.llm.max_length - 30)
+    assert drawn == []
+    first = reader.generate(messages, max_new_tokens=4)
+    assert drawn == [0, 1, 2]
+    again = [{"role": "user", "content": [{"type": "image", "image": page} for page in pdf_pages(pdf)]}]
+    assert (reader.generate(again, max_new_tokens=4), drawn) == (first, [0, 1, 2])
+    pictures = [{"type": "image", "image": page.draw()} for page in pdf_pages(pdf)]
+    assert reader.generate([{"role": "user", "content": pictures}], max_new_tokens=4) == first
 
 
 def test_pdf_pages_are_bounded(pdf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("qvl_runtime.pdf.PDF_MAX_PIXELS", 72 * 144 // 4)
-    assert next(pdf_pages(pdf)).size == (36, 72)
+    assert pdf_pages(pdf)[0].draw().size == (36, 72)
 
 
 def test_filled_in_form_fields_are_drawn(tmp_path: Path) -> None:
@@ -376,7 +402,7 @@ def test_filled_in_form_fields_are_drawn(tmp_path: Path) -> None:
             ]
         )
     )
-    assert pixels(next(pdf_pages(form)))[100, 100].max() < 128
+    assert pixels(pdf_pages(form)[0].draw())[100, 100].max() < 128
 
 
 def test_pdfs_that_cannot_be_read(tmp_path: Path, pdf: Path) -> None:

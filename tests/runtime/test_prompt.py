@@ -85,7 +85,9 @@ def test_ids_equal_those_of_transformers(
 ) -> None:
     """As transformers' processor does it: placeholders multiplied in the text, then tokenized."""
     prompt = tiny.prompt(messages)
-    rendered = tokenizer.apply_chat_template(collect(messages)[0], tokenize=False, add_generation_prompt=True)
+    rendered = tokenizer.apply_chat_template(
+        collect(messages, tiny.manifest)[0], tokenize=False, add_generation_prompt=True
+    )
     for item in prompt.placed:
         grid = item.grid
         rendered = rendered.replace(PADS[item.media.kind], "<|held|>" * (grid.t * grid.h * grid.w // 4), 1)
@@ -126,7 +128,13 @@ MALFORMED = {
     "unknown part": ([user({"type": "audio", "audio": "a.wav"})], "cannot use the content part .*audio"),
     "no image": ([user({"type": "image"})], "cannot use the content part"),
     "text None": ([user({"type": "text", "text": None})], "cannot use the content part"),
-    "video path": ([user({"type": "video", "video": "clip.mp4"})], r"clip\.mp4.*\[frame, …\]"),
+    "video bytes": ([user({"type": "video", "video": b"clip"})], r"clip.*\[frame, …\]"),
+    "max_pixels": ([user({**image(), "max_pixels": 0})], "max_pixels is 0"),
+    "min_pixels": ([user({**image(), "min_pixels": "many"})], "min_pixels is 'many'"),
+    "pixel bounds": ([user({**image(), "min_pixels": 9, "max_pixels": 8})], "min_pixels 9 is above max_pixels 8"),
+    "frames": ([user({**video(4), "max_frames": 2.5})], r"max_frames is 2\.5"),
+    "frame bounds": ([user({**video(4), "max_frames": 4, "min_frames": 6})], "max_frames 4 is below min_frames 6"),
+    "two rates": ([user({**video(4), "fps": 2, "nframes": 4})], "both fps and nframes"),
     "fps text": ([user(video(fps="2"))], "'2' frames a second"),
     "fps zero": ([user(video(fps=0))], "0 frames a second"),
     "fps none": ([user(video(fps=None))], "None frames a second"),
@@ -154,10 +162,10 @@ def test_bad_media_are_named(tiny: Model) -> None:
         tiny.prompt([user(image(2000, 5))])
 
 
-def test_messages_are_not_changed() -> None:
+def test_messages_are_not_changed(tiny: Model) -> None:
     messages = [user(image(), text("x"))]
     before = [dict(part) for part in messages[0]["content"]]
-    collect(messages)
+    collect(messages, tiny.manifest)
     assert messages[0]["content"] == before
 
 
@@ -177,7 +185,7 @@ sides = st.integers(10, 1500)
 @given(st.lists(st.tuples(sides, sides, st.integers(1, 5)), min_size=1, max_size=5), st.integers(1, 4000))
 def test_fit_keeps_to_the_budget(model: Loader, drawn: list[tuple[int, int, int]], budget: int) -> None:
     manifest = limited(model("qwen2_vl", "small", "fp32"), 4096, **msgspec.structs.asdict(GEOMETRY))
-    media = [Media("video", (Image.new("1", (width, height)),) * frames) for width, height, frames in drawn]
+    media = [Media("image", (Image.new("1", (width, height)),) * frames) for width, height, frames in drawn]
 
     def tokens(bound: int) -> int:
         return sum(resized_grid(item.frames[0].size, len(item.frames), GEOMETRY, bound).tokens(2) for item in media)
@@ -231,6 +239,24 @@ def test_what_cannot_fit_raises_before_any_graph_runs(tiny: Model, case: str, mo
     limit = {"text": 1, "answer": 9000, "images": 8192 - 900}[case]
     with pytest.raises(PromptError, match=reason):
         tiny.generate(messages, max_new_tokens=limit)
+
+
+def test_images_have_pixel_bounds_of_their_own(tiny: Model) -> None:
+    """The bundle's bounds are defaults: one page of a prompt may be larger or smaller than they say."""
+    token, high = 28 * 28, tiny.manifest.image.max_pixels
+    parts = [
+        image(2000, 1500),
+        {**image(2000, 1500), "max_pixels": 100 * token},
+        {**image(60, 60), "min_pixels": 64 * token},
+    ]
+    large = {**image(2000, 1500), "max_pixels": 2 * high}
+    plain, small, grown, more = (item.span.tokens for item in tiny.prompt([user(*parts, large)]).placed)
+    assert 80 <= small <= 100 < plain <= high / token < more <= 2 * high / token
+    assert 64 <= grown <= 81
+    with pytest.warns(ScaledImageWarning):
+        squeezed = built(tiny, limited(tiny, 400), [user(*parts)])
+    assert len(squeezed.ids) <= 400
+    assert squeezed.placed[1].span.tokens == small, "what is small already is left alone"
 
 
 @pytest.mark.parametrize(("fps", "step"), [(2.0, 2), (1.0, 4), (0.5, 8), (8.0, 0.5)])

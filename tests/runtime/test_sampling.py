@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qvl_runtime.errors import PromptError
-from qvl_runtime.sampling import chooser, probabilities
+from qvl_runtime.sampling import Sampling
 
 logit_lists = st.lists(st.floats(-30, 30, width=32), min_size=1, max_size=40, unique=True)
 
@@ -33,7 +33,7 @@ def naive(logits: list[float], temperature: float, top_p: float, top_k: int) -> 
 
 @given(logit_lists, st.floats(0.05, 5), st.sampled_from([0.1, 0.37, 0.9, 1.0]), st.integers(0, 50))
 def test_probabilities(logits: list[float], temperature: float, top_p: float, top_k: int) -> None:
-    ours = probabilities(np.array(logits, np.float32), temperature, top_p, top_k)
+    ours = Sampling(temperature, top_p, top_k).probabilities(np.array(logits, np.float32))
     theirs = np.array(naive(logits, temperature, top_p, top_k))
     assert ours.sum() == pytest.approx(1)
     if np.array_equal(ours > 0, theirs > 0):
@@ -42,16 +42,23 @@ def test_probabilities(logits: list[float], temperature: float, top_p: float, to
         assert abs(ours[theirs > 0].sum() - 1) < 1e-6 or abs(theirs[ours > 0].sum() - 1) < 1e-6
 
 
+@given(st.lists(st.integers(-3, 3), min_size=1, max_size=40), st.integers(1, 50))
+def test_the_likeliest_of_equals_come_first(logits: list[int], top_k: int) -> None:
+    """With ties at the border the lower ids are kept, as sorting the whole vocabulary would."""
+    kept = np.flatnonzero(Sampling(1.0, top_k=top_k).probabilities(np.array(logits, np.float32)))
+    assert kept.tolist() == sorted(sorted(range(len(logits)), key=lambda index: -logits[index])[:top_k])
+
+
 @given(logit_lists, st.sampled_from([1e-320, 1e-30, 1e-3]))
 def test_a_tiny_temperature_is_nearly_greedy(logits: list[float], temperature: float) -> None:
-    chances = probabilities(np.array(logits, np.float32), temperature, 1.0, 0)
+    chances = Sampling(temperature).probabilities(np.array(logits, np.float32))
     assert np.isfinite(chances).all()
     assert max(logits) - logits[int(np.argmax(chances))] <= temperature  # logits closer than that are a tie
 
 
 def test_draws_follow_the_probabilities() -> None:
     logits = np.log(np.array([0.5, 0.3, 0.15, 0.05], np.float32))
-    choose = chooser(1.0, 1.0, 0, seed=1)
+    choose = Sampling(1.0, seed=1).chooser()
     drawn = np.bincount([choose(logits) for _ in range(4000)], minlength=4) / 4000
     assert np.abs(drawn - [0.5, 0.3, 0.15, 0.05]).max() < 0.03
 
@@ -59,10 +66,10 @@ def test_draws_follow_the_probabilities() -> None:
 def test_a_seed_repeats_and_greedy_needs_none() -> None:
     logits = np.random.default_rng(0).standard_normal((20, 50)).astype(np.float32)
     first, again, other = (
-        [choose(row) for row in logits] for choose in (chooser(1.5, 0.9, 20, seed) for seed in (7, 7, 8))
+        [choose(row) for row in logits] for choose in (Sampling(1.5, 0.9, 20, seed).chooser() for seed in (7, 7, 8))
     )
     assert first == again != other
-    assert [chooser(0, 1, 0, None)(row) for row in logits] == logits.argmax(1).tolist()
+    assert [Sampling().chooser()(row) for row in logits] == logits.argmax(1).tolist()
 
 
 @pytest.mark.parametrize(
@@ -84,4 +91,4 @@ def test_a_seed_repeats_and_greedy_needs_none() -> None:
 )
 def test_options_out_of_range(options: dict[str, Any]) -> None:
     with pytest.raises(PromptError, match=f"{next(iter(options))} is "):
-        chooser(**{"temperature": 1.0, "top_p": 1.0, "top_k": 0, "seed": None, **options})
+        Sampling(**{"temperature": 1.0, **options})

@@ -77,13 +77,14 @@ def test_ids_are_those_of_the_reference(
             metadata = SimpleNamespace(fps=item.media.fps, frames_indices=shown)
             inputs = {"video_grid_thw": torch.from_numpy(grid)[None], "video_metadata": [metadata]}
             videos.append(processor.replace_video_token(inputs, 0))
-    rendered = processor.tokenizer.apply_chat_template(collect(messages)[0], tokenize=False, add_generation_prompt=True)
+    cleaned, _ = collect(messages, tiny.manifest)
+    rendered = processor.tokenizer.apply_chat_template(cleaned, tokenize=False, add_generation_prompt=True)
     (expanded,), _ = processor.get_text_with_replacements([rendered], images, videos)
     assert prompt.ids.tolist() == processor.tokenizer(expanded).input_ids
 
 
 def test_every_patch_has_its_own_span_and_rows(tiny: Model) -> None:
-    prompt = tiny.prompt([{"role": "user", "content": [video(5, fps=1.0), text("Read.")]}])
+    prompt = tiny.prompt([{"role": "user", "content": [video(5, fps=1.0, max_pixels=96 * 64), text("Read.")]}])
     cells = 3 * 2
     assert [item.first_row for item in prompt.placed] == [0, cells, 2 * cells]
     for item in prompt.placed:

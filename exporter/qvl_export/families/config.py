@@ -15,7 +15,7 @@ from qvl_runtime.manifest import ImageGeometry, Tokens
 from ..checkpoint import Checkpoint
 from ..errors import ConfigError
 from ..safetensors_file import same_elements
-from .spec import TextSpec
+from .spec import TextSpec, Yarn
 
 BICUBIC = 3
 Positive = Annotated[int, msgspec.Meta(gt=0, le=1 << 20)]
@@ -123,6 +123,7 @@ def read_text(
     )
     refuse_unless(text.head_dim in (None, head_dim), f"head_dim {text.head_dim}", checkpoint)
     theta, section = _rope(text, head_dim, checkpoint, interleaved)
+    yarn = _yarn(text, theta, checkpoint)
     spec = TextSpec(
         hidden_size=text.hidden_size,
         intermediate_size=text.intermediate_size,
@@ -136,8 +137,10 @@ def read_text(
         mrope_section=section,
         mrope_interleaved=interleaved,
         tied=_tied(checkpoint),
+        yarn=yarn,
     )
-    return spec, text.max_position_embeddings
+    longest = int(yarn.original_length * yarn.factor) if yarn else 0
+    return spec, max(text.max_position_embeddings, longest)
 
 
 def _tied(checkpoint: Checkpoint) -> bool:
@@ -155,7 +158,8 @@ def _rope(
     """Base frequency and M-RoPE sections from `rope_parameters` (5) or `rope_theta` and `rope_scaling` (4)."""
     rope = text.rope_parameters or text.rope_scaling or {}
     kind = rope.get("rope_type") or rope.get("type") or "default"
-    refuse_unless(kind in ("default", "mrope"), f"rope type {kind!r} is not supported", checkpoint)
+    kinds = ("default", "mrope") if interleaved else ("default", "mrope", "yarn")
+    refuse_unless(kind in kinds, f"rope type {kind!r} is not supported", checkpoint)
     refuse_unless(
         interleaved or not rope.get("mrope_interleaved"),
         "mrope_interleaved is not supported in this family",
@@ -173,6 +177,44 @@ def _rope(
     refuse_unless(isinstance(theta, int | float) and 0 < theta < math.inf, f"rope_theta is {theta!r}", checkpoint)
     assert section is not None and theta is not None
     return float(theta), (section[0], section[1], section[2])
+
+
+class _YarnConfig(msgspec.Struct):
+    factor: Annotated[float, msgspec.Meta(ge=1, le=1e4)]
+    original_max_position_embeddings: Positive | None = None
+    attention_factor: PositiveFloat | None = None
+    beta_fast: PositiveFloat | None = None
+    beta_slow: PositiveFloat | None = None
+    mscale: PositiveFloat | None = None
+    mscale_all_dim: PositiveFloat | None = None
+    truncate: bool = True
+
+
+def _yarn(text: TextConfig, theta: float, checkpoint: Checkpoint) -> Yarn | None:
+    """YaRN scaling with transformers' defaults (`_compute_yarn_parameters`), None where it is not asked for."""
+    part = "rope_parameters" if text.rope_parameters else "rope_scaling"
+    rope = text.rope_parameters or text.rope_scaling or {}
+    if "yarn" not in (rope.get("rope_type"), rope.get("type")):
+        return None
+    read = convert(rope, _YarnConfig, checkpoint.directory / "config.json", part)
+    scale = _yarn_scale(read.factor, 1)
+    if read.mscale and read.mscale_all_dim:
+        scale = _yarn_scale(read.factor, read.mscale) / _yarn_scale(read.factor, read.mscale_all_dim)
+    refuse_unless(theta > 1, f"rope_theta is {theta!r}: YaRN needs one above 1", checkpoint)
+    fast, slow = read.beta_fast or 32.0, read.beta_slow or 1.0
+    refuse_unless(slow < fast, f"{part}: beta_slow {slow} is not below beta_fast {fast}", checkpoint)
+    return Yarn(
+        factor=read.factor,
+        original_length=read.original_max_position_embeddings or text.max_position_embeddings,
+        attention_factor=read.attention_factor or scale,
+        beta_fast=fast,
+        beta_slow=slow,
+        truncate=read.truncate,
+    )
+
+
+def _yarn_scale(factor: float, weight: float) -> float:
+    return 0.1 * weight * math.log(factor) + 1
 
 
 def read_image(checkpoint: Checkpoint, window: int = 0, position_table: int = 0) -> ImageGeometry:

@@ -54,6 +54,22 @@ class MoeSpec:
 
 
 @dataclass(frozen=True)
+class Yarn:
+    """Frequencies for longer prompts than a model was trained on (YaRN, arXiv 2309.00071).
+
+    Those that turn less than `beta_slow` times within `original_length` positions are slowed down by `factor`, those
+    that turn more than `beta_fast` times are kept; cos and sin are multiplied by `attention_factor`.
+    """
+
+    factor: float
+    original_length: int
+    attention_factor: float
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    truncate: bool = True
+
+
+@dataclass(frozen=True)
 class TextSpec:
     """A language model: pre-norm decoder layers with grouped-query attention and M-RoPE.
 
@@ -80,6 +96,7 @@ class TextSpec:
     deepstack_layers: int = 0
     moe: MoeSpec | None = None
     rotation_seed: int | None = None
+    yarn: Yarn | None = None
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 from onnxscript import OpBuilder, nn
 
-from ..families.spec import Activation, Norm
+from ..families.spec import Activation, Norm, Yarn
 from ..targets import Target
 from .folds import Fold
 
@@ -137,6 +137,22 @@ class GatedMlp(nn.Module):
         return Fold((f"{name}.down_proj",), f"{name}.up_proj", np.arange(self.up_proj.rows))
 
 
-def inverse_frequencies(dim: int, theta: float) -> np.ndarray:
-    """θ^(−2i/dim) for i < dim / 2, float32 (RoFormer, arXiv 2104.09864, §3.2.2)."""
-    return np.asarray(theta ** -(np.arange(0, dim, 2, dtype=np.float64) / dim), dtype=np.float32)
+def inverse_frequencies(dim: int, theta: float, yarn: Yarn | None = None) -> np.ndarray:
+    """θ^(−2i/dim) for i < dim / 2, float32 (RoFormer, arXiv 2104.09864, §3.2.2), some slowed down by YaRN."""
+    plain = theta ** -(np.arange(0, dim, 2, dtype=np.float64) / dim)
+    if yarn is None:
+        return np.asarray(plain, dtype=np.float32)
+    slowed = _yarn_ramp(dim, theta, yarn)
+    return np.asarray(plain * (1 - slowed) + plain / yarn.factor * slowed, dtype=np.float32)
+
+
+def _yarn_ramp(dim: int, theta: float, yarn: Yarn) -> np.ndarray:
+    """How much of each frequency is slowed down, 0 to 1: [dim / 2] (arXiv 2309.00071, §3.2)."""
+    low, high = (
+        dim * np.log(yarn.original_length / (turns * 2 * np.pi)) / (2 * np.log(theta))
+        for turns in (yarn.beta_fast, yarn.beta_slow)
+    )
+    if yarn.truncate:
+        low, high = np.floor(low), np.ceil(high)
+    low, high = max(low, 0), min(high, dim - 1)
+    return np.clip((np.arange(dim // 2) - low) / (high - low if high != low else 0.001), 0, 1)

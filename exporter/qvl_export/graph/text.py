@@ -30,9 +30,13 @@ def mrope(op: OpBuilder, spec: TextSpec, position_ids: ir.Value) -> Rope:
     axes = frequency_axes(spec)
     positions = op.Transpose(op.Cast(position_ids, to=ir.DataType.FLOAT), perm=[1, 2, 0])
     chosen = op.Gather(positions, constant(op, axes, "mrope_axes"), axis=2)
-    inverse = inverse_frequencies(spec.head_dim, spec.rope_theta)
+    inverse = inverse_frequencies(spec.head_dim, spec.rope_theta, spec.yarn)
     angles = op.Mul(chosen, constant(op, inverse, "inverse_frequencies"))
-    return Rope(op.Cos(angles), op.Sin(angles))
+    cos, sin = op.Cos(angles), op.Sin(angles)
+    if spec.yarn is not None:
+        factor = constant(op, np.array(spec.yarn.attention_factor, np.float32), "rope_attention_factor")
+        cos, sin = op.Mul(cos, factor), op.Mul(sin, factor)
+    return Rope(cos, sin)
 
 
 def frequency_axes(spec: TextSpec) -> np.ndarray:

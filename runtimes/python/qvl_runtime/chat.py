@@ -12,6 +12,7 @@ from typing import Any
 import minijinja
 
 from .errors import BundleError, PromptError
+from .tools import inline
 
 FUEL = 10_000_000
 """minijinja instructions a template may use: thousands of times what a long conversation takes."""
@@ -23,6 +24,7 @@ class ChatTemplate:
 
     def __init__(self, source: str, where: Path) -> None:
         self.where = where
+        self._knows_tools = re.search(r"\btools\b", source) is not None
         self._environment = minijinja.Environment(trim_blocks=True, lstrip_blocks=True)
         self._environment.fuel = FUEL
         self._environment.add_filter("tojson", _to_json)
@@ -34,10 +36,12 @@ class ChatTemplate:
             raise self._broken(error) from error
 
     def render(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] | None = None) -> str:
-        """The prompt, ready for the assistant's turn.
+        """The prompt, ready for the assistant's turn; a template that never mentions tools gets them as text.
 
         Raises PromptError where the template refuses the messages, BundleError where the template itself is broken.
         """
+        if tools and not self._knows_tools:
+            messages = inline(messages, tools)
         try:
             return self._environment.render_template(
                 "chat", messages=list(messages), tools=tools, documents=None, add_generation_prompt=True

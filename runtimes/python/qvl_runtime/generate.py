@@ -45,11 +45,15 @@ class Counts:
 
 @dataclass
 class Run:
-    """What happened in one generation; `stop_token` is the one that ended it, if one did."""
+    """What happened in one generation.
+
+    `stop_token` is the one that ended it, if one did; `forced` is an ending of the answer that the model did not say.
+    """
 
     tokens: list[int] = field(default_factory=list)
     finish_reason: str = "length"
     stop_token: int | None = None
+    forced: str = ""
     times: Times = field(default_factory=Times)
     counts: Counts = field(default_factory=Counts)
 
@@ -66,6 +70,12 @@ class Decoder:
         self._cached = np.empty(0, dtype=np.int64)
         self._prompts = 0
         self.lock = threading.RLock()
+
+    def clear(self) -> None:
+        """Forget what the KV cache holds; a stream under way ends with an error."""
+        with self.lock:
+            self._prompts += 1
+            self._cached = self._cached[:0]
 
     def prefill(self, prompt: Prompt, wanted: Ints, run: Run) -> Floats:
         """Logits [K, vocab] at the prompt places `wanted` (increasing); only tokens after the shared prefix are run.
@@ -158,7 +168,7 @@ class Decoder:
     def _check_turn(self, mine: int) -> None:
         if self._prompts != mine:
             raise PromptError(
-                "another prompt was started on this model before this answer ended",
+                "another prompt was started on this model, or the model was cleared, before this answer ended",
                 fix="finish one answer first, use generate(), or load the bundle twice",
             )
 

@@ -1,41 +1,61 @@
-"""Images from the outside world as RGB: files, bytes, arrays, PIL images, multi-page TIFFs and PDFs."""
+"""Images from the outside world as RGB: files, bytes, arrays, PIL images, multi-page TIFFs and pages of PDFs."""
 
 from __future__ import annotations
 
 import contextlib
 import io
-import re
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol, overload
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from .errors import MediaError, QvlError
-from .pdf import PDF_DPI, Pdf
+from .pdf import PdfPage
 
 MAX_IMAGE_PIXELS = 1 << 27
 """Larger images are refused before decoding: 134 million pixels, an A3 page at 800 dpi."""
 MAX_PAGES_PIXELS = 1 << 28
 """Pages of one TIFF may have this many pixels together: 30 A4 pages at 300 dpi."""
-MAX_PAGES = 64
-"""Pages of one PDF that are drawn at once."""
 MAX_ASPECT_RATIO = 200
 """The checkpoints' own bound (transformers `smart_resize`)."""
 _REFUSED = ("EPS", "WMF")  # Pillow runs Ghostscript or Windows on these
 _PILLOW = threading.Lock()
-_PAGES = re.compile(r"\s*(\d{1,9})\s*(-\s*(\d{1,9})?\s*)?")
 
-ImageSource = str | Path | bytes | BinaryIO | Image.Image | np.ndarray[Any, Any]
+Picture = str | Path | bytes | BinaryIO | Image.Image | np.ndarray[Any, Any]
+ImageSource = Picture | PdfPage
 
 
-def load_pages(source: ImageSource) -> list[Image.Image]:
-    """The pages of an image source in RGB: one, except for the file of a multi-page TIFF.
+class Frame(Protocol):
+    """What is asked of a picture in a prompt: `PIL.Image.Image`, or a page that is drawn when it is wanted."""
+
+    @property
+    def size(self) -> tuple[int, int]: ...
+
+    def tobytes(self) -> bytes: ...
+
+    def copy(self) -> Image.Image: ...
+
+    def resize(self, size: tuple[int, int], resample: int) -> Image.Image: ...
+
+
+@overload
+def load_pages(source: Picture) -> list[Image.Image]: ...
+
+
+@overload
+def load_pages(source: ImageSource) -> list[Image.Image] | list[PdfPage]: ...
+
+
+def load_pages(source: ImageSource) -> list[Image.Image] | list[PdfPage]:
+    """The pages of an image source in RGB: one, except for the file of a multi-page TIFF; that of a PDF undrawn.
 
     EXIF orientation is applied, transparency is laid on white. Raises MediaError naming the source.
     """
+    if isinstance(source, PdfPage):
+        return [source]
     where = _describe(source)
     with _reading(where):
         if isinstance(source, Image.Image):
@@ -69,10 +89,10 @@ def load_image(source: ImageSource) -> Image.Image:
     pages = load_pages(source)
     if len(pages) > 1:
         raise MediaError(f"has {len(pages)} pages where one image is wanted", where=_describe(source), fix="split it")
-    return pages[0]
+    return pages[0].draw() if isinstance(pages[0], PdfPage) else pages[0]
 
 
-def check_aspect(pages: Sequence[Image.Image], source: ImageSource) -> None:
+def check_aspect(pages: Sequence[Frame], source: ImageSource) -> None:
     """Refuse what no resizing makes acceptable, while its name is known."""
     for page in pages:
         if max(page.size) > MAX_ASPECT_RATIO * min(page.size):
@@ -92,34 +112,6 @@ def load_frames(sources: Sequence[ImageSource]) -> list[Image.Image]:
     if len(sizes := {frame.size for frame in frames}) > 1:
         raise MediaError(f"frames of a video differ in size: {sorted(sizes)}", fix="resize them to one size")
     return frames
-
-
-def pdf_pages(path: str | Path, pages: str | None = None, dpi: int = PDF_DPI) -> Iterator[Image.Image]:
-    """Pages of a PDF as images; `pages` such as "1-3,7" counts from one, None takes all."""
-    with Pdf(path) as pdf:
-        chosen = parse_pages(pages, len(pdf), path)
-        if len(chosen) > MAX_PAGES:
-            raise MediaError(f"{len(chosen)} pages at once, at most {MAX_PAGES}", where=path, fix="choose with --pages")
-        for index in chosen:
-            yield pdf.draw(index, dpi)
-
-
-def parse_pages(pages: str | None, count: int, where: object) -> list[int]:
-    """Zero-based indices of "1-3,7-" in a document of `count` pages; raises MediaError outside it."""
-    if pages is None:
-        return list(range(count))
-    chosen: list[int] = []
-    for part in pages.split(","):
-        if not (match := _PAGES.fullmatch(part)):
-            raise MediaError(f"pages {pages!r} are not numbers and ranges", where=where, fix='write "1-3,7"')
-        start = int(match[1])
-        end = int(match[3] or count) if match[2] else start
-        if start > end and match[3]:
-            raise MediaError(f"pages {part.strip()} run backwards", where=where)
-        if not 1 <= start <= end <= count:
-            raise MediaError(f"has {count} pages, asked for {part.strip()}", where=where)
-        chosen.extend(range(start - 1, end))
-    return chosen
 
 
 def _describe(source: ImageSource) -> str:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property, partial
 from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 
+from . import grounding
 from . import manifest as manifests
 from .chat import ChatTemplate
 from .errors import BundleError, PromptError
@@ -18,11 +22,17 @@ from .manifest import Manifest
 from .media import ImageSource, load_image
 from .prompt import Media, Message, Placed, Prompt, build_prompt, put
 from .rotation import Rotation
-from .sampling import chooser
+from .sampling import Sampling
 from .sessions import Floats, open_engine
+from .tools import check_tools
+
+if TYPE_CHECKING:
+    from .constrain import Grammars, Schema
 
 FEATURE_CACHE_BYTES = 256 << 20
 MAX_NEW_TOKENS = 512
+Tool = Mapping[str, Any]
+NO_MARKS: Mapping[int, str] = MappingProxyType({})
 
 
 def load(bundle: str | Path, threads: int | None = None) -> Model:
@@ -47,6 +57,8 @@ class Model:
         self.tokenizer = _tokenizer(bundle)
         self._template = _template(bundle)
         self._engine = open_engine(bundle, manifest, threads)
+        ids = {mark: self.tokenizer.token_to_id(mark) for mark in grounding.MARKS}
+        self._marks = {id: mark for mark, id in ids.items() if id is not None}
         self._features = FeatureCache(FEATURE_CACHE_BYTES)
         self._decoder = Decoder(self._engine, manifest.llm, self._encode)
 
@@ -58,10 +70,17 @@ class Model:
         top_p: float = 1.0,
         top_k: int = 0,
         seed: int | None = None,
+        tools: Sequence[Tool] | None = None,
+        json_schema: Schema | None = None,
     ) -> str:
-        """The answer to chat messages; greedy at temperature 0. Raises PromptError and MediaError."""
+        """The answer to chat messages; greedy at temperature 0. Raises PromptError and MediaError.
+
+        `tools` are described to the model; `tools.parse_calls` reads its calls from the answer. With a `json_schema`,
+        an object or its text, the answer is JSON of that schema, also when `max_new_tokens` cuts it: then it is closed.
+        """
+        sampling = Sampling(temperature, top_p, top_k, seed)
         with self._decoder.lock:
-            return "".join(self.stream(messages, max_new_tokens, temperature, top_p, top_k, seed))
+            return "".join(self._stream(messages, max_new_tokens, sampling, tools, json_schema))
 
     def stream(
         self,
@@ -72,42 +91,106 @@ class Model:
         top_k: int = 0,
         seed: int | None = None,
         ignore_eos: bool = False,
+        tools: Sequence[Tool] | None = None,
+        json_schema: Schema | None = None,
     ) -> Stream:
         """The answer piece by piece, never splitting a character; `.run` tells tokens and times.
 
         Without `max_new_tokens` it is at most 512 tokens and a quarter of the bundle's maximum length. `ignore_eos`
         goes on to the limit, for measurements. Starting another prompt on this model ends it: its next piece raises
-        PromptError.
+        PromptError. `tools` and `json_schema` are those of `generate`; `.prompt` is what was asked.
         """
+        sampling = Sampling(temperature, top_p, top_k, seed)
+        return self._stream(messages, max_new_tokens, sampling, tools, json_schema, ignore_eos)
+
+    def _stream(
+        self,
+        messages: Sequence[Message],
+        max_new_tokens: int | None,
+        sampling: Sampling,
+        tools: Sequence[Tool] | None,
+        json_schema: Schema | None,
+        ignore_eos: bool = False,
+    ) -> Stream:
+        limit = self._limit(max_new_tokens)
+        if ignore_eos and json_schema is not None:
+            raise PromptError("ignore_eos and json_schema exclude each other")
+        constraint = None if json_schema is None else self._grammars.constraint(json_schema)
+        prompt, run = self.prompt(messages, limit, tools), Run()
+        choose = constraint.chooser(sampling.chooser()) if constraint else sampling.chooser()
+        stop = frozenset() if ignore_eos else frozenset(self.manifest.tokens.stop)
+        tokens = self._decoder.generate(prompt, limit, stop, choose, run)
+        tokens = constraint.closed(tokens, run) if constraint else tokens
+        return Stream(tokens, self.tokenizer, run, prompt, self._marks)
+
+    def _limit(self, max_new_tokens: int | None) -> int:
         limit = min(MAX_NEW_TOKENS, self.manifest.llm.max_length // 4) if max_new_tokens is None else max_new_tokens
         if not isinstance(limit, int) or limit < 1:
             raise PromptError(f"max_new_tokens is {max_new_tokens!r}", fix="ask for a whole number, at least one")
-        choose = chooser(temperature, top_p, top_k, seed)
-        prompt, run = self.prompt(messages, limit), Run()
-        stop = frozenset() if ignore_eos else frozenset(self.manifest.tokens.stop)
-        return Stream(self._decoder.generate(prompt, limit, stop, choose, run), self.tokenizer, run)
+        return limit
+
+    def regions(self, answer: str, image: ImageSource | Placed) -> list[grounding.Region]:
+        """The boxes and points of an answer about `image`, in its pixels.
+
+        `stream.prompt.placed[i]` says it of the i-th image of a prompt: it knows when that was scaled down to fit.
+        """
+        placed = image if isinstance(image, Placed) else self._alone(image)
+        side = self.manifest.image.patch_size
+        seen = placed.grid.w * side, placed.grid.h * side
+        return grounding.parse(answer, self.manifest.family, placed.media.frames[0].size, seen)
 
     def encode(self, image: ImageSource) -> Floats:
         """Image features [tokens, hidden] of one image as the checkpoint has them, without those of DeepStack."""
-        media = Media("image", (load_image(image),))
-        features = self._encode(put(media, 0, self.manifest.image.max_pixels, self.manifest))[0]
-        llm = self.manifest.llm
+        features, llm = self._encode(self._alone(image))[0], self.manifest.llm
         if llm.rotation_seed is not None:
             return Rotation(llm.hidden_size, llm.rotation_seed).undo(features)
         return np.ascontiguousarray(features)
 
-    def logits(self, messages: Sequence[Message], answer: str | Sequence[int]) -> Floats:
+    def _alone(self, image: ImageSource) -> Placed:
+        return put(Media("image", (load_image(image),)), 0, self.manifest.image.max_pixels, self.manifest)
+
+    def logits(
+        self, messages: Sequence[Message], answer: str | Sequence[int], tools: Sequence[Tool] | None = None
+    ) -> Floats:
         """Teacher-forced logits [answer tokens, vocab]: row i predicts token i of the answer, a text or token ids."""
         ids = np.array(self._ids(answer) if isinstance(answer, str) else list(answer or ()), dtype=np.int64)
         if not len(ids):
             raise PromptError(f"the answer is {answer!r}", fix="give a text to force")
-        prompt = self.prompt(messages, len(ids))
+        prompt = self.prompt(messages, len(ids), tools)
         wanted = np.arange(len(prompt.ids) - 1, len(prompt.ids) + len(ids) - 1)
         return self._decoder.prefill(prompt.followed_by(ids[:-1]), wanted, Run())
 
-    def prompt(self, messages: Sequence[Message], reserve: int = 0) -> Prompt:
+    def prompt(self, messages: Sequence[Message], reserve: int = 0, tools: Sequence[Tool] | None = None) -> Prompt:
         """Token ids, positions and media of chat messages, leaving `reserve` tokens for the answer."""
-        return build_prompt(messages, self.manifest, self._template.render, self._ids, reserve)
+        render = partial(self._template.render, tools=check_tools(tools))
+        return build_prompt(messages, self.manifest, render, self._ids, reserve)
+
+    def clear(self) -> None:
+        """Free the KV cache and all image features; the next prompt is computed anew."""
+        with self._decoder.lock:
+            self._features.clear()
+            self._decoder.clear()
+            self._engine.clear()
+
+    def close(self) -> None:
+        """Free the engine too; the model cannot be used after it. May be called twice, as `with` may after it."""
+        with self._decoder.lock:
+            self._features.clear()
+            self._decoder.clear()
+            self._engine.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @cached_property
+    def _grammars(self) -> Grammars:
+        from .constrain import Grammars
+
+        text = (self.bundle / "tokenizer.json").read_text("utf-8")
+        return Grammars(text, self.manifest.llm.vocab_size, self.manifest.tokens.stop)
 
     def _ids(self, text: str) -> list[int]:
         return list(self.tokenizer.encode(text, add_special_tokens=False).ids)
@@ -126,15 +209,26 @@ class Model:
 
 
 class Stream(Iterator[str]):
-    """Pieces of an answer; `run` fills as they come."""
+    """Pieces of the answer to `prompt`; `run` fills as they come.
 
-    def __init__(self, tokens: Iterator[int], tokenizer: Tokenizer, run: Run) -> None:
-        self._tokens, self._tokenizer, self.run = tokens, tokenizer, run
+    Special tokens are left out, except for `marks` (id → text), which are part of an answer.
+    """
+
+    def __init__(
+        self,
+        tokens: Iterator[int],
+        tokenizer: Tokenizer,
+        run: Run,
+        prompt: Prompt | None = None,
+        marks: Mapping[int, str] = NO_MARKS,
+    ) -> None:
+        self._tokens, self._tokenizer, self.run, self._marks = tokens, tokenizer, run, marks
+        self.prompt = prompt
         self._decoder = DecodeStream(skip_special_tokens=True)
 
     def __next__(self) -> str:
         for token in self._tokens:
-            if piece := self._decoder.step(self._tokenizer, token):
+            if piece := self._marks.get(token) or self._decoder.step(self._tokenizer, token):
                 return str(piece)
         raise StopIteration
 
@@ -145,6 +239,10 @@ class FeatureCache:
     def __init__(self, limit: int) -> None:
         self._limit, self._size = limit, 0
         self._items: OrderedDict[bytes, Floats] = OrderedDict()
+
+    def clear(self) -> None:
+        self._items.clear()
+        self._size = 0
 
     def get(self, key: bytes) -> Floats | None:
         if key in self._items:

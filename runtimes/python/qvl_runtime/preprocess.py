@@ -12,7 +12,7 @@ from PIL import Image
 
 from .errors import MediaError
 from .manifest import ImageGeometry
-from .media import MAX_ASPECT_RATIO
+from .media import MAX_ASPECT_RATIO, Frame
 from .positions import Grid
 
 Floats = npt.NDArray[np.float32]
@@ -45,18 +45,22 @@ def smart_resize(height: int, width: int, factor: int, min_pixels: int, max_pixe
     return tall, wide
 
 
-def resized_grid(size: tuple[int, int], frames: int, geometry: ImageGeometry, max_pixels: int) -> Grid:
-    """The patch grid of `frames` images of `size` (width, height) after resizing."""
-    height, width = smart_resize(size[1], size[0], geometry.factor, min(geometry.min_pixels, max_pixels), max_pixels)
+def resized_grid(
+    size: tuple[int, int], frames: int, geometry: ImageGeometry, max_pixels: int, min_pixels: int | None = None
+) -> Grid:
+    """The patch grid of `frames` images of `size` (width, height) after resizing; None is the geometry's own bound."""
+    low = min(min_pixels or geometry.min_pixels, max_pixels)
+    height, width = smart_resize(size[1], size[0], geometry.factor, low, max_pixels)
     return Grid(-(-frames // geometry.temporal_patch_size), height // geometry.patch_size, width // geometry.patch_size)
 
 
-def patchify(frames: Sequence[Image.Image], geometry: ImageGeometry, max_pixels: int | None = None) -> Patches:
+def patchify(frames: Sequence[Frame], geometry: ImageGeometry, grid: Grid | None = None) -> Patches:
     """Resize RGB `frames` of one size (bicubic), normalise, and cut into patches in merge order.
 
-    A single image is one frame; the last frame is repeated to fill a temporal patch.
+    A single image is one frame; the last frame is repeated to fill a temporal patch. Without a `grid` it is that of
+    the geometry's own bounds.
     """
-    grid = resized_grid(frames[0].size, len(frames), geometry, max_pixels or geometry.max_pixels)
+    grid = grid or resized_grid(frames[0].size, len(frames), geometry, geometry.max_pixels)
     side = (grid.w * geometry.patch_size, grid.h * geometry.patch_size)
     pixels = np.stack([np.asarray(frame.resize(side, Image.Resampling.BICUBIC)) for frame in frames])
     missing = grid.t * geometry.temporal_patch_size - len(frames)

@@ -4,46 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import Any
 
 import numpy as np
-from PIL import Image
 
+from .content import Media, Message, collect
 from .errors import PromptError
 from .manifest import ImageGeometry, Manifest
-from .media import check_aspect, load_frames, load_pages
 from .positions import Grid, Ints, VisionSpan, mrope_positions
-from .preprocess import Patches, patchify, resized_grid
+from .preprocess import Patches, patchify
 from .timestamps import patch_times, write_times
 
-DEFAULT_FPS = 2.0
-MIN_FPS, MAX_FPS = 0.01, 1000
-ROLES = ("system", "user", "assistant", "tool")
-Message = Mapping[str, Any]
+__all__ = ["Media", "Message", "Placed", "Prompt", "ScaledImageWarning", "build_prompt", "collect", "fit", "put"]
 
 
 class ScaledImageWarning(UserWarning):
     """An image was scaled down further than its checkpoint asks, to fit the bundle's maximum length."""
-
-
-@dataclass(frozen=True)
-class Media:
-    """An image (one frame) or a video: RGB frames of one size and the frames a second."""
-
-    kind: str
-    frames: tuple[Image.Image, ...]
-    fps: float = DEFAULT_FPS
-
-    @cached_property
-    def digest(self) -> bytes:
-        """A hash of all pixels and the size."""
-        digest = hashlib.sha256(repr((self.kind, self.frames[0].size)).encode())
-        for frame in self.frames:
-            digest.update(frame.tobytes())
-        return digest.digest()
 
 
 @dataclass(frozen=True)
@@ -66,7 +43,7 @@ class Placed:
 
     def patches(self, geometry: ImageGeometry) -> Patches:
         """The pixels as the vision graph takes them."""
-        return patchify(self.media.frames, geometry, self.max_pixels)
+        return patchify(self.media.frames, geometry, self.grid)
 
 
 @dataclass(frozen=True)
@@ -113,7 +90,7 @@ def build_prompt(
 
     Raises PromptError for malformed messages and for prompts that cannot fit, before any graph runs.
     """
-    template_messages, media = collect(messages)
+    template_messages, media = collect(messages, manifest)
     tokens = manifest.tokens
     raw = np.array(encode(_timed(render(template_messages), media, manifest)), dtype=np.int64)
     places = np.flatnonzero((raw == tokens.image) | (raw == tokens.video))
@@ -140,8 +117,13 @@ def _timed(text: str, media: Sequence[Media], manifest: Manifest) -> str:
     """The rendered prompt, with times in its videos where the family writes them."""
     if not manifest.video.timestamps:
         return text
-    videos = [[index / item.fps for index in range(len(item.frames))] for item in media if item.kind == "video"]
+    videos = [_seconds(item) for item in media if item.kind == "video"]
     return write_times(text, [patch_times(times, manifest.image.temporal_patch_size) for times in videos])
+
+
+def _seconds(video: Media) -> Sequence[float]:
+    """When each frame is shown: as its file says, else evenly."""
+    return video.times or [index / video.fps for index in range(len(video.frames))]
 
 
 def _blocks(item: Media, manifest: Manifest) -> int:
@@ -150,74 +132,21 @@ def _blocks(item: Media, manifest: Manifest) -> int:
     return -(-len(item.frames) // manifest.image.temporal_patch_size) if timed else 1
 
 
-def collect(messages: Sequence[Message]) -> tuple[list[dict[str, Any]], list[Media]]:
-    """Messages with bare media placeholders, and the media in order; pages of a multi-page TIFF follow one another."""
-    if isinstance(messages, str | Mapping):
-        raise PromptError("messages are not a list", fix='give [{"role": "user", "content": …}]')
-    if not messages:
-        raise PromptError("there are no messages")
-    media: list[Media] = []
-    cleaned = []
-    for message in messages:
-        if not isinstance(message, Mapping) or message.get("role") not in ROLES:
-            raise PromptError(f"a message needs a role among {', '.join(ROLES)}")
-        content = message.get("content")
-        if not isinstance(content, str):
-            content = list(_parts(content, media))
-        cleaned.append({**message, "content": content})
-    if not media and not any(_has_text(message["content"]) for message in cleaned):
-        raise PromptError("the prompt is empty", fix="give a text or an image")
-    return cleaned, media
-
-
-def _has_text(content: str | list[dict[str, Any]]) -> bool:
-    return bool(content.strip()) if isinstance(content, str) else any(part.get("text", "").strip() for part in content)
-
-
-def _parts(content: Any, media: list[Media]) -> Iterator[dict[str, Any]]:
-    if not isinstance(content, Sequence):
-        raise PromptError(f"a message's content is {type(content).__name__}", fix="give a string or a list of parts")
-    for part in content:
-        kind = part.get("type") if isinstance(part, Mapping) else None
-        if kind == "text" and isinstance(part.get("text"), str):
-            yield {"type": "text", "text": part["text"]}
-        elif kind == "image" and "image" in part:
-            pages = load_pages(part["image"])
-            check_aspect(pages, part["image"])
-            media.extend(Media("image", (page,)) for page in pages)
-            yield from ({"type": "image"} for _ in pages)
-        elif kind == "video" and isinstance(part.get("video"), list | tuple):
-            media.append(Media("video", tuple(load_frames(part["video"])), _fps(part.get("fps", DEFAULT_FPS))))
-            yield {"type": "video"}
-        else:
-            raise PromptError(
-                f"cannot use the content part {str(part)[:80]!r}",
-                fix='use {"type": "text", "text": …}, {"type": "image", "image": …} or '
-                '{"type": "video", "video": [frame, …]}',
-            )
-
-
-def _fps(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not MIN_FPS <= value <= MAX_FPS:
-        raise PromptError(f"a video has {value!r} frames a second", fix=f"give a number from {MIN_FPS} to {MAX_FPS}")
-    return float(value)
-
-
 def fit(media: Sequence[Media], manifest: Manifest, budget: int) -> list[int]:
     """The pixel bound of every item so that all image tokens together stay within `budget`.
 
-    Warns with ScaledImageWarning when that is below the bundle's own bound; raises PromptError when nothing fits.
+    Warns with ScaledImageWarning when that is below an item's own bound; raises PromptError when nothing fits.
     """
     geometry = manifest.image
 
     def tokens(bound: int) -> int:
-        grids = (resized_grid(item.frames[0].size, len(item.frames), geometry, bound) for item in media)
-        return sum(grid.tokens(geometry.spatial_merge_size) for grid in grids)
+        return sum(item.grid(bound, manifest).tokens(geometry.spatial_merge_size) for item in media)
 
-    if not media or tokens(geometry.max_pixels) <= budget:
-        return [geometry.max_pixels] * len(media)
+    own = [item.max_pixels(manifest) for item in media]
+    if not media or tokens(max(own)) <= budget:
+        return own
     unit = geometry.factor**2
-    low, high = -(-geometry.min_pixels // unit), geometry.max_pixels // unit
+    low, high = -(-geometry.min_pixels // unit), -(-max(own) // unit)
     if tokens(low * unit) > budget:
         raise PromptError(
             f"{len(media)} images or videos do not fit into {budget} tokens, even at the least size the model reads",
@@ -232,7 +161,7 @@ def fit(media: Sequence[Media], manifest: Manifest, budget: int) -> list[int]:
         ScaledImageWarning,
         stacklevel=2,
     )
-    return [low * unit] * len(media)
+    return [min(low * unit, bound) for bound in own]
 
 
 def _expand(raw: Ints, places: Ints, media: Sequence[Media], bounds: Sequence[int], manifest: Manifest) -> Prompt:
@@ -255,7 +184,7 @@ def _expand(raw: Ints, places: Ints, media: Sequence[Media], bounds: Sequence[in
 def put(item: Media, start: int, bound: int, manifest: Manifest) -> Placed:
     """The media at token `start` of a prompt, resized to at most `bound` pixels."""
     merge = manifest.image.spatial_merge_size
-    grid = resized_grid(item.frames[0].size, len(item.frames), manifest.image, bound)
+    grid = item.grid(bound, manifest)
     span = VisionSpan(start, grid.t, grid.h // merge, grid.w // merge, _interval(item, manifest))
     return Placed(item, span, bound, grid)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -14,34 +15,57 @@ Logits = npt.NDArray[np.float32]
 Chooser = Callable[[Logits], int]
 
 
-def chooser(temperature: float, top_p: float, top_k: int, seed: int | None) -> Chooser:
-    """A function from logits [vocab] to a token id: greedy at temperature 0, else sampled from the nucleus.
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are drawn: greedy at `temperature` 0, else from the `top_k` likeliest (0: all) within mass `top_p`.
 
-    Raises PromptError for options out of range.
+    Raises PromptError for values out of range.
     """
-    number = int | float
-    for name, value, good, rule in (
-        ("temperature", temperature, isinstance(temperature, number) and 0 <= temperature < math.inf, "0 or more"),
-        ("top_p", top_p, isinstance(top_p, number) and 0 < top_p <= 1, "above 0, at most 1"),
-        ("top_k", top_k, isinstance(top_k, int) and top_k >= 0, "a whole number, 0 keeps all"),
-        ("seed", seed, seed is None or (isinstance(seed, int) and seed >= 0), "a whole number, 0 or more"),
-    ):
-        if not good:
-            raise PromptError(f"{name} is {value!r}", fix=rule)
-    if temperature == 0:
-        return lambda logits: int(logits.argmax())
-    rng = np.random.default_rng(seed)
-    return lambda logits: int(rng.choice(len(logits), p=probabilities(logits, temperature, top_p, top_k)))
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        number = int | float
+        for name, good, rule in (
+            ("temperature", isinstance(self.temperature, number) and 0 <= self.temperature < math.inf, "0 or more"),
+            ("top_p", isinstance(self.top_p, number) and 0 < self.top_p <= 1, "above 0, at most 1"),
+            ("top_k", isinstance(self.top_k, int) and self.top_k >= 0, "a whole number, 0 keeps all"),
+            ("seed", self.seed is None or (isinstance(self.seed, int) and self.seed >= 0), "a whole number, 0 or more"),
+        ):
+            if not good:
+                raise PromptError(f"{name} is {getattr(self, name)!r}", fix=rule)
+
+    def chooser(self) -> Chooser:
+        """A function from logits [vocab] to a token id, with a random state of its own."""
+        if self.temperature == 0:
+            return lambda logits: int(logits.argmax())
+        rng = np.random.default_rng(self.seed)
+        return lambda logits: int(rng.choice(len(logits), p=self.probabilities(logits)))
+
+    def probabilities(self, logits: Logits) -> npt.NDArray[np.float64]:
+        """Softmax at `temperature` over the `top_k` likeliest tokens, cut to the smallest set of mass `top_p`."""
+        scores = logits.astype(np.float64)
+        kept = _likeliest(scores, self.top_k) if 0 < self.top_k < len(scores) else _falling(scores)
+        with np.errstate(over="ignore"):  # a tiny temperature: all mass on the best
+            mass = np.exp((scores[kept] - scores[kept[0]]) / self.temperature)
+        mass /= mass.sum()
+        nucleus = np.cumsum(mass) - mass < self.top_p
+        result = np.zeros(len(logits))
+        result[kept[nucleus]] = mass[nucleus] / mass[nucleus].sum()
+        return result
 
 
-def probabilities(logits: Logits, temperature: float, top_p: float, top_k: int) -> npt.NDArray[np.float64]:
-    """Softmax at `temperature` over the `top_k` likeliest tokens, cut to the smallest set of mass `top_p`."""
-    scores = logits.astype(np.float64)
-    kept = np.argsort(-scores, kind="stable")[: top_k or None]
-    with np.errstate(over="ignore"):  # a tiny temperature: all mass on the best
-        mass = np.exp((scores[kept] - scores[kept[0]]) / temperature)
-    mass /= mass.sum()
-    nucleus = np.cumsum(mass) - mass < top_p
-    result = np.zeros(len(logits))
-    result[kept[nucleus]] = mass[nucleus] / mass[nucleus].sum()
-    return result
+def _falling(scores: npt.NDArray[np.float64]) -> npt.NDArray[np.intp]:
+    """Indices from the highest score to the lowest, the lower index first among equals."""
+    return np.argsort(-scores, kind="stable")
+
+
+def _likeliest(scores: npt.NDArray[np.float64], count: int) -> npt.NDArray[np.intp]:
+    """The first `count` of `_falling(scores)` without sorting the whole vocabulary."""
+    border = np.partition(scores, -count)[-count]
+    above, equal = np.flatnonzero(scores > border), np.flatnonzero(scores == border)
+    chosen = np.sort(np.concatenate((above, equal[: count - len(above)])))
+    return np.asarray(chosen[_falling(scores[chosen])])

@@ -46,6 +46,12 @@ class Engine(Protocol):
     def forward(self, inputs: LlmInputs) -> Floats:
         """Logits [K, vocab]; the cache then holds past + S tokens."""
 
+    def clear(self) -> None:
+        """Free the KV cache; the next call begins with an empty one."""
+
+    def close(self) -> None:
+        """Free everything; any later call raises EngineError."""
+
 
 def available() -> list[str]:
     """The targets this runtime has an engine for."""

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -41,7 +42,7 @@ check_install()
 import onnxruntime as ort  # noqa: E402  (after the check, so that a broken pair is named and not crashed on)
 
 SILENT = 4
-ort.set_default_logger_severity(SILENT)  # its errors are raised, and told in our one line
+"""Severity of a session's log: its errors are raised, and told in our one line."""
 
 
 def open(bundle: Path, manifest: Manifest, threads: int | None) -> CpuEngine:
@@ -142,6 +143,7 @@ class CpuVision:
         self._image, self._session = image, session
         self._shrink = ort.RunOptions()  # a page's activations are not kept for the next
         self._shrink.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+        self._shrink.log_severity_level = SILENT
 
     def encode(self, pixel_values: Floats, grid: Grid) -> Floats:
         """Patches [frames, patches, dim] → image features and those of D DeepStack layers [1 + D, tokens, H]."""
@@ -160,9 +162,15 @@ class CpuLlm:
     def __init__(self, bundle: Path, manifest: Manifest, threads: int | None) -> None:
         graphs = [manifest.graphs[name] for name in ("llm", DECODE) if name in manifest.graphs]
         self._sessions = [_session(bundle, graph, threads) for graph in graphs]  # for prompts, for answers
+        self._manifest, self._vocab_size = manifest, manifest.llm.vocab_size
+        self._silent = ort.RunOptions()
+        self._silent.log_severity_level = SILENT
+        self.clear()
+
+    def clear(self) -> None:
+        """Free the KV cache; the next call begins with an empty one."""
         self._bindings = [session.io_binding() for session in self._sessions]
-        self._vocab_size = manifest.llm.vocab_size
-        self._cache = KvCache(manifest)
+        self._cache = KvCache(self._manifest)
 
     def forward(self, inputs: LlmInputs) -> Floats:
         """Logits [K, vocab]; the cache then holds past + S tokens."""
@@ -186,7 +194,7 @@ class CpuLlm:
         logits = np.empty((1, len(inputs.wanted), self._vocab_size), np.float32)
         binding.bind_ortvalue_output("logits", ort.OrtValue.ortvalue_from_numpy(logits))
         with _telling():
-            session.run_with_iobinding(binding)
+            session.run_with_iobinding(binding, self._silent)
         return np.asarray(logits[0])
 
 
@@ -195,3 +203,16 @@ class CpuEngine:
 
     def __init__(self, vision: CpuVision, llm: CpuLlm) -> None:
         self.llm, self.encode, self.forward = llm, vision.encode, llm.forward
+
+    def clear(self) -> None:
+        """Free the KV cache; the next call begins with an empty one."""
+        self.llm.clear()
+
+    def close(self) -> None:
+        """Free both sessions; any later call raises EngineError."""
+        self.encode = self.forward = self.clear = _closed  # type: ignore[method-assign]
+        self.__dict__.pop("llm", None)
+
+
+def _closed(*_: Any, **__: Any) -> NoReturn:
+    raise EngineError("the model is closed", fix="load the bundle again")

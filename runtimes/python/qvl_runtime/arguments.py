@@ -1,0 +1,121 @@
+"""The command line of `python -m qvl_runtime`: commands, options, and their help."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from . import __version__
+
+BAD_INPUT = 2
+BENCH_PROMPT = "Read the text."
+Commands = Mapping[str, Callable[[argparse.Namespace], int]]
+
+
+class _Parser(argparse.ArgumentParser):
+    """Errors of usage are one line, as all others."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(BAD_INPUT, f"error: {message} (see {self.prog} --help)\n")
+
+
+def parse(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Before Python 3.12, argparse does not take an optional PROMPT that comes after an option or after `--`."""
+    options, rest = parser.parse_known_args(arguments)
+    literal = rest[:1] == ["--"]
+    rest = rest[literal:]
+    if "prompt" in options and options.prompt is None:
+        if len(rest) == 1 and (literal or not rest[0].startswith("-")):
+            options.prompt, rest = rest[0], []
+        elif len(options.video) > 1 and not Path(options.video[-1]).exists():
+            options.prompt = options.video.pop()  # `--video 1.png 2.png "What happens?"`
+    if rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    return options
+
+
+def make_parser(program: str, commands: Commands) -> argparse.ArgumentParser:
+    """The parser whose options carry, as `command`, the function of `commands` to call."""
+    parser = _Parser(prog=program, description="Run and inspect Qwen-VL bundles.")
+    parser.add_argument("--version", action="version", version=f"qvl-runtime {__version__}")
+    added = parser.add_subparsers(required=True, metavar="COMMAND")
+    run = added.add_parser("run", help="answer a prompt about images, streaming the answer")
+    _add_run(run)
+    inspect = added.add_parser("inspect", help="what is inside a bundle")
+    _add_inspect(inspect)
+    bench = added.add_parser("bench", help="time a prompt: load, image encoding, prefill, generation")
+    _add_bench(bench)
+    for name, command in {"run": run, "inspect": inspect, "bench": bench}.items():
+        command.set_defaults(command=commands[name])
+    return parser
+
+
+def _add_run(run: argparse.ArgumentParser) -> None:
+    _add_bundle(run)
+    run.add_argument("prompt", nargs="?", help="the question; may be left out if there is an image")
+    _add_media(run)
+    run.add_argument("--system", help="a system message in place of the template's own")
+    _add_sampling(run)
+    run.add_argument("--tools", type=Path, metavar="FILE", help="JSON list of functions that the model may call")
+    run.add_argument("--json-schema", type=Path, metavar="FILE", help="answer in JSON of this schema")
+    run.add_argument(
+        "--draw", type=Path, metavar="FILE", help="write the image with the boxes of the answer drawn on it"
+    )
+    run.add_argument("--json", action="store_true", help="print text, tokens and times as one JSON object")
+
+
+def _add_inspect(inspect: argparse.ArgumentParser) -> None:
+    inspect.add_argument("bundle", type=Path, metavar="BUNDLE", help="a bundle directory")
+    inspect.add_argument("--verify", action="store_true", help="recompute the sha256 of every file")
+    inspect.add_argument("--json", action="store_true", help="print the manifest as JSON")
+
+
+def _add_bench(bench: argparse.ArgumentParser) -> None:
+    _add_bundle(bench)
+    bench.add_argument("prompt", nargs="?", help=f"the question (default: {BENCH_PROMPT})")
+    _add_media(bench)
+    bench.add_argument("--repeat", type=_positive, default=3, metavar="N", help="runs, of which the median is printed")
+    bench.add_argument("--max-new-tokens", type=_positive, default=32, metavar="N", help="tokens a run (default: 32)")
+    bench.add_argument("--json", action="store_true", help="print the figures as one JSON object")
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
+    return int(text)
+
+
+def _add_bundle(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="a bundle directory")
+    parser.add_argument("--threads", type=_positive, metavar="N", help="cores to use (default: all)")
+
+
+def _add_media(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--image", action="append", default=[], metavar="FILE", help="an image; may be repeated")
+    parser.add_argument("--pdf", action="append", default=[], metavar="FILE", help="a PDF whose pages are images")
+    parser.add_argument("--pages", metavar="1-3,7-", help="pages of the PDFs, from one (default: all)")
+    parser.add_argument("--video", nargs="+", default=[], metavar="FILE", help="a video, or images as its frames")
+    parser.add_argument(
+        "--fps",
+        type=float,
+        default=2.0,
+        help="frames a second to take of the video, or that its images were taken with (default: 2)",
+    )
+    parser.add_argument("--max-frames", type=_positive, metavar="N", help="frames to take at most (default: 768)")
+
+
+def _add_sampling(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--max-new-tokens",
+        type=_positive,
+        metavar="N",
+        help="longest answer (default: 512, or a quarter of the length)",
+    )
+    parser.add_argument("--temperature", type=float, default=0.0, metavar="T", help="0 is greedy (default)")
+    parser.add_argument(
+        "--top-p", type=float, default=1.0, metavar="P", help="keep the likeliest tokens of this mass (default: 1)"
+    )
+    parser.add_argument("--top-k", type=int, default=0, metavar="K", help="0 keeps all tokens (default)")
+    parser.add_argument("--seed", type=int, metavar="N", help="makes sampling repeatable")

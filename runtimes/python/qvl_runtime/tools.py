@@ -1,0 +1,169 @@
+"""Tools: checked, described to the model where its template cannot, and their calls read from an answer.
+
+    reply = parse_calls(model.generate(messages, tools=tools))
+    messages += [reply.message(), *({"role": "tool", "content": run(call)} for call in reply.calls)]
+
+The notation is that of all Qwen models: `<tool_call>\\n{"name": …, "arguments": {…}}\\n</tool_call>`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+from .errors import PromptError
+
+Message = Mapping[str, Any]
+OPEN, CLOSE = "<tool_call>", "</tool_call>"
+_FENCE = re.compile(r"\s*(?:```(?:json)?\s*)?")
+_END = re.compile(rf"\s*(?:```\s*)?(?:{CLOSE})?")
+DEFAULT_SYSTEM = "You are a helpful assistant."
+"""What the published templates say where a conversation has no system message."""
+_DESCRIPTION = """# Tools
+
+You may call one or more functions to assist with the user query.
+
+You are provided with function signatures within <tools></tools> XML tags:
+<tools>
+{}
+</tools>
+
+For each function call, return a json object with function name and arguments within <tool_call></tool_call> XML tags:
+<tool_call>
+{{"name": <function-name>, "arguments": <args-json-object>}}
+</tool_call>"""
+
+
+@dataclass(frozen=True)
+class Call:
+    """A function the model wants called."""
+
+    name: str
+    arguments: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Reply:
+    """An answer taken apart: its `text` without the calls, the `calls`, and what was `malformed`, as written."""
+
+    text: str
+    calls: tuple[Call, ...]
+    malformed: tuple[str, ...]
+
+    def message(self) -> dict[str, Any]:
+        """The answer as a message for the next turn; results follow it with the role `tool`, in order."""
+        calls = [
+            {"type": "function", "function": {"name": call.name, "arguments": call.arguments}} for call in self.calls
+        ]
+        return {"role": "assistant", "content": self.text, **({"tool_calls": calls} if calls else {})}
+
+
+def parse_calls(text: str) -> Reply:
+    """The tool calls of an answer; a last one without its end mark counts when its JSON is whole."""
+    before, *parts = text.split(OPEN)
+    texts, calls, malformed = [before], [], []
+    for part in parts:
+        start = _FENCE.match(part)
+        try:
+            value, end = json.JSONDecoder().raw_decode(part, start.end() if start else 0)
+            calls += [_call(item) for item in (value if isinstance(value, list) else [value])]
+        except (ValueError, RecursionError):
+            body, _, rest = part.partition(CLOSE)
+            malformed.append(body.strip())
+            texts.append(rest)
+        else:
+            after = _END.match(part, end)
+            texts.append(part[after.end() if after else end :])
+    return Reply("".join(texts).strip(), tuple(calls), tuple(malformed))
+
+
+def _call(value: Any) -> Call:
+    """Raises ValueError for what is not a call."""
+    name = value.get("name") if isinstance(value, dict) else None
+    arguments = value.get("arguments", {}) if isinstance(value, dict) else None
+    if isinstance(arguments, str):
+        arguments = json.loads(arguments)
+    if not (isinstance(name, str) and name and isinstance(arguments, dict)):
+        raise ValueError("not a name and an object of arguments")
+    return Call(name, arguments)
+
+
+def check_tools(tools: Sequence[Mapping[str, Any]] | None) -> list[dict[str, Any]] | None:
+    """Tools as templates want them, None where there are none; raises PromptError for anything else."""
+    if tools is None or (isinstance(tools, Sequence) and not tools):
+        return None
+    if not isinstance(tools, Sequence) or isinstance(tools, str):
+        raise PromptError(f"tools are {type(tools).__name__}", fix="give a list of function descriptions")
+    for tool in tools:
+        if not isinstance(_function(tool).get("name"), str):
+            raise PromptError(
+                f"cannot use the tool {str(tool)[:80]!r}",
+                fix='describe it as {"type": "function", "function": {"name": …, "description": …, "parameters": …}}',
+            )
+    return [dict(tool) for tool in tools]
+
+
+def _function(value: Any) -> Mapping[str, Any]:
+    """What `function` holds, or the value itself; an empty mapping where that is none."""
+    function = value.get("function", value) if isinstance(value, Mapping) else None
+    return function if isinstance(function, Mapping) else {}
+
+
+def check_calls(message: Message) -> None:
+    """Raise PromptError unless the `tool_calls` of a message are a list of named calls."""
+    calls = message.get("tool_calls") or []
+    for call in calls if isinstance(calls, Sequence) and not isinstance(calls, str) else [calls]:
+        function = _function(call)
+        if not (isinstance(function.get("name"), str) and isinstance(function.get("arguments", {}), Mapping | str)):
+            raise PromptError(
+                f"cannot use the tool call {str(call)[:80]!r}",
+                fix='write {"type": "function", "function": {"name": …, "arguments": {…}}}',
+            )
+
+
+def inline(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The same conversation for a template that knows nothing of tools, in the words of those that do.
+
+    Tools are described in the system message, calls become text, and results following one another a user's message.
+    """
+    first = messages[0] if messages[0]["role"] == "system" else {"role": "system", "content": DEFAULT_SYSTEM}
+    rest = messages[1:] if first is messages[0] else messages
+    lines = "\n".join(json.dumps(tool, ensure_ascii=False) for tool in tools)
+    described = {**first, "content": [*_parts(first), _text("\n\n" + _DESCRIPTION.format(lines))]}
+    return [described, *_plain(rest)]
+
+
+def _plain(messages: Sequence[Message]) -> Iterator[dict[str, Any]]:
+    for of_tools, group in groupby(messages, lambda message: message["role"] == "tool"):
+        if of_tools:
+            results = [part for message in group for part in _result(message)]
+            yield {"role": "user", "content": [_text("<tool_response>\n"), *results[1:]]}
+        else:
+            yield from (_with_calls(message) for message in group)
+
+
+def _result(message: Message) -> list[dict[str, Any]]:
+    return [_text("\n<tool_response>\n"), *_parts(message), _text("\n</tool_response>")]
+
+
+def _with_calls(message: Message) -> dict[str, Any]:
+    content = _parts(message)
+    for call in message.get("tool_calls") or []:
+        function = _function(call)
+        written = json.dumps(function.get("arguments", {}), ensure_ascii=False)
+        start = "\n" if any(part.get("text", "x") for part in content) else ""
+        content.append(_text(f'{start}{OPEN}\n{{"name": "{function["name"]}", "arguments": {written}}}\n{CLOSE}'))
+    return {"role": message["role"], "content": content}
+
+
+def _parts(message: Message) -> list[dict[str, Any]]:
+    content = message["content"]
+    return [_text(content)] if isinstance(content, str) else list(content)
+
+
+def _text(text: str) -> dict[str, Any]:
+    return {"type": "text", "text": text}

@@ -1,0 +1,224 @@
+"""Boxes and points of every family's notation, in pixels of the original image, whatever a model leaves unfinished."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from qvl_runtime import drawing, grounding
+from qvl_runtime.errors import MediaError, PromptError
+from qvl_runtime.grounding import Box, Point, parse
+from qvl_runtime.model import Stream, load
+from qvl_runtime.preprocess import smart_resize
+from tests.conftest import REFERENCE, Loader
+
+HELDOUT = Path(__file__).parents[2] / "calib_data" / "heldout"
+NOTATIONS = {
+    "qwen": "<ref>{0}</ref><box>({1},{2}),({3},{4})</box>",
+    "qwen2_vl": "<|object_ref_start|>{0}<|object_ref_end|><|box_start|>({1},{2}),({3},{4})<|box_end|>",
+    "qwen2_5_vl": '{{"bbox_2d": [{1}, {2}, {3}, {4}], "label": "{0}"}}',
+    "qwen3_vl": '{{"bbox_2d": [{1}, {2}, {3}, {4}], "label": "{0}"}}',
+    "qwen3_vl_moe": '{{"label": "{0}", "bbox_2d": [{1}, {2}, {3}, {4}]}}',
+}
+sides = st.integers(40, 3000)
+shares = st.tuples(*[st.floats(0, 0.999)] * 4)
+
+
+@pytest.mark.parametrize("family", NOTATIONS)
+@given(width=sides, height=sides, boxes=st.lists(shares, min_size=1, max_size=5), data=st.data())
+def test_boxes_come_back_as_they_were_written(
+    family: str, width: int, height: int, boxes: list[tuple[float, ...]], data: st.DataObject
+) -> None:
+    """Each coordinate, as a share of its side, is written as the family writes it and found within its rounding."""
+    resized = smart_resize(height, width, 28, 3136, 1 << 20)[::-1]
+    units = resized if family == "qwen2_5_vl" else (1000, 1000)
+    written, expected = [], []
+    for index, (a, b, c, d) in enumerate(boxes):
+        x1, x2, y1, y2 = *sorted((a, b)), *sorted((c, d))
+        numbers = [int(x1 * units[0]), int(y1 * units[1]), int(x2 * units[0]), int(y2 * units[1])]
+        written.append(NOTATIONS[family].format(f"label {index}", *numbers))
+        expected.append((f"label {index}", x1 * width, y1 * height, x2 * width, y2 * height))
+    glue = data.draw(st.sampled_from(["", "\n", ", ", " and then "]))
+    found = parse(glue.join(written), family, (width, height), resized)
+    assert [region.label for region in found] == [label for label, *_ in expected]
+    for region, (_, *corners) in zip(found, expected, strict=True):
+        assert isinstance(region, Box)
+        off = np.abs(np.array([region.x1, region.y1, region.x2, region.y2]) - corners)
+        assert (off <= np.array([width, height] * 2) / np.array(list(units) * 2) + 1e-6).all()
+
+
+def test_qwen2_5_without_a_resized_size_takes_the_default_bounds() -> None:
+    (box,) = parse('{"bbox_2d": [10, 20, 560, 840]}', "qwen2_5_vl", (570, 830))
+    assert box == Box("", 10 * 570 / 560, 20 * 830 / 840, 570, 830)
+
+
+A, B = Box("a", 10, 20, 30, 40), Box("b", 50, 60, 70, 80)
+JSON = '[{"bbox_2d": [10, 20, 30, 40], "label": "a"}, {"bbox_2d": [50, 60, 70, 80], "label": "b"}]'
+ANSWERS: dict[str, tuple[str, list[Any]]] = {
+    "list": (JSON, [A, B]),
+    "fence": (f"```json\n{JSON}\n```", [A, B]),
+    "prose": (f"Here {{they}} are: {JSON} as asked.", [A, B]),
+    "lines": (JSON[1:-1].replace("}, ", "}\n"), [A, B]),
+    "cut in a label": (JSON[:-3], [A, B]),
+    "cut before a label": (JSON[: JSON.index('"label": "b"')], [A, Box("", 50, 60, 70, 80)]),
+    "cut in numbers": (JSON[: JSON.index(", 80")], [A]),
+    "cut in the first": (JSON[:20], []),
+    "trailing comma": (JSON.replace('"a"}', '"a",}'), [A, B]),
+    "order": ('{"label": "a", "bbox_2d": [10, 20, 30, 40]}', [A]),
+    "braces in a label": (
+        '[{"bbox_2d": [10, 20, 30, 40], "label": "a {b} [c]"}]',
+        [Box("a {b} [c]", 10, 20, 30, 40)],
+    ),
+    "nested": ('{"objects": {"a": {"bbox_2d": [10, 20, 30, 40]}, "b": {"bbox_2d": [50, 60, 70, 80]}}}', [A, B]),
+    "several boxes": (
+        '{"bbox_2d": [[10, 20, 30, 40], [50, 60, 70, 80]], "label": "a"}',
+        [A, Box("a", 50, 60, 70, 80)],
+    ),
+    "spotting": ('[{"bbox_2d": [10, 20, 30, 40], "text_content": "发票"}]', [Box("发票", 10, 20, 30, 40)]),
+    "points": (
+        '[{"point_2d": [10, 20], "label": "a"}, {"point_2d": [1.5, 2]}]',
+        [Point("a", 10, 20), Point("", 1.5, 2)],
+    ),
+    "turned corners": ('{"bbox_2d": [30, 40, 10, 20], "label": "a"}', [A]),
+    "outside": ('{"bbox_2d": [-5, 20, 30, 99999], "label": "a"}', [Box("a", 0, 20, 30, 1000)]),
+    "three numbers": ('{"bbox_2d": [10, 20, 30], "label": "a"}', []),
+    "no numbers": ('{"bbox_2d": ["x", true, null, 1], "label": "a"}, {"bbox_2d": [NaN, Infinity, 1e999, 1]}', []),
+    "huge": ('{"bbox_2d": [' + "9" * 400 + ", 1, 2, 3]}", []),
+    "nothing": ("There is no such thing.", []),
+    "empty": ("", []),
+    "deep": ('{"a":' * 3000, []),
+}
+
+
+@pytest.mark.parametrize(("answer", "expected"), ANSWERS.values(), ids=ANSWERS)
+def test_json_answers(answer: str, expected: list[Any]) -> None:
+    assert parse(answer, "qwen3_vl", (1000, 1000)) == expected
+    assert parse(answer, "qwen2_5_vl", (1000, 1000), (1000, 1000)) == expected
+
+
+MARKED: dict[str, tuple[str, list[Any]]] = {
+    "two boxes of one label": (
+        "<ref>a</ref><box>(10,20),(30,40)</box><box>(50,60),(70,80)</box>",
+        [A, Box("a", 50, 60, 70, 80)],
+    ),
+    "among prose": (
+        "See <ref> a </ref> <box>(10, 20), (30, 40)</box> and <ref>b</ref><box>(50,60),(70,80)</box>.",
+        [A, B],
+    ),
+    "marks left out by a decoder": ("a(10,20),(30,40)\nb(50,60),(70,80)", [A, B]),
+    "without a label": ("<box>(10,20),(30,40)</box>", [Box("", 10, 20, 30, 40)]),
+    "point": ("<ref>a</ref><box>(10,20)</box>", [Point("a", 10, 20)]),
+    "quadrilateral": ("<ref>a</ref><quad>(12,20),(30,22),(28,40),(10,38)</quad>", [A]),
+    "cut after a pair": ("<ref>a</ref><box>(10,20),(30,40)</box><ref>b</ref><box>(50,60),", [A]),
+    "cut in a pair": ("<ref>a</ref><box>(10,20),(30,40)</box><ref>b</ref><box>(50,60),(70,8", [A]),
+    "cut before the end mark": ("<ref>a</ref><box>(10,20),(30,40)", [A]),
+    "coordinates in prose": ("f(1,2) is not a box", []),
+}
+
+
+@pytest.mark.parametrize(("answer", "expected"), MARKED.values(), ids=MARKED)
+def test_marked_answers(answer: str, expected: list[Any]) -> None:
+    assert parse(answer, "qwen", (1000, 1000)) == expected
+    for name, mark in {"ref": "object_ref", "box": "box", "quad": "quad"}.items():
+        answer = answer.replace(f"</{name}>", f"<|{mark}_end|>").replace(f"<{name}>", f"<|{mark}_start|>")
+    assert parse(answer, "qwen2_vl", (1000, 1000)) == expected
+
+
+def test_an_unknown_family_is_named() -> None:
+    with pytest.raises(PromptError, match=r"family 'llava' \(one of qwen, "):
+        parse("", "llava", (10, 10))
+
+
+def test_marks_are_part_of_an_answer(model: Loader) -> None:
+    reader = model("qwen2_vl", "small", "fp32")
+    answer = NOTATIONS["qwen2_vl"].format("the total", 10, 20, 30, 40)
+    ids = reader._ids(answer + "<|im_end|>")
+    text = "".join(Stream(iter(ids), reader.tokenizer, Any, marks=reader._marks))
+    assert text == answer
+    assert reader.regions(text, Image.new("RGB", (500, 200))) == [Box("the total", 5, 4, 15, 8)]
+
+
+def test_regions_know_the_resize_rule(model: Loader) -> None:
+    """Of an image alone, and of one that was scaled down further to fit its prompt."""
+    reader = model("qwen2_5_vl", "small", "fp32")
+    page = Image.new("RGB", (500, 300))
+    height, width = smart_resize(300, 500, 28, reader.manifest.image.min_pixels, reader.manifest.image.max_pixels)
+    answer = json.dumps({"bbox_2d": [0, 0, width // 2, height], "label": "left"})
+    assert reader.regions(answer, page) == [Box("left", 0, 0, 250 * (width // 2 * 2 / width), 300)]
+    messages = [{"role": "user", "content": [{"type": "image", "image": page}] * 2}]
+    with pytest.warns(UserWarning, match="scaled down"):
+        placed = reader.prompt(messages, reserve=8192 - 60).placed[1]
+    small = placed.grid.w * 14, placed.grid.h * 14
+    answer = json.dumps({"bbox_2d": [0, 0, small[0], small[1] / 2]})
+    assert reader.regions(answer, placed) == [Box("", 0, 0, 500, 150)]
+
+
+def iou(a: Box, b: Box) -> float:
+    width, height = min(a.x2, b.x2) - max(a.x1, b.x1), min(a.y2, b.y2) - max(a.y1, b.y1)
+    common = max(width, 0) * max(height, 0)
+    return common / ((a.x2 - a.x1) * (a.y2 - a.y1) + (b.x2 - b.x1) * (b.y2 - b.y1) - common)
+
+
+def test_the_reference_checkpoint_locates_fields(reference_bundle: Path) -> None:
+    """Twelve held-out pages: the boxes of the answers parse, and lie near the true ones."""
+    reader = load(reference_bundle, threads=1)
+    lines = (json.loads(line) for line in (HELDOUT / "labels.jsonl").open(encoding="utf-8"))
+    questions = [line for line in lines if line["task"] == "grounding"][:12]
+    overlaps = []
+    for line in questions:
+        page = Image.open(HELDOUT / line["image"])
+        content = [{"type": "image", "image": page}, {"type": "text", "text": line["prompt"]}]
+        (truth,) = reader.regions(line["answers"][0], page)
+        found = reader.regions(reader.generate([{"role": "user", "content": content}], max_new_tokens=60), page)
+        overlaps.append(iou(*found, truth))
+    assert np.mean(overlaps) > 0.12, overlaps  # a small reader: its boxes are near, a random one overlaps by 0.02
+
+
+@pytest.mark.parametrize("label", ["total", "合计", ""])
+def test_drawing(label: str, tmp_path: Path) -> None:
+    page = Image.new("RGB", (400, 300), "white")
+    out = tmp_path / "drawn.png"
+    drawing.save(drawing.draw(page, [Box(label, 100, 100, 200, 150), Point("p", 300, 200)]), out)
+    drawn = np.asarray(Image.open(out)).astype(int)
+    assert drawn.shape == (300, 400, 3)
+    assert (drawn[100, 110:190] != 255).any(axis=1).all() and (drawn[110:140, 200] != 255).any(axis=1).all()
+    assert (drawn[120, 120:180] == 255).all(), "the inside of a box stays readable"
+    assert (drawn[200, 300] != 255).any()
+    assert (drawn[80:99, 100:140] != 255).any() == bool(label)
+    assert np.asarray(page).min() == 255, "the page itself is left alone"
+    assert [file.name for file in tmp_path.iterdir()] == ["drawn.png"]
+
+
+def test_drawings_that_cannot_be_written(tmp_path: Path) -> None:
+    page = Image.new("RGB", (40, 30))
+    with pytest.raises(MediaError, match=r"out\.txt: has no ending of an image format"):
+        drawing.save(page, tmp_path / "out.txt")
+    with pytest.raises(MediaError, match="cannot be written"):
+        drawing.save(page, tmp_path / "missing" / "out.png")
+    (tmp_path / "old.png").write_text("kept")
+    with pytest.raises(MediaError, match="cannot be written"):
+        drawing.save(_Broken(page), tmp_path / "old.png")
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("old.png", "kept")]
+
+
+class _Broken(Image.Image):
+    """An image whose saving fails half way."""
+
+    def __init__(self, page: Image.Image) -> None:
+        super().__init__()
+
+    def save(self, fp: Any, format: str | None = None, **_: Any) -> None:
+        Path(fp).write_bytes(b"half")
+        raise OSError("disk full")
+
+
+def test_the_marks_are_those_of_the_tokenizer() -> None:
+    added = json.loads((REFERENCE / "tokenizer.json").read_text("utf-8"))["added_tokens"]
+    assert set(grounding.MARKS) <= {token["content"] for token in added}
