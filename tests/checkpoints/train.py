@@ -78,7 +78,7 @@ class Sampler:
         self.prefix = self.encode(
             "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n<|vision_start|>"
         )
-        self.questions = 0.3
+        self.questions = 0.2
 
     def encode(self, text: str) -> list[int]:
         return list(self.tokenizer.encode(text, add_special_tokens=False).ids)
@@ -94,7 +94,7 @@ class Sampler:
         pools: dict[tuple[int, int], list[tuple[Page, Question]]] = {}
         while True:
             draw = self.rng.random()
-            page = simple_page(self.rng, 0 if draw < 0.05 else 1 if draw < 0.2 else 2)
+            page = simple_page(self.rng, 0 if draw < 0.02 else 1 if draw < 0.06 else 2)
             pool = pools.setdefault(page.image.size, [])
             pool.append((page, self.question(page)))
             if len(pool) * (page.image.width * page.image.height // CELL**2 + 75) >= self.tokens:
