@@ -137,4 +137,5 @@ def _fixed(quantizer: Quantizer, table: list[Sensitivity]) -> int:
         4 * math.prod(tensor.shape) for name, tensor in tensors.items() if name not in chosen and name not in tables
     )
     graphs = (build_vision(spec, quantizer.targets["vision"]), build_llm(spec, quantizer.targets["llm"]))
-    return quantized + others + NODE_BYTES * sum(len(graph.model.graph) for graph in graphs)
+    aligned = weights.ALIGNMENT * (len(tensors) + len(chosen) + len(tables))  # quantized ones are codes and scales
+    return quantized + others + aligned + NODE_BYTES * sum(len(graph.model.graph) for graph in graphs)
