@@ -72,7 +72,7 @@ def test_a_size_that_cannot_be_kept() -> None:
 @pytest.fixture(scope="module")
 def table(tmp_path_factory: pytest.TempPathFactory) -> list[Sensitivity]:
     """Measured once for all tests."""
-    arguments = ["sensitivity", str(REFERENCE), "--calib", str(HELDOUT), "--samples", "3", "--json", "--quiet"]
+    arguments = ["sensitivity", str(REFERENCE), "--calib", str(HELDOUT), "--samples", "8", "--json", "--quiet"]
     result = CliRunner().invoke(cli, arguments, catch_exceptions=False)
     return [Sensitivity(row["name"], tuple(row["shape"]), row["kl"]) for row in json.loads(result.output)]
 
@@ -95,7 +95,7 @@ def test_limits_are_kept(
 ) -> None:
     """The bundle is as small as asked; the divergence foretold is that measured on other pages, give or take."""
     monkeypatch.setattr(mixed, "sensitivities", lambda *_: table)
-    manifest = export(ExportPlan(REFERENCE, tmp_path / "b", **limit, calib=HELDOUT, samples=3))  # type: ignore[arg-type]
+    manifest = export(ExportPlan(REFERENCE, tmp_path / "b", **limit, calib=HELDOUT, samples=8))  # type: ignore[arg-type]
     size = sum(file.size for file in manifest.files.values())
     used = {
         name: form for graph in manifests.read(tmp_path / "b").graphs.values() for name, form in graph.linears.items()
