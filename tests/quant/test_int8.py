@@ -23,7 +23,7 @@ from qvl_export.quant.statistics import Collector, Statistics
 from qvl_export.targets import lower
 from qvl_runtime import manifest as manifests
 from qvl_runtime.model import Model, load
-from tests.heldout import HELDOUT, items, log_softmax
+from tests.heldout import HELDOUT, divergence, items
 from tests.oracles.tiny import FAMILIES, REFERENCE
 
 RNG = np.random.default_rng(0)
@@ -139,15 +139,6 @@ def int8(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("int8") / "bundle"
     export(ExportPlan(REFERENCE, out, precision="int8", calib=HELDOUT, samples=8))
     return out
-
-
-def divergence(reference: Model, other: Model, pages: range = range(100, 112)) -> float:
-    """Mean KL of next-token distributions along the true answers of pages that were not calibrated on."""
-    found = []
-    for item in list(items("ocr"))[pages.start : pages.stop]:
-        p, q = (log_softmax(model.logits(item.messages, item.answer)) for model in (reference, other))
-        found.append((np.exp(p) * (p - q)).sum(-1))
-    return float(np.concatenate(found).mean())
 
 
 def test_int8_reads_like_float(reference_bundle: Path, int8: Path) -> None:

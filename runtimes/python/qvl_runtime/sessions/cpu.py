@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -14,7 +13,7 @@ import numpy as np
 from ..errors import BundleError, EngineError, InstallError
 from ..manifest import DECODE, GraphEntry, ImageGeometry, Manifest, inside
 from ..positions import Grid, interpolation, patch_positions, window_layout
-from . import Floats, LlmInputs
+from . import Floats, LlmInputs, cores
 
 CACHE_STEP = 512
 """The KV cache grows by multiples of this many tokens."""
@@ -55,22 +54,20 @@ def open_vision(bundle: Path, manifest: Manifest, threads: int | None) -> CpuVis
     return CpuVision(manifest.image, _session(bundle, manifest.graphs["vision"], threads))
 
 
-def _cores() -> int:
-    """Cores this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _session(bundle: Path, graph: GraphEntry, threads: int | None) -> ort.InferenceSession:
+def session_options(threads: int | None = None) -> ort.SessionOptions:
+    """What every session of ours is opened with; `threads` bounds the cores used (all where None)."""
     options = ort.SessionOptions()
-    options.intra_op_num_threads = min(
-        threads or _cores(), _cores()
-    )  # more threads than cores only get in each other's way
+    options.intra_op_num_threads = min(threads or cores(), cores())  # more only get in each other's way
     options.log_severity_level = SILENT
     options.add_session_config_entry("session.force_spinning_stop", "1")  # two sessions share the cores
     options.add_session_config_entry("session.x64quantprecision", "1")  # x86 without VNNI would saturate u8 × s8
+    return options
+
+
+def _session(bundle: Path, graph: GraphEntry, threads: int | None) -> ort.InferenceSession:
     path = inside(bundle, graph.model)
     try:
-        session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        session = ort.InferenceSession(str(path), session_options(threads), providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime raises types of its own that share no base class
         raise BundleError(
             f"ONNX Runtime refuses it: {str(error).splitlines()[0][:300]}",
