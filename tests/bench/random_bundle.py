@@ -80,6 +80,9 @@ class RandomQuantizer:
         columns = int(np.prod(rest))
         return RandomLinear(layout(columns), rows, columns)
 
+    def calibration(self, *_: object) -> None:
+        """There was none."""
+
     def clean(self) -> None: ...
 
 
@@ -87,11 +90,17 @@ def export_random(plan: ExportPlan) -> Manifest:
     """The plan's bundle, with random codes where it would calibrate."""
 
     def quantizer(
-        plan: ExportPlan, spec: ModelSpec, source: Checkpoint, precisions: Any, lowered: Any, **_: object
+        plan: ExportPlan,
+        spec: ModelSpec,
+        source: Checkpoint,
+        tensors: Any,
+        precisions: Any,
+        lowered: Any,
+        already: bool,
     ) -> RandomQuantizer:
         wanted = {tower: chosen for tower, chosen in precisions.items() if chosen not in precision.FLOATS}
         options = schemes.Options(plan.block_size, plan.reduce_range)
         return RandomQuantizer(spec, source, wanted, lowered, options)
 
     with mock.patch.object(pipeline, "_quantizer", quantizer):
-        return export(replace(plan, calib=None))
+        return export(replace(plan, calib=()))
