@@ -56,11 +56,23 @@ def add_input(graph: ir.Graph, name: str, dtype: ir.DataType, axes: Axes) -> ir.
     return value
 
 
-def add_output(graph: ir.Graph, value: ir.Value, name: str, axes: Axes | None) -> None:
+def add_output(graph: ir.Graph, value: ir.Value, name: str, axes: Axes | None, dtype: ir.DataType = FLOAT) -> None:
     """Without `axes` the engine finds out."""
-    value.name, value.type = name, ir.TensorType(FLOAT)
+    value.name, value.type = name, ir.TensorType(dtype)
     value.shape = None if axes is None else ir.Shape(axes)
     graph.outputs.append(value)
+
+
+def add_cache_state(graph: ir.Graph, target: Target) -> dict[str, ir.Value]:
+    """What the target is told of how far the cache is filled."""
+    return {name: add_input(graph, name, dtype, axes) for name, dtype, axes in target.cache_inputs}
+
+
+def add_cache(graph: ir.Graph, spec: TextSpec, target: Target, prefix: str, state: Mapping[str, ir.Value]) -> Cache:
+    """The cache of one layer, whose inputs are called `prefix` and `key` or `value`."""
+    past: Axes = [1, spec.num_key_value_heads, "past", spec.head_dim]
+    key, value = (add_input(graph, f"{prefix}{part}", target.cache_type, past) for part in ("key", "value"))
+    return Cache(key, value, state)
 
 
 def add_vision_inputs(graph: ir.Graph, image: ImageGeometry, name: str, axes: Axes) -> VisionInputs:
@@ -139,16 +151,8 @@ def build_llm(spec: ModelSpec, target: Target, layouts: Mapping[str, Layout] | N
         add_input(graph, "logits_positions", INT64, ["wanted"]),
         tuple(add_input(graph, name, FLOAT, ["image_tokens", text.hidden_size]) for name in deepstack_names(text)),
     )
-    filled = add_input(graph, "seqlens_k", INT32, [1]), add_input(graph, "total_sequence_length", INT32, [])
-    past: Axes = [1, text.num_key_value_heads, "past", text.head_dim]
-    caches = [
-        Cache(
-            add_input(graph, f"past_key_values.{index}.key", FLOAT, past),
-            add_input(graph, f"past_key_values.{index}.value", FLOAT, past),
-            *filled,
-        )
-        for index in range(text.num_layers)
-    ]
+    state = add_cache_state(graph, target)
+    caches = [add_cache(graph, text, target, f"past_key_values.{index}.", state) for index in range(text.num_layers)]
     llm = Llm(target, text)
     used = quantize(llm, "", layouts or {})
     logits, presents = llm(GraphBuilder(graph).op, inputs, caches)
@@ -156,5 +160,5 @@ def build_llm(spec: ModelSpec, target: Target, layouts: Mapping[str, Layout] | N
     present: Axes = [1, text.num_key_value_heads, "total", text.head_dim]
     for index, pair in enumerate(presents):
         for part, value in zip(("key", "value"), pair, strict=True):
-            add_output(graph, value, f"present.{index}.{part}", present)
+            add_output(graph, value, f"present.{index}.{part}", present, target.cache_type)
     return Graph(name, ir.Model(graph, ir_version=target.ir_version), used)

@@ -16,6 +16,7 @@ from ..manifest import DECODE, GraphEntry, ImageGeometry, Manifest, inside
 from ..positions import Grid, interpolation, patch_positions, window_layout
 from ..saturation import saturates
 from . import Floats, LlmInputs
+from . import cache_state as cache_state_of
 
 CACHE_STEP = 512
 """The KV cache grows by multiples of this many tokens."""
@@ -100,17 +101,24 @@ def _telling() -> Iterator[None]:
         raise EngineError(f"ONNX Runtime failed: {str(error).splitlines()[0][:300]}") from error
 
 
+def cache_state(past: int, total: int, capacity: int) -> dict[str, np.ndarray]:
+    """How far the cache is filled when the new tokens are in it."""
+    return {"seqlens_k": np.array([total - 1], np.int32), "total_sequence_length": np.array(total, np.int32)}
+
+
 class KvCache:
     """Keys and values [1, heads, capacity, head_dim] of every layer, grown in steps of CACHE_STEP tokens."""
 
     def __init__(self, manifest: Manifest) -> None:
         self._geometry = manifest.llm
+        ports = {port.name: port.dtype for port in manifest.graphs["llm"].inputs}
+        self._dtype = np.float16 if ports["past_key_values.0.key"] == "float16" else np.float32
         self._names = [f"{i}.{part}" for i in range(manifest.llm.num_layers) for part in ("key", "value")]
         self.capacity = 0
         self._arrays = {name: self._empty(0) for name in self._names}
 
-    def _empty(self, capacity: int) -> Floats:
-        return np.zeros((1, self._geometry.num_key_value_heads, capacity, self._geometry.head_dim), np.float32)
+    def _empty(self, capacity: int) -> np.ndarray:
+        return np.zeros((1, self._geometry.num_key_value_heads, capacity, self._geometry.head_dim), self._dtype)
 
     def reserve(self, tokens: int, used: int, bindings: Sequence[ort.IOBinding]) -> None:
         """Make room for `tokens` in all, keep the first `used`, and bind the buffers as both past and present."""
@@ -193,8 +201,7 @@ class CpuLlm:
             "image_positions": places,
             **{f"deepstack_features.{index}": rows for index, rows in enumerate(inputs.features[1:])},
             "logits_positions": inputs.wanted,
-            "seqlens_k": np.array([total - 1], np.int32),
-            "total_sequence_length": np.array(total, np.int32),
+            **cache_state_of(self._manifest.target, inputs.past, total, self._cache.capacity),
         }
         for name, array in feeds.items():
             binding.bind_cpu_input(name, array)
