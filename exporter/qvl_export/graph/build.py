@@ -13,7 +13,7 @@ from qvl_runtime.manifest import ImageGeometry, Port
 
 from ..families.spec import ModelSpec, TextSpec
 from ..quant.qtensor import Layout
-from ..targets import Cache, Target, WindowInputs
+from ..targets import PAST, Cache, Target, WindowInputs
 from .experts import ExpertWeight
 from .layers import Embedding, Linear
 from .quantized import quantize
@@ -63,14 +63,24 @@ def add_output(graph: ir.Graph, value: ir.Value, name: str, axes: Axes | None, d
     graph.outputs.append(value)
 
 
-def add_cache_state(graph: ir.Graph, target: Target) -> dict[str, ir.Value]:
+def add_cache_state(graph: ir.Graph, target: Target, capacity: int | str = PAST) -> dict[str, ir.Value]:
     """What the target is told of how far the cache is filled."""
-    return {name: add_input(graph, name, dtype, axes) for name, dtype, axes in target.cache_inputs}
+    return {
+        name: add_input(graph, name, dtype, [capacity if axis == PAST else axis for axis in axes])
+        for name, dtype, axes in target.cache_inputs
+    }
 
 
-def add_cache(graph: ir.Graph, spec: TextSpec, target: Target, prefix: str, state: Mapping[str, ir.Value]) -> Cache:
+def add_cache(
+    graph: ir.Graph,
+    spec: TextSpec,
+    target: Target,
+    prefix: str,
+    state: Mapping[str, ir.Value],
+    capacity: int | str = PAST,
+) -> Cache:
     """The cache of one layer, whose inputs are called `prefix` and `key` or `value`."""
-    past: Axes = [1, spec.num_key_value_heads, "past", spec.head_dim]
+    past: Axes = [1, spec.num_key_value_heads, capacity, spec.head_dim]
     key, value = (add_input(graph, f"{prefix}{part}", target.cache_type, past) for part in ("key", "value"))
     return Cache(key, value, state)
 
@@ -151,13 +161,16 @@ def build_llm(spec: ModelSpec, target: Target, layouts: Mapping[str, Layout] | N
         add_input(graph, "logits_positions", INT64, ["wanted"]),
         tuple(add_input(graph, name, FLOAT, ["image_tokens", text.hidden_size]) for name in deepstack_names(text)),
     )
-    state = add_cache_state(graph, target)
-    caches = [add_cache(graph, text, target, f"past_key_values.{index}.", state) for index in range(text.num_layers)]
+    capacity, total = (spec.max_positions,) * 2 if target.static_cache else (PAST, "total")
+    state = add_cache_state(graph, target, capacity)
+    caches = [
+        add_cache(graph, text, target, f"past_key_values.{index}.", state, capacity) for index in range(text.num_layers)
+    ]
     llm = Llm(target, text)
     used = quantize(llm, "", layouts or {})
     logits, presents = llm(GraphBuilder(graph).op, inputs, caches)
     add_output(graph, logits, "logits", [1, "wanted", text.vocab_size])
-    present: Axes = [1, text.num_key_value_heads, "total", text.head_dim]
+    present: Axes = [1, text.num_key_value_heads, total, text.head_dim]
     for index, pair in enumerate(presents):
         for part, value in zip(("key", "value"), pair, strict=True):
             add_output(graph, value, f"present.{index}.{part}", present, target.cache_type)

@@ -19,6 +19,8 @@ from ..quant.qtensor import Layout, QTensor
 
 Inputs = tuple[tuple[str, ir.DataType, list[int | str]], ...]
 """Inputs of a graph: name, element type and axes of each."""
+PAST = "past"
+"""The axis of the cache's capacity."""
 WEIGHT_TYPES = {"fp32": ir.DataType.FLOAT, "fp16": ir.DataType.FLOAT16}
 SWISH_SLOPE = {"silu": 1.0, "quick_gelu": 1.702}
 """x · sigmoid(slope · x)."""
@@ -70,6 +72,10 @@ class Target(Protocol):
     @property
     def cache_type(self) -> ir.DataType:
         """Of keys and values in the cache."""
+
+    @property
+    def static_cache(self) -> bool:
+        """Whether the cache has room for the maximum length from the start, else for as much as the host gives it."""
 
     @property
     def cache_inputs(self) -> Inputs:

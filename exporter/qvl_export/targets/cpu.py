@@ -44,6 +44,7 @@ class CpuTarget:
     static_activations: bool = False
     quantized_tables: bool = True
     cache_type: ir.DataType = ir.DataType.FLOAT
+    static_cache: bool = False
     cache_inputs: Inputs = (
         ("seqlens_k", ir.DataType.INT32, [1]),
         ("total_sequence_length", ir.DataType.INT32, []),

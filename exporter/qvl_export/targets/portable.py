@@ -18,7 +18,7 @@ from qvl_runtime.packing import Codes, pack_nibbles
 
 from ..errors import ExportError
 from ..quant.qtensor import Layout, QTensor
-from . import SWISH_SLOPE, WEIGHT_TYPES, Cache, Inputs, WindowInputs, largest_of_tokens
+from . import PAST, SWISH_SLOPE, WEIGHT_TYPES, Cache, Inputs, WindowInputs, largest_of_tokens
 
 FLOAT, INT64 = ir.DataType.FLOAT, ir.DataType.INT64
 SIGNED = {4: ir.DataType.INT4, 8: ir.DataType.INT8}
@@ -39,6 +39,7 @@ class PortableTarget:
     ir_version: int = 11
     static_activations: bool = True
     quantized_tables: bool = False
+    static_cache: bool = False
 
     @property
     def cache_type(self) -> ir.DataType:
@@ -47,7 +48,7 @@ class PortableTarget:
     @property
     def cache_inputs(self) -> Inputs:
         """Where the new tokens are written, and which of the cache each of them sees."""
-        return (("write_indices", INT64, [1]), ("attention_mask", ir.DataType.BOOL, [1, 1, "sequence", "past"]))
+        return (("write_indices", INT64, [1]), ("attention_mask", ir.DataType.BOOL, [1, 1, "sequence", PAST]))
 
     def _narrow(self, op: OpBuilder, x: ir.Value) -> ir.Value:
         return x if self.weight_type == FLOAT else op.Cast(x, to=self.weight_type)
@@ -115,9 +116,8 @@ class PortableTarget:
             return self._integer_linear(op, x, parts, bias)
         if layout.permuted:
             x = op.Gather(x, parts["permutation"], axis=-1)
-        matrix = op.DequantizeLinear(
-            parts["codes"], parts["scales"], parts.get("zeros"), axis=0, block_size=layout.block
-        )
+        stored = [parts[name] for name in ("codes", "scales", "zeros") if name in parts]  # parsers refuse an empty input
+        matrix = op.DequantizeLinear(*stored, axis=0, block_size=layout.block)
         return self._product(op, x, matrix, bias, wide)
 
     def _integer_linear(
