@@ -176,7 +176,7 @@ def largest_of_tokens(op: OpBuilder, x: ir.Value) -> ir.Value:
 
 def available() -> list[str]:
     """The targets that can be exported for."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+    return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
 
 
 def lower(name: str, precision: str, accuracy_level: int = 4) -> Target:

@@ -43,12 +43,15 @@ class CpuTarget:
     ir_version: int = 11
     static_activations: bool = False
     quantized_tables: bool = True
-    cache_type: ir.DataType = ir.DataType.FLOAT
     static_cache: bool = False
     cache_inputs: Inputs = (
         ("seqlens_k", ir.DataType.INT32, [1]),
         ("total_sequence_length", ir.DataType.INT32, []),
     )
+
+    @property
+    def cache_type(self) -> ir.DataType:
+        return ir.DataType.FLOAT
 
     def _float(self, op: OpBuilder, value: ir.Value) -> ir.Value:
         return value if self.weight_type == ir.DataType.FLOAT else op.Cast(value, to=ir.DataType.FLOAT)
@@ -107,25 +110,38 @@ class CpuTarget:
         wide: bool = False,
     ) -> ir.Value:
         if layout.integer:
-            return self._integer_linear(op, x, parts, bias)
+            return self.integer_linear(op, x, parts, bias)
         if layout.permuted:
             x = op.Gather(x, parts["permutation"], axis=-1)
+        scales = op.Cast(parts["scales"], to=ir.DataType.FLOAT)
+        return self.blocks_product(op, x, {**parts, "scales": scales}, layout, (outputs, inputs), bias)
+
+    def blocks_product(
+        self,
+        op: OpBuilder,
+        x: ir.Value,
+        parts: Mapping[str, ir.Value],
+        layout: Layout,
+        shape: tuple[int, int],
+        bias: ir.Value | None,
+    ) -> ir.Value:
+        """x · weightᵀ + bias, the weight of `shape` in blocks, its scales of the type of x."""
         return op.MatMulNBits(
             x,
             parts["codes"],
-            op.Cast(parts["scales"], to=ir.DataType.FLOAT),
+            parts["scales"],
             parts.get("zeros"),
             None,
             bias,
-            K=inputs,
-            N=outputs,
+            K=shape[1],
+            N=shape[0],
             bits=layout.bits,
             block_size=layout.block,
             accuracy_level=self.accuracy_level,
             _domain=MICROSOFT,
         )
 
-    def _integer_linear(
+    def integer_linear(
         self, op: OpBuilder, x: ir.Value, parts: Mapping[str, ir.Value], bias: ir.Value | None
     ) -> ir.Value:
         """Every token by its own largest magnitude, so that it gives the same bits alone and among others."""
@@ -148,7 +164,7 @@ class CpuTarget:
     ) -> ir.Value:
         """Reads the blocks that MatMulNBits multiplies: one tensor serves both ends of a tied model."""
         last = op.Constant(value_ints=[-1])
-        scales = op.Unsqueeze(op.Cast(parts["scales"], to=ir.DataType.FLOAT), last)
+        scales = op.Unsqueeze(op.Cast(parts["scales"], to=self.cache_type), last)
         blocks = op.GatherBlockQuantized(
             parts["codes"],
             ids,
