@@ -114,6 +114,16 @@ def test_smoothing_never_makes_it_worse() -> None:
     assert noise <= relative_noise(weight, scheme.quantize(weight, before), before)
 
 
+def test_smoothing_leaves_what_the_linears_do_not_see() -> None:
+    """Queries and keys come out of the same linear as the values before a projection, and go elsewhere."""
+    tokens, weight = RNG.standard_normal((64, 40)).astype(np.float32), RNG.standard_normal((8, 40)).astype(np.float32)
+    tokens[:, 3] *= 100
+    fold = Fold(("proj",), "qkv", np.arange(40) + 80)
+    scale = best_scale(fold, {"proj": weight}, statistics(tokens), find("int8", Options()))
+    assert scale[83] > 5
+    assert np.array_equal(scale[:80], np.ones(80))
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("precision", ["int8", "int4"])
 def test_every_family_stays_close_to_float(
