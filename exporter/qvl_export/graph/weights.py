@@ -105,6 +105,11 @@ def match(
     return stored_sources(weights, tensors) | dict(packed)
 
 
+def float_sources(graph: Graph, tensors: Mapping[str, Tensor]) -> dict[str, Source]:
+    """Where the float weights of a graph are stored."""
+    return stored_sources({name: value for name, value in _parameters(graph) if isinstance(value, Weight)}, tensors)
+
+
 def stored_sources(weights: Mapping[str, Weight], tensors: Mapping[str, Tensor]) -> dict[str, Source]:
     """Where the values of weights are stored, experts in the order of the graph."""
 

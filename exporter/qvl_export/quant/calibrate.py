@@ -23,12 +23,12 @@ from qvl_runtime.sessions.cpu import session_options
 from ..graph import weights
 from ..graph.build import Graph
 from ..graph.folds import Fold
-from ..graph.layers import Weight
 from ..graph.stages import Layouts, Stage
 from ..safetensors_file import Tensor
 from ..targets import Target
 from .noise import sqnr
 from .qtensor import Layout
+from .question import Report
 from .rows import quantize_rows
 from .schemes import Scheme
 from .smooth import best_scale
@@ -37,7 +37,6 @@ from .stored import packed_parts
 from .work import LinearRecord, Quantized, Sample, StageRecord, Work
 
 Floats = npt.NDArray[np.float32]
-Report = Callable[[str], None]
 INTEGER_EXPERTS = Layout(8, 32)
 """Experts have no integer kernel: under W8A8 their weights are 8 bits in blocks."""
 LEAST_SQNR = 15.0
@@ -69,9 +68,7 @@ class Tower:
 
     def sources(self, graph: Graph) -> dict[str, weights.Source]:
         """Where the float weights of a graph are stored."""
-        values = graph.model.graph.initializers.items()
-        mine = {name: value for name, value in values if isinstance(value, Weight)}
-        return weights.stored_sources(mine, self.tensors)
+        return weights.float_sources(graph, self.tensors)
 
     def token_weights(self, sample: Sample) -> Floats | None:
         """What each token counts [T], where they do not all count the same."""

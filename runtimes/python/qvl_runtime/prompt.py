@@ -25,14 +25,13 @@ class ScaledImageWarning(UserWarning):
 
 @dataclass(frozen=True)
 class Placed:
-    """Media, or some temporal patches of it, with its place in the prompt and the pixel bound it was resized to.
+    """Media, or some temporal patches of it, with its place in the prompt and the patches it was resized to.
 
     Its features begin at row `first_row` of those of the media.
     """
 
     media: Media
     span: VisionSpan
-    max_pixels: int
     grid: Grid
     first_row: int = 0
 
@@ -186,7 +185,7 @@ def put(item: Media, start: int, bound: int, manifest: Manifest) -> Placed:
     merge = manifest.image.spatial_merge_size
     grid = item.grid(bound, manifest)
     span = VisionSpan(start, grid.t, grid.h // merge, grid.w // merge, _interval(item, manifest))
-    return Placed(item, span, bound, grid)
+    return Placed(item, span, grid)
 
 
 def _interval(item: Media, manifest: Manifest) -> float:
