@@ -36,10 +36,10 @@ def what_is(page: Page, key: str) -> Question:
 
 def locate(page: Page, key: str, relative: bool = False) -> Question:
     """The box in pixels of the page (Qwen2.5-VL), or with `relative` in thousandths of its sides (Qwen3-VL)."""
-    box = page.fields[key].box
+    box = list(page.fields[key].box)
     if relative:
-        box = tuple(round(1000 * place / page.image.size[index % 2]) for index, place in enumerate(box))
-    answer = json.dumps({"bbox_2d": list(box)})
+        box = [round(1000 * place / page.image.size[index % 2]) for index, place in enumerate(box)]
+    answer = json.dumps({"bbox_2d": box})
     return Question(LOCATE[page.language].format(key.lower()), "grounding", (answer,))
 
 

@@ -43,7 +43,10 @@ def search(weight: Tensor, importance: Tensor | None, layout: Layout) -> Grid:
     """
     rows = max(1, AT_ONCE // weight.shape[1])
     weigh = None if importance is None else blocked(importance[None], layout).permute(2, 0, 1).contiguous()
-    parts = [_search(blocked(part, layout).permute(2, 0, 1).contiguous(), weigh, layout) for part in weight.split(rows)]
+    parts = [
+        _search(blocked(part, layout).permute(2, 0, 1).contiguous(), weigh, layout)
+        for part in torch.split(weight, rows)
+    ]
     return Grid(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
 
