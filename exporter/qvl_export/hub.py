@@ -24,6 +24,7 @@ NEEDED = [
     "model.safetensors",
     "model-*.safetensors",
     "model.safetensors.index.json",
+    "pytorch_model.bin.index.json",  # tells that weights are there, but pickled
 ]
 _REPO_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 

@@ -60,7 +60,7 @@ class ExportPlan:
     `checkpoint` is a directory or a Hugging Face id; `min_pixels` and `max_pixels` override the checkpoint's;
     `max_length` bounds prompt and answer together (8,192, or the model's limit if that is lower); `accuracy_level` 4
     multiplies 4- and 8-bit weights with activations rounded to int8, 0 keeps activations float32. Linears that the
-    checkpoint holds quantized (GPTQ) are used as they are. `precision` "int8" multiplies integers in both towers
+    checkpoint holds quantized (GPTQ, AWQ) are used as they are. `precision` "int8" multiplies integers in both towers
     (W8A8), "int4" does so in the vision tower and has the language model's weights in int4 by GPTQ, `block_size`
     columns a scale, "hybrid" holds the language model twice, in int8 for prompts and in int4 for answers;
     `vision_precision` and `llm_precision` choose for one tower. Both are calibrated on up to `samples`
@@ -117,11 +117,11 @@ def export(plan: ExportPlan, progress: Progress | None = None) -> Manifest:
     progress.stage(f"locating {plan.checkpoint}")
     checkpoint, revision = hub.locate(str(plan.checkpoint), plan.revision)
     source = describe.Source(str(plan.checkpoint), checkpoint.directory, revision)
+    own = stored.quantized_linears(checkpoint)
     spec = _adjust(families.read_spec(checkpoint), plan)
     _check_depth(spec, checkpoint)
     tensors = rotate.rotated(checkpoint.tensors, spec)
     progress.stage(f"building the graphs of {spec.family}")
-    own = stored.quantized_linears(checkpoint)
     if plan.save_gptq is not None:
         _check_save_gptq(plan, spec, precisions, lowered["llm"])
     quantizer = _quantizer(plan, spec, checkpoint, tensors, precisions, lowered, already=bool(own))
@@ -245,9 +245,9 @@ def sensitivity(plan: ExportPlan, progress: Progress | None = None) -> list[Sens
     lowered = {tower: targets.lower(plan.target, "fp16", plan.accuracy_level) for tower in precision.TOWERS}
     progress.stage(f"locating {plan.checkpoint}")
     checkpoint, revision = hub.locate(str(plan.checkpoint), plan.revision)
+    own = stored.quantized_linears(checkpoint)
     spec = _adjust(families.read_spec(checkpoint), plan)
     _check_depth(spec, checkpoint)
-    own = stored.quantized_linears(checkpoint)
     if own:
         raise ExportError("the checkpoint is already quantized", fix="measure the original one")
     _match(spec, checkpoint.tensors, checkpoint.directory, lowered, own)

@@ -26,8 +26,10 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "BF16": np.dtype(ml_dtypes.bfloat16),
     "F16": np.dtype(np.float16),
     "F32": np.dtype(np.float32),
-    "I32": np.dtype(np.int32),  # packed codes of GPTQ checkpoints
+    "I32": np.dtype(np.int32),  # packed codes of GPTQ and AWQ checkpoints
 }
+QUANTIZED = ("F8_E4M3", "F8_E5M2", "F8_E8M0", "I8", "U8")
+"""Element types of FP8, compressed-tensors and bitsandbytes checkpoints."""
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -136,8 +138,9 @@ def _check_layout(tensors: list[StoredTensor], path: Path, base: int, file_size:
 def _stored(name: str, entry: _HeaderEntry, path: Path, base: int, file_size: int) -> StoredTensor:
     begin, end = entry.data_offsets
     if entry.dtype not in DTYPES:
+        hint = "; quantized weights? export the bfloat16 release" if entry.dtype in QUANTIZED else ""
         raise CheckpointError(
-            f"tensor {name} has element type {entry.dtype}", where=path, fix=f"supported: {', '.join(DTYPES)}"
+            f"tensor {name} has element type {entry.dtype}", where=path, fix=f"supported: {', '.join(DTYPES)}{hint}"
         )
     tensor = StoredTensor(name, path, DTYPES[entry.dtype], tuple(entry.shape), base + begin)
     if end - begin != tensor.nbytes:
