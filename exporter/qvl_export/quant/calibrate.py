@@ -17,6 +17,8 @@ import numpy.typing as npt
 import onnx_ir as ir
 import onnxruntime as ort
 
+from qvl_runtime.sessions.cpu import session_options
+
 from ..graph import weights
 from ..graph.build import Graph
 from ..graph.folds import Fold
@@ -95,10 +97,8 @@ class Tower:
 
 
 def open_session(path: Path) -> ort.InferenceSession:
-    """ONNX Runtime as the runtime sets it up for arithmetic."""
-    options = ort.SessionOptions()
-    options.add_session_config_entry("session.x64quantprecision", "1")
-    return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    """ONNX Runtime as the runtime sets it up."""
+    return ort.InferenceSession(path, session_options(), providers=["CPUExecutionProvider"])
 
 
 def quantize_tower(tower: Tower, work: Work, report: Report) -> Quantized:

@@ -14,6 +14,7 @@ import numpy as np
 from ..errors import BundleError, EngineError, InstallError
 from ..manifest import DECODE, GraphEntry, ImageGeometry, Manifest, inside
 from ..positions import Grid, interpolation, patch_positions, window_layout
+from ..saturation import saturates
 from . import Floats, LlmInputs
 
 CACHE_STEP = 512
@@ -60,14 +61,20 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _session(bundle: Path, graph: GraphEntry, threads: int | None) -> ort.InferenceSession:
+def session_options(threads: int | None = None) -> ort.SessionOptions:
+    """What every session is opened with, so that whatever runs a bundle's graphs computes the same."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = min(
         threads or _cores(), _cores()
     )  # more threads than cores only get in each other's way
     options.log_severity_level = SILENT
     options.add_session_config_entry("session.force_spinning_stop", "1")  # two sessions share the cores
-    options.add_session_config_entry("session.x64quantprecision", "1")  # x86 without VNNI would saturate u8 × s8
+    options.add_session_config_entry("session.x64quantprecision", str(int(saturates())))
+    return options
+
+
+def _session(bundle: Path, graph: GraphEntry, threads: int | None) -> ort.InferenceSession:
+    options = session_options(threads)
     path = inside(bundle, graph.model)
     try:
         session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
