@@ -17,6 +17,7 @@ NEEDED = [
     "processor_config.json",
     "tokenizer.json",
     "tokenizer_config.json",
+    "qwen.tiktoken",
     "chat_template.jinja",
     "chat_template.json",
     "quantize_config.json",

@@ -72,7 +72,7 @@ def open_checkpoint(plan: ExportPlan, precisions: Mapping[str, str], progress: P
     own = stored.quantized_linears(checkpoint)
     spec = plan.adjusted(families.read_spec(checkpoint))
     _check_depth(spec, checkpoint)
-    tensors = rotate.rotated(checkpoint.tensors, spec)
+    tensors = rotate.rotated(families.tensors(checkpoint, spec), spec)
     progress.stage(f"building the graphs of {spec.family}")
     sources = _match(spec, tensors, checkpoint.directory, lowered, own)
     return Opened(plan, precisions, lowered, checkpoint, source, spec, tensors, own, sources)

@@ -108,6 +108,11 @@ class ExportPlan:
             schemes.find(chosen, self.options)
 
     def _pixels(self, spec: ModelSpec) -> tuple[int, int]:
+        if spec.image.square and (self.min_pixels or self.max_pixels):
+            raise ExportError(
+                f"family {spec.family} sees every image in {spec.image.square} × {spec.image.square} pixels",
+                fix="leave --min-pixels and --max-pixels out",
+            )
         low, high = self.min_pixels or spec.image.min_pixels, self.max_pixels or spec.image.max_pixels
         if self.max_pixels and not self.min_pixels:
             low = min(low, high)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Protocol
 
@@ -69,6 +69,11 @@ class StoredTensor:
     @property
     def nbytes(self) -> int:
         return self.size * self.dtype.itemsize
+
+    def part(self, first: int, rows: int) -> StoredTensor:
+        """Some of its rows, as a tensor of their own."""
+        row = self.nbytes // self.shape[0]
+        return replace(self, shape=(rows, *self.shape[1:]), start=self.start + first * row)
 
     def chunks(self, chunk_bytes: int = CHUNK_BYTES) -> Iterator[Array]:
         """The elements in order, flat, as many whole rows at a time as fit into `chunk_bytes` (at least one)."""
