@@ -9,16 +9,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from qvl_export import ExportError, ExportPlan, export
+from qvl_export import ExportError, ExportPlan, export, families
 from qvl_export.checkpoint import Checkpoint
 from qvl_export.computed import interpolation_matrix
 from qvl_export.families import qwen, read_spec
+from qvl_export.graph.build import build_llm, build_vision
+from qvl_export.graph.weights import match
+from qvl_export.safetensors_file import StoredTensor
+from qvl_export.targets import lower
 from qvl_runtime import manifest as manifests
 from qvl_runtime.chat import ChatTemplate
 from qvl_runtime.describe import describe
@@ -105,6 +110,26 @@ def test_the_published_configuration(tmp_path: Path) -> None:
     assert (text.ntk_length, text.logn_length, spec.max_positions, text.flat_positions) == (2048, 2048, 8192, True)
     assert (spec.tokens.image, spec.tokens.video, spec.tokens.stop) == (151859, None, [151643, 151645, 151644])
     assert (spec.image.square, spec.image.queries, spec.image.max_pixels) == (448, 256, 448 * 448)
+
+
+def test_the_published_sizes_have_their_places(tmp_path: Path) -> None:
+    """Every tensor of the full model by its published name; as many parameters as table 1 of the paper has."""
+    checkpoint = described(tmp_path, "chatml")
+    with torch.device("meta"):
+        shapes = {name: tuple(tensor.shape) for name, tensor in QwenVl(PUBLISHED).state_dict().items()}
+    bfloat16 = np.dtype(ml_dtypes.bfloat16)
+    checkpoint.__dict__["tensors"] = {
+        name: StoredTensor(name, tmp_path / "model.safetensors", bfloat16, shape, 0) for name, shape in shapes.items()
+    }
+    spec, target = read_spec(checkpoint), lower("cpu", "fp16")
+    graphs = build_vision(spec, target), build_llm(spec, target)
+    match(graphs, families.tensors(checkpoint, spec), {}, (), tmp_path)
+    adapter = {name for name in shapes if "attn_pool" in name}
+    tower = {name for name in shapes if ".visual." in name} - adapter
+    counts = [
+        sum(math.prod(shapes[name]) for name in part) for part in (tower, adapter, shapes.keys() - tower - adapter)
+    ]
+    assert [round(count / 1e9, 2) for count in counts] == [1.86, 0.08, 7.72]  # 1.9 B, 0.08 B, 7.7 B
 
 
 def test_the_model_that_does_not_chat(tmp_path: Path) -> None:

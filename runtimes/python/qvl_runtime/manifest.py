@@ -212,6 +212,7 @@ def _check_geometry(manifest: Manifest, where: Path) -> None:
         "ntk_alpha": llm.ntk_length,
     }
     wrong += [name for name, side in optional.items() if bool(side) != (name in shapes)]
+    wrong += ["square"] if bool(image.square) != bool(image.queries) else []
     deepstack = [f"deepstack_features.{index}" for index in range(llm.deepstack_layers)]
     for ports in (vision.outputs, language.inputs):
         wrong += sorted({port.name for port in ports if port.name.startswith("deepstack_features.")} ^ set(deepstack))
