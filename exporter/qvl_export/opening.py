@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from .families.spec import ModelSpec
 from .graph import build, weights
 from .plan import ExportPlan
 from .progress import Progress
-from .quant import precision, rotate, stored
+from .quant import precision, rotate, schemes, stored
 from .quant.work import Quantized
 from .safetensors_file import Tensor
 
@@ -51,6 +51,11 @@ class Opened:
     def floats(self, name: str) -> str:
         """The precision of what is not quantized in a graph."""
         return precision.of_floats(self.precisions[name], self.plan.precision)
+
+    @property
+    def options(self) -> schemes.Options:
+        """Those of quantization schemes, as plan and target want them."""
+        return replace(self.plan.options, static=self.targets["vision"].static_activations)
 
     def linears(self, quantized: Quantized) -> dict[str, stored.QuantizedSource]:
         """The checkpoint's own quantized linears, and those made here."""

@@ -82,7 +82,7 @@ def _quantizer_of(opened: Opened, wanted: dict[str, str], out: Path) -> Quantize
         opened.tensors,
         out,
         wanted,
-        plan.options,
+        opened.options,
         select(plan.calib, plan.samples),
         plan.limit,
         plan.vision_weight,

@@ -34,7 +34,7 @@ from qvl_runtime.model import Model, load
 from qvl_runtime.positions import ntk_alpha
 from qvl_runtime.preprocess import patchify
 from tests.conftest import Loader
-from tests.exporter.test_parity import assert_close, image, oracle_inputs
+from tests.exporter.test_parity import assert_close, image, oracle_inputs, ways
 from tests.oracles import tiny
 from tests.oracles.qwen_vl import QwenVl
 
@@ -158,10 +158,12 @@ def test_prompts_are_chatml_with_numbered_pictures() -> None:
 
 
 @pytest.mark.parametrize("shape", tiny.SHAPES)
-@pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_image_features(oracle: Callable[[str, str], QwenVl], model: Loader, shape: str, precision: str) -> None:
+@ways
+def test_image_features(
+    oracle: Callable[[str, str], QwenVl], model: Loader, shape: str, target: str, precision: str
+) -> None:
     """Tables of positions as they are, spread wider and closer; squeezed and stretched pictures."""
-    ours, theirs = model("qwen", shape, precision), oracle("qwen", shape)
+    ours, theirs = model("qwen", shape, precision, target), oracle("qwen", shape)
     for size in ((300, 200), (90, 400), (448, 448)):
         placed = ours._alone(image(*size, seed=2))
         patches = torch.from_numpy(placed.patches(ours.manifest.image).pixel_values)

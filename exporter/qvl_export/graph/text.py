@@ -151,7 +151,8 @@ class DecoderLayer(nn.Module):
         y, x = self.post_attention_layernorm(op, x, attended)
         delta = self.mlp(op, y)
         if deepstack is not None:
-            delta = op.ScatterND(delta, deepstack.positions, deepstack.features, reduction="add")
+            before = op.GatherND(delta, deepstack.positions)  # TensorRT's ScatterND does not add
+            delta = op.ScatterND(delta, deepstack.positions, op.Add(before, deepstack.features))
         return x, delta, present
 
     def folds(self) -> tuple[Fold, ...]:
