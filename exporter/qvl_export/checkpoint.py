@@ -11,7 +11,10 @@ from .errors import CheckpointError, ConfigError
 from .safetensors_file import StoredTensor, read_header
 
 MAX_JSON_BYTES = 64 << 20
-PICKLED = "convert them: from_pretrained(…), then save_pretrained(…, safe_serialization=True) in transformers"
+PICKLED = (
+    "convert them in transformers: from_pretrained(…), for Qwen-VL with trust_remote_code=True, then "
+    "save_pretrained(…, safe_serialization=True)"
+)
 
 
 class Checkpoint:

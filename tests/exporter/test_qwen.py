@@ -37,6 +37,7 @@ from tests.conftest import Loader
 from tests.exporter.test_parity import assert_close, image, oracle_inputs, ways
 from tests.oracles import tiny
 from tests.oracles.qwen_vl import QwenVl
+from tests.quant.test_awq_checkpoint import CONFIG, quantized
 
 Checkpoints = Callable[[str, str], Path]
 PUBLISHED = {
@@ -325,6 +326,16 @@ def test_options_it_does_not_take(checkpoint: Checkpoints, tmp_path: Path) -> No
     assert "224 × 224 pixels" in refused(source, tmp_path / "b", max_pixels=100000)
     assert "names of family qwen" in refused(source, tmp_path / "b", precision="int4", save_gptq=tmp_path / "g")
     assert "max_length 9000" in refused(source, tmp_path / "b", max_length=9000)
+
+
+def test_quantized_ones_are_refused(checkpoint: Checkpoints, tmp_path: Path) -> None:
+    source = changed(checkpoint("qwen", "small"), tmp_path / "c", quantization_config=CONFIG)
+    parts, _ = quantized("transformer.h.0.attn.c_proj", 128, 128, 32, seed=0)
+    tensors = load_file(source / "model.safetensors")
+    save_file(
+        {**tensors, **{name: torch.from_numpy(part) for name, part in parts.items()}}, source / "model.safetensors"
+    )
+    assert "quantized checkpoints of Qwen-VL are not supported" in refused(source, tmp_path / "b")
 
 
 def test_files_that_are_missing(checkpoint: Checkpoints, tmp_path: Path) -> None:
