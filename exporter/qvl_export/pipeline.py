@@ -96,6 +96,8 @@ def _check_save_gptq(opened: Opened) -> None:
         return
     if opened.precisions["llm"] != "int4":
         raise ExportError("--save-gptq writes what was quantized", fix="add --llm-precision int4, or leave it out")
+    if "model.embed_tokens.weight" not in opened.checkpoint.tensors:
+        raise ExportError(f"--save-gptq does not know the names of family {spec.family}", fix="leave it out")
     scheme = schemes.find("int4", plan.options)
     shapes = build.llm_weights(spec.text, opened.targets["llm"])
     linears = {name: SavedLinear(name, Path(), scheme.layout(shape[1]), *shape) for name, shape in shapes.items()}

@@ -24,10 +24,11 @@ ELEMENT = {
     onnx.TensorProto.BOOL: "bool",
 }
 EXTRA = {
-    "qwen2_vl": set(),
-    "qwen2_5_vl": {"window_gather", "window_lengths", "window_scatter"},
-    "qwen3_vl": {"interpolation_indices", "interpolation_weights"},
-    "qwen3_vl_moe": {"interpolation_indices", "interpolation_weights"},
+    "qwen": set(),
+    "qwen2_vl": {"patch_positions"},
+    "qwen2_5_vl": {"patch_positions", "window_gather", "window_lengths", "window_scatter"},
+    "qwen3_vl": {"patch_positions", "interpolation_indices", "interpolation_weights"},
+    "qwen3_vl_moe": {"patch_positions", "interpolation_indices", "interpolation_weights"},
 }
 LLM_INPUTS = {
     "input_ids",
@@ -73,11 +74,13 @@ def test_ports_are_those_of_the_manifest(bundle: Bundles, target: str, family: s
 def test_names_of_inputs_and_outputs(bundle: Bundles, target: str, family: str) -> None:
     graphs = manifests.read(bundle(family, "small", "fp32", target)).graphs
     vision = {port.name for port in graphs["vision"].inputs}
-    assert vision == {"pixel_values", "patch_positions"} | EXTRA[family]
+    assert vision == {"pixel_values"} | EXTRA[family]
     layers = SHAPES["small"].layers
     deepstack = ["deepstack_features.0"] if family.startswith("qwen3") else []
     cache = {f"{i}.{part}" for i in range(layers) for part in ("key", "value")}
-    inputs = {*LLM_INPUTS, *CACHE_INPUTS[target], *deepstack, *(f"past_key_values.{name}" for name in cache)}
+    slowed = ["ntk_alpha"] if family == "qwen" else []
+    past = [f"past_key_values.{name}" for name in cache]
+    inputs = {*LLM_INPUTS, *CACHE_INPUTS[target], *deepstack, *slowed, *past}
     assert {port.name for port in graphs["llm"].inputs} == inputs
     assert {port.name for port in graphs["llm"].outputs} == {"logits"} | {f"present.{name}" for name in cache}
     assert [port.name for port in graphs["vision"].outputs] == ["image_features", *deepstack]
@@ -100,8 +103,9 @@ def test_weights_are_stored_once_and_as_asked(bundle: Bundles, family: str) -> N
     """A tied table once; matrices in float16; gains and biases in float32."""
     directory = bundle(family, "small", "fp16")
     initializers = onnx.load(directory / "llm.onnx", load_external_data=False).graph.initializer
-    tables = [tensor for tensor in initializers if list(tensor.dims) == [384, SHAPES["small"].hidden]]
-    assert [tensor.name for tensor in tables] == ["model.embed_tokens.weight"]
+    llm = manifests.read(directory).llm
+    tables = [tensor.name for tensor in initializers if list(tensor.dims) == [llm.vocab_size, llm.hidden_size]]
+    assert tables == ["model.embed_tokens.weight", *(["lm_head.weight"] if family == "qwen" else [])]
     for tensor in initializers:
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
             wanted = onnx.TensorProto.FLOAT16 if len(tensor.dims) > 1 else onnx.TensorProto.FLOAT
@@ -124,7 +128,7 @@ def test_weights_keep_their_published_names(checkpoint: Callable[[str, str], Pat
     names = set()
     for graph in (build_vision(spec, target), build_llm(spec, target)):
         names |= set(graph.model.graph.initializers)
-    assert set(source.tensors) <= names
+    assert set(families.tensors(source, spec)) <= names
 
 
 def test_families_and_targets_are_found_by_name() -> None:

@@ -63,6 +63,11 @@ def add_output(graph: ir.Graph, value: ir.Value, name: str, axes: Axes | None, d
     graph.outputs.append(value)
 
 
+def add_ntk_alpha(graph: ir.Graph, spec: TextSpec) -> ir.Value | None:
+    """By how much long prompts slow rotary frequencies down, where they do."""
+    return add_input(graph, "ntk_alpha", FLOAT, [1]) if spec.ntk_length else None
+
+
 def add_cache_state(graph: ir.Graph, target: Target, capacity: int | str = PAST) -> dict[str, ir.Value]:
     """What the target is told of how far the cache is filled."""
     return {
@@ -88,7 +93,9 @@ def add_cache(
 def add_vision_inputs(graph: ir.Graph, image: ImageGeometry, name: str, axes: Axes) -> VisionInputs:
     """Pixels or what was made of them, called `name`, and what the tower needs of windows and interpolation."""
     pixels = add_input(graph, name, FLOAT, axes)
-    inputs = VisionInputs(pixels, add_input(graph, "patch_positions", INT64, ["frames", "patches", 2]))
+    inputs = VisionInputs(pixels)
+    if not image.queries:
+        inputs = inputs._replace(patch_positions=add_input(graph, "patch_positions", INT64, ["frames", "patches", 2]))
     if image.window:
         windows = WindowInputs(
             add_input(graph, "window_gather", INT64, ["window_slots"]),
@@ -160,6 +167,7 @@ def build_llm(spec: ModelSpec, target: Target, layouts: Mapping[str, Layout] | N
         add_input(graph, "image_positions", INT64, ["image_tokens", 2]),
         add_input(graph, "logits_positions", INT64, ["wanted"]),
         tuple(add_input(graph, name, FLOAT, ["image_tokens", text.hidden_size]) for name in deepstack_names(text)),
+        add_ntk_alpha(graph, text),
     )
     capacity, total = (spec.max_positions,) * 2 if target.static_cache else (PAST, "total")
     state = add_cache_state(graph, target, capacity)

@@ -19,6 +19,7 @@ from .build import (
     add_cache,
     add_cache_state,
     add_input,
+    add_ntk_alpha,
     add_output,
     add_vision_inputs,
     empty_graph,
@@ -29,7 +30,7 @@ from .folds import Fold
 from .layers import AddNorm, Embedding, Linear
 from .quantized import quantize
 from .text import DecoderLayer, Deepstack, mrope
-from .vision import DeepstackMerger, PatchEmbed, VisionBlock, embed, image_merger, patch_rope, position_table
+from .vision import DeepstackMerger, VisionBlock, embed, image_merger, patch_embed, patch_rope, position_table
 
 PATCH_EMBED, POSITIONS = "visual.patch_embed", "visual.pos_embed"
 MERGER, DEEPSTACK = "visual.merger", "visual.deepstack_merger_list"
@@ -78,9 +79,10 @@ def decoder_stage(spec: TextSpec, target: Target, name: str, layouts: Layouts | 
     if index < spec.deepstack_layers:
         features = add_input(graph, f"deepstack_features.{index}", FLOAT, ["image_tokens", spec.hidden_size])
         deepstack = Deepstack(features, add_input(graph, "image_positions", INT64, ["image_tokens", 2]))
+    alpha = add_ntk_alpha(graph, spec)
     found, op = _Parts(layouts or {}), GraphBuilder(graph).op
     layer = found.add(DecoderLayer(target, spec, index, name))
-    x, delta, _ = layer(op, hidden, None, mrope(op, spec, position_ids), cache, deepstack)
+    x, delta, _ = layer(op, hidden, None, mrope(op, spec, position_ids, alpha), cache, deepstack)
     return found.stage(graph, target, op.Add(x, delta))
 
 
@@ -113,7 +115,7 @@ def vision_stage(spec: ModelSpec, target: Target, name: str, layouts: Layouts | 
     inputs = add_vision_inputs(graph, spec.image, "hidden", ["frames", "patches", width])
     op, found = GraphBuilder(graph).op, _Parts(layouts or {})
     if name == PATCH_EMBED:
-        patches = found.add(PatchEmbed(target, vision, patch_kernel(spec.image), name))
+        patches = found.add(patch_embed(target, vision, patch_kernel(spec.image), name))
         return found.stage(graph, target, embed(op, patches, position_table(target, vision, POSITIONS), inputs))
     if name == MERGER:
         merger = found.add(image_merger(target, vision, name))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -19,24 +20,40 @@ HEAD_ROTATION = "head_rotation"
 
 
 class Rope(NamedTuple):
-    """Rotary tables of the new tokens, [1, tokens, head_dim / 2]."""
+    """Rotary tables of the new tokens [1, tokens, head_dim / 2], and what multiplies queries [1, tokens, 1]."""
 
     cos: ir.Value
     sin: ir.Value
+    query_scale: ir.Value | None = None
 
 
-def mrope(op: OpBuilder, spec: TextSpec, position_ids: ir.Value) -> Rope:
-    """M-RoPE: every frequency turns with the time, row or column position, [3, 1, S] → [1, S, head_dim / 2]."""
+def mrope(op: OpBuilder, spec: TextSpec, position_ids: ir.Value, ntk_alpha: ir.Value | None = None) -> Rope:
+    """M-RoPE: every frequency turns with the time, row or column position, [3, 1, S] → [1, S, head_dim / 2].
+
+    `ntk_alpha` [1] raises the base b to b · α^(d / (d − 2)).
+    """
     axes = frequency_axes(spec)
     positions = op.Transpose(op.Cast(position_ids, to=ir.DataType.FLOAT), perm=[1, 2, 0])
     chosen = op.Gather(positions, constant(op, axes, "mrope_axes"), axis=2)
-    inverse = inverse_frequencies(spec.head_dim, spec.rope_theta, spec.yarn)
-    angles = op.Mul(chosen, constant(op, inverse, "inverse_frequencies"))
+    inverse = constant(op, inverse_frequencies(spec.head_dim, spec.rope_theta, spec.yarn), "inverse_frequencies")
+    if ntk_alpha is not None:
+        exponents = np.arange(0, spec.head_dim, 2, dtype=np.float32) / -np.float32(max(spec.head_dim - 2, 1))
+        inverse = op.Mul(inverse, op.Pow(ntk_alpha, constant(op, exponents, "ntk_exponents")))
+    angles = op.Mul(chosen, inverse)
     cos, sin = op.Cos(angles), op.Sin(angles)
     if spec.yarn is not None:
         factor = constant(op, np.array(spec.yarn.attention_factor, np.float32), "rope_attention_factor")
         cos, sin = op.Mul(cos, factor), op.Mul(sin, factor)
-    return Rope(cos, sin)
+    return Rope(cos, sin, _log_length(op, spec, positions))
+
+
+def _log_length(op: OpBuilder, spec: TextSpec, positions: ir.Value) -> ir.Value | None:
+    """log_length(place), at least 1, for places that count from 1: [1, S, 3] → [1, S, 1] (Qwen's `use_logn_attn`)."""
+    if not spec.logn_length:
+        return None
+    place = op.Add(op.Gather(positions, op.Constant(value_ints=[0]), axis=2), op.Constant(value_float=1.0))
+    log = op.Mul(op.Log(place), op.Constant(value_float=1 / math.log(spec.logn_length)))
+    return op.Max(log, op.Constant(value_float=1.0))
 
 
 def frequency_axes(spec: TextSpec) -> np.ndarray:
@@ -94,6 +111,8 @@ class Attention(nn.Module):
             q, k = self.q_norm(op, q), self.k_norm(op, k)
         q = self.target.rotary(op, q, rope.cos, rope.sin, self.heads)
         k = self.target.rotary(op, k, rope.cos, rope.sin, self.kv_heads)
+        if rope.query_scale is not None:
+            q = op.Mul(q, rope.query_scale)
         y, key, value = self.target.causal_attention(op, q, k, self.v_proj(op, x), cache, self.heads, self.kv_heads)
         return self.o_proj(op, y), (key, value)
 
@@ -164,7 +183,7 @@ class Decoder(nn.Module):
     def forward(
         self, op: OpBuilder, inputs: LlmInputs, caches: list[Cache]
     ) -> tuple[ir.Value, list[tuple[ir.Value, ir.Value]]]:
-        rope = mrope(op, self.spec, inputs.position_ids)
+        rope = mrope(op, self.spec, inputs.position_ids, inputs.ntk_alpha)
         embeds = self.embed_tokens(op, inputs.input_ids)
         x, delta = op.ScatterND(embeds, inputs.image_positions, inputs.image_features), None
         presents = []
@@ -186,6 +205,7 @@ class LlmInputs(NamedTuple):
     image_positions: ir.Value
     logits_positions: ir.Value
     deepstack_features: tuple[ir.Value, ...] = ()
+    ntk_alpha: ir.Value | None = None
 
     def deepstack(self, layers: int) -> list[Deepstack | None]:
         """What each of `layers` layers adds at the image tokens: nothing from a certain one on."""

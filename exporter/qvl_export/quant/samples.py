@@ -43,6 +43,7 @@ def llm_feeds(manifest: Manifest, prompt: Prompt, deepstack: npt.NDArray[np.floa
         **cache_state(manifest.target, 0, count, count),
         "logits_positions": np.arange(count - answer - 1, count - 1) if answer else np.array([count - 1]),
         "image_positions": np.stack((np.zeros_like(image), image), axis=-1),
+        "ntk_alpha": np.array([prompt.ntk_alpha], np.float32),
         **{f"deepstack_features.{layer}": features for layer, features in enumerate(deepstack)},
     }
 

@@ -26,7 +26,7 @@ class LlmInputs:
 
     `ids` [S], `positions` [3, S], `features` [1 + D, N, H] placed at `feature_places` [N], logits wanted at
     `wanted` [K]; both places count from the first new token. Features are those of images and of D DeepStack layers.
-    Tokens of an `answer` are run by the graph for decoding where the bundle has one.
+    Tokens of an `answer` are run by the graph for decoding where the bundle has one. `ntk_alpha` is the prompt's.
     """
 
     ids: Ints
@@ -36,6 +36,7 @@ class LlmInputs:
     wanted: Ints
     past: int
     answer: bool = False
+    ntk_alpha: float = 1.0
 
 
 class Engine(Protocol):

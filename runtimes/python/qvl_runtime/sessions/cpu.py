@@ -144,7 +144,9 @@ class KvCache:
 
 
 def vision_feeds(image: ImageGeometry, grid: Grid) -> dict[str, np.ndarray]:
-    """What the vision graph takes beside the pixels: where patches are, and their windows."""
+    """What the vision graph takes beside the pixels: where patches are, and their windows; nothing for squares."""
+    if image.queries:
+        return {}
     feeds: dict[str, np.ndarray] = {
         "patch_positions": np.tile(patch_positions(grid, image.spatial_merge_size), (grid.t, 1, 1))
     }
@@ -207,6 +209,7 @@ class CpuLlm:
             "image_features": inputs.features[0],
             "image_positions": places,
             **{f"deepstack_features.{index}": rows for index, rows in enumerate(inputs.features[1:])},
+            **({"ntk_alpha": np.array([inputs.ntk_alpha], np.float32)} if self._manifest.llm.ntk_length else {}),
             "logits_positions": inputs.wanted,
             **cache_state_of(self._manifest.target, inputs.past, total, self._cache.capacity),
         }
