@@ -15,7 +15,7 @@ import onnx_ir as ir
 
 from qvl_runtime.manifest import DECODE, GraphEntry, Manifest
 
-from . import bundle, describe, families, hub, targets, texts
+from . import atomic, bundle, describe, families, hub, layouts, targets, texts
 from .checkpoint import Checkpoint
 from .errors import ConfigError, ExportError
 from .families.spec import ModelSpec
@@ -71,7 +71,8 @@ class ExportPlan:
     `vision_weight` is what an image token counts in the Hessians of GPTQ, a text token counting one. The directory
     `save_gptq` gets the int4 language model as a GPTQ checkpoint too. `rotate` folds a rotation of hidden states into
     the weights of the language model, which changes no answer of a float bundle and makes a quantized
-    one more accurate where few channels are far larger than the others (see docs/decisions.md).
+    one more accurate where few channels are far larger than the others (see docs/decisions.md). `layout` "genai" makes
+    a directory for ONNX Runtime GenAI instead of a bundle (see docs/interop.md).
     """
 
     checkpoint: str | Path
@@ -95,6 +96,7 @@ class ExportPlan:
     vision_weight: float = 1.0
     save_gptq: str | Path | None = None
     rotate: bool = False
+    layout: str = "qvl"
 
 
 def export(plan: ExportPlan, progress: Progress | None = None) -> Manifest:
@@ -102,7 +104,7 @@ def export(plan: ExportPlan, progress: Progress | None = None) -> Manifest:
 
     Raises ExportError (ConfigError, CheckpointError, HubError, OutputError).
     """
-    progress, out = progress or Silent(), Path(plan.out)
+    progress, out, layout = progress or Silent(), Path(plan.out), layouts.find(plan.layout)
     limit = _limit(plan)
     precisions = (
         dict.fromkeys(precision.TOWERS, MIXED)
@@ -113,12 +115,13 @@ def export(plan: ExportPlan, progress: Progress | None = None) -> Manifest:
         tower: targets.lower(plan.target, precision.of_floats(chosen, plan.precision), plan.accuracy_level)
         for tower, chosen in precisions.items()
     }
-    bundle.check_free(out, plan.force)
+    atomic.check_free(out, plan.force, layout.PRODUCT)
     progress.stage(f"locating {plan.checkpoint}")
     checkpoint, revision = hub.locate(str(plan.checkpoint), plan.revision)
     source = describe.Source(str(plan.checkpoint), checkpoint.directory, revision)
     spec = _adjust(families.read_spec(checkpoint), plan)
     _check_depth(spec, checkpoint)
+    layout.check(spec, plan.target, precisions)
     tensors = rotate.rotated(checkpoint.tensors, spec)
     progress.stage(f"building the graphs of {spec.family}")
     own = stored.quantized_linears(checkpoint)
@@ -126,10 +129,11 @@ def export(plan: ExportPlan, progress: Progress | None = None) -> Manifest:
         _check_save_gptq(plan, spec, precisions, lowered["llm"])
     quantizer = _quantizer(plan, spec, checkpoint, tensors, precisions, lowered, already=bool(own))
     sources = _match(spec, tensors, checkpoint.directory, lowered, own)
-    with bundle.writing(out, plan.force) as directory:
+    with atomic.writing(out, plan.force, layout.PRODUCT) as directory:
         text_files = texts.write(checkpoint, spec, directory)
         files = {name: bundle.file_entry(directory / name) for name in text_files}
         entries: dict[str, GraphEntry] = {}
+        graphs: dict[str, build.Graph] = {}
         stored_before: dict[str, ir.ExternalTensor] = {}
         quantized = Quantized()
         read_hash = hashlib.sha256()
@@ -138,8 +142,8 @@ def export(plan: ExportPlan, progress: Progress | None = None) -> Manifest:
             if quantizer:
                 quantized = quantizer.tower(tower, draft, directory, quantized, progress.stage)
             linears: dict[str, stored.QuantizedSource] = {**own, **quantized.linears}
-            layouts = {name: linear.layout() for name, linear in linears.items()}
-            graph = BUILD[tower](spec, target, layouts)
+            forms = {name: linear.layout() for name, linear in linears.items()}
+            graph = graphs[tower] = BUILD[tower](spec, target, forms)
             filled = {**sources, **quantized.tensors, **stored.packed_parts(linears, target)}
             progress.stage(f"writing {tower}", weights.source_bytes(graph, filled))
             data = directory / f"{tower}.onnx.data"
@@ -153,7 +157,7 @@ def export(plan: ExportPlan, progress: Progress | None = None) -> Manifest:
             files[f"{tower}.onnx"] = bundle.file_entry(directory / f"{tower}.onnx")
         origin = describe.origin(source, read_hash, quantizer.calibration(progress.stage) if quantizer else None)
         manifest = describe.manifest(spec, plan.target, entries, files, origin)
-        bundle.write_manifest(directory, manifest)
+        layout.finish(directory, layouts.Finished(checkpoint, spec, lowered, graphs, manifest))
         if plan.save_gptq is not None:
             save_gptq.save(Path(plan.save_gptq), checkpoint, linears, plan.force, progress.stage, progress.advance)
     if quantizer:
@@ -198,8 +202,8 @@ def _match(
     own: Mapping[str, stored.QuantizedSource],
 ) -> dict[str, weights.Source]:
     """The checkpoint's tensor for every parameter; refuses what does not fit before anything long begins."""
-    layouts = {name: linear.layout() for name, linear in own.items()}
-    graphs = [BUILD[tower](spec, target, layouts) for tower, target in lowered.items()]
+    forms = {name: linear.layout() for name, linear in own.items()}
+    graphs = [BUILD[tower](spec, target, forms) for tower, target in lowered.items()]
     tied = ("lm_head.weight",) if spec.text.tied else ()
     unused = (*UNUSED_TENSORS, *tied, *stored.stored_names(own))
     parts = stored.packed_parts(own, lowered["llm"])

@@ -140,21 +140,32 @@ def build_llm(spec: ModelSpec, target: Target, layouts: Mapping[str, Layout] | N
         tuple(add_input(graph, name, FLOAT, ["image_tokens", text.hidden_size]) for name in deepstack_names(text)),
     )
     filled = add_input(graph, "seqlens_k", INT32, [1]), add_input(graph, "total_sequence_length", INT32, [])
-    past: Axes = [1, text.num_key_value_heads, "past", text.head_dim]
-    caches = [
-        Cache(
-            add_input(graph, f"past_key_values.{index}.key", FLOAT, past),
-            add_input(graph, f"past_key_values.{index}.value", FLOAT, past),
-            *filled,
-        )
-        for index in range(text.num_layers)
-    ]
+    caches = add_caches(graph, text, *filled)
     llm = Llm(target, text)
     used = quantize(llm, "", layouts or {})
     logits, presents = llm(GraphBuilder(graph).op, inputs, caches)
     add_output(graph, logits, "logits", [1, "wanted", text.vocab_size])
-    present: Axes = [1, text.num_key_value_heads, "total", text.head_dim]
+    add_presents(graph, text, presents)
+    return Graph(name, ir.Model(graph, ir_version=target.ir_version), used)
+
+
+def add_caches(graph: ir.Graph, spec: TextSpec, seqlens_k: ir.Value, total_sequence_length: ir.Value) -> list[Cache]:
+    """The past of every layer as inputs."""
+    past: Axes = [1, spec.num_key_value_heads, "past", spec.head_dim]
+    return [
+        Cache(
+            add_input(graph, f"past_key_values.{index}.key", FLOAT, past),
+            add_input(graph, f"past_key_values.{index}.value", FLOAT, past),
+            seqlens_k,
+            total_sequence_length,
+        )
+        for index in range(spec.num_layers)
+    ]
+
+
+def add_presents(graph: ir.Graph, spec: TextSpec, presents: list[tuple[ir.Value, ir.Value]]) -> None:
+    """Keys and values of every layer as outputs."""
+    present: Axes = [1, spec.num_key_value_heads, "total", spec.head_dim]
     for index, pair in enumerate(presents):
         for part, value in zip(("key", "value"), pair, strict=True):
             add_output(graph, value, f"present.{index}.{part}", present)
-    return Graph(name, ir.Model(graph, ir_version=target.ir_version), used)
