@@ -1,10 +1,26 @@
-"""What a command shows while it works."""
+"""What is told while a command works, and how a terminal shows it."""
 
 from __future__ import annotations
+
+from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, TaskID, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.progress import Progress as Bar
+
+
+class Progress(Protocol):
+    """Told what an export is doing; `advance` counts bytes of weights read out of `total`."""
+
+    def stage(self, text: str, total: int = 0) -> None: ...
+    def advance(self, count: int) -> None: ...
+
+
+class Silent:
+    """Says nothing."""
+
+    def stage(self, text: str, total: int = 0) -> None: ...
+    def advance(self, count: int) -> None: ...
 
 
 class RichProgress:

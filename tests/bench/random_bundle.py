@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 from unittest import mock
@@ -14,7 +14,9 @@ from qvl_export import ExportPlan, export, pipeline
 from qvl_export.checkpoint import Checkpoint
 from qvl_export.families.spec import ModelSpec
 from qvl_export.graph.stages import decoder_stage, decoder_stages, vision_stage, vision_stages
-from qvl_export.quant import precision, schemes
+from qvl_export.opening import Opened
+from qvl_export.plan import quantized
+from qvl_export.quant import schemes
 from qvl_export.quant.qtensor import Layout, QTensor
 from qvl_export.quant.quantizer import TABLE_BITS
 from qvl_export.quant.work import Quantized
@@ -67,6 +69,8 @@ class RandomQuantizer:
             linears |= {t: self._linear(t, lambda _: Layout(TABLE_BITS, self.options.block_size)) for t in tables}
         return Quantized(cast(Any, linears))
 
+    def calibration(self, _: object) -> None: ...
+
     def _names(self, name: str) -> list[str]:
         target = self.targets[name]
         if name == "vision":
@@ -86,12 +90,10 @@ class RandomQuantizer:
 def export_random(plan: ExportPlan) -> Manifest:
     """The plan's bundle, with random codes where it would calibrate."""
 
-    def quantizer(
-        plan: ExportPlan, spec: ModelSpec, source: Checkpoint, precisions: Any, lowered: Any, **_: object
-    ) -> RandomQuantizer:
-        wanted = {tower: chosen for tower, chosen in precisions.items() if chosen not in precision.FLOATS}
-        options = schemes.Options(plan.block_size, plan.reduce_range)
-        return RandomQuantizer(spec, source, wanted, lowered, options)
+    def quantizer(opened: Opened) -> RandomQuantizer:
+        return RandomQuantizer(
+            opened.spec, opened.checkpoint, quantized(opened.precisions), opened.targets, plan.options
+        )
 
     with mock.patch.object(pipeline, "_quantizer", quantizer):
-        return export(replace(plan, calib=None))
+        return export(plan)

@@ -15,17 +15,17 @@ import onnxruntime_genai as og
 import pytest
 
 from qvl_export import ExportPlan, export
-from qvl_export.checkpoint import Checkpoint
 from qvl_export.errors import ConfigError, ExportError, OutputError
-from qvl_export.families import read_spec
 from qvl_export.layouts import genai
+from qvl_export.opening import open_checkpoint
+from qvl_export.progress import Silent
 from qvl_runtime import preprocess
 from qvl_runtime.__main__ import main as runtime_main
 from qvl_runtime.generate import Run
 from qvl_runtime.manifest import ImageGeometry
 from qvl_runtime.model import Model, load
 from qvl_runtime.preprocess import patchify
-from tests.conftest import REFERENCE, Loader
+from tests.conftest import REFERENCE, Bundles, Loader
 from tests.exporter.test_parity import image
 from tests.heldout import character_error_rate, items
 from tests.oracles.tiny import FAMILIES, SHAPES
@@ -103,12 +103,14 @@ def messages(images: list[Path], prompt: str) -> list[dict[str, Any]]:
 
 
 def ours(model: Model, images: list[Path], prompt: str, steps: int = STEPS) -> tuple[np.ndarray, list[int]]:
-    """Logits of the prompt's last token, and greedy tokens without a stop token."""
+    """Logits of the prompt's last token and greedy tokens without a stop token, nothing cached as on the other side."""
     asked = messages(images, prompt)
+    prompted = model.prompt(asked, reserve=steps)
+    model.clear()
+    logits = model._decoder.prefill(prompted, np.array([len(prompted.ids) - 1]), Run())
+    model.clear()
     stream = model.stream(asked, max_new_tokens=steps)
     list(stream)
-    prompted = model.prompt(asked, reserve=steps)
-    logits = model._decoder.prefill(prompted, np.array([len(prompted.ids) - 1]), Run())
     return logits[0], stream.run.tokens
 
 
@@ -212,9 +214,7 @@ def test_the_quantized_reference_checkpoint_reads(precision: str, tmp_path: Path
 
 
 @pytest.mark.parametrize(("family", "shape"), [("qwen3_vl", "small"), ("qwen2_5_vl", "deep")])
-def test_weights_are_stored_once(
-    directory: Directory, bundle: Callable[[str, str, str], Path], family: str, shape: str
-) -> None:
+def test_weights_are_stored_once(directory: Directory, bundle: Bundles, family: str, shape: str) -> None:
     """No data file but the bundle's; both graphs of a tied model read one table."""
     ours, theirs = bundle(family, shape, "fp16"), directory(family, shape, "fp16")
     for name in ("vision.onnx.data", "llm.onnx.data"):
@@ -271,11 +271,13 @@ def test_what_it_cannot_hold_is_refused_early(
 
 
 def test_an_unknown_family_is_refused(checkpoint: Checkpoints) -> None:
-    spec = replace(read_spec(Checkpoint(checkpoint("qwen2_vl", "small"))), family="qwen9_vl")
+    plan = ExportPlan(checkpoint("qwen2_vl", "small"), "out")
+    opened = open_checkpoint(plan, plan.precisions(), Silent())
+    genai.check(opened)
     with pytest.raises(ExportError, match=r"knows no qwen9_vl \(it knows qwen2_vl"):
-        genai.check(spec, "cpu", ("vision", "llm"))
+        genai.check(replace(opened, spec=replace(opened.spec, family="qwen9_vl")))
     with pytest.raises(ExportError, match="not for target cuda"):
-        genai.check(replace(spec, family="qwen2_vl"), "cuda", ("vision", "llm"))
+        genai.check(replace(opened, plan=replace(plan, target="cuda")))
 
 
 def test_force_replaces_its_own_kind(checkpoint: Checkpoints, tmp_path: Path) -> None:

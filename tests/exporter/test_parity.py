@@ -28,7 +28,8 @@ MIN_COSINE = {"fp32": 0.9999, "fp16": 0.999}
 
 both = pytest.mark.parametrize("family", FAMILIES)
 shapes = pytest.mark.parametrize("shape", SHAPES)
-precisions = pytest.mark.parametrize("precision", ["fp32", "fp16"])
+WAYS = [(target, precision) for target in ("cpu", "portable") for precision in ("fp32", "fp16")]
+ways = pytest.mark.parametrize(("target", "precision"), [*WAYS, ("cuda", "fp16")])
 
 
 def cosine(a: np.ndarray, b: np.ndarray) -> float:
@@ -51,10 +52,12 @@ def image(width: int, height: int, seed: int) -> Image.Image:
 
 @both
 @shapes
-@precisions
+@ways
 @pytest.mark.parametrize("grid", IMAGE_GRIDS + VIDEO_GRIDS, ids=str)
-def test_image_features(oracle: Oracle, model: Loader, family: str, shape: str, precision: str, grid: Grid) -> None:
-    ours, rng = model(family, shape, precision), np.random.default_rng(grid.h * 100 + grid.w)
+def test_image_features(
+    oracle: Oracle, model: Loader, family: str, shape: str, target: str, precision: str, grid: Grid
+) -> None:
+    ours, rng = model(family, shape, precision, target), np.random.default_rng(grid.h * 100 + grid.w)
     patches = rng.standard_normal((grid.t, grid.h * grid.w, ours.manifest.image.patch_dim)).astype(np.float32)
     with torch.no_grad():
         flat = torch.from_numpy(patches).reshape(-1, patches.shape[-1])
@@ -112,18 +115,19 @@ def oracle_inputs(model: Model, prompt: Prompt) -> dict[str, Any]:
 
 @both
 @shapes
-@precisions
+@ways
 @pytest.mark.parametrize("content", [one_image, three_images, a_video, only_text])
 def test_prefill_and_cached_decode(
     oracle: Oracle,
     model: Loader,
     family: str,
     shape: str,
+    target: str,
     precision: str,
     content: Callable[[], list[dict[str, Any]]],
 ) -> None:
     """All prompt logits, then 32 cached steps along the oracle's own greedy tokens."""
-    ours, theirs = model(family, shape, precision), oracle(family, shape)
+    ours, theirs = model(family, shape, precision, target), oracle(family, shape)
     prompt = ours.prompt([{"role": "user", "content": content()}], reserve=STEPS)
     with torch.no_grad():
         generated = theirs.generate(
@@ -146,11 +150,12 @@ def test_prefill_and_cached_decode(
 
 @both
 @shapes
+@pytest.mark.parametrize("target", ["cpu", "portable"])
 @pytest.mark.parametrize("content", [one_image, three_images, a_video])
 def test_greedy_tokens_are_identical(
-    oracle: Oracle, model: Loader, family: str, shape: str, content: Callable[[], list[dict[str, Any]]]
+    oracle: Oracle, model: Loader, family: str, shape: str, target: str, content: Callable[[], list[dict[str, Any]]]
 ) -> None:
-    ours = model(family, shape, "fp32")
+    ours = model(family, shape, "fp32", target)
     messages = [{"role": "user", "content": content()}]
     stream = ours.stream(messages, max_new_tokens=STEPS)
     list(stream)

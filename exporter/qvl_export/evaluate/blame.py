@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import ExportError
-from ..pipeline import Progress, Silent
+from ..progress import Progress, Silent
 from .answering import HF
 from .processes import run_jobs
 from .tapping import LOGITS, STREAM, TapJob

@@ -16,7 +16,7 @@ from qvl_runtime.errors import QvlError
 from qvl_runtime.manifest import MANIFEST
 
 from ..errors import ExportError
-from ..pipeline import Progress, Silent
+from ..progress import Progress, Silent
 from .answering import HF, Job
 from .blame import Blame, BlamePlan, blame
 from .dataset import EvalSet, open_set

@@ -21,7 +21,7 @@ from .build import (
     INT32,
     INT64,
     Graph,
-    add_caches,
+    add_cache,
     add_input,
     add_output,
     add_presents,
@@ -117,26 +117,36 @@ class _Text(Llm):
         return self.lm_head(op, y)
 
 
-def build_text(spec: TextSpec, target: Target, layouts: Layouts) -> Graph:
-    """`inputs_embeds`, `attention_mask` [1, past + sequence], positions and past → `logits` [1, 1, V] of the last token.
+def _cache_state(op: OpBuilder, attention_mask: ir.Value) -> dict[str, ir.Value]:
+    """The `cache_inputs` of ONNX Runtime's attention, from a mask [1, past + sequence] whose values do not matter."""
+    total = op.Cast(op.Shape(attention_mask, start=1, end=2), to=INT32)
+    last = op.Sub(total, op.Constant(value=ir.tensor([1], ir.DataType.INT32)))
+    return {"seqlens_k": last, "total_sequence_length": op.Squeeze(total, [0])}
 
-    The mask says nothing but how many tokens there are: a batch of one has no padding.
+
+def _columns(op: OpBuilder, rows: ir.Value, parts: int) -> list[ir.Value]:
+    """Embeddings, and DeepStack features where rows have any."""
+    return list(op.Split(rows, axis=-1, num_outputs=parts, _outputs=parts)) if parts > 1 else [rows]
+
+
+def build_text(spec: TextSpec, target: Target, layouts: Layouts) -> Graph:
+    """Embeddings [1, sequence, row], `attention_mask` [1, past + sequence], positions and past → `logits` [1, 1, V].
+
+    The logits are those of the last token. The mask says nothing but how many tokens there are: a batch of one has no
+    padding.
     """
     graph = empty_graph("text", target)
     inputs_embeds = add_input(graph, "inputs_embeds", FLOAT, [1, "sequence", row_width(spec)])
     attention_mask = add_input(graph, "attention_mask", INT64, [1, "tokens"])
     position_ids = add_input(graph, "position_ids", INT64, [3, 1, "sequence"])
-    op, parts = GraphBuilder(graph).op, 1 + spec.deepstack_layers
-    total = op.Cast(op.Shape(attention_mask, start=1, end=2), to=INT32)
-    filled = op.Sub(total, op.Constant(value=ir.tensor([1], ir.DataType.INT32))), op.Squeeze(total, [0])
-    caches = add_caches(graph, spec, *filled)
-    x, *deepstack = (
-        op.Split(inputs_embeds, axis=-1, num_outputs=parts, _outputs=parts) if parts > 1 else [inputs_embeds]
-    )
+    op = GraphBuilder(graph).op
+    state = _cache_state(op, attention_mask)
+    caches = [add_cache(graph, spec, target, f"past_key_values.{index}.", state) for index in range(spec.num_layers)]
+    x, *deepstack = _columns(op, inputs_embeds, 1 + spec.deepstack_layers)
     inputs = EmbeddedInputs(x, position_ids, op.Constant(value_ints=[-1]), tuple(deepstack))
     model = _Text(target, spec)
     used = quantize(model, "", layouts)
     logits, presents = model(op, inputs, caches)
     add_output(graph, logits, "logits", [1, 1, spec.vocab_size])
-    add_presents(graph, spec, presents)
+    add_presents(graph, spec, target, presents)
     return Graph("text", ir.Model(graph, ir_version=target.ir_version), used)

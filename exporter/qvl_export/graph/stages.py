@@ -11,8 +11,19 @@ from onnxscript import GraphBuilder, OpBuilder, nn
 
 from ..families.spec import ModelSpec, TextSpec, VisionSpec
 from ..quant.qtensor import Layout
-from ..targets import Cache, Target
-from .build import FLOAT, INT32, INT64, Axes, Graph, add_input, add_output, add_vision_inputs, empty_graph, patch_kernel
+from ..targets import Target
+from .build import (
+    FLOAT,
+    INT64,
+    Graph,
+    add_cache,
+    add_cache_state,
+    add_input,
+    add_output,
+    add_vision_inputs,
+    empty_graph,
+    patch_kernel,
+)
 from .experts import ExpertWeight
 from .folds import Fold
 from .layers import AddNorm, Embedding, Linear
@@ -59,9 +70,7 @@ def decoder_stage(spec: TextSpec, target: Target, name: str, layouts: Layouts | 
     graph = empty_graph(name, target)
     hidden = add_input(graph, "hidden", FLOAT, [1, "sequence", spec.hidden_size])
     position_ids = add_input(graph, "position_ids", INT64, [3, 1, "sequence"])
-    filled = add_input(graph, "seqlens_k", INT32, [1]), add_input(graph, "total_sequence_length", INT32, [])
-    past: Axes = [1, spec.num_key_value_heads, "past", spec.head_dim]
-    cache = Cache(add_input(graph, "past_key", FLOAT, past), add_input(graph, "past_value", FLOAT, past), *filled)
+    cache = add_cache(graph, spec, target, "past_", add_cache_state(graph, target))
     index = int(name.rsplit(".", 1)[1])
     deepstack = None
     if index < spec.deepstack_layers:

@@ -61,7 +61,8 @@ class Deepstack(NamedTuple):
     def add(self, op: OpBuilder, x: ir.Value) -> ir.Value:
         if self.positions is None:
             return op.Add(x, self.features)
-        return op.ScatterND(x, self.positions, self.features, reduction="add")
+        before = op.GatherND(x, self.positions)  # TensorRT's ScatterND does not add
+        return op.ScatterND(x, self.positions, op.Add(before, self.features))
 
 
 class HeadNorm(nn.Module):

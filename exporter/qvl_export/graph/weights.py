@@ -213,7 +213,12 @@ def _emit(file: BinaryIO, digest: Any, data: bytes | memoryview) -> None:
 
 
 def _convert(chunk: Array, dtype: ir.DataType, source: Source) -> Array:
-    """Elements as `dtype`; raises CheckpointError where they are not finite or float16 would overflow."""
+    """Elements as `dtype`; raises CheckpointError where they are not finite or float16 would overflow.
+
+    What is smaller than a byte comes in packed.
+    """
+    if dtype.bitwidth < 8:
+        return chunk
     if chunk.dtype.name in BITS:
         unsigned, infinite = BITS[chunk.dtype.name]
         largest = int((chunk.view(unsigned) & (np.iinfo(unsigned).max >> 1)).max(initial=0))  # of magnitudes, as bits

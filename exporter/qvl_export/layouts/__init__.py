@@ -1,49 +1,31 @@
-"""Layouts: what the directory of an export looks like; one module each, found by its name.
-
-A module has `PRODUCT` (what `--force` may replace), `check(spec, target, towers)`, which refuses early what it cannot
-hold, and `finish(directory, finished)`, which makes its files of those written so far: text files, graphs and weights.
-"""
+"""Layouts: what the directory of an export looks like; one module each, found by its name."""
 
 from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol, cast
 
 from qvl_runtime.manifest import Manifest
 
 from ..atomic import Product
-from ..checkpoint import Checkpoint
 from ..errors import ExportError
-from ..families.spec import ModelSpec
 from ..graph.build import Graph
-from ..targets import Target
-
-
-@dataclass(frozen=True)
-class Finished:
-    """An export whose graphs and weights are in the directory; `graphs` and `targets` by tower."""
-
-    checkpoint: Checkpoint
-    spec: ModelSpec
-    targets: Mapping[str, Target]
-    graphs: Mapping[str, Graph]
-    manifest: Manifest
+from ..opening import Opened
 
 
 class DirectoryLayout(Protocol):
-    """A module of this package."""
+    """A module of this package; `PRODUCT` is what `--force` may replace."""
 
     PRODUCT: Product
 
-    def check(self, spec: ModelSpec, target: str, towers: Collection[str]) -> None:
-        """Raise ExportError for what the layout cannot hold."""
+    def check(self, opened: Opened) -> None:
+        """Raise ExportError for what the layout cannot hold, before the long work."""
 
-    def finish(self, directory: Path, finished: Finished) -> None:
-        """Write what is left, and remove what the layout has no place for."""
+    def finish(self, directory: Path, opened: Opened, graphs: Mapping[str, Graph], manifest: Manifest) -> None:
+        """Make the layout of what was written so far: text files, `graphs` and their weights."""
 
 
 def available() -> list[str]:

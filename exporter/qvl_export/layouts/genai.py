@@ -8,18 +8,20 @@ transforms of onnxruntime-extensions in `processor_config.json`, and the tokeniz
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from qvl_runtime.manifest import GENAI_CONFIG, ImageGeometry
+from qvl_runtime.manifest import GENAI_CONFIG, ImageGeometry, Manifest
 
 from ..atomic import Product
 from ..bundle import save_graph
+from ..checkpoint import Checkpoint
 from ..errors import ConfigError, ExportError
 from ..families.spec import ModelSpec, TextSpec
 from ..graph import split, weights
-from . import Finished
+from ..graph.build import Graph
+from ..opening import Opened
 
 PRODUCT = Product("a directory for ONNX Runtime GenAI", (GENAI_CONFIG,))
 TYPES = {
@@ -40,37 +42,38 @@ SESSION_OPTIONS: dict[str, Any] = {
 """Of all three graphs: the vision and embedding sections have none of their own."""
 
 
-def check(spec: ModelSpec, target: str, towers: Collection[str]) -> None:
+def check(opened: Opened) -> None:
     """Refuse families, targets and precisions that the layout has no place for."""
-    if spec.family not in TYPES:
-        raise ExportError(f"--layout genai knows no {spec.family}", fix=f"it knows {', '.join(TYPES)}")
+    family, target = opened.spec.family, opened.plan.target
+    if family not in TYPES:
+        raise ExportError(f"--layout genai knows no {family}", fix=f"it knows {', '.join(TYPES)}")
     if target != "cpu":
         raise ExportError(f"--layout genai is not for target {target}", fix="use --target cpu")
-    if set(towers) != TOWERS:
+    if set(opened.precisions) != TOWERS:
         raise ExportError("--layout genai has one language model", fix="use int8 or int4 instead of hybrid")
 
 
-def finish(directory: Path, finished: Finished) -> None:
+def finish(directory: Path, opened: Opened, graphs: Mapping[str, Graph], manifest: Manifest) -> None:
     """Three graphs in place of two, and the configuration."""
-    stored = {name: tensor for graph in finished.graphs.values() for name, tensor in weights.stored(graph).items()}
-    layouts = {name: layout for graph in finished.graphs.values() for name, layout in graph.layouts.items()}
-    for name in finished.graphs:
+    stored = {name: tensor for graph in graphs.values() for name, tensor in weights.stored(graph).items()}
+    layouts = {name: layout for graph in graphs.values() for name, layout in graph.layouts.items()}
+    for name in graphs:
         (directory / f"{name}.onnx").unlink()
-    for graph in split.build(finished.spec, finished.targets["vision"], finished.targets["llm"], layouts):
+    for graph in split.build(opened.spec, opened.targets["vision"], opened.targets["llm"], layouts):
         weights.share(graph, stored)
         save_graph(graph, directory)
-    _write_tokenizer(directory, finished)
-    _write(directory / "processor_config.json", processor_config(finished.spec.image))
-    _write(directory / GENAI_CONFIG, genai_config(finished, _vision_start(directory)))
+    _write_tokenizer(directory, opened.checkpoint)
+    _write(directory / "processor_config.json", processor_config(opened.spec.image))
+    _write(directory / GENAI_CONFIG, genai_config(opened.spec, _vision_start(directory), _padding(opened)))
 
 
 def _write(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value, indent=1) + "\n", "utf-8")
 
 
-def _write_tokenizer(directory: Path, finished: Finished) -> None:
+def _write_tokenizer(directory: Path, checkpoint: Checkpoint) -> None:
     """`tokenizer_config.json`, which names the tokenizer's class, with the chat template inside."""
-    config = finished.checkpoint.json("tokenizer_config.json") or {"tokenizer_class": "Qwen2Tokenizer"}
+    config = checkpoint.json("tokenizer_config.json") or {"tokenizer_class": "Qwen2Tokenizer"}
     template = (directory / "chat_template.jinja").read_text("utf-8")
     _write(directory / "tokenizer_config.json", {**config, "chat_template": template})
 
@@ -100,18 +103,23 @@ def processor_config(image: ImageGeometry) -> dict[str, Any]:
     return {"processor": {"name": "qwen2_5_image_processor", "transforms": transforms}}
 
 
-def genai_config(finished: Finished, vision_start: int) -> dict[str, Any]:
+def _padding(opened: Opened) -> int:
+    """The padding token, which that runtime leaves out of positions wherever it stands in a prompt."""
+    for config in (opened.checkpoint.json("generation_config.json") or {}, opened.checkpoint.config):
+        if type(token := config.get("pad_token_id")) is int:
+            return token
+    return opened.spec.tokens.stop[-1]
+
+
+def genai_config(spec: ModelSpec, vision_start: int, padding: int) -> dict[str, Any]:
     """`genai_config.json`; `hidden_size` is how wide that runtime makes rows of embeddings and features."""
-    spec, names = finished.spec, finished.checkpoint.config
-    stop = spec.tokens.stop
-    pad = (finished.checkpoint.json("generation_config.json") or {}).get("pad_token_id", names.get("pad_token_id"))
     return {
         "model": {
             "type": TYPES[spec.family],
             "vocab_size": spec.text.vocab_size,
             "context_length": spec.max_positions,
-            "eos_token_id": stop,
-            "pad_token_id": stop[-1] if pad is None else pad,
+            "eos_token_id": spec.tokens.stop,
+            "pad_token_id": padding,
             "image_token_id": spec.tokens.image,
             "video_token_id": spec.tokens.video,
             "vision_start_token_id": vision_start,

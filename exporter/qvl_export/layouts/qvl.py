@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Mapping
 from pathlib import Path
 
-from ..bundle import BUNDLE as PRODUCT
-from ..bundle import write_manifest
-from ..families.spec import ModelSpec
-from . import Finished
+from qvl_runtime.manifest import Manifest
 
-__all__ = ["PRODUCT", "check", "finish"]
+from .. import bundle
+from ..graph.build import Graph
+from ..opening import Opened
 
-
-def check(spec: ModelSpec, target: str, towers: Collection[str]) -> None:
-    """Everything that can be exported can be a bundle."""
+PRODUCT = bundle.BUNDLE
 
 
-def finish(directory: Path, finished: Finished) -> None:
+def check(opened: Opened) -> None:
+    """Whatever can be exported can be a bundle."""
+
+
+def finish(directory: Path, opened: Opened, graphs: Mapping[str, Graph], manifest: Manifest) -> None:
     """The graphs stay as they are; `bundle.json` comes last."""
-    write_manifest(directory, finished.manifest)
+    bundle.write_manifest(directory, manifest)

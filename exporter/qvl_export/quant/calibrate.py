@@ -10,12 +10,15 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 import onnxruntime as ort
+
+from qvl_runtime.sessions.cpu import session_options
 
 from ..graph import weights
 from ..graph.build import Graph
@@ -95,10 +98,8 @@ class Tower:
 
 
 def open_session(path: Path) -> ort.InferenceSession:
-    """ONNX Runtime as the runtime sets it up for arithmetic."""
-    options = ort.SessionOptions()
-    options.add_session_config_entry("session.x64quantprecision", "1")
-    return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    """ONNX Runtime as the runtime sets it up."""
+    return ort.InferenceSession(path, session_options(), providers=["CPUExecutionProvider"])
 
 
 def quantize_tower(tower: Tower, work: Work, report: Report) -> Quantized:
@@ -146,8 +147,14 @@ def observe(tower: Tower, stage: Stage, samples: Iterator[Sample], work: Work) -
 
 def run(session: ort.InferenceSession, sample: Sample, outputs: list[str]) -> list[Floats]:
     feeds = {"hidden": sample.hidden, **sample.feeds}
-    found: list[Floats] = session.run(outputs, {port.name: feeds[port.name] for port in session.get_inputs()})
+    taken = {port.name: _as(feeds[port.name], port.type) for port in session.get_inputs()}
+    found: list[Floats] = session.run(outputs, taken)
     return found
+
+
+def _as(value: npt.NDArray[Any], kind: str) -> npt.NDArray[Any]:
+    """A cache of float16 where the stage has one."""
+    return value.astype(np.float16) if kind == "tensor(float16)" else value
 
 
 def smooth(

@@ -68,6 +68,8 @@ def _candidates(blocks: Tensor, shrink: float, layout: Layout) -> list[Grid]:
     extreme = blocks.gather(-1, blocks.abs().argmax(-1, keepdim=True)).squeeze(-1) * shrink
     middle = torch.full_like(extreme, layout.middle)
     centred = Grid(_half(extreme.abs() * 2 / top), middle)
+    if layout.bits == 8:  # half a step in 255 is not worth negative scales, which TensorRT takes of int4 alone
+        return [centred]
     return [centred, Grid(_half(-extreme / layout.middle, signed=True), middle)]
 
 

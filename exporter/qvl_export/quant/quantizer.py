@@ -125,7 +125,9 @@ class Quantizer:
 
     @property
     def tables(self) -> tuple[str, ...]:
-        """The embedding, and the head where it is another tensor."""
+        """The embedding, and the head where it is another tensor; none where the target wants them float."""
+        if not self.targets["llm"].quantized_tables:
+            return ()
         return ("model.embed_tokens",) if self.spec.text.tied else ("model.embed_tokens", "lm_head")
 
     def _table(self, name: str, directory: Path) -> SavedLinear:

@@ -14,12 +14,9 @@ from qvl_runtime.packing import Codes, pack_nibbles
 
 from ..errors import ExportError
 from ..quant.qtensor import Layout, QTensor
-from . import Cache, WindowInputs
+from . import SWISH_SLOPE, WEIGHT_TYPES, Cache, Inputs, WindowInputs, largest_of_tokens
 
 MICROSOFT = "com.microsoft"
-WEIGHT_TYPES = {"fp32": ir.DataType.FLOAT, "fp16": ir.DataType.FLOAT16}
-SWISH_SLOPE = {"silu": 1.0, "quick_gelu": 1.702}
-"""x · sigmoid(slope · x)."""
 SWIGLU_EXPERTS: dict[str, Any] = {
     "activation_type": "swiglu",
     "swiglu_fusion": 1,
@@ -28,17 +25,11 @@ SWIGLU_EXPERTS: dict[str, Any] = {
     "normalize_routing_weights": 1,
 }
 """The only form of experts that ONNX Runtime has for CPUs, with silu(gate) · up as its activation."""
-SMALLEST = 1e-9
-"""A token of zeros is divided by this."""
 PER_TOKEN = "int8 per token"
 
 
 def lower(precision: str, accuracy_level: int) -> CpuTarget:
     """The ops with float weights stored in `fp32` or `fp16`."""
-    if precision not in WEIGHT_TYPES:
-        raise ExportError(f"precision {precision!r} is not supported", fix=f"supported: {', '.join(WEIGHT_TYPES)}")
-    if accuracy_level not in (0, 4):
-        raise ExportError(f"accuracy level {accuracy_level} is not supported", fix="0 or 4")
     return CpuTarget(WEIGHT_TYPES[precision], accuracy_level)
 
 
@@ -50,11 +41,24 @@ class CpuTarget:
     accuracy_level: int
     opsets: tuple[tuple[str, int], ...] = (("", 23), (MICROSOFT, 1))
     ir_version: int = 11
+    static_activations: bool = False
+    quantized_tables: bool = True
+    static_cache: bool = False
+    cache_inputs: Inputs = (
+        ("seqlens_k", ir.DataType.INT32, [1]),
+        ("total_sequence_length", ir.DataType.INT32, []),
+    )
+
+    @property
+    def cache_type(self) -> ir.DataType:
+        return ir.DataType.FLOAT
 
     def _float(self, op: OpBuilder, value: ir.Value) -> ir.Value:
         return value if self.weight_type == ir.DataType.FLOAT else op.Cast(value, to=ir.DataType.FLOAT)
 
-    def linear(self, op: OpBuilder, x: ir.Value, weight: ir.Value, bias: ir.Value | None) -> ir.Value:
+    def linear(
+        self, op: OpBuilder, x: ir.Value, weight: ir.Value, bias: ir.Value | None, wide: bool = False
+    ) -> ir.Value:
         y = op.FusedMatMul(x, self._float(op, weight), transB=1, _domain=MICROSOFT)
         return y if bias is None else op.Add(y, bias)
 
@@ -103,27 +107,41 @@ class CpuTarget:
         outputs: int,
         inputs: int,
         bias: ir.Value | None,
+        wide: bool = False,
     ) -> ir.Value:
         if layout.integer:
-            return self._integer_linear(op, x, parts, bias)
+            return self.integer_linear(op, x, parts, bias)
         if layout.permuted:
             x = op.Gather(x, parts["permutation"], axis=-1)
+        scales = op.Cast(parts["scales"], to=ir.DataType.FLOAT)
+        return self.blocks_product(op, x, {**parts, "scales": scales}, layout, (outputs, inputs), bias)
+
+    def blocks_product(
+        self,
+        op: OpBuilder,
+        x: ir.Value,
+        parts: Mapping[str, ir.Value],
+        layout: Layout,
+        shape: tuple[int, int],
+        bias: ir.Value | None,
+    ) -> ir.Value:
+        """x · weightᵀ + bias, the weight of `shape` in blocks, its scales of the type of x."""
         return op.MatMulNBits(
             x,
             parts["codes"],
-            op.Cast(parts["scales"], to=ir.DataType.FLOAT),
+            parts["scales"],
             parts.get("zeros"),
             None,
             bias,
-            K=inputs,
-            N=outputs,
+            K=shape[1],
+            N=shape[0],
             bits=layout.bits,
             block_size=layout.block,
             accuracy_level=self.accuracy_level,
             _domain=MICROSOFT,
         )
 
-    def _integer_linear(
+    def integer_linear(
         self, op: OpBuilder, x: ir.Value, parts: Mapping[str, ir.Value], bias: ir.Value | None
     ) -> ir.Value:
         """Every token by its own largest magnitude, so that it gives the same bits alone and among others."""
@@ -135,8 +153,7 @@ class CpuTarget:
     def _per_token(self, op: OpBuilder, x: ir.Value) -> tuple[ir.Value, ir.Value, ir.Value, ir.Value]:
         """(uint8 codes, largest magnitude of each token, step, zero point); made once for linears that share x."""
         if PER_TOKEN not in x.meta:
-            largest = op.ReduceMax(op.Abs(x), op.Constant(value_ints=[-1]), keepdims=1)
-            largest = op.Max(largest, op.Constant(value_float=SMALLEST))
+            largest = largest_of_tokens(op, x)
             step, zero = op.Constant(value_float=1 / 127), op.Constant(value=ir.tensor(np.array(128, np.uint8)))
             x.meta[PER_TOKEN] = op.QuantizeLinear(op.Div(x, largest), step, zero), largest, step, zero
         found: tuple[ir.Value, ir.Value, ir.Value, ir.Value] = x.meta[PER_TOKEN]
@@ -147,7 +164,7 @@ class CpuTarget:
     ) -> ir.Value:
         """Reads the blocks that MatMulNBits multiplies: one tensor serves both ends of a tied model."""
         last = op.Constant(value_ints=[-1])
-        scales = op.Unsqueeze(op.Cast(parts["scales"], to=ir.DataType.FLOAT), last)
+        scales = op.Unsqueeze(op.Cast(parts["scales"], to=self.cache_type), last)
         blocks = op.GatherBlockQuantized(
             parts["codes"],
             ids,
@@ -243,7 +260,17 @@ class CpuTarget:
         self, op: OpBuilder, q: ir.Value, k: ir.Value, v: ir.Value, cache: Cache, num_heads: int, kv_heads: int
     ) -> tuple[ir.Value, ir.Value, ir.Value]:
         """Past and present may be one buffer, in which the new keys and values are written in place."""
+        filled = (cache.state[name] for name, _, _ in self.cache_inputs)
         y, key, value = op.GroupQueryAttention(
-            q, k, v, *cache, num_heads=num_heads, kv_num_heads=kv_heads, _domain=MICROSOFT, _outputs=3
+            q,
+            k,
+            v,
+            cache.key,
+            cache.value,
+            *filled,
+            num_heads=num_heads,
+            kv_num_heads=kv_heads,
+            _domain=MICROSOFT,
+            _outputs=3,
         )
         return y, key, value

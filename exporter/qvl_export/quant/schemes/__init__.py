@@ -19,10 +19,12 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Options:
-    """What a scheme can be asked for: `block_size` columns a scale, weights of `reduce_range` for x86 without VNNI."""
+    """What a scheme can be asked for: `block_size` columns a scale, weights of `reduce_range` for x86 without VNNI,
+    and under W8A8 one `static` scale of all inputs of a linear."""
 
     block_size: int = 32
     reduce_range: bool = False
+    static: bool = False
 
 
 class Scheme(Protocol):

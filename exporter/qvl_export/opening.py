@@ -1,0 +1,111 @@
+"""A checkpoint opened for a plan: found, described, and refused where it does not fit before anything long begins."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from qvl_runtime.manifest import DECODE
+
+from . import describe, families, hub, targets
+from .checkpoint import Checkpoint
+from .errors import ConfigError
+from .families.spec import ModelSpec
+from .graph import build, weights
+from .plan import ExportPlan
+from .progress import Progress
+from .quant import precision, rotate, schemes, stored
+from .quant.gptq_checkpoint import GptqLinear
+from .quant.work import Quantized
+from .safetensors_file import Tensor
+
+BUILD: dict[str, Callable[..., build.Graph]] = {
+    "vision": build.build_vision,
+    "llm": build.build_llm,
+    DECODE: partial(build.build_llm, name=DECODE),
+}
+UNUSED_TENSORS = ("*rotary_emb.inv_freq", "*rotary_pos_emb.inv_freq")
+"""Buffers that old checkpoints saved; they are computed."""
+Linears = Mapping[str, stored.QuantizedSource]
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A checkpoint that fits a plan; its spec and tensors are in the plan's bounds and basis.
+
+    `precisions` and `targets` are those of every graph by name, `own` the linears that it holds quantized, `sources`
+    the values of every parameter.
+    """
+
+    plan: ExportPlan
+    precisions: Mapping[str, str]
+    targets: Mapping[str, targets.Target]
+    checkpoint: Checkpoint
+    source: describe.Source
+    spec: ModelSpec
+    tensors: Mapping[str, Tensor]
+    own: Mapping[str, GptqLinear]
+    sources: Mapping[str, weights.Source]
+
+    def floats(self, name: str) -> str:
+        """The precision of what is not quantized in a graph."""
+        return precision.of_floats(self.precisions[name], self.plan.precision)
+
+    @property
+    def options(self) -> schemes.Options:
+        """Those of quantization schemes, as plan and target want them."""
+        return replace(self.plan.options, static=self.targets["vision"].static_activations)
+
+    def linears(self, quantized: Quantized) -> dict[str, stored.QuantizedSource]:
+        """The checkpoint's own quantized linears, and those made here."""
+        return {**self.own, **quantized.linears}
+
+
+def open_checkpoint(plan: ExportPlan, precisions: Mapping[str, str], progress: Progress) -> Opened:
+    """Find, read and check what the plan is to export.
+
+    Raises ExportError (HubError, ConfigError, CheckpointError).
+    """
+    lowered = {
+        name: targets.lower(plan.target, precision.of_floats(chosen, plan.precision), plan.accuracy_level)
+        for name, chosen in precisions.items()
+    }
+    progress.stage(f"locating {plan.checkpoint}")
+    checkpoint, revision = hub.locate(str(plan.checkpoint), plan.revision)
+    source = describe.Source(str(plan.checkpoint), checkpoint.directory, revision)
+    spec = plan.adjusted(families.read_spec(checkpoint))
+    _check_depth(spec, checkpoint)
+    tensors = rotate.rotated(checkpoint.tensors, spec)
+    progress.stage(f"building the graphs of {spec.family}")
+    own = stored.quantized_linears(checkpoint)
+    sources = _match(spec, tensors, checkpoint.directory, lowered, own)
+    return Opened(plan, precisions, lowered, checkpoint, source, spec, tensors, own, sources)
+
+
+def build_graph(name: str, spec: ModelSpec, target: targets.Target, linears: Linears) -> build.Graph:
+    """The graph of that name with these linears quantized."""
+    return BUILD[name](spec, target, {name: linear.layout() for name, linear in linears.items()})
+
+
+def _match(
+    spec: ModelSpec, tensors: Mapping[str, Tensor], where: Path, lowered: Mapping[str, targets.Target], own: Linears
+) -> dict[str, weights.Source]:
+    """The checkpoint's tensor for every parameter; raises CheckpointError for what does not fit."""
+    graphs = [build_graph(name, spec, target, own) for name, target in lowered.items()]
+    tied = ("lm_head.weight",) if spec.text.tied else ()
+    unused = (*UNUSED_TENSORS, *tied, *stored.stored_names(own))
+    parts = stored.packed_parts(own, lowered["llm"])
+    return weights.match(graphs, tensors, parts, unused, where)
+
+
+def _check_depth(spec: ModelSpec, checkpoint: Checkpoint) -> None:
+    """Refuse more layers than there are tensors, before a graph of them is built."""
+    for name, depth in (("vision_config.depth", spec.vision.depth), ("num_hidden_layers", spec.text.num_layers)):
+        if depth > len(checkpoint.tensors):
+            raise ConfigError(
+                f"{name} {depth} is more than the checkpoint's {len(checkpoint.tensors)} tensors",
+                where=checkpoint.directory / "config.json",
+                fix="weights and config.json are of different models",
+            )

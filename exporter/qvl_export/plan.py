@@ -1,0 +1,132 @@
+"""What to export and how: a plan, and what it says of precisions, bounds and limits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import msgspec
+
+from .errors import ExportError
+from .families.spec import ModelSpec
+from .quant import precision, rotate, schemes
+from .quant.quantizer import MIXED
+from .quant.search import Limit
+
+DEFAULT_MAX_LENGTH = 8192
+
+
+@dataclass(frozen=True)
+class ExportPlan:
+    """What to export, where to, and how.
+
+    `checkpoint` is a directory or a Hugging Face id; `min_pixels` and `max_pixels` override the checkpoint's;
+    `max_length` bounds prompt and answer together (8,192, or the model's limit if that is lower); `accuracy_level` 4
+    multiplies 4- and 8-bit weights with activations rounded to int8, 0 keeps activations float32. Linears that the
+    checkpoint holds quantized (GPTQ) are used as they are. `precision` "int8" multiplies integers in both towers
+    (W8A8), "int4" does so in the vision tower and has the language model's weights in int4 by GPTQ, `block_size`
+    columns a scale, "hybrid" holds the language model twice, in int8 for prompts and in int4 for answers;
+    `vision_precision` and `llm_precision` choose for one tower. Both are calibrated on up to `samples`
+    pages spread over `calib`, one path or several: calibration sets (directories with `labels.jsonl`), images, PDFs,
+    directories of these; the built-in set where there are none. `reduce_range` makes int8 weights fast on x86
+    without VNNI, at some accuracy. `max_kl` (mean divergence of answers from the checkpoint's, nats a token) or
+    `max_size` (bytes) instead of a precision chooses one for every linear, by what each costs on the pages.
+    `vision_weight` is what an image token counts in the Hessians of GPTQ, a text token counting one. The directory
+    `save_gptq` gets the int4 language model as a GPTQ checkpoint too. `rotate` folds a rotation of hidden states into
+    the weights of the language model, which changes no answer of a float bundle and makes a quantized
+    one more accurate where few channels are far larger than the others (see docs/decisions.md). `layout` "genai" makes
+    a directory for ONNX Runtime GenAI instead of a bundle (see docs/interop.md).
+    """
+
+    checkpoint: str | Path
+    out: str | Path
+    target: str = "cpu"
+    precision: str = "fp16"
+    min_pixels: int | None = None
+    max_pixels: int | None = None
+    max_length: int | None = None
+    revision: str | None = None
+    force: bool = False
+    accuracy_level: int = 4
+    vision_precision: str | None = None
+    llm_precision: str | None = None
+    reduce_range: bool = False
+    max_kl: float | None = None
+    max_size: int | None = None
+    block_size: int = 32
+    calib: str | Path | Sequence[str | Path] = ()
+    samples: int = 128
+    vision_weight: float = 1.0
+    save_gptq: str | Path | None = None
+    rotate: bool = False
+    layout: str = "qvl"
+
+    @cached_property
+    def limit(self) -> Limit | None:
+        """What the precisions of single linears are to keep; raises ExportError where the plan says several things."""
+        given = [value for value in (self.max_kl, self.max_size) if value is not None]
+        if not given:
+            return None
+        if len(given) > 1 or self.vision_precision or self.llm_precision or self.precision != ExportPlan.precision:
+            raise ExportError(
+                "max_kl, max_size and precisions exclude one another",
+                fix="give one of --max-kl, --max-size, --precision",
+            )
+        if given[0] <= 0:
+            raise ExportError(f"a limit of {given[0]} cannot be kept", fix="--max-kl and --max-size are positive")
+        return Limit(self.max_kl, self.max_size)
+
+    @property
+    def options(self) -> schemes.Options:
+        return schemes.Options(self.block_size, self.reduce_range)
+
+    def precisions(self) -> dict[str, str]:
+        """The precision of every graph by name; raises ExportError for unknown ones."""
+        if self.limit:
+            return dict.fromkeys(precision.TOWERS, MIXED)
+        return precision.of_towers(self.precision, self.vision_precision, self.llm_precision)
+
+    def adjusted(self, spec: ModelSpec) -> ModelSpec:
+        """The spec with the plan's pixel bounds, length and basis; raises ExportError when they make no sense."""
+        if self.rotate and (self.save_gptq is not None or self.limit):
+            raise ExportError("--save-gptq, --max-kl and --max-size want the own basis", fix="use --no-rotate")
+        low, high = self._pixels(spec)
+        image = msgspec.structs.replace(spec.image, min_pixels=low, max_pixels=high)
+        text = replace(spec.text, rotation_seed=rotate.SEED if self.rotate else None)
+        return replace(spec, image=image, max_positions=self._length(spec), text=text)
+
+    def check_calibration(self, already: bool) -> None:
+        """Refuse pages, weights and schemes that nothing can be calibrated with, or what is quantized `already`."""
+        wanted = quantized(self.precisions())
+        if self.samples < 1:
+            raise ExportError(f"samples is {self.samples}", fix="calibrate on at least one page")
+        if not 0 <= self.vision_weight <= 1000:
+            raise ExportError(f"vision_weight is {self.vision_weight}", fix="0 to 1000; text tokens count 1")
+        if already and "llm" in wanted:
+            raise ExportError("the checkpoint is already quantized", fix="leave --llm-precision out to use it as it is")
+        for chosen in set(wanted.values()) - {MIXED}:
+            schemes.find(chosen, self.options)
+
+    def _pixels(self, spec: ModelSpec) -> tuple[int, int]:
+        low, high = self.min_pixels or spec.image.min_pixels, self.max_pixels or spec.image.max_pixels
+        if self.max_pixels and not self.min_pixels:
+            low = min(low, high)
+        if low < 1 or low > high or high < spec.image.factor**2:
+            raise ExportError(
+                f"min_pixels {low} and max_pixels {high} are not bounds",
+                fix=f"at least {spec.image.factor**2} (one image token), min not above max",
+            )
+        return low, high
+
+    def _length(self, spec: ModelSpec) -> int:
+        length = self.max_length or min(DEFAULT_MAX_LENGTH, spec.max_positions)
+        if not 1 < length <= spec.max_positions:
+            raise ExportError(f"max_length {length} is not within the model's {spec.max_positions} positions")
+        return length
+
+
+def quantized(precisions: Mapping[str, str]) -> dict[str, str]:
+    """Those of precisions by graph that are no float type."""
+    return {name: chosen for name, chosen in precisions.items() if chosen not in precision.FLOATS}
