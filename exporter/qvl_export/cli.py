@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -33,6 +34,12 @@ def cli() -> None:
 @click.argument("checkpoint")
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--target", default="cpu", show_default=True, help="Engine to export for.")
+@click.option(
+    "--layout",
+    default="qvl",
+    show_default=True,
+    help="What OUT is to be: qvl (a bundle) or genai (a directory for ONNX Runtime GenAI).",
+)
 @click.option(
     "--precision",
     default="fp16",
@@ -88,6 +95,7 @@ def export(
     checkpoint: str,
     out: Path,
     target: str,
+    layout: str,
     precision: str,
     min_pixels: int | None,
     max_pixels: int | None,
@@ -111,12 +119,13 @@ def export(
 ) -> None:
     """Export CHECKPOINT, a directory or a Hugging Face id, to the bundle directory OUT."""
     from .pipeline import ExportPlan
-    from .pipeline import export as run
+    from .pipeline import export as make
 
     plan = ExportPlan(
         checkpoint=checkpoint,
         out=out,
         target=target,
+        layout=layout,
         precision=precision,
         min_pixels=min_pixels,
         max_pixels=max_pixels,
@@ -139,7 +148,7 @@ def export(
     )
     progress, began = RichProgress(quiet), time.perf_counter()
     try:
-        manifest = run(plan, progress)
+        manifest = make(plan, progress)
     finally:
         progress.stop()
     if not quiet:
@@ -183,11 +192,16 @@ register(cli)
 
 
 def main() -> None:
-    """The console script: errors become one line, usage errors too."""
+    """The console script."""
     if sys.argv[1:2] and sys.argv[1] in DELEGATED:  # before click, which would swallow a `--`
         sys.exit(runtime_main(sys.argv[1:], program="qvl-export"))
+    run(cli, sys.argv[1:])
+
+
+def run(command: click.Command, arguments: Sequence[str], program: str | None = None) -> None:
+    """Run a command as `program` on arguments; errors become one line and an exit code, usage errors too."""
     try:
-        cli(standalone_mode=False)
+        command.main(arguments, program, standalone_mode=False)
     except QvlError as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(BAD_INPUT)

@@ -37,7 +37,8 @@ class ExportPlan:
     `save_gptq` gets the int4 language model as a GPTQ checkpoint too. `rotate` folds a rotation of hidden states into
     the weights of the language model, which changes no answer of a float bundle and makes a quantized
     one more accurate where few channels are far larger than the others (see docs/decisions.md). Without `gptq_experts`
-    int4 experts are rounded to nearest, which is several times as fast.
+    int4 experts are rounded to nearest, which is several times as fast. `layout` "genai" makes a directory for ONNX
+    Runtime GenAI instead of a bundle (see docs/interop.md).
     """
 
     checkpoint: str | Path
@@ -62,6 +63,7 @@ class ExportPlan:
     save_gptq: str | Path | None = None
     rotate: bool = False
     gptq_experts: bool = True
+    layout: str = "qvl"
 
     @cached_property
     def limit(self) -> Limit | None:

@@ -153,6 +153,12 @@ def stored(graph: Graph) -> dict[str, ir.ExternalTensor]:
     return {name: tensor for name, tensor in values.items() if isinstance(tensor, ir.ExternalTensor)}
 
 
+def share(graph: Graph, stored: Mapping[str, ir.ExternalTensor]) -> None:
+    """Point the graph's initializers at weights that other graphs of its directory have stored under the same names."""
+    for name, value in _parameters(graph):
+        value.const_value = stored[name]
+
+
 def write(
     graph: Graph,
     sources: Mapping[str, Source],
