@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -16,8 +16,7 @@ from .families.spec import ModelSpec
 from .graph import build, weights
 from .plan import ExportPlan
 from .progress import Progress
-from .quant import precision, rotate, stored
-from .quant.gptq_checkpoint import GptqLinear
+from .quant import precision, rotate, schemes, stored
 from .quant.work import Quantized
 from .safetensors_file import Tensor
 
@@ -46,12 +45,17 @@ class Opened:
     source: describe.Source
     spec: ModelSpec
     tensors: Mapping[str, Tensor]
-    own: Mapping[str, GptqLinear]
+    own: Linears
     sources: Mapping[str, weights.Source]
 
     def floats(self, name: str) -> str:
         """The precision of what is not quantized in a graph."""
         return precision.of_floats(self.precisions[name], self.plan.precision)
+
+    @property
+    def options(self) -> schemes.Options:
+        """Those of quantization schemes, as plan and target want them."""
+        return replace(self.plan.options, static=self.targets["vision"].static_activations)
 
     def linears(self, quantized: Quantized) -> dict[str, stored.QuantizedSource]:
         """The checkpoint's own quantized linears, and those made here."""
@@ -70,11 +74,11 @@ def open_checkpoint(plan: ExportPlan, precisions: Mapping[str, str], progress: P
     progress.stage(f"locating {plan.checkpoint}")
     checkpoint, revision = hub.locate(str(plan.checkpoint), plan.revision)
     source = describe.Source(str(plan.checkpoint), checkpoint.directory, revision)
+    own = stored.quantized_linears(checkpoint)
     spec = plan.adjusted(families.read_spec(checkpoint))
     _check_depth(spec, checkpoint)
-    tensors = rotate.rotated(checkpoint.tensors, spec)
+    tensors = rotate.rotated(families.tensors(checkpoint, spec), spec)
     progress.stage(f"building the graphs of {spec.family}")
-    own = stored.quantized_linears(checkpoint)
     sources = _match(spec, tensors, checkpoint.directory, lowered, own)
     return Opened(plan, precisions, lowered, checkpoint, source, spec, tensors, own, sources)
 

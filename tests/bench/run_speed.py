@@ -33,7 +33,7 @@ from qvl_runtime.generate import Decoder, Run
 from qvl_runtime.manifest import DECODE
 from qvl_runtime.positions import Grid
 from qvl_runtime.prompt import Prompt
-from qvl_runtime.sessions.cpu import CpuLlm, open_vision, vision_feeds
+from qvl_runtime.sessions.cpu import CpuLlm, open_vision, session_options, vision_feeds
 
 from .random_bundle import export_random
 from .random_checkpoint import make
@@ -65,9 +65,7 @@ def seconds(action: Callable[[], object]) -> float:
 
 def split(graph: Path, feeds: dict[str, Any], threads: int) -> dict[str, float]:
     """Seconds by kind of operator in one run, as ONNX Runtime's profiler tells."""
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.add_session_config_entry("session.x64quantprecision", "1")
+    options = session_options(threads)
     options.enable_profiling, options.profile_file_prefix = True, str(graph.with_suffix(".profile"))
     session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     session.run(None, feeds)

@@ -56,9 +56,7 @@ def answers(out: Path, prefix: str, items: int) -> list[dict[str, Any]]:
     """Every record of a model without its times."""
     (work,) = (out / "work").iterdir()
     names = {path.name.split(".")[0] for path in work.glob("*.jsonl")}
-    (name,) = (
-        name for name in names if name.startswith("reference-") == (prefix == "reference") and "threads" not in name
-    )
+    (name,) = (name for name in names if name.startswith(prefix) and "threads" not in name)
     records = Records(work, name)
     found = [msgspec.to_builtins(records.answered(index)) for index in range(items)]
     for record in found:

@@ -107,3 +107,5 @@ def started(module: str, job: msgspec.Struct) -> Iterator[Running]:
             if process.poll() is None:
                 process.terminate()
             process.wait()
+            if process.stdout is not None:
+                process.stdout.close()

@@ -25,7 +25,10 @@ def constant(op: OpBuilder, value: np.ndarray, name: str) -> ir.Value:
 
 
 class Linear(nn.Module):
-    """x · weightᵀ + bias; `input` is the last x it was applied to, for calibration to look at."""
+    """x · weightᵀ + bias; `input` is the last x it was applied to, for calibration to look at.
+
+    A `wide` one is known to meet or make values beyond float16's 65,504.
+    """
 
     input: ir.Value
 
@@ -37,15 +40,16 @@ class Linear(nn.Module):
         bias: bool = True,
         source_shape: list[int] | None = None,
         name: str | None = None,
+        wide: bool = False,
     ) -> None:
         super().__init__(name)
-        self.target, self.rows, self.columns = target, outputs, inputs
+        self.target, self.rows, self.columns, self.wide = target, outputs, inputs, wide
         self.weight = Weight([outputs, inputs], target.weight_type, source_shape)
         self.bias = Weight([outputs], ir.DataType.FLOAT) if bias else None
 
     def forward(self, op: OpBuilder, x: ir.Value) -> ir.Value:
         self.input = x
-        return self.target.linear(op, x, self.weight, self.bias)
+        return self.target.linear(op, x, self.weight, self.bias, self.wide)
 
 
 class Embedding(nn.Module):
@@ -61,6 +65,18 @@ class Embedding(nn.Module):
 
     def head(self, op: OpBuilder, x: ir.Value) -> ir.Value:
         return self.target.linear(op, x, self.weight, None)
+
+
+class Table(nn.Module):
+    """Learned rows that are used all at once, [1, rows, size] in float32."""
+
+    def __init__(self, target: Target, rows: int, size: int) -> None:
+        super().__init__()
+        self.weight = Weight([rows, size], target.weight_type)
+
+    def forward(self, op: OpBuilder) -> ir.Value:
+        rows = op.Cast(self.weight, to=ir.DataType.FLOAT)
+        return op.Unsqueeze(rows, op.Constant(value_ints=[0]))
 
 
 class AddNorm(nn.Module):
@@ -110,8 +126,8 @@ class Mlp(nn.Module):
     ) -> None:
         super().__init__(name)
         self.target, self.activation, self.names = target, activation, (f"{fc}1", f"{fc}2")
-        setattr(self, self.names[0], Linear(target, size, inner))
-        setattr(self, self.names[1], Linear(target, inner, outputs))
+        setattr(self, self.names[0], Linear(target, size, inner, wide=True))  # Qwen3-VL's linear_fc1
+        setattr(self, self.names[1], Linear(target, inner, outputs, wide=True))
 
     def forward(self, op: OpBuilder, x: ir.Value) -> ir.Value:
         first, second = (getattr(self, name) for name in self.names)
@@ -126,7 +142,7 @@ class GatedMlp(nn.Module):
         self.target, self.activation = target, activation
         self.gate_proj = Linear(target, size, inner, bias)
         self.up_proj = Linear(target, size, inner, bias)
-        self.down_proj = Linear(target, inner, size, bias)
+        self.down_proj = Linear(target, inner, size, bias, wide=True)  # that of Qwen2.5-VL's last block
 
     def forward(self, op: OpBuilder, x: ir.Value) -> ir.Value:
         gate = self.target.activation(op, self.gate_proj(op, x), self.activation)

@@ -24,6 +24,7 @@ class Quantized(nn.Module):
         super().__init__()
         self.target, self.layout = module.target, layout
         self.rows, self.columns = module.rows, module.columns
+        self.wide = isinstance(module, Linear) and module.wide
         for name, (shape, dtype) in self.target.packed_form(self.rows, self.columns, layout).items():
             setattr(self, name, Packed(shape, dtype=dtype))
 
@@ -33,7 +34,7 @@ class Quantized(nn.Module):
 
     def apply(self, op: OpBuilder, x: ir.Value, bias: ir.Value | None) -> ir.Value:
         """x · dequantized weightᵀ + bias."""
-        return self.target.quantized_linear(op, x, self.parts, self.layout, self.rows, self.columns, bias)
+        return self.target.quantized_linear(op, x, self.parts, self.layout, self.rows, self.columns, bias, self.wide)
 
 
 class QuantizedLinear(Quantized):

@@ -153,6 +153,12 @@ def stored(graph: Graph) -> dict[str, ir.ExternalTensor]:
     return {name: tensor for name, tensor in values.items() if isinstance(tensor, ir.ExternalTensor)}
 
 
+def share(graph: Graph, stored: Mapping[str, ir.ExternalTensor]) -> None:
+    """Point the graph's initializers at weights that other graphs of its directory have stored under the same names."""
+    for name, value in _parameters(graph):
+        value.const_value = stored[name]
+
+
 def write(
     graph: Graph,
     sources: Mapping[str, Source],
@@ -212,7 +218,12 @@ def _emit(file: BinaryIO, digest: Any, data: bytes | memoryview) -> None:
 
 
 def _convert(chunk: Array, dtype: ir.DataType, source: Source) -> Array:
-    """Elements as `dtype`; raises CheckpointError where they are not finite or float16 would overflow."""
+    """Elements as `dtype`; raises CheckpointError where they are not finite or float16 would overflow.
+
+    What is smaller than a byte comes in packed.
+    """
+    if dtype.bitwidth < 8:
+        return chunk
     if chunk.dtype.name in BITS:
         unsigned, infinite = BITS[chunk.dtype.name]
         largest = int((chunk.view(unsigned) & (np.iinfo(unsigned).max >> 1)).max(initial=0))  # of magnitudes, as bits

@@ -18,12 +18,24 @@ def round_tokens(x: Floats) -> Floats:
     return np.asarray(np.rint(x / step) * step, np.float32)
 
 
+def round_inputs(x: Floats, step: float) -> Floats:
+    """x as an integer product with a static scale sees it."""
+    return np.asarray(np.clip(np.rint(x / np.float32(step)), -128, 127) * np.float32(step), np.float32)
+
+
 def relative_noise(weight: Floats, quantized: QTensor, statistics: Statistics) -> float:
     """‖y − ŷ‖² / ‖y‖² of the outputs y = x · weightᵀ."""
     exact = statistics.tokens @ weight.T
-    x = round_tokens(statistics.tokens) if quantized.layout.integer else statistics.tokens
+    x = _seen(statistics.tokens, quantized)
     difference = x @ quantized.dequantize().T - exact
     return float(np.square(difference, dtype=np.float64).sum() / max(np.square(exact, dtype=np.float64).sum(), TINY))
+
+
+def _seen(x: Floats, quantized: QTensor) -> Floats:
+    """Inputs as the linear sees them."""
+    if quantized.input_scale is not None:
+        return round_inputs(x, quantized.input_scale)
+    return round_tokens(x) if quantized.layout.integer else x
 
 
 def sqnr(weight: Floats, quantized: QTensor, statistics: Statistics) -> float:

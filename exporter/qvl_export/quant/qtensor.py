@@ -15,7 +15,7 @@ class Layout:
     """The form of a quantized linear, known before its values: `block` columns share a scale (and a zero point).
 
     With `integer` its inputs are rounded to int8 token by token too, and the product is one of integers (W8A8); codes
-    of 7 bits in it keep x86 without VNNI from saturating.
+    of 7 bits in it keep x86 without VNNI from saturating. `static` inputs have one scale, known from calibration.
     """
 
     bits: int
@@ -23,6 +23,7 @@ class Layout:
     asymmetric: bool = False
     permuted: bool = False
     integer: bool = False
+    static: bool = False
 
     def blocks(self, columns: int) -> int:
         """Blocks a row of `columns` has; the last may be partial."""
@@ -39,7 +40,8 @@ class Layout:
         return np.float32 if self.integer else np.float16
 
     def __str__(self) -> str:
-        return f"int{self.bits} × int8" if self.integer else f"int{self.bits} in blocks of {self.block}"
+        inputs = "static int8" if self.static else "int8"
+        return f"int{self.bits} × {inputs}" if self.integer else f"int{self.bits} in blocks of {self.block}"
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,8 @@ class QTensor:
     """weight[n, permutation[k]] = (codes[n, k] − zeros[n, k // block]) · scales[n, k // block].
 
     `codes` uint8 [N, K], `scales` [N, blocks] of the layout's type, `zeros` uint8 [N, blocks] or None where they are
-    the middle, `permutation` int64 [K] or None where columns keep their order.
+    the middle, `permutation` int64 [K] or None where columns keep their order; `input_scale` is the step of static
+    inputs.
     """
 
     layout: Layout
@@ -55,6 +58,7 @@ class QTensor:
     scales: npt.NDArray[np.float16 | np.float32]
     zeros: npt.NDArray[np.uint8] | None = None
     permutation: npt.NDArray[np.int64] | None = None
+    input_scale: float | None = None
 
     def dequantize(self) -> Floats:
         """The weight [N, K] in float32, exactly as the kernels reconstruct it."""

@@ -99,7 +99,11 @@ class Quantizer:
         report(f"calibrating {name} on {len(self.pages)} pages of {', '.join(self.pages.names)}")
         work.begin(sampler.tokens(open_vision(directory, draft, None), tensors["model.embed_tokens.weight"]))
         tower = llm_tower(self.spec, target, tensors, self._scheme(name, draft, directory, report))
-        tower = replace(tower, name=name, vision_weight=self.vision_weight, cache_scales=cache_scales)
+        moe = self.spec.text.moe
+        chosen = moe.experts_per_token if moe and self.options.gptq_experts else 0
+        tower = replace(
+            tower, name=name, vision_weight=self.vision_weight, cache_scales=cache_scales, experts_per_token=chosen
+        )
         found = calibrate.quantize_tower(tower, work, report)
         tables = {table: self._table(table, work.directory) for table in self.tables}
         return replace(found, linears={**found.linears, **tables})
@@ -125,7 +129,9 @@ class Quantizer:
 
     @property
     def tables(self) -> tuple[str, ...]:
-        """The embedding, and the head where it is another tensor."""
+        """The embedding, and the head where it is another tensor; none where the target wants them float."""
+        if not self.targets["llm"].quantized_tables:
+            return ()
         return ("model.embed_tokens",) if self.spec.text.tied else ("model.embed_tokens", "lm_head")
 
     def _table(self, name: str, directory: Path) -> SavedLinear:

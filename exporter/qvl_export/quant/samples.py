@@ -14,6 +14,7 @@ from qvl_runtime.chat import ChatTemplate
 from qvl_runtime.errors import QvlError
 from qvl_runtime.manifest import Manifest
 from qvl_runtime.prompt import Placed, Prompt, ScaledImageWarning, build_prompt
+from qvl_runtime.sessions import cache_state
 from qvl_runtime.sessions.cpu import CpuVision, vision_feeds
 
 from ..errors import ExportError
@@ -34,15 +35,15 @@ def llm_feeds(manifest: Manifest, prompt: Prompt, deepstack: npt.NDArray[np.floa
     The head takes the positions whose next tokens are the last `answer` ones, or the last position.
     """
     count, llm, image = len(prompt.ids), manifest.llm, places(prompt)
-    empty = np.zeros((1, llm.num_key_value_heads, 0, llm.head_dim), np.float32)
+    empty = np.zeros((1, llm.num_key_value_heads, count, llm.head_dim), np.float32)
     return {
         "position_ids": np.ascontiguousarray(prompt.positions[:, None]),
         "past_key": empty,
         "past_value": empty,
-        "seqlens_k": np.array([count - 1], np.int32),
-        "total_sequence_length": np.array(count, np.int32),
+        **cache_state(manifest.target, 0, count, count),
         "logits_positions": np.arange(count - answer - 1, count - 1) if answer else np.array([count - 1]),
         "image_positions": np.stack((np.zeros_like(image), image), axis=-1),
+        "ntk_alpha": np.array([prompt.ntk_alpha], np.float32),
         **{f"deepstack_features.{layer}": features for layer, features in enumerate(deepstack)},
     }
 

@@ -26,11 +26,12 @@ class SavedLinear:
 
     def save(self, tensor: QTensor) -> None:
         """Write beside, then rename."""
-        parts: dict[str, Any] = {"codes": tensor.codes, "scales": tensor.scales}
+        parts: dict[str, Any] = {name: getattr(tensor, name) for name in ("codes", "scales", "zeros", "input_scale")}
         beside = self.file.with_suffix(".tmp.npz")
-        np.savez(beside, **parts if tensor.zeros is None else {**parts, "zeros": tensor.zeros})
+        np.savez(beside, **{name: value for name, value in parts.items() if value is not None})
         beside.rename(self.file)
 
     def read(self) -> QTensor:
         with np.load(self.file) as parts:
-            return QTensor(self.form, parts["codes"], parts["scales"], parts.get("zeros"))
+            step = float(parts["input_scale"]) if "input_scale" in parts else None
+            return QTensor(self.form, parts["codes"], parts["scales"], parts.get("zeros"), input_scale=step)

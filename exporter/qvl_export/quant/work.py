@@ -37,12 +37,13 @@ class LinearRecord(msgspec.Struct, frozen=True):
 
 
 class StageRecord(msgspec.Struct, frozen=True):
-    """The result of a stage: its linears, the shapes of float tensors that were rewritten, and by what the outputs of
-    linears were divided that lie in the KV cache."""
+    """The result of a stage: its linears, the shapes of float tensors that were rewritten, by what the outputs of
+    linears were divided that lie in the KV cache, and how many matrices of experts GPTQ had too few tokens for."""
 
     linears: dict[str, LinearRecord]
     tensors: dict[str, list[int]]
     cache_scales: dict[str, list[float]] = {}
+    rounded_experts: int = 0
 
 
 @dataclass(frozen=True)

@@ -17,14 +17,24 @@ from onnxscript import OpBuilder
 from ..errors import ExportError
 from ..quant.qtensor import Layout, QTensor
 
+Inputs = tuple[tuple[str, ir.DataType, list[int | str]], ...]
+"""Inputs of a graph: name, element type and axes of each."""
+PAST = "past"
+"""The axis of the cache's capacity."""
+WEIGHT_TYPES = {"fp32": ir.DataType.FLOAT, "fp16": ir.DataType.FLOAT16}
+SWISH_SLOPE = {"silu": 1.0, "quick_gelu": 1.702}
+"""x · sigmoid(slope · x)."""
+SMALLEST = 1e-9
+"""A token of zeros is divided by this."""
+
 
 class Cache(NamedTuple):
-    """The KV cache of one layer: `key` and `value` [1, kv_heads, capacity, head_dim] and how far it is filled."""
+    """The KV cache of one layer: `key` and `value` [1, kv_heads, capacity, head_dim], and the target's `cache_inputs`,
+    which tell how far it is filled."""
 
     key: ir.Value
     value: ir.Value
-    seqlens_k: ir.Value
-    total_sequence_length: ir.Value
+    state: Mapping[str, ir.Value]
 
 
 class WindowInputs(NamedTuple):
@@ -51,8 +61,30 @@ class Target(Protocol):
     def weight_type(self) -> ir.DataType:
         """How float weights of linears and the embedding are stored."""
 
-    def linear(self, op: OpBuilder, x: ir.Value, weight: ir.Value, bias: ir.Value | None) -> ir.Value:
-        """x · weightᵀ + bias, weight [out, in]."""
+    @property
+    def static_activations(self) -> bool:
+        """Whether W8A8 rounds the inputs of a linear by one scale from calibration, else token by token."""
+
+    @property
+    def quantized_tables(self) -> bool:
+        """Whether embedding and head can be quantized."""
+
+    @property
+    def cache_type(self) -> ir.DataType:
+        """Of keys and values in the cache."""
+
+    @property
+    def static_cache(self) -> bool:
+        """Whether the cache has room for the maximum length from the start, else for as much as the host gives it."""
+
+    @property
+    def cache_inputs(self) -> Inputs:
+        """What the `llm` graph is told of how far its cache is filled."""
+
+    def linear(
+        self, op: OpBuilder, x: ir.Value, weight: ir.Value, bias: ir.Value | None, wide: bool = False
+    ) -> ir.Value:
+        """x · weightᵀ + bias, weight [out, in]; with `wide` x or the product may be beyond float16's range."""
 
     def packed_form(self, outputs: int, inputs: int, layout: Layout) -> dict[str, tuple[list[int], ir.DataType]]:
         """Shape and element type of every part that a quantized weight [outputs, inputs] is stored as."""
@@ -69,6 +101,7 @@ class Target(Protocol):
         outputs: int,
         inputs: int,
         bias: ir.Value | None,
+        wide: bool = False,
     ) -> ir.Value:
         """x · dequantized weightᵀ + bias."""
 
@@ -135,9 +168,16 @@ class Target(Protocol):
         """Causal attention over the cache; returns (output, present key, present value)."""
 
 
+def largest_of_tokens(op: OpBuilder, x: ir.Value) -> ir.Value:
+    """The largest magnitude of every token, [batch, tokens, 1]."""
+    last = op.Constant(value_ints=[-1])
+    high, low = op.ReduceMax(x, last, keepdims=1), op.ReduceMin(x, last, keepdims=1)  # a third of the time of Abs
+    return op.Max(high, op.Neg(low), op.Constant(value_float=SMALLEST))
+
+
 def available() -> list[str]:
     """The targets that can be exported for."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+    return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
 
 
 def lower(name: str, precision: str, accuracy_level: int = 4) -> Target:
@@ -147,5 +187,9 @@ def lower(name: str, precision: str, accuracy_level: int = 4) -> Target:
     """
     if name not in available():
         raise ExportError(f"target {name!r} is not supported", fix=f"supported: {', '.join(available())}")
+    if precision not in WEIGHT_TYPES:
+        raise ExportError(f"precision {precision!r} is not supported", fix=f"supported: {', '.join(WEIGHT_TYPES)}")
+    if accuracy_level not in (0, 4):
+        raise ExportError(f"accuracy level {accuracy_level} is not supported", fix="0 or 4")
     target: Target = importlib.import_module(f"{__name__}.{name}").lower(precision, accuracy_level)
     return target

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx_ir as ir
@@ -14,12 +14,9 @@ from qvl_runtime.packing import Codes, pack_nibbles
 
 from ..errors import ExportError
 from ..quant.qtensor import Layout, QTensor
-from . import Cache, WindowInputs
+from . import SWISH_SLOPE, WEIGHT_TYPES, Cache, Inputs, WindowInputs, largest_of_tokens
 
 MICROSOFT = "com.microsoft"
-WEIGHT_TYPES = {"fp32": ir.DataType.FLOAT, "fp16": ir.DataType.FLOAT16}
-SWISH_SLOPE = {"silu": 1.0, "quick_gelu": 1.702}
-"""x · sigmoid(slope · x)."""
 SWIGLU_EXPERTS: dict[str, Any] = {
     "activation_type": "swiglu",
     "swiglu_fusion": 1,
@@ -28,17 +25,22 @@ SWIGLU_EXPERTS: dict[str, Any] = {
     "normalize_routing_weights": 1,
 }
 """The only form of experts that ONNX Runtime has for CPUs, with silu(gate) · up as its activation."""
-SMALLEST = 1e-9
-"""A token of zeros is divided by this."""
-PER_TOKEN = "int8 per token"
+ROUNDED = "rounded to int8"
+"""Where a value keeps its `Tokens`."""
+ZERO = np.array(128, np.uint8)
+"""The code of zero."""
+
+
+class Tokens(NamedTuple):
+    """Activations rounded token by token: `codes` uint8 [T, K], `steps` […, 1], and the `shape` […, −1] of products."""
+
+    codes: ir.Value
+    steps: ir.Value
+    shape: ir.Value
 
 
 def lower(precision: str, accuracy_level: int) -> CpuTarget:
     """The ops with float weights stored in `fp32` or `fp16`."""
-    if precision not in WEIGHT_TYPES:
-        raise ExportError(f"precision {precision!r} is not supported", fix=f"supported: {', '.join(WEIGHT_TYPES)}")
-    if accuracy_level not in (0, 4):
-        raise ExportError(f"accuracy level {accuracy_level} is not supported", fix="0 or 4")
     return CpuTarget(WEIGHT_TYPES[precision], accuracy_level)
 
 
@@ -50,11 +52,24 @@ class CpuTarget:
     accuracy_level: int
     opsets: tuple[tuple[str, int], ...] = (("", 23), (MICROSOFT, 1))
     ir_version: int = 11
+    static_activations: bool = False
+    quantized_tables: bool = True
+    static_cache: bool = False
+    cache_inputs: Inputs = (
+        ("seqlens_k", ir.DataType.INT32, [1]),
+        ("total_sequence_length", ir.DataType.INT32, []),
+    )
+
+    @property
+    def cache_type(self) -> ir.DataType:
+        return ir.DataType.FLOAT
 
     def _float(self, op: OpBuilder, value: ir.Value) -> ir.Value:
         return value if self.weight_type == ir.DataType.FLOAT else op.Cast(value, to=ir.DataType.FLOAT)
 
-    def linear(self, op: OpBuilder, x: ir.Value, weight: ir.Value, bias: ir.Value | None) -> ir.Value:
+    def linear(
+        self, op: OpBuilder, x: ir.Value, weight: ir.Value, bias: ir.Value | None, wide: bool = False
+    ) -> ir.Value:
         y = op.FusedMatMul(x, self._float(op, weight), transB=1, _domain=MICROSOFT)
         return y if bias is None else op.Add(y, bias)
 
@@ -103,43 +118,61 @@ class CpuTarget:
         outputs: int,
         inputs: int,
         bias: ir.Value | None,
+        wide: bool = False,
     ) -> ir.Value:
         if layout.integer:
-            return self._integer_linear(op, x, parts, bias)
+            return self.integer_linear(op, x, parts, bias)
         if layout.permuted:
             x = op.Gather(x, parts["permutation"], axis=-1)
+        scales = op.Cast(parts["scales"], to=ir.DataType.FLOAT)
+        return self.blocks_product(op, x, {**parts, "scales": scales}, layout, (outputs, inputs), bias)
+
+    def blocks_product(
+        self,
+        op: OpBuilder,
+        x: ir.Value,
+        parts: Mapping[str, ir.Value],
+        layout: Layout,
+        shape: tuple[int, int],
+        bias: ir.Value | None,
+    ) -> ir.Value:
+        """x · weightᵀ + bias, the weight of `shape` in blocks, its scales of the type of x."""
         return op.MatMulNBits(
             x,
             parts["codes"],
-            op.Cast(parts["scales"], to=ir.DataType.FLOAT),
+            parts["scales"],
             parts.get("zeros"),
             None,
             bias,
-            K=inputs,
-            N=outputs,
+            K=shape[1],
+            N=shape[0],
             bits=layout.bits,
             block_size=layout.block,
             accuracy_level=self.accuracy_level,
             _domain=MICROSOFT,
         )
 
-    def _integer_linear(
+    def integer_linear(
         self, op: OpBuilder, x: ir.Value, parts: Mapping[str, ir.Value], bias: ir.Value | None
     ) -> ir.Value:
         """Every token by its own largest magnitude, so that it gives the same bits alone and among others."""
-        codes, largest, step, zero = self._per_token(op, x)
-        y = op.MatMulIntegerToFloat(codes, parts["codes"], step, parts["scales"], zero, _domain=MICROSOFT)
-        y = op.Mul(y, largest)
+        tokens = self._rounded(op, x)
+        one, zero = op.Constant(value_float=1.0), op.Constant(value=ir.tensor(ZERO))
+        y = op.MatMulIntegerToFloat(tokens.codes, parts["codes"], one, parts["scales"], zero, _domain=MICROSOFT)
+        y = op.Mul(op.Reshape(y, tokens.shape), tokens.steps)
         return y if bias is None else op.Add(y, bias)
 
-    def _per_token(self, op: OpBuilder, x: ir.Value) -> tuple[ir.Value, ir.Value, ir.Value, ir.Value]:
-        """(uint8 codes, largest magnitude of each token, step, zero point); made once for linears that share x."""
-        if PER_TOKEN not in x.meta:
-            largest = op.ReduceMax(op.Abs(x), op.Constant(value_ints=[-1]), keepdims=1)
-            largest = op.Max(largest, op.Constant(value_float=SMALLEST))
-            step, zero = op.Constant(value_float=1 / 127), op.Constant(value=ir.tensor(np.array(128, np.uint8)))
-            x.meta[PER_TOKEN] = op.QuantizeLinear(op.Div(x, largest), step, zero), largest, step, zero
-        found: tuple[ir.Value, ir.Value, ir.Value, ir.Value] = x.meta[PER_TOKEN]
+    def _rounded(self, op: OpBuilder, x: ir.Value) -> Tokens:
+        """Made once for linears that share x."""
+        if ROUNDED not in x.meta:
+            steps = op.Mul(largest_of_tokens(op, x), op.Constant(value_float=1 / 127))
+            zero = op.Constant(value=ir.tensor(ZERO))
+            flat = op.Reshape(steps, op.Constant(value_ints=[-1]))
+            rows = op.Flatten(x, axis=-1)
+            codes = op.QuantizeLinear(rows, flat, op.Expand(zero, op.Shape(flat)), axis=0)
+            shape = op.Concat(op.Shape(x, start=0, end=-1), op.Constant(value_ints=[-1]), axis=0)
+            x.meta[ROUNDED] = Tokens(codes, steps, shape)
+        found: Tokens = x.meta[ROUNDED]
         return found
 
     def quantized_embedding(
@@ -147,7 +180,7 @@ class CpuTarget:
     ) -> ir.Value:
         """Reads the blocks that MatMulNBits multiplies: one tensor serves both ends of a tied model."""
         last = op.Constant(value_ints=[-1])
-        scales = op.Unsqueeze(op.Cast(parts["scales"], to=ir.DataType.FLOAT), last)
+        scales = op.Unsqueeze(op.Cast(parts["scales"], to=self.cache_type), last)
         blocks = op.GatherBlockQuantized(
             parts["codes"],
             ids,
@@ -243,7 +276,17 @@ class CpuTarget:
         self, op: OpBuilder, q: ir.Value, k: ir.Value, v: ir.Value, cache: Cache, num_heads: int, kv_heads: int
     ) -> tuple[ir.Value, ir.Value, ir.Value]:
         """Past and present may be one buffer, in which the new keys and values are written in place."""
+        filled = (cache.state[name] for name, _, _ in self.cache_inputs)
         y, key, value = op.GroupQueryAttention(
-            q, k, v, *cache, num_heads=num_heads, kv_num_heads=kv_heads, _domain=MICROSOFT, _outputs=3
+            q,
+            k,
+            v,
+            cache.key,
+            cache.value,
+            *filled,
+            num_heads=num_heads,
+            kv_num_heads=kv_heads,
+            _domain=MICROSOFT,
+            _outputs=3,
         )
         return y, key, value

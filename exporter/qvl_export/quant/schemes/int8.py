@@ -1,4 +1,7 @@
-"""`int8`: W8A8. A symmetric scale for every row of the weight and, at run time, for every token of the input."""
+"""`int8`: W8A8. A symmetric scale for every row of the weight and, at run time, for every token of the input.
+
+Engines without scales made at run time take `static` ones: one for all inputs of a linear, chosen on the pages.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...errors import ExportError
+from ..noise import round_inputs
 from ..qtensor import Layout, QTensor
 from ..statistics import Statistics
 from . import Floats, Options
 
 TINY = 1e-30
 """The scale of a row of zeros."""
+CLIPS = (1.0, 0.8, 0.6, 0.45, 0.3, 0.2, 0.1)
+"""Parts of the largest input that a static scale may reach up to."""
 
 
 @dataclass(frozen=True)
@@ -20,10 +26,11 @@ class Int8:
     """Rows of 8-bit codes, or of 7: those do not saturate the 16-bit sums of x86 without VNNI."""
 
     bits: int
+    static: bool = False
     hessian: bool = False
 
     def layout(self, columns: int) -> Layout:
-        return Layout(self.bits, columns, integer=True)
+        return Layout(self.bits, columns, integer=True, static=self.static)
 
     def quantize(self, weight: Floats, statistics: Statistics | None = None) -> QTensor:
         """Round to nearest: next to the rounding of activations, that of 8-bit weights leaves nothing to gain."""
@@ -32,8 +39,17 @@ class Int8:
         layout = self.layout(weight.shape[1])
         scales = np.maximum(np.abs(weight).max(axis=1, keepdims=True) / (layout.middle - 1), TINY).astype(np.float32)
         codes = np.rint(weight / scales) + layout.middle
-        return QTensor(layout, codes.astype(np.uint8), scales)
+        step = _input_scale(statistics) if self.static and statistics else None
+        return QTensor(layout, codes.astype(np.uint8), scales, input_scale=step)
+
+
+def _input_scale(statistics: Statistics) -> float:
+    """The step that loses least of the kept tokens: what is beyond 127 steps is cut off."""
+    largest = max(float(statistics.largest.max()), TINY)
+    steps = [largest * clip / 127 for clip in CLIPS]
+    losses = [np.square(statistics.tokens - round_inputs(statistics.tokens, step)).sum() for step in steps]
+    return steps[int(np.argmin(losses))]
 
 
 def make(options: Options) -> Int8:
-    return Int8(7 if options.reduce_range else 8)
+    return Int8(7 if options.reduce_range else 8, options.static)

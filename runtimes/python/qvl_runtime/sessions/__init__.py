@@ -8,7 +8,7 @@ import os
 import pkgutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +26,7 @@ class LlmInputs:
 
     `ids` [S], `positions` [3, S], `features` [1 + D, N, H] placed at `feature_places` [N], logits wanted at
     `wanted` [K]; both places count from the first new token. Features are those of images and of D DeepStack layers.
-    Tokens of an `answer` are run by the graph for decoding where the bundle has one.
+    Tokens of an `answer` are run by the graph for decoding where the bundle has one. `ntk_alpha` is the prompt's.
     """
 
     ids: Ints
@@ -36,6 +36,7 @@ class LlmInputs:
     wanted: Ints
     past: int
     answer: bool = False
+    ntk_alpha: float = 1.0
 
 
 class Engine(Protocol):
@@ -64,6 +65,16 @@ def available() -> list[str]:
     return sorted(module.name for module in pkgutil.iter_modules(__path__))
 
 
+def _module(target: str) -> Any:
+    return importlib.import_module(f"{__name__}.{target}")
+
+
+def cache_state(target: str, past: int, total: int, capacity: int) -> dict[str, np.ndarray]:
+    """What the `llm` graph of a target is told of its cache: `past` tokens of `total` are in it, of `capacity`."""
+    state: dict[str, np.ndarray] = _module(target).cache_state(past, total, capacity)
+    return state
+
+
 def open_engine(bundle: Path, manifest: Manifest, threads: int | None) -> Engine:
     """The engine of the bundle's target; raises BundleError for a target this runtime does not know."""
     if manifest.target not in available():
@@ -72,5 +83,5 @@ def open_engine(bundle: Path, manifest: Manifest, threads: int | None) -> Engine
             where=bundle,
             fix="pip install -U qvl-runtime, or export for one of these",
         )
-    engine: Engine = importlib.import_module(f"{__name__}.{manifest.target}").open(bundle, manifest, threads)
+    engine: Engine = _module(manifest.target).open(bundle, manifest, threads)
     return engine

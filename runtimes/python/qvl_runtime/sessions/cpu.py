@@ -6,14 +6,16 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
 from ..errors import BundleError, EngineError, InstallError
 from ..manifest import DECODE, GraphEntry, ImageGeometry, Manifest, inside
 from ..positions import Grid, interpolation, patch_positions, window_layout
+from ..saturation import saturates
 from . import Floats, LlmInputs, cores
+from . import cache_state as cache_state_of
 
 CACHE_STEP = 512
 """The KV cache grows by multiples of this many tokens."""
@@ -44,36 +46,53 @@ SILENT = 4
 """Severity of a session's log: its errors are raised, and told in our one line."""
 
 
-def open(bundle: Path, manifest: Manifest, threads: int | None) -> CpuEngine:
+class Device(NamedTuple):
+    """Where ONNX Runtime computes and the KV cache lies: its execution provider and the names of its memory.
+
+    `fix` is what to do where the provider cannot be loaded: ONNX Runtime would silently compute elsewhere.
+    """
+
+    provider: str = "CPUExecutionProvider"
+    memory: str = "cpu"
+    arena: str = "cpu:0"
+    fix: str = "install onnxruntime again"
+
+
+CPU = Device()
+
+
+def open(bundle: Path, manifest: Manifest, threads: int | None, device: Device = CPU) -> CpuEngine:
     """Load both graphs; raises BundleError where ONNX Runtime refuses one."""
-    return CpuEngine(open_vision(bundle, manifest, threads), CpuLlm(bundle, manifest, threads))
+    return CpuEngine(open_vision(bundle, manifest, threads, device), CpuLlm(bundle, manifest, threads, device))
 
 
-def open_vision(bundle: Path, manifest: Manifest, threads: int | None) -> CpuVision:
+def open_vision(bundle: Path, manifest: Manifest, threads: int | None, device: Device = CPU) -> CpuVision:
     """Load the vision graph alone."""
-    return CpuVision(manifest.image, _session(bundle, manifest.graphs["vision"], threads))
+    return CpuVision(manifest.image, _session(bundle, manifest.graphs["vision"], threads, device), device)
 
 
 def session_options(threads: int | None = None) -> ort.SessionOptions:
-    """What every session of ours is opened with; `threads` bounds the cores used (all where None)."""
+    """What every session is opened with, so that whatever runs a bundle's graphs computes the same."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = min(threads or cores(), cores())  # more only get in each other's way
     options.log_severity_level = SILENT
     options.add_session_config_entry("session.force_spinning_stop", "1")  # two sessions share the cores
-    options.add_session_config_entry("session.x64quantprecision", "1")  # x86 without VNNI would saturate u8 × s8
+    options.add_session_config_entry("session.x64quantprecision", str(int(saturates())))
     return options
 
 
-def _session(bundle: Path, graph: GraphEntry, threads: int | None) -> ort.InferenceSession:
+def _session(bundle: Path, graph: GraphEntry, threads: int | None, device: Device) -> ort.InferenceSession:
     path = inside(bundle, graph.model)
     try:
-        session = ort.InferenceSession(str(path), session_options(threads), providers=["CPUExecutionProvider"])
+        session = ort.InferenceSession(str(path), session_options(threads), providers=[device.provider])
     except Exception as error:  # ONNX Runtime raises types of its own that share no base class
         raise BundleError(
             f"ONNX Runtime refuses it: {str(error).splitlines()[0][:300]}",
             where=path,
             fix="`inspect --verify` tells whether the bundle is damaged",
         ) from error
+    if device.provider not in session.get_providers():
+        raise InstallError(f"ONNX Runtime could not load its {device.provider}", fix=device.fix)
     ports = [(port.name, port.shape) for port in (*graph.inputs, *graph.outputs)]
     found = [(value.name, value.shape) for value in (*session.get_inputs(), *session.get_outputs())]
     if ports != found[: len(ports)]:  # further outputs cost nothing: nobody asks for them
@@ -90,17 +109,24 @@ def _telling() -> Iterator[None]:
         raise EngineError(f"ONNX Runtime failed: {str(error).splitlines()[0][:300]}") from error
 
 
+def cache_state(past: int, total: int, capacity: int) -> dict[str, np.ndarray]:
+    """How far the cache is filled when the new tokens are in it."""
+    return {"seqlens_k": np.array([total - 1], np.int32), "total_sequence_length": np.array(total, np.int32)}
+
+
 class KvCache:
     """Keys and values [1, heads, capacity, head_dim] of every layer, grown in steps of CACHE_STEP tokens."""
 
-    def __init__(self, manifest: Manifest) -> None:
-        self._geometry = manifest.llm
+    def __init__(self, manifest: Manifest, device: Device) -> None:
+        self._geometry, self._device = manifest.llm, device
+        ports = {port.name: port.dtype for port in manifest.graphs["llm"].inputs}
+        self._dtype = np.float16 if ports["past_key_values.0.key"] == "float16" else np.float32
         self._names = [f"{i}.{part}" for i in range(manifest.llm.num_layers) for part in ("key", "value")]
         self.capacity = 0
-        self._arrays = {name: self._empty(0) for name in self._names}
+        self._values = {name: ort.OrtValue.ortvalue_from_numpy(self._empty(0)) for name in self._names}
 
-    def _empty(self, capacity: int) -> Floats:
-        return np.zeros((1, self._geometry.num_key_value_heads, capacity, self._geometry.head_dim), np.float32)
+    def _empty(self, capacity: int) -> np.ndarray:
+        return np.zeros((1, self._geometry.num_key_value_heads, capacity, self._geometry.head_dim), self._dtype)
 
     def reserve(self, tokens: int, used: int, bindings: Sequence[ort.IOBinding]) -> None:
         """Make room for `tokens` in all, keep the first `used`, and bind the buffers as both past and present."""
@@ -109,9 +135,8 @@ class KvCache:
         capacity = min(-(-tokens // CACHE_STEP) * CACHE_STEP, max(tokens, self._geometry.max_length))
         for name in self._names:
             grown = self._empty(capacity)
-            grown[:, :, :used] = self._arrays[name][:, :, :used]
-            self._arrays[name] = grown
-            value = ort.OrtValue.ortvalue_from_numpy(grown)
+            grown[:, :, :used] = self._values[name].numpy()[:, :, :used]
+            value = self._values[name] = ort.OrtValue.ortvalue_from_numpy(grown, self._device.memory, 0)
             for binding in bindings:
                 binding.bind_ortvalue_input(f"past_key_values.{name}", value)
                 binding.bind_ortvalue_output(f"present.{name}", value)
@@ -119,7 +144,9 @@ class KvCache:
 
 
 def vision_feeds(image: ImageGeometry, grid: Grid) -> dict[str, np.ndarray]:
-    """What the vision graph takes beside the pixels: where patches are, and their windows."""
+    """What the vision graph takes beside the pixels: where patches are, and their windows; nothing for squares."""
+    if image.queries:
+        return {}
     feeds: dict[str, np.ndarray] = {
         "patch_positions": np.tile(patch_positions(grid, image.spatial_merge_size), (grid.t, 1, 1))
     }
@@ -136,10 +163,10 @@ def vision_feeds(image: ImageGeometry, grid: Grid) -> dict[str, np.ndarray]:
 class CpuVision:
     """The vision graph."""
 
-    def __init__(self, image: ImageGeometry, session: ort.InferenceSession) -> None:
+    def __init__(self, image: ImageGeometry, session: ort.InferenceSession, device: Device) -> None:
         self._image, self._session = image, session
         self._shrink = ort.RunOptions()  # a page's activations are not kept for the next
-        self._shrink.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+        self._shrink.add_run_config_entry("memory.enable_memory_arena_shrinkage", device.arena)
         self._shrink.log_severity_level = SILENT
 
     def encode(self, pixel_values: Floats, grid: Grid) -> Floats:
@@ -156,10 +183,10 @@ class CpuLlm:
     A hybrid bundle's graph for decoding has the same inputs and outputs, and works on the same buffers.
     """
 
-    def __init__(self, bundle: Path, manifest: Manifest, threads: int | None) -> None:
+    def __init__(self, bundle: Path, manifest: Manifest, threads: int | None, device: Device = CPU) -> None:
         graphs = [manifest.graphs[name] for name in ("llm", DECODE) if name in manifest.graphs]
-        self._sessions = [_session(bundle, graph, threads) for graph in graphs]  # for prompts, for answers
-        self._manifest, self._vocab_size = manifest, manifest.llm.vocab_size
+        self._sessions = [_session(bundle, graph, threads, device) for graph in graphs]  # for prompts, for answers
+        self._manifest, self._vocab_size, self._device = manifest, manifest.llm.vocab_size, device
         self._silent = ort.RunOptions()
         self._silent.log_severity_level = SILENT
         self.clear()
@@ -167,7 +194,7 @@ class CpuLlm:
     def clear(self) -> None:
         """Free the KV cache; the next call begins with an empty one."""
         self._bindings = [session.io_binding() for session in self._sessions]
-        self._cache = KvCache(self._manifest)
+        self._cache = KvCache(self._manifest, self._device)
 
     def forward(self, inputs: LlmInputs) -> Floats:
         """Logits [K, vocab]; the cache then holds past + S tokens."""
@@ -182,9 +209,9 @@ class CpuLlm:
             "image_features": inputs.features[0],
             "image_positions": places,
             **{f"deepstack_features.{index}": rows for index, rows in enumerate(inputs.features[1:])},
+            **({"ntk_alpha": np.array([inputs.ntk_alpha], np.float32)} if self._manifest.llm.ntk_length else {}),
             "logits_positions": inputs.wanted,
-            "seqlens_k": np.array([total - 1], np.int32),
-            "total_sequence_length": np.array(total, np.int32),
+            **cache_state_of(self._manifest.target, inputs.past, total, self._cache.capacity),
         }
         for name, array in feeds.items():
             binding.bind_cpu_input(name, array)

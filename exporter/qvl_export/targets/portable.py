@@ -1,0 +1,225 @@
+"""Target `portable`: standard ONNX of opset 24 alone, for every engine that reads it.
+
+Values between the ops below are float32. With weights of `fp16` matrix products and attention compute in float16 and
+give float32 back, so that norms, rotary angles, activations and residual streams never overflow; a linear said to be
+`wide` has its tokens brought into float16's range first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+from onnxscript import OpBuilder
+
+from qvl_runtime.packing import Codes, pack_nibbles
+
+from ..errors import ExportError
+from ..quant.qtensor import Layout, QTensor
+from . import PAST, SWISH_SLOPE, WEIGHT_TYPES, Cache, Inputs, WindowInputs
+from ._half import FLOAT, HalfProducts
+
+INT64 = ir.DataType.INT64
+SIGNED = {4: ir.DataType.INT4, 8: ir.DataType.INT8}
+UNSIGNED = {4: ir.DataType.UINT4, 8: ir.DataType.UINT8}
+
+
+def lower(precision: str, accuracy_level: int) -> PortableTarget:
+    """The ops with float weights stored in `fp32` or `fp16`; engines choose the accuracy of int4 products."""
+    return PortableTarget(WEIGHT_TYPES[precision])
+
+
+@dataclass(frozen=True)
+class PortableTarget(HalfProducts):
+    """Standard ONNX, see `targets.Target`."""
+
+    opsets: tuple[tuple[str, int], ...] = (("", 24),)
+    ir_version: int = 11
+    static_activations: bool = True
+    quantized_tables: bool = False
+    static_cache: bool = False
+
+    @property
+    def cache_inputs(self) -> Inputs:
+        """Where the new tokens are written, and which of the cache each of them sees."""
+        return (("write_indices", INT64, [1]), ("attention_mask", ir.DataType.BOOL, [1, 1, "sequence", PAST]))
+
+    def linear(
+        self, op: OpBuilder, x: ir.Value, weight: ir.Value, bias: ir.Value | None, wide: bool = False
+    ) -> ir.Value:
+        return self.product(op, x, op.Transpose(weight, perm=[1, 0]), bias, wide)
+
+    def packed_form(self, outputs: int, inputs: int, layout: Layout) -> dict[str, tuple[list[int], ir.DataType]]:
+        """As DequantizeLinear takes it: codes [K, N], scales [blocks, N], of integer products [N] and one of inputs."""
+        if layout.integer:
+            form = {"codes": ([inputs, outputs], ir.DataType.INT8), "scales": ([outputs], FLOAT)}
+            return form | ({"input_scale": ([], FLOAT)} if layout.static else {})
+        if inputs % layout.block:
+            raise ExportError(f"linears of {inputs} columns are not made of whole blocks of {layout.block}")
+        types = UNSIGNED if layout.asymmetric else SIGNED
+        blocks = [layout.blocks(inputs), outputs]
+        form = {"codes": ([inputs, outputs], types[layout.bits]), "scales": (blocks, self.weight_type)}
+        if layout.asymmetric:
+            form["zeros"] = (blocks, types[layout.bits])
+        if layout.permuted:
+            form["permutation"] = ([inputs], INT64)
+        return form
+
+    def pack(self, tensor: QTensor) -> dict[str, np.ndarray]:
+        layout = tensor.layout
+        codes = tensor.codes if layout.asymmetric else tensor.codes - np.uint8(layout.middle)
+        parts: dict[str, np.ndarray] = {
+            "codes": _bits(codes.T, layout),
+            "scales": np.ascontiguousarray(tensor.scales.T),
+        }
+        if layout.integer:
+            parts["scales"] = tensor.scales[:, 0]
+        if layout.static:
+            parts["input_scale"] = np.array([tensor.input_scale], np.float32)
+        if tensor.zeros is not None:
+            parts["zeros"] = _bits(tensor.zeros.T, layout)
+        if tensor.permutation is not None:
+            parts["permutation"] = tensor.permutation
+        return parts
+
+    def quantized_linear(
+        self,
+        op: OpBuilder,
+        x: ir.Value,
+        parts: Mapping[str, ir.Value],
+        layout: Layout,
+        outputs: int,
+        inputs: int,
+        bias: ir.Value | None,
+        wide: bool = False,
+    ) -> ir.Value:
+        if layout.integer:
+            return self._integer_linear(op, x, parts, bias)
+        if layout.permuted:
+            x = op.Gather(x, parts["permutation"], axis=-1)
+        stored = [parts[name] for name in ("codes", "scales", "zeros") if name in parts]  # no empty input
+        matrix = op.DequantizeLinear(*stored, axis=0, block_size=layout.block)
+        return self.product(op, x, matrix, bias, wide)
+
+    def _integer_linear(
+        self, op: OpBuilder, x: ir.Value, parts: Mapping[str, ir.Value], bias: ir.Value | None
+    ) -> ir.Value:
+        """Engines make one integer product of it; all of float32, so that nothing between is rounded again."""
+        scale = parts["input_scale"]
+        rounded = op.DequantizeLinear(op.QuantizeLinear(x, scale, output_dtype=ir.DataType.INT8), scale)
+        y = op.MatMul(rounded, op.DequantizeLinear(parts["codes"], parts["scales"], axis=1))
+        return y if bias is None else op.Add(y, bias)
+
+    def quantized_embedding(
+        self, op: OpBuilder, ids: ir.Value, parts: Mapping[str, ir.Value], layout: Layout, columns: int
+    ) -> ir.Value:
+        raise ExportError("tables stay float in a portable graph")  # unreachable: see `quantized_tables`
+
+    def embedding(self, op: OpBuilder, ids: ir.Value, weight: ir.Value) -> ir.Value:
+        return self.widen(op, op.Gather(weight, ids))
+
+    def rms_norm(
+        self, op: OpBuilder, x: ir.Value, delta: ir.Value | None, weight: ir.Value, eps: float
+    ) -> tuple[ir.Value, ir.Value]:
+        total = x if delta is None else op.Add(x, delta)
+        return op.RMSNormalization(total, weight, axis=-1, epsilon=eps), total
+
+    def layer_norm(
+        self, op: OpBuilder, x: ir.Value, delta: ir.Value | None, weight: ir.Value, bias: ir.Value, eps: float
+    ) -> tuple[ir.Value, ir.Value]:
+        total = x if delta is None else op.Add(x, delta)
+        return op.LayerNormalization(total, weight, bias, axis=-1, epsilon=eps), total
+
+    def activation(self, op: OpBuilder, x: ir.Value, kind: str) -> ir.Value:
+        if kind in ("gelu", "gelu_tanh"):
+            return op.Gelu(x, approximate="tanh" if kind == "gelu_tanh" else "none")
+        return op.Swish(x, alpha=SWISH_SLOPE[kind])
+
+    def gate_up_rows(self, inner: int) -> np.ndarray:
+        """As the checkpoint has them: the gate's, then those of up."""
+        return np.arange(2 * inner)
+
+    def experts(
+        self, op: OpBuilder, x: ir.Value, scores: ir.Value, gate_up: ir.Value, down: ir.Value, chosen: int
+    ) -> ir.Value:
+        """Every expert sees every token, and those not chosen count nothing: no engine needs loops for it."""
+        gate_up, down = (op.Transpose(weight, perm=[0, 2, 1]) for weight in (gate_up, down))
+        gate, up = op.Split(self.product(op, x, gate_up, None), axis=-1, num_outputs=2, _outputs=2)
+        y = self.product(op, op.Mul(self.activation(op, gate, "silu"), up), down, None, wide=True)
+        best, places = op.TopK(scores, op.Constant(value_ints=[chosen]), axis=-1, _outputs=2)
+        nothing = op.Mul(scores, op.Constant(value_float=0.0))
+        shares = op.ScatterElements(nothing, places, op.Softmax(best, axis=-1), axis=-1)
+        shares = op.Unsqueeze(op.Transpose(shares, perm=[1, 0]), op.Constant(value_ints=[-1]))
+        return op.ReduceSum(op.Mul(y, shares), op.Constant(value_ints=[0]), keepdims=1)
+
+    def packed_experts_form(
+        self, experts: int, outputs: int, inputs: int, layout: Layout
+    ) -> dict[str, tuple[list[int], ir.DataType]]:
+        """Codes and scales in the order of the checkpoint, one row of a matrix after another."""
+        if inputs % layout.block or layout.asymmetric or layout.permuted:
+            raise ExportError(f"experts of {inputs} columns are not made of symmetric blocks of {layout.block}")
+        return {
+            "codes": ([experts, outputs, inputs], SIGNED[layout.bits]),
+            "scales": ([experts, outputs, layout.blocks(inputs)], self.weight_type),
+        }
+
+    def quantized_experts(
+        self,
+        op: OpBuilder,
+        x: ir.Value,
+        scores: ir.Value,
+        gate_up: Mapping[str, ir.Value],
+        down: Mapping[str, ir.Value],
+        layout: Layout,
+        chosen: int,
+    ) -> ir.Value:
+        floats = [
+            op.DequantizeLinear(parts["codes"], parts["scales"], axis=2, block_size=layout.block)
+            for parts in (gate_up, down)
+        ]
+        return self.experts(op, x, scores, floats[0], floats[1], chosen)
+
+    def rotary(self, op: OpBuilder, x: ir.Value, cos: ir.Value, sin: ir.Value, num_heads: int) -> ir.Value:
+        return op.RotaryEmbedding(x, cos, sin, num_heads=num_heads)
+
+    def vision_attention(
+        self, op: OpBuilder, q: ir.Value, k: ir.Value, v: ir.Value, num_heads: int, windows: WindowInputs | None
+    ) -> ir.Value:
+        heads = {"q_num_heads": num_heads, "kv_num_heads": num_heads}
+        q, k, v = (self.narrow(op, x) for x in (q, k, v))
+        if windows is None:
+            return self.widen(op, op.Attention(q, k, v, **heads))
+        frames, features = op.Shape(q, start=0, end=1), op.Shape(q, start=2, end=3)
+        split = op.Concat(op.Constant(value_ints=[-1, windows.size]), features, axis=0)
+        q, k, v = (op.Reshape(op.Gather(x, windows.gather, axis=1), split) for x in (q, k, v))
+        y = op.Attention(q, k, v, _window_mask(op, windows), **heads)
+        joined = op.Concat(frames, op.Constant(value_ints=[-1]), features, axis=0)
+        return self.widen(op, op.Gather(op.Reshape(y, joined), windows.scatter, axis=1))
+
+    def causal_attention(
+        self, op: OpBuilder, q: ir.Value, k: ir.Value, v: ir.Value, cache: Cache, num_heads: int, kv_heads: int
+    ) -> tuple[ir.Value, ir.Value, ir.Value]:
+        """The host says where new keys and values go and what each token sees: parsers drop lengths and causality."""
+        start, mask = cache.state["write_indices"], cache.state["attention_mask"]
+        q, k, v = (
+            op.Transpose(self.narrow(op, op.Reshape(x, op.Constant(value_ints=[0, 0, heads, -1]))), perm=[0, 2, 1, 3])
+            for x, heads in ((q, num_heads), (k, kv_heads), (v, kv_heads))
+        )
+        key = op.TensorScatter(cache.key, k, start, axis=2, mode="linear")
+        value = op.TensorScatter(cache.value, v, start, axis=2, mode="linear")
+        y = op.Transpose(op.Attention(q, key, value, mask), perm=[0, 2, 1, 3])
+        return self.widen(op, op.Reshape(y, op.Constant(value_ints=[0, 0, -1]))), key, value
+
+
+def _window_mask(op: OpBuilder, windows: WindowInputs) -> ir.Value:
+    """Which patches of each window there are: bool [windows, 1, size, size]."""
+    slots = op.Constant(value=ir.tensor(np.tile(np.arange(windows.size, dtype=np.int32), (1, 1, windows.size, 1))))
+    return op.Less(slots, op.Unsqueeze(windows.lengths, op.Constant(value_ints=[1, 2, 3])))
+
+
+def _bits(codes: Codes, layout: Layout) -> Codes:
+    """Bytes of codes [K, N] in the order of the tensor, two 4-bit ones in each."""
+    flat = np.ascontiguousarray(codes).reshape(-1)
+    return pack_nibbles(flat & np.uint8(15)) if layout.bits == 4 else flat
