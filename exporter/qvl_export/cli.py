@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -33,6 +34,12 @@ def cli() -> None:
 @click.argument("checkpoint")
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--target", default="cpu", show_default=True, help="Engine to export for.")
+@click.option(
+    "--layout",
+    default="qvl",
+    show_default=True,
+    help="What OUT is to be: qvl (a bundle) or genai (a directory for ONNX Runtime GenAI).",
+)
 @click.option(
     "--precision",
     default="fp16",
@@ -75,6 +82,12 @@ def cli() -> None:
     "--rotate/--no-rotate",
     help="Fold a rotation into the language model's weights: better where a few channels are far larger than others.",
 )
+@click.option(
+    "--gptq-experts/--no-gptq-experts",
+    default=True,
+    show_default=True,
+    help="int4 experts by GPTQ, or, several times as fast, rounded to nearest.",
+)
 @click.option("--revision", help="Branch, tag or commit of a Hugging Face id.")
 @click.option("--force", is_flag=True, help="Replace an existing bundle.")
 @click.option("--quiet", is_flag=True, help="Print nothing but errors.")
@@ -82,6 +95,7 @@ def export(
     checkpoint: str,
     out: Path,
     target: str,
+    layout: str,
     precision: str,
     min_pixels: int | None,
     max_pixels: int | None,
@@ -98,18 +112,20 @@ def export(
     vision_weight: float,
     save_gptq: Path | None,
     rotate: bool,
+    gptq_experts: bool,
     revision: str | None,
     force: bool,
     quiet: bool,
 ) -> None:
     """Export CHECKPOINT, a directory or a Hugging Face id, to the bundle directory OUT."""
     from .pipeline import ExportPlan
-    from .pipeline import export as run
+    from .pipeline import export as make
 
     plan = ExportPlan(
         checkpoint=checkpoint,
         out=out,
         target=target,
+        layout=layout,
         precision=precision,
         min_pixels=min_pixels,
         max_pixels=max_pixels,
@@ -128,10 +144,11 @@ def export(
         vision_weight=vision_weight,
         save_gptq=save_gptq,
         rotate=rotate,
+        gptq_experts=gptq_experts,
     )
     progress, began = RichProgress(quiet), time.perf_counter()
     try:
-        manifest = run(plan, progress)
+        manifest = make(plan, progress)
     finally:
         progress.stop()
     if not quiet:
@@ -175,11 +192,16 @@ register(cli)
 
 
 def main() -> None:
-    """The console script: errors become one line, usage errors too."""
+    """The console script."""
     if sys.argv[1:2] and sys.argv[1] in DELEGATED:  # before click, which would swallow a `--`
         sys.exit(runtime_main(sys.argv[1:], program="qvl-export"))
+    run(cli, sys.argv[1:])
+
+
+def run(command: click.Command, arguments: Sequence[str], program: str | None = None) -> None:
+    """Run a command as `program` on arguments; errors become one line and an exit code, usage errors too."""
     try:
-        cli(standalone_mode=False)
+        command.main(arguments, program, standalone_mode=False)
     except QvlError as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(BAD_INPUT)

@@ -11,6 +11,7 @@ from qvl_runtime.manifest import Calibration, GraphEntry, Manifest
 
 from . import bundle, describe, texts
 from .graph import weights
+from .graph.build import Graph
 from .opening import Opened, build_graph
 from .progress import Progress
 from .quant import stored
@@ -18,13 +19,17 @@ from .quant.work import Quantized
 
 
 class Draft:
-    """What an export writes to `directory`: the text files at once, then one graph after another."""
+    """What an export writes to `directory`: the text files at once, then one graph after another.
+
+    `graphs` are those written, by name.
+    """
 
     def __init__(self, opened: Opened, directory: Path) -> None:
         self.directory = directory
         self._opened = opened
         names = texts.write(opened.checkpoint, opened.spec, directory)
         self._files = {name: bundle.file_entry(directory / name) for name in names}
+        self.graphs: dict[str, Graph] = {}
         self._entries: dict[str, GraphEntry] = {}
         self._stored: dict[str, ir.ExternalTensor] = {}
         self._read_hash = hashlib.sha256()
@@ -39,7 +44,7 @@ class Draft:
         """Write a graph and its weights, those that `quantized` has instead of the checkpoint's."""
         opened, target = self._opened, self._opened.targets[name]
         linears = opened.linears(quantized)
-        graph = build_graph(name, opened.spec, target, linears)
+        graph = self.graphs[name] = build_graph(name, opened.spec, target, linears)
         sources = {**opened.sources, **quantized.tensors, **stored.packed_parts(linears, target)}
         progress.stage(f"writing {name}", weights.source_bytes(graph, sources))
         data = self.directory / f"{name}.onnx.data"
@@ -49,9 +54,3 @@ class Draft:
         self._entries[name] = describe.graph_entry(graph, written, opened.floats(name))
         self._files[data.name] = bundle.file_entry(data, written.sha256)
         self._files[f"{name}.onnx"] = bundle.file_entry(self.directory / f"{name}.onnx")
-
-    def finish(self, calibration: Calibration | None) -> Manifest:
-        """Write the manifest, last of all."""
-        manifest = self.manifest(calibration)
-        bundle.write_manifest(self.directory, manifest)
-        return manifest

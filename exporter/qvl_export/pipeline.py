@@ -7,7 +7,7 @@ from pathlib import Path
 
 from qvl_runtime.manifest import Manifest
 
-from . import bundle
+from . import atomic, layouts
 from .draft import Draft
 from .errors import ExportError
 from .graph import build
@@ -25,22 +25,27 @@ __all__ = ["ExportPlan", "Progress", "Silent", "export", "sensitivity"]
 
 
 def export(plan: ExportPlan, progress: Progress | None = None) -> Manifest:
-    """Make a bundle and return its manifest; nothing is left behind on an error.
+    """Make a bundle, or what the plan's layout has in its place, and return the bundle's manifest.
+
+    Nothing is left behind on an error.
 
     Raises ExportError (ConfigError, CheckpointError, HubError, OutputError).
     """
     progress, out, precisions = progress or Silent(), Path(plan.out), plan.precisions()
-    bundle.check_free(out, plan.force)
+    layout = layouts.find(plan.layout)
+    atomic.check_free(out, plan.force, layout.PRODUCT)
     opened = open_checkpoint(plan, precisions, progress)
+    layout.check(opened)
     _check_save_gptq(opened)
     quantizer, made = _quantizer(opened), Quantized()
-    with bundle.writing(out, plan.force) as directory:
+    with atomic.writing(out, plan.force, layout.PRODUCT) as directory:
         draft = Draft(opened, directory)
         for name in precisions:
             if quantizer:
                 made = quantizer.tower(name, draft.manifest(), directory, made, progress.stage)
             draft.add(name, made, progress)
-        manifest = draft.finish(quantizer.calibration(progress.stage) if quantizer else None)
+        manifest = draft.manifest(quantizer.calibration(progress.stage) if quantizer else None)
+        layout.finish(directory, opened, draft.graphs, manifest)
         _save_gptq(opened, made, progress)
     if quantizer:
         quantizer.clean()

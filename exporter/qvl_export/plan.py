@@ -36,7 +36,9 @@ class ExportPlan:
     `vision_weight` is what an image token counts in the Hessians of GPTQ, a text token counting one. The directory
     `save_gptq` gets the int4 language model as a GPTQ checkpoint too. `rotate` folds a rotation of hidden states into
     the weights of the language model, which changes no answer of a float bundle and makes a quantized
-    one more accurate where few channels are far larger than the others (see docs/decisions.md).
+    one more accurate where few channels are far larger than the others (see docs/decisions.md). Without `gptq_experts`
+    int4 experts are rounded to nearest, which is several times as fast. `layout` "genai" makes a directory for ONNX
+    Runtime GenAI instead of a bundle (see docs/interop.md).
     """
 
     checkpoint: str | Path
@@ -60,6 +62,8 @@ class ExportPlan:
     vision_weight: float = 1.0
     save_gptq: str | Path | None = None
     rotate: bool = False
+    gptq_experts: bool = True
+    layout: str = "qvl"
 
     @cached_property
     def limit(self) -> Limit | None:
@@ -78,7 +82,7 @@ class ExportPlan:
 
     @property
     def options(self) -> schemes.Options:
-        return schemes.Options(self.block_size, self.reduce_range)
+        return schemes.Options(self.block_size, self.reduce_range, self.gptq_experts)
 
     def precisions(self) -> dict[str, str]:
         """The precision of every graph by name; raises ExportError for unknown ones."""

@@ -114,14 +114,14 @@ def edit_distance(a: tables.Node, b: tables.Node, contents: bool = True) -> floa
     """Tree edit distance straight from its recursive definition over forests."""
     costs = tables._Costs(contents)
 
-    def freeze(node: tables.Node) -> tuple:  # type: ignore[type-arg]
+    def freeze(node: tables.Node) -> tuple:
         return (node.tag, node.colspan, node.rowspan, node.text), tuple(map(freeze, node.children))
 
-    def thaw(label: tuple) -> tables.Node:  # type: ignore[type-arg]
+    def thaw(label: tuple) -> tables.Node:
         return tables.Node(*label)
 
     @cache
-    def distance(f: tuple, g: tuple) -> float:  # type: ignore[type-arg]
+    def distance(f: tuple, g: tuple) -> float:
         if not f and not g:
             return 0.0
         options = []

@@ -30,20 +30,11 @@ from qvl_runtime.model import Model, load
 from qvl_runtime.preprocess import patchify
 from qvl_runtime.sessions.cpu import vision_feeds
 from tests.exporter.test_parity import image, oracle_inputs
-from tests.heldout import HELDOUT, items, log_softmax
+from tests.heldout import HELDOUT, divergence
 from tests.oracles.tiny import FAMILIES, REFERENCE
 
 PAGES = 8
 INT4: dict[str, Any] = {"llm_precision": "int4", "calib": HELDOUT, "samples": PAGES, "accuracy_level": 0}
-
-
-def divergence(reference: Model, other: Model) -> float:
-    """Mean KL of next-token distributions along the true answers of pages that were not calibrated on."""
-    found = []
-    for item in list(items("ocr"))[100:112]:
-        p, q = (log_softmax(model.logits(item.messages, item.answer)) for model in (reference, other))
-        found.append((np.exp(p) * (p - q)).sum(-1))
-    return float(np.concatenate(found).mean())
 
 
 class Stopped(Exception):

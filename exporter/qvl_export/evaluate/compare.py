@@ -22,7 +22,8 @@ from .blame import Blame, BlamePlan, blame
 from .dataset import EvalSet, open_set
 from .processes import run_jobs
 from .records import Cost, Records
-from .summary import Contender, Report, summarise
+from .results import Report
+from .summary import Contender, summarise
 
 NOISE_ITEMS = 100
 ANSWERING = "qvl_export.evaluate.answering"

@@ -90,6 +90,20 @@ def add_cache(
     return Cache(key, value, state)
 
 
+def add_presents(
+    graph: ir.Graph,
+    spec: TextSpec,
+    target: Target,
+    presents: list[tuple[ir.Value, ir.Value]],
+    total: int | str = "total",
+) -> None:
+    """What every layer leaves in the cache, as outputs."""
+    present: Axes = [1, spec.num_key_value_heads, total, spec.head_dim]
+    for index, pair in enumerate(presents):
+        for part, value in zip(("key", "value"), pair, strict=True):
+            add_output(graph, value, f"present.{index}.{part}", present, target.cache_type)
+
+
 def add_vision_inputs(graph: ir.Graph, image: ImageGeometry, name: str, axes: Axes) -> VisionInputs:
     """Pixels or what was made of them, called `name`, and what the tower needs of windows and interpolation."""
     pixels = add_input(graph, name, FLOAT, axes)
@@ -178,8 +192,5 @@ def build_llm(spec: ModelSpec, target: Target, layouts: Mapping[str, Layout] | N
     used = quantize(llm, "", layouts or {})
     logits, presents = llm(GraphBuilder(graph).op, inputs, caches)
     add_output(graph, logits, "logits", [1, "wanted", text.vocab_size])
-    present: Axes = [1, text.num_key_value_heads, total, text.head_dim]
-    for index, pair in enumerate(presents):
-        for part, value in zip(("key", "value"), pair, strict=True):
-            add_output(graph, value, f"present.{index}.{part}", present, target.cache_type)
+    add_presents(graph, text, target, presents, total)
     return Graph(name, ir.Model(graph, ir_version=target.ir_version), used)

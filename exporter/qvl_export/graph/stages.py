@@ -25,7 +25,7 @@ from .build import (
     empty_graph,
     patch_kernel,
 )
-from .experts import ExpertWeight
+from .experts import Experts, ExpertWeight, SparseMlp
 from .folds import Fold
 from .layers import AddNorm, Embedding, Linear
 from .quantized import quantize
@@ -42,16 +42,18 @@ M = TypeVar("M", bound=nn.Module)
 class Stage:
     """A graph `hidden`, … → `hidden_out`, whose other outputs are what its float linears are applied to.
 
-    `taps` names the linears of each such output, `folds` where scales of their inputs can go.
+    `taps` names the linears of each such output, `folds` where scales of their inputs can go; `routed` are the outputs
+    that tell what float experts are applied to, [1, tokens, hidden], and the scores that choose them.
     """
 
     graph: Graph
     taps: Mapping[str, list[str]]
     folds: tuple[Fold, ...] = ()
+    routed: tuple[str, str] | None = None
 
     @property
     def experts(self) -> dict[str, ExpertWeight]:
-        """The float matrices of experts: what they are applied to cannot be tapped."""
+        """The float matrices of experts."""
         values = self.graph.model.graph.initializers.items()
         return {name: value for name, value in values if isinstance(value, ExpertWeight)}
 
@@ -146,7 +148,21 @@ class _Parts:
         add_output(graph, y, "hidden_out", None)
         taps = _tap(graph, self.modules)
         folds = tuple(fold for module in self.modules if hasattr(module, "folds") for fold in module.folds())
-        return Stage(Graph(graph.name or "", ir.Model(graph, ir_version=target.ir_version), self.used), taps, folds)
+        model = ir.Model(graph, ir_version=target.ir_version)
+        return Stage(Graph(graph.name or "", model, self.used), taps, folds, _routed(graph, self.modules))
+
+
+def _routed(graph: ir.Graph, modules: list[nn.Module]) -> tuple[str, str] | None:
+    """Make what float experts are applied to, and their scores, outputs of the graph."""
+    for module in modules:
+        for _, part in module.named_modules():
+            if isinstance(part, SparseMlp) and isinstance(part.experts, Experts):
+                values = part.gate.input, part.gate.scores
+                for value in values:
+                    assert value.name is not None
+                    add_output(graph, value, value.name, None)
+                return str(values[0].name), str(values[1].name)
+    return None
 
 
 def _tap(graph: ir.Graph, modules: list[nn.Module]) -> dict[str, list[str]]:

@@ -70,10 +70,16 @@ def frequency_axes(spec: TextSpec) -> np.ndarray:
 
 
 class Deepstack(NamedTuple):
-    """Image features [N, hidden] that a layer adds to its stream, and their places [N, 2]."""
+    """Image features that a layer adds to its stream: [N, hidden] at places [N, 2], or [1, S, hidden] everywhere."""
 
     features: ir.Value
-    positions: ir.Value
+    positions: ir.Value | None
+
+    def add(self, op: OpBuilder, x: ir.Value) -> ir.Value:
+        if self.positions is None:
+            return op.Add(x, self.features)
+        before = op.GatherND(x, self.positions)  # TensorRT's ScatterND does not add
+        return op.ScatterND(x, self.positions, op.Add(before, self.features))
 
 
 class HeadNorm(nn.Module):
@@ -151,8 +157,7 @@ class DecoderLayer(nn.Module):
         y, x = self.post_attention_layernorm(op, x, attended)
         delta = self.mlp(op, y)
         if deepstack is not None:
-            before = op.GatherND(delta, deepstack.positions)  # TensorRT's ScatterND does not add
-            delta = op.ScatterND(delta, deepstack.positions, op.Add(before, deepstack.features))
+            delta = deepstack.add(op, delta)
         return x, delta, present
 
     def folds(self) -> tuple[Fold, ...]:
@@ -181,11 +186,10 @@ class Decoder(nn.Module):
         self.norm = AddNorm(target, spec.hidden_size, "rms", spec.rms_norm_eps)
 
     def forward(
-        self, op: OpBuilder, inputs: LlmInputs, caches: list[Cache]
+        self, op: OpBuilder, inputs: LlmInputs | EmbeddedInputs, caches: list[Cache]
     ) -> tuple[ir.Value, list[tuple[ir.Value, ir.Value]]]:
         rope = mrope(op, self.spec, inputs.position_ids, inputs.ntk_alpha)
-        embeds = self.embed_tokens(op, inputs.input_ids)
-        x, delta = op.ScatterND(embeds, inputs.image_positions, inputs.image_features), None
+        x, delta = inputs.embeds(op, self.embed_tokens), None
         presents = []
         for layer, cache, deepstack in zip(self.layers, caches, inputs.deepstack(len(caches)), strict=True):
             x, delta, present = layer(op, x, delta, rope, cache, deepstack)
@@ -207,9 +211,32 @@ class LlmInputs(NamedTuple):
     deepstack_features: tuple[ir.Value, ...] = ()
     ntk_alpha: ir.Value | None = None
 
+    def embeds(self, op: OpBuilder, table: Embedding) -> ir.Value:
+        """Rows of the table, image features in the place of image tokens: [1, S, hidden]."""
+        return op.ScatterND(table(op, self.input_ids), self.image_positions, self.image_features)
+
     def deepstack(self, layers: int) -> list[Deepstack | None]:
         """What each of `layers` layers adds at the image tokens: nothing from a certain one on."""
         features = [Deepstack(features, self.image_positions) for features in self.deepstack_features]
+        return [*features, *[None] * (layers - len(features))]
+
+
+class EmbeddedInputs(NamedTuple):
+    """Inputs of a language model whose tokens were embedded elsewhere; DeepStack features are those of all tokens."""
+
+    inputs_embeds: ir.Value
+    position_ids: ir.Value
+    logits_positions: ir.Value
+    deepstack_features: tuple[ir.Value, ...] = ()
+    ntk_alpha: ir.Value | None = None
+
+    def embeds(self, op: OpBuilder, table: Embedding) -> ir.Value:
+        """As they came; the table stays out of the graph."""
+        return self.inputs_embeds
+
+    def deepstack(self, layers: int) -> list[Deepstack | None]:
+        """What each of `layers` layers adds: nothing from a certain one on."""
+        features = [Deepstack(features, None) for features in self.deepstack_features]
         return [*features, *[None] * (layers - len(features))]
 
 
@@ -224,9 +251,13 @@ class Llm(nn.Module):
         self.head_rotation = Linear(target, spec.hidden_size, spec.hidden_size, bias=False) if turned else None
 
     def forward(
-        self, op: OpBuilder, inputs: LlmInputs, caches: list[Cache]
+        self, op: OpBuilder, inputs: LlmInputs | EmbeddedInputs, caches: list[Cache]
     ) -> tuple[ir.Value, list[tuple[ir.Value, ir.Value]]]:
         y, presents = self.model(op, inputs, caches)
         if self.head_rotation is not None:
             y = self.head_rotation(op, y)
-        return (self.model.embed_tokens.head(op, y) if self.lm_head is None else self.lm_head(op, y)), presents
+        return self.head(op, y), presents
+
+    def head(self, op: OpBuilder, y: ir.Value) -> ir.Value:
+        """Hidden states → logits."""
+        return self.model.embed_tokens.head(op, y) if self.lm_head is None else self.lm_head(op, y)

@@ -170,8 +170,9 @@ class Target(Protocol):
 
 def largest_of_tokens(op: OpBuilder, x: ir.Value) -> ir.Value:
     """The largest magnitude of every token, [batch, tokens, 1]."""
-    largest = op.ReduceMax(op.Abs(x), op.Constant(value_ints=[-1]), keepdims=1)
-    return op.Max(largest, op.Constant(value_float=SMALLEST))
+    last = op.Constant(value_ints=[-1])
+    high, low = op.ReduceMax(x, last, keepdims=1), op.ReduceMin(x, last, keepdims=1)  # a third of the time of Abs
+    return op.Max(high, op.Neg(low), op.Constant(value_float=SMALLEST))
 
 
 def available() -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx_ir as ir
@@ -25,7 +25,18 @@ SWIGLU_EXPERTS: dict[str, Any] = {
     "normalize_routing_weights": 1,
 }
 """The only form of experts that ONNX Runtime has for CPUs, with silu(gate) · up as its activation."""
-PER_TOKEN = "int8 per token"
+ROUNDED = "rounded to int8"
+"""Where a value keeps its `Tokens`."""
+ZERO = np.array(128, np.uint8)
+"""The code of zero."""
+
+
+class Tokens(NamedTuple):
+    """Activations rounded token by token: `codes` uint8 [T, K], `steps` […, 1], and the `shape` […, −1] of products."""
+
+    codes: ir.Value
+    steps: ir.Value
+    shape: ir.Value
 
 
 def lower(precision: str, accuracy_level: int) -> CpuTarget:
@@ -145,18 +156,23 @@ class CpuTarget:
         self, op: OpBuilder, x: ir.Value, parts: Mapping[str, ir.Value], bias: ir.Value | None
     ) -> ir.Value:
         """Every token by its own largest magnitude, so that it gives the same bits alone and among others."""
-        codes, largest, step, zero = self._per_token(op, x)
-        y = op.MatMulIntegerToFloat(codes, parts["codes"], step, parts["scales"], zero, _domain=MICROSOFT)
-        y = op.Mul(y, largest)
+        tokens = self._rounded(op, x)
+        one, zero = op.Constant(value_float=1.0), op.Constant(value=ir.tensor(ZERO))
+        y = op.MatMulIntegerToFloat(tokens.codes, parts["codes"], one, parts["scales"], zero, _domain=MICROSOFT)
+        y = op.Mul(op.Reshape(y, tokens.shape), tokens.steps)
         return y if bias is None else op.Add(y, bias)
 
-    def _per_token(self, op: OpBuilder, x: ir.Value) -> tuple[ir.Value, ir.Value, ir.Value, ir.Value]:
-        """(uint8 codes, largest magnitude of each token, step, zero point); made once for linears that share x."""
-        if PER_TOKEN not in x.meta:
-            largest = largest_of_tokens(op, x)
-            step, zero = op.Constant(value_float=1 / 127), op.Constant(value=ir.tensor(np.array(128, np.uint8)))
-            x.meta[PER_TOKEN] = op.QuantizeLinear(op.Div(x, largest), step, zero), largest, step, zero
-        found: tuple[ir.Value, ir.Value, ir.Value, ir.Value] = x.meta[PER_TOKEN]
+    def _rounded(self, op: OpBuilder, x: ir.Value) -> Tokens:
+        """Made once for linears that share x."""
+        if ROUNDED not in x.meta:
+            steps = op.Mul(largest_of_tokens(op, x), op.Constant(value_float=1 / 127))
+            zero = op.Constant(value=ir.tensor(ZERO))
+            flat = op.Reshape(steps, op.Constant(value_ints=[-1]))
+            rows = op.Flatten(x, axis=-1)
+            codes = op.QuantizeLinear(rows, flat, op.Expand(zero, op.Shape(flat)), axis=0)
+            shape = op.Concat(op.Shape(x, start=0, end=-1), op.Constant(value_ints=[-1]), axis=0)
+            x.meta[ROUNDED] = Tokens(codes, steps, shape)
+        found: Tokens = x.meta[ROUNDED]
         return found
 
     def quantized_embedding(

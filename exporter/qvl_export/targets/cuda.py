@@ -16,7 +16,7 @@ from ..errors import ExportError
 from ..quant.qtensor import Layout
 from . import WEIGHT_TYPES, Cache, WindowInputs, largest_of_tokens
 from ._half import HalfProducts
-from .cpu import MICROSOFT, PER_TOKEN, CpuTarget
+from .cpu import MICROSOFT, ROUNDED, CpuTarget
 
 INT8 = ir.DataType.INT8
 NO_EXPERTS = ExportError(
@@ -69,10 +69,10 @@ class CudaTarget(HalfProducts, CpuTarget):
         self, op: OpBuilder, x: ir.Value, parts: Mapping[str, ir.Value], bias: ir.Value | None
     ) -> ir.Value:
         """Every token by its own largest magnitude; there is no operator that scales the product too."""
-        if PER_TOKEN not in x.meta:
+        if ROUNDED not in x.meta:
             largest, step = largest_of_tokens(op, x), op.Constant(value_float=1 / 127)
-            x.meta[PER_TOKEN] = op.QuantizeLinear(op.Div(x, largest), step, output_dtype=INT8), op.Mul(largest, step)
-        codes, steps = x.meta[PER_TOKEN]
+            x.meta[ROUNDED] = op.QuantizeLinear(op.Div(x, largest), step, output_dtype=INT8), op.Mul(largest, step)
+        codes, steps = x.meta[ROUNDED]
         y = op.Cast(op.MatMulInteger(codes, parts["codes"]), to=ir.DataType.FLOAT)
         y = op.Mul(op.Mul(y, parts["scales"]), steps)
         return y if bias is None else op.Add(y, bias)

@@ -16,6 +16,8 @@ from .errors import BundleError
 
 SCHEMA_VERSION = 4
 MANIFEST = "bundle.json"
+GENAI_CONFIG = "genai_config.json"
+"""Where this lies there is no bundle but a directory for ONNX Runtime GenAI."""
 GRAPHS = ("vision", "llm")
 DECODE = "llm_decode"
 """The language model once more, for the tokens of answers; only hybrid bundles have it."""
@@ -253,6 +255,12 @@ def _parse(bundle: Path) -> Manifest:
     path = bundle / MANIFEST
     if not bundle.is_dir():
         raise BundleError("is not a bundle directory", where=bundle, fix="make one with `qvl-export export`")
+    if not path.is_file() and (bundle / GENAI_CONFIG).is_file():
+        raise BundleError(
+            "is a directory for ONNX Runtime GenAI, not a bundle",
+            where=bundle,
+            fix="load it with onnxruntime_genai, or export without --layout genai",
+        )
     if not path.is_file():
         raise BundleError("is missing: not a bundle, or an interrupted copy", where=path)
     if path.stat().st_size > MAX_MANIFEST_BYTES:

@@ -25,14 +25,13 @@ class ScaledImageWarning(UserWarning):
 
 @dataclass(frozen=True)
 class Placed:
-    """Media, or some temporal patches of it, with its place in the prompt and the pixel bound it was resized to.
+    """Media, or some temporal patches of it, with its place in the prompt and the patches it was resized to.
 
     Its features begin at row `first_row` of those of the media.
     """
 
     media: Media
     span: VisionSpan
-    max_pixels: int
     grid: Grid
     first_row: int = 0
 
@@ -199,7 +198,7 @@ def put(item: Media, start: int, bound: int, manifest: Manifest) -> Placed:
     grid = item.grid(bound, manifest)
     h, w = (1, queries) if queries else (grid.h // merge, grid.w // merge)
     span = VisionSpan(start, grid.t, h, w, _interval(item, manifest))
-    return Placed(item, span, bound, grid)
+    return Placed(item, span, grid)
 
 
 def _interval(item: Media, manifest: Manifest) -> float:

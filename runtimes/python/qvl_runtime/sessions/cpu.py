@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -15,7 +14,7 @@ from ..errors import BundleError, EngineError, InstallError
 from ..manifest import DECODE, GraphEntry, ImageGeometry, Manifest, inside
 from ..positions import Grid, interpolation, patch_positions, window_layout
 from ..saturation import saturates
-from . import Floats, LlmInputs
+from . import Floats, LlmInputs, cores
 from . import cache_state as cache_state_of
 
 CACHE_STEP = 512
@@ -72,17 +71,10 @@ def open_vision(bundle: Path, manifest: Manifest, threads: int | None, device: D
     return CpuVision(manifest.image, _session(bundle, manifest.graphs["vision"], threads, device), device)
 
 
-def _cores() -> int:
-    """Cores this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def session_options(threads: int | None = None) -> ort.SessionOptions:
     """What every session is opened with, so that whatever runs a bundle's graphs computes the same."""
     options = ort.SessionOptions()
-    options.intra_op_num_threads = min(
-        threads or _cores(), _cores()
-    )  # more threads than cores only get in each other's way
+    options.intra_op_num_threads = min(threads or cores(), cores())  # more only get in each other's way
     options.log_severity_level = SILENT
     options.add_session_config_entry("session.force_spinning_stop", "1")  # two sessions share the cores
     options.add_session_config_entry("session.x64quantprecision", str(int(saturates())))
@@ -90,10 +82,9 @@ def session_options(threads: int | None = None) -> ort.SessionOptions:
 
 
 def _session(bundle: Path, graph: GraphEntry, threads: int | None, device: Device) -> ort.InferenceSession:
-    options = session_options(threads)
     path = inside(bundle, graph.model)
     try:
-        session = ort.InferenceSession(str(path), options, providers=[device.provider])
+        session = ort.InferenceSession(str(path), session_options(threads), providers=[device.provider])
     except Exception as error:  # ONNX Runtime raises types of its own that share no base class
         raise BundleError(
             f"ONNX Runtime refuses it: {str(error).splitlines()[0][:300]}",
