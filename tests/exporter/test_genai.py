@@ -185,6 +185,7 @@ def ask_for_exact_products(directory: Path) -> None:
         ("qwen2_5_vl", {"precision": "int8", "samples": 2}),
         ("qwen3_vl", {"precision": "int4", "samples": 2}),
         ("qwen3_vl_moe", {"precision": "int8", "samples": 2}),
+        ("qwen3_vl_moe", {"precision": "int4", "samples": 2}),
         ("qwen3_vl", {"rotate": True}),
         ("qwen2_vl", {"precision": "fp16"}),
     ],
