@@ -99,3 +99,11 @@ def reference_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("reference") / "fp16"
     export(ExportPlan(REFERENCE, out, precision="fp16"))
     return out
+
+
+@pytest.fixture(scope="session")
+def int4_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same in int4, calibrated on eight pages."""
+    out = tmp_path_factory.mktemp("reference") / "int4"
+    export(ExportPlan(REFERENCE, out, precision="int4", samples=8))
+    return out

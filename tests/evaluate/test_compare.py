@@ -69,6 +69,16 @@ def test_the_verdict_says_loss_and_names_the_layer(report: dict) -> None:
     assert damaged["agreement"]["kl_mean"] > 0.5 > 1e-5 > report["noise"]["kl_mean"]
 
 
+def test_a_damaged_int4_bundle_is_a_loss_where_int4_is_none(
+    reference_bundle: Path, int4_bundle: Path, data: Path, tmp_path: Path
+) -> None:
+    worse = damage(int4_bundle, tmp_path / "worse", 2)
+    done = compare(reference_bundle, int4_bundle, worse, "--json", data=data, out=tmp_path / "out")
+    found = json.loads(done.stdout)
+    assert [bundle["verdict"]["outcome"] for bundle in found["bundles"]] == ["no measurable loss", "loss"]
+    assert found["blame"]["worse"]["first_drop"] == "llm.layers.2"
+
+
 def test_rates_are_those_of_the_answers(report: dict, data: Path, out: Path) -> None:
     work = next((out / "work").iterdir())
     name = next(path.name.split(".")[0] for path in work.glob("reference-*.jsonl"))

@@ -88,7 +88,7 @@ def test_tool_calls() -> None:
     ],
 )
 def test_boxes_of_every_family_are_pixels_of_the_image(family: str, text: str) -> None:
-    assert parse_boxes(text, PageGeometry.of(family, (400, 300), (448, 280))) == [(100, 30, 200, 60)]
+    assert parse_boxes(text, PageGeometry(family, (400, 300), (448, 280))) == [(100, 30, 200, 60)]
 
 
 def test_intersection_over_union_counts_pixels() -> None:

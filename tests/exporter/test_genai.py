@@ -208,7 +208,7 @@ def test_the_reference_checkpoint_reads(reference_bundle: Path, tmp_path: Path) 
 @pytest.mark.usefixtures("rounded_as_theirs")
 @pytest.mark.parametrize("precision", ["int8", "int4"])
 def test_the_quantized_reference_checkpoint_reads(precision: str, tmp_path: Path) -> None:
-    directory, runtime = quantized(tmp_path, REFERENCE, precision=precision, samples=16)
+    directory, runtime = quantized(tmp_path, REFERENCE, precision=precision, samples=4)
     for question in items("ocr", 4):
         assert_same_answers(directory, runtime, [question.image], question.prompt, 160)
 

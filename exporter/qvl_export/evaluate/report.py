@@ -137,7 +137,7 @@ def _agreement_rows(report: Report) -> list[dict[str, Any]]:
             continue
         first = "never" if found.first_divergence_median is None else f"token {found.first_divergence_median + 1:g}"
         cells = [
-            f"{found.kl_mean:.2g} ({found.kl_low:.2g} to {found.kl_high:.2g})",
+            f"{found.kl_mean:.2g}<br>{found.kl_low:.2g} to {found.kl_high:.2g}",
             f"{found.kl_median:.2g}",
             f"{found.kl_p99:.2g}",
             f"{found.kl_max:.2g}",

@@ -45,7 +45,7 @@ def summarise(chosen: EvalSet, reference: Contender, others: Sequence[Contender]
         if record is None or record.error:
             failed += 1
             continue
-        page = PageGeometry.of(reference.family or others[0].family, record.size, record.resized)
+        page = PageGeometry(reference.family or others[0].family, record.size, record.resized)
         scored = score(item.label.task, record.answer, item.label.answers, page)
         for metric, fraction in scored.items():
             total = totals[item.label.task][metric]

@@ -106,7 +106,7 @@ class Tally:
         """An item that the reference answered; one that failed here counts as an empty answer."""
         label = item.label
         self.failed += bool(own.error)
-        page = PageGeometry.of(family, reference.size, _seen(own, reference))
+        page = PageGeometry(family, reference.size, _seen(own, reference))
         scores = score(label.task, own.answer, label.answers, page)
         for metric, fraction in scores.items():
             self.scores[label.task, metric].add(scored[metric], fraction)

@@ -32,8 +32,8 @@ def worst(item: WorstItem, report: Report, bundle: BundleReport) -> dict[str, An
         family = report.reference.family or bundle.family
         places = [
             ("truth", item.truth, PageGeometry.original(size)),
-            ("reference", item.reference_answer, PageGeometry.of(family, size, item.reference_resized)),
-            ("other", item.answer, PageGeometry.of(bundle.family, size, item.resized)),
+            ("reference", item.reference_answer, PageGeometry(family, size, item.reference_resized)),
+            ("other", item.answer, PageGeometry(bundle.family, size, item.resized)),
         ]
         boxes = [_rectangle(kind, box) for kind, text, page in places for box in parse_boxes(text, page)[:50]]
     return {
