@@ -58,7 +58,7 @@ def test_frequencies_are_those_of_transformers(
     assert (ours != inverse_frequencies(text.head_dim, text.rope_theta)).any() or scaling["factor"] == 1
 
 
-@pytest.mark.parametrize("family", tiny.FAMILIES)
+@pytest.mark.parametrize("family", tiny.FREE_SIZES)
 def test_parity_beyond_the_trained_length(oracle: Any, family: str, tmp_path: Path) -> None:
     """A prompt of several times the 64 positions that the scaling starts from, then cached steps."""
     plain = oracle(family, "wide")
