@@ -19,10 +19,12 @@ Checkpoints = Callable[[str, str], Path]
 
 
 def optimum(*arguments: object) -> subprocess.CompletedProcess[str]:
-    program = "from optimum.commands.optimum_cli import main; main()"
-    paths = [str(Path(qvl_export.__file__).parents[1]), *filter(None, sys.path)]
+    """Without `site` (-S) and other checkouts: Optimum would find the command in each of them."""
+    program, here = "from optimum.commands.optimum_cli import main; main()", Path(qvl_export.__file__).parents[1]
+    others = [path for path in filter(None, sys.path) if not (Path(path) / "optimum/commands/register").is_dir()]
+    paths = [str(here), *others]
     return subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", program, "export", "qvl", *map(str, arguments)],
+        [sys.executable, "-S", "-W", "ignore", "-c", program, "export", "qvl", *map(str, arguments)],
         capture_output=True,
         text=True,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},

@@ -20,7 +20,7 @@ from qvl_export.quant.qtensor import QTensor
 from qvl_export.quant.schemes import Options, find
 from qvl_export.quant.smooth import best_scale
 from qvl_export.quant.statistics import Collector, Statistics
-from qvl_export.targets import lower
+from qvl_export.targets import PackedWeight, lower
 from qvl_runtime import manifest as manifests
 from qvl_runtime.model import Model, load
 from tests.heldout import HELDOUT, divergence, items
@@ -44,7 +44,7 @@ def linear_session(tensor: QTensor, bias: np.ndarray | None, path: Path) -> ort.
     op = GraphBuilder(graph).op
     parts = {name: op.initializer(ir.tensor(value, name=name), name) for name, value in target.pack(tensor).items()}
     added = None if bias is None else op.initializer(ir.tensor(bias, name="bias"), "bias")
-    y = target.quantized_linear(op, x, parts, tensor.layout, rows, columns, added)
+    y = target.quantized_linear(op, x, PackedWeight(parts, tensor.layout, rows, columns), added)
     y.name, y.type = "y", ir.TensorType(ir.DataType.FLOAT)
     graph.outputs.append(y)
     ir.save(ir.Model(graph, ir_version=target.ir_version), path)

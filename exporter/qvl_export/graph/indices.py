@@ -15,8 +15,7 @@ from onnxscript import OpBuilder
 from qvl_runtime.manifest import ImageGeometry
 
 from ..targets import WindowInputs
-
-FLOAT, INT64, INT32 = ir.DataType.FLOAT, ir.DataType.INT64, ir.DataType.INT32
+from .build import FLOAT, INT32, INT64
 
 
 class Grid(NamedTuple):
@@ -36,8 +35,8 @@ class Places(NamedTuple):
 
 def grid_of(op: OpBuilder, image_grid_thw: ir.Value) -> Grid:
     """The grid of the only image of [1, 3]."""
-    sizes = op.Reshape(image_grid_thw, op.Constant(value_ints=[3]))
-    return Grid(*(op.Gather(sizes, op.Constant(value_int=axis)) for axis in range(3)))
+    sizes = op.Reshape(image_grid_thw, [3])
+    return Grid(*(op.Gather(sizes, axis) for axis in range(3)))
 
 
 def patch_places(op: OpBuilder, grid: Grid, merge: int) -> Places:
@@ -51,9 +50,8 @@ def patch_places(op: OpBuilder, grid: Grid, merge: int) -> Places:
 
 def patch_positions(op: OpBuilder, grid: Grid, places: Places) -> ir.Value:
     """The input `patch_positions` of the vision graph, [frames, patches, 2]."""
-    last, first = op.Constant(value_ints=[-1]), op.Constant(value_ints=[0])
-    frame = op.Concat(op.Unsqueeze(places.rows, last), op.Unsqueeze(places.columns, last), axis=1)
-    return op.Expand(op.Unsqueeze(frame, first), op.Concat(op.Unsqueeze(grid.t, first), [1, 1], axis=0))
+    frame = op.Concat(_each(op, places.rows), _each(op, places.columns), axis=1)
+    return op.Expand(op.Unsqueeze(frame, [0]), op.Concat(op.Unsqueeze(grid.t, [0]), [1, 1], axis=0))
 
 
 def interpolation(op: OpBuilder, grid: Grid, places: Places, image: ImageGeometry) -> tuple[ir.Value, ir.Value] | None:
@@ -63,10 +61,9 @@ def interpolation(op: OpBuilder, grid: Grid, places: Places, image: ImageGeometr
         return None
     rows, row_weights = _neighbours(op, places.rows, grid.h, side)
     columns, column_weights = _neighbours(op, places.columns, grid.w, side)
-    one, flat = op.Constant(value_ints=[1]), op.Constant(value_ints=[4, -1])
-    indices = op.Add(op.Mul(op.Unsqueeze(rows, one), side), columns)  # [2, 1, patches] and [2, patches]
-    weights = op.Mul(op.Unsqueeze(row_weights, one), column_weights)
-    return op.Reshape(indices, flat), op.Reshape(weights, flat)
+    indices = op.Add(op.Mul(op.Unsqueeze(rows, [1]), side), columns)  # [2, 1, patches] and [2, patches]
+    weights = op.Mul(op.Unsqueeze(row_weights, [1]), column_weights)
+    return op.Reshape(indices, [4, -1]), op.Reshape(weights, [4, -1])
 
 
 def _neighbours(op: OpBuilder, index: ir.Value, size: ir.Value, side: int) -> tuple[ir.Value, ir.Value]:
@@ -98,14 +95,14 @@ class _Cells(NamedTuple):
 
 def windows(op: OpBuilder, grid: Grid, image: ImageGeometry) -> WindowInputs | None:
     """`qvl_runtime.positions.window_layout`, lengths for all frames; None without windows."""
-    side, merge, flat = image.window, image.spatial_merge_size, op.Constant(value_ints=[-1])
+    side, merge = image.window, image.spatial_merge_size
     if not side:
         return None
     rows, columns, unit = op.Div(grid.h, merge), op.Div(grid.w, merge), merge * merge
     down, across = (op.Div(op.Add(count, side - 1), side) for count in (rows, columns))
     cells = _Cells(rows, columns, down, across, side)
-    gather = op.Reshape(_gather(op, cells, unit), flat)
-    scatter = op.Reshape(_scatter(op, cells, unit), flat)
+    gather = op.Reshape(_gather(op, cells, unit), [-1])
+    scatter = op.Reshape(_scatter(op, cells, unit), [-1])
     return WindowInputs(gather, _lengths(op, cells, unit, grid.t), scatter, side * side * unit)
 
 
@@ -126,7 +123,7 @@ def _lengths(op: OpBuilder, cells: _Cells, unit: int, frames: ir.Value) -> ir.Va
     window = op.Range(0, op.Mul(cells.down, cells.across), 1)
     height, width = cells.extent(op, *cells.corner(op, window))
     lengths = op.Cast(op.Mul(op.Mul(height, width), unit), to=INT32)
-    return op.Tile(lengths, op.Unsqueeze(frames, op.Constant(value_ints=[0])))
+    return op.Tile(lengths, op.Unsqueeze(frames, [0]))
 
 
 def _scatter(op: OpBuilder, cells: _Cells, unit: int) -> ir.Value:
@@ -144,7 +141,7 @@ def _patches(op: OpBuilder, cell: ir.Value, unit: int) -> ir.Value:
 
 
 def _each(op: OpBuilder, x: ir.Value) -> ir.Value:
-    return op.Unsqueeze(x, op.Constant(value_ints=[-1]))
+    return op.Unsqueeze(x, [-1])
 
 
 def _divmod(op: OpBuilder, x: ir.Value, by: ir.Value | int) -> tuple[ir.Value, ir.Value]:

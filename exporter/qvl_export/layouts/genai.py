@@ -43,7 +43,7 @@ SESSION_OPTIONS: dict[str, Any] = {
 
 
 def check(opened: Opened) -> None:
-    """Refuse families, targets and precisions that the layout has no place for."""
+    """Refuse families, targets, precisions and tokenizers that the layout has no place for."""
     family, target = opened.spec.family, opened.plan.target
     if family not in TYPES:
         raise ExportError(f"--layout genai knows no {family}", fix=f"it knows {', '.join(TYPES)}")
@@ -51,6 +51,7 @@ def check(opened: Opened) -> None:
         raise ExportError(f"--layout genai is not for target {target}", fix="use --target cpu")
     if set(opened.precisions) != TOWERS:
         raise ExportError("--layout genai has one language model", fix="use int8 or int4 instead of hybrid")
+    _vision_start(opened.checkpoint)
 
 
 def finish(directory: Path, opened: Opened, graphs: Mapping[str, Graph], manifest: Manifest) -> None:
@@ -64,7 +65,7 @@ def finish(directory: Path, opened: Opened, graphs: Mapping[str, Graph], manifes
         save_graph(graph, directory)
     _write_tokenizer(directory, opened.checkpoint)
     _write(directory / "processor_config.json", processor_config(opened.spec.image))
-    _write(directory / GENAI_CONFIG, genai_config(opened.spec, _vision_start(directory), _padding(opened)))
+    _write(directory / GENAI_CONFIG, genai_config(opened.spec, _vision_start(opened.checkpoint), _padding(opened)))
 
 
 def _write(path: Path, value: Any) -> None:
@@ -78,12 +79,12 @@ def _write_tokenizer(directory: Path, checkpoint: Checkpoint) -> None:
     _write(directory / "tokenizer_config.json", {**config, "chat_template": template})
 
 
-def _vision_start(directory: Path) -> int:
+def _vision_start(checkpoint: Checkpoint) -> int:
     """The id of the text that starts an image; raises ConfigError where the tokenizer has none."""
-    added = json.loads((directory / "tokenizer.json").read_text("utf-8")).get("added_tokens", [])
+    added = (checkpoint.json("tokenizer.json") or {}).get("added_tokens") or []
     found = [token["id"] for token in added if token["content"] == VISION_START]
     if not found:
-        raise ConfigError(f"has no token {VISION_START}", where=directory / "tokenizer.json")
+        raise ConfigError(f"has no token {VISION_START}", where=checkpoint.directory / "tokenizer.json")
     return int(found[0])
 
 

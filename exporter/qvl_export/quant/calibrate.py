@@ -28,6 +28,7 @@ from ..safetensors_file import Tensor
 from ..targets import Target
 from .experts import Routed, keep_routed, quantize_experts
 from .noise import sqnr
+from .qtensor import QTensor
 from .question import Report
 from .schemes import Scheme
 from .smooth import best_scale
@@ -39,6 +40,8 @@ Floats = npt.NDArray[np.float32]
 
 LEAST_SQNR = 15.0
 """Decibels; a linear whose outputs would be noisier under W8A8 stays float."""
+LEAST_STATIC_SQNR = 30.0
+"""The same where inputs have one static scale; of a linear that would be noisier only the weight is quantized."""
 
 
 @dataclass(frozen=True)
@@ -228,13 +231,20 @@ def quantize_linears(
         if scheme is None:
             continue
         weight = rewritten[f"{name}.weight"] if f"{name}.weight" in rewritten else tower.tensor(f"{name}.weight")
-        tensor = scheme.quantize(weight, statistics[name])
-        level = sqnr(weight, tensor, statistics[name])
-        keep = not tensor.layout.integer or level >= LEAST_SQNR
-        linears[name] = LinearRecord(tensor.layout if keep else None, (weight.shape[0], weight.shape[1]), level)
-        if keep:
+        tensor, level = _quantized(scheme, weight, statistics[name])
+        linears[name] = LinearRecord(tensor.layout if tensor else None, (weight.shape[0], weight.shape[1]), level)
+        if tensor:
             work.save(name, tensor)
             rewritten.pop(f"{name}.weight", None)
     for name, values in rewritten.items():
         work.save_tensor(name, values)
     return StageRecord(linears, {name: list(tower.tensors[name].shape) for name in rewritten})
+
+
+def _quantized(scheme: Scheme, weight: Floats, statistics: Statistics) -> tuple[QTensor | None, float]:
+    """The linear as its outputs can bear it, None where it has to stay float, and its ratio in dB under the scheme."""
+    tensor = scheme.quantize(weight, statistics)
+    level = sqnr(weight, tensor, statistics)
+    if not tensor.layout.integer or level >= (LEAST_STATIC_SQNR if tensor.layout.static else LEAST_SQNR):
+        return tensor, level
+    return (tensor.weight_only() if tensor.layout.static else None), level

@@ -14,7 +14,7 @@ from qvl_runtime.packing import Codes, pack_nibbles
 
 from ..errors import ExportError
 from ..quant.qtensor import Layout, QTensor
-from . import SWISH_SLOPE, WEIGHT_TYPES, Cache, Inputs, WindowInputs, largest_of_tokens
+from . import SWISH_SLOPE, WEIGHT_TYPES, Cache, Inputs, PackedWeight, WindowInputs, largest_of_tokens, ordered
 
 MICROSOFT = "com.microsoft"
 SWIGLU_EXPERTS: dict[str, Any] = {
@@ -110,44 +110,26 @@ class CpuTarget:
         return parts
 
     def quantized_linear(
-        self,
-        op: OpBuilder,
-        x: ir.Value,
-        parts: Mapping[str, ir.Value],
-        layout: Layout,
-        outputs: int,
-        inputs: int,
-        bias: ir.Value | None,
-        wide: bool = False,
+        self, op: OpBuilder, x: ir.Value, weight: PackedWeight, bias: ir.Value | None, wide: bool = False
     ) -> ir.Value:
-        if layout.integer:
-            return self.integer_linear(op, x, parts, bias)
-        if layout.permuted:
-            x = op.Gather(x, parts["permutation"], axis=-1)
-        scales = op.Cast(parts["scales"], to=ir.DataType.FLOAT)
-        return self.blocks_product(op, x, {**parts, "scales": scales}, layout, (outputs, inputs), bias)
+        if weight.layout.integer:
+            return self.integer_linear(op, x, weight.parts, bias)
+        return self.blocks_product(op, ordered(op, x, weight), weight, bias)
 
-    def blocks_product(
-        self,
-        op: OpBuilder,
-        x: ir.Value,
-        parts: Mapping[str, ir.Value],
-        layout: Layout,
-        shape: tuple[int, int],
-        bias: ir.Value | None,
-    ) -> ir.Value:
-        """x · weightᵀ + bias, the weight of `shape` in blocks, its scales of the type of x."""
+    def blocks_product(self, op: OpBuilder, x: ir.Value, weight: PackedWeight, bias: ir.Value | None) -> ir.Value:
+        """x · weightᵀ + bias of a weight in blocks."""
+        scales = weight.parts["scales"]
         return op.MatMulNBits(
             x,
-            parts["codes"],
-            parts["scales"],
-            parts.get("zeros"),
+            weight.parts["codes"],
+            scales if scales.dtype == self.cache_type else op.Cast(scales, to=self.cache_type),
+            weight.parts.get("zeros"),
             None,
             bias,
-            K=shape[1],
-            N=shape[0],
-            bits=layout.bits,
-            block_size=layout.block,
+            K=weight.columns,
+            N=weight.rows,
+            bits=weight.layout.bits,
+            block_size=weight.layout.block,
             accuracy_level=self.accuracy_level,
             _domain=MICROSOFT,
         )
@@ -175,23 +157,21 @@ class CpuTarget:
         found: Tokens = x.meta[ROUNDED]
         return found
 
-    def quantized_embedding(
-        self, op: OpBuilder, ids: ir.Value, parts: Mapping[str, ir.Value], layout: Layout, columns: int
-    ) -> ir.Value:
+    def quantized_embedding(self, op: OpBuilder, ids: ir.Value, table: PackedWeight) -> ir.Value:
         """Reads the blocks that MatMulNBits multiplies: one tensor serves both ends of a tied model."""
         last = op.Constant(value_ints=[-1])
-        scales = op.Unsqueeze(op.Cast(parts["scales"], to=self.cache_type), last)
+        scales = op.Unsqueeze(op.Cast(table.parts["scales"], to=self.cache_type), last)
         blocks = op.GatherBlockQuantized(
-            parts["codes"],
+            table.parts["codes"],
             ids,
             scales,
-            bits=layout.bits,
-            block_size=layout.block,
+            bits=table.layout.bits,
+            block_size=table.layout.block,
             gather_axis=0,
             quantize_axis=2,
             _domain=MICROSOFT,
         )
-        return op.Reshape(blocks, op.Constant(value_ints=[0, 0, columns]))
+        return op.Reshape(blocks, op.Constant(value_ints=[0, 0, table.columns]))
 
     def embedding(self, op: OpBuilder, ids: ir.Value, weight: ir.Value) -> ir.Value:
         return self._float(op, op.Gather(weight, ids))

@@ -14,7 +14,7 @@ from onnxscript import OpBuilder
 
 from ..errors import ExportError
 from ..quant.qtensor import Layout
-from . import WEIGHT_TYPES, Cache, WindowInputs, largest_of_tokens
+from . import WEIGHT_TYPES, Cache, PackedWeight, WindowInputs, largest_of_tokens, ordered
 from ._half import HalfProducts
 from .cpu import MICROSOFT, ROUNDED, CpuTarget
 
@@ -47,23 +47,12 @@ class CudaTarget(HalfProducts, CpuTarget):
         return form if layout.integer else form | {"scales": (form["scales"][0], self.weight_type)}
 
     def quantized_linear(
-        self,
-        op: OpBuilder,
-        x: ir.Value,
-        parts: Mapping[str, ir.Value],
-        layout: Layout,
-        outputs: int,
-        inputs: int,
-        bias: ir.Value | None,
-        wide: bool = False,
+        self, op: OpBuilder, x: ir.Value, weight: PackedWeight, bias: ir.Value | None, wide: bool = False
     ) -> ir.Value:
-        if layout.integer:
-            return self.integer_linear(op, x, parts, bias)
-        if layout.permuted:
-            x = op.Gather(x, parts["permutation"], axis=-1)
-        x, largest = self.in_range(op, x, wide)
-        y = self.blocks_product(op, x, parts, layout, (outputs, inputs), None)
-        return self.out_of_range(op, y, largest, bias)
+        if weight.layout.integer:
+            return self.integer_linear(op, x, weight.parts, bias)
+        x, largest = self.in_range(op, ordered(op, x, weight), wide)
+        return self.out_of_range(op, self.blocks_product(op, x, weight, None), largest, bias)
 
     def integer_linear(
         self, op: OpBuilder, x: ir.Value, parts: Mapping[str, ir.Value], bias: ir.Value | None
@@ -77,10 +66,8 @@ class CudaTarget(HalfProducts, CpuTarget):
         y = op.Mul(op.Mul(y, parts["scales"]), steps)
         return y if bias is None else op.Add(y, bias)
 
-    def quantized_embedding(
-        self, op: OpBuilder, ids: ir.Value, parts: Mapping[str, ir.Value], layout: Layout, columns: int
-    ) -> ir.Value:
-        return self.widen(op, super().quantized_embedding(op, ids, parts, layout, columns))
+    def quantized_embedding(self, op: OpBuilder, ids: ir.Value, table: PackedWeight) -> ir.Value:
+        return self.widen(op, super().quantized_embedding(op, ids, table))
 
     def experts(
         self, op: OpBuilder, x: ir.Value, scores: ir.Value, gate_up: ir.Value, down: ir.Value, chosen: int

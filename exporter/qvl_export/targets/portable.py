@@ -18,7 +18,7 @@ from qvl_runtime.packing import Codes, pack_nibbles
 
 from ..errors import ExportError
 from ..quant.qtensor import Layout, QTensor
-from . import PAST, SWISH_SLOPE, WEIGHT_TYPES, Cache, Inputs, WindowInputs
+from . import PAST, SWISH_SLOPE, WEIGHT_TYPES, Cache, Inputs, PackedWeight, WindowInputs, ordered
 from ._half import FLOAT, HalfProducts
 
 INT64 = ir.DataType.INT64
@@ -57,9 +57,12 @@ class PortableTarget(HalfProducts):
             form = {"codes": ([inputs, outputs], ir.DataType.INT8), "scales": ([outputs], FLOAT)}
             return form | ({"input_scale": ([], FLOAT)} if layout.static else {})
         if inputs % layout.block:
-            raise ExportError(f"linears of {inputs} columns are not made of whole blocks of {layout.block}")
+            raise ExportError(
+                f"linears of {inputs} columns are not made of whole blocks of {layout.block}",
+                fix="choose --block-size 16, 32, 64 or 128 so that it divides them, or target cpu",
+            )
         types = UNSIGNED if layout.asymmetric else SIGNED
-        blocks = [layout.blocks(inputs), outputs]
+        blocks = [outputs] if _by_row(layout, inputs) else [layout.blocks(inputs), outputs]
         form = {"codes": ([inputs, outputs], types[layout.bits]), "scales": (blocks, self.weight_type)}
         if layout.asymmetric:
             form["zeros"] = (blocks, types[layout.bits])
@@ -74,7 +77,7 @@ class PortableTarget(HalfProducts):
             "codes": _bits(codes.T, layout),
             "scales": np.ascontiguousarray(tensor.scales.T),
         }
-        if layout.integer:
+        if layout.integer or _by_row(layout, tensor.codes.shape[1]):
             parts["scales"] = tensor.scales[:, 0]
         if layout.static:
             parts["input_scale"] = np.array([tensor.input_scale], np.float32)
@@ -85,23 +88,15 @@ class PortableTarget(HalfProducts):
         return parts
 
     def quantized_linear(
-        self,
-        op: OpBuilder,
-        x: ir.Value,
-        parts: Mapping[str, ir.Value],
-        layout: Layout,
-        outputs: int,
-        inputs: int,
-        bias: ir.Value | None,
-        wide: bool = False,
+        self, op: OpBuilder, x: ir.Value, weight: PackedWeight, bias: ir.Value | None, wide: bool = False
     ) -> ir.Value:
+        parts, layout = weight.parts, weight.layout
         if layout.integer:
             return self._integer_linear(op, x, parts, bias)
-        if layout.permuted:
-            x = op.Gather(x, parts["permutation"], axis=-1)
         stored = [parts[name] for name in ("codes", "scales", "zeros") if name in parts]  # no empty input
-        matrix = op.DequantizeLinear(*stored, axis=0, block_size=layout.block)
-        return self.product(op, x, matrix, bias, wide)
+        by_row = _by_row(layout, weight.columns)
+        matrix = op.DequantizeLinear(*stored, **{"axis": 1} if by_row else {"axis": 0, "block_size": layout.block})
+        return self.product(op, ordered(op, x, weight), matrix, bias, wide)
 
     def _integer_linear(
         self, op: OpBuilder, x: ir.Value, parts: Mapping[str, ir.Value], bias: ir.Value | None
@@ -112,9 +107,7 @@ class PortableTarget(HalfProducts):
         y = op.MatMul(rounded, op.DequantizeLinear(parts["codes"], parts["scales"], axis=1))
         return y if bias is None else op.Add(y, bias)
 
-    def quantized_embedding(
-        self, op: OpBuilder, ids: ir.Value, parts: Mapping[str, ir.Value], layout: Layout, columns: int
-    ) -> ir.Value:
+    def quantized_embedding(self, op: OpBuilder, ids: ir.Value, table: PackedWeight) -> ir.Value:
         raise ExportError("tables stay float in a portable graph")  # unreachable: see `quantized_tables`
 
     def embedding(self, op: OpBuilder, ids: ir.Value, weight: ir.Value) -> ir.Value:
@@ -217,6 +210,11 @@ def _window_mask(op: OpBuilder, windows: WindowInputs) -> ir.Value:
     """Which patches of each window there are: bool [windows, 1, size, size]."""
     slots = op.Constant(value=ir.tensor(np.tile(np.arange(windows.size, dtype=np.int32), (1, 1, windows.size, 1))))
     return op.Less(slots, op.Unsqueeze(windows.lengths, op.Constant(value_ints=[1, 2, 3])))
+
+
+def _by_row(layout: Layout, inputs: int) -> bool:
+    """Whether every row of 8-bit codes has one scale, which engines know that know no blocks of 8 bits."""
+    return layout.bits == 8 and layout.block >= inputs and not layout.asymmetric
 
 
 def _bits(codes: Codes, layout: Layout) -> Codes:
