@@ -1,9 +1,11 @@
 """Peak resident memory and time of quantizing a random checkpoint of a published shape, and where the time goes.
 
     python -m tests.bench.quantize_memory [SHAPE] [--layers N] [--pages 32] [--precision int4] [--threads 2]
+                                          [--max-pixels N] [--no-gptq-experts]
 
 In a process of its own; the peak is VmHWM. `--layers` builds the first N vision blocks and decoder layers only.
-Needs about 25 GB of disk at full size where QVL_BENCH_DIR points.
+Needs about 25 GB of disk at full size where QVL_BENCH_DIR points. Of experts only the first is real, the others are
+holes in the checkpoint's files; they are quantized and written like real ones (qwen3-vl-30b-a3b: 60 GB).
 """
 
 from __future__ import annotations
@@ -34,8 +36,8 @@ INNER = """
 import json, sys
 from pathlib import Path
 from tests.bench.quantize_memory import quantize
-source, out, pages, precision = sys.argv[1:]
-print(json.dumps(quantize(Path(source), Path(out), int(pages), precision)))
+source, out, options = sys.argv[1:]
+print(json.dumps(quantize(Path(source), Path(out), **json.loads(options))))
 """
 CALIBRATION = Path(__file__).parents[2] / "calib_data" / "calibration"
 PARTS = {
@@ -43,6 +45,7 @@ PARTS = {
     "observe": (calibrate, "observe"),
     "smooth": (calibrate, "smooth"),
     "quantize": (calibrate, "quantize_linears"),
+    "experts": (calibrate, "quantize_experts"),
     "rerun": (Work, "finish"),
     "tables": (rows, "quantize_rows"),
 }
@@ -84,17 +87,18 @@ class Clock:
             yield
 
 
-def quantize(source: Path, out: Path, pages: int, precision: str) -> dict[str, Any]:
-    """Export in this process: seconds in all and by part, and the peak in MiB."""
+def quantize(source: Path, out: Path, **plan: Any) -> dict[str, Any]:
+    """Export in this process: seconds in all and by part, the peak in MiB, the bundle in MB."""
     clock, began = Clock(), time.perf_counter()
     with clock.running():
-        export(ExportPlan(source, out, precision=precision, calib=CALIBRATION, samples=pages), clock)
+        export(ExportPlan(source, out, calib=CALIBRATION, **plan), clock)
     total = time.perf_counter() - began
     peak = re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())
     assert peak is not None
     parts = {name: round(seconds, 1) for name, seconds in clock.seconds.items()}
     parts["the rest, mostly writing"] = round(total - sum(clock.seconds.values()), 1)
-    return {"peak_mib": int(peak[1]) // 1024, "seconds": round(total, 1), "parts": parts}
+    size = sum(file.stat().st_size for file in out.iterdir()) // 1_000_000
+    return {"peak_mib": int(peak[1]) // 1024, "bundle_mb": size, "seconds": round(total, 1), "parts": parts}
 
 
 def main(arguments: list[str] | None = None) -> dict[str, Any]:
@@ -104,10 +108,15 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--pages", type=int, default=32)
     parser.add_argument("--precision", default="int4")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--max-pixels", type=int, help="of calibration pages")
+    parser.add_argument("--gptq-experts", action=argparse.BooleanOptionalAction, default=True)
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(dir=os.environ.get("QVL_BENCH_DIR")) as directory:
-        source = make(options.shape, Path(directory) / "checkpoint", options.layers, options.layers)
-        given = [str(source), str(Path(directory) / "bundle"), str(options.pages), options.precision]
+        source = make(options.shape, Path(directory) / "checkpoint", options.layers, options.layers, one_expert=True)
+        plan = {"samples": options.pages} | {
+            name: getattr(options, name) for name in ("precision", "max_pixels", "gptq_experts")
+        }
+        given = [str(source), str(Path(directory) / "bundle"), json.dumps(plan)]
         environment = {**os.environ, "OMP_NUM_THREADS": str(options.threads)}
         done = subprocess.run(
             [sys.executable, "-c", INNER, *given], stdout=subprocess.PIPE, check=True, env=environment
