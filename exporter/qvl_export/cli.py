@@ -16,6 +16,7 @@ from qvl_runtime.errors import QvlError
 
 from . import __version__
 from .calib_cli import calib
+from .engines import PROFILES
 from .evaluate.cli import register
 from .progress import RichProgress
 from .sensitivity_cli import sensitivity
@@ -32,7 +33,12 @@ def cli() -> None:
 @cli.command()
 @click.argument("checkpoint")
 @click.argument("out", type=click.Path(path_type=Path))
-@click.option("--target", default="cpu", show_default=True, help="Engine to export for.")
+@click.option(
+    "--target",
+    default="cpu",
+    show_default=True,
+    help="Engine to export for: cpu, portable (ONNX for any), tensorrt-rtx (PC GPUs) or tensorrt (Jetson, servers).",
+)
 @click.option(
     "--precision",
     default="fp16",
@@ -75,6 +81,14 @@ def cli() -> None:
     "--rotate/--no-rotate",
     help="Fold a rotation into the language model's weights: better where a few channels are far larger than others.",
 )
+@click.option("--compute-capability", help="tensorrt-rtx: GPUs to build engines for (default: 86,89,120).")
+@click.option(
+    "--profile",
+    type=click.Choice(PROFILES),
+    default=PROFILES[0],
+    show_default=True,
+    help="Engines that are built: for single images, or for videos too.",
+)
 @click.option("--revision", help="Branch, tag or commit of a Hugging Face id.")
 @click.option("--force", is_flag=True, help="Replace an existing bundle.")
 @click.option("--quiet", is_flag=True, help="Print nothing but errors.")
@@ -98,6 +112,8 @@ def export(
     vision_weight: float,
     save_gptq: Path | None,
     rotate: bool,
+    compute_capability: str | None,
+    profile: str,
     revision: str | None,
     force: bool,
     quiet: bool,
@@ -128,6 +144,8 @@ def export(
         vision_weight=vision_weight,
         save_gptq=save_gptq,
         rotate=rotate,
+        compute_capability=compute_capability,
+        profile=profile,
     )
     progress, began = RichProgress(quiet), time.perf_counter()
     try:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from qvl_runtime.manifest import Manifest
 
-from . import bundle
+from . import bundle, targets
 from .draft import Draft
 from .errors import ExportError
 from .graph import build
@@ -34,12 +34,15 @@ def export(plan: ExportPlan, progress: Progress | None = None) -> Manifest:
     opened = open_checkpoint(plan, precisions, progress)
     _check_save_gptq(opened)
     quantizer, made = _quantizer(opened), Quantized()
+    finisher = targets.finisher(plan.target, opened.engine_options)
     with bundle.writing(out, plan.force) as directory:
         draft = Draft(opened, directory)
         for name in precisions:
             if quantizer:
                 made = quantizer.tower(name, draft.manifest(), directory, made, progress.stage)
             draft.add(name, made, progress)
+        if finisher:
+            draft.finish_with(finisher, progress)
         manifest = draft.finish(quantizer.calibration(progress.stage) if quantizer else None)
         _save_gptq(opened, made, progress)
     if quantizer:

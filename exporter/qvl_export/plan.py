@@ -36,7 +36,9 @@ class ExportPlan:
     `vision_weight` is what an image token counts in the Hessians of GPTQ, a text token counting one. The directory
     `save_gptq` gets the int4 language model as a GPTQ checkpoint too. `rotate` folds a rotation of hidden states into
     the weights of the language model, which changes no answer of a float bundle and makes a quantized
-    one more accurate where few channels are far larger than the others (see docs/decisions.md).
+    one more accurate where few channels are far larger than the others (see docs/decisions.md). Targets that build
+    engines do so for the GPUs of `compute_capability`, such as "86,89,120", and for what `profile` says they are to
+    read: "pages", or "video" too.
     """
 
     checkpoint: str | Path
@@ -60,6 +62,12 @@ class ExportPlan:
     vision_weight: float = 1.0
     save_gptq: str | Path | None = None
     rotate: bool = False
+    compute_capability: str | None = None
+    profile: str = "pages"
+
+    def __post_init__(self) -> None:
+        """Targets may be written as they are on a command line: `tensorrt-rtx` is `tensorrt_rtx`."""
+        object.__setattr__(self, "target", self.target.replace("-", "_"))
 
     @cached_property
     def limit(self) -> Limit | None:

@@ -116,7 +116,9 @@ class PortableTarget:
             return self._integer_linear(op, x, parts, bias)
         if layout.permuted:
             x = op.Gather(x, parts["permutation"], axis=-1)
-        stored = [parts[name] for name in ("codes", "scales", "zeros") if name in parts]  # parsers refuse an empty input
+        stored = [
+            parts[name] for name in ("codes", "scales", "zeros") if name in parts
+        ]  # parsers refuse an empty input
         matrix = op.DequantizeLinear(*stored, axis=0, block_size=layout.block)
         return self._product(op, x, matrix, bias, wide)
 
