@@ -16,6 +16,7 @@ from qvl_export.families.spec import ModelSpec
 from qvl_export.graph.stages import decoder_stage, decoder_stages, vision_stage, vision_stages
 from qvl_export.opening import Opened
 from qvl_export.plan import quantized
+from qvl_export.progress import Progress
 from qvl_export.quant import schemes
 from qvl_export.quant.qtensor import Layout, QTensor
 from qvl_export.quant.quantizer import TABLE_BITS
@@ -88,7 +89,7 @@ class RandomQuantizer:
     def clean(self) -> None: ...
 
 
-def export_random(plan: ExportPlan) -> Manifest:
+def export_random(plan: ExportPlan, progress: Progress | None = None) -> Manifest:
     """The plan's bundle, with random codes where it would calibrate."""
 
     def quantizer(opened: Opened) -> RandomQuantizer:
@@ -97,4 +98,4 @@ def export_random(plan: ExportPlan) -> Manifest:
         )
 
     with mock.patch.object(pipeline, "_quantizer", quantizer):
-        return export(plan)
+        return export(plan, progress)

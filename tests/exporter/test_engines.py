@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,15 +13,22 @@ import pytest
 from PIL import Image
 
 from qvl_export import ExportError, ExportPlan, cli, export
-from qvl_export.engines import capabilities
+from qvl_export.checkpoint import Checkpoint
+from qvl_export.engines import EngineOptions, building, capabilities, check
 from qvl_export.engines.profiles import most_windows, profiles
+from qvl_export.evaluate.tapping import exposed
+from qvl_export.progress import Silent
+from qvl_export.quant.qtensor import Layout
+from qvl_export.quant.stored import quantized_linears
+from qvl_export.targets.tensorrt_rtx import _configure
 from qvl_runtime import manifest as manifests
 from qvl_runtime.cuda import Cuda
-from qvl_runtime.errors import EngineError, InstallError, QvlError
+from qvl_runtime.errors import BundleError, EngineError, InstallError, QvlError
 from qvl_runtime.model import load
 from qvl_runtime.positions import Grid, window_layout
 from qvl_runtime.preprocess import resized_grid
 from tests.oracles.tiny import FAMILIES
+from tests.quant.test_gptq_checkpoint import EXAMPLES
 
 Checkpoints = Callable[[str, str], Path]
 CAPABILITIES = "8.6,120"
@@ -90,7 +98,7 @@ def test_the_engines_of_videos(checkpoint: Checkpoints, page: Path, tmp_path: Pa
         ({"profile": "books"}, "profile 'books' is not known"),
         ({"target": "cpu"}, "target 'cpu' builds no engines"),
         ({"target": "tensorrt"}, "builds for the GPU it runs on"),
-        ({"vision_precision": "int4", "calib": "page"}, "linears of 96 columns are not made of whole blocks of 64"),
+        ({"vision_precision": "int4", "calib": "page"}, r"linears of \d+ columns are not made of whole blocks of 64 \(another --block-size"),
     ],
 )
 def test_what_cannot_be_built_is_refused_in_one_line(
@@ -103,6 +111,31 @@ def test_what_cannot_be_built_is_refused_in_one_line(
     with pytest.raises(ExportError, match=message) as caught:
         export(asked)
     assert "\n" not in str(caught.value) and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)
+def test_gptq_checkpoints_are_built_where_they_are_symmetric(example: Path, page: Path, tmp_path: Path) -> None:
+    asked = plan(example, tmp_path / "out", page)
+    if any(linear.layout().asymmetric for linear in quantized_linears(Checkpoint(example)).values()):
+        with pytest.raises(ExportError, match=r"not symmetric int4, which is all that TensorRT-RTX takes \(export the"):
+            export(asked)
+        return
+    assert "int4 in blocks of" in export(asked).graphs["llm"].precision
+    with pytest.raises(ExportError, match="int4 weights need compute capability 80"):
+        export(replace(asked, out=tmp_path / "old", compute_capability="75"))
+
+
+@pytest.mark.parametrize("layout", [Layout(4, 32, asymmetric=True), Layout(8, 32)])
+def test_other_forms_of_stored_weights_are_refused(layout: Layout) -> None:
+    with pytest.raises(ExportError, match="not symmetric int4"):
+        check(EngineOptions(stored=frozenset({Layout(4, 32), layout})), "TensorRT")
+    check(EngineOptions(stored=frozenset({Layout(4, 32)})), "TensorRT")
+
+
+def test_engines_show_nothing_of_their_inside(checkpoint: Checkpoints, page: Path, tmp_path: Path) -> None:
+    export(plan(checkpoint("qwen2_vl", "small"), tmp_path / "out", page))
+    with pytest.raises(BundleError, match=r"has engines.*export --target portable"), exposed(tmp_path / "out", None):
+        pass
 
 
 def test_a_missing_library_is_named(
@@ -123,6 +156,25 @@ def test_what_the_parser_says_is_told(
     with pytest.raises(QvlError, match=r"vision\.onnx: TensorRT-RTX refuses the graph: .*Unheard"):
         export(plan(checkpoint("qwen2_vl", "small"), tmp_path / "out", page))
     assert not (tmp_path / "out").exists()
+
+
+def test_a_full_disk_is_an_error_and_no_crash(checkpoint: Checkpoints, tmp_path: Path) -> None:
+    """What a callback raises inside the library would end the process."""
+    import tensorrt_rtx
+
+    limits = {"max_pixels": 100_000, "max_length": 512}
+    export(ExportPlan(checkpoint("qwen2_vl", "small"), tmp_path / "out", target="portable", **limits))
+    manifest = manifests.read(tmp_path / "out")
+    entry, model = manifest.graphs["vision"], tmp_path / "out" / "vision.onnx"
+    with pytest.raises(OSError, match="No space left"):
+        building.build(
+            model,
+            Path("/dev/full"),
+            entry,
+            profiles("vision", manifest, "pages"),
+            building.Library(tensorrt_rtx, "TensorRT-RTX", (86,), partial(_configure, tensorrt_rtx, (86,))),
+            Silent(),
+        )
 
 
 def test_the_command_line_takes_both_spellings(

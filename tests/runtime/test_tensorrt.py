@@ -24,6 +24,7 @@ from qvl_runtime import manifest as manifests
 from qvl_runtime.cuda import Cuda
 from qvl_runtime.errors import BundleError, EngineError, InstallError, PromptError
 from qvl_runtime.model import Model, load
+from qvl_runtime.positions import Grid
 from tests.oracles.fake_cuda import FakeCuda
 from tests.oracles.fake_tensorrt import library
 from tests.oracles.tiny import FAMILIES
@@ -134,32 +135,44 @@ def test_a_video_takes_the_profile_of_videos(checkpoint: Checkpoints, gpu: Gpu) 
         assert model.generate(messages, max_new_tokens=8) == expected
     with (
         load(make(source, gpu.work / "pages", "tensorrt")) as model,
-        pytest.raises(PromptError, match=r"3 temporal patches a video: the engine was built for 1 \(.*--profile video"),
+        pytest.raises(
+            PromptError, match=r"vision\.engine: 3 temporal patches a video, it was built for 1 \(.*--profile video"
+        ),
     ):
         model.generate(messages, max_new_tokens=8)
+
+
+def test_a_hybrid_has_one_cache_for_both_engines(checkpoint: Checkpoints, gpu: Gpu) -> None:
+    page = gpu.work / "page.png"
+    pages(1)[0]["content"][0]["image"].save(page)
+    source, hybrid = checkpoint("qwen2_vl", "small"), {"precision": "hybrid", "calib": page}
+    expected = load(make(source, gpu.work / "portable", "portable", **hybrid), threads=1).generate(pages(1))
+    with load(make(source, gpu.work / "out", "tensorrt", **hybrid)) as model:
+        assert set(model.manifest.graphs) == {"vision", "llm", "llm_decode"}
+        assert model.generate(pages(1)) == expected
 
 
 def test_a_page_beyond_the_profile_is_refused_in_one_line(checkpoint: Checkpoints, gpu: Gpu) -> None:
     """As when a manifest's pixel bound is larger than what the engine was built for."""
     with load(make(checkpoint("qwen2_vl", "small"), gpu.work / "out", "tensorrt_rtx")) as model:
         patches = np.zeros((1, 60 * 60, model.manifest.image.patch_dim), np.float32)
-        with pytest.raises(PromptError, match="3,600 patches a page: the engine was built for 16 to 1,336") as caught:
-            model._engine.encode(patches, manifests_grid(60))
+        with pytest.raises(
+            PromptError, match=r"vision\.engine: 3,600 patches a page, it was built for 16 to 1,336 \(resize it"
+        ) as caught:
+            model._engine.encode(patches, Grid(1, 60, 60))
         assert "\n" not in str(caught.value) and "--max-pixels" in str(caught.value)
-
-
-def manifests_grid(side: int) -> Any:
-    from qvl_runtime.positions import Grid
-
-    return Grid(1, side, side)
 
 
 def test_a_gpu_that_is_too_small_or_not_meant_or_missing(checkpoint: Checkpoints, gpu: Gpu) -> None:
     out = make(checkpoint("qwen2_vl", "small"), gpu.work / "out", "tensorrt_rtx", compute_capability="86,120")
     gpu.cuda.memory = 200_000
     model = load(out)
-    with pytest.raises(EngineError, match=r"not enough GPU memory \(smaller pages"):
-        model.generate(pages(1))
+    for _ in range(2):
+        with pytest.raises(EngineError, match=r"not enough GPU memory \(smaller pages"):
+            model.generate(pages(1))
+    gpu.cuda.memory = 1 << 30
+    assert model.generate(pages(1), max_new_tokens=2)
+    model.close()
     gpu.cuda.memory, gpu.cuda.capability = 1 << 30, 75
     with pytest.raises(BundleError, match=r"built for compute capability 86, 120, this GPU has 75 \(export with"):
         load(out)
@@ -185,6 +198,7 @@ def test_an_engine_of_another_version_is_refused(checkpoint: Checkpoints, gpu: G
     engine.write_bytes(b"x" * engine.stat().st_size)
     with pytest.raises(BundleError, match=r"TensorRT-RTX 1\.7\.1 refuses the engine, .* built: magic tag"):
         load(out)
+    assert not gpu.cuda.streams
 
 
 def test_a_closed_model_says_so(checkpoint: Checkpoints, gpu: Gpu) -> None:

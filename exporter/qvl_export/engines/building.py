@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from qvl_runtime.manifest import EngineEntry, GraphEntry, Manifest, Profile
 from qvl_runtime.tensorrt_engine import logger
@@ -81,11 +81,11 @@ def build(
     for profile in shapes:
         if config.add_optimization_profile(_optimization(builder, entry, profile)) < 0:
             raise library.refused(model, [*log.errors, f"profile {profile.name}"])
-    writer = _writer(trt, out)
-    try:
+    with out.open("wb") as file:
+        writer = _writer(trt, file)
         made = builder.build_serialized_network_to_stream(network, config, writer)
-    finally:
-        writer.file.close()
+        if writer.error is not None:
+            raise writer.error
     monitor.finish()
     if not made:
         raise library.refused(model, log.errors)
@@ -111,14 +111,20 @@ def _parser_errors(parser: Any) -> list[str]:
     return [f"{error.node_operator()} {error.node_name()}: {error.desc()}" for error in errors]
 
 
-def _writer(trt: Any, out: Path) -> Any:
+def _writer(trt: Any, file: BinaryIO) -> Any:
+    """Writes what the builder gives it; an error is kept, as one that the library sees would end the process."""
+
     class Writer(trt.IStreamWriter):  # type: ignore[misc]
         def __init__(self) -> None:
             trt.IStreamWriter.__init__(self)
-            self.file = out.open("wb")
+            self.error: OSError | None = None
 
         def write(self, data: Any) -> int:
-            return self.file.write(data)
+            try:
+                return file.write(data)
+            except OSError as error:
+                self.error = error
+                return 0
 
     return Writer()
 

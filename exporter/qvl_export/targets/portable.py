@@ -77,7 +77,10 @@ class PortableTarget:
             form = {"codes": ([inputs, outputs], ir.DataType.INT8), "scales": ([outputs], FLOAT)}
             return form | ({"input_scale": ([], FLOAT)} if layout.static else {})
         if inputs % layout.block:
-            raise ExportError(f"linears of {inputs} columns are not made of whole blocks of {layout.block}")
+            raise ExportError(
+                f"linears of {inputs} columns are not made of whole blocks of {layout.block}",
+                fix="another --block-size, or int8 for their tower",
+            )
         types = UNSIGNED if layout.asymmetric else SIGNED
         blocks = [layout.blocks(inputs), outputs]
         form = {"codes": ([inputs, outputs], types[layout.bits]), "scales": (blocks, self.weight_type)}

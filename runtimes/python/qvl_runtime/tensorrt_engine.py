@@ -68,22 +68,21 @@ def load(bundle: Path, entry: GraphEntry, cuda: Cuda, trt: Any, library: str) ->
     return engine, (runtime, log)
 
 
-class Shape(dict[str, int]):
-    """Sizes of the dynamic axes of a graph's inputs, by name."""
-
-    @classmethod
-    def of(cls, entry: GraphEntry, feeds: Mapping[str, np.ndarray]) -> Shape:
-        """As the arrays have them."""
-        sizes = cls()
-        for port in entry.inputs:
-            if port.name in feeds:
-                dynamic = zip(port.shape, feeds[port.name].shape, strict=True)
-                sizes |= {axis: size for axis, size in dynamic if isinstance(axis, str)}
-        return sizes
+def axis_sizes(entry: GraphEntry, feeds: Mapping[str, np.ndarray]) -> dict[str, int]:
+    """Sizes of the dynamic axes of a graph's inputs, as the arrays have them."""
+    sizes: dict[str, int] = {}
+    for port in entry.inputs:
+        if port.name in feeds:
+            axes = zip(port.shape, feeds[port.name].shape, strict=True)
+            sizes |= {axis: size for axis, size in axes if isinstance(axis, str)}
+    return sizes
 
 
-def choose(profiles: Sequence[Profile], sizes: Shape) -> int:
-    """The smallest profile that holds the sizes; raises PromptError naming the axis that none holds."""
+def choose(profiles: Sequence[Profile], sizes: Mapping[str, int], where: str) -> int:
+    """The smallest profile of the engine `where` that holds the sizes.
+
+    Raises PromptError naming the axis that none holds.
+    """
     fitting = [
         index
         for index, profile in enumerate(profiles)
@@ -96,9 +95,9 @@ def choose(profiles: Sequence[Profile], sizes: Shape) -> int:
         if not any(size in bound for bound in bounds):
             least, most = min(bound.min for bound in bounds), max(bound.max for bound in bounds)
             held = f"{least:,} to {most:,}" if least < most else f"{most:,}"
-            raise PromptError(f"{size:,} {AXES.get(axis, axis)}: the engine was built for {held}", fix=FIX)
+            raise PromptError(f"{size:,} {AXES.get(axis, axis)}, it was built for {held}", where=where, fix=FIX)
     asked = ", ".join(f"{size:,} {axis}" for axis, size in sizes.items())
-    raise PromptError(f"{asked}: no profile of the engine holds all of it", fix=FIX)
+    raise PromptError(f"{asked}: none of its profiles holds all of it", where=where, fix=FIX)
 
 
 class Context:
@@ -114,9 +113,16 @@ class Context:
             raise EngineError(f"profile {profile} of the engine cannot be used")
         cuda.wait()
 
+    def _changed(self, what: str, value: object) -> bool:
+        """Note a shape or address; what stays as it is needs no call, and leaves a recording valid."""
+        changed = self._state.get(what) != value
+        self._state[what] = value
+        return changed
+
     def shape(self, name: str, array: np.ndarray) -> None:
-        self._state[f"shape of {name}"] = array.shape
-        if not self._context.set_input_shape(name, tuple(array.shape)):
+        if self._changed(f"shape of {name}", array.shape) and not self._context.set_input_shape(
+            name, tuple(array.shape)
+        ):
             raise EngineError(f"the engine refuses {name} of shape {list(array.shape)}")
 
     def feed(self, name: str, array: np.ndarray) -> None:
@@ -133,8 +139,7 @@ class Context:
         return self._buffers[name]
 
     def address(self, name: str, address: int) -> None:
-        self._state[name] = address
-        if not self._context.set_tensor_address(name, address):
+        if self._changed(name, address) and not self._context.set_tensor_address(name, address):
             raise EngineError(f"the engine refuses the buffer of {name}")
 
     def output_shape(self, name: str) -> tuple[int, ...]:
@@ -197,9 +202,13 @@ class TrtGraph:
         if found != {port.name for port in (*self.entry.inputs, *self.entry.outputs)}:
             raise BundleError("inputs and outputs are not those of the manifest", where=path, fix="export again")
 
+    def most(self, axis: str) -> int:
+        """The largest size of an axis in any profile."""
+        return max(profile.axes[axis].max for profile in self.profiles)
+
     def context(self, feeds: Mapping[str, np.ndarray]) -> Context:
         """The context whose profile holds these inputs, made when it is first wanted; raises PromptError for none."""
-        index = choose(self.profiles, Shape.of(self.entry, feeds))
+        index = choose(self.profiles, axis_sizes(self.entry, feeds), self._file)
         if index not in self._contexts:
             made = self._make_context(self._engine, self._file)
             self._contexts[index] = Context(self._cuda, made, index)

@@ -33,11 +33,16 @@ class TrtEngine:
     def __init__(self, bundle: Path, manifest: Manifest, library: Library) -> None:
         self._cuda = Cuda()
         self._manifest, self._library = manifest, library
-        self._graphs = {
-            name: TrtGraph(bundle, entry, self._cuda, library.trt, library.name, library.make_context)
-            for name, entry in manifest.graphs.items()
-        }
+        self._graphs: dict[str, TrtGraph] = {}
         self._cache: dict[str, Buffer] = {}
+        try:
+            for name, entry in manifest.graphs.items():
+                self._graphs[name] = TrtGraph(
+                    bundle, entry, self._cuda, library.trt, library.name, library.make_context
+                )
+        except Exception:
+            TrtEngine.close(self)
+            raise
 
     def encode(self, pixel_values: Floats, grid: Grid) -> Floats:
         """Patches [frames, patches, dim] → image features and those of D DeepStack layers [1 + D, tokens, H].
@@ -50,8 +55,7 @@ class TrtEngine:
     def forward(self, inputs: LlmInputs) -> Floats:
         """Logits [K, vocab]; the cache then holds past + S tokens."""
         graph = self._graphs[DECODE if inputs.answer and DECODE in self._graphs else "llm"]
-        largest = graph.profiles[0].axes
-        pieces = _pieces(inputs, largest["sequence"].max, largest["wanted"].max)
+        pieces = _pieces(inputs, graph.most("sequence"), graph.most("wanted"))
         return np.concatenate([self._run(graph, piece)[: len(piece.wanted)] for piece in pieces])
 
     def _run(self, graph: TrtGraph, inputs: LlmInputs) -> Floats:
@@ -66,10 +70,14 @@ class TrtEngine:
         if not self._cache:
             llm = self._manifest.llm
             nbytes = 2 * llm.num_key_value_heads * llm.max_length * llm.head_dim  # float16
-            for name in (f"{layer}.{part}" for layer in range(llm.num_layers) for part in ("key", "value")):
-                buffer = self._cuda.allocate(nbytes)
-                self._cuda.clear(buffer)
-                self._cache[f"past_key_values.{name}"] = self._cache[f"present.{name}"] = buffer
+            try:
+                for name in (f"{layer}.{part}" for layer in range(llm.num_layers) for part in ("key", "value")):
+                    buffer = self._cuda.allocate(nbytes)
+                    self._cache[f"past_key_values.{name}"] = self._cache[f"present.{name}"] = buffer
+                    self._cuda.clear(buffer)
+            except EngineError:
+                self.clear()  # what there was room for
+                raise
         return self._cache
 
     def clear(self) -> None:
