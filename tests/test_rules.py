@@ -54,6 +54,10 @@ def test_tensorrt_stays_in_its_own_files(package: str) -> None:
     assert found <= {f"{folder}/{package}.py" for folder in ("targets", "sessions")}
 
 
+def test_cuda_has_one_file() -> None:
+    assert importers(EXPORTER, "cuda") | importers(RUNTIME, "cuda") == {"cuda.py"}
+
+
 def test_torch_is_only_for_linear_algebra() -> None:
     assert all(name.startswith(("quant/", "evaluate/")) for name in importers(EXPORTER, "torch"))
 

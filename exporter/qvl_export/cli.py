@@ -17,6 +17,7 @@ from qvl_runtime.errors import QvlError
 
 from . import __version__
 from .calib_cli import calib
+from .engines import PROFILES
 from .evaluate.cli import register
 from .progress import RichProgress
 from .sensitivity_cli import sensitivity
@@ -33,7 +34,12 @@ def cli() -> None:
 @cli.command()
 @click.argument("checkpoint")
 @click.argument("out", type=click.Path(path_type=Path))
-@click.option("--target", default="cpu", show_default=True, help="Engine to export for.")
+@click.option(
+    "--target",
+    default="cpu",
+    show_default=True,
+    help="Engine to export for: cpu, cuda (ONNX Runtime), portable (ONNX for any), tensorrt-rtx (PC GPUs) or tensorrt.",
+)
 @click.option(
     "--layout",
     default="qvl",
@@ -88,6 +94,14 @@ def cli() -> None:
     show_default=True,
     help="int4 experts by GPTQ, or, several times as fast, rounded to nearest.",
 )
+@click.option("--compute-capability", help="tensorrt-rtx: GPUs to build engines for (default: 86,89,120).")
+@click.option(
+    "--profile",
+    type=click.Choice(PROFILES),
+    default=PROFILES[0],
+    show_default=True,
+    help="Engines that are built: for single images, or for videos too.",
+)
 @click.option("--revision", help="Branch, tag or commit of a Hugging Face id.")
 @click.option("--force", is_flag=True, help="Replace an existing bundle.")
 @click.option("--quiet", is_flag=True, help="Print nothing but errors.")
@@ -113,6 +127,8 @@ def export(
     save_gptq: Path | None,
     rotate: bool,
     gptq_experts: bool,
+    compute_capability: str | None,
+    profile: str,
     revision: str | None,
     force: bool,
     quiet: bool,
@@ -145,6 +161,8 @@ def export(
         save_gptq=save_gptq,
         rotate=rotate,
         gptq_experts=gptq_experts,
+        compute_capability=compute_capability,
+        profile=profile,
     )
     progress, began = RichProgress(quiet), time.perf_counter()
     try:

@@ -10,6 +10,7 @@ import onnx_ir as ir
 from qvl_runtime.manifest import Calibration, GraphEntry, Manifest
 
 from . import bundle, describe, texts
+from .engines import Finisher
 from .graph import weights
 from .graph.build import Graph
 from .opening import Opened, build_graph
@@ -54,3 +55,12 @@ class Draft:
         self._entries[name] = describe.graph_entry(graph, written, opened.floats(name))
         self._files[data.name] = bundle.file_entry(data, written.sha256)
         self._files[f"{name}.onnx"] = bundle.file_entry(self.directory / f"{name}.onnx")
+
+    def finish_with(self, finisher: Finisher, progress: Progress) -> None:
+        """Let engines be made of the graphs."""
+        finished = finisher(self.directory, self.manifest(), progress)
+        self._entries = finished.graphs
+        for name in finished.dropped:
+            (self.directory / name).unlink()
+            del self._files[name]
+        self._files |= {name: bundle.file_entry(self.directory / name) for name in finished.added}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from qvl_runtime.manifest import DECODE
 
-from . import describe, families, hub, targets
+from . import describe, engines, families, hub, targets
 from .checkpoint import Checkpoint
 from .errors import ConfigError
 from .families.spec import ModelSpec
@@ -17,6 +17,7 @@ from .graph import build, weights
 from .plan import ExportPlan
 from .progress import Progress
 from .quant import precision, rotate, schemes, stored
+from .quant.quantizer import MIXED
 from .quant.work import Quantized
 from .safetensors_file import Tensor
 
@@ -56,6 +57,15 @@ class Opened:
     def options(self) -> schemes.Options:
         """Those of quantization schemes, as plan and target want them."""
         return replace(self.plan.options, static=self.targets["vision"].static_activations)
+
+    @property
+    def engine_options(self) -> engines.EngineOptions:
+        """What the plan and its weights ask of engines."""
+        stored = frozenset(linear.layout() for linear in self.own.values())
+        int4 = any(layout.bits == 4 for layout in stored) or not {"int4", MIXED}.isdisjoint(self.precisions.values())
+        return engines.EngineOptions(
+            engines.capabilities(self.plan.compute_capability), self.plan.profile, int4, stored
+        )
 
     def linears(self, quantized: Quantized) -> dict[str, stored.QuantizedSource]:
         """The checkpoint's own quantized linears, and those made here."""

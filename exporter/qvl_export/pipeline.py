@@ -7,7 +7,7 @@ from pathlib import Path
 
 from qvl_runtime.manifest import Manifest
 
-from . import atomic, layouts
+from . import atomic, layouts, targets
 from .draft import Draft
 from .errors import ExportError
 from .graph import build
@@ -38,12 +38,15 @@ def export(plan: ExportPlan, progress: Progress | None = None) -> Manifest:
     layout.check(opened)
     _check_save_gptq(opened)
     quantizer, made = _quantizer(opened), Quantized()
+    finisher = targets.finisher(plan.target, opened.engine_options)
     with atomic.writing(out, plan.force, layout.PRODUCT) as directory:
         draft = Draft(opened, directory)
         for name in precisions:
             if quantizer:
                 made = quantizer.tower(name, draft.manifest(), directory, made, progress.stage)
             draft.add(name, made, progress)
+        if finisher:
+            draft.finish_with(finisher, progress)
         manifest = draft.manifest(quantizer.calibration(progress.stage) if quantizer else None)
         layout.finish(directory, opened, draft.graphs, manifest)
         _save_gptq(opened, made, progress)

@@ -38,7 +38,8 @@ class ExportPlan:
     the weights of the language model, which changes no answer of a float bundle and makes a quantized
     one more accurate where few channels are far larger than the others (see docs/decisions.md). Without `gptq_experts`
     int4 experts are rounded to nearest, which is several times as fast. `layout` "genai" makes a directory for ONNX
-    Runtime GenAI instead of a bundle (see docs/interop.md).
+    Runtime GenAI instead of a bundle (see docs/interop.md). Targets that build engines do so for the GPUs of
+    `compute_capability`, such as "86,89,120", and for what `profile` says they are to read: "pages", or "video" too.
     """
 
     checkpoint: str | Path
@@ -64,6 +65,12 @@ class ExportPlan:
     rotate: bool = False
     gptq_experts: bool = True
     layout: str = "qvl"
+    compute_capability: str | None = None
+    profile: str = "pages"
+
+    def __post_init__(self) -> None:
+        """Targets may be written as they are on a command line: `tensorrt-rtx` is `tensorrt_rtx`."""
+        object.__setattr__(self, "target", self.target.replace("-", "_"))
 
     @cached_property
     def limit(self) -> Limit | None:

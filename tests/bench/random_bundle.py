@@ -16,6 +16,7 @@ from qvl_export.families.spec import ModelSpec
 from qvl_export.graph.stages import decoder_stage, decoder_stages, vision_stage, vision_stages
 from qvl_export.opening import Opened
 from qvl_export.plan import quantized
+from qvl_export.progress import Progress
 from qvl_export.quant import schemes
 from qvl_export.quant.qtensor import Layout, QTensor
 from qvl_export.quant.quantizer import TABLE_BITS
@@ -25,6 +26,8 @@ from qvl_runtime.manifest import Manifest
 
 SPREAD = 0.02
 """The standard deviation of weights."""
+INPUT_SCALE = 0.05
+"""The step of static int8 inputs."""
 
 
 @dataclass(frozen=True)
@@ -44,9 +47,8 @@ class RandomLinear:
         top = 1 << self.form.bits
         codes = np.resize(np.random.default_rng(0).integers(1, top, 1 << 20, np.uint8), (self.rows, self.columns))
         scale = SPREAD / (top / 12**0.5)
-        return QTensor(
-            self.form, codes, np.full((self.rows, self.form.blocks(self.columns)), scale, self.form.scale_type)
-        )
+        scales = np.full((self.rows, self.form.blocks(self.columns)), scale, self.form.scale_type)
+        return QTensor(self.form, codes, scales, input_scale=INPUT_SCALE if self.form.static else None)
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ class RandomQuantizer:
             return Quantized()
         scheme = schemes.find(self.precisions[name], self.options)
         linears = {linear: self._linear(linear, scheme.layout) for linear in self._names(name)}
-        if name != "vision":
+        if name != "vision" and self.targets[name].quantized_tables:
             tables = ["model.embed_tokens"] + ["lm_head"] * (not self.spec.text.tied)
             linears |= {t: self._linear(t, lambda _: Layout(TABLE_BITS, self.options.block_size)) for t in tables}
         return Quantized(cast(Any, linears))
@@ -87,13 +89,13 @@ class RandomQuantizer:
     def clean(self) -> None: ...
 
 
-def export_random(plan: ExportPlan) -> Manifest:
+def export_random(plan: ExportPlan, progress: Progress | None = None) -> Manifest:
     """The plan's bundle, with random codes where it would calibrate."""
 
     def quantizer(opened: Opened) -> RandomQuantizer:
         return RandomQuantizer(
-            opened.spec, opened.checkpoint, quantized(opened.precisions), opened.targets, plan.options
+            opened.spec, opened.checkpoint, quantized(opened.precisions), opened.targets, opened.options
         )
 
     with mock.patch.object(pipeline, "_quantizer", quantizer):
-        return export(plan)
+        return export(plan, progress)

@@ -28,7 +28,7 @@ from qvl_export.targets import lower
 from qvl_runtime import manifest as manifests
 from qvl_runtime.model import Model, load
 from qvl_runtime.preprocess import patchify
-from qvl_runtime.sessions.cpu import vision_feeds
+from qvl_runtime.sessions import vision_feeds
 from tests.exporter.test_parity import image, oracle_inputs
 from tests.heldout import HELDOUT, divergence
 from tests.oracles.tiny import FAMILIES, REFERENCE

@@ -26,7 +26,8 @@ from qvl_export.targets._half import HalfProducts
 from qvl_runtime import manifest as manifests
 from qvl_runtime.model import load
 from qvl_runtime.positions import Grid
-from qvl_runtime.sessions.cpu import session_options, vision_feeds
+from qvl_runtime.sessions import vision_feeds
+from qvl_runtime.sessions.cpu import session_options
 from tests.heldout import HELDOUT, divergence
 from tests.oracles import tiny
 

@@ -22,7 +22,7 @@ import onnx
 
 from qvl_runtime import load
 from qvl_runtime import manifest as manifests
-from qvl_runtime.errors import QvlError
+from qvl_runtime.errors import BundleError, QvlError
 from qvl_runtime.prompt import Prompt
 from qvl_runtime.rotation import Rotation
 
@@ -156,6 +156,10 @@ def _own_basis(name: str, rows: np.ndarray, manifest: manifests.Manifest) -> np.
 def exposed(bundle: Path, into: str | None) -> Iterator[tuple[Path, dict[str, list[str]]]]:
     """A temporary copy of a bundle whose graphs also give their residual streams, and the names of these."""
     manifest = manifests.read(bundle)
+    if any(entry.engine for entry in manifest.graphs.values()):
+        raise BundleError(
+            "has engines, which show nothing of their inside", where=bundle, fix="export --target portable"
+        )
     with _beside(bundle) as directory:
         names, files = {}, dict(manifest.files)
         for name in manifest.files:

@@ -14,8 +14,8 @@ from qvl_runtime.chat import ChatTemplate
 from qvl_runtime.errors import QvlError
 from qvl_runtime.manifest import Manifest
 from qvl_runtime.prompt import Placed, Prompt, ScaledImageWarning, build_prompt
-from qvl_runtime.sessions import cache_state
-from qvl_runtime.sessions.cpu import CpuVision, vision_feeds
+from qvl_runtime.sessions import cache_state, vision_feeds
+from qvl_runtime.sessions.cpu import CpuVision
 
 from ..errors import ExportError
 from ..safetensors_file import Tensor

@@ -14,6 +14,7 @@ import numpy as np
 import onnx_ir as ir
 from onnxscript import OpBuilder
 
+from ..engines import EngineOptions, Finisher
 from ..errors import ExportError
 from ..quant.qtensor import Layout, QTensor
 
@@ -182,6 +183,20 @@ def ordered(op: OpBuilder, x: ir.Value, weight: PackedWeight) -> ir.Value:
 def available() -> list[str]:
     """The targets that can be exported for."""
     return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
+
+
+def finisher(name: str, options: EngineOptions) -> Finisher | None:
+    """What makes engines of a target's graphs once they are written; None where they are run as they are.
+
+    Raises ExportError for options that the target does not take or cannot serve here.
+    """
+    make = getattr(importlib.import_module(f"{__name__}.{name}"), "finisher", None)
+    if make is not None:
+        found: Finisher = make(options)
+        return found
+    if options.capabilities or options.profile != EngineOptions.profile:
+        raise ExportError(f"target {name!r} builds no engines", fix="leave --compute-capability and --profile out")
+    return None
 
 
 def lower(name: str, precision: str, accuracy_level: int = 4) -> Target:

@@ -59,7 +59,7 @@ class PortableTarget(HalfProducts):
         if inputs % layout.block:
             raise ExportError(
                 f"linears of {inputs} columns are not made of whole blocks of {layout.block}",
-                fix="choose --block-size 16, 32, 64 or 128 so that it divides them, or target cpu",
+                fix="another --block-size, or int8 for their tower",
             )
         types = UNSIGNED if layout.asymmetric else SIGNED
         blocks = [outputs] if _by_row(layout, inputs) else [layout.blocks(inputs), outputs]

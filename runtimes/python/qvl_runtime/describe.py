@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .manifest import Calibration, ImageGeometry, Manifest, Port
+from .manifest import Bounds, Calibration, EngineEntry, ImageGeometry, Manifest, Port
 
 
 def describe(manifest: Manifest, ports: bool = True) -> str:
@@ -21,9 +21,11 @@ def describe(manifest: Manifest, ports: bool = True) -> str:
     if origin.calibration:
         lines.append(f"  calib     {_calibrated(origin.calibration)}")
     for name, graph in manifest.graphs.items():
-        total = manifest.files[graph.data].size
+        total = manifest.files[graph.files[-1]].size
         kinds = ", ".join(f"{kind} {count / 1e6:,.1f} MB" for kind, count in graph.weight_bytes.items())
         lines.append(f"  {name:9} {graph.precision}, {total / 1e6:,.1f} MB ({kinds})")
+        if graph.engine:
+            lines += _engine(graph.engine)
         if ports:
             lines += _ports("in ", graph.inputs) + _ports("out", graph.outputs)
     return "\n".join(lines)
@@ -38,6 +40,22 @@ def _images(image: ImageGeometry) -> str:
 def _calibrated(calibration: Calibration) -> str:
     names = ", ".join(calibration.sources)
     return f"{calibration.pages:,} pages of {names} (sha256 {calibration.sha256[:12]})"
+
+
+def _engine(engine: EngineEntry) -> list[str]:
+    """What an engine was built for, and a line a profile."""
+    made = f"built by {engine.builder}" if engine.builder else "to be built on the device"
+    places = [f"{number // 10}.{number % 10}" for number in engine.compute_capabilities]
+    devices = f" for compute capability {', '.join(places)}" if places else ""
+    lines = [f"    {engine.file} {made}{devices}"]
+    for profile in engine.profiles:
+        axes = (f"{name} {_bounds(axis)}" for name, axis in profile.axes.items())
+        lines.append(f"    profile {profile.name:9} {', '.join(axes)}")
+    return lines
+
+
+def _bounds(axis: Bounds) -> str:
+    return f"{axis.min:,}" if axis.min == axis.max else f"{axis.min:,} to {axis.max:,} (best {axis.opt:,})"
 
 
 def _ports(direction: str, ports: Sequence[Port]) -> list[str]:

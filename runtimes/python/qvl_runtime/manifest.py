@@ -50,16 +50,59 @@ class Port(_Frozen, frozen=True):
     shape: list[int | str]
 
 
+class Bounds(_Frozen, frozen=True):
+    """What an axis may be, and what kernels are chosen for."""
+
+    min: Count
+    opt: Count
+    max: Count
+
+    def __contains__(self, size: object) -> bool:
+        return isinstance(size, int) and self.min <= size <= self.max
+
+
+class Profile(_Frozen, frozen=True):
+    """An optimization profile of an engine: the bounds of every dynamic axis of the graph's inputs, by name."""
+
+    name: str
+    axes: dict[str, Bounds]
+
+    def shape(self, port: Port, which: str) -> list[int]:
+        """The shape of an input at `min`, `opt` or `max`."""
+        return [axis if isinstance(axis, int) else int(getattr(self.axes[axis], which)) for axis in port.shape]
+
+
+class EngineEntry(_Frozen, frozen=True):
+    """The engine file of a graph: the compute capabilities (8.6 is 86) and shapes that `builder` made it for.
+
+    Where `builder` is None, `file` is still to be built on the device, from the graph's model.
+    """
+
+    file: str
+    builder: str | None
+    compute_capabilities: list[Positive]
+    profiles: Annotated[list[Profile], msgspec.Meta(min_length=1)]
+
+
 class GraphEntry(_Frozen, frozen=True):
-    """One graph: its files, its contract, bytes of weights by tensor type, and the forms of quantized linears."""
+    """One graph: its files, its contract, bytes of weights by tensor type, and the forms of quantized linears.
+
+    `data` is None where the weights lie in the model's own file, as in an engine's.
+    """
 
     model: str
-    data: str
+    data: str | None
     inputs: list[Port]
     outputs: list[Port]
     precision: str
     weight_bytes: dict[str, Count]
     linears: dict[str, str] = {}
+    engine: EngineEntry | None = None
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The files of the bundle that it consists of."""
+        return (self.model,) if self.data is None else (self.model, self.data)
 
 
 class ImageGeometry(_Frozen, frozen=True):
@@ -185,7 +228,7 @@ def read(bundle: Path) -> Manifest:
     for name in GRAPHS:
         if name not in manifest.graphs:
             raise BundleError(f"has no graph {name}", where=bundle / MANIFEST, fix="export again")
-    used = [name for graph in manifest.graphs.values() for name in (graph.model, graph.data)]
+    used = [name for graph in manifest.graphs.values() for name in graph.files]
     for name in (*TEXT_FILES, *used):
         if name not in manifest.files:
             raise BundleError("is used but not listed under files", where=bundle / name, fix="export again")
@@ -198,13 +241,15 @@ def _check_geometry(manifest: Manifest, where: Path) -> None:
     llm, image = manifest.llm, manifest.image
     vision, language = manifest.graphs["vision"], manifest.graphs["llm"]
     shapes = {port.name: port.shape for graph in (vision, language) for port in (*graph.inputs, *graph.outputs)}
-    cache = [1, llm.num_key_value_heads, "past", llm.head_dim]
+    last = f"past_key_values.{llm.num_layers - 1}.key"
+    capacity = next((port.shape[2] for port in language.inputs if port.name == last and len(port.shape) == 4), None)
+    fixed = capacity == llm.max_length  # engines want to know the capacity when they are built
     layers = sum(name.startswith("past_key_values.") for name in shapes) // 2
     expected = {
         "pixel_values": ["frames", "patches", image.patch_dim],
         "image_features": ["image_tokens", llm.hidden_size],
         "logits": [1, "wanted", llm.vocab_size],
-        f"past_key_values.{llm.num_layers - 1}.key": cache,
+        last: [1, llm.num_key_value_heads, llm.max_length if fixed else "past", llm.head_dim],
     }
     wrong = [name for name, shape in expected.items() if shapes.get(name) != shape]
     optional = {
@@ -218,11 +263,17 @@ def _check_geometry(manifest: Manifest, where: Path) -> None:
     deepstack = [f"deepstack_features.{index}" for index in range(llm.deepstack_layers)]
     for ports in (vision.outputs, language.inputs):
         wrong += sorted({port.name for port in ports if port.name.startswith("deepstack_features.")} ^ set(deepstack))
+    wrong += [f"{name}'s profiles" for name, graph in manifest.graphs.items() if not _profiles_fit(graph)]
     decode = manifest.graphs.get(DECODE, language)
     if (decode.inputs, decode.outputs) != (language.inputs, language.outputs):
         wrong.append(DECODE)
     if wrong or layers != llm.num_layers:
         raise BundleError(f"geometry and graphs disagree: {', '.join(wrong) or 'layers'}", where=where)
+
+
+def _profiles_fit(graph: GraphEntry) -> bool:
+    axes = {axis for port in graph.inputs for axis in port.shape if isinstance(axis, str)}
+    return graph.engine is None or all(set(profile.axes) == axes for profile in graph.engine.profiles)
 
 
 def verify(bundle: Path, manifest: Manifest) -> Iterator[tuple[str, bool]]:

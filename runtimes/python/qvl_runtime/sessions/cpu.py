@@ -12,10 +12,9 @@ import numpy as np
 
 from ..errors import BundleError, EngineError, InstallError
 from ..manifest import DECODE, GraphEntry, ImageGeometry, Manifest, inside
-from ..positions import Grid, interpolation, patch_positions, window_layout
+from ..positions import Grid
 from ..saturation import saturates
-from . import Floats, LlmInputs, cores
-from . import cache_state as cache_state_of
+from . import Floats, LlmInputs, cores, llm_feeds, vision_feeds
 
 CACHE_STEP = 512
 """The KV cache grows by multiples of this many tokens."""
@@ -143,23 +142,6 @@ class KvCache:
         self.capacity = capacity  # last: growing is done again when memory ran out half way
 
 
-def vision_feeds(image: ImageGeometry, grid: Grid) -> dict[str, np.ndarray]:
-    """What the vision graph takes beside the pixels: where patches are, and their windows; nothing for squares."""
-    if image.queries:
-        return {}
-    feeds: dict[str, np.ndarray] = {
-        "patch_positions": np.tile(patch_positions(grid, image.spatial_merge_size), (grid.t, 1, 1))
-    }
-    if image.window:
-        windows = window_layout(grid, image.spatial_merge_size, image.window)
-        feeds["window_gather"], feeds["window_scatter"] = windows.gather, windows.scatter
-        feeds["window_lengths"] = np.tile(windows.lengths, grid.t)
-    if image.position_table:
-        indices, weights = interpolation(grid, image.spatial_merge_size, image.position_table)
-        feeds |= {"interpolation_indices": indices, "interpolation_weights": weights}
-    return feeds
-
-
 class CpuVision:
     """The vision graph."""
 
@@ -202,18 +184,7 @@ class CpuLlm:
         which = -1 if inputs.answer else 0
         session, binding = self._sessions[which], self._bindings[which]
         self._cache.reserve(total, inputs.past, self._bindings)
-        places = np.stack((np.zeros_like(inputs.feature_places), inputs.feature_places), axis=-1)
-        feeds = {
-            "input_ids": inputs.ids[None],
-            "position_ids": np.ascontiguousarray(inputs.positions[:, None]),
-            "image_features": inputs.features[0],
-            "image_positions": places,
-            **{f"deepstack_features.{index}": rows for index, rows in enumerate(inputs.features[1:])},
-            **({"ntk_alpha": np.array([inputs.ntk_alpha], np.float32)} if self._manifest.llm.ntk_length else {}),
-            "logits_positions": inputs.wanted,
-            **cache_state_of(self._manifest.target, inputs.past, total, self._cache.capacity),
-        }
-        for name, array in feeds.items():
+        for name, array in llm_feeds(self._manifest, inputs, self._cache.capacity).items():
             binding.bind_cpu_input(name, array)
         logits = np.empty((1, len(inputs.wanted), self._vocab_size), np.float32)
         binding.bind_ortvalue_output("logits", ort.OrtValue.ortvalue_from_numpy(logits))

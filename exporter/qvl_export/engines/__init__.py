@@ -1,0 +1,84 @@
+"""Engine files: what is made of a bundle's graphs after they are written, for targets whose engines are compiled.
+
+A target module that has `finisher(options)` returns how its bundles are finished.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from qvl_runtime.manifest import EngineEntry, GraphEntry, Manifest
+
+from ..errors import ExportError
+from ..progress import Progress
+from ..quant.qtensor import Layout
+
+PROFILES = ("pages", "video")
+"""What a vision engine is to read: single images, or videos too."""
+SCRIPT = "build_engines.sh"
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """What engines are asked to be for: compute capabilities (8.6 is 86; the target's own choice where there are none),
+    one of PROFILES, whether any weights are or may become `int4`, and the forms of those that come `stored` quantized.
+    """
+
+    capabilities: tuple[int, ...] = ()
+    profile: str = PROFILES[0]
+    int4: bool = False
+    stored: frozenset[Layout] = frozenset()
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What finishing made of the graphs, and the files that it `added` to the bundle and `dropped` from it."""
+
+    graphs: dict[str, GraphEntry]
+    added: tuple[str, ...]
+    dropped: tuple[str, ...] = ()
+
+
+Finisher = Callable[[Path, Manifest, Progress], Finished]
+"""Finishes the bundle in a directory, as its manifest so far describes it; raises ExportError."""
+
+
+def capabilities(text: str | None) -> tuple[int, ...]:
+    """Such as `86,89,120` or `8.6,8.9,12.0`; raises ExportError for what is no list of compute capabilities."""
+    if text is None:
+        return ()
+    found = [re.fullmatch(r"(\d+)\.?(\d)", part.strip()) for part in text.split(",")]
+    if not all(found):
+        raise ExportError(f"compute capabilities {text!r} are no numbers", fix="such as --compute-capability 86,89,120")
+    return tuple(dict.fromkeys(int(match[1] + match[2]) for match in found if match))
+
+
+def check(options: EngineOptions, library: str) -> None:
+    """Raises ExportError for an unknown profile and for weights that no version of TensorRT takes."""
+    if options.profile not in PROFILES:
+        raise ExportError(f"profile {options.profile!r} is not known", fix=f"one of {', '.join(PROFILES)}")
+    if any(layout.asymmetric or layout.bits != 4 for layout in options.stored):
+        raise ExportError(
+            f"the checkpoint's GPTQ weights are not symmetric int4, which is all that {library} takes",
+            fix="export the unquantized checkpoint with --precision int4, or use --target cpu",
+        )
+
+
+def engine_name(graph: str) -> str:
+    return f"{graph}.engine"
+
+
+def with_engine(entry: GraphEntry, engine: EngineEntry, keep: bool) -> GraphEntry:
+    """The graph with its engine, beside its ONNX files or (without `keep`) instead of them."""
+    model, data = (entry.model, entry.data) if keep else (engine.file, None)
+    return msgspec.structs.replace(entry, model=model, data=data, engine=engine)
+
+
+def onnx_files(graphs: Sequence[GraphEntry]) -> tuple[str, ...]:
+    """The files of graphs that engines were built from."""
+    return tuple(dict.fromkeys(name for entry in graphs for name in entry.files))

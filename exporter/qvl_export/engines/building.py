@@ -1,0 +1,158 @@
+"""An engine file from an ONNX file, with the builder of `tensorrt` or `tensorrt_rtx`, whose modules look alike.
+
+The module is handed in as `trt`. The parser reads external data itself, so that no protobuf holds weights; the engine
+is written as it is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from qvl_runtime.manifest import EngineEntry, GraphEntry, Manifest, Profile
+from qvl_runtime.tensorrt_engine import logger
+
+from ..errors import ExportError
+from ..progress import Progress
+from . import Finished, engine_name, onnx_files, with_engine
+from .profiles import profiles
+
+NOISE = ("CUDA initialization", "CUDA driver", "cudaError", "cudaGet")
+"""In errors that builders log on a machine without a GPU, and go on."""
+Configure = Callable[[Any], None]
+
+
+def _nothing(config: Any) -> None: ...
+
+
+@dataclass(frozen=True)
+class Library:
+    """A module `trt`, its name, the compute capabilities it is to build for, and what only it wants done with a builder
+    configuration before and after building."""
+
+    trt: Any
+    name: str
+    capabilities: tuple[int, ...]
+    configure: Configure
+    keep: Configure = _nothing
+
+    def refused(self, model: Path, errors: Sequence[str]) -> ExportError:
+        told = [error for error in errors if not any(noise in error for noise in NOISE)] or ["it does not say why"]
+        return ExportError(f"{self.name} refuses the graph: {told[0][:300]}", where=model.name)
+
+
+def finish(directory: Path, manifest: Manifest, progress: Progress, library: Library, kind: str) -> Finished:
+    """Engines of all graphs in place of their ONNX files; raises ExportError where the library refuses one."""
+    graphs: dict[str, GraphEntry] = {}
+    for name, entry in manifest.graphs.items():
+        shapes = profiles(name, manifest, kind)
+        progress.stage(f"building {engine_name(name)}", _size(entry))
+        build(directory / entry.model, directory / engine_name(name), entry, shapes, library, progress)
+        engine = EngineEntry(
+            file=engine_name(name),
+            builder=f"{library.name} {library.trt.__version__}",
+            compute_capabilities=list(library.capabilities),
+            profiles=shapes,
+        )
+        graphs[name] = with_engine(entry, engine, keep=False)
+    made = tuple(engine_name(name) for name in graphs)
+    return Finished(graphs, made, onnx_files(list(manifest.graphs.values())))
+
+
+def _size(entry: GraphEntry) -> int:
+    return sum(entry.weight_bytes.values())
+
+
+def build(
+    model: Path, out: Path, entry: GraphEntry, shapes: Sequence[Profile], library: Library, progress: Progress
+) -> None:
+    """Parse `model` and write its engine to `out`; raises ExportError with what the library says."""
+    trt, log = library.trt, logger(library.trt)
+    builder = trt.Builder(log)
+    network = builder.create_network(_flags(trt))
+    parser = trt.OnnxParser(network, log)
+    if not parser.parse_from_file(str(model)):
+        raise library.refused(model, _parser_errors(parser) or log.errors)
+    config = builder.create_builder_config()
+    library.configure(config)
+    config.progress_monitor = monitor = _monitor(trt, progress, _size(entry))
+    for profile in shapes:
+        if config.add_optimization_profile(_optimization(builder, entry, profile)) < 0:
+            raise library.refused(model, [*log.errors, f"profile {profile.name}"])
+    with out.open("wb") as file:
+        writer = _writer(trt, file)
+        made = builder.build_serialized_network_to_stream(network, config, writer)
+        if writer.error is not None:
+            raise writer.error
+    monitor.finish()
+    if not made:
+        raise library.refused(model, log.errors)
+    library.keep(config)
+
+
+def _flags(trt: Any) -> int:
+    """Types are those of the graph: a flag until TensorRT 11, where nothing else is left."""
+    strong = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
+    return 0 if strong is None else 1 << int(strong)
+
+
+def _optimization(builder: Any, entry: GraphEntry, profile: Profile) -> Any:
+    made = builder.create_optimization_profile()
+    for port in entry.inputs:
+        if any(isinstance(axis, str) for axis in port.shape):
+            made.set_shape(port.name, *(profile.shape(port, which) for which in ("min", "opt", "max")))
+    return made
+
+
+def _parser_errors(parser: Any) -> list[str]:
+    errors = (parser.get_error(index) for index in range(parser.num_errors))
+    return [f"{error.node_operator()} {error.node_name()}: {error.desc()}" for error in errors]
+
+
+def _writer(trt: Any, file: BinaryIO) -> Any:
+    """Writes what the builder gives it; an error is kept, as one that the library sees would end the process."""
+
+    class Writer(trt.IStreamWriter):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.IStreamWriter.__init__(self)
+            self.error: OSError | None = None
+
+        def write(self, data: Any) -> int:
+            try:
+                return file.write(data)
+            except OSError as error:
+                self.error = error
+                return 0
+
+    return Writer()
+
+
+def _monitor(trt: Any, progress: Progress, total: int) -> Any:
+    """Tells steps of the outermost phase as shares of the bytes of weights."""
+
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)
+            self.root, self.step, self.told = "", 0, 0
+
+        def phase_start(self, name: str, parent: str | None, steps: int) -> None:
+            if parent is None:
+                self.root, self.step = name, total // max(1, steps)
+
+        def step_complete(self, name: str, step: int) -> bool:
+            if name == self.root:
+                self._tell(min(self.step, total - self.told))
+            return True
+
+        def phase_finish(self, name: str) -> None: ...
+
+        def finish(self) -> None:
+            self._tell(total - self.told)
+
+        def _tell(self, count: int) -> None:
+            self.told += count
+            progress.advance(count)
+
+    return Monitor()

@@ -1,0 +1,29 @@
+"""Target `tensorrt`: engines on a Jetson or a server's GPU; answers are launched as one CUDA graph a token."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ..errors import InstallError
+from ..manifest import Manifest
+from ..tensorrt_session import Library, TrtEngine
+from .portable import cache_state
+
+__all__ = ["cache_state", "open"]
+
+
+def open(bundle: Path, manifest: Manifest, threads: int | None) -> TrtEngine:
+    """Load both engines; raises InstallError for missing packages, EngineError without a GPU, and BundleError where
+    `build_engines.sh` was not run yet."""
+    try:
+        import tensorrt as trt
+    except ImportError as error:
+        raise InstallError(
+            "TensorRT is not installed", fix="pip install 'qvl-runtime[tensorrt]'; a Jetson has it in JetPack"
+        ) from error
+    return TrtEngine(bundle, manifest, Library(trt, "TensorRT", _make_context, record=True))
+
+
+def _make_context(engine: Any, file: str) -> Any:
+    return engine.create_execution_context()

@@ -1,0 +1,75 @@
+"""Target `tensorrt_rtx`: engines on a GeForce or RTX GPU; kernels compiled for it are kept for the next start."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+from typing import Any
+
+from ..errors import InstallError
+from ..manifest import MANIFEST, Manifest, sha256
+from ..tensorrt_engine import MakeContext
+from ..tensorrt_session import Library, TrtEngine
+from .portable import cache_state
+
+__all__ = ["cache_state", "open"]
+LIBRARY = "TensorRT-RTX"
+
+
+def open(bundle: Path, manifest: Manifest, threads: int | None) -> TrtEngine:
+    """Load both engines; raises InstallError for missing packages, EngineError without a GPU."""
+    try:
+        import tensorrt_rtx as trt
+    except ImportError as error:
+        raise InstallError(f"{LIBRARY} is not installed", fix="pip install 'qvl-runtime[tensorrt-rtx]'") from error
+    kernels = KernelCache(sha256(bundle / MANIFEST)[:16])
+    return RtxEngine(bundle, manifest, Library(trt, LIBRARY, kernels.make_context(trt), record=False), kernels)
+
+
+class RtxEngine(TrtEngine):
+    """Keeps the kernels when it is closed."""
+
+    def __init__(self, bundle: Path, manifest: Manifest, library: Library, kernels: KernelCache) -> None:
+        super().__init__(bundle, manifest, library)
+        self._kernels = kernels
+
+    def close(self) -> None:
+        """Free everything; any later call raises EngineError."""
+        self._kernels.save()
+        super().close()
+
+
+class KernelCache:
+    """The runtime caches of a bundle's engines, in the user's cache directory: a file an engine."""
+
+    def __init__(self, name: str) -> None:
+        home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        self._directory = Path(home) / "qvl-runtime" / name
+        self._caches: dict[str, Any] = {}
+
+    def make_context(self, trt: Any) -> MakeContext:
+        """Contexts that share their engine's cache, and are captured as CUDA graphs by the library itself."""
+
+        def make(engine: Any, file: str) -> Any:
+            config = engine.create_runtime_config()
+            config.cuda_graph_strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+            if file not in self._caches:
+                self._caches[file] = self._load(config.create_runtime_cache(), file)
+            config.set_runtime_cache(self._caches[file])
+            return engine.create_execution_context(config)
+
+        return make
+
+    def _load(self, cache: Any, file: str) -> Any:
+        with contextlib.suppress(OSError):  # the first start
+            cache.deserialize((self._directory / file).read_bytes())
+        return cache
+
+    def save(self) -> None:
+        """Write what was compiled; where that cannot be, the next start compiles again."""
+        with contextlib.suppress(OSError):
+            self._directory.mkdir(parents=True, exist_ok=True)
+            for file, cache in self._caches.items():
+                (self._directory / file).write_bytes(bytes(cache.serialize()))
+        self._caches.clear()

@@ -1,0 +1,218 @@
+"""Engine files built for real by TensorRT-RTX, which needs no GPU for it; what cannot be built is said in one line."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from qvl_export import ExportError, ExportPlan, cli, export
+from qvl_export.checkpoint import Checkpoint
+from qvl_export.engines import EngineOptions, building, capabilities, check
+from qvl_export.engines.profiles import most_windows, profiles
+from qvl_export.evaluate.tapping import exposed
+from qvl_export.progress import Silent
+from qvl_export.quant.qtensor import Layout
+from qvl_export.quant.stored import quantized_linears
+from qvl_export.targets.tensorrt_rtx import _configure
+from qvl_runtime import manifest as manifests
+from qvl_runtime.cuda import Cuda
+from qvl_runtime.errors import BundleError, EngineError, InstallError, QvlError
+from qvl_runtime.model import load
+from qvl_runtime.positions import Grid, window_layout
+from qvl_runtime.preprocess import resized_grid
+from tests.oracles.tiny import FAMILIES
+from tests.quant.test_gptq_checkpoint import EXAMPLES
+
+Checkpoints = Callable[[str, str], Path]
+CAPABILITIES = "8.6,120"
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("calib") / "page.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (112, 168, 3), np.uint8)).save(path)
+    return path
+
+
+def plan(checkpoint: Path, out: Path, page: Path, precision: str = "fp16") -> ExportPlan:
+    calib = () if precision.startswith("fp") else page
+    return ExportPlan(
+        checkpoint,
+        out,
+        target="tensorrt-rtx",
+        precision=precision,
+        max_pixels=512 * 512,
+        max_length=1024,
+        calib=calib,
+        compute_capability=CAPABILITIES,
+    )
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("precision", ["fp16", "int8", "int4"])
+def test_engines_of_every_family_and_precision(
+    checkpoint: Checkpoints, page: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], family: str, precision: str
+) -> None:
+    export(plan(checkpoint(family, "small"), tmp_path / "out", page, precision))
+    manifest = manifests.read(tmp_path / "out")
+    assert manifest.target == "tensorrt_rtx"
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "bundle.json",
+        "tokenizer.json",
+        "chat_template.jinja",
+        "vision.engine",
+        "llm.engine",
+    }
+    for name, graph in manifest.graphs.items():
+        assert graph.engine and graph.model == graph.engine.file == f"{name}.engine" and graph.data is None
+        assert graph.engine.compute_capabilities == [86, 120]
+        assert manifest.files[graph.model].size > 1_000_000  # kernels for the GPUs named, beside the tiny weights
+    said = capfd.readouterr()
+    assert "CUDA" not in said.out + said.err and "Error" not in said.out + said.err
+    with pytest.raises((EngineError, InstallError)):
+        Cuda()  # the engines above were built without a GPU
+    with pytest.raises((EngineError, InstallError), match=r"no CUDA GPU here|cuda-python is not installed"):
+        load(tmp_path / "out")
+
+
+def test_the_engines_of_videos(checkpoint: Checkpoints, page: Path, tmp_path: Path) -> None:
+    export(replace(plan(checkpoint("qwen2_5_vl", "small"), tmp_path / "out", page), profile="video"))
+    engine = manifests.read(tmp_path / "out").graphs["vision"].engine
+    assert engine and [profile.name for profile in engine.profiles] == ["page", "video-768", "video-384", "video-192"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"compute_capability": "86,87"}, r"does not build for compute capability 87 \(it does for 75, 80, 86"),
+        ({"compute_capability": "Ada"}, "'Ada' are no numbers"),
+        ({"precision": "int4", "compute_capability": "75"}, r"int4 weights need compute capability 80 .*not 75"),
+        ({"precision": "fp32"}, "no attention in fp32"),
+        ({"profile": "books"}, "profile 'books' is not known"),
+        ({"target": "cpu"}, "target 'cpu' builds no engines"),
+        ({"target": "tensorrt"}, "builds for the GPU it runs on"),
+        (
+            {"vision_precision": "int4", "calib": "page"},
+            r"linears of \d+ columns are not made of whole blocks of 64 \(another --block-size",
+        ),
+    ],
+)
+def test_what_cannot_be_built_is_refused_in_one_line(
+    checkpoint: Checkpoints, page: Path, tmp_path: Path, changes: dict[str, str], message: str
+) -> None:
+    source = checkpoint("qwen2_5_vl", "small")
+    asked = replace(plan(source, tmp_path / "out", page), **changes)  # type: ignore[arg-type]
+    if asked.calib:
+        asked = replace(asked, calib=page, block_size=64)
+    with pytest.raises(ExportError, match=message) as caught:
+        export(asked)
+    assert "\n" not in str(caught.value) and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)
+def test_gptq_checkpoints_are_built_where_they_are_symmetric(example: Path, page: Path, tmp_path: Path) -> None:
+    asked = plan(example, tmp_path / "out", page)
+    if any(linear.layout().asymmetric for linear in quantized_linears(Checkpoint(example)).values()):
+        with pytest.raises(ExportError, match=r"not symmetric int4, which is all that TensorRT-RTX takes \(export the"):
+            export(asked)
+        return
+    assert "int4 in blocks of" in export(asked).graphs["llm"].precision
+    with pytest.raises(ExportError, match="int4 weights need compute capability 80"):
+        export(replace(asked, out=tmp_path / "old", compute_capability="75"))
+
+
+@pytest.mark.parametrize("layout", [Layout(4, 32, asymmetric=True), Layout(8, 32)])
+def test_other_forms_of_stored_weights_are_refused(layout: Layout) -> None:
+    with pytest.raises(ExportError, match="not symmetric int4"):
+        check(EngineOptions(stored=frozenset({Layout(4, 32), layout})), "TensorRT")
+    check(EngineOptions(stored=frozenset({Layout(4, 32)})), "TensorRT")
+
+
+def test_engines_show_nothing_of_their_inside(checkpoint: Checkpoints, page: Path, tmp_path: Path) -> None:
+    export(plan(checkpoint("qwen2_vl", "small"), tmp_path / "out", page))
+    with pytest.raises(BundleError, match=r"has engines.*export --target portable"), exposed(tmp_path / "out", None):
+        pass
+
+
+def test_a_missing_library_is_named(
+    checkpoint: Checkpoints, page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
+    with pytest.raises(ExportError, match=r"not installed \(pip install 'qvl-export\[tensorrt-rtx\]'\)"):
+        export(plan(checkpoint("qwen2_vl", "small"), tmp_path / "out", page))
+
+
+def test_what_the_parser_says_is_told(
+    checkpoint: Checkpoints, page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A graph that the library does not take: one line with its words, and no bundle."""
+    from qvl_export.targets import portable
+
+    monkeypatch.setattr(portable.PortableTarget, "rotary", lambda self, op, x, *_: op.Unheard(x))
+    with pytest.raises(QvlError, match=r"vision\.onnx: TensorRT-RTX refuses the graph: .*Unheard"):
+        export(plan(checkpoint("qwen2_vl", "small"), tmp_path / "out", page))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_full_disk_is_an_error_and_no_crash(checkpoint: Checkpoints, tmp_path: Path) -> None:
+    """What a callback raises inside the library would end the process."""
+    import tensorrt_rtx
+
+    limits = {"max_pixels": 100_000, "max_length": 512}
+    export(ExportPlan(checkpoint("qwen2_vl", "small"), tmp_path / "out", target="portable", **limits))
+    manifest = manifests.read(tmp_path / "out")
+    entry, model = manifest.graphs["vision"], tmp_path / "out" / "vision.onnx"
+    with pytest.raises(OSError, match="No space left"):
+        building.build(
+            model,
+            Path("/dev/full"),
+            entry,
+            profiles("vision", manifest, "pages"),
+            building.Library(tensorrt_rtx, "TensorRT-RTX", (86,), partial(_configure, tensorrt_rtx, (86,))),
+            Silent(),
+        )
+
+
+def test_the_command_line_takes_both_spellings(
+    checkpoint: Checkpoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for target in ("tensorrt-rtx", "tensorrt_rtx"):
+        arguments = [str(checkpoint("qwen2_vl", "small")), str(tmp_path / target), "--target", target, "--force"]
+        limits = ["--compute-capability", "89", "--max-pixels", "100000", "--max-length", "512", "--profile", "pages"]
+        monkeypatch.setattr(sys, "argv", ["qvl-export", "export", *arguments, *limits])
+        cli.main()
+        told = capsys.readouterr().out
+        assert "for compute capability 8.9" in told and "profile page" in told
+
+
+def test_spellings_of_compute_capabilities() -> None:
+    assert capabilities("8.6, 89,12.0,86") == (86, 89, 120) and capabilities(None) == ()
+
+
+@pytest.mark.parametrize("tokens", [1, 7, 64, 333])
+def test_no_image_has_more_windows_than_its_profile(tokens: int) -> None:
+    """Every shape of so many tokens that resizing can make, counted by the layout itself."""
+    most = 0
+    for rows in range(1, tokens + 1):
+        for columns in range(1, min(tokens // rows, 400) + 1):
+            most = max(most, len(window_layout(Grid(1, 2 * rows, 2 * columns), 2, 4).lengths))
+    assert most == most_windows(tokens, 4)
+
+
+def test_profiles_hold_every_page_within_the_pixel_bounds(checkpoint: Checkpoints, tmp_path: Path) -> None:
+    export(ExportPlan(checkpoint("qwen2_5_vl", "small"), tmp_path / "out", max_pixels=300_000, max_length=2048))
+    manifest = manifests.read(tmp_path / "out")
+    page = profiles("vision", manifest, "pages")[0]
+    rng = np.random.default_rng(0)
+    for width, height in rng.integers(10, 2000, (300, 2)).tolist():
+        grid = resized_grid((width, height), 1, manifest.image, manifest.image.max_pixels)
+        windows = window_layout(grid, 2, manifest.image.window)
+        sizes = {"patches": grid.h * grid.w, "windows": len(windows.lengths), "window_slots": len(windows.gather)}
+        assert all(size in page.axes[axis] for axis, size in sizes.items()), (width, height)

@@ -1,0 +1,300 @@
+"""The TensorRT sessions up to the last call: a fake library computes the same graphs on a fake GPU's memory.
+
+Real engines run only in the tests marked `gpu`.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from qvl_export import ExportError, ExportPlan, export
+from qvl_runtime import cuda as cudas
+from qvl_runtime import manifest as manifests
+from qvl_runtime.cuda import Cuda
+from qvl_runtime.errors import BundleError, EngineError, InstallError, PromptError
+from qvl_runtime.model import Model, load
+from qvl_runtime.positions import Grid
+from tests.oracles.fake_cuda import FakeCuda
+from tests.oracles.fake_tensorrt import library
+from tests.oracles.tiny import FAMILIES
+
+Checkpoints = Callable[[str, str], Path]
+TARGETS = ("tensorrt", "tensorrt_rtx")
+VERSIONS = {"tensorrt": "10.15.1", "tensorrt_rtx": "1.7.1"}
+TRTEXEC = """#!{python}
+import sys
+import onnx
+from tests.oracles import fake_tensorrt
+options = [word.lstrip("-").partition("=") for word in sys.argv[1:]]
+if options[0][0] == "help":
+    sys.exit(print("--stronglyTyped") or 0)
+named = {{name: value for name, _, value in options}}
+assert "skipInference" in named and "stronglyTyped" in named and named["memPoolSize"] == "workspace:2048"
+profiles = []
+for name, _, value in options:
+    if name == "profile":
+        assert int(value) == len(profiles)
+        profiles.append({{}})
+    elif name.endswith("Shapes"):
+        for word in value.split(","):
+            tensor, _, shape = word.partition(":")
+            profiles[-1].setdefault(tensor, []).append(tuple(map(int, shape.split("x"))))
+open(named["saveEngine"], "wb").write(fake_tensorrt.serialize(onnx.load(named["onnx"]), profiles))
+"""
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """The fakes that are installed, and where exports go."""
+
+    cuda: FakeCuda
+    monkeypatch: pytest.MonkeyPatch
+    work: Path
+
+    def install(self, versions: dict[str, str]) -> None:
+        for name, version in versions.items():
+            self.monkeypatch.setitem(sys.modules, name, library(self.cuda, version))
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Gpu:
+    """Both libraries and an Ampere GPU."""
+    cuda = FakeCuda(86)
+    monkeypatch.setattr(cudas, "runtime", lambda: cuda)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    found = Gpu(cuda, monkeypatch, tmp_path)
+    found.install(VERSIONS)
+    return found
+
+
+def make(source: Path, out: Path, target: str, **changes: Any) -> Path:
+    plan = ExportPlan(source, out, target=target, max_pixels=512 * 512, max_length=1024)
+    export(replace(plan, **changes))
+    return out
+
+
+def pages(count: int) -> list[dict[str, Any]]:
+    rng = np.random.default_rng(0)
+    sizes = ((84, 84), (196, 112), (56, 280))
+    images = [Image.fromarray(rng.integers(0, 256, (*sizes[i], 3), np.uint8)) for i in range(count)]
+    parts: list[dict[str, Any]] = [{"type": "image", "image": image} for image in images]
+    return [{"role": "user", "content": [*parts, {"type": "text", "text": "Read the text."}]}]
+
+
+def answers(model: Model) -> tuple[str, str, np.ndarray, np.ndarray]:
+    """Two prompts that share a prefix, teacher-forced logits of more tokens than one call gives, and features."""
+    first = model.generate(pages(2), max_new_tokens=12)
+    model.clear()
+    second = model.generate(pages(3), max_new_tokens=12)
+    forced = model.logits(pages(1), "0123456789" * 9)
+    return first, second, forced, model.encode(pages(1)[0]["content"][0]["image"])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("target", TARGETS)
+def test_answers_are_those_of_the_portable_bundle(checkpoint: Checkpoints, gpu: Gpu, family: str, target: str) -> None:
+    """The same graphs, once with arrays in ONNX Runtime and once by buffers, profiles and a cache of fixed size."""
+    source = checkpoint(family, "small")
+    expected = answers(load(make(source, gpu.work / "portable", "portable"), threads=1))
+    with load(make(source, gpu.work / "engines", target)) as model:
+        found = answers(model)
+    assert found[:2] == expected[:2]
+    for ours, theirs in zip(found[2:], expected[2:], strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=2e-3)
+    assert not gpu.cuda.buffers and not gpu.cuda.streams  # all that was allocated is freed
+
+
+def test_answers_are_replayed_as_cuda_graphs(checkpoint: Checkpoints, gpu: Gpu) -> None:
+    """The first token runs, the second is recorded, and clearing the cache, whose buffers move, starts afresh."""
+    with load(make(checkpoint("qwen2_vl", "small"), gpu.work / "out", "tensorrt")) as model:
+        first = model.stream(pages(1), max_new_tokens=8, ignore_eos=True)
+        text = "".join(first)
+        assert gpu.cuda.launched == 6  # of 7 steps
+        model.clear()
+        again = model.stream(pages(1), max_new_tokens=8, ignore_eos=True)
+        assert "".join(again) == text and again.run.tokens == first.run.tokens
+
+
+def test_a_video_takes_the_profile_of_videos(checkpoint: Checkpoints, gpu: Gpu) -> None:
+    frames = [np.random.default_rng(i).integers(0, 256, (84, 112, 3), np.uint8) for i in range(6)]
+    parts = [{"type": "video", "video": frames, "fps": 2.0}, {"type": "text", "text": "Read the text."}]
+    messages, source = [{"role": "user", "content": parts}], checkpoint("qwen2_5_vl", "small")
+    expected = load(make(source, gpu.work / "portable", "portable"), threads=1).generate(messages, max_new_tokens=8)
+    with load(make(source, gpu.work / "video", "tensorrt", profile="video")) as model:
+        assert model.generate(messages, max_new_tokens=8) == expected
+    with (
+        load(make(source, gpu.work / "pages", "tensorrt")) as model,
+        pytest.raises(
+            PromptError, match=r"vision\.engine: 3 temporal patches a video, it was built for 1 \(.*--profile video"
+        ),
+    ):
+        model.generate(messages, max_new_tokens=8)
+
+
+def test_a_hybrid_has_one_cache_for_both_engines(checkpoint: Checkpoints, gpu: Gpu) -> None:
+    page = gpu.work / "page.png"
+    pages(1)[0]["content"][0]["image"].save(page)
+    source, hybrid = checkpoint("qwen2_vl", "small"), {"precision": "hybrid", "calib": page}
+    expected = load(make(source, gpu.work / "portable", "portable", **hybrid), threads=1).generate(pages(1))
+    with load(make(source, gpu.work / "out", "tensorrt", **hybrid)) as model:
+        assert set(model.manifest.graphs) == {"vision", "llm", "llm_decode"}
+        assert model.generate(pages(1)) == expected
+
+
+def test_a_page_beyond_the_profile_is_refused_in_one_line(checkpoint: Checkpoints, gpu: Gpu) -> None:
+    """As when a manifest's pixel bound is larger than what the engine was built for."""
+    with load(make(checkpoint("qwen2_vl", "small"), gpu.work / "out", "tensorrt_rtx")) as model:
+        patches = np.zeros((1, 60 * 60, model.manifest.image.patch_dim), np.float32)
+        with pytest.raises(
+            PromptError, match=r"vision\.engine: 3,600 patches a page, it was built for 16 to 1,336 \(resize it"
+        ) as caught:
+            model._engine.encode(patches, Grid(1, 60, 60))
+        assert "\n" not in str(caught.value) and "--max-pixels" in str(caught.value)
+
+
+def test_a_gpu_that_is_too_small_or_not_meant_or_missing(checkpoint: Checkpoints, gpu: Gpu) -> None:
+    out = make(checkpoint("qwen2_vl", "small"), gpu.work / "out", "tensorrt_rtx", compute_capability="86,120")
+    gpu.cuda.memory = 200_000
+    model = load(out)
+    for _ in range(2):
+        with pytest.raises(EngineError, match=r"not enough GPU memory \(smaller pages"):
+            model.generate(pages(1))
+    gpu.cuda.memory = 1 << 30
+    assert model.generate(pages(1), max_new_tokens=2)
+    model.close()
+    gpu.cuda.memory, gpu.cuda.capability = 1 << 30, 75
+    with pytest.raises(BundleError, match=r"built for compute capability 86, 120, this GPU has 75 \(export with"):
+        load(out)
+    gpu.cuda.memory = 0
+    with pytest.raises(EngineError, match=r"no CUDA GPU here: .*cudaErrorNoDevice \(install the NVIDIA driver"):
+        load(out)
+
+
+@pytest.mark.parametrize(
+    ("target", "fix"), [("tensorrt", "qvl-runtime[tensorrt]"), ("tensorrt_rtx", "qvl-runtime[tensorrt-rtx]")]
+)
+def test_missing_packages_are_named(checkpoint: Checkpoints, gpu: Gpu, target: str, fix: str) -> None:
+    out = make(checkpoint("qwen2_vl", "small"), gpu.work / "out", target)
+    gpu.monkeypatch.setitem(sys.modules, target, None)
+    with pytest.raises(InstallError) as caught:
+        load(out)
+    assert fix in str(caught.value)
+
+
+def test_an_engine_of_another_version_is_refused(checkpoint: Checkpoints, gpu: Gpu) -> None:
+    out = make(checkpoint("qwen2_vl", "small"), gpu.work / "out", "tensorrt_rtx")
+    engine = out / "vision.engine"
+    engine.write_bytes(b"x" * engine.stat().st_size)
+    with pytest.raises(BundleError, match=r"TensorRT-RTX 1\.7\.1 refuses the engine, .* built: magic tag"):
+        load(out)
+    assert not gpu.cuda.streams
+
+
+def test_a_closed_model_says_so(checkpoint: Checkpoints, gpu: Gpu) -> None:
+    model = load(make(checkpoint("qwen2_vl", "small"), gpu.work / "out", "tensorrt"))
+    model.close()
+    model.close()
+    with pytest.raises(EngineError, match="the model is closed"):
+        model.generate(pages(1))
+
+
+def test_compiled_kernels_are_kept_for_the_next_start(checkpoint: Checkpoints, gpu: Gpu) -> None:
+    out = make(checkpoint("qwen2_vl", "small"), gpu.work / "out", "tensorrt_rtx")
+    for start in (1, 2):
+        with load(out) as model:
+            model.generate(pages(1), max_new_tokens=2)
+        kept = sorted((gpu.work / "cache" / "qvl-runtime").rglob("*.engine"))
+        assert [(file.name, file.read_bytes()) for file in kept] == [
+            ("llm.engine", b"kernel" * start),
+            ("vision.engine", b"kernel" * start),
+        ]
+
+
+@pytest.mark.parametrize("version", ["10.15.1", "11.1.0"])
+def test_the_builder_on_a_machine_with_a_gpu(checkpoint: Checkpoints, gpu: Gpu, version: str) -> None:
+    """Typed by flag before 11; what was measured is kept for the next build."""
+    gpu.install({"tensorrt": version})
+    flags = []
+    fake: Any = sys.modules["tensorrt"]
+    builder = fake.Builder
+
+    class Watched(builder):  # type: ignore[misc, valid-type]
+        def create_network(self, given: int) -> SimpleNamespace:
+            flags.append(given)
+            return super().create_network(given)
+
+    fake.Builder = Watched
+    manifest = manifests.read(make(checkpoint("qwen2_vl", "small"), gpu.work / "out", "tensorrt"))
+    engine = manifest.graphs["llm"].engine
+    assert engine and (engine.builder, engine.compute_capabilities) == (f"TensorRT {version}", [86])
+    assert flags == [2 if version.startswith("10.") else 0] * 2
+    (kept,) = (gpu.work / "cache" / "qvl-export").iterdir()
+    assert (kept.name, kept.read_bytes()) == (f"tensorrt-{version}-sm86.timing", b"measured" * 2)
+
+
+def test_an_old_tensorrt_is_refused(checkpoint: Checkpoints, gpu: Gpu) -> None:
+    gpu.install({"tensorrt": "10.3.0"})
+    with pytest.raises(ExportError, match=r"TensorRT 10\.3\.0 is too old \(install 10\.15 or later\)"):
+        make(checkpoint("qwen2_vl", "small"), gpu.work / "out", "tensorrt")
+
+
+def test_the_device_builds_its_own_engines(checkpoint: Checkpoints, gpu: Gpu) -> None:
+    """Exported where there is no TensorRT; `build_engines.sh` and a fake trtexec then make what the session loads."""
+    source = checkpoint("qwen2_5_vl", "small")
+    expected = load(make(source, gpu.work / "portable", "portable"), threads=1).generate(pages(2), max_new_tokens=8)
+    gpu.monkeypatch.setitem(sys.modules, "tensorrt", None)
+    out = make(source, gpu.work / "out", "tensorrt", profile="video")
+    gpu.install({"tensorrt": "10.15.1"})
+    entry = manifests.read(out).graphs["llm"]
+    assert entry.model == "llm.onnx" and entry.engine and entry.engine.builder is None
+    with pytest.raises(BundleError, match=r"vision\.engine: is not built yet \(run build_engines\.sh"):
+        load(out)
+    trtexec = gpu.work / "trtexec"
+    trtexec.write_text(TRTEXEC.format(python=sys.executable))
+    trtexec.chmod(0o755)
+    here = {**os.environ, "TRTEXEC": str(trtexec), "PYTHONPATH": os.pathsep.join([*sys.path, os.getcwd()])}
+    subprocess.run(["sh", out / "build_engines.sh"], env=here, check=True, cwd="/", timeout=120)
+    with load(out) as model:
+        assert model.generate(pages(2), max_new_tokens=8) == expected
+
+
+def test_the_script_without_trtexec(checkpoint: Checkpoints, gpu: Gpu) -> None:
+    gpu.monkeypatch.setitem(sys.modules, "tensorrt", None)
+    out = make(checkpoint("qwen2_vl", "small"), gpu.work / "out", "tensorrt")
+    here = {**os.environ, "TRTEXEC": str(gpu.work / "nothing")}
+    done = subprocess.run(["sh", out / "build_engines.sh"], env=here, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2 and "install TensorRT" in done.stderr and done.stderr.count("\n") == 1
+
+
+def has_gpu() -> bool:
+    try:
+        Cuda().close()
+    except (EngineError, InstallError):
+        return False
+    return True
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not has_gpu(), reason="NO GPU HERE: engines are built but never run; see docs/deploying.md")
+@pytest.mark.parametrize("target", TARGETS)
+def test_real_engines_answer_as_the_portable_bundle(checkpoint: Checkpoints, tmp_path: Path, target: str) -> None:
+    pytest.importorskip(target)
+    source = checkpoint("qwen2_5_vl", "small")
+    expected = answers(load(make(source, tmp_path / "portable", "portable")))
+    capability = {"compute_capability": str(Cuda().compute_capability)} if target == "tensorrt_rtx" else {}
+    with load(make(source, tmp_path / "out", target, **capability)) as model:
+        found = answers(model)
+    assert found[:2] == expected[:2]
+    for ours, theirs in zip(found[2:], expected[2:], strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=0.05)
