@@ -19,7 +19,7 @@ from qvl_export.evaluate.cli import ItemProgress
 from qvl_export.evaluate.compare import ComparePlan, compare
 from qvl_export.evaluate.dataset import open_set
 from qvl_export.evaluate.report import markdown, write
-from qvl_export.evaluate.summary import Report
+from qvl_export.evaluate.results import Report
 from tests.heldout import HELDOUT, items
 from tests.oracles.tiny import REFERENCE
 

@@ -34,9 +34,12 @@ def what_is(page: Page, key: str) -> Question:
     return Question(WHAT_IS[page.language].format(key.lower()), "qa", (page.fields[key].text,))
 
 
-def locate(page: Page, key: str) -> Question:
-    """The box in pixels of the page, in the Qwen2.5-VL notation."""
-    answer = json.dumps({"bbox_2d": list(page.fields[key].box)})
+def locate(page: Page, key: str, relative: bool = False) -> Question:
+    """The box in pixels of the page (Qwen2.5-VL), or with `relative` in thousandths of its sides (Qwen3-VL)."""
+    box = list(page.fields[key].box)
+    if relative:
+        box = [round(1000 * place / page.image.size[index % 2]) for index, place in enumerate(box)]
+    answer = json.dumps({"bbox_2d": box})
     return Question(LOCATE[page.language].format(key.lower()), "grounding", (answer,))
 
 

@@ -11,6 +11,10 @@ from .errors import CheckpointError, ConfigError
 from .safetensors_file import StoredTensor, read_header
 
 MAX_JSON_BYTES = 64 << 20
+PICKLED = (
+    "convert them in transformers: from_pretrained(…), for Qwen-VL with trust_remote_code=True, then "
+    "save_pretrained(…, safe_serialization=True)"
+)
 
 
 class Checkpoint:
@@ -41,13 +45,19 @@ class Checkpoint:
         """`config.json`; raises ConfigError when it is missing."""
         config = self.json("config.json")
         if config is None:
-            is_adapter = (self.directory / "adapter_config.json").is_file()
-            raise ConfigError(
-                "is missing: " + ("this is a LoRA adapter" if is_adapter else "not a checkpoint directory"),
-                where=self.directory / "config.json",
-                fix="merge it into its base model with peft's merge_and_unload first" if is_adapter else "",
-            )
+            self._refuse_adapter()
+            raise ConfigError("is missing: not a checkpoint directory", where=self.directory / "config.json")
         return config
+
+    def _refuse_adapter(self) -> None:
+        """Raise CheckpointError for what peft saves: an adapter without the weights that it changes."""
+        if (adapter := self.json("adapter_config.json")) is not None:
+            base = adapter.get("base_model_name_or_path") or "its base model"
+            raise CheckpointError(
+                "is a LoRA adapter without the weights it changes",
+                where=self.directory,
+                fix=f"merge it into {base} with peft's merge_and_unload, save_pretrained, and export that",
+            )
 
     @cached_property
     def tensors(self) -> dict[str, StoredTensor]:
@@ -85,10 +95,12 @@ class Checkpoint:
             if Path(name).name != name:
                 raise CheckpointError(f"shard name {name!r} leaves the checkpoint directory", where=self.directory)
             if not (self.directory / name).is_file():
+                self._refuse_adapter()
+                pickled = any(self.directory.glob("pytorch_model*.bin*"))
                 raise CheckpointError(
-                    f"{name} is missing",
+                    f"{name} is missing" + (": there are only pickled weights (.bin)" if pickled else ""),
                     where=self.directory,
-                    fix="checkpoints must be safetensors; download all shards",
+                    fix=PICKLED if pickled else "checkpoints must be safetensors; download all shards",
                 )
         return [self.directory / name for name in names]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -38,6 +39,12 @@ def cli() -> None:
     default="cpu",
     show_default=True,
     help="Engine to export for: cpu, portable (ONNX for any), tensorrt-rtx (PC GPUs) or tensorrt (Jetson, servers).",
+)
+@click.option(
+    "--layout",
+    default="qvl",
+    show_default=True,
+    help="What OUT is to be: qvl (a bundle) or genai (a directory for ONNX Runtime GenAI).",
 )
 @click.option(
     "--precision",
@@ -81,6 +88,12 @@ def cli() -> None:
     "--rotate/--no-rotate",
     help="Fold a rotation into the language model's weights: better where a few channels are far larger than others.",
 )
+@click.option(
+    "--gptq-experts/--no-gptq-experts",
+    default=True,
+    show_default=True,
+    help="int4 experts by GPTQ, or, several times as fast, rounded to nearest.",
+)
 @click.option("--compute-capability", help="tensorrt-rtx: GPUs to build engines for (default: 86,89,120).")
 @click.option(
     "--profile",
@@ -96,6 +109,7 @@ def export(
     checkpoint: str,
     out: Path,
     target: str,
+    layout: str,
     precision: str,
     min_pixels: int | None,
     max_pixels: int | None,
@@ -112,6 +126,7 @@ def export(
     vision_weight: float,
     save_gptq: Path | None,
     rotate: bool,
+    gptq_experts: bool,
     compute_capability: str | None,
     profile: str,
     revision: str | None,
@@ -120,12 +135,13 @@ def export(
 ) -> None:
     """Export CHECKPOINT, a directory or a Hugging Face id, to the bundle directory OUT."""
     from .pipeline import ExportPlan
-    from .pipeline import export as run
+    from .pipeline import export as make
 
     plan = ExportPlan(
         checkpoint=checkpoint,
         out=out,
         target=target,
+        layout=layout,
         precision=precision,
         min_pixels=min_pixels,
         max_pixels=max_pixels,
@@ -144,12 +160,13 @@ def export(
         vision_weight=vision_weight,
         save_gptq=save_gptq,
         rotate=rotate,
+        gptq_experts=gptq_experts,
         compute_capability=compute_capability,
         profile=profile,
     )
     progress, began = RichProgress(quiet), time.perf_counter()
     try:
-        manifest = run(plan, progress)
+        manifest = make(plan, progress)
     finally:
         progress.stop()
     if not quiet:
@@ -193,11 +210,16 @@ register(cli)
 
 
 def main() -> None:
-    """The console script: errors become one line, usage errors too."""
+    """The console script."""
     if sys.argv[1:2] and sys.argv[1] in DELEGATED:  # before click, which would swallow a `--`
         sys.exit(runtime_main(sys.argv[1:], program="qvl-export"))
+    run(cli, sys.argv[1:])
+
+
+def run(command: click.Command, arguments: Sequence[str], program: str | None = None) -> None:
+    """Run a command as `program` on arguments; errors become one line and an exit code, usage errors too."""
     try:
-        cli(standalone_mode=False)
+        command.main(arguments, program, standalone_mode=False)
     except QvlError as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(BAD_INPUT)

@@ -79,6 +79,8 @@ def manifest(
         max_length=spec.max_positions,
         deepstack_layers=text.deepstack_layers,
         rotation_seed=text.rotation_seed,
+        flat_positions=text.flat_positions,
+        ntk_length=text.ntk_length,
     )
     return Manifest(
         schema_version=SCHEMA_VERSION,

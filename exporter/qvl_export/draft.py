@@ -12,6 +12,7 @@ from qvl_runtime.manifest import Calibration, GraphEntry, Manifest
 from . import bundle, describe, texts
 from .engines import Finisher
 from .graph import weights
+from .graph.build import Graph
 from .opening import Opened, build_graph
 from .progress import Progress
 from .quant import stored
@@ -19,13 +20,17 @@ from .quant.work import Quantized
 
 
 class Draft:
-    """What an export writes to `directory`: the text files at once, then one graph after another."""
+    """What an export writes to `directory`: the text files at once, then one graph after another.
+
+    `graphs` are those written, by name.
+    """
 
     def __init__(self, opened: Opened, directory: Path) -> None:
         self.directory = directory
         self._opened = opened
         names = texts.write(opened.checkpoint, opened.spec, directory)
         self._files = {name: bundle.file_entry(directory / name) for name in names}
+        self.graphs: dict[str, Graph] = {}
         self._entries: dict[str, GraphEntry] = {}
         self._stored: dict[str, ir.ExternalTensor] = {}
         self._read_hash = hashlib.sha256()
@@ -40,7 +45,7 @@ class Draft:
         """Write a graph and its weights, those that `quantized` has instead of the checkpoint's."""
         opened, target = self._opened, self._opened.targets[name]
         linears = opened.linears(quantized)
-        graph = build_graph(name, opened.spec, target, linears)
+        graph = self.graphs[name] = build_graph(name, opened.spec, target, linears)
         sources = {**opened.sources, **quantized.tensors, **stored.packed_parts(linears, target)}
         progress.stage(f"writing {name}", weights.source_bytes(graph, sources))
         data = self.directory / f"{name}.onnx.data"
@@ -59,9 +64,3 @@ class Draft:
             (self.directory / name).unlink()
             del self._files[name]
         self._files |= {name: bundle.file_entry(self.directory / name) for name in finished.added}
-
-    def finish(self, calibration: Calibration | None) -> Manifest:
-        """Write the manifest, last of all."""
-        manifest = self.manifest(calibration)
-        bundle.write_manifest(self.directory, manifest)
-        return manifest

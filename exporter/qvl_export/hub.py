@@ -17,6 +17,7 @@ NEEDED = [
     "processor_config.json",
     "tokenizer.json",
     "tokenizer_config.json",
+    "qwen.tiktoken",
     "chat_template.jinja",
     "chat_template.json",
     "quantize_config.json",
@@ -24,6 +25,7 @@ NEEDED = [
     "model.safetensors",
     "model-*.safetensors",
     "model.safetensors.index.json",
+    "pytorch_model.bin.index.json",  # tells that weights are there, but pickled
 ]
 _REPO_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 

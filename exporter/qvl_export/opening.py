@@ -17,7 +17,6 @@ from .graph import build, weights
 from .plan import ExportPlan
 from .progress import Progress
 from .quant import precision, rotate, schemes, stored
-from .quant.gptq_checkpoint import GptqLinear
 from .quant.quantizer import MIXED
 from .quant.work import Quantized
 from .safetensors_file import Tensor
@@ -47,7 +46,7 @@ class Opened:
     source: describe.Source
     spec: ModelSpec
     tensors: Mapping[str, Tensor]
-    own: Mapping[str, GptqLinear]
+    own: Linears
     sources: Mapping[str, weights.Source]
 
     def floats(self, name: str) -> str:
@@ -85,11 +84,11 @@ def open_checkpoint(plan: ExportPlan, precisions: Mapping[str, str], progress: P
     progress.stage(f"locating {plan.checkpoint}")
     checkpoint, revision = hub.locate(str(plan.checkpoint), plan.revision)
     source = describe.Source(str(plan.checkpoint), checkpoint.directory, revision)
+    own = stored.quantized_linears(checkpoint)
     spec = plan.adjusted(families.read_spec(checkpoint))
     _check_depth(spec, checkpoint)
-    tensors = rotate.rotated(checkpoint.tensors, spec)
+    tensors = rotate.rotated(families.tensors(checkpoint, spec), spec)
     progress.stage(f"building the graphs of {spec.family}")
-    own = stored.quantized_linears(checkpoint)
     sources = _match(spec, tensors, checkpoint.directory, lowered, own)
     return Opened(plan, precisions, lowered, checkpoint, source, spec, tensors, own, sources)
 

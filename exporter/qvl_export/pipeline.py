@@ -7,7 +7,7 @@ from pathlib import Path
 
 from qvl_runtime.manifest import Manifest
 
-from . import bundle, targets
+from . import atomic, layouts, targets
 from .draft import Draft
 from .errors import ExportError
 from .graph import build
@@ -25,17 +25,21 @@ __all__ = ["ExportPlan", "Progress", "Silent", "export", "sensitivity"]
 
 
 def export(plan: ExportPlan, progress: Progress | None = None) -> Manifest:
-    """Make a bundle and return its manifest; nothing is left behind on an error.
+    """Make a bundle, or what the plan's layout has in its place, and return the bundle's manifest.
+
+    Nothing is left behind on an error.
 
     Raises ExportError (ConfigError, CheckpointError, HubError, OutputError).
     """
     progress, out, precisions = progress or Silent(), Path(plan.out), plan.precisions()
-    bundle.check_free(out, plan.force)
+    layout = layouts.find(plan.layout)
+    atomic.check_free(out, plan.force, layout.PRODUCT)
     opened = open_checkpoint(plan, precisions, progress)
+    layout.check(opened)
     _check_save_gptq(opened)
     quantizer, made = _quantizer(opened), Quantized()
     finisher = targets.finisher(plan.target, opened.engine_options)
-    with bundle.writing(out, plan.force) as directory:
+    with atomic.writing(out, plan.force, layout.PRODUCT) as directory:
         draft = Draft(opened, directory)
         for name in precisions:
             if quantizer:
@@ -43,7 +47,8 @@ def export(plan: ExportPlan, progress: Progress | None = None) -> Manifest:
             draft.add(name, made, progress)
         if finisher:
             draft.finish_with(finisher, progress)
-        manifest = draft.finish(quantizer.calibration(progress.stage) if quantizer else None)
+        manifest = draft.manifest(quantizer.calibration(progress.stage) if quantizer else None)
+        layout.finish(directory, opened, draft.graphs, manifest)
         _save_gptq(opened, made, progress)
     if quantizer:
         quantizer.clean()
@@ -99,6 +104,8 @@ def _check_save_gptq(opened: Opened) -> None:
         return
     if opened.precisions["llm"] != "int4":
         raise ExportError("--save-gptq writes what was quantized", fix="add --llm-precision int4, or leave it out")
+    if "model.embed_tokens.weight" not in opened.checkpoint.tensors:
+        raise ExportError(f"--save-gptq does not know the names of family {spec.family}", fix="leave it out")
     scheme = schemes.find("int4", plan.options)
     shapes = build.llm_weights(spec.text, opened.targets["llm"])
     linears = {name: SavedLinear(name, Path(), scheme.layout(shape[1]), *shape) for name, shape in shapes.items()}

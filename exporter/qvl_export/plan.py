@@ -25,7 +25,7 @@ class ExportPlan:
     `checkpoint` is a directory or a Hugging Face id; `min_pixels` and `max_pixels` override the checkpoint's;
     `max_length` bounds prompt and answer together (8,192, or the model's limit if that is lower); `accuracy_level` 4
     multiplies 4- and 8-bit weights with activations rounded to int8, 0 keeps activations float32. Linears that the
-    checkpoint holds quantized (GPTQ) are used as they are. `precision` "int8" multiplies integers in both towers
+    checkpoint holds quantized (GPTQ, AWQ) are used as they are. `precision` "int8" multiplies integers in both towers
     (W8A8), "int4" does so in the vision tower and has the language model's weights in int4 by GPTQ, `block_size`
     columns a scale, "hybrid" holds the language model twice, in int8 for prompts and in int4 for answers;
     `vision_precision` and `llm_precision` choose for one tower. Both are calibrated on up to `samples`
@@ -36,9 +36,10 @@ class ExportPlan:
     `vision_weight` is what an image token counts in the Hessians of GPTQ, a text token counting one. The directory
     `save_gptq` gets the int4 language model as a GPTQ checkpoint too. `rotate` folds a rotation of hidden states into
     the weights of the language model, which changes no answer of a float bundle and makes a quantized
-    one more accurate where few channels are far larger than the others (see docs/decisions.md). Targets that build
-    engines do so for the GPUs of `compute_capability`, such as "86,89,120", and for what `profile` says they are to
-    read: "pages", or "video" too.
+    one more accurate where few channels are far larger than the others (see docs/decisions.md). Without `gptq_experts`
+    int4 experts are rounded to nearest, which is several times as fast. `layout` "genai" makes a directory for ONNX
+    Runtime GenAI instead of a bundle (see docs/interop.md). Targets that build engines do so for the GPUs of
+    `compute_capability`, such as "86,89,120", and for what `profile` says they are to read: "pages", or "video" too.
     """
 
     checkpoint: str | Path
@@ -62,6 +63,8 @@ class ExportPlan:
     vision_weight: float = 1.0
     save_gptq: str | Path | None = None
     rotate: bool = False
+    gptq_experts: bool = True
+    layout: str = "qvl"
     compute_capability: str | None = None
     profile: str = "pages"
 
@@ -86,7 +89,7 @@ class ExportPlan:
 
     @property
     def options(self) -> schemes.Options:
-        return schemes.Options(self.block_size, self.reduce_range)
+        return schemes.Options(self.block_size, self.reduce_range, self.gptq_experts)
 
     def precisions(self) -> dict[str, str]:
         """The precision of every graph by name; raises ExportError for unknown ones."""
@@ -116,6 +119,11 @@ class ExportPlan:
             schemes.find(chosen, self.options)
 
     def _pixels(self, spec: ModelSpec) -> tuple[int, int]:
+        if spec.image.square and (self.min_pixels or self.max_pixels):
+            raise ExportError(
+                f"family {spec.family} sees every image in {spec.image.square} × {spec.image.square} pixels",
+                fix="leave --min-pixels and --max-pixels out",
+            )
         low, high = self.min_pixels or spec.image.min_pixels, self.max_pixels or spec.image.max_pixels
         if self.max_pixels and not self.min_pixels:
             low = min(low, high)

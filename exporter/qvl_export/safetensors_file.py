@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Protocol
 
@@ -26,8 +26,10 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "BF16": np.dtype(ml_dtypes.bfloat16),
     "F16": np.dtype(np.float16),
     "F32": np.dtype(np.float32),
-    "I32": np.dtype(np.int32),  # packed codes of GPTQ checkpoints
+    "I32": np.dtype(np.int32),  # packed codes of GPTQ and AWQ checkpoints
 }
+QUANTIZED = ("F8_E4M3", "F8_E5M2", "F8_E8M0", "I8", "U8")
+"""Element types of FP8, compressed-tensors and bitsandbytes checkpoints."""
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -67,6 +69,11 @@ class StoredTensor:
     @property
     def nbytes(self) -> int:
         return self.size * self.dtype.itemsize
+
+    def part(self, first: int, rows: int) -> StoredTensor:
+        """Some of its rows, as a tensor of their own."""
+        row = self.nbytes // self.shape[0]
+        return replace(self, shape=(rows, *self.shape[1:]), start=self.start + first * row)
 
     def chunks(self, chunk_bytes: int = CHUNK_BYTES) -> Iterator[Array]:
         """The elements in order, flat, as many whole rows at a time as fit into `chunk_bytes` (at least one)."""
@@ -136,8 +143,9 @@ def _check_layout(tensors: list[StoredTensor], path: Path, base: int, file_size:
 def _stored(name: str, entry: _HeaderEntry, path: Path, base: int, file_size: int) -> StoredTensor:
     begin, end = entry.data_offsets
     if entry.dtype not in DTYPES:
+        hint = "; quantized weights? export the bfloat16 release" if entry.dtype in QUANTIZED else ""
         raise CheckpointError(
-            f"tensor {name} has element type {entry.dtype}", where=path, fix=f"supported: {', '.join(DTYPES)}"
+            f"tensor {name} has element type {entry.dtype}", where=path, fix=f"supported: {', '.join(DTYPES)}{hint}"
         )
     tensor = StoredTensor(name, path, DTYPES[entry.dtype], tuple(entry.shape), base + begin)
     if end - begin != tensor.nbytes:

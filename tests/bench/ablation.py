@@ -25,12 +25,13 @@ from rich.progress import track
 from rich.table import Table
 
 from qvl_export import ExportPlan, export
+from qvl_export.distributions import divergence, log_softmax
 from qvl_export.quant.gptq import round_to_nearest
 from qvl_export.quant.qtensor import Layout, QTensor
 from qvl_export.quant.schemes import int4
 from qvl_runtime.model import Model, load
 from tests.bench.quantization import CALIBRATION, LIMIT
-from tests.heldout import character_error_rate, items, log_softmax
+from tests.heldout import character_error_rate, items
 from tests.oracles.tiny import REFERENCE
 from tests.quant.test_int8 import twin
 
@@ -56,7 +57,7 @@ class Held:
     def measure(self, model: Model) -> list[str]:
         """Mean KL(fp16 ‖ model) along the answers of fp16, how often both favour the same token, and CER."""
         pairs = list(zip(self.expected, self._distributions(model), strict=True))
-        kl = np.concatenate([(np.exp(p) * (p - q)).sum(-1) for p, q in pairs]).mean()
+        kl = np.concatenate([divergence(p, q) for p, q in pairs]).mean()
         same = np.concatenate([p.argmax(-1) == q.argmax(-1) for p, q in pairs]).mean()
         answers = [model.generate(item.messages, LIMIT) for item in self.questions]
         rate = character_error_rate(answers, [item.answer for item in self.questions])

@@ -15,8 +15,9 @@ from rich.console import Console
 from rich.table import Table
 
 from qvl_export import ExportPlan, export
+from qvl_export.distributions import divergence, log_softmax
 from qvl_runtime.model import Model, load
-from tests.heldout import Item, character_error_rate, items, log_softmax
+from tests.heldout import Item, character_error_rate, items
 from tests.oracles.tiny import REFERENCE
 
 CALIBRATION = Path(__file__).parents[2] / "calib_data" / "calibration"
@@ -29,7 +30,7 @@ def divergences(reference: Model, other: Model, questions: list[Item], answers: 
     for item, answer in zip(questions, answers, strict=True):
         if answer:
             p, q = (log_softmax(model.logits(item.messages, answer)) for model in (reference, other))
-            kl.append((np.exp(p) * (p - q)).sum(-1))
+            kl.append(divergence(p, q))
             same.append(p.argmax(-1) == q.argmax(-1))
     return float(np.concatenate(kl).mean()), float(np.concatenate(same).mean())
 

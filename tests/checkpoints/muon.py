@@ -36,9 +36,10 @@ class Muon(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         for group in self.param_groups:
-            directions = [self._direction(p, group["momentum"]) for p in group["params"]]
+            trained = [p for p in group["params"] if p.grad is not None]
+            directions = [self._direction(p, group["momentum"]) for p in trained]
             updates = self._orthogonalise(directions)
-            for p, update in zip(group["params"], updates, strict=True):
+            for p, update in zip(trained, updates, strict=True):
                 size = 0.2 * max(update.shape) ** 0.5
                 p.mul_(1 - group["lr"] * group["decay"]).add_(update.view_as(p), alpha=-group["lr"] * size)
 

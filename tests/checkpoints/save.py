@@ -1,6 +1,6 @@
-"""Write the trained reader as the reference checkpoint's weights.
+"""Write a trained reader as its checkpoint's weights.
 
-python -m tests.checkpoints.save STATE
+python -m tests.checkpoints.save FAMILY STATE
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from safetensors.torch import save_file
 
 from qvl_export.checkpoint import published_name
 
-from .train import HERE
+from .reader import FAMILIES
 
 
-def main(state: Path) -> None:
+def main(family: str, state: Path) -> None:
     """bfloat16 under the published names; the head is tied, the auxiliary head stays behind."""
     trained = torch.load(state, weights_only=True)["model"]
     weights = {
@@ -24,8 +24,8 @@ def main(state: Path) -> None:
         for name, tensor in trained.items()
         if name.startswith("reader.")
     }
-    save_file(weights, HERE / "model.safetensors", metadata={"format": "pt"})
+    save_file(weights, FAMILIES[family].directory / "model.safetensors", metadata={"format": "pt"})
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(sys.argv[1], Path(sys.argv[2]))

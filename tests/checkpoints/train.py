@@ -1,19 +1,19 @@
-"""Train the reference checkpoint: a Qwen2.5-VL of 5 M parameters that reads simple pages.
+"""Train a checkpoint of 5 M parameters that reads simple pages: the reference, or its Qwen3-VL sibling.
 
-    torchrun --nproc-per-node 2 -m tests.checkpoints.train OUT --minutes 120 [--init WEIGHTS]
+    torchrun --nproc-per-node 2 -m tests.checkpoints.train FAMILY OUT --minutes 120 [--init WEIGHTS]
 
 Data parallel over single-threaded processes (gloo); resumes from OUT/state.pt. Beside the answers' cross entropy an
-auxiliary head, dropped at the end, names the characters in every 28-pixel cell: it teaches the tower glyphs directly.
+auxiliary head, dropped at the end, names the characters in every cell: it teaches the tower glyphs directly.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import random
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -21,112 +21,26 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from safetensors.torch import load_file
-from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from calib_data.generator.page import Page
-from calib_data.generator.prompts import Question, locate, read, what_is
-from calib_data.generator.simple import simple_page
 from qvl_export.checkpoint import published_name
 
+from .language import HIDDEN
 from .muon import Muon
-from .reader import HIDDEN, Reader
+from .pages import IGNORE, LINES_A_CELL, SLOTS_A_LINE, Batch, Sampler
+from .reader import FAMILIES, Family, Reader
 
-HERE = Path(__file__).parent / "reference"
-MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073]).view(1, 3, 1, 1)
-STD = torch.tensor([0.26862954, 0.26130258, 0.27577711]).view(1, 3, 1, 1)
-CELL, LINES_A_CELL, SLOTS_A_LINE, CHARACTERS = 28, 2, 5, 96  # class 0 is blank, 1 + ord − 32 a printable
-IGNORE = -100
-
-
-@dataclass(frozen=True)
-class Batch:
-    images: Tensor
-    ids: Tensor
-    labels: Tensor
-    cells: Tensor
-    image_start: int
-
-
-def cell_targets(page: Page) -> Tensor:
-    """[cells, lines · slots] classes of the characters whose centres fall in each cell, line by line."""
-    width = page.image.width // CELL
-    cells: dict[int, list[list[int]]] = {}
-    for line in page.lines:
-        found: dict[int, list[int]] = {}
-        for span in line:
-            for character, (x, y) in zip(span.text, span.centres, strict=True):
-                if character != " ":
-                    row = min(int(y) // CELL, page.image.height // CELL - 1)
-                    found.setdefault(row * width + min(int(x) // CELL, width - 1), []).append(ord(character) - 31)
-        for cell, classes in found.items():
-            cells.setdefault(cell, []).append(classes[:SLOTS_A_LINE])
-    target = torch.zeros(width * (page.image.height // CELL), LINES_A_CELL, SLOTS_A_LINE, dtype=torch.long)
-    for cell, rows in cells.items():
-        for line, classes in enumerate(rows[:LINES_A_CELL]):
-            target[cell, line, : len(classes)] = torch.tensor(classes)
-    return target.flatten(1)
-
-
-class Sampler:
-    """Batches of pages of one size; `mix` says how often each level and question is drawn."""
-
-    def __init__(self, seed: int, tokenizer: Tokenizer, tokens: int) -> None:
-        self.rng, self.tokenizer, self.tokens = random.Random(seed), tokenizer, tokens
-        self.image_id = tokenizer.token_to_id("<|image_pad|>")
-        self.pad_id = tokenizer.token_to_id("<|endoftext|>")
-        self.prefix = self.encode(
-            "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n<|vision_start|>"
-        )
-        self.questions = 0.2
-
-    def encode(self, text: str) -> list[int]:
-        return list(self.tokenizer.encode(text, add_special_tokens=False).ids)
-
-    def question(self, page: Page) -> Question:
-        draw = self.rng.random()
-        if not page.fields or draw > self.questions:
-            return read(page)
-        key = self.rng.choice(list(page.fields))
-        return what_is(page, key) if draw < 0.75 * self.questions else locate(page, key)
-
-    def batches(self) -> Iterator[Batch]:
-        pools: dict[tuple[int, int], list[tuple[Page, Question]]] = {}
-        while True:
-            draw = self.rng.random()
-            page = simple_page(self.rng, 0 if draw < 0.02 else 1 if draw < 0.06 else 2)
-            pool = pools.setdefault(page.image.size, [])
-            pool.append((page, self.question(page)))
-            if len(pool) * (page.image.width * page.image.height // CELL**2 + 75) >= self.tokens:
-                yield self.collate(pools.pop(page.image.size))
-
-    def collate(self, items: list[tuple[Page, Question]]) -> Batch:
-        pixels = torch.from_numpy(np.stack([np.asarray(page.image) for page, _ in items]))
-        images = (pixels.permute(0, 3, 1, 2).float() / 255 - MEAN) / STD
-        count = images.shape[2] * images.shape[3] // CELL**2
-        prompts = [
-            [*self.prefix, *[self.image_id] * count]
-            + self.encode(f"<|vision_end|>{question.prompt}<|im_end|>\n<|im_start|>assistant\n")
-            for _, question in items
-        ]
-        answers = [self.encode(f"{question.answers[0]}<|im_end|>") for _, question in items]
-        longest = max(len(p) + len(a) for p, a in zip(prompts, answers, strict=True))
-        ids = torch.full((len(items), longest), self.pad_id)
-        labels = torch.full((len(items), longest), IGNORE)
-        for row, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
-            end = len(prompt) + len(answer)
-            ids[row, :end] = torch.tensor(prompt + answer)
-            labels[row, len(prompt) : end] = torch.tensor(answer)
-        cells = torch.stack([cell_targets(page) for page, _ in items])
-        return Batch(images, ids, labels, cells, len(self.prefix))
+CHARACTERS = 96
+PATIENCE = timedelta(hours=12)
+"""For the other process, which may have been stopped for a while."""
 
 
 class Trainer(nn.Module):
     """The reader with its auxiliary head; returns (answer loss, cell loss, answer top-1)."""
 
-    def __init__(self, vocab: int) -> None:
+    def __init__(self, family: Family, vocab: int) -> None:
         super().__init__()
-        self.reader = Reader(vocab)
+        self.reader = Reader(family, vocab)
         self.cells = nn.Linear(HIDDEN, LINES_A_CELL * SLOTS_A_LINE * CHARACTERS)
 
     def forward(self, batch: Batch, read: bool = True) -> tuple[Tensor, Tensor, Tensor]:
@@ -137,16 +51,19 @@ class Trainer(nn.Module):
         logits, features = self.reader(batch.images, batch.ids, batch.image_start, first - 1)
         logits, labels = logits[:, :-1].flatten(0, 1), batch.labels[:, first:].flatten()
         known = labels != IGNORE
-        answer = F.cross_entropy(logits[known], labels[known])
+        answer = F.cross_entropy(logits[known].float(), labels[known])
         top1 = (logits[known].argmax(-1) == labels[known]).float().mean()
         return answer, self.cell_loss(features, batch), top1
 
-    def cell_loss(self, features: Tensor, batch: Batch) -> Tensor:
-        """Cross entropy of the characters in every cell; empty slots, which are most, weigh a tenth."""
-        logits = self.cells(F.rms_norm(features, (HIDDEN,))).view(-1, CHARACTERS)
+    def cell_loss(self, features: list[Tensor], batch: Batch) -> Tensor:
+        """Cross entropy of the characters in every cell; empty slots, which are most, weigh a tenth.
+
+        The head reads the sum of the features, those for DeepStack included, so that each has its share of the glyphs.
+        """
+        logits = self.cells(F.rms_norm(torch.stack(features).sum(0), (HIDDEN,))).view(-1, CHARACTERS)
         target = batch.cells.flatten()
         weight = torch.where(target > 0, 1.0, 0.1)
-        return (F.cross_entropy(logits, target, reduction="none") * weight).sum() / weight.sum()
+        return (F.cross_entropy(logits.float(), target, reduction="none") * weight).sum() / weight.sum()
 
 
 def tower_batches(done: float) -> int:
@@ -173,24 +90,27 @@ def average_gradients(model: nn.Module) -> None:
 def optimizers(trainer: Trainer, rate: float) -> list[torch.optim.Optimizer]:
     """Muon for the matrices of the network, AdamW for embeddings, gains, biases and the auxiliary head."""
     named = list(trainer.reader.named_parameters())
-    matrices = [p for name, p in named if p.ndim >= 2 and "embed_tokens" not in name]
-    rest = [p for name, p in named if p.ndim < 2 or "embed_tokens" in name]
+    tables = ("embed_tokens", "pos_embed")
+    matrices = [p for name, p in named if p.ndim >= 2 and not any(table in name for table in tables)]
+    rest = [p for name, p in named if p.ndim < 2 or any(table in name for table in tables)]
     adam = torch.optim.AdamW([*rest, *trainer.cells.parameters()], lr=rate, betas=(0.9, 0.98), weight_decay=0.01)
     return [Muon(matrices, lr=rate), adam]
 
 
 def load(trainer: Trainer, both: list[torch.optim.Optimizer], out: Path, init: Path | None) -> tuple[int, float]:
+    """Steps and seconds of earlier runs; `init` gives all tensors that have the same name and shape."""
     state_path = out / "state.pt"
     if state_path.exists():
         state = torch.load(state_path, weights_only=True)
         trainer.load_state_dict(state["model"])
-        for optimizer, saved in zip(both, state.get("optimizers", []), strict=False):
+        for optimizer, saved in zip(both, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         return state["step"], state["seconds"]
     if init:
-        published = load_file(init)
-        names = trainer.reader.state_dict()
-        trainer.reader.load_state_dict({name: published[published_name(name)].float() for name in names})
+        published, own = load_file(init), trainer.reader.state_dict()
+        found = {name: published.get(published_name(name)) for name in own}
+        own |= {name: t.float() for name, t in found.items() if t is not None and t.shape == own[name].shape}
+        trainer.reader.load_state_dict(own)
     return 0, 0.0
 
 
@@ -205,59 +125,94 @@ def save(trainer: Trainer, both: list[torch.optim.Optimizer], out: Path, step: i
     os.replace(out / "state.tmp", out / "state.pt")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--minutes", type=float, default=120, help="all training, earlier runs included")
-    parser.add_argument("--init", type=Path, help="begin with the weights of a model.safetensors")
-    parser.add_argument("--tokens", type=int, default=2000, help="a step and process")
-    parser.add_argument("--rate", type=float, default=1e-3)
-    options = parser.parse_args()
-    dist.init_process_group("gloo")
-    rank = dist.get_rank()
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    tokenizer = Tokenizer.from_file(str(HERE / "tokenizer.json"))
-    trainer = Trainer(-(-tokenizer.get_vocab_size() // 64) * 64)
-    both = optimizers(trainer, options.rate)
-    options.out.mkdir(parents=True, exist_ok=True)
-    step, before = load(trainer, both, options.out, options.init)
-    sampler = Sampler(1_000_003 * (rank + 1) + step, tokenizer, options.tokens)
-    batches, start, seen, sums = sampler.batches(), time.time() - before, 0, np.zeros(3)
+@dataclass
+class Run:
+    """One process's side of the training; seconds are those it computed."""
+
+    trainer: Trainer
+    both: list[torch.optim.Optimizer]
+    batches: Iterator[Batch]
+    bfloat16: bool
+    step: int
+    seconds_before: float
+    seen: int = 0
+
+    @property
+    def seconds(self) -> float:
+        return self.seconds_before + time.process_time()
+
+    def backward(self, read: bool) -> np.ndarray:
+        """The gradients of one batch added; its answer loss, cell loss and top-1."""
+        batch = next(self.batches)
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.bfloat16):
+            answer, cell, top1 = self.trainer(batch, read)
+        (answer + 0.5 * cell).backward()
+        self.seen += len(batch.ids)
+        return np.array([answer.item(), cell.item(), top1.item()])
+
+    def update(self, tower: int, read: bool, rate: float) -> np.ndarray:
+        """One step of both optimizers after `tower` batches for the tower alone and perhaps one that is read."""
+        for group in (group for optimizer in self.both for group in optimizer.param_groups):
+            group["lr"] = rate
+        self.trainer.zero_grad()
+        figures = self.backward(read)
+        for _ in range(tower):
+            self.backward(read=False)
+        average_gradients(self.trainer)
+        nn.utils.clip_grad_norm_(self.trainer.parameters(), 1.0)
+        for optimizer in self.both:
+            optimizer.step()
+        self.step += 1
+        return figures
+
+
+def train(run: Run, out: Path, budget: float, rate: float, glyphs: float) -> None:
+    """Until process 0 has computed `budget` seconds; for the share `glyphs` of them the tower learns alone."""
+    first, sums = dist.get_rank() == 0, []
     while True:
-        clock = torch.tensor([(time.time() - start) / (options.minutes * 60)])
+        clock = torch.tensor([run.seconds / budget])
         dist.broadcast(clock, 0)
         done = float(clock)
         if done >= 1:
             break
-        for group in (group for optimizer in both for group in optimizer.param_groups):
-            group["lr"] = learning_rate(done, step, options.rate)
-        batch = next(batches)
-        trainer.zero_grad()
-        answer, cell, top1 = trainer(batch)
-        (answer + 0.5 * cell).backward()
-        for _ in range(tower_batches(done)):
-            extra = next(batches)
-            trainer(extra, read=False)[1].mul(0.5).backward()
-            seen += len(extra.ids)
-        average_gradients(trainer)
-        nn.utils.clip_grad_norm_(trainer.parameters(), 1.0)
-        for optimizer in both:
-            optimizer.step()
-        step, seen, sums = step + 1, seen + len(batch.ids), sums + [answer.item(), cell.item(), top1.item()]
-        if rank == 0 and step % 50 == 0:
-            answer_mean, cell_mean, top1_mean = sums / 50
+        now = learning_rate(done, run.step, rate)
+        sums.append(run.update(tower_batches(done), done >= glyphs, now))
+        if first and run.step % 50 == 0:
+            answer, cell, top1 = np.mean(sums[-50:], axis=0)
             print(
-                f"{step} {time.time() - start:.0f}s "
-                f"seen {dist.get_world_size() * seen} answer {answer_mean:.3f} cell {cell_mean:.3f} "
-                f"top1 {top1_mean:.4f} lr {learning_rate(done, step, options.rate):.1e}",
+                f"{run.step} {run.seconds:.0f}s seen {dist.get_world_size() * run.seen} answer {answer:.3f} "
+                f"cell {cell:.3f} top1 {top1:.4f} lr {now:.1e} {time.strftime('%H:%M:%S')}",
                 flush=True,
             )
-            sums = np.zeros(3)
-        if rank == 0 and step % 100 == 0:
-            save(trainer, both, options.out, step, time.time() - start)
-    if rank == 0:
-        save(trainer, both, options.out, step, time.time() - start)
+        if first and run.step % 100 == 0:
+            save(run.trainer, run.both, out, run.step, run.seconds)
+    if first:
+        save(run.trainer, run.both, out, run.step, run.seconds)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("family", choices=FAMILIES)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--minutes", type=float, default=120, help="computed by one process, earlier runs included")
+    parser.add_argument("--init", type=Path, help="begin with the weights of a model.safetensors where they fit")
+    parser.add_argument("--tokens", type=int, default=2000, help="a step and process")
+    parser.add_argument("--rate", type=float, default=1e-3)
+    parser.add_argument("--glyphs", type=float, default=0, help="share of the time in which nothing is read yet")
+    parser.add_argument("--bfloat16", action="store_true", help="products in bfloat16, for CPUs with AMX")
+    options = parser.parse_args()
+    dist.init_process_group("gloo", timeout=PATIENCE)
+    rank, family = dist.get_rank(), FAMILIES[options.family]
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    sampler = Sampler(family, 0, options.tokens)
+    trainer = Trainer(family, -(-sampler.tokenizer.get_vocab_size() // 64) * 64)
+    both = optimizers(trainer, options.rate)
+    options.out.mkdir(parents=True, exist_ok=True)
+    step, seconds = load(trainer, both, options.out, options.init)
+    sampler.rng.seed(1_000_003 * (rank + 1) + step)
+    run = Run(trainer, both, sampler.batches(), options.bfloat16, step, seconds)
+    train(run, options.out, options.minutes * 60, options.rate, options.glyphs)
     dist.destroy_process_group()
 
 

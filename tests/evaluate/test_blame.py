@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import onnx
 import pytest
@@ -15,7 +17,9 @@ from click.testing import CliRunner
 from qvl_export import ExportPlan, export
 from qvl_export.cli import cli
 from qvl_export.errors import ExportError
+from qvl_export.evaluate import tapping
 from qvl_export.evaluate.blame import BlamePlan, Likeness, Stage, blame, first_drop, likeness
+from qvl_export.evaluate.tapping import TapJob
 from qvl_runtime import load
 from qvl_runtime.manifest import sha256
 from tests.heldout import HELDOUT
@@ -24,17 +28,17 @@ from tests.oracles.tiny import REFERENCE
 PAGE = HELDOUT / "simple_0001.png"
 
 
-def damage(bundle: Path, out: Path, layer: int, factor: float = 2.0) -> Path:
-    """A copy of a bundle with a layer doubled: the scales of its int4 linears, the weights of its float ones."""
+def damage(bundle: Path, out: Path, layer: int, only: str = "") -> Path:
+    """A copy of a bundle with a layer doubled, or `only` one linear: scales of int4 linears, weights of float ones."""
     shutil.copytree(bundle, out)
     model = onnx.load(out / "llm.onnx", load_external_data=False)
     data = np.fromfile(out / "llm.onnx.data", np.uint8)
-    scales = re.compile(rf"model\.layers\.{layer}\..*(scales|proj\.weight)")
+    scales = re.compile(rf"model\.layers\.{layer}\..*{re.escape(only)}.*(scales|proj\.weight)")
     for tensor in model.graph.initializer:
         if scales.fullmatch(tensor.name):
             place = {entry.key: int(entry.value) for entry in tensor.external_data if entry.key != "location"}
             part = data[place["offset"] : place["offset"] + place["length"]]
-            part[:] = (part.view(np.float16) * np.float16(factor)).view(np.uint8)
+            part[:] = (part.view(np.float16) * np.float16(2)).view(np.uint8)
     data.tofile(out / "llm.onnx.data")
     manifest = json.loads((out / "bundle.json").read_text())
     manifest["files"]["llm.onnx.data"]["sha256"] = sha256(out / "llm.onnx.data")
@@ -57,6 +61,44 @@ def test_a_damaged_layer_is_named(reference_bundle: Path, tmp_path: Path, layer:
     linears = [stage["name"].split("/")[1] for stage in found["linears"]]
     attention = [f"self_attn.{part}_proj" for part in "qkvo"]
     assert sorted(linears) == sorted([*attention, "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"])
+
+
+def test_few_streams_at_a_time_are_the_same(
+    reference_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = TapJob(str(reference_bundle), "bundle", (str(PAGE),), "Read the text.", "", threads=1)
+    for name, count in (("all", 8), ("few", 3)):
+        monkeypatch.setattr(tapping, "AT_ONCE", count)
+        (tmp_path / name).mkdir()
+        tapping.run(msgspec.structs.replace(job, out=str(tmp_path / name)))
+    kept = sorted(path.name for path in (tmp_path / "all").iterdir())
+    assert kept == sorted(path.name for path in (tmp_path / "few").iterdir()) and "vision.blocks.3.npy" in kept
+    for file in kept:
+        assert np.array_equal(*(np.load(tmp_path / name / file) for name in ("all", "few")))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("reference", ["int4", "fp16"])
+def test_a_damaged_layer_of_an_int4_bundle_is_named(
+    reference: str, reference_bundle: Path, int4_bundle: Path, tmp_path: Path
+) -> None:
+    """Against the undamaged int4 bundle, and over the noise that int4 itself has against the float one."""
+    damaged = damage(int4_bundle, tmp_path / "damaged", 2)
+    plan = BlamePlan(int4_bundle, damaged, (PAGE,), "Read the text.", into="llm.layers.2", threads=1)
+    found = blame(replace(plan, reference=reference_bundle) if reference == "fp16" else plan)
+    assert found.first_drop == found.largest == "llm.layers.2"
+    assert "the first stage that drops is llm.layers.2" in found.summary
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("linear", "after"), [("mlp.up_proj", ["mlp.down_proj"]), ("mlp.down_proj", [])])
+def test_a_damaged_linear_is_named(int4_bundle: Path, tmp_path: Path, linear: str, after: list[str]) -> None:
+    damaged = damage(int4_bundle, tmp_path / "damaged", 2, only=linear)
+    found = blame(BlamePlan(int4_bundle, damaged, (PAGE,), "Read the text.", into="llm.layers.2", threads=1))
+    assert (found.largest, found.first_linear) == ("llm.layers.2", f"llm.layers.2/{linear}")
+    assert f"Of the linears of llm.layers.2, {linear} drops first." in found.summary
+    wrong = [stage.name for stage in found.linears if stage.all.sqnr is not None]
+    assert wrong == [f"llm.layers.2/{name}" for name in (linear, *after)]
 
 
 def test_a_bundle_equals_itself_and_is_left_as_it_was(reference_bundle: Path) -> None:

@@ -53,7 +53,7 @@ def compare(*arguments: object, data: Path, out: Path) -> Result:
 
 
 @pytest.fixture(scope="module")
-def report(reference_bundle: Path, damaged: Path, data: Path, out: Path) -> dict:  # type: ignore[type-arg]
+def report(reference_bundle: Path, damaged: Path, data: Path, out: Path) -> dict:
     """The damaged bundle and a copy of the reference against the reference."""
     copy = shutil.copytree(reference_bundle, damaged.parent / "copy")
     done = compare(reference_bundle, copy, damaged, "--json", data=data, out=out)
@@ -61,7 +61,7 @@ def report(reference_bundle: Path, damaged: Path, data: Path, out: Path) -> dict
     return json.loads(done.stdout)  # type: ignore[no-any-return]
 
 
-def test_the_verdict_says_loss_and_names_the_layer(report: dict) -> None:  # type: ignore[type-arg]
+def test_the_verdict_says_loss_and_names_the_layer(report: dict) -> None:
     copy, damaged = report["bundles"]
     assert copy["verdict"]["outcome"] == "identical" and copy["agreement"]["same_top"] == 1
     assert damaged["verdict"]["outcome"] == "loss" and "CER" in damaged["verdict"]["text"]
@@ -69,7 +69,17 @@ def test_the_verdict_says_loss_and_names_the_layer(report: dict) -> None:  # typ
     assert damaged["agreement"]["kl_mean"] > 0.5 > 1e-5 > report["noise"]["kl_mean"]
 
 
-def test_rates_are_those_of_the_answers(report: dict, data: Path, out: Path) -> None:  # type: ignore[type-arg]
+def test_a_damaged_int4_bundle_is_a_loss_where_int4_is_none(
+    reference_bundle: Path, int4_bundle: Path, data: Path, tmp_path: Path
+) -> None:
+    worse = damage(int4_bundle, tmp_path / "worse", 2)
+    done = compare(reference_bundle, int4_bundle, worse, "--json", data=data, out=tmp_path / "out")
+    found = json.loads(done.stdout)
+    assert [bundle["verdict"]["outcome"] for bundle in found["bundles"]] == ["no measurable loss", "loss"]
+    assert found["blame"]["worse"]["first_drop"] == "llm.layers.2"
+
+
+def test_rates_are_those_of_the_answers(report: dict, data: Path, out: Path) -> None:
     work = next((out / "work").iterdir())
     name = next(path.name.split(".")[0] for path in work.glob("reference-*.jsonl"))
     records, truths = Records(work, name), list(heldout_items(pages=PAGES))
@@ -82,7 +92,7 @@ def test_rates_are_those_of_the_answers(report: dict, data: Path, out: Path) -> 
     assert kinds["ocr", "odd"] == kinds["ocr", "even"] == PAGES // 2
 
 
-def test_the_page_is_whole_and_loads_nothing(report: dict, out: Path) -> None:  # type: ignore[type-arg]
+def test_the_page_is_whole_and_loads_nothing(report: dict, out: Path) -> None:
     page = (out / "index.html").read_text("utf-8")
     for foreign in ("http://", "https://", "<link", "<script", "url(", "@import"):
         assert foreign not in page
@@ -94,7 +104,7 @@ def test_the_page_is_whole_and_loads_nothing(report: dict, out: Path) -> None:  
 
 def test_a_second_run_answers_nothing_again(
     report: dict, reference_bundle: Path, damaged: Path, data: Path, out: Path
-) -> None:  # type: ignore[type-arg]
+) -> None:
     before = {path: path.stat().st_mtime_ns for path in out.glob("work/*/*.jsonl")}
     done = compare(reference_bundle, damaged, "--json", "--no-blame", data=data, out=out)
     assert {path: path.stat().st_mtime_ns for path in out.glob("work/*/*.jsonl")} == before
@@ -102,7 +112,7 @@ def test_a_second_run_answers_nothing_again(
 
 
 def test_a_killed_run_goes_on_and_two_workers_find_the_same(
-    report: dict,  # type: ignore[type-arg]
+    report: dict,
     reference_bundle: Path,
     damaged: Path,
     data: Path,
@@ -120,7 +130,7 @@ def test_a_killed_run_goes_on_and_two_workers_find_the_same(
     assert found["reference"]["rates"] == report["reference"]["rates"]
 
 
-def test_the_gate(report: dict, reference_bundle: Path, damaged: Path, data: Path, out: Path) -> None:  # type: ignore[type-arg]
+def test_the_gate(report: dict, reference_bundle: Path, damaged: Path, data: Path, out: Path) -> None:
     arguments = reference_bundle, damaged, "--no-blame", "--fail-if"
     stopped = compare(*arguments, "cer>+0.5pt", data=data, out=out)
     assert stopped.exit_code == 1 and "exceeded: damaged: CER in ocr" in stopped.stderr

@@ -50,7 +50,7 @@ def test_a_subset_is_drawn_with_a_seed_and_keeps_the_mixture() -> None:
         ({"task": "table"}, "an answer is not what task table takes"),
     ],
 )
-def test_malformed_labels_are_refused_with_file_and_line(tmp_path: Path, change: dict, said: str) -> None:  # type: ignore[type-arg]
+def test_malformed_labels_are_refused_with_file_and_line(tmp_path: Path, change: dict, said: str) -> None:
     write(tmp_path, json.dumps(GOOD), json.dumps({**GOOD, **change}))
     with pytest.raises(ExportError, match=r"labels\.jsonl:2: ") as error:
         open_set(tmp_path)

@@ -88,7 +88,7 @@ def test_tool_calls() -> None:
     ],
 )
 def test_boxes_of_every_family_are_pixels_of_the_image(family: str, text: str) -> None:
-    assert parse_boxes(text, PageGeometry.of(family, (400, 300), (448, 280))) == [(100, 30, 200, 60)]
+    assert parse_boxes(text, PageGeometry(family, (400, 300), (448, 280))) == [(100, 30, 200, 60)]
 
 
 def test_intersection_over_union_counts_pixels() -> None:
@@ -114,14 +114,14 @@ def edit_distance(a: tables.Node, b: tables.Node, contents: bool = True) -> floa
     """Tree edit distance straight from its recursive definition over forests."""
     costs = tables._Costs(contents)
 
-    def freeze(node: tables.Node) -> tuple:  # type: ignore[type-arg]
+    def freeze(node: tables.Node) -> tuple:
         return (node.tag, node.colspan, node.rowspan, node.text), tuple(map(freeze, node.children))
 
-    def thaw(label: tuple) -> tables.Node:  # type: ignore[type-arg]
+    def thaw(label: tuple) -> tables.Node:
         return tables.Node(*label)
 
     @cache
-    def distance(f: tuple, g: tuple) -> float:  # type: ignore[type-arg]
+    def distance(f: tuple, g: tuple) -> float:
         if not f and not g:
             return 0.0
         options = []

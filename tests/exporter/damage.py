@@ -182,7 +182,7 @@ def adapter(here: Path) -> None:
     """What peft saves: no config.json, only the adapter."""
     (here / CONFIG).unlink()
     (here / SHARD).unlink()
-    (here / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA"}))
+    (here / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "base_model_name_or_path": "acme/base"}))
     save_file({"base_model.model.lora_A.weight": torch.ones(4, 4)}, here / "adapter_model.safetensors")
 
 

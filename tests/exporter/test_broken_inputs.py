@@ -86,7 +86,49 @@ WEIGHTS = [
         r"lora_A.*merge",
         d.tensors(lambda t: t.update({"model.layers.0.mlp.up_proj.lora_A.weight": torch.ones(2)})),
     ),
-    Row("LoRA adapter", r"LoRA adapter.*merge", d.adapter),
+    Row(
+        "LoRA adapter",
+        r"checkpoint: is a LoRA adapter .*merge it into acme/base with peft's merge_and_unload",
+        d.adapter,
+    ),
+    Row(
+        "LoRA adapter with the model's config.json",
+        r"checkpoint: is a LoRA adapter .*merge_and_unload",
+        d.together(d.delete(d.SHARD), d.write("adapter_config.json", "{}")),
+    ),
+    Row(
+        "FP8",
+        r"config\.json: weights quantized by 'fp8' are not supported .*bfloat16",
+        d.together(
+            d.config(quantization_config={"quant_method": "fp8", "fmt": "e4m3"}), d.entry(d.NORM, dtype="F8_E4M3")
+        ),
+    ),
+    Row(
+        "FP8 without saying so",
+        r"model\.norm\.weight has element type F8_E4M3 .*export the bfloat16 release",
+        d.entry(d.NORM, dtype="F8_E4M3"),
+    ),
+    Row(
+        "compressed-tensors",
+        r"config\.json: weights quantized by 'compressed-tensors' are not supported .*bfloat16",
+        d.config(quantization_config={"quant_method": "compressed-tensors", "format": "float-quantized"}),
+    ),
+    Row(
+        "bitsandbytes",
+        r"config\.json: weights quantized by 'bitsandbytes' are not supported .*bfloat16",
+        d.config(quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True}),
+    ),
+    Row(
+        "bitsandbytes of old",
+        r"config\.json: weights quantized by 'bitsandbytes' are not supported",
+        d.config(quantization_config={"load_in_8bit": True}),
+    ),
+    Row("quantization is a list", r"quantization_config is not an object", d.config(quantization_config=[4])),
+    Row(
+        "AWQ for other kernels",
+        r"config\.json: AWQ of version 'gemv'.*gemm",
+        d.config(quantization_config={"quant_method": "awq", "version": "gemv"}),
+    ),
     Row("tensor in two shards", r"model\.norm\.weight is also in model.*\.safetensors", d.second_shard),
     Row(
         "shard missing",
@@ -104,7 +146,11 @@ WEIGHTS = [
         r"1 tensors of the index.*: b",
         d.write(d.INDEX, '{"weight_map": {"b": "model.safetensors"}}'),
     ),
-    Row("pickled weights only", r"model\.safetensors is missing", d.rename(d.SHARD, "pytorch_model.bin")),
+    Row(
+        "pickled weights only",
+        r"model\.safetensors is missing: .*pickled.*safe_serialization",
+        d.rename(d.SHARD, "pytorch_model.bin"),
+    ),
     Row("bf16 infinite", r"down_proj\.weight .*not finite", d.spoil(float("inf"), torch.bfloat16)),
     Row("bf16 too large", r"down_proj\.weight .*float16.*--precision fp32", d.spoil(1e5, torch.bfloat16)),
     Row("fp32 too large", r"down_proj\.weight .*float16.*--precision fp32", d.spoil(1e5, torch.float32)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,15 +13,22 @@ from qvl_export import families, targets
 from qvl_export.checkpoint import Checkpoint
 from qvl_export.graph.build import build_llm, build_vision
 from qvl_runtime import manifest as manifests
+from tests.conftest import Bundles
 from tests.oracles.tiny import FAMILIES, SHAPES
 
-Bundle = Callable[[str, str, str], Path]
-ELEMENT = {onnx.TensorProto.FLOAT: "float", onnx.TensorProto.INT64: "int64", onnx.TensorProto.INT32: "int32"}
+ELEMENT = {
+    onnx.TensorProto.FLOAT: "float",
+    onnx.TensorProto.FLOAT16: "float16",
+    onnx.TensorProto.INT64: "int64",
+    onnx.TensorProto.INT32: "int32",
+    onnx.TensorProto.BOOL: "bool",
+}
 EXTRA = {
-    "qwen2_vl": set(),
-    "qwen2_5_vl": {"window_gather", "window_lengths", "window_scatter"},
-    "qwen3_vl": {"interpolation_indices", "interpolation_weights"},
-    "qwen3_vl_moe": {"interpolation_indices", "interpolation_weights"},
+    "qwen": set(),
+    "qwen2_vl": {"patch_positions"},
+    "qwen2_5_vl": {"patch_positions", "window_gather", "window_lengths", "window_scatter"},
+    "qwen3_vl": {"patch_positions", "interpolation_indices", "interpolation_weights"},
+    "qwen3_vl_moe": {"patch_positions", "interpolation_indices", "interpolation_weights"},
 }
 LLM_INPUTS = {
     "input_ids",
@@ -28,27 +36,30 @@ LLM_INPUTS = {
     "image_features",
     "image_positions",
     "logits_positions",
-    "seqlens_k",
-    "total_sequence_length",
+}
+CACHE_INPUTS = {
+    "cpu": {"seqlens_k", "total_sequence_length"},
+    "cuda": {"seqlens_k", "total_sequence_length"},
+    "portable": {"write_indices", "attention_mask"},
 }
 
 every_bundle = pytest.mark.parametrize(
-    ("family", "precision"), [(family, precision) for family in FAMILIES for precision in ("fp32", "fp16")]
+    ("target", "family", "precision"), list(itertools.product(CACHE_INPUTS, FAMILIES, ("fp32", "fp16")))
 )
 
 
 @every_bundle
 @pytest.mark.parametrize("graph", ["vision", "llm"])
-def test_the_checker_accepts_it(bundle: Bundle, family: str, precision: str, graph: str) -> None:
-    path = bundle(family, "deep", precision) / f"{graph}.onnx"
+def test_the_checker_accepts_it(bundle: Bundles, target: str, family: str, precision: str, graph: str) -> None:
+    path = bundle(family, "deep", precision, target) / f"{graph}.onnx"
     onnx.checker.check_model(str(path), full_check=False)
     onnx.shape_inference.infer_shapes(onnx.load(path, load_external_data=False), strict_mode=True)
 
 
 @every_bundle
 @pytest.mark.parametrize("graph", ["vision", "llm"])
-def test_ports_are_those_of_the_manifest(bundle: Bundle, family: str, precision: str, graph: str) -> None:
-    directory = bundle(family, "deep", precision)
+def test_ports_are_those_of_the_manifest(bundle: Bundles, target: str, family: str, precision: str, graph: str) -> None:
+    directory = bundle(family, "deep", precision, target)
     entry = manifests.read(directory).graphs[graph]
     model = onnx.load(directory / f"{graph}.onnx", load_external_data=False)
     for ports, values in ((entry.inputs, model.graph.input), (entry.outputs, model.graph.output)):
@@ -59,22 +70,25 @@ def test_ports_are_those_of_the_manifest(bundle: Bundle, family: str, precision:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_names_of_inputs_and_outputs(bundle: Bundle, family: str) -> None:
-    graphs = manifests.read(bundle(family, "small", "fp32")).graphs
+@pytest.mark.parametrize("target", CACHE_INPUTS)
+def test_names_of_inputs_and_outputs(bundle: Bundles, target: str, family: str) -> None:
+    graphs = manifests.read(bundle(family, "small", "fp32", target)).graphs
     vision = {port.name for port in graphs["vision"].inputs}
-    assert vision == {"pixel_values", "patch_positions"} | EXTRA[family]
+    assert vision == {"pixel_values"} | EXTRA[family]
     layers = SHAPES["small"].layers
     deepstack = ["deepstack_features.0"] if family.startswith("qwen3") else []
     cache = {f"{i}.{part}" for i in range(layers) for part in ("key", "value")}
-    inputs = {*LLM_INPUTS, *deepstack, *(f"past_key_values.{name}" for name in cache)}
+    slowed = ["ntk_alpha"] if family == "qwen" else []
+    past = [f"past_key_values.{name}" for name in cache]
+    inputs = {*LLM_INPUTS, *CACHE_INPUTS[target], *deepstack, *slowed, *past}
     assert {port.name for port in graphs["llm"].inputs} == inputs
     assert {port.name for port in graphs["llm"].outputs} == {"logits"} | {f"present.{name}" for name in cache}
     assert [port.name for port in graphs["vision"].outputs] == ["image_features", *deepstack]
 
 
 @every_bundle
-def test_residual_streams_have_their_names(bundle: Bundle, family: str, precision: str) -> None:
-    shape, directory = SHAPES["deep"], bundle(family, "deep", precision)
+def test_residual_streams_have_their_names(bundle: Bundles, target: str, family: str, precision: str) -> None:
+    shape, directory = SHAPES["deep"], bundle(family, "deep", precision, target)
     for graph, prefix, count in (
         ("vision", "vision.blocks", shape.vision_depth),
         ("llm", "llm.layers", shape.layers),
@@ -85,18 +99,26 @@ def test_residual_streams_have_their_names(bundle: Bundle, family: str, precisio
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_weights_are_stored_once_and_as_asked(bundle: Bundle, family: str) -> None:
+def test_weights_are_stored_once_and_as_asked(bundle: Bundles, family: str) -> None:
     """A tied table once; matrices in float16; gains and biases in float32."""
     directory = bundle(family, "small", "fp16")
     initializers = onnx.load(directory / "llm.onnx", load_external_data=False).graph.initializer
-    tables = [tensor for tensor in initializers if list(tensor.dims) == [384, SHAPES["small"].hidden]]
-    assert [tensor.name for tensor in tables] == ["model.embed_tokens.weight"]
+    llm = manifests.read(directory).llm
+    tables = [tensor.name for tensor in initializers if list(tensor.dims) == [llm.vocab_size, llm.hidden_size]]
+    assert tables == ["model.embed_tokens.weight", *(["lm_head.weight"] if family == "qwen" else [])]
     for tensor in initializers:
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
             wanted = onnx.TensorProto.FLOAT16 if len(tensor.dims) > 1 else onnx.TensorProto.FLOAT
             assert tensor.data_type == wanted, tensor.name
         else:
             assert len(tensor.raw_data) < 4096, tensor.name
+
+
+@every_bundle
+def test_a_portable_graph_speaks_standard_onnx_alone(bundle: Bundles, target: str, family: str, precision: str) -> None:
+    model = onnx.load(bundle(family, "deep", precision, target) / "llm.onnx", load_external_data=False)
+    domains = {node.domain for node in model.graph.node}
+    assert domains == ({""} if target == "portable" else {"", "com.microsoft"})
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -106,9 +128,9 @@ def test_weights_keep_their_published_names(checkpoint: Callable[[str, str], Pat
     names = set()
     for graph in (build_vision(spec, target), build_llm(spec, target)):
         names |= set(graph.model.graph.initializers)
-    assert set(source.tensors) <= names
+    assert set(families.tensors(source, spec)) <= names
 
 
 def test_families_and_targets_are_found_by_name() -> None:
     assert set(FAMILIES) <= set(families.available())
-    assert "cpu" in targets.available()
+    assert {"cpu", "cuda", "portable"} <= set(targets.available())

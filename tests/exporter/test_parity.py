@@ -17,7 +17,7 @@ from qvl_runtime.positions import Grid
 from qvl_runtime.preprocess import patchify
 from qvl_runtime.prompt import Prompt
 from tests.conftest import Loader
-from tests.oracles.tiny import FAMILIES, SHAPES, VIDEO
+from tests.oracles.tiny import FAMILIES, FREE_SIZES, SHAPES, VIDEO
 
 Oracle = Callable[[str, str], PreTrainedModel]
 IMAGE_GRIDS = [Grid(1, 2, 2), Grid(1, 4, 38), Grid(1, 26, 34), Grid(1, 16, 16), Grid(1, 38, 4)]
@@ -26,9 +26,9 @@ STEPS = 32
 MAX_ABS = {"fp32": 1e-3}
 MIN_COSINE = {"fp32": 0.9999, "fp16": 0.999}
 
-both = pytest.mark.parametrize("family", FAMILIES)
 shapes = pytest.mark.parametrize("shape", SHAPES)
-precisions = pytest.mark.parametrize("precision", ["fp32", "fp16"])
+WAYS = [(target, precision) for target in ("cpu", "portable") for precision in ("fp32", "fp16")]
+ways = pytest.mark.parametrize(("target", "precision"), [*WAYS, ("cuda", "fp16")])
 
 
 def cosine(a: np.ndarray, b: np.ndarray) -> float:
@@ -49,12 +49,14 @@ def image(width: int, height: int, seed: int) -> Image.Image:
     return Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
 
 
-@both
+@pytest.mark.parametrize("family", FREE_SIZES)
 @shapes
-@precisions
+@ways
 @pytest.mark.parametrize("grid", IMAGE_GRIDS + VIDEO_GRIDS, ids=str)
-def test_image_features(oracle: Oracle, model: Loader, family: str, shape: str, precision: str, grid: Grid) -> None:
-    ours, rng = model(family, shape, precision), np.random.default_rng(grid.h * 100 + grid.w)
+def test_image_features(
+    oracle: Oracle, model: Loader, family: str, shape: str, target: str, precision: str, grid: Grid
+) -> None:
+    ours, rng = model(family, shape, precision, target), np.random.default_rng(grid.h * 100 + grid.w)
     patches = rng.standard_normal((grid.t, grid.h * grid.w, ours.manifest.image.patch_dim)).astype(np.float32)
     with torch.no_grad():
         flat = torch.from_numpy(patches).reshape(-1, patches.shape[-1])
@@ -87,11 +89,23 @@ def only_text() -> list[dict[str, Any]]:
     return [{"type": "text", "text": "What is the date?"}]
 
 
+def contents_for(
+    *contents: Callable[[], list[dict[str, Any]]],
+) -> list[tuple[str, Callable[[], list[dict[str, Any]]]]]:
+    """Families, and of these contents what each takes."""
+    return [
+        (family, content)
+        for family in FAMILIES
+        for content in contents
+        if content is not a_video or family in FREE_SIZES
+    ]
+
+
 def oracle_inputs(model: Model, prompt: Prompt) -> dict[str, Any]:
     """The prompt as transformers takes it: flat patches, grids, and token types; positions are left to it."""
     ids = torch.from_numpy(prompt.ids)[None]
     tokens = model.manifest.tokens
-    types = (ids == tokens.image).long() + 2 * (ids == tokens.video).long()
+    types = (ids == tokens.image).long() + 2 * (ids == (-1 if tokens.video is None else tokens.video)).long()
     inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "mm_token_type_ids": types}
     for kind, pixels, grids in (
         ("image", "pixel_values", "image_grid_thw"),
@@ -110,20 +124,20 @@ def oracle_inputs(model: Model, prompt: Prompt) -> dict[str, Any]:
     return inputs
 
 
-@both
 @shapes
-@precisions
-@pytest.mark.parametrize("content", [one_image, three_images, a_video, only_text])
+@ways
+@pytest.mark.parametrize(("family", "content"), contents_for(one_image, three_images, a_video, only_text))
 def test_prefill_and_cached_decode(
     oracle: Oracle,
     model: Loader,
     family: str,
     shape: str,
+    target: str,
     precision: str,
     content: Callable[[], list[dict[str, Any]]],
 ) -> None:
     """All prompt logits, then 32 cached steps along the oracle's own greedy tokens."""
-    ours, theirs = model(family, shape, precision), oracle(family, shape)
+    ours, theirs = model(family, shape, precision, target), oracle(family, shape)
     prompt = ours.prompt([{"role": "user", "content": content()}], reserve=STEPS)
     with torch.no_grad():
         generated = theirs.generate(
@@ -144,13 +158,13 @@ def test_prefill_and_cached_decode(
     assert_close(np.stack(steps), torch.cat(generated.logits).numpy(), precision)
 
 
-@both
 @shapes
-@pytest.mark.parametrize("content", [one_image, three_images, a_video])
+@pytest.mark.parametrize("target", ["cpu", "portable"])
+@pytest.mark.parametrize(("family", "content"), contents_for(one_image, three_images, a_video))
 def test_greedy_tokens_are_identical(
-    oracle: Oracle, model: Loader, family: str, shape: str, content: Callable[[], list[dict[str, Any]]]
+    oracle: Oracle, model: Loader, family: str, shape: str, target: str, content: Callable[[], list[dict[str, Any]]]
 ) -> None:
-    ours = model(family, shape, "fp32")
+    ours = model(family, shape, "fp32", target)
     messages = [{"role": "user", "content": content()}]
     stream = ours.stream(messages, max_new_tokens=STEPS)
     list(stream)

@@ -146,7 +146,7 @@ def test_deepstack_matters(model: Loader, bundle: Callable[..., Path], monkeypat
         ({"llm__deepstack_layers": d.REMOVE}, "disagree: deepstack_features.0, deepstack_features.1"),
         ({"image__position_table": 0}, "disagree: interpolation_indices"),
     ],
-    ids=str,
+    ids=["fewer layers", "no layers", "no table"],
 )
 def test_geometry_is_checked(bundle: Callable[..., Path], tmp_path: Path, field: dict[str, Any], reason: str) -> None:
     copy = Path(shutil.copytree(bundle("qwen3_vl", "deep", "fp32"), tmp_path / "copy"))

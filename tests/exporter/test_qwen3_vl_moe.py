@@ -87,17 +87,20 @@ def test_experts_of_another_size_are_refused(checkpoint: Callable[[str, str], Pa
 
 
 def test_int4_experts(checkpoint: Callable[[str, str], Path], model: Loader, tmp_path: Path) -> None:
-    """All experts in int4, the router in float, and the answer near that of float."""
-    plan = {"llm_precision": "int4", "calib": HELDOUT, "samples": 4, "accuracy_level": 0, "precision": "fp32"}
-    export(ExportPlan(checkpoint(FAMILY, "deep"), tmp_path / "int4", **plan))
-    graph = onnx.load(tmp_path / "int4" / "llm.onnx", load_external_data=False).graph
-    kinds = [node.op_type for node in graph.node]
-    assert (kinds.count("QMoE"), kinds.count("MoE")) == (SHAPES["deep"].layers - 1, 0)
-    floats = {value.name for value in graph.initializer if value.data_type == onnx.TensorProto.FLOAT}
-    assert {name for name in floats if ".mlp." in name} == {f"model.layers.{i}.mlp.gate.weight" for i in (0, 2, 3, 4)}
-    reference = everywhere(model(FAMILY, "deep", "fp32"))
-    error = np.square(everywhere(load(tmp_path / "int4", threads=1)) - reference).mean()
-    assert error < 0.25 * reference.var()
+    """All experts in int4, the router in float, the answer near that of float, and nearer by GPTQ."""
+    plan = {"llm_precision": "int4", "calib": HELDOUT, "samples": 12, "accuracy_level": 0, "precision": "fp32"}
+    reference, errors = everywhere(model(FAMILY, "deep", "fp32")), {}
+    for gptq in (True, False):
+        out = tmp_path / str(gptq)
+        export(ExportPlan(checkpoint(FAMILY, "deep"), out, gptq_experts=gptq, **plan))
+        graph = onnx.load(out / "llm.onnx", load_external_data=False).graph
+        kinds = [node.op_type for node in graph.node]
+        assert (kinds.count("QMoE"), kinds.count("MoE")) == (SHAPES["deep"].layers - 1, 0)
+        floats = {value.name for value in graph.initializer if value.data_type == onnx.TensorProto.FLOAT}
+        routers = {f"model.layers.{i}.mlp.gate.weight" for i in (0, 2, 3, 4)}
+        assert {name for name in floats if ".mlp." in name} == routers
+        errors[gptq] = np.square(everywhere(load(out, threads=1)) - reference).mean() / reference.var()
+    assert errors[True] < 0.95 * errors[False] < 0.25
 
 
 def test_prefill_in_chunks_changes_nothing(model: Loader, bundle: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,9 +43,12 @@ def scaled(model: PreTrainedModel, scaling: dict[str, Any]) -> PreTrainedModel:
     return other.eval()
 
 
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl"])
 @pytest.mark.parametrize("scaling", SCALINGS.values(), ids=SCALINGS)
-def test_frequencies_are_those_of_transformers(oracle: Any, scaling: dict[str, Any], tmp_path: Path) -> None:
-    model = scaled(oracle("qwen2_5_vl", "wide"), scaling)
+def test_frequencies_are_those_of_transformers(
+    oracle: Any, family: str, scaling: dict[str, Any], tmp_path: Path
+) -> None:
+    model = scaled(oracle(family, "wide"), scaling)
     text = read_spec(Checkpoint(tiny.save(model, tmp_path / "c"))).text
     theirs, factor = ROPE_INIT_FUNCTIONS["yarn"](model.config.text_config, torch.device("cpu"))
     assert text.yarn is not None
@@ -55,7 +58,7 @@ def test_frequencies_are_those_of_transformers(oracle: Any, scaling: dict[str, A
     assert (ours != inverse_frequencies(text.head_dim, text.rope_theta)).any() or scaling["factor"] == 1
 
 
-@pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl"])
+@pytest.mark.parametrize("family", tiny.FAMILIES)
 def test_parity_beyond_the_trained_length(oracle: Any, family: str, tmp_path: Path) -> None:
     """A prompt of several times the 64 positions that the scaling starts from, then cached steps."""
     plain = oracle(family, "wide")
@@ -77,14 +80,16 @@ def test_parity_beyond_the_trained_length(oracle: Any, family: str, tmp_path: Pa
         assert_close(step[None], theirs(**oracle_inputs(ours, longer)).logits[0, -1:].numpy(), "fp32")
 
 
-def test_the_form_of_transformers_4(oracle: Any, tmp_path: Path) -> None:
-    """As the documentation of Qwen2.5-VL writes it; the longest prompt is the scaled one."""
-    directory = tiny.save(oracle("qwen2_5_vl", "wide"), tmp_path / "c")
+@pytest.mark.parametrize(("family", "named"), [("qwen2_5_vl", "type"), ("qwen3_vl", "rope_type")])
+def test_the_form_of_transformers_4(oracle: Any, family: str, named: str, tmp_path: Path) -> None:
+    """As the documentation of each family writes it; the longest prompt is the scaled one."""
+    directory = tiny.save(oracle(family, "wide"), tmp_path / "c")
     config = json.loads((directory / "config.json").read_text())
     rope = config["text_config"].pop("rope_parameters")
     yarn = {
-        "type": "yarn",
+        named: "yarn",
         "mrope_section": rope["mrope_section"],
+        "mrope_interleaved": rope.get("mrope_interleaved", False),
         "factor": 4,
         "original_max_position_embeddings": 4096,
     }

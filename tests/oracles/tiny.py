@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import shutil
 from dataclasses import dataclass
@@ -20,6 +21,9 @@ from transformers import (
     Qwen3VLMoeConfig,
     Qwen3VLMoeForConditionalGeneration,
 )
+from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+from tests.oracles import qwen_vl
 
 REFERENCE = Path(__file__).parents[1] / "checkpoints" / "reference"
 TEXT_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "preprocessor_config.json")
@@ -52,7 +56,12 @@ SHAPES = {
     "deep": Shape(96, 6, 1, 5, 48, 3, 4, (0, 3), (4, 2, 2), False, ffn=84),
     "wide": Shape(160, 5, 5, 3, 80, 2, 3, (), (4, 6, 6), True, ffn=212),
 }
-FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe")
+FREE_SIZES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe")
+"""Families that take videos, and images of any size."""
+FAMILIES = ("qwen", *FREE_SIZES)
+QWEN_VL = {64: (128, 4, 224, 2048), 96: (256, 8, 112, 512), 160: (384, 6, 448, 2048)}
+"""Hidden size, heads, image size and trained length of Qwen-VL by the hidden size of others: heads of its resampler are
+of 128. Tables of 16 × 16 positions are used as they are, and spread over 8 × 8 and 32 × 32 patches."""
 QWEN3_IMAGES = {"patch_size": 16, "image_mean": [0.5] * 3, "image_std": [0.5] * 3, "min_pixels": 4096}
 EXPERT = {64: 32, 96: 64, 160: 160}
 """Inner size of experts by hidden size: in the small shape gate and up together are square, in the wide one down is."""
@@ -60,9 +69,18 @@ TABLE = 7
 """The side of the table of positions."""
 
 
+def hidden_size(family: str, shape: Shape) -> int:
+    """Of the language model."""
+    return QWEN_VL[shape.hidden][0] if family == "qwen" else shape.hidden
+
+
 def build(family: str, shape: Shape, seed: int = 0) -> PreTrainedModel:
     """A model whose weights are spread so that logits differ clearly between tokens."""
     torch.manual_seed(seed)
+    if family == "qwen":
+        oracle: Any = qwen_vl.QwenVl(qwen_vl_config(shape))
+        _spread(oracle)
+        return oracle.eval()  # type: ignore[no-any-return]
     text: dict[str, Any] = {
         "vocab_size": VOCAB,
         "hidden_size": shape.hidden,
@@ -121,6 +139,39 @@ def build(family: str, shape: Shape, seed: int = 0) -> PreTrainedModel:
     return model.eval()
 
 
+def qwen_vl_config(shape: Shape) -> dict[str, Any]:
+    hidden, heads, image_size, seq_length = QWEN_VL[shape.hidden]
+    return {
+        "model_type": "qwen",
+        "architectures": ["QWenLMHeadModel"],
+        "hidden_size": hidden,
+        "intermediate_size": 2 * shape.ffn,
+        "num_hidden_layers": shape.layers,
+        "num_attention_heads": heads,
+        "kv_channels": hidden // heads,
+        "vocab_size": 576,
+        "seq_length": seq_length,
+        "max_position_embeddings": 8192,
+        "layer_norm_epsilon": 1e-6,
+        "rotary_emb_base": 10000,
+        "rotary_pct": 1.0,
+        "use_dynamic_ntk": True,
+        "use_logn_attn": True,
+        "no_bias": True,
+        "tie_word_embeddings": False,
+        "visual": {
+            "heads": shape.vision_heads,
+            "image_size": image_size,
+            "image_start_id": 565,
+            "layers": shape.vision_depth,
+            "mlp_ratio": 2.45,
+            "output_dim": hidden,
+            "patch_size": 14,
+            "width": shape.vision_hidden,
+        },
+    }
+
+
 def qwen3_vision(shape: Shape) -> dict[str, Any]:
     return {
         "depth": shape.vision_depth,
@@ -138,7 +189,8 @@ def _spread(model: PreTrainedModel) -> None:
     for name, parameter in model.named_parameters():
         if parameter.ndim >= 2:
             fan_in = parameter[0].numel()
-            parameter.normal_(std=1.0 if "embed_tokens" in name else fan_in**-0.5)
+            table = ("embed_tokens.weight", "wte.weight", "positional_embedding", "pos_embed", "query")
+            parameter.normal_(std=1.0 if name.endswith(table) else fan_in**-0.5)
         else:
             parameter.normal_(mean=0.0 if name.endswith("bias") else 1.0, std=0.1)
     if model.config.tie_word_embeddings:
@@ -149,6 +201,10 @@ def save(model: PreTrainedModel, directory: Path, dtype: torch.dtype = torch.flo
     """Write the checkpoint as transformers does, with the text files a real one has."""
     model.to(dtype).save_pretrained(directory, **options)
     model.to(torch.float32)
+    if model.config.model_type == "qwen":
+        (directory / "qwen.tiktoken").write_text(reference_ranks())
+        (directory / "generation_config.json").write_text(json.dumps({"chat_format": "chatml"}))
+        return directory
     for name in TEXT_FILES:
         shutil.copyfile(REFERENCE / name, directory / name)
     if model.config.model_type.startswith("qwen3"):
@@ -157,3 +213,11 @@ def save(model: PreTrainedModel, directory: Path, dtype: torch.dtype = torch.flo
         (directory / "preprocessor_config.json").write_text(json.dumps(images | QWEN3_IMAGES))
     (directory / "generation_config.json").write_text(json.dumps({"eos_token_id": [IM_END, 351]}))
     return directory
+
+
+def reference_ranks() -> str:
+    """The reference tokenizer's vocabulary as a tiktoken file: its ids are in the order of merges."""
+    byte_of = {name: byte for byte, name in bytes_to_unicode().items()}
+    vocabulary = json.loads((REFERENCE / "tokenizer.json").read_text())["model"]["vocab"]
+    words = {bytes(byte_of[char] for char in token): rank for token, rank in vocabulary.items()}
+    return "".join(f"{base64.b64encode(word).decode()} {rank}\n" for word, rank in words.items())

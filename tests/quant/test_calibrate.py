@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from qvl_export import ExportError, ExportPlan, export
 from qvl_export.checkpoint import Checkpoint
-from qvl_export.families import read_spec
+from qvl_export.families import read_spec, tensors
 from qvl_export.graph.stages import decoder_stage, decoder_stages, vision_stage, vision_stages
 from qvl_export.quant import calibrate
 from qvl_export.quant.calibrate import Tower
@@ -30,20 +30,11 @@ from qvl_runtime.model import Model, load
 from qvl_runtime.preprocess import patchify
 from qvl_runtime.sessions import vision_feeds
 from tests.exporter.test_parity import image, oracle_inputs
-from tests.heldout import HELDOUT, items, log_softmax
+from tests.heldout import HELDOUT, divergence
 from tests.oracles.tiny import FAMILIES, REFERENCE
 
 PAGES = 8
 INT4: dict[str, Any] = {"llm_precision": "int4", "calib": HELDOUT, "samples": PAGES, "accuracy_level": 0}
-
-
-def divergence(reference: Model, other: Model) -> float:
-    """Mean KL of next-token distributions along the true answers of pages that were not calibrated on."""
-    found = []
-    for item in list(items("ocr"))[100:112]:
-        p, q = (log_softmax(model.logits(item.messages, item.answer)) for model in (reference, other))
-        found.append((np.exp(p) * (p - q)).sum(-1))
-    return float(np.concatenate(found).mean())
 
 
 class Stopped(Exception):
@@ -80,10 +71,11 @@ def test_layers_on_their_own_are_the_layers_of_the_model(
 ) -> None:
     """Hidden states after every layer, against transformers, on a prompt with an image."""
     source = Checkpoint(checkpoint(family, "deep"))
-    spec, target = read_spec(source).text, lower("cpu", "fp32")
+    whole, target = read_spec(source), lower("cpu", "fp32")
+    spec = whole.text
     build = lambda name, layouts: decoder_stage(spec, target, name, layouts)  # noqa: E731
     stages = tuple(decoder_stages(spec))
-    tower = Tower("llm", stages, build, target, source.tensors, lambda _: None)
+    tower = Tower("llm", stages, build, target, tensors(source, whole), lambda _: None)
     content = [{"type": "image", "image": image(90, 140, 1)}, {"type": "text", "text": "Read the text."}]
     prompt = model(family, "deep", "fp32").prompt([{"role": "user", "content": content}])
     with torch.no_grad():
@@ -111,7 +103,8 @@ def test_vision_stages_in_a_row_are_the_tower(
     source = Checkpoint(checkpoint(family, "deep"))
     spec, target = read_spec(source), lower("cpu", "fp32")
     stages = tuple(vision_stages(spec.vision))
-    tower = Tower("vision", stages, lambda *a: vision_stage(spec, target, *a), target, source.tensors, lambda _: None)
+    stored = tensors(source, spec)
+    tower = Tower("vision", stages, lambda *a: vision_stage(spec, target, *a), target, stored, lambda _: None)
     picture = image(90, 140, 1)
     patches = patchify([picture], spec.image)
     state, feeds = patches.pixel_values, vision_feeds(spec.image, patches.grid)

@@ -22,7 +22,7 @@ from qvl_runtime.errors import BundleError
 from qvl_runtime.generate import Run
 from qvl_runtime.model import Model, load
 from tests.exporter import damage as d
-from tests.heldout import HELDOUT, Item, items, log_softmax
+from tests.heldout import HELDOUT, Item, divergence, items
 from tests.oracles.tiny import FAMILIES, REFERENCE
 from tests.quant.test_calibrate import StopAfter, Stopped, hashes
 
@@ -55,15 +55,6 @@ def read_to_the_end(model: Model, item: Item) -> np.ndarray:
     return model._decoder.prefill(prompt, np.array([len(prompt.ids) - 1]), Run())[0]
 
 
-def divergence(reference: Model, other: Model) -> float:
-    """Mean KL of next-token distributions along the true answers of pages that were not calibrated on."""
-    found = []
-    for item in UNSEEN:
-        p, q = (log_softmax(model.logits(item.messages, item.answer)) for model in (reference, other))
-        found.append((np.exp(p) * (p - q)).sum(-1))
-    return float(np.concatenate(found).mean())
-
-
 def test_prompts_are_read_as_int8_reads_them(bundles: Callable[[str], Path], hybrid: Model) -> None:
     """To the bit: weights and graph are the same."""
     int8 = load(bundles("int8"), threads=1)
@@ -75,7 +66,7 @@ def test_answers_are_as_good_as_those_of_int4(
     bundles: Callable[[str], Path], hybrid: Model, reference_bundle: Path
 ) -> None:
     reference = load(reference_bundle, threads=1)
-    ours, int4 = divergence(reference, hybrid), divergence(reference, load(bundles("int4"), threads=1))
+    ours, int4 = (divergence(reference, other, UNSEEN) for other in (hybrid, load(bundles("int4"), threads=1)))
     assert ours < min(0.03, 1.5 * int4)
 
 
@@ -91,7 +82,7 @@ def test_both_graphs_scale_what_lies_in_the_cache(
 
     monkeypatch.setattr(calibrate, "best_scale", scale)
     export(ExportPlan(REFERENCE, tmp_path / "b", precision="hybrid", calib=HELDOUT, samples=2))
-    assert divergence(load(reference_bundle, threads=1), load(tmp_path / "b", threads=1)) < 0.03
+    assert divergence(load(reference_bundle, threads=1), load(tmp_path / "b", threads=1), UNSEEN) < 0.03
 
 
 def test_forced_answers_are_run_as_generated_ones(hybrid: Model, monkeypatch: pytest.MonkeyPatch) -> None:

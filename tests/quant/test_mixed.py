@@ -19,9 +19,8 @@ from qvl_export.quant.knapsack import BUCKETS, choose
 from qvl_export.quant.sensitivities import Sensitivity
 from qvl_runtime import manifest as manifests
 from qvl_runtime.model import load
-from tests.heldout import HELDOUT
+from tests.heldout import HELDOUT, divergence
 from tests.oracles.tiny import REFERENCE
-from tests.quant.test_int8 import divergence
 
 options = st.lists(st.tuples(st.floats(0, 10), st.floats(0, 10)), min_size=1, max_size=3)
 

@@ -1,4 +1,4 @@
-"""Chat templates as published, for tests against transformers' rendering of them."""
+"""Chat templates as published; the VL ones were compared with copies of them in public repositories."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ QWEN2_5_TOOLS = r"""{%- if tools %}
     {{- '<|im_start|>assistant\n' }}
 {%- endif %}
 """  # noqa: E501
-"""Of the tokenizers of Qwen2.5 and Qwen2.5-VL: it knows tools, and text only."""
+"""Of the tokenizers of Qwen2.5 (Instruct has another default prompt): it knows tools, and text only."""
 
 _PARTS = r"""{%- for content in message.content %}
                 {%- if content.type == 'image' or 'image' in content or 'image_url' in content %}

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from qvl_export.families import qwen
 from qvl_runtime import drawing, grounding
 from qvl_runtime.errors import MediaError, PromptError
 from qvl_runtime.grounding import Box, Point, parse
@@ -219,6 +220,6 @@ class _Broken(Image.Image):
         raise OSError("disk full")
 
 
-def test_the_marks_are_those_of_the_tokenizer() -> None:
+def test_the_marks_are_those_of_the_tokenizers() -> None:
     added = json.loads((REFERENCE / "tokenizer.json").read_text("utf-8"))["added_tokens"]
-    assert set(grounding.MARKS) <= {token["content"] for token in added}
+    assert set(grounding.MARKS) <= {*qwen.SPECIAL_TOKENS, *(token["content"] for token in added)}

@@ -19,7 +19,7 @@ from qvl_runtime.model import Model
 from qvl_runtime.preprocess import resized_grid
 from qvl_runtime.prompt import Media, Prompt, ScaledImageWarning, build_prompt, collect, fit
 from tests.conftest import REFERENCE, Loader
-from tests.oracles.tiny import FAMILIES, IMAGE, VIDEO
+from tests.oracles.tiny import FREE_SIZES, IMAGE, VIDEO
 
 PADS = {"image": "<|image_pad|>", "video": "<|video_pad|>"}
 
@@ -146,7 +146,7 @@ MALFORMED = {
 
 
 @pytest.mark.parametrize(("messages", "reason"), MALFORMED.values(), ids=MALFORMED)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", FREE_SIZES)
 def test_malformed_messages(model: Loader, family: str, messages: Any, reason: str) -> None:
     with pytest.raises(PromptError, match=reason) as caught:
         model(family, "small", "fp32").prompt(messages)

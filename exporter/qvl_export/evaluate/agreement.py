@@ -15,7 +15,8 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-Floats = npt.NDArray[np.float64]
+from ..distributions import Floats, log_softmax
+
 TOP = 256
 ROWS = 32
 """Tokens whose full distribution is held in float64 at a time."""
@@ -54,12 +55,6 @@ class Kept:
     def load(path: Path) -> Kept:
         with np.load(path) as parts:
             return Kept(**dict(parts))
-
-
-def log_softmax(logits: npt.NDArray[np.float32]) -> Floats:
-    """Log-probabilities of the last axis in float64."""
-    shifted = logits.astype(np.float64) - logits.max(-1, keepdims=True)
-    return np.asarray(shifted - np.log(np.exp(shifted).sum(-1, keepdims=True)))
 
 
 def keep(logits: npt.NDArray[np.float32], tokens: list[int], top: int = TOP) -> Kept:

@@ -79,7 +79,7 @@ class BundleAnswerer:
     def answer(self, messages: list[dict[str, Any]], limit: int | None) -> Record:
         stream = self._model.stream(messages, limit)
         text, run = "".join(stream), stream.run
-        placed = self._model.prompt(messages).placed
+        placed = stream.prompt.placed if stream.prompt else ()
         size = placed[0].media.frames[0].size if placed else (1, 1)
         resized = (placed[0].grid.w * self._patch, placed[0].grid.h * self._patch) if placed else size
         return Record(

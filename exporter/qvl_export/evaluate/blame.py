@@ -18,7 +18,7 @@ from ..progress import Progress, Silent
 from .answering import HF
 from .processes import run_jobs
 from .tapping import LOGITS, STREAM, TapJob
-from .taps import Taps
+from .taps import Taps, file_name
 
 TAPPING = "qvl_export.evaluate.tapping"
 OUTLIER = 4.0
@@ -62,7 +62,10 @@ class Stage(msgspec.Struct, frozen=True):
 
 
 class Blame(msgspec.Struct, frozen=True):
-    """`first_drop` is the first stage that adds much more noise than its kind, or None where the loss is even."""
+    """`first_drop` is the first stage that adds much more noise than its kind, or None where the loss is even.
+
+    `first_linear` is the first of the `linears` looked into with about as much noise as the noisiest of them.
+    """
 
     reference: str
     bundle: str
@@ -73,6 +76,7 @@ class Blame(msgspec.Struct, frozen=True):
     summary: str
     stages: list[Stage]
     linears: list[Stage] = []
+    first_linear: str | None = None
 
 
 def blame(plan: BlamePlan, progress: Progress | None = None) -> Blame:
@@ -114,7 +118,7 @@ def _check_alike(plan: BlamePlan, reference: Taps, other: Taps) -> None:
 
 def _stage(directory: Path, name: str, taps: Taps) -> Stage:
     """One stage of both models, read from their arrays."""
-    one, two = (np.load(directory / model / f"{_file(name)}.npy") for model in ("reference", "bundle"))
+    one, two = (np.load(directory / model / f"{file_name(name)}.npy") for model in ("reference", "bundle"))
     if one.shape != two.shape:
         raise ExportError(f"stage {name} has shapes {one.shape} and {two.shape}", fix="compare bundles of one model")
     if not name.startswith(("llm.", LOGITS)):
@@ -123,10 +127,6 @@ def _stage(directory: Path, name: str, taps: Taps) -> Stage:
     of_image[taps.image_tokens] = True
     vision, text = (likeness(one[rows], two[rows]) if rows.any() else None for rows in (of_image, ~of_image))
     return Stage(name, likeness(one, two), vision, text)
-
-
-def _file(name: str) -> str:
-    return name.replace("/", "~")
 
 
 def likeness(reference: Floats, other: Floats) -> Likeness:
@@ -164,11 +164,19 @@ def first_drop(stages: Sequence[Stage]) -> str | None:
     return next((stage.name for stage in stages if stage.added > limit), None)
 
 
+def first_linear(linears: Sequence[Stage]) -> str | None:
+    """The first, in the order they run, that can be heard and is not dwarfed: what follows gets its noise."""
+    noises = [noise_ratio(linear.all) for linear in linears]
+    limit = max(max(noises, default=0.0) / OUTLIER, AUDIBLE)
+    return next((linear.name for linear, noise in zip(linears, noises, strict=True) if noise > limit), None)
+
+
 def judge(plan: BlamePlan, stages: list[Stage], inner: list[Stage]) -> Blame:
     """Name the stage."""
     drop = first_drop(stages)
     most = max(stages, key=lambda stage: stage.added)
     largest = most.name if most.added > 0 else None
+    linear = first_linear(inner)
     return Blame(
         str(plan.reference),
         str(plan.bundle),
@@ -176,9 +184,10 @@ def judge(plan: BlamePlan, stages: list[Stage], inner: list[Stage]) -> Blame:
         [str(image) for image in plan.images],
         drop,
         largest,
-        _summary(drop, most, stages),
+        _summary(drop, most, stages) + _inside(linear),
         stages,
         inner,
+        linear,
     )
 
 
@@ -194,12 +203,19 @@ def _summary(drop: str | None, most: Stage, stages: Sequence[Stage]) -> str:
     return f"the first stage that drops is {drop}; {tail}"
 
 
+def _inside(linear: str | None) -> str:
+    if linear is None:
+        return ""
+    stage, name = linear.split("/")
+    return f" Of the linears of {stage}, {name} drops first."
+
+
 def describe(found: Blame) -> str:
     """A table for people."""
     lines = [f"{'stage':24} {'cosine':>10} {'SQNR dB':>9} {'vision':>9} {'text':>9}"]
     for stage in [*found.stages, *found.linears]:
         name = re.sub(r"^.*/", "  ", stage.name)
-        mark = "  ← first drop" if stage.name == found.first_drop else ""
+        mark = "  ← first drop" if stage.name in (found.first_drop, found.first_linear) else ""
         parts = " ".join(f"{_decibels(part):>9}" for part in (stage.all, stage.vision, stage.text))
         lines.append(f"{name:24} {stage.all.cosine:10.6f} {parts}{mark}")
         if stage is found.stages[-1] and found.linears:

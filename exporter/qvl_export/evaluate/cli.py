@@ -55,9 +55,8 @@ def register(cli: click.Group) -> None:
 @click.option("--out", required=True, type=Directory, help="Where index.html, report.md and report.json go.")
 @click.option("--items", type=click.IntRange(1), help="Ask so many of the set, drawn with a fixed seed (default: all).")
 @click.option("--threads", type=click.IntRange(1), help="Cores for all processes together (default: all).")
-@click.option(
-    "--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes a model, side by side."
-)
+@click.option("--workers", type=click.IntRange(1), help="Processes a model, side by side (default: one a machine).")
+@click.option("--ray", metavar="ADDRESS", help="Spread the items over the Ray cluster there.")
 @click.option("--max-new-tokens", type=click.IntRange(1), help="Longest answer (default: the runtime's).")
 @click.option("--reference", "engine", type=click.Choice(["bundle", "hf"]), default="bundle", show_default=True,
               help="What REFERENCE is: a bundle, or a checkpoint run by PyTorch.")  # fmt: skip
@@ -142,9 +141,8 @@ def blame(
 @click.option("--calib", type=Directory, help="Calibration set for precisions that are quantized.")
 @click.option("--items", type=click.IntRange(1), help="Ask so many of the set (default: all).")
 @click.option("--threads", type=click.IntRange(1), help="Cores for all processes together (default: all).")
-@click.option(
-    "--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes a model, side by side."
-)
+@click.option("--workers", type=click.IntRange(1), help="Processes a model, side by side (default: one a machine).")
+@click.option("--ray", metavar="ADDRESS", help="Spread the items over the Ray cluster there.")
 @click.option("--max-new-tokens", type=click.IntRange(1), help="Longest answer (default: the runtime's).")
 @click.option("--json", "as_json", is_flag=True, help="Print report.json instead of the summary.")
 @click.option("--quiet", is_flag=True, help="No progress.")

@@ -74,7 +74,7 @@ def scatter(marks: Sequence[Mark], x_title: str, y_title: str) -> str:
             f'y2="{frame.y(mark.high):.1f}"/>'
             f'<circle class="point {colour}" cx="{x:.1f}" cy="{frame.y(mark.y):.1f}" r="5"/>'
         )
-    taken = [_Area(frame.x(mark.x) - 6, frame.y(mark.y) - 6, 12, 12) for mark in marks]
+    taken = [area for mark in marks for area in _drawn(frame, mark)]
     for mark in marks:
         area = _label_area(frame, mark, taken)
         taken.append(area)
@@ -186,6 +186,12 @@ class _Area(NamedTuple):
     def meets(self, other: _Area) -> bool:
         apart = self.x + self.width <= other.x or other.x + other.width <= self.x
         return not (apart or self.y + self.height <= other.y or other.y + other.height <= self.y)
+
+
+def _drawn(frame: _Frame, mark: Mark) -> list[_Area]:
+    """Where the point and its interval are."""
+    x, top = frame.x(mark.x), frame.y(mark.high)
+    return [_Area(x - 6, frame.y(mark.y) - 6, 12, 12), _Area(x - 2, top, 4, frame.y(mark.low) - top)]
 
 
 def _label_area(frame: _Frame, mark: Mark, taken: Sequence[_Area]) -> _Area:

@@ -6,6 +6,7 @@ Images go through the processor that the runtime matches to the bit (Pillow's, w
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -117,27 +118,29 @@ class _Clock:
 def tap(path: str, messages: list[dict[str, Any]], out: Path) -> Taps:
     """Every stage of one input as `out/NAME.npy`, named and ordered as the bundle's graphs name and order them."""
     answerer = HfAnswerer(path, None)
-    inputs = answerer.inputs(messages)
-    kept: dict[str, Any] = {"preprocessing": inputs["pixel_values"]}
+    inputs, stages = answerer.inputs(messages), list[str]()
     model = answerer.model.model
+    order = _window_order(model.config.vision_config, inputs["image_grid_thw"].tolist())
+
+    def save(name: str, value: Any) -> None:
+        rows = value.detach().reshape(-1, value.shape[-1]).float().numpy()
+        np.save(out / f"{name}.npy", _in_merge_order(rows, name, order))
+        stages.append(name)
+
     for prefix, blocks in (("vision.blocks", model.visual.blocks), ("llm.layers", model.language_model.layers)):
         for index, block in enumerate(blocks):
-            block.register_forward_hook(_keeping(kept, f"{prefix}.{index}"))
-    order = _window_order(model.config.vision_config, inputs["image_grid_thw"].tolist())
-    model.visual.merger.register_forward_hook(_keeping(kept, "vision.merger"))
+            block.register_forward_hook(_saving(save, f"{prefix}.{index}"))
+    model.visual.merger.register_forward_hook(_saving(save, "vision.merger"))
+    save("preprocessing", inputs["pixel_values"])
     with answerer.torch.inference_mode():
-        logits = answerer.model(**inputs).logits[0]
-    stages = [*kept, "logits"]
-    for name, value in {**kept, "logits": logits}.items():
-        rows = value.reshape(-1, value.shape[-1]).float().numpy()
-        np.save(out / f"{name}.npy", _in_merge_order(rows, name, order))
+        save("logits", answerer.model(**inputs).logits[0])
     places = np.flatnonzero(inputs["mm_token_type_ids"][0].numpy())
     return Taps(stages, places.tolist(), inputs["input_ids"].shape[1])
 
 
-def _keeping(kept: dict[str, Any], name: str) -> Any:
+def _saving(save: Callable[[str, Any], None], name: str) -> Any:
     def hook(_: Any, __: Any, output: Any) -> None:
-        kept[name] = (output[0] if isinstance(output, tuple) else output).detach()
+        save(name, output[0] if isinstance(output, tuple) else output)
 
     return hook
 

@@ -15,7 +15,7 @@ from typing import Any
 from rapidfuzz.distance import Levenshtein
 
 from . import tables
-from .boxes import Box, PageGeometry, intersection_over_union, parse_boxes
+from .boxes import PageGeometry, intersection_over_union, parse_boxes
 from .texts import normal, squeeze
 
 Fraction = tuple[float, float]
@@ -160,11 +160,6 @@ def matched_ious(answer: str, truth: str, page: PageGeometry) -> tuple[list[floa
             left.remove(t)
             used.add(b)
     return ious, bool(given)
-
-
-def truth_boxes(truths: Sequence[str], page: PageGeometry) -> list[Box]:
-    """The boxes of the first truth, in pixels of the image."""
-    return parse_boxes(truths[0], PageGeometry.original(page.size))
 
 
 def _json(text: str) -> Any:

@@ -6,56 +6,106 @@ import contextlib
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
-from typing import IO
+from typing import IO, Protocol
 
 import msgspec
 
+from qvl_runtime.sessions import cores
+
 from ..errors import ExportError
 
-
-def run_jobs(module: str, jobs: Sequence[msgspec.Struct], advance: Callable[[int], None]) -> None:
-    """Run `python -m module JOB.json` for every job at the same time; `advance` is told of each line they print.
-
-    Raises ExportError with the last line of what a failing process had to say; then the others are ended too.
-    """
-    with tempfile.TemporaryDirectory() as directory, contextlib.ExitStack() as running:
-        started = []
-        for number, job in enumerate(jobs):
-            path = Path(directory) / f"{number}.json"
-            path.write_bytes(msgspec.json.encode(job))
-            errors = running.enter_context((Path(directory) / f"{number}.err").open("w+"))
-            started.append((_start(module, path, errors), errors))
-            running.callback(_end, started[-1][0])
-        with ThreadPoolExecutor(len(jobs)) as pool:
-            for done in [pool.submit(_follow, process, errors, advance) for process, errors in started]:
-                done.result()
+Advance = Callable[[int], None]
 
 
-def _start(module: str, job: Path, errors: IO[str]) -> subprocess.Popen[str]:
-    command = [sys.executable, "-P", "-m", module, str(job)]
-    return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, text=True)
+class Pool(Protocol):
+    """Where jobs run: `machines` that have `cores` between them."""
+
+    machines: int
+    cores: int
+
+    def run(self, module: str, jobs: Sequence[msgspec.Struct], threads: int, advance: Advance) -> None:
+        """Run `python -m module JOB.json` for every job, each on `threads` cores; `advance` is told of their lines.
+
+        Raises ExportError with the last line of what a failing process had to say; then the others are ended too.
+        """
 
 
-def _follow(process: subprocess.Popen[str], errors: IO[str], advance: Callable[[int], None]) -> None:
-    assert process.stdout is not None
-    for _ in process.stdout:
-        advance(1)
-    if process.wait() == 0:
+class ThisMachine:
+    """All jobs at the same time, here."""
+
+    def __init__(self) -> None:
+        self.machines, self.cores = 1, cores()
+
+    def run(self, module: str, jobs: Sequence[msgspec.Struct], threads: int, advance: Advance) -> None:
+        """See `Pool.run`."""
+        run_jobs(module, jobs, advance)
+
+
+@contextlib.contextmanager
+def open_pool(ray: str | None) -> Iterator[Pool]:
+    """This machine, or the Ray cluster at an address; raises ExportError where there is none."""
+    if ray is None:
+        yield ThisMachine()
         return
-    errors.seek(0)
-    said = [line.strip() for line in errors if line.strip()]
-    if process.returncode < 0:
-        reason = f"was ended by signal {-process.returncode}"
-        raise ExportError(f"a process {reason}", fix="of want of memory mostly; run it again to go on where it stopped")
-    raise ExportError(said[-1].removeprefix("error: ") if said else f"a process ended with {process.returncode}")
+    from .ray_pool import cluster
+
+    with cluster(ray) as pool:
+        yield pool
 
 
-def _end(process: subprocess.Popen[str]) -> None:
-    if process.poll() is None:
-        process.terminate()
-        process.wait()
-    if process.stdout is not None:
-        process.stdout.close()
+def run_jobs(module: str, jobs: Sequence[msgspec.Struct], advance: Advance) -> None:
+    """Run `python -m module JOB.json` for every job at the same time, as `Pool.run` says."""
+
+    def follow(process: Running) -> None:
+        for count in process.lines():
+            advance(count)
+
+    with ThreadPoolExecutor(len(jobs)) as threads, contextlib.ExitStack() as stack:
+        running = [stack.enter_context(started(module, job)) for job in jobs]
+        for done in as_completed([threads.submit(follow, process) for process in running]):
+            done.result()
+
+
+class Running:
+    """A process at work."""
+
+    def __init__(self, process: subprocess.Popen[str], errors: IO[str]) -> None:
+        self._process, self._errors = process, errors
+
+    def lines(self) -> Iterator[int]:
+        """1 for each line that it prints, until it is done; raises ExportError where it fails."""
+        assert self._process.stdout is not None
+        for _ in self._process.stdout:
+            yield 1
+        if self._process.wait() != 0:
+            raise self._failure()
+
+    def _failure(self) -> ExportError:
+        code = self._process.returncode
+        if code < 0:
+            fix = "of want of memory mostly; run it again to go on where it stopped"
+            return ExportError(f"a process was ended by signal {-code}", fix=fix)
+        self._errors.seek(0)
+        said = [line.strip() for line in self._errors if line.strip()]
+        return ExportError(said[-1].removeprefix("error: ") if said else f"a process ended with {code}")
+
+
+@contextlib.contextmanager
+def started(module: str, job: msgspec.Struct) -> Iterator[Running]:
+    """`python -m module JOB.json`, ended at the latest with the block."""
+    with tempfile.TemporaryDirectory() as directory, (Path(directory) / "errors").open("w+") as errors:
+        path = Path(directory) / "job.json"
+        path.write_bytes(msgspec.json.encode(job))
+        command = [sys.executable, "-P", "-m", module, str(path)]
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, text=True)
+        try:
+            yield Running(process, errors)
+        finally:
+            if process.poll() is None:
+                process.terminate()
+            process.wait()
+            if process.stdout is not None:
+                process.stdout.close()

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import msgspec
 
 from .agreement import Agreement
+
+CHUNK = 1 << 16
 
 
 class Record(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
@@ -100,12 +104,23 @@ def appending(directory: Path, name: str, rank: int) -> Iterator[Callable[[Recor
     """A function that appends a record; half a line that a killed process left is cut off first."""
     path = directory / f"{name}.{rank}.jsonl"
     with path.open("ab+") as file:
-        file.seek(0)
-        whole = file.read()
-        file.truncate(whole.rfind(b"\n") + 1)
+        _cut_half_line(file)
 
         def append(record: Record) -> None:
             file.write(msgspec.json.encode(record) + b"\n")
             file.flush()
 
         yield append
+
+
+def _cut_half_line(file: BinaryIO) -> None:
+    """Leave nothing after the last line break, looked for from the end."""
+    end = file.seek(0, os.SEEK_END)
+    while end:
+        start = max(0, end - CHUNK)
+        file.seek(start)
+        if (found := file.read(end - start).rfind(b"\n")) >= 0:
+            end = start + found + 1
+            break
+        end = start
+    file.truncate(end)

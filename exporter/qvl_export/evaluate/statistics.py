@@ -17,7 +17,7 @@ Floats = npt.NDArray[np.float64]
 RESAMPLES = 2000
 LEVEL = 0.95
 POINT = 0.01
-_CELLS = 1 << 22
+_CELLS = 1 << 18
 """Numbers held at a time while resampling."""
 Z_LEVEL, Z_POWER = 1.959964, 0.841621
 """Normal quantiles of a two-sided 95 % test with a power of 80 %."""

@@ -14,9 +14,9 @@ from qvl_runtime import manifest as manifests
 
 from .. import bundle
 from ..errors import ConfigError, ExportError
-from ..pipeline import ExportPlan, Progress, export
-
-FLOATS = ("fp32", "fp16")
+from ..pipeline import ExportPlan, export
+from ..progress import Progress
+from ..quant.precision import FLOATS
 
 
 @dataclass(frozen=True)

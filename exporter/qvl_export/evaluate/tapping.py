@@ -12,7 +12,7 @@ import shutil
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from qvl_runtime.rotation import Rotation
 
 from ..bundle import file_entry
 from .answering import HF
-from .taps import Taps
+from .taps import Taps, file_name
 
 STREAM = re.compile(r"(vision\.blocks|llm\.layers)\.(\d+)")
 PRODUCTS = (
@@ -40,6 +40,8 @@ PRODUCTS = (
     "MatMulInteger",
     "MatMulIntegerToFloat",
 )
+AT_ONCE = 8
+"""Streams of the vision tower that a run gives: all of a page's would be most of a gigabyte in a 3B model."""
 FEATURES, LOGITS, PIXELS = "vision.merger", "logits", "preprocessing"
 
 
@@ -56,33 +58,45 @@ class TapJob(msgspec.Struct, frozen=True):
 
 
 class Tapped:
-    """An ONNX Runtime session that keeps further outputs of every run."""
+    """An ONNX Runtime session that leaves further outputs of every run in a directory."""
 
-    def __init__(self, session: Any, names: Sequence[str]) -> None:
-        self._session, self._names = session, list(names)
-        self.kept: dict[str, list[np.ndarray]] = {}
+    def __init__(self, session: Any, names: Sequence[str], directory: Path) -> None:
+        self._session, self.names, self._directory = session, list(names), directory
+        self._runs = 0
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._session, name)
 
     def run(self, outputs: Sequence[str] | None, feeds: Any, options: Any = None) -> list[np.ndarray]:
-        """As the session does; all outputs are those of the contract, without ours."""
+        """As the session does, again for every few of our outputs; all outputs are those of the contract."""
         if outputs is None:
-            outputs = [port.name for port in self._session.get_outputs() if port.name not in self._names]
-        found = self._session.run([*outputs, *self._names], feeds, options)
-        self._keep(found[len(outputs) :])
-        return list(found[: len(outputs)])
+            outputs = [port.name for port in self._session.get_outputs() if port.name not in self.names]
+        found: list[np.ndarray] = []
+        for start in range(0, max(len(self.names), 1), AT_ONCE):
+            few = self.names[start : start + AT_ONCE]
+            found = self._session.run([*outputs, *few], feeds, options)
+            self._keep(few, found[len(outputs) :])
+        self._runs += 1
+        return found[: len(outputs)]
 
     def run_with_iobinding(self, binding: Any, *arguments: Any) -> None:
-        for name in self._names:
+        for name in self.names:
             binding.bind_output(name, "cpu")
         self._session.run_with_iobinding(binding, *arguments)
-        last = binding.get_outputs()[-len(self._names) :]  # in the order they were bound in: ours after the engine's
-        self._keep([value.numpy() for value in last])
+        last = binding.get_outputs()[-len(self.names) :]  # in the order they were bound in: ours after the engine's
+        self._keep(self.names, (value.numpy() for value in last))
+        self._runs += 1
 
-    def _keep(self, values: Sequence[np.ndarray]) -> None:
-        for name, value in zip(self._names, values, strict=True):
-            self.kept.setdefault(name, []).append(np.array(value))
+    def _keep(self, names: Sequence[str], values: Iterable[np.ndarray]) -> None:
+        for name, value in zip(names, values, strict=True):
+            np.save(self._file(name, self._runs), value)
+
+    def _file(self, name: str, run: int) -> Path:
+        return self._directory / f"{file_name(name)}.run{run}.npy"
+
+    def kept(self, name: str) -> list[np.ndarray]:
+        """An output of all runs."""
+        return [np.load(self._file(name, run)) for run in range(self._runs)]
 
 
 def run(job: TapJob) -> Taps:
@@ -98,11 +112,11 @@ def run(job: TapJob) -> Taps:
         model: Any = load(directory, job.threads)
         engine = model._engine
         vision, language = engine.encode.__self__, engine.llm
-        vision._session = Tapped(vision._session, names["vision"])
-        language._sessions[0] = Tapped(language._sessions[0], names["llm"])
+        vision._session = Tapped(vision._session, names["vision"], directory)
+        language._sessions[0] = Tapped(language._sessions[0], names["llm"], directory)
         prompt: Prompt = model.prompt(messages, 1)
         logits = model._decoder.prefill(prompt, np.arange(len(prompt.ids)), _run())
-        return _save(out, model, prompt, vision._session.kept, language._sessions[0].kept, logits)
+        return _save(out, model, prompt, vision._session, language._sessions[0], logits)
 
 
 def _run() -> Any:
@@ -111,23 +125,22 @@ def _run() -> Any:
     return Run()
 
 
-def _save(
-    out: Path, model: Any, prompt: Prompt, vision: dict[str, Any], language: dict[str, Any], logits: np.ndarray
-) -> Taps:
+def _save(out: Path, model: Any, prompt: Prompt, vision: Tapped, language: Tapped, logits: np.ndarray) -> Taps:
     """Stages in the order of the chain; images and chunks of a prompt one after another."""
-    image = model.manifest.image
-    pixels = [item.patches(image).pixel_values for item in prompt.placed]
-    stages: list[tuple[str, list[np.ndarray]]] = [(PIXELS, pixels)] if pixels else []
-    stages += vision.items()
-    stages += [(FEATURES, [model._encode(item) for item in prompt.placed])] if pixels else []
-    stages += [*language.items(), (LOGITS, [logits])]
-    for name, values in stages:
-        rows = _own_basis(
-            name, np.concatenate([value.reshape(-1, value.shape[-1]) for value in values]), model.manifest
-        )
-        np.save(out / f"{name.replace(chr(47), chr(126))}.npy", rows.astype(np.float32))
-    tokens = [place for item in prompt.placed for place in range(item.span.start, item.span.end)]
-    return Taps([name for name, _ in stages], tokens, len(prompt.ids))
+    placed = prompt.placed
+    features = [FEATURES] if placed else []
+    stages = [*([PIXELS] if placed else []), *(vision.names if placed else []), *features, *language.names, LOGITS]
+    for name in stages:
+        if name == PIXELS:
+            values = [item.patches(model.manifest.image).pixel_values for item in placed]
+        elif name == FEATURES:
+            values = [model._encode(item) for item in placed]
+        else:
+            values = [logits] if name == LOGITS else (language if name in language.names else vision).kept(name)
+        rows = np.concatenate([value.reshape(-1, value.shape[-1]) for value in values])
+        np.save(out / f"{file_name(name)}.npy", _own_basis(name, rows, model.manifest).astype(np.float32))
+    tokens = [place for item in placed for place in range(item.span.start, item.span.end)]
+    return Taps(stages, tokens, len(prompt.ids))
 
 
 def _own_basis(name: str, rows: np.ndarray, manifest: manifests.Manifest) -> np.ndarray:

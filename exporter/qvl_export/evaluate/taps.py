@@ -11,3 +11,8 @@ class Taps(msgspec.Struct):
     stages: list[str]
     image_tokens: list[int]
     tokens: int
+
+
+def file_name(stage: str) -> str:
+    """A stage's name as a file may have it."""
+    return stage.replace("/", "~")

@@ -5,16 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
-
-import msgspec
 
 from ..errors import ExportError
 from .metrics import METRICS
+from .results import Comparison, Report, Verdict
 from .statistics import LEVEL, Interval, Paired, interval, items_needed, resampled, swap_test
-
-if TYPE_CHECKING:
-    from .summary import Comparison, Report
 
 _GATE = re.compile(r"\s*(\w+)\s*([<>])\s*([+-]?\d+(?:\.\d+)?)\s*(?:pt|points?|pp)?\s*$")
 
@@ -26,13 +21,6 @@ class Finding:
     task: str
     metric: str
     pairs: Paired
-
-
-class Verdict(msgspec.Struct, frozen=True):
-    """`outcome` over all tasks together, with a confidence of 95 %; `text` is for people."""
-
-    outcome: Literal["identical", "no measurable loss", "loss", "gain"]
-    text: str
 
 
 def give_verdict(

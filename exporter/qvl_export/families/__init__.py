@@ -1,12 +1,18 @@
-"""Families: one module a `model_type`, found by its name, each with `read(Checkpoint) -> ModelSpec`."""
+"""Families: one module a `model_type`, found by its name, each with `read(Checkpoint) -> ModelSpec`.
+
+One whose tensors are not called or laid out as those of its successors has `tensors(Checkpoint)` too, which says so.
+"""
 
 from __future__ import annotations
 
 import importlib
 import pkgutil
+from collections.abc import Mapping
+from typing import Any
 
 from ..checkpoint import Checkpoint
 from ..errors import ConfigError
+from ..safetensors_file import Tensor
 from .spec import ModelSpec
 
 _SHARED = {"spec", "config"}
@@ -26,5 +32,16 @@ def read_spec(checkpoint: Checkpoint) -> ModelSpec:
             where=checkpoint.directory / "config.json",
             fix=f"supported: {', '.join(available())}",
         )
-    spec: ModelSpec = importlib.import_module(f"{__name__}.{model_type}").read(checkpoint)
+    spec: ModelSpec = _module(model_type).read(checkpoint)
     return spec
+
+
+def tensors(checkpoint: Checkpoint, spec: ModelSpec) -> Mapping[str, Tensor]:
+    """The tensors of a checkpoint by the names that graphs have for them."""
+    module = _module(spec.family)
+    found: Mapping[str, Tensor] = module.tensors(checkpoint) if hasattr(module, "tensors") else checkpoint.tensors
+    return found
+
+
+def _module(family: str) -> Any:
+    return importlib.import_module(f"{__name__}.{family}")

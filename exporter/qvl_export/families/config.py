@@ -158,8 +158,7 @@ def _rope(
     """Base frequency and M-RoPE sections from `rope_parameters` (5) or `rope_theta` and `rope_scaling` (4)."""
     rope = text.rope_parameters or text.rope_scaling or {}
     kind = rope.get("rope_type") or rope.get("type") or "default"
-    kinds = ("default", "mrope") if interleaved else ("default", "mrope", "yarn")
-    refuse_unless(kind in kinds, f"rope type {kind!r} is not supported", checkpoint)
+    refuse_unless(kind in ("default", "mrope", "yarn"), f"rope type {kind!r} is not supported", checkpoint)
     refuse_unless(
         interleaved or not rope.get("mrope_interleaved"),
         "mrope_interleaved is not supported in this family",

@@ -63,6 +63,11 @@ def add_output(graph: ir.Graph, value: ir.Value, name: str, axes: Axes | None, d
     graph.outputs.append(value)
 
 
+def add_ntk_alpha(graph: ir.Graph, spec: TextSpec) -> ir.Value | None:
+    """By how much long prompts slow rotary frequencies down, where they do."""
+    return add_input(graph, "ntk_alpha", FLOAT, [1]) if spec.ntk_length else None
+
+
 def add_cache_state(graph: ir.Graph, target: Target, capacity: int | str = PAST) -> dict[str, ir.Value]:
     """What the target is told of how far the cache is filled."""
     return {
@@ -85,10 +90,26 @@ def add_cache(
     return Cache(key, value, state)
 
 
+def add_presents(
+    graph: ir.Graph,
+    spec: TextSpec,
+    target: Target,
+    presents: list[tuple[ir.Value, ir.Value]],
+    total: int | str = "total",
+) -> None:
+    """What every layer leaves in the cache, as outputs."""
+    present: Axes = [1, spec.num_key_value_heads, total, spec.head_dim]
+    for index, pair in enumerate(presents):
+        for part, value in zip(("key", "value"), pair, strict=True):
+            add_output(graph, value, f"present.{index}.{part}", present, target.cache_type)
+
+
 def add_vision_inputs(graph: ir.Graph, image: ImageGeometry, name: str, axes: Axes) -> VisionInputs:
     """Pixels or what was made of them, called `name`, and what the tower needs of windows and interpolation."""
     pixels = add_input(graph, name, FLOAT, axes)
-    inputs = VisionInputs(pixels, add_input(graph, "patch_positions", INT64, ["frames", "patches", 2]))
+    inputs = VisionInputs(pixels)
+    if not image.queries:
+        inputs = inputs._replace(patch_positions=add_input(graph, "patch_positions", INT64, ["frames", "patches", 2]))
     if image.window:
         windows = WindowInputs(
             add_input(graph, "window_gather", INT64, ["window_slots"]),
@@ -160,6 +181,7 @@ def build_llm(spec: ModelSpec, target: Target, layouts: Mapping[str, Layout] | N
         add_input(graph, "image_positions", INT64, ["image_tokens", 2]),
         add_input(graph, "logits_positions", INT64, ["wanted"]),
         tuple(add_input(graph, name, FLOAT, ["image_tokens", text.hidden_size]) for name in deepstack_names(text)),
+        add_ntk_alpha(graph, text),
     )
     capacity, total = (spec.max_positions,) * 2 if target.static_cache else (PAST, "total")
     state = add_cache_state(graph, target, capacity)
@@ -170,8 +192,5 @@ def build_llm(spec: ModelSpec, target: Target, layouts: Mapping[str, Layout] | N
     used = quantize(llm, "", layouts or {})
     logits, presents = llm(GraphBuilder(graph).op, inputs, caches)
     add_output(graph, logits, "logits", [1, "wanted", text.vocab_size])
-    present: Axes = [1, text.num_key_value_heads, total, text.head_dim]
-    for index, pair in enumerate(presents):
-        for part, value in zip(("key", "value"), pair, strict=True):
-            add_output(graph, value, f"present.{index}.{part}", present, target.cache_type)
+    add_presents(graph, text, target, presents, total)
     return Graph(name, ir.Model(graph, ir_version=target.ir_version), used)

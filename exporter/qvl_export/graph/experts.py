@@ -27,7 +27,13 @@ class ExpertWeight(Weight):
 
 
 class Router(nn.Module):
-    """A score of every expert for every token: [tokens, experts]. It is never quantized."""
+    """A score of every expert for every token: [tokens, experts]. It is never quantized.
+
+    `input` and `scores` are the last it was applied to and gave, for calibration to look at.
+    """
+
+    input: ir.Value
+    scores: ir.Value
 
     def __init__(self, target: Target, hidden_size: int, num_experts: int) -> None:
         super().__init__()
@@ -36,7 +42,8 @@ class Router(nn.Module):
 
     def forward(self, op: OpBuilder, x: ir.Value) -> ir.Value:
         scores = self.target.linear(op, x, self.weight, None)
-        return op.Reshape(scores, op.Constant(value_ints=[-1, self.num_experts]))
+        self.input, self.scores = x, op.Reshape(scores, op.Constant(value_ints=[-1, self.num_experts]))
+        return self.scores
 
 
 class Experts(nn.Module):

@@ -67,6 +67,18 @@ class Embedding(nn.Module):
         return self.target.linear(op, x, self.weight, None)
 
 
+class Table(nn.Module):
+    """Learned rows that are used all at once, [1, rows, size] in float32."""
+
+    def __init__(self, target: Target, rows: int, size: int) -> None:
+        super().__init__()
+        self.weight = Weight([rows, size], target.weight_type)
+
+    def forward(self, op: OpBuilder) -> ir.Value:
+        rows = op.Cast(self.weight, to=ir.DataType.FLOAT)
+        return op.Unsqueeze(rows, op.Constant(value_ints=[0]))
+
+
 class AddNorm(nn.Module):
     """The norm of x + delta; returns (normalised, x + delta), the sum named `name` where given."""
 

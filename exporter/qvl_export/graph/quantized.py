@@ -9,6 +9,7 @@ from onnxscript import OpBuilder, nn
 
 from ..errors import ExportError
 from ..quant.qtensor import Layout
+from ..targets import PackedWeight
 from .experts import EXPERT_PARTS, Experts
 from .layers import Embedding, Linear
 
@@ -29,12 +30,13 @@ class Quantized(nn.Module):
             setattr(self, name, Packed(shape, dtype=dtype))
 
     @property
-    def parts(self) -> dict[str, ir.Value]:
-        return {name: value for name, value in self.named_parameters() if isinstance(value, Packed)}
+    def packed(self) -> PackedWeight:
+        parts = {name: value for name, value in self.named_parameters() if isinstance(value, Packed)}
+        return PackedWeight(parts, self.layout, self.rows, self.columns)
 
     def apply(self, op: OpBuilder, x: ir.Value, bias: ir.Value | None) -> ir.Value:
         """x · dequantized weightᵀ + bias."""
-        return self.target.quantized_linear(op, x, self.parts, self.layout, self.rows, self.columns, bias, self.wide)
+        return self.target.quantized_linear(op, x, self.packed, bias, self.wide)
 
 
 class QuantizedLinear(Quantized):
@@ -57,7 +59,7 @@ class QuantizedEmbedding(Quantized):
             raise ExportError(f"an embedding of {self.columns} columns is not made of blocks of {layout.block}")
 
     def forward(self, op: OpBuilder, ids: ir.Value) -> ir.Value:
-        return self.target.quantized_embedding(op, ids, self.parts, self.layout, self.columns)
+        return self.target.quantized_embedding(op, ids, self.packed)
 
     def head(self, op: OpBuilder, x: ir.Value) -> ir.Value:
         return self.apply(op, x, None)

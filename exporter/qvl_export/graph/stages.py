@@ -19,17 +19,18 @@ from .build import (
     add_cache,
     add_cache_state,
     add_input,
+    add_ntk_alpha,
     add_output,
     add_vision_inputs,
     empty_graph,
     patch_kernel,
 )
-from .experts import ExpertWeight
+from .experts import Experts, ExpertWeight, SparseMlp
 from .folds import Fold
 from .layers import AddNorm, Embedding, Linear
 from .quantized import quantize
 from .text import DecoderLayer, Deepstack, mrope
-from .vision import DeepstackMerger, PatchEmbed, VisionBlock, embed, image_merger, patch_rope, position_table
+from .vision import DeepstackMerger, VisionBlock, embed, image_merger, patch_embed, patch_rope, position_table
 
 PATCH_EMBED, POSITIONS = "visual.patch_embed", "visual.pos_embed"
 MERGER, DEEPSTACK = "visual.merger", "visual.deepstack_merger_list"
@@ -41,16 +42,18 @@ M = TypeVar("M", bound=nn.Module)
 class Stage:
     """A graph `hidden`, … → `hidden_out`, whose other outputs are what its float linears are applied to.
 
-    `taps` names the linears of each such output, `folds` where scales of their inputs can go.
+    `taps` names the linears of each such output, `folds` where scales of their inputs can go; `routed` are the outputs
+    that tell what float experts are applied to, [1, tokens, hidden], and the scores that choose them.
     """
 
     graph: Graph
     taps: Mapping[str, list[str]]
     folds: tuple[Fold, ...] = ()
+    routed: tuple[str, str] | None = None
 
     @property
     def experts(self) -> dict[str, ExpertWeight]:
-        """The float matrices of experts: what they are applied to cannot be tapped."""
+        """The float matrices of experts."""
         values = self.graph.model.graph.initializers.items()
         return {name: value for name, value in values if isinstance(value, ExpertWeight)}
 
@@ -76,9 +79,10 @@ def decoder_stage(spec: TextSpec, target: Target, name: str, layouts: Layouts | 
     if index < spec.deepstack_layers:
         features = add_input(graph, f"deepstack_features.{index}", FLOAT, ["image_tokens", spec.hidden_size])
         deepstack = Deepstack(features, add_input(graph, "image_positions", INT64, ["image_tokens", 2]))
+    alpha = add_ntk_alpha(graph, spec)
     found, op = _Parts(layouts or {}), GraphBuilder(graph).op
     layer = found.add(DecoderLayer(target, spec, index, name))
-    x, delta, _ = layer(op, hidden, None, mrope(op, spec, position_ids), cache, deepstack)
+    x, delta, _ = layer(op, hidden, None, mrope(op, spec, position_ids, alpha), cache, deepstack)
     return found.stage(graph, target, op.Add(x, delta))
 
 
@@ -111,7 +115,7 @@ def vision_stage(spec: ModelSpec, target: Target, name: str, layouts: Layouts | 
     inputs = add_vision_inputs(graph, spec.image, "hidden", ["frames", "patches", width])
     op, found = GraphBuilder(graph).op, _Parts(layouts or {})
     if name == PATCH_EMBED:
-        patches = found.add(PatchEmbed(target, vision, patch_kernel(spec.image), name))
+        patches = found.add(patch_embed(target, vision, patch_kernel(spec.image), name))
         return found.stage(graph, target, embed(op, patches, position_table(target, vision, POSITIONS), inputs))
     if name == MERGER:
         merger = found.add(image_merger(target, vision, name))
@@ -144,7 +148,21 @@ class _Parts:
         add_output(graph, y, "hidden_out", None)
         taps = _tap(graph, self.modules)
         folds = tuple(fold for module in self.modules if hasattr(module, "folds") for fold in module.folds())
-        return Stage(Graph(graph.name or "", ir.Model(graph, ir_version=target.ir_version), self.used), taps, folds)
+        model = ir.Model(graph, ir_version=target.ir_version)
+        return Stage(Graph(graph.name or "", model, self.used), taps, folds, _routed(graph, self.modules))
+
+
+def _routed(graph: ir.Graph, modules: list[nn.Module]) -> tuple[str, str] | None:
+    """Make what float experts are applied to, and their scores, outputs of the graph."""
+    for module in modules:
+        for _, part in module.named_modules():
+            if isinstance(part, SparseMlp) and isinstance(part.experts, Experts):
+                values = part.gate.input, part.gate.scores
+                for value in values:
+                    assert value.name is not None
+                    add_output(graph, value, value.name, None)
+                return str(values[0].name), str(values[1].name)
+    return None
 
 
 def _tap(graph: ir.Graph, modules: list[nn.Module]) -> dict[str, list[str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -19,24 +20,40 @@ HEAD_ROTATION = "head_rotation"
 
 
 class Rope(NamedTuple):
-    """Rotary tables of the new tokens, [1, tokens, head_dim / 2]."""
+    """Rotary tables of the new tokens [1, tokens, head_dim / 2], and what multiplies queries [1, tokens, 1]."""
 
     cos: ir.Value
     sin: ir.Value
+    query_scale: ir.Value | None = None
 
 
-def mrope(op: OpBuilder, spec: TextSpec, position_ids: ir.Value) -> Rope:
-    """M-RoPE: every frequency turns with the time, row or column position, [3, 1, S] → [1, S, head_dim / 2]."""
+def mrope(op: OpBuilder, spec: TextSpec, position_ids: ir.Value, ntk_alpha: ir.Value | None = None) -> Rope:
+    """M-RoPE: every frequency turns with the time, row or column position, [3, 1, S] → [1, S, head_dim / 2].
+
+    `ntk_alpha` [1] raises the base b to b · α^(d / (d − 2)).
+    """
     axes = frequency_axes(spec)
     positions = op.Transpose(op.Cast(position_ids, to=ir.DataType.FLOAT), perm=[1, 2, 0])
     chosen = op.Gather(positions, constant(op, axes, "mrope_axes"), axis=2)
-    inverse = inverse_frequencies(spec.head_dim, spec.rope_theta, spec.yarn)
-    angles = op.Mul(chosen, constant(op, inverse, "inverse_frequencies"))
+    inverse = constant(op, inverse_frequencies(spec.head_dim, spec.rope_theta, spec.yarn), "inverse_frequencies")
+    if ntk_alpha is not None:
+        exponents = np.arange(0, spec.head_dim, 2, dtype=np.float32) / -np.float32(max(spec.head_dim - 2, 1))
+        inverse = op.Mul(inverse, op.Pow(ntk_alpha, constant(op, exponents, "ntk_exponents")))
+    angles = op.Mul(chosen, inverse)
     cos, sin = op.Cos(angles), op.Sin(angles)
     if spec.yarn is not None:
         factor = constant(op, np.array(spec.yarn.attention_factor, np.float32), "rope_attention_factor")
         cos, sin = op.Mul(cos, factor), op.Mul(sin, factor)
-    return Rope(cos, sin)
+    return Rope(cos, sin, _log_length(op, spec, positions))
+
+
+def _log_length(op: OpBuilder, spec: TextSpec, positions: ir.Value) -> ir.Value | None:
+    """log_length(place), at least 1, for places that count from 1: [1, S, 3] → [1, S, 1] (Qwen's `use_logn_attn`)."""
+    if not spec.logn_length:
+        return None
+    place = op.Add(op.Gather(positions, op.Constant(value_ints=[0]), axis=2), op.Constant(value_float=1.0))
+    log = op.Mul(op.Log(place), op.Constant(value_float=1 / math.log(spec.logn_length)))
+    return op.Max(log, op.Constant(value_float=1.0))
 
 
 def frequency_axes(spec: TextSpec) -> np.ndarray:
@@ -53,10 +70,16 @@ def frequency_axes(spec: TextSpec) -> np.ndarray:
 
 
 class Deepstack(NamedTuple):
-    """Image features [N, hidden] that a layer adds to its stream, and their places [N, 2]."""
+    """Image features that a layer adds to its stream: [N, hidden] at places [N, 2], or [1, S, hidden] everywhere."""
 
     features: ir.Value
-    positions: ir.Value
+    positions: ir.Value | None
+
+    def add(self, op: OpBuilder, x: ir.Value) -> ir.Value:
+        if self.positions is None:
+            return op.Add(x, self.features)
+        before = op.GatherND(x, self.positions)  # TensorRT's ScatterND does not add
+        return op.ScatterND(x, self.positions, op.Add(before, self.features))
 
 
 class HeadNorm(nn.Module):
@@ -94,6 +117,8 @@ class Attention(nn.Module):
             q, k = self.q_norm(op, q), self.k_norm(op, k)
         q = self.target.rotary(op, q, rope.cos, rope.sin, self.heads)
         k = self.target.rotary(op, k, rope.cos, rope.sin, self.kv_heads)
+        if rope.query_scale is not None:
+            q = op.Mul(q, rope.query_scale)
         y, key, value = self.target.causal_attention(op, q, k, self.v_proj(op, x), cache, self.heads, self.kv_heads)
         return self.o_proj(op, y), (key, value)
 
@@ -132,8 +157,7 @@ class DecoderLayer(nn.Module):
         y, x = self.post_attention_layernorm(op, x, attended)
         delta = self.mlp(op, y)
         if deepstack is not None:
-            before = op.GatherND(delta, deepstack.positions)  # TensorRT's ScatterND does not add
-            delta = op.ScatterND(delta, deepstack.positions, op.Add(before, deepstack.features))
+            delta = deepstack.add(op, delta)
         return x, delta, present
 
     def folds(self) -> tuple[Fold, ...]:
@@ -162,11 +186,10 @@ class Decoder(nn.Module):
         self.norm = AddNorm(target, spec.hidden_size, "rms", spec.rms_norm_eps)
 
     def forward(
-        self, op: OpBuilder, inputs: LlmInputs, caches: list[Cache]
+        self, op: OpBuilder, inputs: LlmInputs | EmbeddedInputs, caches: list[Cache]
     ) -> tuple[ir.Value, list[tuple[ir.Value, ir.Value]]]:
-        rope = mrope(op, self.spec, inputs.position_ids)
-        embeds = self.embed_tokens(op, inputs.input_ids)
-        x, delta = op.ScatterND(embeds, inputs.image_positions, inputs.image_features), None
+        rope = mrope(op, self.spec, inputs.position_ids, inputs.ntk_alpha)
+        x, delta = inputs.embeds(op, self.embed_tokens), None
         presents = []
         for layer, cache, deepstack in zip(self.layers, caches, inputs.deepstack(len(caches)), strict=True):
             x, delta, present = layer(op, x, delta, rope, cache, deepstack)
@@ -186,10 +209,34 @@ class LlmInputs(NamedTuple):
     image_positions: ir.Value
     logits_positions: ir.Value
     deepstack_features: tuple[ir.Value, ...] = ()
+    ntk_alpha: ir.Value | None = None
+
+    def embeds(self, op: OpBuilder, table: Embedding) -> ir.Value:
+        """Rows of the table, image features in the place of image tokens: [1, S, hidden]."""
+        return op.ScatterND(table(op, self.input_ids), self.image_positions, self.image_features)
 
     def deepstack(self, layers: int) -> list[Deepstack | None]:
         """What each of `layers` layers adds at the image tokens: nothing from a certain one on."""
         features = [Deepstack(features, self.image_positions) for features in self.deepstack_features]
+        return [*features, *[None] * (layers - len(features))]
+
+
+class EmbeddedInputs(NamedTuple):
+    """Inputs of a language model whose tokens were embedded elsewhere; DeepStack features are those of all tokens."""
+
+    inputs_embeds: ir.Value
+    position_ids: ir.Value
+    logits_positions: ir.Value
+    deepstack_features: tuple[ir.Value, ...] = ()
+    ntk_alpha: ir.Value | None = None
+
+    def embeds(self, op: OpBuilder, table: Embedding) -> ir.Value:
+        """As they came; the table stays out of the graph."""
+        return self.inputs_embeds
+
+    def deepstack(self, layers: int) -> list[Deepstack | None]:
+        """What each of `layers` layers adds: nothing from a certain one on."""
+        features = [Deepstack(features, None) for features in self.deepstack_features]
         return [*features, *[None] * (layers - len(features))]
 
 
@@ -204,9 +251,13 @@ class Llm(nn.Module):
         self.head_rotation = Linear(target, spec.hidden_size, spec.hidden_size, bias=False) if turned else None
 
     def forward(
-        self, op: OpBuilder, inputs: LlmInputs, caches: list[Cache]
+        self, op: OpBuilder, inputs: LlmInputs | EmbeddedInputs, caches: list[Cache]
     ) -> tuple[ir.Value, list[tuple[ir.Value, ir.Value]]]:
         y, presents = self.model(op, inputs, caches)
         if self.head_rotation is not None:
             y = self.head_rotation(op, y)
-        return (self.model.embed_tokens.head(op, y) if self.lm_head is None else self.lm_head(op, y)), presents
+        return self.head(op, y), presents
+
+    def head(self, op: OpBuilder, y: ir.Value) -> ir.Value:
+        """Hidden states → logits."""
+        return self.model.embed_tokens.head(op, y) if self.lm_head is None else self.lm_head(op, y)

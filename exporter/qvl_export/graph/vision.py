@@ -11,7 +11,8 @@ from onnxscript import OpBuilder, nn
 from ..families.spec import VisionSpec
 from ..targets import Target, WindowInputs
 from .folds import Fold
-from .layers import Activate, AddNorm, Embedding, GatedMlp, Linear, Mlp, constant, inverse_frequencies
+from .layers import Activate, AddNorm, Embedding, GatedMlp, Linear, Mlp, Table, constant, inverse_frequencies
+from .resampler import Resampler
 
 
 class Rope(NamedTuple):
@@ -25,13 +26,15 @@ class VisionInputs(NamedTuple):
     """Inputs of the `vision` graph, see docs/graph-contract.md; None where the tower has no such thing."""
 
     pixel_values: ir.Value
-    patch_positions: ir.Value
+    patch_positions: ir.Value | None = None
     windows: WindowInputs | None = None
     interpolation: tuple[ir.Value, ir.Value] | None = None
 
 
-def patch_rope(op: OpBuilder, spec: VisionSpec, patch_positions: ir.Value) -> Rope:
-    """Row angles, then column angles: [frames, patches, 2] → [frames, patches, head_dim / 2]."""
+def patch_rope(op: OpBuilder, spec: VisionSpec, patch_positions: ir.Value | None) -> Rope | None:
+    """Row angles, then column angles: [frames, patches, 2] → [frames, patches, head_dim / 2]; None for none."""
+    if patch_positions is None:
+        return None
     inverse = constant(op, inverse_frequencies(spec.head_dim // 2, spec.rope_theta), "inverse_frequencies")
     positions = op.Unsqueeze(op.Cast(patch_positions, to=ir.DataType.FLOAT), op.Constant(value_ints=[-1]))
     angles = op.Reshape(op.Mul(positions, inverse), op.Constant(value_ints=[0, 0, spec.head_dim // 2]))
@@ -48,6 +51,24 @@ class PatchEmbed(nn.Module):
 
     def forward(self, op: OpBuilder, patches: ir.Value) -> ir.Value:
         return self.proj(op, patches)
+
+
+class PlacedPatchEmbed(PatchEmbed):
+    """Every patch of an image has a learned position of its own; a norm follows."""
+
+    def __init__(self, target: Target, spec: VisionSpec, kernel: list[int], name: str | None = None) -> None:
+        super().__init__(target, spec, kernel, name)
+        self.position = Table(target, spec.patches, spec.hidden_size)
+        self.norm = AddNorm(target, spec.hidden_size, spec.norm, spec.eps)
+
+    def forward(self, op: OpBuilder, patches: ir.Value) -> ir.Value:
+        y, _ = self.norm(op, op.Add(super().forward(op, patches), self.position(op)))
+        return y
+
+
+def patch_embed(target: Target, spec: VisionSpec, kernel: list[int], name: str | None = None) -> PatchEmbed:
+    """What makes patches of pixels into those of the first block."""
+    return (PlacedPatchEmbed if spec.patches else PatchEmbed)(target, spec, kernel, name)
 
 
 def embed(op: OpBuilder, patches: PatchEmbed, table: Embedding | None, inputs: VisionInputs) -> ir.Value:
@@ -67,9 +88,10 @@ class VisionAttention(nn.Module):
         self.qkv = Linear(target, spec.hidden_size, 3 * spec.hidden_size)
         self.proj = Linear(target, spec.hidden_size, spec.hidden_size)
 
-    def forward(self, op: OpBuilder, x: ir.Value, rope: Rope, windows: WindowInputs | None) -> ir.Value:
+    def forward(self, op: OpBuilder, x: ir.Value, rope: Rope | None, windows: WindowInputs | None) -> ir.Value:
         q, k, v = op.Split(self.qkv(op, x), axis=-1, num_outputs=3, _outputs=3)
-        q, k = (self.target.rotary(op, y, rope.cos, rope.sin, self.num_heads) for y in (q, k))
+        if rope is not None:
+            q, k = (self.target.rotary(op, y, rope.cos, rope.sin, self.num_heads) for y in (q, k))
         return self.proj(op, self.target.vision_attention(op, q, k, v, self.num_heads, windows))
 
 
@@ -90,7 +112,7 @@ class VisionBlock(nn.Module):
         )
 
     def forward(
-        self, op: OpBuilder, x: ir.Value, delta: ir.Value | None, rope: Rope, windows: WindowInputs | None
+        self, op: OpBuilder, x: ir.Value, delta: ir.Value | None, rope: Rope | None, windows: WindowInputs | None
     ) -> tuple[ir.Value, ir.Value]:
         y, x = self.norm1(op, x, delta, name=f"vision.blocks.{self.index - 1}" if delta is not None else None)
         y, x = self.norm2(op, x, self.attn(op, y, rope, windows if self.windowed else None))
@@ -168,13 +190,17 @@ class DeepstackMerger(Mlp):
         return (Fold((f"{self.name}.{self.names[0]}",), f"{self.name}.norm", np.arange(self.wide)),)
 
 
-def image_merger(target: Target, spec: VisionSpec, name: str | None = None) -> PatchMerger | FlatMerger:
-    """The merger at the end of the tower."""
+def image_merger(target: Target, spec: VisionSpec, name: str | None = None) -> PatchMerger | FlatMerger | Resampler:
+    """What makes patches into image tokens at the end of the tower."""
+    if spec.resampler:
+        return Resampler(target, spec, spec.resampler, name)
     return PatchMerger(target, spec, name) if spec.fc == "fc" else FlatMerger(target, spec, name)
 
 
 def feature_linears(spec: VisionSpec) -> list[str]:
     """Names of the linears that image features, and those of DeepStack, come out of."""
+    if spec.resampler:
+        return ["visual.merger.proj"]
     deepstack = [f"visual.deepstack_merger_list.{place}" for place in range(len(spec.deepstack_blocks))]
     if spec.fc == "fc":
         return ["visual.merger.mlp.2"]
@@ -192,7 +218,7 @@ class VisionTower(nn.Module):
     def __init__(self, target: Target, spec: VisionSpec, kernel: list[int]) -> None:
         super().__init__("visual")
         self.spec = spec
-        self.patch_embed = PatchEmbed(target, spec, kernel)
+        self.patch_embed = patch_embed(target, spec, kernel)
         self.pos_embed = position_table(target, spec)
         self.blocks = nn.ModuleList([VisionBlock(target, spec, index) for index in range(spec.depth)])
         self.merger = image_merger(target, spec)

@@ -105,6 +105,11 @@ def match(
     return stored_sources(weights, tensors) | dict(packed)
 
 
+def float_sources(graph: Graph, tensors: Mapping[str, Tensor]) -> dict[str, Source]:
+    """Where the float weights of a graph are stored."""
+    return stored_sources({name: value for name, value in _parameters(graph) if isinstance(value, Weight)}, tensors)
+
+
 def stored_sources(weights: Mapping[str, Weight], tensors: Mapping[str, Tensor]) -> dict[str, Source]:
     """Where the values of weights are stored, experts in the order of the graph."""
 
@@ -146,6 +151,12 @@ def stored(graph: Graph) -> dict[str, ir.ExternalTensor]:
     """Where the weights of a written graph lie, by name."""
     values = {name: value.const_value for name, value in _parameters(graph)}
     return {name: tensor for name, tensor in values.items() if isinstance(tensor, ir.ExternalTensor)}
+
+
+def share(graph: Graph, stored: Mapping[str, ir.ExternalTensor]) -> None:
+    """Point the graph's initializers at weights that other graphs of its directory have stored under the same names."""
+    for name, value in _parameters(graph):
+        value.const_value = stored[name]
 
 
 def write(

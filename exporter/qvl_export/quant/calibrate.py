@@ -23,13 +23,13 @@ from qvl_runtime.sessions.cpu import session_options
 from ..graph import weights
 from ..graph.build import Graph
 from ..graph.folds import Fold
-from ..graph.layers import Weight
 from ..graph.stages import Layouts, Stage
 from ..safetensors_file import Tensor
 from ..targets import Target
+from .experts import Routed, keep_routed, quantize_experts
 from .noise import sqnr
-from .qtensor import Layout
-from .rows import quantize_rows
+from .qtensor import QTensor
+from .question import Report
 from .schemes import Scheme
 from .smooth import best_scale
 from .statistics import Collector, Statistics
@@ -37,11 +37,11 @@ from .stored import packed_parts
 from .work import LinearRecord, Quantized, Sample, StageRecord, Work
 
 Floats = npt.NDArray[np.float32]
-Report = Callable[[str], None]
-INTEGER_EXPERTS = Layout(8, 32)
-"""Experts have no integer kernel: under W8A8 their weights are 8 bits in blocks."""
+
 LEAST_SQNR = 15.0
 """Decibels; a linear whose outputs would be noisier under W8A8 stays float."""
+LEAST_STATIC_SQNR = 30.0
+"""The same where inputs have one static scale; of a linear that would be noisier only the weight is quantized."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,8 @@ class Tower:
     """What is quantized: its stages in order, how each is built, its weights, and the scheme of each linear.
 
     `vision_weight` is what image tokens among others count in Hessians; `cache_scales` are those of the tower it shares
-    a KV cache with.
+    a KV cache with. `experts_per_token` of its experts are chosen for each; where it is 0, they are rounded to
+    nearest instead of by GPTQ.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Tower:
     scheme: Callable[[str], Scheme | None]
     vision_weight: float = 1.0
     cache_scales: Mapping[str, Floats] = field(default_factory=dict)
+    experts_per_token: int = 0
 
     def tensor(self, name: str) -> Floats:
         """A stored tensor in float32; linears are [N, K] whatever shape the checkpoint has them in."""
@@ -69,9 +71,7 @@ class Tower:
 
     def sources(self, graph: Graph) -> dict[str, weights.Source]:
         """Where the float weights of a graph are stored."""
-        values = graph.model.graph.initializers.items()
-        mine = {name: value for name, value in values if isinstance(value, Weight)}
-        return weights.stored_sources(mine, self.tensors)
+        return weights.float_sources(graph, self.tensors)
 
     def token_weights(self, sample: Sample) -> Floats | None:
         """What each token counts [T], where they do not all count the same."""
@@ -112,17 +112,26 @@ def quantize_tower(tower: Tower, work: Work, report: Report) -> Quantized:
     for count, number in enumerate(pending, 1):
         _quantize_stage(tower, number, work)
         left = (time.monotonic() - began) / count * (len(pending) - count)
-        report(f"{tower.name}: {number + 1} of {len(tower.stages)} stages quantized, about {left:.0f} s left")
+        rounded = record.rounded_experts if (record := work.record(number)) else 0
+        few = f", {rounded} expert matrices saw too few tokens for GPTQ" if rounded else ""
+        report(f"{tower.name}: {number + 1} of {len(tower.stages)} stages quantized{few}, about {left:.0f} s left")
     return work.quantized(*(record for number in range(len(tower.stages)) if (record := work.record(number))))
 
 
 def _quantize_stage(tower: Tower, number: int, work: Work) -> None:
     name = tower.stages[number]
     stage = tower.build(name, {})
-    statistics = observe(tower, stage, work.samples(number), work)
+    routed = keep_routed(tower, stage, work)
+    statistics = observe(tower, stage, work.samples(number), work, routed)
     rewritten, scales = smooth(tower, stage, statistics)
     record = quantize_linears(tower, stage, statistics, rewritten, work)
-    record = msgspec.structs.replace(record, cache_scales={name: scale.tolist() for name, scale in scales.items()})
+    experts, rounded = quantize_experts(tower, stage, routed, work)
+    record = msgspec.structs.replace(
+        record,
+        linears=record.linears | experts,
+        cache_scales={name: scale.tolist() for name, scale in scales.items()},
+        rounded_experts=rounded,
+    )
     if number + 1 == len(tower.stages):
         return work.finish(number, record, ())
     quantized = work.quantized(record)
@@ -130,8 +139,10 @@ def _quantize_stage(tower: Tower, number: int, work: Work) -> None:
     work.finish(number, record, (run(session, sample, ["hidden_out"])[0] for sample in work.samples(number)))
 
 
-def observe(tower: Tower, stage: Stage, samples: Iterator[Sample], work: Work) -> dict[str, Statistics]:
-    """Statistics of the input of every linear, by the linear's name."""
+def observe(
+    tower: Tower, stage: Stage, samples: Iterator[Sample], work: Work, routed: Routed | None = None
+) -> dict[str, Statistics]:
+    """Statistics of the input of every linear, by the linear's name; `routed` gets what experts are applied to."""
     session = tower.open(stage, Quantized(), work.directory)
     schemes = {name: tower.scheme(name) for names in stage.taps.values() for name in names}
     wanted = {tap: [scheme for name in names if (scheme := schemes[name])] for tap, names in stage.taps.items()}
@@ -139,9 +150,13 @@ def observe(tower: Tower, stage: Stage, samples: Iterator[Sample], work: Work) -
     collectors = {
         tap: Collector(stage.taps[tap][0], work.pages, any(scheme.hessian for scheme in wanted[tap])) for tap in taps
     }
-    for sample in samples:
-        for tap, value in zip(taps, run(session, sample, taps), strict=True) if taps else ():
+    outputs = [*taps, *(routed.outputs if routed else ())]
+    for sample in samples if outputs else ():
+        values = run(session, sample, outputs)
+        for tap, value in zip(taps, values[: len(taps)], strict=True):
             collectors[tap].add(value.reshape(-1, value.shape[-1]), tower.token_weights(sample))
+        if routed:
+            routed.add(values[-2], values[-1], tower.token_weights(sample))
     return {name: found for tap in taps for found in [collectors[tap].statistics()] for name in stage.taps[tap]}
 
 
@@ -216,26 +231,20 @@ def quantize_linears(
         if scheme is None:
             continue
         weight = rewritten[f"{name}.weight"] if f"{name}.weight" in rewritten else tower.tensor(f"{name}.weight")
-        tensor = scheme.quantize(weight, statistics[name])
-        level = sqnr(weight, tensor, statistics[name])
-        keep = not tensor.layout.integer or level >= LEAST_SQNR
-        linears[name] = LinearRecord(tensor.layout if keep else None, (weight.shape[0], weight.shape[1]), level)
-        if keep:
+        tensor, level = _quantized(scheme, weight, statistics[name])
+        linears[name] = LinearRecord(tensor.layout if tensor else None, (weight.shape[0], weight.shape[1]), level)
+        if tensor:
             work.save(name, tensor)
             rewritten.pop(f"{name}.weight", None)
-    for name in stage.experts:
-        linears[name] = _quantize_experts(tower, stage, name, work)
     for name, values in rewritten.items():
         work.save_tensor(name, values)
     return StageRecord(linears, {name: list(tower.tensors[name].shape) for name in rewritten})
 
 
-def _quantize_experts(tower: Tower, stage: Stage, name: str, work: Work) -> LinearRecord:
-    """One projection of all experts, round-to-nearest: which tokens an expert sees stays inside its operator."""
-    count, outputs, inputs = stage.experts[name].source_shape
-    scheme = tower.scheme(name)
-    if scheme is None:
-        return LinearRecord(None, (count * outputs, inputs), None)
-    layout = INTEGER_EXPERTS if scheme.layout(inputs).integer else scheme.layout(inputs)
-    quantize_rows(name, tower.sources(stage.graph)[name], (count * outputs, inputs), layout, work.directory)
-    return LinearRecord(layout, (count * outputs, inputs), None)
+def _quantized(scheme: Scheme, weight: Floats, statistics: Statistics) -> tuple[QTensor | None, float]:
+    """The linear as its outputs can bear it, None where it has to stay float, and its ratio in dB under the scheme."""
+    tensor = scheme.quantize(weight, statistics)
+    level = sqnr(weight, tensor, statistics)
+    if not tensor.layout.integer or level >= (LEAST_STATIC_SQNR if tensor.layout.static else LEAST_SQNR):
+        return tensor, level
+    return (tensor.weight_only() if tensor.layout.static else None), level

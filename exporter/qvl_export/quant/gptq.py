@@ -26,7 +26,7 @@ Floats = npt.NDArray[np.float32]
 def round_to_nearest(weight: Floats, layout: Layout, importance: Floats | None = None) -> QTensor:
     """Every weight to its nearest code, under searched scales; weight [N, K], importance [K]."""
     matrix = _finite(weight, "weights")
-    weigh = torch.ones(matrix.shape[1]) if importance is None else _finite(importance, "importances")
+    weigh = None if importance is None else _finite(importance, "importances")
     found = grid.search(matrix, weigh, layout)
     scale, zero = _spread(found, layout, matrix.shape[1])
     return _qtensor(grid.quantize(matrix, scale, zero, layout), found, layout)

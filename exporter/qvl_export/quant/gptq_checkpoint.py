@@ -34,22 +34,17 @@ class GptqConfig(msgspec.Struct):
 
     bits: int
     group_size: int
-    quant_method: str = "gptq"
     checkpoint_format: str = "gptq"
     sym: bool = True
     desc_act: bool = False
 
 
 def read_config(raw: Mapping[str, Any], where: Path) -> GptqConfig:
-    """The configuration; raises ConfigError for methods, formats and sizes that cannot be used as they are."""
+    """The configuration; raises ConfigError for formats and sizes that cannot be used as they are."""
     try:
         config = msgspec.convert(raw, GptqConfig)
     except msgspec.ValidationError as error:
         raise ConfigError(f"quantization_config: {error}", where=where) from error
-    if config.quant_method != "gptq":
-        raise ConfigError(
-            f"quant_method {config.quant_method!r} is not supported", where=where, fix="export the original checkpoint"
-        )
     if config.checkpoint_format not in ("gptq", "gptq_v2"):
         raise ConfigError(f"checkpoint_format {config.checkpoint_format!r} is not gptq or gptq_v2", where=where)
     if config.bits not in BITS or not (config.group_size == -1 or config.group_size in BLOCKS):
@@ -91,9 +86,9 @@ class GptqLinear:
         size = self.columns if self.config.group_size == -1 else self.config.group_size
         if self.g_idx is None:
             return np.arange(self.columns) // size
-        index = _whole(self.g_idx).astype(np.int64)
-        whole = np.bincount(np.arange(self.columns) // size)
-        if index.min(initial=0) < 0 or index.max(initial=0) >= len(whole) or (np.bincount(index) != whole).any():
+        index = whole(self.g_idx).astype(np.int64)
+        full = np.bincount(np.arange(self.columns) // size)
+        if index.min(initial=0) < 0 or index.max(initial=0) >= len(full) or (np.bincount(index) != full).any():
             raise CheckpointError(
                 f"{self.name}.g_idx does not sort columns into groups of {size}", where=self.g_idx.file
             )
@@ -103,31 +98,20 @@ class GptqLinear:
         """The form it takes in a graph; reads only `g_idx`."""
         index = self.groups()
         permuted = bool((np.diff(index) < 0).any())
-        return Layout(self.config.bits, self._block(), asymmetric=not self.config.sym, permuted=permuted)
-
-    def _block(self) -> int:
-        if self.config.group_size != -1:
-            return self.config.group_size
-        fitting = [block for block in BLOCKS if self.columns % block == 0]
-        if not fitting:
-            raise CheckpointError(
-                f"{self.name} has {self.columns} columns, not a multiple of 16", where=self.qweight.file
-            )
-        return fitting[0]
+        block = block_of(self.name, self.config.group_size, self.columns, self.file)
+        return Layout(self.config.bits, block, asymmetric=not self.config.sym, permuted=permuted)
 
     def read(self) -> QTensor:
         """Codes, scales and zero points, none of them changed; a group of −1 repeats its scale over its blocks."""
         layout, index, bits = self.layout(), self.groups(), self.config.bits
-        codes = _unpack(_whole(self.qweight), bits, axis=0).T
-        zeros = _unpack(_whole(self.qzeros), bits, axis=1)[:, : self.rows].astype(np.int64)
+        codes = unpack(whole(self.qweight), bits, axis=0).T
+        zeros = unpack(whole(self.qzeros), bits, axis=1)[:, : self.rows].astype(np.int64)
         zeros += self.config.checkpoint_format == "gptq"
         if zeros.max(initial=0) >= 1 << bits:
             raise CheckpointError(f"{self.name}.qzeros has zero points beyond {bits} bits", where=self.qzeros.file)
         if not layout.asymmetric and (zeros != layout.middle).any():
             raise CheckpointError(f"{self.name} says sym but its zero points differ", where=self.qzeros.file)
-        scales = _whole(self.scales)
-        if not np.isfinite(scales).all():
-            raise CheckpointError(f"{self.name}.scales are not finite", where=self.scales.file)
+        scales = finite_scales(self.name, self.scales)
         order = np.argsort(index, kind="stable")
         block_group = index[order][:: layout.block]
         return QTensor(
@@ -145,16 +129,24 @@ def find(tensors: Mapping[str, StoredTensor], config: GptqConfig) -> dict[str, G
     return {name: _linear(name, tensors, config) for name in names}
 
 
-def _linear(name: str, tensors: Mapping[str, StoredTensor], config: GptqConfig) -> GptqLinear:
-    parts = {part: tensors.get(f"{name}.{part}") for part in ("qweight", "qzeros", "scales", "g_idx")}
-    qweight, qzeros, scales = parts["qweight"], parts["qzeros"], parts["scales"]
-    if qweight is None or qzeros is None or scales is None:
-        raise CheckpointError(f"{name} lacks {', '.join(part for part in parts if parts[part] is None)}")
-    for part, tensor in parts.items():
-        if tensor is not None and (tensor.dtype != FORMS[part][0] or len(tensor.shape) != FORMS[part][1]):
+def parts_of(
+    name: str, tensors: Mapping[str, StoredTensor], needed: tuple[str, ...], optional: tuple[str, ...] = ()
+) -> dict[str, StoredTensor]:
+    """The parts of a linear that there are; raises CheckpointError for missing ones and other element types."""
+    found = {part: tensors[f"{name}.{part}"] for part in (*needed, *optional) if f"{name}.{part}" in tensors}
+    if missing := [part for part in needed if part not in found]:
+        raise CheckpointError(f"{name} lacks {', '.join(missing)}", where=tensors[f"{name}.qweight"].file)
+    for part, tensor in found.items():
+        if tensor.dtype != FORMS[part][0] or len(tensor.shape) != FORMS[part][1]:
             form = f"{tensor.dtype} of {len(tensor.shape)} dimensions"
             raise CheckpointError(f"{name}.{part} is {form}, not {FORMS[part]}", where=tensor.file)
-    linear = GptqLinear(name, config, qweight, qzeros, scales, parts["g_idx"])
+    return found
+
+
+def _linear(name: str, tensors: Mapping[str, StoredTensor], config: GptqConfig) -> GptqLinear:
+    parts = parts_of(name, tensors, ("qweight", "qzeros", "scales"), ("g_idx",))
+    qweight, qzeros, scales = parts["qweight"], parts["qzeros"], parts["scales"]
+    linear = GptqLinear(name, config, qweight, qzeros, scales, parts.get("g_idx"))
     groups = 1 if config.group_size == -1 else -(-linear.columns // config.group_size)
     packed = -(-linear.rows * config.bits // 32)
     indexed = linear.g_idx is None or linear.g_idx.shape == (linear.columns,)
@@ -167,11 +159,30 @@ def _linear(name: str, tensors: Mapping[str, StoredTensor], config: GptqConfig) 
     return linear
 
 
-def _whole(tensor: StoredTensor) -> npt.NDArray[Any]:
+def block_of(name: str, group_size: int, columns: int, where: Path) -> int:
+    """Columns a block; a group of −1 is made of the largest blocks that divide its columns."""
+    if group_size != -1:
+        return group_size
+    fitting = [block for block in BLOCKS if columns % block == 0]
+    if not fitting:
+        raise CheckpointError(f"{name} has {columns} columns, not a multiple of 16", where=where)
+    return fitting[0]
+
+
+def finite_scales(name: str, tensor: StoredTensor) -> npt.NDArray[np.float16]:
+    """Stored scales; raises CheckpointError where they are not finite."""
+    scales = whole(tensor)
+    if not np.isfinite(scales).all():
+        raise CheckpointError(f"{name}.scales are not finite", where=tensor.file)
+    return scales
+
+
+def whole(tensor: StoredTensor) -> npt.NDArray[Any]:
+    """A stored tensor in memory."""
     return np.concatenate(list(tensor.chunks())).reshape(tensor.shape)
 
 
-def _unpack(words: npt.NDArray[np.int32], bits: int, axis: int) -> Codes:
+def unpack(words: npt.NDArray[np.int32], bits: int, axis: int) -> Codes:
     """int32 words → codes along `axis`, lowest bits first."""
     shifts = np.arange(0, 32, bits, dtype=np.uint32)
     unsigned = np.moveaxis(words.view(np.uint32), axis, -1)
@@ -180,7 +191,7 @@ def _unpack(words: npt.NDArray[np.int32], bits: int, axis: int) -> Codes:
 
 
 def pack_words(codes: Codes, bits: int, axis: int) -> npt.NDArray[np.int32]:
-    """Codes → int32 words along `axis`, lowest bits first: what `_unpack` undoes."""
+    """Codes → int32 words along `axis`, lowest bits first: what `unpack` undoes."""
     per_word, moved = 32 // bits, np.moveaxis(codes, axis, 0)
     words = np.zeros((len(moved) // per_word, *moved.shape[1:]), np.uint32)
     for place in range(per_word):

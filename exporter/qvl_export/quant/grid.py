@@ -12,6 +12,8 @@ from .qtensor import Layout
 SHRINKS = 32
 LEAST_SHRINK = 0.6
 """The narrowest range tried, as a part of the largest magnitude."""
+AT_ONCE = 1 << 17
+"""Weights searched together: what fits into a core's cache, with room for as many results."""
 
 
 class Grid(NamedTuple):
@@ -33,44 +35,64 @@ def blocked(weight: Tensor, layout: Layout) -> Tensor:
     return torch.nn.functional.pad(weight, (0, padding)).view(rows, -1, layout.block)
 
 
-def search(weight: Tensor, importance: Tensor, layout: Layout) -> Grid:
+def search(weight: Tensor, importance: Tensor | None, layout: Layout) -> Grid:
     """The range of each block that loses least: Σ importance[k] · (weight − dequantized)², over SHRINKS ranges.
 
-    `importance` [K] is what an error in a column costs, or ones. The unclipped range is among those tried, so the
-    result never loses more than round-to-nearest.
+    `importance` [K] is what an error in a column costs, one where None. The unclipped range is among those tried, so
+    the result never loses more than round-to-nearest.
     """
-    blocks, weigh = blocked(weight, layout), blocked(importance[None], layout)
-    best = torch.full(blocks.shape[:2], torch.inf)
-    chosen: Grid | None = None
-    for shrink in torch.linspace(1.0, LEAST_SHRINK, SHRINKS):
-        for candidate in _candidates(blocks, float(shrink), layout):
-            scale, zero = (part.unsqueeze(-1) for part in candidate)
-            restored = (quantize(blocks, scale, zero, layout) - zero) * scale
-            loss = ((blocks - restored).square() * weigh).sum(-1)
-            better = loss < best
-            best = torch.where(better, loss, best)
-            chosen = candidate if chosen is None else _pick(better, candidate, chosen)
-    assert chosen is not None
-    return chosen
+    rows = max(1, AT_ONCE // weight.shape[1])
+    weigh = None if importance is None else blocked(importance[None], layout).permute(2, 0, 1).contiguous()
+    parts = [
+        _search(blocked(part, layout).permute(2, 0, 1).contiguous(), weigh, layout)
+        for part in torch.split(weight, rows)
+    ]
+    return Grid(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
 
-def _pick(better: Tensor, new: Grid, old: Grid) -> Grid:
-    return Grid(torch.where(better, new.scale, old.scale), torch.where(better, new.zero, old.zero))
+def _search(blocks: Tensor, weigh: Tensor | None, layout: Layout) -> Grid:
+    """The same for `blocks` [block, rows, blocks]: the weights of a scale lie apart, so operations run over scales."""
+    shrinks = torch.linspace(1.0, LEAST_SHRINK, SHRINKS)[:, None, None]
+    scales, zeros = _candidates([shrinks * end for end in _span(blocks, layout)], layout)
+    losses, scratch = torch.empty_like(scales), torch.empty_like(blocks)
+    for loss, scale, zero in zip(losses, scales, zeros, strict=True):
+        loss.copy_(_loss(blocks, Grid(scale, zero), weigh, layout, scratch))
+    best = losses.argmin(0, keepdim=True)
+    return Grid(scales.gather(0, best)[0], zeros.gather(0, best)[0])
 
 
-def _candidates(blocks: Tensor, shrink: float, layout: Layout) -> list[Grid]:
-    """Ranges shrunk by `shrink`: around zero with the extreme value on the longer side, or from least to largest."""
+def _loss(blocks: Tensor, candidate: Grid, weigh: Tensor | None, layout: Layout, scratch: Tensor) -> Tensor:
+    """What each block loses, [rows, blocks], computed in place: `quantize` and back without its copies."""
+    scale, zero = candidate
+    torch.div(blocks, scale, out=scratch).round_()
     top = (1 << layout.bits) - 1
     if layout.asymmetric:
-        low, high = blocks.amin(-1).clamp(max=0) * shrink, blocks.amax(-1).clamp(min=0) * shrink
+        scratch.clamp_(-zero, top - zero)
+    else:
+        scratch.clamp_(-layout.middle, top - layout.middle)
+    scratch.mul_(scale).sub_(blocks).square_()
+    return (scratch if weigh is None else scratch.mul_(weigh)).sum(0)
+
+
+def _span(blocks: Tensor, layout: Layout) -> list[Tensor]:
+    """What blocks [block, …] span: the least and the largest value, or the one that is extreme."""
+    if layout.asymmetric:
+        return [blocks.amin(0).clamp(max=0), blocks.amax(0).clamp(min=0)]
+    return [blocks.gather(0, blocks.abs().argmax(0, keepdim=True))[0]]
+
+
+def _candidates(span: list[Tensor], layout: Layout) -> Grid:
+    """Grids over spans [shrinks, …]: around zero, the extreme value on the longer side, or from least to largest."""
+    top = (1 << layout.bits) - 1
+    if layout.asymmetric:
+        low, high = span
         scale = _half((high - low) / top)
-        return [Grid(scale, torch.clamp(torch.round(-low / scale), 0, top))]
-    extreme = blocks.gather(-1, blocks.abs().argmax(-1, keepdim=True)).squeeze(-1) * shrink
-    middle = torch.full_like(extreme, layout.middle)
-    centred = Grid(_half(extreme.abs() * 2 / top), middle)
-    if layout.bits == 8:  # half a step in 255 is not worth negative scales, which TensorRT takes of int4 alone
-        return [centred]
-    return [centred, Grid(_half(-extreme / layout.middle, signed=True), middle)]
+        return Grid(scale, torch.clamp(torch.round(-low / scale), 0, top))
+    (extreme,) = span
+    scale = _half(extreme.abs() * 2 / top)
+    if layout.bits != 8:  # where half a step in 255 is not worth negative scales, which TensorRT takes of int4 alone
+        scale = torch.cat((scale, _half(-extreme / layout.middle, signed=True)))
+    return Grid(scale, torch.full_like(scale, layout.middle))
 
 
 def _half(scale: Tensor, signed: bool = False) -> Tensor:

@@ -19,7 +19,6 @@ from .. import describe
 from ..errors import ExportError
 from ..graph import weights
 from ..graph.build import Graph, build_llm, build_vision
-from ..graph.layers import Weight
 from ..graph.stages import head_stage
 from . import schemes, search, sensitivity
 from .calibrate import Floats, open_session
@@ -114,8 +113,7 @@ def _float_vision(quantizer: Quantizer, draft: Manifest, directory: Path) -> Cpu
 
 def _write(graph: Graph, quantizer: Quantizer, path: Path) -> weights.Written:
     data = path.with_suffix(".onnx.data")
-    mine = {name: value for name, value in graph.model.graph.initializers.items() if isinstance(value, Weight)}
-    sources = weights.stored_sources(mine, quantizer.tensors)
+    sources = weights.float_sources(graph, quantizer.tensors)
     written = weights.write(graph, sources, data, hashlib.sha256(), lambda _: None)
     ir.save(graph.model, path)
     return written

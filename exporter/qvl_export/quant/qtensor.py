@@ -60,6 +60,12 @@ class QTensor:
     permutation: npt.NDArray[np.int64] | None = None
     input_scale: float | None = None
 
+    def weight_only(self) -> QTensor:
+        """The same weight, in 8 bits with a scale a row, for inputs that stay float."""
+        layout = Layout(8, self.codes.shape[1])
+        codes = self.codes + np.uint8(layout.middle - self.layout.middle)
+        return QTensor(layout, codes, self.scales.astype(layout.scale_type))
+
     def dequantize(self) -> Floats:
         """The weight [N, K] in float32, exactly as the kernels reconstruct it."""
         columns = self.codes.shape[1]

@@ -99,7 +99,11 @@ class Quantizer:
         report(f"calibrating {name} on {len(self.pages)} pages of {', '.join(self.pages.names)}")
         work.begin(sampler.tokens(open_vision(directory, draft, None), tensors["model.embed_tokens.weight"]))
         tower = llm_tower(self.spec, target, tensors, self._scheme(name, draft, directory, report))
-        tower = replace(tower, name=name, vision_weight=self.vision_weight, cache_scales=cache_scales)
+        moe = self.spec.text.moe
+        chosen = moe.experts_per_token if moe and self.options.gptq_experts else 0
+        tower = replace(
+            tower, name=name, vision_weight=self.vision_weight, cache_scales=cache_scales, experts_per_token=chosen
+        )
         found = calibrate.quantize_tower(tower, work, report)
         tables = {table: self._table(table, work.directory) for table in self.tables}
         return replace(found, linears={**found.linears, **tables})

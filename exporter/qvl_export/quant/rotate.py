@@ -13,10 +13,8 @@ arXiv 2405.16406, fig. 1, R1 and R2. With hidden states as rows, x' = x · Q:
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -24,11 +22,12 @@ import numpy.typing as npt
 from qvl_runtime.rotation import Rotation
 
 from ..checkpoint import few
+from ..computed import Computed, whole
 from ..errors import ExportError
 from ..families.spec import ModelSpec
 from ..graph.text import HEAD_ROTATION
 from ..graph.vision import feature_linears
-from ..safetensors_file import CHUNK_BYTES, Tensor
+from ..safetensors_file import Tensor
 
 Floats = npt.NDArray[np.float32]
 SEED = 0
@@ -51,39 +50,6 @@ class Turn(NamedTuple):
         if self.inputs:
             weight = self.inputs.apply(weight)
         return self.outputs.apply(weight.T).T if self.outputs else weight
-
-
-@dataclass(frozen=True)
-class Computed:
-    """A float32 tensor made of a stored one whenever it is read, `by_row` some rows at a time."""
-
-    name: str
-    source: Tensor
-    shape: tuple[int, ...]
-    make: Callable[[Floats], Floats]
-    by_row: bool
-    dtype: ClassVar[np.dtype[Any]] = np.dtype(np.float32)
-
-    @property
-    def file(self) -> Path:
-        return self.source.file
-
-    @property
-    def nbytes(self) -> int:
-        return int(np.prod(self.shape)) * self.dtype.itemsize
-
-    def chunks(self, chunk_bytes: int = CHUNK_BYTES) -> Iterator[Floats]:
-        """The elements in order, flat."""
-        rest = self.source.shape[1:]
-        read = (chunk.astype(np.float32).reshape(-1, *rest) for chunk in self.source.chunks(chunk_bytes // 8))
-        for rows in read if self.by_row else [np.concatenate(list(read))]:
-            yield np.ascontiguousarray(self.make(rows)).reshape(-1)
-
-    def rows(self, indices: Iterable[int]) -> Floats:
-        """Some rows of a matrix."""
-        if not self.by_row:
-            raise ValueError(f"{self.name} is not made row by row")
-        return self.make(self.source.rows(indices).astype(np.float32))
 
 
 def rotated(tensors: Mapping[str, Tensor], spec: ModelSpec) -> dict[str, Tensor]:
@@ -143,7 +109,7 @@ def _check_known(tensors: Mapping[str, Tensor], known: set[str]) -> None:
 
 def _turned(source: Tensor, turn: Turn, gain: Tensor | None) -> Computed:
     def make(weight: Floats) -> Floats:
-        return turn.of(weight, None if gain is None else _whole(gain))
+        return turn.of(weight, None if gain is None else whole(gain))
 
     return Computed(source.name, source, source.shape, make, by_row=turn.outputs is None)
 
@@ -155,7 +121,3 @@ def _head_rotation(gain: Tensor, table: Turn) -> Computed:
     return Computed(
         f"{HEAD_ROTATION}.weight", gain, (size, size), lambda values: turn.of(np.diag(values), None), by_row=False
     )
-
-
-def _whole(tensor: Tensor) -> Floats:
-    return np.concatenate([chunk.astype(np.float32) for chunk in tensor.chunks()])

@@ -18,8 +18,12 @@ def quantize_rows(name: str, source: Source, shape: tuple[int, int], layout: Lay
     """The table `name` of `shape` [rows, columns] in `layout`, kept in `directory` unless an earlier run did."""
     linear = SavedLinear(name, directory / f"{name}.npz", layout, *shape)
     if not linear.file.is_file():
-        chunks = source.chunks(ROWS_BYTES)
-        pieces = [round_to_nearest(chunk.astype(np.float32).reshape(-1, shape[1]), layout) for chunk in chunks]
-        codes, scales = (np.concatenate([getattr(piece, part) for piece in pieces]) for part in ("codes", "scales"))
+        codes = np.empty(shape, np.uint8)
+        scales = np.empty((shape[0], layout.blocks(shape[1])), layout.scale_type)
+        row = 0
+        for chunk in source.chunks(ROWS_BYTES):
+            piece = round_to_nearest(chunk.astype(np.float32).reshape(-1, shape[1]), layout)
+            rows = slice(row, row := row + len(piece.codes))
+            codes[rows], scales[rows] = piece.codes, piece.scales
         linear.save(QTensor(layout, codes, scales))
     return linear

@@ -34,7 +34,7 @@ def llm_feeds(manifest: Manifest, prompt: Prompt, deepstack: npt.NDArray[np.floa
 
     The head takes the positions whose next tokens are the last `answer` ones, or the last position.
     """
-    count, llm = len(prompt.ids), manifest.llm
+    count, llm, image = len(prompt.ids), manifest.llm, places(prompt)
     empty = np.zeros((1, llm.num_key_value_heads, count, llm.head_dim), np.float32)
     return {
         "position_ids": np.ascontiguousarray(prompt.positions[:, None]),
@@ -42,7 +42,8 @@ def llm_feeds(manifest: Manifest, prompt: Prompt, deepstack: npt.NDArray[np.floa
         "past_value": empty,
         **cache_state(manifest.target, 0, count, count),
         "logits_positions": np.arange(count - answer - 1, count - 1) if answer else np.array([count - 1]),
-        "image_positions": np.stack((np.zeros_like(places(prompt)), places(prompt)), axis=-1),
+        "image_positions": np.stack((np.zeros_like(image), image), axis=-1),
+        "ntk_alpha": np.array([prompt.ntk_alpha], np.float32),
         **{f"deepstack_features.{layer}": features for layer, features in enumerate(deepstack)},
     }
 

@@ -8,8 +8,9 @@ divergence of distributions grows with the energy of what disturbs them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 
 import msgspec
@@ -17,8 +18,10 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
+from ..distributions import divergence, log_softmax
 from ..graph.stages import Stage
-from .calibrate import Report, Tower, observe, quantize_linears, run, smooth
+from .calibrate import Tower, observe, quantize_linears, run, smooth
+from .question import Report
 from .schemes import Scheme
 from .sensitivities import Sensitivity
 from .statistics import Statistics
@@ -89,57 +92,68 @@ def measure(
     return _share_out(parts, _divergences(chain, works["llm"], variants))
 
 
-def _disturb(tower: Tower, name: str, work: Work, variants: Variants, schemes: Mapping[str, Scheme]) -> dict[str, Part]:
+def _disturb(tower: Tower, name: str, work: Work, variants: Variants, schemes: Candidates) -> dict[str, Part]:
     """Take all states through a stage, undisturbed, and add those that its own quantization disturbs."""
     stage = tower.build(name, {})
-    samples = [sample._replace(hidden=variants.load(CLEAN, page)) for page, sample in enumerate(work.samples(0))]
     coarsest = replace(tower, scheme=lambda _: next(iter(schemes.values())))
-    statistics = observe(coarsest, stage, iter(samples), work)
-    disturbed = _session(coarsest, name, _record(coarsest, stage, statistics, work), work)
+    statistics = observe(coarsest, stage, _clean(work, variants), work)
     undisturbed = _session(tower, name, StageRecord({}, {}), work)
-    for page, sample in enumerate(samples):
-        variants.save(name, page, run(disturbed, sample, ["hidden_out"])[0])
-    parts = _parts(tower, stage, work, samples[:NOISE_PAGES], statistics, schemes)
-    for page, sample in enumerate(samples):
+    record = quantize_linears(coarsest, stage, *_smoothed(coarsest, stage, statistics), work)
+    disturbed = _session(coarsest, name, record, work)
+    for page, sample in enumerate(_clean(work, variants)):
+        variants.save(name, page, _through(disturbed, sample))
+    few = list(islice(_clean(work, variants), NOISE_PAGES))
+    parts = _parts(tower, stage, work, few, statistics, schemes, undisturbed)
+    for page, sample in enumerate(work.samples(0)):
         for variant in variants.names:
             moved = sample._replace(hidden=variants.load(variant, page))
-            variants.save(variant, page, run(undisturbed, moved, ["hidden_out"])[0])
+            variants.save(variant, page, _through(undisturbed, moved))
     variants.names.append(name)
     return parts
+
+
+def _clean(work: Work, variants: Variants) -> Iterator[Sample]:
+    """Undisturbed, page by page."""
+    for page, sample in enumerate(work.samples(0)):
+        yield sample._replace(hidden=variants.load(CLEAN, page))
+
+
+def _through(session: ort.InferenceSession, sample: Sample) -> Floats:
+    return run(session, sample, ["hidden_out"])[0]
 
 
 def _parts(
     tower: Tower,
     stage: Stage,
     work: Work,
-    samples: list[Sample],
+    samples: Sequence[Sample],
     statistics: Mapping[str, Statistics],
     schemes: Candidates,
+    undisturbed: ort.InferenceSession,
 ) -> dict[str, Part]:
-    """Every linear of a stage alone, in each scheme."""
-    name = stage.graph.name
-    exact = [run(_session(tower, name, StageRecord({}, {}), work), sample, ["hidden_out"])[0] for sample in samples]
-    parts: dict[str, Part] = {}
-    for linear in statistics:
-        noise = {}
-        for precision, scheme in schemes.items():
+    """Every linear of a stage alone, in each scheme; scales are moved as if all linears were in that scheme."""
+    exact = [_through(undisturbed, sample) for sample in samples]
+    noise: dict[str, dict[str, float]] = {linear: {} for linear in statistics}
+    shapes: dict[str, tuple[int, int]] = {}
+    for precision, scheme in schemes.items():
+        moved, rewritten = _smoothed(replace(tower, scheme=dict.fromkeys(statistics, scheme).get), stage, statistics)
+        for linear in statistics:
             alone = replace(tower, scheme={linear: scheme}.get)
-            everywhere = replace(tower, scheme=dict.fromkeys(statistics, scheme).get)
-            record = _record(alone, stage, statistics, work, smoothing=everywhere)
-            session = _session(alone, name, record, work)
-            found = [run(session, sample, ["hidden_out"])[0] for sample in samples]
-            noise[precision] = float(sum(np.square(a - b).sum() for a, b in zip(found, exact, strict=True)))
-        parts[linear] = Part(record.linears[linear].shape, noise)
-    return parts
+            record = quantize_linears(alone, stage, moved, dict(rewritten), work)
+            session = _session(alone, stage.graph.name, record, work)
+            found = [_through(session, sample) for sample in samples]
+            noise[linear][precision] = float(sum(np.square(a - b).sum() for a, b in zip(found, exact, strict=True)))
+            shapes[linear] = record.linears[linear].shape
+    return {linear: Part(shapes[linear], noise[linear]) for linear in statistics}
 
 
-def _record(
-    tower: Tower, stage: Stage, statistics: Mapping[str, Statistics], work: Work, smoothing: Tower | None = None
-) -> StageRecord:
-    """Quantize what the tower's schemes say, after scales were moved as they are when `smoothing` says so."""
+def _smoothed(
+    tower: Tower, stage: Stage, statistics: Mapping[str, Statistics]
+) -> tuple[dict[str, Statistics], dict[str, Floats]]:
+    """The statistics after scales were moved, and the tensors that this rewrites."""
     moved = dict(statistics)
-    rewritten, _ = smooth(smoothing or tower, stage, moved)
-    return quantize_linears(tower, stage, moved, rewritten, work)
+    rewritten, _ = smooth(tower, stage, moved)
+    return moved, rewritten
 
 
 def _session(tower: Tower, name: str, record: StageRecord, work: Work) -> ort.InferenceSession:
@@ -154,7 +168,7 @@ def _divergences(chain: Chain, work: Work, variants: Variants) -> dict[str, floa
         exact = log_softmax(chain.head(variants.load(CLEAN, page), sample))
         for name in variants.names:
             other = log_softmax(chain.head(variants.load(name, page), sample))
-            total[name].extend((np.exp(exact) * (exact - other)).sum(-1).tolist())
+            total[name].extend(divergence(exact, other).tolist())
     return {name: float(np.mean(found)) for name, found in total.items()}
 
 
@@ -167,9 +181,3 @@ def _share_out(parts: Mapping[str, Mapping[str, Part]], divergences: Mapping[str
             kl = {precision: divergences[stage] * noise / max(whole, TINY) for precision, noise in part.noise.items()}
             found.append(Sensitivity(name, part.shape, kl))
     return found
-
-
-def log_softmax(logits: Floats) -> npt.NDArray[np.float64]:
-    """Log probabilities of the last axis."""
-    shifted = logits.astype(np.float64) - logits.max(-1, keepdims=True)
-    return np.asarray(shifted - np.log(np.exp(shifted).sum(-1, keepdims=True)))

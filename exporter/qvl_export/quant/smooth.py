@@ -30,15 +30,18 @@ def best_scale(fold: Fold, weights: Mapping[str, Floats], statistics: Statistics
 
 
 def _scale(fold: Fold, weights: list[Floats], largest: Floats, strength: float) -> Floats:
-    """Channels that come from one output share the larger of their magnitudes; the mean logarithm is zero."""
+    """Channels that come from one output share the larger of their magnitudes; their mean logarithm is zero."""
     of_x, of_w = np.zeros((2, int(fold.channels.max()) + 1), np.float32)
     np.maximum.at(of_x, fold.channels, largest)
     for weight in weights:
         np.maximum.at(of_w, fold.channels, np.abs(weight).max(axis=0))
     used = (of_x > 0) & (of_w > 0)
-    scale = np.ones_like(of_x)
-    scale[used] = of_x[used] ** strength / of_w[used] ** (1 - strength)
-    return np.asarray(np.clip(scale / np.exp(np.log(scale).mean()), LEAST, MOST), np.float32)
+    wanted = of_x[used] ** strength / of_w[used] ** (1 - strength)
+    scale = np.ones_like(
+        of_x
+    )  # what the linears do not see is something else's: the queries and keys before a projection
+    scale[used] = np.clip(wanted / np.exp(np.log(wanted).mean()), LEAST, MOST)
+    return scale
 
 
 def _loss(weights: list[Floats], statistics: Statistics, scale: Floats, scheme: Scheme) -> float:

@@ -6,14 +6,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from ..checkpoint import Checkpoint
+from ..errors import ConfigError
 from ..safetensors_file import Array
 from ..targets import Target
-from .gptq_checkpoint import GptqLinear, find, read_config
+from . import awq_checkpoint, gptq_checkpoint
 from .qtensor import Layout, QTensor
 
 PARTS = ("qweight", "qzeros", "scales", "g_idx")
@@ -32,16 +33,6 @@ class PackedPart:
         yield np.ascontiguousarray(self.make()).reshape(-1)
 
 
-def quantized_linears(checkpoint: Checkpoint) -> dict[str, GptqLinear]:
-    """The linears that the checkpoint holds quantized, by name; raises ConfigError for methods that are not GPTQ."""
-    nested = checkpoint.config.get("text_config") or {}
-    raw = checkpoint.config.get("quantization_config") or nested.get("quantization_config")
-    where = checkpoint.directory / "config.json"
-    if raw is None:
-        raw, where = checkpoint.json("quantize_config.json"), checkpoint.directory / "quantize_config.json"
-    return find(checkpoint.tensors, read_config(raw, where)) if raw else {}
-
-
 class QuantizedSource(Protocol):
     """A quantized linear [rows, columns] that can be read when it is needed."""
 
@@ -53,6 +44,39 @@ class QuantizedSource(Protocol):
     def columns(self) -> int: ...
     def layout(self) -> Layout: ...
     def read(self) -> QTensor: ...
+
+
+def quantized_linears(checkpoint: Checkpoint) -> dict[str, QuantizedSource]:
+    """The linears that the checkpoint holds quantized, by name; raises ConfigError for methods other than GPTQ and AWQ.
+
+    Asked before any tensor is looked at: those of other methods cannot be read.
+    """
+    raw, where = _quantization_config(checkpoint)
+    if not raw:
+        return {}
+    method = raw.get("quant_method", "bitsandbytes" if "load_in_8bit" in raw else "gptq")
+    if method == "gptq":
+        return dict(gptq_checkpoint.find(checkpoint.tensors, gptq_checkpoint.read_config(raw, where)))
+    if method == "awq":
+        return dict(awq_checkpoint.find(checkpoint.tensors, awq_checkpoint.read_config(raw, where)))
+    raise ConfigError(
+        f"weights quantized by {method!r} are not supported",
+        where=where,
+        fix="export the bfloat16 or float16 release, or one quantized by GPTQ or AWQ",
+    )
+
+
+def _quantization_config(checkpoint: Checkpoint) -> tuple[dict[str, Any] | None, Path]:
+    """What a checkpoint says of its quantization, and in which file."""
+    where, nested = checkpoint.directory / "config.json", checkpoint.config.get("text_config")
+    raw = checkpoint.config.get("quantization_config")
+    if raw is None and isinstance(nested, dict):
+        raw = nested.get("quantization_config")
+    if raw is None:
+        raw, where = checkpoint.json("quantize_config.json"), checkpoint.directory / "quantize_config.json"
+    if raw is not None and not isinstance(raw, dict):
+        raise ConfigError("quantization_config is not an object", where=where)
+    return raw, where
 
 
 def packed_parts(linears: Mapping[str, QuantizedSource], target: Target) -> dict[str, PackedPart]:

@@ -37,24 +37,24 @@ class LinearRecord(msgspec.Struct, frozen=True):
 
 
 class StageRecord(msgspec.Struct, frozen=True):
-    """The result of a stage: its linears, the shapes of float tensors that were rewritten, and by what the outputs of
-    linears were divided that lie in the KV cache."""
+    """The result of a stage: its linears, the shapes of float tensors that were rewritten, by what the outputs of
+    linears were divided that lie in the KV cache, and how many matrices of experts GPTQ had too few tokens for."""
 
     linears: dict[str, LinearRecord]
     tensors: dict[str, list[int]]
     cache_scales: dict[str, list[float]] = {}
+    rounded_experts: int = 0
 
 
 @dataclass(frozen=True)
 class Quantized:
-    """A tower's quantized linears, the float tensors that differ from the checkpoint's, and what was measured.
+    """A tower's quantized linears, the float tensors that differ from the checkpoint's.
 
     `cache_scales` tell by what the outputs of linears were divided that lie in the KV cache.
     """
 
     linears: Mapping[str, SavedLinear] = field(default_factory=dict)
     tensors: Mapping[str, StoredTensor] = field(default_factory=dict)
-    sqnr: Mapping[str, float | None] = field(default_factory=dict)
     cache_scales: Mapping[str, Floats] = field(default_factory=dict)
 
     @property
@@ -136,7 +136,6 @@ class Work:
         return Quantized(
             {name: linear for record in records for name, linear in self.linears(record).items()},
             {name: tensor for record in records for name, tensor in self.tensors(record).items()},
-            {name: found.sqnr for record in records for name, found in record.linears.items()},
             {name: np.array(scale, np.float32) for record in records for name, scale in record.cache_scales.items()},
         )
 

@@ -38,6 +38,15 @@ class Cache(NamedTuple):
     state: Mapping[str, ir.Value]
 
 
+class PackedWeight(NamedTuple):
+    """A quantized weight [rows, columns] as it is stored: the values of `Target.packed_form` by name."""
+
+    parts: Mapping[str, ir.Value]
+    layout: Layout
+    rows: int
+    columns: int
+
+
 class WindowInputs(NamedTuple):
     """Attention windows as the host lays them out (`qvl_runtime.positions.Windows`), `size` patches each."""
 
@@ -94,22 +103,12 @@ class Target(Protocol):
         """The parts of `packed_form`, filled; no value is changed."""
 
     def quantized_linear(
-        self,
-        op: OpBuilder,
-        x: ir.Value,
-        parts: Mapping[str, ir.Value],
-        layout: Layout,
-        outputs: int,
-        inputs: int,
-        bias: ir.Value | None,
-        wide: bool = False,
+        self, op: OpBuilder, x: ir.Value, weight: PackedWeight, bias: ir.Value | None, wide: bool = False
     ) -> ir.Value:
         """x · dequantized weightᵀ + bias."""
 
-    def quantized_embedding(
-        self, op: OpBuilder, ids: ir.Value, parts: Mapping[str, ir.Value], layout: Layout, columns: int
-    ) -> ir.Value:
-        """Rows of a quantized table [vocab, columns], in float32; it has whole blocks and no permutation."""
+    def quantized_embedding(self, op: OpBuilder, ids: ir.Value, table: PackedWeight) -> ir.Value:
+        """Rows of a quantized table, in float32; it has whole blocks and no permutation."""
 
     def embedding(self, op: OpBuilder, ids: ir.Value, weight: ir.Value) -> ir.Value:
         """Rows of `weight` [vocab, hidden]."""
@@ -171,13 +170,19 @@ class Target(Protocol):
 
 def largest_of_tokens(op: OpBuilder, x: ir.Value) -> ir.Value:
     """The largest magnitude of every token, [batch, tokens, 1]."""
-    largest = op.ReduceMax(op.Abs(x), op.Constant(value_ints=[-1]), keepdims=1)
-    return op.Max(largest, op.Constant(value_float=SMALLEST))
+    last = op.Constant(value_ints=[-1])
+    high, low = op.ReduceMax(x, last, keepdims=1), op.ReduceMin(x, last, keepdims=1)  # a third of the time of Abs
+    return op.Max(high, op.Neg(low), op.Constant(value_float=SMALLEST))
+
+
+def ordered(op: OpBuilder, x: ir.Value, weight: PackedWeight) -> ir.Value:
+    """x with its columns in the order of the weight's."""
+    return op.Gather(x, weight.parts["permutation"], axis=-1) if weight.layout.permuted else x
 
 
 def available() -> list[str]:
     """The targets that can be exported for."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+    return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
 
 
 def finisher(name: str, options: EngineOptions) -> Finisher | None:

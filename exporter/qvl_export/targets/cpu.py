@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx_ir as ir
@@ -14,7 +14,7 @@ from qvl_runtime.packing import Codes, pack_nibbles
 
 from ..errors import ExportError
 from ..quant.qtensor import Layout, QTensor
-from . import SWISH_SLOPE, WEIGHT_TYPES, Cache, Inputs, WindowInputs, largest_of_tokens
+from . import SWISH_SLOPE, WEIGHT_TYPES, Cache, Inputs, PackedWeight, WindowInputs, largest_of_tokens, ordered
 
 MICROSOFT = "com.microsoft"
 SWIGLU_EXPERTS: dict[str, Any] = {
@@ -25,7 +25,18 @@ SWIGLU_EXPERTS: dict[str, Any] = {
     "normalize_routing_weights": 1,
 }
 """The only form of experts that ONNX Runtime has for CPUs, with silu(gate) · up as its activation."""
-PER_TOKEN = "int8 per token"
+ROUNDED = "rounded to int8"
+"""Where a value keeps its `Tokens`."""
+ZERO = np.array(128, np.uint8)
+"""The code of zero."""
+
+
+class Tokens(NamedTuple):
+    """Activations rounded token by token: `codes` uint8 [T, K], `steps` […, 1], and the `shape` […, −1] of products."""
+
+    codes: ir.Value
+    steps: ir.Value
+    shape: ir.Value
 
 
 def lower(precision: str, accuracy_level: int) -> CpuTarget:
@@ -43,12 +54,15 @@ class CpuTarget:
     ir_version: int = 11
     static_activations: bool = False
     quantized_tables: bool = True
-    cache_type: ir.DataType = ir.DataType.FLOAT
     static_cache: bool = False
     cache_inputs: Inputs = (
         ("seqlens_k", ir.DataType.INT32, [1]),
         ("total_sequence_length", ir.DataType.INT32, []),
     )
+
+    @property
+    def cache_type(self) -> ir.DataType:
+        return ir.DataType.FLOAT
 
     def _float(self, op: OpBuilder, value: ir.Value) -> ir.Value:
         return value if self.weight_type == ir.DataType.FLOAT else op.Cast(value, to=ir.DataType.FLOAT)
@@ -96,70 +110,68 @@ class CpuTarget:
         return parts
 
     def quantized_linear(
-        self,
-        op: OpBuilder,
-        x: ir.Value,
-        parts: Mapping[str, ir.Value],
-        layout: Layout,
-        outputs: int,
-        inputs: int,
-        bias: ir.Value | None,
-        wide: bool = False,
+        self, op: OpBuilder, x: ir.Value, weight: PackedWeight, bias: ir.Value | None, wide: bool = False
     ) -> ir.Value:
-        if layout.integer:
-            return self._integer_linear(op, x, parts, bias)
-        if layout.permuted:
-            x = op.Gather(x, parts["permutation"], axis=-1)
+        if weight.layout.integer:
+            return self.integer_linear(op, x, weight.parts, bias)
+        return self.blocks_product(op, ordered(op, x, weight), weight, bias)
+
+    def blocks_product(self, op: OpBuilder, x: ir.Value, weight: PackedWeight, bias: ir.Value | None) -> ir.Value:
+        """x · weightᵀ + bias of a weight in blocks."""
+        scales = weight.parts["scales"]
         return op.MatMulNBits(
             x,
-            parts["codes"],
-            op.Cast(parts["scales"], to=ir.DataType.FLOAT),
-            parts.get("zeros"),
+            weight.parts["codes"],
+            scales if scales.dtype == self.cache_type else op.Cast(scales, to=self.cache_type),
+            weight.parts.get("zeros"),
             None,
             bias,
-            K=inputs,
-            N=outputs,
-            bits=layout.bits,
-            block_size=layout.block,
+            K=weight.columns,
+            N=weight.rows,
+            bits=weight.layout.bits,
+            block_size=weight.layout.block,
             accuracy_level=self.accuracy_level,
             _domain=MICROSOFT,
         )
 
-    def _integer_linear(
+    def integer_linear(
         self, op: OpBuilder, x: ir.Value, parts: Mapping[str, ir.Value], bias: ir.Value | None
     ) -> ir.Value:
         """Every token by its own largest magnitude, so that it gives the same bits alone and among others."""
-        codes, largest, step, zero = self._per_token(op, x)
-        y = op.MatMulIntegerToFloat(codes, parts["codes"], step, parts["scales"], zero, _domain=MICROSOFT)
-        y = op.Mul(y, largest)
+        tokens = self._rounded(op, x)
+        one, zero = op.Constant(value_float=1.0), op.Constant(value=ir.tensor(ZERO))
+        y = op.MatMulIntegerToFloat(tokens.codes, parts["codes"], one, parts["scales"], zero, _domain=MICROSOFT)
+        y = op.Mul(op.Reshape(y, tokens.shape), tokens.steps)
         return y if bias is None else op.Add(y, bias)
 
-    def _per_token(self, op: OpBuilder, x: ir.Value) -> tuple[ir.Value, ir.Value, ir.Value, ir.Value]:
-        """(uint8 codes, largest magnitude of each token, step, zero point); made once for linears that share x."""
-        if PER_TOKEN not in x.meta:
-            largest = largest_of_tokens(op, x)
-            step, zero = op.Constant(value_float=1 / 127), op.Constant(value=ir.tensor(np.array(128, np.uint8)))
-            x.meta[PER_TOKEN] = op.QuantizeLinear(op.Div(x, largest), step, zero), largest, step, zero
-        found: tuple[ir.Value, ir.Value, ir.Value, ir.Value] = x.meta[PER_TOKEN]
+    def _rounded(self, op: OpBuilder, x: ir.Value) -> Tokens:
+        """Made once for linears that share x."""
+        if ROUNDED not in x.meta:
+            steps = op.Mul(largest_of_tokens(op, x), op.Constant(value_float=1 / 127))
+            zero = op.Constant(value=ir.tensor(ZERO))
+            flat = op.Reshape(steps, op.Constant(value_ints=[-1]))
+            rows = op.Flatten(x, axis=-1)
+            codes = op.QuantizeLinear(rows, flat, op.Expand(zero, op.Shape(flat)), axis=0)
+            shape = op.Concat(op.Shape(x, start=0, end=-1), op.Constant(value_ints=[-1]), axis=0)
+            x.meta[ROUNDED] = Tokens(codes, steps, shape)
+        found: Tokens = x.meta[ROUNDED]
         return found
 
-    def quantized_embedding(
-        self, op: OpBuilder, ids: ir.Value, parts: Mapping[str, ir.Value], layout: Layout, columns: int
-    ) -> ir.Value:
+    def quantized_embedding(self, op: OpBuilder, ids: ir.Value, table: PackedWeight) -> ir.Value:
         """Reads the blocks that MatMulNBits multiplies: one tensor serves both ends of a tied model."""
         last = op.Constant(value_ints=[-1])
-        scales = op.Unsqueeze(op.Cast(parts["scales"], to=ir.DataType.FLOAT), last)
+        scales = op.Unsqueeze(op.Cast(table.parts["scales"], to=self.cache_type), last)
         blocks = op.GatherBlockQuantized(
-            parts["codes"],
+            table.parts["codes"],
             ids,
             scales,
-            bits=layout.bits,
-            block_size=layout.block,
+            bits=table.layout.bits,
+            block_size=table.layout.block,
             gather_axis=0,
             quantize_axis=2,
             _domain=MICROSOFT,
         )
-        return op.Reshape(blocks, op.Constant(value_ints=[0, 0, columns]))
+        return op.Reshape(blocks, op.Constant(value_ints=[0, 0, table.columns]))
 
     def embedding(self, op: OpBuilder, ids: ir.Value, weight: ir.Value) -> ir.Value:
         return self._float(op, op.Gather(weight, ids))

@@ -18,9 +18,10 @@ from qvl_runtime.packing import Codes, pack_nibbles
 
 from ..errors import ExportError
 from ..quant.qtensor import Layout, QTensor
-from . import PAST, SWISH_SLOPE, WEIGHT_TYPES, Cache, Inputs, WindowInputs, largest_of_tokens
+from . import PAST, SWISH_SLOPE, WEIGHT_TYPES, Cache, Inputs, PackedWeight, WindowInputs, ordered
+from ._half import FLOAT, HalfProducts
 
-FLOAT, INT64 = ir.DataType.FLOAT, ir.DataType.INT64
+INT64 = ir.DataType.INT64
 SIGNED = {4: ir.DataType.INT4, 8: ir.DataType.INT8}
 UNSIGNED = {4: ir.DataType.UINT4, 8: ir.DataType.UINT8}
 
@@ -31,10 +32,9 @@ def lower(precision: str, accuracy_level: int) -> PortableTarget:
 
 
 @dataclass(frozen=True)
-class PortableTarget:
+class PortableTarget(HalfProducts):
     """Standard ONNX, see `targets.Target`."""
 
-    weight_type: ir.DataType
     opsets: tuple[tuple[str, int], ...] = (("", 24),)
     ir_version: int = 11
     static_activations: bool = True
@@ -42,34 +42,14 @@ class PortableTarget:
     static_cache: bool = False
 
     @property
-    def cache_type(self) -> ir.DataType:
-        return self.weight_type
-
-    @property
     def cache_inputs(self) -> Inputs:
         """Where the new tokens are written, and which of the cache each of them sees."""
         return (("write_indices", INT64, [1]), ("attention_mask", ir.DataType.BOOL, [1, 1, "sequence", PAST]))
 
-    def _narrow(self, op: OpBuilder, x: ir.Value) -> ir.Value:
-        return x if self.weight_type == FLOAT else op.Cast(x, to=self.weight_type)
-
-    def _widen(self, op: OpBuilder, y: ir.Value) -> ir.Value:
-        return y if self.weight_type == FLOAT else op.Cast(y, to=FLOAT)
-
-    def _product(
-        self, op: OpBuilder, x: ir.Value, matrix: ir.Value, bias: ir.Value | None, wide: bool = False
-    ) -> ir.Value:
-        """x · matrix + bias; `wide` multiplies tokens divided by their largest magnitude, and the products by it."""
-        wide = wide and self.weight_type != FLOAT
-        largest = largest_of_tokens(op, x) if wide else None
-        y = self._widen(op, op.MatMul(self._narrow(op, op.Div(x, largest) if wide else x), matrix))
-        y = op.Mul(y, largest) if wide else y
-        return y if bias is None else op.Add(y, bias)
-
     def linear(
         self, op: OpBuilder, x: ir.Value, weight: ir.Value, bias: ir.Value | None, wide: bool = False
     ) -> ir.Value:
-        return self._product(op, x, op.Transpose(weight, perm=[1, 0]), bias, wide)
+        return self.product(op, x, op.Transpose(weight, perm=[1, 0]), bias, wide)
 
     def packed_form(self, outputs: int, inputs: int, layout: Layout) -> dict[str, tuple[list[int], ir.DataType]]:
         """As DequantizeLinear takes it: codes [K, N], scales [blocks, N], of integer products [N] and one of inputs."""
@@ -79,10 +59,10 @@ class PortableTarget:
         if inputs % layout.block:
             raise ExportError(
                 f"linears of {inputs} columns are not made of whole blocks of {layout.block}",
-                fix="another --block-size, or int8 for their tower",
+                fix="choose --block-size 16, 32, 64 or 128 so that it divides them, or target cpu",
             )
         types = UNSIGNED if layout.asymmetric else SIGNED
-        blocks = [layout.blocks(inputs), outputs]
+        blocks = [outputs] if _by_row(layout, inputs) else [layout.blocks(inputs), outputs]
         form = {"codes": ([inputs, outputs], types[layout.bits]), "scales": (blocks, self.weight_type)}
         if layout.asymmetric:
             form["zeros"] = (blocks, types[layout.bits])
@@ -93,8 +73,11 @@ class PortableTarget:
     def pack(self, tensor: QTensor) -> dict[str, np.ndarray]:
         layout = tensor.layout
         codes = tensor.codes if layout.asymmetric else tensor.codes - np.uint8(layout.middle)
-        parts = {"codes": _bits(codes.T, layout), "scales": np.ascontiguousarray(tensor.scales.T)}
-        if layout.integer:
+        parts: dict[str, np.ndarray] = {
+            "codes": _bits(codes.T, layout),
+            "scales": np.ascontiguousarray(tensor.scales.T),
+        }
+        if layout.integer or _by_row(layout, tensor.codes.shape[1]):
             parts["scales"] = tensor.scales[:, 0]
         if layout.static:
             parts["input_scale"] = np.array([tensor.input_scale], np.float32)
@@ -105,25 +88,15 @@ class PortableTarget:
         return parts
 
     def quantized_linear(
-        self,
-        op: OpBuilder,
-        x: ir.Value,
-        parts: Mapping[str, ir.Value],
-        layout: Layout,
-        outputs: int,
-        inputs: int,
-        bias: ir.Value | None,
-        wide: bool = False,
+        self, op: OpBuilder, x: ir.Value, weight: PackedWeight, bias: ir.Value | None, wide: bool = False
     ) -> ir.Value:
+        parts, layout = weight.parts, weight.layout
         if layout.integer:
             return self._integer_linear(op, x, parts, bias)
-        if layout.permuted:
-            x = op.Gather(x, parts["permutation"], axis=-1)
-        stored = [
-            parts[name] for name in ("codes", "scales", "zeros") if name in parts
-        ]  # parsers refuse an empty input
-        matrix = op.DequantizeLinear(*stored, axis=0, block_size=layout.block)
-        return self._product(op, x, matrix, bias, wide)
+        stored = [parts[name] for name in ("codes", "scales", "zeros") if name in parts]  # no empty input
+        by_row = _by_row(layout, weight.columns)
+        matrix = op.DequantizeLinear(*stored, **{"axis": 1} if by_row else {"axis": 0, "block_size": layout.block})
+        return self.product(op, ordered(op, x, weight), matrix, bias, wide)
 
     def _integer_linear(
         self, op: OpBuilder, x: ir.Value, parts: Mapping[str, ir.Value], bias: ir.Value | None
@@ -134,13 +107,11 @@ class PortableTarget:
         y = op.MatMul(rounded, op.DequantizeLinear(parts["codes"], parts["scales"], axis=1))
         return y if bias is None else op.Add(y, bias)
 
-    def quantized_embedding(
-        self, op: OpBuilder, ids: ir.Value, parts: Mapping[str, ir.Value], layout: Layout, columns: int
-    ) -> ir.Value:
+    def quantized_embedding(self, op: OpBuilder, ids: ir.Value, table: PackedWeight) -> ir.Value:
         raise ExportError("tables stay float in a portable graph")  # unreachable: see `quantized_tables`
 
     def embedding(self, op: OpBuilder, ids: ir.Value, weight: ir.Value) -> ir.Value:
-        return self._widen(op, op.Gather(weight, ids))
+        return self.widen(op, op.Gather(weight, ids))
 
     def rms_norm(
         self, op: OpBuilder, x: ir.Value, delta: ir.Value | None, weight: ir.Value, eps: float
@@ -167,15 +138,9 @@ class PortableTarget:
         self, op: OpBuilder, x: ir.Value, scores: ir.Value, gate_up: ir.Value, down: ir.Value, chosen: int
     ) -> ir.Value:
         """Every expert sees every token, and those not chosen count nothing: no engine needs loops for it."""
-        matrices = (op.Transpose(weight, perm=[0, 2, 1]) for weight in (gate_up, down))
-        return self._experts(op, x, scores, *matrices, chosen)
-
-    def _experts(
-        self, op: OpBuilder, x: ir.Value, scores: ir.Value, gate_up: ir.Value, down: ir.Value, chosen: int
-    ) -> ir.Value:
-        """With `gate_up` [experts, hidden, 2 · inner] and `down` [experts, inner, hidden]."""
-        gate, up = op.Split(self._product(op, x, gate_up, None), axis=-1, num_outputs=2, _outputs=2)
-        y = self._product(op, op.Mul(self.activation(op, gate, "silu"), up), down, None, wide=True)
+        gate_up, down = (op.Transpose(weight, perm=[0, 2, 1]) for weight in (gate_up, down))
+        gate, up = op.Split(self.product(op, x, gate_up, None), axis=-1, num_outputs=2, _outputs=2)
+        y = self.product(op, op.Mul(self.activation(op, gate, "silu"), up), down, None, wide=True)
         best, places = op.TopK(scores, op.Constant(value_ints=[chosen]), axis=-1, _outputs=2)
         nothing = op.Mul(scores, op.Constant(value_float=0.0))
         shares = op.ScatterElements(nothing, places, op.Softmax(best, axis=-1), axis=-1)
@@ -203,11 +168,11 @@ class PortableTarget:
         layout: Layout,
         chosen: int,
     ) -> ir.Value:
-        matrices = (
+        floats = [
             op.DequantizeLinear(parts["codes"], parts["scales"], axis=2, block_size=layout.block)
             for parts in (gate_up, down)
-        )
-        return self.experts(op, x, scores, *matrices, chosen)
+        ]
+        return self.experts(op, x, scores, floats[0], floats[1], chosen)
 
     def rotary(self, op: OpBuilder, x: ir.Value, cos: ir.Value, sin: ir.Value, num_heads: int) -> ir.Value:
         return op.RotaryEmbedding(x, cos, sin, num_heads=num_heads)
@@ -216,15 +181,15 @@ class PortableTarget:
         self, op: OpBuilder, q: ir.Value, k: ir.Value, v: ir.Value, num_heads: int, windows: WindowInputs | None
     ) -> ir.Value:
         heads = {"q_num_heads": num_heads, "kv_num_heads": num_heads}
-        q, k, v = (self._narrow(op, x) for x in (q, k, v))
+        q, k, v = (self.narrow(op, x) for x in (q, k, v))
         if windows is None:
-            return self._widen(op, op.Attention(q, k, v, **heads))
+            return self.widen(op, op.Attention(q, k, v, **heads))
         frames, features = op.Shape(q, start=0, end=1), op.Shape(q, start=2, end=3)
         split = op.Concat(op.Constant(value_ints=[-1, windows.size]), features, axis=0)
         q, k, v = (op.Reshape(op.Gather(x, windows.gather, axis=1), split) for x in (q, k, v))
         y = op.Attention(q, k, v, _window_mask(op, windows), **heads)
         joined = op.Concat(frames, op.Constant(value_ints=[-1]), features, axis=0)
-        return self._widen(op, op.Gather(op.Reshape(y, joined), windows.scatter, axis=1))
+        return self.widen(op, op.Gather(op.Reshape(y, joined), windows.scatter, axis=1))
 
     def causal_attention(
         self, op: OpBuilder, q: ir.Value, k: ir.Value, v: ir.Value, cache: Cache, num_heads: int, kv_heads: int
@@ -232,19 +197,24 @@ class PortableTarget:
         """The host says where new keys and values go and what each token sees: parsers drop lengths and causality."""
         start, mask = cache.state["write_indices"], cache.state["attention_mask"]
         q, k, v = (
-            op.Transpose(self._narrow(op, op.Reshape(x, op.Constant(value_ints=[0, 0, heads, -1]))), perm=[0, 2, 1, 3])
+            op.Transpose(self.narrow(op, op.Reshape(x, op.Constant(value_ints=[0, 0, heads, -1]))), perm=[0, 2, 1, 3])
             for x, heads in ((q, num_heads), (k, kv_heads), (v, kv_heads))
         )
         key = op.TensorScatter(cache.key, k, start, axis=2, mode="linear")
         value = op.TensorScatter(cache.value, v, start, axis=2, mode="linear")
         y = op.Transpose(op.Attention(q, key, value, mask), perm=[0, 2, 1, 3])
-        return self._widen(op, op.Reshape(y, op.Constant(value_ints=[0, 0, -1]))), key, value
+        return self.widen(op, op.Reshape(y, op.Constant(value_ints=[0, 0, -1]))), key, value
 
 
 def _window_mask(op: OpBuilder, windows: WindowInputs) -> ir.Value:
     """Which patches of each window there are: bool [windows, 1, size, size]."""
     slots = op.Constant(value=ir.tensor(np.tile(np.arange(windows.size, dtype=np.int32), (1, 1, windows.size, 1))))
     return op.Less(slots, op.Unsqueeze(windows.lengths, op.Constant(value_ints=[1, 2, 3])))
+
+
+def _by_row(layout: Layout, inputs: int) -> bool:
+    """Whether every row of 8-bit codes has one scale, which engines know that know no blocks of 8 bits."""
+    return layout.bits == 8 and layout.block >= inputs and not layout.asymmetric
 
 
 def _bits(codes: Codes, layout: Layout) -> Codes:

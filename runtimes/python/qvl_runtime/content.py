@@ -94,6 +94,8 @@ def _parts(content: Any, media: list[Media], manifest: Manifest) -> Iterator[dic
             bounds = _image_bounds(part, manifest)
             media.extend(Media("image", (page,), bounds=bounds) for page in pages)
             yield from ({"type": "image"} for _ in pages)
+        elif kind == "video" and manifest.tokens.video is None:
+            raise PromptError("this model takes no videos", fix="give some of its frames as images")
         elif kind == "video" and isinstance(part.get("video"), list | tuple | str | Path | np.ndarray):
             media.append(_video(part, manifest))
             yield {"type": "video"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .manifest import Bounds, Calibration, EngineEntry, Manifest, Port
+from .manifest import Bounds, Calibration, EngineEntry, ImageGeometry, Manifest, Port
 
 
 def describe(manifest: Manifest, ports: bool = True) -> str:
@@ -15,7 +15,7 @@ def describe(manifest: Manifest, ports: bool = True) -> str:
         f"{manifest.family} for {manifest.target}, {size / 1e6:,.1f} MB, schema {manifest.schema_version}",
         f"  from      {origin.checkpoint}" + (f" @ {origin.revision}" if origin.revision else ""),
         f"  made      {origin.created} by {origin.producer}",
-        f"  images    {image.min_pixels:,} to {image.max_pixels:,} pixels, a token is {image.factor} × {image.factor}",
+        f"  images    {_images(image)}",
         f"  length    {llm.max_length:,} tokens of prompt and answer",
     ]
     if origin.calibration:
@@ -29,6 +29,12 @@ def describe(manifest: Manifest, ports: bool = True) -> str:
         if ports:
             lines += _ports("in ", graph.inputs) + _ports("out", graph.outputs)
     return "\n".join(lines)
+
+
+def _images(image: ImageGeometry) -> str:
+    if image.queries:
+        return f"{image.square} × {image.square} pixels whatever their shape, {image.queries} tokens each"
+    return f"{image.min_pixels:,} to {image.max_pixels:,} pixels, a token is {image.factor} × {image.factor}"
 
 
 def _calibrated(calibration: Calibration) -> str:

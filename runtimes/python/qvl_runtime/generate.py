@@ -13,7 +13,7 @@ import numpy.typing as npt
 from .errors import PromptError
 from .manifest import LlmGeometry
 from .positions import Ints
-from .prompt import Placed, Prompt
+from .prompt import Placed, Prompt, text_keys
 from .sampling import Chooser
 from .sessions import Engine, LlmInputs
 
@@ -68,7 +68,7 @@ class Decoder:
         self._engine, self._encoder = engine, encoder
         self._no_features = np.empty((1 + llm.deepstack_layers, 0, llm.hidden_size), np.float32)
         self._cached = np.empty(0, dtype=np.int64)
-        self._prompts = 0
+        self._prompts, self._ntk_alpha = 0, 1.0
         self.lock = threading.RLock()
 
     def clear(self) -> None:
@@ -89,7 +89,7 @@ class Decoder:
     def _prefill(self, prompt: Prompt, wanted: Ints, run: Run) -> Floats:
         keys = prompt.prefix_keys()
         start = min(_shared_prefix(self._cached, keys), int(wanted[0]))
-        self._cached = keys[:start]
+        self._cached, self._ntk_alpha = keys[:start], prompt.ntk_alpha
         run.counts.prompt, run.counts.reused = len(prompt.ids), start
         run.counts.image = sum(item.span.tokens for item in prompt.placed)
         logits = []
@@ -112,6 +112,7 @@ class Decoder:
                 here,
                 first,
                 answer=first >= len(prompt.ids) - prompt.answered,
+                ntk_alpha=prompt.ntk_alpha,
             )
         )
         run.times.prefill += time.perf_counter() - began
@@ -134,10 +135,11 @@ class Decoder:
         """Logits [vocab] after `token`, whose three M-RoPE positions are all `position`."""
         past = len(self._cached)
         none = self._no_features, np.empty(0, np.int64)
+        ids, positions, alpha = np.array([token]), np.full((3, 1), position), self._ntk_alpha
         logits = self._engine.forward(
-            LlmInputs(np.array([token]), np.full((3, 1), position), *none, np.zeros(1, np.int64), past, answer=True)
+            LlmInputs(ids, positions, *none, np.zeros(1, np.int64), past, answer=True, ntk_alpha=alpha)
         )
-        self._cached = np.append(self._cached, token)
+        self._cached = np.append(self._cached, text_keys(ids, alpha))
         return np.asarray(logits[0])
 
     def generate(self, prompt: Prompt, limit: int, stop: frozenset[int], choose: Chooser, run: Run) -> Iterator[int]:

@@ -18,7 +18,10 @@ from .preprocess import smart_resize
 
 Size = tuple[int, int]
 """Width and height in pixels."""
-MARKS = ("<|object_ref_start|>", "<|object_ref_end|>", "<|box_start|>", "<|box_end|>", "<|quad_start|>", "<|quad_end|>")
+MARKS = (
+    *("<|object_ref_start|>", "<|object_ref_end|>", "<|box_start|>", "<|box_end|>", "<|quad_start|>", "<|quad_end|>"),
+    *("<ref>", "</ref>", "<box>", "</box>", "<quad>", "</quad>"),
+)
 """Special tokens that are part of an answer: decoding keeps them."""
 QWEN2_5_FACTOR, QWEN2_5_PIXELS = 28, (3136, 12_845_056)
 LABELS = ("label", "text_content", "text", "content", "name")

@@ -14,8 +14,10 @@ import msgspec
 
 from .errors import BundleError
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 MANIFEST = "bundle.json"
+GENAI_CONFIG = "genai_config.json"
+"""Where this lies there is no bundle but a directory for ONNX Runtime GenAI."""
 GRAPHS = ("vision", "llm")
 DECODE = "llm_decode"
 """The language model once more, for the tokens of answers; only hybrid bundles have it."""
@@ -107,7 +109,8 @@ class ImageGeometry(_Frozen, frozen=True):
     """How pixels become patches.
 
     `window` is the side of an attention window in merged cells, `position_table` the side of the square table of
-    learned positions that is interpolated; 0 where there is none.
+    learned positions that is interpolated. Where `square` is set, every image is resized to that many pixels a side
+    whatever its shape, and becomes `queries` image tokens, in no grid. 0 where there is none of these.
     """
 
     patch_size: Positive
@@ -119,6 +122,8 @@ class ImageGeometry(_Frozen, frozen=True):
     image_std: Annotated[list[Annotated[float, msgspec.Meta(gt=0)]], msgspec.Meta(min_length=3, max_length=3)]
     window: Annotated[int, msgspec.Meta(ge=0, le=64)] = 0
     position_table: Annotated[int, msgspec.Meta(ge=0, le=4096)] = 0
+    square: Annotated[int, msgspec.Meta(ge=0, le=1 << 14)] = 0
+    queries: Annotated[int, msgspec.Meta(ge=0, le=1 << 16)] = 0
 
     @property
     def factor(self) -> int:
@@ -136,6 +141,8 @@ class LlmGeometry(_Frozen, frozen=True):
 
     The first `deepstack_layers` layers take image features of their own (DeepStack). Hidden states and image features
     are multiplied by the orthogonal matrix of `rotation_seed` (`qvl_runtime.rotation`); None: as in the checkpoint.
+    With `flat_positions` image tokens are counted as text is. Prompts of more than `ntk_length` tokens turn more slowly
+    (`positions.ntk_alpha`); 0: never.
     """
 
     hidden_size: Positive
@@ -146,13 +153,15 @@ class LlmGeometry(_Frozen, frozen=True):
     max_length: Positive
     deepstack_layers: Count = 0
     rotation_seed: Count | None = None
+    flat_positions: bool = False
+    ntk_length: Count = 0
 
 
 class Tokens(_Frozen, frozen=True):
-    """Ids of the special tokens; generation stops at any of `stop`."""
+    """Ids of the special tokens, None for a model that takes no videos; generation stops at any of `stop`."""
 
     image: Count
-    video: Count
+    video: Count | None
     stop: list[Count]
 
 
@@ -243,8 +252,14 @@ def _check_geometry(manifest: Manifest, where: Path) -> None:
         last: [1, llm.num_key_value_heads, llm.max_length if fixed else "past", llm.head_dim],
     }
     wrong = [name for name, shape in expected.items() if shapes.get(name) != shape]
-    optional = {"window_gather": image.window, "interpolation_indices": image.position_table}
+    optional = {
+        "patch_positions": not image.queries,
+        "window_gather": image.window,
+        "interpolation_indices": image.position_table,
+        "ntk_alpha": llm.ntk_length,
+    }
     wrong += [name for name, side in optional.items() if bool(side) != (name in shapes)]
+    wrong += ["square"] if bool(image.square) != bool(image.queries) else []
     deepstack = [f"deepstack_features.{index}" for index in range(llm.deepstack_layers)]
     for ports in (vision.outputs, language.inputs):
         wrong += sorted({port.name for port in ports if port.name.startswith("deepstack_features.")} ^ set(deepstack))
@@ -291,6 +306,12 @@ def _parse(bundle: Path) -> Manifest:
     path = bundle / MANIFEST
     if not bundle.is_dir():
         raise BundleError("is not a bundle directory", where=bundle, fix="make one with `qvl-export export`")
+    if not path.is_file() and (bundle / GENAI_CONFIG).is_file():
+        raise BundleError(
+            "is a directory for ONNX Runtime GenAI, not a bundle",
+            where=bundle,
+            fix="load it with onnxruntime_genai, or export without --layout genai",
+        )
     if not path.is_file():
         raise BundleError("is missing: not a bundle, or an interrupted copy", where=path)
     if path.stat().st_size > MAX_MANIFEST_BYTES:

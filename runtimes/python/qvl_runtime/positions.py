@@ -6,6 +6,7 @@ Grids are in patches: `t` temporal patches of `h` × `w`; patches lie in merge o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -125,6 +126,17 @@ def mrope_positions(length: int, spans: Sequence[VisionSpan]) -> Ints:
         token = span.end
     pieces.append(_text(position, length - token))
     return np.concatenate(pieces, axis=1)
+
+
+def ntk_alpha(length: int, trained: int) -> float:
+    """By how much a prompt of `length` tokens raises the rotary base b: to b · α^(d / (d − 2)), d the size of a head.
+
+    1 up to the `trained` length, 3 up to twice of it, 7 up to four times … (Qwen-VL's `use_dynamic_ntk`); an answer
+    keeps its prompt's.
+    """
+    if not trained or length <= trained:
+        return 1.0
+    return float(2 ** math.ceil(math.log2(length / trained) + 1) - 1)
 
 
 def _text(start: int, count: int) -> Ints:

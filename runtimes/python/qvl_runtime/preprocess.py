@@ -48,10 +48,21 @@ def smart_resize(height: int, width: int, factor: int, min_pixels: int, max_pixe
 def resized_grid(
     size: tuple[int, int], frames: int, geometry: ImageGeometry, max_pixels: int, min_pixels: int | None = None
 ) -> Grid:
-    """The patch grid of `frames` images of `size` (width, height) after resizing; None is the geometry's own bound."""
+    """The patch grid of `frames` images of `size` (width, height) after resizing; None is the geometry's own bound.
+
+    Models that take squares of one size know no bounds.
+    """
+    if geometry.square:
+        side = geometry.square // geometry.patch_size
+        return Grid(-(-frames // geometry.temporal_patch_size), side, side)
     low = min(min_pixels or geometry.min_pixels, max_pixels)
     height, width = smart_resize(size[1], size[0], geometry.factor, low, max_pixels)
     return Grid(-(-frames // geometry.temporal_patch_size), height // geometry.patch_size, width // geometry.patch_size)
+
+
+def image_tokens(grid: Grid, geometry: ImageGeometry) -> int:
+    """The tokens that images of this grid become."""
+    return grid.t * geometry.queries or grid.tokens(geometry.spatial_merge_size)
 
 
 def patchify(frames: Sequence[Frame], geometry: ImageGeometry, grid: Grid | None = None) -> Patches:

@@ -12,8 +12,8 @@ import numpy as np
 from .content import Media, Message, collect
 from .errors import PromptError
 from .manifest import ImageGeometry, Manifest
-from .positions import Grid, Ints, VisionSpan, mrope_positions
-from .preprocess import Patches, patchify
+from .positions import Grid, Ints, VisionSpan, mrope_positions, ntk_alpha
+from .preprocess import Patches, image_tokens, patchify
 from .timestamps import patch_times, write_times
 
 __all__ = ["Media", "Message", "Placed", "Prompt", "ScaledImageWarning", "build_prompt", "collect", "fit", "put"]
@@ -25,14 +25,13 @@ class ScaledImageWarning(UserWarning):
 
 @dataclass(frozen=True)
 class Placed:
-    """Media, or some temporal patches of it, with its place in the prompt and the pixel bound it was resized to.
+    """Media, or some temporal patches of it, with its place in the prompt and the patches it was resized to.
 
     Its features begin at row `first_row` of those of the media.
     """
 
     media: Media
     span: VisionSpan
-    max_pixels: int
     grid: Grid
     first_row: int = 0
 
@@ -48,12 +47,16 @@ class Placed:
 
 @dataclass(frozen=True)
 class Prompt:
-    """`ids` [S], `positions` [3, S], media at their image tokens; the last `answered` tokens are an answer's."""
+    """`ids` [S], `positions` [3, S], media at their image tokens; the last `answered` tokens are an answer's.
+
+    `ntk_alpha` is by how much rotary frequencies are slowed down, 1 being not at all.
+    """
 
     ids: Ints
     positions: Ints
     placed: tuple[Placed, ...]
     answered: int = 0
+    ntk_alpha: float = 1.0
 
     @property
     def next_position(self) -> int:
@@ -64,19 +67,25 @@ class Prompt:
         """The prompt with the text tokens of an answer after it."""
         tail = np.broadcast_to(self.next_position + np.arange(len(ids)), (3, len(ids)))
         positions = np.concatenate((self.positions, tail), axis=1)
-        return Prompt(np.concatenate((self.ids, ids)), positions, self.placed, self.answered + len(ids))
+        answered, ids = self.answered + len(ids), np.concatenate((self.ids, ids))
+        return replace(self, ids=ids, positions=positions, answered=answered)
 
     def prefix_keys(self) -> Ints:
         """Ids with image tokens replaced by negative numbers derived from their pixels and clock: equal keys, equal KV.
 
-        The clock moves the positions of a video and of all that follows it.
+        The clock moves the positions of a video and of all that follows it; other frequencies make other keys of all.
         """
-        keys = self.ids.copy()
+        keys = text_keys(self.ids, self.ntk_alpha)
         for item in self.placed:
             identity = item.key + repr((item.span.interval, item.first_row)).encode()
             base = int.from_bytes(hashlib.sha256(identity).digest()[:7], "big")
             keys[item.span.start : item.span.end] = -1 - base - np.arange(item.span.tokens)
         return keys
+
+
+def text_keys(ids: Ints, ntk_alpha: float) -> Ints:
+    """The `prefix_keys` of text tokens: their ids, beyond all ids where frequencies are slowed down."""
+    return ids + (int(ntk_alpha - 1) << 32)
 
 
 def build_prompt(
@@ -93,14 +102,14 @@ def build_prompt(
     template_messages, media = collect(messages, manifest)
     tokens = manifest.tokens
     raw = np.array(encode(_timed(render(template_messages), media, manifest)), dtype=np.int64)
-    places = np.flatnonzero((raw == tokens.image) | (raw == tokens.video))
+    places = np.flatnonzero(np.isin(raw, [token for token in (tokens.image, tokens.video) if token is not None]))
     expected = [
         tokens.image if item.kind == "image" else tokens.video for item in media for _ in range(_blocks(item, manifest))
     ]
     if raw[places].tolist() != expected:
         raise PromptError(
             f"the prompt has {len(places)} image or video placeholders for {len(media)} given",
-            fix="do not write <|image_pad|> or <|video_pad|> in a text",
+            fix="do not write <|image_pad|>, <|video_pad|> or <imgpad> in a text",
         )
     budget = manifest.llm.max_length - reserve - (len(raw) - len(places))
     if budget < len(media):
@@ -140,7 +149,7 @@ def fit(media: Sequence[Media], manifest: Manifest, budget: int) -> list[int]:
     geometry = manifest.image
 
     def tokens(bound: int) -> int:
-        return sum(item.grid(bound, manifest).tokens(geometry.spatial_merge_size) for item in media)
+        return sum(image_tokens(item.grid(bound, manifest), geometry) for item in media)
 
     own = [item.max_pixels(manifest) for item in media]
     if not media or tokens(max(own)) <= budget:
@@ -178,15 +187,18 @@ def _expand(raw: Ints, places: Ints, media: Sequence[Media], bounds: Sequence[in
             repeats[place] = span.tokens
             shift += span.tokens - 1
     ids = np.repeat(raw, repeats)
-    return Prompt(ids, mrope_positions(len(ids), [item.span for item in placed]), tuple(placed))
+    spans = [] if manifest.llm.flat_positions else [item.span for item in placed]
+    alpha = ntk_alpha(len(ids), manifest.llm.ntk_length)
+    return Prompt(ids, mrope_positions(len(ids), spans), tuple(placed), ntk_alpha=alpha)
 
 
 def put(item: Media, start: int, bound: int, manifest: Manifest) -> Placed:
     """The media at token `start` of a prompt, resized to at most `bound` pixels."""
-    merge = manifest.image.spatial_merge_size
+    merge, queries = manifest.image.spatial_merge_size, manifest.image.queries
     grid = item.grid(bound, manifest)
-    span = VisionSpan(start, grid.t, grid.h // merge, grid.w // merge, _interval(item, manifest))
-    return Placed(item, span, bound, grid)
+    h, w = (1, queries) if queries else (grid.h // merge, grid.w // merge)
+    span = VisionSpan(start, grid.t, h, w, _interval(item, manifest))
+    return Placed(item, span, grid)
 
 
 def _interval(item: Media, manifest: Manifest) -> float:

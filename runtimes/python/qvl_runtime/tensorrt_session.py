@@ -61,7 +61,7 @@ class TrtEngine:
     def _run(self, graph: TrtGraph, inputs: LlmInputs) -> Floats:
         """Engines give logits of at least one place: of the first where none is wanted."""
         asked = inputs if len(inputs.wanted) else replace(inputs, wanted=np.zeros(1, np.int64))
-        feeds = llm_feeds(self._manifest.target, asked, self._manifest.llm.max_length)
+        feeds = llm_feeds(self._manifest, asked, self._manifest.llm.max_length)
         logits = graph.call(feeds, self._shared(), self._library.record and len(inputs.ids) == 1)[0]
         return np.asarray(logits[0])
 
@@ -111,6 +111,7 @@ def _pieces(inputs: LlmInputs, most_tokens: int, most_wanted: int) -> Iterator[L
             later[later < end] - start,
             inputs.past + start,
             inputs.answer,
+            inputs.ntk_alpha,
         )
         start = end
 

@@ -19,11 +19,15 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Options:
-    """What a scheme can be asked for: `block_size` columns a scale, weights of `reduce_range` for x86 without VNNI,
-    and under W8A8 one `static` scale of all inputs of a linear."""
+    """What a scheme can be asked for: `block_size` columns a scale, weights of `reduce_range` for x86 without VNNI.
+
+    `gptq_experts` has int4 experts quantized by GPTQ like other linears. Under W8A8 all inputs of a linear have one
+    `static` scale.
+    """
 
     block_size: int = 32
     reduce_range: bool = False
+    gptq_experts: bool = True
     static: bool = False
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 import pkgutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,7 @@ class LlmInputs:
 
     `ids` [S], `positions` [3, S], `features` [1 + D, N, H] placed at `feature_places` [N], logits wanted at
     `wanted` [K]; both places count from the first new token. Features are those of images and of D DeepStack layers.
-    Tokens of an `answer` are run by the graph for decoding where the bundle has one.
+    Tokens of an `answer` are run by the graph for decoding where the bundle has one. `ntk_alpha` is the prompt's.
     """
 
     ids: Ints
@@ -35,6 +36,7 @@ class LlmInputs:
     wanted: Ints
     past: int
     answer: bool = False
+    ntk_alpha: float = 1.0
 
 
 class Engine(Protocol):
@@ -53,6 +55,11 @@ class Engine(Protocol):
         """Free everything; any later call raises EngineError."""
 
 
+def cores() -> int:
+    """Cores this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def available() -> list[str]:
     """The targets this runtime has an engine for."""
     return sorted(module.name for module in pkgutil.iter_modules(__path__))
@@ -69,7 +76,9 @@ def cache_state(target: str, past: int, total: int, capacity: int) -> dict[str, 
 
 
 def vision_feeds(image: ImageGeometry, grid: Grid) -> dict[str, np.ndarray]:
-    """What the vision graph takes beside the pixels: where patches are, and their windows."""
+    """What the vision graph takes beside the pixels: where patches are, and their windows; nothing for squares."""
+    if image.queries:
+        return {}
     feeds: dict[str, np.ndarray] = {
         "patch_positions": np.tile(patch_positions(grid, image.spatial_merge_size), (grid.t, 1, 1))
     }
@@ -83,7 +92,7 @@ def vision_feeds(image: ImageGeometry, grid: Grid) -> dict[str, np.ndarray]:
     return feeds
 
 
-def llm_feeds(target: str, inputs: LlmInputs, capacity: int) -> dict[str, np.ndarray]:
+def llm_feeds(manifest: Manifest, inputs: LlmInputs, capacity: int) -> dict[str, np.ndarray]:
     """What the `llm` graph takes beside its cache, which has room for `capacity` tokens."""
     return {
         "input_ids": inputs.ids[None],
@@ -91,8 +100,9 @@ def llm_feeds(target: str, inputs: LlmInputs, capacity: int) -> dict[str, np.nda
         "image_features": inputs.features[0],
         "image_positions": np.stack((np.zeros_like(inputs.feature_places), inputs.feature_places), axis=-1),
         **{f"deepstack_features.{index}": rows for index, rows in enumerate(inputs.features[1:])},
+        **({"ntk_alpha": np.array([inputs.ntk_alpha], np.float32)} if manifest.llm.ntk_length else {}),
         "logits_positions": inputs.wanted,
-        **cache_state(target, inputs.past, inputs.past + len(inputs.ids), capacity),
+        **cache_state(manifest.target, inputs.past, inputs.past + len(inputs.ids), capacity),
     }
 
 

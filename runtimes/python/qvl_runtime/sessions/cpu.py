@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
@@ -15,7 +14,7 @@ from ..errors import BundleError, EngineError, InstallError
 from ..manifest import DECODE, GraphEntry, ImageGeometry, Manifest, inside
 from ..positions import Grid
 from ..saturation import saturates
-from . import Floats, LlmInputs, llm_feeds, vision_feeds
+from . import Floats, LlmInputs, cores, llm_feeds, vision_feeds
 
 CACHE_STEP = 512
 """The KV cache grows by multiples of this many tokens."""
@@ -46,44 +45,53 @@ SILENT = 4
 """Severity of a session's log: its errors are raised, and told in our one line."""
 
 
-def open(bundle: Path, manifest: Manifest, threads: int | None) -> CpuEngine:
+class Device(NamedTuple):
+    """Where ONNX Runtime computes and the KV cache lies: its execution provider and the names of its memory.
+
+    `fix` is what to do where the provider cannot be loaded: ONNX Runtime would silently compute elsewhere.
+    """
+
+    provider: str = "CPUExecutionProvider"
+    memory: str = "cpu"
+    arena: str = "cpu:0"
+    fix: str = "install onnxruntime again"
+
+
+CPU = Device()
+
+
+def open(bundle: Path, manifest: Manifest, threads: int | None, device: Device = CPU) -> CpuEngine:
     """Load both graphs; raises BundleError where ONNX Runtime refuses one."""
-    return CpuEngine(open_vision(bundle, manifest, threads), CpuLlm(bundle, manifest, threads))
+    return CpuEngine(open_vision(bundle, manifest, threads, device), CpuLlm(bundle, manifest, threads, device))
 
 
-def open_vision(bundle: Path, manifest: Manifest, threads: int | None) -> CpuVision:
+def open_vision(bundle: Path, manifest: Manifest, threads: int | None, device: Device = CPU) -> CpuVision:
     """Load the vision graph alone."""
-    return CpuVision(manifest.image, _session(bundle, manifest.graphs["vision"], threads))
-
-
-def _cores() -> int:
-    """Cores this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return CpuVision(manifest.image, _session(bundle, manifest.graphs["vision"], threads, device), device)
 
 
 def session_options(threads: int | None = None) -> ort.SessionOptions:
     """What every session is opened with, so that whatever runs a bundle's graphs computes the same."""
     options = ort.SessionOptions()
-    options.intra_op_num_threads = min(
-        threads or _cores(), _cores()
-    )  # more threads than cores only get in each other's way
+    options.intra_op_num_threads = min(threads or cores(), cores())  # more only get in each other's way
     options.log_severity_level = SILENT
     options.add_session_config_entry("session.force_spinning_stop", "1")  # two sessions share the cores
     options.add_session_config_entry("session.x64quantprecision", str(int(saturates())))
     return options
 
 
-def _session(bundle: Path, graph: GraphEntry, threads: int | None) -> ort.InferenceSession:
-    options = session_options(threads)
+def _session(bundle: Path, graph: GraphEntry, threads: int | None, device: Device) -> ort.InferenceSession:
     path = inside(bundle, graph.model)
     try:
-        session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        session = ort.InferenceSession(str(path), session_options(threads), providers=[device.provider])
     except Exception as error:  # ONNX Runtime raises types of its own that share no base class
         raise BundleError(
             f"ONNX Runtime refuses it: {str(error).splitlines()[0][:300]}",
             where=path,
             fix="`inspect --verify` tells whether the bundle is damaged",
         ) from error
+    if device.provider not in session.get_providers():
+        raise InstallError(f"ONNX Runtime could not load its {device.provider}", fix=device.fix)
     ports = [(port.name, port.shape) for port in (*graph.inputs, *graph.outputs)]
     found = [(value.name, value.shape) for value in (*session.get_inputs(), *session.get_outputs())]
     if ports != found[: len(ports)]:  # further outputs cost nothing: nobody asks for them
@@ -108,13 +116,13 @@ def cache_state(past: int, total: int, capacity: int) -> dict[str, np.ndarray]:
 class KvCache:
     """Keys and values [1, heads, capacity, head_dim] of every layer, grown in steps of CACHE_STEP tokens."""
 
-    def __init__(self, manifest: Manifest) -> None:
-        self._geometry = manifest.llm
+    def __init__(self, manifest: Manifest, device: Device) -> None:
+        self._geometry, self._device = manifest.llm, device
         ports = {port.name: port.dtype for port in manifest.graphs["llm"].inputs}
         self._dtype = np.float16 if ports["past_key_values.0.key"] == "float16" else np.float32
         self._names = [f"{i}.{part}" for i in range(manifest.llm.num_layers) for part in ("key", "value")]
         self.capacity = 0
-        self._arrays = {name: self._empty(0) for name in self._names}
+        self._values = {name: ort.OrtValue.ortvalue_from_numpy(self._empty(0)) for name in self._names}
 
     def _empty(self, capacity: int) -> np.ndarray:
         return np.zeros((1, self._geometry.num_key_value_heads, capacity, self._geometry.head_dim), self._dtype)
@@ -126,9 +134,8 @@ class KvCache:
         capacity = min(-(-tokens // CACHE_STEP) * CACHE_STEP, max(tokens, self._geometry.max_length))
         for name in self._names:
             grown = self._empty(capacity)
-            grown[:, :, :used] = self._arrays[name][:, :, :used]
-            self._arrays[name] = grown
-            value = ort.OrtValue.ortvalue_from_numpy(grown)
+            grown[:, :, :used] = self._values[name].numpy()[:, :, :used]
+            value = self._values[name] = ort.OrtValue.ortvalue_from_numpy(grown, self._device.memory, 0)
             for binding in bindings:
                 binding.bind_ortvalue_input(f"past_key_values.{name}", value)
                 binding.bind_ortvalue_output(f"present.{name}", value)
@@ -138,10 +145,10 @@ class KvCache:
 class CpuVision:
     """The vision graph."""
 
-    def __init__(self, image: ImageGeometry, session: ort.InferenceSession) -> None:
+    def __init__(self, image: ImageGeometry, session: ort.InferenceSession, device: Device) -> None:
         self._image, self._session = image, session
         self._shrink = ort.RunOptions()  # a page's activations are not kept for the next
-        self._shrink.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+        self._shrink.add_run_config_entry("memory.enable_memory_arena_shrinkage", device.arena)
         self._shrink.log_severity_level = SILENT
 
     def encode(self, pixel_values: Floats, grid: Grid) -> Floats:
@@ -158,10 +165,10 @@ class CpuLlm:
     A hybrid bundle's graph for decoding has the same inputs and outputs, and works on the same buffers.
     """
 
-    def __init__(self, bundle: Path, manifest: Manifest, threads: int | None) -> None:
+    def __init__(self, bundle: Path, manifest: Manifest, threads: int | None, device: Device = CPU) -> None:
         graphs = [manifest.graphs[name] for name in ("llm", DECODE) if name in manifest.graphs]
-        self._sessions = [_session(bundle, graph, threads) for graph in graphs]  # for prompts, for answers
-        self._manifest, self._vocab_size = manifest, manifest.llm.vocab_size
+        self._sessions = [_session(bundle, graph, threads, device) for graph in graphs]  # for prompts, for answers
+        self._manifest, self._vocab_size, self._device = manifest, manifest.llm.vocab_size, device
         self._silent = ort.RunOptions()
         self._silent.log_severity_level = SILENT
         self.clear()
@@ -169,7 +176,7 @@ class CpuLlm:
     def clear(self) -> None:
         """Free the KV cache; the next call begins with an empty one."""
         self._bindings = [session.io_binding() for session in self._sessions]
-        self._cache = KvCache(self._manifest)
+        self._cache = KvCache(self._manifest, self._device)
 
     def forward(self, inputs: LlmInputs) -> Floats:
         """Logits [K, vocab]; the cache then holds past + S tokens."""
@@ -177,7 +184,7 @@ class CpuLlm:
         which = -1 if inputs.answer else 0
         session, binding = self._sessions[which], self._bindings[which]
         self._cache.reserve(total, inputs.past, self._bindings)
-        for name, array in llm_feeds(self._manifest.target, inputs, self._cache.capacity).items():
+        for name, array in llm_feeds(self._manifest, inputs, self._cache.capacity).items():
             binding.bind_cpu_input(name, array)
         logits = np.empty((1, len(inputs.wanted), self._vocab_size), np.float32)
         binding.bind_ortvalue_output("logits", ort.OrtValue.ortvalue_from_numpy(logits))

@@ -1,0 +1,75 @@
+"""The models of a comparison: checked, named, and told apart by what they are."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from qvl_runtime import manifest as manifests
+from qvl_runtime.manifest import MANIFEST
+
+from ..errors import ExportError
+from .answering import HF
+from .records import Cost, Records
+from .summary import Contender
+
+
+@dataclass(frozen=True)
+class Model:
+    """A bundle or checkpoint to run: its place, engine, name in the report, and what tells it from others."""
+
+    path: Path
+    engine: str
+    title: str
+    key: str
+
+    def contender(self, work: Path, name: str) -> Contender:
+        """What the summary needs to know; its records are called `name` in `work`."""
+        cost, records = Cost.load(work, name) or Cost(0.0, 0.0), Records(work, name)
+        if self.engine == HF:
+            size = sum(file.stat().st_size for file in self.path.glob("*.safetensors")) / 1e6
+            return Contender(self.title, str(self.path), "PyTorch", "", size, cost, records)
+        manifest = manifests.read(self.path)
+        precisions = ", ".join(f"{graph} {entry.precision}" for graph, entry in manifest.graphs.items())
+        size = sum(file.size for file in manifest.files.values()) / 1e6
+        return Contender(self.title, str(self.path), precisions, manifest.family, size, cost, records)
+
+
+def open_models(reference: Path, bundles: Sequence[Path], hf: bool) -> list[Model]:
+    """The reference and the others, checked; names that are alike get their parents in front.
+
+    Raises ExportError and BundleError.
+    """
+    if not bundles:
+        raise ExportError("there is nothing to compare with the reference", fix="name at least one bundle")
+    paths = [reference, *bundles]
+    names = _titles(paths)
+    keys = [_hf_key(path) if hf and not number else _bundle_key(path) for number, path in enumerate(paths)]
+    engines = [HF if hf else "bundle", *["bundle"] * len(bundles)]
+    return [Model(*parts) for parts in zip(paths, engines, names, keys, strict=True)]
+
+
+def _titles(paths: Sequence[Path]) -> list[str]:
+    """As many last parts of the paths as tell them apart."""
+    resolved = [path.resolve() for path in paths]
+    for depth in range(1, max(len(path.parts) for path in resolved)):
+        titles = ["/".join(path.parts[-depth:]) for path in resolved]
+        if len(set(titles)) == len(set(resolved)):
+            return titles
+    return [str(path) for path in resolved]
+
+
+def _bundle_key(path: Path) -> str:
+    """From the manifest, which holds the hash of every file."""
+    manifests.read(path)
+    return hashlib.sha256((path / MANIFEST).read_bytes()).hexdigest()[:12]
+
+
+def _hf_key(path: Path) -> str:
+    """From names, sizes and times of a checkpoint's files."""
+    if not (path / "config.json").is_file():
+        raise ExportError("is not a checkpoint directory", where=path, fix="--reference hf takes one")
+    files = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in sorted(path.iterdir())]
+    return hashlib.sha256(repr(files).encode()).hexdigest()[:12]

@@ -1,0 +1,51 @@
+"""Products in float16 between values of float32, for targets that share them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import onnx_ir as ir
+from onnxscript import OpBuilder
+
+from . import largest_of_tokens
+
+FLOAT = ir.DataType.FLOAT
+
+
+@dataclass(frozen=True)
+class HalfProducts:
+    """With weights of float16 products are computed in it and come out as float32: nothing between overflows."""
+
+    weight_type: ir.DataType
+
+    @property
+    def cache_type(self) -> ir.DataType:
+        return self.weight_type
+
+    def narrow(self, op: OpBuilder, x: ir.Value) -> ir.Value:
+        """x as products take it."""
+        return x if self.weight_type == FLOAT else op.Cast(x, to=self.weight_type)
+
+    def widen(self, op: OpBuilder, y: ir.Value) -> ir.Value:
+        """y as everything else takes it."""
+        return y if self.weight_type == FLOAT else op.Cast(y, to=FLOAT)
+
+    def product(
+        self, op: OpBuilder, x: ir.Value, matrix: ir.Value, bias: ir.Value | None, wide: bool = False
+    ) -> ir.Value:
+        """x · matrix + bias; `wide` multiplies tokens divided by their largest magnitude, and the products by it."""
+        x, largest = self.in_range(op, x, wide)
+        return self.out_of_range(op, op.MatMul(x, matrix), largest, bias)
+
+    def in_range(self, op: OpBuilder, x: ir.Value, wide: bool) -> tuple[ir.Value, ir.Value | None]:
+        """(x as products take it, what its tokens were divided by)."""
+        if not wide or self.weight_type == FLOAT:
+            return self.narrow(op, x), None
+        largest = largest_of_tokens(op, x)
+        return self.narrow(op, op.Div(x, largest)), largest
+
+    def out_of_range(self, op: OpBuilder, y: ir.Value, largest: ir.Value | None, bias: ir.Value | None) -> ir.Value:
+        """What `in_range` began, ended: y times `largest`, plus the bias."""
+        y = self.widen(op, y)
+        y = y if largest is None else op.Mul(y, largest)
+        return y if bias is None else op.Add(y, bias)

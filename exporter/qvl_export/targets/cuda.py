@@ -1,0 +1,93 @@
+"""Target `cuda`: ONNX Runtime's fused operators on NVIDIA GPUs.
+
+As on `cpu`, with matrix products, attention and the KV cache in float16 (see `_half`); residual streams, norms and
+rotary angles stay float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import onnx_ir as ir
+from onnxscript import OpBuilder
+
+from ..errors import ExportError
+from ..quant.qtensor import Layout
+from . import WEIGHT_TYPES, Cache, PackedWeight, WindowInputs, largest_of_tokens, ordered
+from ._half import HalfProducts
+from .cpu import MICROSOFT, ROUNDED, CpuTarget
+
+INT8 = ir.DataType.INT8
+NO_EXPERTS = ExportError(
+    "experts are not supported on target 'cuda'", fix="export with --target portable, tensorrt-rtx or cpu"
+)
+"""CUDA's MoE wants weights in the order of its own tiles, which nothing here could try."""
+
+
+def lower(precision: str, accuracy_level: int) -> CudaTarget:
+    """The ops with float weights stored in `fp32` or `fp16`, and products computed in that type."""
+    return CudaTarget(WEIGHT_TYPES[precision], accuracy_level)
+
+
+@dataclass(frozen=True)
+class CudaTarget(HalfProducts, CpuTarget):
+    """ONNX Runtime on a GPU, see `targets.Target`."""
+
+    def linear(
+        self, op: OpBuilder, x: ir.Value, weight: ir.Value, bias: ir.Value | None, wide: bool = False
+    ) -> ir.Value:
+        x, largest = self.in_range(op, x, wide)
+        y = op.FusedMatMul(x, weight, transB=1, _domain=MICROSOFT)
+        return self.out_of_range(op, y, largest, bias)
+
+    def packed_form(self, outputs: int, inputs: int, layout: Layout) -> dict[str, tuple[list[int], ir.DataType]]:
+        """As on `cpu`; MatMulNBits takes scales of its inputs' type."""
+        form = super().packed_form(outputs, inputs, layout)
+        return form if layout.integer else form | {"scales": (form["scales"][0], self.weight_type)}
+
+    def quantized_linear(
+        self, op: OpBuilder, x: ir.Value, weight: PackedWeight, bias: ir.Value | None, wide: bool = False
+    ) -> ir.Value:
+        if weight.layout.integer:
+            return self.integer_linear(op, x, weight.parts, bias)
+        x, largest = self.in_range(op, ordered(op, x, weight), wide)
+        return self.out_of_range(op, self.blocks_product(op, x, weight, None), largest, bias)
+
+    def integer_linear(
+        self, op: OpBuilder, x: ir.Value, parts: Mapping[str, ir.Value], bias: ir.Value | None
+    ) -> ir.Value:
+        """Every token by its own largest magnitude; there is no operator that scales the product too."""
+        if ROUNDED not in x.meta:
+            largest, step = largest_of_tokens(op, x), op.Constant(value_float=1 / 127)
+            x.meta[ROUNDED] = op.QuantizeLinear(op.Div(x, largest), step, output_dtype=INT8), op.Mul(largest, step)
+        codes, steps = x.meta[ROUNDED]
+        y = op.Cast(op.MatMulInteger(codes, parts["codes"]), to=ir.DataType.FLOAT)
+        y = op.Mul(op.Mul(y, parts["scales"]), steps)
+        return y if bias is None else op.Add(y, bias)
+
+    def quantized_embedding(self, op: OpBuilder, ids: ir.Value, table: PackedWeight) -> ir.Value:
+        return self.widen(op, super().quantized_embedding(op, ids, table))
+
+    def experts(
+        self, op: OpBuilder, x: ir.Value, scores: ir.Value, gate_up: ir.Value, down: ir.Value, chosen: int
+    ) -> ir.Value:
+        raise NO_EXPERTS
+
+    def packed_experts_form(
+        self, experts: int, outputs: int, inputs: int, layout: Layout
+    ) -> dict[str, tuple[list[int], ir.DataType]]:
+        raise NO_EXPERTS
+
+    def vision_attention(
+        self, op: OpBuilder, q: ir.Value, k: ir.Value, v: ir.Value, num_heads: int, windows: WindowInputs | None
+    ) -> ir.Value:
+        q, k, v = (self.narrow(op, x) for x in (q, k, v))
+        return self.widen(op, super().vision_attention(op, q, k, v, num_heads, windows))
+
+    def causal_attention(
+        self, op: OpBuilder, q: ir.Value, k: ir.Value, v: ir.Value, cache: Cache, num_heads: int, kv_heads: int
+    ) -> tuple[ir.Value, ir.Value, ir.Value]:
+        q, k, v = (self.narrow(op, x) for x in (q, k, v))
+        y, key, value = super().causal_attention(op, q, k, v, cache, num_heads, kv_heads)
+        return self.widen(op, y), key, value

@@ -1,0 +1,47 @@
+"""Target `cuda`: both graphs in ONNX Runtime on an NVIDIA GPU, the KV cache in its memory.
+
+As `cpu`, with another provider. Where CUDA cannot be loaded ONNX Runtime computes on the CPU without a word: here that
+is an error that says what is missing.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from pathlib import Path
+
+import onnxruntime as ort
+
+from ..errors import InstallError
+from ..manifest import Manifest
+from . import cpu
+from .cpu import CpuEngine, Device, cache_state
+
+__all__ = ["cache_state", "open"]
+
+LIBRARIES = {"libcuda.so.1": "an NVIDIA driver", "libcudnn.so.9": "cuDNN 9 (pip install nvidia-cudnn-cu12)"}
+
+
+def open(bundle: Path, manifest: Manifest, threads: int | None) -> CpuEngine:
+    """Load both graphs; raises InstallError naming what is missing, BundleError where ONNX Runtime refuses one."""
+    if "CUDAExecutionProvider" not in ort.get_available_providers():
+        raise InstallError(
+            "the installed ONNX Runtime has no CUDA",
+            fix="pip uninstall -y onnxruntime, then pip install onnxruntime-gpu",
+        )
+    ort.preload_dlls()  # CUDA and cuDNN as pip installs them
+    device = Device("CUDAExecutionProvider", "cuda", "gpu:0", f"what is missing: {_missing()}")
+    return cpu.open(bundle, manifest, threads, device)
+
+
+def _missing() -> str:
+    """Libraries that are not found, in words."""
+    absent = [what for library, what in LIBRARIES.items() if not _found(library)]
+    return ", ".join(absent) or "libraries of CUDA itself, or a GPU (nvidia-smi tells)"
+
+
+def _found(library: str) -> bool:
+    try:
+        ctypes.CDLL(library)
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,97 @@
+"""A comparison on a Ray cluster of two machines (two nodes on this one) finds what one process finds."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from click.testing import CliRunner
+
+from qvl_export.cli import cli
+from qvl_export.errors import ExportError
+from qvl_export.evaluate.processes import open_pool
+from qvl_export.evaluate.records import Records
+from qvl_runtime.manifest import sha256
+from tests.evaluate.test_blame import damage
+from tests.heldout import HELDOUT
+
+ray = pytest.importorskip("ray", reason="ray is not installed: nothing of --ray is tested (pip install '.[ray]')")
+PAGES = 4
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    """A cluster of two nodes of one core each."""
+    from ray.cluster_utils import Cluster
+
+    node = {"num_cpus": 1, "object_store_memory": 80 << 20}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        nodes = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
+        nodes.add_node(**node)
+        nodes.wait_for_nodes()
+        yield nodes.address
+        with contextlib.suppress(Exception):
+            nodes.shutdown()
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("set")
+    labels = (HELDOUT / "labels.jsonl").read_text("utf-8").splitlines(keepends=True)
+    chosen = [line for line in labels if json.loads(line)["image"] < f"simple_{PAGES:04}"]
+    for line in chosen:
+        shutil.copyfile(HELDOUT / json.loads(line)["image"], directory / json.loads(line)["image"])
+    (directory / "labels.jsonl").write_text("".join(chosen), "utf-8")
+    return directory
+
+
+def answers(out: Path, prefix: str, items: int) -> list[dict[str, Any]]:
+    """Every record of a model without its times."""
+    (work,) = (out / "work").iterdir()
+    names = {path.name.split(".")[0] for path in work.glob("*.jsonl")}
+    (name,) = (name for name in names if name.startswith(prefix) and "threads" not in name)
+    records = Records(work, name)
+    found = [msgspec.to_builtins(records.answered(index)) for index in range(items)]
+    for record in found:
+        for timed in ("first_token_seconds", "decode_seconds", "fresh"):
+            record.pop(timed, None)
+    return found
+
+
+def test_two_machines_answer_as_one_process(address: str, reference_bundle: Path, data: Path, tmp_path: Path) -> None:
+    other = damage(reference_bundle, tmp_path / "other", 2)
+    found = {}
+    for name, options in (("alone", ["--threads", "1"]), ("spread", ["--ray", address])):
+        out = tmp_path / name
+        command = ["compare", reference_bundle, other, "--data", data, "--out", out, "--no-blame", "--json", "--quiet"]
+        done = CliRunner().invoke(cli, [*map(str, command), "--max-new-tokens", "20", *options], catch_exceptions=False)
+        found[name] = json.loads(done.stdout)
+    items = found["alone"]["items"]
+    for model in ("reference-", sha256(other / "bundle.json")[:12]):
+        assert answers(tmp_path / "alone", model, items) == answers(tmp_path / "spread", model, items)
+    assert found["alone"]["bundles"][0]["scores"] == found["spread"]["bundles"][0]["scores"]
+    assert found["alone"]["bundles"][0]["agreement"]["same_answers"] < items
+    ranks = {path.name.split(".")[1] for path in tmp_path.glob("spread/work/*/*.jsonl")}
+    assert ranks == {"0", "1"}
+
+
+def test_a_failing_job_is_one_line(address: str, tmp_path: Path) -> None:
+    class Job(msgspec.Struct):
+        pass
+
+    with open_pool(address) as pool:
+        assert (pool.machines, pool.cores) == (2, 2)
+        with pytest.raises(ExportError, match="No module named"):
+            pool.run("qvl_export.evaluate.nothing", [Job(), Job()], 1, lambda _: None)
+
+
+def test_a_cluster_that_is_none_is_one_line() -> None:
+    with pytest.raises(ExportError, match="no Ray cluster answers"), open_pool("127.0.0.1:1"):
+        pass
