@@ -14,7 +14,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -70,19 +72,18 @@ def plan(checkpoint: Path, out: Path, precision: str) -> ExportPlan:
     )
 
 
-def tiny_rows(work: Path) -> list[Row]:
+def tiny_rows(work: Path) -> Iterator[Row]:
     page = work / "page.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (112, 168, 3), np.uint8)).save(page)
-    rows = []
     for family in tiny.FAMILIES:
+        (work / family).mkdir()
         source = tiny.save(tiny.build(family, tiny.SHAPES["small"]), work / family)
         for precision in PRECISIONS:
             asked = plan(source, work / f"{family}-{precision}", precision)
             if precision != "fp16":
                 asked = replace(asked, calib=page)
             clock = Clock()
-            rows.append({"checkpoint": f"tiny {family}", "precision": precision, **clock.row(export(asked, clock))})
-    return rows
+            yield {"checkpoint": f"tiny {family}", "precision": precision, **clock.row(export(asked, clock))}
 
 
 def layer_row(checkpoint: Path, out: Path, precision: str) -> Row:
@@ -91,9 +92,8 @@ def layer_row(checkpoint: Path, out: Path, precision: str) -> Row:
     return clock.row(export_random(plan(checkpoint, out, precision), clock))
 
 
-def layer_rows(work: Path, shape: str) -> list[Row]:
+def layer_rows(work: Path, shape: str) -> Iterator[Row]:
     source = make(shape, work / shape, layers=1, blocks=1)
-    rows = []
     for precision in PRECISIONS:
         command = [
             sys.executable,
@@ -105,17 +105,15 @@ def layer_rows(work: Path, shape: str) -> list[Row]:
             precision,
         ]
         done = subprocess.run(command, check=True, capture_output=True, text=True)
-        rows.append({"checkpoint": f"{shape}, 1 + 1", "precision": precision, **json.loads(done.stdout)})
-    return rows
+        yield {"checkpoint": f"{shape}, 1 + 1", "precision": precision, **json.loads(done.stdout)}
 
 
-def main(shape: str = "qwen2.5-vl-3b") -> list[Row]:
+def main(shape: str = "qwen2.5-vl-3b") -> None:
     with tempfile.TemporaryDirectory(dir=os.environ.get("QVL_BENCH_DIR")) as directory:
-        rows = [*layer_rows(Path(directory), shape), *tiny_rows(Path(directory))]
-    print("| " + " | ".join(rows[0]) + " |\n" + "|---" * len(rows[0]) + "|")
-    for row in rows:
-        print("| " + " | ".join(map(str, row.values())) + " |")
-    return rows
+        for index, row in enumerate(chain(layer_rows(Path(directory), shape), tiny_rows(Path(directory)))):
+            if index == 0:
+                print("| " + " | ".join(row) + " |\n" + "|---" * len(row) + "|")
+            print("| " + " | ".join(map(str, row.values())) + " |", flush=True)
 
 
 if __name__ == "__main__":

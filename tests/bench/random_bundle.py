@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,8 +33,12 @@ INPUT_SCALE = 0.05
 
 @dataclass(frozen=True)
 class RandomLinear:
-    """A quantized linear of random codes (see `stored.QuantizedSource`)."""
+    """A quantized linear of random codes (see `stored.QuantizedSource`), others for every name.
 
+    Engines store equal weights once.
+    """
+
+    name: str
     form: Layout
     rows: int
     columns: int
@@ -42,10 +47,13 @@ class RandomLinear:
     def layout(self) -> Layout:
         return self.form
 
+    def _random(self) -> np.random.Generator:
+        return np.random.default_rng(zlib.crc32(self.name.encode()))
+
     def read(self) -> QTensor:
         """Codes drawn once for a megabyte and repeated: kernels take the same time for any."""
         top = 1 << self.form.bits
-        codes = np.resize(np.random.default_rng(0).integers(1, top, 1 << 20, np.uint8), (self.rows, self.columns))
+        codes = np.resize(self._random().integers(1, top, 1 << 20, np.uint8), (self.rows, self.columns))
         scale = SPREAD / (top / 12**0.5)
         scales = np.full((self.rows, self.form.blocks(self.columns)), scale, self.form.scale_type)
         return QTensor(self.form, codes, scales, input_scale=INPUT_SCALE if self.form.static else None)
@@ -84,7 +92,7 @@ class RandomQuantizer:
     def _linear(self, name: str, layout: Any) -> RandomLinear:
         rows, *rest = self.checkpoint.tensors[f"{name}.weight"].shape
         columns = int(np.prod(rest))
-        return RandomLinear(layout(columns), rows, columns)
+        return RandomLinear(name, layout(columns), rows, columns)
 
     def clean(self) -> None: ...
 

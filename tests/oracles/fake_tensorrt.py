@@ -118,7 +118,7 @@ class Builder:
         self._log = log
 
     def create_network(self, flags: int) -> SimpleNamespace:
-        return SimpleNamespace(flags=flags, model=None)
+        return SimpleNamespace(flags=flags, model=None, num_layers=0)
 
     def create_builder_config(self) -> BuilderConfig:
         return BuilderConfig()
@@ -224,8 +224,11 @@ class ExecutionContext:
             if name in self._shapes:
                 pairs = zip(axes, self._shapes[name], strict=True)
                 sizes |= {axis: size for axis, size in pairs if isinstance(axis, str)}
-        if "frames" in sizes:
+        if "patch_positions" in self._engine.inputs:
             sizes["image_tokens"] = sizes["frames"] * sizes["patches"] // 4
+        elif "pixel_values" in self._engine.inputs:  # squares become so many tokens as the graph says
+            pixels = np.zeros(self._shapes["pixel_values"], np.float32)
+            sizes["image_tokens"] = len(self._engine.session.run(["image_features"], {"pixel_values": pixels})[0])
         return sizes
 
     def execute_async_v3(self, stream: int) -> bool:

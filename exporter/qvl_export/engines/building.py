@@ -75,6 +75,7 @@ def build(
     parser = trt.OnnxParser(network, log)
     if not parser.parse_from_file(str(model)):
         raise library.refused(model, _parser_errors(parser) or log.errors)
+    _let_decompose(trt, network)
     config = builder.create_builder_config()
     library.configure(config)
     config.progress_monitor = monitor = _monitor(trt, progress, _size(entry))
@@ -96,6 +97,15 @@ def _flags(trt: Any) -> int:
     """Types are those of the graph: a flag until TensorRT 11, where nothing else is left."""
     strong = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
     return 0 if strong is None else 1 << int(strong)
+
+
+def _let_decompose(trt: Any, network: Any) -> None:
+    """Where no fused attention takes a shape, products and a softmax may do it: slower, but built."""
+    for index in range(network.num_layers):
+        layer = network.get_layer(index)
+        if layer.type == trt.LayerType.ATTENTION_OUTPUT:
+            layer.__class__ = trt.IAttentionOutputLayer  # as it comes it is a bare ILayer
+            layer.attention.decomposable = True
 
 
 def _optimization(builder: Any, entry: GraphEntry, profile: Profile) -> Any:

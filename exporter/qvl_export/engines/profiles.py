@@ -27,6 +27,8 @@ def profiles(graph: str, manifest: Manifest, kind: str) -> list[Profile]:
     """Those of a graph (`vision`, `llm`, `llm_decode`); `kind` is one of `engines.PROFILES`."""
     if graph != "vision":
         return _llm_profiles(manifest)
+    if manifest.image.queries:
+        return [_square(manifest)]
     return [_page(manifest), *(_videos(manifest) if kind == "video" else [])]
 
 
@@ -47,6 +49,12 @@ def _tokens(
 
 def _b(sizes: tuple[int, int, int]) -> Bounds:
     return Bounds(min=sizes[0], opt=sizes[1], max=sizes[2])
+
+
+def _square(manifest: Manifest) -> Profile:
+    """Every image has the same size."""
+    patches = (manifest.image.square // manifest.image.patch_size) ** 2
+    return Profile(name="page", axes={"frames": _b((1, 1, 1)), "patches": _b((patches, patches, patches))})
 
 
 def _page(manifest: Manifest) -> Profile:

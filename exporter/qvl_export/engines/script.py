@@ -24,11 +24,14 @@ if ! help=$("$trtexec" --help 2>&1); then
 fi
 typed=
 case $help in *--stronglyTyped*) typed=--stronglyTyped ;; esac  # TensorRT 11 knows nothing else
+plain=
+case $help in *--decomposableAttentions*) plain='--decomposableAttentions=*' ;; esac  # where no fused one fits
+set -f
 
 build() {  # model, engine, profiles
     model=$1 engine=$2
     shift 2
-    "$trtexec" --onnx="$model" --saveEngine="$engine.partial" $typed --skipInference \\
+    "$trtexec" --onnx="$model" --saveEngine="$engine.partial" $typed $plain --skipInference \\
         --memPoolSize=workspace:"${WORKSPACE:-2048}" --timingCacheFile=timing.cache "$@"
     mv "$engine.partial" "$engine"
 }

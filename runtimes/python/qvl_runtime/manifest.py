@@ -14,7 +14,7 @@ import msgspec
 
 from .errors import BundleError
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 MANIFEST = "bundle.json"
 GENAI_CONFIG = "genai_config.json"
 """Where this lies there is no bundle but a directory for ONNX Runtime GenAI."""

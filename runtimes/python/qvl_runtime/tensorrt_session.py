@@ -111,6 +111,7 @@ def _pieces(inputs: LlmInputs, most_tokens: int, most_wanted: int) -> Iterator[L
             later[later < end] - start,
             inputs.past + start,
             inputs.answer,
+            inputs.ntk_alpha,
         )
         start = end
 
