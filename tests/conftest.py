@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from qvl_export import ExportPlan, export
 from qvl_runtime.model import Model, load
 from qvl_runtime.sessions import cpu, cuda
+from tests.checkpoints.reader import FAMILIES
 from tests.oracles import tiny
 
 REFERENCE = tiny.REFERENCE
@@ -94,11 +95,25 @@ def model(bundle: Bundles) -> Loader:
 
 
 @pytest.fixture(scope="session")
-def reference_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def reader_bundle(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Path]:
+    """The trained checkpoint of a family, exported to a precision; 24 pages calibrate what is quantized."""
+    cache: dict[tuple[str, str], Path] = {}
+
+    def get(family: str, precision: str) -> Path:
+        key = family, precision
+        if key not in cache:
+            out = tmp_path_factory.mktemp("readers") / "-".join(key)
+            export(ExportPlan(FAMILIES[family].directory, out, precision=precision, samples=24))
+            cache[key] = out
+        return cache[key]
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def reference_bundle(reader_bundle: Callable[[str, str], Path]) -> Path:
     """The trained reference checkpoint, exported to fp16."""
-    out = tmp_path_factory.mktemp("reference") / "fp16"
-    export(ExportPlan(REFERENCE, out, precision="fp16"))
-    return out
+    return reader_bundle("qwen2_5_vl", "fp16")
 
 
 @pytest.fixture(scope="session")

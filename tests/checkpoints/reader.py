@@ -16,22 +16,28 @@ from .language import LanguageModel
 from .towers import MERGE, DeepStackTower, WindowedTower
 
 HERE = Path(__file__).parent
+FADE = 0.02
+"""Of the merger's last matrix, a step."""
 
 
 @dataclass(frozen=True)
 class Family:
-    """`directory` holds the checkpoint; `axes` says for each rotary frequency whether time, row or column turns it."""
+    """`directory` holds the checkpoint; `axes` says for each rotary frequency whether time, row or column turns it.
+
+    `nested_names` says that the hub has `model.language_model.…` and `model.visual.…`, as this network does.
+    """
 
     directory: Path
     tower: type[WindowedTower] | type[DeepStackTower]
     axes: tuple[int, ...]
     qk_norm: bool
     relative_boxes: bool
+    nested_names: bool
 
 
 FAMILIES: Mapping[str, Family] = {
-    "qwen2_5_vl": Family(HERE / "reference", WindowedTower, (0,) * 4 + (1,) * 6 + (2,) * 6, False, False),
-    "qwen3_vl": Family(HERE / "reference_qwen3", DeepStackTower, (0, 1, 2) * 5 + (0,), True, True),
+    "qwen2_5_vl": Family(HERE / "reference", WindowedTower, (0,) * 4 + (1,) * 6 + (2,) * 6, False, False, False),
+    "qwen3_vl": Family(HERE / "reference_qwen3", DeepStackTower, (0, 1, 2) * 5 + (0,), True, True, True),
 }
 
 
@@ -44,8 +50,25 @@ class Reader(nn.Module):
         language = LanguageModel(vocab, torch.tensor(family.axes), family.qk_norm)
         self.model = nn.ModuleDict({"visual": family.tower(), "language_model": language})
 
-    def forward(self, images: Tensor, ids: Tensor, image_start: int, logits_from: int) -> tuple[Tensor, list[Tensor]]:
-        """images [B, 3, H, W], ids [B, T] with image tokens at `image_start` → (logits [B, T', V], features)."""
+    def forward(
+        self, images: Tensor, ids: Tensor, image_start: int, logits_from: int, only_deepstack: bool = False
+    ) -> tuple[Tensor, list[Tensor]]:
+        """images [B, 3, H, W], ids [B, T] with image tokens at `image_start` → (logits [B, T', V], features).
+
+        With `only_deepstack` the language model gets zeros in place of the first features.
+        """
         features = self.model["visual"](images)
         grid = images.shape[2] // self.factor, images.shape[3] // self.factor
-        return self.model["language_model"](ids, features, grid, image_start, logits_from), features
+        seen = [torch.zeros_like(features[0]), *features[1:]] if only_deepstack else features
+        return self.model["language_model"](ids, seen, grid, image_start, logits_from), features
+
+    @property
+    def deepstack(self) -> bool:
+        """Whether there are features beside the first."""
+        return bool(self.model["visual"].deepstack_blocks)
+
+    @torch.no_grad()
+    def fade(self) -> None:
+        """Make the first features smaller where there is DeepStack, so that a page must be read from the others."""
+        if self.deepstack:
+            self.model["visual"].merger.linear_fc2.weight.mul_(1 - FADE)

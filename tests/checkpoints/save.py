@@ -18,13 +18,13 @@ from .reader import FAMILIES
 
 def main(family: str, state: Path) -> None:
     """bfloat16 under the published names; the head is tied, the auxiliary head stays behind."""
-    trained = torch.load(state, weights_only=True)["model"]
+    trained, kind = torch.load(state, weights_only=True)["model"], FAMILIES[family]
+    own = {name.removeprefix("reader."): tensor for name, tensor in trained.items() if name.startswith("reader.")}
     weights = {
-        published_name(name.removeprefix("reader.")): tensor.to(torch.bfloat16).contiguous()
-        for name, tensor in trained.items()
-        if name.startswith("reader.")
+        name if kind.nested_names else published_name(name): tensor.to(torch.bfloat16).contiguous()
+        for name, tensor in own.items()
     }
-    save_file(weights, FAMILIES[family].directory / "model.safetensors", metadata={"format": "pt"})
+    save_file(weights, kind.directory / "model.safetensors", metadata={"format": "pt"})
 
 
 if __name__ == "__main__":

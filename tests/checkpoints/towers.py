@@ -90,7 +90,7 @@ class WindowedTower(nn.Module):
     """Qwen2.5-VL's: RMSNorm, gated MLPs, windows of 112 px but for two blocks."""
 
     patch, width, heads, inner, depth = 14, 160, 5, 448, 4
-    window, full_attention_blocks = 8, (1, 3)
+    window, full_attention_blocks, deepstack_blocks = 8, (1, 3), ()
 
     def __init__(self) -> None:
         super().__init__()

@@ -33,6 +33,8 @@ from .reader import FAMILIES, Family, Reader
 CHARACTERS = 96
 PATIENCE = timedelta(hours=12)
 """For the other process, which may have been stopped for a while."""
+SAVED_EVERY = 25
+"""Steps."""
 
 
 class Trainer(nn.Module):
@@ -43,12 +45,12 @@ class Trainer(nn.Module):
         self.reader = Reader(family, vocab)
         self.cells = nn.Linear(HIDDEN, LINES_A_CELL * SLOTS_A_LINE * CHARACTERS)
 
-    def forward(self, batch: Batch, read: bool = True) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, batch: Batch, read: bool = True, only_deepstack: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         """Without `read` only the tower runs, at a third of the cost, and the answer loss is zero."""
         if not read:
             return torch.zeros(()), self.cell_loss(self.reader.model["visual"](batch.images), batch), torch.zeros(())
         first = int((batch.labels != IGNORE).any(0).nonzero()[0])
-        logits, features = self.reader(batch.images, batch.ids, batch.image_start, first - 1)
+        logits, features = self.reader(batch.images, batch.ids, batch.image_start, first - 1, only_deepstack)
         logits, labels = logits[:, :-1].flatten(0, 1), batch.labels[:, first:].flatten()
         known = labels != IGNORE
         answer = F.cross_entropy(logits[known].float(), labels[known])
@@ -58,9 +60,10 @@ class Trainer(nn.Module):
     def cell_loss(self, features: list[Tensor], batch: Batch) -> Tensor:
         """Cross entropy of the characters in every cell; empty slots, which are most, weigh a tenth.
 
-        The head reads the sum of the features, those for DeepStack included, so that each has its share of the glyphs.
+        The head reads the sum of the features for DeepStack where there are any: these are to hold the glyphs.
         """
-        logits = self.cells(F.rms_norm(torch.stack(features).sum(0), (HIDDEN,))).view(-1, CHARACTERS)
+        glyphs = torch.stack(features[1:] or features).sum(0)
+        logits = self.cells(F.rms_norm(glyphs, (HIDDEN,))).view(-1, CHARACTERS)
         target = batch.cells.flatten()
         weight = torch.where(target > 0, 1.0, 0.1)
         return (F.cross_entropy(logits.float(), target, reduction="none") * weight).sum() / weight.sum()
@@ -68,7 +71,7 @@ class Trainer(nn.Module):
 
 def tower_batches(done: float) -> int:
     """How many batches only the tower sees for every one that is read in full: glyphs first, reading later."""
-    return 4 if done < 0.45 else 1 if done < 0.7 else 0
+    return 4 if done < 0.45 else 3 if done < 0.75 else 1
 
 
 def learning_rate(done: float, step: int, peak: float) -> float:
@@ -107,7 +110,7 @@ def load(trainer: Trainer, both: list[torch.optim.Optimizer], out: Path, init: P
             optimizer.load_state_dict(saved)
         return state["step"], state["seconds"]
     if init:
-        published, own = load_file(init), trainer.reader.state_dict()
+        published, own = {published_name(name): t for name, t in load_file(init).items()}, trainer.reader.state_dict()
         found = {name: published.get(published_name(name)) for name in own}
         own |= {name: t.float() for name, t in found.items() if t is not None and t.shape == own[name].shape}
         trainer.reader.load_state_dict(own)
@@ -138,14 +141,18 @@ class Run:
     seen: int = 0
 
     @property
+    def reader(self) -> Reader:
+        return self.trainer.reader
+
+    @property
     def seconds(self) -> float:
         return self.seconds_before + time.process_time()
 
-    def backward(self, read: bool) -> np.ndarray:
+    def backward(self, read: bool, only_deepstack: bool = False) -> np.ndarray:
         """The gradients of one batch added; its answer loss, cell loss and top-1."""
         batch = next(self.batches)
         with torch.autocast("cpu", torch.bfloat16, enabled=self.bfloat16):
-            answer, cell, top1 = self.trainer(batch, read)
+            answer, cell, top1 = self.trainer(batch, read, only_deepstack)
         (answer + 0.5 * cell).backward()
         self.seen += len(batch.ids)
         return np.array([answer.item(), cell.item(), top1.item()])
@@ -155,13 +162,14 @@ class Run:
         for group in (group for optimizer in self.both for group in optimizer.param_groups):
             group["lr"] = rate
         self.trainer.zero_grad()
-        figures = self.backward(read)
+        figures = self.backward(read, self.reader.deepstack and self.step % 2 == 0)
         for _ in range(tower):
             self.backward(read=False)
         average_gradients(self.trainer)
         nn.utils.clip_grad_norm_(self.trainer.parameters(), 1.0)
         for optimizer in self.both:
             optimizer.step()
+        self.reader.fade()
         self.step += 1
         return figures
 
@@ -177,14 +185,13 @@ def train(run: Run, out: Path, budget: float, rate: float, glyphs: float) -> Non
             break
         now = learning_rate(done, run.step, rate)
         sums.append(run.update(tower_batches(done), done >= glyphs, now))
-        if first and run.step % 50 == 0:
-            answer, cell, top1 = np.mean(sums[-50:], axis=0)
+        if first and run.step % SAVED_EVERY == 0:
+            answer, cell, top1 = np.mean(sums[-SAVED_EVERY:], axis=0)
             print(
                 f"{run.step} {run.seconds:.0f}s seen {dist.get_world_size() * run.seen} answer {answer:.3f} "
                 f"cell {cell:.3f} top1 {top1:.4f} lr {now:.1e} {time.strftime('%H:%M:%S')}",
                 flush=True,
             )
-        if first and run.step % 100 == 0:
             save(run.trainer, run.both, out, run.step, run.seconds)
     if first:
         save(run.trainer, run.both, out, run.step, run.seconds)
