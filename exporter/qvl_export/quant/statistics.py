@@ -56,7 +56,11 @@ class Collector:
         self._kept.append(x[places])
         if self.hessian:
             weighted = x if counts is None else x * counts[:, None]
-            self._hessian = np.asarray(x.T @ weighted + (0 if self._hessian is None else self._hessian), np.float32)
+            product = np.asarray(x.T @ weighted, np.float32)
+            if self._hessian is None:
+                self._hessian = product
+            else:
+                self._hessian += product  # in place: at 8,960 columns it takes 321 MB
 
     def statistics(self) -> Statistics:
         assert self._largest is not None
