@@ -7,16 +7,13 @@ from dataclasses import dataclass
 import onnx_ir as ir
 from onnxscript import OpBuilder
 
-from . import largest_of_tokens
-
-FLOAT = ir.DataType.FLOAT
+from . import WindowInputs, largest_of_tokens
+from ._standard import FLOAT, StandardOps
 
 
 @dataclass(frozen=True)
-class HalfProducts:
+class HalfProducts(StandardOps):
     """With weights of float16 products are computed in it and come out as float32: nothing between overflows."""
-
-    weight_type: ir.DataType
 
     @property
     def cache_type(self) -> ir.DataType:
@@ -25,10 +22,6 @@ class HalfProducts:
     def narrow(self, op: OpBuilder, x: ir.Value) -> ir.Value:
         """x as products take it."""
         return x if self.weight_type == FLOAT else op.Cast(x, to=self.weight_type)
-
-    def widen(self, op: OpBuilder, y: ir.Value) -> ir.Value:
-        """y as everything else takes it."""
-        return y if self.weight_type == FLOAT else op.Cast(y, to=FLOAT)
 
     def product(
         self, op: OpBuilder, x: ir.Value, matrix: ir.Value, bias: ir.Value | None, wide: bool = False
@@ -49,3 +42,9 @@ class HalfProducts:
         y = self.widen(op, y)
         y = y if largest is None else op.Mul(y, largest)
         return y if bias is None else op.Add(y, bias)
+
+    def vision_attention(
+        self, op: OpBuilder, q: ir.Value, k: ir.Value, v: ir.Value, num_heads: int, windows: WindowInputs | None
+    ) -> ir.Value:
+        q, k, v = (self.narrow(op, x) for x in (q, k, v))
+        return self.widen(op, super().vision_attention(op, q, k, v, num_heads, windows))

@@ -12,9 +12,9 @@ from onnxscript import OpBuilder
 
 from qvl_runtime.packing import Codes, pack_nibbles
 
-from ..errors import ExportError
 from ..quant.qtensor import Layout, QTensor
-from . import SWISH_SLOPE, WEIGHT_TYPES, Cache, Inputs, PackedWeight, WindowInputs, largest_of_tokens, ordered
+from . import WEIGHT_TYPES, Cache, Inputs, PackedWeight, WindowInputs, largest_of_tokens, ordered
+from ._standard import StandardOps, check_experts
 
 MICROSOFT = "com.microsoft"
 SWIGLU_EXPERTS: dict[str, Any] = {
@@ -45,10 +45,9 @@ def lower(precision: str, accuracy_level: int) -> CpuTarget:
 
 
 @dataclass(frozen=True)
-class CpuTarget:
+class CpuTarget(StandardOps):
     """ONNX Runtime on a CPU, see `targets.Target`."""
 
-    weight_type: ir.DataType
     accuracy_level: int
     opsets: tuple[tuple[str, int], ...] = (("", 23), (MICROSOFT, 1))
     ir_version: int = 11
@@ -64,13 +63,10 @@ class CpuTarget:
     def cache_type(self) -> ir.DataType:
         return ir.DataType.FLOAT
 
-    def _float(self, op: OpBuilder, value: ir.Value) -> ir.Value:
-        return value if self.weight_type == ir.DataType.FLOAT else op.Cast(value, to=ir.DataType.FLOAT)
-
     def linear(
         self, op: OpBuilder, x: ir.Value, weight: ir.Value, bias: ir.Value | None, wide: bool = False
     ) -> ir.Value:
-        y = op.FusedMatMul(x, self._float(op, weight), transB=1, _domain=MICROSOFT)
+        y = op.FusedMatMul(x, self.widen(op, weight), transB=1, _domain=MICROSOFT)
         return y if bias is None else op.Add(y, bias)
 
     def packed_form(self, outputs: int, inputs: int, layout: Layout) -> dict[str, tuple[list[int], ir.DataType]]:
@@ -173,9 +169,6 @@ class CpuTarget:
         )
         return op.Reshape(blocks, op.Constant(value_ints=[0, 0, table.columns]))
 
-    def embedding(self, op: OpBuilder, ids: ir.Value, weight: ir.Value) -> ir.Value:
-        return self._float(op, op.Gather(weight, ids))
-
     def rms_norm(
         self, op: OpBuilder, x: ir.Value, delta: ir.Value | None, weight: ir.Value, eps: float
     ) -> tuple[ir.Value, ir.Value]:
@@ -186,17 +179,8 @@ class CpuTarget:
         )
         return y, total
 
-    def layer_norm(
-        self, op: OpBuilder, x: ir.Value, delta: ir.Value | None, weight: ir.Value, bias: ir.Value, eps: float
-    ) -> tuple[ir.Value, ir.Value]:
-        """SkipLayerNormalization takes four times as long as the two it is made of: 34 and 9 ms at 5,040 × 1,280."""
-        total = x if delta is None else op.Add(x, delta)
-        return op.LayerNormalization(total, weight, bias, axis=-1, epsilon=eps), total
-
-    def activation(self, op: OpBuilder, x: ir.Value, kind: str) -> ir.Value:
-        if kind in ("gelu", "gelu_tanh"):
-            return op.Gelu(x, approximate="tanh" if kind == "gelu_tanh" else "none")
-        return op.QuickGelu(x, alpha=SWISH_SLOPE[kind], _domain=MICROSOFT)
+    def swish(self, op: OpBuilder, x: ir.Value, slope: float) -> ir.Value:
+        return op.QuickGelu(x, alpha=slope, _domain=MICROSOFT)
 
     def gate_up_rows(self, inner: int) -> np.ndarray:
         """Gate and up take turns, as the operator's fused SwiGLU reads them."""
@@ -205,15 +189,14 @@ class CpuTarget:
     def experts(
         self, op: OpBuilder, x: ir.Value, scores: ir.Value, gate_up: ir.Value, down: ir.Value, chosen: int
     ) -> ir.Value:
-        weights = self._float(op, gate_up), None, self._float(op, down)
+        weights = self.widen(op, gate_up), None, self.widen(op, down)
         return op.MoE(x, scores, *weights, k=chosen, **SWIGLU_EXPERTS, _domain=MICROSOFT)
 
     def packed_experts_form(
         self, experts: int, outputs: int, inputs: int, layout: Layout
     ) -> dict[str, tuple[list[int], ir.DataType]]:
         """As QMoE takes it, which knows neither partial blocks nor other columns' order."""
-        if inputs % layout.block or layout.asymmetric or layout.permuted:
-            raise ExportError(f"experts of {inputs} columns are not made of symmetric blocks of {layout.block}")
+        check_experts(inputs, layout)
         return {
             "codes": ([experts, outputs, inputs * layout.bits // 8], ir.DataType.UINT8),
             "scales": ([experts, outputs, layout.blocks(inputs)], ir.DataType.FLOAT16),
@@ -234,22 +217,12 @@ class CpuTarget:
         form = {"expert_weight_bits": layout.bits, "block_size": layout.block, "accuracy_level": self.accuracy_level}
         return op.QMoE(x, scores, *weights, k=chosen, **form, **SWIGLU_EXPERTS, _domain=MICROSOFT)
 
-    def rotary(self, op: OpBuilder, x: ir.Value, cos: ir.Value, sin: ir.Value, num_heads: int) -> ir.Value:
-        return op.RotaryEmbedding(x, cos, sin, num_heads=num_heads)
-
-    def vision_attention(
+    def attend(
         self, op: OpBuilder, q: ir.Value, k: ir.Value, v: ir.Value, num_heads: int, windows: WindowInputs | None
     ) -> ir.Value:
         """Full attention carries no mask: with one, ONNX Runtime would materialise patches × patches scores."""
-        if windows is None:
-            return op.MultiHeadAttention(q, k, v, num_heads=num_heads, _domain=MICROSOFT)
-        frames = op.Shape(q, start=0, end=1)
-        features = op.Shape(q, start=2, end=3)
-        split = op.Concat(op.Constant(value_ints=[-1, windows.size]), features, axis=0)
-        q, k, v = (op.Reshape(op.Gather(x, windows.gather, axis=1), split) for x in (q, k, v))
-        y = op.MultiHeadAttention(q, k, v, None, windows.lengths, num_heads=num_heads, _domain=MICROSOFT)
-        joined = op.Concat(frames, op.Constant(value_ints=[-1]), features, axis=0)
-        return op.Gather(op.Reshape(y, joined), windows.scatter, axis=1)
+        lengths = [] if windows is None else [None, windows.lengths]
+        return op.MultiHeadAttention(q, k, v, *lengths, num_heads=num_heads, _domain=MICROSOFT)
 
     def causal_attention(
         self, op: OpBuilder, q: ir.Value, k: ir.Value, v: ir.Value, cache: Cache, num_heads: int, kv_heads: int

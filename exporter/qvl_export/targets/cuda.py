@@ -14,7 +14,7 @@ from onnxscript import OpBuilder
 
 from ..errors import ExportError
 from ..quant.qtensor import Layout
-from . import WEIGHT_TYPES, Cache, PackedWeight, WindowInputs, largest_of_tokens, ordered
+from . import WEIGHT_TYPES, Cache, PackedWeight, largest_of_tokens, ordered
 from ._half import HalfProducts
 from .cpu import MICROSOFT, ROUNDED, CpuTarget
 
@@ -78,12 +78,6 @@ class CudaTarget(HalfProducts, CpuTarget):
         self, experts: int, outputs: int, inputs: int, layout: Layout
     ) -> dict[str, tuple[list[int], ir.DataType]]:
         raise NO_EXPERTS
-
-    def vision_attention(
-        self, op: OpBuilder, q: ir.Value, k: ir.Value, v: ir.Value, num_heads: int, windows: WindowInputs | None
-    ) -> ir.Value:
-        q, k, v = (self.narrow(op, x) for x in (q, k, v))
-        return self.widen(op, super().vision_attention(op, q, k, v, num_heads, windows))
 
     def causal_attention(
         self, op: OpBuilder, q: ir.Value, k: ir.Value, v: ir.Value, cache: Cache, num_heads: int, kv_heads: int

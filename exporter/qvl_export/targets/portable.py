@@ -18,8 +18,9 @@ from qvl_runtime.packing import Codes, pack_nibbles
 
 from ..errors import ExportError
 from ..quant.qtensor import Layout, QTensor
-from . import PAST, SWISH_SLOPE, WEIGHT_TYPES, Cache, Inputs, PackedWeight, WindowInputs, ordered
-from ._half import FLOAT, HalfProducts
+from . import PAST, WEIGHT_TYPES, Cache, Inputs, PackedWeight, WindowInputs, ordered
+from ._half import HalfProducts
+from ._standard import FLOAT, check_experts
 
 INT64 = ir.DataType.INT64
 SIGNED = {4: ir.DataType.INT4, 8: ir.DataType.INT8}
@@ -110,25 +111,14 @@ class PortableTarget(HalfProducts):
     def quantized_embedding(self, op: OpBuilder, ids: ir.Value, table: PackedWeight) -> ir.Value:
         raise ExportError("tables stay float in a portable graph")  # unreachable: see `quantized_tables`
 
-    def embedding(self, op: OpBuilder, ids: ir.Value, weight: ir.Value) -> ir.Value:
-        return self.widen(op, op.Gather(weight, ids))
-
     def rms_norm(
         self, op: OpBuilder, x: ir.Value, delta: ir.Value | None, weight: ir.Value, eps: float
     ) -> tuple[ir.Value, ir.Value]:
         total = x if delta is None else op.Add(x, delta)
         return op.RMSNormalization(total, weight, axis=-1, epsilon=eps), total
 
-    def layer_norm(
-        self, op: OpBuilder, x: ir.Value, delta: ir.Value | None, weight: ir.Value, bias: ir.Value, eps: float
-    ) -> tuple[ir.Value, ir.Value]:
-        total = x if delta is None else op.Add(x, delta)
-        return op.LayerNormalization(total, weight, bias, axis=-1, epsilon=eps), total
-
-    def activation(self, op: OpBuilder, x: ir.Value, kind: str) -> ir.Value:
-        if kind in ("gelu", "gelu_tanh"):
-            return op.Gelu(x, approximate="tanh" if kind == "gelu_tanh" else "none")
-        return op.Swish(x, alpha=SWISH_SLOPE[kind])
+    def swish(self, op: OpBuilder, x: ir.Value, slope: float) -> ir.Value:
+        return op.Swish(x, alpha=slope)
 
     def gate_up_rows(self, inner: int) -> np.ndarray:
         """As the checkpoint has them: the gate's, then those of up."""
@@ -151,8 +141,7 @@ class PortableTarget(HalfProducts):
         self, experts: int, outputs: int, inputs: int, layout: Layout
     ) -> dict[str, tuple[list[int], ir.DataType]]:
         """Codes and scales in the order of the checkpoint, one row of a matrix after another."""
-        if inputs % layout.block or layout.asymmetric or layout.permuted:
-            raise ExportError(f"experts of {inputs} columns are not made of symmetric blocks of {layout.block}")
+        check_experts(inputs, layout)
         return {
             "codes": ([experts, outputs, inputs], SIGNED[layout.bits]),
             "scales": ([experts, outputs, layout.blocks(inputs)], self.weight_type),
@@ -174,22 +163,11 @@ class PortableTarget(HalfProducts):
         ]
         return self.experts(op, x, scores, floats[0], floats[1], chosen)
 
-    def rotary(self, op: OpBuilder, x: ir.Value, cos: ir.Value, sin: ir.Value, num_heads: int) -> ir.Value:
-        return op.RotaryEmbedding(x, cos, sin, num_heads=num_heads)
-
-    def vision_attention(
+    def attend(
         self, op: OpBuilder, q: ir.Value, k: ir.Value, v: ir.Value, num_heads: int, windows: WindowInputs | None
     ) -> ir.Value:
-        heads = {"q_num_heads": num_heads, "kv_num_heads": num_heads}
-        q, k, v = (self.narrow(op, x) for x in (q, k, v))
-        if windows is None:
-            return self.widen(op, op.Attention(q, k, v, **heads))
-        frames, features = op.Shape(q, start=0, end=1), op.Shape(q, start=2, end=3)
-        split = op.Concat(op.Constant(value_ints=[-1, windows.size]), features, axis=0)
-        q, k, v = (op.Reshape(op.Gather(x, windows.gather, axis=1), split) for x in (q, k, v))
-        y = op.Attention(q, k, v, _window_mask(op, windows), **heads)
-        joined = op.Concat(frames, op.Constant(value_ints=[-1]), features, axis=0)
-        return self.widen(op, op.Gather(op.Reshape(y, joined), windows.scatter, axis=1))
+        mask = [] if windows is None else [_window_mask(op, windows)]
+        return op.Attention(q, k, v, *mask, q_num_heads=num_heads, kv_num_heads=num_heads)
 
     def causal_attention(
         self, op: OpBuilder, q: ir.Value, k: ir.Value, v: ir.Value, cache: Cache, num_heads: int, kv_heads: int

@@ -1,0 +1,73 @@
+"""What targets share: operators that every engine has, and how windows of patches are laid out around attention."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import onnx_ir as ir
+from onnxscript import OpBuilder
+
+from ..errors import ExportError
+from ..quant.qtensor import Layout
+from . import SWISH_SLOPE, WindowInputs
+
+FLOAT = ir.DataType.FLOAT
+
+
+@dataclass(frozen=True)
+class StandardOps(ABC):
+    """Part of a `targets.Target` whose values between operators are float32."""
+
+    weight_type: ir.DataType
+
+    @abstractmethod
+    def swish(self, op: OpBuilder, x: ir.Value, slope: float) -> ir.Value:
+        """x · sigmoid(slope · x)."""
+
+    @abstractmethod
+    def attend(
+        self, op: OpBuilder, q: ir.Value, k: ir.Value, v: ir.Value, num_heads: int, windows: WindowInputs | None
+    ) -> ir.Value:
+        """Attention within each row of the batch, of which only so many patches count as `windows` say."""
+
+    def widen(self, op: OpBuilder, y: ir.Value) -> ir.Value:
+        """A value of the weights' type as float32."""
+        return y if self.weight_type == FLOAT else op.Cast(y, to=FLOAT)
+
+    def embedding(self, op: OpBuilder, ids: ir.Value, weight: ir.Value) -> ir.Value:
+        return self.widen(op, op.Gather(weight, ids))
+
+    def layer_norm(
+        self, op: OpBuilder, x: ir.Value, delta: ir.Value | None, weight: ir.Value, bias: ir.Value, eps: float
+    ) -> tuple[ir.Value, ir.Value]:
+        """ONNX Runtime's SkipLayerNormalization takes four times as long: 34 against 9 ms at 5,040 × 1,280."""
+        total = x if delta is None else op.Add(x, delta)
+        return op.LayerNormalization(total, weight, bias, axis=-1, epsilon=eps), total
+
+    def activation(self, op: OpBuilder, x: ir.Value, kind: str) -> ir.Value:
+        if kind in ("gelu", "gelu_tanh"):
+            return op.Gelu(x, approximate="tanh" if kind == "gelu_tanh" else "none")
+        return self.swish(op, x, SWISH_SLOPE[kind])
+
+    def rotary(self, op: OpBuilder, x: ir.Value, cos: ir.Value, sin: ir.Value, num_heads: int) -> ir.Value:
+        return op.RotaryEmbedding(x, cos, sin, num_heads=num_heads)
+
+    def vision_attention(
+        self, op: OpBuilder, q: ir.Value, k: ir.Value, v: ir.Value, num_heads: int, windows: WindowInputs | None
+    ) -> ir.Value:
+        """Windows become rows of the batch and patches their slots, and back."""
+        if windows is None:
+            return self.attend(op, q, k, v, num_heads, None)
+        frames, features = op.Shape(q, start=0, end=1), op.Shape(q, start=2, end=3)
+        split = op.Concat(op.Constant(value_ints=[-1, windows.size]), features, axis=0)
+        q, k, v = (op.Reshape(op.Gather(x, windows.gather, axis=1), split) for x in (q, k, v))
+        y = self.attend(op, q, k, v, num_heads, windows)
+        joined = op.Concat(frames, op.Constant(value_ints=[-1]), features, axis=0)
+        return op.Gather(op.Reshape(y, joined), windows.scatter, axis=1)
+
+
+def check_experts(inputs: int, layout: Layout) -> None:
+    """Raises ExportError for forms that matrices of experts cannot have: no engine knows partial blocks of them."""
+    if inputs % layout.block or layout.asymmetric or layout.permuted:
+        raise ExportError(f"experts of {inputs} columns are not made of symmetric blocks of {layout.block}")
