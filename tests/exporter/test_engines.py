@@ -109,7 +109,7 @@ def test_what_cannot_be_built_is_refused_in_one_line(
     checkpoint: Checkpoints, page: Path, tmp_path: Path, changes: dict[str, str], message: str
 ) -> None:
     source = checkpoint("qwen2_5_vl", "small")
-    asked = replace(plan(source, tmp_path / "out", page), **changes)  # type: ignore[arg-type]
+    asked = replace(plan(source, tmp_path / "out", page), **changes)
     if asked.calib:
         asked = replace(asked, calib=page, block_size=64)
     with pytest.raises(ExportError, match=message) as caught:

@@ -58,7 +58,7 @@ def test_the_kernel_computes_the_layout(tmp_path: Path, columns: int, reduce_ran
     weight = RNG.standard_normal((48, columns)).astype(np.float32)
     weight[0] = np.abs(weight).max()
     bias = RNG.standard_normal(48).astype(np.float32)
-    tensor = find("int8", Options(reduce_range=reduce_range)).quantize(weight, None)  # type: ignore[arg-type]
+    tensor = find("int8", Options(reduce_range=reduce_range)).quantize(weight, None)
     x = RNG.standard_normal((9, columns)).astype(np.float32)
     x[1], x[2], x[3] = np.abs(x[1]) + 3, 0, x[3] * 1e-4
     y = linear_session(tensor, bias, tmp_path / "m.onnx").run(None, {"x": x[None]})[0][0]
@@ -70,7 +70,7 @@ def test_the_kernel_computes_the_layout(tmp_path: Path, columns: int, reduce_ran
 def test_a_token_alone_gives_the_same_bits(tmp_path: Path) -> None:
     """Batch invariance, which prefix reuse needs: one token of a thousand times the size changes no other."""
     weight = RNG.standard_normal((32, 96)).astype(np.float32)
-    session = linear_session(find("int8", Options()).quantize(weight, None), None, tmp_path / "m.onnx")  # type: ignore[arg-type]
+    session = linear_session(find("int8", Options()).quantize(weight, None), None, tmp_path / "m.onnx")
     x = RNG.standard_normal((1, 20, 96)).astype(np.float32)
     x[0, 4] *= 1000
     together = session.run(None, {"x": x})[0]
@@ -82,7 +82,7 @@ def test_a_token_alone_gives_the_same_bits(tmp_path: Path) -> None:
 def test_codes_are_the_nearest_of_a_symmetric_range(reduce_range: bool, steps: int) -> None:
     weight = RNG.standard_normal((7, 33)).astype(np.float32)
     weight[3] = 0
-    tensor = find("int8", Options(reduce_range=reduce_range)).quantize(weight, None)  # type: ignore[arg-type]
+    tensor = find("int8", Options(reduce_range=reduce_range)).quantize(weight, None)
     scale = np.maximum(np.abs(weight).max(1, keepdims=True) / steps, 1e-30)
     assert np.abs(tensor.dequantize() - weight).max() <= scale.max() / 2 * 1.0001
     assert np.array_equal(tensor.dequantize()[3], np.zeros(33))
@@ -189,10 +189,10 @@ def test_an_outlier_twin_loses_nothing(reference_bundle: Path, tmp_path: Path, m
     plan = {"precision": "int8", "samples": 24}  # of the built-in pages, as shipped
     source = twin(tmp_path / "twin")
     export(ExportPlan(source, tmp_path / "float"))
-    export(ExportPlan(source, tmp_path / "ours", **plan))  # type: ignore[arg-type]
+    export(ExportPlan(source, tmp_path / "ours", **plan))
     monkeypatch.setattr("qvl_export.quant.smooth.STRENGTHS", ())
     monkeypatch.setattr("qvl_export.quant.calibrate.LEAST_SQNR", -100.0)
-    export(ExportPlan(source, tmp_path / "plain", **plan))  # type: ignore[arg-type]
+    export(ExportPlan(source, tmp_path / "plain", **plan))
     reference = load(reference_bundle, threads=1)
     same, ours, plain = (divergence(reference, load(tmp_path / n, threads=1)) for n in ("float", "ours", "plain"))
     assert same < 1e-5

@@ -230,7 +230,7 @@ def test_the_builder_on_a_machine_with_a_gpu(checkpoint: Checkpoints, gpu: Gpu, 
     fake: Any = sys.modules["tensorrt"]
     builder = fake.Builder
 
-    class Watched(builder):  # type: ignore[misc, valid-type]
+    class Watched(builder):
         def create_network(self, given: int) -> SimpleNamespace:
             flags.append(given)
             return super().create_network(given)
