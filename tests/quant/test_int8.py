@@ -6,10 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import onnx_ir as ir
 import onnxruntime as ort
 import pytest
-from onnxscript import GraphBuilder
 from safetensors.numpy import load_file, save_file
 
 from qvl_export import ExportPlan, export
@@ -20,11 +18,12 @@ from qvl_export.quant.qtensor import QTensor
 from qvl_export.quant.schemes import Options, find
 from qvl_export.quant.smooth import best_scale
 from qvl_export.quant.statistics import Collector, Statistics
-from qvl_export.targets import PackedWeight, lower
+from qvl_export.targets import lower
 from qvl_runtime import manifest as manifests
 from qvl_runtime.model import Model, load
 from tests.heldout import HELDOUT, divergence, items
 from tests.oracles.tiny import FAMILIES, REFERENCE
+from tests.quant.layers import save_linear
 
 RNG = np.random.default_rng(0)
 
@@ -36,18 +35,8 @@ def statistics(tokens: np.ndarray) -> Statistics:
 
 
 def linear_session(tensor: QTensor, bias: np.ndarray | None, path: Path) -> ort.InferenceSession:
-    """The target's own operators for one quantized linear, x [1, S, K] → y."""
-    target, (rows, columns) = lower("cpu", "fp32"), tensor.codes.shape
-    graph = ir.Graph([], [], nodes=[], opset_imports=dict(target.opsets), name="one")
-    x = ir.Input("x", shape=ir.Shape([1, "s", columns]), type=ir.TensorType(ir.DataType.FLOAT))
-    graph.inputs.append(x)
-    op = GraphBuilder(graph).op
-    parts = {name: op.initializer(ir.tensor(value, name=name), name) for name, value in target.pack(tensor).items()}
-    added = None if bias is None else op.initializer(ir.tensor(bias, name="bias"), "bias")
-    y = target.quantized_linear(op, x, PackedWeight(parts, tensor.layout, rows, columns), added)
-    y.name, y.type = "y", ir.TensorType(ir.DataType.FLOAT)
-    graph.outputs.append(y)
-    ir.save(ir.Model(graph, ir_version=target.ir_version), path)
+    """One quantized linear on `cpu`, x [1, S, K] → y."""
+    save_linear(lower("cpu", "fp32"), tensor, bias, path)
     return open_session(path)
 
 
