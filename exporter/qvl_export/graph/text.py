@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import onnx_ir as ir
@@ -141,7 +142,7 @@ class Decoder(nn.Module):
         rope = mrope(op, self.spec, inputs.position_ids, inputs.ntk_alpha)
         x, delta = inputs.embeds(op, self.embed_tokens), None
         presents = []
-        for layer, cache, deepstack in zip(self.layers, caches, inputs.deepstack(len(caches)), strict=True):
+        for layer, cache, deepstack in zip(self.layers, caches, _deepstack(inputs, len(caches)), strict=True):
             x, delta, present = layer(op, x, delta, rope, cache, deepstack)
             presents.append(present)
         x = op.Add(x, delta)
@@ -165,29 +166,27 @@ class LlmInputs(NamedTuple):
         """Rows of the table, image features in the place of image tokens: [1, S, hidden]."""
         return op.ScatterND(table(op, self.input_ids), self.image_positions, self.image_features)
 
-    def deepstack(self, layers: int) -> list[Deepstack | None]:
-        """What each of `layers` layers adds at the image tokens: nothing from a certain one on."""
-        features = [Deepstack(features, self.image_positions) for features in self.deepstack_features]
-        return [*features, *[None] * (layers - len(features))]
 
-
-class EmbeddedInputs(NamedTuple):
+@dataclass(frozen=True)
+class EmbeddedInputs:
     """Inputs of a language model whose tokens were embedded elsewhere; DeepStack features are those of all tokens."""
 
     inputs_embeds: ir.Value
     position_ids: ir.Value
     logits_positions: ir.Value
     deepstack_features: tuple[ir.Value, ...] = ()
-    ntk_alpha: ir.Value | None = None
+    image_positions: ClassVar[None] = None
+    ntk_alpha: ClassVar[None] = None
 
     def embeds(self, op: OpBuilder, table: Embedding) -> ir.Value:
         """As they came; the table stays out of the graph."""
         return self.inputs_embeds
 
-    def deepstack(self, layers: int) -> list[Deepstack | None]:
-        """What each of `layers` layers adds: nothing from a certain one on."""
-        features = [Deepstack(features, None) for features in self.deepstack_features]
-        return [*features, *[None] * (layers - len(features))]
+
+def _deepstack(inputs: LlmInputs | EmbeddedInputs, layers: int) -> list[Deepstack | None]:
+    """What each of `layers` layers adds to its stream: nothing from a certain one on."""
+    added = [Deepstack(features, inputs.image_positions) for features in inputs.deepstack_features]
+    return [*added, *[None] * (layers - len(added))]
 
 
 class Llm(nn.Module):
