@@ -49,6 +49,11 @@ class Port(_Frozen, frozen=True):
     dtype: str
     shape: list[int | str]
 
+    @property
+    def dynamic(self) -> bool:
+        """Whether any of its axes is."""
+        return any(isinstance(axis, str) for axis in self.shape)
+
 
 class Bounds(_Frozen, frozen=True):
     """What an axis may be, and what kernels are chosen for."""
