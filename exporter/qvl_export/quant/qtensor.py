@@ -60,6 +60,17 @@ class QTensor:
     permutation: npt.NDArray[np.int64] | None = None
     input_scale: float | None = None
 
+    @classmethod
+    def empty(cls, layout: Layout, rows: int, columns: int) -> QTensor:
+        """A symmetric one whose rows are still to be filled."""
+        scales = np.empty((rows, layout.blocks(columns)), layout.scale_type)
+        return cls(layout, np.empty((rows, columns), np.uint8), scales)
+
+    def fill(self, row: int, part: QTensor) -> None:
+        """Copy the rows of `part` in, from `row` on."""
+        rows = slice(row, row + len(part.codes))
+        self.codes[rows], self.scales[rows] = part.codes, part.scales
+
     def weight_only(self) -> QTensor:
         """The same weight, in 8 bits with a scale a row, for inputs that stay float."""
         layout = Layout(8, self.codes.shape[1])
