@@ -8,7 +8,8 @@ from pathlib import Path
 import msgspec
 import onnx_ir as ir
 
-from qvl_runtime.manifest import MANIFEST, FileEntry, Manifest, sha256
+from qvl_runtime.bundle import sha256
+from qvl_runtime.manifest import MANIFEST, FileEntry, Manifest
 
 from . import atomic
 from .graph.build import Graph

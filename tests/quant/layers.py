@@ -25,7 +25,7 @@ from qvl_export.quant.samples import Sampler
 from qvl_export.quant.towers import llm_tower
 from qvl_export.quant.work import Quantized, Sample
 from qvl_export.targets import PackedWeight, Target, lower
-from qvl_runtime import manifest
+from qvl_runtime.bundle import read_manifest
 from qvl_runtime.chat import ChatTemplate
 from qvl_runtime.sessions.cpu import open_vision
 
@@ -83,7 +83,7 @@ def reference_layers(pages: int = 6) -> Iterator[Layer]:
 def _samples(source: Checkpoint, directory: Path, pages: int) -> Iterator[Sample]:
     bundle = directory / "bundle"
     export(ExportPlan(REFERENCE, bundle, precision="fp32"))
-    described = manifest.read(bundle)
+    described = read_manifest(bundle)
     template = ChatTemplate((bundle / "chat_template.jinja").read_text("utf-8"), bundle)
     tokenizer = Tokenizer.from_file(str(bundle / "tokenizer.json"))
     sampler = Sampler(select(PAGES, pages), lambda _: None, described, template, tokenizer)

@@ -19,7 +19,7 @@ from qvl_export.quant.schemes import Options, find
 from qvl_export.quant.smooth import best_scale
 from qvl_export.quant.statistics import Collector, Statistics
 from qvl_export.targets import lower
-from qvl_runtime import manifest as manifests
+from qvl_runtime.bundle import read_manifest
 from qvl_runtime.model import Model, load
 from tests.heldout import HELDOUT, divergence, items
 from tests.oracles.tiny import FAMILIES, REFERENCE
@@ -141,7 +141,7 @@ def int8(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_int8_reads_like_float(reference_bundle: Path, int8: Path) -> None:
-    entry = manifests.read(int8).graphs
+    entry = read_manifest(int8).graphs
     assert entry["vision"].precision == "int8 × int8, else fp16"
     assert entry["llm"].precision == "int8 in blocks of 32, int8 × int8, else fp16"
     assert divergence(load(reference_bundle, threads=1), load(int8, threads=1)) < 0.001

@@ -17,7 +17,7 @@ from qvl_export.cli import cli
 from qvl_export.quant import mixed, search
 from qvl_export.quant.knapsack import BUCKETS, choose
 from qvl_export.quant.sensitivities import Sensitivity
-from qvl_runtime import manifest as manifests
+from qvl_runtime.bundle import read_manifest
 from qvl_runtime.model import load
 from tests.heldout import HELDOUT, divergence
 from tests.oracles.tiny import REFERENCE
@@ -97,7 +97,7 @@ def test_limits_are_kept(
     manifest = export(ExportPlan(REFERENCE, tmp_path / "b", **limit, calib=HELDOUT, samples=8))
     size = sum(file.size for file in manifest.files.values())
     used = {
-        name: form for graph in manifests.read(tmp_path / "b").graphs.values() for name, form in graph.linears.items()
+        name: form for graph in read_manifest(tmp_path / "b").graphs.values() for name, form in graph.linears.items()
     }
     assert {form.split()[0] for name, form in used.items() if "embed" not in name} <= {"int4", "int8"}
     measured = divergence(load(reference_bundle, threads=1), load(tmp_path / "b", threads=1))

@@ -20,7 +20,7 @@ from qvl_export.quant.schemes import Options, find
 from qvl_export.quant.statistics import Collector
 from qvl_export.targets import lower
 from qvl_export.targets._half import HalfProducts
-from qvl_runtime import manifest as manifests
+from qvl_runtime.bundle import read_manifest
 from qvl_runtime.model import load
 from qvl_runtime.positions import Grid
 from qvl_runtime.sessions import vision_feeds
@@ -106,7 +106,7 @@ def loud(model: PreTrainedModel, factors: dict[str, float]) -> PreTrainedModel:
 
 def features(bundle: Path) -> np.ndarray:
     """Of a small page, each operator in the types that the graph says: ONNX Runtime drops a CPU's casts to float16."""
-    manifest, grid = manifests.read(bundle), Grid(1, 4, 6)
+    manifest, grid = read_manifest(bundle), Grid(1, 4, 6)
     shape = (1, grid.h * grid.w, manifest.image.patch_dim)
     pixels = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
     with np.errstate(all="ignore"):

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import msgspec
 
-from qvl_runtime import manifest as manifests
+from qvl_runtime.bundle import read_manifest
+from qvl_runtime.manifest import MANIFEST
 
 from .. import bundle
 from ..errors import ConfigError, ExportError
@@ -49,7 +50,7 @@ def make_bundles(plan: SweepPlan, progress: Progress) -> list[Path]:
 def _bundles(plan: SweepPlan, progress: Progress) -> Iterator[Path]:
     for precision in plan.precisions:
         most = plan.out / "bundles" / f"{precision}-{plan.pixels[0]}"
-        if not (most / manifests.MANIFEST).is_file():
+        if not (most / MANIFEST).is_file():
             export(_export_plan(plan, precision, most), progress)
         yield most
         for pixels in plan.pixels[1:]:
@@ -63,9 +64,9 @@ def _export_plan(plan: SweepPlan, precision: str, out: Path) -> ExportPlan:
 
 def _with_bound(source: Path, out: Path, pixels: int) -> Path:
     """The same bundle with another pixel bound; files are hard links where the file system has them."""
-    if (out / manifests.MANIFEST).is_file():
+    if (out / MANIFEST).is_file():
         return out
-    manifest = manifests.read(source)
+    manifest = read_manifest(source)
     image = manifest.image
     if pixels < image.factor**2:
         raise ConfigError(f"{pixels} pixels are less than one image token", fix=f"at least {image.factor**2}")

@@ -21,8 +21,9 @@ import numpy as np
 import onnx
 
 from qvl_runtime import load
-from qvl_runtime import manifest as manifests
+from qvl_runtime.bundle import read_manifest
 from qvl_runtime.errors import BundleError, QvlError
+from qvl_runtime.manifest import MANIFEST, Manifest
 from qvl_runtime.prompt import Prompt
 from qvl_runtime.rotation import Rotation
 
@@ -143,7 +144,7 @@ def _save(out: Path, model: Any, prompt: Prompt, vision: Tapped, language: Tappe
     return Taps(stages, tokens, len(prompt.ids))
 
 
-def _own_basis(name: str, rows: np.ndarray, manifest: manifests.Manifest) -> np.ndarray:
+def _own_basis(name: str, rows: np.ndarray, manifest: Manifest) -> np.ndarray:
     """What a rotated bundle has along its hidden states, as the checkpoint has it; other values as they are."""
     llm = manifest.llm
     hidden = name == FEATURES or (name.startswith("llm.") and name.endswith(("o_proj", "down_proj", *"0123456789")))
@@ -155,7 +156,7 @@ def _own_basis(name: str, rows: np.ndarray, manifest: manifests.Manifest) -> np.
 @contextlib.contextmanager
 def exposed(bundle: Path, into: str | None) -> Iterator[tuple[Path, dict[str, list[str]]]]:
     """A temporary copy of a bundle whose graphs also give their residual streams, and the names of these."""
-    manifest = manifests.read(bundle)
+    manifest = read_manifest(bundle)
     if any(entry.engine for entry in manifest.graphs.values()):
         raise BundleError(
             "has engines, which show nothing of their inside", where=bundle, fix="export --target portable"
@@ -167,9 +168,7 @@ def exposed(bundle: Path, into: str | None) -> Iterator[tuple[Path, dict[str, li
         for graph, entry in manifest.graphs.items():
             names[graph] = _expose(directory / entry.model, into)
             files[entry.model] = file_entry(directory / entry.model)
-        (directory / manifests.MANIFEST).write_bytes(
-            msgspec.json.encode(msgspec.structs.replace(manifest, files=files))
-        )
+        (directory / MANIFEST).write_bytes(msgspec.json.encode(msgspec.structs.replace(manifest, files=files)))
         yield directory, names
 
 

@@ -142,10 +142,10 @@ def _report(run: Run) -> dict[str, Any]:
 def inspect(options: argparse.Namespace) -> int:
     import msgspec
 
-    from . import manifest as manifests
+    from .bundle import read_manifest, verify
 
-    manifest = manifests.read(options.bundle)
-    checked = dict(manifests.verify(options.bundle, manifest)) if options.verify else {}
+    manifest = read_manifest(options.bundle)
+    checked = dict(verify(options.bundle, manifest)) if options.verify else {}
     if options.json:
         verified = {"verified": checked} if options.verify else {}
         print(json.dumps({**msgspec.to_builtins(manifest), **verified}, indent=1, ensure_ascii=False))

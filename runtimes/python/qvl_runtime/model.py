@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 
 from . import grounding
-from . import manifest as manifests
+from .bundle import read_manifest
 from .chat import ChatTemplate
 from .errors import BundleError, PromptError
 from .generate import Decoder, Run
@@ -43,7 +43,7 @@ def load(bundle: str | Path, threads: int | None = None) -> Model:
     path = Path(bundle)
     if threads is not None and (not isinstance(threads, int) or isinstance(threads, bool) or threads < 1):
         raise PromptError(f"threads is {threads!r}", fix="give a positive whole number, or None for all cores")
-    return Model(path, manifests.read(path), threads)
+    return Model(path, read_manifest(path), threads)
 
 
 class Model:

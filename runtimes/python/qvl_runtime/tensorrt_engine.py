@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from .bundle import inside
 from .cuda import Buffer, Cuda
 from .errors import BundleError, EngineError, PromptError
-from .manifest import GraphEntry, Profile, inside
+from .manifest import GraphEntry, Profile
 
 Arrays = dict[str, np.ndarray]
 NOTHING: Mapping[str, Buffer] = MappingProxyType({})

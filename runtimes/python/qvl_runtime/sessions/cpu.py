@@ -10,8 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..bundle import inside
 from ..errors import BundleError, EngineError, InstallError
-from ..manifest import DECODE, GraphEntry, ImageGeometry, Manifest, inside
+from ..manifest import DECODE, GraphEntry, ImageGeometry, Manifest
 from ..positions import Grid
 from ..saturation import saturates
 from . import Floats, LlmInputs, closed, cores, llm_feeds, vision_feeds

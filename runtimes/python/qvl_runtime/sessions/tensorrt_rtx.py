@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from .. import user_cache
+from ..bundle import sha256
 from ..errors import InstallError
-from ..manifest import MANIFEST, Manifest, sha256
+from ..manifest import MANIFEST, Manifest
 from ..tensorrt_engine import MakeContext
 from ..tensorrt_session import Library, TrtEngine
 from .portable import cache_state
