@@ -15,8 +15,9 @@ from .errors import PromptError
 if TYPE_CHECKING:
     from .generate import Run
     from .grounding import Region
-    from .model import Model, Stream
+    from .model import Model
     from .prompt import Placed
+    from .stream import Stream
 
 
 def _messages(options: argparse.Namespace) -> list[dict[str, Any]]:
