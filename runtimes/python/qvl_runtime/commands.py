@@ -160,7 +160,6 @@ def inspect(options: argparse.Namespace) -> int:
 
 
 def bench(options: argparse.Namespace) -> int:
-    import statistics
     import time
 
     from .model import load
@@ -173,24 +172,29 @@ def bench(options: argparse.Namespace) -> int:
         model = load(options.bundle, options.threads)
         loads.append(time.perf_counter() - began)
         runs.append(_fresh(model, messages, options))
-    seconds = {key: statistics.median(run["seconds"][key] for run in runs) for key in runs[0]["seconds"]}
+    result = _medians(loads, runs)
+    if options.json:
+        print(json.dumps(result))
+    else:
+        seconds = {"load": result.pop("load_seconds"), **result.pop("seconds")}
+        flat = {**{f"{key} (s)": value for key, value in seconds.items()}, **result}
+        print("\n".join(f"{key:18} {value}" for key, value in flat.items()))
+    return 0
+
+
+def _medians(loads: list[float], runs: list[dict[str, Any]]) -> dict[str, Any]:
+    import statistics
+
     speeds = [run["tokens_per_second"] for run in runs if run["tokens_per_second"]]
-    result = {
+    return {
         "load_seconds": round(statistics.median(loads), 3),
-        "seconds": seconds,
+        "seconds": {key: statistics.median(run["seconds"][key] for run in runs) for key in runs[0]["seconds"]},
         "tokens_per_second": statistics.median(speeds) if speeds else None,
         "prompt_tokens": runs[0]["counts"]["prompt"],
         "image_tokens": runs[0]["counts"]["image"],
         "peak_memory_mb": _peak_memory_mb(),
-        "repeat": options.repeat,
+        "repeat": len(runs),
     }
-    if options.json:
-        print(json.dumps(result))
-    else:
-        flat = {f"{key} (s)": value for key, value in {"load": result.pop("load_seconds"), **seconds}.items()}
-        del result["seconds"]
-        print("\n".join(f"{key:18} {value}" for key, value in {**flat, **result}.items()))
-    return 0
 
 
 def _fresh(model: Model, messages: list[dict[str, Any]], options: argparse.Namespace) -> dict[str, Any]:
