@@ -16,7 +16,7 @@ from qvl_export import ExportError, ExportPlan, cli, export
 from qvl_export.checkpoint import Checkpoint
 from qvl_export.engines import EngineOptions, building, capabilities, check
 from qvl_export.engines.profiles import most_windows, profiles
-from qvl_export.evaluate.tapping import exposed
+from qvl_export.evaluate.exposing import exposed
 from qvl_export.progress import Silent
 from qvl_export.quant.qtensor import Layout
 from qvl_export.quant.stored import quantized_linears

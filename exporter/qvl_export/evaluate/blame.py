@@ -16,8 +16,9 @@ import numpy.typing as npt
 from ..errors import ExportError
 from ..progress import Progress, Silent
 from .answering import HF
+from .exposing import STREAM
 from .processes import run_jobs
-from .tapping import LOGITS, STREAM, TapJob
+from .tapping import LOGITS, TapJob
 from .taps import Taps, file_name
 
 TAPPING = "qvl_export.evaluate.tapping"
