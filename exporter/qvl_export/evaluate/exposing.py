@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
-import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,9 +14,8 @@ import onnx
 
 from qvl_runtime.bundle import read_manifest
 from qvl_runtime.errors import BundleError
-from qvl_runtime.manifest import MANIFEST
 
-from ..bundle import file_entry
+from ..bundle import file_entry, link_files, write_manifest
 
 STREAM = re.compile(r"(vision\.blocks|llm\.layers)\.(\d+)")
 PRODUCTS = (
@@ -42,12 +39,11 @@ def exposed(bundle: Path, into: str | None) -> Iterator[tuple[Path, dict[str, li
         )
     with _beside(bundle) as directory:
         names, files = {}, dict(manifest.files)
-        for name in manifest.files:
-            _link(bundle / name, directory / name)
+        link_files(manifest, bundle, directory)
         for graph, entry in manifest.graphs.items():
             names[graph] = _expose(directory / entry.model, into)
             files[entry.model] = file_entry(directory / entry.model)
-        (directory / MANIFEST).write_bytes(msgspec.json.encode(msgspec.structs.replace(manifest, files=files)))
+        write_manifest(directory, msgspec.structs.replace(manifest, files=files))
         yield directory, names
 
 
@@ -60,13 +56,6 @@ def _beside(bundle: Path) -> Iterator[Path]:
         temporary = tempfile.TemporaryDirectory(prefix="blame-")
     with temporary as directory:
         yield Path(directory)
-
-
-def _link(source: Path, target: Path) -> None:
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
 
 
 def _expose(path: Path, into: str | None) -> list[str]:

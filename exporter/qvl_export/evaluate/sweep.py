@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,14 +70,6 @@ def _with_bound(source: Path, out: Path, pixels: int) -> Path:
         raise ConfigError(f"{pixels} pixels are less than one image token", fix=f"at least {image.factor**2}")
     bound = msgspec.structs.replace(image, min_pixels=min(image.min_pixels, pixels), max_pixels=pixels)
     with bundle.writing(out, force=False) as directory:
-        for name in manifest.files:
-            _link(source / name, directory / name)
+        bundle.link_files(manifest, source, directory)
         bundle.write_manifest(directory, msgspec.structs.replace(manifest, image=bound))
     return out
-
-
-def _link(source: Path, target: Path) -> None:
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
