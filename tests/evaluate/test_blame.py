@@ -18,7 +18,7 @@ from qvl_export import ExportPlan, export
 from qvl_export.cli import cli
 from qvl_export.errors import ExportError
 from qvl_export.evaluate import tapping
-from qvl_export.evaluate.blame import BlamePlan, Likeness, Stage, blame, first_drop, likeness
+from qvl_export.evaluate.blame import BlamePlan, Likeness, Stage, blame, evened, first_drop, likeness
 from qvl_export.evaluate.tapping import TapJob
 from qvl_runtime import load
 from qvl_runtime.bundle import sha256
@@ -144,3 +144,12 @@ def test_an_even_loss_blames_no_stage() -> None:
 def test_a_stage_that_is_none_is_refused(reference_bundle: Path) -> None:
     with pytest.raises(ExportError, match=r"--into 'layer 2' is not a stage"):
         blame(BlamePlan(reference_bundle, reference_bundle, (PAGE,), "?", into="layer 2"))
+
+
+def test_a_channels_scale_is_no_noise_but_a_linears_is() -> None:
+    draw = np.random.default_rng(0)
+    y = draw.standard_normal((50, 8)).astype(np.float32)
+    scales = np.exp(draw.standard_normal(8)).astype(np.float32)
+    divided = y / (scales / np.exp(np.log(scales).mean()))
+    assert np.allclose(evened(y, divided), y, atol=1e-5)
+    assert np.allclose(evened(y, 2 * divided), 2 * y, atol=1e-5)

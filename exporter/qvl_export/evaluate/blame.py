@@ -26,6 +26,9 @@ OUTLIER = 4.0
 """A stage stands out when it adds so many times the noise of the median one of the others."""
 AUDIBLE = 1e-2
 """Noise-to-signal ratio (20 dB) below which no stage is blamed."""
+SMOOTHED = ("up_proj", "v_proj", "qkv")
+"""Linears whose channels smoothing may divide, for those after them to multiply (see `graph.folds`)."""
+TINY = 1e-30
 Floats = npt.NDArray[np.float32]
 
 
@@ -123,12 +126,25 @@ def _stage(directory: Path, name: str, taps: Taps) -> Stage:
     one, two = (np.load(directory / model / f"{file_name(name)}.npy") for model in ("reference", "bundle"))
     if one.shape != two.shape:
         raise ExportError(f"stage {name} has shapes {one.shape} and {two.shape}", fix="compare bundles of one model")
+    if name.endswith(SMOOTHED):
+        two = evened(one, two)
     if not name.startswith(("llm.", LOGITS)):
         return Stage(name, likeness(one, two), likeness(one, two), None)
     of_image = np.zeros(len(one), dtype=bool)
     of_image[taps.image_tokens] = True
     vision, text = (likeness(one[rows], two[rows]) if rows.any() else None for rows in (of_image, ~of_image))
     return Stage(name, likeness(one, two), vision, text)
+
+
+def evened(reference: Floats, other: Floats) -> Floats:
+    """Channels of `other` times what brings each nearest to the reference, the geometric mean of these factors being 1.
+
+    What smoothing divided and the next linear multiplies again is no noise; a linear that is wrong as a whole stays so.
+    """
+    factors = (reference * other).sum(axis=0) / np.maximum(np.square(other).sum(axis=0), TINY)
+    known = factors > 0
+    factors[known] /= np.exp(np.log(factors[known]).mean()) if known.any() else 1
+    return np.asarray(other * np.where(known, factors, 1), np.float32)
 
 
 def likeness(reference: Floats, other: Floats) -> Likeness:
