@@ -11,6 +11,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from qvl_export import ExportPlan, export
+from qvl_export.evaluate.blame import BlamePlan, blame
 from qvl_export.graph.folds import Fold
 from qvl_export.quant.calibrate import open_session
 from qvl_export.quant.noise import relative_noise, round_tokens, sqnr
@@ -145,6 +146,15 @@ def test_int8_reads_like_float(reference_bundle: Path, int8: Path) -> None:
     assert entry["vision"].precision == "int8 × int8, int8 × int8 per tensor, else fp16"
     assert entry["llm"].precision == "int8 in blocks of 32, int8 × int8, else fp16"
     assert divergence(load(reference_bundle, threads=1), load(int8, threads=1)) < 0.001
+
+
+def test_blame_finds_all_linears_alike(reference_bundle: Path, int8: Path) -> None:
+    """Though `up_proj` is divided channel by channel, and scaled only after the product that it goes into."""
+    page = HELDOUT / "simple_0001.png"
+    found = blame(BlamePlan(reference_bundle, int8, (page,), "Read the text.", into="llm.layers.0", threads=1))
+    levels = {stage.name.rpartition(".")[2]: stage.all.sqnr for stage in found.linears}
+    assert list(levels) == [f"{part}_proj" for part in ("q", "k", "v", "o", "gate", "up", "down")]
+    assert found.first_linear is None and min(levels.values()) > 25
 
 
 def twin(target: Path) -> Path:

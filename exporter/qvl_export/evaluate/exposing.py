@@ -16,6 +16,7 @@ from qvl_runtime.bundle import read_manifest
 from qvl_runtime.errors import BundleError
 
 from ..bundle import file_entry, link_files, write_manifest
+from ..targets import SCALED_LATER
 
 STREAM = re.compile(r"(vision\.blocks|llm\.layers)\.(\d+)")
 PRODUCTS = (
@@ -71,7 +72,7 @@ def _expose(path: Path, into: str | None) -> list[str]:
 
 
 def linears(graph: Any, stage: str | None) -> list[str]:
-    """Rename the outputs of a stage's linears, bias and all, to `stage/linear`; their names in the order they run.
+    """Make outputs of a stage's linears, bias and all, values `stage/linear`; their names in the order they run.
 
     Values carry the name of the module that made them; a linear is one that multiplies matrices.
     """
@@ -80,16 +81,34 @@ def linears(graph: Any, stage: str | None) -> list[str]:
         return []
     prefix = f"{'visual.blocks' if match[1] == 'vision.blocks' else 'model.layers'}.{match[2]}."
     scope = re.compile(rf"v_{re.escape(prefix)}(.+)\.[^.]+")
-    last: dict[str, str] = {}
+    last: dict[str, Any] = {}
     products = set()
     for node in graph.node:
         if found := scope.fullmatch(node.output[0]):
-            last[found[1]] = node.output[0]
+            last[found[1]] = node
             if node.op_type in PRODUCTS:
                 products.add(found[1])
-    renamed = {value: f"{stage}/{module}" for module, value in last.items() if module in products}
+    outputs = {f"{stage}/{module}": node for module, node in last.items() if module in products}
+    for name, node in outputs.items():
+        _rename(graph, node.output[0], name) if (factors := _later(node)) is None else _scale(
+            graph, node, factors, name
+        )
+    return list(outputs)
+
+
+def _later(node: Any) -> str | None:
+    """The factors that a node's output still lacks."""
+    return next((item.value for item in node.metadata_props if item.key == SCALED_LATER), None)
+
+
+def _scale(graph: Any, node: Any, factors: str, name: str) -> None:
+    """Multiply the output of a node by its factors, as `name`."""
+    place = next(index for index, other in enumerate(graph.node) if other.output[0] == node.output[0])
+    graph.node.insert(place + 1, onnx.helper.make_node("Mul", [node.output[0], factors], [name]))
+
+
+def _rename(graph: Any, old: str, new: str) -> None:
     for node in graph.node:
         for values in (node.input, node.output):
             for index, value in enumerate(values):
-                values[index] = renamed.get(value, value)
-    return list(renamed.values())
+                values[index] = new if value == old else value

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass
 from onnxscript import GraphBuilder
 
 from qvl_runtime.manifest import ImageGeometry, Port
@@ -135,6 +136,13 @@ def empty_graph(name: str, target: Target) -> ir.Graph:
     return ir.Graph([], [], nodes=[], opset_imports=dict(target.opsets), name=name)
 
 
+def finished(graph: ir.Graph, target: Target) -> ir.Model:
+    """The model of a graph that has its outputs; what nobody reads is left out, which ONNX Runtime would compute."""
+    model = ir.Model(graph, ir_version=target.ir_version)
+    RemoveUnusedNodesPass()(model)
+    return model
+
+
 def build_vision(spec: ModelSpec, target: Target, layouts: Mapping[str, Layout] | None = None) -> Graph:
     """Pixels, patch positions and what the tower needs of windows and interpolation → `image_features`.
 
@@ -148,7 +156,7 @@ def build_vision(spec: ModelSpec, target: Target, layouts: Mapping[str, Layout] 
     names = ["image_features", *deepstack_names(spec.text)]
     for name, value in zip(names, features, strict=True):
         add_output(graph, value, name, ["image_tokens", spec.text.hidden_size])
-    return Graph("vision", ir.Model(graph, ir_version=target.ir_version), used)
+    return Graph("vision", finished(graph, target), used)
 
 
 def deepstack_names(spec: TextSpec) -> list[str]:
@@ -193,4 +201,4 @@ def build_llm(spec: ModelSpec, target: Target, layouts: Mapping[str, Layout] | N
     logits, presents = llm(GraphBuilder(graph).op, inputs, caches)
     add_output(graph, logits, "logits", [1, "wanted", text.vocab_size])
     add_presents(graph, text, target, presents, total)
-    return Graph(name, ir.Model(graph, ir_version=target.ir_version), used)
+    return Graph(name, finished(graph, target), used)

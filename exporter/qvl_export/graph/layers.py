@@ -146,7 +146,7 @@ class GatedMlp(nn.Module):
 
     def forward(self, op: OpBuilder, x: ir.Value) -> ir.Value:
         gate = self.target.activation(op, self.gate_proj(op, x), self.activation)
-        return self.down_proj(op, op.Mul(gate, self.up_proj(op, x)))
+        return self.down_proj(op, self.target.gated(op, gate, self.up_proj(op, x)))
 
     def fold(self, name: str) -> Fold:
         """The product is linear in what `up_proj` gives."""

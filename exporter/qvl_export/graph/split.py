@@ -26,6 +26,7 @@ from .build import (
     add_output,
     add_presents,
     empty_graph,
+    finished,
     patch_kernel,
 )
 from .layers import Embedding, Linear
@@ -70,7 +71,7 @@ def build_vision(spec: ModelSpec, target: Target, layouts: Layouts) -> Graph:
     used = quantize(tower, "visual", layouts)
     features = op.Concat(*tower(op, inputs), axis=-1)
     add_output(graph, features, "image_features", ["image_tokens", row_width(spec.text)])
-    return Graph("vision", ir.Model(graph, ir_version=target.ir_version), used)
+    return Graph("vision", finished(graph, target), used)
 
 
 class _Embedder(nn.Module):
@@ -100,7 +101,7 @@ def build_embedding(spec: ModelSpec, target: Target, layouts: Layouts) -> Graph:
     used = quantize(embedder, "model", layouts)
     embeds = embedder(GraphBuilder(graph).op, input_ids, features, spec.tokens.image)
     add_output(graph, embeds, "inputs_embeds", [1, "sequence", width])
-    return Graph("embedding", ir.Model(graph, ir_version=target.ir_version), used)
+    return Graph("embedding", finished(graph, target), used)
 
 
 class _Text(Llm):
@@ -149,4 +150,4 @@ def build_text(spec: TextSpec, target: Target, layouts: Layouts) -> Graph:
     logits, presents = model(op, inputs, caches)
     add_output(graph, logits, "logits", [1, 1, spec.vocab_size])
     add_presents(graph, spec, target, presents)
-    return Graph("text", ir.Model(graph, ir_version=target.ir_version), used)
+    return Graph("text", finished(graph, target), used)

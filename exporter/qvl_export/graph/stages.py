@@ -23,6 +23,7 @@ from .build import (
     add_output,
     add_vision_inputs,
     empty_graph,
+    finished,
     patch_kernel,
 )
 from .experts import Experts, ExpertWeight, SparseMlp
@@ -106,7 +107,7 @@ def head_stage(spec: TextSpec, target: Target) -> Graph:
     else:
         logits = Linear(target, spec.hidden_size, spec.vocab_size, bias=False, name="lm_head")(op, y)
     add_output(graph, logits, "logits", [1, "wanted", spec.vocab_size])
-    return Graph("head", ir.Model(graph, ir_version=target.ir_version))
+    return Graph("head", finished(graph, target))
 
 
 def vision_stage(spec: ModelSpec, target: Target, name: str, layouts: Layouts | None = None) -> Stage:
@@ -149,7 +150,7 @@ class _Parts:
         add_output(graph, y, "hidden_out", None)
         taps = _tap(graph, self.modules)
         folds = tuple(fold for module in self.modules if hasattr(module, "folds") for fold in module.folds())
-        model = ir.Model(graph, ir_version=target.ir_version)
+        model = finished(graph, target)
         return Stage(Graph(graph.name or "", model, self.used), taps, folds, _routed(graph, self.modules))
 
 

@@ -20,6 +20,8 @@ from ..quant.qtensor import Layout, QTensor
 
 Inputs = tuple[tuple[str, ir.DataType, list[int | str]], ...]
 """Inputs of a graph: name, element type and axes of each."""
+SCALED_LATER = "scaled_later_by"
+"""Of a node in the graph file: its output lacks the factors of this name, which come in further on."""
 PAST = "past"
 """The axis of the cache's capacity."""
 WEIGHT_TYPES = {"fp32": ir.DataType.FLOAT, "fp16": ir.DataType.FLOAT16}
@@ -157,6 +159,9 @@ class Target(Protocol):
         chosen: int,
     ) -> ir.Value:
         """The same with quantized matrices."""
+
+    def gated(self, op: OpBuilder, gate: ir.Value, up: ir.Value) -> ir.Value:
+        """gate · up."""
 
     def rotary(self, op: OpBuilder, x: ir.Value, cos: ir.Value, sin: ir.Value, num_heads: int) -> ir.Value:
         """Half-split rotary embedding; cos and sin [batch, tokens, head_dim / 2]."""

@@ -50,6 +50,9 @@ class StandardOps(ABC):
             return op.Gelu(x, approximate="tanh" if kind == "gelu_tanh" else "none")
         return self.swish(op, x, SWISH_SLOPE[kind])
 
+    def gated(self, op: OpBuilder, gate: ir.Value, up: ir.Value) -> ir.Value:
+        return op.Mul(gate, up)
+
     def rotary(self, op: OpBuilder, x: ir.Value, cos: ir.Value, sin: ir.Value, num_heads: int) -> ir.Value:
         return op.RotaryEmbedding(x, cos, sin, num_heads=num_heads)
 

@@ -13,7 +13,7 @@ from onnxscript import OpBuilder
 from qvl_runtime.packing import Codes, pack_nibbles
 
 from ..quant.qtensor import Layout, QTensor
-from . import WEIGHT_TYPES, Cache, Inputs, PackedWeight, WindowInputs, largest_of_tokens, ordered
+from . import SCALED_LATER, WEIGHT_TYPES, Cache, Inputs, PackedWeight, WindowInputs, largest_of_tokens, ordered
 from ._standard import StandardOps, check_experts
 
 MICROSOFT = "com.microsoft"
@@ -29,6 +29,8 @@ ROUNDED = "rounded to int8"
 """Where a value keeps its `Tokens`."""
 ROUNDED_TOGETHER = "rounded to int8 together"
 """Where it keeps its codes, their scale and zero point."""
+UNSCALED = "before its tokens were scaled"
+"""Where a value keeps what it is a multiple of, token by token, and the factors [batch, tokens, 1]."""
 ZERO = np.array(128, np.uint8)
 """The code of zero."""
 
@@ -141,8 +143,21 @@ class CpuTarget(StandardOps):
         tokens = self._rounded(op, x)
         one, zero = op.Constant(value_float=1.0), op.Constant(value=ir.tensor(ZERO))
         y = op.MatMulIntegerToFloat(tokens.codes, parts["codes"], one, parts["scales"], zero, _domain=MICROSOFT)
-        y = op.Mul(op.Reshape(y, tokens.shape), tokens.steps)
-        return y if bias is None else op.Add(y, bias)
+        unscaled = op.Reshape(y, tokens.shape)
+        y = op.Mul(unscaled, tokens.steps)
+        if bias is not None:
+            return op.Add(y, bias)
+        y.meta[UNSCALED] = unscaled, tokens.steps
+        return y
+
+    def gated(self, op: OpBuilder, gate: ir.Value, up: ir.Value) -> ir.Value:
+        """The scales of `up` can wait for the next integer product, as rounding does not depend on them."""
+        y = super().gated(op, gate, up)
+        if UNSCALED in up.meta:
+            unscaled, factors = up.meta[UNSCALED]
+            unscaled.producer().metadata_props[SCALED_LATER] = factors.name
+            y.meta[UNSCALED] = super().gated(op, gate, unscaled), factors
+        return y
 
     def per_tensor_linear(
         self, op: OpBuilder, x: ir.Value, parts: Mapping[str, ir.Value], bias: ir.Value | None
@@ -158,13 +173,14 @@ class CpuTarget(StandardOps):
     def _rounded(self, op: OpBuilder, x: ir.Value) -> Tokens:
         """Made once for linears that share x."""
         if ROUNDED not in x.meta:
-            steps = op.Mul(largest_of_tokens(op, x), op.Constant(value_float=1 / 127))
+            values, factors = x.meta.get(UNSCALED, (x, None))
+            steps = op.Mul(largest_of_tokens(op, values), op.Constant(value_float=1 / 127))
             zero = op.Constant(value=ir.tensor(ZERO))
             flat = op.Reshape(steps, op.Constant(value_ints=[-1]))
-            rows = op.Flatten(x, axis=-1)
+            rows = op.Flatten(values, axis=-1)
             codes = op.QuantizeLinear(rows, flat, op.Expand(zero, op.Shape(flat)), axis=0)
-            shape = op.Concat(op.Shape(x, start=0, end=-1), op.Constant(value_ints=[-1]), axis=0)
-            x.meta[ROUNDED] = Tokens(codes, steps, shape)
+            shape = op.Concat(op.Shape(values, start=0, end=-1), op.Constant(value_ints=[-1]), axis=0)
+            x.meta[ROUNDED] = Tokens(codes, steps if factors is None else op.Mul(steps, factors), shape)
         found: Tokens = x.meta[ROUNDED]
         return found
 
