@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import ExportError
+from ..processes import run_jobs
 from ..progress import Progress, Silent
 from .answering import HF
-from .processes import run_jobs
 from .tapping import LOGITS, STREAM, TapJob
 from .taps import Taps, file_name
 
