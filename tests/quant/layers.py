@@ -13,8 +13,8 @@ from tokenizers import Tokenizer
 from qvl_export import ExportPlan, export
 from qvl_export.checkpoint import Checkpoint
 from qvl_export.families import read_spec
-from qvl_export.quant.calibrate import run
 from qvl_export.quant.pages import select
+from qvl_export.quant.running import run
 from qvl_export.quant.samples import Sampler
 from qvl_export.quant.towers import llm_tower
 from qvl_export.quant.work import Quantized, Sample

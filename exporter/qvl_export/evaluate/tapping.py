@@ -11,7 +11,6 @@ import re
 import shutil
 import sys
 import tempfile
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,11 +21,12 @@ import onnx
 
 from qvl_runtime import load
 from qvl_runtime import manifest as manifests
-from qvl_runtime.errors import BundleError, QvlError
+from qvl_runtime.errors import BundleError
 from qvl_runtime.prompt import Prompt
 from qvl_runtime.rotation import Rotation
 
 from ..bundle import file_entry
+from ..job import serve
 from .answering import HF
 from .taps import Taps, file_name
 
@@ -228,17 +228,9 @@ def linears(graph: Any, stage: str | None) -> list[str]:
     return list(renamed.values())
 
 
-def main(path: str) -> int:
-    """Run the job in a file; 2 and one line on standard error for bad input."""
-    warnings.simplefilter("ignore", UserWarning)
-    job = msgspec.json.decode(Path(path).read_bytes(), type=TapJob)
-    try:
-        (Path(job.out) / "taps.json").write_bytes(msgspec.json.encode(run(job)))
-    except QvlError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+def _keep(job: TapJob) -> None:
+    (Path(job.out) / "taps.json").write_bytes(msgspec.json.encode(run(job)))
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    sys.exit(serve(sys.argv[1], TapJob, _keep))

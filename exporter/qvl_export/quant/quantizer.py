@@ -15,6 +15,7 @@ from qvl_runtime.manifest import Calibration, Manifest
 
 from ..checkpoint import Checkpoint
 from ..families.spec import ModelSpec
+from ..processes import Pool
 from ..safetensors_file import Tensor
 from ..targets import Target
 from . import schemes
@@ -37,7 +38,7 @@ TABLE_BITS = 8
 class Quantizer:
     """The scheme of each graph by name (`vision`, `llm`, `llm_decode`), their options, and the calibration pages.
 
-    `tensors` are the checkpoint's, perhaps in another basis.
+    `tensors` are the checkpoint's, perhaps in another basis. Pages are run on the machines of `pool`, or here.
     """
 
     spec: ModelSpec
@@ -50,6 +51,7 @@ class Quantizer:
     pages: Pages
     limit: Limit | None = None
     vision_weight: float = 1.0
+    pool: Pool | None = None
     _record: list[Calibration] = field(default_factory=list)
     _chosen: dict[str, str] = field(default_factory=dict)
 
@@ -79,7 +81,7 @@ class Quantizer:
         report(f"calibrating vision on {len(self.pages)} pages of {', '.join(self.pages.names)}")
         work.begin(sampler.patches())
         tower = vision_tower(self.spec, target, self.tensors, self._scheme("vision", draft, directory, report))
-        return calibrate.quantize_tower(tower, work, report)
+        return calibrate.quantize_tower(tower, work, report, self.pool)
 
     def _llm(
         self, name: str, draft: Manifest, directory: Path, cache_scales: Mapping[str, Floats], report: Report
@@ -104,7 +106,7 @@ class Quantizer:
         tower = replace(
             tower, name=name, vision_weight=self.vision_weight, cache_scales=cache_scales, experts_per_token=chosen
         )
-        found = calibrate.quantize_tower(tower, work, report)
+        found = calibrate.quantize_tower(tower, work, report, self.pool)
         tables = {table: self._table(table, work.directory) for table in self.tables}
         return replace(found, linears={**found.linears, **tables})
 
