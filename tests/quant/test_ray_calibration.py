@@ -11,7 +11,7 @@ import pytest
 
 from qvl_export import ExportError, ExportPlan, export
 from qvl_export.cli import cli, run
-from qvl_export.quant import calibrate, shards, spread
+from qvl_export.quant import calibrate, encoding, shards, spread
 from qvl_export.quant.samples import Sampler
 from qvl_export.quant.work import Sample
 from tests.heldout import HELDOUT
@@ -20,6 +20,7 @@ from tests.quant.test_calibrate import StopAfter, Stopped, hashes
 
 PLAN: dict[str, Any] = {"precision": "int4", "calib": HELDOUT, "samples": 5, "vision_weight": 2.0}
 MODULE = spread.MODULE
+AnyJob = spread.Job | encoding.Job
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -38,11 +39,11 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def jobs(monkeypatch: pytest.MonkeyPatch) -> list[spread.Job]:
+def jobs(monkeypatch: pytest.MonkeyPatch) -> list[AnyJob]:
     """What machines were asked to do."""
     from qvl_export.ray_pool import RayPool
 
-    asked: list[spread.Job] = []
+    asked: list[AnyJob] = []
     original = RayPool.run
     monkeypatch.setattr(
         RayPool, "run", lambda self, m, jobs, *rest: (asked.extend(jobs), original(self, m, jobs, *rest))
@@ -51,7 +52,7 @@ def jobs(monkeypatch: pytest.MonkeyPatch) -> list[spread.Job]:
 
 
 def test_two_machines_make_the_bundle_of_one_process(
-    ray_cluster: str, alone: Path, tmp_path: Path, jobs: list[spread.Job]
+    ray_cluster: str, alone: Path, tmp_path: Path, jobs: list[AnyJob]
 ) -> None:
     """int8 and int4; begun on the cluster and stopped there, then here, then on the cluster again."""
     out = tmp_path / "bundle"
@@ -62,18 +63,20 @@ def test_two_machines_make_the_bundle_of_one_process(
     assert {tuple(job.shards) for job in jobs} == {((0, 2), (4, 5)), ((2, 4),)} and jobs[0].threads == 1
     before = len(jobs)
     export(ExportPlan(REFERENCE, out, ray=ray_cluster, **PLAN))
-    assert {job.number for job in jobs[before:]} == {1, 2, 3}
+    assert {job.number for job in jobs[before:] if isinstance(job, spread.Job)} == {1, 2, 3}
     assert hashes(out) == hashes(alone)
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
 
 
 def test_experts_are_calibrated_on_two_machines(
-    ray_cluster: str, checkpoint: Callable[[str, str], Path], tmp_path: Path
+    ray_cluster: str, checkpoint: Callable[[str, str], Path], tmp_path: Path, jobs: list[AnyJob]
 ) -> None:
+    """And what they take is encoded there."""
     source = checkpoint("qwen3_vl_moe", "small")
     for name, ray in (("alone", None), ("spread", ray_cluster)):
         export(ExportPlan(source, tmp_path / name, llm_precision="int4", calib=HELDOUT, samples=5, ray=ray))
     assert hashes(tmp_path / "spread") == hashes(tmp_path / "alone")
+    assert [job.shards for job in jobs if isinstance(job, encoding.Job)] == [[(0, 2), (4, 5)], [(2, 4)]]
 
 
 def failing(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:

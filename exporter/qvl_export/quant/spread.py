@@ -61,12 +61,22 @@ class Spread:
         return ()
 
     def _run(self, model: Path, watch: Watch | None) -> None:
-        parts = [(shard.start, shard.stop) for shard in shards.shards(self.work.pages)]
-        count = min(self.pool.machines, len(parts))
-        threads = max(1, self.pool.cores // self.pool.machines)
         directory, path = str(self.work.directory.resolve()), str(model.resolve())
-        jobs = [Job(directory, self.number, path, watch, parts[rank::count], threads) for rank in range(count)]
+        threads = threads_each(self.pool)
+        mine = shares(self.pool, self.work.pages)
+        jobs = [Job(directory, self.number, path, watch, share, threads) for share in mine]
         self.pool.run(MODULE, jobs, threads, lambda _: None)
+
+
+def shares(pool: Pool, pages: int) -> list[list[tuple[int, int]]]:
+    """The shards of each machine, as many as there are for it."""
+    parts = [(shard.start, shard.stop) for shard in shards.shards(pages)]
+    return [parts[rank :: pool.machines] for rank in range(min(pool.machines, len(parts)))]
+
+
+def threads_each(pool: Pool) -> int:
+    """A machine's cores: one job at a time has all of them."""
+    return max(1, pool.cores // pool.machines)
 
 
 def run(job: Job) -> None:
