@@ -110,12 +110,11 @@ def test_a_gram_matrix_is_the_product_on_any_number_of_threads() -> None:
     try:
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
-            blocks = gram.zeros(700)
-            assert len(blocks) == gram.count(700) == 3
-            gram.add(blocks, x)
-            gram.add(blocks, x[:20], counts[:20])
+            total = gram.zeros(700)
+            gram.add(total, x)
+            gram.add(total, x[:20], counts[:20])
             assert torch.get_num_threads() == threads
-            found.append(gram.whole(blocks))
+            found.append(gram.whole(total, 700))
     finally:
         torch.set_num_threads(before)
     np.testing.assert_allclose(found[0], x.T @ x + x[:20].T @ (x[:20] * counts[:20, None]), rtol=1e-4, atol=1e-4)
@@ -163,11 +162,10 @@ def test_one_shard_beside_the_sum_is_in_memory(model: Path, work: Work, monkeypa
     alive: list[weakref.ref[Floats]] = []
     original = gram.zeros
 
-    def zeros(size: int) -> list[Floats]:
-        assert sum(block() is not None for block in alive) == (2 if alive else 0)
-        blocks = original(size)
-        alive.extend(weakref.ref(block) for block in blocks)
-        return blocks
+    def zeros(size: int) -> Floats:
+        assert sum(total() is not None for total in alive) == bool(alive)
+        alive.append(weakref.ref(total := original(size)))
+        return total
 
     monkeypatch.setattr(gram, "zeros", zeros)
     scheme = lambda name: SimpleNamespace(hessian=name == "a.linear")  # noqa: E731
@@ -175,4 +173,4 @@ def test_one_shard_beside_the_sum_is_in_memory(model: Path, work: Work, monkeypa
     stage: Any = SimpleNamespace(taps={tap.output: [tap.linear] for tap in WATCH.taps}, routed=None, experts={})
     statistics, routed = calibrate.observe(tower, stage, work, here(work))
     assert list(statistics) == ["a.linear", "b.linear"] and not routed
-    assert len(alive) == 2 * len(shards.shards(PAGES))
+    assert len(alive) == len(shards.shards(PAGES))

@@ -143,7 +143,7 @@ def observe(tower: Tower, stage: Stage, work: Work, runner: Runner) -> tuple[dic
         for found in runner.observed(model, watch):
             routed += _join(collectors, found)
             del found  # or it would stay in memory while the next is summed
-    by_tap = {tap.output: collector.statistics() for tap, collector in zip(watch.taps, collectors, strict=True)}
+    by_tap = {tap.output: collectors.pop(0).statistics() for tap in watch.taps}  # each frees its sum
     return {name: found for tap, found in by_tap.items() for name in stage.taps[tap]}, routed
 
 

@@ -18,29 +18,24 @@ ROWS = 256
 """Of a block; at 8,960 columns 35 blocks are enough for as many cores."""
 
 
-def count(size: int) -> int:
-    """How many blocks a matrix [size, size] has."""
-    return -(-size // ROWS)
+def zeros(size: int) -> Floats:
+    """An empty sum over tokens of `size` channels: its blocks one after another, flat, in one piece of memory."""
+    return np.zeros(sum(rows * (size - first) for first, rows in _places(size)), np.float32)
 
 
-def zeros(size: int) -> list[Floats]:
-    """The blocks [up to ROWS, size − first] of an empty sum."""
-    return [np.zeros((min(ROWS, size - first), size - first), np.float32) for first in range(0, size, ROWS)]
-
-
-def add(blocks: list[Floats], x: Floats, counts: Floats | None = None) -> None:
+def add(total: Floats, x: Floats, counts: Floats | None = None) -> None:
     """Add the tokens of a page [T, K], each counting 1 or its part of `counts` [T], in place."""
     import torch  # adds a product to what is there; NumPy would need room for it first
 
     left = torch.from_numpy(np.asarray(x, np.float32))
     right = left if counts is None else left * torch.from_numpy(counts)[:, None]
 
-    def one(block: Floats) -> None:
-        first = x.shape[1] - block.shape[1]
+    def one(place: tuple[int, Floats]) -> None:
+        first, block = place
         torch.from_numpy(block).addmm_(left[:, first : first + len(block)].T, right[:, first:])
 
     with _one_thread_each() as threads, ThreadPoolExecutor(threads) as pool:
-        list(pool.map(one, blocks))
+        list(pool.map(one, _blocks(total, x.shape[1])))
 
 
 @contextlib.contextmanager
@@ -56,13 +51,24 @@ def _one_thread_each() -> Iterator[int]:
         torch.set_num_threads(threads)
 
 
-def whole(blocks: list[Floats]) -> Floats:
-    """The matrix [K, K]; `blocks` are used up, or both would be in memory."""
-    size = blocks[0].shape[1]
+def whole(total: Floats, size: int) -> Floats:
+    """The matrix [K, K] of a sum over tokens of `size` channels."""
     found = np.empty((size, size), np.float32)
-    while blocks:
-        block = blocks.pop()
-        first = size - block.shape[1]
+    for first, block in _blocks(total, size):
         found[first:, first : first + len(block)] = block.T
         found[first : first + len(block), first:] = block
     return found
+
+
+def _places(size: int) -> list[tuple[int, int]]:
+    """The first row of each block, and how many it has."""
+    return [(first, min(ROWS, size - first)) for first in range(0, size, ROWS)]
+
+
+def _blocks(total: Floats, size: int) -> Iterator[tuple[int, Floats]]:
+    """The first row of each block and the block [rows, K − first]."""
+    start = 0
+    for first, rows in _places(size):
+        end = start + rows * (size - first)
+        yield first, total[start:end].reshape(rows, size - first)
+        start = end

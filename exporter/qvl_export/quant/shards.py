@@ -16,7 +16,6 @@ import msgspec
 import numpy as np
 import onnxruntime as ort
 
-from . import gram
 from .routed import Routed
 from .running import open_session, run, through
 from .statistics import Collector, Part
@@ -129,17 +128,13 @@ def write(found: Found, file: IO[bytes]) -> None:
         np.save(file, np.concatenate(found.routed.experts))
         np.save(file, np.concatenate(found.routed.shares))
     for part in found.parts:
-        for array in (part.largest, part.tokens, *part.blocks):
-            np.save(file, array)
+        for array in part:
+            if array is not None:
+                np.save(file, array)
 
 
 def read(file: IO[bytes], watch: Watch, tokens: Path) -> Found:
-    """What `write` wrote; parts are read as they are asked for, block by block."""
+    """What `write` wrote; each part is read when it is asked for."""
     routed = Routed(tokens, watch.chosen, [np.load(file)], [np.load(file)]) if watch.routed else None
-    return Found((_part(file, tap) for tap in watch.taps), routed)
-
-
-def _part(file: IO[bytes], tap: Tap) -> Part:
-    largest, tokens = np.load(file), np.load(file)
-    blocks = gram.count(len(largest)) if tap.hessian else 0
-    return Part(largest, tokens, (np.load(file) for _ in range(blocks)))
+    parts = (Part(np.load(file), np.load(file), np.load(file) if tap.hessian else None) for tap in watch.taps)
+    return Found(parts, routed)

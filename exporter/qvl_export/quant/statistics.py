@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -31,11 +30,11 @@ class Statistics(NamedTuple):
 
 
 class Part(NamedTuple):
-    """What some pages add to the statistics of an input; `blocks` are those of their Hessian, see `gram`."""
+    """What some pages add to the statistics of an input; `products` are those of their Hessian, see `gram`."""
 
     largest: Floats
     tokens: Floats
-    blocks: Iterable[Floats]
+    products: Floats | None
 
 
 @dataclass
@@ -49,7 +48,7 @@ class Collector:
     def __post_init__(self) -> None:
         self._kept: list[Floats] = []
         self._largest: Floats | None = None
-        self._blocks: list[Floats] = []
+        self._products: Floats | None = None
 
     def add(self, x: Floats, counts: Floats | None = None) -> None:
         """Take in the tokens [T, K] of one page, each counting 1 or its part of `counts` [T] in the Hessian.
@@ -64,27 +63,26 @@ class Collector:
         places = np.unique(np.linspace(0, len(x) - 1, max(1, KEPT_TOKENS // self.pages)).astype(int))
         self._keep(largest, x[places])
         if self.hessian:
-            self._blocks = self._blocks or gram.zeros(x.shape[1])
-            gram.add(self._blocks, x, counts)
+            if self._products is None:
+                self._products = gram.zeros(x.shape[1])
+            gram.add(self._products, x, counts)
 
     def join(self, part: Part) -> None:
         """Take in what the pages that follow add."""
         self._keep(part.largest, part.tokens)
-        if not self._blocks:
-            self._blocks = list(part.blocks)
-            return
-        for mine, more in zip(self._blocks, part.blocks, strict=True):
-            mine += more
+        if self._products is None:
+            self._products = part.products
+        elif part.products is not None:
+            self._products += part.products
 
     def part(self) -> Part:
         """What is gathered so far, as a part of more."""
         assert self._largest is not None
-        return Part(self._largest, np.concatenate(self._kept), self._blocks)
+        return Part(self._largest, np.concatenate(self._kept), self._products)
 
     def statistics(self) -> Statistics:
-        """Of all pages; nothing can be added any more."""
         assert self._largest is not None
-        hessian = gram.whole(self._blocks) if self.hessian else None
+        hessian = None if self._products is None else gram.whole(self._products, len(self._largest))
         return Statistics(self._largest, np.concatenate(self._kept), hessian)
 
     def _keep(self, largest: Floats, tokens: Floats) -> None:
