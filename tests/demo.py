@@ -42,7 +42,7 @@ def main() -> None:
     for name, options in PLANS.items():
         bundles.append(OUT / name)
         started = time.perf_counter()
-        export(ExportPlan(REFERENCE, bundles[-1], force=True, **options))  # type: ignore[arg-type]
+        export(ExportPlan(REFERENCE, bundles[-1], force=True, **options))
         console.print(f"{bundles[-1]}: exported in {time.perf_counter() - started:.1f} s")
     shutil.rmtree(OUT / "report", ignore_errors=True)
     report = measure(bundles, pages(OUT / "pages"))

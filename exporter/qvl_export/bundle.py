@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from contextlib import AbstractContextManager
 from pathlib import Path
 
 import msgspec
 import onnx_ir as ir
 
-from qvl_runtime.manifest import MANIFEST, FileEntry, Manifest, sha256
+from qvl_runtime.bundle import sha256
+from qvl_runtime.manifest import MANIFEST, FileEntry, Manifest
 
 from . import atomic
 from .graph.build import Graph
@@ -41,3 +44,12 @@ def write_manifest(directory: Path, manifest: Manifest) -> None:
     encoded = msgspec.json.format(msgspec.json.encode(manifest), indent=1)
     msgspec.json.decode(encoded, type=Manifest)  # what cannot be read back is not written
     (directory / MANIFEST).write_bytes(encoded + b"\n")
+
+
+def link_files(manifest: Manifest, source: Path, directory: Path) -> None:
+    """The files of the bundle `source` in another directory: hard links where the file system has them."""
+    for name in manifest.files:
+        try:
+            os.link(source / name, directory / name)
+        except OSError:
+            shutil.copyfile(source / name, directory / name)

@@ -15,19 +15,9 @@ from .families.spec import ModelSpec
 
 
 def write(checkpoint: Checkpoint, spec: ModelSpec, directory: Path) -> list[str]:
-    """`tokenizer.json` and `chat_template.jinja`, both tried before the long work."""
+    """Write both; raises ConfigError where they do not fit each other or `config.json`."""
     tokenizer = _tokenizer(checkpoint, spec)
-    try:
-        vocabulary = Tokenizer.from_str(tokenizer)
-    except Exception as error:  # tokenizers raises bare Exception
-        raise ConfigError(f"is not a tokenizer: {error}", where=checkpoint.directory / "tokenizer.json") from error
-    for token in (spec.tokens.image, spec.tokens.video, *spec.tokens.stop):
-        if token is None:
-            continue
-        if token >= spec.text.vocab_size or vocabulary.id_to_token(token) is None:
-            raise ConfigError(
-                f"special token {token} of config.json is not in tokenizer.json", where=checkpoint.directory
-            )
+    vocabulary = _vocabulary(tokenizer, spec, checkpoint.directory)
     template, where = _chat_template(checkpoint, spec)
     rendered = ChatTemplate(template, where).render([{"role": "user", "content": [{"type": "image"}]}])
     if vocabulary.encode(rendered, add_special_tokens=False).ids.count(spec.tokens.image) != 1:
@@ -35,6 +25,20 @@ def write(checkpoint: Checkpoint, spec: ModelSpec, directory: Path) -> list[str]
     (directory / "tokenizer.json").write_bytes(tokenizer.encode())
     (directory / "chat_template.jinja").write_bytes(template.encode())
     return ["tokenizer.json", "chat_template.jinja"]
+
+
+def _vocabulary(tokenizer: str, spec: ModelSpec, where: Path) -> Tokenizer:
+    """The tokenizer, which must have the special tokens."""
+    try:
+        vocabulary = Tokenizer.from_str(tokenizer)
+    except Exception as error:  # tokenizers raises bare Exception
+        raise ConfigError(f"is not a tokenizer: {error}", where=where / "tokenizer.json") from error
+    for token in (spec.tokens.image, spec.tokens.video, *spec.tokens.stop):
+        if token is None:
+            continue
+        if token >= spec.text.vocab_size or vocabulary.id_to_token(token) is None:
+            raise ConfigError(f"special token {token} of config.json is not in tokenizer.json", where=where)
+    return vocabulary
 
 
 def _tokenizer(checkpoint: Checkpoint, spec: ModelSpec) -> str:

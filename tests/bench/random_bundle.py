@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 from unittest import mock
@@ -14,7 +14,7 @@ import numpy as np
 from qvl_export import ExportPlan, export, pipeline
 from qvl_export.checkpoint import Checkpoint
 from qvl_export.families.spec import ModelSpec
-from qvl_export.graph.stages import decoder_stage, decoder_stages, vision_stage, vision_stages
+from qvl_export.graph.stages import Stage, decoder_stage, decoder_stages, vision_stage, vision_stages
 from qvl_export.opening import Opened
 from qvl_export.plan import quantized
 from qvl_export.progress import Progress
@@ -47,6 +47,10 @@ class RandomLinear:
     def layout(self) -> Layout:
         return self.form
 
+    def per_tensor(self) -> RandomLinear:
+        """With inputs that are rounded all together, if they are rounded at all."""
+        return replace(self, form=replace(self.form, per_tensor=self.form.integer))
+
     def _random(self) -> np.random.Generator:
         return np.random.default_rng(zlib.crc32(self.name.encode()))
 
@@ -74,6 +78,8 @@ class RandomQuantizer:
             return Quantized()
         scheme = schemes.find(self.precisions[name], self.options)
         linears = {linear: self._linear(linear, scheme.layout) for linear in self._names(name)}
+        if name == "vision" and self.targets[name].per_tensor_activations:
+            linears |= {linear: linears[linear].per_tensor() for linear in self._after_norms()}
         if name != "vision" and self.targets[name].quantized_tables:
             tables = ["model.embed_tokens"] + ["lm_head"] * (not self.spec.text.tied)
             linears |= {t: self._linear(t, lambda _: Layout(TABLE_BITS, self.options.block_size)) for t in tables}
@@ -81,13 +87,20 @@ class RandomQuantizer:
 
     def calibration(self, _: object) -> None: ...
 
-    def _names(self, name: str) -> list[str]:
+    def _stages(self, name: str) -> list[Stage]:
         target = self.targets[name]
         if name == "vision":
-            stages = [vision_stage(self.spec, target, stage) for stage in vision_stages(self.spec.vision)]
-        else:
-            stages = [decoder_stage(self.spec.text, target, stage) for stage in decoder_stages(self.spec.text)]
-        return [linear for stage in stages for names in stage.taps.values() for linear in names]
+            return [vision_stage(self.spec, target, stage) for stage in vision_stages(self.spec.vision)]
+        return [decoder_stage(self.spec.text, target, stage) for stage in decoder_stages(self.spec.text)]
+
+    def _names(self, name: str) -> list[str]:
+        return [linear for stage in self._stages(name) for names in stage.taps.values() for linear in names]
+
+    def _after_norms(self) -> list[str]:
+        """The linears of the vision tower whose inputs calibration rounds all together, in what was measured of it."""
+        folds = [fold for stage in self._stages("vision") for fold in stage.folds]
+        linears = self._names("vision")
+        return [linear for fold in folds if fold.source not in linears for linear in fold.linears]
 
     def _linear(self, name: str, layout: Any) -> RandomLinear:
         rows, *rest = self.checkpoint.tensors[f"{name}.weight"].shape

@@ -28,7 +28,7 @@ import onnx
 import onnxruntime as ort
 
 from qvl_export import ExportPlan
-from qvl_runtime import manifest as manifests
+from qvl_runtime.bundle import read_manifest
 from qvl_runtime.generate import Decoder, Run
 from qvl_runtime.manifest import DECODE
 from qvl_runtime.positions import Grid
@@ -86,7 +86,7 @@ def bundles(here: Path, source: Path, precisions: tuple[str, ...], block_size: i
 
 def page_through(bundle: Path, pixels: np.ndarray, threads: int) -> Callable[[], float]:
     """What times a page through the vision tower."""
-    engine = open_vision(bundle, manifests.read(bundle), threads)
+    engine = open_vision(bundle, read_manifest(bundle), threads)
     return lambda: seconds(lambda: engine.encode(pixels, PAGE))
 
 
@@ -94,7 +94,7 @@ def vision(here: Path, shape: str, options: argparse.Namespace) -> dict[str, Any
     """Seconds a page in fp16 and INT8, their ratio, and the split of each."""
     source = make(shape, here / "checkpoint", layers=1, blocks=options.blocks)
     made = bundles(here, source, ("fp16", "int8"), options.block_size)
-    image = manifests.read(made["fp16"]).image
+    image = read_manifest(made["fp16"]).image
     pixels = np.random.default_rng(0).standard_normal((1, PAGE.h * PAGE.w, image.patch_dim), np.float32)
     sides = {name: page_through(path, pixels, options.threads) for name, path in made.items()}
     medians = {name: statistics.median(times) for name, times in take_turns(sides, options.repeat).items()}
@@ -117,7 +117,7 @@ def weights_read(bundle: Path, graph: str) -> float:
 
 def read_and_write(bundle: Path, threads: int) -> Callable[[], tuple[float, float]]:
     """What times one prompt and its answer: tokens a second of either."""
-    manifest = manifests.read(bundle)
+    manifest = read_manifest(bundle)
     decoder = Decoder(cast(Any, CpuLlm(bundle, manifest, threads)), manifest.llm, cast(Any, None))
     draw = np.random.default_rng(0)
 
@@ -142,7 +142,7 @@ def llm(here: Path, shape: str, options: argparse.Namespace) -> dict[str, Any]:
         for which in (0, 1)
     )
     read = {
-        name: weights_read(path, DECODE if DECODE in manifests.read(path).graphs else "llm")
+        name: weights_read(path, DECODE if DECODE in read_manifest(path).graphs else "llm")
         for name, path in made.items()
     }
     return {

@@ -34,7 +34,7 @@ class Muon(torch.optim.Optimizer):
         super().__init__(list(parameters), {"lr": lr, "momentum": momentum, "decay": decay})
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
+    def step(self, closure: None = None) -> None:
         for group in self.param_groups:
             trained = [p for p in group["params"] if p.grad is not None]
             directions = [self._direction(p, group["momentum"]) for p in trained]

@@ -21,7 +21,7 @@ from qvl_export.evaluate import tapping
 from qvl_export.evaluate.blame import BlamePlan, Likeness, Stage, blame, first_drop, likeness
 from qvl_export.evaluate.tapping import TapJob
 from qvl_runtime import load
-from qvl_runtime.manifest import sha256
+from qvl_runtime.bundle import sha256
 from tests.heldout import HELDOUT
 from tests.oracles.tiny import REFERENCE
 

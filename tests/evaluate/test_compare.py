@@ -58,7 +58,7 @@ def report(reference_bundle: Path, damaged: Path, data: Path, out: Path) -> dict
     copy = shutil.copytree(reference_bundle, damaged.parent / "copy")
     done = compare(reference_bundle, copy, damaged, "--json", data=data, out=out)
     assert done.exit_code == 0
-    return json.loads(done.stdout)  # type: ignore[no-any-return]
+    return json.loads(done.stdout)
 
 
 def test_the_verdict_says_loss_and_names_the_layer(report: dict) -> None:
@@ -85,7 +85,7 @@ def test_rates_are_those_of_the_answers(report: dict, data: Path, out: Path) -> 
     records, truths = Records(work, name), list(heldout_items(pages=PAGES))
     answers = {index: records.get(index) for index in range(len(truths))}
     chosen = [index for index, item in enumerate(truths) if item.task == "ocr"]
-    given = [answers[index].answer for index in chosen]  # type: ignore[union-attr]
+    given = [answers[index].answer for index in chosen]
     expected = character_error_rate(given, [truths[index].answer for index in chosen])
     assert report["reference"]["rates"]["ocr"]["cer"] == pytest.approx(expected)
     kinds = {(row["task"], row["group"]): row["items"] for row in report["bundles"][1]["by_kind"]}

@@ -20,8 +20,9 @@ import torch
 import qvl_runtime
 from qvl_export import ExportPlan, OutputError, cli, export
 from qvl_export import bundle as bundles
-from qvl_runtime import manifest as manifests
+from qvl_runtime.bundle import read_manifest, verify
 from qvl_runtime.errors import InstallError
+from qvl_runtime.manifest import json_schema
 from qvl_runtime.sessions import cpu
 from tests.exporter import damage as d
 from tests.exporter.test_broken_inputs import listing
@@ -81,7 +82,7 @@ def test_a_killed_export_leaves_no_bundle_and_the_next_clears_up(source: Path, t
     assert not out.exists() and [name.endswith(".partial") for name in names(tmp_path)] == [True]
     export(ExportPlan(source, out))
     assert names(tmp_path) == ["out"]
-    assert all(good for _, good in manifests.verify(out, manifests.read(out)))
+    assert all(good for _, good in verify(out, read_manifest(out)))
 
 
 def test_an_export_that_still_runs_is_left_alone(source: Path, tmp_path: Path) -> None:
@@ -103,7 +104,7 @@ def test_force_replaces_the_whole_bundle(source: Path, copy: Path, dead_pid: int
     (copy / "old notes").write_text("gone")
     shutil.copytree(copy, copy.parent / f".out.{dead_pid}.replaced")
     export(ExportPlan(source, copy, precision="fp32", force=True))
-    assert manifests.read(copy).graphs["llm"].precision == "fp32"
+    assert read_manifest(copy).graphs["llm"].precision == "fp32"
     assert names(copy.parent) == ["out"] and "old notes" not in names(copy)
 
 
@@ -111,7 +112,7 @@ def test_force_through_a_link_replaces_what_it_points_to(source: Path, copy: Pat
     link = copy.parent / "link"
     link.symlink_to(copy)
     export(ExportPlan(source, link, precision="fp32", force=True))
-    assert link.is_symlink() and manifests.read(copy).graphs["llm"].precision == "fp32"
+    assert link.is_symlink() and read_manifest(copy).graphs["llm"].precision == "fp32"
     assert names(copy.parent) == ["link", "out"]
 
 
@@ -162,7 +163,7 @@ def test_verify_finds_a_flipped_bit(
     with pytest.raises(SystemExit) as exit:
         cli.main()
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith(("ok ", "DAMAGED"))]
-    assert exit.value.code == 1 and len(lines) == len(manifests.read(copy).files)
+    assert exit.value.code == 1 and len(lines) == len(read_manifest(copy).files)
     assert [line.split()[1] for line in lines if line.startswith("DAMAGED")] == [name]
 
 
@@ -174,12 +175,12 @@ def test_two_exports_are_the_same(source: Path, tmp_path: Path) -> None:
 
 def test_every_file_is_listed(bundle: Callable[[str, str, str], Path]) -> None:
     directory = bundle(*FIRST, "fp16")
-    assert set(names(directory)) - {"bundle.json"} == set(manifests.read(directory).files)
+    assert set(names(directory)) - {"bundle.json"} == set(read_manifest(directory).files)
 
 
 def test_the_schema_is_that_of_the_types_and_bundles_follow_it(bundle: Callable[[str, str, str], Path]) -> None:
     stored = (Path(qvl_runtime.__file__).parent / "bundle.schema.json").read_bytes()
-    assert stored == manifests.json_schema(), "run `python -m qvl_runtime.manifest`"
+    assert stored == json_schema(), "run `python -m qvl_runtime.manifest`"
     manifest = json.loads((bundle(*FIRST, "fp16") / "bundle.json").read_bytes())
     jsonschema.validate(manifest, json.loads(stored))
     with pytest.raises(jsonschema.ValidationError, match="extra"):

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from qvl_export import cli
-from qvl_runtime import manifest as manifests
+from qvl_runtime.bundle import read_manifest
 from tests.exporter.test_broken_inputs import listing
 from tests.heldout import HELDOUT
 from tests.oracles.tiny import REFERENCE
@@ -130,7 +130,7 @@ def test_export_on_several_sources(run: Run, tmp_path: Path) -> None:
     """A set, a picture and a PDF; the manifest and `inspect` say which, and how many pages."""
     given = ("--calib", str(HELDOUT), "--calib", "set/p.png", "--calib", "good.pdf", "--samples", "4", "--quiet")
     assert run(*EXPORT, *given) == (0, "", "")
-    found = manifests.read(tmp_path / "bundle").provenance.calibration
+    found = read_manifest(tmp_path / "bundle").provenance.calibration
     assert found is not None and (found.sources, found.pages) == (["heldout", "p.png", "good.pdf"], 4)
     _, out, _ = run("inspect", "bundle")
     assert f"  calib     4 pages of heldout, p.png, good.pdf (sha256 {found.sha256[:12]})\n" in out

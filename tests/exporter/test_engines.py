@@ -16,12 +16,12 @@ from qvl_export import ExportError, ExportPlan, cli, export
 from qvl_export.checkpoint import Checkpoint
 from qvl_export.engines import EngineOptions, building, capabilities, check
 from qvl_export.engines.profiles import most_windows, profiles
-from qvl_export.evaluate.tapping import exposed
+from qvl_export.evaluate.exposing import exposed
 from qvl_export.progress import Silent
 from qvl_export.quant.qtensor import Layout
 from qvl_export.quant.stored import quantized_linears
 from qvl_export.targets.tensorrt_rtx import _configure
-from qvl_runtime import manifest as manifests
+from qvl_runtime.bundle import read_manifest
 from qvl_runtime.cuda import Cuda
 from qvl_runtime.errors import BundleError, EngineError, InstallError, QvlError
 from qvl_runtime.model import load
@@ -62,7 +62,7 @@ def test_engines_of_every_family_and_precision(
 ) -> None:
     asked = plan(checkpoint(family, "small"), tmp_path / "out", page, precision)
     export(asked if family in FREE_SIZES else replace(asked, max_pixels=None))
-    manifest = manifests.read(tmp_path / "out")
+    manifest = read_manifest(tmp_path / "out")
     assert manifest.target == "tensorrt_rtx"
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         "bundle.json",
@@ -85,7 +85,7 @@ def test_engines_of_every_family_and_precision(
 
 def test_the_engines_of_videos(checkpoint: Checkpoints, page: Path, tmp_path: Path) -> None:
     export(replace(plan(checkpoint("qwen2_5_vl", "small"), tmp_path / "out", page), profile="video"))
-    engine = manifests.read(tmp_path / "out").graphs["vision"].engine
+    engine = read_manifest(tmp_path / "out").graphs["vision"].engine
     assert engine and [profile.name for profile in engine.profiles] == ["page", "video-768", "video-384", "video-192"]
 
 
@@ -109,7 +109,7 @@ def test_what_cannot_be_built_is_refused_in_one_line(
     checkpoint: Checkpoints, page: Path, tmp_path: Path, changes: dict[str, str], message: str
 ) -> None:
     source = checkpoint("qwen2_5_vl", "small")
-    asked = replace(plan(source, tmp_path / "out", page), **changes)  # type: ignore[arg-type]
+    asked = replace(plan(source, tmp_path / "out", page), **changes)
     if asked.calib:
         asked = replace(asked, calib=page, block_size=64)
     with pytest.raises(ExportError, match=message) as caught:
@@ -168,7 +168,7 @@ def test_a_full_disk_is_an_error_and_no_crash(checkpoint: Checkpoints, tmp_path:
 
     limits = {"max_pixels": 100_000, "max_length": 512}
     export(ExportPlan(checkpoint("qwen2_vl", "small"), tmp_path / "out", target="portable", **limits))
-    manifest = manifests.read(tmp_path / "out")
+    manifest = read_manifest(tmp_path / "out")
     entry, model = manifest.graphs["vision"], tmp_path / "out" / "vision.onnx"
     with pytest.raises(OSError, match="No space left"):
         building.build(
@@ -209,7 +209,7 @@ def test_no_image_has_more_windows_than_its_profile(tokens: int) -> None:
 
 def test_profiles_hold_every_page_within_the_pixel_bounds(checkpoint: Checkpoints, tmp_path: Path) -> None:
     export(ExportPlan(checkpoint("qwen2_5_vl", "small"), tmp_path / "out", max_pixels=300_000, max_length=2048))
-    manifest = manifests.read(tmp_path / "out")
+    manifest = read_manifest(tmp_path / "out")
     page = profiles("vision", manifest, "pages")[0]
     rng = np.random.default_rng(0)
     for width, height in rng.integers(10, 2000, (300, 2)).tolist():

@@ -12,7 +12,7 @@ import pytest
 from qvl_export import families, targets
 from qvl_export.checkpoint import Checkpoint
 from qvl_export.graph.build import build_llm, build_vision
-from qvl_runtime import manifest as manifests
+from qvl_runtime.bundle import read_manifest
 from tests.conftest import Bundles
 from tests.oracles.tiny import FAMILIES, SHAPES
 
@@ -60,7 +60,7 @@ def test_the_checker_accepts_it(bundle: Bundles, target: str, family: str, preci
 @pytest.mark.parametrize("graph", ["vision", "llm"])
 def test_ports_are_those_of_the_manifest(bundle: Bundles, target: str, family: str, precision: str, graph: str) -> None:
     directory = bundle(family, "deep", precision, target)
-    entry = manifests.read(directory).graphs[graph]
+    entry = read_manifest(directory).graphs[graph]
     model = onnx.load(directory / f"{graph}.onnx", load_external_data=False)
     for ports, values in ((entry.inputs, model.graph.input), (entry.outputs, model.graph.output)):
         for port, value in zip(ports, values, strict=True):
@@ -72,7 +72,7 @@ def test_ports_are_those_of_the_manifest(bundle: Bundles, target: str, family: s
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("target", CACHE_INPUTS)
 def test_names_of_inputs_and_outputs(bundle: Bundles, target: str, family: str) -> None:
-    graphs = manifests.read(bundle(family, "small", "fp32", target)).graphs
+    graphs = read_manifest(bundle(family, "small", "fp32", target)).graphs
     vision = {port.name for port in graphs["vision"].inputs}
     assert vision == {"pixel_values"} | EXTRA[family]
     layers = SHAPES["small"].layers
@@ -103,7 +103,7 @@ def test_weights_are_stored_once_and_as_asked(bundle: Bundles, family: str) -> N
     """A tied table once; matrices in float16; gains and biases in float32."""
     directory = bundle(family, "small", "fp16")
     initializers = onnx.load(directory / "llm.onnx", load_external_data=False).graph.initializer
-    llm = manifests.read(directory).llm
+    llm = read_manifest(directory).llm
     tables = [tensor.name for tensor in initializers if list(tensor.dims) == [llm.vocab_size, llm.hidden_size]]
     assert tables == ["model.embed_tokens.weight", *(["lm_head.weight"] if family == "qwen" else [])]
     for tensor in initializers:

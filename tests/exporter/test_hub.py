@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import pytest
 from transformers import PreTrainedModel
 
-from qvl_runtime import manifest as manifests
+from qvl_runtime.bundle import read_manifest
 from tests.oracles import tiny
 
 REPO = "acme/tiny-vl"
@@ -131,17 +131,17 @@ def test_only_needed_files_are_fetched_and_the_cache_serves_offline(
     expected = {path.name for path in source.iterdir()}
     assert len([name for name in expected if name.endswith(".safetensors")]) > 1
     assert hub.fetched == {(COMMIT, name) for name in expected}
-    manifest = manifests.read(tmp_path / "out")
+    manifest = read_manifest(tmp_path / "out")
     assert (manifest.provenance.checkpoint, manifest.provenance.revision) == (REPO, COMMIT)
     again = export("http://127.0.0.1:9", "--force", HF_HUB_OFFLINE="1")
     assert (again.returncode, again.stderr) == (0, "")
-    assert manifests.read(tmp_path / "out").files == manifest.files
+    assert read_manifest(tmp_path / "out").files == manifest.files
 
 
 def test_the_revision_is_the_one_asked_for(hub: Hub, export: Export, tmp_path: Path) -> None:
     assert export(hub.endpoint, "--revision", "v1").returncode == 0
     assert {commit for commit, _ in hub.fetched} == {OLDER}
-    assert manifests.read(tmp_path / "out").provenance.revision == OLDER
+    assert read_manifest(tmp_path / "out").provenance.revision == OLDER
 
 
 def test_a_revision_that_does_not_exist(hub: Hub, export: Export, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import qvl_export
-from qvl_runtime import manifest
+from qvl_runtime.bundle import read_manifest
 
 pytest.importorskip("optimum.commands.optimum_cli", reason="optimum is not installed: pip install '.[optimum]'")
 
@@ -36,8 +36,8 @@ def test_it_exports(checkpoint: Checkpoints, tmp_path: Path) -> None:
     """Options before and behind the arguments reach the exporter."""
     done = optimum("--precision", "fp32", checkpoint("qwen2_vl", "small"), tmp_path / "out", "--max-length", 512)
     assert done.returncode == 0, done.stderr
-    assert manifest.read(tmp_path / "out").llm.max_length == 512
-    assert manifest.read(tmp_path / "out").graphs["llm"].precision == "fp32"
+    assert read_manifest(tmp_path / "out").llm.max_length == 512
+    assert read_manifest(tmp_path / "out").graphs["llm"].precision == "fp32"
 
 
 def test_errors_are_one_line(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from qvl_export.graph.build import build_llm, build_vision
 from qvl_export.graph.weights import match
 from qvl_export.safetensors_file import StoredTensor
 from qvl_export.targets import lower
-from qvl_runtime import manifest as manifests
+from qvl_runtime.bundle import read_manifest
 from qvl_runtime.chat import ChatTemplate
 from qvl_runtime.describe import describe
 from qvl_runtime.errors import PromptError
@@ -268,7 +268,7 @@ def test_every_image_is_256_tokens_in_a_row(model: Loader) -> None:
 
 
 def test_inspect_says_what_it_sees(bundle: Callable[..., Path]) -> None:
-    said = describe(manifests.read(bundle("qwen", "wide", "fp32")))
+    said = describe(read_manifest(bundle("qwen", "wide", "fp32")))
     assert "448 × 448 pixels whatever their shape, 256 tokens each" in said
     assert "ntk_alpha" in said
 

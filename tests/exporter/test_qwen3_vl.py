@@ -21,8 +21,9 @@ from qvl_export.quant import calibrate
 from qvl_export.quant.labels import read_labels
 from qvl_export.quant.work import Sample
 from qvl_runtime import BundleError, load
-from qvl_runtime import manifest as manifests
+from qvl_runtime.bundle import read_manifest
 from qvl_runtime.generate import Run
+from qvl_runtime.manifest import SCHEMA_VERSION, Manifest
 from qvl_runtime.model import Model
 from tests.conftest import Loader
 from tests.exporter import damage as d
@@ -162,8 +163,8 @@ def test_a_bundle_of_the_first_schema_is_read(bundle: Callable[..., Path]) -> No
     old["schema_version"] = 1
     for part, name in (("image", "position_table"), ("llm", "deepstack_layers"), ("video", "timestamps")):
         del old[part][name]
-    read = msgspec.json.decode(json.dumps(old), type=manifests.Manifest)
-    assert msgspec.structs.replace(read, schema_version=manifests.SCHEMA_VERSION) == manifests.read(path)
+    read = msgspec.json.decode(json.dumps(old), type=Manifest)
+    assert msgspec.structs.replace(read, schema_version=SCHEMA_VERSION) == read_manifest(path)
 
 
 def test_int4_is_calibrated_with_deepstack(
@@ -179,7 +180,7 @@ def test_int4_is_calibrated_with_deepstack(
     )
     plan = {"llm_precision": "int4", "calib": HELDOUT, "samples": 6, "accuracy_level": 0, "precision": "fp32"}
     export(ExportPlan(checkpoint("qwen3_vl", "deep"), tmp_path / "int4", **plan))
-    manifest, whole = manifests.read(tmp_path / "int4"), model("qwen3_vl", "deep", "fp32")
+    manifest, whole = read_manifest(tmp_path / "int4"), model("qwen3_vl", "deep", "fp32")
     assert "int4 in blocks of 32" in manifest.graphs["llm"].precision and manifest.llm.deepstack_layers == 2
     label = read_labels(HELDOUT)[0]
     page = {"type": "image", "image": HELDOUT / label.image}

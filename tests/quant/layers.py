@@ -1,4 +1,5 @@
-"""Linear layers with inputs to compare quantizers on: structured random ones, and those of the reference checkpoint."""
+"""Linear layers with inputs to compare quantizers on, structured random ones and those of the reference checkpoint; and
+one quantized linear as a model of its own."""
 
 from __future__ import annotations
 
@@ -8,18 +9,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import onnx
+import onnx_ir as ir
+from onnxscript import GraphBuilder
 from tokenizers import Tokenizer
 
 from qvl_export import ExportPlan, export
 from qvl_export.checkpoint import Checkpoint
 from qvl_export.families import read_spec
+from qvl_export.graph.build import FLOAT, add_input, add_output, empty_graph
 from qvl_export.quant.pages import select
+from qvl_export.quant.qtensor import QTensor
 from qvl_export.quant.running import run
 from qvl_export.quant.samples import Sampler
 from qvl_export.quant.towers import llm_tower
 from qvl_export.quant.work import Quantized, Sample
-from qvl_export.targets import lower
-from qvl_runtime import manifest
+from qvl_export.targets import PackedWeight, Target, lower
+from qvl_runtime.bundle import read_manifest
 from qvl_runtime.chat import ChatTemplate
 from qvl_runtime.sessions.cpu import open_vision
 
@@ -77,7 +83,7 @@ def reference_layers(pages: int = 6) -> Iterator[Layer]:
 def _samples(source: Checkpoint, directory: Path, pages: int) -> Iterator[Sample]:
     bundle = directory / "bundle"
     export(ExportPlan(REFERENCE, bundle, precision="fp32"))
-    described = manifest.read(bundle)
+    described = read_manifest(bundle)
     template = ChatTemplate((bundle / "chat_template.jinja").read_text("utf-8"), bundle)
     tokenizer = Tokenizer.from_file(str(bundle / "tokenizer.json"))
     sampler = Sampler(select(PAGES, pages), lambda _: None, described, template, tokenizer)
@@ -87,3 +93,23 @@ def _samples(source: Checkpoint, directory: Path, pages: int) -> Iterator[Sample
 def random_layers() -> Iterator[Layer]:
     """One of each shape, by seed."""
     yield from (random_layer(*shape, seed) for seed, shape in enumerate(SHAPES))
+
+
+def save_linear(target: Target, tensor: QTensor, bias: np.ndarray | None, path: Path) -> None:
+    """The target's own operators for one quantized linear, x [1, S, K] → y, its weights as a bundle holds them."""
+    rows, columns = tensor.codes.shape
+    graph, packed = empty_graph("linear", target), target.pack(tensor)
+    x, op = add_input(graph, "x", FLOAT, [1, "s", columns]), GraphBuilder(graph).op
+    parts = {}
+    for name, (shape, dtype) in target.packed_form(rows, columns, tensor.layout).items():
+        raw = packed[name] if dtype.bitwidth < 8 else packed[name].astype(dtype.numpy())
+        parts[name] = op.initializer(_initializer(raw, dtype, shape, name), name)
+    added = None if bias is None else op.initializer(ir.tensor(bias, name="bias"), "bias")
+    y = target.quantized_linear(op, x, PackedWeight(parts, tensor.layout, rows, columns), added)
+    add_output(graph, y, "y", None)
+    ir.save(ir.Model(graph, ir_version=target.ir_version), path)
+
+
+def _initializer(raw: np.ndarray, dtype: ir.DataType, shape: list[int], name: str) -> ir.TensorProtocol:
+    proto = onnx.TensorProto(name=name, data_type=int(dtype), dims=shape, raw_data=np.ascontiguousarray(raw).tobytes())
+    return ir.from_proto(proto)

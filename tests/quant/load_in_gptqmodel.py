@@ -20,7 +20,8 @@ from gptqmodel.models.definitions.base_qwen2_vl import BaseQwen2VLGPTQ
 from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel
 
 from qvl_export.checkpoint import Checkpoint, nested_name
-from qvl_export.quant.stored import PARTS, quantized_linears
+from qvl_export.quant.qweight import FORMS
+from qvl_export.quant.stored import quantized_linears
 
 BACKENDS = BACKEND.GPTQ_TORCH, BACKEND.GPTQ_TORCH_ATEN, BACKEND.GPTQ_TORCH_FUSED
 LEAST_COSINE = 0.999
@@ -34,7 +35,7 @@ def float_model(directory: Path, weights: dict[str, torch.Tensor], dtype: torch.
     model = AutoModelForImageTextToText.from_config(config, dtype=torch.float32).eval()
     state = {f"{name}.weight": weight for name, weight in weights.items()}
     for name, tensor in Checkpoint(directory).tensors.items():
-        if name.rpartition(".")[2] not in PARTS:
+        if name.rpartition(".")[2] not in FORMS:
             whole = np.concatenate([chunk.astype(np.float32) for chunk in tensor.chunks()])
             state[nested_name(name)] = torch.from_numpy(whole.reshape(tensor.shape))
     missing, unexpected = model.load_state_dict(state, strict=False)

@@ -15,7 +15,6 @@ from safetensors.numpy import load_file, save_file
 from qvl_export import ExportPlan, export
 from qvl_export.checkpoint import Checkpoint
 from qvl_export.errors import CheckpointError, ConfigError
-from qvl_export.quant import awq_checkpoint
 from qvl_export.quant.awq_checkpoint import AwqConfig, read_config
 from qvl_export.quant.stored import quantized_linears
 from qvl_runtime.generate import Run
@@ -112,7 +111,7 @@ def test_every_size_of_groups(tmp_path: Path, group_size: int) -> None:
     columns = 640
     parts, weight = quantized("x", 24, columns, columns if group_size == -1 else group_size, seed=group_size + 1)
     save_file(parts, tmp_path / "model.safetensors")
-    linear = awq_checkpoint.find(Checkpoint(tmp_path).tensors, AwqConfig(group_size=group_size))["x"]
+    linear = AwqConfig(group_size=group_size).linear("x", Checkpoint(tmp_path).tensors)
     assert np.array_equal(linear.read().dequantize(), weight)
     assert linear.layout() == linear.read().layout
     assert (linear.rows, linear.columns) == weight.shape
@@ -162,4 +161,4 @@ def test_damaged_linears_are_refused(tmp_path: Path, changes: dict[str, np.ndarr
             parts[f"x.{part}"] = value
     save_file(parts, tmp_path / "model.safetensors")
     with pytest.raises(CheckpointError, match=message):
-        awq_checkpoint.find(Checkpoint(tmp_path).tensors, AwqConfig(group_size=32))["x"].read()
+        AwqConfig(group_size=32).linear("x", Checkpoint(tmp_path).tensors).read()

@@ -26,7 +26,7 @@ from qvl_export.quant.samples import llm_feeds, places
 from qvl_export.quant.schemes import int4
 from qvl_export.quant.work import Quantized, Sample
 from qvl_export.targets import lower
-from qvl_runtime import manifest as manifests
+from qvl_runtime.bundle import read_manifest
 from qvl_runtime.model import Model, load
 from qvl_runtime.preprocess import patchify
 from qvl_runtime.sessions import vision_feeds
@@ -134,14 +134,14 @@ def calibrate_nearest(weight: np.ndarray, layout: Any) -> Any:
 
 
 def test_only_the_language_model_is_quantized(calibrated: Path) -> None:
-    graphs = manifests.read(calibrated).graphs
+    graphs = read_manifest(calibrated).graphs
     assert graphs["llm"].precision == "int4 in blocks of 32, int8 in blocks of 32, else fp16"
     assert graphs["vision"].precision == "fp16"
     assert not list(calibrated.parent.glob(".*"))
 
 
 def hashes(bundle: Path) -> dict[str, str]:
-    return {name: entry.sha256 for name, entry in manifests.read(bundle).files.items()}
+    return {name: entry.sha256 for name, entry in read_manifest(bundle).files.items()}
 
 
 def test_a_killed_calibration_goes_on(calibrated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

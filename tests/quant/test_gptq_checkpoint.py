@@ -18,7 +18,6 @@ from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedMode
 from qvl_export import ExportPlan, export
 from qvl_export.checkpoint import Checkpoint
 from qvl_export.errors import CheckpointError, ConfigError
-from qvl_export.quant import gptq_checkpoint
 from qvl_export.quant.gptq_checkpoint import GptqConfig, read_config
 from qvl_export.quant.stored import quantized_linears
 from qvl_runtime.generate import Run
@@ -158,7 +157,7 @@ def test_every_variant_of_the_format(
         tmp_path / "model.safetensors",
     )
     config = GptqConfig(bits, group_size, checkpoint_format=checkpoint_format, sym=sym, desc_act=desc_act)
-    linear = gptq_checkpoint.find(Checkpoint(tmp_path).tensors, config)["x"]
+    linear = config.linear("x", Checkpoint(tmp_path).tensors)
     expected = (codes - zeros[group]).astype(np.float32) * scales[group].astype(np.float32)
     assert np.array_equal(linear.read().dequantize(), expected.T)
     assert linear.layout().permuted == (desc_act and group_size != -1)

@@ -16,10 +16,11 @@ from qvl_export import ExportError, ExportPlan, export
 from qvl_export.graph.folds import Fold
 from qvl_export.quant import calibrate
 from qvl_export.quant.precision import of_towers
-from qvl_runtime import manifest as manifests
+from qvl_runtime.bundle import read_manifest
 from qvl_runtime.describe import describe
 from qvl_runtime.errors import BundleError
 from qvl_runtime.generate import Run
+from qvl_runtime.manifest import MANIFEST
 from qvl_runtime.model import Model, load
 from tests.exporter import damage as d
 from tests.heldout import HELDOUT, Item, divergence, items
@@ -134,7 +135,7 @@ def test_a_second_question_reuses_the_page(hybrid: Model) -> None:
 def test_it_is_two_graphs_over_one_table(bundles: Callable[[str], Path]) -> None:
     """What both graphs have in common is stored once."""
     directory = bundles("hybrid")
-    manifest = manifests.read(directory)
+    manifest = read_manifest(directory)
     assert manifest.graphs["llm"].precision == "int8 in blocks of 32, int8 × int8, else fp16"
     assert manifest.graphs["llm_decode"].precision == "int4 in blocks of 32, int8 in blocks of 32, else fp16"
     assert "  llm_decode int4" in describe(manifest)
@@ -170,9 +171,9 @@ def test_a_killed_calibration_goes_on(
 
 def other_port(here: Path) -> None:
     """The manifest says that the graph for decoding has another vocabulary."""
-    manifest = json.loads((here / manifests.MANIFEST).read_bytes())
+    manifest = json.loads((here / MANIFEST).read_bytes())
     manifest["graphs"]["llm_decode"]["outputs"][0]["shape"][-1] += 1
-    (here / manifests.MANIFEST).write_text(json.dumps(manifest))
+    (here / MANIFEST).write_text(json.dumps(manifest))
 
 
 @pytest.mark.parametrize(
@@ -202,7 +203,7 @@ def test_a_damaged_third_graph_is_refused(
 def test_bundles_of_older_schemas_are_read(bundles: Callable[[str], Path], tmp_path: Path) -> None:
     copy = Path(shutil.copytree(bundles("int8"), tmp_path / "bundle"))
     d.edit("bundle.json", schema_version=2)(copy)
-    assert manifests.read(copy).schema_version == 2
+    assert read_manifest(copy).schema_version == 2
 
 
 @pytest.mark.parametrize(

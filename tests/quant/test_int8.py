@@ -6,10 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import onnx_ir as ir
 import onnxruntime as ort
 import pytest
-from onnxscript import GraphBuilder
 from safetensors.numpy import load_file, save_file
 
 from qvl_export import ExportPlan, export
@@ -20,11 +18,12 @@ from qvl_export.quant.running import open_session
 from qvl_export.quant.schemes import Options, find
 from qvl_export.quant.smooth import best_scale
 from qvl_export.quant.statistics import Collector, Statistics
-from qvl_export.targets import PackedWeight, lower
-from qvl_runtime import manifest as manifests
+from qvl_export.targets import lower
+from qvl_runtime.bundle import read_manifest
 from qvl_runtime.model import Model, load
 from tests.heldout import HELDOUT, divergence, items
 from tests.oracles.tiny import FAMILIES, REFERENCE
+from tests.quant.layers import save_linear
 
 RNG = np.random.default_rng(0)
 
@@ -36,18 +35,8 @@ def statistics(tokens: np.ndarray) -> Statistics:
 
 
 def linear_session(tensor: QTensor, bias: np.ndarray | None, path: Path) -> ort.InferenceSession:
-    """The target's own operators for one quantized linear, x [1, S, K] → y."""
-    target, (rows, columns) = lower("cpu", "fp32"), tensor.codes.shape
-    graph = ir.Graph([], [], nodes=[], opset_imports=dict(target.opsets), name="one")
-    x = ir.Input("x", shape=ir.Shape([1, "s", columns]), type=ir.TensorType(ir.DataType.FLOAT))
-    graph.inputs.append(x)
-    op = GraphBuilder(graph).op
-    parts = {name: op.initializer(ir.tensor(value, name=name), name) for name, value in target.pack(tensor).items()}
-    added = None if bias is None else op.initializer(ir.tensor(bias, name="bias"), "bias")
-    y = target.quantized_linear(op, x, PackedWeight(parts, tensor.layout, rows, columns), added)
-    y.name, y.type = "y", ir.TensorType(ir.DataType.FLOAT)
-    graph.outputs.append(y)
-    ir.save(ir.Model(graph, ir_version=target.ir_version), path)
+    """One quantized linear on `cpu`, x [1, S, K] → y."""
+    save_linear(lower("cpu", "fp32"), tensor, bias, path)
     return open_session(path)
 
 
@@ -58,7 +47,7 @@ def test_the_kernel_computes_the_layout(tmp_path: Path, columns: int, reduce_ran
     weight = RNG.standard_normal((48, columns)).astype(np.float32)
     weight[0] = np.abs(weight).max()
     bias = RNG.standard_normal(48).astype(np.float32)
-    tensor = find("int8", Options(reduce_range=reduce_range)).quantize(weight, None)  # type: ignore[arg-type]
+    tensor = find("int8", Options(reduce_range=reduce_range)).quantize(weight, None)
     x = RNG.standard_normal((9, columns)).astype(np.float32)
     x[1], x[2], x[3] = np.abs(x[1]) + 3, 0, x[3] * 1e-4
     y = linear_session(tensor, bias, tmp_path / "m.onnx").run(None, {"x": x[None]})[0][0]
@@ -70,7 +59,7 @@ def test_the_kernel_computes_the_layout(tmp_path: Path, columns: int, reduce_ran
 def test_a_token_alone_gives_the_same_bits(tmp_path: Path) -> None:
     """Batch invariance, which prefix reuse needs: one token of a thousand times the size changes no other."""
     weight = RNG.standard_normal((32, 96)).astype(np.float32)
-    session = linear_session(find("int8", Options()).quantize(weight, None), None, tmp_path / "m.onnx")  # type: ignore[arg-type]
+    session = linear_session(find("int8", Options()).quantize(weight, None), None, tmp_path / "m.onnx")
     x = RNG.standard_normal((1, 20, 96)).astype(np.float32)
     x[0, 4] *= 1000
     together = session.run(None, {"x": x})[0]
@@ -82,7 +71,7 @@ def test_a_token_alone_gives_the_same_bits(tmp_path: Path) -> None:
 def test_codes_are_the_nearest_of_a_symmetric_range(reduce_range: bool, steps: int) -> None:
     weight = RNG.standard_normal((7, 33)).astype(np.float32)
     weight[3] = 0
-    tensor = find("int8", Options(reduce_range=reduce_range)).quantize(weight, None)  # type: ignore[arg-type]
+    tensor = find("int8", Options(reduce_range=reduce_range)).quantize(weight, None)
     scale = np.maximum(np.abs(weight).max(1, keepdims=True) / steps, 1e-30)
     assert np.abs(tensor.dequantize() - weight).max() <= scale.max() / 2 * 1.0001
     assert np.array_equal(tensor.dequantize()[3], np.zeros(33))
@@ -152,8 +141,8 @@ def int8(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_int8_reads_like_float(reference_bundle: Path, int8: Path) -> None:
-    entry = manifests.read(int8).graphs
-    assert entry["vision"].precision == "int8 × int8, else fp16"
+    entry = read_manifest(int8).graphs
+    assert entry["vision"].precision == "int8 × int8, int8 × int8 per tensor, else fp16"
     assert entry["llm"].precision == "int8 in blocks of 32, int8 × int8, else fp16"
     assert divergence(load(reference_bundle, threads=1), load(int8, threads=1)) < 0.001
 
@@ -189,10 +178,10 @@ def test_an_outlier_twin_loses_nothing(reference_bundle: Path, tmp_path: Path, m
     plan = {"precision": "int8", "samples": 24}  # of the built-in pages, as shipped
     source = twin(tmp_path / "twin")
     export(ExportPlan(source, tmp_path / "float"))
-    export(ExportPlan(source, tmp_path / "ours", **plan))  # type: ignore[arg-type]
+    export(ExportPlan(source, tmp_path / "ours", **plan))
     monkeypatch.setattr("qvl_export.quant.smooth.STRENGTHS", ())
     monkeypatch.setattr("qvl_export.quant.calibrate.LEAST_SQNR", -100.0)
-    export(ExportPlan(source, tmp_path / "plain", **plan))  # type: ignore[arg-type]
+    export(ExportPlan(source, tmp_path / "plain", **plan))
     reference = load(reference_bundle, threads=1)
     same, ours, plain = (divergence(reference, load(tmp_path / n, threads=1)) for n in ("float", "ours", "plain"))
     assert same < 1e-5

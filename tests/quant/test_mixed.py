@@ -17,7 +17,7 @@ from qvl_export.cli import cli
 from qvl_export.quant import mixed, search
 from qvl_export.quant.knapsack import BUCKETS, choose
 from qvl_export.quant.sensitivities import Sensitivity
-from qvl_runtime import manifest as manifests
+from qvl_runtime.bundle import read_manifest
 from qvl_runtime.model import load
 from tests.heldout import HELDOUT, divergence
 from tests.oracles.tiny import REFERENCE
@@ -32,7 +32,7 @@ def test_knapsack_against_trying_everything(items: list[list[tuple[float, float]
     costs, weights = [[c for c, _ in item] for item in items], [[w for _, w in item] for item in items]
 
     def totals(chosen: tuple[int, ...]) -> tuple[float, float]:
-        return tuple(sum(part[i][k] for i, k in enumerate(chosen)) for part in (costs, weights))  # type: ignore[return-value]
+        return tuple(sum(part[i][k] for i, k in enumerate(chosen)) for part in (costs, weights))
 
     every = [totals(chosen) for chosen in itertools.product(*(range(len(item)) for item in items))]
     found = choose(costs, weights, limit)
@@ -94,10 +94,10 @@ def test_limits_are_kept(
 ) -> None:
     """The bundle is as small as asked; the divergence foretold is that measured on other pages, give or take."""
     monkeypatch.setattr(mixed, "sensitivities", lambda *_: table)
-    manifest = export(ExportPlan(REFERENCE, tmp_path / "b", **limit, calib=HELDOUT, samples=8))  # type: ignore[arg-type]
+    manifest = export(ExportPlan(REFERENCE, tmp_path / "b", **limit, calib=HELDOUT, samples=8))
     size = sum(file.size for file in manifest.files.values())
     used = {
-        name: form for graph in manifests.read(tmp_path / "b").graphs.values() for name, form in graph.linears.items()
+        name: form for graph in read_manifest(tmp_path / "b").graphs.values() for name, form in graph.linears.items()
     }
     assert {form.split()[0] for name, form in used.items() if "embed" not in name} <= {"int4", "int8"}
     measured = divergence(load(reference_bundle, threads=1), load(tmp_path / "b", threads=1))

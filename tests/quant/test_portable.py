@@ -5,13 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import onnx
-import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 import torch
 from onnx.reference import ReferenceEvaluator
-from onnxscript import GraphBuilder
 from transformers import PreTrainedModel
 
 from qvl_export import ExportPlan, export
@@ -21,15 +18,16 @@ from qvl_export.quant.noise import round_inputs
 from qvl_export.quant.qtensor import Layout, QTensor
 from qvl_export.quant.schemes import Options, find
 from qvl_export.quant.statistics import Collector
-from qvl_export.targets import PackedWeight, lower
+from qvl_export.targets import lower
 from qvl_export.targets._half import HalfProducts
-from qvl_runtime import manifest as manifests
+from qvl_runtime.bundle import read_manifest
 from qvl_runtime.model import load
 from qvl_runtime.positions import Grid
 from qvl_runtime.sessions import vision_feeds
 from qvl_runtime.sessions.cpu import session_options
 from tests.heldout import HELDOUT, divergence
 from tests.oracles import tiny
+from tests.quant.layers import save_linear
 
 RNG = np.random.default_rng(0)
 ROWS, COLUMNS = 48, 96
@@ -38,30 +36,12 @@ WORST = {"fp32": 1e-5, "fp16": 3e-3}
 
 
 def apply(tensor: QTensor, bias: np.ndarray, precision: str, x: np.ndarray, path: Path) -> np.ndarray:
-    """x [S, K] through the target's operators for one quantized linear, the weights as a file holds them."""
-    target, (rows, columns) = lower("portable", precision, 0), tensor.codes.shape
-    graph = ir.Graph([], [], nodes=[], opset_imports=dict(target.opsets), name="one")
-    value = ir.Input("x", shape=ir.Shape([1, "s", columns]), type=ir.TensorType(ir.DataType.FLOAT))
-    graph.inputs.append(value)
-    op, packed = GraphBuilder(graph).op, target.pack(tensor)
-    parts = {}
-    for name, (shape, dtype) in target.packed_form(rows, columns, tensor.layout).items():
-        raw = packed[name] if dtype.bitwidth < 8 else packed[name].astype(dtype.numpy())
-        parts[name] = op.initializer(_tensor(raw, dtype, shape, name), name)
-    added = op.initializer(ir.tensor(bias, name="bias"), "bias")
-    y = target.quantized_linear(op, value, PackedWeight(parts, tensor.layout, rows, columns), added)
-    y.name, y.type = "y", ir.TensorType(ir.DataType.FLOAT)
-    graph.outputs.append(y)
-    ir.save(ir.Model(graph, ir_version=target.ir_version), path)
+    """x [S, K] through the target's operators for one quantized linear."""
+    save_linear(lower("portable", precision, 0), tensor, bias, path)
     options = session_options(1)
     options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "0")  # float inputs, as the graph says
     session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     return np.asarray(session.run(None, {"x": x[None]})[0][0])
-
-
-def _tensor(raw: np.ndarray, dtype: ir.DataType, shape: list[int], name: str) -> ir.TensorProtocol:
-    proto = onnx.TensorProto(name=name, data_type=int(dtype), dims=shape, raw_data=np.ascontiguousarray(raw).tobytes())
-    return ir.from_proto(proto)
 
 
 def quantized(layout: Layout) -> QTensor:
@@ -126,7 +106,7 @@ def loud(model: PreTrainedModel, factors: dict[str, float]) -> PreTrainedModel:
 
 def features(bundle: Path) -> np.ndarray:
     """Of a small page, each operator in the types that the graph says: ONNX Runtime drops a CPU's casts to float16."""
-    manifest, grid = manifests.read(bundle), Grid(1, 4, 6)
+    manifest, grid = read_manifest(bundle), Grid(1, 4, 6)
     shape = (1, grid.h * grid.w, manifest.image.patch_dim)
     pixels = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
     with np.errstate(all="ignore"):

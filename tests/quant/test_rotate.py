@@ -16,7 +16,7 @@ from qvl_export.checkpoint import Checkpoint
 from qvl_export.distributions import divergence, log_softmax
 from qvl_export.families import read_spec
 from qvl_export.quant import rotate
-from qvl_runtime import manifest as manifests
+from qvl_runtime.bundle import read_manifest
 from qvl_runtime.generate import Run
 from qvl_runtime.model import Model, load
 from qvl_runtime.rotation import Rotation, hadamard
@@ -133,7 +133,7 @@ def test_a_rotated_model_is_calibrated(reference_bundle: Path, tmp_path: Path) -
     """Through tables, stages and head: wrong bases anywhere would read nothing."""
     plan: dict[str, Any] = {"llm_precision": "int4", "calib": HELDOUT, "samples": 4}
     assert export(ExportPlan(REFERENCE, tmp_path / "b", **plan, rotate=True)).llm.rotation_seed == rotate.SEED
-    entry = manifests.read(tmp_path / "b").graphs["llm"]
+    entry = read_manifest(tmp_path / "b").graphs["llm"]
     assert entry.precision == "int4 in blocks of 32, int8 in blocks of 32, else fp16"
     item = list(items("ocr"))[100]
     one, other = (

@@ -21,8 +21,9 @@ from PIL import Image
 from qvl_export.cli import main as export_main
 from qvl_runtime import __main__ as cli
 from qvl_runtime import commands
-from qvl_runtime import manifest as manifests
 from qvl_runtime.arguments import make_parser
+from qvl_runtime.bundle import read_manifest
+from qvl_runtime.manifest import MANIFEST, Manifest
 from qvl_runtime.model import Model, load
 
 COMMANDS = ["run", "inspect", "bench"]
@@ -52,11 +53,11 @@ def short(path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same bundle with room for 90 tokens."""
     copy = tmp_path_factory.mktemp("short")
     for file in path.iterdir():
-        if file.name != manifests.MANIFEST:
+        if file.name != MANIFEST:
             shutil.copyfile(file, copy / file.name)
-    manifest = manifests.read(path)
+    manifest = read_manifest(path)
     llm = msgspec.structs.replace(manifest.llm, max_length=90)
-    (copy / manifests.MANIFEST).write_bytes(msgspec.json.encode(msgspec.structs.replace(manifest, llm=llm)))
+    (copy / MANIFEST).write_bytes(msgspec.json.encode(msgspec.structs.replace(manifest, llm=llm)))
     return copy
 
 
@@ -220,7 +221,7 @@ def test_inspect(call: Any, path: Path, short: Path) -> None:
     for expected in ("qwen2_5_vl for cpu", "8,192 tokens", "pixel_values", "logits", "present.N.key, .value"):
         assert expected in out
     code, out, _ = call("inspect", path, "--json")
-    assert (code, msgspec.convert(json.loads(out), manifests.Manifest)) == (0, manifests.read(path))
+    assert (code, msgspec.convert(json.loads(out), Manifest)) == (0, read_manifest(path))
 
 
 def test_inspect_verify(call: Any, path: Path, tmp_path: Path) -> None:

@@ -16,7 +16,8 @@ import pytest
 from qvl_runtime.constrain import Constraint, Grammars
 from qvl_runtime.errors import InstallError, PromptError
 from qvl_runtime.generate import Run
-from qvl_runtime.model import Model, Stream, load
+from qvl_runtime.model import Model, load
+from qvl_runtime.stream import Stream
 from tests.conftest import REFERENCE, Loader
 
 QUESTION = [{"role": "user", "content": "Extract the key-value information."}]

@@ -18,10 +18,12 @@ from tokenizers import Tokenizer
 
 from qvl_runtime import generate
 from qvl_runtime.errors import EngineError, MediaError, PromptError
+from qvl_runtime.feature_cache import FeatureCache
 from qvl_runtime.generate import Run
-from qvl_runtime.model import FeatureCache, Model, Stream, load
+from qvl_runtime.model import Model, load
 from qvl_runtime.prompt import Prompt
 from qvl_runtime.sessions import cpu
+from qvl_runtime.stream import Stream
 from tests.conftest import REFERENCE, Loader
 
 PRECISE = 1e-4

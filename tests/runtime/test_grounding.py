@@ -16,8 +16,9 @@ from qvl_export.families import qwen
 from qvl_runtime import drawing, grounding
 from qvl_runtime.errors import MediaError, PromptError
 from qvl_runtime.grounding import Box, Point, parse
-from qvl_runtime.model import Stream, load
+from qvl_runtime.model import load
 from qvl_runtime.preprocess import smart_resize
+from qvl_runtime.stream import Stream
 from tests.conftest import REFERENCE, Loader
 
 HELDOUT = Path(__file__).parents[2] / "calib_data" / "heldout"

@@ -20,7 +20,7 @@ from PIL import Image
 
 from qvl_export import ExportError, ExportPlan, export
 from qvl_runtime import cuda as cudas
-from qvl_runtime import manifest as manifests
+from qvl_runtime.bundle import read_manifest
 from qvl_runtime.cuda import Cuda
 from qvl_runtime.errors import BundleError, EngineError, InstallError, PromptError
 from qvl_runtime.model import Model, load
@@ -230,13 +230,13 @@ def test_the_builder_on_a_machine_with_a_gpu(checkpoint: Checkpoints, gpu: Gpu, 
     fake: Any = sys.modules["tensorrt"]
     builder = fake.Builder
 
-    class Watched(builder):  # type: ignore[misc, valid-type]
+    class Watched(builder):
         def create_network(self, given: int) -> SimpleNamespace:
             flags.append(given)
             return super().create_network(given)
 
     fake.Builder = Watched
-    manifest = manifests.read(make(checkpoint("qwen2_vl", "small"), gpu.work / "out", "tensorrt"))
+    manifest = read_manifest(make(checkpoint("qwen2_vl", "small"), gpu.work / "out", "tensorrt"))
     engine = manifest.graphs["llm"].engine
     assert engine and (engine.builder, engine.compute_capabilities) == (f"TensorRT {version}", [86])
     assert flags == [2 if version.startswith("10.") else 0] * 2
@@ -257,7 +257,7 @@ def test_the_device_builds_its_own_engines(checkpoint: Checkpoints, gpu: Gpu) ->
     gpu.monkeypatch.setitem(sys.modules, "tensorrt", None)
     out = make(source, gpu.work / "out", "tensorrt", profile="video")
     gpu.install({"tensorrt": "10.15.1"})
-    entry = manifests.read(out).graphs["llm"]
+    entry = read_manifest(out).graphs["llm"]
     assert entry.model == "llm.onnx" and entry.engine and entry.engine.builder is None
     with pytest.raises(BundleError, match=r"vision\.engine: is not built yet \(run build_engines\.sh"):
         load(out)

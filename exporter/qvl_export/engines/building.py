@@ -111,7 +111,7 @@ def _let_decompose(trt: Any, network: Any) -> None:
 def _optimization(builder: Any, entry: GraphEntry, profile: Profile) -> Any:
     made = builder.create_optimization_profile()
     for port in entry.inputs:
-        if any(isinstance(axis, str) for axis in port.shape):
+        if port.dynamic:
             made.set_shape(port.name, *(profile.shape(port, which) for which in ("min", "opt", "max")))
     return made
 

@@ -66,7 +66,7 @@ def _command(entry: GraphEntry) -> str:
 
 
 def _bounds(entry: GraphEntry, profile: Profile) -> Sequence[str]:
-    dynamic = [port for port in entry.inputs if any(isinstance(axis, str) for axis in port.shape)]
+    dynamic = [port for port in entry.inputs if port.dynamic]
     return [
         f"--{which}Shapes="
         + ",".join(f"{port.name}:{'x'.join(map(str, profile.shape(port, which)))}" for port in dynamic)

@@ -17,7 +17,8 @@ from ..errors import ExportError
 from ..processes import run_jobs
 from ..progress import Progress, Silent
 from .answering import HF
-from .tapping import LOGITS, STREAM, TapJob
+from .exposing import STREAM
+from .tapping import LOGITS, TapJob
 from .taps import Taps, file_name
 
 TAPPING = "qvl_export.evaluate.tapping"
@@ -85,27 +86,28 @@ def blame(plan: BlamePlan, progress: Progress | None = None) -> Blame:
     if plan.into and not STREAM.fullmatch(plan.into):
         raise ExportError(f"--into {plan.into!r} is not a stage", fix="such as llm.layers.2 or vision.blocks.0")
     with tempfile.TemporaryDirectory(prefix="qvl-blame-") as directory:
-        taps = []
-        for name, model, engine in (
-            ("reference", plan.reference, HF if plan.hf else "bundle"),
-            ("bundle", plan.bundle, "bundle"),
-        ):
-            progress.stage(f"running {model}")
-            out = Path(directory) / name
-            out.mkdir()
-            into = None if engine == HF else plan.into
-            job = TapJob(str(model), engine, tuple(map(str, plan.images)), plan.prompt, str(out), plan.threads, into)
-            run_jobs(TAPPING, [job], lambda _: None)
-            taps.append(msgspec.json.decode((out / "taps.json").read_bytes(), type=Taps))
+        taps = [_tapped(plan, name, Path(directory), progress) for name in ("reference", "bundle")]
         _check_alike(plan, *taps)
         both = [name for name in taps[1].stages if name in taps[0].stages]
         found = [_stage(Path(directory), name, taps[1]) for name in both]
     if plan.into and plan.into not in both:
-        raise ExportError(
-            f"there is no stage {plan.into}", fix=f"one of {', '.join(n for n in both if STREAM.match(n))}"
-        )
+        streams = ", ".join(name for name in both if STREAM.match(name))
+        raise ExportError(f"there is no stage {plan.into}", fix=f"one of {streams}")
     inner = [stage for stage in found if "/" in stage.name]
     return judge(plan, _with_added([stage for stage in found if "/" not in stage.name]), inner)
+
+
+def _tapped(plan: BlamePlan, name: str, directory: Path, progress: Progress) -> Taps:
+    """The reference or the bundle, run in a process of its own, which leaves its arrays in a folder of that name."""
+    model = plan.reference if name == "reference" else plan.bundle
+    progress.stage(f"running {model}")
+    engine = HF if plan.hf and name == "reference" else "bundle"
+    out = directory / name
+    out.mkdir()
+    into = None if engine == HF else plan.into
+    job = TapJob(str(model), engine, tuple(map(str, plan.images)), plan.prompt, str(out), plan.threads, into)
+    run_jobs(TAPPING, [job], lambda _: None)
+    return msgspec.json.decode((out / "taps.json").read_bytes(), type=Taps)
 
 
 def _check_alike(plan: BlamePlan, reference: Taps, other: Taps) -> None:

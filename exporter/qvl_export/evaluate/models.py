@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from qvl_runtime import manifest as manifests
+from qvl_runtime.bundle import read_manifest
 from qvl_runtime.manifest import MANIFEST
 
 from ..errors import ExportError
@@ -31,7 +31,7 @@ class Model:
         if self.engine == HF:
             size = sum(file.stat().st_size for file in self.path.glob("*.safetensors")) / 1e6
             return Contender(self.title, str(self.path), "PyTorch", "", size, cost, records)
-        manifest = manifests.read(self.path)
+        manifest = read_manifest(self.path)
         precisions = ", ".join(f"{graph} {entry.precision}" for graph, entry in manifest.graphs.items())
         size = sum(file.size for file in manifest.files.values()) / 1e6
         return Contender(self.title, str(self.path), precisions, manifest.family, size, cost, records)
@@ -63,7 +63,7 @@ def _titles(paths: Sequence[Path]) -> list[str]:
 
 def _bundle_key(path: Path) -> str:
     """From the manifest, which holds the hash of every file."""
-    manifests.read(path)
+    read_manifest(path)
     return hashlib.sha256((path / MANIFEST).read_bytes()).hexdigest()[:12]
 
 

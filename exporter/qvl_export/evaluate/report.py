@@ -98,34 +98,34 @@ def _loss_bounds(found: Sequence[Comparison]) -> tuple[float, float]:
 
 def _forest(found: Sequence[Comparison], bounds: tuple[float, float], series: int) -> list[dict[str, str]]:
     """A row a comparison: loss to the right."""
-    rows = []
-    for each in found:
-        loss = each.loss()
-        middle = METRICS[each.metric].loss(each.reference, each.other)
-        low, high, middle = (min(max(value, bounds[0]), bounds[1]) for value in (loss.low, loss.high, middle))
-        verdict = (
-            "worse"
-            if loss.low > 0 and each.p_value < 0.05
-            else "better"
-            if loss.high < 0 and each.p_value < 0.05
-            else ""
-        )
-        rows.append(
-            {
-                "task": each.task,
-                "name": each.group or METRICS[each.metric].title,
-                "metric": METRICS[each.metric].title,
-                "items": f"{each.items:,}",
-                "reference": percent(each.reference),
-                "other": percent(each.other),
-                "change": change(each),
-                "verdict": verdict,
-                "p": f"p = {each.p_value:.3f}" + (f", McNemar {each.mcnemar:.3f}" if each.mcnemar is not None else ""),
-                "needed": f"{each.items_needed:,}" if each.items_needed > each.items else "",
-                "svg": figures.whisker(low, middle, high, bounds, series),
-            }
-        )
-    return rows
+    return [_forest_row(each, bounds, series) for each in found]
+
+
+def _forest_row(each: Comparison, bounds: tuple[float, float], series: int) -> dict[str, str]:
+    metric, loss = METRICS[each.metric], each.loss()
+    values = (loss.low, metric.loss(each.reference, each.other), loss.high)
+    low, middle, high = (min(max(value, bounds[0]), bounds[1]) for value in values)
+    return {
+        "task": each.task,
+        "name": each.group or metric.title,
+        "metric": metric.title,
+        "items": f"{each.items:,}",
+        "reference": percent(each.reference),
+        "other": percent(each.other),
+        "change": change(each),
+        "verdict": _verdict(each),
+        "p": f"p = {each.p_value:.3f}" + (f", McNemar {each.mcnemar:.3f}" if each.mcnemar is not None else ""),
+        "needed": f"{each.items_needed:,}" if each.items_needed > each.items else "",
+        "svg": figures.whisker(low, middle, high, bounds, series),
+    }
+
+
+def _verdict(each: Comparison) -> str:
+    """The direction of a difference that interval and test agree on."""
+    loss, significant = each.loss(), each.p_value < 0.05
+    if significant and loss.low > 0:
+        return "worse"
+    return "better" if significant and loss.high < 0 else ""
 
 
 def _agreement_rows(report: Report) -> list[dict[str, Any]]:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import statistics
 import time
 from array import array
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from .. import __version__
 from .boxes import PageGeometry
 from .dataset import EvalSet
-from .metrics import TASKS, score
+from .metrics import TASKS, Fraction, score
 from .records import Cost, Record, Records
 from .results import BundleReport, ReferenceReport, Report, Speed
 from .tally import AgreementTally, Tally
@@ -33,29 +33,45 @@ class Contender:
     records: Records
 
 
+@dataclass
+class _Totals:
+    """Items by task, and the reference's own scores as sums of numerators and denominators."""
+
+    items: Counter[str] = field(default_factory=Counter)
+    scores: dict[str, dict[str, Fraction]] = field(default_factory=lambda: defaultdict(dict))
+    failed: int = 0
+
+    def add(self, task: str, scored: Mapping[str, Fraction]) -> None:
+        for metric, fraction in scored.items():
+            above, below = self.scores[task].get(metric, (0.0, 0.0))
+            self.scores[task][metric] = above + fraction[0], below + fraction[1]
+
+    @property
+    def tasks(self) -> list[str]:
+        """Those that were scored, in the order of TASKS."""
+        return [task for task in TASKS if task in self.scores]
+
+    def rates(self) -> dict[str, dict[str, float]]:
+        return {task: {m: n / d if d else 0.0 for m, (n, d) in self.scores[task].items()} for task in self.tasks}
+
+
 def summarise(chosen: EvalSet, reference: Contender, others: Sequence[Contender], noise: Records | None) -> Report:
     """Compare records item by item; items that the reference failed at are counted and left out."""
-    tallies, floor = [(other, Tally()) for other in others], AgreementTally()
-    totals: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(lambda: [0.0, 0.0]))
-    tasks: dict[str, int] = defaultdict(int)
-    failed = 0
+    tallies, floor, totals = [(other, Tally()) for other in others], AgreementTally(), _Totals()
     for item in chosen.items():
-        record = reference.records.get(item.index)
-        tasks[item.label.task] += 1
+        task, record = item.label.task, reference.records.get(item.index)
+        totals.items[task] += 1
         if record is None or record.error:
-            failed += 1
+            totals.failed += 1
             continue
         page = PageGeometry(reference.family or others[0].family, record.size, record.resized)
-        scored = score(item.label.task, record.answer, item.label.answers, page)
-        for metric, fraction in scored.items():
-            total = totals[item.label.task][metric]
-            total[0], total[1] = total[0] + fraction[0], total[1] + fraction[1]
+        scored = score(task, record.answer, item.label.answers, page)
+        totals.add(task, scored)
         for other, tally in tallies:
             own = other.records.get(item.index) or Record(error="not answered")
             tally.add(item, record, scored, own, other.family)
         if noise is not None and (again := noise.get(item.index)) is not None:
             floor.add(record, again)
-    ordered = [task for task in TASKS if totals.get(task)]
     return Report(
         producer=f"qvl-export {__version__}",
         created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -63,12 +79,9 @@ def summarise(chosen: EvalSet, reference: Contender, others: Sequence[Contender]
         data_sha256=chosen.digest,
         items=chosen.count,
         of_items=chosen.total,
-        tasks={task: tasks[task] for task in TASKS if task in tasks},
-        reference=ReferenceReport(
-            **_described(reference, chosen, failed),
-            rates={task: {m: n / d if d else 0.0 for m, (n, d) in totals[task].items()} for task in ordered},
-        ),
-        bundles=[_bundle(other, tally, chosen, ordered) for other, tally in tallies],
+        tasks={task: totals.items[task] for task in TASKS if task in totals.items},
+        reference=ReferenceReport(**_described(reference, chosen, totals.failed), rates=totals.rates()),
+        bundles=[_bundle(other, tally, chosen, totals.tasks) for other, tally in tallies],
         noise=floor.summary(),
     )
 

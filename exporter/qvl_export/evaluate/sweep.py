@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
 
-from qvl_runtime import manifest as manifests
+from qvl_runtime.bundle import read_manifest
+from qvl_runtime.manifest import MANIFEST
 
 from .. import bundle
 from ..errors import ConfigError, ExportError
@@ -53,7 +52,7 @@ def make_bundles(plan: SweepPlan, progress: Progress) -> list[Path]:
 def _bundles(plan: SweepPlan, progress: Progress) -> Iterator[Path]:
     for precision in plan.precisions:
         most = plan.out / "bundles" / f"{precision}-{plan.pixels[0]}"
-        if not (most / manifests.MANIFEST).is_file():
+        if not (most / MANIFEST).is_file():
             export(_export_plan(plan, precision, most), progress)
         yield most
         for pixels in plan.pixels[1:]:
@@ -67,22 +66,14 @@ def _export_plan(plan: SweepPlan, precision: str, out: Path) -> ExportPlan:
 
 def _with_bound(source: Path, out: Path, pixels: int) -> Path:
     """The same bundle with another pixel bound; files are hard links where the file system has them."""
-    if (out / manifests.MANIFEST).is_file():
+    if (out / MANIFEST).is_file():
         return out
-    manifest = manifests.read(source)
+    manifest = read_manifest(source)
     image = manifest.image
     if pixels < image.factor**2:
         raise ConfigError(f"{pixels} pixels are less than one image token", fix=f"at least {image.factor**2}")
     bound = msgspec.structs.replace(image, min_pixels=min(image.min_pixels, pixels), max_pixels=pixels)
     with bundle.writing(out, force=False) as directory:
-        for name in manifest.files:
-            _link(source / name, directory / name)
+        bundle.link_files(manifest, source, directory)
         bundle.write_manifest(directory, msgspec.structs.replace(manifest, image=bound))
     return out
-
-
-def _link(source: Path, target: Path) -> None:
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)

@@ -117,12 +117,12 @@ class Tally:
         self._consider(item, reference, own, scored[first], scores[first])
 
     def _consider(self, item: Item, reference: Record, own: Record, one: Fraction, two: Fraction) -> None:
-        first = TASKS[item.label.task][0]
-        before, after = (part[0] / max(part[1], 1.0) for part in (one, two))
-        loss, kl = METRICS[first].loss(before, after), own.agreement.kl if own.agreement else []
-        mean = sum(kl) / max(len(kl), 1)
+        """Keep the item if it is among those that lost most."""
         if reference.answer == own.answer and not own.error:
             return
+        first = TASKS[item.label.task][0]
+        before, after = (part[0] / max(part[1], 1.0) for part in (one, two))
+        kl = own.agreement.kl if own.agreement else []
         worst = WorstItem(
             item=item.index,
             image=str(item.image),
@@ -135,13 +135,13 @@ class Tally:
             metric=first,
             reference=before,
             other=after,
-            loss=loss,
-            kl=mean,
+            loss=METRICS[first].loss(before, after),
+            kl=sum(kl) / max(len(kl), 1),
             reference_resized=reference.resized,
             resized=_seen(own, reference),
             error=own.error,
         )
-        heapq.heappush(self.worst, (loss, mean, -item.index, worst))
+        heapq.heappush(self.worst, (worst.loss, worst.kl, -item.index, worst))
         if len(self.worst) > WORST:
             heapq.heappop(self.worst)
 

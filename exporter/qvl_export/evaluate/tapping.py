@@ -1,45 +1,28 @@
 """One model runs one input with its intermediate values kept: `python -m qvl_export.evaluate.tapping JOB.json`.
 
-The graphs that ship get the residual streams as further outputs, in a temporary bundle whose weights are hard links.
+A bundle runs as `exposing` has it: the graphs that ship, with further outputs.
 """
 
 from __future__ import annotations
 
-import contextlib
-import os
-import re
-import shutil
 import sys
-import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
-import onnx
 
 from qvl_runtime import load
-from qvl_runtime import manifest as manifests
-from qvl_runtime.errors import BundleError
+from qvl_runtime.manifest import Manifest
 from qvl_runtime.prompt import Prompt
 from qvl_runtime.rotation import Rotation
 
-from ..bundle import file_entry
 from ..job import serve
 from .answering import HF
+from .exposing import exposed
 from .taps import Taps, file_name
 
-STREAM = re.compile(r"(vision\.blocks|llm\.layers)\.(\d+)")
-PRODUCTS = (
-    "MatMul",
-    "FusedMatMul",
-    "Gemm",
-    "MatMulNBits",
-    "DynamicQuantizeMatMul",
-    "MatMulInteger",
-    "MatMulIntegerToFloat",
-)
 AT_ONCE = 8
 """Streams of the vision tower that a run gives: all of a page's would be most of a gigabyte in a 3B model."""
 FEATURES, LOGITS, PIXELS = "vision.merger", "logits", "preprocessing"
@@ -143,89 +126,13 @@ def _save(out: Path, model: Any, prompt: Prompt, vision: Tapped, language: Tappe
     return Taps(stages, tokens, len(prompt.ids))
 
 
-def _own_basis(name: str, rows: np.ndarray, manifest: manifests.Manifest) -> np.ndarray:
+def _own_basis(name: str, rows: np.ndarray, manifest: Manifest) -> np.ndarray:
     """What a rotated bundle has along its hidden states, as the checkpoint has it; other values as they are."""
     llm = manifest.llm
     hidden = name == FEATURES or (name.startswith("llm.") and name.endswith(("o_proj", "down_proj", *"0123456789")))
     if llm.rotation_seed is None or not hidden:
         return rows
     return Rotation(llm.hidden_size, llm.rotation_seed).undo(rows)
-
-
-@contextlib.contextmanager
-def exposed(bundle: Path, into: str | None) -> Iterator[tuple[Path, dict[str, list[str]]]]:
-    """A temporary copy of a bundle whose graphs also give their residual streams, and the names of these."""
-    manifest = manifests.read(bundle)
-    if any(entry.engine for entry in manifest.graphs.values()):
-        raise BundleError(
-            "has engines, which show nothing of their inside", where=bundle, fix="export --target portable"
-        )
-    with _beside(bundle) as directory:
-        names, files = {}, dict(manifest.files)
-        for name in manifest.files:
-            _link(bundle / name, directory / name)
-        for graph, entry in manifest.graphs.items():
-            names[graph] = _expose(directory / entry.model, into)
-            files[entry.model] = file_entry(directory / entry.model)
-        (directory / manifests.MANIFEST).write_bytes(
-            msgspec.json.encode(msgspec.structs.replace(manifest, files=files))
-        )
-        yield directory, names
-
-
-@contextlib.contextmanager
-def _beside(bundle: Path) -> Iterator[Path]:
-    """A temporary directory on the bundle's file system where that can be written, so that links are free."""
-    try:
-        temporary = tempfile.TemporaryDirectory(prefix=".blame-", dir=bundle.resolve().parent)
-    except OSError:
-        temporary = tempfile.TemporaryDirectory(prefix="blame-")
-    with temporary as directory:
-        yield Path(directory)
-
-
-def _link(source: Path, target: Path) -> None:
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
-
-
-def _expose(path: Path, into: str | None) -> list[str]:
-    """Rewrite a graph with further outputs; returns their names in order."""
-    model = onnx.load(path, load_external_data=False)
-    inner = set(linears(model.graph, into))
-    names = [name for node in model.graph.node for name in node.output if STREAM.fullmatch(name) or name in inner]
-    for name in names:
-        model.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
-    path.unlink()  # a hard link: the bundle's own file must stay as it is
-    path.write_bytes(model.SerializeToString())
-    return names
-
-
-def linears(graph: Any, stage: str | None) -> list[str]:
-    """Rename the outputs of a stage's linears, bias and all, to `stage/linear`; their names in the order they run.
-
-    Values carry the name of the module that made them; a linear is one that multiplies matrices.
-    """
-    match = STREAM.fullmatch(stage or "")
-    if not match:
-        return []
-    prefix = f"{'visual.blocks' if match[1] == 'vision.blocks' else 'model.layers'}.{match[2]}."
-    scope = re.compile(rf"v_{re.escape(prefix)}(.+)\.[^.]+")
-    last: dict[str, str] = {}
-    products = set()
-    for node in graph.node:
-        if found := scope.fullmatch(node.output[0]):
-            last[found[1]] = node.output[0]
-            if node.op_type in PRODUCTS:
-                products.add(found[1])
-    renamed = {value: f"{stage}/{module}" for module, value in last.items() if module in products}
-    for node in graph.node:
-        for values in (node.input, node.output):
-            for index, value in enumerate(values):
-                values[index] = renamed.get(value, value)
-    return list(renamed.values())
 
 
 def _keep(job: TapJob) -> None:

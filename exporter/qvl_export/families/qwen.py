@@ -243,9 +243,8 @@ def _arranged(name: str, stored: StoredTensor, visual: VisualConfig) -> Tensor:
     if name == "visual.patch_embed.proj.weight" and len(stored.shape) == 4:
         return replace(stored, shape=(*stored.shape[:2], 1, *stored.shape[2:]))
     if ".attn.qkv." in name and stored.shape[0] == 3 * visual.width:
-        by_head = np.arange(3 * visual.width).reshape(
-            visual.heads, 3, -1
-        )  # as stored: q, k, v of a head, then the next
+        # as stored: q, k, v of a head, then the next
+        by_head = np.arange(3 * visual.width).reshape(visual.heads, 3, -1)
         return reordered(stored, by_head.transpose(1, 0, 2).reshape(-1))
     if name == "visual.patch_embed.position.weight":
         return _resized(stored, visual.side)

@@ -9,7 +9,9 @@ import msgspec
 from qvl_runtime.manifest import VideoTiming
 
 from ..checkpoint import Checkpoint
-from .config import Depth, Positive, check_vision, convert, read_image, read_text, read_tokens, refuse_unless
+from .config import Depth, Positive, read_tokens, refuse_unless
+from .config.text import read_text
+from .config.vision import check_vision, read_image, read_vision
 from .spec import ModelSpec, VisionSpec
 
 
@@ -29,8 +31,7 @@ class VisionConfig(msgspec.Struct):
 
 def read(checkpoint: Checkpoint) -> ModelSpec:
     """The specification of a Qwen2-VL checkpoint; raises ConfigError for what is not supported."""
-    where = checkpoint.directory / "config.json"
-    config = convert(checkpoint.config.get("vision_config", {}), VisionConfig, where, "vision_config")
+    config = read_vision(checkpoint, VisionConfig)
     text, max_positions = read_text(checkpoint)
     image = read_image(checkpoint)
     refuse_unless(

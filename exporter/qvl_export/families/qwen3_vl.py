@@ -12,7 +12,9 @@ import msgspec
 from qvl_runtime.manifest import ImageGeometry, VideoTiming
 
 from ..checkpoint import Checkpoint
-from .config import Depth, Positive, check_vision, convert, read_image, read_text, read_tokens, refuse_unless
+from .config import Depth, Positive, read_tokens, refuse_unless
+from .config.text import read_text
+from .config.vision import check_vision, read_image, read_vision
 from .spec import ModelSpec, TextSpec, VisionSpec
 
 TEXT_DEFAULTS: Mapping[str, Any] = {
@@ -56,8 +58,7 @@ def read(checkpoint: Checkpoint) -> ModelSpec:
 
 def assemble(family: str, text: TextSpec, max_positions: int, checkpoint: Checkpoint) -> ModelSpec:
     """The specification around a language model of this generation, dense or not."""
-    where = checkpoint.directory / "config.json"
-    config = convert(checkpoint.config.get("vision_config", {}), VisionConfig, where, "vision_config")
+    config = read_vision(checkpoint, VisionConfig)
     image = read_image(checkpoint, position_table=config.position_table)
     vision = _vision(config, image, checkpoint)
     deepstack = len(vision.deepstack_blocks)

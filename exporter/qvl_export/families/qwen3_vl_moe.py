@@ -9,7 +9,8 @@ import msgspec
 
 from ..checkpoint import Checkpoint
 from . import qwen3_vl
-from .config import Positive, convert, read_text, refuse_unless
+from .config import Positive, convert, refuse_unless
+from .config.text import read_text
 from .spec import ModelSpec, MoeSpec
 
 TEXT_DEFAULTS = {name: value for name, value in qwen3_vl.TEXT_DEFAULTS.items() if name != "head_dim"}

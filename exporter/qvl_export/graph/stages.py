@@ -29,7 +29,8 @@ from .experts import Experts, ExpertWeight, SparseMlp
 from .folds import Fold
 from .layers import AddNorm, Embedding, Linear
 from .quantized import quantize
-from .text import DecoderLayer, Deepstack, mrope
+from .rope import mrope
+from .text import DecoderLayer, Deepstack
 from .vision import DeepstackMerger, VisionBlock, embed, image_merger, patch_embed, patch_rope, position_table
 
 PATCH_EMBED, POSITIONS = "visual.patch_embed", "visual.pos_embed"

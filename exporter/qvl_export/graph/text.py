@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import onnx_ir as ir
@@ -13,60 +13,11 @@ from ..families.spec import TextSpec
 from ..targets import Cache, Target
 from .experts import SparseMlp
 from .folds import Fold
-from .layers import AddNorm, Embedding, GatedMlp, Linear, Weight, constant, inverse_frequencies
+from .layers import AddNorm, Embedding, GatedMlp, Linear, Weight
+from .rope import Rope, mrope
 
 HEAD_ROTATION = "head_rotation"
 """The linear that turns hidden states back for a tied head."""
-
-
-class Rope(NamedTuple):
-    """Rotary tables of the new tokens [1, tokens, head_dim / 2], and what multiplies queries [1, tokens, 1]."""
-
-    cos: ir.Value
-    sin: ir.Value
-    query_scale: ir.Value | None = None
-
-
-def mrope(op: OpBuilder, spec: TextSpec, position_ids: ir.Value, ntk_alpha: ir.Value | None = None) -> Rope:
-    """M-RoPE: every frequency turns with the time, row or column position, [3, 1, S] → [1, S, head_dim / 2].
-
-    `ntk_alpha` [1] raises the base b to b · α^(d / (d − 2)).
-    """
-    axes = frequency_axes(spec)
-    positions = op.Transpose(op.Cast(position_ids, to=ir.DataType.FLOAT), perm=[1, 2, 0])
-    chosen = op.Gather(positions, constant(op, axes, "mrope_axes"), axis=2)
-    inverse = constant(op, inverse_frequencies(spec.head_dim, spec.rope_theta, spec.yarn), "inverse_frequencies")
-    if ntk_alpha is not None:
-        exponents = np.arange(0, spec.head_dim, 2, dtype=np.float32) / -np.float32(max(spec.head_dim - 2, 1))
-        inverse = op.Mul(inverse, op.Pow(ntk_alpha, constant(op, exponents, "ntk_exponents")))
-    angles = op.Mul(chosen, inverse)
-    cos, sin = op.Cos(angles), op.Sin(angles)
-    if spec.yarn is not None:
-        factor = constant(op, np.array(spec.yarn.attention_factor, np.float32), "rope_attention_factor")
-        cos, sin = op.Mul(cos, factor), op.Mul(sin, factor)
-    return Rope(cos, sin, _log_length(op, spec, positions))
-
-
-def _log_length(op: OpBuilder, spec: TextSpec, positions: ir.Value) -> ir.Value | None:
-    """log_length(place), at least 1, for places that count from 1: [1, S, 3] → [1, S, 1] (Qwen's `use_logn_attn`)."""
-    if not spec.logn_length:
-        return None
-    place = op.Add(op.Gather(positions, op.Constant(value_ints=[0]), axis=2), op.Constant(value_float=1.0))
-    log = op.Mul(op.Log(place), op.Constant(value_float=1 / math.log(spec.logn_length)))
-    return op.Max(log, op.Constant(value_float=1.0))
-
-
-def frequency_axes(spec: TextSpec) -> np.ndarray:
-    """The axis of positions (time 0, row 1, column 2) that each frequency turns with: [head_dim / 2].
-
-    Interleaved they are time, row, column, time … for as long as there are rows and columns left.
-    """
-    if not spec.mrope_interleaved:
-        return np.repeat(np.arange(3), spec.mrope_section)
-    axes = np.zeros(spec.head_dim // 2, dtype=np.int64)
-    for axis in (1, 2):
-        axes[axis : 3 * spec.mrope_section[axis] : 3] = axis
-    return axes
 
 
 class Deepstack(NamedTuple):
@@ -191,7 +142,7 @@ class Decoder(nn.Module):
         rope = mrope(op, self.spec, inputs.position_ids, inputs.ntk_alpha)
         x, delta = inputs.embeds(op, self.embed_tokens), None
         presents = []
-        for layer, cache, deepstack in zip(self.layers, caches, inputs.deepstack(len(caches)), strict=True):
+        for layer, cache, deepstack in zip(self.layers, caches, _deepstack(inputs, len(caches)), strict=True):
             x, delta, present = layer(op, x, delta, rope, cache, deepstack)
             presents.append(present)
         x = op.Add(x, delta)
@@ -215,29 +166,27 @@ class LlmInputs(NamedTuple):
         """Rows of the table, image features in the place of image tokens: [1, S, hidden]."""
         return op.ScatterND(table(op, self.input_ids), self.image_positions, self.image_features)
 
-    def deepstack(self, layers: int) -> list[Deepstack | None]:
-        """What each of `layers` layers adds at the image tokens: nothing from a certain one on."""
-        features = [Deepstack(features, self.image_positions) for features in self.deepstack_features]
-        return [*features, *[None] * (layers - len(features))]
 
-
-class EmbeddedInputs(NamedTuple):
+@dataclass(frozen=True)
+class EmbeddedInputs:
     """Inputs of a language model whose tokens were embedded elsewhere; DeepStack features are those of all tokens."""
 
     inputs_embeds: ir.Value
     position_ids: ir.Value
     logits_positions: ir.Value
     deepstack_features: tuple[ir.Value, ...] = ()
-    ntk_alpha: ir.Value | None = None
+    image_positions: ClassVar[None] = None
+    ntk_alpha: ClassVar[None] = None
 
     def embeds(self, op: OpBuilder, table: Embedding) -> ir.Value:
         """As they came; the table stays out of the graph."""
         return self.inputs_embeds
 
-    def deepstack(self, layers: int) -> list[Deepstack | None]:
-        """What each of `layers` layers adds: nothing from a certain one on."""
-        features = [Deepstack(features, None) for features in self.deepstack_features]
-        return [*features, *[None] * (layers - len(features))]
+
+def _deepstack(inputs: LlmInputs | EmbeddedInputs, layers: int) -> list[Deepstack | None]:
+    """What each of `layers` layers adds to its stream: nothing from a certain one on."""
+    added = [Deepstack(features, inputs.image_positions) for features in inputs.deepstack_features]
+    return [*added, *[None] * (layers - len(added))]
 
 
 class Llm(nn.Module):

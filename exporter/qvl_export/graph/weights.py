@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
@@ -64,7 +64,7 @@ def match(
     graphs: Iterable[Graph],
     tensors: Mapping[str, Tensor],
     packed: Mapping[str, Source],
-    unused: Iterable[str],
+    unused: Sequence[str],
     where: Path,
 ) -> dict[str, Source]:
     """The source of every parameter of the graphs: stored tensors of weights, `packed` parts of quantized ones.
@@ -74,15 +74,17 @@ def match(
     """
     parameters = {name: value for graph in graphs for name, value in _parameters(graph)}
     weights = {name: value for name, value in parameters.items() if isinstance(value, Weight)}
-    homeless = sorted(set(packed) - set(parameters))
-    if homeless:
+    if homeless := sorted(set(packed) - set(parameters)):
         raise CheckpointError(f"{len(homeless)} quantized tensors have no place: {few(homeless)}", where=where)
-    missing = sorted(set(weights) - set(tensors))
-    extra = [
-        name
-        for name in sorted(set(tensors) - set(weights))
-        if not any(fnmatch.fnmatchcase(name, pattern) for pattern in unused)
-    ]
+    _check_names(set(weights), set(tensors), unused, where)
+    for name, weight in weights.items():
+        _check_form(name, weight, tensors[name])
+    return stored_sources(weights, tensors) | dict(packed)
+
+
+def _check_names(wanted: set[str], stored: set[str], unused: Sequence[str], where: Path) -> None:
+    missing, left = sorted(wanted - stored), sorted(stored - wanted)
+    extra = [name for name in left if not any(fnmatch.fnmatchcase(name, pattern) for pattern in unused)]
     if missing:
         raise CheckpointError(
             f"{len(missing)} tensors are missing: {few(missing)}" + (f"; not used: {few(extra)}" if extra else ""),
@@ -93,16 +95,17 @@ def match(
         raise CheckpointError(
             f"{len(extra)} tensors have no place in the model: {few(extra)}", where=where, fix=_cause(missing, extra)
         )
-    for name, weight in weights.items():
-        if tensors[name].shape not in _shapes(weight):
-            raise CheckpointError(
-                f"tensor {name} has shape {list(tensors[name].shape)}, config.json says {list(weight.source_shape)}",
-                where=tensors[name].file,
-                fix="weights and config.json are of different models",
-            )
-        if tensors[name].dtype.kind == "i":
-            raise CheckpointError(f"tensor {name} holds integers, not weights", where=tensors[name].file)
-    return stored_sources(weights, tensors) | dict(packed)
+
+
+def _check_form(name: str, weight: Weight, tensor: Tensor) -> None:
+    if tensor.shape not in _shapes(weight):
+        raise CheckpointError(
+            f"tensor {name} has shape {list(tensor.shape)}, config.json says {list(weight.source_shape)}",
+            where=tensor.file,
+            fix="weights and config.json are of different models",
+        )
+    if tensor.dtype.kind == "i":
+        raise CheckpointError(f"tensor {name} holds integers, not weights", where=tensor.file)
 
 
 def float_sources(graph: Graph, tensors: Mapping[str, Tensor]) -> dict[str, Source]:

@@ -18,8 +18,8 @@ import numpy.typing as npt
 
 from ..errors import CheckpointError, ConfigError
 from ..safetensors_file import StoredTensor
-from .gptq_checkpoint import BLOCKS, Codes, block_of, finite_scales, parts_of, unpack, whole
 from .qtensor import Layout, QTensor
+from .qweight import BLOCKS, Codes, block_of, convert, finite_scales, parts_of, unpack, whole
 
 BITS, PER_WORD = 4, 8
 PLACES = np.argsort((0, 2, 4, 6, 1, 3, 5, 7))
@@ -40,14 +40,15 @@ class AwqConfig(msgspec.Struct):
         """The order of the packed codes; AutoAWQ's default where it is not said."""
         return (self.version or self.format or "gemm").lower()
 
+    def linear(self, name: str, tensors: Mapping[str, StoredTensor]) -> AwqLinear:
+        """A linear's parts; raises CheckpointError for those that are missing or of the wrong shape."""
+        return AwqLinear(name, self, **parts_of(name, tensors, ("qweight", "qzeros", "scales")))
+
 
 def read_config(raw: Mapping[str, Any], where: Path) -> AwqConfig:
     """The configuration; raises ConfigError for forms and sizes that cannot be used as they are."""
     named = {"w_bit": "bits", "q_group_size": "group_size"}  # as AutoAWQ's own quant_config.json has them
-    try:
-        config = msgspec.convert({named.get(key, key): value for key, value in raw.items()}, AwqConfig)
-    except msgspec.ValidationError as error:
-        raise ConfigError(f"quantization_config: {error}", where=where) from error
+    config = convert({named.get(key, key): value for key, value in raw.items()}, AwqConfig, where)
     if config.form != "gemm" or not config.zero_point:
         raise ConfigError(
             f"AWQ of version {config.form!r} with zero_point {str(config.zero_point).lower()} is not supported",
@@ -65,13 +66,23 @@ def read_config(raw: Mapping[str, Any], where: Path) -> AwqConfig:
 
 @dataclass(frozen=True)
 class AwqLinear:
-    """The stored tensors of one linear."""
+    """The stored tensors of one linear; raises CheckpointError where they do not fit each other."""
 
     name: str
     config: AwqConfig
     qweight: StoredTensor
     qzeros: StoredTensor
     scales: StoredTensor
+
+    def __post_init__(self) -> None:
+        groups, packed = self.columns // self.group, self.rows // PER_WORD
+        shapes = self.scales.shape, self.qzeros.shape
+        if self.columns % self.group or shapes != ((groups, self.rows), (groups, packed)):
+            raise CheckpointError(
+                f"{self.name}: scales {list(shapes[0])} and qzeros {list(shapes[1])} do not fit qweight "
+                f"{list(self.qweight.shape)} in groups of {self.config.group_size}",
+                where=self.file,
+            )
 
     @property
     def file(self) -> Path:
@@ -107,26 +118,6 @@ class AwqLinear:
             np.ascontiguousarray(scales[blocks].T),
             np.ascontiguousarray(_columns(whole(self.qzeros))[blocks].T),
         )
-
-
-def find(tensors: Mapping[str, StoredTensor], config: AwqConfig) -> dict[str, AwqLinear]:
-    """Every quantized linear by name; raises CheckpointError for parts that are missing or of the wrong shape."""
-    names = [name.removesuffix(".qweight") for name in tensors if name.endswith(".qweight")]
-    return {name: _linear(name, tensors, config) for name in names}
-
-
-def _linear(name: str, tensors: Mapping[str, StoredTensor], config: AwqConfig) -> AwqLinear:
-    parts = parts_of(name, tensors, ("qweight", "qzeros", "scales"))
-    linear = AwqLinear(name, config, **parts)
-    groups, packed = linear.columns // linear.group, linear.rows // PER_WORD
-    shapes = linear.scales.shape, linear.qzeros.shape
-    if linear.columns % linear.group or shapes != ((groups, linear.rows), (groups, packed)):
-        raise CheckpointError(
-            f"{name}: scales {list(shapes[0])} and qzeros {list(shapes[1])} do not fit qweight "
-            f"{list(linear.qweight.shape)} in groups of {config.group_size}",
-            where=linear.file,
-        )
-    return linear
 
 
 def _columns(words: npt.NDArray[np.int32]) -> Codes:

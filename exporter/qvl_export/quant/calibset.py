@@ -18,7 +18,7 @@ from pathlib import Path
 import msgspec
 from PIL import Image
 
-from qvl_runtime.manifest import sha256
+from qvl_runtime.bundle import sha256
 from qvl_runtime.media import load_image
 from qvl_runtime.pdf import PDF_DPI
 

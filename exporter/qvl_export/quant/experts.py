@@ -66,18 +66,13 @@ class _Matrices:
 
     def __post_init__(self) -> None:
         count, outputs, inputs = self.shape
-        self.tensor = QTensor(
-            self.layout,
-            np.empty((count * outputs, inputs), np.uint8),
-            np.empty((count * outputs, self.layout.blocks(inputs)), self.layout.scale_type),
-        )
+        self.tensor = QTensor.empty(self.layout, count * outputs, inputs)
 
     def quantize(self, expert: int, weight: Floats, hessian: Floats, tokens: int) -> None:
         """Round one matrix [out, in], by GPTQ where it saw enough tokens."""
         enough = tokens >= LEAST_TOKENS * weight.shape[1]
         found = gptq(weight, hessian, self.layout) if enough else round_to_nearest(weight, self.layout)
-        mine = slice(expert * len(weight), (expert + 1) * len(weight))
-        self.tensor.codes[mine], self.tensor.scales[mine] = found.codes, found.scales
+        self.tensor.fill(expert * len(weight), found)
         self.rounded += not enough
 
 

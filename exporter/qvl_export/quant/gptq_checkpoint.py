@@ -20,13 +20,9 @@ import numpy.typing as npt
 from ..errors import CheckpointError, ConfigError
 from ..safetensors_file import StoredTensor
 from .qtensor import Layout, QTensor
+from .qweight import BLOCKS, block_of, convert, finite_scales, parts_of, unpack, whole
 
 BITS = (4, 8)
-BLOCKS = (128, 64, 32, 16)
-"""Block sizes that kernels take, largest first."""
-FORMS = {"qweight": ("int32", 2), "qzeros": ("int32", 2), "scales": ("float16", 2), "g_idx": ("int32", 1)}
-"""Element type and dimensions of each part."""
-Codes = npt.NDArray[np.uint8]
 
 
 class GptqConfig(msgspec.Struct):
@@ -38,13 +34,14 @@ class GptqConfig(msgspec.Struct):
     sym: bool = True
     desc_act: bool = False
 
+    def linear(self, name: str, tensors: Mapping[str, StoredTensor]) -> GptqLinear:
+        """A linear's parts; raises CheckpointError for those that are missing or of the wrong shape."""
+        return GptqLinear(name, self, **parts_of(name, tensors, ("qweight", "qzeros", "scales"), ("g_idx",)))
+
 
 def read_config(raw: Mapping[str, Any], where: Path) -> GptqConfig:
     """The configuration; raises ConfigError for formats and sizes that cannot be used as they are."""
-    try:
-        config = msgspec.convert(raw, GptqConfig)
-    except msgspec.ValidationError as error:
-        raise ConfigError(f"quantization_config: {error}", where=where) from error
+    config = convert(raw, GptqConfig, where)
     if config.checkpoint_format not in ("gptq", "gptq_v2"):
         raise ConfigError(f"checkpoint_format {config.checkpoint_format!r} is not gptq or gptq_v2", where=where)
     if config.bits not in BITS or not (config.group_size == -1 or config.group_size in BLOCKS):
@@ -58,14 +55,27 @@ def read_config(raw: Mapping[str, Any], where: Path) -> GptqConfig:
 
 @dataclass(frozen=True)
 class GptqLinear:
-    """The stored tensors of one linear."""
+    """The stored tensors of one linear; raises CheckpointError where they do not fit each other."""
 
     name: str
     config: GptqConfig
     qweight: StoredTensor
     qzeros: StoredTensor
     scales: StoredTensor
-    g_idx: StoredTensor | None
+    g_idx: StoredTensor | None = None
+
+    def __post_init__(self) -> None:
+        bits, group_size = self.config.bits, self.config.group_size
+        groups = 1 if group_size == -1 else -(-self.columns // group_size)
+        packed = -(-self.rows * bits // 32)
+        shapes = self.scales.shape, self.qzeros.shape
+        indexed = self.g_idx is None or self.g_idx.shape == (self.columns,)
+        if shapes != ((groups, self.rows), (groups, packed)) or not indexed:
+            raise CheckpointError(
+                f"{self.name}: scales {list(shapes[0])} and qzeros {list(shapes[1])} do not fit qweight "
+                f"{list(self.qweight.shape)} at {bits} bits in groups of {group_size}",
+                where=self.file,
+            )
 
     @property
     def file(self) -> Path:
@@ -121,79 +131,3 @@ class GptqLinear:
             np.ascontiguousarray(zeros[block_group].T.astype(np.uint8)) if layout.asymmetric else None,
             order if layout.permuted else None,
         )
-
-
-def find(tensors: Mapping[str, StoredTensor], config: GptqConfig) -> dict[str, GptqLinear]:
-    """Every quantized linear by name; raises CheckpointError for parts that are missing or of the wrong shape."""
-    names = [name.removesuffix(".qweight") for name in tensors if name.endswith(".qweight")]
-    return {name: _linear(name, tensors, config) for name in names}
-
-
-def parts_of(
-    name: str, tensors: Mapping[str, StoredTensor], needed: tuple[str, ...], optional: tuple[str, ...] = ()
-) -> dict[str, StoredTensor]:
-    """The parts of a linear that there are; raises CheckpointError for missing ones and other element types."""
-    found = {part: tensors[f"{name}.{part}"] for part in (*needed, *optional) if f"{name}.{part}" in tensors}
-    if missing := [part for part in needed if part not in found]:
-        raise CheckpointError(f"{name} lacks {', '.join(missing)}", where=tensors[f"{name}.qweight"].file)
-    for part, tensor in found.items():
-        if tensor.dtype != FORMS[part][0] or len(tensor.shape) != FORMS[part][1]:
-            form = f"{tensor.dtype} of {len(tensor.shape)} dimensions"
-            raise CheckpointError(f"{name}.{part} is {form}, not {FORMS[part]}", where=tensor.file)
-    return found
-
-
-def _linear(name: str, tensors: Mapping[str, StoredTensor], config: GptqConfig) -> GptqLinear:
-    parts = parts_of(name, tensors, ("qweight", "qzeros", "scales"), ("g_idx",))
-    qweight, qzeros, scales = parts["qweight"], parts["qzeros"], parts["scales"]
-    linear = GptqLinear(name, config, qweight, qzeros, scales, parts.get("g_idx"))
-    groups = 1 if config.group_size == -1 else -(-linear.columns // config.group_size)
-    packed = -(-linear.rows * config.bits // 32)
-    indexed = linear.g_idx is None or linear.g_idx.shape == (linear.columns,)
-    if scales.shape != (groups, linear.rows) or qzeros.shape != (groups, packed) or not indexed:
-        raise CheckpointError(
-            f"{name}: scales {list(scales.shape)} and qzeros {list(qzeros.shape)} do not fit qweight "
-            f"{list(qweight.shape)} at {config.bits} bits in groups of {config.group_size}",
-            where=qweight.file,
-        )
-    return linear
-
-
-def block_of(name: str, group_size: int, columns: int, where: Path) -> int:
-    """Columns a block; a group of −1 is made of the largest blocks that divide its columns."""
-    if group_size != -1:
-        return group_size
-    fitting = [block for block in BLOCKS if columns % block == 0]
-    if not fitting:
-        raise CheckpointError(f"{name} has {columns} columns, not a multiple of 16", where=where)
-    return fitting[0]
-
-
-def finite_scales(name: str, tensor: StoredTensor) -> npt.NDArray[np.float16]:
-    """Stored scales; raises CheckpointError where they are not finite."""
-    scales = whole(tensor)
-    if not np.isfinite(scales).all():
-        raise CheckpointError(f"{name}.scales are not finite", where=tensor.file)
-    return scales
-
-
-def whole(tensor: StoredTensor) -> npt.NDArray[Any]:
-    """A stored tensor in memory."""
-    return np.concatenate(list(tensor.chunks())).reshape(tensor.shape)
-
-
-def unpack(words: npt.NDArray[np.int32], bits: int, axis: int) -> Codes:
-    """int32 words → codes along `axis`, lowest bits first."""
-    shifts = np.arange(0, 32, bits, dtype=np.uint32)
-    unsigned = np.moveaxis(words.view(np.uint32), axis, -1)
-    codes = (unsigned[..., None] >> shifts) & np.uint32((1 << bits) - 1)
-    return np.moveaxis(codes.reshape(*unsigned.shape[:-1], -1).astype(np.uint8), -1, axis)
-
-
-def pack_words(codes: Codes, bits: int, axis: int) -> npt.NDArray[np.int32]:
-    """Codes → int32 words along `axis`, lowest bits first: what `unpack` undoes."""
-    per_word, moved = 32 // bits, np.moveaxis(codes, axis, 0)
-    words = np.zeros((len(moved) // per_word, *moved.shape[1:]), np.uint32)
-    for place in range(per_word):
-        words |= moved[place::per_word].astype(np.uint32) << np.uint32(bits * place)
-    return np.moveaxis(words.view(np.int32), 0, axis)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from qvl_runtime.manifest import sha256
+from qvl_runtime.bundle import sha256
 
 from ..errors import ExportError
 from .question import Origin, Question, Report

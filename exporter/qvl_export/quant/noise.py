@@ -18,6 +18,18 @@ def round_tokens(x: Floats) -> Floats:
     return np.asarray(np.rint(x / step) * step, np.float32)
 
 
+def round_together(x: Floats, largest: float) -> Floats:
+    """x [T, K] of an image as DynamicQuantizeLinear rounds it: in 255 steps from its least to its largest element.
+
+    The tokens are some of those whose `largest` magnitude is known: their range grows to it.
+    """
+    low, high = (min(float(x.min()), 0.0), max(float(x.max()), 0.0))
+    reach = largest / max(high, -low, TINY)
+    step = np.float32(max((high - low) * reach, 1e-9) / 255)
+    zero = np.rint(-low * reach / step)
+    return np.asarray((np.clip(np.rint(x / step) + zero, 0, 255) - zero) * step, np.float32)
+
+
 def round_inputs(x: Floats, step: float) -> Floats:
     """x as an integer product with a static scale sees it."""
     return np.asarray(np.clip(np.rint(x / np.float32(step)), -128, 127) * np.float32(step), np.float32)
@@ -26,16 +38,19 @@ def round_inputs(x: Floats, step: float) -> Floats:
 def relative_noise(weight: Floats, quantized: QTensor, statistics: Statistics) -> float:
     """‖y − ŷ‖² / ‖y‖² of the outputs y = x · weightᵀ."""
     exact = statistics.tokens @ weight.T
-    x = _seen(statistics.tokens, quantized)
+    x = _seen(statistics, quantized)
     difference = x @ quantized.dequantize().T - exact
     return float(np.square(difference, dtype=np.float64).sum() / max(np.square(exact, dtype=np.float64).sum(), TINY))
 
 
-def _seen(x: Floats, quantized: QTensor) -> Floats:
-    """Inputs as the linear sees them."""
+def _seen(statistics: Statistics, quantized: QTensor) -> Floats:
+    """The kept tokens as the linear sees them."""
+    x, layout = statistics.tokens, quantized.layout
     if quantized.input_scale is not None:
         return round_inputs(x, quantized.input_scale)
-    return round_tokens(x) if quantized.layout.integer else x
+    if layout.per_tensor:
+        return round_together(x, float(statistics.largest.max()))
+    return round_tokens(x) if layout.integer else x
 
 
 def sqnr(weight: Floats, quantized: QTensor, statistics: Statistics) -> float:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from qvl_runtime.manifest import sha256
+from qvl_runtime.bundle import sha256
 from qvl_runtime.media import check_aspect, count_pages, load_pages
 from qvl_runtime.pdf import Pdf
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +15,8 @@ class Layout:
     """The form of a quantized linear, known before its values: `block` columns share a scale (and a zero point).
 
     With `integer` its inputs are rounded to int8 token by token too, and the product is one of integers (W8A8); codes
-    of 7 bits in it keep x86 without VNNI from saturating. `static` inputs have one scale, known from calibration.
+    of 7 bits in it keep x86 without VNNI from saturating. `static` inputs have one scale, known from calibration;
+    `per_tensor` ones a scale and a zero point that are found at run time for all tokens of an image together.
     """
 
     bits: int
@@ -24,6 +25,7 @@ class Layout:
     permuted: bool = False
     integer: bool = False
     static: bool = False
+    per_tensor: bool = False
 
     def blocks(self, columns: int) -> int:
         """Blocks a row of `columns` has; the last may be partial."""
@@ -40,7 +42,7 @@ class Layout:
         return np.float32 if self.integer else np.float16
 
     def __str__(self) -> str:
-        inputs = "static int8" if self.static else "int8"
+        inputs = "static int8" if self.static else "int8 per tensor" if self.per_tensor else "int8"
         return f"int{self.bits} × {inputs}" if self.integer else f"int{self.bits} in blocks of {self.block}"
 
 
@@ -60,11 +62,26 @@ class QTensor:
     permutation: npt.NDArray[np.int64] | None = None
     input_scale: float | None = None
 
+    @classmethod
+    def empty(cls, layout: Layout, rows: int, columns: int) -> QTensor:
+        """A symmetric one whose rows are still to be filled."""
+        scales = np.empty((rows, layout.blocks(columns)), layout.scale_type)
+        return cls(layout, np.empty((rows, columns), np.uint8), scales)
+
+    def fill(self, row: int, part: QTensor) -> None:
+        """Copy the rows of `part` in, from `row` on."""
+        rows = slice(row, row + len(part.codes))
+        self.codes[rows], self.scales[rows] = part.codes, part.scales
+
     def weight_only(self) -> QTensor:
         """The same weight, in 8 bits with a scale a row, for inputs that stay float."""
         layout = Layout(8, self.codes.shape[1])
         codes = self.codes + np.uint8(layout.middle - self.layout.middle)
         return QTensor(layout, codes, self.scales.astype(layout.scale_type))
+
+    def with_inputs_per_tensor(self) -> QTensor:
+        """The same weight for inputs whose tokens share a scale."""
+        return replace(self, layout=replace(self.layout, per_tensor=True))
 
     def dequantize(self) -> Floats:
         """The weight [N, K] in float32, exactly as the kernels reconstruct it."""

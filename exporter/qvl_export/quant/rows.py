@@ -18,12 +18,10 @@ def quantize_rows(name: str, source: Source, shape: tuple[int, int], layout: Lay
     """The table `name` of `shape` [rows, columns] in `layout`, kept in `directory` unless an earlier run did."""
     linear = SavedLinear(name, directory / f"{name}.npz", layout, *shape)
     if not linear.file.is_file():
-        codes = np.empty(shape, np.uint8)
-        scales = np.empty((shape[0], layout.blocks(shape[1])), layout.scale_type)
-        row = 0
+        tensor, row = QTensor.empty(layout, *shape), 0
         for chunk in source.chunks(ROWS_BYTES):
-            piece = round_to_nearest(chunk.astype(np.float32).reshape(-1, shape[1]), layout)
-            rows = slice(row, row := row + len(piece.codes))
-            codes[rows], scales[rows] = piece.codes, piece.scales
-        linear.save(QTensor(layout, codes, scales))
+            part = round_to_nearest(chunk.astype(np.float32).reshape(-1, shape[1]), layout)
+            tensor.fill(row, part)
+            row += len(part.codes)
+        linear.save(tensor)
     return linear

@@ -22,8 +22,8 @@ from ..checkpoint import Checkpoint, nested_name
 from ..errors import ConfigError, OutputError
 from ..safetensors_file import Array
 from ..safetensors_writer import Advance, Source, nbytes, write
-from .gptq_checkpoint import pack_words
 from .qtensor import Layout, QTensor
+from .qweight import pack_words
 from .stored import QuantizedSource
 
 CONFIG = "quantize_config.json"

@@ -37,9 +37,8 @@ def _scale(fold: Fold, weights: list[Floats], largest: Floats, strength: float) 
         np.maximum.at(of_w, fold.channels, np.abs(weight).max(axis=0))
     used = (of_x > 0) & (of_w > 0)
     wanted = of_x[used] ** strength / of_w[used] ** (1 - strength)
-    scale = np.ones_like(
-        of_x
-    )  # what the linears do not see is something else's: the queries and keys before a projection
+    # one where the linears see nothing: that is something else's, as queries and keys are before a projection
+    scale = np.ones_like(of_x)
     scale[used] = np.clip(wanted / np.exp(np.log(wanted).mean()), LEAST, MOST)
     return scale
 

@@ -12,12 +12,10 @@ import numpy as np
 
 from ..checkpoint import Checkpoint
 from ..errors import ConfigError
-from ..safetensors_file import Array
+from ..safetensors_file import Array, StoredTensor
 from ..targets import Target
-from . import awq_checkpoint, gptq_checkpoint
+from . import awq_checkpoint, gptq_checkpoint, qweight
 from .qtensor import Layout, QTensor
-
-PARTS = ("qweight", "qzeros", "scales", "g_idx")
 
 
 @dataclass(frozen=True)
@@ -46,6 +44,18 @@ class QuantizedSource(Protocol):
     def read(self) -> QTensor: ...
 
 
+class QuantizationConfig(Protocol):
+    """How a checkpoint's linears are quantized."""
+
+    def linear(self, name: str, tensors: Mapping[str, StoredTensor]) -> QuantizedSource: ...
+
+
+METHODS: dict[str, Callable[[dict[str, Any], Path], QuantizationConfig]] = {
+    "gptq": gptq_checkpoint.read_config,
+    "awq": awq_checkpoint.read_config,
+}
+
+
 def quantized_linears(checkpoint: Checkpoint) -> dict[str, QuantizedSource]:
     """The linears that the checkpoint holds quantized, by name; raises ConfigError for methods other than GPTQ and AWQ.
 
@@ -55,15 +65,15 @@ def quantized_linears(checkpoint: Checkpoint) -> dict[str, QuantizedSource]:
     if not raw:
         return {}
     method = raw.get("quant_method", "bitsandbytes" if "load_in_8bit" in raw else "gptq")
-    if method == "gptq":
-        return dict(gptq_checkpoint.find(checkpoint.tensors, gptq_checkpoint.read_config(raw, where)))
-    if method == "awq":
-        return dict(awq_checkpoint.find(checkpoint.tensors, awq_checkpoint.read_config(raw, where)))
-    raise ConfigError(
-        f"weights quantized by {method!r} are not supported",
-        where=where,
-        fix="export the bfloat16 or float16 release, or one quantized by GPTQ or AWQ",
-    )
+    read_config = METHODS.get(str(method))
+    if read_config is None:
+        raise ConfigError(
+            f"weights quantized by {method!r} are not supported",
+            where=where,
+            fix="export the bfloat16 or float16 release, or one quantized by GPTQ or AWQ",
+        )
+    config = read_config(raw, where)
+    return {name: config.linear(name, checkpoint.tensors) for name in qweight.names(checkpoint.tensors)}
 
 
 def _quantization_config(checkpoint: Checkpoint) -> tuple[dict[str, Any] | None, Path]:
@@ -98,4 +108,4 @@ def packed_parts(linears: Mapping[str, QuantizedSource], target: Target) -> dict
 
 def stored_names(linears: Iterable[str]) -> list[str]:
     """Names of the tensors that quantized linears may be made from: their own parts, or a float weight, or experts'."""
-    return [stored for name in linears for stored in (name, *(f"{name}.{part}" for part in (*PARTS, "weight")))]
+    return [stored for name in linears for stored in (name, *(f"{name}.{part}" for part in (*qweight.FORMS, "weight")))]

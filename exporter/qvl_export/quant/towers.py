@@ -17,9 +17,14 @@ Tensors = Mapping[str, Tensor]
 
 def vision_tower(spec: ModelSpec, target: Target, tensors: Tensors, scheme: SchemeOf) -> Tower:
     """Patch embedding, blocks, merger."""
-    stages = tuple(vision_stages(spec.vision))
     return Tower(
-        "vision", stages, lambda name, layouts: vision_stage(spec, target, name, layouts), target, tensors, scheme
+        "vision",
+        tuple(vision_stages(spec.vision)),
+        lambda name, layouts: vision_stage(spec, target, name, layouts),
+        target,
+        tensors,
+        scheme,
+        per_tensor=target.per_tensor_activations,
     )
 
 

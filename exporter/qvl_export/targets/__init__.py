@@ -76,6 +76,10 @@ class Target(Protocol):
         """Whether W8A8 rounds the inputs of a linear by one scale from calibration, else token by token."""
 
     @property
+    def per_tensor_activations(self) -> bool:
+        """Whether W8A8 can round all tokens of an image by one scale that is found at run time."""
+
+    @property
     def quantized_tables(self) -> bool:
         """Whether embedding and head can be quantized."""
 

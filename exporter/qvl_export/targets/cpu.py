@@ -27,6 +27,8 @@ SWIGLU_EXPERTS: dict[str, Any] = {
 """The only form of experts that ONNX Runtime has for CPUs, with silu(gate) · up as its activation."""
 ROUNDED = "rounded to int8"
 """Where a value keeps its `Tokens`."""
+ROUNDED_TOGETHER = "rounded to int8 together"
+"""Where it keeps its codes, their scale and zero point."""
 ZERO = np.array(128, np.uint8)
 """The code of zero."""
 
@@ -52,6 +54,7 @@ class CpuTarget(StandardOps):
     opsets: tuple[tuple[str, int], ...] = (("", 23), (MICROSOFT, 1))
     ir_version: int = 11
     static_activations: bool = False
+    per_tensor_activations: bool = True
     quantized_tables: bool = True
     static_cache: bool = False
     cache_inputs: Inputs = (
@@ -109,7 +112,8 @@ class CpuTarget(StandardOps):
         self, op: OpBuilder, x: ir.Value, weight: PackedWeight, bias: ir.Value | None, wide: bool = False
     ) -> ir.Value:
         if weight.layout.integer:
-            return self.integer_linear(op, x, weight.parts, bias)
+            linear = self.integer_linear if not weight.layout.per_tensor else self.per_tensor_linear
+            return linear(op, x, weight.parts, bias)
         return self.blocks_product(op, ordered(op, x, weight), weight, bias)
 
     def blocks_product(self, op: OpBuilder, x: ir.Value, weight: PackedWeight, bias: ir.Value | None) -> ir.Value:
@@ -139,6 +143,17 @@ class CpuTarget(StandardOps):
         y = op.MatMulIntegerToFloat(tokens.codes, parts["codes"], one, parts["scales"], zero, _domain=MICROSOFT)
         y = op.Mul(op.Reshape(y, tokens.shape), tokens.steps)
         return y if bias is None else op.Add(y, bias)
+
+    def per_tensor_linear(
+        self, op: OpBuilder, x: ir.Value, parts: Mapping[str, ir.Value], bias: ir.Value | None
+    ) -> ir.Value:
+        """All tokens by one scale and zero point, so that scales and bias are applied while products are written."""
+        if ROUNDED_TOGETHER not in x.meta:
+            x.meta[ROUNDED_TOGETHER] = op.DynamicQuantizeLinear(x, _outputs=3)
+        codes, step, zero = x.meta[ROUNDED_TOGETHER]
+        return op.MatMulIntegerToFloat(
+            codes, parts["codes"], step, parts["scales"], zero, None, bias, _domain=MICROSOFT
+        )
 
     def _rounded(self, op: OpBuilder, x: ir.Value) -> Tokens:
         """Made once for linears that share x."""

@@ -34,6 +34,8 @@ def lower(precision: str, accuracy_level: int) -> CudaTarget:
 class CudaTarget(HalfProducts, CpuTarget):
     """ONNX Runtime on a GPU, see `targets.Target`."""
 
+    per_tensor_activations: bool = False
+
     def linear(
         self, op: OpBuilder, x: ir.Value, weight: ir.Value, bias: ir.Value | None, wide: bool = False
     ) -> ir.Value:

@@ -39,6 +39,7 @@ class PortableTarget(HalfProducts):
     opsets: tuple[tuple[str, int], ...] = (("", 24),)
     ir_version: int = 11
     static_activations: bool = True
+    per_tensor_activations: bool = False
     quantized_tables: bool = False
     static_cache: bool = False
 

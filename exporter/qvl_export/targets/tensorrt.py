@@ -6,12 +6,10 @@ the bundle gets a script that builds them.
 
 from __future__ import annotations
 
-import contextlib
-import os
 from functools import partial
-from pathlib import Path
 from typing import Any
 
+from qvl_runtime import user_cache
 from qvl_runtime.cuda import Cuda
 from qvl_runtime.errors import EngineError, InstallError
 
@@ -74,18 +72,12 @@ class TimingCache:
     """What kernels took, measured once and kept for the next build in the user's cache directory."""
 
     def __init__(self, name: str) -> None:
-        home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        self._path = Path(home) / "qvl-export" / name
+        self._path = user_cache.directory("qvl-export") / name
 
     def use(self, config: Any) -> None:
         """Give a builder configuration what is known."""
-        known = b""
-        with contextlib.suppress(OSError):  # the first build
-            known = self._path.read_bytes()
-        config.set_timing_cache(config.create_timing_cache(known), False)
+        config.set_timing_cache(config.create_timing_cache(user_cache.read(self._path) or b""), False)
 
     def save(self, config: Any) -> None:
         """Keep what a build has measured; where that cannot be, the next one measures again."""
-        with contextlib.suppress(OSError):
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._path.write_bytes(bytes(config.get_timing_cache().serialize()))
+        user_cache.keep(self._path, bytes(config.get_timing_cache().serialize()))

@@ -15,8 +15,9 @@ from .errors import PromptError
 if TYPE_CHECKING:
     from .generate import Run
     from .grounding import Region
-    from .model import Model, Stream
+    from .model import Model
     from .prompt import Placed
+    from .stream import Stream
 
 
 def _messages(options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -142,10 +143,10 @@ def _report(run: Run) -> dict[str, Any]:
 def inspect(options: argparse.Namespace) -> int:
     import msgspec
 
-    from . import manifest as manifests
+    from .bundle import read_manifest, verify
 
-    manifest = manifests.read(options.bundle)
-    checked = dict(manifests.verify(options.bundle, manifest)) if options.verify else {}
+    manifest = read_manifest(options.bundle)
+    checked = dict(verify(options.bundle, manifest)) if options.verify else {}
     if options.json:
         verified = {"verified": checked} if options.verify else {}
         print(json.dumps({**msgspec.to_builtins(manifest), **verified}, indent=1, ensure_ascii=False))
@@ -159,7 +160,6 @@ def inspect(options: argparse.Namespace) -> int:
 
 
 def bench(options: argparse.Namespace) -> int:
-    import statistics
     import time
 
     from .model import load
@@ -172,24 +172,29 @@ def bench(options: argparse.Namespace) -> int:
         model = load(options.bundle, options.threads)
         loads.append(time.perf_counter() - began)
         runs.append(_fresh(model, messages, options))
-    seconds = {key: statistics.median(run["seconds"][key] for run in runs) for key in runs[0]["seconds"]}
+    result = _medians(loads, runs)
+    if options.json:
+        print(json.dumps(result))
+    else:
+        seconds = {"load": result.pop("load_seconds"), **result.pop("seconds")}
+        flat = {**{f"{key} (s)": value for key, value in seconds.items()}, **result}
+        print("\n".join(f"{key:18} {value}" for key, value in flat.items()))
+    return 0
+
+
+def _medians(loads: list[float], runs: list[dict[str, Any]]) -> dict[str, Any]:
+    import statistics
+
     speeds = [run["tokens_per_second"] for run in runs if run["tokens_per_second"]]
-    result = {
+    return {
         "load_seconds": round(statistics.median(loads), 3),
-        "seconds": seconds,
+        "seconds": {key: statistics.median(run["seconds"][key] for run in runs) for key in runs[0]["seconds"]},
         "tokens_per_second": statistics.median(speeds) if speeds else None,
         "prompt_tokens": runs[0]["counts"]["prompt"],
         "image_tokens": runs[0]["counts"]["image"],
         "peak_memory_mb": _peak_memory_mb(),
-        "repeat": options.repeat,
+        "repeat": len(runs),
     }
-    if options.json:
-        print(json.dumps(result))
-    else:
-        flat = {f"{key} (s)": value for key, value in {"load": result.pop("load_seconds"), **seconds}.items()}
-        del result["seconds"]
-        print("\n".join(f"{key:18} {value}" for key, value in {**flat, **result}.items()))
-    return 0
 
 
 def _fresh(model: Model, messages: list[dict[str, Any]], options: argparse.Namespace) -> dict[str, Any]:

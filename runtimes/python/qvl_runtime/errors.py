@@ -4,6 +4,7 @@ QvlError
 ├── BundleError    a bundle is missing, damaged, truncated or from the future
 ├── MediaError     an image, video or PDF cannot be read or is too large
 ├── PromptError    messages or options the model cannot answer
+├── EngineError    the engine failed while running
 └── InstallError   a Python package is missing or two of them collide
 """
 

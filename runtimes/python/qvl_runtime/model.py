@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from tokenizers import Tokenizer
-from tokenizers.decoders import DecodeStream
 
 from . import grounding
-from . import manifest as manifests
+from .bundle import read_manifest
 from .chat import ChatTemplate
 from .errors import BundleError, PromptError
+from .feature_cache import FeatureCache
 from .generate import Decoder, Run
 from .manifest import Manifest
 from .media import ImageSource, load_image
@@ -24,6 +22,7 @@ from .prompt import Media, Message, Placed, Prompt, build_prompt, put
 from .rotation import Rotation
 from .sampling import Sampling
 from .sessions import Floats, open_engine
+from .stream import Stream
 from .tools import check_tools
 
 if TYPE_CHECKING:
@@ -32,7 +31,6 @@ if TYPE_CHECKING:
 FEATURE_CACHE_BYTES = 256 << 20
 MAX_NEW_TOKENS = 512
 Tool = Mapping[str, Any]
-NO_MARKS: Mapping[int, str] = MappingProxyType({})
 
 
 def load(bundle: str | Path, threads: int | None = None) -> Model:
@@ -43,7 +41,7 @@ def load(bundle: str | Path, threads: int | None = None) -> Model:
     path = Path(bundle)
     if threads is not None and (not isinstance(threads, int) or isinstance(threads, bool) or threads < 1):
         raise PromptError(f"threads is {threads!r}", fix="give a positive whole number, or None for all cores")
-    return Model(path, manifests.read(path), threads)
+    return Model(path, read_manifest(path), threads)
 
 
 class Model:
@@ -206,55 +204,6 @@ class Model:
 
     def __repr__(self) -> str:
         return f"Model({str(self.bundle)!r}, {self.manifest.family}, {self.manifest.graphs['llm'].precision})"
-
-
-class Stream(Iterator[str]):
-    """Pieces of the answer to `prompt`; `run` fills as they come.
-
-    Special tokens are left out, except for `marks` (id → text), which are part of an answer.
-    """
-
-    def __init__(
-        self,
-        tokens: Iterator[int],
-        tokenizer: Tokenizer,
-        run: Run,
-        prompt: Prompt | None = None,
-        marks: Mapping[int, str] = NO_MARKS,
-    ) -> None:
-        self._tokens, self._tokenizer, self.run, self._marks = tokens, tokenizer, run, marks
-        self.prompt = prompt
-        self._decoder = DecodeStream(skip_special_tokens=True)
-
-    def __next__(self) -> str:
-        for token in self._tokens:
-            if piece := self._marks.get(token) or self._decoder.step(self._tokenizer, token):
-                return str(piece)
-        raise StopIteration
-
-
-class FeatureCache:
-    """Image features by key, least recently used first out, bounded in bytes."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit, self._size = limit, 0
-        self._items: OrderedDict[bytes, Floats] = OrderedDict()
-
-    def clear(self) -> None:
-        self._items.clear()
-        self._size = 0
-
-    def get(self, key: bytes) -> Floats | None:
-        if key in self._items:
-            self._items.move_to_end(key)
-        return self._items.get(key)
-
-    def put(self, key: bytes, features: Floats) -> None:
-        replaced = self._items.pop(key, None)
-        self._items[key] = features
-        self._size += features.nbytes - (0 if replaced is None else replaced.nbytes)
-        while self._size > self._limit and len(self._items) > 1:
-            self._size -= self._items.popitem(last=False)[1].nbytes
 
 
 def _tokenizer(bundle: Path) -> Tokenizer:

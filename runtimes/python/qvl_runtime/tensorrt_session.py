@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from .cuda import Buffer, Cuda
 from .errors import EngineError
 from .manifest import DECODE, Manifest
 from .positions import Grid
-from .sessions import Floats, LlmInputs, llm_feeds, vision_feeds
+from .sessions import Floats, LlmInputs, closed, llm_feeds, vision_feeds
 from .tensorrt_engine import MakeContext, TrtGraph
 
 
@@ -92,7 +92,7 @@ class TrtEngine:
         for graph in self._graphs.values():
             graph.close()
         self._cuda.close()
-        self.encode = self.forward = self.clear = _closed  # type: ignore[method-assign]
+        self.encode = self.forward = self.clear = closed  # type: ignore[method-assign]
         self.close = _nothing  # type: ignore[method-assign]
 
 
@@ -114,10 +114,6 @@ def _pieces(inputs: LlmInputs, most_tokens: int, most_wanted: int) -> Iterator[L
             inputs.ntk_alpha,
         )
         start = end
-
-
-def _closed(*_: Any, **__: Any) -> NoReturn:
-    raise EngineError("the model is closed", fix="load the bundle again")
 
 
 def _nothing() -> None: ...

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from ...errors import ExportError
 from ..gptq import gptq
-from ..gptq_checkpoint import BLOCKS
 from ..qtensor import Layout, QTensor
+from ..qweight import BLOCKS
 from ..statistics import Statistics
 from . import Floats, Options
 

@@ -8,12 +8,12 @@ import os
 import pkgutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import BundleError
+from ..errors import BundleError, EngineError
 from ..manifest import ImageGeometry, Manifest
 from ..positions import Grid, Ints, interpolation, patch_positions, window_layout
 
@@ -53,6 +53,11 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Free everything; any later call raises EngineError."""
+
+
+def closed(*_: Any, **__: Any) -> NoReturn:
+    """What the methods of an engine become when it is closed."""
+    raise EngineError("the model is closed", fix="load the bundle again")
 
 
 def cores() -> int:

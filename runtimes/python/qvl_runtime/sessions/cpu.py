@@ -6,15 +6,16 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import NamedTuple
 
 import numpy as np
 
+from ..bundle import inside
 from ..errors import BundleError, EngineError, InstallError
-from ..manifest import DECODE, GraphEntry, ImageGeometry, Manifest, inside
+from ..manifest import DECODE, GraphEntry, ImageGeometry, Manifest
 from ..positions import Grid
 from ..saturation import saturates
-from . import Floats, LlmInputs, cores, llm_feeds, vision_feeds
+from . import Floats, LlmInputs, closed, cores, llm_feeds, vision_feeds
 
 CACHE_STEP = 512
 """The KV cache grows by multiples of this many tokens."""
@@ -205,9 +206,5 @@ class CpuEngine:
 
     def close(self) -> None:
         """Free both sessions; any later call raises EngineError."""
-        self.encode = self.forward = self.clear = _closed  # type: ignore[method-assign]
+        self.encode = self.forward = self.clear = closed  # type: ignore[method-assign]
         self.__dict__.pop("llm", None)
-
-
-def _closed(*_: Any, **__: Any) -> NoReturn:
-    raise EngineError("the model is closed", fix="load the bundle again")

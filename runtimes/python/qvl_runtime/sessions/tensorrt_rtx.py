@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 from pathlib import Path
 from typing import Any
 
+from .. import user_cache
+from ..bundle import sha256
 from ..errors import InstallError
-from ..manifest import MANIFEST, Manifest, sha256
+from ..manifest import MANIFEST, Manifest
 from ..tensorrt_engine import MakeContext
 from ..tensorrt_session import Library, TrtEngine
 from .portable import cache_state
@@ -44,8 +44,7 @@ class KernelCache:
     """The runtime caches of a bundle's engines, in the user's cache directory: a file an engine."""
 
     def __init__(self, name: str) -> None:
-        home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        self._directory = Path(home) / "qvl-runtime" / name
+        self._directory = user_cache.directory("qvl-runtime") / name
         self._caches: dict[str, Any] = {}
 
     def make_context(self, trt: Any) -> MakeContext:
@@ -62,14 +61,13 @@ class KernelCache:
         return make
 
     def _load(self, cache: Any, file: str) -> Any:
-        with contextlib.suppress(OSError):  # the first start
-            cache.deserialize((self._directory / file).read_bytes())
+        known = user_cache.read(self._directory / file)
+        if known is not None:
+            cache.deserialize(known)
         return cache
 
     def save(self) -> None:
         """Write what was compiled; where that cannot be, the next start compiles again."""
-        with contextlib.suppress(OSError):
-            self._directory.mkdir(parents=True, exist_ok=True)
-            for file, cache in self._caches.items():
-                (self._directory / file).write_bytes(bytes(cache.serialize()))
+        for file, cache in self._caches.items():
+            user_cache.keep(self._directory / file, bytes(cache.serialize()))
         self._caches.clear()

@@ -1,0 +1,95 @@
+"""A copy of a bundle whose graphs also give what lies inside them: residual streams, and the linears of a stage."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import onnx
+
+from qvl_runtime.bundle import read_manifest
+from qvl_runtime.errors import BundleError
+
+from ..bundle import file_entry, link_files, write_manifest
+
+STREAM = re.compile(r"(vision\.blocks|llm\.layers)\.(\d+)")
+PRODUCTS = (
+    "MatMul",
+    "FusedMatMul",
+    "Gemm",
+    "MatMulNBits",
+    "DynamicQuantizeMatMul",
+    "MatMulInteger",
+    "MatMulIntegerToFloat",
+)
+
+
+@contextlib.contextmanager
+def exposed(bundle: Path, into: str | None) -> Iterator[tuple[Path, dict[str, list[str]]]]:
+    """A temporary copy of a bundle, its weights hard links, whose graphs have more outputs; and the names of these."""
+    manifest = read_manifest(bundle)
+    if any(entry.engine for entry in manifest.graphs.values()):
+        raise BundleError(
+            "has engines, which show nothing of their inside", where=bundle, fix="export --target portable"
+        )
+    with _beside(bundle) as directory:
+        names, files = {}, dict(manifest.files)
+        link_files(manifest, bundle, directory)
+        for graph, entry in manifest.graphs.items():
+            names[graph] = _expose(directory / entry.model, into)
+            files[entry.model] = file_entry(directory / entry.model)
+        write_manifest(directory, msgspec.structs.replace(manifest, files=files))
+        yield directory, names
+
+
+@contextlib.contextmanager
+def _beside(bundle: Path) -> Iterator[Path]:
+    """A temporary directory on the bundle's file system where that can be written, so that links are free."""
+    try:
+        temporary = tempfile.TemporaryDirectory(prefix=".blame-", dir=bundle.resolve().parent)
+    except OSError:
+        temporary = tempfile.TemporaryDirectory(prefix="blame-")
+    with temporary as directory:
+        yield Path(directory)
+
+
+def _expose(path: Path, into: str | None) -> list[str]:
+    """Rewrite a graph with further outputs; returns their names in order."""
+    model = onnx.load(path, load_external_data=False)
+    inner = set(linears(model.graph, into))
+    names = [name for node in model.graph.node for name in node.output if STREAM.fullmatch(name) or name in inner]
+    for name in names:
+        model.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
+    path.unlink()  # a hard link: the bundle's own file must stay as it is
+    path.write_bytes(model.SerializeToString())
+    return names
+
+
+def linears(graph: Any, stage: str | None) -> list[str]:
+    """Rename the outputs of a stage's linears, bias and all, to `stage/linear`; their names in the order they run.
+
+    Values carry the name of the module that made them; a linear is one that multiplies matrices.
+    """
+    match = STREAM.fullmatch(stage or "")
+    if not match:
+        return []
+    prefix = f"{'visual.blocks' if match[1] == 'vision.blocks' else 'model.layers'}.{match[2]}."
+    scope = re.compile(rf"v_{re.escape(prefix)}(.+)\.[^.]+")
+    last: dict[str, str] = {}
+    products = set()
+    for node in graph.node:
+        if found := scope.fullmatch(node.output[0]):
+            last[found[1]] = node.output[0]
+            if node.op_type in PRODUCTS:
+                products.add(found[1])
+    renamed = {value: f"{stage}/{module}" for module, value in last.items() if module in products}
+    for node in graph.node:
+        for values in (node.input, node.output):
+            for index, value in enumerate(values):
+                values[index] = renamed.get(value, value)
+    return list(renamed.values())

@@ -1,0 +1,160 @@
+"""A bundle's directory: its manifest read strictly, and its files found and checked."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+import msgspec
+
+from .errors import BundleError
+from .manifest import (
+    DECODE,
+    GENAI_CONFIG,
+    GRAPHS,
+    MANIFEST,
+    SCHEMA_VERSION,
+    TEXT_FILES,
+    FileEntry,
+    GraphEntry,
+    Manifest,
+)
+
+MAX_MANIFEST_BYTES = 16 << 20
+CHUNK = 1 << 22
+Shapes = dict[str, list[int | str]]
+
+
+class _Version(msgspec.Struct):
+    schema_version: int
+
+
+def read_manifest(bundle: Path) -> Manifest:
+    """The manifest of a bundle directory, with the presence and size of every file checked.
+
+    Raises BundleError naming the file and the likely cause.
+    """
+    manifest = _parse(bundle)
+    for name, entry in manifest.files.items():
+        _check_size(inside(bundle, name), entry)
+    for name in GRAPHS:
+        if name not in manifest.graphs:
+            raise BundleError(f"has no graph {name}", where=bundle / MANIFEST, fix="export again")
+    used = [name for graph in manifest.graphs.values() for name in graph.files]
+    for name in (*TEXT_FILES, *used):
+        if name not in manifest.files:
+            raise BundleError("is used but not listed under files", where=bundle / name, fix="export again")
+    _check_geometry(manifest, bundle / MANIFEST)
+    return manifest
+
+
+def _parse(bundle: Path) -> Manifest:
+    path = bundle / MANIFEST
+    if not bundle.is_dir():
+        raise BundleError("is not a bundle directory", where=bundle, fix="make one with `qvl-export export`")
+    if not path.is_file() and (bundle / GENAI_CONFIG).is_file():
+        raise BundleError(
+            "is a directory for ONNX Runtime GenAI, not a bundle",
+            where=bundle,
+            fix="load it with onnxruntime_genai, or export without --layout genai",
+        )
+    if not path.is_file():
+        raise BundleError("is missing: not a bundle, or an interrupted copy", where=path)
+    if path.stat().st_size > MAX_MANIFEST_BYTES:
+        raise BundleError(f"is larger than {MAX_MANIFEST_BYTES} bytes", where=path)
+    raw = path.read_bytes()
+    try:
+        version = msgspec.json.decode(raw, type=_Version).schema_version
+        if version > SCHEMA_VERSION:
+            raise BundleError(
+                f"has schema version {version}, this runtime reads up to {SCHEMA_VERSION}",
+                where=path,
+                fix="pip install -U qvl-runtime",
+            )
+        return msgspec.json.decode(raw, type=Manifest)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise BundleError(f"is damaged: {error}", where=path, fix="export again or copy it again") from error
+
+
+def _check_size(path: Path, entry: FileEntry) -> None:
+    if not path.is_file():
+        raise BundleError("is missing from the bundle", where=path, fix="copy the whole directory")
+    if (size := path.stat().st_size) != entry.size:
+        state = "truncated" if size < entry.size else "changed"
+        raise BundleError(f"is {state}: {size} bytes, the manifest says {entry.size}", where=path, fix="copy it again")
+
+
+def _check_geometry(manifest: Manifest, where: Path) -> None:
+    """The geometry must be that of the graphs' own inputs and outputs, which engines check against the graphs."""
+    vision, language = manifest.graphs["vision"], manifest.graphs["llm"]
+    shapes = {port.name: port.shape for graph in (vision, language) for port in (*graph.inputs, *graph.outputs)}
+    wrong = [*_wrong_shapes(manifest, shapes), *_wrong_options(manifest, shapes)]
+    wrong += [f"{name}'s profiles" for name, graph in manifest.graphs.items() if not _profiles_fit(graph)]
+    decode = manifest.graphs.get(DECODE, language)
+    if (decode.inputs, decode.outputs) != (language.inputs, language.outputs):
+        wrong.append(DECODE)
+    layers = sum(name.startswith("past_key_values.") for name in shapes) // 2
+    if wrong or layers != manifest.llm.num_layers:
+        raise BundleError(f"geometry and graphs disagree: {', '.join(wrong) or 'layers'}", where=where)
+
+
+def _wrong_shapes(manifest: Manifest, shapes: Shapes) -> Iterator[str]:
+    """Ports that every graph has, where they are missing or of another shape."""
+    llm, last = manifest.llm, f"past_key_values.{manifest.llm.num_layers - 1}.key"
+    fixed = shapes.get(last, [])[2:3] == [llm.max_length]  # engines want to know the capacity when they are built
+    expected: Shapes = {
+        "pixel_values": ["frames", "patches", manifest.image.patch_dim],
+        "image_features": ["image_tokens", llm.hidden_size],
+        "logits": [1, "wanted", llm.vocab_size],
+        last: [1, llm.num_key_value_heads, llm.max_length if fixed else "past", llm.head_dim],
+    }
+    return (name for name, shape in expected.items() if shapes.get(name) != shape)
+
+
+def _wrong_options(manifest: Manifest, shapes: Shapes) -> Iterator[str]:
+    """What only some families have, where only one of geometry and graphs has it."""
+    image, llm = manifest.image, manifest.llm
+    optional = {
+        "patch_positions": not image.queries,
+        "window_gather": image.window,
+        "interpolation_indices": image.position_table,
+        "ntk_alpha": llm.ntk_length,
+    }
+    yield from (name for name, wanted in optional.items() if bool(wanted) != (name in shapes))
+    if bool(image.square) != bool(image.queries):
+        yield "square"
+    deepstack = {f"deepstack_features.{index}" for index in range(llm.deepstack_layers)}
+    for ports in (manifest.graphs["vision"].outputs, manifest.graphs["llm"].inputs):
+        yield from sorted({port.name for port in ports if port.name.startswith("deepstack_features.")} ^ deepstack)
+
+
+def _profiles_fit(graph: GraphEntry) -> bool:
+    axes = {axis for port in graph.inputs for axis in port.shape if isinstance(axis, str)}
+    return graph.engine is None or all(set(profile.axes) == axes for profile in graph.engine.profiles)
+
+
+def verify(bundle: Path, manifest: Manifest) -> Iterator[tuple[str, bool]]:
+    """Each file's name and whether its sha256 is the recorded one."""
+    for name, entry in manifest.files.items():
+        yield name, sha256(inside(bundle, name)) == entry.sha256
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file, read in pieces."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(CHUNK):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def inside(bundle: Path, name: str) -> Path:
+    """The path of a bundle's file; raises BundleError when the name leaves the bundle."""
+    pure = PurePosixPath(name)
+    path = bundle / name
+    if pure.is_absolute() or ".." in pure.parts or "\\" in name or not name:
+        raise BundleError(f"names a file outside the bundle: {name!r}", where=bundle / MANIFEST)
+    if not path.resolve().is_relative_to(bundle.resolve()):
+        raise BundleError("is a link that leaves the bundle", where=path, fix="copy the file itself into the bundle")
+    return path
