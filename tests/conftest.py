@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
 from unittest import mock
@@ -122,3 +123,20 @@ def int4_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("reference") / "int4"
     export(ExportPlan(REFERENCE, out, precision="int4", samples=8))
     return out
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[str]:
+    """The address of a Ray cluster of two nodes of one core each, both on this machine."""
+    pytest.importorskip("ray", reason="ray is not installed: nothing of --ray is tested (pip install '.[ray]')")
+    from ray.cluster_utils import Cluster
+
+    node = {"num_cpus": 1, "object_store_memory": 80 << 20}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        nodes = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
+        nodes.add_node(**node)
+        nodes.wait_for_nodes()
+        yield nodes.address
+        with contextlib.suppress(Exception):
+            nodes.shutdown()

@@ -102,6 +102,7 @@ def cli() -> None:
     show_default=True,
     help="Engines that are built: for single images, or for videos too.",
 )
+@click.option("--ray", metavar="ADDRESS", help="Spread the calibration pages over the Ray cluster there.")
 @click.option("--revision", help="Branch, tag or commit of a Hugging Face id.")
 @click.option("--force", is_flag=True, help="Replace an existing bundle.")
 @click.option("--quiet", is_flag=True, help="Print nothing but errors.")
@@ -129,6 +130,7 @@ def export(
     gptq_experts: bool,
     compute_capability: str | None,
     profile: str,
+    ray: str | None,
     revision: str | None,
     force: bool,
     quiet: bool,
@@ -163,6 +165,7 @@ def export(
         gptq_experts=gptq_experts,
         compute_capability=compute_capability,
         profile=profile,
+        ray=ray,
     )
     progress, began = RichProgress(quiet), time.perf_counter()
     try:

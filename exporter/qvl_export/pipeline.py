@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from qvl_runtime.manifest import Manifest
@@ -13,6 +15,7 @@ from .errors import ExportError
 from .graph import build
 from .opening import Opened, open_checkpoint
 from .plan import ExportPlan, quantized
+from .processes import Pool, open_pool
 from .progress import Progress, Silent
 from .quant import precision, save_gptq, schemes
 from .quant.pages import select
@@ -37,10 +40,9 @@ def export(plan: ExportPlan, progress: Progress | None = None) -> Manifest:
     opened = open_checkpoint(plan, precisions, progress)
     layout.check(opened)
     _check_save_gptq(opened)
-    quantizer, made = _quantizer(opened), Quantized()
     finisher = targets.finisher(plan.target, opened.engine_options)
-    with atomic.writing(out, plan.force, layout.PRODUCT) as directory:
-        draft = Draft(opened, directory)
+    with _quantizer(opened) as quantizer, atomic.writing(out, plan.force, layout.PRODUCT) as directory:
+        draft, made = Draft(opened, directory), Quantized()
         for name in precisions:
             if quantizer:
                 made = quantizer.tower(name, draft.manifest(), directory, made, progress.stage)
@@ -70,18 +72,22 @@ def sensitivity(plan: ExportPlan, progress: Progress | None = None) -> list[Sens
         return quantizer.sensitivities(Draft(opened, work).manifest(), work, progress.stage)
 
 
-def _quantizer(opened: Opened) -> Quantizer | None:
+@contextlib.contextmanager
+def _quantizer(opened: Opened) -> Iterator[Quantizer | None]:
     """What quantizes the graphs that are to be quantized; raises ExportError when it cannot be had."""
     plan, wanted = opened.plan, quantized(opened.precisions)
     if wanted:
         plan.check_calibration(already=bool(opened.own))
-        return _quantizer_of(opened, wanted, Path(plan.out))
-    if plan.calib:
-        raise ExportError("--calib is for quantization", fix="add --precision int8 or int4, or leave it out")
-    return None
+        with open_pool(plan.ray) if plan.ray else contextlib.nullcontext() as pool:
+            yield _quantizer_of(opened, wanted, Path(plan.out), pool)
+        return
+    for option, given in (("--calib", plan.calib), ("--ray", plan.ray)):
+        if given:
+            raise ExportError(f"{option} is for quantization", fix="add --precision int8 or int4, or leave it out")
+    yield None
 
 
-def _quantizer_of(opened: Opened, wanted: dict[str, str], out: Path) -> Quantizer:
+def _quantizer_of(opened: Opened, wanted: dict[str, str], out: Path, pool: Pool | None = None) -> Quantizer:
     plan = opened.plan
     return Quantizer(
         opened.spec,
@@ -94,6 +100,7 @@ def _quantizer_of(opened: Opened, wanted: dict[str, str], out: Path) -> Quantize
         select(plan.calib, plan.samples),
         plan.limit,
         plan.vision_weight,
+        pool,
     )
 
 

@@ -40,6 +40,7 @@ class ExportPlan:
     int4 experts are rounded to nearest, which is several times as fast. `layout` "genai" makes a directory for ONNX
     Runtime GenAI instead of a bundle (see docs/interop.md). Targets that build engines do so for the GPUs of
     `compute_capability`, such as "86,89,120", and for what `profile` says they are to read: "pages", or "video" too.
+    Calibration pages are run on the machines of the Ray cluster at the address `ray`, or here.
     """
 
     checkpoint: str | Path
@@ -67,6 +68,7 @@ class ExportPlan:
     layout: str = "qvl"
     compute_capability: str | None = None
     profile: str = "pages"
+    ray: str | None = None
 
     def __post_init__(self) -> None:
         """Targets may be written as they are on a command line: `tensorrt-rtx` is `tensorrt_rtx`."""

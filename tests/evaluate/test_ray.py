@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,30 +13,13 @@ from click.testing import CliRunner
 
 from qvl_export.cli import cli
 from qvl_export.errors import ExportError
-from qvl_export.evaluate.processes import open_pool
 from qvl_export.evaluate.records import Records
+from qvl_export.processes import open_pool
 from qvl_runtime.bundle import sha256
 from tests.evaluate.test_blame import damage
 from tests.heldout import HELDOUT
 
-ray = pytest.importorskip("ray", reason="ray is not installed: nothing of --ray is tested (pip install '.[ray]')")
 PAGES = 4
-
-
-@pytest.fixture(scope="module")
-def address() -> Iterator[str]:
-    """A cluster of two nodes of one core each."""
-    from ray.cluster_utils import Cluster
-
-    node = {"num_cpus": 1, "object_store_memory": 80 << 20}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        nodes = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
-        nodes.add_node(**node)
-        nodes.wait_for_nodes()
-        yield nodes.address
-        with contextlib.suppress(Exception):
-            nodes.shutdown()
 
 
 @pytest.fixture(scope="module")
@@ -65,10 +46,12 @@ def answers(out: Path, prefix: str, items: int) -> list[dict[str, Any]]:
     return found
 
 
-def test_two_machines_answer_as_one_process(address: str, reference_bundle: Path, data: Path, tmp_path: Path) -> None:
+def test_two_machines_answer_as_one_process(
+    ray_cluster: str, reference_bundle: Path, data: Path, tmp_path: Path
+) -> None:
     other = damage(reference_bundle, tmp_path / "other", 2)
     found = {}
-    for name, options in (("alone", ["--threads", "1"]), ("spread", ["--ray", address])):
+    for name, options in (("alone", ["--threads", "1"]), ("spread", ["--ray", ray_cluster])):
         out = tmp_path / name
         command = ["compare", reference_bundle, other, "--data", data, "--out", out, "--no-blame", "--json", "--quiet"]
         done = CliRunner().invoke(cli, [*map(str, command), "--max-new-tokens", "20", *options], catch_exceptions=False)
@@ -82,11 +65,11 @@ def test_two_machines_answer_as_one_process(address: str, reference_bundle: Path
     assert ranks == {"0", "1"}
 
 
-def test_a_failing_job_is_one_line(address: str, tmp_path: Path) -> None:
+def test_a_failing_job_is_one_line(ray_cluster: str, tmp_path: Path) -> None:
     class Job(msgspec.Struct):
         pass
 
-    with open_pool(address) as pool:
+    with open_pool(ray_cluster) as pool:
         assert (pool.machines, pool.cores) == (2, 2)
         with pytest.raises(ExportError, match="No module named"):
             pool.run("qvl_export.evaluate.nothing", [Job(), Job()], 1, lambda _: None)

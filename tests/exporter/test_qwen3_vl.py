@@ -176,7 +176,7 @@ def test_int4_is_calibrated_with_deepstack(
     monkeypatch.setattr(
         calibrate,
         "quantize_tower",
-        lambda tower, work, report: (seen.extend(work.samples(0)), quantize(tower, work, report))[1],
+        lambda tower, work, *rest: (seen.extend(work.samples(0)), quantize(tower, work, *rest))[1],
     )
     plan = {"llm_precision": "int4", "calib": HELDOUT, "samples": 6, "accuracy_level": 0, "precision": "fp32"}
     export(ExportPlan(checkpoint("qwen3_vl", "deep"), tmp_path / "int4", **plan))

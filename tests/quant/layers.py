@@ -18,9 +18,9 @@ from qvl_export import ExportPlan, export
 from qvl_export.checkpoint import Checkpoint
 from qvl_export.families import read_spec
 from qvl_export.graph.build import FLOAT, add_input, add_output, empty_graph
-from qvl_export.quant.calibrate import run
 from qvl_export.quant.pages import select
 from qvl_export.quant.qtensor import QTensor
+from qvl_export.quant.running import run
 from qvl_export.quant.samples import Sampler
 from qvl_export.quant.towers import llm_tower
 from qvl_export.quant.work import Quantized, Sample

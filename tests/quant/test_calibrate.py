@@ -21,6 +21,7 @@ from qvl_export.families import read_spec, tensors
 from qvl_export.graph.stages import decoder_stage, decoder_stages, vision_stage, vision_stages
 from qvl_export.quant import calibrate
 from qvl_export.quant.calibrate import Tower
+from qvl_export.quant.running import run
 from qvl_export.quant.samples import llm_feeds, places
 from qvl_export.quant.schemes import int4
 from qvl_export.quant.work import Quantized, Sample
@@ -87,7 +88,7 @@ def test_layers_on_their_own_are_the_layers_of_the_model(
     for index, name in enumerate(stages[:-1]):  # transformers gives the last one normalised
         stage = build(name, {})
         session = tower.open(stage, Quantized(), tmp_path)
-        state = calibrate.run(session, Sample(state, feeds), ["hidden_out"])[0]
+        state = run(session, Sample(state, feeds), ["hidden_out"])[0]
         expected = theirs[index + 1].numpy()  # before DeepStack adds what the next layer sees
         if index < len(features) - 1:
             expected[0, places(prompt)] += features[index + 1]
@@ -110,7 +111,7 @@ def test_vision_stages_in_a_row_are_the_tower(
     state, feeds = patches.pixel_values, vision_feeds(spec.image, patches.grid)
     for name in stages:
         session = tower.open(tower.build(name, {}), Quantized(), tmp_path)
-        state = calibrate.run(session, Sample(state, feeds), ["hidden_out"])[0]
+        state = run(session, Sample(state, feeds), ["hidden_out"])[0]
     assert np.abs(state - model(family, "deep", "fp32").encode(picture)).max() < 1e-4
 
 

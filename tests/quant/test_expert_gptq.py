@@ -11,9 +11,10 @@ import onnx_ir as ir
 import pytest
 
 from qvl_export.graph.experts import ExpertWeight
-from qvl_export.quant.experts import LEAST_TOKENS, Routed, gptq_experts, hessians
+from qvl_export.quant.experts import LEAST_TOKENS, gptq_experts, hessians
 from qvl_export.quant.gptq import round_to_nearest
 from qvl_export.quant.qtensor import Layout, QTensor
+from qvl_export.quant.routed import Routed
 from qvl_export.targets import lower
 
 EXPERTS, CHOSEN, HIDDEN, INNER, LAYOUT = 5, 2, 96, 64, Layout(4, 32)
@@ -48,7 +49,7 @@ class Layer:
             SimpleNamespace(chunks=lambda part=part: iter(part.reshape(EXPERTS, -1)))
             for part in (self.gate_up[:, ROWS], self.down)
         ]
-        return gptq_experts(weights, tuple(sources), routed, LAYOUT)
+        return gptq_experts(weights, tuple(sources), [routed], LAYOUT)
 
 
 def shares(scores: Floats) -> Floats:
@@ -75,7 +76,7 @@ def activated(x: Floats, gate_up: Floats) -> Floats:
 
 
 def routed(layer: Layer, directory: Path, *pages: int) -> tuple[Routed, Floats, Floats]:
-    found = Routed(directory / "routed", CHOSEN, ("x", "scores"))
+    found = Routed(directory / "routed", CHOSEN)
     seen = [layer.tokens(count) for count in pages]
     for x, scores in seen:
         found.add(x[None], scores)
@@ -84,8 +85,8 @@ def routed(layer: Layer, directory: Path, *pages: int) -> tuple[Routed, Floats, 
 
 @pytest.mark.parametrize("counts", [None, 4.0])
 def test_hessians_are_those_of_a_loop(counts: float | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("qvl_export.quant.experts.TOKENS_AT_ONCE", 50)
-    layer, found = Layer(), Routed(tmp_path / "routed", CHOSEN, ("x", "scores"))
+    monkeypatch.setattr("qvl_export.quant.routed.TOKENS_AT_ONCE", 50)
+    layer, found = Layer(), Routed(tmp_path / "routed", CHOSEN)
     seen = [layer.tokens(count) for count in (130, 70)]
     for x, scores in seen:
         found.add(x[None], scores, None if counts is None else np.full(len(x), counts, np.float32))
@@ -93,7 +94,7 @@ def test_hessians_are_those_of_a_loop(counts: float | None, tmp_path: Path, monk
     for expert in range(EXPERTS):
         share = shares(scores)[:, expert, None]
         mine = [part * share for part in (x, activated(x, layer.gate_up[expert]))]
-        *both, count = hessians(found, expert, layer.gate_up[expert][ROWS], ROWS)
+        *both, count = hessians([found], expert, layer.gate_up[expert][ROWS], ROWS)
         assert count == np.count_nonzero(share)
         for hessian, tokens in zip(both, mine, strict=True):
             np.testing.assert_allclose(hessian, (counts or 1) * tokens.T @ tokens, rtol=1e-3, atol=1e-3)

@@ -13,9 +13,9 @@ from safetensors.numpy import load_file, save_file
 from qvl_export import ExportPlan, export
 from qvl_export.evaluate.blame import BlamePlan, blame
 from qvl_export.graph.folds import Fold
-from qvl_export.quant.calibrate import open_session
 from qvl_export.quant.noise import relative_noise, round_tokens, sqnr
 from qvl_export.quant.qtensor import QTensor
+from qvl_export.quant.running import open_session
 from qvl_export.quant.schemes import Options, find
 from qvl_export.quant.smooth import best_scale
 from qvl_export.quant.statistics import Collector, Statistics

@@ -7,11 +7,9 @@ package is imported here (the PyTorch reference aside), so that the peak memory 
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import sys
 import time
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol, TextIO
@@ -22,6 +20,7 @@ import numpy.typing as npt
 
 from qvl_runtime.errors import QvlError
 
+from ..job import serve
 from .agreement import Agreement, Kept, agreement, keep
 from .dataset import EvalSet, Item
 from .records import Cost, Record, Records, appending
@@ -189,17 +188,8 @@ def _high_water() -> float:
 
 
 def main(path: str) -> int:
-    """Run the job in a file; 2 and one line on standard error where the model cannot be opened."""
-    warnings.simplefilter("ignore", UserWarning)
-    try:
-        run(msgspec.json.decode(Path(path).read_bytes(), type=Job))
-    except QvlError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except BrokenPipeError:  # whoever started us is gone
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    return 0
+    """Answer as the job in a file says."""
+    return serve(path, Job, run)
 
 
 if __name__ == "__main__":

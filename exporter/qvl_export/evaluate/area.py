@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..processes import Pool
 from ..progress import Progress
 from .answering import Job
 from .dataset import EvalSet
 from .models import Model
-from .processes import Pool
 from .records import Records
 
 ANSWERING = "qvl_export.evaluate.answering"

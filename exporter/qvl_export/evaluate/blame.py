@@ -14,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import ExportError
+from ..processes import run_jobs
 from ..progress import Progress, Silent
 from .answering import HF
 from .exposing import STREAM
-from .processes import run_jobs
 from .tapping import LOGITS, TapJob
 from .taps import Taps, file_name
 

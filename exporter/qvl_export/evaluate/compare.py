@@ -12,13 +12,13 @@ import msgspec
 
 from qvl_runtime.errors import QvlError
 
+from ..processes import Pool, open_pool
 from ..progress import Progress, Silent
 from .answering import HF
 from .area import Area
 from .blame import Blame, BlamePlan, blame
 from .dataset import EvalSet, open_set
 from .models import Model, open_models
-from .processes import Pool, open_pool
 from .records import Records
 from .results import Report
 from .summary import summarise

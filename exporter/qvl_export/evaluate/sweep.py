@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
@@ -20,7 +20,10 @@ from ..quant.precision import FLOATS
 
 @dataclass(frozen=True)
 class SweepPlan:
-    """The bounds and precisions to try; `calib` is needed by quantized ones. The first of each is the reference's."""
+    """The bounds and precisions to try; `calib` is needed by quantized ones. The first of each is the reference's.
+
+    Calibration is spread over the Ray cluster at the address `ray` if given.
+    """
 
     checkpoint: str
     pixels: tuple[int, ...]
@@ -28,6 +31,7 @@ class SweepPlan:
     data: Path
     out: Path
     calib: Path | None = None
+    ray: str | None = None
 
 
 def parse_pixels(text: str) -> tuple[int, ...]:
@@ -56,8 +60,8 @@ def _bundles(plan: SweepPlan, progress: Progress) -> Iterator[Path]:
 
 
 def _export_plan(plan: SweepPlan, precision: str, out: Path) -> ExportPlan:
-    calib = () if precision in FLOATS or plan.calib is None else plan.calib
-    return ExportPlan(plan.checkpoint, out, precision=precision, calib=calib, max_pixels=plan.pixels[0])
+    whole = ExportPlan(plan.checkpoint, out, precision=precision, max_pixels=plan.pixels[0])
+    return whole if precision in FLOATS else replace(whole, calib=plan.calib or (), ray=plan.ray)
 
 
 def _with_bound(source: Path, out: Path, pixels: int) -> Path:

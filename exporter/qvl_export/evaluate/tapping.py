@@ -6,7 +6,6 @@ A bundle runs as `exposing` has it: the graphs that ship, with further outputs.
 from __future__ import annotations
 
 import sys
-import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,11 +14,11 @@ import msgspec
 import numpy as np
 
 from qvl_runtime import load
-from qvl_runtime.errors import QvlError
 from qvl_runtime.manifest import Manifest
 from qvl_runtime.prompt import Prompt
 from qvl_runtime.rotation import Rotation
 
+from ..job import serve
 from .answering import HF
 from .exposing import exposed
 from .taps import Taps, file_name
@@ -136,17 +135,9 @@ def _own_basis(name: str, rows: np.ndarray, manifest: Manifest) -> np.ndarray:
     return Rotation(llm.hidden_size, llm.rotation_seed).undo(rows)
 
 
-def main(path: str) -> int:
-    """Run the job in a file; 2 and one line on standard error for bad input."""
-    warnings.simplefilter("ignore", UserWarning)
-    job = msgspec.json.decode(Path(path).read_bytes(), type=TapJob)
-    try:
-        (Path(job.out) / "taps.json").write_bytes(msgspec.json.encode(run(job)))
-    except QvlError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+def _keep(job: TapJob) -> None:
+    (Path(job.out) / "taps.json").write_bytes(msgspec.json.encode(run(job)))
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    sys.exit(serve(sys.argv[1], TapJob, _keep))

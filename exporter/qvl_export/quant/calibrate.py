@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -18,23 +18,26 @@ import numpy.typing as npt
 import onnx_ir as ir
 import onnxruntime as ort
 
-from qvl_runtime.sessions.cpu import session_options
-
 from ..graph import weights
 from ..graph.build import Graph
 from ..graph.folds import Fold
 from ..graph.stages import Layouts, Stage
+from ..processes import Pool
 from ..safetensors_file import Tensor
 from ..targets import Target
-from .experts import Routed, keep_routed, quantize_experts
+from .experts import quantize_experts, routed_outputs
 from .noise import sqnr
 from .qtensor import QTensor
 from .question import Report
+from .routed import Routed
+from .running import open_session
 from .schemes import Scheme
+from .shards import Found, Here, Runner, Tap, Watch
 from .smooth import best_scale
+from .spread import Spread
 from .statistics import Collector, Statistics
 from .stored import packed_parts
-from .work import LinearRecord, Quantized, Sample, StageRecord, Work
+from .work import LinearRecord, Quantized, StageRecord, Work
 
 Floats = npt.NDArray[np.float32]
 
@@ -76,17 +79,12 @@ class Tower:
         """Where the float weights of a graph are stored."""
         return weights.float_sources(graph, self.tensors)
 
-    def token_weights(self, sample: Sample) -> Floats | None:
-        """What each token counts [T], where they do not all count the same."""
-        places = sample.feeds.get("image_positions")
-        if places is None or self.vision_weight == 1:
-            return None
-        counts = np.ones(sample.hidden.shape[1], np.float32)
-        counts[places[:, 1]] = self.vision_weight
-        return counts
-
     def open(self, stage: Stage, quantized: Quantized, directory: Path) -> ort.InferenceSession:
-        """A stage with its weights as an export writes them, in the engine that will run it."""
+        """A stage in the engine that will run it."""
+        return open_session(self.write(stage, quantized, directory))
+
+    def write(self, stage: Stage, quantized: Quantized, directory: Path) -> Path:
+        """A stage with its weights as an export writes them; returns the file of its graph."""
         graph = stage.graph
         sources: dict[str, weights.Source] = {
             **self.sources(graph),
@@ -97,23 +95,20 @@ class Tower:
         data.unlink(missing_ok=True)  # an open session has the old one mapped
         weights.write(graph, sources, data, hashlib.sha256(), lambda _: None)
         ir.save(graph.model, directory / "stage.onnx")
-        return open_session(directory / "stage.onnx")
+        return directory / "stage.onnx"
 
 
-def open_session(path: Path) -> ort.InferenceSession:
-    """ONNX Runtime as the runtime sets it up."""
-    return ort.InferenceSession(path, session_options(), providers=["CPUExecutionProvider"])
-
-
-def quantize_tower(tower: Tower, work: Work, report: Report) -> Quantized:
+def quantize_tower(tower: Tower, work: Work, report: Report, pool: Pool | None = None) -> Quantized:
     """Quantize every linear that has a scheme, from the samples that `work` holds; `report` is told of each stage.
+
+    Pages are run on the machines of `pool`, or here: what is found is the same.
 
     Raises ExportError where weights or activations are not finite.
     """
     pending = [number for number in range(len(tower.stages)) if work.record(number) is None]
     began = time.monotonic()
     for count, number in enumerate(pending, 1):
-        _quantize_stage(tower, number, work)
+        _quantize_stage(tower, number, work, pool)
         left = (time.monotonic() - began) / count * (len(pending) - count)
         rounded = record.rounded_experts if (record := work.record(number)) else 0
         few = f", {rounded} expert matrices saw too few tokens for GPTQ" if rounded else ""
@@ -121,11 +116,11 @@ def quantize_tower(tower: Tower, work: Work, report: Report) -> Quantized:
     return work.quantized(*(record for number in range(len(tower.stages)) if (record := work.record(number))))
 
 
-def _quantize_stage(tower: Tower, number: int, work: Work) -> None:
+def _quantize_stage(tower: Tower, number: int, work: Work, pool: Pool | None) -> None:
     name = tower.stages[number]
     stage = tower.build(name, {})
-    routed = keep_routed(tower, stage, work)
-    statistics = observe(tower, stage, work.samples(number), work, routed)
+    runner = Spread(pool, work, number) if pool else Here(partial(work.samples, number), work.directory)
+    statistics, routed = observe(tower, stage, work, runner)
     rewritten, scales = smooth(tower, stage, statistics)
     record = quantize_linears(tower, stage, statistics, rewritten, work)
     experts, rounded = quantize_experts(tower, stage, routed, work)
@@ -138,41 +133,38 @@ def _quantize_stage(tower: Tower, number: int, work: Work) -> None:
     if number + 1 == len(tower.stages):
         return work.finish(number, record, ())
     quantized = work.quantized(record)
-    session = tower.open(tower.build(name, quantized.layouts), quantized, work.directory)
-    work.finish(number, record, (run(session, sample, ["hidden_out"])[0] for sample in work.samples(number)))
+    model = tower.write(tower.build(name, quantized.layouts), quantized, work.directory)
+    work.finish(number, record, runner.outputs(model))
 
 
-def observe(
-    tower: Tower, stage: Stage, samples: Iterator[Sample], work: Work, routed: Routed | None = None
-) -> dict[str, Statistics]:
-    """Statistics of the input of every linear, by the linear's name; `routed` gets what experts are applied to."""
-    session = tower.open(stage, Quantized(), work.directory)
-    schemes = {name: tower.scheme(name) for names in stage.taps.values() for name in names}
-    wanted = {tap: [scheme for name in names if (scheme := schemes[name])] for tap, names in stage.taps.items()}
-    taps = [tap for tap in stage.taps if wanted[tap]]
-    collectors = {
-        tap: Collector(stage.taps[tap][0], work.pages, any(scheme.hessian for scheme in wanted[tap])) for tap in taps
-    }
-    outputs = [*taps, *(routed.outputs if routed else ())]
-    for sample in samples if outputs else ():
-        values = run(session, sample, outputs)
-        for tap, value in zip(taps, values[: len(taps)], strict=True):
-            collectors[tap].add(value.reshape(-1, value.shape[-1]), tower.token_weights(sample))
-        if routed:
-            routed.add(values[-2], values[-1], tower.token_weights(sample))
-    return {name: found for tap in taps for found in [collectors[tap].statistics()] for name in stage.taps[tap]}
+def observe(tower: Tower, stage: Stage, work: Work, runner: Runner) -> tuple[dict[str, Statistics], list[Routed]]:
+    """Statistics of the input of every linear, by the linear's name, and what experts are applied to."""
+    watch = _watch(tower, stage, work.pages)
+    collectors, routed = watch.collectors(), list[Routed]()
+    if watch.outputs:
+        model = tower.write(stage, Quantized(), work.directory)
+        for found in runner.observed(model, watch):
+            routed += _join(collectors, found)
+            del found  # or it would stay in memory while the next is summed
+    by_tap = {tap.output: collectors.pop(0).statistics() for tap in watch.taps}  # each frees its sum
+    return {name: found for tap, found in by_tap.items() for name in stage.taps[tap]}, routed
 
 
-def run(session: ort.InferenceSession, sample: Sample, outputs: list[str]) -> list[Floats]:
-    feeds = {"hidden": sample.hidden, **sample.feeds}
-    taken = {port.name: _as(feeds[port.name], port.type) for port in session.get_inputs()}
-    found: list[Floats] = session.run(outputs, taken)
-    return found
+def _join(collectors: list[Collector], found: Found) -> list[Routed]:
+    """Add a shard's parts to those before it; returns its tokens that go to experts, if any do."""
+    for collector, part in zip(collectors, found.parts, strict=True):
+        collector.join(part)
+    return [found.routed] if found.routed else []
 
 
-def _as(value: npt.NDArray[Any], kind: str) -> npt.NDArray[Any]:
-    """A cache of float16 where the stage has one."""
-    return value.astype(np.float16) if kind == "tensor(float16)" else value
+def _watch(tower: Tower, stage: Stage, pages: int) -> Watch:
+    """What to gather of a stage: inputs of linears that have a scheme."""
+    taps = []
+    for output, names in stage.taps.items():
+        schemes = [scheme for name in names if (scheme := tower.scheme(name))]
+        if schemes:
+            taps.append(Tap(output, names[0], any(scheme.hessian for scheme in schemes)))
+    return Watch(taps, pages, tower.vision_weight, routed_outputs(tower, stage), tower.experts_per_token)
 
 
 def smooth(

@@ -5,9 +5,8 @@ A fused operator keeps inside what it feeds the second matrix. It is the gated p
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,9 +15,9 @@ import numpy.typing as npt
 from ..graph.experts import EXPERT_PARTS, ExpertWeight
 from ..graph.stages import Stage
 from ..graph.weights import Source
-from ..safetensors_file import StoredTensor
 from .gptq import gptq, round_to_nearest
 from .qtensor import Layout, QTensor
+from .routed import Routed
 from .rows import quantize_rows
 from .work import LinearRecord, Work
 
@@ -30,44 +29,6 @@ INTEGER_EXPERTS = Layout(8, 32)
 """Experts have no integer kernel: under W8A8 their weights are 8 bits in blocks."""
 LEAST_TOKENS = 1 / 16
 """Of the columns of a matrix: with fewer tokens it is rounded to nearest. The fewest measured (docs/benchmarks.md)."""
-TOKENS_AT_ONCE = 4096
-
-
-@dataclass
-class Routed:
-    """The tokens that reach the experts of a layer, kept in `file`; each goes to `chosen` of them.
-
-    `outputs` are the names of the values that `add` takes.
-    """
-
-    file: Path
-    chosen: int
-    outputs: tuple[str, str]
-    _experts: list[npt.NDArray[np.int64]] = field(default_factory=list)
-    _shares: list[Floats] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.file.unlink(missing_ok=True)
-
-    def add(self, x: Floats, scores: Floats, counts: Floats | None = None) -> None:
-        """Take in the tokens x [1, T, K] of one page and the router's scores [T, experts]; see `Collector.add`."""
-        experts = np.argpartition(-scores, self.chosen - 1, axis=1)[:, : self.chosen]
-        best = np.take_along_axis(scores, experts, axis=1)
-        shares = np.exp(best - best.max(axis=1, keepdims=True))
-        shares /= shares.sum(axis=1, keepdims=True)
-        self._experts.append(experts)
-        self._shares.append(shares if counts is None else shares * np.sqrt(counts)[:, None])
-        with self.file.open("ab") as file:
-            file.write(np.ascontiguousarray(x, np.float32).tobytes())
-
-    def tokens(self, expert: int, columns: int) -> Iterator[tuple[Floats, Floats]]:
-        """The tokens [t, columns] of an expert and its share of each [t, 1], some at a time."""
-        experts, shares = np.concatenate(self._experts), np.concatenate(self._shares)
-        stored = StoredTensor(self.file.name, self.file, np.dtype(np.float32), (len(experts), columns), 0)
-        places, ranks = np.nonzero(experts == expert)
-        for first in range(0, len(places), TOKENS_AT_ONCE):
-            mine = slice(first, first + TOKENS_AT_ONCE)
-            yield stored.rows(places[mine]), shares[places[mine], ranks[mine], None]
 
 
 def gated(y: Floats, rows: npt.NDArray[np.int64] | None) -> Floats:
@@ -78,7 +39,7 @@ def gated(y: Floats, rows: npt.NDArray[np.int64] | None) -> Floats:
 
 
 def hessians(
-    routed: Routed, expert: int, gate_up: Floats, rows: npt.NDArray[np.int64] | None
+    routed: Sequence[Routed], expert: int, gate_up: Floats, rows: npt.NDArray[np.int64] | None
 ) -> tuple[Floats, Floats, int]:
     """Σ x xᵀ over an expert's tokens, of the inputs of both its matrices, each input times its share; and their number.
 
@@ -86,7 +47,7 @@ def hessians(
     """
     first, second = (np.zeros((size, size), np.float32) for size in (gate_up.shape[1], len(gate_up) // 2))
     count = 0
-    for x, share in routed.tokens(expert, gate_up.shape[1]):
+    for x, share in (pair for part in routed for pair in part.tokens(expert, gate_up.shape[1])):
         hidden = gated(x @ gate_up.T, rows) * share
         x = x * share
         first += x.T @ x
@@ -116,7 +77,7 @@ class _Matrices:
 
 
 def gptq_experts(
-    weights: tuple[ExpertWeight, ExpertWeight], sources: tuple[Source, Source], routed: Routed, layout: Layout
+    weights: tuple[ExpertWeight, ExpertWeight], sources: tuple[Source, Source], routed: Sequence[Routed], layout: Layout
 ) -> tuple[QTensor, QTensor, int]:
     """Gate and up, and down, of all experts as [experts · out, in]; and how many matrices saw too few tokens.
 
@@ -135,20 +96,20 @@ def gptq_experts(
     return gate_up.tensor, down.tensor, gate_up.rounded + down.rounded
 
 
-def keep_routed(tower: Tower, stage: Stage, work: Work) -> Routed | None:
-    """Where the tokens of a stage's experts are to be kept, if GPTQ quantizes these."""
+def routed_outputs(tower: Tower, stage: Stage) -> tuple[str, str] | None:
+    """The outputs that tell what a stage's experts are applied to, if GPTQ quantizes these."""
     schemes = [tower.scheme(name) for name in stage.experts]
     if stage.routed is None or not tower.experts_per_token or not all(scheme and scheme.hessian for scheme in schemes):
         return None
-    return Routed(work.directory / "routed.bin", tower.experts_per_token, stage.routed)
+    return stage.routed
 
 
 def quantize_experts(
-    tower: Tower, stage: Stage, routed: Routed | None, work: Work
+    tower: Tower, stage: Stage, routed: Sequence[Routed], work: Work
 ) -> tuple[dict[str, LinearRecord], int]:
     """Quantize and keep a stage's experts, without `routed` to nearest; and how many matrices saw too few for GPTQ."""
     sources = tower.sources(stage.graph)
-    if routed is None:
+    if not routed:
         return {name: _round(tower, stage.experts[name], name, sources[name], work) for name in stage.experts}, 0
     first, second = (next(name for name in stage.experts if name.endswith(part)) for part in EXPERT_PARTS)
     scheme = tower.scheme(first)

@@ -21,13 +21,13 @@ from ..graph import weights
 from ..graph.build import Graph, build_llm, build_vision
 from ..graph.stages import head_stage
 from . import schemes, search, sensitivity
-from .calibrate import Floats, open_session
 from .qtensor import Layout
 from .question import Report
+from .running import open_session
 from .sensitivities import Sensitivity
 from .sensitivity import Chain
 from .towers import llm_tower, vision_tower
-from .work import Sample, Work
+from .work import Floats, Sample, Work
 
 if TYPE_CHECKING:
     from .quantizer import Quantizer

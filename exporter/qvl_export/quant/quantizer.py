@@ -15,18 +15,21 @@ from qvl_runtime.manifest import Calibration, Manifest
 
 from ..checkpoint import Checkpoint
 from ..families.spec import ModelSpec
+from ..processes import Pool
 from ..safetensors_file import Tensor
 from ..targets import Target
 from . import schemes
 from .pages import Pages, Record
 from .qtensor import Layout
 from .question import Report
-from .samples import Sampler
+from .samples import Encoder, Sampler
 from .saved import SavedLinear
 from .search import Limit
 from .sensitivities import Sensitivity
 from .work import Floats, Quantized, Work
 
+FEATURES = "features"
+"""What a cluster made of the images, in the work directory."""
 MIXED = "mixed"
 """A precision of its own for every linear, see `mixed`."""
 TABLE_BITS = 8
@@ -37,7 +40,7 @@ TABLE_BITS = 8
 class Quantizer:
     """The scheme of each graph by name (`vision`, `llm`, `llm_decode`), their options, and the calibration pages.
 
-    `tensors` are the checkpoint's, perhaps in another basis.
+    `tensors` are the checkpoint's, perhaps in another basis. Pages are run on the machines of `pool`, or here.
     """
 
     spec: ModelSpec
@@ -50,6 +53,7 @@ class Quantizer:
     pages: Pages
     limit: Limit | None = None
     vision_weight: float = 1.0
+    pool: Pool | None = None
     _record: list[Calibration] = field(default_factory=list)
     _chosen: dict[str, str] = field(default_factory=dict)
 
@@ -79,7 +83,7 @@ class Quantizer:
         report(f"calibrating vision on {len(self.pages)} pages of {', '.join(self.pages.names)}")
         work.begin(sampler.patches())
         tower = vision_tower(self.spec, target, self.tensors, self._scheme("vision", draft, directory, report))
-        return calibrate.quantize_tower(tower, work, report)
+        return calibrate.quantize_tower(tower, work, report, self.pool)
 
     def _llm(
         self, name: str, draft: Manifest, directory: Path, cache_scales: Mapping[str, Floats], report: Report
@@ -88,8 +92,6 @@ class Quantizer:
 
         `cache_scales` are those of the graph that it shares a KV cache with.
         """
-        from qvl_runtime.sessions.cpu import open_vision
-
         from . import calibrate
         from .towers import llm_tower
 
@@ -97,16 +99,29 @@ class Quantizer:
         tensors = self.tensors
         work = Work(self.work / name, self.key(draft, report))
         report(f"calibrating {name} on {len(self.pages)} pages of {', '.join(self.pages.names)}")
-        work.begin(sampler.tokens(open_vision(directory, draft, None), tensors["model.embed_tokens.weight"]))
+        work.begin(sampler.tokens(self._vision_of(draft, directory, report), tensors["model.embed_tokens.weight"]))
+        shutil.rmtree(self.work / FEATURES, ignore_errors=True)
         tower = llm_tower(self.spec, target, tensors, self._scheme(name, draft, directory, report))
         moe = self.spec.text.moe
         chosen = moe.experts_per_token if moe and self.options.gptq_experts else 0
         tower = replace(
             tower, name=name, vision_weight=self.vision_weight, cache_scales=cache_scales, experts_per_token=chosen
         )
-        found = calibrate.quantize_tower(tower, work, report)
+        found = calibrate.quantize_tower(tower, work, report, self.pool)
         tables = {table: self._table(table, work.directory) for table in self.tables}
         return replace(found, linears={**found.linears, **tables})
+
+    def _vision_of(self, draft: Manifest, directory: Path, report: Report) -> Encoder:
+        """The vision graph in `directory`; the machines of a cluster encode the images before they are asked for."""
+        from qvl_runtime.sessions.cpu import open_vision
+
+        if self.pool is None:
+            return open_vision(directory, draft, None)
+        from .encoding import Encoded, encode
+
+        work = Work(self.work / FEATURES, self.key(draft, report))
+        images = self.sampler(draft, directory, report).images()
+        return Encoded(encode(self.pool, work, images, directory, draft))
 
     def _scheme(
         self, tower: str, draft: Manifest, directory: Path, report: Report

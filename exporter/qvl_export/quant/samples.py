@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -13,15 +14,23 @@ from tokenizers import Tokenizer
 from qvl_runtime.chat import ChatTemplate
 from qvl_runtime.errors import QvlError
 from qvl_runtime.manifest import Manifest
+from qvl_runtime.positions import Grid
+from qvl_runtime.preprocess import Patches
 from qvl_runtime.prompt import Placed, Prompt, ScaledImageWarning, build_prompt
 from qvl_runtime.sessions import cache_state, vision_feeds
-from qvl_runtime.sessions.cpu import CpuVision
 
 from ..errors import ExportError
 from ..safetensors_file import Tensor
 from .pages import Pages
 from .question import Question, Report
 from .work import Feeds, Sample
+
+
+class Encoder(Protocol):
+    """A vision tower, or what it gave the images before, one after another."""
+
+    def encode(self, pixel_values: npt.NDArray[np.float32], grid: Grid) -> npt.NDArray[np.float32]:
+        """Image features and those of D DeepStack layers [1 + D, tokens, H]."""
 
 
 def places(prompt: Prompt) -> npt.NDArray[np.int64]:
@@ -58,14 +67,17 @@ class Sampler:
     template: ChatTemplate
     tokenizer: Tokenizer
 
+    def images(self) -> Iterator[Patches]:
+        """The images of all prompts, as they are encoded for `tokens`."""
+        for prompt, _ in self._prompts():
+            yield from (placed.patches(self.manifest.image) for placed in prompt.placed)
+
     def patches(self) -> Iterator[Sample]:
         """Samples of the vision tower, `hidden` [1, patches, patch_dim]."""
-        for prompt, _ in self._prompts():
-            for placed in prompt.placed:
-                patches = placed.patches(self.manifest.image)
-                yield Sample(patches.pixel_values, vision_feeds(self.manifest.image, patches.grid))
+        for image in self.images():
+            yield Sample(image.pixel_values, vision_feeds(self.manifest.image, image.grid))
 
-    def tokens(self, vision: CpuVision, embeddings: Tensor) -> Iterator[Sample]:
+    def tokens(self, vision: Encoder, embeddings: Tensor) -> Iterator[Sample]:
         """Samples of the language model, `hidden` [1, S, H], all tokens at once and nothing cached."""
         for prompt, answer in self._prompts():
             features = np.concatenate([self._encode_placed(placed, vision) for placed in prompt.placed], axis=1)
@@ -103,7 +115,7 @@ class Sampler:
         hidden[places(prompt)] = features
         return np.asarray(hidden[None], np.float32)
 
-    def _encode_placed(self, placed: Placed, vision: CpuVision) -> npt.NDArray[np.float32]:
+    def _encode_placed(self, placed: Placed, vision: Encoder) -> npt.NDArray[np.float32]:
         """Image features and those of DeepStack, [1 + D, tokens, H]."""
         patches = placed.patches(self.manifest.image)
         features = vision.encode(patches.pixel_values, patches.grid)

@@ -20,10 +20,12 @@ import onnxruntime as ort
 
 from ..distributions import divergence, log_softmax
 from ..graph.stages import Stage
-from .calibrate import Tower, observe, quantize_linears, run, smooth
+from .calibrate import Tower, observe, quantize_linears, smooth
 from .question import Report
+from .running import through
 from .schemes import Scheme
 from .sensitivities import Sensitivity
+from .shards import Here
 from .statistics import Statistics
 from .work import Sample, StageRecord, Work
 
@@ -96,18 +98,18 @@ def _disturb(tower: Tower, name: str, work: Work, variants: Variants, schemes: C
     """Take all states through a stage, undisturbed, and add those that its own quantization disturbs."""
     stage = tower.build(name, {})
     coarsest = replace(tower, scheme=lambda _: next(iter(schemes.values())))
-    statistics = observe(coarsest, stage, _clean(work, variants), work)
+    statistics, _ = observe(coarsest, stage, work, Here(lambda: _clean(work, variants), work.directory))
     undisturbed = _session(tower, name, StageRecord({}, {}), work)
     record = quantize_linears(coarsest, stage, *_smoothed(coarsest, stage, statistics), work)
     disturbed = _session(coarsest, name, record, work)
     for page, sample in enumerate(_clean(work, variants)):
-        variants.save(name, page, _through(disturbed, sample))
+        variants.save(name, page, through(disturbed, sample))
     few = list(islice(_clean(work, variants), NOISE_PAGES))
     parts = _parts(tower, stage, work, few, statistics, schemes, undisturbed)
     for page, sample in enumerate(work.samples(0)):
         for variant in variants.names:
             moved = sample._replace(hidden=variants.load(variant, page))
-            variants.save(variant, page, _through(undisturbed, moved))
+            variants.save(variant, page, through(undisturbed, moved))
     variants.names.append(name)
     return parts
 
@@ -116,10 +118,6 @@ def _clean(work: Work, variants: Variants) -> Iterator[Sample]:
     """Undisturbed, page by page."""
     for page, sample in enumerate(work.samples(0)):
         yield sample._replace(hidden=variants.load(CLEAN, page))
-
-
-def _through(session: ort.InferenceSession, sample: Sample) -> Floats:
-    return run(session, sample, ["hidden_out"])[0]
 
 
 def _parts(
@@ -132,7 +130,7 @@ def _parts(
     undisturbed: ort.InferenceSession,
 ) -> dict[str, Part]:
     """Every linear of a stage alone, in each scheme; scales are moved as if all linears were in that scheme."""
-    exact = [_through(undisturbed, sample) for sample in samples]
+    exact = [through(undisturbed, sample) for sample in samples]
     noise: dict[str, dict[str, float]] = {linear: {} for linear in statistics}
     shapes: dict[str, tuple[int, int]] = {}
     for precision, scheme in schemes.items():
@@ -141,7 +139,7 @@ def _parts(
             alone = replace(tower, scheme={linear: scheme}.get)
             record = quantize_linears(alone, stage, moved, dict(rewritten), work)
             session = _session(alone, stage.graph.name, record, work)
-            found = [_through(session, sample) for sample in samples]
+            found = [through(session, sample) for sample in samples]
             noise[linear][precision] = float(sum(np.square(a - b).sum() for a, b in zip(found, exact, strict=True)))
             shapes[linear] = record.linears[linear].shape
     return {linear: Part(shapes[linear], noise[linear]) for linear in statistics}

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import ExportError
+from . import gram
 
 Floats = npt.NDArray[np.float32]
 KEPT_TOKENS = 1024
@@ -28,6 +29,14 @@ class Statistics(NamedTuple):
         return Statistics(self.largest / scale, self.tokens / scale, hessian)
 
 
+class Part(NamedTuple):
+    """What some pages add to the statistics of an input; `products` are those of their Hessian, see `gram`."""
+
+    largest: Floats
+    tokens: Floats
+    products: Floats | None
+
+
 @dataclass
 class Collector:
     """Gathers the statistics of one input over `pages` pages."""
@@ -39,7 +48,7 @@ class Collector:
     def __post_init__(self) -> None:
         self._kept: list[Floats] = []
         self._largest: Floats | None = None
-        self._hessian: Floats | None = None
+        self._products: Floats | None = None
 
     def add(self, x: Floats, counts: Floats | None = None) -> None:
         """Take in the tokens [T, K] of one page, each counting 1 or its part of `counts` [T] in the Hessian.
@@ -51,17 +60,31 @@ class Collector:
             raise ExportError(
                 f"the activations before {self.name} are not finite", fix="check the checkpoint and the pages"
             )
-        self._largest = largest if self._largest is None else np.maximum(self._largest, largest)
         places = np.unique(np.linspace(0, len(x) - 1, max(1, KEPT_TOKENS // self.pages)).astype(int))
-        self._kept.append(x[places])
+        self._keep(largest, x[places])
         if self.hessian:
-            weighted = x if counts is None else x * counts[:, None]
-            product = np.asarray(x.T @ weighted, np.float32)
-            if self._hessian is None:
-                self._hessian = product
-            else:
-                self._hessian += product  # in place: at 8,960 columns it takes 321 MB
+            if self._products is None:
+                self._products = gram.zeros(x.shape[1])
+            gram.add(self._products, x, counts)
+
+    def join(self, part: Part) -> None:
+        """Take in what the pages that follow add."""
+        self._keep(part.largest, part.tokens)
+        if self._products is None:
+            self._products = part.products
+        elif part.products is not None:
+            self._products += part.products
+
+    def part(self) -> Part:
+        """What is gathered so far, as a part of more."""
+        assert self._largest is not None
+        return Part(self._largest, np.concatenate(self._kept), self._products)
 
     def statistics(self) -> Statistics:
         assert self._largest is not None
-        return Statistics(self._largest, np.concatenate(self._kept), self._hessian)
+        hessian = None if self._products is None else gram.whole(self._products, len(self._largest))
+        return Statistics(self._largest, np.concatenate(self._kept), hessian)
+
+    def _keep(self, largest: Floats, tokens: Floats) -> None:
+        self._largest = largest if self._largest is None else np.maximum(self._largest, largest)
+        self._kept.append(tokens)

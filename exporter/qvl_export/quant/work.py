@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
+import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -62,17 +64,31 @@ class Quantized:
         return {name: linear.form for name, linear in self.linears.items()}
 
 
+@contextlib.contextmanager
+def written(path: Path) -> Iterator[IO[bytes]]:
+    """A file that has its name once it is whole, even where two processes write the same."""
+    beside = path.with_name(f".{uuid.uuid4().hex}.tmp")
+    try:
+        with beside.open("wb") as file:
+            yield file
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
 class Work:
     """A work directory; samples, hidden states between stages, and finished stages."""
 
-    def __init__(self, directory: Path, key: Mapping[str, object]) -> None:
-        """Go on in `directory` when it was begun with the same `key`, else begin anew."""
+    def __init__(self, directory: Path, key: Mapping[str, object] | None = None) -> None:
+        """Go on in `directory` when it was begun with the same `key`, else begin anew; without a key it goes on."""
         self.directory = directory
-        written = json.dumps(key, sort_keys=True)
-        if not (directory / "key.json").is_file() or (directory / "key.json").read_text() != written:
+        if key is None:
+            return
+        wanted = json.dumps(key, sort_keys=True)
+        if not (directory / "key.json").is_file() or (directory / "key.json").read_text() != wanted:
             shutil.rmtree(directory, ignore_errors=True)
             directory.mkdir(parents=True)
-            (directory / "key.json").write_text(written)
+            (directory / "key.json").write_text(wanted)
 
     def begin(self, samples: Iterable[Sample]) -> None:
         """Keep the samples, unless an earlier run did."""
@@ -80,7 +96,7 @@ class Work:
             return
         count = 0
         for count, sample in enumerate(samples, 1):
-            np.save(self._hidden(0, count - 1), sample.hidden)
+            self.keep(0, count - 1, sample.hidden)
             np.savez(self.directory / f"feeds.{count - 1}.npz", **sample.feeds)  # type: ignore[arg-type]
         self._write("pages", str(count).encode())
 
@@ -88,16 +104,21 @@ class Work:
     def pages(self) -> int:
         return int((self.directory / "pages").read_text())
 
-    def samples(self, stage: int) -> Iterator[Sample]:
-        """What stage number `stage` takes, page by page."""
-        for page in range(self.pages):
+    def keep(self, stage: int, page: int, hidden: Floats) -> None:
+        """Keep what stage number `stage` takes of a page."""
+        with written(self._hidden(stage, page)) as file:
+            np.save(file, hidden)
+
+    def samples(self, stage: int, pages: Iterable[int] | None = None) -> Iterator[Sample]:
+        """What stage number `stage` takes, page by page, of some pages or of all."""
+        for page in range(self.pages) if pages is None else pages:
             with np.load(self.directory / f"feeds.{page}.npz") as feeds:
                 yield Sample(np.load(self._hidden(stage, page)), dict(feeds))
 
     def finish(self, stage: int, record: StageRecord, outputs: Iterable[Floats]) -> None:
-        """Keep what the stage gave the next one, then its record, then forget what it took."""
+        """Keep what the stage gave the next one if it is not kept yet, then its record, then forget what it took."""
         for page, hidden in enumerate(outputs):
-            np.save(self._hidden(stage + 1, page), hidden)
+            self.keep(stage + 1, page, hidden)
         self._write(f"stage.{stage}.json", msgspec.json.encode(record))
         for page in range(self.pages):
             self._hidden(stage, page).unlink(missing_ok=True)
@@ -143,7 +164,5 @@ class Work:
         return self.directory / f"hidden.{stage}.{page}.npy"
 
     def _write(self, name: str, content: bytes) -> None:
-        """Write beside, then rename."""
-        beside = self.directory / f"{name}.tmp"
-        beside.write_bytes(content)
-        beside.rename(self.directory / name)
+        with written(self.directory / name) as file:
+            file.write(content)

@@ -15,7 +15,7 @@ import msgspec
 
 from qvl_runtime.sessions import cores
 
-from ..errors import ExportError
+from .errors import ExportError
 
 Advance = Callable[[int], None]
 

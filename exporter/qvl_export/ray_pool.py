@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from ..errors import ExportError
+from .errors import ExportError
 from .processes import Advance, Pool, started
 
 SECONDS = 10

@@ -1,0 +1,140 @@
+"""Calibration on a Ray cluster of two machines (two nodes on this one) makes the bundle that one process makes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from qvl_export import ExportError, ExportPlan, export
+from qvl_export.cli import cli, run
+from qvl_export.quant import calibrate, encoding, shards, spread
+from qvl_export.quant.samples import Sampler
+from qvl_export.quant.work import Sample
+from tests.heldout import HELDOUT
+from tests.oracles.tiny import REFERENCE
+from tests.quant.test_calibrate import StopAfter, Stopped, hashes
+
+PLAN: dict[str, Any] = {"precision": "int4", "calib": HELDOUT, "samples": 5, "vision_weight": 2.0}
+MODULE = spread.MODULE
+AnyJob = spread.Job | encoding.Job
+
+
+@pytest.fixture(autouse=True, scope="module")
+def two_pages() -> Iterator[None]:
+    """Three shards of five pages."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shards, "SHARD_PAGES", 2)
+        yield
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("alone") / "bundle"
+    export(ExportPlan(REFERENCE, out, **PLAN))
+    return out
+
+
+@pytest.fixture
+def jobs(monkeypatch: pytest.MonkeyPatch) -> list[AnyJob]:
+    """What machines were asked to do."""
+    from qvl_export.ray_pool import RayPool
+
+    asked: list[AnyJob] = []
+    original = RayPool.run
+    monkeypatch.setattr(
+        RayPool, "run", lambda self, m, jobs, *rest: (asked.extend(jobs), original(self, m, jobs, *rest))
+    )
+    return asked
+
+
+def test_two_machines_make_the_bundle_of_one_process(
+    ray_cluster: str, alone: Path, tmp_path: Path, jobs: list[AnyJob]
+) -> None:
+    """int8 and int4; begun on the cluster and stopped there, then here, then on the cluster again."""
+    out = tmp_path / "bundle"
+    for ray, stop in ((ray_cluster, "vision: 2 of"), (None, "llm: 1 of")):
+        with pytest.raises(Stopped):
+            export(ExportPlan(REFERENCE, out, ray=ray, **PLAN), StopAfter(stop))
+    assert jobs and len(jobs) % 2 == 0
+    assert {tuple(job.shards) for job in jobs} == {((0, 2), (4, 5)), ((2, 4),)} and jobs[0].threads == 1
+    before = len(jobs)
+    export(ExportPlan(REFERENCE, out, ray=ray_cluster, **PLAN))
+    assert {job.number for job in jobs[before:] if isinstance(job, spread.Job)} == {1, 2, 3}
+    assert hashes(out) == hashes(alone)
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+
+
+def test_experts_are_calibrated_on_two_machines(
+    ray_cluster: str, checkpoint: Callable[[str, str], Path], tmp_path: Path, jobs: list[AnyJob]
+) -> None:
+    """And what they take is encoded there."""
+    source = checkpoint("qwen3_vl_moe", "small")
+    for name, ray in (("alone", None), ("spread", ray_cluster)):
+        export(ExportPlan(source, tmp_path / name, llm_precision="int4", calib=HELDOUT, samples=5, ray=ray))
+    assert hashes(tmp_path / "spread") == hashes(tmp_path / "alone")
+    assert [job.shards for job in jobs if isinstance(job, encoding.Job)] == [[(0, 2), (4, 5)], [(2, 4)]]
+
+
+def failing(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line that a command leaves on standard error, and nothing else."""
+    with pytest.raises(SystemExit) as stopped:
+        run(cli, arguments)
+    assert stopped.value.code == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line]
+    return line
+
+
+def command(out: Path, ray: str, *options: str) -> list[str]:
+    return ["export", str(REFERENCE), str(out), "--ray", ray, "--quiet", *options]
+
+
+def test_a_failing_page_is_one_line(
+    ray_cluster: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    original = Sampler.patches
+
+    def spoiled(self: Sampler) -> Iterator[Sample]:
+        for page, sample in enumerate(original(self)):
+            yield sample._replace(hidden=sample.hidden * np.float32(np.nan)) if page == 3 else sample
+
+    monkeypatch.setattr(Sampler, "patches", spoiled)
+    arguments = command(tmp_path / "b", ray_cluster, "--precision", "int4", "--calib", str(HELDOUT), "--samples", "5")
+    line = failing(arguments, capsys)
+    assert line.startswith("error: the activations before visual.patch_embed") and "are not finite" in line
+    assert not (tmp_path / "b").exists()
+
+
+def test_a_machine_that_dies_is_one_line_and_its_stage_is_done_again(
+    ray_cluster: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, done = calibrate._quantize_stage, list[int]()
+
+    def quantize(tower: calibrate.Tower, number: int, *rest: Any) -> None:
+        done.append(number)
+        monkeypatch.setattr(spread, "MODULE", "tests.quant.dying" if len(done) == 2 else MODULE)
+        original(tower, number, *rest)
+
+    monkeypatch.setattr(calibrate, "_quantize_stage", quantize)
+    plan = ExportPlan(REFERENCE, tmp_path / "b", ray=ray_cluster, **PLAN)
+    with pytest.raises(ExportError, match=r"ended by signal 9 .*run it again to go on where it stopped"):
+        export(plan)
+    with pytest.raises(Stopped):
+        export(plan, StopAfter("vision: 2 of"))
+    assert done == [0, 1, 1]
+
+
+def test_nothing_to_calibrate_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert failing(command(tmp_path / "b", "127.0.0.1:1"), capsys) == (
+        "error: --ray is for quantization (add --precision int8 or int4, or leave it out)"
+    )
+
+
+def test_no_cluster_is_told_before_anything_is_done(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("ray")
+    line = failing(command(tmp_path / "b", "127.0.0.1:1", "--precision", "int8"), capsys)
+    assert line.startswith("error: 127.0.0.1:1: no Ray cluster answers")
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,176 @@
+"""Shards come to the same bits whoever gathers them, and to what a plain sum over all pages comes to."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import msgspec
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper
+
+from qvl_export.processes import Advance
+from qvl_export.quant import calibrate, gram, shards, spread
+from qvl_export.quant.shards import Here, Runner, Tap, Watch
+from qvl_export.quant.spread import Job, Spread
+from qvl_export.quant.statistics import Collector, Statistics
+from qvl_export.quant.work import Sample, Work
+
+SIZE, PAGES, EXPERTS, CHOSEN = 300, 11, 5, 2
+Floats = np.ndarray
+WATCH = Watch([Tap("doubled", "a.linear", True), Tap("hidden_out", "b.linear", False)], PAGES, 4.0, None, 0)
+ROUTED = msgspec.structs.replace(WATCH, routed=("doubled", "scores"), chosen=CHOSEN)
+
+
+class Pool:
+    """Jobs of so many machines, one after another in this process."""
+
+    def __init__(self, machines: int) -> None:
+        self.machines, self.cores = machines, 2 * machines
+        self.done: list[list[tuple[int, int]]] = []
+
+    def run(self, module: str, jobs: Sequence[msgspec.Struct], threads: int, advance: Advance) -> None:
+        assert (module, threads) == ("qvl_export.quant.spread", 2)
+        for job in jobs:
+            read = msgspec.json.decode(msgspec.json.encode(job), type=Job)
+            self.done.append(read.shards)
+            spread.run(read)
+
+
+@pytest.fixture(autouse=True)
+def three_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shards, "SHARD_PAGES", 3)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """hidden → doubled, what the next stage takes, and scores of tokens."""
+    nodes = [
+        helper.make_node("Add", ["hidden", "hidden"], ["doubled"]),
+        helper.make_node("Tanh", ["doubled"], ["hidden_out"]),
+        helper.make_node("Constant", [], ["first"], value_ints=[0, 0]),
+        helper.make_node("Constant", [], ["last"], value_ints=[1 << 40, EXPERTS]),
+        helper.make_node("Constant", [], ["axes"], value_ints=[1, 2]),
+        helper.make_node("Slice", ["hidden", "first", "last", "axes"], ["some"]),
+        helper.make_node("Constant", [], ["only"], value_ints=[0]),
+        helper.make_node("Squeeze", ["some", "only"], ["scores"]),
+    ]
+    port = partial(helper.make_tensor_value_info, elem_type=TensorProto.FLOAT, shape=None)
+    ports = [port(name) for name in ("doubled", "hidden_out", "scores")]
+    hidden = helper.make_tensor_value_info("hidden", TensorProto.FLOAT, [1, "tokens", SIZE])
+    graph = helper.make_graph(nodes, "stage", [hidden], ports)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10), tmp_path / "m.onnx")
+    return tmp_path / "m.onnx"
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Work:
+    """Pages of different lengths, the first ten tokens of each an image's."""
+    found, rng = Work(tmp_path / "work", {}), np.random.default_rng(0)
+    places = {"image_positions": np.stack((np.zeros(10, np.int64), np.arange(10)), axis=-1)}
+    sizes = rng.integers(20, 60, PAGES)
+    found.begin(Sample(rng.standard_normal((1, size, SIZE)).astype(np.float32), places) for size in sizes)
+    return found
+
+
+def gathered(runner: Runner, model: Path, watch: Watch = WATCH) -> tuple[list[Statistics], list[list[Floats]]]:
+    """Statistics of every tap, and tokens and shares of every expert."""
+    collectors, routed = watch.collectors(), []
+    for found in runner.observed(model, watch):
+        for collector, part in zip(collectors, found.parts, strict=True):
+            collector.join(part)
+        routed += [found.routed] if found.routed else []
+    sent = [[np.concatenate(pair, axis=1) for part in routed for pair in part.tokens(e, SIZE)] for e in range(EXPERTS)]
+    return [collector.statistics() for collector in collectors], sent
+
+
+def here(work: Work) -> Here:
+    return Here(partial(work.samples, 0), work.directory)
+
+
+def same(first: Statistics, second: Statistics) -> bool:
+    return all(np.array_equal(a, b) if a is not None else b is None for a, b in zip(first, second, strict=True))
+
+
+def test_shards_are_runs_of_pages_whatever_the_machines() -> None:
+    assert shards.shards(PAGES) == [range(0, 3), range(3, 6), range(6, 9), range(9, 11)]
+
+
+def test_a_gram_matrix_is_the_product_on_any_number_of_threads() -> None:
+    rng = np.random.default_rng(0)
+    x, counts = rng.standard_normal((50, 700)).astype(np.float32), rng.random(50).astype(np.float32)
+    found, before = [], torch.get_num_threads()
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            total = gram.zeros(700)
+            gram.add(total, x)
+            gram.add(total, x[:20], counts[:20])
+            assert torch.get_num_threads() == threads
+            found.append(gram.whole(total, 700))
+    finally:
+        torch.set_num_threads(before)
+    np.testing.assert_allclose(found[0], x.T @ x + x[:20].T @ (x[:20] * counts[:20, None]), rtol=1e-4, atol=1e-4)
+    assert np.array_equal(found[0], found[1]) and np.array_equal(found[0], found[2])
+
+
+def test_shards_add_up_to_what_all_pages_at_once_do(model: Path, work: Work) -> None:
+    """Maxima and kept tokens exactly, Hessians but for the order of summing."""
+    first, second = (Collector(name, PAGES, hessian) for name, hessian in (("a", True), ("b", False)))
+    for sample in work.samples(0):
+        counts = shards.token_weights(sample, 4.0)
+        assert counts is not None and counts.sum() == len(counts) + 30
+        first.add(2 * sample.hidden[0], counts)
+        second.add(np.tanh(2 * sample.hidden[0]), counts)
+    (one, two), _ = gathered(here(work), model)
+    whole = first.statistics()
+    assert np.array_equal(one.largest, whole.largest) and np.array_equal(one.tokens, whole.tokens)
+    np.testing.assert_allclose(one.hessian, whole.hessian, rtol=1e-4, atol=1e-3)
+    assert two.hessian is None
+    np.testing.assert_allclose(two.tokens, second.statistics().tokens, atol=1e-6)
+
+
+@pytest.mark.parametrize("machines", [1, 2, 3, 9])
+def test_any_number_of_machines_comes_to_the_same_bits(model: Path, work: Work, machines: int) -> None:
+    pool = Pool(machines)
+    alone, tokens = gathered(here(work), model, ROUTED)
+    spread_out, theirs = gathered(Spread(pool, work, 0), model, ROUTED)
+    assert all(map(same, alone, spread_out))
+    for expert, (mine, other) in enumerate(zip(tokens, theirs, strict=True)):
+        assert sum(map(len, mine)) > 0, expert
+        assert all(np.array_equal(a, b) for a, b in zip(mine, other, strict=True))
+    assert len(pool.done) == min(machines, 4)
+    assert sorted(shard for part in pool.done for shard in part) == [(0, 3), (3, 6), (6, 9), (9, 11)]
+    assert not list(work.directory.glob("shard.*")) and not list(work.directory.glob(".*"))
+
+
+def test_machines_keep_what_the_next_stage_takes(model: Path, work: Work) -> None:
+    expected = list(here(work).outputs(model))
+    assert Spread(Pool(2), work, 0).outputs(model) == ()
+    found = [sample.hidden for sample in work.samples(1)]
+    assert all(np.array_equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+def test_one_shard_beside_the_sum_is_in_memory(model: Path, work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+    alive: list[weakref.ref[Floats]] = []
+    original = gram.zeros
+
+    def zeros(size: int) -> Floats:
+        assert sum(total() is not None for total in alive) == bool(alive)
+        alive.append(weakref.ref(total := original(size)))
+        return total
+
+    monkeypatch.setattr(gram, "zeros", zeros)
+    scheme = lambda name: SimpleNamespace(hessian=name == "a.linear")  # noqa: E731
+    tower: Any = SimpleNamespace(scheme=scheme, write=lambda *_: model, vision_weight=4.0, experts_per_token=0)
+    stage: Any = SimpleNamespace(taps={tap.output: [tap.linear] for tap in WATCH.taps}, routed=None, experts={})
+    statistics, routed = calibrate.observe(tower, stage, work, here(work))
+    assert list(statistics) == ["a.linear", "b.linear"] and not routed
+    assert len(alive) == len(shards.shards(PAGES))
