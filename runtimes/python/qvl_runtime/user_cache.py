@@ -8,9 +8,14 @@ from pathlib import Path
 
 
 def directory(program: str) -> Path:
-    """Where `program` keeps its files; source: XDG Base Directory Specification."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(home) / program
+    """Where `program` keeps its files; source: XDG Base Directory Specification.
+
+    For users without a home it is a place where nothing can be kept; a shared one would be open to others.
+    """
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / program
+    except RuntimeError:
+        return Path(os.devnull) / program
 
 
 def read(path: Path) -> bytes | None:
@@ -22,7 +27,9 @@ def read(path: Path) -> bytes | None:
 
 
 def keep(path: Path, data: bytes) -> None:
-    """Keep it for the next time; where that cannot be, the next time goes without."""
+    """Keep it for the next time, written beside and renamed; where that cannot be, the next time goes without."""
+    beside = path.with_name(f"{path.name}.{os.getpid()}")
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
+        beside.write_bytes(data)
+        beside.replace(path)

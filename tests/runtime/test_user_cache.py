@@ -1,0 +1,37 @@
+"""Files kept for the next start: whole or not at all, and never in the way."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from qvl_runtime import user_cache
+
+
+def test_what_is_kept_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    path = user_cache.directory("program") / "engines"
+    assert path == tmp_path / "program" / "engines"
+    assert user_cache.read(path) is None
+    for data in (b"one", b"two"):
+        user_cache.keep(path, data)
+        assert user_cache.read(path) == data
+    assert [file.name for file in path.parent.iterdir()] == ["engines"]
+
+
+def test_a_directory_that_cannot_be_made_is_no_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    user_cache.keep(tmp_path / "file" / "engines", b"data")
+    assert user_cache.read(tmp_path / "file" / "engines") is None
+
+
+def test_users_without_a_home_keep_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nowhere() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", nowhere)
+    path = user_cache.directory("program") / "engines"
+    user_cache.keep(path, b"data")
+    assert user_cache.read(path) is None
