@@ -16,7 +16,6 @@ from qvl_export.checkpoint import Checkpoint
 from qvl_export.families.spec import ModelSpec
 from qvl_export.graph.stages import Stage, decoder_stage, decoder_stages, vision_stage, vision_stages
 from qvl_export.opening import Opened
-from qvl_export.plan import quantized
 from qvl_export.progress import Progress
 from qvl_export.quant import schemes
 from qvl_export.quant.qtensor import Layout, QTensor
@@ -113,10 +112,8 @@ class RandomQuantizer:
 def export_random(plan: ExportPlan, progress: Progress | None = None) -> Manifest:
     """The plan's bundle, with random codes where it would calibrate."""
 
-    def quantizer(opened: Opened) -> RandomQuantizer:
-        return RandomQuantizer(
-            opened.spec, opened.checkpoint, quantized(opened.precisions), opened.targets, opened.options
-        )
+    def quantizer(opened: Opened, wanted: dict[str, str], *_: object) -> RandomQuantizer:
+        return RandomQuantizer(opened.spec, opened.checkpoint, wanted, opened.targets, opened.options)
 
-    with mock.patch.object(pipeline, "_quantizer", quantizer):
+    with mock.patch.object(pipeline, "_quantizer_of", quantizer):
         return export(plan, progress)

@@ -44,7 +44,15 @@ PROMPT, ANSWER = 1300, 32
 VISION_SHAPES, LLM_SHAPE = ("qwen2.5-vl-3b", "qwen2-vl-2b"), "qwen2-vl-2b"
 KINDS = {
     "attention": ("MultiHeadAttention",),
-    "linears": ("FusedMatMul", "MatMul", "Gemm", "MatMulIntegerToFloat", "MatMulInteger", "MatMulNBits"),
+    "linears": (
+        "FusedMatMul",
+        "MatMul",
+        "Gemm",
+        "MatMulIntegerToFloat",
+        "DynamicQuantizeMatMul",
+        "MatMulInteger",
+        "MatMulNBits",
+    ),
     "rounding": ("Abs", "ReduceMax", "Max", "Div", "QuantizeLinear", "DynamicQuantizeLinear"),
 }
 """Operators by what their time goes to; rounding is that of activations, token by token."""
