@@ -13,7 +13,8 @@ from safetensors.numpy import load_file, save_file
 from qvl_export import ExportPlan, export
 from qvl_export.evaluate.blame import BlamePlan, blame
 from qvl_export.graph.folds import Fold
-from qvl_export.quant.noise import relative_noise, round_tokens, sqnr
+from qvl_export.quant.calibrate import _together
+from qvl_export.quant.noise import relative_noise, round_together, round_tokens, sqnr
 from qvl_export.quant.qtensor import QTensor
 from qvl_export.quant.running import open_session
 from qvl_export.quant.schemes import Options, find
@@ -55,6 +56,34 @@ def test_the_kernel_computes_the_layout(tmp_path: Path, columns: int, reduce_ran
     expected = round_tokens(x).astype(np.float64) @ tensor.dequantize().astype(np.float64).T + bias
     assert np.abs(y - expected).max() < 1e-4 * np.abs(expected).max()
     assert np.array_equal(y[2], bias)
+
+
+@pytest.mark.parametrize("shift", [0, 3, -5])
+@pytest.mark.parametrize("bias", [None, RNG.standard_normal(48).astype(np.float32)])
+def test_tokens_that_share_a_scale(tmp_path: Path, shift: float, bias: np.ndarray | None) -> None:
+    """Their range always has a zero in it, also where all are of one sign, and there is one for nothing but zeros."""
+    tensor = find("int8", Options()).quantize(RNG.standard_normal((48, 1176)).astype(np.float32), None)
+    x = RNG.standard_normal((9, 1176)).astype(np.float32) + np.float32(shift)
+    session = linear_session(tensor.with_inputs_per_tensor(), bias, tmp_path / "m.onnx")
+    y = session.run(None, {"x": x[None]})[0][0]
+    expected = round_together(x, float(np.abs(x).max())).astype(np.float64) @ tensor.dequantize().astype(np.float64).T
+    expected += 0 if bias is None else bias
+    assert np.abs(y - expected).max() < 1e-4 * np.abs(expected).max()
+    zeros = session.run(None, {"x": np.zeros_like(x[None])})[0]
+    assert np.array_equal(zeros, np.broadcast_to(0 if bias is None else bias, zeros.shape).astype(np.float32))
+
+
+@pytest.mark.parametrize(("loud", "together"), [(1, True), (100, False)])
+def test_tokens_share_a_scale_where_they_are_alike(loud: float, together: bool) -> None:
+    """A token of a hundred times the size takes the others' precision from them."""
+    tokens = RNG.uniform(-1, 1, (64, 40)).astype(np.float32)
+    weight = RNG.standard_normal((8, 40)).astype(np.float32)
+    tokens[5] *= loud
+    tensor = find("int8", Options()).quantize(weight, None)
+    seen = statistics(tokens[np.arange(64) != 5])._replace(largest=np.abs(tokens).max(axis=0))
+    chosen, level = _together(weight, tensor, seen, sqnr(weight, tensor, seen))
+    assert chosen.layout.per_tensor == together
+    assert level == sqnr(weight, chosen, seen)
 
 
 def test_a_token_alone_gives_the_same_bits(tmp_path: Path) -> None:
