@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 from qvl_export import ExportPlan, export
 from qvl_export.evaluate.blame import BlamePlan, blame
 from qvl_export.graph.folds import Fold
-from qvl_export.quant.noise import relative_noise, round_tokens, sqnr
+from qvl_export.quant.noise import relative_noise, round_together, round_tokens, sqnr
 from qvl_export.quant.qtensor import QTensor
 from qvl_export.quant.running import open_session
 from qvl_export.quant.schemes import Options, find
@@ -55,6 +55,34 @@ def test_the_kernel_computes_the_layout(tmp_path: Path, columns: int, reduce_ran
     expected = round_tokens(x).astype(np.float64) @ tensor.dequantize().astype(np.float64).T + bias
     assert np.abs(y - expected).max() < 1e-4 * np.abs(expected).max()
     assert np.array_equal(y[2], bias)
+
+
+IMAGES = {
+    "both signs": lambda x: x,
+    "never negative": lambda x: np.abs(x) + 3,
+    "never positive": lambda x: -np.abs(x),
+    "zeros": np.zeros_like,
+    "small": lambda x: x * np.float32(1e-6),
+}
+
+
+@pytest.mark.parametrize("kind", IMAGES)
+@pytest.mark.parametrize("reduce_range", [False, True])
+@pytest.mark.parametrize("biased", [False, True])
+def test_the_kernel_rounds_the_tokens_of_an_image_together(
+    tmp_path: Path, kind: str, reduce_range: bool, biased: bool
+) -> None:
+    """Against exact integer arithmetic in float64, for all inputs a vision tower may meet."""
+    draw = np.random.default_rng(1)
+    weight, bias = (draw.standard_normal(shape).astype(np.float32) for shape in ((48, 160), 48))
+    weight[0] = np.abs(weight).max()
+    tensor = find("int8", Options(reduce_range=reduce_range)).quantize(weight, None).with_inputs_per_tensor()
+    x = IMAGES[kind](draw.standard_normal((1, 18, 160)).astype(np.float32))
+    y = linear_session(tensor, bias if biased else None, tmp_path / "m.onnx").run(None, {"x": x})[0]
+    seen = round_together(x.reshape(-1, 160), float(np.abs(x).max())).reshape(x.shape)
+    assert np.abs(seen - x).max() <= np.ptp(np.append(x, 0)) / 255 * 0.501
+    expected = seen.astype(np.float64) @ tensor.dequantize().astype(np.float64).T + (bias if biased else 0)
+    assert np.abs(y - expected).max() <= 1e-5 * np.abs(expected).max()
 
 
 def test_a_token_alone_gives_the_same_bits(tmp_path: Path) -> None:
