@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -15,6 +16,7 @@ from qvl_export.cli import cli
 from qvl_export.errors import ExportError
 from qvl_export.evaluate.records import Records
 from qvl_export.processes import open_pool
+from qvl_export.ray_pool import RayPool
 from qvl_runtime.bundle import sha256
 from tests.evaluate.test_blame import damage
 from tests.heldout import HELDOUT
@@ -78,3 +80,9 @@ def test_a_failing_job_is_one_line(ray_cluster: str, tmp_path: Path) -> None:
 def test_a_cluster_that_is_none_is_one_line() -> None:
     with pytest.raises(ExportError, match="no Ray cluster answers"), open_pool("127.0.0.1:1"):
         pass
+
+
+@pytest.mark.parametrize("nodes", [[], [{"Alive": True, "Resources": {}}]])
+def test_a_cluster_without_cores_is_told(nodes: list[dict[str, Any]]) -> None:
+    with pytest.raises(ExportError, match="has no cores"):
+        RayPool(SimpleNamespace(nodes=lambda: nodes))

@@ -78,8 +78,9 @@ def activated(x: Floats, gate_up: Floats) -> Floats:
 def routed(layer: Layer, directory: Path, *pages: int) -> tuple[Routed, Floats, Floats]:
     found = Routed(directory / "routed", CHOSEN)
     seen = [layer.tokens(count) for count in pages]
-    for x, scores in seen:
-        found.add(x[None], scores)
+    with found.file.open("wb") as file:
+        for x, scores in seen:
+            found.add(file, x[None], scores)
     return found, np.concatenate([x for x, _ in seen]), np.concatenate([scores for _, scores in seen])
 
 
@@ -88,8 +89,9 @@ def test_hessians_are_those_of_a_loop(counts: float | None, tmp_path: Path, monk
     monkeypatch.setattr("qvl_export.quant.routed.TOKENS_AT_ONCE", 50)
     layer, found = Layer(), Routed(tmp_path / "routed", CHOSEN)
     seen = [layer.tokens(count) for count in (130, 70)]
-    for x, scores in seen:
-        found.add(x[None], scores, None if counts is None else np.full(len(x), counts, np.float32))
+    with found.file.open("wb") as file:
+        for x, scores in seen:
+            found.add(file, x[None], scores, None if counts is None else np.full(len(x), counts, np.float32))
     x, scores = (np.concatenate(part) for part in zip(*seen, strict=True))
     for expert in range(EXPERTS):
         share = shares(scores)[:, expert, None]

@@ -58,19 +58,32 @@ def test_the_kernel_computes_the_layout(tmp_path: Path, columns: int, reduce_ran
     assert np.array_equal(y[2], bias)
 
 
-@pytest.mark.parametrize("shift", [0, 3, -5])
-@pytest.mark.parametrize("bias", [None, RNG.standard_normal(48).astype(np.float32)])
-def test_tokens_that_share_a_scale(tmp_path: Path, shift: float, bias: np.ndarray | None) -> None:
-    """Their range always has a zero in it, also where all are of one sign, and there is one for nothing but zeros."""
-    tensor = find("int8", Options()).quantize(RNG.standard_normal((48, 1176)).astype(np.float32), None)
-    x = RNG.standard_normal((9, 1176)).astype(np.float32) + np.float32(shift)
-    session = linear_session(tensor.with_inputs_per_tensor(), bias, tmp_path / "m.onnx")
-    y = session.run(None, {"x": x[None]})[0][0]
-    expected = round_together(x, float(np.abs(x).max())).astype(np.float64) @ tensor.dequantize().astype(np.float64).T
-    expected += 0 if bias is None else bias
-    assert np.abs(y - expected).max() < 1e-4 * np.abs(expected).max()
-    zeros = session.run(None, {"x": np.zeros_like(x[None])})[0]
-    assert np.array_equal(zeros, np.broadcast_to(0 if bias is None else bias, zeros.shape).astype(np.float32))
+IMAGES = {
+    "both signs": lambda x: x,
+    "never negative": lambda x: np.abs(x) + 3,
+    "never positive": lambda x: -np.abs(x),
+    "zeros": np.zeros_like,
+    "small": lambda x: x * np.float32(1e-6),
+}
+
+
+@pytest.mark.parametrize("kind", IMAGES)
+@pytest.mark.parametrize("reduce_range", [False, True])
+@pytest.mark.parametrize("biased", [False, True])
+def test_the_kernel_rounds_the_tokens_of_an_image_together(
+    tmp_path: Path, kind: str, reduce_range: bool, biased: bool
+) -> None:
+    """Against exact integer arithmetic in float64, for all inputs a vision tower may meet."""
+    draw = np.random.default_rng(1)
+    weight, bias = (draw.standard_normal(shape).astype(np.float32) for shape in ((48, 160), 48))
+    weight[0] = np.abs(weight).max()
+    tensor = find("int8", Options(reduce_range=reduce_range)).quantize(weight, None).with_inputs_per_tensor()
+    x = IMAGES[kind](draw.standard_normal((1, 18, 160)).astype(np.float32))
+    y = linear_session(tensor, bias if biased else None, tmp_path / "m.onnx").run(None, {"x": x})[0]
+    seen = round_together(x.reshape(-1, 160), float(np.abs(x).max())).reshape(x.shape)
+    assert np.abs(seen - x).max() <= np.ptp(np.append(x, 0)) / 255 * 0.501
+    expected = seen.astype(np.float64) @ tensor.dequantize().astype(np.float64).T + (bias if biased else 0)
+    assert np.abs(y - expected).max() <= 1e-5 * np.abs(expected).max()
 
 
 @pytest.mark.parametrize(("loud", "together"), [(1, True), (100, False)])

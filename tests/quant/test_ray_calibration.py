@@ -69,12 +69,17 @@ def test_two_machines_make_the_bundle_of_one_process(
 
 
 def test_experts_are_calibrated_on_two_machines(
-    ray_cluster: str, checkpoint: Callable[[str, str], Path], tmp_path: Path, jobs: list[AnyJob]
+    ray_cluster: str,
+    checkpoint: Callable[[str, str], Path],
+    tmp_path: Path,
+    jobs: list[AnyJob],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """And what they take is encoded there."""
-    source = checkpoint("qwen3_vl_moe", "small")
+    """And what they take is encoded there; OUT is told from where the command runs."""
+    source = checkpoint("qwen3_vl_moe", "small").resolve()
+    monkeypatch.chdir(tmp_path)
     for name, ray in (("alone", None), ("spread", ray_cluster)):
-        export(ExportPlan(source, tmp_path / name, llm_precision="int4", calib=HELDOUT, samples=5, ray=ray))
+        export(ExportPlan(source, name, llm_precision="int4", calib=HELDOUT, samples=5, ray=ray))
     assert hashes(tmp_path / "spread") == hashes(tmp_path / "alone")
     assert [job.shards for job in jobs if isinstance(job, encoding.Job)] == [[(0, 2), (4, 5)], [(2, 4)]]
 

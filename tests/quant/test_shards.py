@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,8 +19,10 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 
+from qvl_export.errors import ExportError
 from qvl_export.processes import Advance
 from qvl_export.quant import calibrate, gram, shards, spread
+from qvl_export.quant.running import open_session
 from qvl_export.quant.shards import Here, Runner, Tap, Watch
 from qvl_export.quant.spread import Job, Spread
 from qvl_export.quant.statistics import Collector, Statistics
@@ -103,22 +108,32 @@ def test_shards_are_runs_of_pages_whatever_the_machines() -> None:
     assert shards.shards(PAGES) == [range(0, 3), range(3, 6), range(6, 9), range(9, 11)]
 
 
-def test_a_gram_matrix_is_the_product_on_any_number_of_threads() -> None:
+def test_a_gram_matrix_is_the_product() -> None:
     rng = np.random.default_rng(0)
     x, counts = rng.standard_normal((50, 700)).astype(np.float32), rng.random(50).astype(np.float32)
-    found, before = [], torch.get_num_threads()
-    try:
-        for threads in (1, 2, 3):
-            torch.set_num_threads(threads)
-            total = gram.zeros(700)
-            gram.add(total, x)
-            gram.add(total, x[:20], counts[:20])
-            assert torch.get_num_threads() == threads
-            found.append(gram.whole(total, 700))
-    finally:
-        torch.set_num_threads(before)
-    np.testing.assert_allclose(found[0], x.T @ x + x[:20].T @ (x[:20] * counts[:20, None]), rtol=1e-4, atol=1e-4)
-    assert np.array_equal(found[0], found[1]) and np.array_equal(found[0], found[2])
+    total, threads = gram.zeros(700), torch.get_num_threads()
+    gram.add(total, x)
+    gram.add(total, x[:20], counts[:20])
+    assert torch.get_num_threads() == threads
+    expected = x.T @ x + x[:20].T @ (x[:20] * counts[:20, None])
+    np.testing.assert_allclose(gram.whole(total, 700), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="needs two cores")
+def test_a_gram_matrix_has_the_same_bits_on_any_number_of_threads() -> None:
+    """In processes of their own: OpenMP reads how many threads it has once."""
+    code = (
+        "import hashlib, numpy, torch; from qvl_export.quant import gram; total = gram.zeros(1600);"
+        "gram.add(total, numpy.random.default_rng(0).standard_normal((1500, 1600)).astype(numpy.float32));"
+        "print(torch.get_num_threads(), hashlib.sha256(total).hexdigest())"
+    )
+    found = {}
+    for threads in ("1", "2"):
+        environment = os.environ | {"OMP_NUM_THREADS": threads}
+        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+        seen, found[threads] = done.stdout.split()
+        assert seen == threads
+    assert found["1"] == found["2"]
 
 
 def test_shards_add_up_to_what_all_pages_at_once_do(model: Path, work: Work) -> None:
@@ -158,19 +173,65 @@ def test_machines_keep_what_the_next_stage_takes(model: Path, work: Work) -> Non
     assert all(np.array_equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
-def test_one_shard_beside_the_sum_is_in_memory(model: Path, work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
-    alive: list[weakref.ref[Floats]] = []
+@pytest.fixture
+def alive(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many Hessians there were whenever another was begun."""
+    begun: list[weakref.ref[Floats]] = []
+    counts: list[int] = []
     original = gram.zeros
 
     def zeros(size: int) -> Floats:
-        assert sum(total() is not None for total in alive) == bool(alive)
-        alive.append(weakref.ref(total := original(size)))
+        counts.append(sum(total() is not None for total in begun))
+        begun.append(weakref.ref(total := original(size)))
         return total
 
     monkeypatch.setattr(gram, "zeros", zeros)
+    return counts
+
+
+def test_one_shard_is_in_the_memory_of_a_job(model: Path, work: Work, alive: list[int]) -> None:
+    Spread(Pool(1), work, 0)._run(model, WATCH)
+    assert alive == [0, 0, 0, 0]
+
+
+def test_a_machine_that_does_not_see_the_work_is_told(model: Path, tmp_path: Path) -> None:
+    elsewhere: Any = SimpleNamespace(directory=tmp_path / "elsewhere", pages=3)
+    with pytest.raises(ExportError, match=r"/elsewhere: is not seen by .+ \(put OUT on a file system"):
+        Spread(Pool(1), elsewhere, 0).outputs(model)
+
+
+def test_a_killed_job_does_not_write_into_what_was_begun_anew(model: Path, work: Work, tmp_path: Path) -> None:
+    """It is at its shard while the same directory is begun with other settings."""
+    path = str(work.directory)
+    other = Work(tmp_path / "work", {"samples": 3})
+    with pytest.raises(ExportError):
+        spread.run(Job(path, 0, str(model), WATCH, [(0, 3)], 1))
+    with pytest.raises(FileNotFoundError):
+        work.keep(1, 0, np.zeros(3, np.float32))
+    assert not list(other.directory.iterdir()) and [other.directory] == list((tmp_path / "work").iterdir())
+    assert Work(tmp_path / "work", {"samples": 3}).directory == other.directory
+
+
+def test_tokens_of_experts_are_there_once_they_are_whole(model: Path, work: Work) -> None:
+    """A job of a killed run may be at the same shard."""
+    tokens, samples = work.directory / "routed.0.bin", list(work.samples(0, range(3)))
+
+    def interrupted() -> Iterator[Sample]:
+        yield samples[0]
+        assert shards.gather(open_session(model), samples, ROUTED, tokens).routed
+        yield from samples[1:]
+
+    found = shards.gather(open_session(model), interrupted(), ROUTED, tokens).routed
+    assert found is not None
+    expected = np.concatenate([2 * sample.hidden[0] for sample in samples])
+    assert np.array_equal(np.fromfile(tokens, np.float32).reshape(-1, SIZE), expected)
+    assert not list(work.directory.glob(".*"))
+
+
+def test_one_shard_beside_the_sum_is_in_memory(model: Path, work: Work, alive: list[int]) -> None:
     scheme = lambda name: SimpleNamespace(hessian=name == "a.linear")  # noqa: E731
     tower: Any = SimpleNamespace(scheme=scheme, write=lambda *_: model, vision_weight=4.0, experts_per_token=0)
     stage: Any = SimpleNamespace(taps={tap.output: [tap.linear] for tap in WATCH.taps}, routed=None, experts={})
     statistics, routed = calibrate.observe(tower, stage, work, here(work))
     assert list(statistics) == ["a.linear", "b.linear"] and not routed
-    assert len(alive) == len(shards.shards(PAGES))
+    assert alive == [0, 1, 1, 1]

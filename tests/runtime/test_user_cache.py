@@ -35,3 +35,9 @@ def test_users_without_a_home_keep_nothing(monkeypatch: pytest.MonkeyPatch) -> N
     path = user_cache.directory("program") / "engines"
     user_cache.keep(path, b"data")
     assert user_cache.read(path) is None
+
+
+def test_what_cannot_be_kept_leaves_nothing_beside(tmp_path: Path) -> None:
+    (tmp_path / "taken").mkdir()
+    user_cache.keep(tmp_path / "taken", b"one")
+    assert [path.name for path in tmp_path.iterdir()] == ["taken"]

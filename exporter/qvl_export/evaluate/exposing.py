@@ -90,9 +90,10 @@ def linears(graph: Any, stage: str | None) -> list[str]:
                 products.add(found[1])
     outputs = {f"{stage}/{module}": node for module, node in last.items() if module in products}
     for name, node in outputs.items():
-        _rename(graph, node.output[0], name) if (factors := _later(node)) is None else _scale(
-            graph, node, factors, name
-        )
+        if (factors := _later(node)) is None:
+            _rename(graph, node.output[0], name)
+        else:
+            _scale(graph, node, factors, name)
     return list(outputs)
 
 

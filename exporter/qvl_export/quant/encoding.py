@@ -20,7 +20,7 @@ from qvl_runtime.sessions.cpu import open_vision
 
 from ..job import serve
 from ..processes import Pool
-from .spread import shares, threads_each
+from .spread import shared, shares, threads_each
 from .work import Floats, Sample, StageRecord, Work
 
 MODULE = "qvl_export.quant.encoding"
@@ -60,7 +60,8 @@ def encode(pool: Pool, work: Work, images: Iterable[Patches], bundle: Path, mani
 
 def run(job: Job) -> None:
     """Do a job, a line for every shard."""
-    vision, work = open_vision(Path(job.bundle), job.manifest, job.threads), Work(Path(job.directory))
+    work = shared(job.directory)
+    vision = open_vision(Path(job.bundle), job.manifest, job.threads)
     for first, last in job.shards:
         pages = range(first, last)
         for page, sample in zip(pages, work.samples(0, pages), strict=True):

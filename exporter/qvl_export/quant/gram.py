@@ -34,19 +34,23 @@ def add(total: Floats, x: Floats, counts: Floats | None = None) -> None:
         first, block = place
         torch.from_numpy(block).addmm_(left[:, first : first + len(block)].T, right[:, first:])
 
-    with _one_thread_each() as threads, ThreadPoolExecutor(threads) as pool:
+    with _one_thread_each() as pool:
         list(pool.map(one, _blocks(total, x.shape[1])))
 
 
 @contextlib.contextmanager
-def _one_thread_each() -> Iterator[int]:
-    """PyTorch multiplies with a single thread; yields with how many it did."""
+def _one_thread_each() -> Iterator[ThreadPoolExecutor]:
+    """As many threads as PyTorch has, each of which multiplies alone.
+
+    OpenMP keeps the number for every thread that sets it: what this one says does not hold in others.
+    """
     import torch
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        yield threads
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            yield pool
     finally:
         torch.set_num_threads(threads)
 

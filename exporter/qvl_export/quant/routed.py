@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +19,7 @@ TOKENS_AT_ONCE = 4096
 
 @dataclass
 class Routed:
-    """The tokens of some pages that reach the experts of a layer, kept in `file`; each goes to `chosen` of them.
+    """The tokens of some pages that reach the experts of a layer, in the file `file`; each goes to `chosen` of them.
 
     `experts` and `shares` are those of each page [T, chosen].
     """
@@ -28,14 +29,16 @@ class Routed:
     experts: list[Ints] = field(default_factory=list)
     shares: list[Floats] = field(default_factory=list)
 
-    def add(self, x: Floats, scores: Floats, counts: Floats | None = None) -> None:
-        """Take in the tokens x [1, T, K] of one page and the router's scores [T, experts]; see `Collector.add`."""
+    def add(self, file: IO[bytes], x: Floats, scores: Floats, counts: Floats | None = None) -> None:
+        """Take in the tokens x [1, T, K] of one page and the router's scores [T, experts]; see `Collector.add`.
+
+        `file` is where those before it went, and `self.file` will be.
+        """
         experts = np.argpartition(-scores, self.chosen - 1, axis=1)[:, : self.chosen]
         best = np.take_along_axis(scores, experts, axis=1)
         shares = np.exp(best - best.max(axis=1, keepdims=True))
         shares /= shares.sum(axis=1, keepdims=True)
-        with self.file.open("ab" if self.experts else "wb") as file:
-            file.write(np.ascontiguousarray(x, np.float32).tobytes())
+        file.write(np.ascontiguousarray(x, np.float32).tobytes())
         self.experts.append(experts)
         self.shares.append(shares if counts is None else shares * np.sqrt(counts)[:, None])
 

@@ -6,6 +6,7 @@ bits.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -19,7 +20,7 @@ import onnxruntime as ort
 from .routed import Routed
 from .running import open_session, run, through
 from .statistics import Collector, Part
-from .work import Floats, Sample
+from .work import Floats, Sample, written
 
 SHARD_PAGES = 16
 
@@ -103,12 +104,13 @@ def gather(session: ort.InferenceSession, samples: Iterable[Sample], watch: Watc
     """Run the pages of a shard; those that go to experts are kept in the file `tokens`."""
     collectors, outputs = watch.collectors(), watch.outputs
     routed = Routed(tokens, watch.chosen) if watch.routed else None
-    for sample in samples:
-        values, counts = run(session, sample, outputs), token_weights(sample, watch.vision_weight)
-        for collector, value in zip(collectors, values[: len(collectors)], strict=True):
-            collector.add(value.reshape(-1, value.shape[-1]), counts)
-        if routed:
-            routed.add(values[-2], values[-1], counts)
+    with written(tokens) if routed else contextlib.nullcontext() as file:
+        for sample in samples:
+            values, counts = run(session, sample, outputs), token_weights(sample, watch.vision_weight)
+            for collector, value in zip(collectors, values[: len(collectors)], strict=True):
+                collector.add(value.reshape(-1, value.shape[-1]), counts)
+            if routed and file:
+                routed.add(file, values[-2], values[-1], counts)
     return Found([collector.part() for collector in collectors], routed)
 
 

@@ -7,13 +7,16 @@ they came to; results do not depend on which machine did which.
 from __future__ import annotations
 
 import os
+import socket
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
+import onnxruntime as ort
 
+from ..errors import ExportError
 from ..job import serve
 from ..processes import Pool
 from . import shards
@@ -82,18 +85,32 @@ def threads_each(pool: Pool) -> int:
 def run(job: Job) -> None:
     """Do a job, a line for every shard."""
     os.environ.setdefault("OMP_NUM_THREADS", str(job.threads))  # before PyTorch is imported
-    session, work = open_session(Path(job.model), job.threads), Work(Path(job.directory))
+    work = shared(job.directory)
+    session = open_session(Path(job.model), job.threads)
     for first, last in job.shards:
         shard = range(first, last)
-        samples = work.samples(job.number, shard)
         if job.watch:
-            found = shards.gather(session, samples, job.watch, work.directory / shards.tokens_file(shard))
-            with written(_file(work, job.number, shard)) as file:
-                shards.write(found, file)
+            _observe(session, work, job.number, shard, job.watch)
         else:
-            for page, sample in zip(shard, samples, strict=True):
+            for page, sample in zip(shard, work.samples(job.number, shard), strict=True):
                 work.keep(job.number + 1, page, through(session, sample))
         print(first, flush=True)
+
+
+def shared(directory: str) -> Work:
+    """The work directory of a job; raises ExportError on a machine that does not see it."""
+    if not Path(directory).is_dir():
+        fix = "put OUT on a file system that all machines see under the same path"
+        raise ExportError(f"is not seen by {socket.gethostname()}", where=directory, fix=fix)
+    return Work(Path(directory))
+
+
+def _observe(session: ort.InferenceSession, work: Work, number: int, shard: range, watch: Watch) -> None:
+    """Leave what a shard comes to in its file; its Hessians go before those of the next are made."""
+    tokens = work.directory / shards.tokens_file(shard)
+    found = shards.gather(session, work.samples(number, shard), watch, tokens)
+    with written(_file(work, number, shard)) as file:
+        shards.write(found, file)
 
 
 def _file(work: Work, number: int, shard: range) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import shutil
 import uuid
@@ -76,19 +77,22 @@ def written(path: Path) -> Iterator[IO[bytes]]:
         beside.unlink(missing_ok=True)
 
 
+def _digest(key: Mapping[str, object]) -> str:
+    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
+
+
 class Work:
     """A work directory; samples, hidden states between stages, and finished stages."""
 
     def __init__(self, directory: Path, key: Mapping[str, object] | None = None) -> None:
-        """Go on in `directory` when it was begun with the same `key`, else begin anew; without a key it goes on."""
-        self.directory = directory
-        if key is None:
-            return
-        wanted = json.dumps(key, sort_keys=True)
-        if not (directory / "key.json").is_file() or (directory / "key.json").read_text() != wanted:
+        """Go on in the part of `directory` that `key` names, or begin anew; without a key in `directory` itself.
+
+        Other keys have other places: a job of a killed run, still at work on another machine, finds its own gone.
+        """
+        self.directory = directory if key is None else directory / _digest(key)
+        if key is not None and not self.directory.is_dir():
             shutil.rmtree(directory, ignore_errors=True)
-            directory.mkdir(parents=True)
-            (directory / "key.json").write_text(wanted)
+            self.directory.mkdir(parents=True)
 
     def begin(self, samples: Iterable[Sample]) -> None:
         """Keep the samples, unless an earlier run did."""
