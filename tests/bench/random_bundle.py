@@ -26,6 +26,8 @@ from qvl_runtime.manifest import Manifest
 
 SPREAD = 0.02
 """The standard deviation of weights."""
+UNEVEN = ("attn.proj", "mlp.down_proj")
+"""Linears of the vision tower whose inputs calibration rounds token by token, on both reference checkpoints mostly."""
 INPUT_SCALE = 0.05
 """The step of static int8 inputs."""
 
@@ -78,7 +80,7 @@ class RandomQuantizer:
         scheme = schemes.find(self.precisions[name], self.options)
         linears = {linear: self._linear(linear, scheme.layout) for linear in self._names(name)}
         if name == "vision" and self.targets[name].per_tensor_activations:
-            linears |= {linear: linears[linear].per_tensor() for linear in self._after_norms()}
+            linears |= {name: linear.per_tensor() for name, linear in linears.items() if not name.endswith(UNEVEN)}
         if name != "vision" and self.targets[name].quantized_tables:
             tables = ["model.embed_tokens"] + ["lm_head"] * (not self.spec.text.tied)
             linears |= {t: self._linear(t, lambda _: Layout(TABLE_BITS, self.options.block_size)) for t in tables}
@@ -94,12 +96,6 @@ class RandomQuantizer:
 
     def _names(self, name: str) -> list[str]:
         return [linear for stage in self._stages(name) for names in stage.taps.values() for linear in names]
-
-    def _after_norms(self) -> list[str]:
-        """The linears of the vision tower whose inputs calibration rounds all together, in what was measured of it."""
-        folds = [fold for stage in self._stages("vision") for fold in stage.folds]
-        linears = self._names("vision")
-        return [linear for fold in folds if fold.source not in linears for linear in fold.linears]
 
     def _linear(self, name: str, layout: Any) -> RandomLinear:
         rows, *rest = self.checkpoint.tensors[f"{name}.weight"].shape
