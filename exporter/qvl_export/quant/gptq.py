@@ -81,21 +81,29 @@ def _sweep(weight: Tensor, factor: Tensor, scale: Tensor, zero: Tensor, layout: 
 
 
 def _inverse_factor(hessian: Tensor, damp_percent: float) -> Tensor:
-    """Upper Cholesky factor of (H + damp)⁻¹, in float64; the damping grows until both factorisations exist."""
-    h = hessian.double()
-    unused = h.diagonal() == 0
-    h[unused, unused] = 1.0
-    mean = h.diagonal().mean()
+    """Upper Cholesky factor of (H + damp)⁻¹; the damping grows until it exists."""
     damp = damp_percent
-    while True:
-        damped = h + damp * mean * torch.eye(len(h), dtype=h.dtype)
-        lower, failed = torch.linalg.cholesky_ex(damped)
-        if not failed:
-            upper, failed = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower), upper=True)
-            if not failed and bool(torch.isfinite(upper).all()):
-                factor: Tensor = upper.float()
-                return factor
+    while (factor := _damped_factor(hessian, damp)) is None:
         damp *= DAMP_STEP
+    return factor
+
+
+def _damped_factor(hessian: Tensor, damp: float) -> Tensor | None:
+    """Of (H + `damp` of its mean diagonal)⁻¹, by way of float64, or None where it cannot be had.
+
+    What has been used is freed at once: at 8,960 columns each matrix takes 642 MB.
+    """
+    h = hessian.to(torch.float64, copy=True)
+    h.diagonal()[h.diagonal() == 0] = 1.0  # of unused columns
+    h.diagonal().add_(damp * h.diagonal().mean())
+    lower, failed = torch.linalg.cholesky_ex(h)
+    del h
+    if failed:
+        return None
+    inverse = torch.cholesky_inverse(lower)
+    del lower
+    upper, failed = torch.linalg.cholesky_ex(inverse, upper=True)
+    return None if failed or not bool(torch.isfinite(upper).all()) else upper.float()
 
 
 def _spread(found: grid.Grid, layout: Layout, columns: int) -> tuple[Tensor, Tensor]:
