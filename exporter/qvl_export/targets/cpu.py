@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -13,10 +13,10 @@ from onnxscript import OpBuilder
 from qvl_runtime.packing import Codes, pack_nibbles
 
 from ..quant.qtensor import Layout, QTensor
-from . import SCALED_LATER, WEIGHT_TYPES, Cache, Inputs, PackedWeight, WindowInputs, largest_of_tokens, ordered
+from . import WEIGHT_TYPES, Cache, Inputs, PackedWeight, WindowInputs, ordered
+from ._integer import MICROSOFT, gated, together_linear, token_linear
 from ._standard import StandardOps, check_experts
 
-MICROSOFT = "com.microsoft"
 SWIGLU_EXPERTS: dict[str, Any] = {
     "activation_type": "swiglu",
     "swiglu_fusion": 1,
@@ -25,22 +25,6 @@ SWIGLU_EXPERTS: dict[str, Any] = {
     "normalize_routing_weights": 1,
 }
 """The only form of experts that ONNX Runtime has for CPUs, with silu(gate) · up as its activation."""
-ROUNDED = "rounded to int8"
-"""Where a value keeps its `Tokens`."""
-ROUNDED_TOGETHER = "rounded to int8 together"
-"""Where it keeps its codes, their scale and zero point."""
-UNSCALED = "before its tokens were scaled"
-"""Where a value keeps what it is a multiple of, token by token, and the factors [batch, tokens, 1]."""
-ZERO = np.array(128, np.uint8)
-"""The code of zero."""
-
-
-class Tokens(NamedTuple):
-    """Activations rounded token by token: `codes` uint8 [T, K], `steps` […, 1], and the `shape` […, −1] of products."""
-
-    codes: ir.Value
-    steps: ir.Value
-    shape: ir.Value
 
 
 def lower(precision: str, accuracy_level: int) -> CpuTarget:
@@ -114,7 +98,7 @@ class CpuTarget(StandardOps):
         self, op: OpBuilder, x: ir.Value, weight: PackedWeight, bias: ir.Value | None, wide: bool = False
     ) -> ir.Value:
         if weight.layout.integer:
-            linear = self.integer_linear if not weight.layout.per_tensor else self.per_tensor_linear
+            linear = together_linear if weight.layout.per_tensor else token_linear
             return linear(op, x, weight.parts, bias)
         return self.blocks_product(op, ordered(op, x, weight), weight, bias)
 
@@ -136,53 +120,8 @@ class CpuTarget(StandardOps):
             _domain=MICROSOFT,
         )
 
-    def integer_linear(
-        self, op: OpBuilder, x: ir.Value, parts: Mapping[str, ir.Value], bias: ir.Value | None
-    ) -> ir.Value:
-        """Every token by its own largest magnitude, so that it gives the same bits alone and among others."""
-        tokens = self._rounded(op, x)
-        one, zero = op.Constant(value_float=1.0), op.Constant(value=ir.tensor(ZERO))
-        y = op.MatMulIntegerToFloat(tokens.codes, parts["codes"], one, parts["scales"], zero, _domain=MICROSOFT)
-        unscaled = op.Reshape(y, tokens.shape)
-        y = op.Mul(unscaled, tokens.steps)
-        if bias is not None:
-            return op.Add(y, bias)
-        y.meta[UNSCALED] = unscaled, tokens.steps
-        return y
-
     def gated(self, op: OpBuilder, gate: ir.Value, up: ir.Value) -> ir.Value:
-        """The scales of `up` can wait for the next integer product, as rounding does not depend on them."""
-        y = super().gated(op, gate, up)
-        if UNSCALED in up.meta:
-            unscaled, factors = up.meta[UNSCALED]
-            unscaled.producer().metadata_props[SCALED_LATER] = factors.name
-            y.meta[UNSCALED] = super().gated(op, gate, unscaled), factors
-        return y
-
-    def per_tensor_linear(
-        self, op: OpBuilder, x: ir.Value, parts: Mapping[str, ir.Value], bias: ir.Value | None
-    ) -> ir.Value:
-        """All tokens by one scale and zero point, so that scales and bias are applied while products are written."""
-        if ROUNDED_TOGETHER not in x.meta:
-            x.meta[ROUNDED_TOGETHER] = op.DynamicQuantizeLinear(x, _outputs=3)
-        codes, step, zero = x.meta[ROUNDED_TOGETHER]
-        return op.MatMulIntegerToFloat(
-            codes, parts["codes"], step, parts["scales"], zero, None, bias, _domain=MICROSOFT
-        )
-
-    def _rounded(self, op: OpBuilder, x: ir.Value) -> Tokens:
-        """Made once for linears that share x."""
-        if ROUNDED not in x.meta:
-            values, factors = x.meta.get(UNSCALED, (x, None))
-            steps = op.Mul(largest_of_tokens(op, values), op.Constant(value_float=1 / 127))
-            zero = op.Constant(value=ir.tensor(ZERO))
-            flat = op.Reshape(steps, op.Constant(value_ints=[-1]))
-            rows = op.Flatten(values, axis=-1)
-            codes = op.QuantizeLinear(rows, flat, op.Expand(zero, op.Shape(flat)), axis=0)
-            shape = op.Concat(op.Shape(values, start=0, end=-1), op.Constant(value_ints=[-1]), axis=0)
-            x.meta[ROUNDED] = Tokens(codes, steps if factors is None else op.Mul(steps, factors), shape)
-        found: Tokens = x.meta[ROUNDED]
-        return found
+        return gated(op, gate, up)
 
     def quantized_embedding(self, op: OpBuilder, ids: ir.Value, table: PackedWeight) -> ir.Value:
         """Reads the blocks that MatMulNBits multiplies: one tensor serves both ends of a tied model."""

@@ -16,7 +16,8 @@ from ..errors import ExportError
 from ..quant.qtensor import Layout
 from . import WEIGHT_TYPES, Cache, PackedWeight, largest_of_tokens, ordered
 from ._half import HalfProducts
-from .cpu import MICROSOFT, ROUNDED, CpuTarget
+from ._integer import MICROSOFT, ROUNDED
+from .cpu import CpuTarget
 
 INT8 = ir.DataType.INT8
 NO_EXPERTS = ExportError(
@@ -52,11 +53,11 @@ class CudaTarget(HalfProducts, CpuTarget):
         self, op: OpBuilder, x: ir.Value, weight: PackedWeight, bias: ir.Value | None, wide: bool = False
     ) -> ir.Value:
         if weight.layout.integer:
-            return self.integer_linear(op, x, weight.parts, bias)
+            return self._integer_linear(op, x, weight.parts, bias)
         x, largest = self.in_range(op, ordered(op, x, weight), wide)
         return self.out_of_range(op, self.blocks_product(op, x, weight, None), largest, bias)
 
-    def integer_linear(
+    def _integer_linear(
         self, op: OpBuilder, x: ir.Value, parts: Mapping[str, ir.Value], bias: ir.Value | None
     ) -> ir.Value:
         """Every token by its own largest magnitude; there is no operator that scales the product too."""
