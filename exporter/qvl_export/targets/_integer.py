@@ -1,0 +1,76 @@
+"""W8A8 in ONNX Runtime on a CPU: inputs rounded to bytes, an integer product, and scales, as late as they can come."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+import onnx_ir as ir
+from onnxscript import OpBuilder
+
+from . import SCALED_LATER, largest_of_tokens
+
+MICROSOFT = "com.microsoft"
+ROUNDED = "rounded to int8"
+"""Where a value keeps its `Tokens`."""
+ROUNDED_TOGETHER = "rounded to int8 together"
+"""Where it keeps its codes, their scale and zero point."""
+UNSCALED = "before its tokens were scaled"
+"""Where a value keeps what it is a multiple of, token by token, and the factors [batch, tokens, 1]."""
+ZERO = np.array(128, np.uint8)
+"""The code of zero."""
+
+
+class Tokens(NamedTuple):
+    """Activations rounded token by token: `codes` uint8 [T, K], `steps` […, 1], and the `shape` […, −1] of products."""
+
+    codes: ir.Value
+    steps: ir.Value
+    shape: ir.Value
+
+
+def token_linear(op: OpBuilder, x: ir.Value, parts: Mapping[str, ir.Value], bias: ir.Value | None) -> ir.Value:
+    """Every token by its own largest magnitude, so that it gives the same bits alone and among others."""
+    tokens = _rounded(op, x)
+    one, zero = op.Constant(value_float=1.0), op.Constant(value=ir.tensor(ZERO))
+    y = op.MatMulIntegerToFloat(tokens.codes, parts["codes"], one, parts["scales"], zero, _domain=MICROSOFT)
+    unscaled = op.Reshape(y, tokens.shape)
+    y = op.Mul(unscaled, tokens.steps)
+    if bias is not None:
+        return op.Add(y, bias)
+    y.meta[UNSCALED] = unscaled, tokens.steps
+    return y
+
+
+def together_linear(op: OpBuilder, x: ir.Value, parts: Mapping[str, ir.Value], bias: ir.Value | None) -> ir.Value:
+    """All tokens by one scale and zero point, so that scales and bias are applied while products are written."""
+    if ROUNDED_TOGETHER not in x.meta:
+        x.meta[ROUNDED_TOGETHER] = op.DynamicQuantizeLinear(x, _outputs=3)
+    codes, step, zero = x.meta[ROUNDED_TOGETHER]
+    return op.MatMulIntegerToFloat(codes, parts["codes"], step, parts["scales"], zero, None, bias, _domain=MICROSOFT)
+
+
+def gated(op: OpBuilder, gate: ir.Value, up: ir.Value) -> ir.Value:
+    """gate · up. The scales of `up` can wait for the next integer product, as rounding does not depend on them."""
+    y = op.Mul(gate, up)
+    if UNSCALED in up.meta:
+        unscaled, factors = up.meta[UNSCALED]
+        unscaled.producer().metadata_props[SCALED_LATER] = factors.name
+        y.meta[UNSCALED] = op.Mul(gate, unscaled), factors
+    return y
+
+
+def _rounded(op: OpBuilder, x: ir.Value) -> Tokens:
+    """Made once for linears that share x."""
+    if ROUNDED not in x.meta:
+        values, factors = x.meta.get(UNSCALED, (x, None))
+        steps = op.Mul(largest_of_tokens(op, values), op.Constant(value_float=1 / 127))
+        zero = op.Constant(value=ir.tensor(ZERO))
+        flat = op.Reshape(steps, op.Constant(value_ints=[-1]))
+        rows = op.Flatten(values, axis=-1)
+        codes = op.QuantizeLinear(rows, flat, op.Expand(zero, op.Shape(flat)), axis=0)
+        shape = op.Concat(op.Shape(values, start=0, end=-1), op.Constant(value_ints=[-1]), axis=0)
+        x.meta[ROUNDED] = Tokens(codes, steps if factors is None else op.Mul(steps, factors), shape)
+    found: Tokens = x.meta[ROUNDED]
+    return found
