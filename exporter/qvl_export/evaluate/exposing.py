@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -89,11 +89,10 @@ def linears(graph: Any, stage: str | None) -> list[str]:
             if node.op_type in PRODUCTS:
                 products.add(found[1])
     outputs = {f"{stage}/{module}": node for module, node in last.items() if module in products}
-    for name, node in outputs.items():
-        if (factors := _later(node)) is None:
-            _rename(graph, node.output[0], name)
-        else:
-            _scale(graph, node, factors, name)
+    unscaled = {name: factors for name, node in outputs.items() if (factors := _later(node))}
+    for name, factors in unscaled.items():
+        _scale(graph, outputs[name], factors, name)
+    _rename(graph, {node.output[0]: name for name, node in outputs.items() if name not in unscaled})
     return list(outputs)
 
 
@@ -108,8 +107,9 @@ def _scale(graph: Any, node: Any, factors: str, name: str) -> None:
     graph.node.insert(place + 1, onnx.helper.make_node("Mul", [node.output[0], factors], [name]))
 
 
-def _rename(graph: Any, old: str, new: str) -> None:
+def _rename(graph: Any, names: Mapping[str, str]) -> None:
+    """Give values other names wherever they stand."""
     for node in graph.node:
         for values in (node.input, node.output):
             for index, value in enumerate(values):
-                values[index] = new if value == old else value
+                values[index] = names.get(value, value)
