@@ -229,7 +229,9 @@ def test_tokens_of_experts_are_there_once_they_are_whole(model: Path, work: Work
 
 
 def test_one_shard_beside_the_sum_is_in_memory(model: Path, work: Work, alive: list[int]) -> None:
-    scheme = lambda name: SimpleNamespace(hessian=name == "a.linear")  # noqa: E731
+    def scheme(name: str) -> SimpleNamespace:
+        return SimpleNamespace(hessian=name == "a.linear")
+
     tower: Any = SimpleNamespace(scheme=scheme, write=lambda *_: model, vision_weight=4.0, experts_per_token=0)
     stage: Any = SimpleNamespace(taps={tap.output: [tap.linear] for tap in WATCH.taps}, routed=None, experts={})
     statistics, routed = calibrate.observe(tower, stage, work, here(work))
