@@ -1,4 +1,4 @@
-"""Directories that are whole or not there: written beside their place, then renamed."""
+"""Directories and files that are whole or not there: written beside their place, then renamed."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import contextlib
 import glob
 import os
 import shutil
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from .errors import ExportError, OutputError
 
@@ -52,6 +54,18 @@ def writing(out: Path, force: bool, product: Product) -> Iterator[Path]:
     finally:
         shutil.rmtree(beside, ignore_errors=True)
         _remove_empty(created)
+
+
+@contextlib.contextmanager
+def written(path: Path) -> Iterator[IO[bytes]]:
+    """A file that has its name once it is whole, even where two processes write the same."""
+    beside = path.with_name(f".{uuid.uuid4().hex}.tmp")
+    try:
+        with beside.open("wb") as file:
+            yield file
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
 
 
 def check_free(out: Path, force: bool, product: Product) -> None:

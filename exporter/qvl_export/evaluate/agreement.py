@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from ..atomic import written
 from ..distributions import Floats, log_softmax
 
 TOP = 256
@@ -46,10 +47,9 @@ class Kept:
 
     def save(self, path: Path) -> None:
         """Write beside, then rename."""
-        beside = path.with_suffix(".partial.npz")
         parts: dict[str, Any] = vars(self)
-        np.savez(beside, **parts)
-        beside.rename(path)
+        with written(path) as file:
+            np.savez(file, **parts)
 
     @staticmethod
     def load(path: Path) -> Kept:

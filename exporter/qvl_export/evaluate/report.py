@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import minijinja
 import msgspec
 
+from ..atomic import written
 from . import figures
 from .metrics import METRICS
 from .plots import layers, trade_off
@@ -24,15 +24,14 @@ TEMPLATE = Path(__file__).with_name("report.html.jinja")
 def write(report: Report, out: Path) -> None:
     """`report.json`, `report.md` and `index.html`."""
     out.mkdir(parents=True, exist_ok=True)
-    _replace(out / "report.json", msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n")
-    _replace(out / "report.md", markdown(report).encode() + b"\n")
-    _replace(out / "index.html", html(report).encode())
+    _write(out / "report.json", msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n")
+    _write(out / "report.md", markdown(report).encode() + b"\n")
+    _write(out / "index.html", html(report).encode())
 
 
-def _replace(path: Path, data: bytes) -> None:
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_bytes(data)
-    beside.replace(path)
+def _write(path: Path, data: bytes) -> None:
+    with written(path) as file:
+        file.write(data)
 
 
 def markdown(report: Report) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ..atomic import written
 from .qtensor import Layout, QTensor
 
 
@@ -27,9 +28,8 @@ class SavedLinear:
     def save(self, tensor: QTensor) -> None:
         """Write beside, then rename."""
         parts: dict[str, Any] = {name: getattr(tensor, name) for name in ("codes", "scales", "zeros", "input_scale")}
-        beside = self.file.with_suffix(".tmp.npz")
-        np.savez(beside, **{name: value for name, value in parts.items() if value is not None})
-        beside.rename(self.file)
+        with written(self.file) as file:
+            np.savez(file, **{name: value for name, value in parts.items() if value is not None})
 
     def read(self) -> QTensor:
         with np.load(self.file) as parts:

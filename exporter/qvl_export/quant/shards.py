@@ -17,10 +17,11 @@ import msgspec
 import numpy as np
 import onnxruntime as ort
 
+from ..atomic import written
 from .routed import Routed
 from .running import open_session, run, through
 from .statistics import Collector, Part
-from .work import Floats, Sample, written
+from .work import Floats, Sample
 
 SHARD_PAGES = 16
 

@@ -16,13 +16,14 @@ from pathlib import Path
 import msgspec
 import onnxruntime as ort
 
+from ..atomic import written
 from ..errors import ExportError
 from ..job import serve
 from ..processes import Pool
 from . import shards
 from .running import open_session, through
 from .shards import Found, Watch
-from .work import Work, written
+from .work import Work
 
 MODULE = "qvl_export.quant.spread"
 

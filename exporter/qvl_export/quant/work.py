@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import shutil
-import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from ..atomic import written
 from ..safetensors_file import StoredTensor
 from .qtensor import Layout, QTensor
 from .saved import SavedLinear
@@ -63,18 +62,6 @@ class Quantized:
     @property
     def layouts(self) -> dict[str, Layout]:
         return {name: linear.form for name, linear in self.linears.items()}
-
-
-@contextlib.contextmanager
-def written(path: Path) -> Iterator[IO[bytes]]:
-    """A file that has its name once it is whole, even where two processes write the same."""
-    beside = path.with_name(f".{uuid.uuid4().hex}.tmp")
-    try:
-        with beside.open("wb") as file:
-            yield file
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def _digest(key: Mapping[str, object]) -> str:
