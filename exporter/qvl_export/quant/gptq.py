@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..errors import ExportError
 from . import grid
+from .gptq_refine import ROUNDS, Objective, refine
 from .qtensor import Layout, QTensor
 
 DAMP_PERCENT = 0.01
@@ -28,26 +29,32 @@ def round_to_nearest(weight: Floats, layout: Layout, importance: Floats | None =
     matrix = _finite(weight, "weights")
     weigh = None if importance is None else _finite(importance, "importances")
     found = grid.search(matrix, weigh, layout)
-    scale, zero = _spread(found, layout, matrix.shape[1])
-    return _qtensor(grid.quantize(matrix, scale, zero, layout), found, layout)
+    return _qtensor(_nearest(matrix, found, layout), found, layout)
 
 
-def gptq(weight: Floats, hessian: Floats, layout: Layout, damp_percent: float = DAMP_PERCENT) -> QTensor:
+def gptq(
+    weight: Floats, hessian: Floats, layout: Layout, damp_percent: float = DAMP_PERCENT, rounds: int = ROUNDS
+) -> QTensor:
     """weight [N, K] under hessian [K, K] = Σ x xᵀ of its inputs; never worse than round-to-nearest with its scales.
 
-    Scales are searched for what GPTQ will lose by them, see `_importance`. Damping starts at `damp_percent` of the mean
-    diagonal and grows until the Hessian can be inverted. Raises ExportError for weights or Hessians that are not
-    finite.
+    Scales are searched for what GPTQ will lose by them, see `_importance`; what it comes to is refined `rounds` times.
+    Damping starts at `damp_percent` of the mean diagonal and grows until the Hessian can be inverted. Raises
+    ExportError for weights or Hessians that are not finite.
     """
     matrix, h = _finite(weight, "weights"), _finite(hessian, "activation statistics")
     order = torch.argsort(h.diagonal(), descending=True, stable=True)
-    factor = _inverse_factor(h[order][:, order], damp_percent)
+    factor, damp = _inverse_factor(h[order][:, order], damp_percent)
     found = grid.search(matrix, _importance(factor, order), layout)
-    scale, zero = _spread(found, layout, matrix.shape[1])
-    codes = torch.empty_like(matrix)
-    codes[:, order] = _sweep(matrix[:, order].clone(), factor, scale[:, order], zero[:, order], layout)
-    result, nearest = (_qtensor(c, found, layout) for c in (codes, grid.quantize(matrix, scale, zero, layout)))
+    codes = sweep(matrix, factor, order, found, layout)
+    del factor
+    nearest = _qtensor(_nearest(matrix, found, layout), found, layout)
+    result = _qtensor(*refine(matrix, codes, found, Objective(h, damp), layout, rounds), layout)
     return result if output_error(weight, result, h) <= output_error(weight, nearest, h) else nearest
+
+
+def _nearest(matrix: Tensor, found: grid.Grid, layout: Layout) -> Tensor:
+    scale, zero = (grid.spread(part, layout, matrix.shape[1]) for part in found)
+    return grid.quantize(matrix, scale, zero, layout)
 
 
 def _importance(factor: Tensor, order: Tensor) -> Tensor:
@@ -63,8 +70,17 @@ def output_error(weight: Floats, quantized: QTensor, hessian: Tensor) -> float:
     return float(((difference @ hessian.double()) * difference).sum())
 
 
-def _sweep(weight: Tensor, factor: Tensor, scale: Tensor, zero: Tensor, layout: Layout) -> Tensor:
-    """Codes of columns in the given order; `factor` is the upper Cholesky factor of the inverse Hessian."""
+def sweep(matrix: Tensor, factor: Tensor, order: Tensor, found: grid.Grid, layout: Layout) -> Tensor:
+    """Codes [N, K] of columns quantized in `order`; `factor` is the upper Cholesky factor of the inverse Hessian, whose
+    rows and columns are in that order."""
+    codes = torch.empty_like(matrix)
+    scale, zero = (grid.spread(part, layout, matrix.shape[1])[:, order] for part in found)
+    codes[:, order] = _in_order(matrix[:, order], factor, scale, zero, layout)
+    return codes
+
+
+def _in_order(weight: Tensor, factor: Tensor, scale: Tensor, zero: Tensor, layout: Layout) -> Tensor:
+    """The same of columns that lie in order; `weight` is used up."""
     columns = weight.shape[1]
     codes = torch.empty_like(weight)
     for first in range(0, columns, COLUMNS_AT_ONCE):
@@ -80,12 +96,12 @@ def _sweep(weight: Tensor, factor: Tensor, scale: Tensor, zero: Tensor, layout: 
     return codes
 
 
-def _inverse_factor(hessian: Tensor, damp_percent: float) -> Tensor:
-    """Upper Cholesky factor of (H + damp)⁻¹; the damping grows until it exists."""
+def _inverse_factor(hessian: Tensor, damp_percent: float) -> tuple[Tensor, float]:
+    """Upper Cholesky factor of (H + damp)⁻¹, and the damping, which grows until there is one."""
     damp = damp_percent
     while (factor := _damped_factor(hessian, damp)) is None:
         damp *= DAMP_STEP
-    return factor
+    return factor, damp * float(hessian.diagonal().mean())
 
 
 def _damped_factor(hessian: Tensor, damp: float) -> Tensor | None:
@@ -104,12 +120,6 @@ def _damped_factor(hessian: Tensor, damp: float) -> Tensor | None:
     del lower
     upper, failed = torch.linalg.cholesky_ex(inverse, upper=True)
     return None if failed or not bool(torch.isfinite(upper).all()) else upper.float()
-
-
-def _spread(found: grid.Grid, layout: Layout, columns: int) -> tuple[Tensor, Tensor]:
-    """Scale and zero of every column, [N, K]."""
-    scale, zero = (part.repeat_interleave(layout.block, dim=1)[:, :columns] for part in found)
-    return scale, zero
 
 
 def _qtensor(codes: Tensor, found: grid.Grid, layout: Layout) -> QTensor:

@@ -35,6 +35,11 @@ def blocked(weight: Tensor, layout: Layout) -> Tensor:
     return torch.nn.functional.pad(weight, (0, padding)).view(rows, -1, layout.block)
 
 
+def spread(part: Tensor, layout: Layout, columns: int) -> Tensor:
+    """What blocks [N, blocks] have, for every one of their `columns`: [N, K]."""
+    return part.repeat_interleave(layout.block, dim=1)[:, :columns]
+
+
 def search(weight: Tensor, importance: Tensor | None, layout: Layout) -> Grid:
     """The range of each block that loses least: Σ importance[k] · (weight − dequantized)², over SHRINKS ranges.
 
@@ -86,16 +91,16 @@ def _candidates(span: list[Tensor], layout: Layout) -> Grid:
     top = (1 << layout.bits) - 1
     if layout.asymmetric:
         low, high = span
-        scale = _half((high - low) / top)
+        scale = half((high - low) / top)
         return Grid(scale, torch.clamp(torch.round(-low / scale), 0, top))
     (extreme,) = span
-    scale = _half(extreme.abs() * 2 / top)
-    if layout.bits != 8:  # where half a step in 255 is not worth negative scales, which TensorRT takes of int4 alone
-        scale = torch.cat((scale, _half(-extreme / layout.middle, signed=True)))
+    scale = half(extreme.abs() * 2 / top)
+    if layout.signed_scales:
+        scale = torch.cat((scale, half(-extreme / layout.middle, signed=True)))
     return Grid(scale, torch.full_like(scale, layout.middle))
 
 
-def _half(scale: Tensor, signed: bool = False) -> Tensor:
+def half(scale: Tensor, signed: bool = False) -> Tensor:
     """Rounded to float16, and never zero: an empty block keeps the smallest normal scale."""
     rounded = scale.to(torch.float16).to(torch.float32)
     smallest = torch.finfo(torch.float16).tiny

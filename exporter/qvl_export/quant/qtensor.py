@@ -37,6 +37,11 @@ class Layout:
         return 1 << (self.bits - 1)
 
     @property
+    def signed_scales(self) -> bool:
+        """Whether scales may be negative: half a step in 255 is not worth it, and TensorRT takes them of int4 alone."""
+        return self.bits != 8 and not self.asymmetric
+
+    @property
     def scale_type(self) -> type[np.float16 | np.float32]:
         """Of the stored scales: in small blocks their size counts, a scale a row costs nothing."""
         return np.float32 if self.integer else np.float16
