@@ -28,6 +28,7 @@ from qvl_export.processes import open_pool
 from qvl_export.quant import calibrate, schemes
 from qvl_export.quant.shards import Here, Runner
 from qvl_export.quant.spread import Spread
+from qvl_export.quant.tower import Tower
 from qvl_export.quant.towers import llm_tower
 from qvl_export.quant.work import Sample, Work
 from qvl_export.targets import lower
@@ -47,7 +48,7 @@ def samples(spec: TextSpec, pages: int, tokens: int) -> Iterator[Sample]:
         yield Sample(hidden, feeds | {"past_value": empty, **cache_state("cpu", 0, tokens, tokens)})
 
 
-def seconds(tower: calibrate.Tower, work: Work, runner: Runner) -> dict[str, float]:
+def seconds(tower: Tower, work: Work, runner: Runner) -> dict[str, float]:
     """Of both passes over the pages."""
     began = time.perf_counter()
     stage = tower.build(tower.stages[0], {})

@@ -20,10 +20,10 @@ from qvl_export.checkpoint import Checkpoint
 from qvl_export.families import read_spec, tensors
 from qvl_export.graph.stages import decoder_stage, decoder_stages, vision_stage, vision_stages
 from qvl_export.quant import calibrate
-from qvl_export.quant.calibrate import Tower
 from qvl_export.quant.running import run
 from qvl_export.quant.samples import llm_feeds, places
 from qvl_export.quant.schemes import int4
+from qvl_export.quant.tower import Tower
 from qvl_export.quant.work import Quantized, Sample
 from qvl_export.targets import lower
 from qvl_runtime.bundle import read_manifest

@@ -13,6 +13,7 @@ from qvl_export import ExportError, ExportPlan, export
 from qvl_export.cli import cli, run
 from qvl_export.quant import calibrate, encoding, shards, spread
 from qvl_export.quant.samples import Sampler
+from qvl_export.quant.tower import Tower
 from qvl_export.quant.work import Sample
 from tests.heldout import HELDOUT
 from tests.oracles.tiny import REFERENCE
@@ -118,7 +119,7 @@ def test_a_machine_that_dies_is_one_line_and_its_stage_is_done_again(
 ) -> None:
     original, done = calibrate._quantize_stage, list[int]()
 
-    def quantize(tower: calibrate.Tower, number: int, *rest: Any) -> None:
+    def quantize(tower: Tower, number: int, *rest: Any) -> None:
         done.append(number)
         monkeypatch.setattr(spread, "MODULE", "tests.quant.dying" if len(done) == 2 else MODULE)
         original(tower, number, *rest)

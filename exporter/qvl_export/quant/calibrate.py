@@ -5,41 +5,26 @@ Every stage is calibrated on what the already quantized stages before it produce
 
 from __future__ import annotations
 
-import hashlib
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
 
 import msgspec
-import numpy as np
-import numpy.typing as npt
-import onnx_ir as ir
-import onnxruntime as ort
 
-from ..graph import weights
-from ..graph.build import Graph
-from ..graph.folds import Fold
-from ..graph.stages import Layouts, Stage
+from ..graph.stages import Stage
 from ..processes import Pool
-from ..safetensors_file import Tensor
-from ..targets import Target
 from .experts import quantize_experts, routed_outputs
 from .noise import sqnr
 from .qtensor import QTensor
 from .question import Report
 from .routed import Routed
-from .running import open_session
-from .schemes import Scheme
+from .schemes import Floats, Scheme
 from .shards import Found, Here, Runner, Tap, Watch
-from .smooth import best_scale
+from .smooth import smooth
 from .spread import Spread
 from .statistics import Collector, Statistics
-from .stored import packed_parts
+from .tower import Tower
 from .work import LinearRecord, Quantized, StageRecord, Work
-
-Floats = npt.NDArray[np.float32]
 
 LEAST_SQNR = 15.0
 """Decibels; a linear whose outputs would be noisier under W8A8 stays float."""
@@ -48,55 +33,6 @@ LEAST_STATIC_SQNR = 35.0
 LOST_TOGETHER = 3.0
 """Decibels that may be lost for the speed of one scale for all tokens, the noise doubled: norms lose 1 to 3.6, gated
 products 10."""
-
-
-@dataclass(frozen=True)
-class Tower:
-    """What is quantized: its stages in order, how each is built, its weights, and the scheme of each linear.
-
-    `vision_weight` is what image tokens among others count in Hessians; `cache_scales` are those of the tower it shares
-    a KV cache with. `experts_per_token` of its experts are chosen for each; where it is 0, they are rounded to
-    nearest instead of by GPTQ. `per_tensor` allows all inputs of a linear one scale: where tokens always run together.
-    """
-
-    name: str
-    stages: tuple[str, ...]
-    build: Callable[[str, Layouts], Stage]
-    target: Target
-    tensors: Mapping[str, Tensor]
-    scheme: Callable[[str], Scheme | None]
-    vision_weight: float = 1.0
-    cache_scales: Mapping[str, Floats] = field(default_factory=dict)
-    experts_per_token: int = 0
-    per_tensor: bool = False
-
-    def tensor(self, name: str) -> Floats:
-        """A stored tensor in float32; linears are [N, K] whatever shape the checkpoint has them in."""
-        stored = self.tensors[name]
-        flat = np.concatenate([chunk.astype(np.float32) for chunk in stored.chunks()])
-        return flat.reshape(stored.shape[0], -1) if len(stored.shape) > 1 else flat
-
-    def sources(self, graph: Graph) -> dict[str, weights.Source]:
-        """Where the float weights of a graph are stored."""
-        return weights.float_sources(graph, self.tensors)
-
-    def open(self, stage: Stage, quantized: Quantized, directory: Path) -> ort.InferenceSession:
-        """A stage in the engine that will run it."""
-        return open_session(self.write(stage, quantized, directory))
-
-    def write(self, stage: Stage, quantized: Quantized, directory: Path) -> Path:
-        """A stage with its weights as an export writes them; returns the file of its graph."""
-        graph = stage.graph
-        sources: dict[str, weights.Source] = {
-            **self.sources(graph),
-            **quantized.tensors,
-            **packed_parts(quantized.linears, self.target),
-        }
-        data = directory / "stage.onnx.data"
-        data.unlink(missing_ok=True)  # an open session has the old one mapped
-        weights.write(graph, sources, data, hashlib.sha256(), lambda _: None)
-        ir.save(graph.model, directory / "stage.onnx")
-        return directory / "stage.onnx"
 
 
 def quantize_tower(tower: Tower, work: Work, report: Report, pool: Pool | None = None) -> Quantized:
@@ -166,55 +102,6 @@ def _watch(tower: Tower, stage: Stage, pages: int) -> Watch:
         if schemes:
             taps.append(Tap(output, names[0], any(scheme.hessian for scheme in schemes)))
     return Watch(taps, pages, tower.vision_weight, routed_outputs(tower, stage), tower.experts_per_token)
-
-
-def smooth(
-    tower: Tower, stage: Stage, statistics: dict[str, Statistics]
-) -> tuple[dict[str, Floats], dict[str, Floats]]:
-    """Even out the inputs of W8A8 linears where they can be, and scale what lies in the KV cache as was done before.
-
-    Returns the tensors that this rewrites by name, and the scales of what lies in the cache. `statistics` become those
-    of the inputs as they then are.
-    """
-    tensors: dict[str, Floats] = {}
-    scales: dict[str, Floats] = {}
-
-    def tensor(name: str) -> Floats:
-        return tensors[name] if name in tensors else tower.tensor(name)
-
-    def weights_of(fold: Fold) -> dict[str, Floats]:
-        return {name: tensor(f"{name}.weight") for name in fold.linears}
-
-    for fold in stage.folds:
-        if fold.source in tower.cache_scales:
-            mine, scale = weights_of(fold), tower.cache_scales[fold.source]
-        elif scheme := _integer_scheme(tower, fold):
-            mine = weights_of(fold)
-            scale = best_scale(fold, mine, statistics[fold.linears[0]], scheme)
-        else:
-            continue
-        if fold.cached:
-            scales[fold.source] = scale
-        for name in fold.linears:
-            tensors[f"{name}.weight"] = mine[name] * scale[fold.channels]
-            statistics[name] = statistics[name].divided(scale[fold.channels])
-        for name in (f"{fold.source}.weight", f"{fold.source}.bias"):
-            if name in tower.tensors:
-                tensors[name] = _divide_rows(tensor(name), scale)
-    return tensors, scales
-
-
-def _integer_scheme(tower: Tower, fold: Fold) -> Scheme | None:
-    """The scheme of the fold's linears where all of them multiply integers."""
-    schemes = [tower.scheme(name) for name in fold.linears]
-    return schemes[0] if all(scheme and scheme.layout(1).integer for scheme in schemes) else None
-
-
-def _divide_rows(tensor: Floats, scale: Floats) -> Floats:
-    """A norm's gains, a bias, or the rows of a weight, divided by `scale`; what is beyond its end stays."""
-    divided = tensor.copy()
-    divided[: len(scale)] /= scale if tensor.ndim == 1 else scale[:, None]
-    return divided
 
 
 def quantize_linears(

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -19,10 +18,8 @@ from .gptq import gptq, round_to_nearest
 from .qtensor import Layout, QTensor
 from .routed import Routed
 from .rows import quantize_rows
+from .tower import Tower
 from .work import LinearRecord, Work
-
-if TYPE_CHECKING:
-    from .calibrate import Tower
 
 Floats = npt.NDArray[np.float32]
 INTEGER_EXPERTS = Layout(8, 32)

@@ -20,13 +20,15 @@ import onnxruntime as ort
 
 from ..distributions import divergence, log_softmax
 from ..graph.stages import Stage
-from .calibrate import Tower, observe, quantize_linears, smooth
+from .calibrate import observe, quantize_linears
 from .question import Report
 from .running import through
 from .schemes import Scheme
 from .sensitivities import Sensitivity
 from .shards import Here
+from .smooth import smooth
 from .statistics import Statistics
+from .tower import Tower
 from .work import Sample, StageRecord, Work
 
 Floats = npt.NDArray[np.float32]

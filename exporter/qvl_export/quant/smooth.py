@@ -12,12 +12,63 @@ from collections.abc import Mapping
 import numpy as np
 
 from ..graph.folds import Fold
+from ..graph.stages import Stage
 from .noise import relative_noise
 from .schemes import Floats, Scheme
 from .statistics import Statistics
+from .tower import Tower
 
 STRENGTHS = (0.35, 0.5, 0.65, 0.8)
 LEAST, MOST = 1e-4, 1e4
+
+
+def smooth(
+    tower: Tower, stage: Stage, statistics: dict[str, Statistics]
+) -> tuple[dict[str, Floats], dict[str, Floats]]:
+    """Even out the inputs of W8A8 linears where they can be, and scale what lies in the KV cache as was done before.
+
+    Returns the tensors that this rewrites by name, and the scales of what lies in the cache. `statistics` become those
+    of the inputs as they then are.
+    """
+    tensors: dict[str, Floats] = {}
+    scales: dict[str, Floats] = {}
+
+    def tensor(name: str) -> Floats:
+        return tensors[name] if name in tensors else tower.tensor(name)
+
+    def weights_of(fold: Fold) -> dict[str, Floats]:
+        return {name: tensor(f"{name}.weight") for name in fold.linears}
+
+    for fold in stage.folds:
+        if fold.source in tower.cache_scales:
+            mine, scale = weights_of(fold), tower.cache_scales[fold.source]
+        elif scheme := _integer_scheme(tower, fold):
+            mine = weights_of(fold)
+            scale = best_scale(fold, mine, statistics[fold.linears[0]], scheme)
+        else:
+            continue
+        if fold.cached:
+            scales[fold.source] = scale
+        for name in fold.linears:
+            tensors[f"{name}.weight"] = mine[name] * scale[fold.channels]
+            statistics[name] = statistics[name].divided(scale[fold.channels])
+        for name in (f"{fold.source}.weight", f"{fold.source}.bias"):
+            if name in tower.tensors:
+                tensors[name] = _divide_rows(tensor(name), scale)
+    return tensors, scales
+
+
+def _integer_scheme(tower: Tower, fold: Fold) -> Scheme | None:
+    """The scheme of the fold's linears where all of them multiply integers."""
+    schemes = [tower.scheme(name) for name in fold.linears]
+    return schemes[0] if all(scheme and scheme.layout(1).integer for scheme in schemes) else None
+
+
+def _divide_rows(tensor: Floats, scale: Floats) -> Floats:
+    """A norm's gains, a bias, or the rows of a weight, divided by `scale`; what is beyond its end stays."""
+    divided = tensor.copy()
+    divided[: len(scale)] /= scale if tensor.ndim == 1 else scale[:, None]
+    return divided
 
 
 def best_scale(fold: Fold, weights: Mapping[str, Floats], statistics: Statistics, scheme: Scheme) -> Floats:

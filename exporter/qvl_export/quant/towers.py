@@ -8,8 +8,8 @@ from ..families.spec import ModelSpec
 from ..graph.stages import decoder_stage, decoder_stages, vision_stage, vision_stages
 from ..safetensors_file import Tensor
 from ..targets import Target
-from .calibrate import Tower
 from .schemes import Scheme
+from .tower import Tower
 
 SchemeOf = Callable[[str], Scheme | None]
 Tensors = Mapping[str, Tensor]

@@ -1,0 +1,71 @@
+"""`Tower`: a stack of stages as calibration takes it, with its weights and what they are to become."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime as ort
+
+from ..graph import weights
+from ..graph.build import Graph
+from ..graph.stages import Layouts, Stage
+from ..safetensors_file import Tensor
+from ..targets import Target
+from .running import open_session
+from .schemes import Floats, Scheme
+from .stored import packed_parts
+from .work import Quantized
+
+
+@dataclass(frozen=True)
+class Tower:
+    """What is quantized: its stages in order, how each is built, its weights, and the scheme of each linear.
+
+    `vision_weight` is what image tokens among others count in Hessians; `cache_scales` are those of the tower it shares
+    a KV cache with. `experts_per_token` of its experts are chosen for each; where it is 0, they are rounded to
+    nearest instead of by GPTQ. `per_tensor` allows all inputs of a linear one scale: where tokens always run together.
+    """
+
+    name: str
+    stages: tuple[str, ...]
+    build: Callable[[str, Layouts], Stage]
+    target: Target
+    tensors: Mapping[str, Tensor]
+    scheme: Callable[[str], Scheme | None]
+    vision_weight: float = 1.0
+    cache_scales: Mapping[str, Floats] = field(default_factory=dict)
+    experts_per_token: int = 0
+    per_tensor: bool = False
+
+    def tensor(self, name: str) -> Floats:
+        """A stored tensor in float32; linears are [N, K] whatever shape the checkpoint has them in."""
+        stored = self.tensors[name]
+        flat = np.concatenate([chunk.astype(np.float32) for chunk in stored.chunks()])
+        return flat.reshape(stored.shape[0], -1) if len(stored.shape) > 1 else flat
+
+    def sources(self, graph: Graph) -> dict[str, weights.Source]:
+        """Where the float weights of a graph are stored."""
+        return weights.float_sources(graph, self.tensors)
+
+    def open(self, stage: Stage, quantized: Quantized, directory: Path) -> ort.InferenceSession:
+        """A stage in the engine that will run it."""
+        return open_session(self.write(stage, quantized, directory))
+
+    def write(self, stage: Stage, quantized: Quantized, directory: Path) -> Path:
+        """A stage with its weights as an export writes them; returns the file of its graph."""
+        graph = stage.graph
+        sources: dict[str, weights.Source] = {
+            **self.sources(graph),
+            **quantized.tensors,
+            **packed_parts(quantized.linears, self.target),
+        }
+        data = directory / "stage.onnx.data"
+        data.unlink(missing_ok=True)  # an open session has the old one mapped
+        weights.write(graph, sources, data, hashlib.sha256(), lambda _: None)
+        ir.save(graph.model, directory / "stage.onnx")
+        return directory / "stage.onnx"
