@@ -121,6 +121,17 @@ def test_inputs_that_never_fire_keep_their_weights() -> None:
     assert np.abs(quantized.dequantize()[:, 5] - weight[:, 5]).max() < 0.05
 
 
+@pytest.mark.parametrize("loudness", [1e-9, 1e-4, 1e6])
+def test_how_loud_inputs_are_changes_nothing(loudness: float) -> None:
+    weight, hessian = problem(16, 96, seed=4)
+    hessian[7], hessian[:, 7] = 0, 0  # a column that never fires has no loudness of its own
+    layout = Layout(4, 32)
+    plain, scaled = (gptq(weight, h, layout) for h in (hessian, hessian * np.float32(loudness)))
+    assert np.mean(plain.codes == scaled.codes) > 0.98  # ties may fall either way in float32
+    h = torch.from_numpy(hessian)
+    assert output_error(weight, scaled, h) == pytest.approx(output_error(weight, plain, h), rel=0.02)
+
+
 def test_all_zero_weights() -> None:
     quantized = round_to_nearest(np.zeros((4, 32), np.float32), Layout(4, 32))
     assert not quantized.dequantize().any()

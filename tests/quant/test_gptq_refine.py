@@ -58,7 +58,7 @@ def test_scales_are_those_of_least_squares(layout: Layout) -> None:
 def test_every_column_gets_the_code_that_costs_least(layout: Layout) -> None:
     given = case(layout, rows=3)
     columns = given.weight.shape[1]
-    found = descend(given.weight, given.steps, given.grid.scale, given.grid.zero, given.objective, layout).numpy()
+    found = descend(given.weight, given.steps, given.grid, given.objective, layout).numpy()
     step, zero = (spread(part, layout, columns).double().numpy() for part in given.grid)
     for row, weight in enumerate(given.weight.double().numpy()):
         steps = given.steps[row].double().numpy()
@@ -87,10 +87,21 @@ def test_no_row_gets_worse_in_any_round(layout: Layout) -> None:
         before = cost
 
 
+def test_rows_are_refined_alike_however_many_go_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    layout = Layout(4, 32)
+    given = case(layout, rows=12)
+    codes = given.steps + spread(given.grid.zero, layout, given.weight.shape[1])
+    together = refine(given.weight, codes, given.grid, given.objective, layout)
+    monkeypatch.setattr("qvl_export.quant.gptq_refine.WEIGHTS_AT_ONCE", 5 * given.weight.shape[1])
+    apart = refine(given.weight, codes, given.grid, given.objective, layout)
+    assert torch.equal(together[0], apart[0])
+    assert torch.allclose(together[1].scale, apart[1].scale, rtol=1e-3)
+
+
 def test_gptq_loses_clearly_less_refined() -> None:
     weight, hessian = problem(64, 256, seed=5)
     layout, h = Layout(4, 32), torch.from_numpy(hessian)
-    plain, refined = (output_error(weight, gptq(weight, hessian, layout, rounds=rounds), h) for rounds in (0, 2))
+    plain, refined = (output_error(weight, gptq(weight, hessian, layout, rounds=rounds), h) for rounds in (0, 1))
     assert refined < 0.95 * plain
 
 
@@ -105,9 +116,9 @@ def test_blocks_of_zeros_keep_their_scales() -> None:
     assert not torch.equal(found[:, 1], grid.scale[:, 1])
 
 
-def test_inputs_that_never_fire_at_all_change_nothing() -> None:
+def test_where_no_input_ever_fires_all_errors_count_alike() -> None:
     weight, _ = problem(4, 64, seed=2)
     layout = Layout(4, 32)
-    found = gptq(weight, np.zeros((64, 64), np.float32), layout)
-    assert np.isfinite(found.dequantize()).all()
-    assert np.array_equal(found.dequantize(), round_to_nearest(weight, layout).dequantize())
+    found, nearest = gptq(weight, np.zeros((64, 64), np.float32), layout), round_to_nearest(weight, layout)
+    ours, plain = (np.square(weight - tensor.dequantize()).sum() for tensor in (found, nearest))
+    assert ours <= plain

@@ -13,13 +13,12 @@ from torch import Tensor
 
 from ..errors import ExportError
 from . import grid
+from .gptq_columns import one_by_one
 from .gptq_refine import ROUNDS, Objective, refine
 from .qtensor import Layout, QTensor
 
 DAMP_PERCENT = 0.01
 DAMP_STEP = 3.0
-COLUMNS_AT_ONCE = 128
-"""Columns whose updates are gathered into one product."""
 
 Floats = npt.NDArray[np.float32]
 
@@ -45,7 +44,7 @@ def gptq(
     order = torch.argsort(h.diagonal(), descending=True, stable=True)
     factor, damp = _inverse_factor(h[order][:, order], damp_percent)
     found = grid.search(matrix, _importance(factor, order), layout)
-    codes = sweep(matrix, factor, order, found, layout)
+    codes = _sweep(matrix, factor, order, found, layout)
     del factor
     nearest = _qtensor(_nearest(matrix, found, layout), found, layout)
     result = _qtensor(*refine(matrix, codes, found, Objective(h, damp), layout, rounds), layout)
@@ -65,53 +64,47 @@ def _importance(factor: Tensor, order: Tensor) -> Tensor:
 
 
 def output_error(weight: Floats, quantized: QTensor, hessian: Tensor) -> float:
-    """tr((W − Q) H (W − Q)ᵀ): the squared error of the layer's output over the calibration inputs."""
+    """tr((W − Q) H (W − Q)ᵀ): the squared error of the layer's output over the calibration inputs.
+
+    weight [N, K], a torch hessian [K, K].
+    """
     difference = torch.from_numpy(weight - quantized.dequantize()).double()
     return float(((difference @ hessian.double()) * difference).sum())
 
 
-def sweep(matrix: Tensor, factor: Tensor, order: Tensor, found: grid.Grid, layout: Layout) -> Tensor:
+def _sweep(matrix: Tensor, factor: Tensor, order: Tensor, found: grid.Grid, layout: Layout) -> Tensor:
     """Codes [N, K] of columns quantized in `order`; `factor` is the upper Cholesky factor of the inverse Hessian, whose
     rows and columns are in that order."""
-    codes = torch.empty_like(matrix)
-    scale, zero = (grid.spread(part, layout, matrix.shape[1])[:, order] for part in found)
-    codes[:, order] = _in_order(matrix[:, order], factor, scale, zero, layout)
-    return codes
+    scale, zero = (grid.spread(part, layout, matrix.shape[1])[:, order].T.contiguous() for part in found)
+    codes = torch.empty_like(scale)
 
+    def decide(k: int, column: Tensor) -> Tensor:
+        codes[k] = grid.quantize(column, scale[k], zero[k], layout)
+        return (column - (codes[k] - zero[k]) * scale[k]) / factor[k, k]
 
-def _in_order(weight: Tensor, factor: Tensor, scale: Tensor, zero: Tensor, layout: Layout) -> Tensor:
-    """The same of columns that lie in order; `weight` is used up."""
-    columns = weight.shape[1]
-    codes = torch.empty_like(weight)
-    for first in range(0, columns, COLUMNS_AT_ONCE):
-        last = min(first + COLUMNS_AT_ONCE, columns)
-        errors = torch.empty_like(weight[:, first:last])
-        for k in range(first, last):
-            codes[:, k] = grid.quantize(weight[:, k], scale[:, k], zero[:, k], layout)
-            restored = (codes[:, k] - zero[:, k]) * scale[:, k]
-            error = (weight[:, k] - restored) / factor[k, k]
-            weight[:, k:last] -= error[:, None] * factor[k, k:last]
-            errors[:, k - first] = error
-        weight[:, last:] -= errors @ factor[first:last, last:]
-    return codes
+    one_by_one(matrix[:, order].T.contiguous(), factor, decide)
+    result = torch.empty_like(matrix)
+    result[:, order] = codes.T
+    return result
 
 
 def _inverse_factor(hessian: Tensor, damp_percent: float) -> tuple[Tensor, float]:
-    """Upper Cholesky factor of (H + damp)⁻¹, and the damping, which grows until there is one."""
-    damp = damp_percent
-    while (factor := _damped_factor(hessian, damp)) is None:
+    """Upper Cholesky factor of (H + damp · I)⁻¹, and the damping, which grows until there is one."""
+    mean = float(hessian.diagonal().mean()) or 1.0
+    damp = damp_percent * mean
+    while (factor := _damped_factor(hessian, damp, mean)) is None:
         damp *= DAMP_STEP
-    return factor, damp * float(hessian.diagonal().mean())
+    return factor, damp
 
 
-def _damped_factor(hessian: Tensor, damp: float) -> Tensor | None:
-    """Of (H + `damp` of its mean diagonal)⁻¹, by way of float64, or None where it cannot be had.
+def _damped_factor(hessian: Tensor, damp: float, unused: float) -> Tensor | None:
+    """Of (H + damp · I)⁻¹, columns that never fire counting as `unused`, by way of float64; None where there is none.
 
     What has been used is freed at once: at 8,960 columns each matrix takes 642 MB.
     """
     h = hessian.to(torch.float64, copy=True)
-    h.diagonal()[h.diagonal() == 0] = 1.0  # of unused columns
-    h.diagonal().add_(damp * h.diagonal().mean())
+    h.diagonal()[h.diagonal() == 0] = unused
+    h.diagonal().add_(damp)
     lower, failed = torch.linalg.cholesky_ex(h)
     del h
     if failed:

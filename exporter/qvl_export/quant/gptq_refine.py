@@ -1,9 +1,8 @@
-"""Codes and scales of a quantized weight moved to a lower output error, in turns: scales for codes, codes for scales.
+"""Scales and codes of a quantized weight moved to a lower output error, the ones for the others and in turns.
 
 GPTQ decides every column once and never comes back to it, under scales that were chosen before. The scales that suit
-its codes best have a closed form (least squares); codes are gone through once more, each to the best under all others
-as they now are (cyclic coordinate descent: Behdin et al., QuantEase, arXiv 2309.01885). Rows do not depend on each
-other.
+its codes best have a closed form (least squares); then codes are gone through once more, each to the best under all
+others as they now are (cyclic coordinate descent: Behdin et al., QuantEase, arXiv 2309.01885).
 """
 
 from __future__ import annotations
@@ -13,26 +12,26 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .gptq_columns import one_by_one
 from .grid import Grid, blocked, half, spread
 from .qtensor import Layout
 
-ROUNDS = 2
-COLUMNS_AT_ONCE = 128
-"""Columns whose updates are gathered into one product."""
-SYSTEMS_AT_ONCE = 1 << 24
-"""Numbers in the equations of the rows whose scales are found together (64 MiB)."""
+ROUNDS = 1
+"""A second one takes another 1 % of the error away, on pages it was not calibrated on as well."""
+WEIGHTS_AT_ONCE = 1 << 24
+"""Weights whose rows are refined together, and numbers in the equations of rows whose scales are found together."""
 HOLD = 1e-6
 """How much scales are held to what they were, of their equations' mean diagonal: those of blocks of zeros stay."""
 
 
 class Objective(NamedTuple):
-    """What an error in a row's weights [K] costs: d (H + damp · I) dᵀ, hessian [K, K]."""
+    """What an error in a row's weights d [K] costs: d (H + damp · I) dᵀ, hessian [K, K]."""
 
     hessian: Tensor
     damp: float
 
     def times(self, rows: Tensor) -> Tensor:
-        """rows · (H + damp · I)."""
+        """rows · (H + damp · I), [N, K]."""
         return torch.addmm(rows, rows, self.hessian, beta=self.damp)
 
     def cost(self, difference: Tensor) -> Tensor:
@@ -43,26 +42,40 @@ class Objective(NamedTuple):
 def refine(
     weight: Tensor, codes: Tensor, grid: Grid, objective: Objective, layout: Layout, rounds: int = ROUNDS
 ) -> tuple[Tensor, Grid]:
-    """Better codes and scales of weight [N, K] than `codes` [N, K] and `grid`; zero points stay.
+    """Codes [N, K] and scales of weight [N, K] that cost less than `codes`, float32 of whole numbers, under `grid`.
 
-    In every round a row changes only where its cost falls.
+    Zero points stay. In every round a row changes only where its cost falls; rows do not depend on each other.
     """
-    best, scale = codes - spread(grid.zero, layout, codes.shape[1]), grid.scale
-    cost = objective.cost(weight - best * spread(scale, layout, codes.shape[1]))
+    rows = max(1, WEIGHTS_AT_ONCE // weight.shape[1])
+    parts = zip(*(torch.split(tensor, rows) for tensor in (weight, codes, grid.scale, grid.zero)), strict=True)
+    found = [_refine_rows(w, c, Grid(scale, zero), objective, layout, rounds) for w, c, scale, zero in parts]
+    return torch.cat([part for part, _ in found]), Grid(torch.cat([scale for _, scale in found]), grid.zero)
+
+
+def _refine_rows(
+    weight: Tensor, codes: Tensor, grid: Grid, objective: Objective, layout: Layout, rounds: int
+) -> tuple[Tensor, Tensor]:
+    """Codes and scales of some rows."""
+    columns = weight.shape[1]
+    zero = spread(grid.zero, layout, columns)
+    best, scale = codes - zero, grid.scale
+    cost = objective.cost(weight - best * spread(scale, layout, columns))
     for _ in range(rounds):
         fitted = fit_scales(weight, best, scale, objective, layout)
-        found = descend(weight, best, fitted, grid.zero, objective, layout)
-        now = objective.cost(weight - found * spread(fitted, layout, codes.shape[1]))
+        found = descend(weight, best, Grid(fitted, grid.zero), objective, layout)
+        now = objective.cost(weight - found * spread(fitted, layout, columns))
         better = (now < cost)[:, None]
         best, scale = torch.where(better, found, best), torch.where(better, fitted, scale)
         cost = torch.minimum(now, cost)
-    return best + spread(grid.zero, layout, codes.shape[1]), Grid(scale, grid.zero)
+    return best + zero, scale
 
 
 def fit_scales(weight: Tensor, steps: Tensor, scale: Tensor, objective: Objective, layout: Layout) -> Tensor:
-    """The scales [N, blocks] under which `steps` [N, K], codes less their zero points, cost least; float16 values."""
-    blocks = scale.shape[1]
-    rows = max(1, SYSTEMS_AT_ONCE // blocks**2)
+    """Scales [N, blocks] under which `steps` [N, K], codes less zero points, cost least for weight [N, K], as float16.
+
+    `scale` [N, blocks] are those they had.
+    """
+    rows = max(1, WEIGHTS_AT_ONCE // scale.shape[1] ** 2)
     parts = zip(torch.split(weight, rows), torch.split(steps, rows), torch.split(scale, rows), strict=True)
     found = torch.cat([_least_squares(*part, objective, layout) for part in parts])
     return half(found, signed=layout.signed_scales)
@@ -70,12 +83,14 @@ def fit_scales(weight: Tensor, steps: Tensor, scale: Tensor, objective: Objectiv
 
 def _least_squares(weight: Tensor, steps: Tensor, scale: Tensor, objective: Objective, layout: Layout) -> Tensor:
     """Of every row: the scales s that solve BᵀH B s = BᵀH w, where column b of B holds the steps of block b."""
-    blocks = [slice(first, first + layout.block) for first in range(0, steps.shape[1], layout.block)]
-    matrix = torch.empty(len(steps), len(blocks), len(blocks))
-    for number, block in enumerate(blocks):
-        product = steps[:, block] @ objective.hessian[block]
-        product[:, block] += objective.damp * steps[:, block]
-        matrix[:, number] = blocked(product * steps, layout).sum(-1)
+    columns, blocks = steps.shape[1], scale.shape[1]
+    matrix = torch.zeros(len(steps), blocks, blocks)
+    for number, first in enumerate(range(0, columns, layout.block)):
+        last = min(first + layout.block, columns)
+        product = steps[:, first:last] @ objective.hessian[first:last, first:]
+        product[:, : last - first] += objective.damp * steps[:, first:last]
+        matrix[:, number, number:] = blocked(product * steps[:, first:], layout).sum(-1)
+    matrix += matrix.triu(1).mT
     wanted = blocked(objective.times(weight) * steps, layout).sum(-1)
     diagonal = matrix.diagonal(dim1=1, dim2=2)
     held = HOLD * diagonal.mean(1, keepdim=True) + torch.finfo(torch.float32).tiny
@@ -84,23 +99,20 @@ def _least_squares(weight: Tensor, steps: Tensor, scale: Tensor, objective: Obje
     return solution[..., 0]
 
 
-def descend(weight: Tensor, steps: Tensor, scale: Tensor, zero: Tensor, objective: Objective, layout: Layout) -> Tensor:
-    """`steps` gone through column by column, each the best under `scale` while all others stay as they are."""
+def descend(weight: Tensor, steps: Tensor, grid: Grid, objective: Objective, layout: Layout) -> Tensor:
+    """`steps` [N, K] gone through column by column, each the best for weight [N, K] while all others stay."""
     columns = steps.shape[1]
-    step, lowest = spread(scale, layout, columns), -spread(zero, layout, columns)
+    step, lowest = (spread(part, layout, columns).T.contiguous() for part in (grid.scale, -grid.zero))
     highest = lowest + (1 << layout.bits) - 1
     curvature = objective.hessian.diagonal() + objective.damp
     curvature = torch.where(curvature == 0, 1.0, curvature)  # of columns that never fire
-    steps, difference = steps.clone(), weight - steps * step
-    slope = objective.times(difference)
-    for first in range(0, columns, COLUMNS_AT_ONCE):
-        last = min(first + COLUMNS_AT_ONCE, columns)
-        before = difference[:, first:last].clone()
-        for k in range(first, last):
-            wanted = weight[:, k] - difference[:, k] + slope[:, k] / curvature[k]
-            steps[:, k] = torch.round(wanted / step[:, k]).clamp(lowest[:, k], highest[:, k])
-            moved = weight[:, k] - steps[:, k] * step[:, k] - difference[:, k]
-            difference[:, k] += moved
-            slope[:, k + 1 : last] += moved[:, None] * objective.hessian[k, k + 1 : last]
-        slope[:, last:] += (difference[:, first:last] - before) @ objective.hessian[first:last, last:]
-    return steps
+    slope = objective.times(weight - steps * step.T).T.contiguous()
+    moved = steps.T.contiguous()
+
+    def decide(k: int, slope: Tensor) -> Tensor:
+        before = moved[k].clone()
+        moved[k] = torch.round(before + slope / (curvature[k] * step[k])).clamp_(lowest[k], highest[k])
+        return (moved[k] - before) * step[k]
+
+    one_by_one(slope, objective.hessian, decide)
+    return moved.T
