@@ -6,13 +6,11 @@ every file; the same sources give the same bytes. The same page asked the same i
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import msgspec
@@ -24,6 +22,7 @@ from qvl_runtime.pdf import PDF_DPI
 
 from .. import __version__
 from ..atomic import Product, writing
+from ..fingerprint import versions
 from .labels import LABELS, Label
 from .pages import Record, select
 from .question import Question, Report
@@ -170,17 +169,9 @@ def _write_manifest(draft: _Draft, plan: SetPlan) -> None:
     content = {
         "producer": f"qvl-export {__version__}",
         "arguments": {"samples": plan.samples, "dpi": plan.dpi},
-        **_versions(),
+        **versions(("pillow", "pypdfium2")),  # pictures need no pypdfium2
         "source": draft.sources,
         "sha256": {path.name: sha256(path) for path in files},
     }
     text = json.dumps(content, ensure_ascii=False, indent=1)
     (draft.folder / MANIFEST).write_text(text + "\n", "utf-8")
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for name in ("pillow", "pypdfium2"):
-        with contextlib.suppress(PackageNotFoundError):  # pictures need no pypdfium2
-            found[name] = version(name)
-    return found

@@ -16,6 +16,7 @@ from qvl_runtime.manifest import Manifest
 from qvl_runtime.sessions.cpu import CpuVision, open_vision
 
 from .. import describe
+from ..atomic import written
 from ..errors import ExportError
 from ..graph import weights
 from ..graph.build import Graph, build_llm, build_vision
@@ -69,8 +70,8 @@ def sensitivities(quantizer: Quantizer, draft: Manifest, directory: Path, report
         vision = _float_vision(quantizer, draft, works["llm"].directory)
         works["llm"].begin(sampler.tokens(vision, tensors["model.embed_tokens.weight"]))
         table = sensitivity.measure(_chain(quantizer, works["llm"]), works, _candidates(quantizer), report)
-        kept.with_suffix(".tmp").write_bytes(msgspec.json.encode(table))
-        kept.with_suffix(".tmp").rename(kept)
+        with written(kept) as file:
+            file.write(msgspec.json.encode(table))
         for work in works.values():
             shutil.rmtree(work.directory)
     return msgspec.json.decode(kept.read_bytes(), type=list[Sensitivity])

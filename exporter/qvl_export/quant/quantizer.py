@@ -15,6 +15,7 @@ from qvl_runtime.manifest import Calibration, Manifest
 
 from ..checkpoint import Checkpoint
 from ..families.spec import ModelSpec
+from ..fingerprint import fingerprint
 from ..processes import Pool
 from ..safetensors_file import Tensor
 from ..targets import Target
@@ -183,6 +184,7 @@ class Quantizer:
             "pages": self.calibration(report).sha256,
             "schemes": [repr(self.options), dict(self.precisions), repr(self.limit), self.vision_weight],
             "targets": repr(self.targets),
+            "made_by": fingerprint(),
         }
 
     def clean(self) -> None:
