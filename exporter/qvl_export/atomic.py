@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import glob
 import os
 import shutil
@@ -14,7 +15,7 @@ from typing import IO
 
 from .errors import ExportError, OutputError
 
-_BESIDE = ".{name}.{pid}.{state}"
+_BESIDE = ".{name}.{id}.{state}"
 _PARTIAL, _REPLACED = "partial", "replaced"
 
 
@@ -36,14 +37,15 @@ def writing(out: Path, force: bool, product: Product) -> Iterator[Path]:
     out = Path(os.path.realpath(out))
     _clear_leftovers(out)
     check_free(out, force, product)
-    beside = out.parent / _BESIDE.format(name=out.name, pid=os.getpid(), state=_PARTIAL)
+    beside = out.parent / _BESIDE.format(name=out.name, id=uuid.uuid4().hex[:12], state=_PARTIAL)
     created = [parent for parent in out.parents if not parent.exists()]
     try:
         beside.mkdir(parents=True)
-        yield beside
-        _sync(beside)
-        check_free(out, force, product)  # another process may have finished first
-        _replace(beside, out)
+        with _locked(beside):
+            yield beside
+            _sync(beside)
+            check_free(out, force, product)  # another process may have finished first
+            _replace(beside, out)
     except OSError as error:
         if error.filename is None and error.errno is None:
             raise
@@ -81,22 +83,45 @@ def check_free(out: Path, force: bool, product: Product) -> None:
         raise OutputError("already exists", where=out, fix="give --force to replace it")
 
 
+@contextlib.contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    """Hold a lock on it, which ends with the process however that ends: on this machine or another, whatever its id."""
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # a file system without locks: it goes without
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(handle)
+
+
 def _clear_leftovers(out: Path) -> None:
     """Clear away after processes that are gone; an old directory caught between renames comes back."""
-    pattern = _BESIDE.format(name=glob.escape(out.name), pid="*", state="*")
-    for path in out.parent.glob(pattern):
-        pid, state = path.name.split(".")[-2:]
-        if not pid.isdigit() or _alive(int(pid)):
+    pattern = _BESIDE.format(name=glob.escape(out.name), id="*", state="*")
+    for path in sorted(out.parent.glob(pattern)):
+        if _in_use(path.with_suffix(f".{_PARTIAL}")):
             continue
-        if state == _REPLACED and not out.exists():
+        if path.suffix == f".{_REPLACED}" and not out.exists():
             path.rename(out)
-        elif state in (_PARTIAL, _REPLACED):
+        elif path.suffix in (f".{_PARTIAL}", f".{_REPLACED}"):
             shutil.rmtree(path, ignore_errors=True)
 
 
-def _alive(pid: int) -> bool:
-    """Whether the process exists; where that cannot be told, it does."""
-    return Path(f"/proc/{pid}").exists() or not Path("/proc/self").exists()
+def _in_use(directory: Path) -> bool:
+    """Whether a process holds its lock; where that cannot be told, one does."""
+    try:
+        handle = os.open(directory, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return False
+    except OSError:
+        return True
+    finally:
+        os.close(handle)
 
 
 def _remove_empty(directories: list[Path]) -> None:

@@ -61,12 +61,8 @@ def copy(bundle: Callable[[str, str, str], Path], tmp_path: Path) -> Path:
     return Path(shutil.copytree(bundle(*FIRST, "fp16"), tmp_path / "out"))
 
 
-@pytest.fixture
-def dead_pid() -> int:
-    """The id of a process that has ended."""
-    process = subprocess.Popen([sys.executable, "-c", ""])
-    process.wait()
-    return process.pid
+GONE = "0123456789ab"
+"""In the name of what a process left behind that is gone."""
 
 
 def names(directory: Path) -> list[str]:
@@ -86,23 +82,39 @@ def test_a_killed_export_leaves_no_bundle_and_the_next_clears_up(source: Path, t
 
 
 def test_an_export_that_still_runs_is_left_alone(source: Path, tmp_path: Path) -> None:
-    beside = tmp_path / f".out.{os.getppid()}.partial"
-    beside.mkdir()
+    command = [sys.executable, "-c", BLOCKED, str(source), str(tmp_path / "out")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stdout.readline() == b"half\n"
+        (other,) = tmp_path.iterdir()
+        export(ExportPlan(source, tmp_path / "out"))
+        assert other.is_dir() and names(tmp_path) == sorted([other.name, "out"])
+        process.kill()
+
+
+def test_what_a_file_system_without_locks_cannot_tell_is_left_alone(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unsupported(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("fcntl.flock", unsupported)
+    other = tmp_path / f".out.{GONE}.partial"
+    other.mkdir()
     export(ExportPlan(source, tmp_path / "out"))
-    assert beside.is_dir()
+    assert names(tmp_path) == [other.name, "out"]
 
 
-def test_a_bundle_caught_between_renames_comes_back(source: Path, copy: Path, dead_pid: int) -> None:
+def test_a_bundle_caught_between_renames_comes_back(source: Path, copy: Path) -> None:
     before = listing(copy)
-    copy.rename(copy.parent / f".out.{dead_pid}.replaced")
+    copy.rename(copy.parent / f".out.{GONE}.replaced")
     with pytest.raises(OutputError, match="already exists"):
         export(ExportPlan(source, copy))
     assert listing(copy) == before and names(copy.parent) == ["out"]
 
 
-def test_force_replaces_the_whole_bundle(source: Path, copy: Path, dead_pid: int) -> None:
+def test_force_replaces_the_whole_bundle(source: Path, copy: Path) -> None:
     (copy / "old notes").write_text("gone")
-    shutil.copytree(copy, copy.parent / f".out.{dead_pid}.replaced")
+    shutil.copytree(copy, copy.parent / f".out.{GONE}.replaced")
     export(ExportPlan(source, copy, precision="fp32", force=True))
     assert read_manifest(copy).graphs["llm"].precision == "fp32"
     assert names(copy.parent) == ["out"] and "old notes" not in names(copy)
@@ -144,8 +156,8 @@ def test_no_space_left_names_the_place(source: Path, tmp_path: Path, monkeypatch
     assert names(tmp_path) == []
 
 
-def test_names_with_wildcards_are_names(source: Path, tmp_path: Path, dead_pid: int) -> None:
-    mine, other = tmp_path / f".[ab].{dead_pid}.partial", tmp_path / f".a.{dead_pid}.partial"
+def test_names_with_wildcards_are_names(source: Path, tmp_path: Path) -> None:
+    mine, other = tmp_path / f".[ab].{GONE}.partial", tmp_path / f".a.{GONE}.partial"
     mine.mkdir()
     other.mkdir()
     export(ExportPlan(source, tmp_path / "[ab]"))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator
@@ -14,11 +13,13 @@ from typing import Any
 import msgspec
 from PIL import Image
 
-from ..errors import ExportError, OutputError
+from ..atomic import Product, writing
+from ..errors import ExportError
 from .dataset import LABELS, Label, check
 
 COLUMNS = ("image", "prompt", "task", "answer")
 OPTIONAL = ("kind",)
+SET = Product("an evaluation set", (LABELS,))
 
 
 def build_set(scans: Path, truth: Path, out: Path) -> dict[str, Any]:
@@ -26,15 +27,8 @@ def build_set(scans: Path, truth: Path, out: Path) -> dict[str, Any]:
 
     Raises ExportError naming file and row for anything malformed; nothing is left behind then.
     """
-    if out.exists():
-        raise OutputError("already exists", where=out, fix="choose another place, or remove it")
-    beside = out.parent / f".{out.name}.{os.getpid()}.partial"
-    beside.mkdir(parents=True)
-    try:
+    with writing(out, force=False, product=SET) as beside:
         tasks, images = _fill(beside, scans, truth)
-        beside.rename(out)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
     return {"items": sum(tasks.values()), "images": len(images), "tasks": dict(tasks)}
 
 

@@ -10,6 +10,7 @@ from typing import BinaryIO
 
 import msgspec
 
+from ..atomic import written
 from .agreement import Agreement
 
 CHUNK = 1 << 16
@@ -42,7 +43,8 @@ class Cost(msgspec.Struct, frozen=True):
     peak_memory_mb: float
 
     def save(self, directory: Path, name: str, rank: int) -> None:
-        (directory / f"{name}.{rank}.cost.json").write_bytes(msgspec.json.encode(self))
+        with written(directory / f"{name}.{rank}.cost.json") as file:
+            file.write(msgspec.json.encode(self))
 
     @staticmethod
     def load(directory: Path, name: str) -> Cost | None:
