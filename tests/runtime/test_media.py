@@ -20,7 +20,7 @@ from PIL import Image, ImageOps
 from qvl_runtime import media
 from qvl_runtime.errors import MediaError, PromptError
 from qvl_runtime.media import count_pages, load_frames, load_image, load_pages
-from qvl_runtime.pdf import Pdf, PdfPage, parse_pages, pdf_pages
+from qvl_runtime.pdf import PDF_MAX_PIXELS, Pdf, PdfPage, parse_pages, pdf_pages
 from tests.pdfs import encrypt, pdf_source, text_pdf
 
 SIZE = 24, 16
@@ -357,11 +357,15 @@ def test_pdf_pages(pdf: Path, pages: str | None, colors: list[int]) -> None:
     assert [load_image(page).size for page in found] == [page.size for page in found]
 
 
+def page_pdf(path: Path, box: str) -> Path:
+    """An empty page of a size."""
+    page = f"<</Type /Page /Parent 2 0 R /MediaBox {box}>>"
+    path.write_bytes(pdf_source(["<</Type /Catalog /Pages 2 0 R>>", "<</Type /Pages /Kids [3 0 R] /Count 1>>", page]))
+    return path
+
+
 def test_a_turned_pdf_page_knows_its_size(tmp_path: Path) -> None:
-    page = "<</Type /Page /Parent 2 0 R /MediaBox [0 0 100 50.3] /Rotate 90>>"
-    catalog = ["<</Type /Catalog /Pages 2 0 R>>", "<</Type /Pages /Kids [3 0 R] /Count 1>>", page]
-    (tmp_path / "turned.pdf").write_bytes(pdf_source(catalog))
-    (found,) = pdf_pages(tmp_path / "turned.pdf", dpi=150)
+    (found,) = pdf_pages(page_pdf(tmp_path / "turned.pdf", "[0 0 100 50.3] /Rotate 90"), dpi=150)
     assert found.size == found.draw().size == (105, 209)
 
 
@@ -385,6 +389,17 @@ def test_pdf_pages_are_drawn_when_they_are_wanted(pdf: Path, model: Any, monkeyp
 def test_pdf_pages_are_bounded(pdf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("qvl_runtime.pdf.PDF_MAX_PIXELS", 72 * 144 // 4)
     assert pdf_pages(pdf)[0].draw().size == (36, 72)
+
+
+def test_a_pdf_page_as_thin_as_a_hair_is_bounded_too(tmp_path: Path) -> None:
+    (page,) = pdf_pages(page_pdf(tmp_path / "hair.pdf", "[0 0 2000000000 0.5]"))
+    assert page.size[0] * page.size[1] <= PDF_MAX_PIXELS + 1
+
+
+def test_a_pdf_page_without_end_is_refused(tmp_path: Path) -> None:
+    side = "9" * 45 + ".0"  # infinite as float32
+    with pytest.raises(MediaError, match=r"endless\.pdf: page 1 has no size: inf"):
+        pdf_pages(page_pdf(tmp_path / "endless.pdf", f"[0 0 {side} {side}]"))
 
 
 def test_filled_in_form_fields_are_drawn(tmp_path: Path) -> None:

@@ -72,7 +72,10 @@ class Pdf:
             width, height = self._document.get_page_size(index)
         except self._failure as error:
             raise MediaError(f"page {index + 1} has no size: {error}", where=self.path) from error
-        scale = min(dpi / 72, (PDF_MAX_PIXELS / max(1.0, width * height)) ** 0.5)
+        if not (0 < width < math.inf and 0 < height < math.inf):
+            raise MediaError(f"page {index + 1} has no size: {width:g} × {height:g} points", where=self.path)
+        # a side of less than a pixel becomes one
+        scale = min(dpi / 72, (PDF_MAX_PIXELS / (width * height)) ** 0.5, PDF_MAX_PIXELS / max(width, height))
         return scale, (math.ceil(width * scale), math.ceil(height * scale))
 
     def text(self, index: int) -> str:
