@@ -52,6 +52,7 @@ class FakeCuda:
         self.buffers: dict[int, np.ndarray] = {}
         self.queue: list[Work] = []
         self.captured: list[Work] | None = None
+        self.graphs: list[list[Work]] = []
         self.launched = 0
         self.streams = 0
 
@@ -127,13 +128,16 @@ class FakeCuda:
         return (OK,)
 
     def cudaStreamEndCapture(self, stream: int) -> tuple[Any, ...]:
+        assert self.captured is not None
         done, self.captured = self.captured, None
+        self.graphs.append(done)
         return OK, done
 
     def cudaGraphInstantiate(self, graph: list[Work], flags: int) -> tuple[Any, ...]:
         return OK, tuple(graph)
 
     def cudaGraphDestroy(self, graph: list[Work]) -> tuple[Any, ...]:
+        self.graphs = [other for other in self.graphs if other is not graph]
         return (OK,)
 
     def cudaGraphExecDestroy(self, graph: tuple[Work, ...]) -> tuple[Any, ...]:

@@ -5,6 +5,7 @@ Real engines run only in the tests marked `gpu`.
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -25,6 +26,8 @@ from qvl_runtime.cuda import Cuda
 from qvl_runtime.errors import BundleError, EngineError, InstallError, PromptError
 from qvl_runtime.model import Model, load
 from qvl_runtime.positions import Grid
+from qvl_runtime.sessions.tensorrt_rtx import KernelCache
+from qvl_runtime.tensorrt_context import Context
 from tests.oracles.fake_cuda import FakeCuda
 from tests.oracles.fake_tensorrt import library
 from tests.oracles.tiny import FAMILIES
@@ -127,6 +130,39 @@ def test_answers_are_replayed_as_cuda_graphs(checkpoint: Checkpoints, gpu: Gpu) 
         assert "".join(again) == text and again.run.tokens == first.run.tokens
 
 
+def test_a_step_that_fails_while_it_is_recorded_does_not_spoil_the_next(checkpoint: Checkpoints, gpu: Gpu) -> None:
+    with load(make(checkpoint("qwen2_vl", "small"), gpu.work / "out", "tensorrt")) as model:
+        text = "".join(model.stream(pages(1), max_new_tokens=8, ignore_eos=True))
+        model.clear()
+        original = Context._execute
+
+        def failing(context: Context) -> None:
+            if gpu.cuda.captured is not None:
+                raise EngineError("TensorRT failed to run the engine")
+            original(context)
+
+        with gpu.monkeypatch.context() as patch:
+            patch.setattr(Context, "_execute", failing)
+            with pytest.raises(EngineError, match="failed to run"):
+                "".join(model.stream(pages(1), max_new_tokens=8, ignore_eos=True))
+        assert gpu.cuda.captured is None and not gpu.cuda.graphs
+        model.clear()
+        assert "".join(model.stream(pages(1), max_new_tokens=8, ignore_eos=True)) == text
+
+
+def test_kernels_that_cannot_be_kept_do_not_keep_memory(checkpoint: Checkpoints, gpu: Gpu) -> None:
+    model = load(make(checkpoint("qwen2_vl", "small"), gpu.work / "out", "tensorrt_rtx"))
+    model.generate(pages(1), max_new_tokens=2)
+
+    def broken(_: object) -> None:
+        raise RuntimeError("serialize")
+
+    gpu.monkeypatch.setattr(KernelCache, "save", broken)
+    with pytest.raises(RuntimeError, match="serialize"):
+        model.close()
+    assert not gpu.cuda.buffers and not gpu.cuda.streams
+
+
 def test_a_video_takes_the_profile_of_videos(checkpoint: Checkpoints, gpu: Gpu) -> None:
     frames = [np.random.default_rng(i).integers(0, 256, (84, 112, 3), np.uint8) for i in range(6)]
     parts = [{"type": "video", "video": frames, "fps": 2.0}, {"type": "text", "text": "Read the text."}]
@@ -200,6 +236,22 @@ def test_an_engine_of_another_version_is_refused(checkpoint: Checkpoints, gpu: G
     with pytest.raises(BundleError, match=r"TensorRT-RTX 1\.7\.1 refuses the engine, .* built: magic tag"):
         load(out)
     assert not gpu.cuda.streams
+
+
+@pytest.mark.parametrize(
+    ("bounds", "says"),
+    [({"min": 0, "opt": 0, "max": 0}, r"max"), ({"min": 9, "opt": 4, "max": 16}, "9 ≤ 4 ≤ 16 does not hold")],
+    ids=["no tokens", "out of order"],
+)
+def test_profiles_that_no_call_fits_are_refused(
+    checkpoint: Checkpoints, gpu: Gpu, bounds: dict[str, int], says: str
+) -> None:
+    out = make(checkpoint("qwen2_vl", "small"), gpu.work / "out", "tensorrt_rtx")
+    manifest = json.loads((out / "bundle.json").read_bytes())
+    manifest["graphs"]["llm"]["engine"]["profiles"][0]["axes"]["sequence"] = bounds
+    (out / "bundle.json").write_text(json.dumps(manifest))
+    with pytest.raises(BundleError, match=says):
+        load(out)
 
 
 def test_a_closed_model_says_so(checkpoint: Checkpoints, gpu: Gpu) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -81,16 +82,20 @@ class Cuda:
         """Until all that is queued is done."""
         self._call("cudaStreamSynchronize", self.stream)
 
-    def begin_capture(self) -> None:
-        """Record what is queued from here on instead of doing it."""
+    def capture(self, work: Callable[[], None]) -> Any:
+        """What `work` queues, recorded instead of done, to be launched any number of times."""
         mode = self._rt.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
         self._call("cudaStreamBeginCapture", self.stream, mode)
-
-    def end_capture(self) -> Any:
-        """What was recorded, to be launched any number of times."""
-        graph = self._call("cudaStreamEndCapture", self.stream)
-        launchable = self._call("cudaGraphInstantiate", graph, 0)
-        self._call("cudaGraphDestroy", graph)
+        recorded, launchable = False, None
+        try:
+            work()
+            recorded = True
+        finally:  # or the stream would go on recording
+            graph = self._call("cudaStreamEndCapture", self.stream)
+            try:
+                launchable = self._call("cudaGraphInstantiate", graph, 0) if recorded else None
+            finally:
+                self._call("cudaGraphDestroy", graph)
         return launchable
 
     def launch(self, graph: Any) -> None:

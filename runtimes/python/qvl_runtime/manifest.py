@@ -54,7 +54,11 @@ class Bounds(_Frozen, frozen=True):
 
     min: Count
     opt: Count
-    max: Count
+    max: Positive
+
+    def __post_init__(self) -> None:
+        if not self.min <= self.opt <= self.max:
+            raise ValueError(f"{self.min} ≤ {self.opt} ≤ {self.max} does not hold")
 
     def __contains__(self, size: object) -> bool:
         return isinstance(size, int) and self.min <= size <= self.max

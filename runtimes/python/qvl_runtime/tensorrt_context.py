@@ -75,9 +75,7 @@ class Context:
     def _record(self, state: dict[str, object]) -> None:
         self._forget()
         self._cuda.wait()  # copies that are queued must not become part of it
-        self._cuda.begin_capture()
-        self._execute()
-        self._recorded = state, self._cuda.end_capture()
+        self._recorded = state, self._cuda.capture(self._execute)
 
     def _forget(self) -> None:
         if self._recorded is not None:

@@ -36,8 +36,10 @@ class RtxEngine(TrtEngine):
 
     def close(self) -> None:
         """Free everything; any later call raises EngineError."""
-        self._kernels.save()
-        super().close()
+        try:
+            self._kernels.save()
+        finally:
+            super().close()
 
 
 class KernelCache:
