@@ -67,6 +67,15 @@ def test_blocks_mean_what_their_layout_says(
     assert np.abs(y - expected).max() < WORST[precision] * np.abs(expected).max()
 
 
+def test_weights_kept_without_their_inputs_are_as_exact_however_small() -> None:
+    draw = np.random.default_rng(0).uniform(-1, 1, (6, 64)).astype(np.float32)
+    weight = draw * np.array([1e3, 1, 1e-3, 1e-4, 1e-5, 5e-6], np.float32)[:, None]
+    kept = find("int8", Options(static=True)).quantize(weight, None).weight_only()
+    error = np.linalg.norm(kept.dequantize() - weight, axis=1) / np.linalg.norm(weight, axis=1)
+    assert kept.scales.dtype == np.float16
+    assert (error < 0.01).all()
+
+
 def test_static_inputs_are_rounded_as_the_scheme_thinks(tmp_path: Path) -> None:
     """Values beyond the calibrated range are cut off, the same way in both."""
     collector = Collector("x", 1, hessian=False)

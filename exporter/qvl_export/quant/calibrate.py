@@ -132,7 +132,10 @@ def _quantized(
     level = sqnr(weight, tensor, statistics)
     if not tensor.layout.integer or level >= (LEAST_STATIC_SQNR if tensor.layout.static else LEAST_SQNR):
         return _together(weight, tensor, statistics, level) if per_tensor and tensor.layout.integer else (tensor, level)
-    return (tensor.weight_only() if tensor.layout.static else None), level
+    if not tensor.layout.static:
+        return None, level
+    kept = tensor.weight_only()
+    return kept, sqnr(weight, kept, statistics)
 
 
 def _together(weight: Floats, tensor: QTensor, statistics: Statistics, level: float) -> tuple[QTensor, float]:

@@ -79,10 +79,15 @@ class QTensor:
         self.codes[rows], self.scales[rows] = part.codes, part.scales
 
     def weight_only(self) -> QTensor:
-        """The same weight, in 8 bits with a scale a row, for inputs that stay float."""
+        """The same weight, in 8 bits with a scale a row, for inputs that stay float.
+
+        Scales become float16, the next above, and codes follow them: among the smallest they lie far apart.
+        """
         layout = Layout(8, self.codes.shape[1])
-        codes = self.codes + np.uint8(layout.middle - self.layout.middle)
-        return QTensor(layout, codes, self.scales.astype(layout.scale_type))
+        nearest = self.scales.astype(np.float16)
+        scales = np.where(nearest < self.scales, np.nextafter(nearest, np.float16(np.inf)), nearest).astype(np.float16)
+        steps = (self.codes.astype(np.float32) - self.layout.middle) * (self.scales / scales.astype(np.float32))
+        return QTensor(layout, (np.rint(steps) + layout.middle).astype(np.uint8), scales)
 
     def with_inputs_per_tensor(self) -> QTensor:
         """The same weight for inputs whose tokens share a scale."""
