@@ -11,7 +11,7 @@ import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, BinaryIO, Protocol
 
 import ml_dtypes
 import msgspec
@@ -83,10 +83,7 @@ class StoredTensor:
             file.seek(self.start)
             for first in range(0, self.size, step):
                 count = min(step, self.size - first)
-                piece = np.fromfile(file, self.dtype, count)
-                if len(piece) < count:
-                    raise CheckpointError(f"ends within tensor {self.name}", where=self.file, fix="download it again")
-                yield piece
+                yield self._read(file, count)
 
     def rows(self, indices: Iterable[int]) -> Array:
         """Some rows of a matrix, each read on its own."""
@@ -95,8 +92,14 @@ class StoredTensor:
             found = []
             for index in indices:
                 file.seek(self.start + index * width * self.dtype.itemsize)
-                found.append(np.fromfile(file, self.dtype, width))
+                found.append(self._read(file, width))
         return np.stack(found)
+
+    def _read(self, file: BinaryIO, count: int) -> Array:
+        piece = np.fromfile(file, self.dtype, count)
+        if len(piece) < count:
+            raise CheckpointError(f"ends within tensor {self.name}", where=self.file, fix="download it again")
+        return piece
 
 
 class _HeaderEntry(msgspec.Struct):

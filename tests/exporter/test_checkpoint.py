@@ -213,5 +213,8 @@ def test_chunks_are_whole_rows(shape: tuple[int, ...], chunk_bytes: int, sizes: 
 
 def test_a_file_that_shrinks_while_it_is_read_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "data").write_bytes(bytes(30))
+    tensor = StoredTensor("name", tmp_path / "data", np.dtype(np.float32), (4, 5), 0)
     with pytest.raises(CheckpointError, match="data: ends within tensor name"):
-        list(StoredTensor("name", tmp_path / "data", np.dtype(np.float32), (4, 5), 0).chunks())
+        list(tensor.chunks())
+    with pytest.raises(CheckpointError, match="data: ends within tensor name"):
+        tensor.rows([0, 3])

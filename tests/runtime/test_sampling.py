@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qvl_runtime.errors import PromptError
+from qvl_runtime.errors import EngineError, PromptError
 from qvl_runtime.sampling import Sampling
 
 logit_lists = st.lists(st.floats(-30, 30, width=32), min_size=1, max_size=40, unique=True)
@@ -92,3 +92,16 @@ def test_a_seed_repeats_and_greedy_needs_none() -> None:
 def test_options_out_of_range(options: dict[str, Any]) -> None:
     with pytest.raises(PromptError, match=f"{next(iter(options))} is "):
         Sampling(**{"temperature": 1.0, **options})
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.7])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_logits_that_are_not_finite_are_no_answer(temperature: float, bad: float) -> None:
+    logits = np.array([0.5, bad, 1.0], np.float32)
+    with pytest.raises(EngineError, match="logits that are not finite"):
+        Sampling(temperature).chooser()(logits)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.7])
+def test_tokens_that_are_ruled_out_are_not_chosen(temperature: float) -> None:
+    assert Sampling(temperature).chooser()(np.array([-np.inf, 1.0, -np.inf], np.float32)) == 1

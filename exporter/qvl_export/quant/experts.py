@@ -32,7 +32,8 @@ def gated(y: Floats, rows: npt.NDArray[np.int64] | None) -> Floats:
     """silu(gate) · up of y [T, 2 · inner], whose columns are in the order `rows` of gate's and then up's."""
     stored = y if rows is None else y[:, np.argsort(rows)]
     gate, up = np.split(stored, 2, axis=1)
-    return np.asarray(gate / (1 + np.exp(-gate)) * up)
+    with np.errstate(over="ignore"):  # of a gate far below zero, which lets nothing through
+        return np.asarray(gate / (1 + np.exp(-gate)) * up)
 
 
 def hessians(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from .errors import PromptError
+from .errors import EngineError, PromptError
 
 Logits = npt.NDArray[np.float32]
 Chooser = Callable[[Logits], int]
@@ -41,9 +41,14 @@ class Sampling:
     def chooser(self) -> Chooser:
         """A function from logits [vocab] to a token id, with a random state of its own."""
         if self.temperature == 0:
-            return lambda logits: int(logits.argmax())
+            return _best
         rng = np.random.default_rng(self.seed)
-        return lambda logits: int(rng.choice(len(logits), p=self.probabilities(logits)))
+
+        def draw(logits: Logits) -> int:
+            _best(logits)  # there must be one
+            return int(rng.choice(len(logits), p=self.probabilities(logits)))
+
+        return draw
 
     def probabilities(self, logits: Logits) -> npt.NDArray[np.float64]:
         """Softmax at `temperature` over the `top_k` likeliest tokens, cut to the smallest set of mass `top_p`."""
@@ -56,6 +61,14 @@ class Sampling:
         result = np.zeros(len(logits))
         result[kept[nucleus]] = mass[nucleus] / mass[nucleus].sum()
         return result
+
+
+def _best(logits: Logits) -> int:
+    """The likeliest token, the first of equals; raises EngineError for logits that are no numbers."""
+    best = int(logits.argmax())  # a NaN, where there is one
+    if not np.isfinite(logits[best]):
+        raise EngineError("the model gives logits that are not finite", fix="`inspect --verify` the bundle")
+    return best
 
 
 def _falling(scores: npt.NDArray[np.float64]) -> npt.NDArray[np.intp]:
