@@ -4,7 +4,7 @@ one quantized linear as a model of its own."""
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -102,14 +102,15 @@ def save_linear(target: Target, tensor: QTensor, bias: np.ndarray | None, path: 
     x, op = add_input(graph, "x", FLOAT, [1, "s", columns]), GraphBuilder(graph).op
     parts = {}
     for name, (shape, dtype) in target.packed_form(rows, columns, tensor.layout).items():
-        raw = packed[name] if dtype.bitwidth < 8 else packed[name].astype(dtype.numpy())
-        parts[name] = op.initializer(_initializer(raw, dtype, shape, name), name)
+        parts[name] = op.initializer(stored(packed[name], dtype, shape, name), name)
     added = None if bias is None else op.initializer(ir.tensor(bias, name="bias"), "bias")
     y = target.quantized_linear(op, x, PackedWeight(parts, tensor.layout, rows, columns), added)
     add_output(graph, y, "y", None)
     ir.save(ir.Model(graph, ir_version=target.ir_version), path)
 
 
-def _initializer(raw: np.ndarray, dtype: ir.DataType, shape: list[int], name: str) -> ir.TensorProtocol:
+def stored(packed: np.ndarray, dtype: ir.DataType, shape: Sequence[int], name: str) -> ir.TensorProtocol:
+    """A part of a packed weight as a graph holds it; what is smaller than a byte comes in packed."""
+    raw = packed if dtype.bitwidth < 8 else packed.astype(dtype.numpy())
     proto = onnx.TensorProto(name=name, data_type=int(dtype), dims=shape, raw_data=np.ascontiguousarray(raw).tobytes())
     return ir.from_proto(proto)

@@ -74,26 +74,31 @@ def _expose(path: Path, into: str | None) -> list[str]:
 def linears(graph: Any, stage: str | None) -> list[str]:
     """Make outputs of a stage's linears, bias and all, values `stage/linear`; their names in the order they run.
 
-    Values carry the name of the module that made them; a linear is one that multiplies matrices.
+    Values carry the name of the module that made them; a linear is one that multiplies matrices. Where it does so in
+    parts, these are joined.
     """
     match = STREAM.fullmatch(stage or "")
     if not match:
         return []
     prefix = f"{'visual.blocks' if match[1] == 'vision.blocks' else 'model.layers'}.{match[2]}."
     scope = re.compile(rf"v_{re.escape(prefix)}(.+)\.[^.]+")
-    last: dict[str, Any] = {}
-    products = set()
+    ends: dict[str, list[Any]] = {}
     for node in graph.node:
-        if found := scope.fullmatch(node.output[0]):
-            last[found[1]] = node
-            if node.op_type in PRODUCTS:
-                products.add(found[1])
-    outputs = {f"{stage}/{module}": node for module, node in last.items() if module in products}
-    unscaled = {name: factors for name, node in outputs.items() if (factors := _later(node))}
-    for name, factors in unscaled.items():
-        _scale(graph, outputs[name], factors, name)
-    _rename(graph, {node.output[0]: name for name, node in outputs.items() if name not in unscaled})
-    return list(outputs)
+        if not (found := scope.fullmatch(node.output[0])):
+            continue
+        name = f"{stage}/{found[1]}"
+        if node.op_type in PRODUCTS:
+            ends.setdefault(name, []).append(node)
+        elif name in ends and ends[name][-1].output[0] in node.input and node.op_type != "Split":
+            ends[name][-1] = node  # bias and scales
+    _rename(graph, {name: node for name, (node, *more) in ends.items() if not more and not _later(node)})
+    for name, (node, *more) in ends.items():
+        if factors := _later(node):
+            _after(graph, node, onnx.helper.make_node("Mul", [node.output[0], factors], [name]))
+        elif more:
+            parts = [part.output[0] for part in (node, *more)]
+            _after(graph, more[-1], onnx.helper.make_node("Concat", parts, [name], axis=-1))
+    return list(ends)
 
 
 def _later(node: Any) -> str | None:
@@ -101,14 +106,15 @@ def _later(node: Any) -> str | None:
     return next((item.value for item in node.metadata_props if item.key == SCALED_LATER), None)
 
 
-def _scale(graph: Any, node: Any, factors: str, name: str) -> None:
-    """Multiply the output of a node by its factors, as `name`."""
+def _after(graph: Any, node: Any, new: Any) -> None:
+    """Put a new node behind another."""
     place = next(index for index, other in enumerate(graph.node) if other.output[0] == node.output[0])
-    graph.node.insert(place + 1, onnx.helper.make_node("Mul", [node.output[0], factors], [name]))
+    graph.node.insert(place + 1, new)
 
 
-def _rename(graph: Any, names: Mapping[str, str]) -> None:
-    """Give values other names wherever they stand."""
+def _rename(graph: Any, nodes: Mapping[str, Any]) -> None:
+    """Call the outputs of nodes otherwise, wherever they stand."""
+    names = {node.output[0]: name for name, node in nodes.items()}
     for node in graph.node:
         for values in (node.input, node.output):
             for index, value in enumerate(values):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import onnx_ir as ir
 from onnxscript import OpBuilder, nn
@@ -47,8 +49,11 @@ class Linear(nn.Module):
         self.weight = Weight([outputs, inputs], target.weight_type, source_shape)
         self.bias = Weight([outputs], ir.DataType.FLOAT) if bias else None
 
-    def forward(self, op: OpBuilder, x: ir.Value) -> ir.Value:
+    def forward(self, op: OpBuilder, x: ir.Value, parts: int = 1) -> ir.Value | Sequence[ir.Value]:
+        """The product, or its columns in several equal `parts`."""
         self.input = x
+        if parts > 1:
+            return self.target.linear_parts(op, x, self.weight, self.bias, parts)
         return self.target.linear(op, x, self.weight, self.bias, self.wide)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import onnx_ir as ir
 from onnxscript import OpBuilder, nn
@@ -46,7 +46,9 @@ class QuantizedLinear(Quantized):
         super().__init__(linear, layout)
         self.bias = linear.bias
 
-    def forward(self, op: OpBuilder, x: ir.Value) -> ir.Value:
+    def forward(self, op: OpBuilder, x: ir.Value, parts: int = 1) -> ir.Value | Sequence[ir.Value]:
+        if parts > 1:
+            return self.target.quantized_linear_parts(op, x, self.packed, self.bias, parts)
         return self.apply(op, x, self.bias)
 
 

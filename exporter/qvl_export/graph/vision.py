@@ -89,7 +89,7 @@ class VisionAttention(nn.Module):
         self.proj = Linear(target, spec.hidden_size, spec.hidden_size)
 
     def forward(self, op: OpBuilder, x: ir.Value, rope: Rope | None, windows: WindowInputs | None) -> ir.Value:
-        q, k, v = op.Split(self.qkv(op, x), axis=-1, num_outputs=3, _outputs=3)
+        q, k, v = self.qkv(op, x, parts=3)
         if rope is not None:
             q, k = (self.target.rotary(op, y, rope.cos, rope.sin, self.num_heads) for y in (q, k))
         return self.proj(op, self.target.vision_attention(op, q, k, v, self.num_heads, windows))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -102,6 +102,11 @@ class Target(Protocol):
     ) -> ir.Value:
         """x · weightᵀ + bias, weight [out, in]; with `wide` x or the product may be beyond float16's range."""
 
+    def linear_parts(
+        self, op: OpBuilder, x: ir.Value, weight: ir.Value, bias: ir.Value | None, count: int
+    ) -> Sequence[ir.Value]:
+        """The outputs of `linear` in `count` equal parts."""
+
     def packed_form(self, outputs: int, inputs: int, layout: Layout) -> dict[str, tuple[list[int], ir.DataType]]:
         """Shape and element type of every part that a quantized weight [outputs, inputs] is stored as."""
 
@@ -112,6 +117,11 @@ class Target(Protocol):
         self, op: OpBuilder, x: ir.Value, weight: PackedWeight, bias: ir.Value | None, wide: bool = False
     ) -> ir.Value:
         """x · dequantized weightᵀ + bias."""
+
+    def quantized_linear_parts(
+        self, op: OpBuilder, x: ir.Value, weight: PackedWeight, bias: ir.Value | None, count: int
+    ) -> Sequence[ir.Value]:
+        """The outputs of `quantized_linear` in `count` equal parts."""
 
     def quantized_embedding(self, op: OpBuilder, ids: ir.Value, table: PackedWeight) -> ir.Value:
         """Rows of a quantized table, in float32; it has whole blocks and no permutation."""

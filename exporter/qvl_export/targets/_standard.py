@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -10,7 +11,7 @@ from onnxscript import OpBuilder
 
 from ..errors import ExportError
 from ..quant.qtensor import Layout
-from . import SWISH_SLOPE, WindowInputs
+from . import SWISH_SLOPE, PackedWeight, WindowInputs
 
 FLOAT = ir.DataType.FLOAT
 
@@ -30,6 +31,28 @@ class StandardOps(ABC):
         self, op: OpBuilder, q: ir.Value, k: ir.Value, v: ir.Value, num_heads: int, windows: WindowInputs | None
     ) -> ir.Value:
         """Attention within each row of the batch, of which only so many patches count as `windows` say."""
+
+    @abstractmethod
+    def linear(
+        self, op: OpBuilder, x: ir.Value, weight: ir.Value, bias: ir.Value | None, wide: bool = False
+    ) -> ir.Value:
+        """See `targets.Target`."""
+
+    @abstractmethod
+    def quantized_linear(
+        self, op: OpBuilder, x: ir.Value, weight: PackedWeight, bias: ir.Value | None, wide: bool = False
+    ) -> ir.Value:
+        """See `targets.Target`."""
+
+    def linear_parts(
+        self, op: OpBuilder, x: ir.Value, weight: ir.Value, bias: ir.Value | None, count: int
+    ) -> Sequence[ir.Value]:
+        return split(op, self.linear(op, x, weight, bias), -1, count)
+
+    def quantized_linear_parts(
+        self, op: OpBuilder, x: ir.Value, weight: PackedWeight, bias: ir.Value | None, count: int
+    ) -> Sequence[ir.Value]:
+        return split(op, self.quantized_linear(op, x, weight, bias), -1, count)
 
     def widen(self, op: OpBuilder, y: ir.Value) -> ir.Value:
         """A value of the weights' type as float32."""
@@ -68,6 +91,12 @@ class StandardOps(ABC):
         y = self.attend(op, q, k, v, num_heads, windows)
         joined = op.Concat(frames, op.Constant(value_ints=[-1]), features, axis=0)
         return op.Gather(op.Reshape(y, joined), windows.scatter, axis=1)
+
+
+def split(op: OpBuilder, x: ir.Value, axis: int, count: int) -> Sequence[ir.Value]:
+    """x in equal parts along an axis."""
+    parts: Sequence[ir.Value] = op.Split(x, axis=axis, num_outputs=count, _outputs=count)
+    return parts
 
 
 def check_experts(inputs: int, layout: Layout) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from qvl_runtime.packing import Codes, pack_nibbles
 from ..quant.qtensor import Layout, QTensor
 from . import WEIGHT_TYPES, Cache, Inputs, PackedWeight, WindowInputs, ordered
 from ._integer import MICROSOFT, gated, together_linear, token_linear
-from ._standard import StandardOps, check_experts
+from ._standard import StandardOps, check_experts, split
 
 SWIGLU_EXPERTS: dict[str, Any] = {
     "activation_type": "swiglu",
@@ -101,6 +101,26 @@ class CpuTarget(StandardOps):
             linear = together_linear if weight.layout.per_tensor else token_linear
             return linear(op, x, weight.parts, bias)
         return self.blocks_product(op, ordered(op, x, weight), weight, bias)
+
+    def linear_parts(
+        self, op: OpBuilder, x: ir.Value, weight: ir.Value, bias: ir.Value | None, count: int
+    ) -> Sequence[ir.Value]:
+        """Each of its own rows of the weight, which are cut when the graph is loaded: outputs need not be."""
+        weights = split(op, weight, 0, count)
+        biases = [None] * count if bias is None else split(op, bias, 0, count)
+        return [self.linear(op, x, *part) for part in zip(weights, biases, strict=True)]
+
+    def quantized_linear_parts(
+        self, op: OpBuilder, x: ir.Value, weight: PackedWeight, bias: ir.Value | None, count: int
+    ) -> Sequence[ir.Value]:
+        if not weight.layout.integer:
+            return super().quantized_linear_parts(op, x, weight, bias, count)
+        codes, scales = split(op, weight.parts["codes"], 1, count), split(op, weight.parts["scales"], 0, count)
+        biases = [None] * count if bias is None else split(op, bias, 0, count)
+        cut = [{"codes": c, "scales": s} for c, s in zip(codes, scales, strict=True)]
+        rows = weight.rows // count
+        weights = [weight._replace(parts=parts, rows=rows) for parts in cut]
+        return [self.quantized_linear(op, x, *part) for part in zip(weights, biases, strict=True)]
 
     def blocks_product(self, op: OpBuilder, x: ir.Value, weight: PackedWeight, bias: ir.Value | None) -> ir.Value:
         """x · weightᵀ + bias of a weight in blocks."""
