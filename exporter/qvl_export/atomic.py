@@ -40,32 +40,49 @@ def writing(out: Path, force: bool, product: Product) -> Iterator[Path]:
     beside = out.parent / _BESIDE.format(name=out.name, id=uuid.uuid4().hex[:12], state=_PARTIAL)
     created = [parent for parent in out.parents if not parent.exists()]
     try:
-        beside.mkdir(parents=True)
-        with _locked(beside):
-            yield beside
-            _sync(beside)
-            check_free(out, force, product)  # another process may have finished first
-            _replace(beside, out)
-    except OSError as error:
-        if error.filename is None and error.errno is None:
-            raise
-        reason, other = error.strerror or str(error), error.filename and not str(error.filename).startswith(str(beside))
-        if other and not out.is_relative_to(Path(error.filename)):
-            raise ExportError(f"cannot be read: {reason}", where=error.filename) from error
-        raise OutputError(f"cannot be written: {reason}", where=out, fix="nothing was left behind") from error
+        with told(beside, out):
+            beside.mkdir(parents=True)
+            with _locked(beside):
+                yield beside
+                _sync(beside)
+                check_free(out, force, product)  # another process may have finished first
+                _replace(beside, out)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
         _remove_empty(created)
 
 
 @contextlib.contextmanager
+def told(beside: Path, out: Path) -> Iterator[None]:
+    """What the system refuses while `beside` is written, which is to become `out`, as an error that names the place."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is None:
+            raise
+        reason, other = error.strerror or str(error), error.filename and not str(error.filename).startswith(str(beside))
+        if other and not out.is_relative_to(Path(error.filename)):
+            raise ExportError(f"cannot be read: {reason}", where=error.filename) from error
+        fix = "make room or choose another place; it is as it was"
+        raise OutputError(f"cannot be written: {reason}", where=out, fix=fix) from error
+
+
+@contextlib.contextmanager
 def written(path: Path) -> Iterator[IO[bytes]]:
-    """A file that has its name once it is whole, even where two processes write the same."""
+    """A file that has its name once it is whole, even where two processes write the same.
+
+    Raises OutputError where it cannot be written.
+    """
     beside = path.with_name(f".{uuid.uuid4().hex}.tmp")
     try:
         with beside.open("wb") as file:
             yield file
         beside.replace(path)
+    except OSError as error:  # NumPy's of a full disk says neither where nor why
+        if error.filename is not None and not str(error.filename).startswith(str(beside)):
+            raise
+        reason = error.strerror or f"{error}: is the disk full?"
+        raise OutputError(f"cannot be written: {reason}", where=path, fix="make room, then run it again") from error
     finally:
         beside.unlink(missing_ok=True)
 

@@ -67,7 +67,13 @@ def cli() -> None:
 @click.option("--reduce-range", is_flag=True, help="7-bit codes for int8: faster on x86 without VNNI, less accurate.")
 @click.option("--max-kl", type=float, help="Choose precisions so that answers diverge no more: mean KL, nats a token.")
 @click.option("--max-size", help="Choose precisions so that the bundle is no larger, such as 1.5GB.")
-@click.option("--block-size", type=int, default=32, show_default=True, help="Columns that share an int4 scale.")
+@click.option(
+    "--block-size",
+    type=int,
+    default=32,
+    show_default=True,
+    help="Columns that share a scale in int4 linears and in a quantized embedding.",
+)
 @click.option(
     "--calib",
     multiple=True,
@@ -83,7 +89,11 @@ def cli() -> None:
     help="Most pages to calibrate on, spread evenly over all that --calib gives.",
 )
 @click.option("--vision-weight", type=float, default=1.0, help="What image tokens count in GPTQ; text tokens count 1.")
-@click.option("--save-gptq", type=click.Path(path_type=Path), help="Also write a GPTQ checkpoint to this directory.")
+@click.option(
+    "--save-gptq",
+    type=click.Path(path_type=Path),
+    help="Also write the int4 LLM as a GPTQ checkpoint to this directory.",
+)
 @click.option(
     "--rotate/--no-rotate",
     help="Fold a rotation into the language model's weights: better where a few channels are far larger than others.",

@@ -11,7 +11,7 @@ from qvl_runtime.manifest import DECODE
 
 from . import describe, engines, families, hub, targets
 from .checkpoint import Checkpoint
-from .errors import ConfigError
+from .errors import ConfigError, ExportError
 from .families.spec import ModelSpec
 from .graph import build, weights
 from .plan import ExportPlan
@@ -85,6 +85,11 @@ def open_checkpoint(plan: ExportPlan, precisions: Mapping[str, str], progress: P
     checkpoint, revision = hub.locate(str(plan.checkpoint), plan.revision)
     source = describe.Source(str(plan.checkpoint), checkpoint.directory, revision)
     own = stored.quantized_linears(checkpoint)
+    if own and plan.rotate:
+        raise ExportError("the checkpoint is already quantized", where=checkpoint.directory, fix="use --no-rotate")
+    if own:
+        forms = ", ".join(sorted({str(linear.layout()) for linear in own.values()}))
+        progress.stage(f"{len(own)} linears stay as the checkpoint has them: {forms}")
     spec = plan.adjusted(families.read_spec(checkpoint))
     _check_depth(spec, checkpoint)
     tensors = rotate.rotated(families.tensors(checkpoint, spec), spec)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from qvl_runtime.manifest import Manifest
@@ -12,13 +12,13 @@ from qvl_runtime.manifest import Manifest
 from . import atomic, layouts, targets
 from .draft import Draft
 from .errors import ExportError
-from .graph import build
+from .graph import build, weights
 from .opening import Opened, open_checkpoint
 from .plan import ExportPlan, quantized
 from .processes import Pool, open_pool
 from .progress import Progress, Silent
 from .quant import precision, save_gptq, schemes
-from .quant.pages import select
+from .quant.pages import Pages, select
 from .quant.quantizer import MIXED, Quantizer
 from .quant.saved import SavedLinear
 from .quant.sensitivities import Sensitivity
@@ -35,13 +35,21 @@ def export(plan: ExportPlan, progress: Progress | None = None) -> Manifest:
     Raises ExportError (ConfigError, CheckpointError, HubError, OutputError).
     """
     progress, out, precisions = progress or Silent(), Path(plan.out), plan.precisions()
+    plan.check()
     layout = layouts.find(plan.layout)
     atomic.check_free(out, plan.force, layout.PRODUCT)
+    if plan.save_gptq is not None:
+        save_gptq.check_place(Path(plan.save_gptq), out, plan.force)
+    pages = select(plan.calib, plan.samples) if quantized(precisions) else None
     opened = open_checkpoint(plan, precisions, progress)
     layout.check(opened)
     _check_save_gptq(opened)
     finisher = targets.finisher(plan.target, opened.engine_options)
-    with _quantizer(opened) as quantizer, atomic.writing(out, plan.force, layout.PRODUCT) as directory:
+    with (
+        _quantizer(opened, pages, progress) as quantizer,
+        _gptq_checkpoint(plan) as save_gptq_to,
+        atomic.writing(out, plan.force, layout.PRODUCT) as directory,
+    ):
         draft, made = Draft(opened, directory), Quantized()
         for name in precisions:
             if quantizer:
@@ -51,7 +59,7 @@ def export(plan: ExportPlan, progress: Progress | None = None) -> Manifest:
             draft.finish_with(finisher, progress)
         manifest = draft.manifest(quantizer.calibration(progress.stage) if quantizer else None)
         layout.finish(directory, opened, draft.graphs, manifest)
-        _save_gptq(opened, made, progress)
+        save_gptq_to(opened, made, progress)
     if quantizer:
         quantizer.clean()
     return manifest
@@ -63,31 +71,38 @@ def sensitivity(plan: ExportPlan, progress: Progress | None = None) -> list[Sens
     Raises ExportError as `export` does.
     """
     progress, mixed = progress or Silent(), dict.fromkeys(precision.TOWERS, MIXED)
+    schemes.find("int4", plan.options)
+    pages = select(plan.calib, plan.samples)
     opened = open_checkpoint(plan, mixed, progress)
     if opened.own:
         raise ExportError("the checkpoint is already quantized", fix="measure the original one")
+    weights.check_finite(opened.checkpoint.tensors.values(), progress)
     with tempfile.TemporaryDirectory(prefix="qvl-export-") as directory:
         work = Path(directory)
-        quantizer = _quantizer_of(opened, mixed, work / "b")
+        quantizer = _quantizer_of(opened, mixed, work / "b", pages)
         return quantizer.sensitivities(Draft(opened, work).manifest(), work, progress.stage)
 
 
 @contextlib.contextmanager
-def _quantizer(opened: Opened) -> Iterator[Quantizer | None]:
-    """What quantizes the graphs that are to be quantized; raises ExportError when it cannot be had."""
+def _quantizer(opened: Opened, pages: Pages | None, progress: Progress) -> Iterator[Quantizer | None]:
+    """What quantizes the graphs that are to be quantized on `pages`; raises ExportError when it cannot be had."""
     plan, wanted = opened.plan, quantized(opened.precisions)
-    if wanted:
-        plan.check_calibration(already=bool(opened.own))
-        with open_pool(plan.ray) if plan.ray else contextlib.nullcontext() as pool:
-            yield _quantizer_of(opened, wanted, Path(plan.out), pool)
+    if pages is None:
+        yield None
         return
-    for option, given in (("--calib", plan.calib), ("--ray", plan.ray)):
-        if given:
-            raise ExportError(f"{option} is for quantization", fix="add --precision int8 or int4, or leave it out")
-    yield None
+    if opened.own and "llm" in wanted:
+        raise ExportError(
+            "the checkpoint is already quantized",
+            fix="leave --precision, --llm-precision, --max-kl and --max-size out to use it as it is",
+        )
+    weights.check_finite(opened.checkpoint.tensors.values(), progress)
+    with open_pool(plan.ray) if plan.ray else contextlib.nullcontext() as pool:
+        yield _quantizer_of(opened, wanted, Path(plan.out), pages, pool)
 
 
-def _quantizer_of(opened: Opened, wanted: dict[str, str], out: Path, pool: Pool | None = None) -> Quantizer:
+def _quantizer_of(
+    opened: Opened, wanted: dict[str, str], out: Path, pages: Pages, pool: Pool | None = None
+) -> Quantizer:
     plan = opened.plan
     return Quantizer(
         opened.spec,
@@ -97,7 +112,7 @@ def _quantizer_of(opened: Opened, wanted: dict[str, str], out: Path, pool: Pool 
         out,
         wanted,
         opened.options,
-        select(plan.calib, plan.samples),
+        pages,
         plan.limit,
         plan.vision_weight,
         pool,
@@ -109,18 +124,27 @@ def _check_save_gptq(opened: Opened) -> None:
     plan, spec = opened.plan, opened.spec
     if plan.save_gptq is None:
         return
-    if opened.precisions["llm"] != "int4":
-        raise ExportError("--save-gptq writes what was quantized", fix="add --llm-precision int4, or leave it out")
     if "model.embed_tokens.weight" not in opened.checkpoint.tensors:
         raise ExportError(f"--save-gptq does not know the names of family {spec.family}", fix="leave it out")
     scheme = schemes.find("int4", plan.options)
     shapes = build.llm_weights(spec.text, opened.targets["llm"])
-    linears = {name: SavedLinear(name, Path(), scheme.layout(shape[1]), *shape) for name, shape in shapes.items()}
-    save_gptq.check(Path(plan.save_gptq), Path(plan.out), linears, plan.force)
+    save_gptq.check(
+        {name: SavedLinear(name, Path(), scheme.layout(shape[1]), *shape) for name, shape in shapes.items()}
+    )
 
 
-def _save_gptq(opened: Opened, made: Quantized, progress: Progress) -> None:
-    plan = opened.plan
-    if plan.save_gptq is not None:
-        out, linears = Path(plan.save_gptq), opened.linears(made)
-        save_gptq.save(out, opened.checkpoint, linears, plan.force, progress.stage, progress.advance)
+@contextlib.contextmanager
+def _gptq_checkpoint(plan: ExportPlan) -> Iterator[Callable[[Opened, Quantized, Progress], None]]:
+    """What saves the GPTQ checkpoint that the plan wants, if it does; that is there when all has ended well."""
+    if plan.save_gptq is None:
+        yield lambda *_: None
+        return
+    out = Path(plan.save_gptq)
+    with atomic.writing(out, plan.force, save_gptq.GPTQ) as directory:
+
+        def save(opened: Opened, made: Quantized, progress: Progress) -> None:
+            with atomic.told(directory, out):
+                linears = opened.linears(made)
+                save_gptq.save(directory, opened.checkpoint, linears, progress.stage, progress.advance)
+
+        yield save

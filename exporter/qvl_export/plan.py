@@ -16,6 +16,15 @@ from .quant.quantizer import MIXED
 from .quant.search import Limit
 
 DEFAULT_MAX_LENGTH = 8192
+OF_QUANTIZATION = {
+    "--calib": "calib",
+    "--ray": "ray",
+    "--block-size": "block_size",
+    "--reduce-range": "reduce_range",
+    "--vision-weight": "vision_weight",
+    "--no-gptq-experts": "gptq_experts",
+}
+"""Options that do nothing where nothing is quantized, and their fields."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +91,7 @@ class ExportPlan:
             return None
         if len(given) > 1 or self.vision_precision or self.llm_precision or self.precision != ExportPlan.precision:
             raise ExportError(
-                "max_kl, max_size and precisions exclude one another",
+                "--max-kl, --max-size and precisions exclude one another",
                 fix="give one of --max-kl, --max-size, --precision",
             )
         if given[0] <= 0:
@@ -108,17 +117,21 @@ class ExportPlan:
         text = replace(spec.text, rotation_seed=rotate.SEED if self.rotate else None)
         return replace(spec, image=image, max_positions=self._length(spec), text=text)
 
-    def check_calibration(self, already: bool) -> None:
-        """Refuse pages, weights and schemes that nothing can be calibrated with, or what is quantized `already`."""
-        wanted = quantized(self.precisions())
+    def check(self) -> None:
+        """Refuse what makes no sense with any checkpoint, before one is looked for; raises ExportError."""
+        precisions = self.precisions()
+        wanted = quantized(precisions)
+        if self.save_gptq is not None and precisions["llm"] != "int4":
+            raise ExportError("--save-gptq writes int4 alone", fix="add --llm-precision int4, or leave it out")
+        for option, field in OF_QUANTIZATION.items():
+            if not wanted and getattr(self, field) != getattr(ExportPlan, field):
+                raise ExportError(f"{option} is for quantization", fix="add --precision int8 or int4, or leave it out")
         if self.samples < 1:
-            raise ExportError(f"samples is {self.samples}", fix="calibrate on at least one page")
+            raise ExportError(f"--samples is {self.samples}", fix="calibrate on at least one page")
         if not 0 <= self.vision_weight <= 1000:
-            raise ExportError(f"vision_weight is {self.vision_weight}", fix="0 to 1000; text tokens count 1")
-        if already and "llm" in wanted:
-            raise ExportError("the checkpoint is already quantized", fix="leave --llm-precision out to use it as it is")
-        for chosen in set(wanted.values()) - {MIXED}:
-            schemes.find(chosen, self.options)
+            raise ExportError(f"--vision-weight is {self.vision_weight}", fix="0 to 1000; text tokens count 1")
+        for chosen in set(wanted.values()):
+            schemes.find("int4" if chosen == MIXED else chosen, self.options)
 
     def _pixels(self, spec: ModelSpec) -> tuple[int, int]:
         if spec.image.square and (self.min_pixels or self.max_pixels):
@@ -131,7 +144,7 @@ class ExportPlan:
             low = min(low, high)
         if low < 1 or low > high or high < spec.image.factor**2:
             raise ExportError(
-                f"min_pixels {low} and max_pixels {high} are not bounds",
+                f"{low} to {high} pixels are no bounds of images",
                 fix=f"at least {spec.image.factor**2} (one image token), min not above max",
             )
         return low, high
@@ -139,7 +152,9 @@ class ExportPlan:
     def _length(self, spec: ModelSpec) -> int:
         length = self.max_length or min(DEFAULT_MAX_LENGTH, spec.max_positions)
         if not 1 < length <= spec.max_positions:
-            raise ExportError(f"max_length {length} is not within the model's {spec.max_positions} positions")
+            raise ExportError(
+                f"--max-length {length} is not within the model's {spec.max_positions} positions", fix="give fewer"
+            )
         return length
 
 

@@ -243,6 +243,7 @@ CONFIGS = [
         d.write("chat_template.jinja", LOOP),
     ),
 ]
+NOWHERE = ("export", "no/such/checkpoint", "out", "--quiet", "--precision", "int4")
 ARGUMENTS = [
     Row("OUT exists", r"out: already exists \(give --force", lambda here: (here.parent / "out").mkdir()),
     Row(
@@ -260,13 +261,27 @@ ARGUMENTS = [
     ),
     Row(
         "pixel bounds",
-        r"min_pixels 900000 and max_pixels 800000",
+        r"900000 to 800000 pixels are no bounds",
         command=(*EXPORT, "--min-pixels", "900000", "--max-pixels", "800000"),
     ),
-    Row("pixel bound below a token", r"max_pixels 10 ", command=(*EXPORT, "--max-pixels", "10")),
-    Row("max length", r"max_length 999999 is not within the model's 8192", command=(*EXPORT, "--max-length", "999999")),
+    Row("pixel bound below a token", r"10 to 10 pixels are no bounds", command=(*EXPORT, "--max-pixels", "10")),
+    Row(
+        "max length", r"--max-length 999999 is not within the model's 8192", command=(*EXPORT, "--max-length", "999999")
+    ),
     Row("target unknown", r"target 'gpu' is not supported \(supported: cpu", command=(*EXPORT, "--target", "gpu")),
     Row("precision unknown", r"precision 'int2'", command=(*EXPORT, "--precision", "int2")),
+    Row(
+        "vision precision unknown",
+        r"vision precision 'hybrid' is not supported",
+        command=(*EXPORT, "--vision-precision", "hybrid"),
+    ),
+    Row("pages before the checkpoint", r"nowhere: no such file", command=(*NOWHERE, "--calib", "nowhere")),
+    Row("block size before it", r"blocks of 48 is not supported", command=(*NOWHERE, "--block-size", "48")),
+    Row("weight before it", r"--vision-weight is -1", command=(*NOWHERE, "--vision-weight", "-1")),
+    *(
+        Row(f"{option[0]} without quantization", rf"{option[0]} is for quantization", command=(*EXPORT, *option))
+        for option in (("--block-size", "64"), ("--reduce-range",), ("--no-gptq-experts",), ("--vision-weight", "2"))
+    ),
     Row("number is a word", r"--max-pixels.*'many'", command=(*EXPORT, "--max-pixels", "many")),
     Row("option unknown", r"--fast", command=(*EXPORT, "--fast")),
     Row("OUT not given", r"OUT", command=("export", "checkpoint")),

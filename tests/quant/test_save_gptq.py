@@ -17,11 +17,12 @@ from click.testing import CliRunner
 from onnx.numpy_helper import to_array
 from safetensors.numpy import load_file
 
-from qvl_export import ExportError, ExportPlan, export, safetensors_writer
+from qvl_export import ExportError, ExportPlan, atomic, export, safetensors_writer
 from qvl_export.checkpoint import Checkpoint, nested_name, published_name
 from qvl_export.cli import cli
 from qvl_export.quant import save_gptq
 from qvl_export.quant.qtensor import Layout, QTensor
+from qvl_export.quant.quantizer import Quantizer
 from qvl_export.quant.saved import SavedLinear
 from qvl_export.quant.stored import quantized_linears
 from qvl_export.safetensors_file import same_elements
@@ -93,7 +94,8 @@ def test_zero_points_of_0_need_the_second_format(tmp_path: Path, low: int) -> No
     floats = {"model.layers.0.x.weight": np.zeros(shape, np.float32)}
     safetensors_writer.write(source, {name: Whole(value) for name, value in floats.items()}, lambda _: None)
     out = tmp_path / "out"
-    save_gptq.save(out, Checkpoint(source), {linear.name: linear}, False, lambda *_: None, lambda _: None)
+    out.mkdir()
+    save_gptq.save(out, Checkpoint(source), {linear.name: linear}, lambda *_: None, lambda _: None)
     config = json.loads((out / "quantize_config.json").read_text())
     assert (config["checkpoint_format"], config["sym"]) == ("gptq" if low else "gptq_v2", False)
     read = quantized_linears(Checkpoint(out))[linear.name].read()
@@ -167,7 +169,7 @@ def test_places_that_are_refused(tmp_path: Path) -> None:
 def test_shapes_that_the_format_does_not_take(tmp_path: Path) -> None:
     linear = SavedLinear("model.layers.0.self_attn.q_proj", tmp_path / "x", LAYOUT, 20, 64)
     with pytest.raises(ExportError, match=r"q_proj \[20, 64\] does not fit .* --block-size"):
-        save_gptq.check(tmp_path / "g", tmp_path / "b", {linear.name: linear}, force=False)
+        save_gptq.check({linear.name: linear})
 
 
 def test_it_needs_something_quantized(tmp_path: Path) -> None:
@@ -180,7 +182,10 @@ def test_force_replaces_it_and_a_failure_leaves_the_old_one(
 ) -> None:
     place = full(tmp_path / "old", "quantize_config.json")
     linears = quantized_linears(Checkpoint(saved[1]))
-    arguments = Checkpoint(REFERENCE), linears, True, lambda *_: None, lambda _: None
+
+    def save() -> None:
+        with atomic.writing(place, force=True, product=save_gptq.GPTQ) as directory:
+            save_gptq.save(directory, Checkpoint(REFERENCE), linears, lambda *_: None, lambda _: None)
 
     def fail(*_: object) -> None:
         raise OSError(28, "No space left on device")
@@ -188,9 +193,9 @@ def test_force_replaces_it_and_a_failure_leaves_the_old_one(
     with monkeypatch.context() as patch:
         patch.setattr(save_gptq, "write", fail)
         with pytest.raises(ExportError, match="No space left on device"):
-            save_gptq.save(place, *arguments)
+            save()
     assert [path.name for path in place.iterdir()] == ["quantize_config.json"]
-    save_gptq.save(place, *arguments)
+    save()
     assert (place / "model.safetensors").read_bytes() == (saved[1] / "model.safetensors").read_bytes()
     assert [path.name for path in tmp_path.iterdir()] == ["old"]
 
@@ -199,4 +204,23 @@ def test_the_command(tmp_path: Path) -> None:
     result = CliRunner().invoke(
         cli, ["export", str(REFERENCE), str(tmp_path / "b"), "--save-gptq", str(tmp_path / "g")]
     )
-    assert "--save-gptq writes what was quantized" in str(result.exception)
+    assert "--save-gptq writes int4 alone" in str(result.exception)
+
+
+def test_a_place_that_cannot_be_written_is_known_before_calibration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Quantizer, "tower", lambda *_: pytest.fail("calibrated first"))
+    with pytest.raises(ExportError, match=r"/proc/gptq: cannot be written"):
+        export(ExportPlan(REFERENCE, tmp_path / "b", save_gptq="/proc/gptq", **INT4))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_failure_of_either_leaves_neither(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(save_gptq, "write", full)
+    with pytest.raises(ExportError, match=r"/g: cannot be written: No space left on device"):
+        export(ExportPlan(REFERENCE, tmp_path / "b", save_gptq=tmp_path / "g", **INT4))
+    assert [path.name for path in tmp_path.iterdir()] == [".b.calibration"]

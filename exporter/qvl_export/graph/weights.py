@@ -14,6 +14,7 @@ import onnx_ir as ir
 
 from ..checkpoint import few
 from ..errors import CheckpointError
+from ..progress import Progress
 from ..quant.qtensor import Layout
 from ..safetensors_file import CHUNK_BYTES, Array, Tensor
 from .build import Graph
@@ -220,6 +221,28 @@ def _emit(file: BinaryIO, digest: Any, data: bytes | memoryview) -> None:
     digest.update(data)
 
 
+def check_finite(tensors: Iterable[Source], progress: Progress) -> None:
+    """Read all weights once, before long work is done on them; raises CheckpointError naming one that is not finite."""
+    tensors = list(tensors)
+    progress.stage("checking the weights", sum(tensor.nbytes for tensor in tensors))
+    for tensor in tensors:
+        for chunk in tensor.chunks():
+            if chunk.dtype.name in BITS:
+                _largest(chunk, tensor)
+            progress.advance(chunk.nbytes)
+
+
+def _largest(chunk: Array, source: Source) -> int:
+    """The largest magnitude as bits; raises CheckpointError where that is no number."""
+    unsigned, infinite = BITS[chunk.dtype.name]
+    largest = int((chunk.view(unsigned) & (np.iinfo(unsigned).max >> 1)).max(initial=0))
+    if largest >= infinite:
+        raise CheckpointError(
+            f"tensor {source.name} has values that are not finite", where=source.file, fix="the training diverged"
+        )
+    return largest
+
+
 def _convert(chunk: Array, dtype: ir.DataType, source: Source) -> Array:
     """Elements as `dtype`; raises CheckpointError where they are not finite or float16 would overflow.
 
@@ -228,12 +251,7 @@ def _convert(chunk: Array, dtype: ir.DataType, source: Source) -> Array:
     if dtype.bitwidth < 8:
         return chunk
     if chunk.dtype.name in BITS:
-        unsigned, infinite = BITS[chunk.dtype.name]
-        largest = int((chunk.view(unsigned) & (np.iinfo(unsigned).max >> 1)).max(initial=0))  # of magnitudes, as bits
-        if largest >= infinite:
-            raise CheckpointError(
-                f"tensor {source.name} has values that are not finite", where=source.file, fix="the training diverged"
-            )
+        largest = _largest(chunk, source)
         if dtype == ir.DataType.FLOAT16 and largest > LARGEST_IN_FLOAT16[chunk.dtype.name]:
             raise CheckpointError(
                 f"tensor {source.name} has values beyond float16's 65,504",

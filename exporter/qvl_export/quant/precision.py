@@ -23,10 +23,11 @@ def of_towers(precision: str, vision: str | None = None, llm: str | None = None)
     chosen = {tower: MIXED.get(precision, {}).get(tower, precision) for tower in TOWERS}
     chosen |= {tower: asked for tower, asked in (("vision", vision), ("llm", llm)) if asked}
     known = (*FLOATS, *available())
-    for name, also in ((precision, MIXED), (chosen["vision"], ()), (chosen["llm"], PHASES)):
+    asked_for = ("precision", precision, MIXED), ("vision precision", chosen["vision"], ())
+    for what, name, also in (*asked_for, ("llm precision", chosen["llm"], PHASES)):
         if name not in (*known, *also):
             supported = ", ".join(dict.fromkeys((*known, *also)))
-            raise ExportError(f"precision {name!r} is not supported", fix=f"supported: {supported}")
+            raise ExportError(f"{what} {name!r} is not supported", fix=f"supported: {supported}")
     return chosen | PHASES.get(chosen["llm"], {})
 
 

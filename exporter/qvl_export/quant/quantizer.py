@@ -81,7 +81,7 @@ class Quantizer:
 
         sampler, target = self.sampler(draft, directory, report), self.targets["vision"]
         work = Work(self.work / "vision", self.key(draft, report))
-        report(f"calibrating vision on {len(self.pages)} pages of {', '.join(self.pages.names)}")
+        report(f"calibrating vision on {self._told(report)}")
         work.begin(sampler.patches())
         tower = vision_tower(self.spec, target, self.tensors, self._scheme("vision", draft, directory, report))
         return calibrate.quantize_tower(tower, work, report, self.pool)
@@ -99,7 +99,7 @@ class Quantizer:
         sampler, target = self.sampler(draft, directory, report), self.targets[name]
         tensors = self.tensors
         work = Work(self.work / name, self.key(draft, report))
-        report(f"calibrating {name} on {len(self.pages)} pages of {', '.join(self.pages.names)}")
+        report(f"calibrating {name} on {self._told(report)}")
         work.begin(sampler.tokens(self._vision_of(draft, directory, report), tensors["model.embed_tokens.weight"]))
         shutil.rmtree(self.work / FEATURES, ignore_errors=True)
         tower = llm_tower(self.spec, target, tensors, self._scheme(name, draft, directory, report))
@@ -168,6 +168,11 @@ class Quantizer:
                 record.add(question)
             self._record.append(record.calibration())
         return self._record[0]
+
+    def _told(self, report: Report) -> str:
+        """Of the pages, as the manifest will count them: blank ones and repeated ones do not."""
+        pages = self.calibration(report).pages
+        return f"{pages} page{'s' if pages != 1 else ''} of {', '.join(self.pages.names)}"
 
     def sampler(self, draft: Manifest, directory: Path, report: Report) -> Sampler:
         template = ChatTemplate((directory / "chat_template.jinja").read_text("utf-8"), directory)

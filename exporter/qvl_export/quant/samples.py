@@ -89,7 +89,7 @@ class Sampler:
 
         Raises ExportError naming the page that cannot be used.
         """
-        for question in self.pages.questions(self.report):
+        for question in self.pages.questions(self.report, leave_out=lambda _: None):  # told when they were counted
             try:
                 with warnings.catch_warnings():  # what does not fit is scaled down, as the runtime will do and say
                     warnings.simplefilter("ignore", ScaledImageWarning)

@@ -53,15 +53,16 @@ def decoder_linears(linears: Linears) -> dict[str, QuantizedSource]:
     return {name: linear for name, linear in linears.items() if name.startswith("model.layers.")}
 
 
-def check(out: Path, bundle_out: Path, linears: Linears, force: bool) -> None:
-    """Refuse, before the long work, a place or a shape that the checkpoint could not be written to or have.
-
-    Raises OutputError and ConfigError.
-    """
+def check_place(out: Path, bundle_out: Path, force: bool) -> None:
+    """Refuse, before the long work, a place that the checkpoint could not be written to; raises OutputError."""
     ours, theirs = out.resolve(), bundle_out.resolve()
     if ours.is_relative_to(theirs) or theirs.is_relative_to(ours):
         raise OutputError("and the bundle would lie in each other", where=out, fix="give --save-gptq another directory")
     atomic.check_free(out, force, GPTQ)
+
+
+def check(linears: Linears) -> None:
+    """Refuse, before the long work, shapes that the format does not have; raises ConfigError."""
     for name, linear in decoder_linears(linears).items():
         block = linear.layout().block
         if linear.rows % WORD or linear.columns % WORD or linear.columns % block:
@@ -71,18 +72,17 @@ def check(out: Path, bundle_out: Path, linears: Linears, force: bool) -> None:
             )
 
 
-def save(out: Path, checkpoint: Checkpoint, linears: Linears, force: bool, begin: Begin, advance: Advance) -> None:
-    """Write `out` whole or not at all, a tensor at a time; raises OutputError where it cannot be written."""
+def save(directory: Path, checkpoint: Checkpoint, linears: Linears, begin: Begin, advance: Advance) -> None:
+    """Write the checkpoint into a directory, a tensor at a time."""
     quantized = decoder_linears(linears)
     checkpoint_format = _checkpoint_format(quantized)
     tensors = dict(_tensors(checkpoint, quantized, checkpoint_format))
     config = quantization_config(next(iter(quantized.values())).layout(), checkpoint_format)
-    with atomic.writing(out, force, GPTQ) as directory:
-        begin(f"writing {out}", sum(map(nbytes, tensors.values())))
-        _copy_texts(checkpoint.directory, directory)
-        _write_json(directory / "config.json", {**checkpoint.config, "quantization_config": config})
-        _write_json(directory / CONFIG, config)
-        write(directory, tensors, advance)
+    begin("writing the GPTQ checkpoint", sum(map(nbytes, tensors.values())))
+    _copy_texts(checkpoint.directory, directory)
+    _write_json(directory / "config.json", {**checkpoint.config, "quantization_config": config})
+    _write_json(directory / CONFIG, config)
+    write(directory, tensors, advance)
 
 
 def quantization_config(layout: Layout, checkpoint_format: str) -> dict[str, Any]:

@@ -88,7 +88,8 @@ class Work:
         count = 0
         for count, sample in enumerate(samples, 1):
             self.keep(0, count - 1, sample.hidden)
-            np.savez(self.directory / f"feeds.{count - 1}.npz", **sample.feeds)  # type: ignore[arg-type]
+            with written(self.directory / f"feeds.{count - 1}.npz") as file:
+                np.savez(file, **sample.feeds)  # type: ignore[arg-type]
         self._write("pages", str(count).encode())
 
     @property

@@ -224,7 +224,9 @@ def lower(name: str, precision: str, accuracy_level: int = 4) -> Target:
     `accuracy_level` 4 multiplies int4 weights with activations rounded to int8 in blocks, 0 keeps activations float32.
     """
     if name not in available():
-        raise ExportError(f"target {name!r} is not supported", fix=f"supported: {', '.join(available())}")
+        raise ExportError(
+            f"target {name!r} is not supported", fix=f"supported: {', '.join(available()).replace('_', '-')}"
+        )
     if precision not in WEIGHT_TYPES:
         raise ExportError(f"precision {precision!r} is not supported", fix=f"supported: {', '.join(WEIGHT_TYPES)}")
     if accuracy_level not in (0, 4):
