@@ -34,7 +34,9 @@ class Source:
     revision: str | None
 
 
-def origin(source: Source, read_hash: Any, calibration: Calibration | None = None) -> Provenance:
+def origin(
+    source: Source, read_hash: Any, calibration: Calibration | None, options: Mapping[str, str | int | float | bool]
+) -> Provenance:
     """`read_hash` (hashlib) has taken in the weights as they were read; a local checkpoint keeps only its name."""
     config = (source.directory / "config.json").read_bytes()
     return Provenance(
@@ -45,6 +47,7 @@ def origin(source: Source, read_hash: Any, calibration: Calibration | None = Non
         producer=f"qvl-export {__version__}",
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         calibration=calibration,
+        options=dict(options),
     )
 
 

@@ -35,10 +35,11 @@ class Draft:
         self._stored: dict[str, ir.ExternalTensor] = {}
         self._read_hash = hashlib.sha256()
 
-    def manifest(self, calibration: Calibration | None = None) -> Manifest:
-        """Of what is there so far."""
+    def manifest(self, calibration: Calibration | None = None, whole: bool = False) -> Manifest:
+        """Of what is there so far, or of all of it, with the plan's options."""
         opened = self._opened
-        origin = describe.origin(opened.source, self._read_hash, calibration)
+        options = opened.plan.recorded() if whole else {}
+        origin = describe.origin(opened.source, self._read_hash, calibration, options)
         return describe.manifest(opened.spec, opened.plan.target, self._entries, self._files, origin)
 
     def add(self, name: str, quantized: Quantized, progress: Progress) -> None:

@@ -25,6 +25,11 @@ OF_QUANTIZATION = {
     "--no-gptq-experts": "gptq_experts",
 }
 """Options that do nothing where nothing is quantized, and their fields."""
+RECORDED = (
+    *("precision", "vision_precision", "llm_precision", "max_kl", "max_size", "min_pixels", "max_pixels", "max_length"),
+    *("accuracy_level", "reduce_range", "block_size", "samples", "vision_weight", "rotate", "gptq_experts"),
+)
+"""What a bundle tells of how it was made."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +112,10 @@ class ExportPlan:
         if self.limit:
             return dict.fromkeys(precision.TOWERS, MIXED)
         return precision.of_towers(self.precision, self.vision_precision, self.llm_precision)
+
+    def recorded(self) -> dict[str, str | int | float | bool]:
+        """What is not as it is by default, of what decides numbers; paths say something of the machine."""
+        return {name: getattr(self, name) for name in RECORDED if getattr(self, name) != getattr(ExportPlan, name)}
 
     def adjusted(self, spec: ModelSpec) -> ModelSpec:
         """The spec with the plan's pixel bounds, length and basis; raises ExportError when they make no sense."""

@@ -152,6 +152,12 @@ WEIGHTS = [
         d.rename(d.SHARD, "pytorch_model.bin"),
     ),
     Row("bf16 infinite", r"down_proj\.weight .*not finite", d.spoil(float("inf"), torch.bfloat16)),
+    Row(
+        "infinite, before calibration",
+        r"down_proj\.weight .*not finite",
+        d.spoil(float("inf"), torch.bfloat16),
+        (*EXPORT, "--precision", "int4", "--samples", "1"),
+    ),
     Row("bf16 too large", r"down_proj\.weight .*float16.*--precision fp32", d.spoil(1e5, torch.bfloat16)),
     Row("fp32 too large", r"down_proj\.weight .*float16.*--precision fp32", d.spoil(1e5, torch.float32)),
     Row("fp32 not a number", r"down_proj\.weight .*not finite", d.spoil(float("nan"), torch.float32)),

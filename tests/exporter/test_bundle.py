@@ -179,6 +179,19 @@ def test_verify_finds_a_flipped_bit(
     assert [line.split()[1] for line in lines if line.startswith("DAMAGED")] == [name]
 
 
+def test_a_bundle_tells_the_options_it_was_made_with(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain = export(ExportPlan(source, tmp_path / "plain"))
+    other = export(ExportPlan(source, tmp_path / "other", precision="fp32", max_length=64, accuracy_level=0))
+    assert plain.provenance.options == {}
+    assert other.provenance.options == {"precision": "fp32", "max_length": 64, "accuracy_level": 0}
+    monkeypatch.setattr(sys, "argv", ["qvl-export", "inspect", str(tmp_path / "other")])
+    with pytest.raises(SystemExit):
+        cli.main()
+    assert "  options   precision fp32, max length 64, accuracy level 0\n" in capsys.readouterr().out
+
+
 def test_two_exports_are_the_same(source: Path, tmp_path: Path) -> None:
     first, second = (export(ExportPlan(source, tmp_path / name)) for name in ("first", "second"))
     dated = msgspec.structs.replace(second.provenance, created=first.provenance.created)

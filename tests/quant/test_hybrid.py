@@ -14,7 +14,7 @@ import pytest
 
 from qvl_export import ExportError, ExportPlan, export
 from qvl_export.graph.folds import Fold
-from qvl_export.quant import calibrate
+from qvl_export.quant import calibrate, smooth
 from qvl_export.quant.precision import of_towers
 from qvl_runtime.bundle import read_manifest
 from qvl_runtime.describe import describe
@@ -81,7 +81,7 @@ def test_both_graphs_scale_what_lies_in_the_cache(
         size = int(fold.channels.max()) + 1
         return draw(0.25, 4, size).astype(np.float32) if fold.cached else np.ones(size, np.float32)
 
-    monkeypatch.setattr(calibrate, "best_scale", scale)
+    monkeypatch.setattr(smooth, "best_scale", scale)
     export(ExportPlan(REFERENCE, tmp_path / "b", precision="hybrid", calib=HELDOUT, samples=2))
     assert divergence(load(reference_bundle, threads=1), load(tmp_path / "b", threads=1), UNSEEN) < 0.03
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from .manifest import Bounds, Calibration, EngineEntry, ImageGeometry, Manifest, Port
 
@@ -15,6 +15,7 @@ def describe(manifest: Manifest, ports: bool = True) -> str:
         f"{manifest.family} for {manifest.target}, {size / 1e6:,.1f} MB, schema {manifest.schema_version}",
         f"  from      {origin.checkpoint}" + (f" @ {origin.revision}" if origin.revision else ""),
         f"  made      {origin.created} by {origin.producer}",
+        *([f"  options   {_options(origin.options)}"] if origin.options else []),
         f"  images    {_images(image)}",
         f"  length    {llm.max_length:,} tokens of prompt and answer",
     ]
@@ -35,6 +36,10 @@ def _images(image: ImageGeometry) -> str:
     if image.queries:
         return f"{image.square} × {image.square} pixels whatever their shape, {image.queries} tokens each"
     return f"{image.min_pixels:,} to {image.max_pixels:,} pixels, a token is {image.factor} × {image.factor}"
+
+
+def _options(options: Mapping[str, object]) -> str:
+    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in options.items())
 
 
 def _calibrated(calibration: Calibration) -> str:

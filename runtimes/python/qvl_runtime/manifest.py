@@ -10,7 +10,7 @@ from typing import Annotated
 
 import msgspec
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 MANIFEST = "bundle.json"
 GENAI_CONFIG = "genai_config.json"
 """Where this lies there is no bundle but a directory for ONNX Runtime GenAI."""
@@ -187,7 +187,8 @@ class Calibration(_Frozen, frozen=True):
 
 
 class Provenance(_Frozen, frozen=True):
-    """Where the weights came from, and by what they were made into this bundle."""
+    """Where the weights came from, and by what they were made into this bundle: `options` are those of the export that
+    were not left as they are by default, by their names in `ExportPlan`."""
 
     checkpoint: str
     revision: str | None
@@ -196,6 +197,7 @@ class Provenance(_Frozen, frozen=True):
     producer: str
     created: str
     calibration: Calibration | None = None
+    options: dict[str, str | int | float | bool] = {}
 
 
 class Manifest(_Frozen, frozen=True):

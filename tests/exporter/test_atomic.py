@@ -1,0 +1,31 @@
+"""Files and directories that are whole or not there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from qvl_export.atomic import written
+from qvl_export.errors import OutputError
+
+
+def test_a_file_is_there_when_it_is_whole(tmp_path: Path) -> None:
+    with written(tmp_path / "a") as file:
+        file.write(b"half")
+        assert not (tmp_path / "a").exists()
+    assert (tmp_path / "a").read_bytes() == b"half"
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_full_disk_is_named_where_numpy_says_nothing(tmp_path: Path) -> None:
+    said = r"/a: cannot be written: 20 requested and 7 written: is the disk full\?"
+    with pytest.raises(OutputError, match=said), written(tmp_path / "a"):
+        raise OSError("20 requested and 7 written")
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_cannot_be_read_meanwhile_keeps_its_name(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="gone"), written(tmp_path / "a"):
+        (tmp_path / "gone").read_bytes()
+    assert not list(tmp_path.iterdir())
