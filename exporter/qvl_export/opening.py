@@ -14,6 +14,7 @@ from .checkpoint import Checkpoint
 from .errors import ConfigError, ExportError
 from .families.spec import ModelSpec
 from .graph import build, weights
+from .graph.matching import match
 from .plan import ExportPlan
 from .progress import Progress
 from .quant import precision, rotate, schemes, stored
@@ -111,7 +112,7 @@ def _match(
     tied = ("lm_head.weight",) if spec.text.tied else ()
     unused = (*UNUSED_TENSORS, *tied, *stored.stored_names(own))
     parts = stored.packed_parts(own, lowered["llm"])
-    return weights.match(graphs, tensors, parts, unused, where)
+    return match(graphs, tensors, parts, unused, where)
 
 
 def _check_depth(spec: ModelSpec, checkpoint: Checkpoint) -> None:

@@ -21,7 +21,7 @@ from qvl_export.checkpoint import Checkpoint
 from qvl_export.computed import interpolation_matrix
 from qvl_export.families import qwen, read_spec
 from qvl_export.graph.build import build_llm, build_vision
-from qvl_export.graph.weights import match
+from qvl_export.graph.matching import match
 from qvl_export.safetensors_file import StoredTensor
 from qvl_export.targets import lower
 from qvl_runtime.bundle import read_manifest

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import fnmatch
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
@@ -12,7 +11,6 @@ from typing import Any, BinaryIO, Protocol
 import numpy as np
 import onnx_ir as ir
 
-from ..checkpoint import few
 from ..errors import CheckpointError
 from ..progress import Progress
 from ..quant.qtensor import Layout
@@ -61,57 +59,9 @@ class Written:
         return f"{', '.join(forms)}, else {floats}" if forms else floats
 
 
-def match(
-    graphs: Iterable[Graph],
-    tensors: Mapping[str, Tensor],
-    packed: Mapping[str, Source],
-    unused: Sequence[str],
-    where: Path,
-) -> dict[str, Source]:
-    """The source of every parameter of the graphs: stored tensors of weights, `packed` parts of quantized ones.
-
-    `unused` are name patterns that may be left over. Raises CheckpointError naming tensors that are missing, extra or
-    of the wrong shape, with the likely cause.
-    """
-    parameters = {name: value for graph in graphs for name, value in _parameters(graph)}
-    weights = {name: value for name, value in parameters.items() if isinstance(value, Weight)}
-    if homeless := sorted(set(packed) - set(parameters)):
-        raise CheckpointError(f"{len(homeless)} quantized tensors have no place: {few(homeless)}", where=where)
-    _check_names(set(weights), set(tensors), unused, where)
-    for name, weight in weights.items():
-        _check_form(name, weight, tensors[name])
-    return stored_sources(weights, tensors) | dict(packed)
-
-
-def _check_names(wanted: set[str], stored: set[str], unused: Sequence[str], where: Path) -> None:
-    missing, left = sorted(wanted - stored), sorted(stored - wanted)
-    extra = [name for name in left if not any(fnmatch.fnmatchcase(name, pattern) for pattern in unused)]
-    if missing:
-        raise CheckpointError(
-            f"{len(missing)} tensors are missing: {few(missing)}" + (f"; not used: {few(extra)}" if extra else ""),
-            where=where,
-            fix=_cause(missing, extra),
-        )
-    if extra:
-        raise CheckpointError(
-            f"{len(extra)} tensors have no place in the model: {few(extra)}", where=where, fix=_cause(missing, extra)
-        )
-
-
-def _check_form(name: str, weight: Weight, tensor: Tensor) -> None:
-    if tensor.shape not in _shapes(weight):
-        raise CheckpointError(
-            f"tensor {name} has shape {list(tensor.shape)}, config.json says {list(weight.source_shape)}",
-            where=tensor.file,
-            fix="weights and config.json are of different models",
-        )
-    if tensor.dtype.kind == "i":
-        raise CheckpointError(f"tensor {name} holds integers, not weights", where=tensor.file)
-
-
 def float_sources(graph: Graph, tensors: Mapping[str, Tensor]) -> dict[str, Source]:
     """Where the float weights of a graph are stored."""
-    return stored_sources({name: value for name, value in _parameters(graph) if isinstance(value, Weight)}, tensors)
+    return stored_sources({name: value for name, value in parameters(graph) if isinstance(value, Weight)}, tensors)
 
 
 def stored_sources(weights: Mapping[str, Weight], tensors: Mapping[str, Tensor]) -> dict[str, Source]:
@@ -125,41 +75,26 @@ def stored_sources(weights: Mapping[str, Weight], tensors: Mapping[str, Tensor])
     return {name: source(name, weight) for name, weight in weights.items()}
 
 
-def _shapes(weight: Weight) -> list[tuple[int, ...]]:
-    """The shapes that a checkpoint may hold a weight in: experts come either way round."""
-    shape = weight.source_shape
-    return [shape, (shape[0], shape[2], shape[1])] if isinstance(weight, ExpertWeight) else [shape]
-
-
-def _parameters(graph: Graph) -> list[tuple[str, Weight | Packed]]:
+def parameters(graph: Graph) -> list[tuple[str, Weight | Packed]]:
+    """What a graph wants values for, by name."""
     initializers = graph.model.graph.initializers
     return [(name, value) for name, value in initializers.items() if isinstance(value, Weight | Packed)]
 
 
 def source_bytes(graph: Graph, sources: Mapping[str, Source]) -> int:
     """Bytes that filling the graph will read."""
-    return sum(sources[name].nbytes for name, _ in _parameters(graph))
-
-
-def _cause(missing: list[str], extra: list[str]) -> str:
-    if any("lora_" in name for name in extra):
-        return "a LoRA adapter is not a checkpoint: merge it with peft's merge_and_unload first"
-    if any(name.endswith((".qweight", ".scales")) for name in extra):
-        return "the checkpoint is quantized: export the original one"
-    if any(name.startswith("visual.") for name in missing):
-        return "a text-only or sharded part? download the whole checkpoint"
-    return "weights and config.json are of different models, or a shard is missing"
+    return sum(sources[name].nbytes for name, _ in parameters(graph))
 
 
 def stored(graph: Graph) -> dict[str, ir.ExternalTensor]:
     """Where the weights of a written graph lie, by name."""
-    values = {name: value.const_value for name, value in _parameters(graph)}
+    values = {name: value.const_value for name, value in parameters(graph)}
     return {name: tensor for name, tensor in values.items() if isinstance(tensor, ir.ExternalTensor)}
 
 
 def share(graph: Graph, stored: Mapping[str, ir.ExternalTensor]) -> None:
     """Point the graph's initializers at weights that other graphs of its directory have stored under the same names."""
-    for name, value in _parameters(graph):
+    for name, value in parameters(graph):
         value.const_value = stored[name]
 
 
@@ -179,7 +114,7 @@ def write(
     sizes: dict[str, int] = {}
     digest = hashlib.sha256()
     with data.open("wb") as file:
-        for name, weight in _parameters(graph):
+        for name, weight in parameters(graph):
             assert weight.dtype is not None and weight.shape is not None
             if before and name in before and _same(before[name], weight.dtype, sources[name]):
                 weight.const_value = before[name]
