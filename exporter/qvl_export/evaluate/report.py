@@ -13,6 +13,7 @@ import msgspec
 from ..atomic import written
 from . import figures
 from .metrics import METRICS
+from .place import REPORT
 from .plots import layers, trade_off
 from .results import BundleReport, Comparison, Report
 from .statistics import ENOUGH, Interval
@@ -25,7 +26,7 @@ TEMPLATE = Path(__file__).with_name("report.html.jinja")
 def write(report: Report, out: Path) -> None:
     """`report.json`, `report.md` and `index.html`."""
     out.mkdir(parents=True, exist_ok=True)
-    _write(out / "report.json", msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n")
+    _write(out / REPORT, msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n")
     _write(out / "report.md", markdown(report).encode() + b"\n")
     _write(out / "index.html", html(report).encode())
 
