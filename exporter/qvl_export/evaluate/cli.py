@@ -39,7 +39,8 @@ class ItemProgress:
             self._bar.advance(self._task, count)
 
     def stop(self) -> None:
-        self._bar.stop()
+        if self._bar.live.is_started:  # Rich ends even a bar that never began with an empty line
+            self._bar.stop()
 
 
 def register(cli: click.Group) -> None:
