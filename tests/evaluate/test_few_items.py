@@ -84,6 +84,18 @@ def test_a_loss_in_every_one_of_a_few_items_is_one_without_bounds() -> None:
     assert verdict.text == "Loss of 15.0 points of CER in ocr, in 8 items: too few to bound it."
 
 
+def test_a_gain_in_a_few_items_says_nothing_of_losses() -> None:
+    findings = [Finding("qa", "anls", pairs([1.0, 2.0] * 4)), Finding("ocr", "cer", pairs([0.0] * 3))]
+    verdict = give_verdict(findings, identical=False, failed=0)
+    assert verdict.outcome == "gain"
+    assert verdict.text == (
+        "Gain of 15.0 points of ANLS in qa, in 8 items: too few to bound it. "
+        "Too few items to tell: 3 of ocr, it takes at least 20."
+    )
+    many = give_verdict([findings[0], Finding("ocr", "cer", pairs([0.0] * 30))], identical=False, failed=0)
+    assert many.text.endswith("too few to bound it. No measurable loss.")
+
+
 def test_what_it_takes_is_told_where_it_can_be_computed() -> None:
     one, two = (give_verdict([Finding("ocr", "cer", pairs(errors))], False, 0).text for errors in ([1.0], [0.0, 1.0]))
     assert one == "Too few items to tell: 1 of ocr, it takes at least 20."

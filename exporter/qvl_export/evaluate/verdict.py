@@ -47,9 +47,10 @@ def give_verdict(
     if losses:
         return Verdict("loss", " ".join(_tell("Loss", *loss) for loss in losses) + note)
     few = _too_few([finding for finding, _, outcome in judged if finding.too_few and not outcome])
-    if gains:
-        return Verdict("gain", " ".join(_tell("Gain", *gain) for gain in gains) + " No measurable loss." + few + note)
     enough = [(finding, bounds) for finding, bounds, _ in judged if not finding.too_few]
+    if gains:
+        no_loss = " No measurable loss." if enough else ""
+        return Verdict("gain", " ".join(_tell("Gain", *gain) for gain in gains) + no_loss + few + note)
     if not enough:
         return Verdict("too few items", (few or " Too few items to tell: the reference answered none.")[1:] + note)
     widest, bounds = max(enough, key=lambda entry: entry[1].high)
