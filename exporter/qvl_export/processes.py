@@ -13,11 +13,13 @@ from typing import IO, Protocol
 
 import msgspec
 
+from qvl_runtime.arguments import BAD_INPUT
 from qvl_runtime.sessions import cores
 
 from .errors import ExportError
 
 Advance = Callable[[int], None]
+TRACEBACK = "Traceback (most recent call last)"
 
 
 class Pool(Protocol):
@@ -29,8 +31,13 @@ class Pool(Protocol):
     def run(self, module: str, jobs: Sequence[msgspec.Struct], threads: int, advance: Advance) -> None:
         """Run `python -m module JOB.json` for every job, each on `threads` cores; `advance` is told of their lines.
 
-        Raises ExportError with the last line of what a failing process had to say; then the others are ended too.
+        Raises ExportError with the last line of what a failing process had to say, and BrokenJob where that is a
+        traceback; then the others are ended too.
         """
+
+
+class BrokenJob(Exception):
+    """A process ended by a bug of ours, with its traceback: no ExportError, which would be somebody's bad input."""
 
 
 class ThisMachine:
@@ -76,18 +83,21 @@ class Running:
         self._process, self._errors = process, errors
 
     def lines(self) -> Iterator[int]:
-        """1 for each line that it prints, until it is done; raises ExportError where it fails."""
+        """1 for each line that it prints, until it is done; raises ExportError where it fails, BrokenJob by a bug."""
         assert self._process.stdout is not None
         for _ in self._process.stdout:
             yield 1
         if self._process.wait() != 0:
             raise self._failure()
 
-    def _failure(self) -> ExportError:
+    def _failure(self) -> ExportError | BrokenJob:
         code = self._process.returncode
         if code < 0:
             fix = "of want of memory mostly; run it again to go on where it stopped"
             return ExportError(f"a process was ended by signal {-code}", fix=fix)
+        self._errors.seek(0)
+        if code != BAD_INPUT and TRACEBACK in (text := self._errors.read()):
+            return BrokenJob(f"in a process of its own:\n{text.rstrip()}")
         self._errors.seek(0)
         said = [line.strip() for line in self._errors if line.strip()]
         return ExportError(said[-1].removeprefix("error: ") if said else f"a process ended with {code}")

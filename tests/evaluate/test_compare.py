@@ -75,7 +75,7 @@ def test_a_damaged_int4_bundle_is_a_loss_where_int4_is_none(
     worse = damage(int4_bundle, tmp_path / "worse", 2)
     done = compare(reference_bundle, int4_bundle, worse, "--json", data=data, out=tmp_path / "out")
     found = json.loads(done.stdout)
-    assert [bundle["verdict"]["outcome"] for bundle in found["bundles"]] == ["no measurable loss", "loss"]
+    assert [bundle["verdict"]["outcome"] for bundle in found["bundles"]] == ["too few items", "loss"]
     assert found["blame"]["worse"]["first_drop"] == "llm.layers.2"
 
 

@@ -234,9 +234,15 @@ def test_inspect_verify(call: Any, path: Path, tmp_path: Path) -> None:
     (tmp_path / "vision.onnx.data").write_bytes(data)
     code, out, _ = call("inspect", tmp_path, "--verify")
     assert (code, "DAMAGED  vision.onnx.data" in out, out.count("DAMAGED")) == (1, True, 1)
+    files = len(read_manifest(path).files)
+    assert out.endswith(f"\n1 of {files} files differ from what was written: copy or export the bundle again\n")
     code, out, _ = call("inspect", tmp_path, "--verify", "--json")
     assert code == 1
     assert [name for name, good in json.loads(out)["verified"].items() if not good] == ["vision.onnx.data"]
+    assert json.loads(out)["damaged"] == ["vision.onnx.data"]
+    code, out, _ = call("inspect", path, "--verify", "--json")
+    assert (code, json.loads(out)["damaged"]) == (0, [])
+    assert "damaged" not in json.loads(call("inspect", path, "--json")[1])
 
 
 def test_bench(call: Any, path: Path, page: Path) -> None:

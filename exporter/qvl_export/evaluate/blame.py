@@ -13,11 +13,14 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from qvl_runtime.media import check_aspect, load_pages
+
 from ..errors import ExportError
 from ..processes import run_jobs
 from ..progress import Progress, Silent
 from .answering import HF
-from .exposing import STREAM
+from .exposing import STREAM, streams
+from .keys import model_keys
 from .tapping import LOGITS, TapJob
 from .taps import Taps, file_name
 
@@ -86,18 +89,26 @@ class Blame(msgspec.Struct, frozen=True):
 def blame(plan: BlamePlan, progress: Progress | None = None) -> Blame:
     """Run the reference, then the bundle, each in its own process, and compare; raises ExportError, BundleError."""
     progress = progress or Silent()
-    if plan.into and not STREAM.fullmatch(plan.into):
-        raise ExportError(f"--into {plan.into!r} is not a stage", fix="such as llm.layers.2 or vision.blocks.0")
+    _check(plan)
     with tempfile.TemporaryDirectory(prefix="qvl-blame-") as directory:
         taps = [_tapped(plan, name, Path(directory), progress) for name in ("reference", "bundle")]
         _check_alike(plan, *taps)
         both = [name for name in taps[1].stages if name in taps[0].stages]
         found = [_stage(Path(directory), name, taps[1]) for name in both]
-    if plan.into and plan.into not in both:
-        streams = ", ".join(name for name in both if STREAM.match(name))
-        raise ExportError(f"there is no stage {plan.into}", fix=f"one of {streams}")
     inner = [stage for stage in found if "/" in stage.name]
     return judge(plan, _with_added([stage for stage in found if "/" not in stage.name]), inner)
+
+
+def _check(plan: BlamePlan) -> None:
+    """Everything that can be known to be wrong before a model runs, which takes minutes."""
+    if plan.into and not STREAM.fullmatch(plan.into):
+        raise ExportError(f"--into {plan.into!r} is not a stage", fix="such as llm.layers.2 or vision.blocks.0")
+    model_keys(plan.reference, (plan.bundle,), plan.hf)
+    for bundle in (plan.bundle,) if plan.hf else (plan.reference, plan.bundle):
+        if plan.into not in (None, *(found := streams(bundle))):
+            raise ExportError(f"there is no stage {plan.into}", where=bundle, fix=f"one of {', '.join(found)}")
+    for image in plan.images:
+        check_aspect(load_pages(image), image)
 
 
 def _tapped(plan: BlamePlan, name: str, directory: Path, progress: Progress) -> Taps:

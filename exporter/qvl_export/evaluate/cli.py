@@ -39,7 +39,8 @@ class ItemProgress:
             self._bar.advance(self._task, count)
 
     def stop(self) -> None:
-        self._bar.stop()
+        if self._bar.live.is_started:  # Rich ends even a bar that never began with an empty line
+            self._bar.stop()
 
 
 def register(cli: click.Group) -> None:
@@ -86,7 +87,7 @@ def _compare(plan: Any, limits: list[Any], as_json: bool, quiet: bool) -> None:
 
     from .compare import compare as run
     from .report import markdown, write
-    from .verdict import exceeded
+    from .verdict import exceeded, undecided
 
     progress = ItemProgress(quiet)
     try:
@@ -97,6 +98,8 @@ def _compare(plan: Any, limits: list[Any], as_json: bool, quiet: bool) -> None:
     click.echo(msgspec.json.encode(report).decode() if as_json else markdown(report))
     if not as_json:
         click.echo(f"{plan.out / 'index.html'}: the whole report")
+    for line in undecided(report, limits):
+        click.echo(f"not decided: {line}", err=True)
     if stopped := exceeded(report, limits):
         for line in stopped:
             click.echo(f"exceeded: {line}", err=True)

@@ -19,6 +19,7 @@ from .area import Area
 from .blame import Blame, BlamePlan, blame
 from .dataset import EvalSet, open_set
 from .models import Model, open_models
+from .place import WORK, check_place
 from .records import Records
 from .results import Report
 from .summary import summarise
@@ -52,9 +53,11 @@ class ComparePlan:
 def compare(plan: ComparePlan, progress: Progress | None = None) -> Report:
     """Answer the set with every model and compare; raises ExportError, BundleError.
 
-    Leaves `work/` under `plan.out`, whose records a later run with the same set and answer length uses again.
+    `plan.out` is a new or empty directory, or a report that is gone on with or replaced (see `place`). Leaves
+    `work/` in it, whose records a later run with the same set and answer length uses again.
     """
     progress = progress or Silent()
+    check_place(plan.out)
     progress.stage(f"checking {plan.data}")
     chosen = open_set(plan.data, plan.items)
     reference, *others = open_models(plan.reference, plan.bundles, plan.hf)
@@ -88,7 +91,7 @@ def _answer_all(area: Area, chosen: EvalSet, reference: Model, others: Sequence[
 def _area(plan: ComparePlan, chosen: EvalSet, pool: Pool, progress: Progress) -> Area:
     """That of this set, these items and this answer length."""
     key = msgspec.json.encode([chosen.digest, chosen.chosen, plan.max_new_tokens])
-    work = plan.out / "work" / hashlib.sha256(key).hexdigest()[:12]
+    work = plan.out / WORK / hashlib.sha256(key).hexdigest()[:12]
     work.mkdir(parents=True, exist_ok=True)
     workers = plan.workers or pool.machines
     return Area(work, pool, progress, workers, max(1, (plan.threads or pool.cores) // workers), plan.max_new_tokens)

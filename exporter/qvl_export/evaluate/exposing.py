@@ -14,6 +14,7 @@ import onnx
 
 from qvl_runtime.bundle import read_manifest
 from qvl_runtime.errors import BundleError
+from qvl_runtime.manifest import Manifest
 
 from ..bundle import file_entry, link_files, write_manifest
 from ..targets import SCALED_LATER
@@ -33,11 +34,7 @@ PRODUCTS = (
 @contextlib.contextmanager
 def exposed(bundle: Path, into: str | None) -> Iterator[tuple[Path, dict[str, list[str]]]]:
     """A temporary copy of a bundle, its weights hard links, whose graphs have more outputs; and the names of these."""
-    manifest = read_manifest(bundle)
-    if any(entry.engine for entry in manifest.graphs.values()):
-        raise BundleError(
-            "has engines, which show nothing of their inside", where=bundle, fix="export --target portable"
-        )
+    manifest = _open(bundle)
     with _beside(bundle) as directory:
         names, files = {}, dict(manifest.files)
         link_files(manifest, bundle, directory)
@@ -46,6 +43,24 @@ def exposed(bundle: Path, into: str | None) -> Iterator[tuple[Path, dict[str, li
             files[entry.model] = file_entry(directory / entry.model)
         write_manifest(directory, msgspec.structs.replace(manifest, files=files))
         yield directory, names
+
+
+def streams(bundle: Path) -> list[str]:
+    """The residual streams of a bundle's graphs, in order; raises BundleError for one that cannot be exposed."""
+    graphs = _open(bundle).graphs.values()
+    models = (onnx.load(bundle / entry.model, load_external_data=False) for entry in graphs)
+    found = (name for model in models for node in model.graph.node for name in node.output if STREAM.fullmatch(name))
+    return list(dict.fromkeys(found))
+
+
+def _open(bundle: Path) -> Manifest:
+    """The manifest of a bundle that has graphs, not engines."""
+    manifest = read_manifest(bundle)
+    if any(entry.engine for entry in manifest.graphs.values()):
+        raise BundleError(
+            "has engines, which show nothing of their inside", where=bundle, fix="export --target portable"
+        )
+    return manifest
 
 
 @contextlib.contextmanager

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from qvl_runtime.bundle import read_manifest
-from qvl_runtime.manifest import MANIFEST
 
 from ..errors import ExportError
 from .answering import HF
+from .keys import model_keys
 from .records import Cost, Records
 from .summary import Contender
 
@@ -46,7 +45,7 @@ def open_models(reference: Path, bundles: Sequence[Path], hf: bool) -> list[Mode
         raise ExportError("there is nothing to compare with the reference", fix="name at least one bundle")
     paths = [reference, *bundles]
     names = _titles(paths)
-    keys = [_hf_key(path) if hf and not number else _bundle_key(path) for number, path in enumerate(paths)]
+    keys = model_keys(reference, bundles, hf)
     engines = [HF if hf else "bundle", *["bundle"] * len(bundles)]
     return [Model(*parts) for parts in zip(paths, engines, names, keys, strict=True)]
 
@@ -59,17 +58,3 @@ def _titles(paths: Sequence[Path]) -> list[str]:
         if len(set(titles)) == len(set(resolved)):
             return titles
     return [str(path) for path in resolved]
-
-
-def _bundle_key(path: Path) -> str:
-    """From the manifest, which holds the hash of every file."""
-    read_manifest(path)
-    return hashlib.sha256((path / MANIFEST).read_bytes()).hexdigest()[:12]
-
-
-def _hf_key(path: Path) -> str:
-    """From names, sizes and times of a checkpoint's files."""
-    if not (path / "config.json").is_file():
-        raise ExportError("is not a checkpoint directory", where=path, fix="--reference hf takes one")
-    files = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in sorted(path.iterdir())]
-    return hashlib.sha256(repr(files).encode()).hexdigest()[:12]

@@ -24,7 +24,8 @@ def trade_off(report: Report, title: str, cost: Any) -> str:
     for number, bundle in enumerate(report.bundles, 1):
         first = [found for found in bundle.scores if found.metric == TASKS[found.task][0]]
         scores = [_as_score(found.metric, found.other) for found in first]
-        half = [(found.high - found.low) / 2 for found in first]
+        bounded = not any(found.too_few for found in first)
+        half = [(found.high - found.low) / 2 for found in first if bounded]
         spread = 100 * sum(value**2 for value in half) ** 0.5 / max(len(half), 1)
         y = 100 * sum(scores) / max(len(scores), 1)
         marks.append(Mark(bundle.title, cost(bundle.speed), y, y - spread, y + spread, number))

@@ -13,9 +13,11 @@ import msgspec
 from ..atomic import written
 from . import figures
 from .metrics import METRICS
+from .place import REPORT
 from .plots import layers, trade_off
 from .results import BundleReport, Comparison, Report
-from .words import change, counted, headline, main_table, notes, percent
+from .statistics import ENOUGH, Interval
+from .words import change, counted, headline, main_table, notes, percent, too_few
 from .worst import worst
 
 TEMPLATE = Path(__file__).with_name("report.html.jinja")
@@ -24,7 +26,7 @@ TEMPLATE = Path(__file__).with_name("report.html.jinja")
 def write(report: Report, out: Path) -> None:
     """`report.json`, `report.md` and `index.html`."""
     out.mkdir(parents=True, exist_ok=True)
-    _write(out / "report.json", msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n")
+    _write(out / REPORT, msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n")
     _write(out / "report.md", markdown(report).encode() + b"\n")
     _write(out / "index.html", html(report).encode())
 
@@ -63,13 +65,13 @@ def html(report: Report) -> str:
         size_plot=trade_off(report, "size in MB", lambda speed: speed.size_mb),
         time_plot=trade_off(report, "seconds an item", lambda speed: speed.seconds_per_item),
         layers=layers(report),
+        enough=ENOUGH if any(each.too_few for each in _every(report)) else None,
     )
 
 
 def _bundle(report: Report, bundle: BundleReport, series: int) -> dict[str, Any]:
     """What the template shows of one bundle."""
-    every = [found for each in report.bundles for found in (*each.scores, *each.by_kind, *each.by_length)]
-    bounds = _loss_bounds(every)
+    bounds = _loss_bounds(_every(report))
     ratio = report.reference.speed.size_mb / bundle.speed.size_mb if bundle.speed.size_mb else 0
     rows = partial(_forest, bounds=bounds, series=series)
     return {
@@ -88,11 +90,21 @@ def _bundle(report: Report, bundle: BundleReport, series: int) -> dict[str, Any]
     }
 
 
+def _every(report: Report) -> list[Comparison]:
+    return [found for each in report.bundles for found in (*each.scores, *each.by_kind, *each.by_length)]
+
+
 def _loss_bounds(found: Sequence[Comparison]) -> tuple[float, float]:
     """A scale that all forests share: every interval, and at least two points either way; wild ones are cut off."""
-    intervals = [each.loss() for each in found]
+    intervals = [_span(each) for each in found]
     lows, highs = sorted(each.low for each in intervals), sorted(each.high for each in intervals)
     return max(min(-0.02, *lows), -0.25) if lows else -0.02, min(max(0.02, *highs), 0.25) if highs else 0.02
+
+
+def _span(each: Comparison) -> Interval:
+    """What is drawn of a loss: its interval, or itself alone where there are too few items for one."""
+    middle = METRICS[each.metric].loss(each.reference, each.other)
+    return Interval(middle, middle) if each.too_few else each.loss()
 
 
 def _forest(found: Sequence[Comparison], bounds: tuple[float, float], series: int) -> list[dict[str, str]]:
@@ -101,7 +113,7 @@ def _forest(found: Sequence[Comparison], bounds: tuple[float, float], series: in
 
 
 def _forest_row(each: Comparison, bounds: tuple[float, float], series: int) -> dict[str, str]:
-    metric, loss = METRICS[each.metric], each.loss()
+    metric, loss = METRICS[each.metric], _span(each)
     values = (loss.low, metric.loss(each.reference, each.other), loss.high)
     low, middle, high = (min(max(value, bounds[0]), bounds[1]) for value in values)
     return {
@@ -135,8 +147,9 @@ def _agreement_rows(report: Report) -> list[dict[str, Any]]:
         if found is None:
             continue
         first = "never" if found.first_divergence_median is None else f"token {found.first_divergence_median + 1:g}"
+        few = found.items < ENOUGH
         cells = [
-            f"{found.kl_mean:.2g}<br>{found.kl_low:.2g} to {found.kl_high:.2g}",
+            f"{found.kl_mean:.2g}<br>{too_few(found.items) if few else f'{found.kl_low:.2g} to {found.kl_high:.2g}'}",
             f"{found.kl_median:.2g}",
             f"{found.kl_p99:.2g}",
             f"{found.kl_max:.2g}",

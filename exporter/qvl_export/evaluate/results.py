@@ -26,7 +26,7 @@ class Comparison(msgspec.Struct, frozen=True):
     """One metric of one task or group: both rates and the difference (other − reference) as fractions of one.
 
     `low` and `high` bound the difference at 95 %, `p_value` is that of the paired permutation test, `items_needed`
-    would show a loss of one point.
+    would show a loss of one point. Of items that are `too_few` (see `statistics.ENOUGH`) the bounds say nothing.
     """
 
     metric: str
@@ -41,6 +41,7 @@ class Comparison(msgspec.Struct, frozen=True):
     mcnemar: float | None = None
     group: str = ""
     task: str = ""
+    too_few: bool = False
 
     def loss(self) -> Interval:
         """Bounds of the loss: positive is worse."""
@@ -52,7 +53,7 @@ class Comparison(msgspec.Struct, frozen=True):
 class Verdict(msgspec.Struct, frozen=True):
     """`outcome` over all tasks together, with a confidence of 95 %; `text` is for people."""
 
-    outcome: Literal["identical", "no measurable loss", "loss", "gain"]
+    outcome: Literal["identical", "no measurable loss", "loss", "gain", "too few items"]
     text: str
 
 

@@ -17,6 +17,10 @@ Floats = npt.NDArray[np.float64]
 RESAMPLES = 2000
 LEVEL = 0.95
 POINT = 0.01
+ENOUGH = 20
+"""Items below which a bootstrap bounds nothing: its interval is √(1 − 1/n) · z / t(n − 1) times as long as it should
+be, 91 % at 20 items, 82 % at 10, 63 % at 5, and has no length at one. Where 20 items have no error, one in seven of all
+may have one."""
 _CELLS = 1 << 18
 """Numbers held at a time while resampling."""
 Z_LEVEL, Z_POWER = 1.959964, 0.841621

@@ -16,6 +16,7 @@ from ..errors import ConfigError, ExportError
 from ..pipeline import ExportPlan, export
 from ..progress import Progress
 from ..quant.precision import FLOATS
+from .place import BUNDLES, check_place
 
 
 @dataclass(frozen=True)
@@ -46,17 +47,18 @@ def make_bundles(plan: SweepPlan, progress: Progress) -> list[Path]:
     """All bundles, that of the first precision and the most pixels first; those that are there are used again."""
     if len(plan.pixels) * len(plan.precisions) < 2:
         raise ExportError("a single combination is no sweep", fix="give more --pixels or --precisions")
+    check_place(plan.out)
     return list(_bundles(plan, progress))
 
 
 def _bundles(plan: SweepPlan, progress: Progress) -> Iterator[Path]:
     for precision in plan.precisions:
-        most = plan.out / "bundles" / f"{precision}-{plan.pixels[0]}"
+        most = plan.out / BUNDLES / f"{precision}-{plan.pixels[0]}"
         if not (most / MANIFEST).is_file():
             export(_export_plan(plan, precision, most), progress)
         yield most
         for pixels in plan.pixels[1:]:
-            yield _with_bound(most, plan.out / "bundles" / f"{precision}-{pixels}", pixels)
+            yield _with_bound(most, plan.out / BUNDLES / f"{precision}-{pixels}", pixels)
 
 
 def _export_plan(plan: SweepPlan, precision: str, out: Path) -> ExportPlan:

@@ -16,7 +16,7 @@ from .dataset import Item
 from .metrics import METRICS, TASKS, Fraction, score
 from .records import Record
 from .results import AgreementSummary, Comparison, WorstItem
-from .statistics import LEVEL, Paired, interval, items_needed, mcnemar, resampled, swap_test
+from .statistics import ENOUGH, LEVEL, Paired, interval, items_needed, mcnemar, resampled, swap_test
 from .verdict import Finding
 
 WORST = 12
@@ -176,6 +176,7 @@ def _seen(own: Record, reference: Record) -> tuple[int, int]:
 def comparison(pairs: Paired, metric: str, task: str = "", group: str = "") -> Comparison:
     """Rates, difference, interval and tests of one metric."""
     rates, bounds = pairs.rates(), interval(resampled(pairs), LEVEL)
+    needed, too_few = items_needed(pairs), pairs.items < ENOUGH
     exact = None
     if metric in ("exact", "tool"):
         right = pairs.numerators > 0
@@ -189,10 +190,11 @@ def comparison(pairs: Paired, metric: str, task: str = "", group: str = "") -> C
         low=bounds.low,
         high=bounds.high,
         p_value=swap_test(pairs),
-        items_needed=items_needed(pairs),
+        items_needed=max(needed, ENOUGH) if too_few else needed,
         mcnemar=exact,
         task=task,
         group=group,
+        too_few=too_few,
     )
 
 

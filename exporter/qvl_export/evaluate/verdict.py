@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from ..errors import ExportError
 from .metrics import METRICS
 from .results import Comparison, Report, Verdict
-from .statistics import LEVEL, Interval, Paired, interval, items_needed, resampled, swap_test
+from .statistics import ENOUGH, LEVEL, Interval, Paired, interval, items_needed, resampled, swap_test
 
 _GATE = re.compile(r"\s*(\w+)\s*([<>])\s*([+-]?\d+(?:\.\d+)?)\s*(?:pt|points?|pp)?\s*$")
 
@@ -22,6 +22,10 @@ class Finding:
     metric: str
     pairs: Paired
 
+    @property
+    def too_few(self) -> bool:
+        return self.pairs.items < ENOUGH
+
 
 def give_verdict(
     findings: Sequence[Finding], identical: bool, failed: int, scores: Sequence[Comparison] = ()
@@ -30,7 +34,8 @@ def give_verdict(
 
     With several tasks each is held to a stricter level (Bonferroni), so that a bundle without loss is accused in 5 % of
     sets, not in 5 % a task; and the permutation test must agree with the interval, which few differing items can fool.
-    Where none does, those of the further `scores` that would be losses if looked at alone are told.
+    Where none does, those of the further `scores` that would be losses if looked at alone are told. Of tasks with too
+    few items no bound is told: the permutation test alone, which is exact for any number, may find a loss in them.
     """
     note = f" {failed} {_items(failed)} failed and count as empty answers." if failed else ""
     if identical and not failed:
@@ -41,11 +46,16 @@ def give_verdict(
     gains = [(finding, bounds) for finding, bounds, outcome in judged if outcome == "gain"]
     if losses:
         return Verdict("loss", " ".join(_tell("Loss", *loss) for loss in losses) + note)
+    few = _too_few([finding for finding, _, outcome in judged if finding.too_few and not outcome])
+    enough = [(finding, bounds) for finding, bounds, _ in judged if not finding.too_few]
     if gains:
-        return Verdict("gain", " ".join(_tell("Gain", *gain) for gain in gains) + " No measurable loss." + note)
-    widest, bounds = max(((finding, bounds) for finding, bounds, _ in judged), key=lambda entry: entry[1].high)
+        no_loss = " No measurable loss." if enough else ""
+        return Verdict("gain", " ".join(_tell("Gain", *gain) for gain in gains) + no_loss + few + note)
+    if not enough:
+        return Verdict("too few items", (few or " Too few items to tell: the reference answered none.")[1:] + note)
+    widest, bounds = max(enough, key=lambda entry: entry[1].high)
     further = _further(scores, {(finding.task, finding.metric) for finding in findings})
-    return Verdict("no measurable loss", f"No measurable loss. {_at_most(widest, bounds)}{further}{note}")
+    return Verdict("no measurable loss", f"No measurable loss. {_at_most(widest, bounds)}{further}{few}{note}")
 
 
 def _further(scores: Sequence[Comparison], first: set[tuple[str, str]]) -> str:
@@ -71,6 +81,9 @@ def _judge(finding: Finding, level: float) -> tuple[Interval, str]:
 def _tell(word: str, finding: Finding, bounds: Interval) -> str:
     low, high = sorted((abs(bounds.low), abs(bounds.high)))
     title = METRICS[finding.metric].title
+    if finding.too_few:
+        size = f"{100 * abs(finding.pairs.difference()):.1f} points of {title} in {finding.task}"
+        return f"{word} of {size}, in {finding.pairs.items} items: too few to bound it."
     return f"{word} of {100 * low:.1f} to {100 * high:.1f} points of {title} in {finding.task}."
 
 
@@ -82,21 +95,41 @@ def _at_most(finding: Finding, bounds: Interval) -> str:
     return f"{text}."
 
 
+def _too_few(findings: Sequence[Finding]) -> str:
+    """How many items tasks have, and how many it takes: those for one point where the items there are tell it."""
+    if not findings:
+        return ""
+    told = []
+    for finding in findings:
+        needed = items_needed(finding.pairs)
+        takes = (
+            f"seeing a loss of one point would take some {needed:,}"
+            if needed > ENOUGH
+            else f"it takes at least {ENOUGH}"
+        )
+        told.append(f"{finding.pairs.items} of {finding.task}, {takes}")
+    return f" Too few items to tell: {'; '.join(told)}."
+
+
 def _items(count: int) -> str:
     return "item" if count == 1 else "items"
 
 
 @dataclass(frozen=True)
 class Gate:
-    """`cer>+0.5pt`: fails where a metric's loss is, with 95 % confidence, above `limit` (a fraction of one)."""
+    """`cer>+0.5pt`: fails where a metric's loss is, with 95 % confidence, above `limit` (a fraction of one).
+
+    Of too few items the permutation test must find a difference too: their interval alone is no confidence.
+    """
 
     metric: str
     limit: float
 
     def exceeded(self, found: Comparison) -> bool:
         """Whether the lower bound of the loss is above the limit."""
-        low = found.low if METRICS[self.metric].lower_is_better else -found.high
-        return found.metric == self.metric and low > self.limit
+        if found.metric != self.metric or (found.too_few and found.p_value >= 1 - LEVEL):
+            return False
+        return found.loss().low > self.limit
 
 
 def parse_gate(text: str) -> Gate:
@@ -127,3 +160,15 @@ def exceeded(report: Report, gates: Sequence[Gate]) -> list[str]:
                     )
                     lines.append(f"{bundle.title}: {title} in {found.task} {changed}, limit {100 * gate.limit:.2f}")
     return lines
+
+
+def undecided(report: Report, gates: Sequence[Gate]) -> list[str]:
+    """A line for every bundle and task whose items are too few for a gate to stop it, or to let it pass knowingly."""
+    return [
+        f"{bundle.title}: {METRICS[gate.metric].title} in {found.task} has {found.items} {_items(found.items)}, "
+        f"too few to tell (at least {ENOUGH} are needed)"
+        for bundle in report.bundles
+        for gate in gates
+        for found in bundle.scores
+        if found.metric == gate.metric and found.too_few and not gate.exceeded(found)
+    ]

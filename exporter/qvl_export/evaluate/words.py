@@ -41,8 +41,14 @@ def percent(rate: float) -> str:
 
 
 def change(found: Comparison) -> str:
-    """`+0.3 (−0.2 to 0.8)`: the difference in points and its interval."""
+    """`+0.3 (−0.2 to 0.8)`: the difference in points and its interval, or that there are too few items for one."""
+    if found.too_few:
+        return f"{points(found.difference, True)} ({too_few(found.items)})"
     return f"{points(found.difference, True)} ({points(found.low)} to {points(found.high)})"
+
+
+def too_few(items: int) -> str:
+    return f"{items} {'item' if items == 1 else 'items'}: too few to tell"
 
 
 def points(rate: float, sign: bool = False) -> str:
@@ -73,6 +79,7 @@ def headline(report: Report) -> str:
     words = {
         "loss": ("loses accuracy", "lose accuracy"),
         "no measurable loss": ("loses nothing measurable", "lose nothing measurable"),
+        "too few items": ("was asked too few items to tell", "were asked too few items to tell"),
         "gain": ("reads better than the reference", "read better than the reference"),
         "identical": ("answers exactly as the reference", "answer exactly as the reference"),
     }

@@ -147,8 +147,9 @@ def inspect(options: argparse.Namespace) -> int:
 
     manifest = read_manifest(options.bundle)
     checked = dict(verify(options.bundle, manifest)) if options.verify else {}
+    damaged = [name for name, good in checked.items() if not good]
     if options.json:
-        verified = {"verified": checked} if options.verify else {}
+        verified = {"verified": checked, "damaged": damaged} if options.verify else {}
         print(json.dumps({**msgspec.to_builtins(manifest), **verified}, indent=1, ensure_ascii=False))
     else:
         from .describe import describe
@@ -156,7 +157,11 @@ def inspect(options: argparse.Namespace) -> int:
         print(describe(manifest))
         for name, good in checked.items():
             print(f"{'ok     ' if good else 'DAMAGED'}  {name}")
-    return 0 if all(checked.values()) else 1
+        if damaged:
+            print(
+                f"{len(damaged)} of {len(checked)} files differ from what was written: copy or export the bundle again"
+            )
+    return 1 if damaged else 0
 
 
 def bench(options: argparse.Namespace) -> int:

@@ -1,0 +1,50 @@
+"""Where a report may go: a new or empty directory, or one of ours, so that nothing of anybody else's is written over.
+
+A report of ours is known by its report.json; where the first run was interrupted before there was one, by having
+nothing in it but work areas and, of a sweep, bundles.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import msgspec
+
+from ..errors import OutputError
+
+REPORT, WORK, BUNDLES = "report.json", "work", "bundles"
+_NAMES = {WORK: re.compile(r"[0-9a-f]{12}"), BUNDLES: re.compile(r"\w+-\d+|\..+")}
+"""What these folders hold: work areas, called by a hash; bundles, `int4-200704`, and what lies hidden beside these."""
+_BESIDE = re.compile(r"\.[0-9a-f]{32}\.tmp")
+"""A file that was being written, see `atomic.written`."""
+
+
+class _Head(msgspec.Struct):
+    producer: str
+
+
+def check_place(out: Path) -> None:
+    """Raise OutputError for an `out` that holds anything but a report, whole or interrupted."""
+    if not out.exists() and not out.is_symlink():
+        return
+    if not out.is_dir() or not (_is_report(out) or _is_begun(out)):
+        raise OutputError("exists and is not a report", where=out, fix="choose another place")
+
+
+def _is_report(out: Path) -> bool:
+    try:
+        return msgspec.json.decode((out / REPORT).read_bytes(), type=_Head).producer.startswith("qvl-export ")
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return False
+
+
+def _is_begun(out: Path) -> bool:
+    """Whether there is nothing in it but folders of ours, or nothing at all."""
+    entries = [path for path in out.iterdir() if not _BESIDE.fullmatch(path.name)]
+    return all(path.name in _NAMES and _is_ours(path) for path in entries)
+
+
+def _is_ours(folder: Path) -> bool:
+    pattern = _NAMES[folder.name]
+    return folder.is_dir() and all(pattern.fullmatch(path.name) for path in folder.iterdir())

@@ -1,0 +1,37 @@
+"""A process of a comparison's kind that ends as its job says, for the tests of what is told of it."""
+
+from __future__ import annotations
+
+import errno
+import sys
+
+import msgspec
+
+from qvl_export.errors import ExportError
+from qvl_export.job import serve
+
+
+class Job(msgspec.Struct, frozen=True):
+    """`how` it ends."""
+
+    how: str
+
+
+def run(job: Job) -> None:
+    match job.how:
+        case "refused":
+            raise ExportError("is wrong", where="there", fix="mend it")
+        case "missing":
+            open(f"/nowhere/{job.how}").close()
+        case "full":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        case "memory":
+            raise MemoryError
+        case "anonymous":
+            raise OSError("of no file")
+        case "bug":
+            undefined_name  # noqa: B018, F821
+
+
+if __name__ == "__main__":
+    sys.exit(serve(sys.argv[1], Job, run))

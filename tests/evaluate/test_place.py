@@ -1,0 +1,77 @@
+"""`compare` and `sweep` write into new and empty directories and their own, and refuse all others."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from qvl_export.cli import cli
+from qvl_export.errors import OutputError
+from qvl_export.evaluate.place import check_place
+from qvl_export.evaluate.report import write
+from tests.evaluate.test_few_items import report
+
+KEY = "0123456789ab"
+
+
+def files(directory: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in sorted(directory.rglob("*")) if path.is_file()}
+
+
+def compare(out: Path) -> Result:
+    return CliRunner().invoke(cli, ["compare", "none", "none", "--data", "none", "--out", str(out)])
+
+
+def sweep(out: Path) -> Result:
+    options = ["--pixels", "12544,50176", "--precisions", "fp16", "--data", "none", "--out", str(out)]
+    return CliRunner().invoke(cli, ["sweep", "none", *options])
+
+
+@pytest.mark.parametrize("command", [compare, sweep])
+@pytest.mark.parametrize("name", ["notes.txt", "index.html", "report.json", "work/notes.txt", "bundles/notes.txt"])
+def test_a_directory_of_other_things_is_refused_and_left_alone(
+    tmp_path: Path, name: str, command: Callable[[Path], Result]
+) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("{}")
+    before = files(tmp_path)
+    done = command(tmp_path)
+    assert isinstance(done.exception, OutputError)
+    assert str(done.exception) == f"{tmp_path}: exists and is not a report (choose another place)"
+    assert files(tmp_path) == before
+
+
+def test_a_work_area_beside_somebodys_file_is_no_report(tmp_path: Path) -> None:
+    (tmp_path / "work" / KEY).mkdir(parents=True)
+    (tmp_path / "index.html").touch()
+    with pytest.raises(OutputError, match="is not a report"):
+        check_place(tmp_path)
+
+
+def test_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "out").touch()
+    with pytest.raises(OutputError, match="is not a report"):
+        check_place(tmp_path / "out")
+
+
+@pytest.mark.parametrize("left", [f"work/{KEY}", "work", "bundles/int4-200704", "bundles/.int4-200704.1f.partial", "."])
+def test_what_an_interrupted_run_left_is_gone_on_with(tmp_path: Path, left: str) -> None:
+    (tmp_path / left).mkdir(parents=True, exist_ok=True)
+    (tmp_path / f".{'0' * 32}.tmp").touch()
+    check_place(tmp_path)
+
+
+def test_a_report_is_replaced_with_its_work_or_without(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    check_place(out)
+    write(report(tmp_path, 4, 1), out)
+    check_place(out)
+    (out / "work" / KEY).mkdir(parents=True)
+    check_place(out)
+    shutil.rmtree(out / "work")
+    (out / "kept.txt").touch()
+    check_place(out)

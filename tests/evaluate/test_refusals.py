@@ -1,0 +1,90 @@
+"""What can be known to be wrong is refused before a model runs, in one line and no empty one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from qvl_export.cli import cli
+from qvl_export.errors import ExportError
+from qvl_export.evaluate import blame as blaming
+from qvl_export.evaluate.blame import BlamePlan, blame
+from qvl_export.evaluate.cli import ItemProgress
+from qvl_export.evaluate.models import open_models
+from qvl_runtime.errors import BundleError, MediaError
+from tests.heldout import HELDOUT
+from tests.oracles.tiny import REFERENCE
+
+PAGE = HELDOUT / "simple_0001.png"
+
+
+@pytest.fixture
+def nothing_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        pytest.fail("a model ran")
+
+    monkeypatch.setattr(blaming, "run_jobs", refuse)
+
+
+@pytest.mark.usefixtures("nothing_runs")
+@pytest.mark.parametrize("hf", [False, True])
+def test_a_layer_that_no_model_has(reference_bundle: Path, hf: bool) -> None:
+    reference = Path(REFERENCE) if hf else reference_bundle
+    with pytest.raises(ExportError) as error:
+        blame(BlamePlan(reference, reference_bundle, (PAGE,), "?", into="llm.layers.9", hf=hf))
+    blocks, layers = (", ".join(f"{name}.{i}" for i in range(4)) for name in ("vision.blocks", "llm.layers"))
+    assert str(error.value) == f"{reference_bundle}: there is no stage llm.layers.9 (one of {blocks}, {layers})"
+
+
+@pytest.mark.usefixtures("nothing_runs")
+def test_a_truncated_page(reference_bundle: Path, tmp_path: Path) -> None:
+    page = tmp_path / "page.png"
+    page.write_bytes(PAGE.read_bytes()[:-200])
+    with pytest.raises(MediaError, match=r"page.png: cannot be read: .* \(is the file complete\?\)"):
+        blame(BlamePlan(reference_bundle, reference_bundle, (PAGE, page), "?"))
+    Image.new("RGB", (900, 2)).save(page)
+    with pytest.raises(MediaError, match="aspect ratio"):
+        blame(BlamePlan(reference_bundle, reference_bundle, (page,), "?"))
+
+
+@pytest.mark.usefixtures("nothing_runs")
+def test_a_second_model_that_is_none(reference_bundle: Path, tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="is not a bundle directory"):
+        blame(BlamePlan(reference_bundle, tmp_path / "none", (PAGE,), "?"))
+
+
+def test_a_checkpoint_where_a_bundle_is_wanted(reference_bundle: Path) -> None:
+    checkpoint = Path(REFERENCE)
+    said = r": is a checkpoint, not a bundle \(give --reference hf to run it by PyTorch, or export it first\)$"
+    with pytest.raises(ExportError, match=said):
+        open_models(checkpoint, (reference_bundle,), hf=False)
+    with pytest.raises(ExportError, match=said):
+        blame(BlamePlan(checkpoint, reference_bundle, (PAGE,), "?"))
+    assert [model.engine for model in open_models(checkpoint, (reference_bundle,), hf=True)] == ["hf", "bundle"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["compare", "none", "none", "--data", "none", "--out", "new"],
+        ["blame", "none", "none", "--image", "none.png"],
+        ["sweep", "none", "--pixels", "9,8", "--precisions", "fp16", "--data", "none", "--out", "new"],
+    ],
+)
+def test_no_empty_line_goes_before_an_error(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(cli, arguments)
+    assert done.exception is not None and "" not in done.stderr.splitlines()
+    assert not list(tmp_path.iterdir())
+
+
+def test_progress_without_a_bar_says_its_stages_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    progress = ItemProgress(quiet=False)
+    progress.stage("answering", 3)
+    progress.stop()
+    assert capsys.readouterr() == ("", "answering\n")
