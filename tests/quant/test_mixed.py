@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 
 from qvl_export import ExportError, ExportPlan, export
 from qvl_export.cli import cli, run
-from qvl_export.quant import mixed, search
+from qvl_export.quant import calibrate, mixed, search, sensitivity
 from qvl_export.quant.knapsack import BUCKETS, choose
 from qvl_export.quant.sensitivities import Sensitivity
 from qvl_runtime.arguments import BAD_INPUT
@@ -23,6 +24,7 @@ from qvl_runtime.bundle import read_manifest
 from qvl_runtime.model import load
 from tests.heldout import HELDOUT, divergence
 from tests.oracles.tiny import REFERENCE
+from tests.quant.test_calibrate import StopAfter, Stopped
 
 options = st.lists(st.tuples(st.floats(0, 10), st.floats(0, 10)), min_size=1, max_size=3)
 
@@ -107,6 +109,27 @@ def test_limits_are_kept(
         assert 0.9 * limit["max_size"] < size <= limit["max_size"]
     else:
         assert measured < 3 * limit["max_kl"]
+
+
+def test_another_limit_is_chosen_for_without_measuring_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was calibrated for the old limit is not gone on with."""
+    measured: list[int] = []
+    original = sensitivity.measure
+    monkeypatch.setattr(mixed.sensitivity, "measure", lambda *rest: (measured.append(1), original(*rest))[1])
+    calibrated: list[str] = []
+    stage = calibrate._quantize_stage
+    monkeypatch.setattr(
+        calibrate,
+        "_quantize_stage",
+        lambda t, index, *rest: (calibrated.append(t.stages[index]), stage(t, index, *rest)),
+    )
+    plan = ExportPlan(REFERENCE, tmp_path / "b", calib=HELDOUT, samples=2)
+    with pytest.raises(Stopped):
+        export(replace(plan, max_size=5_500_000), StopAfter("vision: 2 of 6"))
+    export(replace(plan, max_size=6_200_000))
+    assert len(measured) == 1
+    assert calibrated.count("visual.patch_embed") == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["b"]
 
 
 @pytest.mark.parametrize(

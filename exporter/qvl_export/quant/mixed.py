@@ -59,8 +59,8 @@ def choose(quantizer: Quantizer, draft: Manifest, directory: Path, report: Repor
 
 
 def sensitivities(quantizer: Quantizer, draft: Manifest, directory: Path, report: Report) -> list[Sensitivity]:
-    """Of all linears in both towers; measured once, and kept for an export that goes on after a kill."""
-    key = quantizer.key(draft, report)
+    """Of all linears in both towers; measured once, and kept for an export that goes on, with another limit too."""
+    key = quantizer.measured_key(draft, report)
     kept = Work(quantizer.work / "sensitivities", key).directory / "table.json"
     if not kept.is_file():
         works = {tower: Work(quantizer.work / f"sensitivities.{tower}", key) for tower in CANDIDATES}

@@ -176,13 +176,18 @@ class Quantizer:
 
     def key(self, draft: Manifest, report: Report) -> dict[str, object]:
         """What must be the same for a killed calibration to go on."""
+        wanted = [repr(self.limit), self.vision_weight]
+        return {**self.measured_key(draft, report), "wanted": wanted}
+
+    def measured_key(self, draft: Manifest, report: Report) -> dict[str, object]:
+        """What sensitivities depend on: neither on a limit nor on what image tokens count."""
         described = msgspec.to_builtins(draft)
         del described["provenance"]["created"]
         return {
             "bundle": described,
             "checkpoint": [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in self.checkpoint.files],
             "pages": self.calibration(report).sha256,
-            "schemes": [repr(self.options), dict(self.precisions), repr(self.limit), self.vision_weight],
+            "schemes": [repr(self.options), dict(self.precisions)],
             "targets": repr(self.targets),
             "made_by": fingerprint(),
         }
