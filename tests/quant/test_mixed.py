@@ -7,6 +7,7 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
@@ -19,6 +20,8 @@ from qvl_export.cli import cli, run
 from qvl_export.quant import calibrate, mixed, search, sensitivity
 from qvl_export.quant.knapsack import BUCKETS, choose
 from qvl_export.quant.sensitivities import Sensitivity
+from qvl_export.quant.variants import CLEAN, Part, Step, Variants
+from qvl_export.quant.work import Sample
 from qvl_runtime.arguments import BAD_INPUT
 from qvl_runtime.bundle import read_manifest
 from qvl_runtime.model import load
@@ -109,6 +112,58 @@ def test_limits_are_kept(
         assert 0.9 * limit["max_size"] < size <= limit["max_size"]
     else:
         assert measured < 3 * limit["max_kl"]
+
+
+@pytest.mark.parametrize("killed", ["vision: sensitivity of 6", "llm: sensitivity of 1"])
+def test_a_killed_measurement_goes_on_with_the_next_stage(
+    table: list[Sensitivity], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed: str
+) -> None:
+    """And comes to the very same numbers."""
+    plan = ExportPlan(REFERENCE, tmp_path / "b", max_kl=0.001, calib=HELDOUT, samples=8)
+    with pytest.raises(Stopped):
+        export(plan, StopAfter(killed))
+    disturbed: list[str] = []
+    original = sensitivity._disturb
+    monkeypatch.setattr(
+        sensitivity, "_disturb", lambda t, name, *rest: (disturbed.append(name), original(t, name, *rest))[1]
+    )
+    found: list[list[Sensitivity]] = []
+    monkeypatch.setattr(mixed.search, "solve", lambda table, *_: stop_with(found, table))
+    with pytest.raises(Stopped):
+        export(plan)
+    stages = ["visual.patch_embed", *(f"visual.blocks.{i}" for i in range(4)), "visual.merger"]
+    stages += [f"model.layers.{i}" for i in range(4)]
+    assert disturbed == stages[int(killed[-1]) + 6 * killed.startswith("llm") :]
+    assert by_name(found[0]) == by_name(table)
+
+
+def test_states_are_moved_once(tmp_path: Path) -> None:
+    """A run that was killed while it moved the states of a step moves the others."""
+    state, sample = np.arange(3, dtype=np.float32), Sample(np.zeros(0, np.float32), {})
+    before = Variants(tmp_path)
+    before.save(CLEAN, 0, state)
+    before.finish(Step("begin", {}))
+    before.save("a", 0, 10 * state)
+    before.move(CLEAN, 0, sample, lambda x, _: x + 1)
+    before.finish(Step("a", {"l": Part((1, 1), {})}))
+    before.move("a", 0, sample, lambda x, _: x + 1)
+    after = Variants(tmp_path)
+    assert after.names == [CLEAN, "a"]
+    for name in after.names:
+        after.move(name, 0, sample, lambda x, _: x + 1)
+    after.finish(Step("b", {}))
+    assert np.array_equal(after.load("a", 0), 10 * state + 1)
+    assert np.array_equal(after.load(CLEAN, 0), state + 2)
+    assert len(list(tmp_path.glob("*.npy"))) == 2
+
+
+def by_name(table: list[Sensitivity]) -> list[Sensitivity]:
+    return sorted(table, key=lambda row: row.name)
+
+
+def stop_with(kept: list[Any], value: Any) -> NoReturn:
+    kept.append(value)
+    raise Stopped
 
 
 def test_another_limit_is_chosen_for_without_measuring_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

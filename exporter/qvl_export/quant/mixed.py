@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,7 @@ from . import schemes, search, sensitivity
 from .qtensor import Layout
 from .question import Report
 from .running import open_session
+from .samples import Sampler
 from .sensitivities import Sensitivity
 from .sensitivity import Chain
 from .towers import llm_tower, vision_tower
@@ -65,16 +67,21 @@ def sensitivities(quantizer: Quantizer, draft: Manifest, directory: Path, report
     if not kept.is_file():
         works = {tower: Work(quantizer.work / f"sensitivities.{tower}", key) for tower in CANDIDATES}
         report(f"measuring sensitivities on {len(quantizer.pages)} pages of {', '.join(quantizer.pages.names)}")
-        sampler, tensors = quantizer.sampler(draft, directory, report), quantizer.tensors
+        sampler = quantizer.sampler(draft, directory, report)
         works["vision"].begin(sampler.patches())
-        vision = _float_vision(quantizer, draft, works["llm"].directory)
-        works["llm"].begin(sampler.tokens(vision, tensors["model.embed_tokens.weight"]))
+        works["llm"].begin(_tokens(quantizer, sampler, draft, works["llm"].directory))
         table = sensitivity.measure(_chain(quantizer, works["llm"]), works, _candidates(quantizer), report)
         with written(kept) as file:
             file.write(msgspec.json.encode(table))
         for work in works.values():
             shutil.rmtree(work.directory)
     return msgspec.json.decode(kept.read_bytes(), type=list[Sensitivity])
+
+
+def _tokens(quantizer: Quantizer, sampler: Sampler, draft: Manifest, directory: Path) -> Iterator[Sample]:
+    """Samples of the language model; the vision graph is only written where the first of them is asked for."""
+    vision = _float_vision(quantizer, draft, directory)
+    yield from sampler.tokens(vision, quantizer.tensors["model.embed_tokens.weight"])
 
 
 def _candidates(quantizer: Quantizer) -> dict[str, dict[str, schemes.Scheme]]:

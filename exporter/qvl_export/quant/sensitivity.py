@@ -11,9 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from pathlib import Path
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
@@ -29,20 +27,13 @@ from .shards import Here
 from .smooth import smooth
 from .statistics import Statistics
 from .tower import Tower
+from .variants import CLEAN, Part, Step, Variants
 from .work import Sample, StageRecord, Work
 
 Floats = npt.NDArray[np.float32]
-CLEAN = "float"
 TINY = 1e-30
 NOISE_PAGES = 2
 """Pages on which the noise of single linears is measured."""
-
-
-class Part(msgspec.Struct, frozen=True):
-    """A linear's shape, and the energy of the noise that each precision of it leaves in its stage's output."""
-
-    shape: tuple[int, int]
-    noise: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -55,23 +46,6 @@ class Chain:
     splice: Callable[[Floats, Sample], Floats]
 
 
-class Variants:
-    """Hidden states of every page: undisturbed ones, and those after a stage was disturbed, on disk."""
-
-    def __init__(self, directory: Path) -> None:
-        self.directory, self.names = directory, [CLEAN]
-        directory.mkdir(parents=True, exist_ok=True)
-
-    def save(self, name: str, page: int, hidden: Floats) -> None:
-        np.save(self._path(name, page), hidden)
-
-    def load(self, name: str, page: int) -> Floats:
-        return np.asarray(np.load(self._path(name, page)))
-
-    def _path(self, name: str, page: int) -> Path:
-        return self.directory / f"{name}.{page}.npy"
-
-
 Candidates = Mapping[str, Scheme]
 """Schemes by name, the coarsest first."""
 
@@ -79,25 +53,44 @@ Candidates = Mapping[str, Scheme]
 def measure(
     chain: Chain, works: Mapping[str, Work], schemes: Mapping[str, Candidates], report: Report
 ) -> list[Sensitivity]:
-    """Every linear's cost in each of its tower's `schemes`; `works` hold the samples of both towers."""
-    variants, parts = Variants(works["vision"].directory / "variants"), {}
+    """Every linear's cost in each of its tower's `schemes`; `works` hold the samples of both towers.
+
+    What a killed run measured in them is gone on with.
+    """
+    variants, steps = Variants(works["vision"].directory / "variants"), 0
     for tower in (chain.vision, chain.llm):
         work = works[tower.name]
-        if tower is chain.llm:
-            for page, sample in enumerate(work.samples(0)):
-                for name in variants.names:
-                    variants.save(name, page, chain.splice(variants.load(name, page), sample))
+        if len(variants.steps) == steps:
+            _enter(chain, tower, work, variants)
+        _measure_tower(tower, work, variants, schemes[tower.name], len(variants.steps) - steps - 1, report)
+        steps += 1 + len(tower.stages)
+    return _share_out(variants.steps, _divergences(chain, works["llm"], variants))
+
+
+def _enter(chain: Chain, tower: Tower, work: Work, variants: Variants) -> None:
+    """A step of its own: from pages to what the vision tower takes, or from what it gives to the language model's."""
+    for page, sample in enumerate(work.samples(0)):
+        if tower is chain.vision:
+            variants.save(CLEAN, page, sample.hidden)
         else:
-            for page, sample in enumerate(work.samples(0)):
-                variants.save(CLEAN, page, sample.hidden)
-        for number, name in enumerate(tower.stages):
-            parts[name] = _disturb(tower, name, work, variants, schemes[tower.name])
-            report(f"{tower.name}: sensitivity of {number + 1} of {len(tower.stages)} stages measured")
-    return _share_out(parts, _divergences(chain, works["llm"], variants))
+            for name in variants.names:
+                variants.move(name, page, sample, chain.splice)
+    variants.finish(Step(tower.name, {}))
+
+
+def _measure_tower(
+    tower: Tower, work: Work, variants: Variants, schemes: Candidates, done: int, report: Report
+) -> None:
+    """All stages but the first `done`."""
+    for number, name in list(enumerate(tower.stages))[done:]:
+        parts = _disturb(tower, name, work, variants, schemes)
+        _move(tower, name, work, variants)
+        variants.finish(Step(name, parts))
+        report(f"{tower.name}: sensitivity of {number + 1} of {len(tower.stages)} stages measured")
 
 
 def _disturb(tower: Tower, name: str, work: Work, variants: Variants, schemes: Candidates) -> dict[str, Part]:
-    """Take all states through a stage, undisturbed, and add those that its own quantization disturbs."""
+    """Keep the states that a stage's own quantization disturbs; returns what came of its linears."""
     stage = tower.build(name, {})
     coarsest = replace(tower, scheme=lambda _: next(iter(schemes.values())))
     statistics, _ = observe(coarsest, stage, work, Here(lambda: _clean(work, variants), work.directory))
@@ -107,13 +100,19 @@ def _disturb(tower: Tower, name: str, work: Work, variants: Variants, schemes: C
     for page, sample in enumerate(_clean(work, variants)):
         variants.save(name, page, through(disturbed, sample))
     few = list(islice(_clean(work, variants), NOISE_PAGES))
-    parts = _parts(tower, stage, work, few, statistics, schemes, undisturbed)
+    return _parts(tower, stage, work, few, statistics, schemes, undisturbed)
+
+
+def _move(tower: Tower, name: str, work: Work, variants: Variants) -> None:
+    """Take all earlier states through a stage, undisturbed."""
+    undisturbed = _session(tower, name, StageRecord({}, {}), work)
+
+    def moved(hidden: Floats, sample: Sample) -> Floats:
+        return through(undisturbed, sample._replace(hidden=hidden))
+
     for page, sample in enumerate(work.samples(0)):
         for variant in variants.names:
-            moved = sample._replace(hidden=variants.load(variant, page))
-            variants.save(variant, page, through(undisturbed, moved))
-    variants.names.append(name)
-    return parts
+            variants.move(variant, page, sample, moved)
 
 
 def _clean(work: Work, variants: Variants) -> Iterator[Sample]:
@@ -172,12 +171,14 @@ def _divergences(chain: Chain, work: Work, variants: Variants) -> dict[str, floa
     return {name: float(np.mean(found)) for name, found in total.items()}
 
 
-def _share_out(parts: Mapping[str, Mapping[str, Part]], divergences: Mapping[str, float]) -> list[Sensitivity]:
+def _share_out(steps: Sequence[Step], divergences: Mapping[str, float]) -> list[Sensitivity]:
     """Each linear's part of its stage's divergence, in proportion to the energy of its noise."""
     found = []
-    for stage, linears in parts.items():
-        whole = sum(next(iter(part.noise.values())) for part in linears.values())
-        for name, part in linears.items():
-            kl = {precision: divergences[stage] * noise / max(whole, TINY) for precision, noise in part.noise.items()}
+    for step in steps:
+        whole = sum(next(iter(part.noise.values())) for part in step.parts.values())
+        for name, part in step.parts.items():
+            kl = {
+                precision: divergences[step.name] * noise / max(whole, TINY) for precision, noise in part.noise.items()
+            }
             found.append(Sensitivity(name, part.shape, kl))
     return found
