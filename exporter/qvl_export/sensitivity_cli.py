@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -10,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from .progress import RichProgress
+from .quant.sensitivities import Sensitivity
 
 
 @click.command()
@@ -50,8 +52,16 @@ def sensitivity(
     if as_json:
         click.echo(msgspec.json.encode(rows).decode())
         return
-    table = Table("linear", "shape", "KL int4", "KL int8", box=None)
+    click.echo(_table(rows))
+
+
+def _table(rows: Sequence[Sensitivity]) -> str:
+    """As wide as a terminal, nothing after the last column."""
+    table = Table("linear", "shape", "KL int4", "KL int8", box=None, pad_edge=False, header_style="")
     for row in rows:
         costs = (f"{row.kl[name]:.2e}" if name in row.kl else "" for name in ("int4", "int8"))
         table.add_row(row.name, f"{row.shape[0]} × {row.shape[1]}", *costs)
-    Console(width=None if Console().is_terminal else 120).print(table)
+    console = Console(width=None if Console().is_terminal else 120)
+    with console.capture() as captured:
+        console.print(table)
+    return "\n".join(line.rstrip() for line in captured.get().splitlines())

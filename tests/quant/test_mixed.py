@@ -14,12 +14,15 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
-from qvl_export import ExportError, ExportPlan, export
+from qvl_export import ExportError, ExportPlan, export, pipeline
 from qvl_export.cli import cli, run
+from qvl_export.progress import Silent
 from qvl_export.quant import calibrate, mixed, search, sensitivity
 from qvl_export.quant.knapsack import BUCKETS, choose
 from qvl_export.quant.sensitivities import Sensitivity
+from qvl_export.quant.sensitivity import Pace
 from qvl_export.quant.variants import CLEAN, Part, Step, Variants
 from qvl_export.quant.work import Sample
 from qvl_runtime.arguments import BAD_INPUT
@@ -91,6 +94,14 @@ def test_sensitivities_are_of_every_linear_and_make_sense(table: list[Sensitivit
     assert all(set(row.kl) == {"int8"} for row in table if row.name.startswith("visual."))
 
 
+class Told(Silent):
+    def __init__(self) -> None:
+        self.stages: list[str] = []
+
+    def stage(self, text: str, total: int = 0) -> None:
+        self.stages.append(text)
+
+
 @pytest.mark.parametrize("limit", [{"max_kl": 0.001}, {"max_size": 6_200_000}], ids=str)
 def test_limits_are_kept(
     table: list[Sensitivity],
@@ -114,6 +125,21 @@ def test_limits_are_kept(
         assert measured < 3 * limit["max_kl"]
 
 
+def test_what_is_left_grows_with_the_states_that_are_moved() -> None:
+    pace = Pace()
+    pace.add(10, 1, 1)
+    pace.add(12, 2, 2)
+    assert pace.left(3, 3) == f"about {3 * 11 + 3 + 4 + 5} s left"
+
+
+def test_the_printed_table_ends_where_its_rows_do(table: list[Sensitivity], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "sensitivity", lambda *_: table)
+    lines = CliRunner().invoke(cli, ["sensitivity", str(REFERENCE)], catch_exceptions=False).output.splitlines()
+    assert lines[0].split() == ["linear", "shape", "KL", "int4", "KL", "int8"]
+    assert len(lines) == 1 + len(table)
+    assert not [line for line in lines if line != line.strip()]
+
+
 @pytest.mark.parametrize("killed", ["vision: sensitivity of 6", "llm: sensitivity of 1"])
 def test_a_killed_measurement_goes_on_with_the_next_stage(
     table: list[Sensitivity], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed: str
@@ -122,7 +148,7 @@ def test_a_killed_measurement_goes_on_with_the_next_stage(
     plan = ExportPlan(REFERENCE, tmp_path / "b", max_kl=0.001, calib=HELDOUT, samples=8)
     with pytest.raises(Stopped):
         export(plan, StopAfter(killed))
-    disturbed: list[str] = []
+    told, disturbed = Told(), list[str]()
     original = sensitivity._disturb
     monkeypatch.setattr(
         sensitivity, "_disturb", lambda t, name, *rest: (disturbed.append(name), original(t, name, *rest))[1]
@@ -130,10 +156,11 @@ def test_a_killed_measurement_goes_on_with_the_next_stage(
     found: list[list[Sensitivity]] = []
     monkeypatch.setattr(mixed.search, "solve", lambda table, *_: stop_with(found, table))
     with pytest.raises(Stopped):
-        export(plan)
+        export(plan, told)
     stages = ["visual.patch_embed", *(f"visual.blocks.{i}" for i in range(4)), "visual.merger"]
     stages += [f"model.layers.{i}" for i in range(4)]
     assert disturbed == stages[int(killed[-1]) + 6 * killed.startswith("llm") :]
+    assert "llm: sensitivity of 4 of 4 stages measured, about 0 s left" in told.stages
     assert by_name(found[0]) == by_name(table)
 
 
@@ -185,6 +212,17 @@ def test_another_limit_is_chosen_for_without_measuring_again(tmp_path: Path, mon
     assert len(measured) == 1
     assert calibrated.count("visual.patch_embed") == 2
     assert [path.name for path in tmp_path.iterdir()] == ["b"]
+
+
+def test_small_divergences_are_told(table: list[Sensitivity], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    quieter = [structs.replace(row, kl={name: kl / 1000 for name, kl in row.kl.items()}) for row in table]
+    monkeypatch.setattr(mixed, "sensitivities", lambda *_: quieter)
+    monkeypatch.setattr(calibrate, "quantize_tower", lambda *_: stop_with([], None))
+    told = Told()
+    with pytest.raises(Stopped):
+        export(ExportPlan(REFERENCE, tmp_path / "b", max_kl=1e-6, calib=HELDOUT, samples=1), told)
+    (expected,) = re.findall(r"KL of (\S+) expected of the precisions chosen", "\n".join(told.stages))
+    assert 0 < float(expected) <= 1e-6
 
 
 @pytest.mark.parametrize(

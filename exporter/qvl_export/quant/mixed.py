@@ -56,7 +56,7 @@ def choose(quantizer: Quantizer, draft: Manifest, directory: Path, report: Repor
 
     texts = sum(path.stat().st_size for path in directory.iterdir())
     chosen = search.solve(table, quantizer.limit, nbytes, texts + _fixed(quantizer, table))
-    report(f"KL of {search.predicted(table, chosen):.4f} expected of the precisions chosen")
+    report(f"KL of {search.predicted(table, chosen):.2g} expected of the precisions chosen")
     return chosen
 
 

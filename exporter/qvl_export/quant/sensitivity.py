@@ -8,6 +8,7 @@ divergence of distributions grows with the energy of what disturbs them.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -46,6 +47,27 @@ class Chain:
     splice: Callable[[Floats, Sample], Floats]
 
 
+@dataclass
+class Pace:
+    """Seconds that stages took: to be disturbed, which is the same for each, and to move states, of which each adds
+    one."""
+
+    stages: int = 0
+    states: int = 0
+    disturbing: float = 0.0
+    moving: float = 0.0
+
+    def add(self, disturbing: float, moving: float, states: int) -> None:
+        self.stages, self.states = self.stages + 1, self.states + states
+        self.disturbing, self.moving = self.disturbing + disturbing, self.moving + moving
+
+    def left(self, stages: int, states: int) -> str:
+        """What so many more take, from so many states on."""
+        moves = sum(range(states, states + stages))
+        seconds = self.disturbing / self.stages * stages + self.moving / self.states * moves
+        return f"about {seconds:.0f} s left"
+
+
 Candidates = Mapping[str, Scheme]
 """Schemes by name, the coarsest first."""
 
@@ -82,11 +104,16 @@ def _measure_tower(
     tower: Tower, work: Work, variants: Variants, schemes: Candidates, done: int, report: Report
 ) -> None:
     """All stages but the first `done`."""
+    pace = Pace()
     for number, name in list(enumerate(tower.stages))[done:]:
+        began = time.monotonic()
         parts = _disturb(tower, name, work, variants, schemes)
+        disturbed = time.monotonic()
         _move(tower, name, work, variants)
+        pace.add(disturbed - began, time.monotonic() - disturbed, len(variants.names))
         variants.finish(Step(name, parts))
-        report(f"{tower.name}: sensitivity of {number + 1} of {len(tower.stages)} stages measured")
+        left = pace.left(len(tower.stages) - number - 1, len(variants.names))
+        report(f"{tower.name}: sensitivity of {number + 1} of {len(tower.stages)} stages measured, {left}")
 
 
 def _disturb(tower: Tower, name: str, work: Work, variants: Variants, schemes: Candidates) -> dict[str, Part]:
