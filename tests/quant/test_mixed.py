@@ -78,6 +78,15 @@ def test_a_size_that_cannot_be_kept() -> None:
         search.solve(TABLE, search.Limit(max_size=107), nbytes, 100)
 
 
+@pytest.mark.parametrize("count", [1, 7, 300])
+def test_the_lightest_options_are_chosen_at_their_very_weight(count: int) -> None:
+    """Not only well above it, where what rounding adds to every item has room."""
+    costs, weights = [[2.0, 1.0]] * count, [[3.0, 4.0]] * count
+    assert choose(costs, weights, 3.0 * count) == [0] * count
+    assert choose(costs, weights, 3.0 * count + 1) == [*[0] * (count - 1), 1][::-1]
+    assert choose(costs, weights, 3.0 * count - 0.01) is None
+
+
 @pytest.fixture(scope="module")
 def table(tmp_path_factory: pytest.TempPathFactory) -> list[Sensitivity]:
     """Measured once for all tests."""
