@@ -15,19 +15,15 @@ from itertools import islice
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime as ort
 
 from ..distributions import divergence, log_softmax
-from ..graph.stages import Stage
 from .calibrate import observe, quantize_linears
 from .question import Report
 from .running import through
-from .schemes import Scheme
 from .sensitivities import Sensitivity
 from .shards import Here
-from .smooth import smooth
-from .statistics import Statistics
 from .tower import Tower
+from .trial import Candidates, open_stage, smoothed, try_linears
 from .variants import CLEAN, Part, Step, Variants
 from .work import Sample, StageRecord, Work
 
@@ -68,10 +64,6 @@ class Pace:
         return f"about {seconds:.0f} s left"
 
 
-Candidates = Mapping[str, Scheme]
-"""Schemes by name, the coarsest first."""
-
-
 def measure(
     chain: Chain, works: Mapping[str, Work], schemes: Mapping[str, Candidates], report: Report
 ) -> list[Sensitivity]:
@@ -97,7 +89,7 @@ def _enter(chain: Chain, tower: Tower, work: Work, variants: Variants) -> None:
         else:
             for name in variants.names:
                 variants.move(name, page, sample, chain.splice)
-    variants.finish(Step(tower.name, {}))
+    variants.finish(Step(tower.name, "", {}))
 
 
 def _measure_tower(
@@ -111,7 +103,7 @@ def _measure_tower(
         disturbed = time.monotonic()
         _move(tower, name, work, variants)
         pace.add(disturbed - began, time.monotonic() - disturbed, len(variants.names))
-        variants.finish(Step(name, parts))
+        variants.finish(Step(name, next(iter(schemes)), parts))
         left = pace.left(len(tower.stages) - number - 1, len(variants.names))
         report(f"{tower.name}: sensitivity of {number + 1} of {len(tower.stages)} stages measured, {left}")
 
@@ -121,18 +113,18 @@ def _disturb(tower: Tower, name: str, work: Work, variants: Variants, schemes: C
     stage = tower.build(name, {})
     coarsest = replace(tower, scheme=lambda _: next(iter(schemes.values())))
     statistics, _ = observe(coarsest, stage, work, Here(lambda: _clean(work, variants), work.directory))
-    undisturbed = _session(tower, name, StageRecord({}, {}), work)
-    record = quantize_linears(coarsest, stage, *_smoothed(coarsest, stage, statistics), work)
-    disturbed = _session(coarsest, name, record, work)
+    undisturbed = open_stage(tower, name, StageRecord({}, {}), work)
+    record = quantize_linears(coarsest, stage, *smoothed(coarsest, stage, statistics), work)
+    disturbed = open_stage(coarsest, name, record, work)
     for page, sample in enumerate(_clean(work, variants)):
         variants.save(name, page, through(disturbed, sample))
     few = list(islice(_clean(work, variants), NOISE_PAGES))
-    return _parts(tower, stage, work, few, statistics, schemes, undisturbed)
+    return try_linears(tower, stage, work, few, statistics, schemes, undisturbed)
 
 
 def _move(tower: Tower, name: str, work: Work, variants: Variants) -> None:
     """Take all earlier states through a stage, undisturbed."""
-    undisturbed = _session(tower, name, StageRecord({}, {}), work)
+    undisturbed = open_stage(tower, name, StageRecord({}, {}), work)
 
     def moved(hidden: Floats, sample: Sample) -> Floats:
         return through(undisturbed, sample._replace(hidden=hidden))
@@ -146,45 +138,6 @@ def _clean(work: Work, variants: Variants) -> Iterator[Sample]:
     """Undisturbed, page by page."""
     for page, sample in enumerate(work.samples(0)):
         yield sample._replace(hidden=variants.load(CLEAN, page))
-
-
-def _parts(
-    tower: Tower,
-    stage: Stage,
-    work: Work,
-    samples: Sequence[Sample],
-    statistics: Mapping[str, Statistics],
-    schemes: Candidates,
-    undisturbed: ort.InferenceSession,
-) -> dict[str, Part]:
-    """Every linear of a stage alone, in each scheme; scales are moved as if all linears were in that scheme."""
-    exact = [through(undisturbed, sample) for sample in samples]
-    noise: dict[str, dict[str, float]] = {linear: {} for linear in statistics}
-    shapes: dict[str, tuple[int, int]] = {}
-    for precision, scheme in schemes.items():
-        moved, rewritten = _smoothed(replace(tower, scheme=dict.fromkeys(statistics, scheme).get), stage, statistics)
-        for linear in statistics:
-            alone = replace(tower, scheme={linear: scheme}.get)
-            record = quantize_linears(alone, stage, moved, dict(rewritten), work)
-            session = _session(alone, stage.graph.name, record, work)
-            found = [through(session, sample) for sample in samples]
-            noise[linear][precision] = float(sum(np.square(a - b).sum() for a, b in zip(found, exact, strict=True)))
-            shapes[linear] = record.linears[linear].shape
-    return {linear: Part(shapes[linear], noise[linear]) for linear in statistics}
-
-
-def _smoothed(
-    tower: Tower, stage: Stage, statistics: Mapping[str, Statistics]
-) -> tuple[dict[str, Statistics], dict[str, Floats]]:
-    """The statistics after scales were moved, and the tensors that this rewrites."""
-    moved = dict(statistics)
-    rewritten, _ = smooth(tower, stage, moved)
-    return moved, rewritten
-
-
-def _session(tower: Tower, name: str, record: StageRecord, work: Work) -> ort.InferenceSession:
-    quantized = work.quantized(record)
-    return tower.open(tower.build(name, quantized.layouts), quantized, work.directory)
 
 
 def _divergences(chain: Chain, work: Work, variants: Variants) -> dict[str, float]:
@@ -202,10 +155,10 @@ def _share_out(steps: Sequence[Step], divergences: Mapping[str, float]) -> list[
     """Each linear's part of its stage's divergence, in proportion to the energy of its noise."""
     found = []
     for step in steps:
-        whole = sum(next(iter(part.noise.values())) for part in step.parts.values())
+        whole = sum(part.noise.get(step.coarsest, 0.0) for part in step.parts.values())
         for name, part in step.parts.items():
             kl = {
                 precision: divergences[step.name] * noise / max(whole, TINY) for precision, noise in part.noise.items()
             }
-            found.append(Sensitivity(name, part.shape, kl))
+            found.append(Sensitivity(name, part.shape, kl, part.forms))
     return found

@@ -13,22 +13,27 @@ import msgspec
 import numpy as np
 
 from ..atomic import written
+from .qtensor import Layout
 from .work import Floats, Sample
 
 CLEAN = "float"
 
 
 class Part(msgspec.Struct, frozen=True):
-    """A linear's shape, and the energy of the noise that each precision of it leaves in its stage's output."""
+    """A linear's shape, the form it has in each precision, and the energy of the noise that this leaves in its stage's
+    output; precisions under which it stays float are left out."""
 
     shape: tuple[int, int]
+    forms: dict[str, Layout]
     noise: dict[str, float]
 
 
 class Step(msgspec.Struct, frozen=True):
-    """What came of a step: of a stage its linears by name, of one that only moves states none."""
+    """What came of a step: of a stage its linears by name, all of which were disturbed by precision `coarsest` at once;
+    of one that only moves states none."""
 
     name: str
+    coarsest: str
     parts: dict[str, Part]
 
 
