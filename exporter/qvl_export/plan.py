@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -99,8 +100,8 @@ class ExportPlan:
                 "--max-kl, --max-size and precisions exclude one another",
                 fix="give one of --max-kl, --max-size, --precision",
             )
-        if given[0] <= 0:
-            raise ExportError(f"a limit of {given[0]} cannot be kept", fix="--max-kl and --max-size are positive")
+        if not 0 < given[0] < math.inf:  # nor what is no number
+            raise ExportError(f"a limit of {given[0]} cannot be kept", fix="--max-kl and --max-size are above 0")
         return Limit(self.max_kl, self.max_size)
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -10,6 +11,10 @@ from rich.console import Console
 from rich.table import Table
 
 from .progress import RichProgress
+from .quant.sensitivities import Sensitivity
+
+SHOWN = ("int4", "int8")
+"""Precisions with a column; it is empty where a linear would stay float."""
 
 
 @click.command()
@@ -46,12 +51,20 @@ def sensitivity(
     plan = ExportPlan(
         checkpoint, "", max_pixels=max_pixels, revision=revision, block_size=block_size, calib=calib, samples=samples
     )
-    rows = sorted(run(plan, RichProgress(quiet)), key=lambda row: -max(row.kl.values()))
+    rows = sorted(run(plan, RichProgress(quiet)), key=lambda row: -max(row.kl.get(name, 0.0) for name in SHOWN))
     if as_json:
         click.echo(msgspec.json.encode(rows).decode())
         return
-    table = Table("linear", "shape", "KL int4", "KL int8", box=None)
+    click.echo(_table(rows))
+
+
+def _table(rows: Sequence[Sensitivity]) -> str:
+    """As wide as a terminal, nothing after the last column."""
+    table = Table("linear", "shape", *(f"KL {name}" for name in SHOWN), box=None, pad_edge=False, header_style="")
     for row in rows:
-        costs = (f"{row.kl[name]:.2e}" if name in row.kl else "" for name in ("int4", "int8"))
+        costs = (f"{row.kl[name]:.2e}" if name in row.kl else "" for name in SHOWN)
         table.add_row(row.name, f"{row.shape[0]} × {row.shape[1]}", *costs)
-    Console(width=None if Console().is_terminal else 120).print(table)
+    console = Console(width=None if Console().is_terminal else 120)
+    with console.capture() as captured:
+        console.print(table)
+    return "\n".join(line.rstrip() for line in captured.get().splitlines())

@@ -7,15 +7,23 @@ from collections.abc import Sequence
 import numpy as np
 
 BUCKETS = 20_000
-"""Weights are rounded up to this many parts of the limit, so that a solution never exceeds it."""
+"""What options weigh beyond the lightest is rounded up to this many parts of the room that those leave, so that a
+solution never exceeds the limit."""
+TINY = 1e-300
 
 
 def choose(costs: Sequence[Sequence[float]], weights: Sequence[Sequence[float]], limit: float) -> list[int] | None:
-    """The index of the option of every item, or None where even the lightest options together are above the limit.
+    """The index of the option of every item, or None where the lightest options together are above the limit.
 
     Multiple-choice knapsack by dynamic programming over the weight spent (Kellerer et al., Knapsack Problems, §11.5).
     """
-    sizes = [np.ceil(np.maximum(options, 0) / limit * BUCKETS - 1e-9).astype(int) for options in map(np.array, weights)]
+    room = limit - sum(map(min, weights))
+    if room < 0:
+        return None
+    beyond = [np.array(options) - min(options) for options in weights]
+    with np.errstate(over="ignore"):
+        parts = [np.ceil(options / max(room, TINY) * BUCKETS - 1e-9) for options in beyond]
+    sizes = [np.minimum(options, BUCKETS + 1).astype(int) for options in parts]
     best = np.zeros(BUCKETS + 1)
     picked = np.zeros((len(costs), BUCKETS + 1), np.int8)
     for item, (options, needs) in enumerate(zip(costs, sizes, strict=True)):
@@ -24,8 +32,6 @@ def choose(costs: Sequence[Sequence[float]], weights: Sequence[Sequence[float]],
             if need <= BUCKETS:
                 candidates[option, need:] = best[: BUCKETS + 1 - need] + cost
         picked[item], best = candidates.argmin(axis=0), candidates.min(axis=0)
-    if not np.isfinite(best[-1]):
-        return None
     chosen, left = [0] * len(costs), BUCKETS
     for item in reversed(range(len(costs))):
         chosen[item] = int(picked[item, left])

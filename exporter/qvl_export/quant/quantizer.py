@@ -56,7 +56,7 @@ class Quantizer:
     vision_weight: float = 1.0
     pool: Pool | None = None
     _record: list[Calibration] = field(default_factory=list)
-    _chosen: dict[str, str] = field(default_factory=dict)
+    _chosen: dict[str, schemes.Scheme | None] = field(default_factory=dict)
 
     @property
     def work(self) -> Path:
@@ -79,11 +79,14 @@ class Quantizer:
         from . import calibrate  # torch is only needed from here on
         from .towers import vision_tower
 
+        scheme = self._scheme("vision", draft, directory, report)
         sampler, target = self.sampler(draft, directory, report), self.targets["vision"]
         work = Work(self.work / "vision", self.key(draft, report))
         report(f"calibrating vision on {self._told(report)}")
         work.begin(sampler.patches())
-        tower = vision_tower(self.spec, target, self.tensors, self._scheme("vision", draft, directory, report))
+        tower = vision_tower(self.spec, target, self.tensors, scheme)
+        if self.precisions["vision"] == MIXED:
+            tower = replace(tower, per_tensor=False)  # which linears are is part of what was chosen
         return calibrate.quantize_tower(tower, work, report, self.pool)
 
     def _llm(
@@ -134,8 +137,7 @@ class Quantizer:
 
         if not self._chosen:
             self._chosen.update(mixed.choose(self, draft, directory, report))
-        forms = {name: schemes.find(name, self.options) for name in schemes.available()}
-        return lambda name: forms.get(self._chosen[name])
+        return self._chosen.__getitem__
 
     def sensitivities(self, draft: Manifest, directory: Path, report: Report) -> list[Sensitivity]:
         """What each precision of each linear costs, see `sensitivity`."""
@@ -181,13 +183,18 @@ class Quantizer:
 
     def key(self, draft: Manifest, report: Report) -> dict[str, object]:
         """What must be the same for a killed calibration to go on."""
+        wanted = [repr(self.limit), self.vision_weight]
+        return {**self.measured_key(draft, report), "wanted": wanted}
+
+    def measured_key(self, draft: Manifest, report: Report) -> dict[str, object]:
+        """What sensitivities depend on: neither on a limit nor on what image tokens count."""
         described = msgspec.to_builtins(draft)
         del described["provenance"]["created"]
         return {
             "bundle": described,
             "checkpoint": [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in self.checkpoint.files],
             "pages": self.calibration(report).sha256,
-            "schemes": [repr(self.options), dict(self.precisions), repr(self.limit), self.vision_weight],
+            "schemes": [repr(self.options), dict(self.precisions)],
             "targets": repr(self.targets),
             "made_by": fingerprint(),
         }

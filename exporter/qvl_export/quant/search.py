@@ -10,8 +10,8 @@ from .knapsack import choose
 from .sensitivities import Sensitivity
 
 FLOAT = "fp16"
-Bytes = Callable[[tuple[int, int], str], int]
-"""The bytes that a weight of a shape takes in a precision."""
+Bytes = Callable[[str, str], int]
+"""What the linear of a name takes in a precision."""
 
 
 @dataclass(frozen=True)
@@ -30,19 +30,24 @@ def solve(table: Sequence[Sensitivity], limit: Limit, nbytes: Bytes, fixed: int)
     names = [(*row.kl, FLOAT) for row in table]
     costs = [[*row.kl.values(), 0.0] for row in table]
     sizes = [
-        [float(nbytes(row.shape, precision)) for precision in options]
-        for row, options in zip(table, names, strict=True)
+        [float(nbytes(row.name, precision)) for precision in options] for row, options in zip(table, names, strict=True)
     ]
     if limit.max_kl is not None:
         chosen = choose(sizes, costs, limit.max_kl)
     else:
         assert limit.max_size is not None
-        room = limit.max_size - fixed
-        chosen = choose(costs, sizes, room) if room > 0 else None
+        chosen = choose(costs, sizes, limit.max_size - fixed)
     if chosen is None:
-        least = fixed + int(sum(map(min, sizes)))
-        raise ExportError(f"no bundle is as small as {limit.max_size:,} bytes", fix=f"the least is {least:,}")
+        raise too_small(limit, fixed + int(sum(map(min, sizes))))
     return {row.name: options[index] for row, options, index in zip(table, names, chosen, strict=True)}
+
+
+def too_small(limit: Limit, least: int) -> ExportError:
+    """For a limit that is below the least possible size."""
+    return ExportError(
+        f"no bundle is as small as {limit.max_size:,} bytes",
+        fix=f"the least is {least:,}: give --max-size that much or more",
+    )
 
 
 def predicted(table: Sequence[Sensitivity], chosen: Mapping[str, str]) -> float:
