@@ -35,11 +35,10 @@ class Draft:
         self._stored: dict[str, ir.ExternalTensor] = {}
         self._read_hash = hashlib.sha256()
 
-    def manifest(self, calibration: Calibration | None = None, whole: bool = False) -> Manifest:
-        """Of what is there so far, or of all of it, with the plan's options."""
+    def manifest(self, calibration: Calibration | None = None) -> Manifest:
+        """Of what is there so far."""
         opened = self._opened
-        options = opened.plan.recorded() if whole else {}
-        origin = describe.origin(opened.source, self._read_hash, calibration, options)
+        origin = describe.origin(opened.source, self._read_hash, calibration, opened.plan.recorded())
         return describe.manifest(opened.spec, opened.plan.target, self._entries, self._files, origin)
 
     def add(self, name: str, quantized: Quantized, progress: Progress) -> None:

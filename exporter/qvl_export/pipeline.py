@@ -57,7 +57,7 @@ def export(plan: ExportPlan, progress: Progress | None = None) -> Manifest:
             draft.add(name, made, progress)
         if finisher:
             draft.finish_with(finisher, progress)
-        manifest = draft.manifest(quantizer.calibration(progress.stage) if quantizer else None, whole=True)
+        manifest = draft.manifest(quantizer.calibration(progress.stage) if quantizer else None)
         layout.finish(directory, opened, draft.graphs, manifest)
         save_gptq_to(opened, made, progress)
     if quantizer:

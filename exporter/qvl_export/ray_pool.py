@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from .errors import ExportError
-from .processes import Advance, Pool, started
+from .processes import Advance, BrokenJob, Pool, started
 
 SECONDS = 10
 
@@ -74,6 +74,8 @@ class RayPool:
             for line in stream:
                 advance(self._ray.get(line))
         except failed.RayTaskError as error:
+            if isinstance(error.cause, BrokenJob):
+                raise error.cause from error
             raise ExportError(str(error.cause)) from error
         except failed.RayError as error:
             fix = "run it again to go on where it stopped"

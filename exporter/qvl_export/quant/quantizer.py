@@ -189,7 +189,8 @@ class Quantizer:
     def measured_key(self, draft: Manifest, report: Report) -> dict[str, object]:
         """What sensitivities depend on: neither on a limit nor on what image tokens count."""
         described = msgspec.to_builtins(draft)
-        del described["provenance"]["created"]
+        for said in ("created", "options"):  # what options come to is told apart
+            described["provenance"].pop(said, None)
         return {
             "bundle": described,
             "checkpoint": [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in self.checkpoint.files],
