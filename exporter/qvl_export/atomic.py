@@ -71,17 +71,17 @@ def told(beside: Path, out: Path) -> Iterator[None]:
 def written(path: Path) -> Iterator[IO[bytes]]:
     """A file that has its name once it is whole, even where two processes write the same.
 
-    Raises OutputError where it cannot be written.
+    Raises OutputError for an error that would not name it, as that of a full disk.
     """
     beside = path.with_name(f".{uuid.uuid4().hex}.tmp")
     try:
         with beside.open("wb") as file:
             yield file
         beside.replace(path)
-    except OSError as error:  # NumPy's of a full disk says neither where nor why
-        if error.filename is not None and not str(error.filename).startswith(str(beside)):
+    except OSError as error:
+        if error.filename is not None:
             raise
-        reason = error.strerror or f"{error}: is the disk full?"
+        reason = error.strerror or f"{error}: is the disk full?"  # NumPy says neither where nor why
         raise OutputError(f"cannot be written: {reason}", where=path, fix="make room, then run it again") from error
     finally:
         beside.unlink(missing_ok=True)

@@ -199,7 +199,7 @@ def _nbytes(size: str | None) -> int | None:
     try:
         assert found
         return int(float(found[1]) * 1000 ** " kmg".index(found[2].lower() or " "))
-    except (AssertionError, ValueError):
+    except (AssertionError, ValueError, OverflowError):
         raise click.BadParameter(f"{size!r} is not a size such as 800MB or 1.5GB", param_hint="--max-size") from None
 
 

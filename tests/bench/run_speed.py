@@ -88,7 +88,8 @@ def split(graph: Path, feeds: dict[str, Any], threads: int) -> dict[str, float]:
 
 def bundles(here: Path, source: Path, precisions: tuple[str, ...], block_size: int) -> dict[str, Path]:
     for precision in precisions:
-        export_random(ExportPlan(source, here / precision, precision=precision, block_size=block_size))
+        blocks = {} if precision == "fp16" else {"block_size": block_size}
+        export_random(ExportPlan(source, here / precision, precision=precision, **blocks))
     return {precision: here / precision for precision in precisions}
 
 

@@ -325,7 +325,7 @@ def test_options_it_does_not_take(checkpoint: Checkpoints, tmp_path: Path) -> No
     source = checkpoint("qwen", "small")
     assert "224 × 224 pixels" in refused(source, tmp_path / "b", max_pixels=100000)
     assert "names of family qwen" in refused(source, tmp_path / "b", precision="int4", save_gptq=tmp_path / "g")
-    assert "max_length 9000" in refused(source, tmp_path / "b", max_length=9000)
+    assert "--max-length 9000" in refused(source, tmp_path / "b", max_length=9000)
     assert "--layout genai knows no qwen" in refused(source, tmp_path / "b", layout="genai")
 
 

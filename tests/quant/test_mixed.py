@@ -302,6 +302,7 @@ def test_small_divergences_are_told(table: list[Sensitivity], tmp_path: Path, mo
         (["--max-kl", "inf"], "a limit of inf cannot be kept"),
         (["--max-size", "0"], "a limit of 0 cannot be kept"),
         (["--max-size", "much"], "not a size such as 800MB"),
+        (["--max-size", "9" * 400], "not a size such as 800MB"),
     ],
 )
 def test_limits_that_make_no_sense(

@@ -131,23 +131,27 @@ def test_answers_are_replayed_as_cuda_graphs(checkpoint: Checkpoints, gpu: Gpu) 
 
 
 def test_a_step_that_fails_while_it_is_recorded_does_not_spoil_the_next(checkpoint: Checkpoints, gpu: Gpu) -> None:
-    with load(make(checkpoint("qwen2_vl", "small"), gpu.work / "out", "tensorrt")) as model:
-        text = "".join(model.stream(pages(1), max_new_tokens=8, ignore_eos=True))
-        model.clear()
-        original = Context._execute
+    out = make(checkpoint("qwen2_vl", "small"), gpu.work / "out", "tensorrt")
+    original = Context._execute
 
-        def failing(context: Context) -> None:
-            if gpu.cuda.captured is not None:
-                raise EngineError("TensorRT failed to run the engine")
-            original(context)
+    def failing(context: Context) -> None:
+        if gpu.cuda.captured is not None:
+            raise EngineError("TensorRT failed to run the engine")
+        original(context)
 
+    def read(model: Model) -> str:
+        return "".join(model.stream(pages(1), max_new_tokens=8, ignore_eos=True))
+
+    with load(out) as model:
+        expected = read(model)
+    with load(out) as model:
         with gpu.monkeypatch.context() as patch:
             patch.setattr(Context, "_execute", failing)
             with pytest.raises(EngineError, match="failed to run"):
-                "".join(model.stream(pages(1), max_new_tokens=8, ignore_eos=True))
+                read(model)
         assert gpu.cuda.captured is None and not gpu.cuda.graphs
         model.clear()
-        assert "".join(model.stream(pages(1), max_new_tokens=8, ignore_eos=True)) == text
+        assert read(model) == expected
 
 
 def test_kernels_that_cannot_be_kept_do_not_keep_memory(checkpoint: Checkpoints, gpu: Gpu) -> None:

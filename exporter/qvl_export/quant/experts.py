@@ -69,7 +69,8 @@ class _Matrices:
     def quantize(self, expert: int, weight: Floats, hessian: Floats, tokens: int) -> None:
         """Round one matrix [out, in], by GPTQ where it saw enough tokens."""
         enough = tokens >= LEAST_TOKENS * weight.shape[1]
-        found = gptq(weight, hessian, self.layout) if enough else round_to_nearest(weight, self.layout)
+        # refined to so few tokens it would lose on others: docs/decisions.md
+        found = gptq(weight, hessian, self.layout, rounds=0) if enough else round_to_nearest(weight, self.layout)
         self.tensor.fill(expert * len(weight), found)
         self.rounded += not enough
 
