@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -14,17 +13,9 @@ from qvl_runtime.packing import Codes, pack_nibbles
 
 from ..quant.qtensor import Layout, QTensor
 from . import WEIGHT_TYPES, Cache, Inputs, PackedWeight, WindowInputs, ordered
+from ._experts import FusedExperts
 from ._integer import MICROSOFT, gated, together_linear, token_linear
-from ._standard import StandardOps, check_experts, split
-
-SWIGLU_EXPERTS: dict[str, Any] = {
-    "activation_type": "swiglu",
-    "swiglu_fusion": 1,
-    "activation_alpha": 1.0,
-    "activation_beta": 0.0,
-    "normalize_routing_weights": 1,
-}
-"""The only form of experts that ONNX Runtime has for CPUs, with silu(gate) · up as its activation."""
+from ._standard import split
 
 
 def lower(precision: str, accuracy_level: int) -> CpuTarget:
@@ -33,10 +24,9 @@ def lower(precision: str, accuracy_level: int) -> CpuTarget:
 
 
 @dataclass(frozen=True)
-class CpuTarget(StandardOps):
+class CpuTarget(FusedExperts):
     """ONNX Runtime on a CPU, see `targets.Target`."""
 
-    accuracy_level: int
     opsets: tuple[tuple[str, int], ...] = (("", 23), (MICROSOFT, 1))
     ir_version: int = 11
     static_activations: bool = False
@@ -171,41 +161,6 @@ class CpuTarget(StandardOps):
 
     def swish(self, op: OpBuilder, x: ir.Value, slope: float) -> ir.Value:
         return op.QuickGelu(x, alpha=slope, _domain=MICROSOFT)
-
-    def gate_up_rows(self, inner: int) -> np.ndarray:
-        """Gate and up take turns, as the operator's fused SwiGLU reads them."""
-        return np.arange(2 * inner).reshape(2, inner).T.reshape(-1)
-
-    def experts(
-        self, op: OpBuilder, x: ir.Value, scores: ir.Value, gate_up: ir.Value, down: ir.Value, chosen: int
-    ) -> ir.Value:
-        weights = self.widen(op, gate_up), None, self.widen(op, down)
-        return op.MoE(x, scores, *weights, k=chosen, **SWIGLU_EXPERTS, _domain=MICROSOFT)
-
-    def packed_experts_form(
-        self, experts: int, outputs: int, inputs: int, layout: Layout
-    ) -> dict[str, tuple[list[int], ir.DataType]]:
-        """As QMoE takes it, which knows neither partial blocks nor other columns' order."""
-        check_experts(inputs, layout)
-        return {
-            "codes": ([experts, outputs, inputs * layout.bits // 8], ir.DataType.UINT8),
-            "scales": ([experts, outputs, layout.blocks(inputs)], ir.DataType.FLOAT16),
-        }
-
-    def quantized_experts(
-        self,
-        op: OpBuilder,
-        x: ir.Value,
-        scores: ir.Value,
-        gate_up: Mapping[str, ir.Value],
-        down: Mapping[str, ir.Value],
-        layout: Layout,
-        chosen: int,
-    ) -> ir.Value:
-        gate_scales, down_scales = (op.Cast(part["scales"], to=ir.DataType.FLOAT) for part in (gate_up, down))
-        weights = gate_up["codes"], gate_scales, None, down["codes"], down_scales
-        form = {"expert_weight_bits": layout.bits, "block_size": layout.block, "accuracy_level": self.accuracy_level}
-        return op.QMoE(x, scores, *weights, k=chosen, **form, **SWIGLU_EXPERTS, _domain=MICROSOFT)
 
     def attend(
         self, op: OpBuilder, q: ir.Value, k: ir.Value, v: ir.Value, num_heads: int, windows: WindowInputs | None
