@@ -47,7 +47,7 @@ def gptq(
     codes = _sweep(matrix, factor, order, found, layout)
     del factor
     nearest = _qtensor(_nearest(matrix, found, layout), found, layout)
-    result = _qtensor(*refine(matrix, codes, found, Objective(h, damp), layout, rounds), layout)
+    result = _qtensor(*refine(matrix, codes, found, Objective.of(h, damp), layout, rounds), layout)
     return result if output_error(weight, result, h) <= output_error(weight, nearest, h) else nearest
 
 
@@ -90,7 +90,7 @@ def _sweep(matrix: Tensor, factor: Tensor, order: Tensor, found: grid.Grid, layo
 
 def _inverse_factor(hessian: Tensor, damp_percent: float) -> tuple[Tensor, float]:
     """Upper Cholesky factor of (H + damp · I)⁻¹, and the damping, which grows until there is one."""
-    mean = float(hessian.diagonal().mean()) or 1.0
+    mean = float(hessian.diagonal().double().mean()) or 1.0
     damp = damp_percent * mean
     while (factor := _damped_factor(hessian, damp, mean)) is None:
         damp *= DAMP_STEP

@@ -30,6 +30,12 @@ class Objective(NamedTuple):
     hessian: Tensor
     damp: float
 
+    @classmethod
+    def of(cls, hessian: Tensor, damp: float) -> Objective:
+        """With a mean diagonal of one, so that inputs of any loudness stay within float32's range."""
+        mean = float(hessian.diagonal().double().mean()) or 1.0
+        return cls(hessian / mean, damp / mean)
+
     def times(self, rows: Tensor) -> Tensor:
         """rows · (H + damp · I), [N, K]."""
         return torch.addmm(rows, rows, self.hessian, beta=self.damp)
@@ -95,8 +101,8 @@ def _least_squares(weight: Tensor, steps: Tensor, scale: Tensor, objective: Obje
     diagonal = matrix.diagonal(dim1=1, dim2=2)
     held = HOLD * diagonal.mean(1, keepdim=True) + torch.finfo(torch.float32).tiny
     diagonal += held
-    solution: Tensor = torch.linalg.solve_ex(matrix, (wanted + held * scale)[..., None])[0]
-    return solution[..., 0]
+    lower, _ = torch.linalg.cholesky_ex(matrix)  # where a row has none, what comes out costs more and is not taken
+    return torch.cholesky_solve((wanted + held * scale)[..., None], lower)[..., 0]
 
 
 def descend(weight: Tensor, steps: Tensor, grid: Grid, objective: Objective, layout: Layout) -> Tensor:
