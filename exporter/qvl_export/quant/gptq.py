@@ -47,7 +47,8 @@ def gptq(
     codes = _sweep(matrix, factor, order, found, layout)
     del factor
     nearest = _qtensor(_nearest(matrix, found, layout), found, layout)
-    result = _qtensor(*refine(matrix, codes, found, Objective.of(h, damp), layout, rounds), layout)
+    refined = refine(matrix, codes, found, Objective.of(h, damp), layout, rounds) if rounds else (codes, found)
+    result = _qtensor(*refined, layout)
     return result if output_error(weight, result, h) <= output_error(weight, nearest, h) else nearest
 
 
