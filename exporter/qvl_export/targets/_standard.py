@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import onnx_ir as ir
 from onnxscript import OpBuilder
 
@@ -97,6 +98,12 @@ def split(op: OpBuilder, x: ir.Value, axis: int, count: int) -> Sequence[ir.Valu
     """x in equal parts along an axis."""
     parts: Sequence[ir.Value] = op.Split(x, axis=axis, num_outputs=count, _outputs=count)
     return parts
+
+
+def window_mask(op: OpBuilder, windows: WindowInputs) -> ir.Value:
+    """Which patches of each window there are: bool [windows, 1, size, size]."""
+    slots = op.Constant(value=ir.tensor(np.tile(np.arange(windows.size, dtype=np.int32), (1, 1, windows.size, 1))))
+    return op.Less(slots, op.Unsqueeze(windows.lengths, op.Constant(value_ints=[1, 2, 3])))
 
 
 def check_experts(inputs: int, layout: Layout) -> None:

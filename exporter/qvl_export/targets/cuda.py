@@ -14,7 +14,7 @@ from onnxscript import OpBuilder
 
 from ..errors import ExportError
 from ..quant.qtensor import Layout
-from . import WEIGHT_TYPES, Cache, PackedWeight, largest_of_tokens, ordered
+from . import WEIGHT_TYPES, Cache, PackedWeight, WindowInputs, largest_of_tokens, ordered
 from ._half import HalfProducts
 from ._integer import MICROSOFT, ROUNDED
 from .cpu import CpuTarget
@@ -81,6 +81,12 @@ class CudaTarget(HalfProducts, CpuTarget):
         self, experts: int, outputs: int, inputs: int, layout: Layout
     ) -> dict[str, tuple[list[int], ir.DataType]]:
         raise NO_EXPERTS
+
+    def attend(
+        self, op: OpBuilder, q: ir.Value, k: ir.Value, v: ir.Value, num_heads: int, windows: WindowInputs | None
+    ) -> ir.Value:
+        lengths = [] if windows is None else [None, windows.lengths]
+        return op.MultiHeadAttention(q, k, v, *lengths, num_heads=num_heads, _domain=MICROSOFT)
 
     def causal_attention(
         self, op: OpBuilder, q: ir.Value, k: ir.Value, v: ir.Value, cache: Cache, num_heads: int, kv_heads: int

@@ -20,7 +20,7 @@ from ..errors import ExportError
 from ..quant.qtensor import Layout, QTensor
 from . import PAST, WEIGHT_TYPES, Cache, Inputs, PackedWeight, WindowInputs, ordered
 from ._half import HalfProducts
-from ._standard import FLOAT, check_experts
+from ._standard import FLOAT, check_experts, window_mask
 
 INT64 = ir.DataType.INT64
 SIGNED = {4: ir.DataType.INT4, 8: ir.DataType.INT8}
@@ -167,7 +167,7 @@ class PortableTarget(HalfProducts):
     def attend(
         self, op: OpBuilder, q: ir.Value, k: ir.Value, v: ir.Value, num_heads: int, windows: WindowInputs | None
     ) -> ir.Value:
-        mask = [] if windows is None else [_window_mask(op, windows)]
+        mask = [] if windows is None else [window_mask(op, windows)]
         return op.Attention(q, k, v, *mask, q_num_heads=num_heads, kv_num_heads=num_heads)
 
     def causal_attention(
@@ -183,12 +183,6 @@ class PortableTarget(HalfProducts):
         value = op.TensorScatter(cache.value, v, start, axis=2, mode="linear")
         y = op.Transpose(op.Attention(q, key, value, mask), perm=[0, 2, 1, 3])
         return self.widen(op, op.Reshape(y, op.Constant(value_ints=[0, 0, -1]))), key, value
-
-
-def _window_mask(op: OpBuilder, windows: WindowInputs) -> ir.Value:
-    """Which patches of each window there are: bool [windows, 1, size, size]."""
-    slots = op.Constant(value=ir.tensor(np.tile(np.arange(windows.size, dtype=np.int32), (1, 1, windows.size, 1))))
-    return op.Less(slots, op.Unsqueeze(windows.lengths, op.Constant(value_ints=[1, 2, 3])))
 
 
 def _by_row(layout: Layout, inputs: int) -> bool:

@@ -76,6 +76,7 @@ def session_options(threads: int | None = None) -> ort.SessionOptions:
     options = ort.SessionOptions()
     options.intra_op_num_threads = min(threads or cores(), cores())  # more only get in each other's way
     options.log_severity_level = SILENT
+    options.enable_mem_pattern = False  # a block of memory for each size of page that ever came, and no faster
     options.add_session_config_entry("session.force_spinning_stop", "1")  # two sessions share the cores
     options.add_session_config_entry("session.x64quantprecision", str(int(saturates())))
     return options
