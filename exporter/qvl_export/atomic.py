@@ -88,15 +88,15 @@ def written(path: Path) -> Iterator[IO[bytes]]:
 
 
 def check_free(out: Path, force: bool, product: Product) -> None:
-    """Refuse an existing `out` without `force`, and anything but a `product` with it."""
+    """Refuse an existing `out` without `force`, and anything but a `product` with it; an empty directory is free."""
     if not out.exists() and not out.is_symlink():
         return
-    known = all((out / mark).is_file() for mark in product.marks)
-    if not known and not (out.is_dir() and not any(out.iterdir())):
+    empty = out.is_dir() and not any(out.iterdir())
+    if not empty and not all((out / mark).is_file() for mark in product.marks):
         raise OutputError(f"exists and is not {product.noun}", where=out, fix="choose another place")
     if Path.cwd().is_relative_to(out.resolve()):
         raise OutputError("is the current directory", where=out, fix="run it from elsewhere")
-    if not force:
+    if not empty and not force:
         raise OutputError("already exists", where=out, fix="give --force to replace it")
 
 

@@ -137,6 +137,14 @@ def test_the_gate(report: dict, reference_bundle: Path, damaged: Path, data: Pat
     assert compare(*arguments, "cer>+5000pt", data=data, out=out).exit_code == 0
 
 
+def test_a_gate_about_what_the_set_does_not_measure(
+    reference_bundle: Path, damaged: Path, data: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ExportError, match=r"teds: no item of the set is measured by it \(those that are: iou"):
+        compare(reference_bundle, damaged, "--fail-if", "teds<-1pt", data=data, out=tmp_path / "report")
+    assert not (tmp_path / "report").exists()
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from qvl_export.atomic import written
+from qvl_export.atomic import Product, writing, written
 from qvl_export.errors import OutputError
 
 
@@ -29,3 +29,18 @@ def test_what_cannot_be_read_meanwhile_keeps_its_name(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="gone"), written(tmp_path / "a"):
         (tmp_path / "gone").read_bytes()
     assert not list(tmp_path.iterdir())
+
+
+def test_an_empty_directory_is_a_free_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out, box = tmp_path / "out", Product("a box", ("lid",))
+    out.mkdir()
+    with writing(out, force=False, product=box) as directory:
+        (directory / "lid").write_text("on")
+    assert (out / "lid").read_text() == "on"
+    with pytest.raises(OutputError, match="already exists"), writing(out, force=False, product=box):
+        pass
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    with pytest.raises(OutputError, match="is the current directory"), writing(here, force=False, product=box):
+        pass

@@ -251,7 +251,7 @@ CONFIGS = [
 ]
 NOWHERE = ("export", "no/such/checkpoint", "out", "--quiet", "--precision", "int4")
 ARGUMENTS = [
-    Row("OUT exists", r"out: already exists \(give --force", lambda here: (here.parent / "out").mkdir()),
+    Row("OUT exists", r"out: already exists \(give --force", d.write("../out/bundle.json", "{}")),
     Row(
         "OUT is not a bundle",
         r"out: exists and is not a bundle",

@@ -76,12 +76,12 @@ def compare(
     from .compare import ComparePlan
     from .verdict import parse_gate
 
-    limits = [parse_gate(gate) for gate in gates]
-    plan = ComparePlan(reference, bundles, data, out, hf=engine == "hf", blame=blamed, **options)
-    _compare(plan, limits, as_json, quiet)
+    limits = tuple(parse_gate(gate) for gate in gates)
+    plan = ComparePlan(reference, bundles, data, out, hf=engine == "hf", blame=blamed, gates=limits, **options)
+    _compare(plan, as_json, quiet)
 
 
-def _compare(plan: Any, limits: list[Any], as_json: bool, quiet: bool) -> None:
+def _compare(plan: Any, as_json: bool, quiet: bool) -> None:
     """Run the comparison, write the report, print it, and exit with 1 where a limit is exceeded."""
     import msgspec
 
@@ -98,9 +98,9 @@ def _compare(plan: Any, limits: list[Any], as_json: bool, quiet: bool) -> None:
     click.echo(msgspec.json.encode(report).decode() if as_json else markdown(report))
     if not as_json:
         click.echo(f"{plan.out / 'index.html'}: the whole report")
-    for line in undecided(report, limits):
+    for line in undecided(report, plan.gates):
         click.echo(f"not decided: {line}", err=True)
-    if stopped := exceeded(report, limits):
+    if stopped := exceeded(report, plan.gates):
         for line in stopped:
             click.echo(f"exceeded: {line}", err=True)
         sys.exit(LIMIT_EXCEEDED)
@@ -164,7 +164,7 @@ def sweep(
         progress.stop()
     from .compare import ComparePlan
 
-    _compare(ComparePlan(first, tuple(others), data, out, blame=False, **options), [], as_json, quiet)
+    _compare(ComparePlan(first, tuple(others), data, out, blame=False, **options), as_json, quiet)
 
 
 @click.group("eval")

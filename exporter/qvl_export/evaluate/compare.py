@@ -23,6 +23,7 @@ from .place import WORK, check_place
 from .records import Records
 from .results import Report
 from .summary import summarise
+from .verdict import Gate, check_gates
 
 NOISE_ITEMS = 100
 
@@ -34,7 +35,7 @@ class ComparePlan:
     `reference` is a bundle, or with `hf` a checkpoint directory run by PyTorch; `items` asks so many of the set, drawn
     with a seed; `threads` are shared by `workers` processes (one a machine where not given), on the Ray cluster at the
     address `ray` if given; results and their work area go under `out`. `blame` traces the worst item of every bundle
-    layer by layer.
+    layer by layer. `gates` must be about metrics that the set measures.
     """
 
     reference: Path
@@ -48,6 +49,7 @@ class ComparePlan:
     max_new_tokens: int | None = None
     hf: bool = False
     blame: bool = True
+    gates: tuple[Gate, ...] = ()
 
 
 def compare(plan: ComparePlan, progress: Progress | None = None) -> Report:
@@ -60,6 +62,7 @@ def compare(plan: ComparePlan, progress: Progress | None = None) -> Report:
     check_place(plan.out)
     progress.stage(f"checking {plan.data}")
     chosen = open_set(plan.data, plan.items)
+    check_gates(plan.gates, chosen.tasks())
     reference, *others = open_models(plan.reference, plan.bundles, plan.hf)
     with open_pool(plan.ray) as pool:
         area = _area(plan, chosen, pool, progress)

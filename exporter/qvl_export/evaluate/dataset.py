@@ -56,6 +56,10 @@ class EvalSet:
             if wanted is None or index in wanted:
                 yield Item(index, self.directory / label.image, label)
 
+    def tasks(self) -> frozenset[str]:
+        """The tasks of the items asked."""
+        return frozenset(item.label.task for item in self.items())
+
     def subset(self, count: int, seed: int = 0) -> EvalSet:
         """At most `count` items, drawn with a seed: labels often repeat in a pattern that even steps would follow."""
         if count >= self.count:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from ..errors import ExportError
-from .metrics import METRICS
+from .metrics import METRICS, TASKS
 from .results import Comparison, Report, Verdict
 from .statistics import ENOUGH, LEVEL, Interval, Paired, interval, items_needed, resampled, swap_test
 
@@ -145,6 +145,15 @@ def parse_gate(text: str) -> Gate:
         fix = f"{match[1]}{'>+' if sign > 0 else '<-'}{match[3].lstrip('+-')}pt"
         raise ExportError(f"--fail-if {text!r} is not a loss of {metric.title}", fix=fix)
     return Gate(match[1], limit)
+
+
+def check_gates(gates: Sequence[Gate], tasks: Collection[str]) -> None:
+    """Raises ExportError for a gate that could not fail, because no task measures its metric."""
+    measured = dict.fromkeys(metric for task in sorted(tasks) for metric in TASKS[task])
+    for gate in gates:
+        if gate.metric not in measured:
+            problem = f"--fail-if {gate.metric}: no item of the set is measured by it"
+            raise ExportError(problem, fix=f"those that are: {', '.join(measured)}")
 
 
 def exceeded(report: Report, gates: Sequence[Gate]) -> list[str]:
