@@ -9,6 +9,7 @@ import json
 import shutil
 import struct
 import sys
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -63,20 +64,25 @@ def weights(directory: Path) -> Iterator[tuple[str, tuple[int, ...]]]:
 
 
 def write_shard(path: Path, tensors: list[tuple[str, tuple[int, ...]]], block: bytes, one_expert: bool = False) -> None:
-    """Random values, or with `one_expert` holes that take no disk and read as zeros for all experts but the first."""
+    """Random values, or with `one_expert` holes that take no disk and read as zeros for all experts but the first.
+
+    Every tensor begins elsewhere in the block: ONNX Runtime keeps equal weights once.
+    """
     header, start, regions = {}, 0, []
     for name, shape in tensors:
         size = 2 * int(np.prod(shape))
         header[name] = {"dtype": "BF16", "shape": list(shape), "data_offsets": [start, start + size]}
-        regions.append((start, size // shape[0] if one_expert and EXPERTS in name else size))
+        regions.append((name, start, size // shape[0] if one_expert and EXPERTS in name else size))
         start += size
     raw = json.dumps(header).encode()
     with path.open("wb") as file:
         file.write(struct.pack("<Q", len(raw)) + raw)
-        for first, size in regions:
+        for name, first, size in regions:
             file.seek(8 + len(raw) + first)
-            for written in range(0, size, len(block)):
-                file.write(block[: min(len(block), size - written)])
+            place = zlib.crc32(name.encode()) * 2 % len(block)
+            while size:
+                written = file.write(memoryview(block)[place : place + size])
+                size, place = size - written, 0
         file.truncate(8 + len(raw) + start)
 
 
