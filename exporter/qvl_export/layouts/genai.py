@@ -37,6 +37,7 @@ TOWERS = {"vision", "llm"}
 SESSION_OPTIONS: dict[str, Any] = {
     "log_id": "onnxruntime-genai",
     "session.force_spinning_stop": "1",  # three sessions share the cores
+    "enable_mem_pattern": False,  # memory for every size of page that ever came, and no faster
     "provider_options": [],
 }
 """Of all three graphs: the vision and embedding sections have none of their own."""
