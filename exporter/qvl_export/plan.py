@@ -14,18 +14,19 @@ from .errors import ExportError
 from .families.spec import ModelSpec
 from .quant import precision, rotate, schemes
 from .quant.quantizer import MIXED
+from .quant.qweight import BLOCKS
 from .quant.search import Limit
 
 DEFAULT_MAX_LENGTH = 8192
-OF_QUANTIZATION = {
-    "--calib": "calib",
-    "--ray": "ray",
-    "--block-size": "block_size",
-    "--reduce-range": "reduce_range",
-    "--vision-weight": "vision_weight",
-    "--no-gptq-experts": "gptq_experts",
+USED_BY = {
+    "--calib": ("calib", ("int8", "int4")),
+    "--ray": ("ray", ("int8", "int4")),
+    "--block-size": ("block_size", ("int8", "int4")),
+    "--reduce-range": ("reduce_range", ("int8",)),
+    "--vision-weight": ("vision_weight", ("int4",)),
+    "--no-gptq-experts": ("gptq_experts", ("int4",)),
 }
-"""Options that do nothing where nothing is quantized, and their fields."""
+"""Options that do nothing where no graph has one of these precisions, and their fields; int8 has tables in blocks."""
 RECORDED = (
     *("precision", "vision_precision", "llm_precision", "max_kl", "max_size", "min_pixels", "max_pixels", "max_length"),
     *("accuracy_level", "reduce_range", "block_size", "samples", "vision_weight", "rotate", "gptq_experts"),
@@ -133,11 +134,17 @@ class ExportPlan:
         wanted = quantized(precisions)
         if self.save_gptq is not None and precisions["llm"] != "int4":
             raise ExportError("--save-gptq writes int4 alone", fix="add --llm-precision int4, or leave it out")
-        for option, field in OF_QUANTIZATION.items():
-            if not wanted and getattr(self, field) != getattr(ExportPlan, field):
-                raise ExportError(f"{option} is for quantization", fix="add --precision int8 or int4, or leave it out")
         if self.samples < 1:
             raise ExportError(f"--samples is {self.samples}", fix="calibrate on at least one page")
+        for option, (field, users) in USED_BY.items():
+            unused = not {*users, MIXED} & set(wanted.values())
+            if unused and getattr(self, field) != getattr(ExportPlan, field):
+                what = "quantization" if len(users) > 1 else users[0]
+                fix = f"add --precision {' or '.join(users)}, or leave it out"
+                raise ExportError(f"{option} is for {what}", fix=fix)
+        if wanted and self.block_size not in BLOCKS:
+            fix = f"one of {', '.join(map(str, BLOCKS))}"
+            raise ExportError(f"--block-size {self.block_size} is not supported", fix=fix)
         if not 0 <= self.vision_weight <= 1000:
             raise ExportError(f"--vision-weight is {self.vision_weight}", fix="0 to 1000; text tokens count 1")
         for chosen in set(wanted.values()):

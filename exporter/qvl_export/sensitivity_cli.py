@@ -51,7 +51,11 @@ def sensitivity(
     plan = ExportPlan(
         checkpoint, "", max_pixels=max_pixels, revision=revision, block_size=block_size, calib=calib, samples=samples
     )
-    rows = sorted(run(plan, RichProgress(quiet)), key=lambda row: -max(row.kl.get(name, 0.0) for name in SHOWN))
+    progress = RichProgress(quiet)
+    try:
+        rows = sorted(run(plan, progress), key=lambda row: -max(row.kl.get(name, 0.0) for name in SHOWN))
+    finally:
+        progress.stop()
     if as_json:
         click.echo(msgspec.json.encode(rows).decode())
         return

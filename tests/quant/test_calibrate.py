@@ -205,7 +205,7 @@ def test_sets_that_cannot_be_used(tmp_path: Path, line: str, message: str) -> No
     [
         ({"calib": HELDOUT}, "--calib is for quantization"),
         ({"llm_precision": "int3", "calib": HELDOUT}, "'int3' is not supported"),
-        ({"llm_precision": "int4", "calib": HELDOUT, "block_size": 48}, "blocks of 48 is not supported"),
+        ({"llm_precision": "int4", "calib": HELDOUT, "block_size": 48}, "--block-size 48 is not supported"),
         ({"llm_precision": "int4", "calib": Path("nowhere")}, "nowhere: no such file or directory"),
     ],
 )

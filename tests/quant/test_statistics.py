@@ -24,6 +24,16 @@ def test_tokens_count_what_they_are_told_to() -> None:
     assert np.allclose(hessian(x, counts), 4 * x[:15].T @ x[:15] + x[15:].T @ x[15:], rtol=1e-4, atol=1e-3)
 
 
+def test_some_tokens_of_every_page_are_kept_however_many_there_are() -> None:
+    """Not the first alone, which all pages share."""
+    collector = Collector("x", 5000, hessian=False)
+    for page in range(3):
+        collector.add(np.arange(100, dtype=np.float32)[:, None] + 100 * page)
+    kept = collector.statistics().tokens[:, 0]
+    assert len(kept) == 24 and {int(value) // 100 for value in kept} == {0, 1, 2}
+    assert sorted(kept[:8]) == [0, 14, 28, 42, 56, 70, 84, 99]
+
+
 def test_activations_that_are_not_finite_are_named() -> None:
     x = np.ones((3, 4), np.float32)
     x[1, 2] = np.inf

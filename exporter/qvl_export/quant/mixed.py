@@ -18,7 +18,6 @@ from qvl_runtime.sessions.cpu import CpuVision, open_vision
 
 from .. import describe
 from ..atomic import written
-from ..errors import ExportError
 from ..graph import weights
 from ..graph.build import Graph, build_vision
 from ..graph.stages import head_stage
@@ -49,8 +48,6 @@ def choose(quantizer: Quantizer, draft: Manifest, directory: Path, report: Repor
     """
     limit, sizes = quantizer.limit, _sizes(quantizer, draft)
     assert limit is not None
-    if quantizer.spec.text.moe:
-        raise ExportError("the sensitivity of experts cannot be measured", fix="give --precision int4 or int8")
     fit.check(_unmeasured(quantizer), limit, sizes)
     table = sensitivities(quantizer, draft, directory, report)
     chosen = fit.choose(table, limit, sizes)

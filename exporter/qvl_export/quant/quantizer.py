@@ -14,6 +14,7 @@ from qvl_runtime.chat import ChatTemplate
 from qvl_runtime.manifest import Calibration, Manifest
 
 from ..checkpoint import Checkpoint
+from ..errors import ExportError
 from ..families.spec import ModelSpec
 from ..fingerprint import fingerprint
 from ..processes import Pool
@@ -57,6 +58,15 @@ class Quantizer:
     pool: Pool | None = None
     _record: list[Calibration] = field(default_factory=list)
     _chosen: dict[str, schemes.Scheme | None] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Raises ExportError for what does not go with the model, before hours of calibration."""
+        if self.spec.text.moe and MIXED in self.precisions.values():
+            raise ExportError("the sensitivity of experts cannot be measured", fix="give --precision int4 or int8")
+        width, block = self.spec.text.hidden_size, self.options.block_size
+        if "llm" in self.precisions and self.tables and width % block:
+            problem = f"hidden size {width} is not made of blocks of {block}"
+            raise ExportError(problem, fix="give a smaller --block-size")
 
     @property
     def work(self) -> Path:

@@ -14,6 +14,8 @@ from . import gram
 Floats = npt.NDArray[np.float32]
 KEPT_TOKENS = 1024
 """Tokens kept as they are, over all pages, to measure errors with."""
+LEAST_A_PAGE = 8
+"""Of every page at least: the first token of all pages is one and the same."""
 
 
 class Statistics(NamedTuple):
@@ -60,7 +62,7 @@ class Collector:
             raise ExportError(
                 f"the activations before {self.name} are not finite", fix="check the checkpoint and the pages"
             )
-        places = np.unique(np.linspace(0, len(x) - 1, max(1, KEPT_TOKENS // self.pages)).astype(int))
+        places = np.unique(np.linspace(0, len(x) - 1, max(LEAST_A_PAGE, KEPT_TOKENS // self.pages)).astype(int))
         self._keep(largest, x[places])
         if self.hessian:
             if self._products is None:
