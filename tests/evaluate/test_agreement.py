@@ -47,6 +47,14 @@ def test_the_bucket_of_all_others_hides_little() -> None:
     assert found.mean() > 0.8 * true.mean()  # flatter distributions than any reader's: 60 % of the mass is kept
 
 
+def test_logits_that_are_not_finite_agree_with_nothing() -> None:
+    """They would be written as null, and no later run could read them."""
+    one, two, tokens = pair(200, 0.3)
+    two[3, 5] = np.nan
+    with pytest.raises(ArithmeticError, match="not finite"):
+        agreement(keep(one, tokens), two)
+
+
 def test_a_model_agrees_with_itself() -> None:
     one, _, tokens = pair(1000, 0)
     found = agreement(keep(one, tokens), one)

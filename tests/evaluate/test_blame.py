@@ -18,7 +18,18 @@ from qvl_export import ExportPlan, export
 from qvl_export.cli import cli
 from qvl_export.errors import ExportError
 from qvl_export.evaluate import tapping
-from qvl_export.evaluate.blame import BlamePlan, Likeness, Stage, blame, evened, first_drop, likeness
+from qvl_export.evaluate.blame import (
+    BROKEN,
+    BlamePlan,
+    Likeness,
+    Stage,
+    blame,
+    evened,
+    first_drop,
+    judge,
+    likeness,
+    with_added,
+)
 from qvl_export.evaluate.tapping import TapJob
 from qvl_runtime import load
 from qvl_runtime.bundle import sha256
@@ -130,6 +141,18 @@ def test_likeness_is_the_textbook_formula() -> None:
     assert likeness(y, y) == Likeness(1.0, None)
 
 
+def test_what_is_not_finite_is_the_first_drop(reference_bundle: Path) -> None:
+    y = np.ones((3, 4), np.float32)
+    for bad in (np.inf, np.nan):
+        broken = y.copy()
+        broken[1, 1] = bad
+        assert likeness(y, broken) == Likeness(0.0, BROKEN)
+    equal, lost = Likeness(1.0, None), Likeness(0.0, BROKEN)
+    found = [Stage("a", equal, equal, None), Stage("b", lost, lost, None), Stage("c", lost, lost, None)]
+    told = judge(BlamePlan(reference_bundle, reference_bundle, (PAGE,), "?"), with_added(found), [])
+    assert told.first_drop == "b" and told.summary == "the first stage that drops is b; the logits are not finite."
+
+
 def stages(*added: float) -> list[Stage]:
     equal = Likeness(1.0, None)
     return [Stage(str(index), equal, equal, None, value) for index, value in enumerate(added)]
@@ -144,6 +167,11 @@ def test_an_even_loss_blames_no_stage() -> None:
 def test_a_stage_that_is_none_is_refused(reference_bundle: Path) -> None:
     with pytest.raises(ExportError, match=r"--into 'layer 2' is not a stage"):
         blame(BlamePlan(reference_bundle, reference_bundle, (PAGE,), "?", into="layer 2"))
+
+
+def test_pytorch_has_no_linears_to_look_into(reference_bundle: Path) -> None:
+    with pytest.raises(ExportError, match="--into looks into graphs"):
+        blame(BlamePlan(REFERENCE, reference_bundle, (PAGE,), "?", into="llm.layers.1", hf=True))
 
 
 def test_a_channels_scale_is_no_noise_but_a_linears_is() -> None:

@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 
 from qvl_export.cli import cli
 from qvl_export.errors import ExportError
-from qvl_export.evaluate.records import Record, Records, appending
+from qvl_export.evaluate.records import Cost, Record, Records, appending
 from qvl_export.evaluate.verdict import parse_gate
 from tests.evaluate.test_blame import damage
 from tests.heldout import HELDOUT, character_error_rate
@@ -175,6 +175,19 @@ def test_a_failing_item_is_recorded_and_counted(
 def test_a_bundle_that_is_none_is_one_line(reference_bundle: Path, data: Path, tmp_path: Path) -> None:
     with pytest.raises(Exception, match="is not a bundle directory"):
         compare(reference_bundle, tmp_path / "none", data=data, out=tmp_path / "out")
+
+
+def test_an_old_failure_hides_no_answer_whichever_process_gave_it(tmp_path: Path) -> None:
+    with appending(tmp_path, "a", 1) as append:
+        append(Record(item=1, error="boom"))
+    with appending(tmp_path, "a", 0) as append:
+        append(Record(item=1, answer="ok"))
+    records = Records(tmp_path, "a")
+    assert (answered := records.answered(1)) and answered.answer == "ok" and not records.failed
+    for rank, megabytes in enumerate((10, 20, 40)):
+        Cost(1, megabytes).save(tmp_path, "a", rank)
+    Cost.drop(tmp_path, "a", 2)
+    assert Cost.load(tmp_path, "a") == Cost(1, 30)
 
 
 def test_half_a_line_is_cut_off_and_failed_items_are_open(tmp_path: Path) -> None:

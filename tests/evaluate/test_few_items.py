@@ -64,6 +64,14 @@ def test_enough_items_read_as_ever(tmp_path: Path) -> None:
     assert undecided(found, [parse_gate("cer>+0pt")]) == []
 
 
+def test_an_answer_without_agreement_may_differ(tmp_path: Path) -> None:
+    """Where the reference's distributions were missing; its answers are compared all the same."""
+    found = report(tmp_path, TASKS * ENOUGH, 1)
+    assert found.bundles[0].agreement is None and found.bundles[0].verdict.outcome != "identical"
+    (tmp_path / "equal").mkdir()
+    assert report(tmp_path / "equal", TASKS * ENOUGH, 0).bundles[0].verdict.outcome == "identical"
+
+
 def test_a_gate_is_not_decided_by_one_item(tmp_path: Path) -> None:
     found, gates = report(tmp_path, 1, 1), [parse_gate("cer>+0.0pt")]
     (score,) = (each for each in found.bundles[0].scores if each.metric == "cer")

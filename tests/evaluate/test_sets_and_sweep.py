@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -71,7 +72,37 @@ def test_a_sweep_shares_weights_between_pixel_bounds(tmp_path: Path) -> None:
     page = Image.new("RGB", (400, 400))
     assert len(few.encode(page)) < len(many.encode(page))
     assert (made[0] / "llm.onnx.data").stat().st_ino == (made[1] / "llm.onnx.data").stat().st_ino
+    files = [path / "bundle.json" for path in made]
+    before = [file.stat().st_mtime_ns for file in files]
     assert make_bundles(plan, Silent()) == made
+    assert [file.stat().st_mtime_ns for file in files] == before
+
+
+def test_a_sweep_of_another_checkpoint_is_made_anew(tmp_path: Path) -> None:
+    """Bundles are called by precision and pixels alone."""
+    source, out = tmp_path / "checkpoint", tmp_path / "out"
+    shutil.copytree(REFERENCE, source)
+    plan = SweepPlan(str(source), (50176, 12544), ("fp16",), HELDOUT, out)
+    first = (make_bundles(plan, Silent())[0] / "bundle.json").read_bytes()
+    trained = source / "model.safetensors"
+    content = bytearray(trained.read_bytes())
+    content[-1] ^= 1
+    trained.write_bytes(content)
+    again = (make_bundles(plan, Silent())[0] / "bundle.json").read_bytes()
+    assert json.loads(again)["files"] != json.loads(first)["files"]
+
+
+def test_a_sweep_refuses_precisions_before_it_exports_any(tmp_path: Path) -> None:
+    plan = SweepPlan(str(REFERENCE), (50176,), ("fp16", "int9"), HELDOUT, tmp_path / "out")
+    with pytest.raises(ExportError, match="'int9'"):
+        make_bundles(plan, Silent())
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_table_in_another_encoding_is_named(tmp_path: Path) -> None:
+    (tmp_path / "truth.csv").write_bytes((HEAD + "a.png,Read.,ocr,Müller,\n").encode("latin-1"))
+    with pytest.raises(ExportError, match=r"truth\.csv: is not UTF-8: .*save it as CSV UTF-8"):
+        build_set(scans(tmp_path), tmp_path / "truth.csv", tmp_path / "out")
 
 
 def test_pixels_that_are_none() -> None:

@@ -73,7 +73,12 @@ def keep(logits: npt.NDArray[np.float32], tokens: list[int], top: int = TOP) -> 
 
 
 def agreement(kept: Kept, logits: npt.NDArray[np.float32]) -> Agreement:
-    """How the logits [T, V] of another model along the same tokens agree with the reference."""
+    """How the logits [T, V] of another model along the same tokens agree with the reference.
+
+    Raises ArithmeticError for logits that are not finite.
+    """
+    if not np.isfinite(logits).all():
+        raise ArithmeticError("logits along the reference's answer are not finite")
     tokens = kept.tokens.tolist()
     divergences, tops, likelihood = [], [], []
     for start in range(0, len(tokens), ROWS):

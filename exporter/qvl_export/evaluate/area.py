@@ -10,7 +10,7 @@ from ..progress import Progress
 from .answering import Job
 from .dataset import EvalSet
 from .models import Model
-from .records import Records
+from .records import Cost, Records
 
 ANSWERING = "qvl_export.evaluate.answering"
 
@@ -51,6 +51,7 @@ class Area:
             return
         self.progress.stage(f"{what or model.title}: {missing} of {chosen.count} items to answer", missing)
         self.scratch.mkdir(parents=True, exist_ok=True)
+        Cost.drop(self.work, name, self.workers)
         jobs = [
             Job(
                 model=str(model.path.resolve()),

@@ -32,6 +32,8 @@ AUDIBLE = 1e-2
 SMOOTHED = ("up_proj", "v_proj", "qkv")
 """Linears whose channels smoothing may divide, for those after them to multiply (see `graph.folds`)."""
 TINY = 1e-30
+BROKEN = -300.0
+"""The SQNR, in decibels, of what is not finite."""
 Floats = npt.NDArray[np.float32]
 
 
@@ -96,11 +98,13 @@ def blame(plan: BlamePlan, progress: Progress | None = None) -> Blame:
         both = [name for name in taps[1].stages if name in taps[0].stages]
         found = [_stage(Path(directory), name, taps[1]) for name in both]
     inner = [stage for stage in found if "/" in stage.name]
-    return judge(plan, _with_added([stage for stage in found if "/" not in stage.name]), inner)
+    return judge(plan, with_added([stage for stage in found if "/" not in stage.name]), inner)
 
 
 def _check(plan: BlamePlan) -> None:
     """Everything that can be known to be wrong before a model runs, which takes minutes."""
+    if plan.into and plan.hf:
+        raise ExportError("--into looks into graphs, not into PyTorch", fix="compare with a bundle of fp32")
     if plan.into and not STREAM.fullmatch(plan.into):
         raise ExportError(f"--into {plan.into!r} is not a stage", fix="such as llm.layers.2 or vision.blocks.0")
     model_keys(plan.reference, (plan.bundle,), plan.hf)
@@ -118,8 +122,7 @@ def _tapped(plan: BlamePlan, name: str, directory: Path, progress: Progress) -> 
     engine = HF if plan.hf and name == "reference" else "bundle"
     out = directory / name
     out.mkdir()
-    into = None if engine == HF else plan.into
-    job = TapJob(str(model), engine, tuple(map(str, plan.images)), plan.prompt, str(out), plan.threads, into)
+    job = TapJob(str(model), engine, tuple(map(str, plan.images)), plan.prompt, str(out), plan.threads, plan.into)
     run_jobs(TAPPING, [job], lambda _: None)
     return msgspec.json.decode((out / "taps.json").read_bytes(), type=Taps)
 
@@ -137,7 +140,7 @@ def _stage(directory: Path, name: str, taps: Taps) -> Stage:
     one, two = (np.load(directory / model / f"{file_name(name)}.npy") for model in ("reference", "bundle"))
     if one.shape != two.shape:
         raise ExportError(f"stage {name} has shapes {one.shape} and {two.shape}", fix="compare bundles of one model")
-    if name.endswith(SMOOTHED):
+    if name.endswith(SMOOTHED) and np.isfinite(two).all():
         two = evened(one, two)
     if not name.startswith(("llm.", LOGITS)):
         return Stage(name, likeness(one, two), likeness(one, two), None)
@@ -159,7 +162,9 @@ def evened(reference: Floats, other: Floats) -> Floats:
 
 
 def likeness(reference: Floats, other: Floats) -> Likeness:
-    """Over all values of some tokens [tokens, features]."""
+    """Over all values of some tokens [tokens, features]; where one is not finite, no cosine and an SQNR of `BROKEN`."""
+    if not (np.isfinite(reference).all() and np.isfinite(other).all()):
+        return Likeness(0.0, BROKEN)
     y, noise = reference.astype(np.float64), other.astype(np.float64) - reference
     signal, error = float((y * y).sum()), float((noise * noise).sum())
     norms = math.sqrt(signal) * float(np.linalg.norm(other.astype(np.float64)))
@@ -173,7 +178,7 @@ def noise_ratio(found: Likeness | None) -> float:
     return 0.0 if found is None or found.sqnr is None else 10 ** (-found.sqnr / 10)
 
 
-def _with_added(stages: Sequence[Stage]) -> list[Stage]:
+def with_added(stages: Sequence[Stage]) -> list[Stage]:
     """Noise above that of the stage before, of vision or text tokens, whichever is more."""
     result: list[Stage] = []
     before = {"vision": 0.0, "text": 0.0}
@@ -224,6 +229,8 @@ def _summary(drop: str | None, most: Stage, stages: Sequence[Stage]) -> str:
     end = stages[-1]
     if end.all.sqnr is None:
         return "no stage differs from the reference."
+    if end.all.sqnr == BROKEN:
+        return f"the first stage that drops is {drop}; the logits are not finite."
     tail = f"the logits are {end.all.sqnr:.1f} dB above their difference."
     if drop is None and most.added < AUDIBLE:
         return f"no stage adds more noise than 20 dB below the signal; {tail}"

@@ -53,11 +53,11 @@ def read_truth(truth: Path, scans: Path) -> Iterator[Label]:
     """Rows of the CSV as labels; several true answers to a question are several rows that differ in `answer` alone."""
     with truth.open(newline="", encoding="utf-8-sig") as file:
         rows = csv.DictReader(file, restkey="more")
-        missing = [name for name in COLUMNS if name not in (rows.fieldnames or ())]
-        if missing:
-            raise ExportError(f"has no column {', '.join(missing)}", where=truth, fix=f"first row: {','.join(COLUMNS)}")
         pending: Label | None = None
         try:
+            if missing := [name for name in COLUMNS if name not in (rows.fieldnames or ())]:
+                fix = f"first row: {','.join(COLUMNS)}"
+                raise ExportError(f"has no column {', '.join(missing)}", where=truth, fix=fix)
             for row in rows:
                 label = _label(row, f"{truth}:{rows.line_num}", scans)
                 if pending and msgspec.structs.replace(label, answers=pending.answers) == pending:
@@ -66,7 +66,9 @@ def read_truth(truth: Path, scans: Path) -> Iterator[Label]:
                 if pending:
                     yield pending
                 pending = label
-        except (csv.Error, UnicodeDecodeError) as error:
+        except UnicodeDecodeError as error:
+            raise ExportError(f"is not UTF-8: {error}", where=truth, fix="save it as CSV UTF-8") from error
+        except csv.Error as error:
             raise ExportError(f"is malformed: {error}", where=f"{truth}:{rows.line_num + 1}") from error
     if pending:
         yield pending

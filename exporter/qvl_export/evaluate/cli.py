@@ -156,7 +156,8 @@ def sweep(
     """The trade-off between pixels, precision and accuracy of CHECKPOINT, drawn."""
     from .sweep import SweepPlan, make_bundles, parse_pixels
 
-    plan = SweepPlan(checkpoint, parse_pixels(pixels), tuple(precisions.split(",")), data, out, calib, options["ray"])
+    wanted = tuple(part.strip() for part in precisions.split(","))
+    plan = SweepPlan(checkpoint, parse_pixels(pixels), wanted, data, out, calib, options["ray"])
     progress = ItemProgress(quiet)
     try:
         first, *others = make_bundles(plan, progress)

@@ -115,9 +115,9 @@ class _Clock:
         pass
 
 
-def tap(path: str, messages: list[dict[str, Any]], out: Path) -> Taps:
+def tap(path: str, messages: list[dict[str, Any]], out: Path, threads: int | None = None) -> Taps:
     """Every stage of one input as `out/NAME.npy`, named and ordered as the bundle's graphs name and order them."""
-    answerer = HfAnswerer(path, None)
+    answerer = HfAnswerer(path, threads)
     inputs, stages = answerer.inputs(messages), list[str]()
     model = answerer.model.model
     order = _window_order(model.config.vision_config, inputs["image_grid_thw"].tolist())

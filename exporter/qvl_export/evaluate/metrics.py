@@ -184,13 +184,18 @@ def _tool(answer: str, truths: Sequence[str], _: PageGeometry) -> Fraction:
     return float(given is not None and any(given == tool_calls(truth) for truth in truths)), 1.0
 
 
+def _best_ious(answer: str, truths: Sequence[str], page: PageGeometry) -> list[float]:
+    """Those of the truth whose mean IoU is highest."""
+    return max((matched_ious(answer, truth, page)[0] for truth in truths), key=lambda ious: sum(ious) / len(ious))
+
+
 def _iou(answer: str, truths: Sequence[str], page: PageGeometry) -> Fraction:
-    ious, _ = matched_ious(answer, truths[0], page)
+    ious = _best_ious(answer, truths, page)
     return sum(ious), float(len(ious))
 
 
 def _acc50(answer: str, truths: Sequence[str], page: PageGeometry) -> Fraction:
-    ious, _ = matched_ious(answer, truths[0], page)
+    ious = _best_ious(answer, truths, page)
     return float(sum(iou >= HIT_IOU for iou in ious)), float(len(ious))
 
 

@@ -47,6 +47,17 @@ class Cost(msgspec.Struct, frozen=True):
             file.write(msgspec.json.encode(self))
 
     @staticmethod
+    def kept(directory: Path, name: str, rank: int) -> bool:
+        return (directory / f"{name}.{rank}.cost.json").is_file()
+
+    @staticmethod
+    def drop(directory: Path, name: str, workers: int) -> None:
+        """Forget those of processes beyond so many, of a run that had more."""
+        for path in directory.glob(f"{name}.*.cost.json"):
+            if int(path.name.split(".")[-3]) >= workers:
+                path.unlink()
+
+    @staticmethod
     def load(directory: Path, name: str) -> Cost | None:
         """Of several processes the longest load, and all their memory together."""
         costs = [
@@ -78,17 +89,23 @@ class Records:
         with path.open("rb") as file:
             for line in file:
                 with contextlib.suppress(msgspec.MsgspecError):  # the line a killed process was writing
-                    head = msgspec.json.decode(line, type=_Head)
-                    self._places[head.item] = path, place
-                    (self.failed.add if head.error else self.failed.discard)(head.item)
+                    self._note(msgspec.json.decode(line, type=_Head), (path, place))
                 place += len(line)
+
+    def _note(self, head: _Head, place: tuple[Path, int]) -> None:
+        """A failure counts where there is no answer: files are read in another order than they were written."""
+        answered = head.item in self._places and head.item not in self.failed
+        if head.error and answered:
+            return
+        self._places[head.item] = place
+        (self.failed.add if head.error else self.failed.discard)(head.item)
 
     def __len__(self) -> int:
         """Items answered."""
         return len(self._places) - len(self.failed)
 
     def get(self, item: int) -> Record | None:
-        """The last record of an item."""
+        """The last answer to an item, or why there is none."""
         if item not in self._places:
             return None
         path, place = self._places[item]

@@ -87,15 +87,14 @@ def summarise(chosen: EvalSet, reference: Contender, others: Sequence[Contender]
 
 
 def _bundle(other: Contender, tally: Tally, chosen: EvalSet, tasks: Sequence[str]) -> BundleReport:
-    scores, agreed = tally.by_metric(tasks), tally.agreement.summary()
-    identical = agreed is not None and agreed.same_answers == agreed.items
+    scores = tally.by_metric(tasks)
     return BundleReport(
         **_described(other, chosen, tally.failed),
-        verdict=give_verdict(tally.findings(tasks), identical, tally.failed, scores),
+        verdict=give_verdict(tally.findings(tasks), tally.items > 0 and not tally.differing, tally.failed, scores),
         scores=scores,
         by_kind=tally.grouped("kind:"),
         by_length=tally.grouped("length:"),
-        agreement=agreed,
+        agreement=tally.agreement.summary(),
         worst=tally.worst_first(),
     )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,10 +15,14 @@ from qvl_runtime.manifest import MANIFEST
 
 from .. import bundle
 from ..errors import ConfigError, ExportError
+from ..fingerprint import fingerprint
 from ..pipeline import ExportPlan, export
 from ..progress import Progress
 from ..quant.precision import FLOATS
 from .place import BUNDLES, check_place
+
+MADE_OF = ".made-of"
+"""Beside the bundles: the key of what they were made of."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +50,36 @@ def parse_pixels(text: str) -> tuple[int, ...]:
 
 
 def make_bundles(plan: SweepPlan, progress: Progress) -> list[Path]:
-    """All bundles, that of the first precision and the most pixels first; those that are there are used again."""
+    """All bundles, that of the first precision and the most pixels first.
+
+    Those that are there are used again, if they are of the same checkpoint, calibration pages and code.
+    """
     if len(plan.pixels) * len(plan.precisions) < 2:
         raise ExportError("a single combination is no sweep", fix="give more --pixels or --precisions")
     check_place(plan.out)
+    for precision in plan.precisions:
+        _export_plan(plan, precision, plan.out).check()
+    _clear_others(plan, progress)
     return list(_bundles(plan, progress))
+
+
+def _clear_others(plan: SweepPlan, progress: Progress) -> None:
+    """Remove bundles that were made of something else."""
+    folder = plan.out / BUNDLES
+    parts = plan.checkpoint, _files(Path(plan.checkpoint)), _files(plan.calib) if plan.calib else (), fingerprint()
+    key = hashlib.sha256(repr(parts).encode()).hexdigest()
+    mark = folder / MADE_OF
+    if folder.is_dir() and not (mark.is_file() and mark.read_text() == key):
+        progress.stage("the bundles there are of another checkpoint, set or version: they are made anew")
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    mark.write_text(key)
+
+
+def _files(place: Path) -> list[tuple[str, int, int]]:
+    """Names, sizes and times of a file or of all in a directory; none of what is not on this machine."""
+    found = sorted(place.rglob("*")) if place.is_dir() else [place]
+    return [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in found if path.is_file()]
 
 
 def _bundles(plan: SweepPlan, progress: Progress) -> Iterator[Path]:

@@ -90,7 +90,7 @@ def run(job: TapJob) -> Taps:
     if job.engine == HF:
         from .hf import tap
 
-        return tap(job.model, messages, out)
+        return tap(job.model, messages, out, job.threads)
     with exposed(Path(job.model), job.into) as (directory, names):
         model: Any = load(directory, job.threads)
         engine = model._engine
