@@ -331,10 +331,26 @@ def test_draw(call: Any, reference_bundle: Path, tmp_path: Path) -> None:
         ([*run, tmp_path / "drawn.doc", "x"], "has no ending of an image format"),
         ([*run, drawn, "x", "--image", page], "needs exactly one image"),
         (["run", reference_bundle, "--draw", drawn, "x"], "needs exactly one image"),
-        ([*run, tmp_path / "missing" / "x.png", "Locate the city."], "x.png: cannot be written: No such file"),
+        ([*run, tmp_path / "missing" / "x.png", "Locate the city."], "missing: there is no such directory (make it"),
     ):
         code, _, errors = call(*arguments)
         assert (code, errors.count("\n"), reason in errors) == (2, 1, True), errors
+
+
+def test_frames_that_are_missing_are_no_prompt(call: Any, path: Path, tmp_path: Path) -> None:
+    frame = tmp_path / "1.png"
+    Image.new("RGB", (60, 60)).save(frame)
+    code, _, errors = call("run", path, "--video", frame, frame, tmp_path / "3.png")
+    assert code == 2 and "3.png: no such file" in errors
+    code, _, errors = call("run", path, "--video", frame, "What happens? " * 40, "--max-new-tokens", 1, "--json")
+    assert code == 0, errors  # longer than a file's name can be
+
+
+def test_a_schema_that_is_null_is_none(call: Any, path: Path, tmp_path: Path) -> None:
+    for text in ("null", "[]"):
+        (tmp_path / "schema.json").write_text(text)
+        code, _, errors = call("run", path, "Say it.", "--json-schema", tmp_path / "schema.json")
+        assert code == 2 and errors.count("\n") == 1, errors
 
 
 def test_tools_and_schemas(call: Any, path: Path, model: Model, tmp_path: Path) -> None:

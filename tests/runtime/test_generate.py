@@ -400,6 +400,49 @@ def test_clear_forgets_and_close_ends(path: Path, monkeypatch: pytest.MonkeyPatc
             use()
 
 
+def test_a_model_that_nobody_has_is_gone(path: Path) -> None:
+    """At once, without the garbage collector: a device has room for one."""
+    gc.collect()
+    gc.disable()
+    try:
+        model = load(path, threads=1)
+        model.generate([{"role": "user", "content": "Hi"}], 2)
+        gone = weakref.ref(model._engine)
+        del model
+        assert gone() is None
+    finally:
+        gc.enable()
+
+
+def test_memory_that_runs_out_while_the_cache_grows_breaks_no_later_answer(
+    fresh: Model, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    short: Any = [{"role": "user", "content": "Hi"}]
+    expected = fresh.generate(short, 4)
+    empty, calls = cpu.KvCache._empty, iter(range(99))
+
+    def scarce(self: Any, capacity: int) -> np.ndarray:
+        if next(calls) == 1:
+            raise MemoryError
+        return empty(self, capacity)
+
+    monkeypatch.setattr(cpu.KvCache, "_empty", scarce)
+    with pytest.raises(MemoryError):
+        fresh.generate([{"role": "user", "content": "word " * 600}], 4)
+    assert fresh.generate(short, 4) == expected
+
+
+@pytest.mark.parametrize("answer", [np.array([1, 2]), [1, 2], (1, 2)])
+def test_answers_to_force_are_any_ids(fresh: Model, answer: Any) -> None:
+    assert len(fresh.logits([{"role": "user", "content": "Hi"}], answer)) == 2
+
+
+@pytest.mark.parametrize("answer", [[], None, "", [1.5], ["a"], [-1], [1, 10**6], [[1]]])
+def test_answers_that_are_none(fresh: Model, answer: Any) -> None:
+    with pytest.raises(PromptError, match=r"the answer is .* \(give a text or ids from 0 to"):
+        fresh.logits([{"role": "user", "content": "Hi"}], answer)
+
+
 def test_a_closed_model_frees_its_sessions(path: Path) -> None:
     reader = load(path, threads=1)
     session = weakref.ref(reader._engine.llm)

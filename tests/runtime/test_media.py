@@ -6,6 +6,8 @@ import contextlib
 import io
 import os
 import struct
+import subprocess
+import sys
 import threading
 import zlib
 from pathlib import Path
@@ -248,6 +250,46 @@ def test_files_that_are_no_images(content: bytes, tmp_path: Path) -> None:
         load_image(tmp_path)
     with pytest.raises(MediaError, match="URLs are not fetched"):
         load_image("https://example.org/page.png")
+
+
+@pytest.mark.parametrize("url", ["https://example.org/page.png", "data:image/png;base64," + "A" * 5000])
+def test_urls_are_named_not_quoted(url: str) -> None:
+    with pytest.raises(MediaError, match=r"is a URL \(URLs are not fetched") as error:
+        load_image(url)
+    assert len(str(error.value)) < 300
+
+
+def test_an_open_file_can_be_asked_about_twice(tmp_path: Path) -> None:
+    file = io.BytesIO(encoded(picture(), "PNG"))
+    assert pixels(load_image(file)).tolist() == pixels(load_image(file)).tolist()
+    (tmp_path / "a.txt").write_text("text")
+    with (tmp_path / "a.txt").open() as text, pytest.raises(MediaError, match=r"open as text \(open it with mode"):
+        load_image(text)  # type: ignore[call-overload]
+
+
+def test_greys_of_eight_bits_in_a_wider_mode_keep_their_light() -> None:
+    grey = Image.new("L", (9, 9), 200)
+    assert pixels(load_image(grey.convert("I"))).tolist() == pixels(load_image(grey)).tolist()
+
+
+THREADS = """
+import sys, threading, time
+from qvl_runtime.pdf import Pdf
+end = time.monotonic() + 1.0
+def read(path):
+    while time.monotonic() < end:
+        with Pdf(path) as pdf:
+            pdf.draw(0), pdf.text(0)
+        Pdf(path).draw(0)
+threads = [threading.Thread(target=read, args=(path,)) for path in sys.argv[1:]]
+[thread.start() for thread in threads], [thread.join() for thread in threads]
+"""
+
+
+def test_threads_that_read_pdfs_take_turns(tmp_path: Path) -> None:
+    """pdfium is not made for threads and takes the process with it."""
+    paths = [text_pdf(tmp_path / f"{index}.pdf", [["Total: 12", "Paid"]]) for index in range(2)]
+    assert subprocess.run([sys.executable, "-c", THREADS, *map(str, paths)], check=False).returncode == 0
 
 
 def test_open_files_and_pipes_are_images_too(tmp_path: Path) -> None:

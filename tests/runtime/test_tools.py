@@ -178,7 +178,11 @@ def test_a_model_takes_tools_and_their_results(model: Loader) -> None:
     assert "<tool_response>\n12:00\n</tool_response>" in reader.tokenizer.decode(ids)
 
 
-@pytest.mark.parametrize("tools", [{"name": "f"}, "f", 3, [1], [{}], [{"function": {}}], [{"function": "f"}]], ids=str)
+@pytest.mark.parametrize(
+    "tools",
+    [{"name": "f"}, "f", 3, [1], [{}], [{"function": {}}], [{"function": "f"}], [{"name": "f", "x": {1}}]],
+    ids=str,
+)
 def test_what_is_no_tool(model: Loader, tools: Any) -> None:
     with pytest.raises(PromptError, match=r"tools are|cannot use the tool"):
         model("qwen2_5_vl", "small", "fp32").prompt([says("user", "x")], tools=tools)

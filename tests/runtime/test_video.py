@@ -236,3 +236,14 @@ def test_without_av_the_extra_is_named(film: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(InstallError, match=r"qvl-runtime\[video\]"):
         load_clip(film, Sampling(), lambda frames, size: size)
+
+
+def test_frames_given_one_by_one_are_not_sampled_by_number() -> None:
+    frames, sampling = [Image.new("RGB", (56, 56))] * 8, Sampling.of({"nframes": 4})
+    with pytest.raises(PromptError, match="nframes samples video files"):
+        load_clip(frames, sampling, lambda *_: (56, 56))
+
+
+def test_one_image_is_no_array_of_frames() -> None:
+    with pytest.raises(MediaError, match=r"array of shape \[60, 40, 3\] \(give \[frames, H, W, 3\]"):
+        load_clip(np.zeros((60, 40, 3), np.uint8), Sampling(), lambda *_: (56, 56))

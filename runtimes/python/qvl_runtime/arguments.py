@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -29,8 +30,12 @@ def parse(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> a
     if "prompt" in options and options.prompt is None:
         if len(rest) == 1 and (literal or not rest[0].startswith("-")):
             options.prompt, rest = rest[0], []
-        elif len(options.video) > 1 and not Path(options.video[-1]).exists():
+        elif len(options.video) > 1 and not os.path.exists(options.video[-1]):
+            from .drawing import is_image
+
             options.prompt = options.video.pop()  # `--video 1.png 2.png "What happens?"`
+            if is_image(Path(options.prompt)):
+                parser.error(f"{options.prompt}: no such file")
     if rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     return options

@@ -52,8 +52,16 @@ def run(options: argparse.Namespace) -> int:
 
     if options.draw:
         image_format(options.draw)
+        if not options.draw.absolute().parent.is_dir():
+            raise PromptError("there is no such directory", where=options.draw.parent, fix="make it first")
     tools, schema = _json_file(options.tools), _json_file(options.json_schema)
-    model = load(options.bundle, options.threads)
+    if options.json_schema and schema is None:
+        raise PromptError("is null, no schema", where=options.json_schema)
+    with load(options.bundle, options.threads) as model:
+        return _run(model, options, tools, schema)
+
+
+def _run(model: Model, options: argparse.Namespace, tools: Any, schema: Any) -> int:
     stream = model.stream(
         _messages(options),
         options.max_new_tokens,
@@ -174,9 +182,9 @@ def bench(options: argparse.Namespace) -> int:
     loads, runs = [], []
     for _ in range(options.repeat):
         began = time.perf_counter()
-        model = load(options.bundle, options.threads)
-        loads.append(time.perf_counter() - began)
-        runs.append(_fresh(model, messages, options))
+        with load(options.bundle, options.threads) as model:
+            loads.append(time.perf_counter() - began)
+            runs.append(_fresh(model, messages, options))
     result = _medians(loads, runs)
     if options.json:
         print(json.dumps(result))

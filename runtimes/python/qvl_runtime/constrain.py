@@ -45,8 +45,10 @@ class Grammars:
     def constraint(self, schema: Schema) -> Constraint:
         """A new answer's constraint; raises PromptError for what is not a JSON schema or not supported of it."""
         try:
-            value = json.loads(schema) if isinstance(schema, str) else dict(schema)
-            grammar = self._library.LLMatcher.grammar_from_json_schema(json.dumps(value), defaults=LAYOUT)
+            value = json.loads(schema) if isinstance(schema, str) else schema
+            if not isinstance(value, Mapping):
+                raise TypeError(f"it is a {type(value).__name__}")
+            grammar = self._library.LLMatcher.grammar_from_json_schema(json.dumps(dict(value)), defaults=LAYOUT)
         except (TypeError, ValueError, RecursionError) as error:
             raise PromptError(f"json_schema is not a JSON object: {error}") from error
         matcher = self._library.LLMatcher(self.tokenizer, grammar, log_level=0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -81,7 +82,7 @@ def _reading(where: str) -> Iterator[None]:
         hint = "give PDFs with --pdf" if where.lower().endswith(".pdf") else ""
         raise MediaError("is not an image in a known format", where=where, fix=hint) from error
     except Exception as error:  # on damaged files Pillow raises whatever its parsers trip over
-        raise MediaError(f"cannot be read: {error}", where=where, fix="is the file complete?") from error
+        raise MediaError(f"cannot be read: {str(error)[:200]}", where=where, fix="is the file complete?") from error
 
 
 def load_image(source: ImageSource) -> Image.Image:
@@ -128,24 +129,36 @@ def _open(source: str | Path | bytes | BinaryIO | np.ndarray[Any, Any], where: s
                 f"is a {source.dtype} array of shape {list(source.shape)}", where=where, fix="use uint8 [H, W, 3]"
             )
         return Image.fromarray(source)
-    if hasattr(source, "read"):
-        source = source.read()
+    if not isinstance(source, str | Path | bytes) and hasattr(source, "read"):
+        source = _content(source, where)
     if isinstance(source, bytes | bytearray):
         return _identify(io.BytesIO(source))
     if not isinstance(source, str | Path):
         raise MediaError("is not an image", where=where, fix="give a path, bytes, a PIL image or a uint8 array")
-    path = Path(source)
-    if path.is_dir():
+    if os.path.isdir(source):
         raise MediaError("is a directory", where=where, fix="give its files one by one")
-    if not path.exists():
-        raise MediaError("no such file", where=where, fix=_hint(str(source)))
-    return _identify(path if path.is_file() else io.BytesIO(path.read_bytes()))
+    check_there(source)
+    return _identify(Path(source) if os.path.isfile(source) else io.BytesIO(Path(source).read_bytes()))
 
 
-def _hint(source: str) -> str:
-    if "://" in source or source.startswith("data:"):
-        return "URLs are not fetched: download it first"
-    return "" if source else "the path is empty"
+def _content(source: BinaryIO, where: str) -> bytes:
+    """All of an open file, from its beginning where it can go back there."""
+    if getattr(source, "seekable", bool)():
+        source.seek(0)
+    content = source.read()
+    if not isinstance(content, bytes | bytearray):
+        raise MediaError("is open as text", where=where, fix='open it with mode "rb"')
+    return bytes(content)
+
+
+def check_there(source: str | Path) -> None:
+    """Raise MediaError where there is no such file, with a hint for URLs."""
+    text = str(source)
+    if os.path.exists(source):  # which, unlike pathlib, takes any text
+        return
+    if "://" in text or text.startswith("data:"):
+        raise MediaError("is a URL", where=text[:200], fix="URLs are not fetched: download it first")
+    raise MediaError("no such file", where=text[:200], fix="" if text else "the path is empty")
 
 
 def _identify(file: Path | io.BytesIO) -> Image.Image:
@@ -220,5 +233,10 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 
 def _eight_bits(values: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """16-bit greys keep their upper byte; Pillow's own conversion would clip everything above 255 to white."""
+    """16-bit greys keep their upper byte; Pillow's own conversion would clip everything above 255 to white.
+
+    Greys of mode I that need no more than 8 bits stay as they are.
+    """
+    if values.dtype.itemsize > 2 and values.max() <= 255:
+        return np.asarray(np.clip(values, 0, 255), dtype=np.uint8)
     return np.asarray(np.clip(values, 0, 65535) // 256, dtype=np.uint8)

@@ -14,10 +14,11 @@ from . import grounding
 from .bundle import read_manifest
 from .chat import ChatTemplate
 from .errors import BundleError, PromptError
-from .feature_cache import FeatureCache
+from .feature_cache import CachedEncoder
 from .generate import Decoder, Run
 from .manifest import Manifest
 from .media import ImageSource, load_image
+from .positions import Ints
 from .prompt import Media, Message, Placed, Prompt, build_prompt, put
 from .rotation import Rotation
 from .sampling import Sampling
@@ -36,7 +37,8 @@ Tool = Mapping[str, Any]
 def load(bundle: str | Path, threads: int | None = None) -> Model:
     """Open a bundle directory; `threads` bounds the cores used (all where None).
 
-    Raises BundleError when it is missing, damaged, truncated or from the future, InstallError for a broken install.
+    Raises BundleError when it is missing, damaged, truncated or from the future, InstallError for a broken install,
+    EngineError for an engine that fails, PromptError for `threads` that are none.
     """
     path = Path(bundle)
     if threads is not None and (not isinstance(threads, int) or isinstance(threads, bool) or threads < 1):
@@ -57,8 +59,8 @@ class Model:
         self._engine = open_engine(bundle, manifest, threads)
         ids = {mark: self.tokenizer.token_to_id(mark) for mark in grounding.MARKS}
         self._marks = {id: mark for mark, id in ids.items() if id is not None}
-        self._features = FeatureCache(FEATURE_CACHE_BYTES)
-        self._decoder = Decoder(self._engine, manifest.llm, self._encode)
+        self._features = CachedEncoder(self._engine, manifest.image, FEATURE_CACHE_BYTES)
+        self._decoder = Decoder(self._engine, manifest.llm, self._features)
 
     def generate(
         self,
@@ -71,7 +73,10 @@ class Model:
         tools: Sequence[Tool] | None = None,
         json_schema: Schema | None = None,
     ) -> str:
-        """The answer to chat messages; greedy at temperature 0. Raises PromptError and MediaError.
+        """The answer to chat messages; greedy at temperature 0.
+
+        Raises PromptError and MediaError for what is asked, InstallError for a part of the runtime that it needs and
+        is not installed, EngineError where the engine fails.
 
         `tools` are described to the model; `tools.parse_calls` reads its calls from the answer. With a `json_schema`,
         an object or its text, the answer is JSON of that schema, also when `max_new_tokens` cuts it: then it is closed.
@@ -151,12 +156,20 @@ class Model:
         self, messages: Sequence[Message], answer: str | Sequence[int], tools: Sequence[Tool] | None = None
     ) -> Floats:
         """Teacher-forced logits [answer tokens, vocab]: row i predicts token i of the answer, a text or token ids."""
-        ids = np.array(self._ids(answer) if isinstance(answer, str) else list(answer or ()), dtype=np.int64)
-        if not len(ids):
-            raise PromptError(f"the answer is {answer!r}", fix="give a text to force")
+        ids = self._forced(answer)
         prompt = self.prompt(messages, len(ids), tools)
         wanted = np.arange(len(prompt.ids) - 1, len(prompt.ids) + len(ids) - 1)
         return self._decoder.prefill(prompt.followed_by(ids[:-1]), wanted, Run())
+
+    def _forced(self, answer: str | Sequence[int]) -> Ints:
+        """The ids of a given answer; raises PromptError for what is none."""
+        if isinstance(answer, str):
+            answer = self._ids(answer)
+        ids, size = np.array([] if answer is None else answer), self.manifest.llm.vocab_size
+        whole = ids.ndim == 1 and len(ids) and np.issubdtype(ids.dtype, np.integer)
+        if not whole or ids.min() < 0 or ids.max() >= size:
+            raise PromptError(f"the answer is {answer!r:.80}", fix=f"give a text or ids from 0 to {size - 1} to force")
+        return ids.astype(np.int64)
 
     def prompt(self, messages: Sequence[Message], reserve: int = 0, tools: Sequence[Tool] | None = None) -> Prompt:
         """Token ids, positions and media of chat messages, leaving `reserve` tokens for the answer."""
@@ -196,11 +209,7 @@ class Model:
     def _encode(self, placed: Placed) -> Floats:
         """Image features and those of D DeepStack layers [1 + D, tokens, hidden], cached."""
         with self._decoder.lock:
-            if (features := self._features.get(placed.key)) is None:
-                patches = placed.patches(self.manifest.image)
-                features = self._engine.encode(patches.pixel_values, patches.grid)
-                self._features.put(placed.key, features)
-            return features
+            return self._features(placed)
 
     def __repr__(self) -> str:
         return f"Model({str(self.bundle)!r}, {self.manifest.family}, {self.manifest.graphs['llm'].precision})"

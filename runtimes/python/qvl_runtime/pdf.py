@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
 import re
+import threading
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -18,6 +20,8 @@ MAX_PAGES = 64
 PDF_DPI = 150
 PDF_MAX_PIXELS = 1 << 25
 """A page is drawn with at most this many pixels, whatever size it claims."""
+_PDFIUM = threading.RLock()
+"""pdfium works on one thing at a time, in whatever thread and document."""
 _PAGES = re.compile(r"\s*(\d{1,9})\s*(-\s*(\d{1,9})?\s*)?")
 
 
@@ -37,19 +41,31 @@ class Pdf:
             raise MediaError("no such file", where=path)
         self._content = Path(path).read_bytes()
         try:
-            self._document = pypdfium2.PdfDocument(self._content)
-            self._document.init_forms()  # without it the text of filled-in fields is not drawn
+            with _PDFIUM:
+                self._document = pypdfium2.PdfDocument(self._content)
+                self._document.init_forms()  # without it the text of filled-in fields is not drawn
+                self._count = len(self._document)
         except self._failure as error:
             raise MediaError(f"cannot be read as a PDF: {error}", where=path) from error
 
     def __len__(self) -> int:
-        return len(self._document)
+        return self._count
 
     def __enter__(self) -> Pdf:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._document.close()
+        self.close()
+
+    def close(self) -> None:
+        """Free the document; may be called twice."""
+        with _PDFIUM:
+            self._document.close()
+
+    def __del__(self) -> None:
+        """Here and not in pypdfium2, which would do it beside what another thread does."""
+        if hasattr(self, "_document"):
+            self.close()
 
     @cached_property
     def digest(self) -> bytes:
@@ -59,9 +75,8 @@ class Pdf:
     def draw(self, index: int, dpi: int = PDF_DPI) -> Image.Image:
         """A page in RGB."""
         try:
-            page = self._document[index]
-            drawn: Image.Image = page.render(scale=self.scaled(index, dpi)[0]).to_pil().convert("RGB")
-            page.close()
+            with _PDFIUM, contextlib.closing(self._document[index]) as page:
+                drawn: Image.Image = page.render(scale=self.scaled(index, dpi)[0]).to_pil().convert("RGB")
         except self._failure as error:
             raise MediaError(f"page {index + 1} cannot be drawn: {error}", where=self.path) from error
         return drawn
@@ -69,7 +84,8 @@ class Pdf:
     def scaled(self, index: int, dpi: int = PDF_DPI) -> tuple[float, tuple[int, int]]:
         """Pixels a point (1/72 inch) of a page, and its width and height in pixels, known without drawing it."""
         try:
-            width, height = self._document.get_page_size(index)
+            with _PDFIUM:
+                width, height = self._document.get_page_size(index)
         except self._failure as error:
             raise MediaError(f"page {index + 1} has no size: {error}", where=self.path) from error
         if not (0 < width < math.inf and 0 < height < math.inf):
@@ -81,7 +97,12 @@ class Pdf:
     def text(self, index: int) -> str:
         """The text layer of a page as pdfium gives it; empty where there is none."""
         try:
-            return str(self._document[index].get_textpage().get_text_bounded())
+            with (
+                _PDFIUM,
+                contextlib.closing(self._document[index]) as page,
+                contextlib.closing(page.get_textpage()) as text,
+            ):
+                return str(text.get_text_bounded())
         except self._failure as error:
             raise MediaError(f"the text of page {index + 1} cannot be read: {error}", where=self.path) from error
 

@@ -104,6 +104,10 @@ def check_tools(tools: Sequence[Mapping[str, Any]] | None) -> list[dict[str, Any
                 f"cannot use the tool {str(tool)[:80]!r}",
                 fix='describe it as {"type": "function", "function": {"name": …, "description": …, "parameters": …}}',
             )
+    try:
+        json.dumps(list(tools))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise PromptError(f"tools are nothing that JSON can say: {error}") from error
     return [dict(tool) for tool in tools]
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from .errors import InstallError, MediaError, PromptError
-from .media import MAX_IMAGE_PIXELS, load_frames
+from .media import MAX_IMAGE_PIXELS, check_there, load_frames
 from .positions import Ints
 
 if TYPE_CHECKING:
@@ -76,7 +76,8 @@ class Sampling:
             raise PromptError("a video has both fps and nframes", fix="give one of them")
         low, high = _count(part, "min_frames"), _count(part, "max_frames")
         if high is not None and high < max(low or 0, FRAME_FACTOR):
-            raise PromptError(f"max_frames {high} is below min_frames {low or FRAME_FACTOR}")
+            problem = f"max_frames {high} is below min_frames {low or FRAME_FACTOR}"
+            raise PromptError(problem, fix=f"frames come in pairs: give at least {max(low or 0, FRAME_FACTOR)}")
         return cls(float(fps), _count(part, "nframes"), low or MIN_FRAMES, high)
 
     def count(self, total: int, rate: float) -> int:
@@ -84,7 +85,8 @@ class Sampling:
         if self.frames is not None:
             wanted = round(self.frames / FRAME_FACTOR) * FRAME_FACTOR
             if not FRAME_FACTOR <= wanted <= total:
-                raise PromptError(f"nframes is {self.frames}, the video has {total} frames")
+                problem, most = f"nframes is {self.frames}, the video has {total} frames", _even(total, math.floor)
+                raise PromptError(problem, fix=f"frames come in pairs: give {FRAME_FACTOR} to {most}")
             return wanted
         low = _even(self.min_frames, math.ceil)
         high = _even(self.max_frames or min(MAX_FRAMES, total), math.floor)
@@ -129,6 +131,10 @@ def load_clip(source: Any, sampling: Sampling, resize: Resize) -> Clip:
     """
     if isinstance(source, str | Path):
         return _from_file(Path(source), sampling, resize)
+    if sampling.frames is not None:
+        raise PromptError("nframes samples video files", fix="choose among the frames, or give max_frames")
+    if isinstance(source, np.ndarray) and source.ndim != 4:
+        raise MediaError(f"is an array of shape {list(source.shape)}", where="video", fix="give [frames, H, W, 3]")
     frames = load_frames(list(source))
     chosen = spread(len(frames), min(len(frames), sampling.max_frames or len(frames)))
     fps = sampling.fps * len(chosen) / len(frames)
@@ -140,8 +146,7 @@ def _from_file(path: Path, sampling: Sampling, resize: Resize) -> Clip:
         import av
     except ImportError as error:
         raise InstallError("video files need av", fix="pip install 'qvl-runtime[video]'") from error
-    if not path.is_file():
-        raise MediaError("no such file", where=path)
+    check_there(path)
     try:
         with av.open(str(path), options={"protocol_whitelist": "file"}) as container:
             total, rate = _length(container, path)

@@ -39,8 +39,11 @@ def _installed(distribution: str) -> bool:
     return True
 
 
-check_install()
-import onnxruntime as ort  # noqa: E402  (after the check, so that a broken pair is named and not crashed on)
+check_install()  # first, so that a broken pair is named and not crashed on
+try:
+    import onnxruntime as ort
+except ImportError as error:
+    raise InstallError(f"ONNX Runtime cannot be loaded: {error}", fix="pip install onnxruntime") from error
 
 SILENT = 4
 """Severity of a session's log: its errors are raised, and told in our one line."""
@@ -107,8 +110,10 @@ def _telling() -> Iterator[None]:
     """What ONNX Runtime raises while it runs, as an error of ours."""
     try:
         yield
+    except MemoryError:
+        raise
     except Exception as error:  # its types share no base class
-        raise EngineError(f"ONNX Runtime failed: {str(error).splitlines()[0][:300]}") from error
+        raise EngineError(f"ONNX Runtime failed: {str(error).partition(chr(10))[0][:300]}") from error
 
 
 def cache_state(past: int, total: int, capacity: int) -> dict[str, np.ndarray]:
@@ -135,6 +140,7 @@ class KvCache:
         if tokens <= self.capacity:
             return
         capacity = min(-(-tokens // CACHE_STEP) * CACHE_STEP, max(tokens, self._geometry.max_length))
+        self.capacity = 0  # until all are bound: where memory runs out half way, the next call begins again
         for name in self._names:
             grown = self._empty(capacity)
             grown[:, :, :used] = self._values[name].numpy()[:, :, :used]
@@ -142,7 +148,7 @@ class KvCache:
             for binding in bindings:
                 binding.bind_ortvalue_input(f"past_key_values.{name}", value)
                 binding.bind_ortvalue_output(f"present.{name}", value)
-        self.capacity = capacity  # last: growing is done again when memory ran out half way
+        self.capacity = capacity
 
 
 class CpuVision:
@@ -186,7 +192,8 @@ class CpuLlm:
         total = inputs.past + len(inputs.ids)
         which = -1 if inputs.answer else 0
         session, binding = self._sessions[which], self._bindings[which]
-        self._cache.reserve(total, inputs.past, self._bindings)
+        with _telling():
+            self._cache.reserve(total, inputs.past, self._bindings)
         for name, array in llm_feeds(self._manifest, inputs, self._cache.capacity).items():
             binding.bind_cpu_input(name, array)
         logits = np.empty((1, len(inputs.wanted), self._vocab_size), np.float32)

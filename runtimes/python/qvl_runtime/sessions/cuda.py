@@ -9,12 +9,13 @@ from __future__ import annotations
 import ctypes
 from pathlib import Path
 
-import onnxruntime as ort
-
 from ..errors import InstallError
 from ..manifest import Manifest
-from . import cpu
+from . import cpu  # first: it looks whether ONNX Runtime is installed as it should be
 from .cpu import CpuEngine, Device, cache_state
+
+# isort: split
+import onnxruntime as ort
 
 __all__ = ["cache_state", "open"]
 
