@@ -30,11 +30,9 @@ def nothing_runs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("nothing_runs")
-@pytest.mark.parametrize("hf", [False, True])
-def test_a_layer_that_no_model_has(reference_bundle: Path, hf: bool) -> None:
-    reference = Path(REFERENCE) if hf else reference_bundle
+def test_a_layer_that_no_model_has(reference_bundle: Path) -> None:
     with pytest.raises(ExportError) as error:
-        blame(BlamePlan(reference, reference_bundle, (PAGE,), "?", into="llm.layers.9", hf=hf))
+        blame(BlamePlan(reference_bundle, reference_bundle, (PAGE,), "?", into="llm.layers.9"))
     blocks, layers = (", ".join(f"{name}.{i}" for i in range(4)) for name in ("vision.blocks", "llm.layers"))
     assert str(error.value) == f"{reference_bundle}: there is no stage llm.layers.9 (one of {blocks}, {layers})"
 

@@ -14,6 +14,7 @@ from qvl_runtime.bundle import read_manifest
 from qvl_runtime.manifest import MANIFEST
 
 from .. import bundle
+from ..atomic import remove_empty
 from ..errors import ConfigError, ExportError
 from ..fingerprint import fingerprint
 from ..pipeline import ExportPlan, export
@@ -59,8 +60,15 @@ def make_bundles(plan: SweepPlan, progress: Progress) -> list[Path]:
     check_place(plan.out)
     for precision in plan.precisions:
         _export_plan(plan, precision, plan.out).check()
+    folder = plan.out / BUNDLES
+    created = [path for path in (folder, *folder.parents) if not path.exists()]
     _clear_others(plan, progress)
-    return list(_bundles(plan, progress))
+    try:
+        return list(_bundles(plan, progress))
+    finally:
+        if [path.name for path in folder.iterdir()] == [MADE_OF]:  # none was begun
+            (folder / MADE_OF).unlink()
+            remove_empty(created)
 
 
 def _clear_others(plan: SweepPlan, progress: Progress) -> None:
