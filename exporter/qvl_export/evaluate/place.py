@@ -24,6 +24,11 @@ class _Head(msgspec.Struct):
     producer: str
 
 
+def is_bundle(path: Path) -> bool:
+    """Whether it is called as a sweep calls its bundles."""
+    return path.is_dir() and not path.name.startswith(".") and bool(_NAMES[BUNDLES].fullmatch(path.name))
+
+
 def check_place(out: Path) -> None:
     """Raise OutputError for an `out` that holds anything but a report, whole or interrupted."""
     if not out.exists() and not out.is_symlink():

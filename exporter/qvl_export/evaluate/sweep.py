@@ -20,7 +20,7 @@ from ..fingerprint import fingerprint
 from ..pipeline import ExportPlan, export
 from ..progress import Progress
 from ..quant.precision import FLOATS
-from .place import BUNDLES, check_place
+from .place import BUNDLES, check_place, is_bundle
 
 MADE_OF = ".made-of"
 """Beside the bundles: the key of what they were made of."""
@@ -72,15 +72,19 @@ def make_bundles(plan: SweepPlan, progress: Progress) -> list[Path]:
 
 
 def _clear_others(plan: SweepPlan, progress: Progress) -> None:
-    """Remove bundles that were made of something else."""
+    """Remove bundles of sweeps that were made of something else, and nothing that is called otherwise."""
     folder = plan.out / BUNDLES
+    folder.mkdir(parents=True, exist_ok=True)
     parts = plan.checkpoint, _files(Path(plan.checkpoint)), _files(plan.calib) if plan.calib else (), fingerprint()
     key = hashlib.sha256(repr(parts).encode()).hexdigest()
     mark = folder / MADE_OF
-    if folder.is_dir() and not (mark.is_file() and mark.read_text() == key):
+    others = (
+        [] if mark.is_file() and mark.read_text() == key else [path for path in folder.iterdir() if is_bundle(path)]
+    )
+    if others:
         progress.stage("the bundles there are of another checkpoint, set or version: they are made anew")
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    for path in others:
+        shutil.rmtree(path)
     mark.write_text(key)
 
 
