@@ -53,6 +53,8 @@ def test_logits_that_are_not_finite_agree_with_nothing() -> None:
     two[3, 5] = np.nan
     with pytest.raises(ArithmeticError, match="not finite"):
         agreement(keep(one, tokens), two)
+    with pytest.raises(ArithmeticError, match="not finite"):
+        keep(two, tokens)
 
 
 def test_a_model_agrees_with_itself() -> None:

@@ -147,6 +147,11 @@ def test_a_file_answers_as_its_frames_do(tiny: Model, film: Path) -> None:
     assert len(answers) == 1
 
 
+def test_urls_of_videos_are_named() -> None:
+    with pytest.raises(MediaError, match=r"^https://x\.y/a\.mp4: is a URL \(URLs are not fetched"):
+        load_clip("https://x.y/a.mp4", Sampling(), lambda *_: (56, 56))
+
+
 def test_frames_given_one_by_one_are_thinned_out(tiny: Model) -> None:
     frames = [Image.new("RGB", (56, 56), (shade(index),) * 3) for index in range(10)]
     media = tiny.prompt(ask(video=frames, fps=5.0, max_frames=4)).placed[0].media

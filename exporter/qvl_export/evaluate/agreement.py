@@ -58,10 +58,13 @@ class Kept:
 
 
 def keep(logits: npt.NDArray[np.float32], tokens: list[int], top: int = TOP) -> Kept:
-    """What is kept of the reference's logits [T, V] along its own `tokens`."""
+    """What is kept of the reference's logits [T, V] along its own `tokens`.
+
+    Raises ArithmeticError for logits that are not finite.
+    """
     ids, log_probs, log_rest, likelihood = [], [], [], []
     for start in range(0, len(tokens), ROWS):
-        log_p = log_softmax(logits[start : start + ROWS])
+        log_p = _log_probs(logits[start : start + ROWS])
         count = min(top, log_p.shape[-1])
         chosen = np.argpartition(-log_p, count - 1, axis=-1)[:, :count]
         ids.append(chosen.astype(np.int32))
@@ -73,17 +76,12 @@ def keep(logits: npt.NDArray[np.float32], tokens: list[int], top: int = TOP) -> 
 
 
 def agreement(kept: Kept, logits: npt.NDArray[np.float32]) -> Agreement:
-    """How the logits [T, V] of another model along the same tokens agree with the reference.
-
-    Raises ArithmeticError for logits that are not finite.
-    """
-    if not np.isfinite(logits).all():
-        raise ArithmeticError("logits along the reference's answer are not finite")
+    """How the logits [T, V] of another model along the same tokens agree with the reference; raises as `keep` does."""
     tokens = kept.tokens.tolist()
     divergences, tops, likelihood = [], [], []
     for start in range(0, len(tokens), ROWS):
         rows = slice(start, start + ROWS)
-        log_q = log_softmax(logits[rows])
+        log_q = _log_probs(logits[rows])
         divergences.append(_divergence(kept, rows, log_q))
         tops.append(log_q.argmax(-1))
         likelihood.append(_at(log_q, tokens[rows]))
@@ -97,6 +95,12 @@ def agreement(kept: Kept, logits: npt.NDArray[np.float32]) -> Agreement:
         log_likelihood=float(np.concatenate(likelihood).sum()),
         first_divergence=int(unlike[0]) if len(unlike) else None,
     )
+
+
+def _log_probs(logits: npt.NDArray[np.float32]) -> Floats:
+    if not np.isfinite(logits).all():
+        raise ArithmeticError("logits along the reference's answer are not finite")
+    return log_softmax(logits)
 
 
 def _divergence(kept: Kept, rows: slice, log_q: Floats) -> Floats:

@@ -130,7 +130,7 @@ def load_clip(source: Any, sampling: Sampling, resize: Resize) -> Clip:
     second already; `max_frames` thins them out. Raises MediaError naming the file.
     """
     if isinstance(source, str | Path):
-        return _from_file(Path(source), sampling, resize)
+        return _from_file(source, sampling, resize)
     if sampling.frames is not None:
         raise PromptError("nframes samples video files", fix="choose among the frames, or give max_frames")
     if isinstance(source, np.ndarray) and source.ndim != 4:
@@ -141,12 +141,13 @@ def load_clip(source: Any, sampling: Sampling, resize: Resize) -> Clip:
     return Clip(tuple(frames[index] for index in chosen), fps, tuple((chosen / sampling.fps).tolist()), False)
 
 
-def _from_file(path: Path, sampling: Sampling, resize: Resize) -> Clip:
+def _from_file(source: str | Path, sampling: Sampling, resize: Resize) -> Clip:
     try:
         import av
     except ImportError as error:
         raise InstallError("video files need av", fix="pip install 'qvl-runtime[video]'") from error
-    check_there(path)
+    check_there(source)
+    path = Path(source)
     try:
         with av.open(str(path), options={"protocol_whitelist": "file"}) as container:
             total, rate = _length(container, path)
