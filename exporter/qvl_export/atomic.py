@@ -49,7 +49,7 @@ def writing(out: Path, force: bool, product: Product) -> Iterator[Path]:
                 _replace(beside, out)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
-        remove_empty(created)
+        _remove_empty(created)
 
 
 @contextlib.contextmanager
@@ -141,7 +141,7 @@ def _in_use(directory: Path) -> bool:
         os.close(handle)
 
 
-def remove_empty(directories: list[Path]) -> None:
+def _remove_empty(directories: list[Path]) -> None:
     """Parents made for a directory that then failed, innermost first."""
     with contextlib.suppress(OSError):
         for directory in directories:

@@ -14,7 +14,6 @@ from .errors import ExportError
 from .families.spec import ModelSpec
 from .quant import precision, rotate, schemes
 from .quant.quantizer import MIXED
-from .quant.qweight import BLOCKS
 from .quant.search import Limit
 
 DEFAULT_MAX_LENGTH = 8192
@@ -142,9 +141,6 @@ class ExportPlan:
                 what = "quantization" if len(users) > 1 else users[0]
                 fix = f"add --precision {' or '.join(users)}, or leave it out"
                 raise ExportError(f"{option} is for {what}", fix=fix)
-        if wanted and self.block_size not in BLOCKS:
-            fix = f"one of {', '.join(map(str, BLOCKS))}"
-            raise ExportError(f"--block-size {self.block_size} is not supported", fix=fix)
         if not 0 <= self.vision_weight <= 1000:
             raise ExportError(f"--vision-weight is {self.vision_weight}", fix="0 to 1000; text tokens count 1")
         for chosen in set(wanted.values()):

@@ -102,18 +102,17 @@ def run(job: Job, told: TextIO = sys.stdout) -> None:
     model, seconds = _open(job), time.perf_counter() - began
     memory.take()
     page: Path | None = None
-    answered = False
     with appending(directory, job.name, job.rank) as append:
         for item in job.items():
             known = done.answered(item.index)
             if known is None:
                 record = _item(job, model, item, None, memory)
                 append(msgspec.structs.replace(record, item=item.index, fresh=item.image != page))
-                page, answered = item.image, True
+                page = item.image
                 print("x" if record.error else ".", file=told, flush=True)
             elif job.reference and not _scratch(job, item.index).is_file():
                 _item(job, model, item, known, memory)
-    if answered or not Cost.kept(directory, job.name, job.rank):  # forced runs alone are not what it costs
+    if page or not Cost.place(directory, job.name, job.rank).is_file():  # forced runs alone are not what it costs
         Cost(round(seconds, 3), memory.megabytes).save(directory, job.name, job.rank)
 
 

@@ -163,10 +163,11 @@ def evened(reference: Floats, other: Floats) -> Floats:
 
 def likeness(reference: Floats, other: Floats) -> Likeness:
     """Over all values of some tokens [tokens, features]; where one is not finite, no cosine and an SQNR of `BROKEN`."""
-    if not (np.isfinite(reference).all() and np.isfinite(other).all()):
-        return Likeness(0.0, BROKEN)
-    y, noise = reference.astype(np.float64), other.astype(np.float64) - reference
+    with np.errstate(invalid="ignore"):  # ∞ − ∞
+        y, noise = reference.astype(np.float64), other.astype(np.float64) - reference
     signal, error = float((y * y).sum()), float((noise * noise).sum())
+    if not math.isfinite(signal + error):
+        return Likeness(0.0, BROKEN)
     norms = math.sqrt(signal) * float(np.linalg.norm(other.astype(np.float64)))
     cosine = float((y * other).sum()) / norms if norms else float(error == 0)
     sqnr = None if error == 0 else 10 * math.log10(max(signal, 1e-300) / error)

@@ -62,7 +62,8 @@ def compare(plan: ComparePlan, progress: Progress | None = None) -> Report:
     check_place(plan.out)
     progress.stage(f"checking {plan.data}")
     chosen = open_set(plan.data, plan.items)
-    check_gates(plan.gates, chosen.tasks())
+    if plan.gates:
+        check_gates(plan.gates, chosen.tasks())
     reference, *others = open_models(plan.reference, plan.bundles, plan.hf)
     with open_pool(plan.ray) as pool:
         area = _area(plan, chosen, pool, progress)

@@ -10,6 +10,7 @@ from qvl_runtime.bundle import read_manifest
 from qvl_runtime.manifest import GENAI_CONFIG, MANIFEST
 
 from ..errors import ExportError
+from ..fingerprint import stamps
 
 CONFIG = "config.json"
 
@@ -37,5 +38,4 @@ def _hf_key(path: Path) -> str:
     """From names, sizes and times of a checkpoint's files."""
     if not (path / CONFIG).is_file():
         raise ExportError("is not a checkpoint directory", where=path, fix="--reference hf takes one")
-    files = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in sorted(path.iterdir())]
-    return hashlib.sha256(repr(files).encode()).hexdigest()[:12]
+    return hashlib.sha256(repr(stamps(sorted(path.iterdir()))).encode()).hexdigest()[:12]

@@ -43,17 +43,18 @@ class Cost(msgspec.Struct, frozen=True):
     peak_memory_mb: float
 
     def save(self, directory: Path, name: str, rank: int) -> None:
-        with written(directory / f"{name}.{rank}.cost.json") as file:
+        with written(self.place(directory, name, rank)) as file:
             file.write(msgspec.json.encode(self))
 
     @staticmethod
-    def kept(directory: Path, name: str, rank: int) -> bool:
-        return (directory / f"{name}.{rank}.cost.json").is_file()
+    def place(directory: Path, name: str, rank: int | str) -> Path:
+        """The file of one process, or with `*` the pattern of all."""
+        return directory / f"{name}.{rank}.cost.json"
 
     @staticmethod
     def drop(directory: Path, name: str, workers: int) -> None:
         """Forget those of processes beyond so many, of a run that had more."""
-        for path in directory.glob(f"{name}.*.cost.json"):
+        for path in directory.glob(Cost.place(directory, name, "*").name):
             if int(path.name.split(".")[-3]) >= workers:
                 path.unlink()
 
@@ -61,7 +62,8 @@ class Cost(msgspec.Struct, frozen=True):
     def load(directory: Path, name: str) -> Cost | None:
         """Of several processes the longest load, and all their memory together."""
         costs = [
-            msgspec.json.decode(path.read_bytes(), type=Cost) for path in sorted(directory.glob(f"{name}.*.cost.json"))
+            msgspec.json.decode(path.read_bytes(), type=Cost)
+            for path in sorted(directory.glob(Cost.place(directory, name, "*").name))
         ]
         if not costs:
             return None

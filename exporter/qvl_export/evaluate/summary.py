@@ -90,7 +90,7 @@ def _bundle(other: Contender, tally: Tally, chosen: EvalSet, tasks: Sequence[str
     scores = tally.by_metric(tasks)
     return BundleReport(
         **_described(other, chosen, tally.failed),
-        verdict=give_verdict(tally.findings(tasks), tally.items > 0 and not tally.differing, tally.failed, scores),
+        verdict=give_verdict(tally.findings(tasks), bool(tasks) and not tally.differing, tally.failed, scores),
         scores=scores,
         by_kind=tally.grouped("kind:"),
         by_length=tally.grouped("length:"),

@@ -14,9 +14,8 @@ from qvl_runtime.bundle import read_manifest
 from qvl_runtime.manifest import MANIFEST
 
 from .. import bundle
-from ..atomic import remove_empty
 from ..errors import ConfigError, ExportError
-from ..fingerprint import fingerprint
+from ..fingerprint import fingerprint, stamps
 from ..pipeline import ExportPlan, export
 from ..progress import Progress
 from ..quant.precision import FLOATS
@@ -60,45 +59,41 @@ def make_bundles(plan: SweepPlan, progress: Progress) -> list[Path]:
     check_place(plan.out)
     for precision in plan.precisions:
         _export_plan(plan, precision, plan.out).check()
-    folder = plan.out / BUNDLES
-    created = [path for path in (folder, *folder.parents) if not path.exists()]
-    _clear_others(plan, progress)
-    try:
-        return list(_bundles(plan, progress))
-    finally:
-        if [path.name for path in folder.iterdir()] == [MADE_OF]:  # none was begun
-            (folder / MADE_OF).unlink()
-            remove_empty(created)
+    key = _key(plan)
+    _clear_others(plan.out / BUNDLES, key, progress)
+    return list(_bundles(plan, key, progress))
 
 
-def _clear_others(plan: SweepPlan, progress: Progress) -> None:
-    """Remove bundles of sweeps that were made of something else, and nothing that is called otherwise."""
-    folder = plan.out / BUNDLES
-    folder.mkdir(parents=True, exist_ok=True)
+def _key(plan: SweepPlan) -> str:
+    """Of what bundles are made of beside what their names tell."""
     parts = plan.checkpoint, _files(Path(plan.checkpoint)), _files(plan.calib) if plan.calib else (), fingerprint()
-    key = hashlib.sha256(repr(parts).encode()).hexdigest()
-    mark = folder / MADE_OF
-    others = (
-        [] if mark.is_file() and mark.read_text() == key else [path for path in folder.iterdir() if is_bundle(path)]
-    )
-    if others:
-        progress.stage("the bundles there are of another checkpoint, set or version: they are made anew")
-    for path in others:
-        shutil.rmtree(path)
-    mark.write_text(key)
+    return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 
 def _files(place: Path) -> list[tuple[str, int, int]]:
-    """Names, sizes and times of a file or of all in a directory; none of what is not on this machine."""
+    """What tells a file, or all in a directory; nothing of what is not on this machine."""
     found = sorted(place.rglob("*")) if place.is_dir() else [place]
-    return [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in found if path.is_file()]
+    return stamps(path for path in found if path.is_file())
 
 
-def _bundles(plan: SweepPlan, progress: Progress) -> Iterator[Path]:
+def _clear_others(folder: Path, key: str, progress: Progress) -> None:
+    """Remove bundles of sweeps that were made of something else, and nothing that is called otherwise."""
+    mark = folder / MADE_OF
+    if not folder.is_dir() or (mark.is_file() and mark.read_text() == key):
+        return
+    mark.unlink(missing_ok=True)
+    if others := [path for path in folder.iterdir() if is_bundle(path)]:
+        progress.stage("the bundles there are of another checkpoint, set or version: they are made anew")
+    for path in others:
+        shutil.rmtree(path)
+
+
+def _bundles(plan: SweepPlan, key: str, progress: Progress) -> Iterator[Path]:
     for precision in plan.precisions:
         most = plan.out / BUNDLES / f"{precision}-{plan.pixels[0]}"
         if not (most / MANIFEST).is_file():
             export(_export_plan(plan, precision, most), progress)
+            (plan.out / BUNDLES / MADE_OF).write_text(key)
         yield most
         for pixels in plan.pixels[1:]:
             yield _with_bound(most, plan.out / BUNDLES / f"{precision}-{pixels}", pixels)

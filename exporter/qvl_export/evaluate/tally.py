@@ -100,14 +100,12 @@ class Tally:
     groups: dict[tuple[str, str, str], Pairs] = field(default_factory=lambda: defaultdict(Pairs))
     agreement: AgreementTally = field(default_factory=AgreementTally)
     worst: list[tuple[float, float, int, WorstItem]] = field(default_factory=list)
-    items: int = 0
     differing: int = 0
     failed: int = 0
 
     def add(self, item: Item, reference: Record, scored: dict[str, Fraction], own: Record, family: str) -> None:
         """An item that the reference answered; one that failed here counts as an empty answer."""
         label = item.label
-        self.items += 1
         self.differing += own.answer != reference.answer
         self.failed += bool(own.error)
         page = PageGeometry(family, reference.size, _seen(own, reference))

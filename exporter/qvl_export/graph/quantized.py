@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 import onnx_ir as ir
 from onnxscript import OpBuilder, nn
 
-from ..errors import ExportError
-from ..quant.qtensor import Layout
+from ..quant.qtensor import Layout, check_table
 from ..targets import PackedWeight
 from .experts import EXPERT_PARTS, Experts
 from .layers import Embedding, Linear
@@ -57,8 +56,7 @@ class QuantizedEmbedding(Quantized):
 
     def __init__(self, embedding: Embedding, layout: Layout) -> None:
         super().__init__(embedding, layout)
-        if self.columns % layout.block:
-            raise ExportError(f"an embedding of {self.columns} columns is not made of blocks of {layout.block}")
+        check_table(self.columns, layout)
 
     def forward(self, op: OpBuilder, ids: ir.Value) -> ir.Value:
         return self.target.quantized_embedding(op, ids, self.packed)

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..errors import ExportError
 from . import grid
 from .gptq_columns import one_by_one
-from .gptq_refine import ROUNDS, Objective, refine
+from .gptq_refine import ROUNDS, Objective, mean_diagonal, refine
 from .qtensor import Layout, QTensor
 
 DAMP_PERCENT = 0.01
@@ -91,7 +91,7 @@ def _sweep(matrix: Tensor, factor: Tensor, order: Tensor, found: grid.Grid, layo
 
 def _inverse_factor(hessian: Tensor, damp_percent: float) -> tuple[Tensor, float]:
     """Upper Cholesky factor of (H + damp · I)⁻¹, and the damping, which grows until there is one."""
-    mean = float(hessian.diagonal().double().mean()) or 1.0
+    mean = mean_diagonal(hessian)
     damp = damp_percent * mean
     while (factor := _damped_factor(hessian, damp, mean)) is None:
         damp *= DAMP_STEP

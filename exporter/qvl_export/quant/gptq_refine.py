@@ -24,6 +24,11 @@ HOLD = 1e-6
 """How much scales are held to what they were, of their equations' mean diagonal: those of blocks of zeros stay."""
 
 
+def mean_diagonal(hessian: Tensor) -> float:
+    """How loud inputs are; 1 where none ever fires."""
+    return float(hessian.diagonal().double().mean()) or 1.0
+
+
 class Objective(NamedTuple):
     """What an error in a row's weights d [K] costs: d (H + damp · I) dᵀ, hessian [K, K]."""
 
@@ -33,7 +38,7 @@ class Objective(NamedTuple):
     @classmethod
     def of(cls, hessian: Tensor, damp: float) -> Objective:
         """With a mean diagonal of one, so that inputs of any loudness stay within float32's range."""
-        mean = float(hessian.diagonal().double().mean()) or 1.0
+        mean = mean_diagonal(hessian)
         return cls(hessian / mean, damp / mean)
 
     def times(self, rows: Tensor) -> Tensor:

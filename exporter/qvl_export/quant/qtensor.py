@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from ..errors import ExportError
+
 Floats = npt.NDArray[np.float32]
 
 
@@ -49,6 +51,13 @@ class Layout:
     def __str__(self) -> str:
         inputs = "static int8" if self.static else "int8 per tensor" if self.per_tensor else "int8"
         return f"int{self.bits} × {inputs}" if self.integer else f"int{self.bits} in blocks of {self.block}"
+
+
+def check_table(columns: int, layout: Layout) -> None:
+    """Raises ExportError for tables that lookups cannot take: they know no partial blocks."""
+    if columns % layout.block:
+        problem = f"an embedding of {columns} columns is not made of blocks of {layout.block}"
+        raise ExportError(problem, fix="give a smaller --block-size")
 
 
 @dataclass(frozen=True)

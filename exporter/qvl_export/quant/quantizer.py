@@ -16,13 +16,13 @@ from qvl_runtime.manifest import Calibration, Manifest
 from ..checkpoint import Checkpoint
 from ..errors import ExportError
 from ..families.spec import ModelSpec
-from ..fingerprint import fingerprint
+from ..fingerprint import fingerprint, stamps
 from ..processes import Pool
 from ..safetensors_file import Tensor
 from ..targets import Target
 from . import schemes
 from .pages import Pages, Record
-from .qtensor import Layout
+from .qtensor import Layout, check_table
 from .question import Report
 from .samples import Encoder, Sampler
 from .saved import SavedLinear
@@ -63,10 +63,8 @@ class Quantizer:
         """Raises ExportError for what does not go with the model, before hours of calibration."""
         if self.spec.text.moe and MIXED in self.precisions.values():
             raise ExportError("the sensitivity of experts cannot be measured", fix="give --precision int4 or int8")
-        width, block = self.spec.text.hidden_size, self.options.block_size
-        if "llm" in self.precisions and self.tables and width % block:
-            problem = f"hidden size {width} is not made of blocks of {block}"
-            raise ExportError(problem, fix="give a smaller --block-size")
+        if "llm" in self.precisions and self.tables:
+            check_table(self.spec.text.hidden_size, self.table_layout)
 
     @property
     def work(self) -> Path:
@@ -203,7 +201,7 @@ class Quantizer:
             described["provenance"].pop(said, None)
         return {
             "bundle": described,
-            "checkpoint": [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in self.checkpoint.files],
+            "checkpoint": stamps(self.checkpoint.files),
             "pages": self.calibration(report).sha256,
             "schemes": [repr(self.options), dict(self.precisions)],
             "targets": repr(self.targets),

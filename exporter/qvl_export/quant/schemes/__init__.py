@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from ...errors import ExportError
 from ..qtensor import Layout, QTensor
+from ..qweight import BLOCKS
 from ..statistics import Statistics
 
 Floats = npt.NDArray[np.float32]
@@ -29,6 +30,12 @@ class Options:
     reduce_range: bool = False
     gptq_experts: bool = True
     static: bool = False
+
+    def __post_init__(self) -> None:
+        """Raises ExportError for block sizes that kernels do not take."""
+        if self.block_size not in BLOCKS:
+            fix = f"one of {', '.join(map(str, BLOCKS))}"
+            raise ExportError(f"--block-size {self.block_size} is not supported", fix=fix)
 
 
 class Scheme(Protocol):

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ...errors import ExportError
 from ..gptq import gptq
 from ..qtensor import Layout, QTensor
-from ..qweight import BLOCKS
 from ..statistics import Statistics
 from . import Floats, Options
 
@@ -28,9 +26,4 @@ class Int4:
 
 
 def make(options: Options) -> Int4:
-    """Raises ExportError for block sizes that kernels do not take."""
-    if options.block_size not in BLOCKS:
-        raise ExportError(
-            f"int4 in blocks of {options.block_size} is not supported", fix=f"blocks of {', '.join(map(str, BLOCKS))}"
-        )
     return Int4(options.block_size)
