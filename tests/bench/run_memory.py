@@ -3,8 +3,8 @@
     python -m tests.bench.run_memory [--blocks N] [--threads 2] [--precisions fp16,int8,int4]
 
 Random weights, as in `run_speed`: a page of 5,040 patches through the vision towers, a prompt of 1,300 tokens and its
-answer of 32 through the language model. Every bundle runs three times in a process of its own; megabytes are what
-/proc/self/status says (VmRSS, VmHWM), without what the process took before it opened the bundle.
+answer of 32 through the language model. Every bundle runs three times in a process of its own; megabytes are resident
+ones, without what the process took before it opened the bundle.
 """
 
 from __future__ import annotations
@@ -12,21 +12,19 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from qvl_export import ExportPlan
-from qvl_runtime.bundle import read_manifest
+from qvl_export.evaluate.answering import PeakMemory
 
 from .random_bundle import export_random
 from .random_checkpoint import make
-from .run_speed import LLM_SHAPE, PAGE, VISION_SHAPES, cpu, page_through, read_and_write
+from .run_speed import LLM_SHAPE, VISION_SHAPES, cpu, page_through, read_and_write
 
 INNER = """
 import json, sys
@@ -35,29 +33,25 @@ from tests.bench.run_memory import run
 print(json.dumps(run(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]))))
 """
 TIMES = 3
+PARTS = {"vision": page_through, "llm": read_and_write}
 
 
-def megabytes(key: str) -> int:
-    """VmRSS, what this process holds, or VmHWM, the most it held."""
-    found = re.search(rf"{key}:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    assert found is not None
-    return int(found[1]) * 1024 // 1_000_000
+def resident() -> float:
+    """Megabytes that this process holds."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
 def run(part: str, bundle: Path, threads: int) -> dict[str, int]:
     """In this process: megabytes while the bundle is loaded, once it is, and of its busiest moment after that."""
-    before = megabytes("VmRSS")
-    if part == "vision":
-        image = read_manifest(bundle).image
-        pixels = np.random.default_rng(0).standard_normal((1, PAGE.h * PAGE.w, image.patch_dim), np.float32)
-        once: Any = page_through(bundle, pixels, threads)
-    else:
-        once = read_and_write(bundle, threads)
-    loaded, loading = megabytes("VmRSS"), megabytes("VmHWM")
-    Path("/proc/self/clear_refs").write_text("5")  # the mark of the most begins anew
-    for _ in range(TIMES):
-        once()
-    return {"loading": loading - before, "loaded": loaded - before, "running": megabytes("VmHWM") - before}
+    before, loading, running = resident(), PeakMemory(), PeakMemory()
+    with loading.counting():
+        once: Callable[[], object] = PARTS[part](bundle, threads)
+    loaded = resident()
+    with running.counting():
+        for _ in range(TIMES):
+            once()
+    most = {"loading": loading.megabytes, "loaded": loaded, "running": running.megabytes}
+    return {name: round(value - before) for name, value in most.items()}
 
 
 def measure(part: str, shape: str, options: argparse.Namespace) -> dict[str, Any]:

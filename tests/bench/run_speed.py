@@ -30,7 +30,7 @@ import onnxruntime as ort
 from qvl_export import ExportPlan
 from qvl_runtime.bundle import read_manifest
 from qvl_runtime.generate import Decoder, Run
-from qvl_runtime.manifest import DECODE
+from qvl_runtime.manifest import DECODE, ImageGeometry
 from qvl_runtime.positions import Grid
 from qvl_runtime.prompt import Prompt
 from qvl_runtime.sessions import vision_feeds
@@ -80,13 +80,11 @@ def split(graph: Path, feeds: dict[str, Any], threads: int) -> dict[str, float]:
     for _ in range(3):
         session.run(None, feeds)
     kinds = {operator: kind for kind, operators in KINDS.items() for operator in operators}
-    last: dict[str, tuple[str, int]] = {}
-    for event in json.loads(Path(session.end_profiling()).read_text()):
-        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
-            last[event["name"]] = kinds.get(event["args"]["op_name"], "rest"), event["dur"]
+    events = json.loads(Path(session.end_profiling()).read_text())
+    nodes = [event for event in events if event.get("cat") == "Node" and event["name"].endswith("_kernel_time")]
     found: Counter[str] = Counter()
-    for kind, micros in last.values():
-        found[kind] += micros
+    for event in {event["name"]: event for event in nodes}.values():  # of every node its last run
+        found[kinds.get(event["args"]["op_name"], "rest")] += event["dur"]
     return {kind: round(micros / 1e6, 3) for kind, micros in found.most_common()}
 
 
@@ -97,9 +95,15 @@ def bundles(here: Path, source: Path, precisions: tuple[str, ...], block_size: i
     return {precision: here / precision for precision in precisions}
 
 
-def page_through(bundle: Path, pixels: np.ndarray, threads: int) -> Callable[[], float]:
+def page(image: ImageGeometry) -> np.ndarray:
+    """Random patches."""
+    return np.random.default_rng(0).standard_normal((1, PAGE.h * PAGE.w, image.patch_dim), np.float32)
+
+
+def page_through(bundle: Path, threads: int) -> Callable[[], float]:
     """What times a page through the vision tower."""
-    engine = open_vision(bundle, read_manifest(bundle), threads)
+    manifest = read_manifest(bundle)
+    engine, pixels = open_vision(bundle, manifest, threads), page(manifest.image)
     return lambda: seconds(lambda: engine.encode(pixels, PAGE))
 
 
@@ -108,10 +112,9 @@ def vision(here: Path, shape: str, options: argparse.Namespace) -> dict[str, Any
     source = make(shape, here / "checkpoint", layers=1, blocks=options.blocks)
     made = bundles(here, source, ("fp16", "int8"), options.block_size)
     image = read_manifest(made["fp16"]).image
-    pixels = np.random.default_rng(0).standard_normal((1, PAGE.h * PAGE.w, image.patch_dim), np.float32)
-    sides = {name: page_through(path, pixels, options.threads) for name, path in made.items()}
+    sides = {name: page_through(path, options.threads) for name, path in made.items()}
     medians = {name: statistics.median(times) for name, times in take_turns(sides, options.repeat).items()}
-    feeds = {"pixel_values": pixels, **vision_feeds(image, PAGE)}
+    feeds = {"pixel_values": page(image), **vision_feeds(image, PAGE)}
     return {
         "patches": PAGE.h * PAGE.w,
         "seconds": {name: round(value, 2) for name, value in medians.items()},

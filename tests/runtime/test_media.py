@@ -264,7 +264,7 @@ def test_an_open_file_can_be_asked_about_twice(tmp_path: Path) -> None:
     assert pixels(load_image(file)).tolist() == pixels(load_image(file)).tolist()
     (tmp_path / "a.txt").write_text("text")
     with (tmp_path / "a.txt").open() as text, pytest.raises(MediaError, match=r"open as text \(open it with mode"):
-        load_image(text)  # type: ignore[call-overload]
+        load_image(text)
 
 
 def test_greys_of_eight_bits_in_a_wider_mode_keep_their_light() -> None:

@@ -143,7 +143,7 @@ def _open(source: str | Path | bytes | BinaryIO | np.ndarray[Any, Any], where: s
 
 def _content(source: BinaryIO, where: str) -> bytes:
     """All of an open file, from its beginning where it can go back there."""
-    if getattr(source, "seekable", bool)():
+    if hasattr(source, "seekable") and source.seekable():
         source.seek(0)
     content = source.read()
     if not isinstance(content, bytes | bytearray):

@@ -113,7 +113,7 @@ def _telling() -> Iterator[None]:
     except MemoryError:
         raise
     except Exception as error:  # its types share no base class
-        raise EngineError(f"ONNX Runtime failed: {str(error).partition(chr(10))[0][:300]}") from error
+        raise EngineError(f"ONNX Runtime failed: {str(error).splitlines()[0][:300]}") from error
 
 
 def cache_state(past: int, total: int, capacity: int) -> dict[str, np.ndarray]:
