@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shlex
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
@@ -58,6 +59,12 @@ def _parse(bundle: Path) -> Manifest:
             "is a directory for ONNX Runtime GenAI, not a bundle",
             where=bundle,
             fix="load it with onnxruntime_genai, or export without --layout genai",
+        )
+    if not path.is_file() and (bundle / "config.json").is_file():
+        raise BundleError(
+            "is a checkpoint, not a bundle",
+            where=bundle,
+            fix=f"export it first: qvl-export export {shlex.quote(str(bundle))} BUNDLE",
         )
     if not path.is_file():
         raise BundleError("is missing: not a bundle, or an interrupted copy", where=path)

@@ -23,7 +23,7 @@ class ChatTemplate:
     """Renders messages as transformers' `apply_chat_template` does."""
 
     def __init__(self, source: str, where: Path) -> None:
-        self.where = where
+        self.where, self._source = where, source
         self._knows_tools = re.search(r"\btools\b", source) is not None
         self._environment = minijinja.Environment(trim_blocks=True, lstrip_blocks=True)
         self._environment.fuel = FUEL
@@ -51,6 +51,10 @@ class ChatTemplate:
             if refused:
                 raise refused from error
             raise self._broken(error) from error
+
+    def reads(self, key: str) -> bool:
+        """Whether the template names the key as one of something, as in `message.key` or `message['key']`."""
+        return re.search(rf"""\.{re.escape(key)}\b|['"]{re.escape(key)}['"]""", self._source) is not None
 
     def _broken(self, error: minijinja.TemplateError) -> BundleError:
         return BundleError(f"cannot be rendered: {str(error).splitlines()[0]}", where=self.where)

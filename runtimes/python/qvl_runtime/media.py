@@ -15,6 +15,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from .errors import MediaError, QvlError
 from .pdf import PdfPage
+from .sources import is_remote, local, shown
 
 MAX_IMAGE_PIXELS = 1 << 27
 """Larger images are refused before decoding: 134 million pixels, an A3 page at 800 dpi."""
@@ -59,6 +60,7 @@ def load_pages(source: ImageSource) -> list[Image.Image] | list[PdfPage]:
         return [source]
     where = _describe(source)
     with _reading(where):
+        source = local(source)
         if isinstance(source, Image.Image):
             return [_page(source, where)]
         with _open(source, where) as image:
@@ -116,9 +118,7 @@ def load_frames(sources: Sequence[ImageSource]) -> list[Image.Image]:
 
 
 def _describe(source: ImageSource) -> str:
-    if isinstance(source, str | Path):
-        return str(source)[:200]
-    return f"image given as {type(source).__name__}"
+    return shown(source)
 
 
 def _open(source: str | Path | bytes | BinaryIO | np.ndarray[Any, Any], where: str) -> Image.Image:
@@ -156,9 +156,12 @@ def check_there(source: str | Path) -> None:
     text = str(source)
     if os.path.exists(source):  # which, unlike pathlib, takes any text
         return
-    if "://" in text or text.startswith("data:"):
-        raise MediaError("is a URL", where=text[:200], fix="URLs are not fetched: download it first")
-    raise MediaError("no such file", where=text[:200], fix="" if text else "the path is empty")
+    if is_remote(text):
+        raise MediaError("is a URL", where=shown(source), fix="URLs are not fetched: download it first")
+    if text.lower().startswith("data:"):
+        fix = "write data:image/png;base64,…"
+        raise MediaError("is a data: URL without data", where=shown(source), fix=fix)
+    raise MediaError("no such file", where=shown(source), fix="" if text else "the path is empty")
 
 
 def _identify(file: Path | io.BytesIO) -> Image.Image:

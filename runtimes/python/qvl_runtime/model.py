@@ -43,7 +43,8 @@ def load(bundle: str | Path, threads: int | None = None) -> Model:
     path = Path(bundle)
     if threads is not None and (not isinstance(threads, int) or isinstance(threads, bool) or threads < 1):
         raise PromptError(f"threads is {threads!r}", fix="give a positive whole number, or None for all cores")
-    return Model(path, read_manifest(path), threads)
+    manifest = read_manifest(path)  # by the name that was given, for its errors
+    return Model(path.absolute(), manifest, threads)
 
 
 class Model:
@@ -174,7 +175,7 @@ class Model:
     def prompt(self, messages: Sequence[Message], reserve: int = 0, tools: Sequence[Tool] | None = None) -> Prompt:
         """Token ids, positions and media of chat messages, leaving `reserve` tokens for the answer."""
         render = partial(self._template.render, tools=check_tools(tools))
-        return build_prompt(messages, self.manifest, render, self._ids, reserve)
+        return build_prompt(messages, self.manifest, render, self._ids, reserve, self._template.reads)
 
     def clear(self) -> None:
         """Free the KV cache and all image features; the next prompt is computed anew."""
