@@ -14,6 +14,7 @@ from qvl_runtime.__main__ import main as runtime_main
 from qvl_runtime.arguments import BAD_INPUT
 from qvl_runtime.describe import describe
 from qvl_runtime.errors import QvlError
+from qvl_runtime.printable import printable
 from qvl_runtime.standard_streams import open_streams, say
 
 from . import __version__
@@ -185,7 +186,7 @@ def export(
         progress.stop()
     if not quiet:
         click.echo(describe(manifest, ports=False))
-        click.echo(f"{out}: done in {time.perf_counter() - began:.1f} s")
+        click.echo(f"{printable(str(out))}: done in {time.perf_counter() - began:.1f} s")
 
 
 cli.add_command(calib)

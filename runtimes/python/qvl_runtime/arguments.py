@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -25,8 +26,8 @@ class _Parser(argparse.ArgumentParser):
 def parse(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> argparse.Namespace:
     """Before Python 3.12, argparse does not take an optional PROMPT that comes after an option or after `--`."""
     options, rest = parser.parse_known_args(arguments)
-    literal = rest[:1] == ["--"]
-    rest = rest[literal:]
+    literal = "--" in (sys.argv[1:] if arguments is None else arguments)
+    rest = rest[rest[:1] == ["--"] :]
     if "prompt" in options:
         if options.prompt is None and len(rest) == 1 and (literal or not rest[0].startswith("-")):
             options.prompt, rest = rest[0], []
@@ -39,11 +40,11 @@ def parse(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> a
 
 def _check_loose(parser: argparse.ArgumentParser, options: argparse.Namespace, words: Sequence[str]) -> None:
     """Name the option that a file's name without one was meant for."""
-    from .frames import EXAMPLES, looks_like_media
+    from .frames import VIDEO_FORMS, looks_like_media
 
     for word in words:
         if looks_like_media(word) and options.video:
-            parser.error(f"--video takes one name, {word} is another: write {EXAMPLES}")
+            parser.error(f"--video takes one name, {word} is another: write {VIDEO_FORMS}")
         if looks_like_media(word):
             parser.error(f"{word} is a file and not a question: give it with --image or --video")
 

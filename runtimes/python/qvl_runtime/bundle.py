@@ -27,6 +27,15 @@ CHUNK = 1 << 22
 Shapes = dict[str, list[int | str]]
 
 
+def has_utf8_name(path: Path) -> bool:
+    """Whether the path from the root is UTF-8: engines cannot open files of another name."""
+    try:
+        str(path.absolute()).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 class _Version(msgspec.Struct):
     schema_version: int
 

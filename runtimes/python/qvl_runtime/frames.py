@@ -12,7 +12,9 @@ from .drawing import is_image
 from .errors import MediaError
 from .sources import local, shown
 
-EXAMPLES = "--video a.mp4 --video b.mp4 for two videos, --video 'frames/*.png' or --video frames for images as frames"
+VIDEO_FORMS = (
+    "--video a.mp4 --video b.mp4 for two videos, --video 'frames/*.png' or --video frames for images as frames"
+)
 
 
 def video_source(name: str) -> str | list[str]:
@@ -37,9 +39,9 @@ def _frames(found: list[str], name: str, problem: str) -> list[str]:
     for file in found:
         if not is_image(Path(file)):
             problem = f"is no frame of a video but {_kind(file)}"
-            raise MediaError(problem, where=shown(file), fix=f"a pattern names images: {EXAMPLES}")
+            raise MediaError(problem, where=shown(file), fix=f"a pattern names images: {VIDEO_FORMS}")
     if not found:
-        raise MediaError(problem, where=shown(name), fix=f"write {EXAMPLES}")
+        raise MediaError(problem, where=shown(name), fix=f"write {VIDEO_FORMS}")
     return sorted(found, key=_counted)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from . import grounding
-from .bundle import read_manifest
+from .bundle import has_utf8_name, read_manifest
 from .chat import ChatTemplate
 from .errors import BundleError, PromptError
 from .feature_cache import CachedEncoder
@@ -44,6 +44,10 @@ def load(bundle: str | Path, threads: int | None = None) -> Model:
     if threads is not None and (not isinstance(threads, int) or isinstance(threads, bool) or threads < 1):
         raise PromptError(f"threads is {threads!r}", fix="give a positive whole number, or None for all cores")
     manifest = read_manifest(path)  # by the name that was given, for its errors
+    if not has_utf8_name(path):
+        raise BundleError(
+            "its path is not UTF-8, so that no engine can open it", where=path, fix="rename the directory"
+        )
     return Model(path.absolute(), manifest, threads)
 
 

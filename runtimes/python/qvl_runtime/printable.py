@@ -20,6 +20,11 @@ def printable(text: str) -> str:
     return _UNSAFE.sub(_spelt, text)
 
 
+def printable_json(text: str) -> str:
+    """JSON that says the same with control characters as escapes; outside of strings it has none."""
+    return _UNSAFE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+
+
 def one_line(text: str) -> str:
     """The text on one line, printable, with every `data:` URL cut to its media type."""
     return printable(" ".join(_DATA_URL.sub(r"\1;…", text).split()))

@@ -9,7 +9,7 @@ import os
 import sys
 from typing import Any
 
-from .printable import one_line
+from .printable import one_line, printable_json
 
 
 def open_streams() -> None:
@@ -49,8 +49,8 @@ def put(text: str, end: str = "\n") -> None:
 
 
 def print_json(value: Any, indent: int | None = None) -> None:
-    """JSON on standard output, with escapes where its encoding lacks a letter, and null for what is no number."""
-    text = json.dumps(_finite(value), indent=indent, ensure_ascii=False)
+    """JSON on standard output: escapes for controls and what its encoding lacks, null for what is no number."""
+    text = printable_json(json.dumps(_finite(value), indent=indent, ensure_ascii=False))
     try:
         text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
     except UnicodeError:

@@ -101,7 +101,7 @@ class Sampling:
         if len(rates) > 1:
             raise PromptError(f"a video has both {rates[0]} and {rates[1]}", fix="give one of them")
         fps = part.get("fps", part.get("sample_fps", DEFAULT_FPS))
-        if isinstance(fps, bool) or not isinstance(fps, Real) or not MIN_FPS <= fps <= MAX_FPS:
+        if not _is_number(fps) or not MIN_FPS <= fps <= MAX_FPS:
             raise PromptError(f"a video has {fps!r} frames a second", fix=f"give a number from {MIN_FPS} to {MAX_FPS}")
         low, high = _count(part, "min_frames"), _count(part, "max_frames")
         if high is not None and high < max(low or 0, FRAME_FACTOR):
@@ -161,14 +161,18 @@ def _count(part: Mapping[str, Any], name: str) -> int | None:
 
 def _whole(value: Any) -> Any:
     """A float without a fraction as a whole number, as `0.5 * 1568000` gives it."""
-    return int(value) if isinstance(value, Real) and math.isfinite(value) and value == int(value) else value
+    return int(value) if _is_number(value) and math.isfinite(value) and value == int(value) else value
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def _second(part: Mapping[str, Any], name: str) -> float | None:
     value = part.get(name)
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
+    if not _is_number(value) or not math.isfinite(value):
         raise PromptError(f"{name} is {value!r}", fix="give a number of seconds")
     return float(value)
 
@@ -225,7 +229,7 @@ def _from_file(source: str | Path, sampling: Sampling, resize: Resize) -> Clip:
         check_there(path)
     try:
         file = io.BytesIO(path) if isinstance(path, bytes) else str(path)
-        with av.open(file, options={"protocol_whitelist": "file"}) as container:
+        with av.open(file, "r", options={"protocol_whitelist": "file"}) as container:
             total, rate = _length(container, where)
             container.seek(0)
             first, total = sampling.range(total, rate)
