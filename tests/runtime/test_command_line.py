@@ -168,6 +168,14 @@ def test_what_holds_no_frames_is_refused(call: Call, path: Path, frames: Path, t
 # options that do nothing
 
 
+@pytest.mark.parametrize("number", ["0", "-1", "²", "9" * 5000, "1.0"])
+def test_numbers_of_whatever_length(call: Call, path: Path, number: str) -> None:
+    for option in ("--max-new-tokens", "--threads"):
+        errors = refused(call("run", path, "x", option, number))
+        assert "is not a positive whole number" in errors or "expected one argument" in errors
+        assert len(errors) < 300
+
+
 IDLE = {
     "fps": (["--fps", "1"], "--fps needs --video"),
     "max-frames": (["--max-frames", "4"], "--max-frames needs --video"),
@@ -361,12 +369,26 @@ def test_files_of_tools_and_schemas(call: Call, path: Path, tmp_path: Path, monk
     tools.write_bytes(b"\xff\xfe[")
     assert "is not JSON" in refused(call("run", path, "x", "--tools", tools))
     assert "is not a file" in refused(call("run", path, "x", "--tools", tmp_path))
+    monkeypatch.setattr(commands, "MAX_JSON_BYTES", 1 << 10)
+    with tools.open("wb") as big:
+        big.write(b" " * 2000 + b"[]")
+    assert "tools.json: is larger than" in refused(call("run", path, "x", "--tools", tools))
     if hasattr(os, "mkfifo"):
         os.mkfifo(tmp_path / "pipe")
         assert "pipe: is not a file" in refused(call("run", path, "x", "--json-schema", tmp_path / "pipe"))
-    monkeypatch.setattr(commands, "MAX_JSON_BYTES", 1 << 10)
-    tools.write_text(" " * 2000 + "[]")
-    assert "tools.json: is larger than" in refused(call("run", path, "x", "--tools", tools))
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/stdin"), reason="there is no /dev/stdin")
+def test_tools_may_come_through_a_pipe(path: Path) -> None:
+    done = shell(
+        """-m qvl_runtime run "$1" x --max-new-tokens 1 --json --tools /dev/stdin <<'END'
+[]
+END""",
+        path,
+    )
+    assert (done.returncode, json.loads(done.stdout)["tool_calls"]) == (0, [])
+    done = shell('-m qvl_runtime run "$1" x --tools /dev/stdin </dev/zero', path)
+    assert (done.returncode, done.stderr) == (2, b"error: /dev/stdin: is larger than 16 MiB\n")
 
 
 # standard streams

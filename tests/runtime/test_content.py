@@ -181,6 +181,10 @@ REFUSED = {
     "one side": (image(resized_height=280), "resized_height and resized_width are given together"),
     "resized to nothing": (image(resized_height=0, resized_width=28), "resized_height is 0"),
     "resized to a line": (image(resized_height=10, resized_width=9000), "resized_width 9000 to resized_height 10"),
+    "beyond all numbers": (image(max_pixels=10**400), "max_pixels is 1000"),
+    "beyond all floats": (video(total_pixels=10**400), "total_pixels is 1000"),
+    "a second too far": (video(video_start=10**400), "video_start is 1000"),
+    "an array": (image(max_pixels=np.array([5, 6])), r"max_pixels is array\(\[5, 6\]\)"),
     "bool": (image(max_pixels=True), "max_pixels is True"),
     "fraction": (image(max_pixels=0.5), r"max_pixels is 0\.5"),
     "infinite": (image(max_pixels=float("inf")), "max_pixels is inf"),
@@ -258,6 +262,7 @@ def test_image_urls_of_openai(tiny: Model, tmp_path: Path) -> None:
         ({}, "an image_url has no url"),
         ({"url": None}, "an image_url has no url"),
         ({"url": "x", "detail": "low"}, "detail 'low' is not known here .give max_pixels"),
+        ({"url": "x", "detail": np.zeros(2)}, "detail array"),
         ({"url": "x", "size": 4}, "an image_url has the unknown key 'size'"),
         (None, "cannot use the content part"),
     ):

@@ -12,6 +12,7 @@ from . import __version__
 from .printable import one_line
 
 BAD_INPUT = 2
+MAX_DIGITS = 18
 BENCH_PROMPT = "Read the text."
 Commands = Mapping[str, Callable[[argparse.Namespace], int]]
 
@@ -95,8 +96,8 @@ def _add_bench(bench: argparse.ArgumentParser) -> None:
 
 
 def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
+    if not text.isdecimal() or len(text) > MAX_DIGITS or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a positive whole number")
     return int(text)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import shlex
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
@@ -70,6 +69,8 @@ def _parse(bundle: Path) -> Manifest:
             fix="load it with onnxruntime_genai, or export without --layout genai",
         )
     if not path.is_file() and (bundle / "config.json").is_file():
+        import shlex  # for errors alone
+
         raise BundleError(
             "is a checkpoint, not a bundle",
             where=bundle,

@@ -130,7 +130,8 @@ def _json_file(path: Path | None) -> Any:
     """The JSON value of a file, None without one."""
     if path is None:
         return None
-    if os.path.exists(path) and not path.is_file():
+    piped = str(path).startswith(("/dev/fd/", "/dev/stdin"))  # what a shell makes of <(…), and a pipe
+    if os.path.exists(path) and not path.is_file() and not piped:
         raise PromptError("is not a file", where=path, fix="give a file of JSON")
     with path.open("rb") as file:
         text = file.read(MAX_JSON_BYTES + 1)

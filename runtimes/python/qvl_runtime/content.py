@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -67,7 +67,7 @@ def collect(
 
     Keys that are not known are refused unless the chat template `reads` them.
     """
-    if isinstance(messages, str | Mapping):
+    if isinstance(messages, str | Mapping) or not isinstance(messages, Iterable | None):
         raise PromptError("messages are not a list", fix='give [{"role": "user", "content": …}]')
     if not messages:
         raise PromptError("there are no messages")
@@ -135,7 +135,7 @@ def _check_url(kind: str, source: Mapping[str, Any]) -> None:
     if not isinstance(source.get("url"), str):
         raise PromptError(f"an {kind} has no url", fix=f'write {{"type": "{kind}", "{kind}": {{"url": …}}}}')
     for key, value in source.items():
-        if key == "detail" and value not in (None, "auto", "high"):
+        if key == "detail" and value is not None and not (isinstance(value, str) and value in ("auto", "high")):
             raise PromptError(f"detail {value!r:.40} is not known here", fix="give max_pixels beside the url")
         if key not in ("url", "detail") and value is not None:
             raise PromptError(f"an {kind} has the unknown key {str(key)[:60]!r}", fix="its keys are url, detail")

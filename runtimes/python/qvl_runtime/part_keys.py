@@ -6,7 +6,6 @@ sets give every part all keys.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
@@ -56,6 +55,8 @@ def extra_keys(kind: str, part: Mapping[str, Any], reads: Reads) -> dict[str, An
 
 
 def _unknown(holder: str, key: object, known: Collection[str]) -> PromptError:
+    import difflib  # for errors alone
+
     close = difflib.get_close_matches(str(key), known, 1)
     fix = f"did you mean {close[0]}?" if close else f"its keys are {', '.join(known)}"
     return PromptError(f"{holder} has the unknown key {str(key)[:60]!r}", fix=fix)

@@ -7,7 +7,7 @@ import math
 import operator
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from numbers import Real
+from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,8 @@ DEFAULT_FPS, MIN_FPS, MAX_FPS = 2.0, 0.01, 1000
 FRAME_FACTOR = 2
 """Frames come in pairs: one temporal patch."""
 MIN_FRAMES, MAX_FRAMES = 4, 768
+MAX_COUNT = 1 << 53
+"""Of pixels, frames or seconds that anybody asks for."""
 MIN_TOKENS, MAX_TOKENS = 128, 768
 """Image tokens of a frame, unless the pixel budgets say otherwise."""
 RESIZED_TOKENS = 4, 16384
@@ -154,14 +156,15 @@ def _count(part: Mapping[str, Any], name: str) -> int | None:
         number = None if isinstance(value, bool) else operator.index(_whole(value))
     except TypeError:
         number = None
-    if number is None or number < 1:
+    if number is None or not 0 < number < MAX_COUNT:
         raise PromptError(f"{name} is {value!r}", fix="give a positive whole number")
     return number
 
 
 def _whole(value: Any) -> Any:
     """A float without a fraction as a whole number, as `0.5 * 1568000` gives it."""
-    return int(value) if _is_number(value) and math.isfinite(value) and value == int(value) else value
+    floating = _is_number(value) and not isinstance(value, Integral)
+    return int(value) if floating and math.isfinite(value) and value == int(value) else value
 
 
 def _is_number(value: Any) -> bool:
@@ -172,7 +175,7 @@ def _second(part: Mapping[str, Any], name: str) -> float | None:
     value = part.get(name)
     if value is None:
         return None
-    if not _is_number(value) or not math.isfinite(value):
+    if not _is_number(value) or not abs(value) < MAX_COUNT:  # nor what is no number
         raise PromptError(f"{name} is {value!r}", fix="give a number of seconds")
     return float(value)
 
