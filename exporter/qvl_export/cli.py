@@ -14,8 +14,7 @@ from qvl_runtime.__main__ import main as runtime_main
 from qvl_runtime.arguments import BAD_INPUT
 from qvl_runtime.describe import describe
 from qvl_runtime.errors import QvlError
-from qvl_runtime.printable import printable
-from qvl_runtime.standard_streams import open_streams, say
+from qvl_runtime.standard_streams import OutputError, open_streams, say, show, told
 
 from . import __version__
 from .calib_cli import calib
@@ -185,8 +184,8 @@ def export(
     finally:
         progress.stop()
     if not quiet:
-        click.echo(describe(manifest, ports=False))
-        click.echo(f"{printable(str(out))}: done in {time.perf_counter() - began:.1f} s")
+        show(describe(manifest, ports=False))
+        show(f"{out}: done in {time.perf_counter() - began:.1f} s")
 
 
 cli.add_command(calib)
@@ -245,6 +244,8 @@ def run(command: click.Command, arguments: Sequence[str], program: str | None = 
     except click.ClickException as error:
         say(f"error: {error.format_message()}")
         sys.exit(BAD_INPUT)
+    except OutputError as error:
+        sys.exit(told(error))
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         say(f"error: {where}{error.strerror or error}")

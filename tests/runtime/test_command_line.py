@@ -21,6 +21,8 @@ from PIL import Image
 from qvl_export import ExportPlan, export
 from qvl_export.cli import main as export_main
 from qvl_export.errors import ExportError
+from qvl_export.evaluate.cli import ItemProgress
+from qvl_export.progress import RichProgress
 from qvl_runtime import __main__ as cli
 from qvl_runtime import commands, drawing, standard_streams
 from qvl_runtime.drawing import check_writable
@@ -163,6 +165,8 @@ def test_what_holds_no_frames_is_refused(call: Call, path: Path, frames: Path, t
         (frames / "*", "notes.txt: is no frame of a video but a file of another kind"),
     ):
         assert reason in refused(call("run", path, "What?", "--video", name))
+    url = "https://x.y/a.mp4?part=[1]"  # which is no pattern
+    assert "https://x.y/a.mp4: is a URL (URLs are not fetched" in refused(call("run", path, "What?", "--video", url))
 
 
 # options that do nothing
@@ -340,6 +344,12 @@ def test_errors_of_exports_print_no_escape_codes(capsys: Any, monkeypatch: pytes
             export_main()
         errors = capsys.readouterr().err
         assert "\x1b" not in errors and "\u202e" not in errors and errors.count("error: ") == 1
+
+
+def test_names_are_no_markup_of_progress(capsys: pytest.CaptureFixture[str]) -> None:
+    for progress in (RichProgress(quiet=False), ItemProgress(quiet=False)):
+        progress.stage(f"locating [/x] [bold]{HOSTILE}")
+        assert capsys.readouterr().err == f"locating [/x] [bold]{SPELT}\n"
 
 
 @pytest.mark.parametrize("terminal", [True, False])

@@ -10,7 +10,7 @@ from typing import Any
 from .arguments import BAD_INPUT, make_parser, parse
 from .commands import COMMANDS
 from .errors import QvlError
-from .standard_streams import OutputError, open_streams, say
+from .standard_streams import OutputError, open_streams, say, told
 
 
 def main(arguments: Sequence[str] | None = None, program: str = "python -m qvl_runtime") -> int:
@@ -29,10 +29,7 @@ def main(arguments: Sequence[str] | None = None, program: str = "python -m qvl_r
         say("error: not enough memory (fewer or smaller images, or a smaller bundle)")
         return BAD_INPUT
     except OutputError as error:
-        if isinstance(error.__cause__, BrokenPipeError):  # the reader of our output went away, as `head` does
-            return 0
-        say(f"error: the output cannot be written: {error.__cause__}")
-        return BAD_INPUT
+        return told(error)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         say(f"error: {where}{error.strerror or error}")

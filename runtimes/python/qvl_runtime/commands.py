@@ -14,7 +14,7 @@ from .arguments import BENCH_PROMPT, Commands
 from .errors import MediaError, PromptError
 from .printable import one_line, printable
 from .sources import local, shown
-from .standard_streams import print_json, put, say
+from .standard_streams import print_json, put, say, show
 
 MAX_JSON_BYTES = 16 << 20
 """Of a file of tools or of a schema."""
@@ -210,9 +210,9 @@ def inspect(options: argparse.Namespace) -> int:
     else:
         from .describe import describe
 
-        put(describe(manifest))
+        show(describe(manifest))
         for name, good in checked.items():
-            put(f"{'ok     ' if good else 'DAMAGED'}  {one_line(name)}")
+            show(f"{'ok     ' if good else 'DAMAGED'}  {one_line(name)}")
         if damaged:
             put(f"{len(damaged)} of {len(checked)} files differ from what was written: copy or export the bundle again")
     return 1 if damaged else 0

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from .drawing import is_image
 from .errors import MediaError
-from .sources import local, shown
+from .sources import is_remote, local, shown
 
 VIDEO_FORMS = (
     "--video a.mp4 --video b.mp4 for two videos, --video 'frames/*.png' or --video frames for images as frames"
@@ -23,7 +23,7 @@ def video_source(name: str) -> str | list[str]:
     Raises MediaError where a directory or a pattern holds no images.
     """
     path = local(name)
-    if isinstance(path, bytes):
+    if isinstance(path, bytes) or is_remote(name):  # and no pattern, though it has a question mark
         return name
     text = os.fspath(path)
     if os.path.isdir(text):
@@ -57,5 +57,7 @@ def _counted(name: str) -> tuple[list[tuple[int, str]], str]:
 
 def looks_like_media(text: str) -> bool:
     """Whether a text is the name of an image or a video, and no question that ends in one."""
+    if not re.search(r"\.\w{2,5}\s*$", text):
+        return False
     kind = mimetypes.guess_type(text)[0] or ""
     return kind.startswith(("image/", "video/")) and (os.path.isfile(text) or not re.search(r"\s", text.strip()))

@@ -9,7 +9,7 @@ import os
 import sys
 from typing import Any
 
-from .printable import one_line, printable_json
+from .printable import one_line, printable, printable_json
 
 
 def open_streams() -> None:
@@ -46,6 +46,22 @@ def put(text: str, end: str = "\n") -> None:
         with contextlib.suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise OutputError from error
+
+
+def show(value: Any) -> None:
+    """A text without control characters, or anything else as JSON, on standard output."""
+    if isinstance(value, str):
+        put(printable(value))
+    else:
+        print_json(value)
+
+
+def told(error: OutputError) -> int:
+    """The exit code after a broken standard output; it is an error unless the reader went away, as `head` does."""
+    if isinstance(error.__cause__, BrokenPipeError):
+        return 0
+    say(f"error: the output cannot be written: {error.__cause__}")
+    return 2
 
 
 def print_json(value: Any, indent: int | None = None) -> None:
