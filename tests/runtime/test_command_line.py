@@ -178,6 +178,13 @@ def test_a_pdf_given_as_a_url(call: Call, path: Path, frames: Path, tmp_path: Pa
     assert "data:application/pdf;…: is no path" in refused(call("run", path, "--pdf", "data:application/pdf,x", "x"))
 
 
+@pytest.mark.parametrize("name", ["*\0", "*\ud800", "[", "**"])
+def test_patterns_that_no_file_has(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(MediaError, match="matches no file"):
+        video_source(name)
+
+
 # options that do nothing
 
 

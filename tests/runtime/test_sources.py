@@ -109,6 +109,8 @@ def test_file_urls_on_windows(url: str, path: str) -> None:
 def test_file_urls_elsewhere() -> None:
     assert file_path("file:///a/b%20c.png", windows=False) == "/a/b c.png"
     assert file_path("file:///a/%ff.png", windows=False) == "/a/\udcff.png", "a name that is no UTF-8"
+    with pytest.raises(MediaError, match=r"^/a\\ud800: no such file$"):
+        load_image("file:///a\ud800")
     with pytest.raises(MediaError, match=r"^file://page\.png: has no absolute path \(write file:///directory/name"):
         local("file://page.png")
     with pytest.raises(MediaError, match="names a file of another machine, server"):

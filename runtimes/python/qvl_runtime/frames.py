@@ -30,9 +30,15 @@ def video_source(name: str) -> str | list[str]:
         found = [str(file) for file in Path(text).iterdir() if not file.name.startswith(".")]
         return _frames([file for file in found if is_image(Path(file))], name, "is a directory without images")
     if glob.has_magic(text) and not os.path.exists(text):
-        found = [file for file in glob.glob(text, recursive=True) if os.path.isfile(file)]
-        return _frames(found, name, "matches no file")
+        return _frames(_matching(text), name, "matches no file")
     return [text] if is_image(Path(text)) else text
+
+
+def _matching(pattern: str) -> list[str]:
+    try:
+        return [file for file in glob.glob(pattern, recursive=True) if os.path.isfile(file)]
+    except ValueError:  # no name of a file, as with NUL in it
+        return []
 
 
 def _frames(found: list[str], name: str, problem: str) -> list[str]:

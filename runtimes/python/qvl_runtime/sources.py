@@ -70,7 +70,7 @@ def file_path(url: str, windows: bool = os.name == "nt") -> str:
     if not match:
         raise MediaError("has no absolute path", where=shown(url), fix="write file:///directory/name, or a plain path")
     host, rest = (match["host"] or "").lower(), url[match.end() :]
-    path = unquote(rest) if windows else os.fsdecode(unquote_to_bytes(rest.encode("utf-8", "surrogateescape")))
+    path = unquote(rest) if windows else _unquoted(rest)
     if windows:
         path = _DRIVE.sub(r"\1:", path, count=1) if _DRIVE.match(path) else path
         return path if host in ("", "localhost") else f"//{host}{path}"
@@ -78,6 +78,14 @@ def file_path(url: str, windows: bool = os.name == "nt") -> str:
         problem = f"names a file of another machine, {host}"
         raise MediaError(problem, where=shown(url), fix="write file:///directory/name, or a plain path")
     return path
+
+
+def _unquoted(path: str) -> str:
+    """Percent-encoded bytes are those of the name, whether or not they are UTF-8."""
+    try:
+        return os.fsdecode(unquote_to_bytes(path.encode("utf-8", "surrogateescape")))
+    except UnicodeEncodeError:  # a name that no file has
+        return path
 
 
 def _payload(url: str, match: re.Match[str]) -> bytes:
