@@ -47,6 +47,10 @@ except ImportError as error:
 
 SILENT = 4
 """Severity of a session's log: its errors are raised, and told in our one line."""
+BYTES_TO_UNSIGNED = "QDQS8ToU8Transformer"
+"""A pass of ONNX Runtime over Q/DQ pairs that `session.x64quantprecision` turns on. It gives a DequantizeLinear per axis
+or in blocks that has no zero point a scalar one, which the kernel then refuses. Without the pass such weights are
+dequantized and multiplied as floats, which is exact on every processor."""
 
 
 class Device(NamedTuple):
@@ -86,10 +90,18 @@ def session_options(threads: int | None = None) -> ort.SessionOptions:
     return options
 
 
+def open_session(
+    path: Path, options: ort.SessionOptions | None = None, provider: str = CPU.provider
+) -> ort.InferenceSession:
+    """A session with `options`, those of `session_options` by default; what ONNX Runtime raises comes through."""
+    options = options or session_options()
+    return ort.InferenceSession(str(path), options, [provider], disabled_optimizers=[BYTES_TO_UNSIGNED])
+
+
 def _session(bundle: Path, graph: GraphEntry, threads: int | None, device: Device) -> ort.InferenceSession:
     path = inside(bundle, graph.model)
     try:
-        session = ort.InferenceSession(str(path), session_options(threads), providers=[device.provider])
+        session = open_session(path, session_options(threads), device.provider)
     except Exception as error:  # ONNX Runtime raises types of its own that share no base class
         raise BundleError(
             f"ONNX Runtime refuses it: {str(error).splitlines()[0][:300]}",
