@@ -48,7 +48,7 @@ except ImportError as error:
 SILENT = 4
 """Severity of a session's log: its errors are raised, and told in our one line."""
 BYTES_TO_UNSIGNED = "QDQS8ToU8Transformer"
-"""A pass of ONNX Runtime over Q/DQ pairs that `session.x64quantprecision` turns on. It gives a DequantizeLinear per axis
+"""A pass of ONNX Runtime over Q/DQ pairs, on with `session.x64quantprecision`. It gives a DequantizeLinear per axis
 or in blocks that has no zero point a scalar one, which the kernel then refuses. Without the pass such weights are
 dequantized and multiplied as floats, which is exact on every processor."""
 
