@@ -10,7 +10,7 @@ from typing import Annotated
 
 import msgspec
 
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 MANIFEST = "bundle.json"
 GENAI_CONFIG = "genai_config.json"
 """Where this lies there is no bundle but a directory for ONNX Runtime GenAI."""
