@@ -13,6 +13,7 @@ import numpy as np
 from ..bundle import inside
 from ..errors import BundleError, EngineError, InstallError
 from ..manifest import DECODE, GraphEntry, ImageGeometry, Manifest
+from ..onnx_nodes import crashing_attribute
 from ..positions import Grid
 from ..saturation import saturates
 from . import Floats, LlmInputs, closed, cores, llm_feeds, vision_feeds
@@ -98,8 +99,19 @@ def open_session(
     return ort.InferenceSession(str(path), options, [provider], disabled_optimizers=[BYTES_TO_UNSIGNED])
 
 
+def _check_attributes(path: Path) -> None:
+    """Refuse a model that ONNX Runtime would crash on, where an error of its own is all that may happen."""
+    try:
+        wrong = crashing_attribute(path.read_bytes())
+    except ValueError as error:
+        raise BundleError(f"is not an ONNX model: {error}", where=path, fix="copy or export it again") from error
+    if wrong:
+        raise BundleError(f"has an impossible attribute: {wrong}", where=path, fix="export it again")
+
+
 def _session(bundle: Path, graph: GraphEntry, threads: int | None, device: Device) -> ort.InferenceSession:
     path = inside(bundle, graph.model)
+    _check_attributes(path)
     try:
         session = open_session(path, session_options(threads), device.provider)
     except Exception as error:  # ONNX Runtime raises types of its own that share no base class
