@@ -160,6 +160,11 @@ def tensors(change: Callable[[dict[str, torch.Tensor]], object]) -> Damage:
     return damage
 
 
+def stored(name: str, dtype: torch.dtype) -> Damage:
+    """A tensor as another element type."""
+    return tensors(lambda values: values.update({name: values[name].to(dtype)}))
+
+
 def spoil(value: float, dtype: torch.dtype) -> Damage:
     """All weights as `dtype`, one element of the last layer's MLP being `value`."""
 
@@ -173,9 +178,19 @@ def spoil(value: float, dtype: torch.dtype) -> Damage:
 def second_shard(here: Path) -> None:
     """A tensor that is also in another shard, under the name of transformers 5."""
     save_file({"model.language_model.norm.weight": torch.ones(64)}, here / "model-2.safetensors")
-    weight_map = dict.fromkeys(load_file(here / SHARD), SHARD)
+    weight_map = dict.fromkeys(load_file(here / SHARD), "model-1.safetensors")
     weight_map["model.language_model.norm.weight"] = "model-2.safetensors"
-    (here / INDEX).write_text(json.dumps({"weight_map": weight_map}))
+    index(json.dumps({"weight_map": weight_map}))(here)
+
+
+def index(content: str) -> Damage:
+    """A shard in place of the whole file, and an index."""
+
+    def damage(here: Path) -> None:
+        (here / SHARD).rename(here / "model-1.safetensors")
+        (here / INDEX).write_text(content)
+
+    return damage
 
 
 def adapter(here: Path) -> None:

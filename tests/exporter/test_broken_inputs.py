@@ -62,7 +62,7 @@ WEIGHTS = [
     Row("offsets and shape disagree", r"tensor model\.norm\.weight: offsets and shape", d.entry(d.NORM, shape=[63])),
     Row("negative shape", r"damaged header: .* >= 0 - at .*shape", d.entry(d.NORM, shape=[-64])),
     Row("bytes after the last tensor", r"model\.safetensors: .* bytes after", d.append(d.SHARD, bytes(16))),
-    Row("unknown element type", r"model\.norm\.weight has element type F8_E5M2", d.entry(d.NORM, dtype="F8_E5M2")),
+    Row("unknown element type", r"model\.norm\.weight has element type F4", d.entry(d.NORM, dtype="F4")),
     Row("weight of integers", r"model\.norm\.weight holds integers", d.entry(d.NORM, dtype="I32")),
     Row("shapes swapped", r"tensor .* offsets and shape", d.header(d.swap_shapes)),
     Row(
@@ -100,13 +100,13 @@ WEIGHTS = [
         "FP8",
         r"config\.json: weights quantized by 'fp8' are not supported .*bfloat16",
         d.together(
-            d.config(quantization_config={"quant_method": "fp8", "fmt": "e4m3"}), d.entry(d.NORM, dtype="F8_E4M3")
+            d.config(quantization_config={"quant_method": "fp8", "fmt": "e4m3"}), d.stored(d.NORM, torch.float8_e4m3fn)
         ),
     ),
     Row(
         "FP8 without saying so",
         r"model\.norm\.weight has element type F8_E4M3 .*export the bfloat16 release",
-        d.entry(d.NORM, dtype="F8_E4M3"),
+        d.stored(d.NORM, torch.float8_e4m3fn),
     ),
     Row(
         "compressed-tensors",
@@ -116,12 +116,18 @@ WEIGHTS = [
     Row(
         "bitsandbytes",
         r"config\.json: weights quantized by 'bitsandbytes' are not supported .*bfloat16",
-        d.config(quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True}),
+        d.together(
+            d.config(quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True}),
+            d.tensors(lambda t: t.update({d.MLP: torch.zeros(64 * 96 // 2, 1, dtype=torch.uint8)})),
+        ),
     ),
     Row(
         "bitsandbytes of old",
         r"config\.json: weights quantized by 'bitsandbytes' are not supported",
-        d.config(quantization_config={"load_in_8bit": True}),
+        d.together(
+            d.config(quantization_config={"load_in_8bit": True}),
+            d.tensors(lambda t: t.update({d.MLP: t[d.MLP].to(torch.int8)})),
+        ),
     ),
     Row("quantization is a list", r"quantization_config is not an object", d.config(quantization_config=[4])),
     Row(
@@ -130,21 +136,15 @@ WEIGHTS = [
         d.config(quantization_config={"quant_method": "awq", "version": "gemv"}),
     ),
     Row("tensor in two shards", r"model\.norm\.weight is also in model.*\.safetensors", d.second_shard),
-    Row(
-        "shard missing",
-        r"model-9\.safetensors is missing",
-        d.write(d.INDEX, '{"weight_map": {"a": "model-9.safetensors"}}'),
-    ),
-    Row(
-        "shard outside", r"'\.\./x\.safetensors' leaves", d.write(d.INDEX, '{"weight_map": {"a": "../x.safetensors"}}')
-    ),
-    Row("shard is ..", r"\.\. is missing", d.write(d.INDEX, '{"weight_map": {"a": ".."}}')),
-    Row("index is a list", r"index\.json: is not a JSON object", d.write(d.INDEX, "[]")),
-    Row("weight map is a list", r"index\.json: has no weight_map", d.write(d.INDEX, '{"weight_map": []}')),
+    Row("shard missing", r"model-9\.safetensors is missing", d.index('{"weight_map": {"a": "model-9.safetensors"}}')),
+    Row("shard outside", r"'\.\./x\.safetensors' leaves", d.index('{"weight_map": {"a": "../x.safetensors"}}')),
+    Row("shard is ..", r"\.\. is missing", d.index('{"weight_map": {"a": ".."}}')),
+    Row("index is a list", r"index\.json: is not a JSON object", d.index("[]")),
+    Row("weight map is a list", r"index\.json: has no weight_map", d.index('{"weight_map": []}')),
     Row(
         "index names more",
         r"1 tensors of the index.*: b",
-        d.write(d.INDEX, '{"weight_map": {"b": "model.safetensors"}}'),
+        d.index('{"weight_map": {"b": "model-1.safetensors"}}'),
     ),
     Row(
         "pickled weights only",
@@ -194,7 +194,11 @@ CONFIGS = [
     Row("mrope_section wrong", r"mrope_section \[2, 3, 4\]", d.text(rope_parameters__mrope_section=[2, 3, 4])),
     Row("mrope_section missing", r"mrope_section None", d.text(rope_parameters__mrope_section=d.REMOVE)),
     Row("rope_theta infinite", r"rope_theta", d.text(rope_parameters__rope_theta=float("inf"))),
-    Row("sliding window", r"sliding window", d.text(use_sliding_window=True)),
+    Row(
+        "sliding window",
+        r"sliding window",
+        d.text(use_sliding_window=True, sliding_window=4096, max_window_layers=1, layer_types=d.REMOVE),
+    ),
     Row("activation unknown", r"hidden_act 'gelu_new' is not supported", d.text(hidden_act="gelu_new")),
     Row(
         "vision activation unknown",
