@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from . import foreign
-from .errors import CheckpointError, ConfigError
+from . import foreign, json_text
+from .errors import CheckpointError, ConfigError, printable
 from .safetensors_file import StoredTensor, read_header
 from .tensor_names import published_name, without_wrappers
 
@@ -139,7 +138,7 @@ def read_json(path: Path) -> dict[str, Any]:
     if path.stat().st_size > MAX_JSON_BYTES:
         raise ConfigError(f"is larger than {MAX_JSON_BYTES} bytes", where=path)
     try:
-        value = json.loads(path.read_bytes())
+        value = json_text.parse(path.read_bytes())
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"is not JSON: {error}", where=path) from error
     if not isinstance(value, dict):
@@ -150,4 +149,4 @@ def read_json(path: Path) -> dict[str, Any]:
 def few(names: list[str], shown: int = 4) -> str:
     """The first names of a list, and how many more there are."""
     rest = f" and {len(names) - shown} more" if len(names) > shown else ""
-    return ", ".join(sorted(names)[:shown]) + rest
+    return printable(", ".join(sorted(names)[:shown])) + rest

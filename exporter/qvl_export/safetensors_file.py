@@ -6,7 +6,6 @@ Format: https://github.com/huggingface/safetensors#format
 
 from __future__ import annotations
 
-import json
 import math
 import struct
 from collections.abc import Iterable, Iterator
@@ -18,6 +17,7 @@ import ml_dtypes
 import msgspec
 import numpy as np
 
+from . import json_text
 from .errors import CheckpointError
 
 MAX_HEADER_BYTES = 100 << 20
@@ -139,7 +139,7 @@ def read_header(path: Path) -> Iterator[StoredTensor]:
             raise CheckpointError("is not a safetensors file, or is truncated", where=path, fix="download it again")
         raw = file.read(length)
     try:
-        header = msgspec.convert(json.loads(raw.decode("utf-8"), object_pairs_hook=_distinct), dict[str, Any])
+        header = msgspec.convert(json_text.parse(raw, _distinct), dict[str, Any])
         header.pop("__metadata__", None)
         entries = msgspec.convert(header, dict[str, _HeaderEntry])
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:

@@ -144,6 +144,20 @@ def overlap(entries: Header) -> None:
     entries[PROJECTION]["data_offsets"] = entries[MLP]["data_offsets"]
 
 
+def twice(name: str) -> Damage:
+    """A tensor whose entry comes twice, as JSON allows."""
+
+    def damage(here: Path) -> None:
+        raw = (here / SHARD).read_bytes()
+        (length,) = struct.unpack("<Q", raw[:8])
+        encoded = raw[8 : 8 + length].strip()
+        first = json.dumps({name: json.loads(encoded)[name]}).encode()
+        encoded = first[:-1] + b"," + encoded[1:]
+        (here / SHARD).write_bytes(struct.pack("<Q", len(encoded)) + encoded + raw[8 + length :])
+
+    return damage
+
+
 def swap_shapes(entries: Header) -> None:
     first, second = entries[MLP], entries["visual.blocks.0.attn.qkv.weight"]
     first["shape"], second["shape"] = second["shape"], first["shape"]

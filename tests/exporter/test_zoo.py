@@ -19,7 +19,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from qvl_export import ExportError, ExportPlan, export
 from qvl_export.checkpoint import Checkpoint
 from qvl_export.families import read_spec
-from qvl_export.progress import Silent
+from qvl_export.progress import RichProgress, Silent
 from qvl_runtime import load
 from qvl_runtime.generate import Run
 from tests.exporter import damage as d
@@ -84,6 +84,17 @@ def test_it_is_refused_by_its_name(kind: zoo.Refused, checkpoint: Checkpoints, t
     with pytest.raises(ExportError, match=kind.says) as error:
         export(ExportPlan(source, tmp_path / "b"))
     assert "\n" not in str(error.value) and not (tmp_path / "b").exists()
+
+
+def test_notes_are_told_on_standard_error_as_they_are(
+    checkpoint: Checkpoints, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Names are a stranger's: no markup, no escape codes."""
+    extra = d.tensors(lambda tensors: tensors.update({"score.[/red]\x1b[1m:smile:": torch.ones(1)}))
+    source = copied(checkpoint(*zoo.SMALL), tmp_path / "c", extra)
+    export(ExportPlan(source, tmp_path / "b"), RichProgress(quiet=False))
+    said = capfd.readouterr().err.splitlines()
+    assert "note: left out, as heads that answers do not go through: score.[/red]\\x1b[1m:smile:" in said
 
 
 def test_a_gguf_file_is_called_one(tmp_path: Path) -> None:

@@ -15,8 +15,9 @@ from ...errors import ConfigError
 Positive = Annotated[int, msgspec.Meta(gt=0, le=1 << 20)]
 """A size: above any published one, below what would exhaust memory before the weights are looked at."""
 Depth = Annotated[int, msgspec.Meta(gt=0, le=1024)]
-PositiveFloat = Annotated[float, msgspec.Meta(gt=0, le=1e12)]
+LARGEST = 1e12
 """Far above any published factor or base of rotary positions, far below what float32 cannot hold."""
+PositiveFloat = Annotated[float, msgspec.Meta(gt=0, le=LARGEST)]
 Epsilon = Annotated[float, msgspec.Meta(gt=0, le=1)]
 TokenId = Annotated[int, msgspec.Meta(ge=0, lt=1 << 31)]
 T = TypeVar("T")

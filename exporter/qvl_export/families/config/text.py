@@ -11,7 +11,7 @@ import msgspec
 from ...checkpoint import HEAD, TABLE, Checkpoint
 from ...safetensors_file import same_elements
 from ..spec import TextSpec, Yarn
-from . import Depth, Epsilon, Positive, PositiveFloat, convert, refuse_unless
+from . import LARGEST, Depth, Epsilon, Positive, PositiveFloat, convert, refuse_unless
 
 QWEN2_DEFAULTS: Mapping[str, Any] = {"max_position_embeddings": 32768, "rms_norm_eps": 1e-5, "rope_theta": 1e6}
 """Those of transformers' `Qwen2VLTextConfig` and `Qwen2_5_VLTextConfig`."""
@@ -142,7 +142,7 @@ def _rope(
         checkpoint,
     )
     theta = rope.get("rope_theta", text.rope_theta)
-    refuse_unless(isinstance(theta, int | float) and 0 < theta < math.inf, f"rope_theta is {theta!r}", checkpoint)
+    refuse_unless(isinstance(theta, int | float) and 0 < theta <= LARGEST, f"rope_theta is {theta!r:.40}", checkpoint)
     assert section is not None and theta is not None
     return float(theta), (section[0], section[1], section[2])
 
