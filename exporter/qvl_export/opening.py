@@ -9,8 +9,8 @@ from pathlib import Path
 
 from qvl_runtime.manifest import DECODE
 
-from . import describe, engines, families, hub, targets
-from .checkpoint import Checkpoint
+from . import describe, engines, families, hub, leftovers, targets
+from .checkpoint import HEAD, Checkpoint
 from .errors import ConfigError, ExportError
 from .families.spec import ModelSpec
 from .graph import build, weights
@@ -27,8 +27,6 @@ BUILD: dict[str, Callable[..., build.Graph]] = {
     "llm": build.build_llm,
     DECODE: partial(build.build_llm, name=DECODE),
 }
-UNUSED_TENSORS = ("*rotary_emb.inv_freq", "*rotary_pos_emb.inv_freq")
-"""Buffers that old checkpoints saved; they are computed."""
 Linears = Mapping[str, stored.QuantizedSource]
 
 
@@ -93,9 +91,11 @@ def open_checkpoint(plan: ExportPlan, precisions: Mapping[str, str], progress: P
         progress.stage(f"{len(own)} linears stay as the checkpoint has them: {forms}")
     spec = plan.adjusted(families.read_spec(checkpoint))
     _check_depth(spec, checkpoint)
-    tensors = rotate.rotated(families.tensors(checkpoint, spec), spec)
+    tensors = rotate.rotated(_used(checkpoint, spec), spec)
     progress.stage(f"building the graphs of {spec.family}")
     sources = _match(spec, tensors, checkpoint.directory, lowered, own)
+    for note in (*checkpoint.notes, *leftovers.notes(checkpoint.tensors), *_headless(spec, checkpoint)):
+        progress.stage(f"note: {note}")
     return Opened(plan, precisions, lowered, checkpoint, source, spec, tensors, own, sources)
 
 
@@ -104,13 +104,26 @@ def build_graph(name: str, spec: ModelSpec, target: targets.Target, linears: Lin
     return BUILD[name](spec, target, {name: linear.layout() for name, linear in linears.items()})
 
 
+def _used(checkpoint: Checkpoint, spec: ModelSpec) -> dict[str, Tensor]:
+    """The tensors by the names that graphs have for them, without those that an export has no use for."""
+    left = {*leftovers.heads(checkpoint.tensors), *leftovers.buffers(checkpoint.tensors)}
+    return {name: tensor for name, tensor in families.tensors(checkpoint, spec).items() if name not in left}
+
+
+def _headless(spec: ModelSpec, checkpoint: Checkpoint) -> list[str]:
+    """Said of a model that is to have a head of its own, of which there is none."""
+    if not spec.text.tied or HEAD in checkpoint.tensors or checkpoint.ties_embeddings:
+        return []
+    return [f"there is no {HEAD}, and config.json ties none: the table of embeddings serves as head"]
+
+
 def _match(
     spec: ModelSpec, tensors: Mapping[str, Tensor], where: Path, lowered: Mapping[str, targets.Target], own: Linears
 ) -> dict[str, weights.Source]:
     """The checkpoint's tensor for every parameter; raises CheckpointError for what does not fit."""
     graphs = [build_graph(name, spec, target, own) for name, target in lowered.items()]
     tied = ("lm_head.weight",) if spec.text.tied else ()
-    unused = (*UNUSED_TENSORS, *tied, *stored.stored_names(own))
+    unused = (*leftovers.COMPUTED, *tied, *stored.stored_names(own), *stored.zero_biases(own, tensors))
     parts = stored.packed_parts(own, lowered["llm"])
     return match(graphs, tensors, parts, unused, where)
 
