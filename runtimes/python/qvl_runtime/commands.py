@@ -62,6 +62,8 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _run(model: Model, options: argparse.Namespace, tools: Any, schema: Any) -> int:
+    from .chat import parse_arguments
+
     stream = model.stream(
         _messages(options),
         options.max_new_tokens,
@@ -71,6 +73,7 @@ def _run(model: Model, options: argparse.Namespace, tools: Any, schema: Any) -> 
         options.seed,
         tools=tools,
         json_schema=schema,
+        template_args=parse_arguments(options.template_arg),
     )
     place = _drawing_place(stream) if options.draw else None
     result: dict[str, Any] = {"text": _answer(stream, quiet=options.json)}
@@ -212,7 +215,10 @@ def _medians(loads: list[float], runs: list[dict[str, Any]]) -> dict[str, Any]:
 
 def _fresh(model: Model, messages: list[dict[str, Any]], options: argparse.Namespace) -> dict[str, Any]:
     """One run without any cached features or keys."""
-    stream = model.stream(messages, options.max_new_tokens, ignore_eos=True)
+    from .chat import parse_arguments
+
+    arguments = parse_arguments(options.template_arg)
+    stream = model.stream(messages, options.max_new_tokens, ignore_eos=True, template_args=arguments)
     for _ in stream:
         pass
     return _report(stream.run)

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import msgspec
 
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 MANIFEST = "bundle.json"
 GENAI_CONFIG = "genai_config.json"
 """Where this lies there is no bundle but a directory for ONNX Runtime GenAI."""
@@ -204,6 +204,7 @@ class Manifest(_Frozen, frozen=True):
     """A bundle's description of itself.
 
     Where `graphs` has `llm_decode` beside `llm`, the two share one KV cache: answers are generated with it.
+    `special_tokens` are the named ones of the tokenizer's configuration (`eos_token`, …), variables of the template.
     """
 
     schema_version: Positive
@@ -216,6 +217,7 @@ class Manifest(_Frozen, frozen=True):
     graphs: dict[GraphName, GraphEntry]
     files: dict[str, FileEntry]
     provenance: Provenance
+    special_tokens: dict[str, str] = {}
 
 
 def json_schema() -> bytes:
