@@ -34,6 +34,17 @@ def parse_arguments(given: Sequence[str]) -> dict[str, Any]:
     return found
 
 
+def _check_texts(given: Any) -> None:
+    """Raise PromptError for half of a surrogate pair, which minijinja would replace, and for values nested deeply."""
+    try:
+        json.dumps(given, ensure_ascii=False, skipkeys=True, default=lambda value: type(value).__name__).encode()
+    except UnicodeEncodeError as error:
+        part = error.object[max(0, error.start - 20) : error.start].encode("utf-8", "replace").decode()
+        raise PromptError(f"a text has half of a surrogate pair after {part!r}", fix="give texts of Unicode") from error
+    except (ValueError, RecursionError) as error:
+        raise PromptError(f"the messages cannot be used: {error}") from error
+
+
 class ChatTemplate:
     """Renders messages as transformers' `apply_chat_template` does.
 
@@ -59,6 +70,7 @@ class ChatTemplate:
         `template_args` are further variables, which win over special tokens. Raises PromptError where the template
         refuses the messages or knows no such variable, BundleError where the template itself is broken.
         """
+        _check_texts([messages, tools, template_args])
         if tools and not self._knows_tools:
             messages = inline(messages, tools)
         given = {"messages": list(messages), "tools": tools, "documents": None, "add_generation_prompt": True}
