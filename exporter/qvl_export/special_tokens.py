@@ -15,6 +15,7 @@ from tokenizers import AddedToken
 
 from .checkpoint import Checkpoint
 from .errors import ConfigError
+from .families.spec import ModelSpec
 
 CONFIG, SPECIAL, ADDED = "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"
 STANDARD = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
@@ -34,13 +35,13 @@ class SpecialTokens:
     where: Path
 
 
-def read(checkpoint: Checkpoint) -> SpecialTokens:
+def read(checkpoint: Checkpoint, spec: ModelSpec) -> SpecialTokens:
     """Those of a checkpoint; raises ConfigError for files that are malformed."""
     config = checkpoint.json(CONFIG) or {}
     where, legacy = checkpoint.directory / CONFIG, "added_tokens_decoder" not in config
     said = {**config, **(checkpoint.json(SPECIAL) or {})} if legacy else config
     extra = said.get("extra_special_tokens") or said.get("additional_special_tokens") or []
-    defaults = DEFAULTS if config.get("tokenizer_class") in QWEN2 else {}
+    defaults = DEFAULTS if config.get("tokenizer_class") in QWEN2 and spec.tiktoken is None else {}
     named = {**defaults, **_named(said), **(_texts(extra) if isinstance(extra, dict) else {})}
     others = [] if isinstance(extra, dict) else [_content(token) for token in extra if _content(token)]
     kept = {name: token for name, token in sorted(named.items()) if token is not None}

@@ -25,7 +25,7 @@ def read(checkpoint: Checkpoint, spec: ModelSpec, say: Callable[[str], None] = l
 
     `say` is told what was chosen among several, and of tokens that a prompt must not have.
     """
-    special = special_tokens.read(checkpoint)
+    special = special_tokens.read(checkpoint, spec)
     words = tokenizer_files.read(checkpoint, spec, special, say)
     template = chat_templates.choose(checkpoint, spec, words.tokenizer, special.named, say)
     return Texts(words.text, template, special.named)

@@ -47,7 +47,7 @@ def compiled(source: str) -> minijinja.Environment:
 
 def variables(environment: minijinja.Environment) -> set[str]:
     """The names that the template takes from outside."""
-    return set(environment.undeclared_variables_in_template(_NAME))
+    return set(environment.undeclared_variables_in_template(_NAME)) - set(environment.globals)
 
 
 def rendered(environment: minijinja.Environment, context: Mapping[str, Any]) -> str:
