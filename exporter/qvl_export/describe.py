@@ -70,6 +70,7 @@ def manifest(
     graphs: Mapping[str, GraphEntry],
     files: Mapping[str, FileEntry],
     provenance: Provenance,
+    special_tokens: Mapping[str, str],
 ) -> Manifest:
     """The manifest of a bundle, or of one that still lacks its later graphs."""
     text = spec.text
@@ -96,4 +97,5 @@ def manifest(
         graphs=dict(graphs),
         files=dict(files),
         provenance=provenance,
+        special_tokens=dict(special_tokens),
     )

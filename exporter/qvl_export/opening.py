@@ -10,6 +10,7 @@ from pathlib import Path
 from qvl_runtime.manifest import DECODE
 
 from . import describe, engines, families, hub, leftovers, targets
+from . import texts as text_files
 from .checkpoint import HEAD, Checkpoint
 from .errors import ConfigError, ExportError
 from .families.spec import ModelSpec
@@ -35,7 +36,7 @@ class Opened:
     """A checkpoint that fits a plan; its spec and tensors are in the plan's bounds and basis.
 
     `precisions` and `targets` are those of every graph by name, `own` the linears that it holds quantized, `sources`
-    the values of every parameter.
+    the values of every parameter, `texts` what prompts are made with.
     """
 
     plan: ExportPlan
@@ -47,6 +48,7 @@ class Opened:
     tensors: Mapping[str, Tensor]
     own: Linears
     sources: Mapping[str, weights.Source]
+    texts: text_files.Texts
 
     def floats(self, name: str) -> str:
         """The precision of what is not quantized in a graph."""
@@ -96,7 +98,8 @@ def open_checkpoint(plan: ExportPlan, precisions: Mapping[str, str], progress: P
     sources = _match(spec, tensors, checkpoint.directory, lowered, own)
     for note in (*checkpoint.notes, *leftovers.notes(checkpoint.tensors), *_headless(spec, checkpoint)):
         progress.stage(f"note: {note}")
-    return Opened(plan, precisions, lowered, checkpoint, source, spec, tensors, own, sources)
+    texts = text_files.read(checkpoint, spec, progress.stage)
+    return Opened(plan, precisions, lowered, checkpoint, source, spec, tensors, own, sources, texts)
 
 
 def build_graph(name: str, spec: ModelSpec, target: targets.Target, linears: Linears) -> build.Graph:

@@ -23,7 +23,7 @@ from qvl_runtime import __main__ as cli
 from qvl_runtime import commands
 from qvl_runtime.arguments import make_parser
 from qvl_runtime.bundle import read_manifest
-from qvl_runtime.manifest import MANIFEST, Manifest
+from qvl_runtime.manifest import MANIFEST, FileEntry, Manifest
 from qvl_runtime.model import Model, load
 
 COMMANDS = ["run", "inspect", "bench"]
@@ -164,6 +164,31 @@ def test_sampling_options_reach_the_model(call: Any, path: Path, model: Model) -
     assert call("run", path, "Read.", *flags)[1] == model.generate([user(text("Read."))], **options) + "\n"
 
 
+def test_template_arguments_reach_the_model(
+    call: Any, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for file in path.iterdir():
+        shutil.copyfile(file, tmp_path / file.name)
+    source = "{% if loud %}{{ loud * 3 }}{% endif %}{{ messages[0].content[0].text }}"
+    (tmp_path / "chat_template.jinja").write_text(source)
+    (tmp_path / MANIFEST).write_bytes(
+        msgspec.json.encode(
+            msgspec.structs.replace(
+                read_manifest(path),
+                files={
+                    **read_manifest(path).files,
+                    "chat_template.jinja": FileEntry(size=len(source), sha256="0" * 64),
+                },
+            )
+        )
+    )
+    counts = [
+        json.loads(call("run", tmp_path, "x", "--json", "--max-new-tokens", 1, *given)[1])["counts"]["prompt"]
+        for given in ([], ["--template-arg", "loud=false"], ["--template-arg", "loud=a b"])
+    ]
+    assert counts[0] == counts[1] < counts[2]
+
+
 def test_a_scaled_image_is_noted_in_one_line(call: Any, short: Path, page: Path) -> None:
     big = page.with_name("big.png")
     Image.open(page).resize((600, 400)).save(big)
@@ -186,6 +211,9 @@ BAD = {
     "too long": (["run", "BUNDLE", "x", "--max-new-tokens", "9999"], "lower --max-new-tokens"),
     "placeholder": (["run", "BUNDLE", "<|image_pad|>"], "do not write"),
     "inspect": (["inspect", "missing"], "missing: is not a bundle directory"),
+    "template variable": (["run", "BUNDLE", "x", "--template-arg", "loud=1"], "has no variable 'loud' (it takes none)"),
+    "template arguments": (["run", "missing", "x", "--template-arg", "loud"], "'loud' is not NAME=VALUE"),
+    "bench's template variable": (["bench", "BUNDLE", "--template-arg", "loud=1"], "has no variable 'loud'"),
     "bench": (["bench", "BUNDLE", "--image", "none.png"], "none.png: no such file"),
 }
 USAGE = {

@@ -49,6 +49,7 @@ class Job(msgspec.Struct, frozen=True):
     max_new_tokens: int | None
     rank: int = 0
     workers: int = 1
+    template_args: dict[str, Any] = {}
 
     def items(self) -> Iterator[Item]:
         """This process's share."""
@@ -69,14 +70,14 @@ class Answerer(Protocol):
 class BundleAnswerer:
     """A bundle in the runtime that ships."""
 
-    def __init__(self, path: str, threads: int | None) -> None:
+    def __init__(self, path: str, threads: int | None, template_args: dict[str, Any]) -> None:
         from qvl_runtime import load
 
-        self._model = load(path, threads)
+        self._model, self._template_args = load(path, threads), template_args
         self._patch = self._model.manifest.image.patch_size
 
     def answer(self, messages: list[dict[str, Any]], limit: int | None) -> Record:
-        stream = self._model.stream(messages, limit)
+        stream = self._model.stream(messages, limit, template_args=self._template_args)
         text, run = "".join(stream), stream.run
         placed = stream.prompt.placed if stream.prompt else ()
         size = placed[0].media.frames[0].size if placed else (1, 1)
@@ -92,7 +93,7 @@ class BundleAnswerer:
         )
 
     def logits(self, messages: list[dict[str, Any]], tokens: list[int]) -> Floats:
-        return self._model.logits(messages, tokens)
+        return self._model.logits(messages, tokens, template_args=self._template_args)
 
 
 def run(job: Job, told: TextIO = sys.stdout) -> None:
@@ -120,8 +121,8 @@ def _open(job: Job) -> Answerer:
     if job.engine == HF:
         from .hf import HfAnswerer
 
-        return HfAnswerer(job.model, job.threads)
-    return BundleAnswerer(job.model, job.threads)
+        return HfAnswerer(job.model, job.threads, job.template_args)
+    return BundleAnswerer(job.model, job.threads, job.template_args)
 
 
 def _scratch(job: Job, index: int) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..processes import Pool
 from ..progress import Progress
@@ -25,6 +26,7 @@ class Area:
     workers: int
     threads: int
     max_new_tokens: int | None
+    template_args: dict[str, Any]
 
     @property
     def scratch(self) -> Path:
@@ -68,6 +70,7 @@ class Area:
                 max_new_tokens=self.max_new_tokens,
                 rank=rank,
                 workers=self.workers,
+                template_args=self.template_args,
             )
             for rank in range(self.workers)
         ]

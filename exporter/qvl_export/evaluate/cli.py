@@ -63,6 +63,8 @@ def register(cli: click.Group) -> None:
               help="What REFERENCE is: a bundle, or a checkpoint run by PyTorch.")  # fmt: skip
 @click.option("--fail-if", "gates", multiple=True, metavar="COND", help='Such as "cer>+0.5pt": exit 1 where exceeded.')
 @click.option("--blame/--no-blame", "blamed", default=True, show_default=True, help="Trace the worst item by layer.")
+@click.option("--template-arg", "template_args", multiple=True, metavar="NAME=VALUE",
+              help="A variable of the chat template, such as enable_thinking=false; may be repeated.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print report.json instead of the summary.")
 @click.option("--quiet", is_flag=True, help="No progress.")
 def compare(
@@ -73,9 +75,12 @@ def compare(
 
     Goes on where a killed run stopped; with more BUNDLES later, answers that are there are used again.
     """
+    from qvl_runtime.chat import parse_arguments
+
     from .compare import ComparePlan
     from .verdict import parse_gate
 
+    options["template_args"] = parse_arguments(options["template_args"])
     limits = tuple(parse_gate(gate) for gate in gates)
     plan = ComparePlan(reference, bundles, data, out, hf=engine == "hf", blame=blamed, gates=limits, **options)
     _compare(plan, as_json, quiet)
@@ -115,18 +120,23 @@ def _compare(plan: Any, as_json: bool, quiet: bool) -> None:
 @click.option("--reference", "engine", type=click.Choice(["bundle", "hf"]), default="bundle", show_default=True,
               help="What REFERENCE is: a bundle, or a checkpoint run by PyTorch.")  # fmt: skip
 @click.option("--threads", type=click.IntRange(1), help="Cores to use (default: all).")
+@click.option("--template-arg", "template_args", multiple=True, metavar="NAME=VALUE",
+              help="A variable of the chat template, such as enable_thinking=false; may be repeated.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def blame(
     reference: Path, bundle: Path, prompt: str, images: tuple[Path, ...], into: str | None, engine: str,
-    threads: int | None, as_json: bool,
+    threads: int | None, template_args: tuple[str, ...], as_json: bool,
 ) -> None:  # fmt: skip
     """Where BUNDLE loses against REFERENCE on one input: cosine and SQNR after every stage."""
     import msgspec
 
+    from qvl_runtime.chat import parse_arguments
+
     from .blame import BlamePlan, describe
     from .blame import blame as run
 
-    plan = BlamePlan(reference, bundle, images, prompt, into, threads, hf=engine == "hf")
+    arguments = parse_arguments(template_args)
+    plan = BlamePlan(reference, bundle, images, prompt, into, threads, engine == "hf", arguments)
     progress = ItemProgress(as_json)
     try:
         found = run(plan, progress)
@@ -147,6 +157,8 @@ def blame(
 @click.option("--workers", type=click.IntRange(1), help="Processes a model, side by side (default: one a machine).")
 @click.option("--ray", metavar="ADDRESS", help="Spread the items over the Ray cluster there.")
 @click.option("--max-new-tokens", type=click.IntRange(1), help="Longest answer (default: the runtime's).")
+@click.option("--template-arg", "template_args", multiple=True, metavar="NAME=VALUE",
+              help="A variable of the chat template, such as enable_thinking=false; may be repeated.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print report.json instead of the summary.")
 @click.option("--quiet", is_flag=True, help="No progress.")
 def sweep(
@@ -154,8 +166,11 @@ def sweep(
     quiet: bool, **options: Any,
 ) -> None:  # fmt: skip
     """The trade-off between pixels, precision and accuracy of CHECKPOINT, drawn."""
+    from qvl_runtime.chat import parse_arguments
+
     from .sweep import SweepPlan, make_bundles, parse_pixels
 
+    options["template_args"] = parse_arguments(options["template_args"])
     wanted = tuple(part.strip() for part in precisions.split(","))
     plan = SweepPlan(checkpoint, parse_pixels(pixels), wanted, data, out, calib, options["ray"])
     progress = ItemProgress(quiet)

@@ -108,6 +108,13 @@ def _add_media(parser: argparse.ArgumentParser) -> None:
         default=2.0,
         help="frames a second to take of the video, or that its images were taken with (default: 2)",
     )
+    parser.add_argument(
+        "--template-arg",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a variable of the chat template, such as enable_thinking=false; may be repeated",
+    )
     parser.add_argument("--max-frames", type=_positive, metavar="N", help="frames to take at most (default: 768)")
 
 

@@ -47,9 +47,11 @@ def _video(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def run(options: argparse.Namespace) -> int:
+    from .chat import parse_arguments
     from .drawing import image_format
     from .model import load
 
+    options.template_args = parse_arguments(options.template_arg)
     if options.draw:
         image_format(options.draw)
         if not options.draw.absolute().parent.is_dir():
@@ -71,6 +73,7 @@ def _run(model: Model, options: argparse.Namespace, tools: Any, schema: Any) -> 
         options.seed,
         tools=tools,
         json_schema=schema,
+        template_args=options.template_args,
     )
     place = _drawing_place(stream) if options.draw else None
     result: dict[str, Any] = {"text": _answer(stream, quiet=options.json)}
@@ -175,9 +178,11 @@ def inspect(options: argparse.Namespace) -> int:
 def bench(options: argparse.Namespace) -> int:
     import time
 
+    from .chat import parse_arguments
     from .model import load
 
     options.prompt = options.prompt or BENCH_PROMPT
+    options.template_args = parse_arguments(options.template_arg)
     messages = _messages(options)
     loads, runs = [], []
     for _ in range(options.repeat):
@@ -212,7 +217,7 @@ def _medians(loads: list[float], runs: list[dict[str, Any]]) -> dict[str, Any]:
 
 def _fresh(model: Model, messages: list[dict[str, Any]], options: argparse.Namespace) -> dict[str, Any]:
     """One run without any cached features or keys."""
-    stream = model.stream(messages, options.max_new_tokens, ignore_eos=True)
+    stream = model.stream(messages, options.max_new_tokens, ignore_eos=True, template_args=options.template_args)
     for _ in stream:
         pass
     return _report(stream.run)

@@ -212,6 +212,7 @@ class Manifest(_Frozen, frozen=True):
     """A bundle's description of itself.
 
     Where `graphs` has `llm_decode` beside `llm`, the two share one KV cache: answers are generated with it.
+    `special_tokens` are the named ones of the tokenizer's configuration (`eos_token`, …), variables of the template.
     """
 
     schema_version: Positive
@@ -224,6 +225,7 @@ class Manifest(_Frozen, frozen=True):
     graphs: dict[GraphName, GraphEntry]
     files: dict[str, FileEntry]
     provenance: Provenance
+    special_tokens: dict[str, str] = {}
 
 
 def json_schema() -> bytes:

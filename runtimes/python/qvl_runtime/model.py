@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-from tokenizers import Tokenizer
 
 from . import grounding
 from .bundle import read_manifest
-from .chat import ChatTemplate
-from .errors import BundleError, PromptError
+from .bundle_texts import open_texts
+from .errors import PromptError
 from .feature_cache import CachedEncoder
 from .generate import Decoder, Run
 from .manifest import Manifest
@@ -24,6 +23,7 @@ from .rotation import Rotation
 from .sampling import Sampling
 from .sessions import Floats, open_engine
 from .stream import Stream
+from .tokenizer import encode
 from .tools import check_tools
 
 if TYPE_CHECKING:
@@ -54,8 +54,7 @@ class Model:
 
     def __init__(self, bundle: Path, manifest: Manifest, threads: int | None = None) -> None:
         self.bundle, self.manifest = bundle, manifest
-        self.tokenizer = _tokenizer(bundle)
-        self._template = _template(bundle)
+        self.tokenizer, self._template = open_texts(bundle, manifest.special_tokens)
         self._engine = open_engine(bundle, manifest, threads)
         ids = {mark: self.tokenizer.token_to_id(mark) for mark in grounding.MARKS}
         self._marks = {id: mark for mark, id in ids.items() if id is not None}
@@ -72,6 +71,7 @@ class Model:
         seed: int | None = None,
         tools: Sequence[Tool] | None = None,
         json_schema: Schema | None = None,
+        template_args: Mapping[str, Any] | None = None,
     ) -> str:
         """The answer to chat messages; greedy at temperature 0.
 
@@ -80,10 +80,13 @@ class Model:
 
         `tools` are described to the model; `tools.parse_calls` reads its calls from the answer. With a `json_schema`,
         an object or its text, the answer is JSON of that schema, also when `max_new_tokens` cuts it: then it is closed.
+        `template_args` are variables of the chat template, such as `{"enable_thinking": False}`.
         """
         sampling = Sampling(temperature, top_p, top_k, seed)
         with self._decoder.lock:
-            return "".join(self._stream(messages, max_new_tokens, sampling, tools, json_schema))
+            return "".join(
+                self._stream(messages, max_new_tokens, sampling, tools, json_schema, template_args=template_args)
+            )
 
     def stream(
         self,
@@ -96,15 +99,16 @@ class Model:
         ignore_eos: bool = False,
         tools: Sequence[Tool] | None = None,
         json_schema: Schema | None = None,
+        template_args: Mapping[str, Any] | None = None,
     ) -> Stream:
         """The answer piece by piece, never splitting a character; `.run` tells tokens and times.
 
         Without `max_new_tokens` it is at most 512 tokens and a quarter of the bundle's maximum length. `ignore_eos`
         goes on to the limit, for measurements. Starting another prompt on this model ends it: its next piece raises
-        PromptError. `tools` and `json_schema` are those of `generate`; `.prompt` is what was asked.
+        PromptError. `tools`, `json_schema` and `template_args` are those of `generate`; `.prompt` is what was asked.
         """
         sampling = Sampling(temperature, top_p, top_k, seed)
-        return self._stream(messages, max_new_tokens, sampling, tools, json_schema, ignore_eos)
+        return self._stream(messages, max_new_tokens, sampling, tools, json_schema, ignore_eos, template_args)
 
     def _stream(
         self,
@@ -114,12 +118,13 @@ class Model:
         tools: Sequence[Tool] | None,
         json_schema: Schema | None,
         ignore_eos: bool = False,
+        template_args: Mapping[str, Any] | None = None,
     ) -> Stream:
         limit = self._limit(max_new_tokens)
         if ignore_eos and json_schema is not None:
             raise PromptError("ignore_eos and json_schema exclude each other")
         constraint = None if json_schema is None else self._grammars.constraint(json_schema)
-        prompt, run = self.prompt(messages, limit, tools), Run()
+        prompt, run = self.prompt(messages, limit, tools, template_args), Run()
         choose = constraint.chooser(sampling.chooser()) if constraint else sampling.chooser()
         stop = frozenset() if ignore_eos else frozenset(self.manifest.tokens.stop)
         tokens = self._decoder.generate(prompt, limit, stop, choose, run)
@@ -153,11 +158,15 @@ class Model:
         return put(Media("image", (load_image(image),)), 0, self.manifest.image.max_pixels, self.manifest)
 
     def logits(
-        self, messages: Sequence[Message], answer: str | Sequence[int], tools: Sequence[Tool] | None = None
+        self,
+        messages: Sequence[Message],
+        answer: str | Sequence[int],
+        tools: Sequence[Tool] | None = None,
+        template_args: Mapping[str, Any] | None = None,
     ) -> Floats:
         """Teacher-forced logits [answer tokens, vocab]: row i predicts token i of the answer, a text or token ids."""
         ids = self._forced(answer)
-        prompt = self.prompt(messages, len(ids), tools)
+        prompt = self.prompt(messages, len(ids), tools, template_args)
         wanted = np.arange(len(prompt.ids) - 1, len(prompt.ids) + len(ids) - 1)
         return self._decoder.prefill(prompt.followed_by(ids[:-1]), wanted, Run())
 
@@ -171,9 +180,15 @@ class Model:
             raise PromptError(f"the answer is {answer!r:.80}", fix=f"give a text or ids from 0 to {size - 1} to force")
         return ids.astype(np.int64)
 
-    def prompt(self, messages: Sequence[Message], reserve: int = 0, tools: Sequence[Tool] | None = None) -> Prompt:
+    def prompt(
+        self,
+        messages: Sequence[Message],
+        reserve: int = 0,
+        tools: Sequence[Tool] | None = None,
+        template_args: Mapping[str, Any] | None = None,
+    ) -> Prompt:
         """Token ids, positions and media of chat messages, leaving `reserve` tokens for the answer."""
-        render = partial(self._template.render, tools=check_tools(tools))
+        render = partial(self._template.render, tools=check_tools(tools), template_args=template_args)
         return build_prompt(messages, self.manifest, render, self._ids, reserve)
 
     def clear(self) -> None:
@@ -204,7 +219,7 @@ class Model:
         return Grammars(text, self.manifest.llm.vocab_size, self.manifest.tokens.stop)
 
     def _ids(self, text: str) -> list[int]:
-        return list(self.tokenizer.encode(text, add_special_tokens=False).ids)
+        return encode(self.tokenizer, text, self.manifest.llm.vocab_size)
 
     def _encode(self, placed: Placed) -> Floats:
         """Image features and those of D DeepStack layers [1 + D, tokens, hidden], cached."""
@@ -213,19 +228,3 @@ class Model:
 
     def __repr__(self) -> str:
         return f"Model({str(self.bundle)!r}, {self.manifest.family}, {self.manifest.graphs['llm'].precision})"
-
-
-def _tokenizer(bundle: Path) -> Tokenizer:
-    path = bundle / "tokenizer.json"
-    try:
-        return Tokenizer.from_file(str(path))
-    except Exception as error:  # tokenizers raises bare Exception
-        raise BundleError(f"is not a tokenizer: {error}", where=path) from error
-
-
-def _template(bundle: Path) -> ChatTemplate:
-    path = bundle / "chat_template.jinja"
-    try:
-        return ChatTemplate(path.read_text("utf-8"), path)
-    except (OSError, UnicodeDecodeError) as error:
-        raise BundleError(f"cannot be read: {error}", where=path) from error
