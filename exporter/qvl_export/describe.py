@@ -13,6 +13,7 @@ from qvl_runtime.manifest import (
     SCHEMA_VERSION,
     Calibration,
     FileEntry,
+    GenerationDefaults,
     GraphEntry,
     LlmGeometry,
     Manifest,
@@ -70,6 +71,7 @@ def manifest(
     graphs: Mapping[str, GraphEntry],
     files: Mapping[str, FileEntry],
     provenance: Provenance,
+    generation: GenerationDefaults,
 ) -> Manifest:
     """The manifest of a bundle, or of one that still lacks its later graphs."""
     text = spec.text
@@ -96,4 +98,5 @@ def manifest(
         graphs=dict(graphs),
         files=dict(files),
         provenance=provenance,
+        generation=generation,
     )

@@ -39,7 +39,8 @@ class Draft:
         """Of what is there so far."""
         opened = self._opened
         origin = describe.origin(opened.source, self._read_hash, calibration, opened.plan.recorded())
-        return describe.manifest(opened.spec, opened.plan.target, self._entries, self._files, origin)
+        target = opened.plan.target
+        return describe.manifest(opened.spec, target, self._entries, self._files, origin, opened.generation)
 
     def add(self, name: str, quantized: Quantized, progress: Progress) -> None:
         """Write a graph and its weights, those that `quantized` has instead of the checkpoint's."""

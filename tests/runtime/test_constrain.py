@@ -71,7 +71,7 @@ def test_a_cut_inside_a_character_is_closed_too(babbler: Model, cut: int) -> Non
     """Every answer a model could have given, token by token: 发 and 😀 are several tokens each."""
     answer = '{"kind": "发票😀é\\n \\"q\\"", "total": -12.5e3}'
     schema = thing(kind=TEXT, total=NUMBER)
-    constraint, run = babbler._grammars.constraint(schema), Run()
+    constraint, run = babbler._grammars.constraint(schema), Run(finish_reason="length")
     script = iter(babbler._ids(answer)[:cut])
     choose = constraint.chooser(lambda logits: next(script))
     said = [choose(np.zeros(babbler.manifest.llm.vocab_size, np.float32)) for _ in range(cut)]
@@ -165,7 +165,7 @@ def test_endings_are_searched_not_guessed(babbler: Model) -> None:
     def nothing() -> Iterator[int]:
         return iter(())
 
-    text = babbler.tokenizer.decode(list(constraint.closed(nothing(), Run())))
+    text = babbler.tokenizer.decode(list(constraint.closed(nothing(), Run(finish_reason="length"))))
     jsonschema.validate(json.loads(text), SCHEMAS["a pattern that could go on for ever"])
 
 

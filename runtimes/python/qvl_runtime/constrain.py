@@ -84,7 +84,7 @@ class Constraint:
     def closed(self, tokens: Iterator[int], run: Run) -> Iterator[int]:
         """The answer's tokens, and after a cut those that close it."""
         yield from tokens
-        if run.finish_reason != "length":
+        if run.finish_reason not in ("length", "timeout"):
             return
         if self._matcher.is_stopped():  # the last token that fitted was the last one needed
             run.finish_reason = "stop"
