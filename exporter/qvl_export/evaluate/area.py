@@ -25,6 +25,7 @@ class Area:
     workers: int
     threads: int
     max_new_tokens: int | None
+    use_generation_config: bool = False
 
     @property
     def scratch(self) -> Path:
@@ -66,6 +67,7 @@ class Area:
                 reference=reference,
                 threads=threads,
                 max_new_tokens=self.max_new_tokens,
+                use_generation_config=self.use_generation_config,
                 rank=rank,
                 workers=self.workers,
             )

@@ -18,7 +18,7 @@ from .answering import HF
 from .area import Area
 from .blame import Blame, BlamePlan, blame
 from .dataset import EvalSet, open_set
-from .models import Model, open_models
+from .models import Model, check_generation, open_models
 from .place import WORK, check_place
 from .records import Records
 from .results import Report
@@ -35,7 +35,8 @@ class ComparePlan:
     `reference` is a bundle, or with `hf` a checkpoint directory run by PyTorch; `items` asks so many of the set, drawn
     with a seed; `threads` are shared by `workers` processes (one a machine where not given), on the Ray cluster at the
     address `ray` if given; results and their work area go under `out`. `blame` traces the worst item of every bundle
-    layer by layer. `gates` must be about metrics that the set measures.
+    layer by layer. `gates` must be about metrics that the set measures. With `use_generation_config` answers are drawn
+    as the checkpoint recommends, else greedily.
     """
 
     reference: Path
@@ -50,6 +51,7 @@ class ComparePlan:
     hf: bool = False
     blame: bool = True
     gates: tuple[Gate, ...] = ()
+    use_generation_config: bool = False
 
 
 def compare(plan: ComparePlan, progress: Progress | None = None) -> Report:
@@ -65,6 +67,8 @@ def compare(plan: ComparePlan, progress: Progress | None = None) -> Report:
     if plan.gates:
         check_gates(plan.gates, chosen.tasks())
     reference, *others = open_models(plan.reference, plan.bundles, plan.hf)
+    if plan.use_generation_config:
+        check_generation([reference, *others])
     with open_pool(plan.ray) as pool:
         area = _area(plan, chosen, pool, progress)
         noise = _answer_all(area, chosen, reference, others)
@@ -72,6 +76,7 @@ def compare(plan: ComparePlan, progress: Progress | None = None) -> Report:
     first = reference.contender(area.work, f"reference-{reference.key}")
     compared = [other.contender(area.work, other.key) for other in others]
     report = summarise(chosen, first, compared, None if plan.hf else Records(area.work, noise))
+    report = msgspec.structs.replace(report, use_generation_config=plan.use_generation_config)
     return msgspec.structs.replace(report, blame=_blames(plan, report, progress)) if plan.blame else report
 
 
@@ -94,11 +99,13 @@ def _answer_all(area: Area, chosen: EvalSet, reference: Model, others: Sequence[
 
 def _area(plan: ComparePlan, chosen: EvalSet, pool: Pool, progress: Progress) -> Area:
     """That of this set, these items and this answer length."""
-    key = msgspec.json.encode([chosen.digest, chosen.chosen, plan.max_new_tokens])
+    recommended = [True] if plan.use_generation_config else []
+    key = msgspec.json.encode([chosen.digest, chosen.chosen, plan.max_new_tokens, *recommended])
     work = plan.out / WORK / hashlib.sha256(key).hexdigest()[:12]
     work.mkdir(parents=True, exist_ok=True)
     workers = plan.workers or pool.machines
-    return Area(work, pool, progress, workers, max(1, (plan.threads or pool.cores) // workers), plan.max_new_tokens)
+    threads = max(1, (plan.threads or pool.cores) // workers)
+    return Area(work, pool, progress, workers, threads, plan.max_new_tokens, plan.use_generation_config)
 
 
 def _blames(plan: ComparePlan, report: Report, progress: Progress) -> dict[str, Blame]:
