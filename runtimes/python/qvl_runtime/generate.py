@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from time import monotonic
 from typing import Literal
 
 import numpy as np
@@ -38,7 +39,7 @@ class Halt:
     """Asked before each call of the engine whether the answer is still wanted; `timeout` counts from now."""
 
     def __init__(self, timeout: float | None = None) -> None:
-        self._deadline = None if timeout is None else time.monotonic() + timeout
+        self._deadline = None if timeout is None else monotonic() + timeout
         self._cancelled = False
 
     def cancel(self) -> None:
@@ -49,7 +50,7 @@ class Halt:
         """Raise Halted when the answer was cancelled or its time is over."""
         if self._cancelled:
             raise Halted("cancelled")
-        if self._deadline is not None and time.monotonic() >= self._deadline:
+        if self._deadline is not None and monotonic() >= self._deadline:
             raise Halted("timeout")
 
 
