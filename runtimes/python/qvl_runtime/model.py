@@ -29,7 +29,8 @@ from .stream import Stream
 from .tools import check_tools
 
 if TYPE_CHECKING:
-    from .constrain import Grammars, Schema
+    from .constrain import Grammars
+    from .json_schemas import Schema
 
 FEATURE_CACHE_BYTES = 256 << 20
 Tool = Mapping[str, Any]
