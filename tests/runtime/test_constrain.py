@@ -295,12 +295,11 @@ def test_every_keyword_of_the_drafts_is_followed_or_refused(babbler: Model) -> N
         schema = {keyword: value, **({"$defs": {"n": NUMBER}} if keyword == "$ref" else {})}
         if keyword == "additionalItems":
             schema |= {"$schema": "http://json-schema.org/draft-07/schema#", "items": [NUMBER]}
-        try:
-            constraints = [babbler._grammars.constraint(schema) for _ in values]
-        except PromptError as error:
-            assert "Unimplemented keys" in str(error), keyword
+        if keyword not in json_schemas.KEYWORDS:
+            with pytest.raises(PromptError, match="Unimplemented keys"):
+                babbler._grammars.constraint(schema)
             continue
-        assert keyword in json_schemas.KEYWORDS
+        constraints = [babbler._grammars.constraint(schema) for _ in values]
         taken = [_takes(babbler, one, json.dumps(text)) for one, text in zip(constraints, values, strict=True)]
         judge = jsonschema.validators.validator_for(schema, jsonschema.Draft202012Validator)(schema)
         valid = [judge.is_valid(value) for value in values]

@@ -28,7 +28,7 @@ ANNOTATIONS = {
     *("contentEncoding", "contentMediaType", "contentSchema"),
 }
 KEYWORDS = APPLICATORS | ASSERTIONS | ANNOTATIONS
-"""All that llguidance follows, and what constrains nothing by its meaning; it refuses other keywords of the standard."""
+"""All that llguidance follows, and what means no constraint; other keywords of the standard it refuses."""
 
 
 class IgnoredKeywordWarning(UserWarning):
