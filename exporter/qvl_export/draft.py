@@ -39,8 +39,8 @@ class Draft:
         """Of what is there so far."""
         opened = self._opened
         origin = describe.origin(opened.source, self._read_hash, calibration, opened.plan.recorded())
-        special = opened.texts.special_tokens
-        return describe.manifest(opened.spec, opened.plan.target, self._entries, self._files, origin, special)
+        target, special = opened.plan.target, opened.texts.special_tokens
+        return describe.manifest(opened.spec, target, self._entries, self._files, origin, special, opened.generation)
 
     def add(self, name: str, quantized: Quantized, progress: Progress) -> None:
         """Write a graph and its weights, those that `quantized` has instead of the checkpoint's."""

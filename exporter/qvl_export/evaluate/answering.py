@@ -47,6 +47,7 @@ class Job(msgspec.Struct, frozen=True):
     reference: bool
     threads: int | None
     max_new_tokens: int | None
+    use_generation_config: bool = False
     rank: int = 0
     workers: int = 1
     template_args: dict[str, Any] = {}
@@ -61,7 +62,7 @@ class Answerer(Protocol):
     """A loaded model, see `BundleAnswerer` and `hf.HfAnswerer`."""
 
     def answer(self, messages: list[dict[str, Any]], limit: int | None) -> Record:
-        """A record with the greedy answer, its tokens (the stop token too), times and sizes."""
+        """A record with the answer, its tokens (the stop token too), times and sizes."""
 
     def logits(self, messages: list[dict[str, Any]], tokens: list[int]) -> Floats:
         """Teacher-forced logits [tokens, vocab]."""
@@ -70,14 +71,23 @@ class Answerer(Protocol):
 class BundleAnswerer:
     """A bundle in the runtime that ships."""
 
-    def __init__(self, path: str, threads: int | None, template_args: dict[str, Any]) -> None:
+    def __init__(
+        self, path: str, threads: int | None, template_args: dict[str, Any], use_generation_config: bool = False
+    ) -> None:
         from qvl_runtime import load
 
         self._model, self._template_args = load(path, threads), template_args
         self._patch = self._model.manifest.image.patch_size
+        self._recommended = use_generation_config
 
     def answer(self, messages: list[dict[str, Any]], limit: int | None) -> Record:
-        stream = self._model.stream(messages, limit, template_args=self._template_args)
+        stream = self._model.stream(
+            messages,
+            limit,
+            seed=0,
+            template_args=self._template_args,
+            use_generation_config=self._recommended,
+        )
         text, run = "".join(stream), stream.run
         placed = stream.prompt.placed if stream.prompt else ()
         size = placed[0].media.frames[0].size if placed else (1, 1)
@@ -85,7 +95,7 @@ class BundleAnswerer:
         return Record(
             answer=text,
             tokens=[*run.tokens, *([] if run.stop_token is None else [run.stop_token])],
-            finish_reason=run.finish_reason,
+            finish_reason=run.finish_reason or "",
             first_token_seconds=round(run.times.first_token, 5),
             decode_seconds=round(run.times.decode, 5),
             size=size,
@@ -121,8 +131,8 @@ def _open(job: Job) -> Answerer:
     if job.engine == HF:
         from .hf import HfAnswerer
 
-        return HfAnswerer(job.model, job.threads, job.template_args)
-    return BundleAnswerer(job.model, job.threads, job.template_args)
+        return HfAnswerer(job.model, job.threads, job.template_args, job.use_generation_config)
+    return BundleAnswerer(job.model, job.threads, job.template_args, job.use_generation_config)
 
 
 def _scratch(job: Job, index: int) -> Path:

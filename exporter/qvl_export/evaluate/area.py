@@ -27,6 +27,7 @@ class Area:
     threads: int
     max_new_tokens: int | None
     template_args: dict[str, Any]
+    use_generation_config: bool = False
 
     @property
     def scratch(self) -> Path:
@@ -68,6 +69,7 @@ class Area:
                 reference=reference,
                 threads=threads,
                 max_new_tokens=self.max_new_tokens,
+                use_generation_config=self.use_generation_config,
                 rank=rank,
                 workers=self.workers,
                 template_args=self.template_args,

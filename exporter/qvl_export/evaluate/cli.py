@@ -59,6 +59,7 @@ def register(cli: click.Group) -> None:
 @click.option("--workers", type=click.IntRange(1), help="Processes a model, side by side (default: one a machine).")
 @click.option("--ray", metavar="ADDRESS", help="Spread the items over the Ray cluster there.")
 @click.option("--max-new-tokens", type=click.IntRange(1), help="Longest answer (default: the runtime's).")
+@click.option("--use-generation-config", is_flag=True, help="Answer as the checkpoint recommends, not greedily.")
 @click.option("--reference", "engine", type=click.Choice(["bundle", "hf"]), default="bundle", show_default=True,
               help="What REFERENCE is: a bundle, or a checkpoint run by PyTorch.")  # fmt: skip
 @click.option("--fail-if", "gates", multiple=True, metavar="COND", help='Such as "cer>+0.5pt": exit 1 where exceeded.')
@@ -157,6 +158,7 @@ def blame(
 @click.option("--workers", type=click.IntRange(1), help="Processes a model, side by side (default: one a machine).")
 @click.option("--ray", metavar="ADDRESS", help="Spread the items over the Ray cluster there.")
 @click.option("--max-new-tokens", type=click.IntRange(1), help="Longest answer (default: the runtime's).")
+@click.option("--use-generation-config", is_flag=True, help="Answer as the checkpoint recommends, not greedily.")
 @click.option("--template-arg", "template_args", multiple=True, metavar="NAME=VALUE",
               help="A variable of the chat template, such as enable_thinking=false; may be repeated.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print report.json instead of the summary.")

@@ -20,7 +20,7 @@ from .answering import HF
 from .area import Area
 from .blame import Blame, BlamePlan, blame
 from .dataset import EvalSet, open_set
-from .models import Model, open_models
+from .models import Model, check_generation, open_models
 from .place import WORK, check_place
 from .records import Records
 from .results import Report
@@ -38,7 +38,7 @@ class ComparePlan:
     with a seed; `threads` are shared by `workers` processes (one a machine where not given), on the Ray cluster at the
     address `ray` if given; results and their work area go under `out`. `blame` traces the worst item of every bundle
     layer by layer. `gates` must be about metrics that the set measures. `template_args` are variables of the
-    chat template.
+    chat template. With `use_generation_config` answers are drawn as the checkpoint recommends, else greedily.
     """
 
     reference: Path
@@ -54,6 +54,7 @@ class ComparePlan:
     blame: bool = True
     gates: tuple[Gate, ...] = ()
     template_args: Mapping[str, Any] = field(default_factory=dict)
+    use_generation_config: bool = False
 
 
 def compare(plan: ComparePlan, progress: Progress | None = None) -> Report:
@@ -69,6 +70,8 @@ def compare(plan: ComparePlan, progress: Progress | None = None) -> Report:
     if plan.gates:
         check_gates(plan.gates, chosen.tasks())
     reference, *others = open_models(plan.reference, plan.bundles, plan.hf)
+    if plan.use_generation_config:
+        check_generation([reference, *others])
     with open_pool(plan.ray) as pool:
         area = _area(plan, chosen, pool, progress)
         noise = _answer_all(area, chosen, reference, others)
@@ -76,6 +79,7 @@ def compare(plan: ComparePlan, progress: Progress | None = None) -> Report:
     first = reference.contender(area.work, f"reference-{reference.key}")
     compared = [other.contender(area.work, other.key) for other in others]
     report = summarise(chosen, first, compared, None if plan.hf else Records(area.work, noise))
+    report = msgspec.structs.replace(report, use_generation_config=plan.use_generation_config)
     return msgspec.structs.replace(report, blame=_blames(plan, report, progress)) if plan.blame else report
 
 
@@ -110,13 +114,15 @@ def _check_answered(area: Area, reference: Model, chosen: EvalSet) -> None:
 def _area(plan: ComparePlan, chosen: EvalSet, pool: Pool, progress: Progress) -> Area:
     """That of this set, these items and this answer length."""
     arguments = dict(plan.template_args)
-    parts = [chosen.digest, chosen.chosen, plan.max_new_tokens, *([arguments] if arguments else [])]
+    recommended = [True] if plan.use_generation_config else []
+    parts = [chosen.digest, chosen.chosen, plan.max_new_tokens, *([arguments] if arguments else []), *recommended]
     key = msgspec.json.encode(parts, order="sorted")
     work = plan.out / WORK / hashlib.sha256(key).hexdigest()[:12]
     work.mkdir(parents=True, exist_ok=True)
     workers = plan.workers or pool.machines
     threads = max(1, (plan.threads or pool.cores) // workers)
-    return Area(work, pool, progress, workers, threads, plan.max_new_tokens, arguments)
+    recommends = plan.use_generation_config
+    return Area(work, pool, progress, workers, threads, plan.max_new_tokens, arguments, recommends)
 
 
 def _blames(plan: ComparePlan, report: Report, progress: Progress) -> dict[str, Blame]:

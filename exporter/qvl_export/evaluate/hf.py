@@ -27,12 +27,27 @@ from .taps import Taps
 Floats = npt.NDArray[np.float32]
 MAX_NEW_TOKENS = 512
 NO_ARGUMENTS: Mapping[str, Any] = MappingProxyType({})
+GREEDY = {
+    "do_sample": False,
+    "repetition_penalty": 1.0,
+    "no_repeat_ngram_size": 0,
+    "temperature": None,
+    "top_p": None,
+    "top_k": None,
+}
+"""In place of what `generation_config.json` says."""
 
 
 class HfAnswerer:
     """A checkpoint in transformers, see `answering.Answerer`; pages as the runtime loads them."""
 
-    def __init__(self, path: str, threads: int | None, template_args: Mapping[str, Any] = NO_ARGUMENTS) -> None:
+    def __init__(
+        self,
+        path: str,
+        threads: int | None,
+        template_args: Mapping[str, Any] = NO_ARGUMENTS,
+        use_generation_config: bool = False,
+    ) -> None:
         try:
             import torch  # noqa: TID251
             import transformers as untyped  # noqa: TID251
@@ -43,7 +58,7 @@ class HfAnswerer:
         transformers.logging.disable_progress_bar()
         if threads:
             torch.set_num_threads(threads)
-        self.torch, where = torch, Path(path)
+        self.torch, where, self._recommended = torch, Path(path), use_generation_config
         try:
             loader = transformers.AutoModelForImageTextToText
             self.model: Any = loader.from_pretrained(where, dtype=torch.float32).eval()
@@ -87,9 +102,10 @@ class HfAnswerer:
     def answer(self, messages: list[dict[str, Any]], limit: int | None) -> Record:
         inputs, page, clock = self.inputs(messages), self._pages(messages)[0], _Clock()
         limit = MAX_NEW_TOKENS if limit is None else limit
-        options = {"do_sample": False, "repetition_penalty": 1.0, "max_new_tokens": limit, "streamer": clock}
+        self.torch.manual_seed(0)
+        options = {} if self._recommended else GREEDY
         with self.torch.inference_mode():
-            output = self.model.generate(**inputs, temperature=None, top_p=None, top_k=None, **options)
+            output = self.model.generate(**inputs, max_new_tokens=limit, streamer=clock, **options)
         tokens = output[0, inputs["input_ids"].shape[1] :].tolist()
         stop = self.model.generation_config.eos_token_id
         stopped = tokens[-1:] != [] and tokens[-1] in (stop if isinstance(stop, list) else [stop])

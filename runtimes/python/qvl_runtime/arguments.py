@@ -83,6 +83,7 @@ def _add_bench(bench: argparse.ArgumentParser) -> None:
     _add_media(bench)
     bench.add_argument("--repeat", type=_positive, default=3, metavar="N", help="runs, of which the median is printed")
     bench.add_argument("--max-new-tokens", type=_positive, default=32, metavar="N", help="tokens a run (default: 32)")
+    _add_generation_config(bench)
     bench.add_argument("--json", action="store_true", help="print the figures as one JSON object")
 
 
@@ -125,9 +126,29 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="longest answer (default: 512, or a quarter of the length)",
     )
-    parser.add_argument("--temperature", type=float, default=0.0, metavar="T", help="0 is greedy (default)")
+    parser.add_argument("--temperature", type=float, metavar="T", help="0 is greedy (default)")
+    parser.add_argument("--top-p", type=float, metavar="P", help="keep the likeliest tokens of this mass (default: 1)")
+    parser.add_argument("--top-k", type=int, metavar="K", help="0 keeps all tokens (default)")
     parser.add_argument(
-        "--top-p", type=float, default=1.0, metavar="P", help="keep the likeliest tokens of this mass (default: 1)"
+        "--min-p", type=float, metavar="P", help="keep tokens this many times as likely as the likeliest (default: 0)"
     )
-    parser.add_argument("--top-k", type=int, default=0, metavar="K", help="0 keeps all tokens (default)")
     parser.add_argument("--seed", type=int, metavar="N", help="makes sampling repeatable")
+    parser.add_argument(
+        "--repetition-penalty", type=float, metavar="F", help="divide logits of tokens that occurred (default: 1)"
+    )
+    parser.add_argument(
+        "--no-repeat-ngram-size", type=int, metavar="N", help="no run of N tokens occurs twice (default: 0, any may)"
+    )
+    _add_generation_config(parser)
+    parser.add_argument(
+        "--stop", action="append", default=[], metavar="TEXT", help="end the answer before this text; may be repeated"
+    )
+    parser.add_argument("--timeout", type=float, metavar="SECONDS", help="end the answer after this time")
+
+
+def _add_generation_config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--use-generation-config",
+        action="store_true",
+        help="sampling and penalties as the checkpoint recommends, see `inspect`; other options go before it",
+    )

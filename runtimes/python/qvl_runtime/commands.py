@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from .prompt import Placed
     from .stream import Stream
 
+CUTS = {"length": "--max-new-tokens", "timeout": "--timeout"}
+"""The option that cuts an answer, by the reason why it ended."""
+
 
 def _messages(options: argparse.Namespace) -> list[dict[str, Any]]:
     from .pdf import pdf_pages
@@ -74,6 +77,12 @@ def _run(model: Model, options: argparse.Namespace, tools: Any, schema: Any) -> 
         tools=tools,
         json_schema=schema,
         template_args=options.template_args,
+        min_p=options.min_p,
+        repetition_penalty=options.repetition_penalty,
+        no_repeat_ngram_size=options.no_repeat_ngram_size,
+        use_generation_config=options.use_generation_config,
+        stop=options.stop,
+        timeout=options.timeout,
     )
     place = _drawing_place(stream) if options.draw else None
     result: dict[str, Any] = {"text": _answer(stream, quiet=options.json)}
@@ -85,9 +94,9 @@ def _run(model: Model, options: argparse.Namespace, tools: Any, schema: Any) -> 
         result["regions"] = [asdict(region) for region in regions]
     if options.json:
         print(json.dumps({**result, **_report(stream.run)}, ensure_ascii=False))
-    elif stream.run.finish_reason == "length":
+    elif option := CUTS.get(stream.run.finish_reason or ""):
         closed = " and closed" if stream.run.forced else ""
-        print(f"note: the answer was cut off{closed}, see --max-new-tokens", file=sys.stderr)
+        print(f"note: the answer was cut off{closed}, see {option}", file=sys.stderr)
     return 0
 
 
@@ -144,6 +153,7 @@ def _report(run: Run) -> dict[str, Any]:
     return {
         "tokens": run.tokens,
         "finish_reason": run.finish_reason,
+        **({"stop_string": run.stop_string} if run.stop_string else {}),
         **({"forced": run.forced} if run.forced else {}),
         "counts": asdict(run.counts),
         "seconds": times,
@@ -217,7 +227,14 @@ def _medians(loads: list[float], runs: list[dict[str, Any]]) -> dict[str, Any]:
 
 def _fresh(model: Model, messages: list[dict[str, Any]], options: argparse.Namespace) -> dict[str, Any]:
     """One run without any cached features or keys."""
-    stream = model.stream(messages, options.max_new_tokens, ignore_eos=True, template_args=options.template_args)
+    stream = model.stream(
+        messages,
+        options.max_new_tokens,
+        seed=0,
+        ignore_eos=True,
+        template_args=options.template_args,
+        use_generation_config=options.use_generation_config,
+    )
     for _ in stream:
         pass
     return _report(stream.run)

@@ -19,6 +19,8 @@ DECODE = "llm_decode"
 """The language model once more, for the tokens of answers; only hybrid bundles have it."""
 TEXT_FILES = ("tokenizer.json", "chat_template.jinja")
 
+MAX_FLOAT = 3.4028234663852886e38
+"""The largest float32."""
 Positive = Annotated[int, msgspec.Meta(gt=0, le=1 << 31)]
 Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 31)]
 Bytes = Annotated[int, msgspec.Meta(ge=0, le=1 << 50)]
@@ -186,6 +188,21 @@ class VideoTiming(_Frozen, frozen=True):
     timestamps: bool = False
 
 
+class GenerationDefaults(_Frozen, frozen=True):
+    """How the checkpoint's authors would have answers drawn: its `generation_config.json`, with the defaults of
+    transformers where that says nothing. Used only where it is asked for; a `max_new_tokens` of None: not said.
+    """
+
+    do_sample: bool = False
+    temperature: Annotated[float, msgspec.Meta(ge=0, le=MAX_FLOAT)] = 1.0
+    top_k: Count = 50
+    top_p: Annotated[float, msgspec.Meta(gt=0, le=1)] = 1.0
+    min_p: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
+    repetition_penalty: Annotated[float, msgspec.Meta(gt=0, le=MAX_FLOAT)] = 1.0
+    no_repeat_ngram_size: Count = 0
+    max_new_tokens: Positive | None = None
+
+
 class Calibration(_Frozen, frozen=True):
     """What quantization was calibrated on: names of its sources, pages used, and a hash of these with their prompts."""
 
@@ -213,6 +230,7 @@ class Manifest(_Frozen, frozen=True):
 
     Where `graphs` has `llm_decode` beside `llm`, the two share one KV cache: answers are generated with it.
     `special_tokens` are the named ones of the tokenizer's configuration (`eos_token`, …), variables of the template.
+    `generation` is None in bundles made before it was kept.
     """
 
     schema_version: Positive
@@ -226,6 +244,7 @@ class Manifest(_Frozen, frozen=True):
     files: dict[str, FileEntry]
     provenance: Provenance
     special_tokens: dict[str, str] = {}
+    generation: GenerationDefaults | None = None
 
 
 def json_schema() -> bytes:
