@@ -25,13 +25,12 @@ def open_regular(path: str | Path, limit: int, error: type[QvlError] = MediaErro
         raise error("no such file", where=path) from failure
     except OSError as failure:
         raise error(_kind(path) or f"cannot be read: {failure.strerror}", where=path) from failure
-    file = os.fdopen(handle, "rb")
     try:
         _check(os.fstat(handle), path, limit, error)
-    except BaseException:
-        file.close()
+    except QvlError:
+        os.close(handle)
         raise
-    return file
+    return os.fdopen(handle, "rb")
 
 
 def check_regular(path: str | Path, limit: int, error: type[QvlError] = MediaError) -> None:

@@ -35,8 +35,8 @@ _PAGES = re.compile(r"\s*(\d{1,9})\s*(-\s*(\d{1,9})?\s*)?")
 class Pdf:
     """An open PDF, for a `with`; `len` is the number of its pages, which count from zero here and from one in errors.
 
-    pdfium works on it in a process of its own, within `limits`. Raises MediaError naming the file, and the page if it is
-    one that fails or exceeds them; InstallError without pypdfium2. May be copied and pickled.
+    pdfium works on it in a process of its own, within `limits`. Raises MediaError naming the file, and the page if one
+    fails or exceeds the limits; InstallError without pypdfium2. May be copied and pickled.
     """
 
     def __init__(self, path: str | Path, limits: PdfLimits = PDF_LIMITS) -> None:
