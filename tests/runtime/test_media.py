@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from qvl_runtime import media
+from qvl_runtime import files, media
 from qvl_runtime.errors import MediaError, PromptError
 from qvl_runtime.media import count_pages, load_frames, load_image, load_pages
 from qvl_runtime.pdf import PDF_MAX_PIXELS, Pdf, PdfPage, parse_pages, pdf_pages
@@ -301,6 +301,26 @@ def test_open_files_are_images_too() -> None:
         file.write(data)
     with os.fdopen(reader, "rb", buffering=0) as file:  # whose reads are short, as those of a socket
         assert load_image(file).size == picture().size
+
+
+def test_pipes_of_the_shell_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`--image <(…)` and `… | run --image /dev/stdin`."""
+    text_pdf(tmp_path / "a.pdf", [["one"]])
+    for data, read in (
+        (encoded(picture(), "PNG"), load_image),
+        ((tmp_path / "a.pdf").read_bytes(), lambda path: Pdf(path).draw(0)),
+    ):
+        reader, writer = os.pipe()
+        with os.fdopen(writer, "wb") as file:
+            file.write(data)
+        assert read(f"/dev/fd/{reader}").size in (SIZE, (417, 209))
+        os.close(reader)
+    monkeypatch.setattr(files, "MAX_PIPE_BYTES", 1 << 20)
+    with subprocess.Popen(["cat", "/dev/zero"], stdout=subprocess.PIPE) as endless:
+        assert endless.stdout is not None
+        with pytest.raises(MediaError, match="is larger than 1 MiB"):
+            load_image(f"/dev/fd/{endless.stdout.fileno()}")
+        endless.kill()
 
 
 def named_pipe(directory: Path) -> Path:

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from .errors import MediaError, QvlError
-from .files import check_regular
+from .files import check_regular, is_pipe, read_file
 from .pdf import PdfPage
 
 MAX_IMAGE_PIXELS = 1 << 27
@@ -169,6 +169,8 @@ def _open(source: str | Path | bytes | BinaryIO | np.ndarray[Any, Any], where: s
     if not isinstance(source, str | Path):
         raise MediaError("is not an image", where=where, fix="give a path, bytes, a PIL image or a uint8 array")
     check_there(source)
+    if is_pipe(source):
+        return _identify(io.BytesIO(read_file(source, MAX_IMAGE_BYTES)))
     check_regular(source, MAX_IMAGE_BYTES)
     return _identify(Path(source))
 

@@ -16,7 +16,7 @@ from typing import Any
 from PIL import Image
 
 from .errors import InstallError, MediaError
-from .files import read_regular
+from .files import read_file
 from .pdf_process import PDF_LIMITS, Document, PdfFailure, PdfLimits, pdf_process
 from .pdf_reader import Reply
 
@@ -43,7 +43,7 @@ class Pdf:
         if importlib.util.find_spec("pypdfium2") is None:
             raise InstallError("PDFs need pypdfium2", fix="pip install 'qvl-runtime[pdf]'")
         self.path, self._limits = path, limits
-        self._document = Document(read_regular(path, PDF_MAX_BYTES))
+        self._document = Document(read_file(path, PDF_MAX_BYTES))
         with self._naming("cannot be read as a PDF"):
             self._count = _whole(self._ask("open")[0]["pages"])
         if self._count > PDF_MAX_PAGES:
