@@ -24,6 +24,7 @@ def main(arguments: Sequence[str] | None = None, program: str = "python -m qvl_r
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("always", UserWarning)
+            warnings.filterwarnings("ignore", module=r"PIL\.")  # thousands of remarks on damaged metadata
             warnings.showwarning = _one_line_warning
             code: int = options.command(options)
             sys.stdout.flush()  # here, where a reader that went away is caught
