@@ -374,7 +374,11 @@ ARGUMENTS = [
 ]
 BUNDLES = [
     Row("bundle missing", r"nowhere: is not a bundle directory", command=("inspect", "nowhere")),
-    Row("not a bundle", r"checkpoint/bundle\.json: is missing", command=("inspect", "checkpoint")),
+    Row(
+        "not a bundle",
+        r"checkpoint: is a checkpoint, not a bundle \(export it first: qvl-export export checkpoint BUNDLE\)",
+        command=("inspect", "checkpoint"),
+    ),
     Row("bundle not given", r"BUNDLE", command=("inspect",)),
     Row(
         "file missing",
@@ -468,7 +472,13 @@ PROMPTS = [
         "frames differ",
         r"frames of a video differ",
         d.together(d.image(64, 64), d.image(96, 64, "b.png")),
-        (*RUN, "--video", "page.png", "b.png"),
+        (*RUN, "--video", "*.png"),
+    ),
+    Row(
+        "frames one by one",
+        r"--video takes one name, b\.png is another: write .*--video 'frames/\*\.png'",
+        d.together(d.image(64, 64), d.image(64, 64, "b.png")),
+        ("run", "bundle", "--video", "page.png", "b.png", "What happens?"),
     ),
     Row("bench of nothing", r"nowhere: is not a bundle", command=("bench", "nowhere")),
 ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,9 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
+
+from qvl_runtime.printable import printable
+from qvl_runtime.standard_streams import show
 
 LIMIT_EXCEEDED = 1
 Directory = click.Path(path_type=Path)
@@ -26,7 +28,7 @@ class ItemProgress:
         self._task: TaskID | None = None
 
     def stage(self, text: str, total: int = 0) -> None:
-        self._console.print(text)
+        self._console.print(printable(text), markup=False)  # names may look like markup
         if self._task is not None:
             self._bar.remove_task(self._task)
             self._task = None
@@ -101,7 +103,7 @@ def _compare(plan: Any, as_json: bool, quiet: bool) -> None:
         write(report, plan.out)
     finally:
         progress.stop()
-    click.echo(msgspec.json.encode(report).decode() if as_json else markdown(report))
+    show(msgspec.to_builtins(report) if as_json else markdown(report))
     if not as_json:
         click.echo(f"{plan.out / 'index.html'}: the whole report")
     for line in undecided(report, plan.gates):
@@ -143,7 +145,7 @@ def blame(
         found = run(plan, progress)
     finally:
         progress.stop()
-    click.echo(msgspec.json.encode(found).decode() if as_json else describe(found))
+    show(msgspec.to_builtins(found) if as_json else describe(found))
 
 
 @click.command()
@@ -201,7 +203,7 @@ def build(scans: Path, truth: Path, out_set: Path, as_json: bool) -> None:
 
     counts = build_set(scans, truth, out_set)
     if as_json:
-        click.echo(json.dumps(counts))
+        show(counts)
     else:
         tasks = ", ".join(f"{count} {task}" for task, count in counts["tasks"].items())
-        click.echo(f"{out_set}: {counts['items']} items ({tasks}) about {counts['images']} pages")
+        show(f"{out_set}: {counts['items']} items ({tasks}) about {counts['images']} pages")

@@ -26,6 +26,15 @@ CHUNK = 1 << 22
 Shapes = dict[str, list[int | str]]
 
 
+def has_utf8_name(path: Path) -> bool:
+    """Whether the path from the root is UTF-8: engines cannot open files of another name."""
+    try:
+        str(path.absolute()).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 class _Version(msgspec.Struct):
     schema_version: int
 
@@ -58,6 +67,14 @@ def _parse(bundle: Path) -> Manifest:
             "is a directory for ONNX Runtime GenAI, not a bundle",
             where=bundle,
             fix="load it with onnxruntime_genai, or export without --layout genai",
+        )
+    if not path.is_file() and (bundle / "config.json").is_file():
+        import shlex  # for errors alone
+
+        raise BundleError(
+            "is a checkpoint, not a bundle",
+            where=bundle,
+            fix=f"export it first: qvl-export export {shlex.quote(str(bundle))} BUNDLE",
         )
     if not path.is_file():
         raise BundleError("is missing: not a bundle, or an interrupted copy", where=path)

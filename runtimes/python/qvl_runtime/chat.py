@@ -52,7 +52,7 @@ class ChatTemplate:
     """
 
     def __init__(self, source: str, where: Path, special_tokens: Mapping[str, str] = NOTHING) -> None:
-        self.where, self._special_tokens = where, dict(special_tokens)
+        self.where, self._source, self._special_tokens = where, source, dict(special_tokens)
         self._knows_tools = re.search(r"\btools\b", source) is not None
         try:
             self._environment = compiled(source)
@@ -78,6 +78,10 @@ class ChatTemplate:
             return rendered(self._environment, {**self._special_tokens, **self._checked(template_args), **given})
         except TemplateFault as fault:
             raise self._broken(fault) from fault
+
+    def reads(self, key: str) -> bool:
+        """Whether the template names the key as one of something, as in `message.key` or `message['key']`."""
+        return re.search(rf"""\.{re.escape(key)}\b|['"]{re.escape(key)}['"]""", self._source) is not None
 
     def _checked(self, arguments: Mapping[str, Any] | None) -> Mapping[str, Any]:
         if not arguments:

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from . import grounding
-from .bundle import read_manifest
+from .bundle import has_utf8_name, read_manifest
 from .bundle_texts import open_texts
 from .checks import whole
-from .errors import PromptError, TruncatedAnswerWarning
+from .errors import BundleError, PromptError, TruncatedAnswerWarning
 from .feature_cache import CachedEncoder
 from .generate import Decoder, Halt, Run
 from .manifest import Manifest
@@ -45,7 +45,12 @@ def load(bundle: str | Path, threads: int | None = None) -> Model:
     path = Path(bundle)
     if threads is not None:
         threads = whole("threads", threads, 1, "give a positive whole number, or None for all cores")
-    return Model(path, read_manifest(path), threads)
+    manifest = read_manifest(path)  # by the name that was given, for its errors
+    if not has_utf8_name(path):
+        raise BundleError(
+            "its path is not UTF-8, so that no engine can open it", where=path, fix="rename the directory"
+        )
+    return Model(path.absolute(), manifest, threads)
 
 
 class Model:
@@ -232,7 +237,7 @@ class Model:
     ) -> Prompt:
         """Token ids, positions and media of chat messages, leaving `reserve` tokens for the answer."""
         render = partial(self._template.render, tools=check_tools(tools), template_args=template_args)
-        return build_prompt(messages, self.manifest, render, self._ids, reserve)
+        return build_prompt(messages, self.manifest, render, self._ids, reserve, self._template.reads)
 
     def clear(self) -> None:
         """Free the KV cache and all image features; the next prompt is computed anew."""
