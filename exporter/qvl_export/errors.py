@@ -5,7 +5,8 @@ QvlError
     ├── CheckpointError   weights or their files are damaged, missing, extra or of the wrong shape
     ├── ConfigError       a configuration value is missing, malformed or not supported
     ├── HubError          the checkpoint cannot be downloaded
-    └── OutputError       the bundle cannot be written where it was asked for
+    ├── OutputError       the bundle cannot be written where it was asked for
+    └── StoppedError      work was ended from outside; run again, it goes on where it stopped
 """
 
 from __future__ import annotations
@@ -31,3 +32,7 @@ class HubError(ExportError):
 
 class OutputError(ExportError):
     """The bundle cannot be written where it was asked for."""
+
+
+class StoppedError(ExportError):
+    """Work was ended from outside, by no fault of what was given; run again, it goes on where it stopped."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from .quant.quantizer import MIXED, Quantizer
 from .quant.saved import SavedLinear
 from .quant.sensitivities import Sensitivity
 from .quant.work import Quantized
+from .scratch import scratch
 
 __all__ = ["ExportPlan", "Progress", "Silent", "export", "sensitivity"]
 
@@ -77,8 +77,7 @@ def sensitivity(plan: ExportPlan, progress: Progress | None = None) -> list[Sens
     if opened.own:
         raise ExportError("the checkpoint is already quantized", fix="measure the original one")
     weights.check_finite(opened.checkpoint.tensors.values(), progress)
-    with tempfile.TemporaryDirectory(prefix="qvl-export-") as directory:
-        work = Path(directory)
+    with scratch() as work:
         quantizer = _quantizer_of(opened, mixed, work / "b", pages)
         return quantizer.sensitivities(Draft(opened, work).manifest(), work, progress.stage)
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from .errors import ExportError
+from .errors import ExportError, StoppedError
 from .processes import Advance, BrokenJob, Pool, started
 
 SECONDS = 10
@@ -76,10 +76,11 @@ class RayPool:
         except failed.RayTaskError as error:
             if isinstance(error.cause, BrokenJob):
                 raise error.cause from error
-            raise ExportError(str(error.cause)) from error
+            kind = StoppedError if isinstance(error.cause, StoppedError) else ExportError
+            raise kind(str(error.cause)) from error
         except failed.RayError as error:
             fix = "run it again to go on where it stopped"
-            raise ExportError(f"the cluster lost a job: {str(error).splitlines()[0]}", fix=fix) from error
+            raise StoppedError(f"the cluster lost a job: {str(error).splitlines()[0]}", fix=fix) from error
 
 
 def _lines(module: str, job: msgspec.Struct) -> Iterator[int]:

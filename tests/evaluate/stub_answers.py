@@ -41,4 +41,4 @@ class Stub:
 
 if __name__ == "__main__":
     answering._open = Stub
-    sys.exit(answering.main(sys.argv[1]))
+    sys.exit(answering.main())

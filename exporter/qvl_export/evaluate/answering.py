@@ -1,4 +1,4 @@
-"""One model answers an evaluation set, in a process of its own: `python -m qvl_export.evaluate.answering JOB.json`.
+"""One model answers an evaluation set, in a process of its own: `python -m qvl_export.evaluate.answering`.
 
 Results are appended item by item, so that a killed comparison goes on; a failing item is recorded as such. No exporter
 package is imported here (the PyTorch reference aside), so that the peak memory reported is the runtime's.
@@ -188,10 +188,10 @@ def _high_water() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
 
 
-def main(path: str) -> int:
-    """Answer as the job in a file says."""
-    return serve(path, Job, run)
+def main() -> int:
+    """Answer as the job on standard input says."""
+    return serve(Job, run)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    sys.exit(main())

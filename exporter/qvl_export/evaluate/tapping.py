@@ -1,4 +1,4 @@
-"""One model runs one input with its intermediate values kept: `python -m qvl_export.evaluate.tapping JOB.json`.
+"""One model runs one input with its intermediate values kept: `python -m qvl_export.evaluate.tapping`.
 
 A bundle runs as `exposing` has it: the graphs that ship, with further outputs.
 """
@@ -140,4 +140,4 @@ def _keep(job: TapJob) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(serve(sys.argv[1], TapJob, _keep))
+    sys.exit(serve(TapJob, _keep))

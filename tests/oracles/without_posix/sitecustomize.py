@@ -11,16 +11,17 @@ import os
 import shutil
 import signal
 import stat
+import subprocess  # noqa: F401  # chooses by these modules which platform it is on
 import sys
 import types
 
 MODULES = ("fcntl", "resource", "termios", "tty", "pty", "pwd", "grp", "syslog")
 FUNCTIONS = (
     *("fork", "forkpty", "sched_getaffinity", "sched_setaffinity", "getuid", "geteuid", "getgid", "getegid", "fchmod"),
-    *("chown", "fchown", "lchown", "setsid", "killpg", "getpgid", "mkfifo", "mknod", "nice", "uname", "statvfs"),
+    *("chown", "fchown", "lchown", "setsid", "killpg", "getpgid", "mkfifo", "mknod", "nice", "statvfs"),
     *("O_DIRECTORY", "O_NOFOLLOW", "O_CLOEXEC", "O_NONBLOCK", "O_TMPFILE", "EX_OK", "EX_USAGE", "EX_SOFTWARE"),
 )
-SIGNALS = ("SIGKILL", "SIGHUP", "SIGALRM", "SIGUSR1", "SIGUSR2", "SIGCHLD", "SIGPIPE", "SIGSTOP", "alarm", "pthread_kill")
+SIGNALS = ("SIGHUP", "SIGALRM", "SIGUSR1", "SIGUSR2", "SIGCHLD", "SIGPIPE", "SIGSTOP", "alarm", "pthread_kill")
 
 
 def _locking(handle, mode, count):
@@ -53,6 +54,8 @@ def _in_use(path):
 
 def _refusing(function, checked):
     def refusing(*arguments, **options):
+        if sys._getframe(1).f_globals["__name__"] == "tempfile":  # Windows has files that go when they are closed
+            return function(*arguments, **options)
         for path in arguments[:checked]:
             if isinstance(path, (str, os.PathLike)) and os.path.exists(path) and _in_use(path):
                 raise PermissionError(errno.EACCES, "The process cannot access the file", os.fspath(path))
