@@ -17,6 +17,8 @@ from .errors import ExportError, OutputError
 from .locks import lock
 from .scratch import LOCK, abandoned, new_id, place
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+"""What only happens to what is written."""
 _PARTIAL, _REPLACED = "partial", "replaced"
 """States of what lies beside an output: one in the making or on its way out, and a whole old one."""
 _PATIENCE = 10
@@ -79,7 +81,7 @@ def told(beside: Path, out: Path) -> Iterator[None]:
             raise
         reason, ours = error.strerror or str(error), str(beside.with_suffix(""))
         other = error.filename and not str(error.filename).startswith(ours)
-        if other and not out.is_relative_to(Path(error.filename)):
+        if other and error.errno not in FULL and not out.is_relative_to(Path(error.filename)):
             raise ExportError(f"cannot be read: {reason}", where=error.filename) from error
         busy = WINDOWS and error.errno == errno.EACCES and error.filename is not None
         fix = "end what has it open" if busy else "make room or choose another place"
@@ -146,7 +148,7 @@ def _sync(directory: Path) -> None:
             _sync_one(path)
     for path in found:
         if path.is_dir():
-            with contextlib.suppress(OSError):  # Windows opens no directories, some file systems do not synchronise them
+            with contextlib.suppress(OSError):  # Windows opens no directories, some file systems sync none
                 _sync_one(path)
 
 

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import click
 
@@ -21,7 +22,9 @@ from .engines import PROFILES
 from .evaluate.cli import register
 from .progress import RichProgress
 from .sensitivity_cli import sensitivity
+from .signals import Terminated, terminable
 
+INTERRUPTED = 130
 PASS_THROUGH = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
 
 
@@ -232,26 +235,30 @@ def main() -> None:
 def run(command: click.Command, arguments: Sequence[str], program: str | None = None) -> None:
     """Run a command as `program` on arguments; errors become one line and an exit code, usage errors too."""
     try:
-        command.main(arguments, program, standalone_mode=False)
+        with terminable():
+            command.main(arguments, program, standalone_mode=False)
     except QvlError as error:
-        click.echo(f"error: {error}", err=True)
-        sys.exit(BAD_INPUT)
+        _end(f"error: {error}", error, BAD_INPUT)
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message())
         sys.exit(BAD_INPUT)
     except click.ClickException as error:
-        click.echo(f"error: {' '.join(error.format_message().split())}", err=True)
-        sys.exit(BAD_INPUT)
+        _end(f"error: {' '.join(error.format_message().split())}", error, BAD_INPUT)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        click.echo(f"error: {where}{error.strerror or error}", err=True)
-        sys.exit(BAD_INPUT)
-    except MemoryError:
-        click.echo("error: not enough memory", err=True)
-        sys.exit(BAD_INPUT)
-    except (click.Abort, KeyboardInterrupt):
-        click.echo("interrupted", err=True)
-        sys.exit(130)
+        _end(f"error: {where}{error.strerror or error}", error, BAD_INPUT)
+    except MemoryError as error:
+        _end("error: not enough memory", error, BAD_INPUT)
+    except (click.Abort, KeyboardInterrupt) as error:
+        _end("interrupted", error.__cause__ or error, INTERRUPTED)
+    except Terminated as error:
+        _end("terminated", error, error.code)
+
+
+def _end(said: str, error: BaseException, code: int | str | None) -> NoReturn:
+    """One line on standard error, with the notes of an error, and an exit code."""
+    click.echo("; ".join([said, *getattr(error, "__notes__", [])]), err=True)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from .progress import Progress, Silent
 from .quant import precision, save_gptq, schemes
 from .quant.pages import Pages, select
 from .quant.quantizer import MIXED, Quantizer
+from .quant.resuming import calibrating
 from .quant.saved import SavedLinear
 from .quant.sensitivities import Sensitivity
 from .quant.work import Quantized
@@ -30,7 +31,7 @@ __all__ = ["ExportPlan", "Progress", "Silent", "export", "sensitivity"]
 def export(plan: ExportPlan, progress: Progress | None = None) -> Manifest:
     """Make a bundle, or what the plan's layout has in its place, and return the bundle's manifest.
 
-    Nothing is left behind on an error.
+    Nothing is left behind on an error but a calibration from which the next run goes on; the error has a note of it.
 
     Raises ExportError (ConfigError, CheckpointError, HubError, OutputError).
     """
@@ -60,8 +61,6 @@ def export(plan: ExportPlan, progress: Progress | None = None) -> Manifest:
         manifest = draft.manifest(quantizer.calibration(progress.stage) if quantizer else None)
         layout.finish(directory, opened, draft.graphs, manifest)
         save_gptq_to(opened, made, progress)
-    if quantizer:
-        quantizer.clean()
     return manifest
 
 
@@ -96,7 +95,9 @@ def _quantizer(opened: Opened, pages: Pages | None, progress: Progress) -> Itera
         )
     weights.check_finite(opened.checkpoint.tensors.values(), progress)
     with open_pool(plan.ray) if plan.ray else contextlib.nullcontext() as pool:
-        yield _quantizer_of(opened, wanted, Path(plan.out), pages, pool)
+        quantizer = _quantizer_of(opened, wanted, Path(plan.out), pages, pool)
+        with calibrating(Path(plan.out), quantizer.work):
+            yield quantizer
 
 
 def _quantizer_of(

@@ -90,7 +90,9 @@ def running(id: str) -> bool:
 def test_processes_end_with_whoever_started_them(tmp_path: Path, how: signal.Signals, platform: str) -> None:
     alike = [str(ROOT / "tests" / "oracles" / "without_posix")] if platform == "windows" else []
     settings = {**os.environ, "PYTHONPATH": os.pathsep.join([*alike, os.environ["PYTHONPATH"]])}
-    with subprocess.Popen([sys.executable, "-c", WAITING, str(tmp_path)], stderr=subprocess.DEVNULL, env=settings) as ours:
+    with subprocess.Popen(
+        [sys.executable, "-c", WAITING, str(tmp_path)], stderr=subprocess.DEVNULL, env=settings
+    ) as ours:
         assert eventually(lambda: len(os.listdir(tmp_path)) == 2)
         ids = os.listdir(tmp_path)
         assert all(map(running, ids))

@@ -186,9 +186,7 @@ def test_names_that_only_look_like_ours_are_left_alone(source: Path, tmp_path: P
     assert names(tmp_path) == sorted([*others, "out"])
 
 
-def test_an_interruption_between_the_renames_leaves_the_old_bundle(
-    copy: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_interruption_between_the_renames_leaves_the_old_bundle(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before, rename = listing(copy), atomic._rename
 
     def interrupted(source: Path, target: Path) -> None:
