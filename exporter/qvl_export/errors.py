@@ -36,3 +36,8 @@ class OutputError(ExportError):
 
 class StoppedError(ExportError):
     """Work was ended from outside, by no fault of what was given; run again, it goes on where it stopped."""
+
+
+def is_bad_input(error: BaseException) -> bool:
+    """Whether what was given is to blame, so that the same would fail again."""
+    return isinstance(error, QvlError) and not isinstance(error, OutputError | StoppedError)

@@ -19,7 +19,7 @@ from .area import Area
 from .blame import Blame, BlamePlan, blame
 from .dataset import EvalSet, open_set
 from .models import Model, open_models
-from .place import WORK, check_place
+from .place import WORK, at_work
 from .records import Records
 from .results import Report
 from .summary import summarise
@@ -58,15 +58,18 @@ def compare(plan: ComparePlan, progress: Progress | None = None) -> Report:
     `plan.out` is a new or empty directory, or a report that is gone on with or replaced (see `place`). Leaves
     `work/` in it, whose records a later run with the same set and answer length uses again.
     """
-    progress = progress or Silent()
-    check_place(plan.out)
+    with at_work(plan.out):
+        return _compare(plan, progress or Silent())
+
+
+def _compare(plan: ComparePlan, progress: Progress) -> Report:
     progress.stage(f"checking {plan.data}")
     chosen = open_set(plan.data, plan.items)
     if plan.gates:
         check_gates(plan.gates, chosen.tasks())
     reference, *others = open_models(plan.reference, plan.bundles, plan.hf)
     with open_pool(plan.ray) as pool:
-        area = _area(plan, chosen, pool, progress)
+        area = _area(plan, chosen, reference, pool, progress)
         noise = _answer_all(area, chosen, reference, others)
     progress.stage("comparing")
     first = reference.contender(area.work, f"reference-{reference.key}")
@@ -81,20 +84,19 @@ def _answer_all(area: Area, chosen: EvalSet, reference: Model, others: Sequence[
     noisy, noise = chosen.subset(NOISE_ITEMS), f"{reference.key}-threads{other_count}"
     pending = [other for other in others if area.missing(other.key, chosen)]
     floor = bool(area.missing(noise, noisy)) and reference.engine != HF
-    try:
-        area.answer(reference, f"reference-{reference.key}", chosen, True, area.threads, bool(pending) or floor)
-        if floor:
-            area.answer(reference, noise, noisy, False, other_count, True, "the noise floor")
-        for other in others:
-            area.answer(other, other.key, chosen, False, area.threads, False)
-    finally:
-        shutil.rmtree(area.scratch, ignore_errors=True)
+    area.answer(reference, f"reference-{reference.key}", chosen, True, area.threads, bool(pending) or floor)
+    if floor:
+        area.answer(reference, noise, noisy, False, other_count, True, "the noise floor")
+    for other in others:
+        area.answer(other, other.key, chosen, False, area.threads, False)
+    for scratch in area.work.parent.glob(f"*/{area.scratch.name}"):  # one that is interrupted goes on with its own
+        shutil.rmtree(scratch, ignore_errors=True)
     return noise
 
 
-def _area(plan: ComparePlan, chosen: EvalSet, pool: Pool, progress: Progress) -> Area:
-    """That of this set, these items and this answer length."""
-    key = msgspec.json.encode([chosen.digest, chosen.chosen, plan.max_new_tokens])
+def _area(plan: ComparePlan, chosen: EvalSet, reference: Model, pool: Pool, progress: Progress) -> Area:
+    """That of this set, these items, this answer length, and the reference that agreement is with."""
+    key = msgspec.json.encode([chosen.digest, chosen.chosen, plan.max_new_tokens, reference.key])
     work = plan.out / WORK / hashlib.sha256(key).hexdigest()[:12]
     work.mkdir(parents=True, exist_ok=True)
     workers = plan.workers or pool.machines
@@ -108,7 +110,8 @@ def _blames(plan: ComparePlan, report: Report, progress: Progress) -> dict[str, 
         for worst in bundle.worst[:1]:
             pages, threads = (Path(worst.image),), plan.threads
             try:
-                traced = blame(BlamePlan(plan.reference, path, pages, worst.prompt, None, threads, plan.hf), progress)
+                plans = BlamePlan(plan.reference, path, pages, worst.prompt, None, threads, plan.hf, plan.out / WORK)
+                traced = blame(plans, progress)
             except QvlError as error:
                 progress.stage(f"{bundle.title} cannot be traced: {error}")
             else:

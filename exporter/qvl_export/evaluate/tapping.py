@@ -20,7 +20,7 @@ from qvl_runtime.rotation import Rotation
 
 from ..job import serve
 from .answering import HF
-from .exposing import exposed
+from .exposing import expose
 from .taps import Taps, file_name
 
 AT_ONCE = 8
@@ -29,7 +29,10 @@ FEATURES, LOGITS, PIXELS = "vision.merger", "logits", "preprocessing"
 
 
 class TapJob(msgspec.Struct, frozen=True):
-    """Run `prompt` about `images` and leave an array a stage in `out`; `into` adds the linears of a stage."""
+    """Run `prompt` about `images` and leave an array a stage in `out`; `into` adds the linears of a stage.
+
+    `copy` is an empty directory for a copy of the bundle.
+    """
 
     model: str
     engine: str
@@ -38,6 +41,7 @@ class TapJob(msgspec.Struct, frozen=True):
     out: str
     threads: int | None = None
     into: str | None = None
+    copy: str = ""
 
 
 class Tapped:
@@ -91,15 +95,16 @@ def run(job: TapJob) -> Taps:
         from .hf import tap
 
         return tap(job.model, messages, out, job.threads)
-    with exposed(Path(job.model), job.into) as (directory, names):
-        model: Any = load(directory, job.threads)
-        engine = model._engine
-        vision, language = engine.encode.__self__, engine.llm
-        vision._session = Tapped(vision._session, names["vision"], directory)
-        language._sessions[0] = Tapped(language._sessions[0], names["llm"], directory)
-        prompt: Prompt = model.prompt(messages, 1)
-        logits = model._decoder.prefill(prompt, np.arange(len(prompt.ids)), _run())
-        return _save(out, model, prompt, vision._session, language._sessions[0], logits)
+    directory = Path(job.copy)
+    names = expose(Path(job.model), job.into, directory)
+    model: Any = load(directory, job.threads)
+    engine = model._engine
+    vision, language = engine.encode.__self__, engine.llm
+    vision._session = Tapped(vision._session, names["vision"], out)
+    language._sessions[0] = Tapped(language._sessions[0], names["llm"], out)
+    prompt: Prompt = model.prompt(messages, 1)
+    logits = model._decoder.prefill(prompt, np.arange(len(prompt.ids)), _run())
+    return _save(out, model, prompt, vision._session, language._sessions[0], logits)
 
 
 def _run() -> Any:

@@ -10,14 +10,10 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from qvl_runtime.errors import QvlError
-
 from .. import atomic
-from ..errors import OutputError, StoppedError
+from ..errors import OutputError, is_bad_input
 from ..locks import lock
 
-NO_FAULT = (OutputError, StoppedError)
-"""Errors after which the same command may go on: those of what is given would come again."""
 MEASURED = "table.json"
 """What sensitivities were measured, which hold for other limits too."""
 DONE = ("pages", "stage.*.json", "step.*.json", MEASURED)
@@ -37,7 +33,7 @@ def calibrating(out: Path, directory: Path) -> Iterator[None]:
         try:
             yield
         except BaseException as error:
-            if isinstance(error, QvlError) and not isinstance(error, NO_FAULT):
+            if is_bad_input(error):
                 _forget(directory, before)
             if not any(path.is_file() for name in DONE for path in directory.rglob(name)):
                 shutil.rmtree(directory, ignore_errors=True)
