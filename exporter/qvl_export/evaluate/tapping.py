@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from qvl_runtime.prompt import Prompt
 from qvl_runtime.rotation import Rotation
 
 from ..job import serve
+from ..scratch import scratch
 from .answering import HF
 from .exposing import expose
 from .taps import Taps, file_name
@@ -31,7 +33,7 @@ FEATURES, LOGITS, PIXELS = "vision.merger", "logits", "preprocessing"
 class TapJob(msgspec.Struct, frozen=True):
     """Run `prompt` about `images` and leave an array a stage in `out`; `into` adds the linears of a stage.
 
-    `copy` is an empty directory for a copy of the bundle.
+    A copy of the bundle is made in the empty directory `copy`, or where the system keeps such.
     """
 
     model: str
@@ -95,16 +97,16 @@ def run(job: TapJob) -> Taps:
         from .hf import tap
 
         return tap(job.model, messages, out, job.threads)
-    directory = Path(job.copy)
-    names = expose(Path(job.model), job.into, directory)
-    model: Any = load(directory, job.threads)
-    engine = model._engine
-    vision, language = engine.encode.__self__, engine.llm
-    vision._session = Tapped(vision._session, names["vision"], out)
-    language._sessions[0] = Tapped(language._sessions[0], names["llm"], out)
-    prompt: Prompt = model.prompt(messages, 1)
-    logits = model._decoder.prefill(prompt, np.arange(len(prompt.ids)), _run())
-    return _save(out, model, prompt, vision._session, language._sessions[0], logits)
+    with nullcontext(Path(job.copy)) if job.copy else scratch() as directory:
+        names = expose(Path(job.model), job.into, directory)
+        model: Any = load(directory, job.threads)
+        engine = model._engine
+        vision, language = engine.encode.__self__, engine.llm
+        vision._session = Tapped(vision._session, names["vision"], directory)
+        language._sessions[0] = Tapped(language._sessions[0], names["llm"], directory)
+        prompt: Prompt = model.prompt(messages, 1)
+        logits = model._decoder.prefill(prompt, np.arange(len(prompt.ids)), _run())
+        return _save(out, model, prompt, vision._session, language._sessions[0], logits)
 
 
 def _run() -> Any:
