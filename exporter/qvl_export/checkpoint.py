@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import CheckpointError, ConfigError
+from .paths import is_plain
 from .safetensors_file import StoredTensor, read_header
 
 MAX_JSON_BYTES = 64 << 20
@@ -92,7 +93,7 @@ class Checkpoint:
         weight_map = self._index()
         names = ["model.safetensors"] if weight_map is None else sorted(set(weight_map.values()))
         for name in names:
-            if Path(name).name != name:
+            if not is_plain(name):
                 raise CheckpointError(f"shard name {name!r} leaves the checkpoint directory", where=self.directory)
             if not (self.directory / name).is_file():
                 self._refuse_adapter()

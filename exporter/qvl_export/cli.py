@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 import sys
 import time
@@ -234,6 +235,9 @@ def main() -> None:
 
 def run(command: click.Command, arguments: Sequence[str], program: str | None = None) -> None:
     """Run a command as `program` on arguments; errors become one line and an exit code, usage errors too."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a console or pipe may not be able to show all we print
     try:
         with terminable():
             command.main(arguments, program, standalone_mode=False)

@@ -153,7 +153,7 @@ def inside(bundle: Path, name: str) -> Path:
     """The path of a bundle's file; raises BundleError when the name leaves the bundle."""
     pure = PurePosixPath(name)
     path = bundle / name
-    if pure.is_absolute() or ".." in pure.parts or "\\" in name or not name:
+    if pure.is_absolute() or ".." in pure.parts or "\\" in name or ":" in name or not name:
         raise BundleError(f"names a file outside the bundle: {name!r}", where=bundle / MANIFEST)
     if not path.resolve().is_relative_to(bundle.resolve()):
         raise BundleError("is a link that leaves the bundle", where=path, fix="copy the file itself into the bundle")
