@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import click
 
@@ -22,7 +23,9 @@ from .engines import PROFILES
 from .evaluate.cli import register
 from .progress import RichProgress
 from .sensitivity_cli import sensitivity
+from .signals import Terminated, terminable
 
+INTERRUPTED = 130
 PASS_THROUGH = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
 
 
@@ -234,28 +237,32 @@ def run(command: click.Command, arguments: Sequence[str], program: str | None = 
     """Run a command as `program` on arguments; errors become one line and an exit code, usage errors too."""
     open_streams()
     try:
-        command.main(arguments, program, standalone_mode=False)
+        with terminable():
+            command.main(arguments, program, standalone_mode=False)
     except QvlError as error:
-        say(f"error: {error}")
-        sys.exit(BAD_INPUT)
+        _end(f"error: {error}", error, BAD_INPUT)
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message())
         sys.exit(BAD_INPUT)
     except click.ClickException as error:
-        say(f"error: {error.format_message()}")
-        sys.exit(BAD_INPUT)
+        _end(f"error: {error.format_message()}", error, BAD_INPUT)
     except OutputError as error:
         sys.exit(told(error))
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        say(f"error: {where}{error.strerror or error}")
-        sys.exit(BAD_INPUT)
-    except MemoryError:
-        say("error: not enough memory")
-        sys.exit(BAD_INPUT)
-    except (click.Abort, KeyboardInterrupt):
-        say("interrupted")
-        sys.exit(130)
+        _end(f"error: {where}{error.strerror or error}", error, BAD_INPUT)
+    except MemoryError as error:
+        _end("error: not enough memory", error, BAD_INPUT)
+    except (click.Abort, KeyboardInterrupt) as error:
+        _end("interrupted", error.__cause__ or error, INTERRUPTED)
+    except Terminated as error:
+        _end("terminated", error, error.code)
+
+
+def _end(said: str, error: BaseException, code: int | str | None) -> NoReturn:
+    """One line on standard error, with the notes of an error, and an exit code."""
+    say("; ".join([said, *getattr(error, "__notes__", [])]))
+    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""One model answers an evaluation set, in a process of its own: `python -m qvl_export.evaluate.answering JOB.json`.
+"""One model answers an evaluation set, in a process of its own: `python -m qvl_export.evaluate.answering`.
 
 Results are appended item by item, so that a killed comparison goes on; a failing item is recorded as such. No exporter
 package is imported here (the PyTorch reference aside), so that the peak memory reported is the runtime's.
@@ -10,9 +10,10 @@ import contextlib
 import re
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import groupby
 from pathlib import Path
-from typing import Any, Protocol, TextIO
+from typing import Any, NamedTuple, Protocol, TextIO
 
 import msgspec
 import numpy as np
@@ -26,6 +27,8 @@ from .dataset import EvalSet, Item
 from .records import Cost, Record, Records, appending
 
 HF = "hf"
+FAILURES = (QvlError, ArithmeticError, ValueError, TypeError, RuntimeError, OSError, MemoryError)
+"""What an item may fail with."""
 Floats = npt.NDArray[np.float32]
 
 
@@ -67,6 +70,12 @@ class Answerer(Protocol):
     def logits(self, messages: list[dict[str, Any]], tokens: list[int]) -> Floats:
         """Teacher-forced logits [tokens, vocab]."""
 
+    def forget(self) -> None:
+        """Answer what comes next as if it were the first, though images may be known."""
+
+    def prime(self, messages: list[dict[str, Any]], limit: int | None) -> None:
+        """Be as after `answer`, without its answer: what is asked next about the page comes to the same bits."""
+
 
 class BundleAnswerer:
     """A bundle in the runtime that ships."""
@@ -105,6 +114,12 @@ class BundleAnswerer:
     def logits(self, messages: list[dict[str, Any]], tokens: list[int]) -> Floats:
         return self._model.logits(messages, tokens, template_args=self._template_args)
 
+    def forget(self) -> None:
+        self._model._decoder.clear()
+
+    def prime(self, messages: list[dict[str, Any]], limit: int | None) -> None:
+        next(self._model.stream(messages, limit), None)
+
 
 def run(job: Job, told: TextIO = sys.stdout) -> None:
     """Answer what is not answered yet; a line to `told` for every item, `.` or `x`."""
@@ -112,19 +127,45 @@ def run(job: Job, told: TextIO = sys.stdout) -> None:
     done, memory, began = Records(directory, job.name), PeakMemory(), time.perf_counter()
     model, seconds = _open(job), time.perf_counter() - began
     memory.take()
-    page: Path | None = None
+    answered = False
     with appending(directory, job.name, job.rank) as append:
-        for item in job.items():
-            known = done.answered(item.index)
-            if known is None:
-                record = _item(job, model, item, None, memory)
-                append(msgspec.structs.replace(record, item=item.index, fresh=item.image != page))
-                page = item.image
-                print("x" if record.error else ".", file=told, flush=True)
-            elif job.reference and not _scratch(job, item.index).is_file():
-                _item(job, model, item, known, memory)
-    if page or not Cost.place(directory, job.name, job.rank).is_file():  # forced runs alone are not what it costs
+        for _, items in groupby(job.items(), lambda item: item.image):
+            model.forget()
+            for turn in _turns(job, items, done):
+                for earlier in turn.unasked:
+                    _prime(job, model, earlier)
+                record = _item(job, model, turn.item, turn.known, memory)
+                if turn.known is None:
+                    append(msgspec.structs.replace(record, item=turn.item.index, fresh=turn.fresh))
+                    answered = True
+                    print("x" if record.error else ".", file=told, flush=True)
+    if answered or not Cost.place(directory, job.name, job.rank).is_file():  # forced runs alone are not what it costs
         Cost(round(seconds, 3), memory.megabytes).save(directory, job.name, job.rank)
+
+
+class _Turn(NamedTuple):
+    """An item to run, those before it about its page that an earlier run did, and whether it is the page's first."""
+
+    item: Item
+    known: Record | None
+    unasked: list[Item]
+    fresh: bool
+
+
+def _turns(job: Job, items: Iterable[Item], done: Records) -> Iterator[_Turn]:
+    """The items about a page that are still to be run.
+
+    What was answered before is asked again without its answer, so that a run that goes on finds the same bits in the
+    KV cache as one that was never interrupted.
+    """
+    unasked: list[Item] = []
+    for number, item in enumerate(items):
+        known = done.answered(item.index)
+        if known is None or (job.reference and not _scratch(job, item.index).is_file()):
+            yield _Turn(item, known, unasked, number == 0)
+            unasked = []
+        else:
+            unasked.append(item)
 
 
 def _open(job: Job) -> Answerer:
@@ -141,17 +182,28 @@ def _scratch(job: Job, index: int) -> Path:
 
 def _item(job: Job, model: Answerer, item: Item, known: Record | None, memory: PeakMemory) -> Record:
     """Answer and agreement of one item; whatever goes wrong with it is its error."""
-    parts = [{"type": "image", "image": str(item.image)}, {"type": "text", "text": item.label.prompt}]
-    messages: list[dict[str, Any]] = [{"role": "user", "content": parts}]
+    messages = _messages(item)
     try:
+        if known:
+            model.prime(messages, job.max_new_tokens)
         with memory.counting():
             record = known or model.answer(messages, job.max_new_tokens)
         if job.reference:
             keep(model.logits(messages, record.tokens), record.tokens).save(_scratch(job, item.index))
             return record
         return msgspec.structs.replace(record, agreement=_agreement(job, model, messages, item.index))
-    except (QvlError, ArithmeticError, ValueError, TypeError, RuntimeError, OSError, MemoryError) as error:
+    except FAILURES as error:
         return Record(error=f"{type(error).__name__}: {error}"[:500])
+
+
+def _prime(job: Job, model: Answerer, item: Item) -> None:
+    with contextlib.suppress(*FAILURES):
+        model.prime(_messages(item), job.max_new_tokens)
+
+
+def _messages(item: Item) -> list[dict[str, Any]]:
+    parts = [{"type": "image", "image": str(item.image)}, {"type": "text", "text": item.label.prompt}]
+    return [{"role": "user", "content": parts}]
 
 
 def _agreement(job: Job, model: Answerer, messages: list[dict[str, Any]], index: int) -> Agreement | None:
@@ -199,10 +251,10 @@ def _high_water() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
 
 
-def main(path: str) -> int:
-    """Answer as the job in a file says."""
-    return serve(path, Job, run)
+def main() -> int:
+    """Answer as the job on standard input says."""
+    return serve(Job, run)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    sys.exit(main())

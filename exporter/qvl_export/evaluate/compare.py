@@ -21,7 +21,7 @@ from .area import Area
 from .blame import Blame, BlamePlan, blame
 from .dataset import EvalSet, open_set
 from .models import Model, check_generation, open_models
-from .place import WORK, check_place
+from .place import WORK, at_work
 from .records import Records
 from .results import Report
 from .summary import summarise
@@ -63,8 +63,11 @@ def compare(plan: ComparePlan, progress: Progress | None = None) -> Report:
     `plan.out` is a new or empty directory, or a report that is gone on with or replaced (see `place`). Leaves
     `work/` in it, whose records a later run with the same set and answer length uses again.
     """
-    progress = progress or Silent()
-    check_place(plan.out)
+    with at_work(plan.out):
+        return _compare(plan, progress or Silent())
+
+
+def _compare(plan: ComparePlan, progress: Progress) -> Report:
     progress.stage(f"checking {plan.data}")
     chosen = open_set(plan.data, plan.items)
     if plan.gates:
@@ -73,7 +76,7 @@ def compare(plan: ComparePlan, progress: Progress | None = None) -> Report:
     if plan.use_generation_config:
         check_generation([reference, *others])
     with open_pool(plan.ray) as pool:
-        area = _area(plan, chosen, pool, progress)
+        area = _area(plan, chosen, reference, pool, progress)
         noise = _answer_all(area, chosen, reference, others)
     progress.stage("comparing")
     first = reference.contender(area.work, f"reference-{reference.key}")
@@ -89,15 +92,14 @@ def _answer_all(area: Area, chosen: EvalSet, reference: Model, others: Sequence[
     noisy, noise = chosen.subset(NOISE_ITEMS), f"{reference.key}-threads{other_count}"
     pending = [other for other in others if area.missing(other.key, chosen)]
     floor = bool(area.missing(noise, noisy)) and reference.engine != HF
-    try:
-        area.answer(reference, f"reference-{reference.key}", chosen, True, area.threads, bool(pending) or floor)
-        _check_answered(area, reference, chosen)
-        if floor:
-            area.answer(reference, noise, noisy, False, other_count, True, "the noise floor")
-        for other in others:
-            area.answer(other, other.key, chosen, False, area.threads, False)
-    finally:
-        shutil.rmtree(area.scratch, ignore_errors=True)
+    area.answer(reference, f"reference-{reference.key}", chosen, True, area.threads, bool(pending) or floor)
+    _check_answered(area, reference, chosen)
+    if floor:
+        area.answer(reference, noise, noisy, False, other_count, True, "the noise floor")
+    for other in others:
+        area.answer(other, other.key, chosen, False, area.threads, False)
+    for scratch in area.work.parent.glob(f"*/{area.scratch.name}"):  # one that is interrupted goes on with its own
+        shutil.rmtree(scratch, ignore_errors=True)
     return noise
 
 
@@ -111,17 +113,15 @@ def _check_answered(area: Area, reference: Model, chosen: EvalSet) -> None:
     raise ExportError(f"answers none of {chosen.count} items: {cause}", where=reference.path)
 
 
-def _area(plan: ComparePlan, chosen: EvalSet, pool: Pool, progress: Progress) -> Area:
-    """That of this set, these items and this answer length."""
-    arguments = dict(plan.template_args)
-    recommended = [True] if plan.use_generation_config else []
-    parts = [chosen.digest, chosen.chosen, plan.max_new_tokens, *([arguments] if arguments else []), *recommended]
+def _area(plan: ComparePlan, chosen: EvalSet, reference: Model, pool: Pool, progress: Progress) -> Area:
+    """That of this set, these items, how they are answered, and the reference that agreement is with."""
+    arguments, recommends = dict(plan.template_args), plan.use_generation_config
+    parts = [chosen.digest, chosen.chosen, plan.max_new_tokens, reference.key, arguments, recommends]
     key = msgspec.json.encode(parts, order="sorted")
     work = plan.out / WORK / hashlib.sha256(key).hexdigest()[:12]
     work.mkdir(parents=True, exist_ok=True)
     workers = plan.workers or pool.machines
     threads = max(1, (plan.threads or pool.cores) // workers)
-    recommends = plan.use_generation_config
     return Area(work, pool, progress, workers, threads, plan.max_new_tokens, arguments, recommends)
 
 
@@ -133,7 +133,15 @@ def _blames(plan: ComparePlan, report: Report, progress: Progress) -> dict[str, 
             pages, threads = (Path(worst.image),), plan.threads
             try:
                 tracing = BlamePlan(
-                    plan.reference, path, pages, worst.prompt, None, threads, plan.hf, plan.template_args
+                    plan.reference,
+                    path,
+                    pages,
+                    worst.prompt,
+                    None,
+                    threads,
+                    plan.hf,
+                    plan.template_args,
+                    plan.out / WORK,
                 )
                 traced = blame(tracing, progress)
             except QvlError as error:

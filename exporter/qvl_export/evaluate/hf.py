@@ -132,6 +132,12 @@ class HfAnswerer:
             logits = self.model(**inputs).logits[0, start - 1 : -1]
         return np.asarray(logits.float().numpy())
 
+    def forget(self) -> None:
+        """Nothing: it keeps nothing between calls."""
+
+    def prime(self, messages: list[dict[str, Any]], limit: int | None) -> None:
+        """Nothing, see `forget`."""
+
 
 class _Clock:
     """What `generate` streams to: the first call is the prompt, the second the first token."""

@@ -68,7 +68,7 @@ class Quantizer:
 
     @property
     def work(self) -> Path:
-        """What is done so far lies beside the bundle it is for, and survives a kill."""
+        """What is done so far lies beside the bundle it is for, and survives a kill, see `resuming`."""
         return self.out.with_name(f".{self.out.name}.calibration")
 
     def tower(self, name: str, draft: Manifest, directory: Path, before: Quantized, report: Report) -> Quantized:
@@ -207,7 +207,3 @@ class Quantizer:
             "targets": repr(self.targets),
             "made_by": fingerprint(),
         }
-
-    def clean(self) -> None:
-        """Remove what was kept for resuming."""
-        shutil.rmtree(self.work, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Shards on the machines of a cluster, and what such a machine does: `python -m qvl_export.quant.spread JOB.json`.
+"""Shards on the machines of a cluster, and what such a machine does: `python -m qvl_export.quant.spread`.
 
 Every machine sees the work directory under the same path. A job runs a stage over some shards and leaves in it what
 they came to; results do not depend on which machine did which.
@@ -122,4 +122,4 @@ def _file(work: Work, number: int, shard: range) -> Path:
 
 
 if __name__ == "__main__":
-    sys.exit(serve(sys.argv[1], Job, run))
+    sys.exit(serve(Job, run))

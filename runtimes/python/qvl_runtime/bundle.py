@@ -184,7 +184,7 @@ def inside(bundle: Path, name: str) -> Path:
     """The path of a bundle's file; raises BundleError when the name leaves the bundle."""
     pure = PurePosixPath(name)
     path = bundle / name
-    if pure.is_absolute() or ".." in pure.parts or not name or any(sign in name for sign in "\\\0"):
+    if pure.is_absolute() or ".." in pure.parts or not name or any(sign in name for sign in "\\:\0"):
         raise BundleError(f"names a file outside the bundle: {name[:200]!r}", where=bundle / MANIFEST)
     try:
         stays = path.resolve().is_relative_to(bundle.resolve())
