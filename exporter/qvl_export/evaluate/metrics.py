@@ -64,6 +64,11 @@ TASKS: dict[str, tuple[str, ...]] = {
     "tool": ("tool",),
 }
 """The metrics of each task; the first is the one its verdict is about."""
+NEEDED = {
+    "kie": "a JSON object with a value",
+    "grounding": 'JSON such as [{"bbox_2d": [0, 0, 9, 9]}]',
+    "tool": 'JSON such as {"name": "pay", "arguments": {}}',
+}
 
 
 def score(task: str, answer: str, truths: Sequence[str], page: PageGeometry) -> dict[str, Fraction]:
@@ -71,15 +76,16 @@ def score(task: str, answer: str, truths: Sequence[str], page: PageGeometry) -> 
     return {name: _SCORERS[name](answer, truths, page) for name in TASKS[task]}
 
 
-def truth_is_usable(task: str, truth: str) -> bool:
-    """Whether a label's answer is something the task's metrics can compare with."""
-    if task == "kie":
-        return bool(fields(truth, {}))
+def truth_problem(task: str, truth: str) -> str:
+    """Why the task's metrics cannot compare with a label's answer: nothing where they can, else ` (the reason)`."""
     if task == "table":
-        return not tables.truth_problem(truth)
-    if task == "grounding":
-        return bool(parse_boxes(truth, PageGeometry.original((1, 1))))
-    return tool_calls(truth) is not None if task == "tool" else bool(normal(truth))
+        return f" ({problem})" if (problem := tables.truth_problem(truth)) else ""
+    usable = {
+        "kie": lambda: fields(truth, {}),
+        "grounding": lambda: parse_boxes(truth, PageGeometry.original((1, 1))),
+        "tool": lambda: tool_calls(truth) is not None,
+    }.get(task, lambda: normal(truth))
+    return "" if usable() else f" ({NEEDED.get(task, 'it is empty')})"
 
 
 def words(text: str) -> list[str]:

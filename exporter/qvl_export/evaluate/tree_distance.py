@@ -2,8 +2,9 @@
 
 Inserting, deleting, and renaming to another shape cost 1; renaming a cell of the same shape costs the normalised
 Levenshtein distance of the texts. Since rows are all alike and no rename costs more than 1, an optimal mapping maps the
-root to the root, and maps no row that has cells to a cell (its first cell would do as well). So the distance of two rows is the
-edit distance of their cells, that of a row and a cell is known in closed form, and one forest of rows is left to do.
+root to the root, and maps no row that has cells to a cell (its first cell would do as well). So the distance of two
+rows is the edit distance of their cells, that of a row and a cell is known in closed form, and one forest of rows is
+left to do.
 """
 
 from __future__ import annotations
