@@ -11,6 +11,7 @@ import onnxruntime as ort
 
 from qvl_runtime.sessions.cpu import session_options
 
+from .threads import thread_limit
 from .work import Floats, Sample
 
 OUTPUT = "hidden_out"
@@ -18,7 +19,8 @@ OUTPUT = "hidden_out"
 
 def open_session(path: Path, threads: int | None = None) -> ort.InferenceSession:
     """ONNX Runtime as the runtime sets it up."""
-    return ort.InferenceSession(path, session_options(threads), providers=["CPUExecutionProvider"])
+    options = session_options(threads or thread_limit())
+    return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
 def run(session: ort.InferenceSession, sample: Sample, outputs: list[str]) -> list[Floats]:
