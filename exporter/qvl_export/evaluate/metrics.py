@@ -80,12 +80,13 @@ def truth_problem(task: str, truth: str) -> str:
     """Why the task's metrics cannot compare with a label's answer: nothing where they can, else ` (the reason)`."""
     if task == "table":
         return f" ({problem})" if (problem := tables.truth_problem(truth)) else ""
-    usable = {
-        "kie": lambda: fields(truth, {}),
-        "grounding": lambda: parse_boxes(truth, PageGeometry.original((1, 1))),
-        "tool": lambda: tool_calls(truth) is not None,
-    }.get(task, lambda: normal(truth))
-    return "" if usable() else f" ({NEEDED.get(task, 'it is empty')})"
+    if task == "kie":
+        usable = bool(fields(truth, {}))
+    elif task == "grounding":
+        usable = bool(parse_boxes(truth, PageGeometry.original((1, 1))))
+    else:
+        usable = tool_calls(truth) is not None if task == "tool" else bool(normal(truth))
+    return "" if usable else f" ({NEEDED.get(task, 'it is empty')})"
 
 
 def words(text: str) -> list[str]:
