@@ -13,6 +13,7 @@ import pytest
 from transformers import PreTrainedModel
 
 from qvl_export import ExportPlan, export
+from qvl_export.quant.precision import FLOATS
 from qvl_runtime.model import Model, load
 from qvl_runtime.sessions import cpu, cuda
 from tests.checkpoints.reader import FAMILIES
@@ -105,7 +106,8 @@ def reader_bundle(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, st
         key = family, precision
         if key not in cache:
             out = tmp_path_factory.mktemp("readers") / "-".join(key)
-            export(ExportPlan(FAMILIES[family].directory, out, precision=precision, samples=24))
+            options = {} if precision in FLOATS else {"samples": 24}
+            export(ExportPlan(FAMILIES[family].directory, out, precision=precision, **options))
             cache[key] = out
         return cache[key]
 

@@ -228,13 +228,13 @@ def test_a_bundle_tells_the_options_it_was_made_with(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     plain = export(ExportPlan(source, tmp_path / "plain"))
-    other = export(ExportPlan(source, tmp_path / "other", precision="fp32", max_length=64, accuracy_level=0))
+    other = export(ExportPlan(source, tmp_path / "other", precision="fp32", max_length=64))
     assert plain.provenance.options == {}
-    assert other.provenance.options == {"precision": "fp32", "max_length": 64, "accuracy_level": 0}
+    assert other.provenance.options == {"precision": "fp32", "max_length": 64}
     monkeypatch.setattr(sys, "argv", ["qvl-export", "inspect", str(tmp_path / "other")])
     with pytest.raises(SystemExit):
         cli.main()
-    assert "  options   precision fp32, max length 64, accuracy level 0\n" in capsys.readouterr().out
+    assert "  options   precision fp32, max length 64\n" in capsys.readouterr().out
 
 
 def test_two_exports_are_the_same(source: Path, tmp_path: Path) -> None:
