@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 
 from .errors import ExportError
+from .extras import install_fix
 from .processes import Advance, BrokenJob, Pool, started
 
 SECONDS = 10
@@ -28,7 +29,7 @@ def cluster(address: str) -> Iterator[Pool]:
     try:
         import ray
     except ImportError as error:
-        raise ExportError("--ray needs ray", fix="pip install 'qvl-export[ray]'") from error
+        raise ExportError("--ray needs ray", fix=install_fix("ray")) from error
     try:
         _knock(address)
         context = ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)

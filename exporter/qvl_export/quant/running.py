@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime as ort
-
-from qvl_runtime.sessions.cpu import session_options
 
 from .work import Floats, Sample
+
+if TYPE_CHECKING:
+    from qvl_runtime.onnx_runtime import ort
 
 OUTPUT = "hidden_out"
 
 
 def open_session(path: Path, threads: int | None = None) -> ort.InferenceSession:
-    """ONNX Runtime as the runtime sets it up."""
+    """ONNX Runtime as the runtime sets it up; raises InstallError where there is none."""
+    from qvl_runtime.onnx_runtime import ort
+    from qvl_runtime.sessions.cpu import session_options
+
     return ort.InferenceSession(path, session_options(threads), providers=["CPUExecutionProvider"])
 
 

@@ -6,10 +6,10 @@ import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_ir as ir
-import onnxruntime as ort
 
 from ..graph import weights
 from ..graph.build import Graph
@@ -20,6 +20,9 @@ from .running import open_session
 from .schemes import Floats, Scheme
 from .stored import packed_parts
 from .work import Quantized
+
+if TYPE_CHECKING:
+    from qvl_runtime.onnx_runtime import ort
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .errors import InstallError, PromptError
+from .extras import install_fix
 from .generate import Run
 from .sampling import Chooser, Logits
 
@@ -38,7 +39,7 @@ class Grammars:
         try:
             import llguidance
         except ImportError as error:
-            raise InstallError("answers of a schema need llguidance", fix="pip install 'qvl-runtime[json]'") from error
+            raise InstallError("answers of a schema need llguidance", fix=install_fix("json")) from error
         self._library, self.vocab_size = llguidance, vocab_size
         self.tokenizer: LLTokenizer = llguidance.LLTokenizer(tokenizer, n_vocab=vocab_size, eos_token=list(stop))
 

@@ -14,6 +14,7 @@ from types import TracebackType
 from PIL import Image
 
 from .errors import InstallError, MediaError
+from .extras import install_fix
 
 MAX_PAGES = 64
 """Pages of one PDF in a prompt."""
@@ -35,7 +36,7 @@ class Pdf:
         try:
             import pypdfium2
         except ImportError as error:
-            raise InstallError("PDFs need pypdfium2", fix="pip install 'qvl-runtime[pdf]'") from error
+            raise InstallError("PDFs need pypdfium2", fix=install_fix("pdf")) from error
         self.path, self._failure = path, pypdfium2.PdfiumError
         if not Path(path).is_file():
             raise MediaError("no such file", where=path)

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from .errors import InstallError, MediaError, PromptError
+from .extras import install_fix
 from .media import MAX_IMAGE_PIXELS, check_there, load_frames
 from .positions import Ints
 
@@ -145,7 +146,7 @@ def _from_file(source: str | Path, sampling: Sampling, resize: Resize) -> Clip:
     try:
         import av
     except ImportError as error:
-        raise InstallError("video files need av", fix="pip install 'qvl-runtime[video]'") from error
+        raise InstallError("video files need av", fix=install_fix("video")) from error
     check_there(source)
     path = Path(source)
     try:
