@@ -131,7 +131,7 @@ def int4_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[str]:
     """The address of a Ray cluster of two nodes of one core each, both on this machine."""
-    pytest.importorskip("ray", reason="ray is not installed: nothing of --ray is tested (pip install '.[ray]')")
+    pytest.importorskip("ray", reason="ray is not installed: nothing of --ray is tested (make setup)")
     from ray.cluster_utils import Cluster
 
     node = {"num_cpus": 1, "object_store_memory": 80 << 20}

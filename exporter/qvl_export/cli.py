@@ -32,10 +32,19 @@ Examples:
   qvl-export export CHECKPOINT bundle --precision int4 --calib my_scans/ --samples 64
   qvl-export export CHECKPOINT bundle --max-size 2.1GB
   qvl-export export CHECKPOINT bundle --target tensorrt-rtx --compute-capability 89"""
+EXAMPLES = (
+    "export Qwen/Qwen2.5-VL-3B-Instruct bundle",
+    "export my_checkpoint/ small --precision int4 --calib my_scans/",
+    'run bundle --image page.png "What is the total?"',
+    "inspect bundle --verify",
+    "eval build my_scans/ truth.csv my_set",
+    "compare bundle small --data my_set --out report",
+)
+_EPILOG = "\b\nExamples:\n" + "\n".join(f"  qvl-export {example}" for example in EXAMPLES)
 PASS_THROUGH = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(context_settings={"help_option_names": ["-h", "--help"]}, epilog=_EPILOG)
 @click.version_option(__version__, prog_name="qvl-export")
 def cli() -> None:
     """Turn a Qwen-VL checkpoint into a bundle that runs where no PyTorch belongs."""

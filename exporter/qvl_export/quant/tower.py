@@ -6,10 +6,10 @@ import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_ir as ir
-import onnxruntime as ort
 
 from ..graph import weights
 from ..graph.build import Graph
@@ -23,6 +23,8 @@ from .work import Quantized
 
 MOST_OPEN = 4
 """Sessions of a stage that are open at a time, and the next one."""
+if TYPE_CHECKING:
+    from qvl_runtime.onnx_runtime import ort
 
 
 @dataclass(frozen=True)
