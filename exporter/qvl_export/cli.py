@@ -14,6 +14,7 @@ from qvl_runtime.__main__ import main as runtime_main
 from qvl_runtime.arguments import BAD_INPUT
 from qvl_runtime.describe import describe
 from qvl_runtime.errors import QvlError
+from qvl_runtime.standard_streams import OutputError, open_streams, say, show, told
 
 from . import __version__
 from .calib_cli import calib
@@ -183,8 +184,8 @@ def export(
     finally:
         progress.stop()
     if not quiet:
-        click.echo(describe(manifest, ports=False))
-        click.echo(f"{out}: done in {time.perf_counter() - began:.1f} s")
+        show(describe(manifest, ports=False))
+        show(f"{out}: done in {time.perf_counter() - began:.1f} s")
 
 
 cli.add_command(calib)
@@ -231,26 +232,29 @@ def main() -> None:
 
 def run(command: click.Command, arguments: Sequence[str], program: str | None = None) -> None:
     """Run a command as `program` on arguments; errors become one line and an exit code, usage errors too."""
+    open_streams()
     try:
         command.main(arguments, program, standalone_mode=False)
     except QvlError as error:
-        click.echo(f"error: {error}", err=True)
+        say(f"error: {error}")
         sys.exit(BAD_INPUT)
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message())
         sys.exit(BAD_INPUT)
     except click.ClickException as error:
-        click.echo(f"error: {' '.join(error.format_message().split())}", err=True)
+        say(f"error: {error.format_message()}")
         sys.exit(BAD_INPUT)
+    except OutputError as error:
+        sys.exit(told(error))
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        click.echo(f"error: {where}{error.strerror or error}", err=True)
+        say(f"error: {where}{error.strerror or error}")
         sys.exit(BAD_INPUT)
     except MemoryError:
-        click.echo("error: not enough memory", err=True)
+        say("error: not enough memory")
         sys.exit(BAD_INPUT)
     except (click.Abort, KeyboardInterrupt):
-        click.echo("interrupted", err=True)
+        say("interrupted")
         sys.exit(130)
 
 

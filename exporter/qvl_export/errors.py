@@ -12,9 +12,21 @@ from __future__ import annotations
 
 from qvl_runtime.errors import QvlError
 
+LONGEST = 1000
+"""Characters of a message: names and values in it may be a stranger's."""
+
 
 class ExportError(QvlError):
     """An export cannot be done."""
+
+    def __init__(self, what: str, *, where: object = None, fix: str = "") -> None:
+        super().__init__(printable(what), where=where, fix=printable(fix))
+
+
+def printable(text: str) -> str:
+    """Text without control characters, which terminals would obey, and not too long."""
+    shown = text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
+    return "".join(char if char.isprintable() or char.isspace() else f"\\x{ord(char):02x}" for char in shown)
 
 
 class CheckpointError(ExportError):

@@ -50,6 +50,7 @@ class Job(msgspec.Struct, frozen=True):
     use_generation_config: bool = False
     rank: int = 0
     workers: int = 1
+    template_args: dict[str, Any] = {}
 
     def items(self) -> Iterator[Item]:
         """This process's share."""
@@ -70,15 +71,23 @@ class Answerer(Protocol):
 class BundleAnswerer:
     """A bundle in the runtime that ships."""
 
-    def __init__(self, path: str, threads: int | None, use_generation_config: bool = False) -> None:
+    def __init__(
+        self, path: str, threads: int | None, template_args: dict[str, Any], use_generation_config: bool = False
+    ) -> None:
         from qvl_runtime import load
 
-        self._model = load(path, threads)
+        self._model, self._template_args = load(path, threads), template_args
         self._patch = self._model.manifest.image.patch_size
         self._recommended = use_generation_config
 
     def answer(self, messages: list[dict[str, Any]], limit: int | None) -> Record:
-        stream = self._model.stream(messages, limit, seed=0, use_generation_config=self._recommended)
+        stream = self._model.stream(
+            messages,
+            limit,
+            seed=0,
+            template_args=self._template_args,
+            use_generation_config=self._recommended,
+        )
         text, run = "".join(stream), stream.run
         placed = stream.prompt.placed if stream.prompt else ()
         size = placed[0].media.frames[0].size if placed else (1, 1)
@@ -94,7 +103,7 @@ class BundleAnswerer:
         )
 
     def logits(self, messages: list[dict[str, Any]], tokens: list[int]) -> Floats:
-        return self._model.logits(messages, tokens)
+        return self._model.logits(messages, tokens, template_args=self._template_args)
 
 
 def run(job: Job, told: TextIO = sys.stdout) -> None:
@@ -122,8 +131,8 @@ def _open(job: Job) -> Answerer:
     if job.engine == HF:
         from .hf import HfAnswerer
 
-        return HfAnswerer(job.model, job.threads, job.use_generation_config)
-    return BundleAnswerer(job.model, job.threads, job.use_generation_config)
+        return HfAnswerer(job.model, job.threads, job.template_args, job.use_generation_config)
+    return BundleAnswerer(job.model, job.threads, job.template_args, job.use_generation_config)
 
 
 def _scratch(job: Job, index: int) -> Path:

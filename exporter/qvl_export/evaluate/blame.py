@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import re
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -39,7 +40,10 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class BlamePlan:
-    """Two models and one input; `into`: a stage whose linears are looked at too; `hf`: PyTorch is the reference."""
+    """Two models and one input; `into`: a stage whose linears are looked at too; `hf`: PyTorch is the reference.
+
+    `template_args` are variables of the chat template.
+    """
 
     reference: Path
     bundle: Path
@@ -48,6 +52,7 @@ class BlamePlan:
     into: str | None = None
     threads: int | None = None
     hf: bool = False
+    template_args: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Likeness(msgspec.Struct, frozen=True):
@@ -122,7 +127,8 @@ def _tapped(plan: BlamePlan, name: str, directory: Path, progress: Progress) -> 
     engine = HF if plan.hf and name == "reference" else "bundle"
     out = directory / name
     out.mkdir()
-    job = TapJob(str(model), engine, tuple(map(str, plan.images)), plan.prompt, str(out), plan.threads, plan.into)
+    images, arguments = tuple(map(str, plan.images)), dict(plan.template_args)
+    job = TapJob(str(model), engine, images, plan.prompt, str(out), plan.threads, plan.into, arguments)
     run_jobs(TAPPING, [job], lambda _: None)
     return msgspec.json.decode((out / "taps.json").read_bytes(), type=Taps)
 

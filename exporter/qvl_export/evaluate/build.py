@@ -13,12 +13,16 @@ from typing import Any
 import msgspec
 from PIL import Image
 
+from qvl_runtime.files import check_regular
+from qvl_runtime.media import MAX_IMAGE_BYTES
+
 from ..atomic import Product, writing
 from ..errors import ExportError
 from .dataset import LABELS, Label, check
 
 COLUMNS = ("image", "prompt", "task", "answer")
 OPTIONAL = ("kind",)
+MAX_TABLE_BYTES = 1 << 30
 SET = Product("an evaluation set", (LABELS,))
 
 
@@ -51,6 +55,7 @@ def _fill(directory: Path, scans: Path, truth: Path) -> tuple[Counter[str], set[
 
 def read_truth(truth: Path, scans: Path) -> Iterator[Label]:
     """Rows of the CSV as labels; several true answers to a question are several rows that differ in `answer` alone."""
+    check_regular(truth, MAX_TABLE_BYTES, ExportError)
     with truth.open(newline="", encoding="utf-8-sig") as file:
         rows = csv.DictReader(file, restkey="more")
         pending: Label | None = None
@@ -83,6 +88,7 @@ def _label(row: dict[str, Any], where: str, scans: Path) -> Label:
     if problem := check(label):
         raise ExportError(problem, where=where)
     try:
+        check_regular(scans / label.image, MAX_IMAGE_BYTES)
         with Image.open(scans / label.image) as image:
             image.verify()
     except Exception as error:  # Pillow raises types of its own, and bare SyntaxError

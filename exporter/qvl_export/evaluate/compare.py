@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from qvl_runtime.errors import QvlError
 
+from ..errors import ExportError
 from ..processes import Pool, open_pool
 from ..progress import Progress, Silent
 from .answering import HF
@@ -35,8 +37,8 @@ class ComparePlan:
     `reference` is a bundle, or with `hf` a checkpoint directory run by PyTorch; `items` asks so many of the set, drawn
     with a seed; `threads` are shared by `workers` processes (one a machine where not given), on the Ray cluster at the
     address `ray` if given; results and their work area go under `out`. `blame` traces the worst item of every bundle
-    layer by layer. `gates` must be about metrics that the set measures. With `use_generation_config` answers are drawn
-    as the checkpoint recommends, else greedily.
+    layer by layer. `gates` must be about metrics that the set measures. `template_args` are variables of the
+    chat template. With `use_generation_config` answers are drawn as the checkpoint recommends, else greedily.
     """
 
     reference: Path
@@ -51,6 +53,7 @@ class ComparePlan:
     hf: bool = False
     blame: bool = True
     gates: tuple[Gate, ...] = ()
+    template_args: Mapping[str, Any] = field(default_factory=dict)
     use_generation_config: bool = False
 
 
@@ -88,6 +91,7 @@ def _answer_all(area: Area, chosen: EvalSet, reference: Model, others: Sequence[
     floor = bool(area.missing(noise, noisy)) and reference.engine != HF
     try:
         area.answer(reference, f"reference-{reference.key}", chosen, True, area.threads, bool(pending) or floor)
+        _check_answered(area, reference, chosen)
         if floor:
             area.answer(reference, noise, noisy, False, other_count, True, "the noise floor")
         for other in others:
@@ -97,15 +101,28 @@ def _answer_all(area: Area, chosen: EvalSet, reference: Model, others: Sequence[
     return noise
 
 
+def _check_answered(area: Area, reference: Model, chosen: EvalSet) -> None:
+    """A reference that answers nothing is no reference; raises ExportError with the cause of the first item."""
+    records = Records(area.work, f"reference-{reference.key}")
+    if len(records) or not (failed := sorted(records.failed)):
+        return
+    record = records.get(failed[0])
+    cause = record.error if record else ""
+    raise ExportError(f"answers none of {chosen.count} items: {cause}", where=reference.path)
+
+
 def _area(plan: ComparePlan, chosen: EvalSet, pool: Pool, progress: Progress) -> Area:
     """That of this set, these items and this answer length."""
+    arguments = dict(plan.template_args)
     recommended = [True] if plan.use_generation_config else []
-    key = msgspec.json.encode([chosen.digest, chosen.chosen, plan.max_new_tokens, *recommended])
+    parts = [chosen.digest, chosen.chosen, plan.max_new_tokens, *([arguments] if arguments else []), *recommended]
+    key = msgspec.json.encode(parts, order="sorted")
     work = plan.out / WORK / hashlib.sha256(key).hexdigest()[:12]
     work.mkdir(parents=True, exist_ok=True)
     workers = plan.workers or pool.machines
     threads = max(1, (plan.threads or pool.cores) // workers)
-    return Area(work, pool, progress, workers, threads, plan.max_new_tokens, plan.use_generation_config)
+    recommends = plan.use_generation_config
+    return Area(work, pool, progress, workers, threads, plan.max_new_tokens, arguments, recommends)
 
 
 def _blames(plan: ComparePlan, report: Report, progress: Progress) -> dict[str, Blame]:
@@ -115,7 +132,10 @@ def _blames(plan: ComparePlan, report: Report, progress: Progress) -> dict[str, 
         for worst in bundle.worst[:1]:
             pages, threads = (Path(worst.image),), plan.threads
             try:
-                traced = blame(BlamePlan(plan.reference, path, pages, worst.prompt, None, threads, plan.hf), progress)
+                tracing = BlamePlan(
+                    plan.reference, path, pages, worst.prompt, None, threads, plan.hf, plan.template_args
+                )
+                traced = blame(tracing, progress)
             except QvlError as error:
                 progress.stage(f"{bundle.title} cannot be traced: {error}")
             else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,6 +10,8 @@ from pathlib import Path, PurePosixPath
 
 import msgspec
 import numpy as np
+
+from qvl_runtime.files import read_lines
 
 from ..errors import ExportError
 from .metrics import TASKS, truth_is_usable
@@ -94,8 +97,8 @@ def read_labels(directory: Path) -> Iterator[tuple[int, Label]]:
     if not path.is_file():
         fix = "make one with `qvl-export eval build`, see docs/report.md"
         raise ExportError(f"has no {LABELS}", where=directory, fix=fix)
-    with path.open("rb") as file:
-        for index, line in enumerate(file):
+    with contextlib.closing(read_lines(path, ExportError)) as lines:
+        for index, line in enumerate(lines):
             try:
                 label = msgspec.json.decode(line, type=Label)
             except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:

@@ -38,6 +38,7 @@ class TapJob(msgspec.Struct, frozen=True):
     out: str
     threads: int | None = None
     into: str | None = None
+    template_args: dict[str, Any] = {}
 
 
 class Tapped:
@@ -90,14 +91,14 @@ def run(job: TapJob) -> Taps:
     if job.engine == HF:
         from .hf import tap
 
-        return tap(job.model, messages, out, job.threads)
+        return tap(job.model, messages, out, job.threads, job.template_args)
     with exposed(Path(job.model), job.into) as (directory, names):
         model: Any = load(directory, job.threads)
         engine = model._engine
         vision, language = engine.encode.__self__, engine.llm
         vision._session = Tapped(vision._session, names["vision"], directory)
         language._sessions[0] = Tapped(language._sessions[0], names["llm"], directory)
-        prompt: Prompt = model.prompt(messages, 1)
+        prompt: Prompt = model.prompt(messages, 1, template_args=job.template_args)
         logits = model._decoder.prefill(prompt, np.arange(len(prompt.ids)), _run())
         return _save(out, model, prompt, vision._session, language._sessions[0], logits)
 

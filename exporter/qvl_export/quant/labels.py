@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 
 from qvl_runtime.bundle import sha256
+from qvl_runtime.files import read_lines
 
 from ..errors import ExportError
 from .question import Origin, Question, Report
@@ -29,7 +30,7 @@ class Label(msgspec.Struct, kw_only=True):
 def read_labels(directory: Path) -> list[Label]:
     """The lines of a set; raises ExportError naming file and line for anything malformed."""
     path = directory / LABELS
-    labels = [_label(line, f"{path}:{number}") for number, line in enumerate(path.read_bytes().splitlines(), 1)]
+    labels = [_label(line, f"{path}:{number}") for number, line in enumerate(read_lines(path, ExportError), 1)]
     if not labels:
         raise ExportError("is empty", where=path)
     return labels

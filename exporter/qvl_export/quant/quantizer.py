@@ -185,7 +185,7 @@ class Quantizer:
         return f"{pages} page{'s' if pages != 1 else ''} of {', '.join(self.pages.names)}"
 
     def sampler(self, draft: Manifest, directory: Path, report: Report) -> Sampler:
-        template = ChatTemplate((directory / "chat_template.jinja").read_text("utf-8"), directory)
+        template = ChatTemplate((directory / "chat_template.jinja").read_text("utf-8"), directory, draft.special_tokens)
         tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
         return Sampler(self.pages, report, draft, template, tokenizer)
 

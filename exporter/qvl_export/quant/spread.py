@@ -16,12 +16,14 @@ from pathlib import Path
 import msgspec
 import onnxruntime as ort
 
+from qvl_runtime.sessions.cpu import open_session, session_options
+
 from ..atomic import written
 from ..errors import ExportError
 from ..job import serve
 from ..processes import Pool
 from . import shards
-from .running import open_session, through
+from .running import through
 from .shards import Found, Watch
 from .work import Work
 
@@ -87,7 +89,7 @@ def run(job: Job) -> None:
     """Do a job, a line for every shard."""
     os.environ.setdefault("OMP_NUM_THREADS", str(job.threads))  # before PyTorch is imported
     work = shared(job.directory)
-    session = open_session(Path(job.model), job.threads)
+    session = open_session(Path(job.model), session_options(job.threads))
     for first, last in job.shards:
         shard = range(first, last)
         if job.watch:

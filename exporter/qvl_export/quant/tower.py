@@ -11,12 +11,13 @@ import numpy as np
 import onnx_ir as ir
 import onnxruntime as ort
 
+from qvl_runtime.sessions.cpu import open_session
+
 from ..graph import weights
 from ..graph.build import Graph
 from ..graph.stages import Layouts, Stage
 from ..safetensors_file import Tensor
 from ..targets import Target
-from .running import open_session
 from .schemes import Floats, Scheme
 from .stored import packed_parts
 from .work import Quantized

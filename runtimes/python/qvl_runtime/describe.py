@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from .manifest import Bounds, Calibration, EngineEntry, GenerationDefaults, ImageGeometry, Manifest, Port
+from .printable import printable
 
 _NEUTRAL_DRAWN = {"temperature": 0, "top_k": 0, "top_p": 1, "min_p": 0}
 _NEUTRAL = {"repetition_penalty": 1, "no_repeat_ngram_size": 0, "max_new_tokens": None}
@@ -12,7 +13,7 @@ _NEUTRAL = {"repetition_penalty": 1, "no_repeat_ngram_size": 0, "max_new_tokens"
 
 
 def describe(manifest: Manifest, ports: bool = True) -> str:
-    """A bundle in a few lines of text, with the inputs and outputs of its graphs where `ports` is set."""
+    """A bundle in a few lines of text that are safe to print, with the ports of its graphs where `ports` is set."""
     image, llm, origin = manifest.image, manifest.llm, manifest.provenance
     size = sum(entry.size for entry in manifest.files.values())
     lines = [
@@ -34,7 +35,7 @@ def describe(manifest: Manifest, ports: bool = True) -> str:
             lines += _engine(graph.engine)
         if ports:
             lines += _ports("in ", graph.inputs) + _ports("out", graph.outputs)
-    return "\n".join(lines)
+    return "\n".join(" ".join(printable(line).splitlines()) for line in lines)
 
 
 def _images(image: ImageGeometry) -> str:

@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-from tokenizers import Tokenizer
 
 from . import grounding
-from .bundle import read_manifest
-from .chat import ChatTemplate
+from .bundle import has_utf8_name, read_manifest
+from .bundle_texts import open_texts
 from .checks import whole
 from .errors import BundleError, PromptError, TruncatedAnswerWarning
 from .feature_cache import CachedEncoder
@@ -26,6 +25,7 @@ from .prompt import Media, Message, Placed, Prompt, build_prompt, put
 from .rotation import Rotation
 from .sessions import Floats, open_engine
 from .stream import Stream
+from .tokenizer import encode
 from .tools import check_tools
 
 if TYPE_CHECKING:
@@ -45,7 +45,12 @@ def load(bundle: str | Path, threads: int | None = None) -> Model:
     path = Path(bundle)
     if threads is not None:
         threads = whole("threads", threads, 1, "give a positive whole number, or None for all cores")
-    return Model(path, read_manifest(path), threads)
+    manifest = read_manifest(path)  # by the name that was given, for its errors
+    if not has_utf8_name(path):
+        raise BundleError(
+            "its path is not UTF-8, so that no engine can open it", where=path, fix="rename the directory"
+        )
+    return Model(path.absolute(), manifest, threads)
 
 
 class Model:
@@ -56,8 +61,7 @@ class Model:
 
     def __init__(self, bundle: Path, manifest: Manifest, threads: int | None = None) -> None:
         self.bundle, self.manifest = bundle, manifest
-        self.tokenizer = _tokenizer(bundle)
-        self._template = _template(bundle)
+        self.tokenizer, self._template = open_texts(bundle, manifest.special_tokens)
         self._engine = open_engine(bundle, manifest, threads)
         ids = {mark: self.tokenizer.token_to_id(mark) for mark in grounding.MARKS}
         self._marks = {id: mark for mark, id in ids.items() if id is not None}
@@ -81,6 +85,7 @@ class Model:
         use_generation_config: bool = False,
         stop: str | Sequence[str] = (),
         timeout: float | None = None,
+        template_args: Mapping[str, Any] | None = None,
     ) -> str:
         """The answer to chat messages; greedy unless a `temperature` is given or the checkpoint is asked for its own.
 
@@ -91,7 +96,8 @@ class Model:
         an object or its text, the answer is JSON of that schema, also when it is cut off: then it is closed.
         With `use_generation_config` options that are not given are those of the checkpoint's `generation_config.json`.
         The answer ends before the first of the texts `stop`, and after `timeout` seconds from this call: that is looked
-        at before every token, every image and every 1,024 tokens of the prompt.
+        at before every token, every image and every 1,024 tokens of the prompt. `template_args` are variables of the
+        chat template, such as `{"enable_thinking": False}`.
 
         Warns with TruncatedAnswerWarning about an answer that is cut off where nobody asked for that: by the default of
         `max_new_tokens` or by `timeout`, or one that had to be closed. `stream` gives pieces as they come.
@@ -111,7 +117,7 @@ class Model:
         ).resolve(self.manifest)
         halt = Halt(options.timeout)
         with self._decoder.lock:
-            stream = self._stream(messages, options, halt, tools, json_schema)
+            stream = self._stream(messages, options, halt, tools, json_schema, template_args=template_args)
             answer = "".join(stream)
         _warn_of_cuts(stream.run, options)
         return answer
@@ -134,6 +140,7 @@ class Model:
         use_generation_config: bool = False,
         stop: str | Sequence[str] = (),
         timeout: float | None = None,
+        template_args: Mapping[str, Any] | None = None,
     ) -> Stream:
         """The answer piece by piece, never splitting a character; `.run` tells tokens, times and `finish_reason`.
 
@@ -155,7 +162,7 @@ class Model:
             stop=stop,
             timeout=timeout,
         ).resolve(self.manifest)
-        return self._stream(messages, options, Halt(options.timeout), tools, json_schema, ignore_eos)
+        return self._stream(messages, options, Halt(options.timeout), tools, json_schema, ignore_eos, template_args)
 
     def _stream(
         self,
@@ -165,11 +172,12 @@ class Model:
         tools: Sequence[Tool] | None,
         json_schema: Schema | None,
         ignore_eos: bool = False,
+        template_args: Mapping[str, Any] | None = None,
     ) -> Stream:
         if json_schema is not None and (ignore_eos or options.stop):
             raise PromptError(f"{'ignore_eos' if ignore_eos else 'stop'} and json_schema exclude each other")
         constraint = None if json_schema is None else self._grammars.constraint(json_schema)
-        prompt, run = self.prompt(messages, options.max_new_tokens, tools), Run()
+        prompt, run = self.prompt(messages, options.max_new_tokens, tools, template_args), Run()
         choose = options.penalties.chooser(options.sampling.chooser(), prompt.ids)
         choose = constraint.chooser(choose) if constraint else choose
         stop = frozenset() if ignore_eos else frozenset(self.manifest.tokens.stop)
@@ -198,11 +206,15 @@ class Model:
         return put(Media("image", (load_image(image),)), 0, self.manifest.image.max_pixels, self.manifest)
 
     def logits(
-        self, messages: Sequence[Message], answer: str | Sequence[int], tools: Sequence[Tool] | None = None
+        self,
+        messages: Sequence[Message],
+        answer: str | Sequence[int],
+        tools: Sequence[Tool] | None = None,
+        template_args: Mapping[str, Any] | None = None,
     ) -> Floats:
         """Teacher-forced logits [answer tokens, vocab]: row i predicts token i of the answer, a text or token ids."""
         ids = self._forced(answer)
-        prompt = self.prompt(messages, len(ids), tools)
+        prompt = self.prompt(messages, len(ids), tools, template_args)
         wanted = np.arange(len(prompt.ids) - 1, len(prompt.ids) + len(ids) - 1)
         return self._decoder.prefill(prompt.followed_by(ids[:-1]), wanted, Run())
 
@@ -216,10 +228,16 @@ class Model:
             raise PromptError(f"the answer is {answer!r:.80}", fix=f"give a text or ids from 0 to {size - 1} to force")
         return ids.astype(np.int64)
 
-    def prompt(self, messages: Sequence[Message], reserve: int = 0, tools: Sequence[Tool] | None = None) -> Prompt:
+    def prompt(
+        self,
+        messages: Sequence[Message],
+        reserve: int = 0,
+        tools: Sequence[Tool] | None = None,
+        template_args: Mapping[str, Any] | None = None,
+    ) -> Prompt:
         """Token ids, positions and media of chat messages, leaving `reserve` tokens for the answer."""
-        render = partial(self._template.render, tools=check_tools(tools))
-        return build_prompt(messages, self.manifest, render, self._ids, reserve)
+        render = partial(self._template.render, tools=check_tools(tools), template_args=template_args)
+        return build_prompt(messages, self.manifest, render, self._ids, reserve, self._template.reads)
 
     def clear(self) -> None:
         """Free the KV cache and all image features; the next prompt is computed anew."""
@@ -252,7 +270,7 @@ class Model:
         return Grammars(text, self.manifest.llm.vocab_size, self.manifest.tokens.stop)
 
     def _ids(self, text: str) -> list[int]:
-        return list(self.tokenizer.encode(text, add_special_tokens=False).ids)
+        return encode(self.tokenizer, text, self.manifest.llm.vocab_size)
 
     def _encode(self, placed: Placed) -> Floats:
         """Image features and those of D DeepStack layers [1 + D, tokens, hidden], cached."""
@@ -275,19 +293,3 @@ def _warn_of_cuts(run: Run, options: Resolved) -> None:
         what += f"; {run.forced!r:.80} was added to make it JSON"
     if what:
         warnings.warn(f"{what} (stream() tells why an answer ended)", TruncatedAnswerWarning, stacklevel=3)
-
-
-def _tokenizer(bundle: Path) -> Tokenizer:
-    path = bundle / "tokenizer.json"
-    try:
-        return Tokenizer.from_file(str(path))
-    except Exception as error:  # tokenizers raises bare Exception
-        raise BundleError(f"is not a tokenizer: {error}", where=path) from error
-
-
-def _template(bundle: Path) -> ChatTemplate:
-    path = bundle / "chat_template.jinja"
-    try:
-        return ChatTemplate(path.read_text("utf-8"), path)
-    except (OSError, UnicodeDecodeError) as error:
-        raise BundleError(f"cannot be read: {error}", where=path) from error
