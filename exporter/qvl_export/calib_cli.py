@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 
 import click
 
 from qvl_runtime.pdf import PDF_DPI
+from qvl_runtime.standard_streams import show
 
 from .progress import RichProgress
 
@@ -48,6 +48,6 @@ def build(
     plan = SetPlan(sources, out_set, samples, dpi, force)
     built = run(plan, RichProgress(quiet).stage)
     if as_json:
-        click.echo(json.dumps(asdict(built), ensure_ascii=False))
+        show(asdict(built))
     elif not quiet:
-        click.echo(f"{out_set}: {built.pages} pages, {built.answered} of {built.questions} questions with an answer")
+        show(f"{out_set}: {built.pages} pages, {built.answered} of {built.questions} questions with an answer")

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import click
 
@@ -14,6 +15,7 @@ from qvl_runtime.__main__ import main as runtime_main
 from qvl_runtime.arguments import BAD_INPUT
 from qvl_runtime.describe import describe
 from qvl_runtime.errors import QvlError
+from qvl_runtime.standard_streams import OutputError, open_streams, say, show, told
 
 from . import __version__
 from .calib_cli import calib
@@ -21,7 +23,9 @@ from .engines import PROFILES
 from .evaluate.cli import register
 from .progress import RichProgress
 from .sensitivity_cli import sensitivity
+from .signals import Terminated, terminable
 
+INTERRUPTED = 130
 PASS_THROUGH = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
 
 
@@ -183,8 +187,8 @@ def export(
     finally:
         progress.stop()
     if not quiet:
-        click.echo(describe(manifest, ports=False))
-        click.echo(f"{out}: done in {time.perf_counter() - began:.1f} s")
+        show(describe(manifest, ports=False))
+        show(f"{out}: done in {time.perf_counter() - began:.1f} s")
 
 
 cli.add_command(calib)
@@ -231,27 +235,34 @@ def main() -> None:
 
 def run(command: click.Command, arguments: Sequence[str], program: str | None = None) -> None:
     """Run a command as `program` on arguments; errors become one line and an exit code, usage errors too."""
+    open_streams()
     try:
-        command.main(arguments, program, standalone_mode=False)
+        with terminable():
+            command.main(arguments, program, standalone_mode=False)
     except QvlError as error:
-        click.echo(f"error: {error}", err=True)
-        sys.exit(BAD_INPUT)
+        _end(f"error: {error}", error, BAD_INPUT)
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message())
         sys.exit(BAD_INPUT)
     except click.ClickException as error:
-        click.echo(f"error: {' '.join(error.format_message().split())}", err=True)
-        sys.exit(BAD_INPUT)
+        _end(f"error: {error.format_message()}", error, BAD_INPUT)
+    except OutputError as error:
+        sys.exit(told(error))
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        click.echo(f"error: {where}{error.strerror or error}", err=True)
-        sys.exit(BAD_INPUT)
-    except MemoryError:
-        click.echo("error: not enough memory", err=True)
-        sys.exit(BAD_INPUT)
-    except (click.Abort, KeyboardInterrupt):
-        click.echo("interrupted", err=True)
-        sys.exit(130)
+        _end(f"error: {where}{error.strerror or error}", error, BAD_INPUT)
+    except MemoryError as error:
+        _end("error: not enough memory", error, BAD_INPUT)
+    except (click.Abort, KeyboardInterrupt) as error:
+        _end("interrupted", error.__cause__ or error, INTERRUPTED)
+    except Terminated as error:
+        _end("terminated", error, error.code)
+
+
+def _end(said: str, error: BaseException, code: int | str | None) -> NoReturn:
+    """One line on standard error, with the notes of an error, and an exit code."""
+    say("; ".join([said, *getattr(error, "__notes__", [])]))
+    sys.exit(code)
 
 
 if __name__ == "__main__":

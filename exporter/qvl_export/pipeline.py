@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -20,9 +19,11 @@ from .progress import Progress, Silent
 from .quant import precision, save_gptq, schemes
 from .quant.pages import Pages, select
 from .quant.quantizer import MIXED, Quantizer
+from .quant.resuming import calibrating
 from .quant.saved import SavedLinear
 from .quant.sensitivities import Sensitivity
 from .quant.work import Quantized
+from .scratch import scratch
 
 __all__ = ["ExportPlan", "Progress", "Silent", "export", "sensitivity"]
 
@@ -30,7 +31,7 @@ __all__ = ["ExportPlan", "Progress", "Silent", "export", "sensitivity"]
 def export(plan: ExportPlan, progress: Progress | None = None) -> Manifest:
     """Make a bundle, or what the plan's layout has in its place, and return the bundle's manifest.
 
-    Nothing is left behind on an error.
+    Nothing is left behind on an error but a calibration from which the next run goes on; the error has a note of it.
 
     Raises ExportError (ConfigError, CheckpointError, HubError, OutputError).
     """
@@ -60,8 +61,6 @@ def export(plan: ExportPlan, progress: Progress | None = None) -> Manifest:
         manifest = draft.manifest(quantizer.calibration(progress.stage) if quantizer else None)
         layout.finish(directory, opened, draft.graphs, manifest)
         save_gptq_to(opened, made, progress)
-    if quantizer:
-        quantizer.clean()
     return manifest
 
 
@@ -77,8 +76,7 @@ def sensitivity(plan: ExportPlan, progress: Progress | None = None) -> list[Sens
     if opened.own:
         raise ExportError("the checkpoint is already quantized", fix="measure the original one")
     weights.check_finite(opened.checkpoint.tensors.values(), progress)
-    with tempfile.TemporaryDirectory(prefix="qvl-export-") as directory:
-        work = Path(directory)
+    with scratch() as work:
         quantizer = _quantizer_of(opened, mixed, work / "b", pages)
         return quantizer.sensitivities(Draft(opened, work).manifest(), work, progress.stage)
 
@@ -97,7 +95,9 @@ def _quantizer(opened: Opened, pages: Pages | None, progress: Progress) -> Itera
         )
     weights.check_finite(opened.checkpoint.tensors.values(), progress)
     with open_pool(plan.ray) if plan.ray else contextlib.nullcontext() as pool:
-        yield _quantizer_of(opened, wanted, Path(plan.out), pages, pool)
+        quantizer = _quantizer_of(opened, wanted, Path(plan.out), pages, pool)
+        with calibrating(Path(plan.out), quantizer.work):
+            yield quantizer
 
 
 def _quantizer_of(

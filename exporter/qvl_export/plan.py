@@ -10,6 +10,8 @@ from pathlib import Path
 
 import msgspec
 
+from qvl_runtime.bundle import has_utf8_name
+
 from .errors import ExportError
 from .families.spec import ModelSpec
 from .quant import precision, rotate, schemes
@@ -131,6 +133,11 @@ class ExportPlan:
         """Refuse what makes no sense with any checkpoint, before one is looked for; raises ExportError."""
         precisions = self.precisions()
         wanted = quantized(precisions)
+        for path in (self.out, self.save_gptq):
+            if path is not None and not has_utf8_name(Path(path)):
+                raise ExportError(
+                    f"{path}: is not UTF-8, so that no engine could open it", fix="give another directory"
+                )
         if self.save_gptq is not None and precisions["llm"] != "int4":
             raise ExportError("--save-gptq writes int4 alone", fix="add --llm-precision int4, or leave it out")
         if self.samples < 1:

@@ -10,6 +10,8 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
+from qvl_runtime.standard_streams import show
+
 from .progress import RichProgress
 from .quant.sensitivities import Sensitivity
 
@@ -57,7 +59,7 @@ def sensitivity(
     finally:
         progress.stop()
     if as_json:
-        click.echo(msgspec.json.encode(rows).decode())
+        show(msgspec.to_builtins(rows))
         return
     click.echo(_table(rows))
 

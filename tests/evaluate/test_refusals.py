@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -86,3 +90,19 @@ def test_progress_without_a_bar_says_its_stages_alone(capsys: pytest.CaptureFixt
     progress.stage("answering", 3)
     progress.stop()
     assert capsys.readouterr() == ("", "answering\n")
+
+
+def test_a_reference_that_answers_nothing(bundle: Any, tmp_path: Path) -> None:
+    """Every item fails alike: no report of nothing with exit code 0, but the cause."""
+    small = str(bundle("qwen2_5_vl", "small", "fp32"))
+    data = tmp_path / "set"
+    data.mkdir()
+    Image.new("RGB", (56, 56), "white").save(data / "page.png")
+    label = {"image": "page.png", "prompt": "Read.", "task": "ocr", "answers": ["x"]}
+    (data / "labels.jsonl").write_text(json.dumps(label) + "\n" + json.dumps({**label, "prompt": "?"}) + "\n")
+    command = [sys.executable, "-m", "qvl_export.cli", "compare", small, small, "--data", str(data), "--threads", "1"]
+    options = ["--out", str(tmp_path / "out"), "--quiet", "--template-arg", "loud=1"]
+    done = subprocess.run([*command, *options], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2 and done.stdout == ""
+    cause = "PromptError: the chat template has no variable 'loud' (it takes none)"
+    assert done.stderr == f"error: {small}: answers none of 2 items: {cause}\n"

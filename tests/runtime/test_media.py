@@ -274,11 +274,10 @@ def test_files_that_are_no_images(content: bytes, tmp_path: Path) -> None:
         load_image("https://example.org/page.png")
 
 
-@pytest.mark.parametrize("url", ["https://example.org/page.png", "data:image/png;base64," + "A" * 5000])
-def test_urls_are_named_not_quoted(url: str) -> None:
+def test_urls_are_named_not_quoted() -> None:
     with pytest.raises(MediaError, match=r"is a URL \(URLs are not fetched") as error:
-        load_image(url)
-    assert len(str(error.value)) < 300
+        load_image("https://example.org/page.png?" + "A" * 5000)
+    assert len(str(error.value)) < 100
 
 
 def test_an_open_file_can_be_asked_about_twice(tmp_path: Path) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import msgspec
@@ -39,9 +40,13 @@ def build_set(scans: Path, truth: Path, out: Path) -> dict[str, Any]:
 def _fill(directory: Path, scans: Path, truth: Path) -> tuple[Counter[str], set[str]]:
     tasks: Counter[str] = Counter()
     images: set[str] = set()
+    names = {alike(LABELS): LABELS}
     with (directory / LABELS).open("w", encoding="utf-8") as file:
         for label in read_truth(truth, scans):
             if label.image not in images:
+                if (other := names.setdefault(alike(label.image), label.image)) != label.image or other == LABELS:
+                    what = f"image {label.image} would take the place of {other}"
+                    raise ExportError(what, where=truth, fix="rename it, there and in the table")
                 target = directory / label.image
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(scans / label.image, target)
@@ -51,6 +56,11 @@ def _fill(directory: Path, scans: Path, truth: Path) -> tuple[Counter[str], set[
     if not tasks:
         raise ExportError("has no rows", where=truth)
     return tasks, images
+
+
+def alike(name: str) -> str:
+    """The same for names that some file system takes for the same: in other case, or composed otherwise."""
+    return unicodedata.normalize("NFC", str(PurePosixPath(name))).casefold()
 
 
 def read_truth(truth: Path, scans: Path) -> Iterator[Label]:
@@ -87,6 +97,8 @@ def _label(row: dict[str, Any], where: str, scans: Path) -> Label:
     label = Label(row["image"], row["prompt"], row["task"], [row["answer"]], **optional)
     if problem := check(label):
         raise ExportError(problem, where=where)
+    if not (scans / label.image).is_file():
+        raise ExportError(f"image {label.image} cannot be read: no such file", where=where)
     try:
         check_regular(scans / label.image, MAX_IMAGE_BYTES)
         with Image.open(scans / label.image) as image:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,9 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
+
+from qvl_runtime.printable import printable
+from qvl_runtime.standard_streams import show
 
 LIMIT_EXCEEDED = 1
 Directory = click.Path(path_type=Path)
@@ -26,7 +28,7 @@ class ItemProgress:
         self._task: TaskID | None = None
 
     def stage(self, text: str, total: int = 0) -> None:
-        self._console.print(text)
+        self._console.print(printable(text), markup=False)  # names may look like markup
         if self._task is not None:
             self._bar.remove_task(self._task)
             self._task = None
@@ -59,10 +61,13 @@ def register(cli: click.Group) -> None:
 @click.option("--workers", type=click.IntRange(1), help="Processes a model, side by side (default: one a machine).")
 @click.option("--ray", metavar="ADDRESS", help="Spread the items over the Ray cluster there.")
 @click.option("--max-new-tokens", type=click.IntRange(1), help="Longest answer (default: the runtime's).")
+@click.option("--use-generation-config", is_flag=True, help="Answer as the checkpoint recommends, not greedily.")
 @click.option("--reference", "engine", type=click.Choice(["bundle", "hf"]), default="bundle", show_default=True,
               help="What REFERENCE is: a bundle, or a checkpoint run by PyTorch.")  # fmt: skip
 @click.option("--fail-if", "gates", multiple=True, metavar="COND", help='Such as "cer>+0.5pt": exit 1 where exceeded.')
 @click.option("--blame/--no-blame", "blamed", default=True, show_default=True, help="Trace the worst item by layer.")
+@click.option("--template-arg", "template_args", multiple=True, metavar="NAME=VALUE",
+              help="A variable of the chat template, such as enable_thinking=false; may be repeated.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print report.json instead of the summary.")
 @click.option("--quiet", is_flag=True, help="No progress.")
 def compare(
@@ -73,9 +78,12 @@ def compare(
 
     Goes on where a killed run stopped; with more BUNDLES later, answers that are there are used again.
     """
+    from qvl_runtime.chat import parse_arguments
+
     from .compare import ComparePlan
     from .verdict import parse_gate
 
+    options["template_args"] = parse_arguments(options["template_args"])
     limits = tuple(parse_gate(gate) for gate in gates)
     plan = ComparePlan(reference, bundles, data, out, hf=engine == "hf", blame=blamed, gates=limits, **options)
     _compare(plan, as_json, quiet)
@@ -95,7 +103,7 @@ def _compare(plan: Any, as_json: bool, quiet: bool) -> None:
         write(report, plan.out)
     finally:
         progress.stop()
-    click.echo(msgspec.json.encode(report).decode() if as_json else markdown(report))
+    show(msgspec.to_builtins(report) if as_json else markdown(report))
     if not as_json:
         click.echo(f"{plan.out / 'index.html'}: the whole report")
     for line in undecided(report, plan.gates):
@@ -115,24 +123,29 @@ def _compare(plan: Any, as_json: bool, quiet: bool) -> None:
 @click.option("--reference", "engine", type=click.Choice(["bundle", "hf"]), default="bundle", show_default=True,
               help="What REFERENCE is: a bundle, or a checkpoint run by PyTorch.")  # fmt: skip
 @click.option("--threads", type=click.IntRange(1), help="Cores to use (default: all).")
+@click.option("--template-arg", "template_args", multiple=True, metavar="NAME=VALUE",
+              help="A variable of the chat template, such as enable_thinking=false; may be repeated.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def blame(
     reference: Path, bundle: Path, prompt: str, images: tuple[Path, ...], into: str | None, engine: str,
-    threads: int | None, as_json: bool,
+    threads: int | None, template_args: tuple[str, ...], as_json: bool,
 ) -> None:  # fmt: skip
     """Where BUNDLE loses against REFERENCE on one input: cosine and SQNR after every stage."""
     import msgspec
 
+    from qvl_runtime.chat import parse_arguments
+
     from .blame import BlamePlan, describe
     from .blame import blame as run
 
-    plan = BlamePlan(reference, bundle, images, prompt, into, threads, hf=engine == "hf")
+    arguments = parse_arguments(template_args)
+    plan = BlamePlan(reference, bundle, images, prompt, into, threads, engine == "hf", arguments)
     progress = ItemProgress(as_json)
     try:
         found = run(plan, progress)
     finally:
         progress.stop()
-    click.echo(msgspec.json.encode(found).decode() if as_json else describe(found))
+    show(msgspec.to_builtins(found) if as_json else describe(found))
 
 
 @click.command()
@@ -147,6 +160,9 @@ def blame(
 @click.option("--workers", type=click.IntRange(1), help="Processes a model, side by side (default: one a machine).")
 @click.option("--ray", metavar="ADDRESS", help="Spread the items over the Ray cluster there.")
 @click.option("--max-new-tokens", type=click.IntRange(1), help="Longest answer (default: the runtime's).")
+@click.option("--use-generation-config", is_flag=True, help="Answer as the checkpoint recommends, not greedily.")
+@click.option("--template-arg", "template_args", multiple=True, metavar="NAME=VALUE",
+              help="A variable of the chat template, such as enable_thinking=false; may be repeated.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print report.json instead of the summary.")
 @click.option("--quiet", is_flag=True, help="No progress.")
 def sweep(
@@ -154,8 +170,11 @@ def sweep(
     quiet: bool, **options: Any,
 ) -> None:  # fmt: skip
     """The trade-off between pixels, precision and accuracy of CHECKPOINT, drawn."""
+    from qvl_runtime.chat import parse_arguments
+
     from .sweep import SweepPlan, make_bundles, parse_pixels
 
+    options["template_args"] = parse_arguments(options["template_args"])
     wanted = tuple(part.strip() for part in precisions.split(","))
     plan = SweepPlan(checkpoint, parse_pixels(pixels), wanted, data, out, calib, options["ray"])
     progress = ItemProgress(quiet)
@@ -184,7 +203,7 @@ def build(scans: Path, truth: Path, out_set: Path, as_json: bool) -> None:
 
     counts = build_set(scans, truth, out_set)
     if as_json:
-        click.echo(json.dumps(counts))
+        show(counts)
     else:
         tasks = ", ".join(f"{count} {task}" for task, count in counts["tasks"].items())
-        click.echo(f"{out_set}: {counts['items']} items ({tasks}) about {counts['images']} pages")
+        show(f"{out_set}: {counts['items']} items ({tasks}) about {counts['images']} pages")

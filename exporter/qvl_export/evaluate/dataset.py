@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -14,6 +14,7 @@ import numpy as np
 from qvl_runtime.files import read_lines
 
 from ..errors import ExportError
+from ..paths import is_inside
 from .metrics import TASKS, truth_is_usable
 
 LABELS = "labels.jsonl"
@@ -110,8 +111,7 @@ def read_labels(directory: Path) -> Iterator[tuple[int, Label]]:
 
 def check(label: Label) -> str:
     """What is wrong with a label, or nothing."""
-    image = PurePosixPath(label.image)
-    if not label.image or image.is_absolute() or ".." in image.parts:
+    if not is_inside(label.image):
         return f"image {label.image!r} is not inside the set"
     if label.task not in TASKS:
         return f"task {label.task!r} is not one of {', '.join(TASKS)}"

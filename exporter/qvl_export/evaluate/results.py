@@ -143,3 +143,4 @@ class Report(msgspec.Struct, frozen=True):
     bundles: list[BundleReport]
     noise: AgreementSummary | None
     blame: dict[str, Blame] = {}
+    use_generation_config: bool = False

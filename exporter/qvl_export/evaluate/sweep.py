@@ -19,7 +19,7 @@ from ..fingerprint import fingerprint, stamps
 from ..pipeline import ExportPlan, export
 from ..progress import Progress
 from ..quant.precision import FLOATS
-from .place import BUNDLES, check_place, is_bundle
+from .place import BUNDLES, at_work, is_bundle
 
 MADE_OF = ".made-of"
 """Beside the bundles: the key of what they were made of."""
@@ -56,12 +56,12 @@ def make_bundles(plan: SweepPlan, progress: Progress) -> list[Path]:
     """
     if len(plan.pixels) * len(plan.precisions) < 2:
         raise ExportError("a single combination is no sweep", fix="give more --pixels or --precisions")
-    check_place(plan.out)
-    for precision in plan.precisions:
-        _export_plan(plan, precision, plan.out).check()
-    key = _key(plan)
-    _clear_others(plan.out / BUNDLES, key, progress)
-    return list(_bundles(plan, key, progress))
+    with at_work(plan.out):
+        for precision in plan.precisions:
+            _export_plan(plan, precision, plan.out).check()
+        key = _key(plan)
+        _clear_others(plan.out / BUNDLES, key, progress)
+        return list(_bundles(plan, key, progress))
 
 
 def _key(plan: SweepPlan) -> str:

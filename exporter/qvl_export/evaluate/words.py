@@ -12,7 +12,8 @@ from .results import Comparison, Report
 
 def counted(report: Report) -> str:
     tasks = ", ".join(f"{count} {task}" for task, count in report.tasks.items())
-    return f"{report.items:,} items ({tasks}) of {Path(report.data).name}"
+    how = ", answered with the checkpoint's generation settings" if report.use_generation_config else ""
+    return f"{report.items:,} items ({tasks}) of {Path(report.data).name}{how}"
 
 
 def main_table(report: Report) -> tuple[list[str], list[list[str]]]:

@@ -1,4 +1,4 @@
-"""Images encoded on the machines of a cluster, and what one does: `python -m qvl_export.quant.encoding JOB.json`.
+"""Images encoded on the machines of a cluster, and what one does: `python -m qvl_export.quant.encoding`.
 
 Like `spread`, with the vision graph of a bundle in the making instead of a stage.
 """
@@ -70,4 +70,4 @@ def run(job: Job) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(serve(sys.argv[1], Job, run))
+    sys.exit(serve(Job, run))

@@ -12,6 +12,7 @@ from qvl_runtime.bundle import sha256
 from qvl_runtime.files import read_lines
 
 from ..errors import ExportError
+from ..paths import is_inside
 from .question import Origin, Question, Report
 
 LABELS = "labels.jsonl"
@@ -41,7 +42,7 @@ def _label(line: bytes, where: str) -> Label:
         label = msgspec.json.decode(line, type=Label)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise ExportError(f"is malformed: {error}", where=where) from error
-    if Path(label.image).is_absolute() or ".." in Path(label.image).parts:
+    if not is_inside(label.image):
         raise ExportError(f"needs an image inside the set, not {label.image!r}", where=where)
     return label
 

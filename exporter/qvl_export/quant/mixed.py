@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from qvl_runtime.manifest import Calibration, Manifest
-from qvl_runtime.sessions.cpu import CpuVision, open_vision
+from qvl_runtime.sessions.cpu import CpuVision, open_session, open_vision
 
 from .. import describe
 from ..atomic import written
@@ -24,7 +24,6 @@ from ..graph.stages import head_stage
 from . import fit, schemes, search, sensitivity
 from .pinned import Pinned
 from .question import Report
-from .running import open_session
 from .samples import Sampler
 from .sensitivities import Sensitivity
 from .sensitivity import Chain

@@ -68,7 +68,7 @@ class Quantizer:
 
     @property
     def work(self) -> Path:
-        """What is done so far lies beside the bundle it is for, and survives a kill."""
+        """What is done so far lies beside the bundle it is for, and survives a kill, see `resuming`."""
         return self.out.with_name(f".{self.out.name}.calibration")
 
     def tower(self, name: str, draft: Manifest, directory: Path, before: Quantized, report: Report) -> Quantized:
@@ -185,7 +185,7 @@ class Quantizer:
         return f"{pages} page{'s' if pages != 1 else ''} of {', '.join(self.pages.names)}"
 
     def sampler(self, draft: Manifest, directory: Path, report: Report) -> Sampler:
-        template = ChatTemplate((directory / "chat_template.jinja").read_text("utf-8"), directory)
+        template = ChatTemplate((directory / "chat_template.jinja").read_text("utf-8"), directory, draft.special_tokens)
         tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
         return Sampler(self.pages, report, draft, template, tokenizer)
 
@@ -207,7 +207,3 @@ class Quantizer:
             "targets": repr(self.targets),
             "made_by": fingerprint(),
         }
-
-    def clean(self) -> None:
-        """Remove what was kept for resuming."""
-        shutil.rmtree(self.work, ignore_errors=True)

@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
-from qvl_runtime.sessions.cpu import session_options
-
 from .work import Floats, Sample
 
 OUTPUT = "hidden_out"
-
-
-def open_session(path: Path, threads: int | None = None) -> ort.InferenceSession:
-    """ONNX Runtime as the runtime sets it up."""
-    return ort.InferenceSession(path, session_options(threads), providers=["CPUExecutionProvider"])
 
 
 def run(session: ort.InferenceSession, sample: Sample, outputs: list[str]) -> list[Floats]:

@@ -17,9 +17,11 @@ import msgspec
 import numpy as np
 import onnxruntime as ort
 
+from qvl_runtime.sessions.cpu import open_session
+
 from ..atomic import written
 from .routed import Routed
-from .running import open_session, run, through
+from .running import run, through
 from .statistics import Collector, Part
 from .work import Floats, Sample
 

@@ -1,4 +1,4 @@
-"""Shards on the machines of a cluster, and what such a machine does: `python -m qvl_export.quant.spread JOB.json`.
+"""Shards on the machines of a cluster, and what such a machine does: `python -m qvl_export.quant.spread`.
 
 Every machine sees the work directory under the same path. A job runs a stage over some shards and leaves in it what
 they came to; results do not depend on which machine did which.
@@ -16,12 +16,14 @@ from pathlib import Path
 import msgspec
 import onnxruntime as ort
 
+from qvl_runtime.sessions.cpu import open_session, session_options
+
 from ..atomic import written
 from ..errors import ExportError
 from ..job import serve
 from ..processes import Pool
 from . import shards
-from .running import open_session, through
+from .running import through
 from .shards import Found, Watch
 from .work import Work
 
@@ -87,7 +89,7 @@ def run(job: Job) -> None:
     """Do a job, a line for every shard."""
     os.environ.setdefault("OMP_NUM_THREADS", str(job.threads))  # before PyTorch is imported
     work = shared(job.directory)
-    session = open_session(Path(job.model), job.threads)
+    session = open_session(Path(job.model), session_options(job.threads))
     for first, last in job.shards:
         shard = range(first, last)
         if job.watch:
@@ -120,4 +122,4 @@ def _file(work: Work, number: int, shard: range) -> Path:
 
 
 if __name__ == "__main__":
-    sys.exit(serve(sys.argv[1], Job, run))
+    sys.exit(serve(Job, run))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import IO
 
@@ -59,7 +59,7 @@ def read_file(path: str | Path, limit: int, error: type[QvlError] = MediaError) 
     return content
 
 
-def read_lines(path: Path, error: type[QvlError] = MediaError) -> Iterator[bytes]:
+def read_lines(path: Path, error: type[QvlError] = MediaError) -> Generator[bytes, None, None]:
     """The lines of a regular file, one in memory at a time; raises `error` for one that is too long."""
     number = 0
     with open_regular(path, 1 << 62, error) as file:

@@ -17,6 +17,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from .errors import MediaError, QvlError
 from .files import check_regular, is_pipe, read_file
 from .pdf import PdfPage
+from .sources import is_remote, local, shown
 
 MAX_IMAGE_PIXELS = 1 << 27
 """Larger images are refused before decoding: 134 million pixels, an A3 page at 800 dpi."""
@@ -74,6 +75,7 @@ def load_pages(source: ImageSource) -> list[Image.Image] | list[PdfPage]:
         return [source]
     where = _describe(source)
     with _reading(where):
+        source = local(source)
         if isinstance(source, Image.Image):
             return [_page(source, where)]
         with _open(source, where) as image:
@@ -148,9 +150,7 @@ def check_clip(frames: np.ndarray[Any, Any]) -> None:
 
 
 def _describe(source: ImageSource) -> str:
-    if isinstance(source, str | Path):
-        return str(source)[:200]
-    return f"image given as {type(source).__name__}"
+    return shown(source)
 
 
 def _open(source: str | Path | bytes | BinaryIO | np.ndarray[Any, Any], where: str) -> Image.Image:
@@ -194,9 +194,12 @@ def check_there(source: str | Path) -> None:
     text = str(source)
     if os.path.exists(source):  # which, unlike pathlib, takes any text
         return
-    if "://" in text or text.startswith("data:"):
-        raise MediaError("is a URL", where=text[:200], fix="URLs are not fetched: download it first")
-    raise MediaError("no such file", where=text[:200], fix="" if text else "the path is empty")
+    if is_remote(text):
+        raise MediaError("is a URL", where=shown(source), fix="URLs are not fetched: download it first")
+    if text.lower().startswith("data:"):
+        fix = "write data:image/png;base64,…"
+        raise MediaError("is a data: URL without data", where=shown(source), fix=fix)
+    raise MediaError("no such file", where=shown(source), fix="" if text else "the path is empty")
 
 
 def _identify(file: Path | io.BytesIO) -> Image.Image:
