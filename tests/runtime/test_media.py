@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import random
 import socket
 import struct
 import subprocess
 import sys
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -237,6 +239,25 @@ def test_damaged_files_are_read_or_refused(data: bytes, damage: list[tuple[int, 
         assert all(page.mode == "RGB" for page in load_pages(bytes(broken)))
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_damaged_chunks_of_a_png_are_read_or_refused() -> None:
+    """Damage that its checksums do not show."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data, rng, refused = encoded(picture(), "PNG", exif=exif, dpi=(72, 72)), random.Random(0), 0
+    for _ in range(300):
+        chunks = [(name, bytearray(body)) for name, body in png_chunks(data)]
+        for _, body in rng.sample(chunks, 2):
+            if body:
+                place = rng.randrange(len(body))
+                body[place : place + 4] = rng.choice([b"\xff" * 4, b"\0" * 4, b"\0\0\x20\0", rng.randbytes(1)])
+        try:
+            assert all(page.mode == "RGB" for page in load_pages(png(*chunks)))
+        except MediaError:
+            refused += 1
+    assert 50 < refused < 290
+
+
 @pytest.mark.parametrize(
     "content", [b"", b"just text", b"%PDF-1.7", b"\0" * 4096], ids=["empty", "text", "pdf", "zeros"]
 )
@@ -424,14 +445,24 @@ def test_postscript_is_refused() -> None:
         load_image(encoded(picture(), "EPS"))
 
 
+def png(*chunks: tuple[bytes, bytes | bytearray]) -> bytes:
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body)) for name, body in chunks
+    )
+
+
+def png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    place = 8
+    while place < len(data):
+        size = int.from_bytes(data[place : place + 4], "big")
+        yield data[place + 4 : place + 8], data[place + 8 : place + 8 + size]
+        place += size + 12
+
+
 def png_bomb(side: int) -> bytes:
     """A PNG whose header promises side² pixels and whose data is short."""
-
-    def chunk(name: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-
     header = struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+    return png((b"IHDR", header), (b"IDAT", zlib.compress(b"")), (b"IEND", b""))
 
 
 @pytest.fixture

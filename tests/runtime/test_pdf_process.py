@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import errno
+import importlib.util
 import os
 import pickle
 import signal
@@ -19,9 +20,10 @@ import pytest
 from PIL import Image
 
 from qvl_runtime import pdf_process
-from qvl_runtime.errors import MediaError
+from qvl_runtime.errors import InstallError, MediaError
 from qvl_runtime.pdf import PDF_MAX_PAGES, Pdf, pdf_pages
-from qvl_runtime.pdf_process import PdfLimits, PdfProcess
+from qvl_runtime.pdf_limits import PdfLimits
+from qvl_runtime.pdf_process import PdfProcess
 from tests.conftest import Loader
 from tests.pdf_attacks import ATTACKS, PAGE, nested_forms
 from tests.pdfs import pdf_source, text_pdf
@@ -249,6 +251,17 @@ def test_a_busy_system_is_no_reason_to_give_up_the_limits(letter: Path, monkeypa
     monkeypatch.setattr(subprocess, "Popen", busy)
     with pytest.raises(MediaError, match=r"letter\.pdf: .*no process can be started: Resource temporarily"):
         Pdf(letter, PdfLimits(seconds=3))
+
+
+def test_a_broken_pdfium_is_an_install_error(letter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "pypdfium2.py").write_text("raise OSError('libpdfium.so: no such file')")
+    monkeypatch.syspath_prepend(tmp_path / "broken")
+    with pytest.raises(InstallError, match=r"pypdfium2 cannot be loaded: libpdfium\.so: no such file"):
+        Pdf(letter, PdfLimits(seconds=4))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(InstallError, match=r"PDFs need pypdfium2 \(pip install 'qvl-runtime\[pdf\]'\)"):
+        Pdf(letter)
 
 
 MODULES = """

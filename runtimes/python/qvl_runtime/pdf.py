@@ -7,19 +7,23 @@ import hashlib
 import importlib.util
 import math
 import re
+import sys
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
 from .errors import InstallError, MediaError
 from .extras import install_fix
 from .files import read_file
-from .pdf_process import PDF_LIMITS, Document, PdfFailure, PdfLimits, pdf_process
-from .pdf_reader import Reply
+from .pdf_limits import PDF_LIMITS, Document, PdfFailure, PdfLimits
+
+if TYPE_CHECKING:
+    from .pdf_process import PdfProcess
+    from .pdf_reader import Reply
 
 MAX_PAGES = 64
 """Pages of one PDF in a prompt."""
@@ -61,10 +65,10 @@ class Pdf:
 
     def close(self) -> None:
         """Let pdfium free the document; may be called twice, and what is asked afterwards opens it again."""
-        pdf_process(self._limits).release(self._document)
+        self._process().release(self._document)
 
     def __del__(self) -> None:
-        if hasattr(self, "_document"):
+        if hasattr(self, "_document") and not sys.is_finalizing():  # nothing can be imported any more then
             self.close()
 
     @cached_property
@@ -97,7 +101,12 @@ class Pdf:
         return width, height
 
     def _ask(self, do: str, **arguments: Any) -> Reply:
-        return pdf_process(self._limits).ask(self._document, do, **arguments)
+        return self._process().ask(self._document, do, **arguments)
+
+    def _process(self) -> PdfProcess:
+        from .pdf_process import pdf_process  # what it imports takes longer than all of this package
+
+        return pdf_process(self._limits)
 
     @contextlib.contextmanager
     def _naming(self, what: str) -> Iterator[None]:

@@ -17,18 +17,13 @@ import subprocess
 import sys
 import threading
 import warnings
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
-from uuid import uuid4
 
 from .errors import InstallError
+from .pdf_limits import Document, PdfFailure, PdfLimits
 from .pdf_reader import LENGTHS, RawFile, Reader, Reply, fill, send
 
-PDF_MAX_MEMORY = 3 << 29
-"""Bytes that the process may take, the document among them: 1.5 GiB."""
-PDF_MAX_SECONDS = 30.0
-"""Time to open a document, or to draw or read one page."""
 START_SECONDS = 60.0
 MAX_REPLY = 1 << 26, 1 << 29
 """Bytes of a reply's JSON, text among it, and of its pixels; more is no reply of ours."""
@@ -38,10 +33,6 @@ _PDFIUM = threading.Lock()
 """pdfium works on one thing at a time, in whatever thread and document."""
 _BUSY = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
 _START = "import sys; sys.path[:] = {path!a}; from {package}.pdf_reader import main; main({memory})"
-
-
-class PdfFailure(Exception):
-    """Why pdfium did not do what it was asked."""
 
 
 class _Refused(PdfFailure):
@@ -58,25 +49,6 @@ class _Ended(PdfFailure):
 
 class _NoProcess(Exception):
     """Processes cannot be started here."""
-
-
-@dataclass(frozen=True)
-class PdfLimits:
-    """Bytes of memory of the process, and seconds a page or the opening may take."""
-
-    memory: int = PDF_MAX_MEMORY
-    seconds: float = PDF_MAX_SECONDS
-
-
-PDF_LIMITS = PdfLimits()
-
-
-@dataclass(frozen=True)
-class Document:
-    """The content of a file, and a name by which it is known to the process."""
-
-    content: bytes = field(repr=False)
-    name: str = field(default_factory=lambda: uuid4().hex)
 
 
 class PdfProcess:
