@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
-import json
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from .errors import CheckpointError, ConfigError
+from . import foreign, json_text
+from .errors import CheckpointError, ConfigError, printable
+from .paths import is_plain
 from .safetensors_file import StoredTensor, read_header
+from .tensor_names import published_name, without_wrappers
 
 MAX_JSON_BYTES = 64 << 20
-PICKLED = (
-    "convert them in transformers: from_pretrained(…), for Qwen-VL with trust_remote_code=True, then "
-    "save_pretrained(…, safe_serialization=True)"
-)
+WHOLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+TABLE, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 
 class Checkpoint:
-    """The files of one checkpoint; tensors are found under their published (transformers 4) names."""
+    """The files of one checkpoint; tensors are found under their published (transformers 4) names.
+
+    `notes` are what a user should know of how it was read.
+    """
 
     def __init__(self, directory: Path) -> None:
         if not directory.is_dir():
             raise CheckpointError("no such checkpoint directory", where=directory)
         self.directory = directory
+        self.notes: list[str] = []
 
     def json(self, name: str) -> dict[str, Any] | None:
         """A JSON object of the checkpoint, None where the file does not exist."""
@@ -36,7 +41,7 @@ class Checkpoint:
         """A text file of the checkpoint, None where it does not exist."""
         path = self.directory / name
         try:
-            return path.read_bytes().decode("utf-8") if path.is_file() else None
+            return path.read_bytes().decode("utf-8-sig") if path.is_file() else None
         except UnicodeDecodeError as error:
             raise ConfigError("is not UTF-8 text", where=path) from error
 
@@ -46,8 +51,16 @@ class Checkpoint:
         config = self.json("config.json")
         if config is None:
             self._refuse_adapter()
-            raise ConfigError("is missing: not a checkpoint directory", where=self.directory / "config.json")
+            what, fix = foreign.why_no_config(path.name for path in self.directory.iterdir())
+            raise ConfigError(f"is missing: {what}", where=self.directory / "config.json", fix=fix)
         return config
+
+    @property
+    def ties_embeddings(self) -> bool:
+        """Whether `config.json` says that the table of embeddings is the head too, on either level."""
+        nested = self.config.get("text_config")
+        levels = (self.config, nested if isinstance(nested, dict) else {})
+        return any(level.get("tie_word_embeddings") is True for level in levels)
 
     def _refuse_adapter(self) -> None:
         """Raise CheckpointError for what peft saves: an adapter without the weights that it changes."""
@@ -63,7 +76,7 @@ class Checkpoint:
     def tensors(self) -> dict[str, StoredTensor]:
         """Every tensor by its published name; raises CheckpointError for damaged, missing or duplicate ones."""
         found: dict[str, StoredTensor] = {}
-        for path in self._shards():
+        for path in self.files:
             for tensor in read_header(path):
                 name = published_name(tensor.name)
                 if name in found:
@@ -72,58 +85,53 @@ class Checkpoint:
                     )
                 found[name] = tensor
         self._check_index(found)
+        foreign.refuse_mlx_names(found, self.directory)
+        if wrapped := [tensor.name for tensor in found.values() if without_wrappers(tensor.name) != tensor.name]:
+            self.notes.append(f"names of {len(wrapped)} tensors are read without a trainer's prefix: {few(wrapped, 1)}")
+        if HEAD in found and TABLE not in found and self.ties_embeddings:
+            found[TABLE] = found.pop(HEAD)
         return found
 
-    @property
+    @cached_property
     def files(self) -> list[Path]:
-        """The safetensors files."""
-        return self._shards()
+        """The safetensors files; raises CheckpointError for one that is not there."""
+        for name in self.shards:
+            if not (self.directory / name).is_file():
+                self._refuse_adapter()
+                what, fix = foreign.why_no_weights(path.name for path in self.directory.iterdir())
+                raise CheckpointError(f"{name} is missing{what}", where=self.directory, fix=fix)
+        return [self.directory / name for name in self.shards]
 
-    def _index(self) -> dict[str, Any] | None:
-        index = self.json("model.safetensors.index.json")
+    @cached_property
+    def shards(self) -> list[str]:
+        """The names of these files, whether they are there or not."""
+        names = [WHOLE] if self._weight_map is None else sorted(set(self._weight_map.values()))
+        for name in names:
+            if not is_plain(name):
+                raise CheckpointError(f"shard name {name!r} leaves the checkpoint directory", where=self.directory)
+        return names
+
+    @cached_property
+    def _weight_map(self) -> dict[str, str] | None:
+        """Which tensor is in which shard, None where there is one whole file: transformers prefers that too."""
+        if (self.directory / WHOLE).is_file():
+            if (self.directory / INDEX).is_file():
+                self.notes.append(f"{WHOLE} is read, and {INDEX} beside it is not")
+            return None
+        index = self.json(INDEX)
         if index is None:
             return None
         weight_map = index.get("weight_map")
         if not isinstance(weight_map, dict) or not all(isinstance(file, str) for file in weight_map.values()):
-            raise CheckpointError("has no weight_map", where=self.directory / "model.safetensors.index.json")
+            raise CheckpointError("has no weight_map", where=self.directory / INDEX)
         return weight_map
 
-    def _shards(self) -> list[Path]:
-        weight_map = self._index()
-        names = ["model.safetensors"] if weight_map is None else sorted(set(weight_map.values()))
-        for name in names:
-            if Path(name).name != name:
-                raise CheckpointError(f"shard name {name!r} leaves the checkpoint directory", where=self.directory)
-            if not (self.directory / name).is_file():
-                self._refuse_adapter()
-                pickled = any(self.directory.glob("pytorch_model*.bin*"))
-                raise CheckpointError(
-                    f"{name} is missing" + (": there are only pickled weights (.bin)" if pickled else ""),
-                    where=self.directory,
-                    fix=PICKLED if pickled else "checkpoints must be safetensors; download all shards",
-                )
-        return [self.directory / name for name in names]
-
     def _check_index(self, found: dict[str, StoredTensor]) -> None:
-        missing = [name for name in self._index() or {} if published_name(name) not in found]
+        missing = [name for name in self._weight_map or {} if published_name(name) not in found]
         if missing:
             raise CheckpointError(
                 f"{len(missing)} tensors of the index are in no shard: {few(missing)}", where=self.directory
             )
-
-
-def published_name(name: str) -> str:
-    """The name as the hub publishes it: transformers 5 nests `model.visual` and `model.language_model`."""
-    if name.startswith("model.visual."):
-        return name.removeprefix("model.")
-    return name.replace("model.language_model.", "model.", 1) if name.startswith("model.language_model.") else name
-
-
-def nested_name(published: str) -> str:
-    """The name as transformers 5 writes it: what `published_name` undoes."""
-    if published.startswith("visual."):
-        return f"model.{published}"
-    return f"model.language_model.{published.removeprefix('model.')}" if published.startswith("model.") else published
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -131,7 +139,7 @@ def read_json(path: Path) -> dict[str, Any]:
     if path.stat().st_size > MAX_JSON_BYTES:
         raise ConfigError(f"is larger than {MAX_JSON_BYTES} bytes", where=path)
     try:
-        value = json.loads(path.read_bytes())
+        value = json_text.parse(path.read_bytes())
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"is not JSON: {error}", where=path) from error
     if not isinstance(value, dict):
@@ -142,4 +150,4 @@ def read_json(path: Path) -> dict[str, Any]:
 def few(names: list[str], shown: int = 4) -> str:
     """The first names of a list, and how many more there are."""
     rest = f" and {len(names) - shown} more" if len(names) > shown else ""
-    return ", ".join(sorted(names)[:shown]) + rest
+    return printable(", ".join(sorted(names)[:shown])) + rest

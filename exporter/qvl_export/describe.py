@@ -13,6 +13,7 @@ from qvl_runtime.manifest import (
     SCHEMA_VERSION,
     Calibration,
     FileEntry,
+    GenerationDefaults,
     GraphEntry,
     LlmGeometry,
     Manifest,
@@ -71,6 +72,8 @@ def manifest(
     graphs: Mapping[str, GraphEntry],
     files: Mapping[str, FileEntry],
     provenance: Provenance,
+    special_tokens: Mapping[str, str],
+    generation: GenerationDefaults,
 ) -> Manifest:
     """The manifest of a bundle, or of one that still lacks its later graphs."""
     text = spec.text
@@ -97,4 +100,6 @@ def manifest(
         graphs=dict(graphs),
         files=dict(files),
         provenance=provenance,
+        special_tokens=dict(special_tokens),
+        generation=generation,
     )

@@ -5,16 +5,29 @@ QvlError
     ├── CheckpointError   weights or their files are damaged, missing, extra or of the wrong shape
     ├── ConfigError       a configuration value is missing, malformed or not supported
     ├── HubError          the checkpoint cannot be downloaded
-    └── OutputError       the bundle cannot be written where it was asked for
+    ├── OutputError       the bundle cannot be written where it was asked for
+    └── StoppedError      work was ended from outside; run again, it goes on where it stopped
 """
 
 from __future__ import annotations
 
 from qvl_runtime.errors import QvlError
 
+LONGEST = 1000
+"""Characters of a message: names and values in it may be a stranger's."""
+
 
 class ExportError(QvlError):
     """An export cannot be done."""
+
+    def __init__(self, what: str, *, where: object = None, fix: str = "") -> None:
+        super().__init__(printable(what), where=where, fix=printable(fix))
+
+
+def printable(text: str) -> str:
+    """Text without control characters, which terminals would obey, and not too long."""
+    shown = text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
+    return "".join(char if char.isprintable() or char.isspace() else f"\\x{ord(char):02x}" for char in shown)
 
 
 class CheckpointError(ExportError):
@@ -31,3 +44,12 @@ class HubError(ExportError):
 
 class OutputError(ExportError):
     """The bundle cannot be written where it was asked for."""
+
+
+class StoppedError(ExportError):
+    """Work was ended from outside, by no fault of what was given; run again, it goes on where it stopped."""
+
+
+def is_bad_input(error: BaseException) -> bool:
+    """Whether what was given is to blame, so that the same would fail again."""
+    return isinstance(error, QvlError) and not isinstance(error, OutputError | StoppedError)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 import sys
 from pathlib import Path
 
-from .checkpoint import Checkpoint
+from qvl_runtime.errors import QvlError
+
+from . import foreign
+from .checkpoint import INDEX, WHOLE, Checkpoint
 from .errors import CheckpointError, HubError
 
 NEEDED = [
@@ -17,16 +21,21 @@ NEEDED = [
     "processor_config.json",
     "tokenizer.json",
     "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
     "qwen.tiktoken",
     "chat_template.jinja",
     "chat_template.json",
+    "additional_chat_templates/*.jinja",
     "quantize_config.json",
     "adapter_config.json",
-    "model.safetensors",
-    "model-*.safetensors",
-    "model.safetensors.index.json",
+    WHOLE,
+    INDEX,
     "pytorch_model.bin.index.json",  # tells that weights are there, but pickled
 ]
+"""Files that are fetched where there are any; shards only if there is no whole file, those that the index names."""
 _REPO_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 
@@ -45,13 +54,17 @@ def locate(name: str, revision: str | None) -> tuple[Checkpoint, str | None]:
                 "is a local directory, which has no revisions", where=name, fix="leave --revision out"
             )
         return Checkpoint(path), None
+    if path.exists() and path.suffix == ".gguf":
+        raise CheckpointError("is a GGUF file, which is llama.cpp's", where=name, fix=foreign.GGUF)
     if path.exists() or not _REPO_ID.fullmatch(name):
         raise CheckpointError("is neither a checkpoint directory nor a Hugging Face id (org/model)", where=name)
     directory = _download(name, revision)
+    _check_weights(name, directory)
     return Checkpoint(directory), directory.name
 
 
 def _download(repo_id: str, revision: str | None) -> Path:
+    """The snapshot's directory, whose name is the commit."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
     from huggingface_hub.utils.tqdm import disable_progress_bars
@@ -60,7 +73,12 @@ def _download(repo_id: str, revision: str | None) -> Path:
     if not sys.stderr.isatty():
         disable_progress_bars()
     try:
-        return Path(snapshot_download(repo_id, revision=revision, allow_patterns=NEEDED))
+        directory = Path(snapshot_download(repo_id, revision=revision, allow_patterns=NEEDED))
+        if (shards := Checkpoint(directory).shards) != [WHOLE]:
+            snapshot_download(repo_id, revision=directory.name, allow_patterns=shards)
+        return directory
+    except QvlError:  # about the index
+        raise
     except LocalEntryNotFoundError as error:
         raise HubError(
             "is not a local directory, not in the Hugging Face cache, and the hub cannot be reached",
@@ -78,3 +96,17 @@ def _download(repo_id: str, revision: str | None) -> Path:
     except Exception as error:  # errors of its HTTP library, which changes, come through as they are
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise HubError(f"cannot be downloaded: {reason}", where=repo_id) from error
+
+
+def _check_weights(repo_id: str, directory: Path) -> None:
+    """Raise CheckpointError where a repository has weights of another kind, which were not fetched."""
+    from huggingface_hub import list_repo_files
+
+    names = {path.name for path in directory.iterdir()}
+    if not names.isdisjoint((WHOLE, INDEX, "adapter_config.json")):
+        return
+    with contextlib.suppress(Exception):  # offline: what was fetched has to do
+        names |= set(list_repo_files(repo_id, revision=directory.name))
+    what, fix = foreign.why_no_weights(names)
+    if what:
+        raise CheckpointError(f"{WHOLE} is missing{what}", where=repo_id, fix=fix)

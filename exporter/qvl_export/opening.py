@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from qvl_runtime.manifest import DECODE
+from qvl_runtime.manifest import DECODE, GenerationDefaults
 
-from . import describe, engines, families, hub, targets
-from .checkpoint import Checkpoint
+from . import describe, engines, families, generation, hub, leftovers, targets
+from . import texts as text_files
+from .checkpoint import HEAD, Checkpoint
 from .errors import ConfigError, ExportError
 from .families.spec import ModelSpec
 from .graph import build, weights
@@ -27,8 +28,6 @@ BUILD: dict[str, Callable[..., build.Graph]] = {
     "llm": build.build_llm,
     DECODE: partial(build.build_llm, name=DECODE),
 }
-UNUSED_TENSORS = ("*rotary_emb.inv_freq", "*rotary_pos_emb.inv_freq")
-"""Buffers that old checkpoints saved; they are computed."""
 Linears = Mapping[str, stored.QuantizedSource]
 
 
@@ -37,7 +36,8 @@ class Opened:
     """A checkpoint that fits a plan; its spec and tensors are in the plan's bounds and basis.
 
     `precisions` and `targets` are those of every graph by name, `own` the linears that it holds quantized, `sources`
-    the values of every parameter.
+    the values of every parameter, `texts` what prompts are made with, `generation` what the checkpoint recommends for
+    answers.
     """
 
     plan: ExportPlan
@@ -49,6 +49,8 @@ class Opened:
     tensors: Mapping[str, Tensor]
     own: Linears
     sources: Mapping[str, weights.Source]
+    texts: text_files.Texts
+    generation: GenerationDefaults
 
     def floats(self, name: str) -> str:
         """The precision of what is not quantized in a graph."""
@@ -93,15 +95,34 @@ def open_checkpoint(plan: ExportPlan, precisions: Mapping[str, str], progress: P
         progress.stage(f"{len(own)} linears stay as the checkpoint has them: {forms}")
     spec = plan.adjusted(families.read_spec(checkpoint))
     _check_depth(spec, checkpoint)
-    tensors = rotate.rotated(families.tensors(checkpoint, spec), spec)
+    recommended, dropped = generation.read(checkpoint)
+    if dropped:
+        progress.stage(f"note: {generation.FILE}: {', '.join(dropped)} left out, not supported")
+    tensors = rotate.rotated(_used(checkpoint, spec), spec)
     progress.stage(f"building the graphs of {spec.family}")
     sources = _match(spec, tensors, checkpoint.directory, lowered, own)
-    return Opened(plan, precisions, lowered, checkpoint, source, spec, tensors, own, sources)
+    for note in (*checkpoint.notes, *leftovers.notes(checkpoint.tensors), *_headless(spec, checkpoint)):
+        progress.stage(f"note: {note}")
+    texts = text_files.read(checkpoint, spec, progress.stage)
+    return Opened(plan, precisions, lowered, checkpoint, source, spec, tensors, own, sources, texts, recommended)
 
 
 def build_graph(name: str, spec: ModelSpec, target: targets.Target, linears: Linears) -> build.Graph:
     """The graph of that name with these linears quantized."""
     return BUILD[name](spec, target, {name: linear.layout() for name, linear in linears.items()})
+
+
+def _used(checkpoint: Checkpoint, spec: ModelSpec) -> dict[str, Tensor]:
+    """The tensors by the names that graphs have for them, without those that an export has no use for."""
+    left = {*leftovers.heads(checkpoint.tensors), *leftovers.buffers(checkpoint.tensors)}
+    return {name: tensor for name, tensor in families.tensors(checkpoint, spec).items() if name not in left}
+
+
+def _headless(spec: ModelSpec, checkpoint: Checkpoint) -> list[str]:
+    """Said of a model that is to have a head of its own, of which there is none."""
+    if not spec.text.tied or HEAD in checkpoint.tensors or checkpoint.ties_embeddings:
+        return []
+    return [f"there is no {HEAD}, and config.json ties none: the table of embeddings serves as head"]
 
 
 def _match(
@@ -110,7 +131,7 @@ def _match(
     """The checkpoint's tensor for every parameter; raises CheckpointError for what does not fit."""
     graphs = [build_graph(name, spec, target, own) for name, target in lowered.items()]
     tied = ("lm_head.weight",) if spec.text.tied else ()
-    unused = (*UNUSED_TENSORS, *tied, *stored.stored_names(own))
+    unused = (*leftovers.COMPUTED, *tied, *stored.stored_names(own), *stored.zero_biases(own, tensors))
     parts = stored.packed_parts(own, lowered["llm"])
     return match(graphs, tensors, parts, unused, where)
 

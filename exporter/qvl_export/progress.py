@@ -29,8 +29,8 @@ class RichProgress:
     """A bar on a terminal, a line a stage elsewhere, nothing with `quiet`."""
 
     def __init__(self, quiet: bool) -> None:
-        self._console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
-        columns = TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn()
+        self._console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True, markup=False, emoji=False)
+        columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn()
         self._bar = Bar(*columns, TimeRemainingColumn(), console=self._console, transient=True)
         self._task: TaskID | None = None
 

@@ -17,19 +17,39 @@ import ml_dtypes
 import msgspec
 import numpy as np
 
+from . import json_text
 from .errors import CheckpointError
 
 MAX_HEADER_BYTES = 100 << 20
 """safetensors' own limit."""
+LFS_POINTER = b"version "
+"""What the text that Git leaves in a file's place begins with; as a length it would be far too large."""
 CHUNK_BYTES = 64 << 20
+FLOATS = ("BF16", "F16", "F32")
+"""Element types that weights may have."""
+BUFFERS = ("BOOL", "I64")
+"""Those of buffers that models keep beside their weights."""
+QUANTIZED = ("F8_E4M3", "F8_E5M2", "F8_E8M0", "I8", "U8", "U32")
+"""Those of FP8, compressed-tensors, bitsandbytes and MLX checkpoints."""
 DTYPES: dict[str, np.dtype[Any]] = {
     "BF16": np.dtype(ml_dtypes.bfloat16),
+    "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
+    "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2),
+    "F8_E8M0": np.dtype(ml_dtypes.float8_e8m0fnu),
     "F16": np.dtype(np.float16),
     "F32": np.dtype(np.float32),
+    "F64": np.dtype(np.float64),
+    "BOOL": np.dtype(np.bool_),
+    "I8": np.dtype(np.int8),
+    "I16": np.dtype(np.int16),
     "I32": np.dtype(np.int32),  # packed codes of GPTQ and AWQ checkpoints
+    "I64": np.dtype(np.int64),
+    "U8": np.dtype(np.uint8),
+    "U16": np.dtype(np.uint16),
+    "U32": np.dtype(np.uint32),
+    "U64": np.dtype(np.uint64),
 }
-QUANTIZED = ("F8_E4M3", "F8_E5M2", "F8_E8M0", "I8", "U8")
-"""Element types of FP8, compressed-tensors and bitsandbytes checkpoints."""
+"""Every element type whose bytes can be told apart; whether a tensor can be used is asked where it is."""
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -117,18 +137,30 @@ def read_header(path: Path) -> Iterator[StoredTensor]:
     with path.open("rb") as file:
         prefix = file.read(8)
         length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
+        if prefix == LFS_POINTER:
+            raise CheckpointError("is a Git LFS pointer, not the file", where=path, fix="git lfs pull, or download it")
         if not 2 <= length <= min(MAX_HEADER_BYTES, size - 8):
             raise CheckpointError("is not a safetensors file, or is truncated", where=path, fix="download it again")
         raw = file.read(length)
     try:
-        header = msgspec.json.decode(raw, type=dict[str, Any])
+        header = msgspec.convert(json_text.parse(raw, _distinct), dict[str, Any])
         header.pop("__metadata__", None)
         entries = msgspec.convert(header, dict[str, _HeaderEntry])
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise CheckpointError(f"has a damaged header: {error}", where=path) from error
     tensors = [_stored(name, entry, path, 8 + length, size) for name, entry in entries.items()]
     _check_layout(tensors, path, 8 + length, size)
     yield from tensors
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; a name that comes twice would hide one of two tensors."""
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"{name!r} is there twice")
+        found[name] = value
+    return found
 
 
 def _check_layout(tensors: list[StoredTensor], path: Path, base: int, file_size: int) -> None:
@@ -146,9 +178,8 @@ def _check_layout(tensors: list[StoredTensor], path: Path, base: int, file_size:
 def _stored(name: str, entry: _HeaderEntry, path: Path, base: int, file_size: int) -> StoredTensor:
     begin, end = entry.data_offsets
     if entry.dtype not in DTYPES:
-        hint = "; quantized weights? export the bfloat16 release" if entry.dtype in QUANTIZED else ""
         raise CheckpointError(
-            f"tensor {name} has element type {entry.dtype}", where=path, fix=f"supported: {', '.join(DTYPES)}{hint}"
+            f"tensor {name} has element type {entry.dtype}", where=path, fix=f"supported: {', '.join(FLOATS)}"
         )
     tensor = StoredTensor(name, path, DTYPES[entry.dtype], tuple(entry.shape), base + begin)
     if end - begin != tensor.nbytes:
@@ -158,6 +189,11 @@ def _stored(name: str, entry: _HeaderEntry, path: Path, base: int, file_size: in
             f"is truncated: tensor {name} ends at byte {base + end} of {file_size}", where=path, fix="download it again"
         )
     return tensor
+
+
+def element_type(tensor: Tensor) -> str:
+    """The element type as the format calls it."""
+    return next(name for name, dtype in DTYPES.items() if dtype == tensor.dtype)
 
 
 def same_elements(first: StoredTensor, second: StoredTensor) -> bool:

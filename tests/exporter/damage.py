@@ -144,6 +144,20 @@ def overlap(entries: Header) -> None:
     entries[PROJECTION]["data_offsets"] = entries[MLP]["data_offsets"]
 
 
+def twice(name: str) -> Damage:
+    """A tensor whose entry comes twice, as JSON allows."""
+
+    def damage(here: Path) -> None:
+        raw = (here / SHARD).read_bytes()
+        (length,) = struct.unpack("<Q", raw[:8])
+        encoded = raw[8 : 8 + length].strip()
+        first = json.dumps({name: json.loads(encoded)[name]}).encode()
+        encoded = first[:-1] + b"," + encoded[1:]
+        (here / SHARD).write_bytes(struct.pack("<Q", len(encoded)) + encoded + raw[8 + length :])
+
+    return damage
+
+
 def swap_shapes(entries: Header) -> None:
     first, second = entries[MLP], entries["visual.blocks.0.attn.qkv.weight"]
     first["shape"], second["shape"] = second["shape"], first["shape"]
@@ -160,6 +174,11 @@ def tensors(change: Callable[[dict[str, torch.Tensor]], object]) -> Damage:
     return damage
 
 
+def stored(name: str, dtype: torch.dtype) -> Damage:
+    """A tensor as another element type."""
+    return tensors(lambda values: values.update({name: values[name].to(dtype)}))
+
+
 def spoil(value: float, dtype: torch.dtype) -> Damage:
     """All weights as `dtype`, one element of the last layer's MLP being `value`."""
 
@@ -173,9 +192,19 @@ def spoil(value: float, dtype: torch.dtype) -> Damage:
 def second_shard(here: Path) -> None:
     """A tensor that is also in another shard, under the name of transformers 5."""
     save_file({"model.language_model.norm.weight": torch.ones(64)}, here / "model-2.safetensors")
-    weight_map = dict.fromkeys(load_file(here / SHARD), SHARD)
+    weight_map = dict.fromkeys(load_file(here / SHARD), "model-1.safetensors")
     weight_map["model.language_model.norm.weight"] = "model-2.safetensors"
-    (here / INDEX).write_text(json.dumps({"weight_map": weight_map}))
+    index(json.dumps({"weight_map": weight_map}))(here)
+
+
+def index(content: str) -> Damage:
+    """A shard in place of the whole file, and an index."""
+
+    def damage(here: Path) -> None:
+        (here / SHARD).rename(here / "model-1.safetensors")
+        (here / INDEX).write_text(content)
+
+    return damage
 
 
 def adapter(here: Path) -> None:

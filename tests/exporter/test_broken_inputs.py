@@ -43,6 +43,11 @@ WEIGHTS = [
     Row("truncated shard", r"model\.safetensors: is truncated: tensor .* ends at byte", d.truncate(d.SHARD)),
     Row("truncated header", r"model\.safetensors: .* truncated", d.truncate(d.SHARD, 0.001)),
     Row("empty shard", r"model\.safetensors: .* truncated", d.truncate(d.SHARD, 0)),
+    Row(
+        "Git LFS pointer",
+        r"model\.safetensors: is a Git LFS pointer, not the file \(git lfs pull",
+        d.write(d.SHARD, "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"),
+    ),
     Row("huge header", r"model\.safetensors: .* truncated", d.raw_header(b"{}", 1 << 62)),
     Row("header is not JSON", r"model\.safetensors: has a damaged header", d.raw_header(b"x" * 64)),
     Row("header is a list", r"model\.safetensors: has a damaged header", d.raw_header(b"[1, 2]")),
@@ -62,7 +67,7 @@ WEIGHTS = [
     Row("offsets and shape disagree", r"tensor model\.norm\.weight: offsets and shape", d.entry(d.NORM, shape=[63])),
     Row("negative shape", r"damaged header: .* >= 0 - at .*shape", d.entry(d.NORM, shape=[-64])),
     Row("bytes after the last tensor", r"model\.safetensors: .* bytes after", d.append(d.SHARD, bytes(16))),
-    Row("unknown element type", r"model\.norm\.weight has element type F8_E5M2", d.entry(d.NORM, dtype="F8_E5M2")),
+    Row("unknown element type", r"model\.norm\.weight has element type F4", d.entry(d.NORM, dtype="F4")),
     Row("weight of integers", r"model\.norm\.weight holds integers", d.entry(d.NORM, dtype="I32")),
     Row("shapes swapped", r"tensor .* offsets and shape", d.header(d.swap_shapes)),
     Row(
@@ -80,6 +85,13 @@ WEIGHTS = [
         "extra tensor",
         r"no place in the model: model\.extra",
         d.tensors(lambda t: t.update({"model.extra": torch.ones(2)})),
+    ),
+    Row(
+        "name with control characters",
+        r"no place in the model: model\.\\x1b\[31m extra, n0",
+        d.tensors(
+            lambda t: t.update({"model.\x1b[31m\nextra": torch.ones(2), **{f"n{i}": torch.ones(1) for i in range(9)}})
+        ),
     ),
     Row(
         "LoRA tensors",
@@ -100,13 +112,13 @@ WEIGHTS = [
         "FP8",
         r"config\.json: weights quantized by 'fp8' are not supported .*bfloat16",
         d.together(
-            d.config(quantization_config={"quant_method": "fp8", "fmt": "e4m3"}), d.entry(d.NORM, dtype="F8_E4M3")
+            d.config(quantization_config={"quant_method": "fp8", "fmt": "e4m3"}), d.stored(d.NORM, torch.float8_e4m3fn)
         ),
     ),
     Row(
         "FP8 without saying so",
         r"model\.norm\.weight has element type F8_E4M3 .*export the bfloat16 release",
-        d.entry(d.NORM, dtype="F8_E4M3"),
+        d.stored(d.NORM, torch.float8_e4m3fn),
     ),
     Row(
         "compressed-tensors",
@@ -116,12 +128,18 @@ WEIGHTS = [
     Row(
         "bitsandbytes",
         r"config\.json: weights quantized by 'bitsandbytes' are not supported .*bfloat16",
-        d.config(quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True}),
+        d.together(
+            d.config(quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True}),
+            d.tensors(lambda t: t.update({d.MLP: torch.zeros(64 * 96 // 2, 1, dtype=torch.uint8)})),
+        ),
     ),
     Row(
         "bitsandbytes of old",
         r"config\.json: weights quantized by 'bitsandbytes' are not supported",
-        d.config(quantization_config={"load_in_8bit": True}),
+        d.together(
+            d.config(quantization_config={"load_in_8bit": True}),
+            d.tensors(lambda t: t.update({d.MLP: t[d.MLP].to(torch.int8)})),
+        ),
     ),
     Row("quantization is a list", r"quantization_config is not an object", d.config(quantization_config=[4])),
     Row(
@@ -129,22 +147,21 @@ WEIGHTS = [
         r"config\.json: AWQ of version 'gemv'.*gemm",
         d.config(quantization_config={"quant_method": "awq", "version": "gemv"}),
     ),
+    Row(
+        "tensor twice in a header",
+        r"model\.safetensors: has a damaged header: 'model\.norm\.weight' is there twice",
+        d.twice(d.NORM),
+    ),
     Row("tensor in two shards", r"model\.norm\.weight is also in model.*\.safetensors", d.second_shard),
-    Row(
-        "shard missing",
-        r"model-9\.safetensors is missing",
-        d.write(d.INDEX, '{"weight_map": {"a": "model-9.safetensors"}}'),
-    ),
-    Row(
-        "shard outside", r"'\.\./x\.safetensors' leaves", d.write(d.INDEX, '{"weight_map": {"a": "../x.safetensors"}}')
-    ),
-    Row("shard is ..", r"\.\. is missing", d.write(d.INDEX, '{"weight_map": {"a": ".."}}')),
-    Row("index is a list", r"index\.json: is not a JSON object", d.write(d.INDEX, "[]")),
-    Row("weight map is a list", r"index\.json: has no weight_map", d.write(d.INDEX, '{"weight_map": []}')),
+    Row("shard missing", r"model-9\.safetensors is missing", d.index('{"weight_map": {"a": "model-9.safetensors"}}')),
+    Row("shard outside", r"'\.\./x\.safetensors' leaves", d.index('{"weight_map": {"a": "../x.safetensors"}}')),
+    Row("shard is ..", r"\.\. is missing", d.index('{"weight_map": {"a": ".."}}')),
+    Row("index is a list", r"index\.json: is not a JSON object", d.index("[]")),
+    Row("weight map is a list", r"index\.json: has no weight_map", d.index('{"weight_map": []}')),
     Row(
         "index names more",
         r"1 tensors of the index.*: b",
-        d.write(d.INDEX, '{"weight_map": {"b": "model.safetensors"}}'),
+        d.index('{"weight_map": {"b": "model-1.safetensors"}}'),
     ),
     Row(
         "pickled weights only",
@@ -168,6 +185,41 @@ CONFIGS = [
     Row("config is not text", r"config\.json: is not JSON", d.write(d.CONFIG, b"\xff\xfe\xff")),
     Row("config is a list", r"config\.json: is not a JSON object", d.write(d.CONFIG, "[1]")),
     Row("config nested deeply", r"config\.json: is not JSON", d.write(d.CONFIG, DEEP)),
+    *(
+        Row(f"{field} is {str(value)[:9]}", rf"config\.json: .*{field.rpartition('__')[2]}", d.text(**{field: value}))
+        for field, value in (
+            ("num_hidden_layers", 10**30),
+            ("head_dim", 1 << 62),
+            ("vocab_size", 1 << 62),
+            ("num_key_value_heads", 1 << 62),
+            ("max_position_embeddings", 1 << 62),
+            ("rms_norm_eps", 1e300),
+            ("rms_norm_eps", float("nan")),
+            ("rope_parameters__rope_theta", 1e300),
+            ("rope_parameters__rope_theta", float("nan")),
+            ("rope_parameters__rope_theta", 10**400),
+        )
+    ),
+    Row("token beyond all bounds", r"config\.json: .*image_token_id", d.config(image_token_id=1 << 40)),
+    Row("stop token beyond all bounds", r"eos_token_id", d.edit("generation_config.json", eos_token_id=10**30)),
+    *(
+        Row(
+            f"{field} is {value}",
+            rf"preprocessor_config\.json: .*{field}",
+            d.edit("preprocessor_config.json", **{field: value}),
+        )
+        for field, value in (
+            ("image_mean", [1e308] * 3),
+            ("image_mean", [0.5, float("nan"), 0.5]),
+            ("image_std", [1e-300] * 3),
+            ("image_std", [float("inf")] * 3),
+            ("patch_size", 14.5),
+            ("patch_size", float("nan")),
+            ("patch_size", 1e300),
+            ("min_pixels", 1 << 62),
+            ("rescale_factor", float("nan")),
+        )
+    ),
     Row("hidden_size is text", r"config\.json: .*text_config\.hidden_size", d.text(hidden_size="64")),
     Row("text_config is a list", r"config\.json: .*text_config", d.config(text_config=[1])),
     Row("vision_config is null", r"config\.json: .*vision_config", d.config(vision_config=None)),
@@ -178,6 +230,12 @@ CONFIGS = [
     Row("infinite epsilon", r"rms_norm_eps", d.text(rms_norm_eps=float("inf"))),
     Row("model_type unknown", r"model_type 'llava' is not supported", d.config(model_type="llava")),
     Row("model_type is a module", r"model_type 'spec' is not supported", d.config(model_type="spec")),
+    Row("half of a character", r"config\.json: is not JSON", d.config(model_type="\ud800")),
+    Row(
+        "a value that goes on and on",
+        r"eos_token_id is .{100,1500}$",
+        d.edit("generation_config.json", eos_token_id="x" * 10**6),
+    ),
     Row("model_type missing", r"model_type None", d.config(model_type=d.REMOVE)),
     Row("rope is llama3", r"rope type 'llama3' is not supported", d.text(rope_parameters__rope_type="llama3")),
     Row("yarn without a factor", r"missing required field `factor`", d.text(rope_parameters__rope_type="yarn")),
@@ -194,7 +252,11 @@ CONFIGS = [
     Row("mrope_section wrong", r"mrope_section \[2, 3, 4\]", d.text(rope_parameters__mrope_section=[2, 3, 4])),
     Row("mrope_section missing", r"mrope_section None", d.text(rope_parameters__mrope_section=d.REMOVE)),
     Row("rope_theta infinite", r"rope_theta", d.text(rope_parameters__rope_theta=float("inf"))),
-    Row("sliding window", r"sliding window", d.text(use_sliding_window=True)),
+    Row(
+        "sliding window",
+        r"sliding window",
+        d.text(use_sliding_window=True, sliding_window=4096, max_window_layers=1, layer_types=d.REMOVE),
+    ),
     Row("activation unknown", r"hidden_act 'gelu_new' is not supported", d.text(hidden_act="gelu_new")),
     Row(
         "vision activation unknown",
@@ -334,7 +396,12 @@ BUNDLES = [
     Row("manifest corrupt", r"bundle\.json: is damaged", d.truncate("bundle.json"), RUN),
     Row("manifest is not text", r"bundle\.json: is damaged", d.garbage("bundle.json"), RUN),
     Row("manifest nested deeply", r"bundle\.json: is damaged", d.write("bundle.json", DEEP), RUN),
-    Row("manifest of the future", r"schema version 99.*pip install -U", d.edit("bundle.json", schema_version=99), RUN),
+    Row(
+        "manifest of the future",
+        r"schema version 99.*install the",
+        d.edit("bundle.json", schema_version=99),
+        RUN,
+    ),
     Row("manifest field unknown", r"bundle\.json: is damaged.*extra", d.edit("bundle.json", extra=1), RUN),
     Row("manifest lacks a graph", r"bundle\.json: has no graph llm", d.edit("bundle.json", graphs__llm=d.REMOVE), RUN),
     Row(

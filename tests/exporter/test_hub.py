@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -22,7 +23,7 @@ from tests.oracles import tiny
 REPO = "acme/tiny-vl"
 COMMIT, OLDER = "c0ffee" + "0" * 34, "beef" + "0" * 36
 REVISIONS = {"main": COMMIT, COMMIT: COMMIT, "v1": OLDER, OLDER: OLDER}
-UNNEEDED = {"pytorch_model.bin": b"pickle", "README.md": b"# tiny", "onnx/model.onnx": b"graph", "vocab.json": b"{}"}
+UNNEEDED = {"pytorch_model.bin": b"pickle", "README.md": b"# tiny", "onnx/model.onnx": b"graph", "model.gguf": b"GGUF"}
 
 
 class Hub(ThreadingHTTPServer):
@@ -157,6 +158,67 @@ def test_a_shard_that_the_hub_lost(hub: Hub, export: Export, tmp_path: Path) -> 
     lost = max(name for name in hub.files if name.endswith(".safetensors"))
     del hub.files[lost]
     assert_refused(export(hub.endpoint), f"{lost} is missing", tmp_path)
+
+
+def drop_weights(hub: Hub) -> None:
+    """No safetensors, and no index of them."""
+    for name in [name for name in hub.files if ".safetensors" in name]:
+        del hub.files[name]
+
+
+def test_shards_are_those_that_the_index_names(hub: Hub, export: Export, tmp_path: Path) -> None:
+    """Qwen3.5 calls them model.safetensors-00001-of-00003.safetensors; others may be whatever they are."""
+    index = json.loads(hub.files["model.safetensors.index.json"])
+    shards = sorted(set(index["weight_map"].values()))
+    renamed = {name: name.replace("model-", "model.safetensors-") for name in shards}
+    index["weight_map"] = {tensor: renamed[name] for tensor, name in index["weight_map"].items()}
+    for old, new in renamed.items():
+        hub.files[new] = hub.files.pop(old)
+    hub.files["model.safetensors.index.json"] = json.dumps(index).encode()
+    hub.files["model-extra.safetensors"] = b"not asked for"
+    done = export(hub.endpoint)
+    assert (done.returncode, done.stderr) == (0, "")
+    fetched = {name for _, name in hub.fetched if name.endswith(".safetensors")}
+    assert fetched == set(renamed.values())
+    assert read_manifest(tmp_path / "out").provenance.revision == COMMIT
+    assert export("http://127.0.0.1:9", "--force", HF_HUB_OFFLINE="1").returncode == 0
+
+
+def test_shards_are_of_the_revision_asked_for(hub: Hub, export: Export) -> None:
+    assert export(hub.endpoint, "--revision", "v1").returncode == 0
+    assert {commit for commit, name in hub.fetched if name.endswith(".safetensors")} == {OLDER}
+
+
+def test_a_whole_file_is_fetched_in_place_of_shards(hub: Hub, export: Export, checkpoint: Any, tmp_path: Path) -> None:
+    hub.files["model.safetensors"] = (checkpoint("qwen2_5_vl", "small") / "model.safetensors").read_bytes()
+    assert export(hub.endpoint).returncode == 0
+    assert {name for _, name in hub.fetched if name.endswith(".safetensors")} == {"model.safetensors"}
+    drop_weights(hub)  # and without an index
+    hub.files["model.safetensors"] = (checkpoint("qwen2_5_vl", "small") / "model.safetensors").read_bytes()
+    assert export(hub.endpoint, "--force", HF_HOME=str(tmp_path / "other")).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("pytorch_model.bin", "only pickled weights (.bin)"),
+        ("pytorch_model-00001-of-00002.bin", "only pickled weights (.bin)"),
+        ("tiny-Q4_K_M.gguf", "only GGUF files"),
+    ],
+)
+def test_weights_of_another_kind_are_called_by_their_name(
+    hub: Hub, export: Export, tmp_path: Path, name: str, says: str
+) -> None:
+    drop_weights(hub)
+    hub.files.pop("pytorch_model.bin")
+    hub.files[name] = b"weights"
+    assert_refused(export(hub.endpoint), f"{REPO}: model.safetensors is missing: there are {says}", tmp_path)
+    assert name not in {fetched for _, fetched in hub.fetched}
+
+
+def test_an_index_that_leaves_the_repository(hub: Hub, export: Export, tmp_path: Path) -> None:
+    hub.files["model.safetensors.index.json"] = b'{"weight_map": {"a": "../x.safetensors"}}'
+    assert_refused(export(hub.endpoint), "'../x.safetensors' leaves", tmp_path)
 
 
 def test_a_server_that_is_down(export: Export, tmp_path: Path) -> None:

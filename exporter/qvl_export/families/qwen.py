@@ -19,7 +19,7 @@ from qvl_runtime.manifest import ImageGeometry, Tokens, VideoTiming
 from ..checkpoint import Checkpoint
 from ..computed import reordered, resized_table, transposed
 from ..safetensors_file import StoredTensor, Tensor
-from .config import Depth, Positive, PositiveFloat, convert, refuse_unless
+from .config import Depth, Epsilon, Positive, PositiveFloat, convert, refuse_unless
 from .spec import ModelSpec, ResamplerSpec, TextSpec, Tiktoken, VisionSpec
 
 QUERIES = 256
@@ -83,7 +83,7 @@ class VisualConfig(msgspec.Struct):
     """`visual` of `config.json`."""
 
     heads: Positive
-    image_size: Positive
+    image_size: Annotated[int, msgspec.Meta(gt=0, le=2048)]
     image_start_id: Positive
     layers: Depth
     mlp_ratio: Annotated[float, msgspec.Meta(gt=0, le=64)]
@@ -107,7 +107,7 @@ class Config(msgspec.Struct):
     vocab_size: Positive
     visual: VisualConfig
     kv_channels: Positive = 128
-    layer_norm_epsilon: PositiveFloat = 1e-6
+    layer_norm_epsilon: Epsilon = 1e-6
     max_position_embeddings: Positive = 8192
     rotary_emb_base: PositiveFloat = 10000
     rotary_pct: PositiveFloat = 1

@@ -10,7 +10,7 @@ from qvl_runtime.manifest import VideoTiming
 
 from ..checkpoint import Checkpoint
 from .config import Depth, Positive, read_tokens, refuse_unless
-from .config.text import read_text
+from .config.text import QWEN2_DEFAULTS, read_text
 from .config.vision import check_vision, read_image, read_vision
 from .spec import ModelSpec, VisionSpec
 
@@ -35,7 +35,7 @@ class VisionConfig(msgspec.Struct):
 def read(checkpoint: Checkpoint) -> ModelSpec:
     """The specification of a Qwen2.5-VL checkpoint; raises ConfigError for what is not supported."""
     config = read_vision(checkpoint, VisionConfig)
-    text, max_positions = read_text(checkpoint)
+    text, max_positions = read_text(checkpoint, QWEN2_DEFAULTS)
     window = config.window_size // config.patch_size // config.spatial_merge_size
     image = read_image(checkpoint, window)
     refuse_unless(config.hidden_act == "silu", f"vision hidden_act {config.hidden_act!r} is not supported", checkpoint)
@@ -63,4 +63,5 @@ def read(checkpoint: Checkpoint) -> ModelSpec:
         full_attention_blocks=frozenset(blocks),
     )
     timing = VideoTiming(tokens_per_second=config.tokens_per_second)
-    return ModelSpec("qwen2_5_vl", vision, text, image, read_tokens(checkpoint), timing, max_positions)
+    tokens = read_tokens(checkpoint, text.vocab_size)
+    return ModelSpec("qwen2_5_vl", vision, text, image, tokens, timing, max_positions)

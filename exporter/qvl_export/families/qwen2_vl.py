@@ -10,7 +10,7 @@ from qvl_runtime.manifest import VideoTiming
 
 from ..checkpoint import Checkpoint
 from .config import Depth, Positive, read_tokens, refuse_unless
-from .config.text import read_text
+from .config.text import QWEN2_DEFAULTS, read_text
 from .config.vision import check_vision, read_image, read_vision
 from .spec import ModelSpec, VisionSpec
 
@@ -32,7 +32,7 @@ class VisionConfig(msgspec.Struct):
 def read(checkpoint: Checkpoint) -> ModelSpec:
     """The specification of a Qwen2-VL checkpoint; raises ConfigError for what is not supported."""
     config = read_vision(checkpoint, VisionConfig)
-    text, max_positions = read_text(checkpoint)
+    text, max_positions = read_text(checkpoint, QWEN2_DEFAULTS)
     image = read_image(checkpoint)
     refuse_unless(
         config.hidden_act == "quick_gelu", f"vision hidden_act {config.hidden_act!r} is not supported", checkpoint
@@ -53,4 +53,5 @@ def read(checkpoint: Checkpoint) -> ModelSpec:
         gated=False,
         full_attention_blocks=frozenset(range(config.depth)),
     )
-    return ModelSpec("qwen2_vl", vision, text, image, read_tokens(checkpoint), VideoTiming(), max_positions)
+    tokens = read_tokens(checkpoint, text.vocab_size)
+    return ModelSpec("qwen2_vl", vision, text, image, tokens, VideoTiming(), max_positions)

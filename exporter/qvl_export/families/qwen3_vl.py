@@ -67,7 +67,8 @@ def assemble(family: str, text: TextSpec, max_positions: int, checkpoint: Checkp
     biased = (checkpoint.config.get("text_config") or checkpoint.config).get("attention_bias", False)
     refuse_unless(not biased, "attention_bias is not supported in this family", checkpoint)
     text = replace(text, qkv_bias=False, qk_norm=True, deepstack_layers=deepstack)
-    return ModelSpec(family, vision, text, image, read_tokens(checkpoint), VideoTiming(timestamps=True), max_positions)
+    tokens = read_tokens(checkpoint, text.vocab_size)
+    return ModelSpec(family, vision, text, image, tokens, VideoTiming(timestamps=True), max_positions)
 
 
 def _vision(config: VisionConfig, image: ImageGeometry, checkpoint: Checkpoint) -> VisionSpec:

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from ..checkpoint import few
+from ..computed import Computed
 from ..errors import CheckpointError
-from ..safetensors_file import Tensor
+from ..safetensors_file import FLOATS, QUANTIZED, Tensor, element_type
 from .build import Graph
 from .experts import ExpertWeight
 from .layers import Weight
@@ -33,6 +34,7 @@ def match(
         raise CheckpointError(f"{len(homeless)} quantized tensors have no place: {few(homeless)}", where=where)
     _check_names(set(weights), set(tensors), unused, where)
     for name, weight in weights.items():
+        _check_type(name, tensors[name])
         _check_form(name, weight, tensors[name])
     return stored_sources(weights, tensors) | dict(packed)
 
@@ -59,7 +61,19 @@ def _check_form(name: str, weight: Weight, tensor: Tensor) -> None:
             where=tensor.file,
             fix="weights and config.json are of different models",
         )
-    if tensor.dtype.kind == "i":
+
+
+def _check_type(name: str, tensor: Tensor) -> None:
+    """Refuse what is not stored as floats, whatever is to be computed of it."""
+    while isinstance(tensor, Computed):
+        tensor = tensor.source
+    kind = element_type(tensor)
+    if kind in QUANTIZED or kind == "F64":
+        hint = "; quantized weights? export the bfloat16 release" if kind in QUANTIZED else ""
+        raise CheckpointError(
+            f"tensor {name} has element type {kind}", where=tensor.file, fix=f"supported: {', '.join(FLOATS)}{hint}"
+        )
+    if kind not in FLOATS:
         raise CheckpointError(f"tensor {name} holds integers, not weights", where=tensor.file)
 
 
@@ -70,10 +84,23 @@ def _shapes(weight: Weight) -> list[tuple[int, ...]]:
 
 
 def _cause(missing: list[str], extra: list[str]) -> str:
-    if any("lora_" in name for name in extra):
+    if any("lora_" in name or ".base_layer." in name or ".modules_to_save." in name for name in extra):
         return "a LoRA adapter is not a checkpoint: merge it with peft's merge_and_unload first"
-    if any(name.endswith((".qweight", ".scales")) for name in extra):
+    if any(name.endswith((".qweight", ".scales", "_scale", "_scale_inv", ".SCB", ".absmax")) for name in extra):
         return "the checkpoint is quantized: export the original one"
+    if prefix := _common_prefix(missing, extra):
+        return f"names begin with {prefix!r}, which is not known: save the model without what it is wrapped in"
+    if "model.embed_tokens.weight" in missing and not any(name.startswith("visual.") for name in missing):
+        return 'if lm_head.weight is to be the table too, say "tie_word_embeddings": true in config.json'
+    if any(".experts." in name for name in missing) and any(".experts." in name for name in extra):
+        return "experts are expected as transformers saves them, all of a layer in one tensor"
     if any(name.startswith("visual.") for name in missing):
         return "a text-only or sharded part? download the whole checkpoint"
     return "weights and config.json are of different models, or a shard is missing"
+
+
+def _common_prefix(missing: list[str], extra: list[str]) -> str | None:
+    """What stands before the names of all missing tensors, if it is one thing."""
+    stored = set(extra)
+    prefixes = {name.removesuffix(first) for first in missing[:1] for name in extra if name.endswith(f".{first}")}
+    return next((prefix for prefix in sorted(prefixes) if all(prefix + name in stored for name in missing)), None)

@@ -1,9 +1,9 @@
 """Linears of GPTQ checkpoints as auto-gptq and GPTQModel write them, read bit for bit.
 
 Format: `qweight` int32 [K·bits/32, N] packed along K, `qzeros` int32 [groups, N·bits/32] packed along N, `scales`
-float16 [groups, N], `g_idx` int32 [K], the group of each column; lowest bits first. Method "gptq" stores zero points
-minus one, "gptq_v2" as they are. Source: https://github.com/AutoGPTQ/AutoGPTQ `qlinear_cuda_old.py`, GPTQModel
-`nn_modules/qlinear`.
+float16 [groups, N] (bfloat16 and float32 become that), `g_idx` int32 [K], the group of each column; lowest bits first.
+Method "gptq" stores zero points minus one, "gptq_v2" as they are. Source:
+https://github.com/AutoGPTQ/AutoGPTQ `qlinear_cuda_old.py`, GPTQModel `nn_modules/qlinear`.
 """
 
 from __future__ import annotations
@@ -23,16 +23,27 @@ from .qtensor import Layout, QTensor
 from .qweight import BLOCKS, block_of, convert, finite_scales, parts_of, unpack, whole
 
 BITS = (4, 8)
+FORMATS = ("gptq", "gptq_v2")
+OTHER = dict(zip(FORMATS, reversed(FORMATS), strict=True))
 
 
 class GptqConfig(msgspec.Struct):
-    """`quantization_config` of `config.json`, or `quantize_config.json`."""
+    """`quantization_config` of `config.json`, or `quantize_config.json`.
+
+    transformers and GPTQModel call the format by either key, and write both.
+    """
 
     bits: int
     group_size: int
-    checkpoint_format: str = "gptq"
+    checkpoint_format: str | None = None
+    format: str | None = None
     sym: bool = True
     desc_act: bool = False
+
+    @property
+    def stored(self) -> str:
+        """How zero points are stored; old files say nothing of it."""
+        return (self.checkpoint_format or self.format or "gptq").lower()
 
     def linear(self, name: str, tensors: Mapping[str, StoredTensor]) -> GptqLinear:
         """A linear's parts; raises CheckpointError for those that are missing or of the wrong shape."""
@@ -42,8 +53,16 @@ class GptqConfig(msgspec.Struct):
 def read_config(raw: Mapping[str, Any], where: Path) -> GptqConfig:
     """The configuration; raises ConfigError for formats and sizes that cannot be used as they are."""
     config = convert(raw, GptqConfig, where)
-    if config.checkpoint_format not in ("gptq", "gptq_v2"):
-        raise ConfigError(f"checkpoint_format {config.checkpoint_format!r} is not gptq or gptq_v2", where=where)
+    said = {name: value for name in ("checkpoint_format", "format") if (value := getattr(config, name)) is not None}
+    for name, value in said.items():
+        if value.lower() not in FORMATS:
+            raise ConfigError(f"{name} {value!r} is not gptq or gptq_v2", where=where)
+    if len({value.lower() for value in said.values()}) > 1:
+        raise ConfigError(
+            f"checkpoint_format {config.checkpoint_format!r} is not format {config.format!r}",
+            where=where,
+            fix="remove the wrong one: zero points are stored minus one in gptq, as they are in gptq_v2",
+        )
     if config.bits not in BITS or not (config.group_size == -1 or config.group_size in BLOCKS):
         raise ConfigError(
             f"{config.bits} bits in groups of {config.group_size} are not supported",
@@ -116,11 +135,15 @@ class GptqLinear:
         layout, index, bits = self.layout(), self.groups(), self.config.bits
         codes = unpack(whole(self.qweight), bits, axis=0).T
         zeros = unpack(whole(self.qzeros), bits, axis=1)[:, : self.rows].astype(np.int64)
-        zeros += self.config.checkpoint_format == "gptq"
+        zeros += self.config.stored == "gptq"
         if zeros.max(initial=0) >= 1 << bits:
             raise CheckpointError(f"{self.name}.qzeros has zero points beyond {bits} bits", where=self.qzeros.file)
         if not layout.asymmetric and (zeros != layout.middle).any():
-            raise CheckpointError(f"{self.name} says sym but its zero points differ", where=self.qzeros.file)
+            raise CheckpointError(
+                f"{self.name} says sym but its zero points differ",
+                where=self.qzeros.file,
+                fix=f"the configuration says sym and {self.config.stored}: is it {OTHER[self.config.stored]}?",
+            )
         scales = finite_scales(self.name, self.scales)
         order = np.argsort(index, kind="stable")
         block_group = index[order][:: layout.block]

@@ -15,16 +15,21 @@ from ..safetensors_file import StoredTensor
 
 BLOCKS = (128, 64, 32, 16)
 """Block sizes that kernels take, largest first."""
-FORMS = {"qweight": ("int32", 2), "qzeros": ("int32", 2), "scales": ("float16", 2), "g_idx": ("int32", 1)}
-"""Element type and dimensions of each part."""
+FORMS = {
+    "qweight": (("int32",), 2),
+    "qzeros": (("int32",), 2),
+    "scales": (("float16", "bfloat16", "float32"), 2),
+    "g_idx": (("int32",), 1),
+}
+"""Element types and dimensions of each part."""
 Codes = npt.NDArray[np.uint8]
 Config = TypeVar("Config")
 
 
 def convert(raw: Mapping[str, Any], kind: type[Config], where: Path) -> Config:
-    """A `quantization_config`; raises ConfigError naming the field."""
+    """A `quantization_config`, in which null is as good as nothing; raises ConfigError naming the field."""
     try:
-        return msgspec.convert(raw, kind)
+        return msgspec.convert({key: value for key, value in raw.items() if value is not None}, kind)
     except msgspec.ValidationError as error:
         raise ConfigError(f"quantization_config: {error}", where=where) from error
 
@@ -42,9 +47,11 @@ def parts_of(
     if missing := [part for part in needed if part not in found]:
         raise CheckpointError(f"{name} lacks {', '.join(missing)}", where=tensors[f"{name}.qweight"].file)
     for part, tensor in found.items():
-        if tensor.dtype != FORMS[part][0] or len(tensor.shape) != FORMS[part][1]:
+        types, dimensions = FORMS[part]
+        if tensor.dtype.name not in types or len(tensor.shape) != dimensions:
             form = f"{tensor.dtype} of {len(tensor.shape)} dimensions"
-            raise CheckpointError(f"{name}.{part} is {form}, not {FORMS[part]}", where=tensor.file)
+            wanted = f"{' or '.join(types)} of {dimensions}"
+            raise CheckpointError(f"{name}.{part} is {form}, not {wanted}", where=tensor.file)
     return found
 
 
@@ -59,11 +66,12 @@ def block_of(name: str, group_size: int, columns: int, where: Path) -> int:
 
 
 def finite_scales(name: str, tensor: StoredTensor) -> npt.NDArray[np.float16]:
-    """Stored scales; raises CheckpointError where they are not finite."""
-    scales = whole(tensor)
+    """Stored scales, float16 as kernels take them or the nearest to that; raises CheckpointError for infinite ones."""
+    with np.errstate(over="ignore"):
+        scales = whole(tensor).astype(np.float16)
     if not np.isfinite(scales).all():
-        raise CheckpointError(f"{name}.scales are not finite", where=tensor.file)
-    return scales
+        raise CheckpointError(f"{name}.scales are not finite in float16", where=tensor.file)
+    return np.asarray(scales)
 
 
 def whole(tensor: StoredTensor) -> npt.NDArray[Any]:

@@ -18,10 +18,11 @@ from typing import Any
 import numpy as np
 
 from .. import __version__, atomic
-from ..checkpoint import Checkpoint, nested_name
+from ..checkpoint import Checkpoint
 from ..errors import ConfigError, OutputError
 from ..safetensors_file import Array
 from ..safetensors_writer import Advance, Source, nbytes, write
+from ..tensor_names import nested_name
 from .qtensor import Layout, QTensor
 from .qweight import pack_words
 from .stored import QuantizedSource

@@ -10,9 +10,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from .. import foreign
 from ..checkpoint import Checkpoint
 from ..errors import ConfigError
-from ..safetensors_file import Array, StoredTensor
+from ..safetensors_file import QUANTIZED, Array, StoredTensor, Tensor, element_type
 from ..targets import Target
 from . import awq_checkpoint, gptq_checkpoint, qweight
 from .qtensor import Layout, QTensor
@@ -56,24 +57,67 @@ METHODS: dict[str, Callable[[dict[str, Any], Path], QuantizationConfig]] = {
 }
 
 
+WHEN_LOADED = ("bitsandbytes", "eetq", "fbgemm_fp8", "fp8", "finegrained_fp8", "hqq", "quanto", "torchao")
+"""Methods that quantize float weights while they are loaded: their configuration may lie beside such weights."""
+
+
 def quantized_linears(checkpoint: Checkpoint) -> dict[str, QuantizedSource]:
     """The linears that the checkpoint holds quantized, by name; raises ConfigError for methods other than GPTQ and AWQ.
 
-    Asked before any tensor is looked at: those of other methods cannot be read.
+    Asked before any tensor is used: those of other methods cannot be read.
     """
     raw, where = _quantization_config(checkpoint)
+    foreign.refuse_mlx_config(checkpoint.config, where)
     if not raw:
         return {}
-    method = raw.get("quant_method", "bitsandbytes" if "load_in_8bit" in raw else "gptq")
-    read_config = METHODS.get(str(method))
+    method = _method(raw)
+    if method in WHEN_LOADED and not _holds_codes(checkpoint.tensors):
+        checkpoint.notes.append(f"config.json names {method}, but the weights are floats: they are exported so")
+        return {}
+    read_config = METHODS.get(method)
     if read_config is None:
-        raise ConfigError(
-            f"weights quantized by {method!r} are not supported",
-            where=where,
-            fix="export the bfloat16 or float16 release, or one quantized by GPTQ or AWQ",
-        )
+        raise ConfigError(f"weights quantized by {method!r} are not supported", where=where, fix=foreign.FLOAT_RELEASE)
+    names = qweight.names(checkpoint.tensors)
+    _check_quantized(names, raw, where)
     config = read_config(raw, where)
-    return {name: config.linear(name, checkpoint.tensors) for name in qweight.names(checkpoint.tensors)}
+    return {name: config.linear(name, checkpoint.tensors) for name in names}
+
+
+def _method(raw: Mapping[str, Any]) -> str:
+    """The method by the key of transformers, else by GPTQModel's; auto-gptq's own file names none."""
+    old = "bitsandbytes" if {"load_in_8bit", "load_in_4bit"} & set(raw) else "gptq"
+    return str(raw.get("quant_method") or raw.get("method") or old).lower()
+
+
+def _holds_codes(tensors: Mapping[str, StoredTensor]) -> bool:
+    """Whether any weights are stored as something other than floats."""
+    return any(element_type(tensor) in QUANTIZED for tensor in tensors.values())
+
+
+def _check_quantized(names: Iterable[str], raw: Mapping[str, Any], where: Path) -> None:
+    """Refuse what is quantized in ways that graphs do not have; raises ConfigError."""
+    if any(name.endswith("lm_head") for name in names):
+        raise ConfigError("a quantized lm_head is not supported", where=where, fix=foreign.FLOAT_RELEASE)
+    if any(".experts." in name for name in names):
+        raise ConfigError(
+            "experts quantized one by one are not supported", where=where, fix="export the bfloat16 or float16 release"
+        )
+    dynamic = raw.get("dynamic")
+    for pattern, values in dynamic.items() if isinstance(dynamic, dict) else ():
+        said = values if isinstance(values, dict) else {}
+        changed = [key for key in ("bits", "group_size", "sym") if said.get(key, raw.get(key)) != raw.get(key)]
+        if changed and not pattern.startswith("-:"):
+            raise ConfigError(
+                f"quantization_config.dynamic gives other {', '.join(changed)} to {pattern!r}, which is not supported",
+                where=where,
+                fix=foreign.FLOAT_RELEASE,
+            )
+
+
+def zero_biases(linears: Iterable[str], tensors: Mapping[str, Tensor]) -> list[str]:
+    """Biases of zeros, which auto-gptq and GPTQModel write for linears that have none."""
+    stored = (f"{name}.bias" for name in linears)
+    return [name for name in stored if name in tensors and not any(chunk.any() for chunk in tensors[name].chunks())]
 
 
 def _quantization_config(checkpoint: Checkpoint) -> tuple[dict[str, Any] | None, Path]:

@@ -20,6 +20,7 @@ def main(arguments: Sequence[str] | None = None, program: str = "python -m qvl_r
         options = parse(make_parser(program, COMMANDS), arguments)
         with warnings.catch_warnings():
             warnings.simplefilter("always", UserWarning)
+            warnings.filterwarnings("ignore", module=r"PIL\.")  # thousands of remarks on damaged metadata
             warnings.showwarning = _one_line_warning
             code: int = options.command(options)
     except QvlError as error:

@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from . import __version__
 from .printable import one_line
@@ -15,6 +15,17 @@ BAD_INPUT = 2
 MAX_DIGITS = 18
 BENCH_PROMPT = "Read the text."
 Commands = Mapping[str, Callable[[argparse.Namespace], int]]
+EXAMPLES: Mapping[str, Sequence[str]] = {
+    "run": (
+        'run bundle --image page.png "What is the total?"',
+        'run bundle --pdf contract.pdf --pages 1-3 "Who signs?" --json',
+        'run bundle --image page.png "The fields." --json-schema schema.json',
+        'run bundle --image page.png "Locate the total." --draw boxes.png',
+        'run bundle --video clip.mp4 --fps 1 "What happens?"',
+    ),
+    "inspect": ("inspect bundle", "inspect bundle --verify", "inspect bundle --json"),
+    "bench": ("bench bundle --image page.png", "bench bundle --image page.png --threads 2 --repeat 5 --json"),
+}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -52,18 +63,26 @@ def _check_loose(parser: argparse.ArgumentParser, options: argparse.Namespace, w
 
 def make_parser(program: str, commands: Commands) -> argparse.ArgumentParser:
     """The parser whose options carry, as `command`, the function of `commands` to call."""
-    parser = _Parser(prog=program, description="Run and inspect Qwen-VL bundles.")
+    every = [examples[0] for examples in EXAMPLES.values()]
+    parser = _Parser(prog=program, description="Run and inspect Qwen-VL bundles.", **_shown(program, every))
     parser.add_argument("--version", action="version", version=f"qvl-runtime {__version__}")
     added = parser.add_subparsers(required=True, metavar="COMMAND")
-    run = added.add_parser("run", help="answer a prompt about images, streaming the answer")
+    shown = {name: _shown(program, examples) for name, examples in EXAMPLES.items()}
+    run = added.add_parser("run", help="answer a prompt about images, streaming the answer", **shown["run"])
     _add_run(run)
-    inspect = added.add_parser("inspect", help="what is inside a bundle")
+    inspect = added.add_parser("inspect", help="what is inside a bundle", **shown["inspect"])
     _add_inspect(inspect)
-    bench = added.add_parser("bench", help="time a prompt: load, image encoding, prefill, generation")
+    bench = added.add_parser("bench", help="time a prompt: load, image encoding, prefill, generation", **shown["bench"])
     _add_bench(bench)
     for name, command in {"run": run, "inspect": inspect, "bench": bench}.items():
         command.set_defaults(command=commands[name])
     return parser
+
+
+def _shown(program: str, examples: Sequence[str]) -> dict[str, Any]:
+    """Options of a parser whose help ends with examples."""
+    lines = "".join(f"\n  {program} {example}" for example in examples)
+    return {"epilog": f"examples:{lines}", "formatter_class": argparse.RawDescriptionHelpFormatter}
 
 
 def _add_run(run: argparse.ArgumentParser) -> None:
@@ -92,6 +111,7 @@ def _add_bench(bench: argparse.ArgumentParser) -> None:
     _add_media(bench)
     bench.add_argument("--repeat", type=_positive, default=3, metavar="N", help="runs, of which the median is printed")
     bench.add_argument("--max-new-tokens", type=_positive, default=32, metavar="N", help="tokens a run (default: 32)")
+    _add_generation_config(bench)
     bench.add_argument("--json", action="store_true", help="print the figures as one JSON object")
 
 
@@ -122,6 +142,13 @@ def _add_media(parser: argparse.ArgumentParser) -> None:
         type=float,
         help="frames a second to take of the videos, or that their images were taken with (default: 2)",
     )
+    parser.add_argument(
+        "--template-arg",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a variable of the chat template, such as enable_thinking=false; may be repeated",
+    )
     parser.add_argument("--max-frames", type=_positive, metavar="N", help="frames of a video at most (default: 768)")
 
 
@@ -132,9 +159,29 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="longest answer (default: 512, or a quarter of the length)",
     )
-    parser.add_argument("--temperature", type=float, default=0.0, metavar="T", help="0 is greedy (default)")
+    parser.add_argument("--temperature", type=float, metavar="T", help="0 is greedy (default)")
+    parser.add_argument("--top-p", type=float, metavar="P", help="keep the likeliest tokens of this mass (default: 1)")
+    parser.add_argument("--top-k", type=int, metavar="K", help="0 keeps all tokens (default)")
     parser.add_argument(
-        "--top-p", type=float, default=1.0, metavar="P", help="keep the likeliest tokens of this mass (default: 1)"
+        "--min-p", type=float, metavar="P", help="keep tokens this many times as likely as the likeliest (default: 0)"
     )
-    parser.add_argument("--top-k", type=int, default=0, metavar="K", help="0 keeps all tokens (default)")
     parser.add_argument("--seed", type=int, metavar="N", help="makes sampling repeatable")
+    parser.add_argument(
+        "--repetition-penalty", type=float, metavar="F", help="divide logits of tokens that occurred (default: 1)"
+    )
+    parser.add_argument(
+        "--no-repeat-ngram-size", type=int, metavar="N", help="no run of N tokens occurs twice (default: 0, any may)"
+    )
+    _add_generation_config(parser)
+    parser.add_argument(
+        "--stop", action="append", default=[], metavar="TEXT", help="end the answer before this text; may be repeated"
+    )
+    parser.add_argument("--timeout", type=float, metavar="SECONDS", help="end the answer after this time")
+
+
+def _add_generation_config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--use-generation-config",
+        action="store_true",
+        help="sampling and penalties as the checkpoint recommends, see `inspect`; other options go before it",
+    )

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from .prompt import Placed
     from .stream import Stream
 
+CUTS: dict[str | None, str] = {"length": "--max-new-tokens", "timeout": "--timeout"}
+"""The option that cuts an answer, by the reason why it ended."""
+
 
 def _messages(options: argparse.Namespace) -> list[dict[str, Any]]:
     from .pdf import pdf_pages
@@ -72,9 +75,11 @@ def _video(name: str, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def run(options: argparse.Namespace) -> int:
+    from .chat import parse_arguments
     from .drawing import check_writable
     from .model import load
 
+    options.template_args = parse_arguments(options.template_arg)
     if options.draw:
         check_writable(options.draw, [*options.image, *options.pdf])
     _check_sampling(options)
@@ -109,6 +114,13 @@ def _run(model: Model, messages: list[dict[str, Any]], options: argparse.Namespa
         options.seed,
         tools=tools,
         json_schema=schema,
+        template_args=options.template_args,
+        min_p=options.min_p,
+        repetition_penalty=options.repetition_penalty,
+        no_repeat_ngram_size=options.no_repeat_ngram_size,
+        use_generation_config=options.use_generation_config,
+        stop=options.stop,
+        timeout=options.timeout,
     )
     place = _drawing_place(stream) if options.draw else None
     result: dict[str, Any] = {"text": _answer(stream, quiet=options.json)}
@@ -120,9 +132,9 @@ def _run(model: Model, messages: list[dict[str, Any]], options: argparse.Namespa
         result["regions"] = [asdict(region) for region in regions]
     if options.json:
         print_json({**result, **_report(stream.run)})
-    elif stream.run.finish_reason == "length":
+    elif option := CUTS.get(stream.run.finish_reason or ""):
         closed = " and closed" if stream.run.forced else ""
-        say(f"note: the answer was cut off{closed}, see --max-new-tokens")
+        say(f"note: the answer was cut off{closed}, see {option}")
     return 0
 
 
@@ -189,6 +201,7 @@ def _report(run: Run) -> dict[str, Any]:
     return {
         "tokens": run.tokens,
         "finish_reason": run.finish_reason,
+        **({"stop_string": run.stop_string} if run.stop_string else {}),
         **({"forced": run.forced} if run.forced else {}),
         "counts": asdict(run.counts),
         "seconds": times,
@@ -221,9 +234,11 @@ def inspect(options: argparse.Namespace) -> int:
 def bench(options: argparse.Namespace) -> int:
     import time
 
+    from .chat import parse_arguments
     from .model import load
 
     options.prompt = options.prompt or BENCH_PROMPT
+    options.template_args = parse_arguments(options.template_arg)
     messages = _messages(options)
     loads, runs = [], []
     for _ in range(options.repeat):
@@ -258,7 +273,14 @@ def _medians(loads: list[float], runs: list[dict[str, Any]]) -> dict[str, Any]:
 
 def _fresh(model: Model, messages: list[dict[str, Any]], options: argparse.Namespace) -> dict[str, Any]:
     """One run without any cached features or keys."""
-    stream = model.stream(messages, options.max_new_tokens, ignore_eos=True)
+    stream = model.stream(
+        messages,
+        options.max_new_tokens,
+        seed=0,
+        ignore_eos=True,
+        template_args=options.template_args,
+        use_generation_config=options.use_generation_config,
+    )
     for _ in stream:
         pass
     return _report(stream.run)

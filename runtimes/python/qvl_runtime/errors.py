@@ -41,3 +41,7 @@ class EngineError(QvlError):
 
 class InstallError(QvlError):
     """A Python package is missing, or two of them collide."""
+
+
+class TruncatedAnswerWarning(UserWarning):
+    """An answer ends where neither the model nor its caller wanted it to end."""

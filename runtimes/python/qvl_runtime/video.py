@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from .errors import InstallError, MediaError, PromptError
-from .media import MAX_ASPECT_RATIO, MAX_IMAGE_PIXELS, check_there, load_frames
+from .errors import InstallError, MediaError, PromptError, QvlError
+from .extras import install_fix
+from .files import check_regular
+from .media import MAX_ASPECT_RATIO, MAX_CLIP_FRAMES, MAX_IMAGE_PIXELS, check_clip, check_there, load_frames
 from .positions import Ints
 from .preprocess import smart_resize
 from .sources import local, shown
@@ -35,6 +37,15 @@ RESIZED_TOKENS = 4, 16384
 """Least and most image tokens of a size that is asked for as such."""
 SHARE = 0.9
 """Of the maximum length, for the frames of one video together."""
+MAX_VIDEO_BYTES = 1 << 34
+"""Larger files are refused: 16 GiB."""
+FORMATS = (
+    "mov,mp4,matroska,webm,avi,flv,asf,mpegts,mpeg,mpegvideo,m4v,h264,hevc,ogg,gif,apng,mjpeg,ivf,obu,nut,mxf,dv,wtv,rm,"
+    "yuv4mpegpipe,wav,mp3,flac,aac"
+)
+"""FFmpeg's names of the containers that are read; playlists (HLS, DASH, concat) would open further files and URLs."""
+OPENED_WITH = {"protocol_whitelist": "file", "format_whitelist": FORMATS}
+COMPLETE = "is the file complete?"
 Size = tuple[int, int]
 Resize = Callable[[int, Size], Size]
 """Number of frames and their size (width, height) → the size they are wanted in."""
@@ -214,8 +225,10 @@ def load_clip(source: Any, sampling: Sampling, resize: Resize) -> Clip:
     for name, value in (("nframes", sampling.frames), ("video_start", sampling.start), ("video_end", sampling.end)):
         if value is not None:
             raise PromptError(f"{name} samples video files", fix="choose among the frames, or give max_frames")
-    if isinstance(source, np.ndarray) and source.ndim != 4:
-        raise MediaError(f"is an array of shape {list(source.shape)}", where="video", fix="give [frames, H, W, 3]")
+    if isinstance(source, np.ndarray):
+        if source.ndim != 4:
+            raise MediaError(f"is an array of shape {list(source.shape)}", where="video", fix="give [frames, H, W, 3]")
+        check_clip(source)
     total = len(source)
     chosen = spread(total, min(total, sampling.max_frames or total))
     frames = load_frames([source[index] for index in chosen])
@@ -226,24 +239,38 @@ def _from_file(source: str | Path, sampling: Sampling, resize: Resize) -> Clip:
     try:
         import av
     except ImportError as error:
-        raise InstallError("video files need av", fix="pip install 'qvl-runtime[video]'") from error
+        raise InstallError("video files need av", fix=install_fix("video")) from error
     path, where = local(source), shown(source)
     if not isinstance(path, bytes):
         check_there(path)
+        check_regular(path, MAX_VIDEO_BYTES)
     try:
-        file = io.BytesIO(path) if isinstance(path, bytes) else str(path)
-        with av.open(file, "r", options={"protocol_whitelist": "file"}) as container:
+        # without "file:", what stands before a colon of the name would be taken for a protocol
+        file = io.BytesIO(path) if isinstance(path, bytes) else f"file:{path}"
+        with av.open(file, "r", options=OPENED_WITH, metadata_errors="replace") as container:
             total, rate = _length(container, where)
             container.seek(0)
             first, total = sampling.range(total, rate)
-            chosen = spread(total, sampling.count(total, rate), first)
+            chosen = spread(total, _bounded(sampling.count(total, rate)), first)
             frames = list(_decoded(container, chosen, resize))
+    except QvlError:
+        raise
     except av.error.FFmpegError as error:
         raise MediaError(f"cannot be read as a video: {error.strerror}", where=where) from error
+    except MemoryError:
+        raise
+    except Exception as error:  # what a damaged file lacks, PyAV looks for all the same
+        raise MediaError(f"cannot be read as a video: {str(error)[:200]}", where=where, fix=COMPLETE) from error
     if not frames:
         raise MediaError("no frame of the video can be decoded", where=where)
     frames += frames[-1:] * (len(chosen) - len(frames))  # the file ends sooner than it says
     return Clip(tuple(frames), len(chosen) / total * rate, tuple((chosen / rate).tolist()), True)
+
+
+def _bounded(frames: int) -> int:
+    if frames > MAX_CLIP_FRAMES:
+        raise PromptError(f"{frames:,} frames of a video", fix=f"ask for at most {MAX_CLIP_FRAMES:,}")
+    return frames
 
 
 def _length(container: InputContainer, where: str) -> tuple[int, float]:
@@ -251,7 +278,12 @@ def _length(container: InputContainer, where: str) -> tuple[int, float]:
     if not container.streams.video:
         raise MediaError("has no pictures", where=where)
     stream = container.streams.video[0]
+    if stream.codec_context is None:
+        raise MediaError("its pictures are in a form that is not known", where=where)
     stream.thread_type = "AUTO"
+    stream.codec_context.options = {
+        "max_pixels": str(MAX_IMAGE_PIXELS)
+    }  # of a frame that is larger than it is said here
     if stream.width * stream.height > MAX_IMAGE_PIXELS:
         raise MediaError(f"{stream.width} × {stream.height} pixels are too many", where=where, fix="scale it down")
     total = stream.frames or sum(packet.size > 0 for packet in container.demux(stream))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -16,16 +15,21 @@ from ...errors import ConfigError
 Positive = Annotated[int, msgspec.Meta(gt=0, le=1 << 20)]
 """A size: above any published one, below what would exhaust memory before the weights are looked at."""
 Depth = Annotated[int, msgspec.Meta(gt=0, le=1024)]
-Finite = Annotated[float, msgspec.Meta(ge=-sys.float_info.max, le=sys.float_info.max)]
-PositiveFloat = Annotated[float, msgspec.Meta(gt=0, le=sys.float_info.max)]
+LARGEST = 1e12
+"""Far above any published factor or base of rotary positions, far below what float32 cannot hold."""
+PositiveFloat = Annotated[float, msgspec.Meta(gt=0, le=LARGEST)]
+Epsilon = Annotated[float, msgspec.Meta(gt=0, le=1)]
+TokenId = Annotated[int, msgspec.Meta(ge=0, lt=1 << 31)]
 T = TypeVar("T")
+IMAGE_TOKEN, VIDEO_TOKEN = 151655, 151656
+"""transformers' defaults in all families of this vocabulary."""
 
 
 class RootConfig(msgspec.Struct):
     """Top-level ids of `config.json`."""
 
-    image_token_id: Annotated[int, msgspec.Meta(ge=0)]
-    video_token_id: Annotated[int, msgspec.Meta(ge=0)]
+    image_token_id: TokenId | None = None
+    video_token_id: TokenId | None = None
 
 
 def convert(value: Any, kind: type[T], where: Path, part: str = "") -> T:
@@ -45,14 +49,30 @@ def refuse_unless(condition: bool, what: str, checkpoint: Checkpoint, fix: str =
         raise ConfigError(what, where=checkpoint.directory / "config.json", fix=fix)
 
 
-def read_tokens(checkpoint: Checkpoint) -> Tokens:
-    """Special token ids; stop tokens come from the generation config, else from `config.json`."""
-    where = checkpoint.directory / "config.json"
-    root = convert(checkpoint.config, RootConfig, where)
-    generation = checkpoint.json("generation_config.json") or {}
-    nested = checkpoint.config.get("text_config") or {}
-    eos = generation.get("eos_token_id", checkpoint.config.get("eos_token_id", nested.get("eos_token_id")))
+def read_tokens(checkpoint: Checkpoint, vocab_size: int) -> Tokens:
+    """Special token ids, or transformers' where the vocabulary reaches so far and `config.json` does not say them."""
+    root = convert(checkpoint.config, RootConfig, checkpoint.directory / "config.json")
+    image = _default(root.image_token_id, IMAGE_TOKEN, vocab_size)
+    if image is None:
+        raise ConfigError(
+            "image_token_id is missing", where=checkpoint.directory / "config.json", fix="say that of <|image_pad|>"
+        )
+    video = _default(root.video_token_id, VIDEO_TOKEN, vocab_size)
+    return Tokens(image=image, video=video, stop=_stop_tokens(checkpoint))
+
+
+def _default(said: int | None, default: int, vocab_size: int) -> int | None:
+    return default if said is None and default < vocab_size else said
+
+
+def _stop_tokens(checkpoint: Checkpoint) -> list[int]:
+    """Those of the generation config, else of `config.json`: null is as good as nothing."""
+    nested = checkpoint.config.get("text_config")
+    levels = checkpoint.json("generation_config.json"), checkpoint.config, nested
+    said = (level.get("eos_token_id") for level in levels if isinstance(level, dict))
+    eos = next((value for value in said if value is not None), None)
     stop: list[Any] = eos if isinstance(eos, list) else [eos]
-    if not stop or not all(type(token) is int and token >= 0 for token in stop):
-        raise ConfigError(f"eos_token_id is {eos!r}: no stop token", where=checkpoint.directory)
-    return Tokens(image=root.image_token_id, video=root.video_token_id, stop=stop)
+    if not stop or not all(type(token) is int and 0 <= token < 1 << 31 for token in stop):
+        shown = eos if eos is None or isinstance(eos, int | str) else f"a {type(eos).__name__}"
+        raise ConfigError(f"eos_token_id is {shown!r}: no stop token", where=checkpoint.directory)
+    return stop

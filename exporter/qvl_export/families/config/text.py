@@ -8,10 +8,13 @@ from typing import Annotated, Any
 
 import msgspec
 
-from ...checkpoint import Checkpoint
+from ...checkpoint import HEAD, TABLE, Checkpoint
 from ...safetensors_file import same_elements
 from ..spec import TextSpec, Yarn
-from . import Depth, Positive, PositiveFloat, convert, refuse_unless
+from . import LARGEST, Depth, Epsilon, Positive, PositiveFloat, convert, refuse_unless
+
+QWEN2_DEFAULTS: Mapping[str, Any] = {"max_position_embeddings": 32768, "rms_norm_eps": 1e-5, "rope_theta": 1e6}
+"""Those of transformers' `Qwen2VLTextConfig` and `Qwen2_5_VLTextConfig`."""
 
 
 class TextConfig(msgspec.Struct):
@@ -21,18 +24,32 @@ class TextConfig(msgspec.Struct):
     intermediate_size: Positive
     num_hidden_layers: Depth
     num_attention_heads: Positive
-    num_key_value_heads: Positive
+    num_key_value_heads: Positive | None
     vocab_size: Positive
     max_position_embeddings: Positive
-    rms_norm_eps: PositiveFloat
+    rms_norm_eps: Epsilon
     hidden_act: str = "silu"
     rope_theta: PositiveFloat | None = None
     rope_scaling: dict[str, Any] | None = None
     rope_parameters: dict[str, Any] | None = None
     mrope_section: list[int] | None = None
     head_dim: Positive | None = None
-    use_sliding_window: bool = False
+    use_sliding_window: bool | None = False
+    sliding_window: int | None = 4096
+    max_window_layers: int | None = 80
     layer_types: list[str] | None = None
+
+    @property
+    def kv_heads(self) -> int:
+        return self.num_key_value_heads or self.num_attention_heads
+
+    @property
+    def windowed(self) -> bool:
+        """Whether attention of any layer has a window, as transformers' `Qwen2VLTextConfig` makes it out."""
+        if self.layer_types is not None:
+            return "sliding_attention" in self.layer_types
+        first = self.num_hidden_layers if self.max_window_layers is None else self.max_window_layers
+        return bool(self.use_sliding_window) and self.sliding_window is not None and first < self.num_hidden_layers
 
 
 def read_text(
@@ -45,7 +62,7 @@ def read_text(
 
     `defaults` are values of the family for what is not said; with `free_head_dim` heads need not share hidden_size out.
     """
-    text = _text_config(checkpoint, defaults or {})
+    text = _text_config(checkpoint, defaults or {}, windows=not interleaved)
     head_dim = _head_dim(text, free_head_dim, checkpoint)
     theta, section = _rope(text, head_dim, checkpoint, interleaved)
     yarn = _yarn(text, theta, checkpoint)
@@ -54,7 +71,7 @@ def read_text(
         intermediate_size=text.intermediate_size,
         num_layers=text.num_hidden_layers,
         num_heads=text.num_attention_heads,
-        num_key_value_heads=text.num_key_value_heads,
+        num_key_value_heads=text.kv_heads,
         head_dim=head_dim,
         vocab_size=text.vocab_size,
         rms_norm_eps=text.rms_norm_eps,
@@ -68,14 +85,15 @@ def read_text(
     return spec, max(text.max_position_embeddings, longest)
 
 
-def _text_config(checkpoint: Checkpoint, defaults: Mapping[str, Any]) -> TextConfig:
+def _text_config(checkpoint: Checkpoint, defaults: Mapping[str, Any], windows: bool) -> TextConfig:
+    """As `config.json` has it; without `windows` the family knows none, whatever is said of them."""
     root = checkpoint.config
     said = root.get("text_config") or root
     raw = {**defaults, **said} if isinstance(said, dict) else said
     part = "text_config" if "text_config" in root else ""
     text = convert(raw, TextConfig, checkpoint.directory / "config.json", part)
     refuse_unless(text.hidden_act == "silu", f"hidden_act {text.hidden_act!r} is not supported", checkpoint)
-    windowed = text.use_sliding_window or "sliding_attention" in (text.layer_types or [])
+    windowed = windows and text.windowed
     refuse_unless(not windowed, "sliding window attention (use_sliding_window) is not supported", checkpoint)
     return text
 
@@ -85,9 +103,9 @@ def _head_dim(text: TextConfig, free: bool, checkpoint: Checkpoint) -> int:
     heads = text.num_attention_heads
     head_dim = (text.head_dim if free else None) or text.hidden_size // heads
     refuse_unless(
-        (free or text.hidden_size % heads == 0) and heads % text.num_key_value_heads == 0,
+        (free or text.hidden_size % heads == 0) and heads % text.kv_heads == 0,
         f"{heads} attention heads do not divide hidden_size {text.hidden_size}, "
-        f"or {text.num_key_value_heads} key/value heads do not divide them",
+        f"or {text.kv_heads} key/value heads do not divide them",
         checkpoint,
     )
     refuse_unless(text.head_dim in (None, head_dim), f"head_dim {text.head_dim}", checkpoint)
@@ -99,7 +117,7 @@ def _tied(checkpoint: Checkpoint) -> bool:
 
     What is stored counts, not `tie_word_embeddings`: fine-tuning tools untie and retie without telling config.json.
     """
-    head, table = (checkpoint.tensors.get(name) for name in ("lm_head.weight", "model.embed_tokens.weight"))
+    head, table = (checkpoint.tensors.get(name) for name in (HEAD, TABLE))
     return head is None or (table is not None and same_elements(head, table))
 
 
@@ -124,7 +142,7 @@ def _rope(
         checkpoint,
     )
     theta = rope.get("rope_theta", text.rope_theta)
-    refuse_unless(isinstance(theta, int | float) and 0 < theta < math.inf, f"rope_theta is {theta!r}", checkpoint)
+    refuse_unless(isinstance(theta, int | float) and 0 < theta <= LARGEST, f"rope_theta is {theta!r:.40}", checkpoint)
     assert section is not None and theta is not None
     return float(theta), (section[0], section[1], section[2])
 

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
+from msgspec import field
 
 from qvl_runtime.manifest import ImageGeometry
 
 from ...checkpoint import Checkpoint
 from ...errors import ConfigError
-from . import Finite, Positive, PositiveFloat, T, convert, refuse_unless
+from . import Positive, T, convert, refuse_unless
 
 BICUBIC = 3
 Pixels = Annotated[int, msgspec.Meta(gt=0, le=1 << 40)]
+
+
+Mean = Annotated[float, msgspec.Meta(ge=-256, le=256)]
+Deviation = Annotated[float, msgspec.Meta(ge=1e-3, le=256)]
+"""Pixels are 0 to 1 when the mean is taken away: beyond these bounds float32 or float16 would not hold the quotient."""
+CLIP_MEAN, CLIP_STD = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
+DEFAULT_PIXELS = {"shortest_edge": 56 * 56, "longest_edge": 28 * 28 * 1280}
 
 
 class _Size(msgspec.Struct):
@@ -24,16 +32,20 @@ class _Size(msgspec.Struct):
 
 
 class _Preprocessor(msgspec.Struct):
-    image_mean: Annotated[list[Finite], msgspec.Meta(min_length=3, max_length=3)]
-    image_std: Annotated[list[PositiveFloat], msgspec.Meta(min_length=3, max_length=3)]
-    patch_size: Positive
-    temporal_patch_size: Positive
-    merge_size: Positive
-    size: _Size = msgspec.field(default_factory=_Size)
+    """With the defaults of transformers' `Qwen2VLImageProcessor`, which all families but the first have."""
+
+    image_mean: Annotated[list[Mean], msgspec.Meta(min_length=3, max_length=3)] = field(default_factory=CLIP_MEAN.copy)
+    image_std: Annotated[list[Deviation], msgspec.Meta(min_length=3, max_length=3)] = field(
+        default_factory=CLIP_STD.copy
+    )
+    patch_size: Positive = 14
+    temporal_patch_size: Positive = 2
+    merge_size: Positive = 2
+    size: _Size = field(default_factory=lambda: _Size(**DEFAULT_PIXELS))
     min_pixels: Pixels | None = None
     max_pixels: Pixels | None = None
     resample: int = BICUBIC
-    rescale_factor: Finite = 1 / 255
+    rescale_factor: float = 1 / 255
     do_resize: bool = True
     do_rescale: bool = True
     do_normalize: bool = True
@@ -46,22 +58,22 @@ def read_vision(checkpoint: Checkpoint, kind: type[T]) -> T:
 
 
 def read_image(checkpoint: Checkpoint, window: int = 0, position_table: int = 0) -> ImageGeometry:
-    """Image geometry from `preprocessor_config.json`, or from `processor_config.json` as transformers 5 nests it.
+    """Image geometry from `processor_config.json` as transformers 5 nests it, or from `preprocessor_config.json`.
 
     `window` and `position_table` are the tower's own, see `ImageGeometry`.
     """
-    raw, where = checkpoint.json("preprocessor_config.json"), checkpoint.directory / "preprocessor_config.json"
+    nested = checkpoint.json("processor_config.json") or {}
+    raw, where = nested.get("image_processor"), checkpoint.directory / "processor_config.json"
     if raw is None:
-        nested = checkpoint.json("processor_config.json") or {}
-        raw, where = nested.get("image_processor"), checkpoint.directory / "processor_config.json"
+        raw, where = checkpoint.json("preprocessor_config.json"), checkpoint.directory / "preprocessor_config.json"
     if raw is None:
         raise ConfigError(
             "has neither preprocessor_config.json nor an image_processor in processor_config.json",
             where=checkpoint.directory,
             fix="copy it from the base model",
         )
-    read = convert(raw, _Preprocessor, where)
-    if read.resample != BICUBIC or abs(read.rescale_factor * 255 - 1) > 1e-6:
+    read = convert(_said(raw), _Preprocessor, where)
+    if read.resample != BICUBIC or not abs(read.rescale_factor * 255 - 1) <= 1e-6:
         raise ConfigError("resample and rescale_factor must be bicubic (3) and 1/255", where=where)
     if not (read.do_resize and read.do_rescale and read.do_normalize):
         raise ConfigError("do_resize, do_rescale and do_normalize must be true", where=where)
@@ -82,12 +94,29 @@ def read_image(checkpoint: Checkpoint, window: int = 0, position_table: int = 0)
     )
 
 
+def _said(raw: Any) -> Any:
+    """What a preprocessor's configuration says: null is as good as nothing, 14.0 as good as 14."""
+    if not isinstance(raw, dict):
+        return raw
+    said = {key: _said(value) if key == "size" else value for key, value in raw.items() if value is not None}
+    return {key: int(value) if _is_whole(value) else value for key, value in said.items()}
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, float) and value.is_integer()
+
+
 def check_vision(
     image: ImageGeometry, patch: tuple[int, int, int], width: int, heads: int, checkpoint: Checkpoint
 ) -> None:
     """Refuse a tower whose patches (side, frames, merge) differ from the preprocessor, or whose heads do not fit."""
     theirs = (image.patch_size, image.temporal_patch_size, image.spatial_merge_size)
-    refuse_unless(patch == theirs, f"vision patches {patch} are not the preprocessor's {theirs}", checkpoint)
+    refuse_unless(
+        patch == theirs,
+        f"vision patches {patch} are not the preprocessor's {theirs}",
+        checkpoint,
+        "say patch_size, temporal_patch_size and merge_size in preprocessor_config.json",
+    )
     refuse_unless(
         width % (heads * 4) == 0, f"{heads} vision heads do not divide {width} into multiples of 4", checkpoint
     )
