@@ -202,6 +202,7 @@ IDLE = {
     "pages": (["--pages", "1"], "--pages needs --pdf"),
     "top-p": (["--top-p", "0.9"], "--top-p does nothing at temperature 0 (add --temperature 0.7)"),
     "top-k": (["--top-k", "5", "--temperature", "0"], "--top-k does nothing at temperature 0"),
+    "min-p": (["--min-p", "0.1"], "--min-p does nothing at temperature 0"),
     "seed": (["--seed", "0"], "--seed does nothing at temperature 0"),
 }
 
@@ -213,6 +214,7 @@ def test_options_that_do_nothing_are_refused(call: Call, path: Path, arguments: 
 
 def test_values_that_say_what_is_so_anyway_are_not(parts: Any) -> None:
     assert parts("x", "--top-p", 1, "--top-k", 0, "--temperature", 0)
+    assert parts("x", "--top-p", 0.5, "--use-generation-config"), "which may bring a temperature"
     assert parts("x", "--top-p", 0.5, "--top-k", 3, "--temperature", 1, "--seed", 0)
 
 

@@ -224,7 +224,14 @@ def test_none_is_no_value(tiny: Model) -> None:
 
 
 def test_keys_of_messages(tiny: Model) -> None:
-    said = {"role": "assistant", "content": "A bill.", "refusal": None, "annotations": [], "name": "clerk"}
+    said = {
+        "role": "assistant",
+        "content": "A bill.",
+        "refusal": None,
+        "annotations": [],
+        "name": "clerk",
+        "thinking": "hm",
+    }
     asked = [*user(text()), said, *user(text())]
     assert len(tiny.prompt(asked).ids) > 0
     for key, reason in {

@@ -95,10 +95,15 @@ def _check_sampling(options: argparse.Namespace) -> None:
     """Raise PromptError for what is no way to choose tokens, or does nothing where the likeliest is taken."""
     from .sampling import Sampling
 
-    values = {"temperature": options.temperature, "top_p": options.top_p, "top_k": options.top_k, "seed": options.seed}
+    values = {name: getattr(options, name) for name in ("temperature", "top_p", "top_k", "seed", "min_p")}
     sampling = Sampling(**{name: value for name, value in values.items() if value is not None})
-    idle = {"--top-p": sampling.top_p < 1, "--top-k": sampling.top_k > 0, "--seed": options.seed is not None}
-    recommended = getattr(options, "use_generation_config", False)  # which may bring a temperature
+    idle = {
+        "--top-p": sampling.top_p < 1,
+        "--top-k": sampling.top_k > 0,
+        "--min-p": sampling.min_p > 0,
+        "--seed": options.seed is not None,
+    }
+    recommended = options.use_generation_config  # which may bring a temperature
     for name, given in idle.items():
         if given and sampling.temperature == 0 and not recommended:
             raise PromptError(f"{name} does nothing at temperature 0", fix="add --temperature 0.7")

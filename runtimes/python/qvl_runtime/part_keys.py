@@ -13,7 +13,7 @@ from .errors import PromptError
 
 Reads = Callable[[str], bool]
 """Whether the chat template reads a key."""
-MESSAGE = ("role", "content", "tool_calls", "tool_call_id", "name", "reasoning_content")
+MESSAGE = ("role", "content", "tool_calls", "tool_call_id", "name", "reasoning_content", "reasoning", "thinking")
 _SIZES = ("min_pixels", "max_pixels", "resized_height", "resized_width")
 _FRAMES = ("total_pixels", "fps", "sample_fps", "nframes", "min_frames", "max_frames", "video_start", "video_end")
 PARTS: Mapping[str, tuple[str, ...]] = {
