@@ -12,6 +12,10 @@ from qvl_runtime.standard_streams import show
 
 from .progress import RichProgress
 
+EXAMPLES = """\b
+Examples:
+  qvl-export calib build my_scans/ invoices.pdf my_set
+  qvl-export export CHECKPOINT bundle --precision int4 --calib my_set"""
 DPI = click.IntRange(36, 1200)
 
 
@@ -20,7 +24,7 @@ def calib() -> None:
     """Make sets of pages that quantization is calibrated on."""
 
 
-@calib.command()
+@calib.command(epilog=EXAMPLES)
 @click.argument("sources", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.argument("out_set", type=click.Path(path_type=Path))
 @click.option("--samples", type=click.IntRange(1), help="Most pages, spread evenly over the sources (default: all).")

@@ -26,16 +26,31 @@ from .sensitivity_cli import sensitivity
 from .signals import Terminated, terminable
 
 INTERRUPTED = 130
+EXPORT_EXAMPLES = """\b
+Examples:
+  qvl-export export Qwen/Qwen2.5-VL-3B-Instruct bundle
+  qvl-export export CHECKPOINT bundle --precision int4 --calib my_scans/ --samples 64
+  qvl-export export CHECKPOINT bundle --max-size 2.1GB
+  qvl-export export CHECKPOINT bundle --target tensorrt-rtx --compute-capability 89"""
+EXAMPLES = (
+    "export Qwen/Qwen2.5-VL-3B-Instruct bundle",
+    "export my_checkpoint/ small --precision int4 --calib my_scans/",
+    'run bundle --image page.png "What is the total?"',
+    "inspect bundle --verify",
+    "eval build my_scans/ truth.csv my_set",
+    "compare bundle small --data my_set --out report",
+)
+_EPILOG = "\b\nExamples:\n" + "\n".join(f"  qvl-export {example}" for example in EXAMPLES)
 PASS_THROUGH = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(context_settings={"help_option_names": ["-h", "--help"]}, epilog=_EPILOG)
 @click.version_option(__version__, prog_name="qvl-export")
 def cli() -> None:
     """Turn a Qwen-VL checkpoint into a bundle that runs where no PyTorch belongs."""
 
 
-@cli.command()
+@cli.command(epilog=EXPORT_EXAMPLES)
 @click.argument("checkpoint")
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option(
@@ -116,11 +131,14 @@ def cli() -> None:
     show_default=True,
     help="Engines that are built: for single images, or for videos too.",
 )
+@click.option("--threads", type=click.IntRange(1), help="Cores to calibrate with (default: all).")
 @click.option("--ray", metavar="ADDRESS", help="Spread the calibration pages over the Ray cluster there.")
 @click.option("--revision", help="Branch, tag or commit of a Hugging Face id.")
 @click.option("--force", is_flag=True, help="Replace an existing bundle.")
 @click.option("--quiet", is_flag=True, help="Print nothing but errors.")
+@click.pass_context
 def export(
+    context: click.Context,
     checkpoint: str,
     out: Path,
     target: str,
@@ -144,6 +162,7 @@ def export(
     gptq_experts: bool,
     compute_capability: str | None,
     profile: str,
+    threads: int | None,
     ray: str | None,
     revision: str | None,
     force: bool,
@@ -180,6 +199,8 @@ def export(
         compute_capability=compute_capability,
         profile=profile,
         ray=ray,
+        threads=threads,
+        given=_given(context),
     )
     progress, began = RichProgress(quiet), time.perf_counter()
     try:
@@ -189,6 +210,12 @@ def export(
     if not quiet:
         show(describe(manifest, ports=False))
         show(f"{out}: done in {time.perf_counter() - began:.1f} s")
+
+
+def _given(context: click.Context) -> frozenset[str]:
+    """The options on the command line."""
+    source = click.core.ParameterSource.COMMANDLINE
+    return frozenset(name for name in context.params if context.get_parameter_source(name) is source)
 
 
 cli.add_command(calib)

@@ -22,6 +22,7 @@ from .quant.quantizer import MIXED, Quantizer
 from .quant.resuming import calibrating
 from .quant.saved import SavedLinear
 from .quant.sensitivities import Sensitivity
+from .quant.threads import limited_threads
 from .quant.work import Quantized
 from .scratch import scratch
 
@@ -43,10 +44,13 @@ def export(plan: ExportPlan, progress: Progress | None = None) -> Manifest:
         save_gptq.check_place(Path(plan.save_gptq), out, plan.force)
     pages = select(plan.calib, plan.samples) if quantized(precisions) else None
     opened = open_checkpoint(plan, precisions, progress)
+    plan.check_opened(opened.targets, bool(opened.own), opened.spec.text.moe is not None)
+    _tell_fewer(plan, pages, progress)
     layout.check(opened)
     _check_save_gptq(opened)
     finisher = targets.finisher(plan.target, opened.engine_options)
     with (
+        limited_threads(plan.threads),
         _quantizer(opened, pages, progress) as quantizer,
         _gptq_checkpoint(plan) as save_gptq_to,
         atomic.writing(out, plan.force, layout.PRODUCT) as directory,
@@ -62,6 +66,12 @@ def export(plan: ExportPlan, progress: Progress | None = None) -> Manifest:
         layout.finish(directory, opened, draft.graphs, manifest)
         save_gptq_to(opened, made, progress)
     return manifest
+
+
+def _tell_fewer(plan: ExportPlan, pages: Pages | None, progress: Progress) -> None:
+    """Say where there are not as many pages as were asked for."""
+    if pages is not None and plan.asked("samples") and len(pages) < plan.samples:
+        progress.stage(f"--samples {plan.samples}: there are only {len(pages)}, and all are used")
 
 
 def sensitivity(plan: ExportPlan, progress: Progress | None = None) -> list[Sensitivity]:

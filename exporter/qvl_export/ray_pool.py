@@ -19,6 +19,7 @@ from typing import Any
 import msgspec
 
 from .errors import ExportError, StoppedError
+from .extras import install_fix
 from .processes import Advance, BrokenJob, Pool, started
 
 SECONDS = 10
@@ -30,7 +31,7 @@ def cluster(address: str) -> Iterator[Pool]:
     try:
         import ray
     except ImportError as error:
-        raise ExportError("--ray needs ray", fix="pip install 'qvl-export[ray]'") from error
+        raise ExportError("--ray needs ray", fix=install_fix("ray")) from error
     try:
         _knock(address)
         with _own_end():

@@ -22,6 +22,8 @@ from .errors import CheckpointError
 
 MAX_HEADER_BYTES = 100 << 20
 """safetensors' own limit."""
+LFS_POINTER = b"version "
+"""What the text that Git leaves in a file's place begins with; as a length it would be far too large."""
 CHUNK_BYTES = 64 << 20
 FLOATS = ("BF16", "F16", "F32")
 """Element types that weights may have."""
@@ -135,6 +137,8 @@ def read_header(path: Path) -> Iterator[StoredTensor]:
     with path.open("rb") as file:
         prefix = file.read(8)
         length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
+        if prefix == LFS_POINTER:
+            raise CheckpointError("is a Git LFS pointer, not the file", where=path, fix="git lfs pull, or download it")
         if not 2 <= length <= min(MAX_HEADER_BYTES, size - 8):
             raise CheckpointError("is not a safetensors file, or is truncated", where=path, fix="download it again")
         raw = file.read(length)

@@ -15,11 +15,15 @@ from qvl_runtime.standard_streams import show
 from .progress import RichProgress
 from .quant.sensitivities import Sensitivity
 
+EXAMPLES = """\b
+Examples:
+  qvl-export sensitivity CHECKPOINT
+  qvl-export sensitivity CHECKPOINT --calib my_scans/ --samples 16 --json"""
 SHOWN = ("int4", "int8")
 """Precisions with a column; it is empty where a linear would stay float."""
 
 
-@click.command()
+@click.command(epilog=EXAMPLES)
 @click.argument("checkpoint")
 @click.option(
     "--calib",

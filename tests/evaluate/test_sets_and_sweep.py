@@ -44,6 +44,31 @@ def test_a_set_from_scans_and_a_table(tmp_path: Path) -> None:
     assert (second.image, second.answers, second.kind) == ("may/b.png", ["one\ntwo"], "document")
 
 
+@pytest.mark.parametrize("head", ["", "sep=;\n"])
+def test_a_table_as_spreadsheets_write_it(tmp_path: Path, head: str) -> None:
+    """Semicolons, capitals, blanks in the first row, backslashes, and line numbers that are still right."""
+    truth, out = tmp_path / "truth.csv", tmp_path / "set"
+    rows = 'Image; PROMPT ;Task;"Answer"\r\nmay\\b.png;Sum, please?;qa;1,5\r\n'
+    truth.write_text("\ufeff" + head + rows, "utf-8", newline="")
+    build_set(scans(tmp_path), truth, out)
+    [item] = open_set(out).items()
+    assert (item.label.image, item.label.prompt, item.label.answers) == ("may/b.png", "Sum, please?", ["1,5"])
+    truth.write_text("\ufeff" + head + rows + "a.png;x;qa\r\n", "utf-8", newline="")
+    with pytest.raises(ExportError, match=rf"truth\.csv:{4 if head else 3}: has too few"):
+        build_set(tmp_path / "scans", truth, tmp_path / "other")
+    truth.write_text("image\tprompt\ttask\tanswer\na.png\tRead.\tocr\tx; y; z\n")
+    assert build_set(tmp_path / "scans", truth, tmp_path / "tabs")["items"] == 1
+
+
+@pytest.mark.parametrize("name", ["labels.jsonl", "./Labels.jsonl", "labels.jsonl/a.png"])
+def test_an_image_cannot_take_the_place_of_the_labels(tmp_path: Path, name: str) -> None:
+    pages = scans(tmp_path)
+    (tmp_path / "truth.csv").write_text(f"{HEAD}{name},Read.,ocr,x,\n")
+    with pytest.raises(ExportError, match=r"truth\.csv:2: an image cannot be called labels\.jsonl \(rename it\)"):
+        build_set(pages, tmp_path / "truth.csv", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -54,6 +79,8 @@ def test_a_set_from_scans_and_a_table(tmp_path: Path) -> None:
         (HEAD + "c.png,Read.,ocr,x,\n", "truth.csv:2: image c.png cannot be read"),
         (HEAD + "bad.png,Read.,ocr,x,\n", "truth.csv:2: image bad.png cannot be read"),
         (HEAD + "../a.png,Read.,ocr,x,\n", "is not inside the set"),
+        (HEAD + "..\\a.png,Read.,ocr,x,\n", "is not inside the set"),
+        (HEAD + "C:\\a.png,Read.,ocr,x,\n", "is not inside the set"),
     ],
 )
 def test_bad_tables_are_refused_and_leave_nothing(tmp_path: Path, text: str, said: str) -> None:

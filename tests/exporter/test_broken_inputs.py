@@ -43,6 +43,11 @@ WEIGHTS = [
     Row("truncated shard", r"model\.safetensors: is truncated: tensor .* ends at byte", d.truncate(d.SHARD)),
     Row("truncated header", r"model\.safetensors: .* truncated", d.truncate(d.SHARD, 0.001)),
     Row("empty shard", r"model\.safetensors: .* truncated", d.truncate(d.SHARD, 0)),
+    Row(
+        "Git LFS pointer",
+        r"model\.safetensors: is a Git LFS pointer, not the file \(git lfs pull",
+        d.write(d.SHARD, "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"),
+    ),
     Row("huge header", r"model\.safetensors: .* truncated", d.raw_header(b"{}", 1 << 62)),
     Row("header is not JSON", r"model\.safetensors: has a damaged header", d.raw_header(b"x" * 64)),
     Row("header is a list", r"model\.safetensors: has a damaged header", d.raw_header(b"[1, 2]")),
@@ -391,7 +396,12 @@ BUNDLES = [
     Row("manifest corrupt", r"bundle\.json: is damaged", d.truncate("bundle.json"), RUN),
     Row("manifest is not text", r"bundle\.json: is damaged", d.garbage("bundle.json"), RUN),
     Row("manifest nested deeply", r"bundle\.json: is damaged", d.write("bundle.json", DEEP), RUN),
-    Row("manifest of the future", r"schema version 99.*pip install -U", d.edit("bundle.json", schema_version=99), RUN),
+    Row(
+        "manifest of the future",
+        r"schema version 99.*install the",
+        d.edit("bundle.json", schema_version=99),
+        RUN,
+    ),
     Row("manifest field unknown", r"bundle\.json: is damaged.*extra", d.edit("bundle.json", extra=1), RUN),
     Row("manifest lacks a graph", r"bundle\.json: has no graph llm", d.edit("bundle.json", graphs__llm=d.REMOVE), RUN),
     Row(

@@ -9,7 +9,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from importlib import metadata
 from pathlib import Path
 
 import jsonschema
@@ -21,9 +20,7 @@ import qvl_runtime
 from qvl_export import ExportPlan, OutputError, atomic, cli, export
 from qvl_export import bundle as bundles
 from qvl_runtime.bundle import read_manifest, verify
-from qvl_runtime.errors import InstallError
 from qvl_runtime.manifest import json_schema
-from qvl_runtime.sessions import cpu
 from tests.exporter import damage as d
 from tests.exporter.test_broken_inputs import listing
 
@@ -228,13 +225,13 @@ def test_a_bundle_tells_the_options_it_was_made_with(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     plain = export(ExportPlan(source, tmp_path / "plain"))
-    other = export(ExportPlan(source, tmp_path / "other", precision="fp32", max_length=64, accuracy_level=0))
+    other = export(ExportPlan(source, tmp_path / "other", precision="fp32", max_length=64))
     assert plain.provenance.options == {}
-    assert other.provenance.options == {"precision": "fp32", "max_length": 64, "accuracy_level": 0}
+    assert other.provenance.options == {"precision": "fp32", "max_length": 64}
     monkeypatch.setattr(sys, "argv", ["qvl-export", "inspect", str(tmp_path / "other")])
     with pytest.raises(SystemExit):
         cli.main()
-    assert "  options   precision fp32, max length 64, accuracy level 0\n" in capsys.readouterr().out
+    assert "  options   precision fp32, max length 64\n" in capsys.readouterr().out
 
 
 def test_two_exports_are_the_same(source: Path, tmp_path: Path) -> None:
@@ -270,10 +267,3 @@ def test_what_appears_while_exporting_is_not_replaced(tmp_path: Path) -> None:
         interfere()
     assert (out / "thesis.txt").read_text() == "years of work"
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
-
-
-def test_two_onnxruntimes_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """onnxruntime and onnxruntime-gpu overwrite each other's files."""
-    monkeypatch.setattr(metadata, "version", lambda name: "1.24")
-    with pytest.raises(InstallError, match=r"both installed.*pip uninstall"):
-        cpu.check_install()

@@ -156,19 +156,26 @@ def test_formats_that_contradict_each_other(tmp_path: Path) -> None:
         export(ExportPlan(source, tmp_path / "b"))
 
 
-def biased(value: float) -> Callable[[dict[str, torch.Tensor]], None]:
+def test_symmetric_zero_points_of_the_other_format_say_so(tmp_path: Path) -> None:
+    source = requantized("qwen2_vl_g32_sym", tmp_path / "c", as_v2)
+    with pytest.raises(ExportError, match=r"zero points differ \(the configuration says sym and gptq: is it gptq_v2\?"):
+        export(ExportPlan(source, tmp_path / "b"))
+
+
+def biased(value: float, dtype: torch.dtype = torch.float16) -> Callable[[dict[str, torch.Tensor]], None]:
     """Biases beside all quantized linears that have none."""
 
     def change(tensors: dict[str, torch.Tensor]) -> None:
         for name in [name for name in tensors if name.endswith(".qweight")]:
             bias = name.replace(".qweight", ".bias")
-            tensors.setdefault(bias, torch.full((tensors[name].shape[1],), value, dtype=torch.float16))
+            tensors.setdefault(bias, torch.full((tensors[name].shape[1],), value, dtype=dtype))
 
     return change
 
 
-def test_biases_of_zeros_are_left_out(tmp_path: Path) -> None:
-    source = requantized("qwen2_vl_g32_sym", tmp_path / "c", biased(0.0))
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_biases_of_zeros_are_left_out(dtype: torch.dtype, tmp_path: Path) -> None:
+    source = requantized("qwen2_vl_g32_sym", tmp_path / "c", biased(-0.0, dtype))
     assert exported(source, tmp_path / "a") == exported(GPTQ / "qwen2_vl_g32_sym", tmp_path / "b")
 
 

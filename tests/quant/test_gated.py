@@ -18,9 +18,9 @@ from qvl_export.graph.layers import GatedMlp
 from qvl_export.graph.quantized import quantize
 from qvl_export.quant.noise import round_together, round_tokens
 from qvl_export.quant.qtensor import QTensor
+from qvl_export.quant.running import open_session
 from qvl_export.quant.schemes import Options, find
 from qvl_export.targets import SCALED_LATER, lower
-from qvl_runtime.sessions.cpu import open_session
 
 SIZE, INNER, TOKENS = 64, 96, 7
 FORMS = ("int8", "int8 together", "float")

@@ -16,13 +16,13 @@ from qvl_export.graph.folds import Fold
 from qvl_export.quant.calibrate import _together
 from qvl_export.quant.noise import relative_noise, round_together, round_tokens, sqnr
 from qvl_export.quant.qtensor import QTensor
+from qvl_export.quant.running import open_session
 from qvl_export.quant.schemes import Options, find
 from qvl_export.quant.smooth import best_scale
 from qvl_export.quant.statistics import Collector, Statistics
 from qvl_export.targets import lower
 from qvl_runtime.bundle import read_manifest
 from qvl_runtime.model import Model, load
-from qvl_runtime.sessions.cpu import open_session
 from tests.heldout import HELDOUT, divergence, items
 from tests.oracles.tiny import FAMILIES, REFERENCE
 from tests.quant.layers import save_linear

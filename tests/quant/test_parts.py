@@ -21,9 +21,9 @@ from qvl_export.graph.layers import Linear
 from qvl_export.graph.quantized import quantize
 from qvl_export.quant.gptq import round_to_nearest
 from qvl_export.quant.qtensor import Layout, QTensor
+from qvl_export.quant.running import open_session
 from qvl_export.quant.schemes import Options, find
 from qvl_export.targets import Target, lower
-from qvl_runtime.sessions.cpu import open_session
 from tests.quant.layers import stored
 
 SIZE, OUT, TOKENS = 64, 32, 7

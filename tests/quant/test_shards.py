@@ -22,11 +22,11 @@ from onnx import TensorProto, helper
 from qvl_export.errors import ExportError
 from qvl_export.processes import Advance
 from qvl_export.quant import calibrate, gram, shards, spread
+from qvl_export.quant.running import open_session
 from qvl_export.quant.shards import Here, Runner, Tap, Watch
 from qvl_export.quant.spread import Job, Spread
 from qvl_export.quant.statistics import Collector, Statistics
 from qvl_export.quant.work import Sample, Work
-from qvl_runtime.sessions.cpu import open_session
 
 SIZE, PAGES, EXPERTS, CHOSEN = 300, 11, 5, 2
 Floats = np.ndarray

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -16,12 +17,15 @@ import av
 import msgspec
 import numpy as np
 import pytest
+from click import Group
+from click.testing import CliRunner
 from PIL import Image
 
+from qvl_export import cli as export_cli
 from qvl_export.cli import main as export_main
 from qvl_runtime import __main__ as cli
 from qvl_runtime import commands
-from qvl_runtime.arguments import make_parser
+from qvl_runtime.arguments import EXAMPLES, make_parser, parse
 from qvl_runtime.bundle import read_manifest
 from qvl_runtime.manifest import MANIFEST, FileEntry, Manifest
 from qvl_runtime.model import Model, load
@@ -297,6 +301,29 @@ def test_help(call: Any, command: str | None) -> None:
     assert out.startswith("usage: python -m qvl_runtime")
     if command is None:
         assert all(name in out for name in COMMANDS)
+
+
+@pytest.mark.parametrize(("command", "examples"), EXAMPLES.items())
+def test_help_ends_with_examples_that_are_commands(call: Any, command: str, examples: list[str]) -> None:
+    *_, shown = call(command, "--help")[1].partition("examples:\n")
+    assert [line.strip() for line in shown.splitlines()] == [f"python -m qvl_runtime {example}" for example in examples]
+    assert f"python -m qvl_runtime {examples[0]}\n" in call("--help")[1]
+    for example in examples:
+        options = parse(make_parser("x", commands.COMMANDS), shlex.split(example))
+        assert (options.command, options.bundle) == (commands.COMMANDS[command], Path("bundle"))
+
+
+def test_help_of_qvl_export_ends_with_examples_that_are_commands() -> None:
+    done = CliRunner().invoke(export_cli.cli, ["--help"])
+    for example in export_cli.EXAMPLES:
+        assert f"  qvl-export {example}\n" in done.output
+        command: Any = export_cli.cli
+        name, *arguments = shlex.split(example)
+        while isinstance(command, Group):
+            command = command.commands[name]
+            if isinstance(command, Group):
+                name, *arguments = arguments
+        command.make_context(name, arguments)
 
 
 def test_every_option_is_explained() -> None:

@@ -169,6 +169,15 @@ def test_what_holds_no_frames_is_refused(call: Call, path: Path, frames: Path, t
     assert "https://x.y/a.mp4: is a URL (URLs are not fetched" in refused(call("run", path, "What?", "--video", url))
 
 
+def test_a_pdf_given_as_a_url(call: Call, path: Path, frames: Path, tmp_path: Path) -> None:
+    pdf = tmp_path / "my letter.pdf"
+    Image.open(frames / "f1.png").save(pdf)
+    options = ["x", "--max-new-tokens", 1, "--json"]
+    given = [json.loads(call("run", path, "--pdf", name, *options)[1]) for name in (pdf, pdf.as_uri())]
+    assert given[0]["counts"]["image"] == given[1]["counts"]["image"] > 0
+    assert "data:application/pdf;…: is no path" in refused(call("run", path, "--pdf", "data:application/pdf,x", "x"))
+
+
 # options that do nothing
 
 

@@ -245,6 +245,10 @@ def test_keys_that_the_template_reads_reach_it(tiny: Model) -> None:
     message = {"role": "user", "name": "Ann", "thinking": "hm", "content": [text(title="Bill")]}
     cleaned, _ = collect([message], tiny.manifest, template.reads)
     assert template.render(cleaned) == "hmAnnBillRead."
+    called = {**message, "tool_calls": [{"function": {"name": "f", "arguments": {}}}]}
+    cleaned, _ = collect([called], tiny.manifest, template.reads)
+    tools = [{"type": "function", "function": {"name": "f"}}]
+    assert "hmAnnBillRead." in template.render(cleaned, tools), "nor are they lost where calls become text"
     for wrong in ({**message, "thinkin": "x"}, {**message, "content": [text(titl="x")]}):
         with pytest.raises(PromptError, match=r"unknown key '(thinkin|titl)'"):
             collect([wrong], tiny.manifest, template.reads)

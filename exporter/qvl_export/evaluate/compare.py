@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from qvl_runtime.bundle import read_manifest
 from qvl_runtime.errors import QvlError
 
 from ..errors import ExportError
@@ -20,6 +21,7 @@ from .answering import HF
 from .area import Area
 from .blame import Blame, BlamePlan, blame
 from .dataset import EvalSet, open_set
+from .machine import this_machine
 from .models import Model, check_generation, open_models
 from .place import WORK, at_work
 from .records import Records
@@ -78,12 +80,19 @@ def _compare(plan: ComparePlan, progress: Progress) -> Report:
     with open_pool(plan.ray) as pool:
         area = _area(plan, chosen, reference, pool, progress)
         noise = _answer_all(area, chosen, reference, others)
+        machine = this_machine(area.threads, area.workers, pool.machines, _engines([reference, *others]))
     progress.stage("comparing")
     first = reference.contender(area.work, f"reference-{reference.key}")
     compared = [other.contender(area.work, other.key) for other in others]
     report = summarise(chosen, first, compared, None if plan.hf else Records(area.work, noise))
-    report = msgspec.structs.replace(report, use_generation_config=plan.use_generation_config)
+    report = msgspec.structs.replace(report, use_generation_config=plan.use_generation_config, machine=machine)
     return msgspec.structs.replace(report, blame=_blames(plan, report, progress)) if plan.blame else report
+
+
+def _engines(models: Sequence[Model]) -> list[str]:
+    """What runs the models: the targets of bundles, or PyTorch."""
+    found = (HF if model.engine == HF else read_manifest(model.path).target for model in models)
+    return list(dict.fromkeys(found))
 
 
 def _answer_all(area: Area, chosen: EvalSet, reference: Model, others: Sequence[Model]) -> str:
@@ -131,6 +140,7 @@ def _blames(plan: ComparePlan, report: Report, progress: Progress) -> dict[str, 
     for path, bundle in zip(plan.bundles, report.bundles, strict=True):
         for worst in bundle.worst[:1]:
             pages, threads = (Path(worst.image),), plan.threads
+            progress.stage(f"tracing the worst item of {bundle.title}, {Path(worst.image).name}, layer by layer")
             try:
                 tracing = BlamePlan(
                     plan.reference,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 import msgspec
 import numpy as np
@@ -15,7 +16,7 @@ from qvl_runtime.files import read_lines
 
 from ..errors import ExportError
 from ..paths import is_inside
-from .metrics import TASKS, truth_is_usable
+from .metrics import TASKS, truth_problem
 
 LABELS = "labels.jsonl"
 CHUNK = 1 << 17
@@ -101,12 +102,20 @@ def read_labels(directory: Path) -> Iterator[tuple[int, Label]]:
     with contextlib.closing(read_lines(path, ExportError)) as lines:
         for index, line in enumerate(lines):
             try:
-                label = msgspec.json.decode(line, type=Label)
+                label = msgspec.json.decode(line if index else line.removeprefix(codecs.BOM_UTF8), type=Label)
             except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
                 raise ExportError(f"is malformed: {error}", where=f"{path}:{index + 1}") from error
+            label = with_slashes(label, directory)
             if problem := check(label):
                 raise ExportError(problem, where=f"{path}:{index + 1}")
             yield index, label
+
+
+def with_slashes(label: Label, directory: Path) -> Label:
+    """The label with its image's path as POSIX writes it; only Windows takes a backslash for a separator by itself."""
+    if "\\" not in label.image or (directory / label.image).is_file():
+        return label
+    return msgspec.structs.replace(label, image=PureWindowsPath(label.image).as_posix())
 
 
 def check(label: Label) -> str:
@@ -117,6 +126,7 @@ def check(label: Label) -> str:
         return f"task {label.task!r} is not one of {', '.join(TASKS)}"
     if not label.prompt.strip() or not label.answers:
         return "needs a prompt and at least one answer"
-    if not all(truth_is_usable(label.task, answer) for answer in label.answers):
-        return f"an answer is not what task {label.task} takes: {label.answers[0][:60]!r}"
+    for answer in label.answers:
+        if problem := truth_problem(label.task, answer):
+            return f"an answer is not what task {label.task} takes{problem}: {answer[:60]!r}"
     return ""

@@ -21,6 +21,7 @@ from qvl_runtime.positions import Grid, window_layout
 from .. import families, texts
 from ..checkpoint import Checkpoint
 from ..errors import ConfigError, ExportError
+from ..extras import install_fix
 from .records import Record
 from .taps import Taps
 
@@ -52,7 +53,7 @@ class HfAnswerer:
             import torch  # noqa: TID251
             import transformers as untyped  # noqa: TID251
         except ImportError as error:
-            raise ExportError("--reference hf needs transformers", fix="pip install 'qvl-export[hf]'") from error
+            raise ExportError("--reference hf needs transformers", fix=install_fix("hf")) from error
         transformers: Any = untyped
         transformers.logging.set_verbosity_error()
         transformers.logging.disable_progress_bar()

@@ -24,6 +24,7 @@ from .qweight import BLOCKS, block_of, convert, finite_scales, parts_of, unpack,
 
 BITS = (4, 8)
 FORMATS = ("gptq", "gptq_v2")
+OTHER = dict(zip(FORMATS, reversed(FORMATS), strict=True))
 
 
 class GptqConfig(msgspec.Struct):
@@ -138,7 +139,11 @@ class GptqLinear:
         if zeros.max(initial=0) >= 1 << bits:
             raise CheckpointError(f"{self.name}.qzeros has zero points beyond {bits} bits", where=self.qzeros.file)
         if not layout.asymmetric and (zeros != layout.middle).any():
-            raise CheckpointError(f"{self.name} says sym but its zero points differ", where=self.qzeros.file)
+            raise CheckpointError(
+                f"{self.name} says sym but its zero points differ",
+                where=self.qzeros.file,
+                fix=f"the configuration says sym and {self.config.stored}: is it {OTHER[self.config.stored]}?",
+            )
         scales = finite_scales(self.name, self.scales)
         order = np.argsort(index, kind="stable")
         block_group = index[order][:: layout.block]

@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from qvl_runtime.manifest import Calibration, Manifest
-from qvl_runtime.sessions.cpu import CpuVision, open_session, open_vision
+from qvl_runtime.sessions.cpu import CpuVision, open_vision
 
 from .. import describe
 from ..atomic import written
@@ -24,10 +24,12 @@ from ..graph.stages import head_stage
 from . import fit, schemes, search, sensitivity
 from .pinned import Pinned
 from .question import Report
+from .running import open_session
 from .samples import Sampler
 from .sensitivities import Sensitivity
 from .sensitivity import Chain
 from .sizes import NO_HASH, Sizes
+from .threads import thread_limit
 from .tower import Tower
 from .towers import llm_tower, vision_tower
 from .trial import shape_of
@@ -139,7 +141,7 @@ def _float_vision(quantizer: Quantizer, draft: Manifest, directory: Path) -> Cpu
     graph = build_vision(quantizer.spec, quantizer.targets["vision"])
     written = _write(graph, quantizer, directory / "vision.onnx")
     entry = describe.graph_entry(graph, written, search.FLOAT)
-    return open_vision(directory, msgspec.structs.replace(draft, graphs={"vision": entry}), None)
+    return open_vision(directory, msgspec.structs.replace(draft, graphs={"vision": entry}), thread_limit())
 
 
 def _write(graph: Graph, quantizer: Quantizer, path: Path) -> weights.Written:

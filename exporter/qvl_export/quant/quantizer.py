@@ -28,6 +28,7 @@ from .samples import Encoder, Sampler
 from .saved import SavedLinear
 from .search import Limit
 from .sensitivities import Sensitivity
+from .threads import thread_limit
 from .work import Floats, Quantized, Work
 
 FEATURES = "features"
@@ -128,7 +129,7 @@ class Quantizer:
         from qvl_runtime.sessions.cpu import open_vision
 
         if self.pool is None:
-            return open_vision(directory, draft, None)
+            return open_vision(directory, draft, thread_limit())
         from .encoding import Encoded, encode
 
         work = Work(self.work / FEATURES, self.key(draft, report))

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime as ort
 
+from .threads import thread_limit
 from .work import Floats, Sample
 
+if TYPE_CHECKING:
+    from qvl_runtime.onnx_runtime import ort
+
 OUTPUT = "hidden_out"
+
+
+def open_session(path: Path, threads: int | None = None) -> ort.InferenceSession:
+    """As the runtime opens it, on `threads` cores or those of the limit; raises InstallError without an engine."""
+    from qvl_runtime.sessions import cpu
+
+    return cpu.open_session(path, cpu.session_options(threads or thread_limit()))
 
 
 def run(session: ort.InferenceSession, sample: Sample, outputs: list[str]) -> list[Floats]:

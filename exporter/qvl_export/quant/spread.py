@@ -12,20 +12,21 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
-import onnxruntime as ort
-
-from qvl_runtime.sessions.cpu import open_session, session_options
 
 from ..atomic import written
 from ..errors import ExportError
 from ..job import serve
 from ..processes import Pool
-from . import shards
-from .running import through
+from . import libraries, shards
+from .running import open_session, through
 from .shards import Found, Watch
 from .work import Work
+
+if TYPE_CHECKING:
+    from qvl_runtime.onnx_runtime import ort
 
 MODULE = "qvl_export.quant.spread"
 
@@ -88,8 +89,9 @@ def threads_each(pool: Pool) -> int:
 def run(job: Job) -> None:
     """Do a job, a line for every shard."""
     os.environ.setdefault("OMP_NUM_THREADS", str(job.threads))  # before PyTorch is imported
+    libraries.check()
     work = shared(job.directory)
-    session = open_session(Path(job.model), session_options(job.threads))
+    session = open_session(Path(job.model), job.threads)
     for first, last in job.shards:
         shard = range(first, last)
         if job.watch:

@@ -6,24 +6,25 @@ import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_ir as ir
-import onnxruntime as ort
-
-from qvl_runtime.sessions.cpu import open_session
 
 from ..graph import weights
 from ..graph.build import Graph
 from ..graph.stages import Layouts, Stage
 from ..safetensors_file import Tensor
 from ..targets import Target
+from .running import open_session
 from .schemes import Floats, Scheme
 from .stored import packed_parts
 from .work import Quantized
 
 MOST_OPEN = 4
 """Sessions of a stage that are open at a time, and the next one."""
+if TYPE_CHECKING:
+    from qvl_runtime.onnx_runtime import ort
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from . import telemetry as _telemetry  # noqa: F401 – first: before anything can import ONNX Runtime
 from .errors import (
     BundleError,
     EngineError,

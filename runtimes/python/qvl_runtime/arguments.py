@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from . import __version__
 from .printable import one_line
@@ -15,6 +15,17 @@ BAD_INPUT = 2
 MAX_DIGITS = 18
 BENCH_PROMPT = "Read the text."
 Commands = Mapping[str, Callable[[argparse.Namespace], int]]
+EXAMPLES: Mapping[str, Sequence[str]] = {
+    "run": (
+        'run bundle --image page.png "What is the total?"',
+        'run bundle --pdf contract.pdf --pages 1-3 "Who signs?" --json',
+        'run bundle --image page.png "The fields." --json-schema schema.json',
+        'run bundle --image page.png "Locate the total." --draw boxes.png',
+        'run bundle --video clip.mp4 --fps 1 "What happens?"',
+    ),
+    "inspect": ("inspect bundle", "inspect bundle --verify", "inspect bundle --json"),
+    "bench": ("bench bundle --image page.png", "bench bundle --image page.png --threads 2 --repeat 5 --json"),
+}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -52,18 +63,26 @@ def _check_loose(parser: argparse.ArgumentParser, options: argparse.Namespace, w
 
 def make_parser(program: str, commands: Commands) -> argparse.ArgumentParser:
     """The parser whose options carry, as `command`, the function of `commands` to call."""
-    parser = _Parser(prog=program, description="Run and inspect Qwen-VL bundles.")
+    every = [examples[0] for examples in EXAMPLES.values()]
+    parser = _Parser(prog=program, description="Run and inspect Qwen-VL bundles.", **_shown(program, every))
     parser.add_argument("--version", action="version", version=f"qvl-runtime {__version__}")
     added = parser.add_subparsers(required=True, metavar="COMMAND")
-    run = added.add_parser("run", help="answer a prompt about images, streaming the answer")
+    shown = {name: _shown(program, examples) for name, examples in EXAMPLES.items()}
+    run = added.add_parser("run", help="answer a prompt about images, streaming the answer", **shown["run"])
     _add_run(run)
-    inspect = added.add_parser("inspect", help="what is inside a bundle")
+    inspect = added.add_parser("inspect", help="what is inside a bundle", **shown["inspect"])
     _add_inspect(inspect)
-    bench = added.add_parser("bench", help="time a prompt: load, image encoding, prefill, generation")
+    bench = added.add_parser("bench", help="time a prompt: load, image encoding, prefill, generation", **shown["bench"])
     _add_bench(bench)
     for name, command in {"run": run, "inspect": inspect, "bench": bench}.items():
         command.set_defaults(command=commands[name])
     return parser
+
+
+def _shown(program: str, examples: Sequence[str]) -> dict[str, Any]:
+    """Options of a parser whose help ends with examples."""
+    lines = "".join(f"\n  {program} {example}" for example in examples)
+    return {"epilog": f"examples:{lines}", "formatter_class": argparse.RawDescriptionHelpFormatter}
 
 
 def _add_run(run: argparse.ArgumentParser) -> None:

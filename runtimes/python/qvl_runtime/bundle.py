@@ -87,7 +87,7 @@ def _parse(bundle: Path) -> Manifest:
             raise BundleError(
                 f"has schema version {version}, this runtime reads up to {SCHEMA_VERSION}",
                 where=path,
-                fix="pip install -U qvl-runtime",
+                fix="install the qvl-runtime of the qvl-export that made it",
             )
         return msgspec.json.decode(raw, type=Manifest)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from .prompt import Placed
     from .stream import Stream
 
-CUTS = {"length": "--max-new-tokens", "timeout": "--timeout"}
+CUTS: dict[str | None, str] = {"length": "--max-new-tokens", "timeout": "--timeout"}
 """The option that cuts an answer, by the reason why it ended."""
 
 

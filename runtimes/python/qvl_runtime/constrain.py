@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from . import json_schemas
 from .errors import InstallError, PromptError
+from .extras import install_fix
 from .generate import Run
 from .json_schemas import Schema
 from .sampling import Chooser, Logits
@@ -39,7 +40,7 @@ class Grammars:
         try:
             import llguidance
         except ImportError as error:
-            raise InstallError("answers of a schema need llguidance", fix="pip install 'qvl-runtime[json]'") from error
+            raise InstallError("answers of a schema need llguidance", fix=install_fix("json")) from error
         self._library, self.vocab_size = llguidance, vocab_size
         self.tokenizer: LLTokenizer = llguidance.LLTokenizer(tokenizer, n_vocab=vocab_size, eos_token=list(stop))
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from .errors import InstallError, MediaError
+from .extras import install_fix
 from .files import read_file
 from .pdf_limits import PDF_LIMITS, Document, PdfFailure, PdfLimits
 
@@ -45,7 +46,7 @@ class Pdf:
 
     def __init__(self, path: str | Path, limits: PdfLimits = PDF_LIMITS) -> None:
         if importlib.util.find_spec("pypdfium2") is None:
-            raise InstallError("PDFs need pypdfium2", fix="pip install 'qvl-runtime[pdf]'")
+            raise InstallError("PDFs need pypdfium2", fix=install_fix("pdf"))
         self.path, self._limits = path, limits
         self._document = Document(read_file(path, PDF_MAX_BYTES))
         with self._naming("cannot be read as a PDF"):

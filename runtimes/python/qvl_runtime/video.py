@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from .errors import InstallError, MediaError, PromptError, QvlError
+from .extras import install_fix
 from .files import check_regular
 from .media import MAX_ASPECT_RATIO, MAX_CLIP_FRAMES, MAX_IMAGE_PIXELS, check_clip, check_there, load_frames
 from .positions import Ints
@@ -238,7 +239,7 @@ def _from_file(source: str | Path, sampling: Sampling, resize: Resize) -> Clip:
     try:
         import av
     except ImportError as error:
-        raise InstallError("video files need av", fix="pip install 'qvl-runtime[video]'") from error
+        raise InstallError("video files need av", fix=install_fix("video")) from error
     path, where = local(source), shown(source)
     if not isinstance(path, bytes):
         check_there(path)

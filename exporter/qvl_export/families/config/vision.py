@@ -111,7 +111,12 @@ def check_vision(
 ) -> None:
     """Refuse a tower whose patches (side, frames, merge) differ from the preprocessor, or whose heads do not fit."""
     theirs = (image.patch_size, image.temporal_patch_size, image.spatial_merge_size)
-    refuse_unless(patch == theirs, f"vision patches {patch} are not the preprocessor's {theirs}", checkpoint)
+    refuse_unless(
+        patch == theirs,
+        f"vision patches {patch} are not the preprocessor's {theirs}",
+        checkpoint,
+        "say patch_size, temporal_patch_size and merge_size in preprocessor_config.json",
+    )
     refuse_unless(
         width % (heads * 4) == 0, f"{heads} vision heads do not divide {width} into multiples of 4", checkpoint
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +13,7 @@ from ..bundle import inside
 from ..errors import BundleError, EngineError, InstallError
 from ..manifest import DECODE, GraphEntry, ImageGeometry, Manifest
 from ..onnx_nodes import crashing_attribute
+from ..onnx_runtime import ort
 from ..positions import Grid
 from ..saturation import saturates
 from . import Floats, LlmInputs, closed, cores, llm_feeds, vision_feeds
@@ -21,30 +21,6 @@ from . import Floats, LlmInputs, closed, cores, llm_feeds, vision_feeds
 CACHE_STEP = 512
 """The KV cache grows by multiples of this many tokens."""
 
-
-def check_install() -> None:
-    """Refuse two ONNX Runtime distributions: they overwrite each other's files."""
-    found = [name for name in ("onnxruntime", "onnxruntime-gpu") if _installed(name)]
-    if len(found) > 1:
-        raise InstallError(
-            "onnxruntime and onnxruntime-gpu are both installed and overwrite each other",
-            fix="pip uninstall -y onnxruntime onnxruntime-gpu, then install the one you want",
-        )
-
-
-def _installed(distribution: str) -> bool:
-    try:
-        metadata.version(distribution)
-    except metadata.PackageNotFoundError:
-        return False
-    return True
-
-
-check_install()  # first, so that a broken pair is named and not crashed on
-try:
-    import onnxruntime as ort
-except ImportError as error:
-    raise InstallError(f"ONNX Runtime cannot be loaded: {error}", fix="pip install onnxruntime") from error
 
 SILENT = 4
 """Severity of a session's log: its errors are raised, and told in our one line."""
