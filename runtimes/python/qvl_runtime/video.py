@@ -281,9 +281,7 @@ def _length(container: InputContainer, where: str) -> tuple[int, float]:
     if stream.codec_context is None:
         raise MediaError("its pictures are in a form that is not known", where=where)
     stream.thread_type = "AUTO"
-    stream.codec_context.options = {
-        "max_pixels": str(MAX_IMAGE_PIXELS)
-    }  # of a frame that is larger than it is said here
+    stream.codec_context.options = {"max_pixels": str(MAX_IMAGE_PIXELS)}  # of frames larger than the file says
     if stream.width * stream.height > MAX_IMAGE_PIXELS:
         raise MediaError(f"{stream.width} × {stream.height} pixels are too many", where=where, fix="scale it down")
     total = stream.frames or sum(packet.size > 0 for packet in container.demux(stream))
