@@ -56,6 +56,7 @@ def test_hostile_templates(source: str, reason: str, cache: Path) -> None:
     assert not cache.exists()
 
 
+@pytest.mark.slow
 def test_lists_doubled_end_in_time() -> None:
     began = time.process_time()
     assert template("{% set ns = namespace(a=[1]) %}" + GROWING.partition("%}")[2] % "+")
