@@ -22,6 +22,7 @@ FIRST = "qwen2_5_vl", "small"
 LOOP = (
     "{% for a in range(9999) %}{% for b in range(9999) %}{% for c in range(9999) %}{% endfor %}{% endfor %}{% endfor %}"
 )
+SELF = "{% set ns = namespace() %}{% set ns.a = ns %}{{ ns }}"
 DEEP = b'{"a":' + b"[" * 100_000
 EXPORT = "export", "checkpoint", "out", "--quiet"
 RUN = "run", "bundle", "Read.", "--max-new-tokens", "2"
@@ -310,6 +311,16 @@ CONFIGS = [
         r"chat_template\.jinja: cannot be rendered: .*fuel",
         d.write("chat_template.jinja", LOOP),
     ),
+    Row(
+        "template that ends the process",
+        r"chat_template\.jinja: cannot be rendered: it ends the process that tries it",
+        d.write("chat_template.jinja", SELF),
+    ),
+    Row(
+        "template of many operators",
+        r"chat_template\.jinja: cannot be rendered: an expression has 90000 operators, more than 400",
+        d.write("chat_template.jinja", "{{ " + "-" * 90_000 + "1 }}"),
+    ),
 ]
 NOWHERE = ("export", "no/such/checkpoint", "out", "--quiet", "--precision", "int4")
 ARGUMENTS = [
@@ -447,6 +458,12 @@ BUNDLES = [
         "bundle's template malformed",
         r"chat_template\.jinja: cannot be rendered",
         d.together(d.write("chat_template.jinja", "{{ nothing"), d.relist("chat_template.jinja")),
+        RUN,
+    ),
+    Row(
+        "bundle's template that ends the process",
+        r"chat_template\.jinja: cannot be rendered: it ends the process that tries it",
+        d.together(d.write("chat_template.jinja", SELF), d.relist("chat_template.jinja")),
         RUN,
     ),
 ]

@@ -64,6 +64,18 @@ def test_conversations(tokenizer: PreTrainedTokenizerBase, conversation: list[An
     assert "<|im_start|>" in theirs
 
 
+REASONED = (
+    "{% for m in messages %}{{ m.role }}:{{ m.reasoning_content }}:{{ m.thinking }}:{{ 'name' in m }};{% endfor %}"
+)
+
+
+@pytest.mark.parametrize("key", ["reasoning_content", "thinking", "reasoning", "other"])
+def test_reasoning_and_keys_without_a_value(tokenizer: PreTrainedTokenizerBase, key: str) -> None:
+    asked = [{**says("user", "?"), "name": None, key: None}, {**says("assistant", "!"), key: "hm", "tool_calls": None}]
+    theirs = tokenizer.apply_chat_template(asked, chat_template=REASONED, tokenize=False)
+    assert ChatTemplate(REASONED, WHERE).render(asked) == theirs
+
+
 TOOLS = [
     {
         "type": "function",

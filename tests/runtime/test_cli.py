@@ -171,24 +171,14 @@ def test_sampling_options_reach_the_model(call: Any, path: Path, model: Model) -
     assert call("run", path, "Read.", *flags)[1] == model.generate([user(text("Read."))], **options) + "\n"
 
 
-def test_template_arguments_reach_the_model(
-    call: Any, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_template_arguments_reach_the_model(call: Any, path: Path, tmp_path: Path) -> None:
     for file in path.iterdir():
         shutil.copyfile(file, tmp_path / file.name)
     source = "{% if loud %}{{ loud * 3 }}{% endif %}{{ messages[0].content[0].text }}"
     (tmp_path / "chat_template.jinja").write_text(source)
-    (tmp_path / MANIFEST).write_bytes(
-        msgspec.json.encode(
-            msgspec.structs.replace(
-                read_manifest(path),
-                files={
-                    **read_manifest(path).files,
-                    "chat_template.jinja": FileEntry(size=len(source), sha256="0" * 64),
-                },
-            )
-        )
-    )
+    manifest = read_manifest(path)
+    files = {**manifest.files, "chat_template.jinja": FileEntry(size=len(source), sha256="0" * 64)}
+    (tmp_path / MANIFEST).write_bytes(msgspec.json.encode(msgspec.structs.replace(manifest, files=files)))
     counts = [
         json.loads(call("run", tmp_path, "x", "--json", "--max-new-tokens", 1, *given)[1])["counts"]["prompt"]
         for given in ([], ["--template-arg", "loud=false"], ["--template-arg", "loud=a b"])

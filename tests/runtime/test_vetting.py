@@ -39,6 +39,10 @@ HOSTILE = {
 }
 
 
+LONG = ("joined", "text doubled")
+"""Those that compute for seconds before they meet a bound."""
+
+
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -49,13 +53,17 @@ def template(source: str) -> dict[str, str]:
     return vetting.faults({"template": vetting.template_job(source, {"eos_token": "<|im_end|>"})})
 
 
-@pytest.mark.parametrize(("source", "reason"), HOSTILE.values(), ids=HOSTILE)
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [pytest.param(*row, id=name, marks=[pytest.mark.slow] if name in LONG else []) for name, row in HOSTILE.items()],
+)
 def test_hostile_templates(source: str, reason: str, cache: Path) -> None:
     found = template(source)
     assert re.search(reason, found["template"]) and "\n" not in found["template"]
     assert not cache.exists()
 
 
+@pytest.mark.slow
 def test_lists_doubled_end_in_time() -> None:
     began = time.process_time()
     assert template("{% set ns = namespace(a=[1]) %}" + GROWING.partition("%}")[2] % "+")

@@ -68,10 +68,8 @@ class HfAnswerer:
         except (OSError, ValueError, KeyError) as error:
             raise ConfigError(f"transformers refuses it: {str(error).splitlines()[0][:300]}", where=path) from error
         checkpoint = Checkpoint(where)
-        self._template, self._template_args = (
-            texts.read(checkpoint, families.read_spec(checkpoint)).template,
-            template_args,
-        )
+        self._template = texts.read(checkpoint, families.read_spec(checkpoint)).template
+        self._template_args = template_args
 
     def inputs(self, messages: list[dict[str, Any]]) -> Any:
         """Tokens and pixels of messages whose images are paths; a placeholder becomes its image's tokens."""

@@ -14,6 +14,7 @@ from .template_engine import TemplateFault, compiled, rendered, variables
 from .tools import inline
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
+_REASONING = ("reasoning_content", "thinking", "reasoning")
 RESERVED = ("messages", "tools", "documents", "add_generation_prompt", "raise_exception", "strftime_now")
 """Names that templates get from us."""
 
@@ -45,6 +46,13 @@ def _check_texts(given: Any) -> None:
         raise PromptError(f"the messages cannot be used: {error}") from error
 
 
+def _normalized(message: Mapping[str, Any]) -> dict[str, Any]:
+    """As transformers 5 does: keys without a value left out, reasoning under the names that templates read."""
+    kept = {key: value for key, value in message.items() if value is not None}
+    reasoning = next((kept[name] for name in _REASONING if name in kept), None)
+    return kept if reasoning is None else {"thinking": reasoning, **kept, "reasoning_content": reasoning}
+
+
 class ChatTemplate:
     """Renders messages as transformers' `apply_chat_template` does.
 
@@ -73,7 +81,12 @@ class ChatTemplate:
         _check_texts([messages, tools, template_args])
         if tools and not self._knows_tools:
             messages = inline(messages, tools)
-        given = {"messages": list(messages), "tools": tools, "documents": None, "add_generation_prompt": True}
+        given = {
+            "messages": [_normalized(message) for message in messages],
+            "tools": tools,
+            "documents": None,
+            "add_generation_prompt": True,
+        }
         try:
             return rendered(self._environment, {**self._special_tokens, **self._checked(template_args), **given})
         except TemplateFault as fault:

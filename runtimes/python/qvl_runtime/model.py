@@ -266,7 +266,7 @@ class Model:
     def _grammars(self) -> Grammars:
         from .constrain import Grammars
 
-        text = (self.bundle / "tokenizer.json").read_text("utf-8")
+        text = (self.bundle / "tokenizer.json").read_text("utf-8-sig")
         return Grammars(text, self.manifest.llm.vocab_size, self.manifest.tokens.stop)
 
     def _ids(self, text: str) -> list[int]:
