@@ -10,11 +10,11 @@ STAMP := $(VENV)/.installed
 
 setup: $(STAMP)
 
-$(STAMP): pyproject.toml runtimes/python/pyproject.toml
+$(STAMP): pyproject.toml runtimes/python/pyproject.toml integrations/optimum/pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet $(TORCH)
-	$(BIN)/python -m pip install --quiet -e runtimes/python -e '.[test]'
+	$(BIN)/python -m pip install --quiet -e runtimes/python -e integrations/optimum -e '.[test]'
 	touch $@
 
 demo: $(STAMP)

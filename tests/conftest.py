@@ -13,6 +13,7 @@ import pytest
 from transformers import PreTrainedModel
 
 from qvl_export import ExportPlan, export
+from qvl_export.quant.precision import FLOATS
 from qvl_runtime.model import Model, load
 from qvl_runtime.sessions import cpu, cuda
 from tests.checkpoints.reader import FAMILIES
@@ -105,7 +106,8 @@ def reader_bundle(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, st
         key = family, precision
         if key not in cache:
             out = tmp_path_factory.mktemp("readers") / "-".join(key)
-            export(ExportPlan(FAMILIES[family].directory, out, precision=precision, samples=24))
+            options = {} if precision in FLOATS else {"samples": 24}
+            export(ExportPlan(FAMILIES[family].directory, out, precision=precision, **options))
             cache[key] = out
         return cache[key]
 
@@ -129,7 +131,7 @@ def int4_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[str]:
     """The address of a Ray cluster of two nodes of one core each, both on this machine."""
-    pytest.importorskip("ray", reason="ray is not installed: nothing of --ray is tested (pip install '.[ray]')")
+    pytest.importorskip("ray", reason="ray is not installed: nothing of --ray is tested (make setup)")
     from ray.cluster_utils import Cluster
 
     node = {"num_cpus": 1, "object_store_memory": 80 << 20}

@@ -50,6 +50,7 @@ def main() -> None:
     console.print(Markdown(markdown(report)))
     page = os.path.relpath(next(items()).image)
     console.print(f"{OUT}/report/index.html: the whole report, after {time.perf_counter() - began:.0f} s")
+    console.print("qvl-export is .venv/bin/qvl-export; `. .venv/bin/activate` puts it on the PATH")
     console.print(f'try: .venv/bin/qvl-export run {OUT}/int4 --image {page} "Read the text."')
 
 

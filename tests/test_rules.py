@@ -58,6 +58,11 @@ def test_cuda_has_one_file() -> None:
     assert importers(EXPORTER, "cuda") | importers(RUNTIME, "cuda") == {"cuda.py"}
 
 
+def test_onnx_runtime_is_imported_in_one_place() -> None:
+    """That place turns its telemetry off first."""
+    assert importers(EXPORTER, "onnxruntime") | importers(RUNTIME, "onnxruntime") == {"onnx_runtime.py"}
+
+
 def test_torch_is_only_for_linear_algebra() -> None:
     assert all(name.startswith(("quant/", "evaluate/")) for name in importers(EXPORTER, "torch"))
 

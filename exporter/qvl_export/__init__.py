@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import qvl_runtime as _qvl_runtime  # noqa: F401 – first: it turns ONNX Runtime's telemetry off
+
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:

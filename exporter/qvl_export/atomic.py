@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import glob
+import errno
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,9 +14,18 @@ from pathlib import Path
 from typing import IO
 
 from .errors import ExportError, OutputError
+from .locks import lock
+from .scratch import LOCK, abandoned, new_id, place
 
-_BESIDE = ".{name}.{id}.{state}"
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+"""What only happens to what is written."""
 _PARTIAL, _REPLACED = "partial", "replaced"
+"""States of what lies beside an output: one in the making or on its way out, and a whole old one."""
+_PATIENCE = 10
+"""How often a rename is tried that Windows refuses: virus scanners open new files for a moment."""
+_PAUSE = 0.2
+"""Seconds."""
+WINDOWS = os.name == "nt"
 
 
 @dataclass(frozen=True)
@@ -37,18 +46,28 @@ def writing(out: Path, force: bool, product: Product) -> Iterator[Path]:
     out = Path(os.path.realpath(out))
     _clear_leftovers(out)
     check_free(out, force, product)
-    beside = out.parent / _BESIDE.format(name=out.name, id=uuid.uuid4().hex[:12], state=_PARTIAL)
+    id = new_id()
+    beside = place(out.parent, out.name, id, _PARTIAL)
+    with parents(out), told(beside, out), lock(place(out.parent, out.name, id, LOCK)):
+        try:
+            beside.mkdir()
+            yield beside
+            _sync(beside)
+            check_free(out, force, product)  # another process may have finished first
+            _replace(beside, out)
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def parents(out: Path) -> Iterator[None]:
+    """Make the directories that `out` is to lie in; those that are empty afterwards go again."""
     created = [parent for parent in out.parents if not parent.exists()]
     try:
-        with told(beside, out):
-            beside.mkdir(parents=True)
-            with _locked(beside):
-                yield beside
-                _sync(beside)
-                check_free(out, force, product)  # another process may have finished first
-                _replace(beside, out)
+        with told(out, out):
+            out.parent.mkdir(parents=True, exist_ok=True)
+        yield
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
         _remove_empty(created)
 
 
@@ -60,10 +79,13 @@ def told(beside: Path, out: Path) -> Iterator[None]:
     except OSError as error:
         if error.filename is None and error.errno is None:
             raise
-        reason, other = error.strerror or str(error), error.filename and not str(error.filename).startswith(str(beside))
-        if other and not out.is_relative_to(Path(error.filename)):
+        reason, ours = error.strerror or str(error), str(beside.with_suffix(""))
+        other = error.filename and not str(error.filename).startswith(ours)
+        if other and error.errno not in FULL and not out.is_relative_to(Path(error.filename)):
             raise ExportError(f"cannot be read: {reason}", where=error.filename) from error
-        fix = "make room or choose another place; it is as it was"
+        busy = WINDOWS and error.errno == errno.EACCES and error.filename is not None
+        fix = "end what has it open" if busy else "make room or choose another place"
+        fix = f"{fix}; it is as it was"
         raise OutputError(f"cannot be written: {reason}", where=out, fix=fix) from error
 
 
@@ -77,7 +99,7 @@ def written(path: Path) -> Iterator[IO[bytes]]:
     try:
         with beside.open("wb") as file:
             yield file
-        beside.replace(path)
+        _rename(beside, path)
     except OSError as error:
         if error.filename is not None:
             raise
@@ -100,45 +122,15 @@ def check_free(out: Path, force: bool, product: Product) -> None:
         raise OutputError("already exists", where=out, fix="give --force to replace it")
 
 
-@contextlib.contextmanager
-def _locked(directory: Path) -> Iterator[None]:
-    """Hold a lock on it, which ends with the process however that ends: on this machine or another, whatever its id."""
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        with contextlib.suppress(OSError):  # a file system without locks: it goes without
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    finally:
-        os.close(handle)
-
-
 def _clear_leftovers(out: Path) -> None:
     """Clear away after processes that are gone; an old directory caught between renames comes back."""
-    pattern = _BESIDE.format(name=glob.escape(out.name), id="*", state="*")
-    for path in sorted(out.parent.glob(pattern)):
-        if _in_use(path.with_suffix(f".{_PARTIAL}")):
-            continue
-        if path.suffix == f".{_REPLACED}" and not out.exists():
-            path.rename(out)
-        elif path.suffix in (f".{_PARTIAL}", f".{_REPLACED}"):
-            shutil.rmtree(path, ignore_errors=True)
-
-
-def _in_use(directory: Path) -> bool:
-    """Whether a process holds its lock; where that cannot be told, one does."""
-    try:
-        handle = os.open(directory, os.O_RDONLY)
-    except FileNotFoundError:
-        return False
-    except OSError:
-        return True
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return False
-    except OSError:
-        return True
-    finally:
-        os.close(handle)
+    for id in abandoned(out.parent, out.name, _PARTIAL, _REPLACED):
+        old, beside = (place(out.parent, out.name, id, state) for state in (_REPLACED, _PARTIAL))
+        if old.exists() and not out.exists():
+            _rename(old, out)
+        else:
+            shutil.rmtree(old, ignore_errors=True)
+        shutil.rmtree(beside, ignore_errors=True)
 
 
 def _remove_empty(directories: list[Path]) -> None:
@@ -149,21 +141,55 @@ def _remove_empty(directories: list[Path]) -> None:
 
 
 def _sync(directory: Path) -> None:
-    for path in (*directory.iterdir(), directory):
+    """What is in it reaches the disk before its name does."""
+    found = [*directory.rglob("*"), directory]
+    for path in found:
+        if path.is_file():
+            _sync_one(path)
+    for path in found:
+        if path.is_dir():
+            with contextlib.suppress(OSError):  # Windows opens no directories, some file systems sync none
+                _sync_one(path)
+
+
+def _sync_one(path: Path) -> None:
+    try:
+        handle = os.open(path, os.O_RDWR)  # Windows synchronises nothing that is open for reading alone
+    except OSError:
         handle = os.open(path, os.O_RDONLY)
+    try:
         os.fsync(handle)
+    finally:
         os.close(handle)
 
 
 def _replace(beside: Path, out: Path) -> None:
-    """Rename into place; an old directory is moved aside first and removed last."""
+    """Rename into place; an old directory is moved aside first and removed last.
+
+    What is called `replaced` is always whole: only once it has the name of what is in the making, it is taken apart.
+    """
     old = beside.with_suffix(f".{_REPLACED}")
-    if out.exists():
-        out.rename(old)
     try:
-        beside.rename(out)
-    except OSError:
-        if old.exists():
-            old.rename(out)
+        if out.exists():
+            _rename(out, old)
+        _rename(beside, out)
+    except BaseException:  # an interruption too
+        if old.exists() and not out.exists():
+            _rename(old, out)
         raise
-    shutil.rmtree(old, ignore_errors=True)
+    if old.exists():
+        with contextlib.suppress(OSError):  # Windows: a program has one of its files open
+            _rename(old, beside)
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def _rename(source: Path, target: Path) -> None:
+    """Rename; Windows refuses it as long as any program has the file, or one in the directory, open."""
+    for left in reversed(range(_PATIENCE if WINDOWS else 1)):
+        try:
+            source.replace(target)
+            return
+        except PermissionError:
+            if not left:
+                raise
+        time.sleep(_PAUSE)

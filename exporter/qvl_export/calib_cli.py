@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 
 import click
 
 from qvl_runtime.pdf import PDF_DPI
+from qvl_runtime.standard_streams import show
 
 from .progress import RichProgress
 
+EXAMPLES = """\b
+Examples:
+  qvl-export calib build my_scans/ invoices.pdf my_set
+  qvl-export export CHECKPOINT bundle --precision int4 --calib my_set"""
 DPI = click.IntRange(36, 1200)
 
 
@@ -20,7 +24,7 @@ def calib() -> None:
     """Make sets of pages that quantization is calibrated on."""
 
 
-@calib.command()
+@calib.command(epilog=EXAMPLES)
 @click.argument("sources", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.argument("out_set", type=click.Path(path_type=Path))
 @click.option("--samples", type=click.IntRange(1), help="Most pages, spread evenly over the sources (default: all).")
@@ -48,6 +52,6 @@ def build(
     plan = SetPlan(sources, out_set, samples, dpi, force)
     built = run(plan, RichProgress(quiet).stage)
     if as_json:
-        click.echo(json.dumps(asdict(built), ensure_ascii=False))
+        show(asdict(built))
     elif not quiet:
-        click.echo(f"{out_set}: {built.pages} pages, {built.answered} of {built.questions} questions with an answer")
+        show(f"{out_set}: {built.pages} pages, {built.answered} of {built.questions} questions with an answer")

@@ -8,6 +8,7 @@ from typing import Any
 
 from . import foreign, json_text
 from .errors import CheckpointError, ConfigError, printable
+from .paths import is_plain
 from .safetensors_file import StoredTensor, read_header
 from .tensor_names import published_name, without_wrappers
 
@@ -106,7 +107,7 @@ class Checkpoint:
         """The names of these files, whether they are there or not."""
         names = [WHOLE] if self._weight_map is None else sorted(set(self._weight_map.values()))
         for name in names:
-            if Path(name).name != name:
+            if not is_plain(name):
                 raise CheckpointError(f"shard name {name!r} leaves the checkpoint directory", where=self.directory)
         return names
 

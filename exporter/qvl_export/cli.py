@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import click
 
@@ -14,6 +15,7 @@ from qvl_runtime.__main__ import main as runtime_main
 from qvl_runtime.arguments import BAD_INPUT
 from qvl_runtime.describe import describe
 from qvl_runtime.errors import QvlError
+from qvl_runtime.standard_streams import OutputError, open_streams, say, show, told
 
 from . import __version__
 from .calib_cli import calib
@@ -21,17 +23,34 @@ from .engines import PROFILES
 from .evaluate.cli import register
 from .progress import RichProgress
 from .sensitivity_cli import sensitivity
+from .signals import Terminated, terminable
 
+INTERRUPTED = 130
+EXPORT_EXAMPLES = """\b
+Examples:
+  qvl-export export Qwen/Qwen2.5-VL-3B-Instruct bundle
+  qvl-export export CHECKPOINT bundle --precision int4 --calib my_scans/ --samples 64
+  qvl-export export CHECKPOINT bundle --max-size 2.1GB
+  qvl-export export CHECKPOINT bundle --target tensorrt-rtx --compute-capability 89"""
+EXAMPLES = (
+    "export Qwen/Qwen2.5-VL-3B-Instruct bundle",
+    "export my_checkpoint/ small --precision int4 --calib my_scans/",
+    'run bundle --image page.png "What is the total?"',
+    "inspect bundle --verify",
+    "eval build my_scans/ truth.csv my_set",
+    "compare bundle small --data my_set --out report",
+)
+_EPILOG = "\b\nExamples:\n" + "\n".join(f"  qvl-export {example}" for example in EXAMPLES)
 PASS_THROUGH = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(context_settings={"help_option_names": ["-h", "--help"]}, epilog=_EPILOG)
 @click.version_option(__version__, prog_name="qvl-export")
 def cli() -> None:
     """Turn a Qwen-VL checkpoint into a bundle that runs where no PyTorch belongs."""
 
 
-@cli.command()
+@cli.command(epilog=EXPORT_EXAMPLES)
 @click.argument("checkpoint")
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option(
@@ -112,11 +131,14 @@ def cli() -> None:
     show_default=True,
     help="Engines that are built: for single images, or for videos too.",
 )
+@click.option("--threads", type=click.IntRange(1), help="Cores to calibrate with (default: all).")
 @click.option("--ray", metavar="ADDRESS", help="Spread the calibration pages over the Ray cluster there.")
 @click.option("--revision", help="Branch, tag or commit of a Hugging Face id.")
 @click.option("--force", is_flag=True, help="Replace an existing bundle.")
 @click.option("--quiet", is_flag=True, help="Print nothing but errors.")
+@click.pass_context
 def export(
+    context: click.Context,
     checkpoint: str,
     out: Path,
     target: str,
@@ -140,6 +162,7 @@ def export(
     gptq_experts: bool,
     compute_capability: str | None,
     profile: str,
+    threads: int | None,
     ray: str | None,
     revision: str | None,
     force: bool,
@@ -176,6 +199,8 @@ def export(
         compute_capability=compute_capability,
         profile=profile,
         ray=ray,
+        threads=threads,
+        given=_given(context),
     )
     progress, began = RichProgress(quiet), time.perf_counter()
     try:
@@ -183,8 +208,14 @@ def export(
     finally:
         progress.stop()
     if not quiet:
-        click.echo(describe(manifest, ports=False))
-        click.echo(f"{out}: done in {time.perf_counter() - began:.1f} s")
+        show(describe(manifest, ports=False))
+        show(f"{out}: done in {time.perf_counter() - began:.1f} s")
+
+
+def _given(context: click.Context) -> frozenset[str]:
+    """The options on the command line."""
+    source = click.core.ParameterSource.COMMANDLINE
+    return frozenset(name for name in context.params if context.get_parameter_source(name) is source)
 
 
 cli.add_command(calib)
@@ -231,27 +262,34 @@ def main() -> None:
 
 def run(command: click.Command, arguments: Sequence[str], program: str | None = None) -> None:
     """Run a command as `program` on arguments; errors become one line and an exit code, usage errors too."""
+    open_streams()
     try:
-        command.main(arguments, program, standalone_mode=False)
+        with terminable():
+            command.main(arguments, program, standalone_mode=False)
     except QvlError as error:
-        click.echo(f"error: {error}", err=True)
-        sys.exit(BAD_INPUT)
+        _end(f"error: {error}", error, BAD_INPUT)
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message())
         sys.exit(BAD_INPUT)
     except click.ClickException as error:
-        click.echo(f"error: {' '.join(error.format_message().split())}", err=True)
-        sys.exit(BAD_INPUT)
+        _end(f"error: {error.format_message()}", error, BAD_INPUT)
+    except OutputError as error:
+        sys.exit(told(error))
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        click.echo(f"error: {where}{error.strerror or error}", err=True)
-        sys.exit(BAD_INPUT)
-    except MemoryError:
-        click.echo("error: not enough memory", err=True)
-        sys.exit(BAD_INPUT)
-    except (click.Abort, KeyboardInterrupt):
-        click.echo("interrupted", err=True)
-        sys.exit(130)
+        _end(f"error: {where}{error.strerror or error}", error, BAD_INPUT)
+    except MemoryError as error:
+        _end("error: not enough memory", error, BAD_INPUT)
+    except (click.Abort, KeyboardInterrupt) as error:
+        _end("interrupted", error.__cause__ or error, INTERRUPTED)
+    except Terminated as error:
+        _end("terminated", error, error.code)
+
+
+def _end(said: str, error: BaseException, code: int | str | None) -> NoReturn:
+    """One line on standard error, with the notes of an error, and an exit code."""
+    say("; ".join([said, *getattr(error, "__notes__", [])]))
+    sys.exit(code)
 
 
 if __name__ == "__main__":

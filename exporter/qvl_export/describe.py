@@ -13,11 +13,13 @@ from qvl_runtime.manifest import (
     SCHEMA_VERSION,
     Calibration,
     FileEntry,
+    GenerationDefaults,
     GraphEntry,
     LlmGeometry,
     Manifest,
     Provenance,
 )
+from qvl_runtime.printable import printable
 
 from . import __version__
 from .families.spec import ModelSpec
@@ -40,7 +42,7 @@ def origin(
     """`read_hash` (hashlib) has taken in the weights as they were read; a local checkpoint keeps only its name."""
     config = (source.directory / "config.json").read_bytes()
     return Provenance(
-        checkpoint=source.name if source.revision else source.directory.resolve().name,
+        checkpoint=printable(source.name if source.revision else source.directory.resolve().name),
         revision=source.revision,
         config_sha256=hashlib.sha256(config).hexdigest(),
         weights_sha256=read_hash.hexdigest(),
@@ -70,6 +72,8 @@ def manifest(
     graphs: Mapping[str, GraphEntry],
     files: Mapping[str, FileEntry],
     provenance: Provenance,
+    special_tokens: Mapping[str, str],
+    generation: GenerationDefaults,
 ) -> Manifest:
     """The manifest of a bundle, or of one that still lacks its later graphs."""
     text = spec.text
@@ -96,4 +100,6 @@ def manifest(
         graphs=dict(graphs),
         files=dict(files),
         provenance=provenance,
+        special_tokens=dict(special_tokens),
+        generation=generation,
     )

@@ -28,7 +28,7 @@ class Draft:
     def __init__(self, opened: Opened, directory: Path) -> None:
         self.directory = directory
         self._opened = opened
-        names = texts.write(opened.checkpoint, opened.spec, directory)
+        names = texts.write(opened.texts, directory)
         self._files = {name: bundle.file_entry(directory / name) for name in names}
         self.graphs: dict[str, Graph] = {}
         self._entries: dict[str, GraphEntry] = {}
@@ -39,7 +39,8 @@ class Draft:
         """Of what is there so far."""
         opened = self._opened
         origin = describe.origin(opened.source, self._read_hash, calibration, opened.plan.recorded())
-        return describe.manifest(opened.spec, opened.plan.target, self._entries, self._files, origin)
+        target, special = opened.plan.target, opened.texts.special_tokens
+        return describe.manifest(opened.spec, target, self._entries, self._files, origin, special, opened.generation)
 
     def add(self, name: str, quantized: Quantized, progress: Progress) -> None:
         """Write a graph and its weights, those that `quantized` has instead of the checkpoint's."""

@@ -5,7 +5,8 @@ QvlError
     ├── CheckpointError   weights or their files are damaged, missing, extra or of the wrong shape
     ├── ConfigError       a configuration value is missing, malformed or not supported
     ├── HubError          the checkpoint cannot be downloaded
-    └── OutputError       the bundle cannot be written where it was asked for
+    ├── OutputError       the bundle cannot be written where it was asked for
+    └── StoppedError      work was ended from outside; run again, it goes on where it stopped
 """
 
 from __future__ import annotations
@@ -43,3 +44,12 @@ class HubError(ExportError):
 
 class OutputError(ExportError):
     """The bundle cannot be written where it was asked for."""
+
+
+class StoppedError(ExportError):
+    """Work was ended from outside, by no fault of what was given; run again, it goes on where it stopped."""
+
+
+def is_bad_input(error: BaseException) -> bool:
+    """Whether what was given is to blame, so that the same would fail again."""
+    return isinstance(error, QvlError) and not isinstance(error, OutputError | StoppedError)

@@ -10,8 +10,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import qvl_runtime
+from qvl_runtime.extras import ONNX_RUNTIMES
 
-LIBRARIES = ("numpy", "onnxruntime", "onnxruntime-gpu", "pillow", "pypdfium2", "tokenizers", "torch")
+LIBRARIES = ("numpy", *ONNX_RUNTIMES, "pillow", "pypdfium2", "tokenizers", "torch")
 """Those whose releases may give other bits."""
 
 

@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from qvl_runtime.manifest import DECODE
+from qvl_runtime.manifest import DECODE, GenerationDefaults
 
-from . import describe, engines, families, hub, leftovers, targets
+from . import describe, engines, families, generation, hub, leftovers, targets
+from . import texts as text_files
 from .checkpoint import HEAD, Checkpoint
 from .errors import ConfigError, ExportError
 from .families.spec import ModelSpec
@@ -35,7 +36,8 @@ class Opened:
     """A checkpoint that fits a plan; its spec and tensors are in the plan's bounds and basis.
 
     `precisions` and `targets` are those of every graph by name, `own` the linears that it holds quantized, `sources`
-    the values of every parameter.
+    the values of every parameter, `texts` what prompts are made with, `generation` what the checkpoint recommends for
+    answers.
     """
 
     plan: ExportPlan
@@ -47,6 +49,8 @@ class Opened:
     tensors: Mapping[str, Tensor]
     own: Linears
     sources: Mapping[str, weights.Source]
+    texts: text_files.Texts
+    generation: GenerationDefaults
 
     def floats(self, name: str) -> str:
         """The precision of what is not quantized in a graph."""
@@ -91,12 +95,16 @@ def open_checkpoint(plan: ExportPlan, precisions: Mapping[str, str], progress: P
         progress.stage(f"{len(own)} linears stay as the checkpoint has them: {forms}")
     spec = plan.adjusted(families.read_spec(checkpoint))
     _check_depth(spec, checkpoint)
+    recommended, dropped = generation.read(checkpoint)
+    if dropped:
+        progress.stage(f"note: {generation.FILE}: {', '.join(dropped)} left out, not supported")
     tensors = rotate.rotated(_used(checkpoint, spec), spec)
     progress.stage(f"building the graphs of {spec.family}")
     sources = _match(spec, tensors, checkpoint.directory, lowered, own)
     for note in (*checkpoint.notes, *leftovers.notes(checkpoint.tensors), *_headless(spec, checkpoint)):
         progress.stage(f"note: {note}")
-    return Opened(plan, precisions, lowered, checkpoint, source, spec, tensors, own, sources)
+    texts = text_files.read(checkpoint, spec, progress.stage)
+    return Opened(plan, precisions, lowered, checkpoint, source, spec, tensors, own, sources, texts, recommended)
 
 
 def build_graph(name: str, spec: ModelSpec, target: targets.Target, linears: Linears) -> build.Graph:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -20,9 +19,12 @@ from .progress import Progress, Silent
 from .quant import precision, save_gptq, schemes
 from .quant.pages import Pages, select
 from .quant.quantizer import MIXED, Quantizer
+from .quant.resuming import calibrating
 from .quant.saved import SavedLinear
 from .quant.sensitivities import Sensitivity
+from .quant.threads import limited_threads
 from .quant.work import Quantized
+from .scratch import scratch
 
 __all__ = ["ExportPlan", "Progress", "Silent", "export", "sensitivity"]
 
@@ -30,7 +32,7 @@ __all__ = ["ExportPlan", "Progress", "Silent", "export", "sensitivity"]
 def export(plan: ExportPlan, progress: Progress | None = None) -> Manifest:
     """Make a bundle, or what the plan's layout has in its place, and return the bundle's manifest.
 
-    Nothing is left behind on an error.
+    Nothing is left behind on an error but a calibration from which the next run goes on; the error has a note of it.
 
     Raises ExportError (ConfigError, CheckpointError, HubError, OutputError).
     """
@@ -42,10 +44,13 @@ def export(plan: ExportPlan, progress: Progress | None = None) -> Manifest:
         save_gptq.check_place(Path(plan.save_gptq), out, plan.force)
     pages = select(plan.calib, plan.samples) if quantized(precisions) else None
     opened = open_checkpoint(plan, precisions, progress)
+    plan.check_opened(opened.targets, bool(opened.own), opened.spec.text.moe is not None)
+    _tell_fewer(plan, pages, progress)
     layout.check(opened)
     _check_save_gptq(opened)
     finisher = targets.finisher(plan.target, opened.engine_options)
     with (
+        limited_threads(plan.threads),
         _quantizer(opened, pages, progress) as quantizer,
         _gptq_checkpoint(plan) as save_gptq_to,
         atomic.writing(out, plan.force, layout.PRODUCT) as directory,
@@ -60,9 +65,13 @@ def export(plan: ExportPlan, progress: Progress | None = None) -> Manifest:
         manifest = draft.manifest(quantizer.calibration(progress.stage) if quantizer else None)
         layout.finish(directory, opened, draft.graphs, manifest)
         save_gptq_to(opened, made, progress)
-    if quantizer:
-        quantizer.clean()
     return manifest
+
+
+def _tell_fewer(plan: ExportPlan, pages: Pages | None, progress: Progress) -> None:
+    """Say where there are not as many pages as were asked for."""
+    if pages is not None and plan.asked("samples") and len(pages) < plan.samples:
+        progress.stage(f"--samples {plan.samples}: there are only {len(pages)}, and all are used")
 
 
 def sensitivity(plan: ExportPlan, progress: Progress | None = None) -> list[Sensitivity]:
@@ -77,8 +86,7 @@ def sensitivity(plan: ExportPlan, progress: Progress | None = None) -> list[Sens
     if opened.own:
         raise ExportError("the checkpoint is already quantized", fix="measure the original one")
     weights.check_finite(opened.checkpoint.tensors.values(), progress)
-    with tempfile.TemporaryDirectory(prefix="qvl-export-") as directory:
-        work = Path(directory)
+    with scratch() as work:
         quantizer = _quantizer_of(opened, mixed, work / "b", pages)
         return quantizer.sensitivities(Draft(opened, work).manifest(), work, progress.stage)
 
@@ -97,7 +105,9 @@ def _quantizer(opened: Opened, pages: Pages | None, progress: Progress) -> Itera
         )
     weights.check_finite(opened.checkpoint.tensors.values(), progress)
     with open_pool(plan.ray) if plan.ray else contextlib.nullcontext() as pool:
-        yield _quantizer_of(opened, wanted, Path(plan.out), pages, pool)
+        quantizer = _quantizer_of(opened, wanted, Path(plan.out), pages, pool)
+        with calibrating(Path(plan.out), quantizer.work):
+            yield quantizer
 
 
 def _quantizer_of(

@@ -7,25 +7,52 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
+
+from qvl_runtime.bundle import has_utf8_name
+from qvl_runtime.manifest import DECODE
 
 from .errors import ExportError
 from .families.spec import ModelSpec
 from .quant import precision, rotate, schemes
 from .quant.quantizer import MIXED
 from .quant.search import Limit
+from .targets import Target
 
 DEFAULT_MAX_LENGTH = 8192
-USED_BY = {
-    "--calib": ("calib", ("int8", "int4")),
-    "--ray": ("ray", ("int8", "int4")),
-    "--block-size": ("block_size", ("int8", "int4")),
-    "--reduce-range": ("reduce_range", ("int8",)),
-    "--vision-weight": ("vision_weight", ("int4",)),
-    "--no-gptq-experts": ("gptq_experts", ("int4",)),
+QUANTIZED = ("int8", "int4", "mixed")
+_LLM = ("llm", DECODE)
+
+
+class Reader(NamedTuple):
+    """What reads an option: graphs in certain precisions. `what` they are and the `fix` are for the error."""
+
+    field: str
+    precisions: Mapping[str, tuple[str, ...]]
+    what: str = "quantization"
+    fix: str = "add --precision int8 or int4"
+
+
+_ANY = dict.fromkeys(("vision", *_LLM), QUANTIZED)
+_INT4_LLM = dict.fromkeys(_LLM, ("int4", "mixed"))
+_ADD_INT4 = "add --precision int4"
+READ_BY = {
+    "--calib": Reader("calib", _ANY),
+    "--samples": Reader("samples", _ANY),
+    "--threads": Reader("threads", _ANY),
+    "--ray": Reader("ray", _ANY),
+    "--block-size": Reader(
+        "block_size",
+        {"vision": ("int4", "mixed"), **dict.fromkeys(_LLM, QUANTIZED)},
+        "int4 and the tables of a quantized language model",
+    ),
+    "--reduce-range": Reader("reduce_range", dict.fromkeys(_ANY, ("int8", "mixed")), "int8", "add --precision int8"),
+    "--vision-weight": Reader("vision_weight", _INT4_LLM, "int4 of the language model", _ADD_INT4),
+    "--no-gptq-experts": Reader("gptq_experts", _INT4_LLM, "int4 of the language model", _ADD_INT4),
 }
-"""Options that do nothing where no graph has one of these precisions, and their fields; int8 has tables in blocks."""
+"""Options that nothing reads unless a graph has a certain precision."""
 RECORDED = (
     *("precision", "vision_precision", "llm_precision", "max_kl", "max_size", "min_pixels", "max_pixels", "max_length"),
     *("accuracy_level", "reduce_range", "block_size", "samples", "vision_weight", "rotate", "gptq_experts"),
@@ -55,7 +82,9 @@ class ExportPlan:
     int4 experts are rounded to nearest, which is several times as fast. `layout` "genai" makes a directory for ONNX
     Runtime GenAI instead of a bundle (see docs/interop.md). Targets that build engines do so for the GPUs of
     `compute_capability`, such as "86,89,120", and for what `profile` says they are to read: "pages", or "video" too.
-    Calibration pages are run on the machines of the Ray cluster at the address `ray`, or here.
+    Calibration pages are run on the machines of the Ray cluster at the address `ray`, or here on `threads` cores (all
+    where None). `given` names fields that were asked for even where they are as by default: an option that nothing
+    reads is refused.
     """
 
     checkpoint: str | Path
@@ -84,6 +113,8 @@ class ExportPlan:
     compute_capability: str | None = None
     profile: str = "pages"
     ray: str | None = None
+    threads: int | None = None
+    given: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         """Targets may be written as they are on a command line: `tensorrt-rtx` is `tensorrt_rtx`."""
@@ -131,20 +162,51 @@ class ExportPlan:
         """Refuse what makes no sense with any checkpoint, before one is looked for; raises ExportError."""
         precisions = self.precisions()
         wanted = quantized(precisions)
+        for path in (self.out, self.save_gptq):
+            if path is not None and not has_utf8_name(Path(path)):
+                raise ExportError(
+                    f"{path}: is not UTF-8, so that no engine could open it", fix="give another directory"
+                )
         if self.save_gptq is not None and precisions["llm"] != "int4":
             raise ExportError("--save-gptq writes int4 alone", fix="add --llm-precision int4, or leave it out")
         if self.samples < 1:
             raise ExportError(f"--samples is {self.samples}", fix="calibrate on at least one page")
-        for option, (field, users) in USED_BY.items():
-            unused = not {*users, MIXED} & set(wanted.values())
-            if unused and getattr(self, field) != getattr(ExportPlan, field):
-                what = "quantization" if len(users) > 1 else users[0]
-                fix = f"add --precision {' or '.join(users)}, or leave it out"
-                raise ExportError(f"{option} is for {what}", fix=fix)
+        self._check_read(precisions)
         if not 0 <= self.vision_weight <= 1000:
             raise ExportError(f"--vision-weight is {self.vision_weight}", fix="0 to 1000; text tokens count 1")
         for chosen in set(wanted.values()):
             schemes.find("int4" if chosen == MIXED else chosen, self.options)
+
+    def _check_read(self, precisions: Mapping[str, str]) -> None:
+        """Refuse options that nothing reads: to take them in silence would promise something."""
+        for option, reader in READ_BY.items():
+            read = any(chosen in reader.precisions.get(graph, ()) for graph, chosen in precisions.items())
+            if self.asked(reader.field) and not read:
+                raise ExportError(f"{option} is for {reader.what}", fix=f"{reader.fix}, or leave it out")
+        if self.vision_precision and self.llm_precision and self.precision not in precision.FLOATS:
+            raise ExportError(
+                "--precision is not read where both towers have their own",
+                fix="leave it out, or --vision-precision or --llm-precision",
+            )
+
+    def check_opened(self, lowered: Mapping[str, Target], own: bool, experts: bool) -> None:
+        """Refuse options that the target or the checkpoint gives no meaning; raises ExportError."""
+        precisions = self.precisions()
+        wanted = set(precisions.values())
+        if self.asked("accuracy_level"):
+            if not any(hasattr(target, "accuracy_level") for target in lowered.values()):
+                raise ExportError(f"--accuracy-level is not read by target {self.target}", fix="leave it out")
+            if not own and not quantized({name: precisions[name] for name in precisions if name != "vision"}):
+                fix = f"{_ADD_INT4}, or leave it out"
+                raise ExportError("--accuracy-level is for a quantized language model", fix=fix)
+        if self.asked("block_size") and wanted.isdisjoint(("int4", MIXED)) and not lowered["llm"].quantized_tables:
+            raise ExportError(f"--block-size is for int4: target {self.target} keeps tables float", fix="leave it out")
+        if self.asked("gptq_experts") and not experts:
+            raise ExportError("--no-gptq-experts is for models with experts", fix="leave it out")
+
+    def asked(self, field: str) -> bool:
+        """Whether a field was given, or is not as it is by default."""
+        return field in self.given or getattr(self, field) != getattr(ExportPlan, field)
 
     def _pixels(self, spec: ModelSpec) -> tuple[int, int]:
         if spec.image.square and (self.min_pixels or self.max_pixels):

@@ -1,14 +1,18 @@
-"""Running jobs in processes of their own: one model in memory at a time, all its memory back when it ends."""
+"""Running jobs in processes of their own: one model in memory at a time, all its memory back when it ends.
+
+A process gets its job through a pipe, which stays open as long as we live: where it closes, the process ends (see
+`job`), on every platform and however we ended.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from pathlib import Path
 from typing import IO, Protocol
 
 import msgspec
@@ -16,9 +20,11 @@ import msgspec
 from qvl_runtime.arguments import BAD_INPUT
 from qvl_runtime.sessions import cores
 
-from .errors import ExportError
+from .errors import ExportError, StoppedError
 
 Advance = Callable[[int], None]
+PATIENCE = 10
+"""Seconds that a process has to end after it was asked to."""
 TRACEBACK = "Traceback (most recent call last)"
 
 
@@ -29,7 +35,7 @@ class Pool(Protocol):
     cores: int
 
     def run(self, module: str, jobs: Sequence[msgspec.Struct], threads: int, advance: Advance) -> None:
-        """Run `python -m module JOB.json` for every job, each on `threads` cores; `advance` is told of their lines.
+        """Run `python -m module` for every job, each on `threads` cores; `advance` is told of their lines.
 
         Raises ExportError with the last line of what a failing process had to say, and BrokenJob where that is a
         traceback; then the others are ended too.
@@ -64,7 +70,7 @@ def open_pool(ray: str | None) -> Iterator[Pool]:
 
 
 def run_jobs(module: str, jobs: Sequence[msgspec.Struct], advance: Advance) -> None:
-    """Run `python -m module JOB.json` for every job at the same time, as `Pool.run` says."""
+    """Run `python -m module` for every job at the same time, as `Pool.run` says."""
 
     def follow(process: Running) -> None:
         for count in process.lines():
@@ -94,7 +100,7 @@ class Running:
         code = self._process.returncode
         if code < 0:
             fix = "of want of memory mostly; run it again to go on where it stopped"
-            return ExportError(f"a process was ended by signal {-code}", fix=fix)
+            return StoppedError(f"a process was ended by signal {-code}", fix=fix)
         self._errors.seek(0)
         if code != BAD_INPUT and TRACEBACK in (text := self._errors.read()):
             return BrokenJob(f"in a process of its own:\n{text.rstrip()}")
@@ -105,17 +111,36 @@ class Running:
 
 @contextlib.contextmanager
 def started(module: str, job: msgspec.Struct) -> Iterator[Running]:
-    """`python -m module JOB.json`, ended at the latest with the block."""
-    with tempfile.TemporaryDirectory() as directory, (Path(directory) / "errors").open("w+") as errors:
-        path = Path(directory) / "job.json"
-        path.write_bytes(msgspec.json.encode(job))
-        command = [sys.executable, "-P", "-m", module, str(path)]
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, text=True)
+    """`python -m module` at work on a job, ended at the latest with the block."""
+    command, pipe = [sys.executable, "-P", "-m", module], subprocess.PIPE
+    settings = {**os.environ, "PYTHONIOENCODING": "utf-8"}  # Windows would have the console's
+    with (
+        tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as errors,
+        subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=errors, encoding="utf-8", env=settings) as process,
+    ):
         try:
+            _hand_over(process, job)
             yield Running(process, errors)
         finally:
-            if process.poll() is None:
-                process.terminate()
-            process.wait()
-            if process.stdout is not None:
-                process.stdout.close()
+            _end(process)
+
+
+def _hand_over(process: subprocess.Popen[str], job: msgspec.Struct) -> None:
+    assert process.stdin is not None
+    with contextlib.suppress(OSError):  # it has ended already, and says why
+        process.stdin.write(msgspec.json.encode(job).decode() + "\n")
+        process.stdin.flush()
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """Ask it to end, and make it."""
+    if process.poll() is None:
+        process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(PATIENCE)
+    process.kill()
+    process.wait()
+    for pipe in (process.stdin, process.stdout):
+        with contextlib.suppress(OSError):
+            if pipe is not None:
+                pipe.close()

@@ -8,6 +8,8 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, TaskID, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.progress import Progress as Bar
 
+from qvl_runtime.printable import printable
+
 
 class Progress(Protocol):
     """Told what an export is doing; `advance` counts bytes of weights read out of `total`."""
@@ -33,7 +35,8 @@ class RichProgress:
         self._task: TaskID | None = None
 
     def stage(self, text: str, total: int = 0) -> None:
-        self._console.print(text)
+        text = printable(text)
+        self._console.print(text, markup=False)
         if total and self._console.is_terminal:
             self._bar.start()
             self._task = self._bar.add_task(text, total=total)

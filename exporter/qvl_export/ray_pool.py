@@ -9,14 +9,17 @@ from __future__ import annotations
 import contextlib
 import logging
 import re
+import signal
 import socket
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any
 
 import msgspec
 
-from .errors import ExportError
+from .errors import ExportError, StoppedError
+from .extras import install_fix
 from .processes import Advance, BrokenJob, Pool, started
 
 SECONDS = 10
@@ -28,15 +31,25 @@ def cluster(address: str) -> Iterator[Pool]:
     try:
         import ray
     except ImportError as error:
-        raise ExportError("--ray needs ray", fix="pip install 'qvl-export[ray]'") from error
+        raise ExportError("--ray needs ray", fix=install_fix("ray")) from error
     try:
         _knock(address)
-        context = ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        with _own_end():
+            context = ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, RuntimeError, ValueError) as error:
         said = str(error).splitlines()[0]
         raise ExportError(f"no Ray cluster answers: {said}", where=address, fix="start one with `ray start`") from error
     with context:
         yield RayPool(ray)
+
+
+@contextlib.contextmanager
+def _own_end() -> Iterator[None]:
+    """Ray sets a handler of its own for the signal that asks for the end: ours comes back."""
+    handler = signal.getsignal(signal.SIGTERM)
+    yield
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)
 
 
 def _knock(address: str) -> None:
@@ -76,10 +89,11 @@ class RayPool:
         except failed.RayTaskError as error:
             if isinstance(error.cause, BrokenJob):
                 raise error.cause from error
-            raise ExportError(str(error.cause)) from error
+            kind = StoppedError if isinstance(error.cause, StoppedError) else ExportError
+            raise kind(str(error.cause)) from error
         except failed.RayError as error:
             fix = "run it again to go on where it stopped"
-            raise ExportError(f"the cluster lost a job: {str(error).splitlines()[0]}", fix=fix) from error
+            raise StoppedError(f"the cluster lost a job: {str(error).splitlines()[0]}", fix=fix) from error
 
 
 def _lines(module: str, job: msgspec.Struct) -> Iterator[int]:

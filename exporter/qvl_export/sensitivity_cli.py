@@ -10,14 +10,20 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
+from qvl_runtime.standard_streams import show
+
 from .progress import RichProgress
 from .quant.sensitivities import Sensitivity
 
+EXAMPLES = """\b
+Examples:
+  qvl-export sensitivity CHECKPOINT
+  qvl-export sensitivity CHECKPOINT --calib my_scans/ --samples 16 --json"""
 SHOWN = ("int4", "int8")
 """Precisions with a column; it is empty where a linear would stay float."""
 
 
-@click.command()
+@click.command(epilog=EXAMPLES)
 @click.argument("checkpoint")
 @click.option(
     "--calib",
@@ -57,7 +63,7 @@ def sensitivity(
     finally:
         progress.stop()
     if as_json:
-        click.echo(msgspec.json.encode(rows).decode())
+        show(msgspec.to_builtins(rows))
         return
     click.echo(_table(rows))
 

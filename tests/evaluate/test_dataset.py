@@ -46,8 +46,8 @@ def test_a_subset_is_drawn_with_a_seed_and_keeps_the_mixture() -> None:
         ({"image": "../p.png"}, "is not inside the set"),
         ({"image": "q.png"}, "there is no image q.png"),
         ({"task": "grounding"}, "an answer is not what task grounding takes"),
-        ({"task": "kie"}, "an answer is not what task kie takes"),
-        ({"task": "table"}, "an answer is not what task table takes"),
+        ({"task": "kie"}, "an answer is not what task kie takes (a JSON object with a value): 'a'"),
+        ({"task": "table"}, "an answer is not what task table takes (has no <table>): 'a'"),
     ],
 )
 def test_malformed_labels_are_refused_with_file_and_line(tmp_path: Path, change: dict, said: str) -> None:
@@ -55,6 +55,18 @@ def test_malformed_labels_are_refused_with_file_and_line(tmp_path: Path, change:
     with pytest.raises(ExportError, match=r"labels\.jsonl:2: ") as error:
         open_set(tmp_path)
     assert said in str(error.value)
+
+
+def test_labels_as_windows_writes_them(tmp_path: Path) -> None:
+    """A byte order mark, and backslashes in paths."""
+    (tmp_path / "may").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "may" / "p.png")
+    label = json.dumps({**GOOD, "image": "may\\p.png"})
+    write(tmp_path, "\ufeff" + label, label)
+    assert [item.image for item in open_set(tmp_path).items()] == [tmp_path / "may" / "p.png"] * 2
+    write(tmp_path, json.dumps(GOOD), "\ufeff" + label)
+    with pytest.raises(ExportError, match=r"labels\.jsonl:2: is malformed"):
+        open_set(tmp_path)
 
 
 @pytest.mark.parametrize("line", ['{"image": "p.png"', "", "[]", "\x00"])

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import random
+import time
+import tracemalloc
+from collections.abc import Callable, Sequence
 from functools import cache
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rapidfuzz.distance import Levenshtein
 
 from qvl_export.evaluate import metrics, tables
 from qvl_export.evaluate.boxes import PageGeometry, intersection_over_union, parse_boxes
@@ -118,7 +122,11 @@ def test_grounding_counts_the_truth_that_fits_best() -> None:
 
 def edit_distance(a: tables.Node, b: tables.Node, contents: bool = True) -> float:
     """Tree edit distance straight from its recursive definition over forests."""
-    costs = tables._Costs(contents)
+
+    def rename(one: tables.Node, two: tables.Node) -> float:
+        if (one.tag, one.colspan, one.rowspan) != (two.tag, two.colspan, two.rowspan):
+            return 1.0
+        return Levenshtein.normalized_distance(one.text, two.text) if contents and one.tag == "td" else 0.0
 
     def freeze(node: tables.Node) -> tuple:
         return (node.tag, node.colspan, node.rowspan, node.text), tuple(map(freeze, node.children))
@@ -136,7 +144,7 @@ def edit_distance(a: tables.Node, b: tables.Node, contents: bool = True) -> floa
         if g:
             options.append(distance(f, g[:-1] + g[-1][1]) + 1)
         if f and g:
-            change = costs.rename(thaw(f[-1][0]), thaw(g[-1][0]))
+            change = rename(thaw(f[-1][0]), thaw(g[-1][0]))
             options.append(distance(f[:-1], g[:-1]) + distance(f[-1][1], g[-1][1]) + change)
         return min(options)
 
@@ -179,3 +187,109 @@ def test_teds_looks_through_headers_and_open_tags() -> None:
     truth = table([["a", "b"], ["c", "d"]])
     headed = "```html\n<table><thead><tr><th>a<th>b</thead><tbody><tr><td>c<td> d </table> and <td>more"
     assert tables.teds(headed, truth) == 1
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(6, 4), (1, 12), (12, 1)])
+def test_teds_equals_the_recursive_distance_where_rows_are_empty_and_cells_span(rows: int, columns: int) -> None:
+    rng = random.Random(rows)
+    for _ in range(20):
+        one, two = (spanning(rng, rows, columns) for _ in range(2))
+        trees = [tables.parse_table(html) for html in (one, two)]
+        nodes = max(sum(1 for _ in tree.walk()) for tree in trees if tree)
+        expected = max(0.0, 1 - edit_distance(*trees) / max(nodes, 1))
+        assert tables.teds(one, two) == pytest.approx(expected)
+
+
+def spanning(rng: random.Random, rows: int, columns: int) -> str:
+    """A table with rows of any length up to `columns`."""
+    cells = ["<td>a</td>", "<td colspan=2>a</td>", "<td>ab</td>", "<th rowspan='3'></th>"]
+    lines = ("".join(rng.choices(cells, k=rng.randint(0, columns))) for _ in range(rng.randint(0, rows)))
+    return f"<table>{''.join(f'<tr>{line}</tr>' for line in lines)}</table>"
+
+
+def numbers(rows: int, columns: int, seed: int) -> str:
+    rng = random.Random(seed)
+    return table([[str(rng.randrange(10**6)) for _ in range(columns)] for _ in range(rows)])
+
+
+def seconds(run: Callable[[], object]) -> float:
+    began = time.process_time()
+    run()
+    return time.process_time() - began
+
+
+def test_teds_of_200_rows_takes_a_moment() -> None:
+    assert seconds(lambda: tables.teds(numbers(200, 5, 0), numbers(200, 5, 1))) < 1.5
+
+
+def test_cells_beyond_the_limit_count_as_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "MAX_NODES", 6)
+    truth = table([["a", "b"], ["c", "d"]])
+    assert tables.teds(table([["a", "b"], ["c", "d"], ["e"]]), truth) == pytest.approx(1 - 2 / 8)
+    assert metrics.truth_problem("table", truth) == ""
+    assert metrics.truth_problem("table", table([["a"]] * 4)) == " (has 8 rows and cells, of at most 6)"
+
+
+N = 200_000
+HOSTILE_TABLES = {
+    "open tags": "<a " * (N // 3),
+    "open quotes": "<a b='" * (N // 6),
+    "open comments": "<!--" * (N // 4),
+    "open sections": "<![CDATA[" * (N // 9),
+    "ends of comments": "-->" * (N // 3),
+    "empty comments": "<!-->" * (N // 5),
+    "less-than": "<" * N,
+    "references": "&" * N,
+    "an attribute": "<td " + " colspan" * (N // 8),
+    "blanks in a tag": "<td a" + " " * N,
+    "tables in tables": "<td><table>" * (N // 11),
+    "breaks": "<td>" + "x<br>" * (N // 5),
+    "cells": "<td>" * (N // 4),
+    "rows": "<tr>" * (N // 4),
+    "text": "<td>" + "x" * N,
+}
+
+
+@pytest.mark.parametrize("body", HOSTILE_TABLES.values(), ids=HOSTILE_TABLES)
+def test_a_hostile_table_is_scored_in_a_moment(body: str) -> None:
+    truth = numbers(20, 5, 0)
+    assert seconds(lambda: score("table", f"<table>{body}", [truth], PAGE)) < 5
+
+
+HOSTILE_JSON = {
+    "blanks": " " * N + "x",
+    "blanks in a fence": "```json" + " " * N + "x",
+    "fences": "```" * (N // 3),
+    "word of a fence": "```" + "w" * N,
+    "calls": "<tool_call>" * (N // 11),
+    "nesting": '{"a":' * (N // 5),
+    "lists": '{"a":' + "[" * N,
+    "a long key before many leaves": json.dumps({"k" * (N // 2): [1] * (N // 6)}),
+    "long keys above each other": '{"a":1,"' + ("k" * 1000 + '":{"a":1,"') * 500 + 'b":1' + "}" * 501,
+}
+
+
+@pytest.mark.parametrize("task", ["kie", "tool"])
+@pytest.mark.parametrize("answer", HOSTILE_JSON.values(), ids=HOSTILE_JSON)
+def test_hostile_json_is_scored_in_a_moment(task: str, answer: str) -> None:
+    truth = {"kie": '{"a": 1}', "tool": '{"name": "a", "arguments": {}}'}[task]
+    tracemalloc.start()
+    try:
+        assert seconds(lambda: score(task, answer, [truth], PAGE)) < 5
+        assert tracemalloc.get_traced_memory()[1] < 100e6
+    finally:
+        tracemalloc.stop()
+
+
+def test_fields_are_found_by_their_whole_path() -> None:
+    truth = '{"a": {"b": "1"}, "c": ["2", "3"]}'
+    assert metrics.field_f1('{"a": {"b": "1"}, "c": ["2", "4"]}', truth) == (4, 6)
+    assert metrics.field_f1('{"b": {"a": "1"}, "c": ["3", "2"]}', truth) == (0, 6)
+    assert metrics.field_f1(f"  ```json\n{truth}\n```\n", truth) == (6, 6)
+
+
+def test_comments_of_a_table_are_left_out() -> None:
+    truth = table([["a", "b"]])
+    assert tables.teds(truth.replace("<td>b", "<!-- <td>x --><td>b<!-- open"), truth) == pytest.approx(1 - 9 / 10 / 3)
+    assert tables.teds("<!doctype html>" + truth.replace("b", "b<!-- -->"), truth) == 1
+    assert tables.teds("<TABLE><TR><TD CLASS=x>&#97;<TD>b</TABLE>", truth) == 1

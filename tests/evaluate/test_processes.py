@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -55,6 +59,45 @@ def test_a_bug_has_its_traceback(how: str, said: str) -> None:
     with pytest.raises(BrokenJob, match=said) as error:
         end(how)
     assert "Traceback (most recent call last)" in str(error.value) and "broken_job.py" in str(error.value)
+
+
+WAITING = f"""
+import sys
+from qvl_export.processes import run_jobs
+from tests.evaluate.broken_job import Job
+run_jobs("{MODULE}", [Job("waiting", sys.argv[1]), Job("waiting", sys.argv[1])], lambda _: None)
+"""
+"""Two processes that wait for their end."""
+
+
+def eventually(found: Callable[[], object], seconds: float = 60) -> bool:
+    """Whether something becomes true before long."""
+    end = time.monotonic() + seconds
+    while not found() and time.monotonic() < end:
+        time.sleep(0.05)
+    return bool(found())
+
+
+def running(id: str) -> bool:
+    """Whether a process is there and at work."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{id}/stat").read_text().rpartition(") ")[2][0] not in "ZX"
+    return False
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("platform", ["posix", "windows"])
+def test_processes_end_with_whoever_started_them(tmp_path: Path, how: signal.Signals, platform: str) -> None:
+    alike = [str(ROOT / "tests" / "oracles" / "without_posix")] if platform == "windows" else []
+    settings = {**os.environ, "PYTHONPATH": os.pathsep.join([*alike, os.environ["PYTHONPATH"]])}
+    with subprocess.Popen(
+        [sys.executable, "-c", WAITING, str(tmp_path)], stderr=subprocess.DEVNULL, env=settings
+    ) as ours:
+        assert eventually(lambda: len(os.listdir(tmp_path)) == 2)
+        ids = os.listdir(tmp_path)
+        assert all(map(running, ids))
+        ours.send_signal(how)
+    assert eventually(lambda: not any(map(running, ids)), 20)
 
 
 def test_a_bug_is_no_bad_input(reference_bundle: Path) -> None:

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import re
+import shlex
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
+import click
 import pytest
 from click.testing import CliRunner
 from PIL import Image
@@ -11,10 +18,12 @@ from PIL import Image
 from qvl_export.cli import cli
 from qvl_export.errors import ExportError
 from qvl_export.evaluate import blame as blaming
+from qvl_export.evaluate import compare as comparing
 from qvl_export.evaluate.blame import BlamePlan, blame
-from qvl_export.evaluate.cli import ItemProgress
+from qvl_export.evaluate.cli import ItemProgress, _Lines
 from qvl_export.evaluate.models import open_models
 from qvl_runtime.errors import BundleError, MediaError
+from tests.evaluate.test_few_items import report
 from tests.heldout import HELDOUT
 from tests.oracles.tiny import REFERENCE
 
@@ -86,3 +95,95 @@ def test_progress_without_a_bar_says_its_stages_alone(capsys: pytest.CaptureFixt
     progress.stage("answering", 3)
     progress.stop()
     assert capsys.readouterr() == ("", "answering\n")
+
+
+def test_a_reference_that_answers_nothing(bundle: Any, tmp_path: Path) -> None:
+    """Every item fails alike: no report of nothing with exit code 0, but the cause."""
+    small = str(bundle("qwen2_5_vl", "small", "fp32"))
+    data = tmp_path / "set"
+    data.mkdir()
+    Image.new("RGB", (56, 56), "white").save(data / "page.png")
+    label = {"image": "page.png", "prompt": "Read.", "task": "ocr", "answers": ["x"]}
+    (data / "labels.jsonl").write_text(json.dumps(label) + "\n" + json.dumps({**label, "prompt": "?"}) + "\n")
+    command = [sys.executable, "-m", "qvl_export.cli", "compare", small, small, "--data", str(data), "--threads", "1"]
+    options = ["--out", str(tmp_path / "out"), "--quiet", "--template-arg", "loud=1"]
+    done = subprocess.run([*command, *options], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2 and done.stdout == ""
+    cause = "PromptError: the chat template has no variable 'loud' (it takes none)"
+    assert done.stderr == f"error: {small}: answers none of 2 items: {cause}\n"
+
+
+def test_progress_without_a_terminal_is_a_line_per_tenth(capsys: pytest.CaptureFixture[str]) -> None:
+    progress = ItemProgress(quiet=False)
+    progress.stage("int8: 40 of 40 items to answer", 40)
+    for _ in range(40):
+        progress.advance(1)
+    progress.stage("comparing")
+    progress.advance(1)
+    progress.stop()
+    first, *lines, last = capsys.readouterr().err.splitlines()
+    assert (first, last) == ("int8: 40 of 40 items to answer", "comparing")
+    assert [line.split(",")[0] for line in lines] == [f"  {done} of 40" for done in range(4, 41, 4)]
+    assert re.fullmatch(r"  4 of 40, \d+ s left", lines[0]) and lines[-1] == "  40 of 40"
+
+
+def test_slow_items_are_told_every_half_minute() -> None:
+    times = iter([0.0, 10.0, 31.0, 35.0])
+    lines = _Lines(1000, lambda: next(times))
+    assert [lines.after(1) for _ in range(3)] == ["", "  2 of 1000, 15469 s left", ""]
+
+
+def test_quiet_progress_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    progress = ItemProgress(quiet=True)
+    progress.stage("answering", 1)
+    progress.advance(1)
+    progress.stop()
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("arguments", [["sweep", "c", "--pixels", "9,8", "--precisions", "fp16,fp32"]])
+def test_a_sweep_looks_at_the_set_before_it_exports(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(cli, [*arguments, "--data", "none", "--out", "new"])
+    assert (
+        str(done.exception) == "none: has no labels.jsonl (make one with `qvl-export eval build`, see docs/report.md)"
+    )
+    done = CliRunner().invoke(cli, [*arguments, "--data", "none", "--out", "new", "--calib", "x"])
+    said = "--calib is for quantization (add int8 or int4 to --precisions, or leave it out)"
+    assert str(done.exception) == said and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("undecided", "code"), [([], 0), (["--undecided", "pass"], 0), (["--undecided", "fail"], 1)])
+def test_what_a_gate_without_a_decision_does_is_an_option(
+    undecided: list[str], code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = report(tmp_path, 1, 1)
+    monkeypatch.setattr(comparing, "compare", lambda *_: found)
+    arguments = ["compare", "a", "b", "--data", "d", "--out", str(tmp_path / "out"), "--fail-if", "cer>+0pt"]
+    done = CliRunner().invoke(cli, [*arguments, *undecided])
+    assert done.exit_code == code
+    assert "not decided: other: CER in ocr has 1 item, too few to tell (at least 20 are needed)" in done.stderr
+
+
+def test_undecided_without_a_gate_is_refused(tmp_path: Path) -> None:
+    arguments = ["compare", "a", "b", "--data", "d", "--out", str(tmp_path / "out"), "--undecided", "fail"]
+    done = CliRunner().invoke(cli, arguments)
+    assert done.exit_code == 2 and "--undecided is for --fail-if: add one, or leave it out" in done.stderr
+
+
+@pytest.mark.parametrize("command", ["export", "compare", "blame", "sweep", "sensitivity", "calib build", "eval build"])
+def test_help_ends_with_examples_that_parse(command: str) -> None:
+    """Every option of an example is one of its command."""
+    help_text = CliRunner().invoke(cli, [*command.split(), "--help"]).stdout
+    _, _, examples = help_text.partition("Example")
+    lines = [line.strip() for line in examples.splitlines() if line.strip().startswith("qvl-export ")]
+    assert any(line.startswith(f"qvl-export {command} ") for line in lines)
+    for line in lines:
+        _, *words = shlex.split(line)
+        known, group = cli, list(words)
+        while isinstance(known, click.Group):
+            known = known.commands[group.pop(0)]
+        options = {name for parameter in known.params for name in parameter.opts}
+        assert {word for word in group if word.startswith("--")} <= options

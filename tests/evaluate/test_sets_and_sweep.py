@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -43,6 +44,31 @@ def test_a_set_from_scans_and_a_table(tmp_path: Path) -> None:
     assert (second.image, second.answers, second.kind) == ("may/b.png", ["one\ntwo"], "document")
 
 
+@pytest.mark.parametrize("head", ["", "sep=;\n"])
+def test_a_table_as_spreadsheets_write_it(tmp_path: Path, head: str) -> None:
+    """Semicolons, capitals, blanks in the first row, backslashes, and line numbers that are still right."""
+    truth, out = tmp_path / "truth.csv", tmp_path / "set"
+    rows = 'Image; PROMPT ;Task;"Answer"\r\nmay\\b.png;Sum, please?;qa;1,5\r\n'
+    truth.write_text("\ufeff" + head + rows, "utf-8", newline="")
+    build_set(scans(tmp_path), truth, out)
+    [item] = open_set(out).items()
+    assert (item.label.image, item.label.prompt, item.label.answers) == ("may/b.png", "Sum, please?", ["1,5"])
+    truth.write_text("\ufeff" + head + rows + "a.png;x;qa\r\n", "utf-8", newline="")
+    with pytest.raises(ExportError, match=rf"truth\.csv:{4 if head else 3}: has too few"):
+        build_set(tmp_path / "scans", truth, tmp_path / "other")
+    truth.write_text("image\tprompt\ttask\tanswer\na.png\tRead.\tocr\tx; y; z\n")
+    assert build_set(tmp_path / "scans", truth, tmp_path / "tabs")["items"] == 1
+
+
+@pytest.mark.parametrize("name", ["labels.jsonl", "./Labels.jsonl", "labels.jsonl/a.png"])
+def test_an_image_cannot_take_the_place_of_the_labels(tmp_path: Path, name: str) -> None:
+    pages = scans(tmp_path)
+    (tmp_path / "truth.csv").write_text(f"{HEAD}{name},Read.,ocr,x,\n")
+    with pytest.raises(ExportError, match=r"truth\.csv:2: an image cannot be called labels\.jsonl \(rename it\)"):
+        build_set(pages, tmp_path / "truth.csv", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -53,6 +79,8 @@ def test_a_set_from_scans_and_a_table(tmp_path: Path) -> None:
         (HEAD + "c.png,Read.,ocr,x,\n", "truth.csv:2: image c.png cannot be read"),
         (HEAD + "bad.png,Read.,ocr,x,\n", "truth.csv:2: image bad.png cannot be read"),
         (HEAD + "../a.png,Read.,ocr,x,\n", "is not inside the set"),
+        (HEAD + "..\\a.png,Read.,ocr,x,\n", "is not inside the set"),
+        (HEAD + "C:\\a.png,Read.,ocr,x,\n", "is not inside the set"),
     ],
 )
 def test_bad_tables_are_refused_and_leave_nothing(tmp_path: Path, text: str, said: str) -> None:
@@ -61,6 +89,54 @@ def test_bad_tables_are_refused_and_leave_nothing(tmp_path: Path, text: str, sai
         build_set(scans(tmp_path), tmp_path / "truth.csv", tmp_path / "out")
     assert said in str(error.value)
     assert {path.name for path in tmp_path.iterdir()} == {"scans", "truth.csv"}
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (
+            ["labels.jsonl"],
+            "image labels.jsonl would take the place of labels.jsonl (rename it, there and in the table)",
+        ),
+        (["./Labels.JSONL"], "image ./Labels.JSONL would take the place of labels.jsonl"),
+        (["a.png", "A.png"], "image A.png would take the place of a.png"),
+        (["may/b.png", "MAY/B.png"], "image MAY/B.png would take the place of may/b.png"),
+        (["u\u0308.png", "\u00fc.png"], "image \u00fc.png would take the place of u\u0308.png"),
+        (["a.png", "./a.png"], "image ./a.png would take the place of a.png"),
+        (["pipe.png"], "truth.csv:2: image pipe.png cannot be read: no such file"),
+        (["may"], "truth.csv:2: image may cannot be read: no such file"),
+    ],
+)
+def test_images_that_would_overwrite_something_are_refused(tmp_path: Path, names: list[str], said: str) -> None:
+    """On any file system that the set may be carried to."""
+    folder = scans(tmp_path)
+    os.mkfifo(folder / "pipe.png")
+    for name in names:
+        (folder / name).parent.mkdir(exist_ok=True)
+        if not (folder / name).exists():
+            Image.new("RGB", (9, 9)).save(folder / name, "PNG")
+    (tmp_path / "truth.csv").write_text(HEAD + "".join(f"{name},Read.,ocr,x,\n" for name in names), "utf-8")
+    with pytest.raises(ExportError) as error:
+        build_set(folder, tmp_path / "truth.csv", tmp_path / "out")
+    assert said in str(error.value)
+    assert {path.name for path in tmp_path.iterdir()} == {"scans", "truth.csv"}
+
+
+def test_images_may_be_called_as_files_of_other_directories_are(tmp_path: Path) -> None:
+    folder = scans(tmp_path)
+    names = ["report.json", "bundle.json", "manifest.json", "may/labels.jsonl"]
+    for name in names:
+        Image.new("RGB", (9, 9)).save(folder / name, "PNG")
+    (tmp_path / "truth.csv").write_text(HEAD + "".join(f"{name},Read.,ocr,x,\n" for name in names), "utf-8")
+    assert build_set(folder, tmp_path / "truth.csv", tmp_path / "out")["images"] == 4
+    assert [item.label.image for item in open_set(tmp_path / "out").items()] == names
+
+
+@pytest.mark.parametrize("place", ["/proc/new", "/dev/null/new"])
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path, place: str) -> None:
+    (tmp_path / "truth.csv").write_text(HEAD + "a.png,Read.,ocr,x,\n", "utf-8")
+    with pytest.raises(ExportError, match=rf"^{place}: cannot be written: "):
+        build_set(scans(tmp_path), tmp_path / "truth.csv", Path(place))
 
 
 def test_a_sweep_shares_weights_between_pixel_bounds(tmp_path: Path) -> None:

@@ -379,7 +379,11 @@ ARGUMENTS = [
 ]
 BUNDLES = [
     Row("bundle missing", r"nowhere: is not a bundle directory", command=("inspect", "nowhere")),
-    Row("not a bundle", r"checkpoint/bundle\.json: is missing", command=("inspect", "checkpoint")),
+    Row(
+        "not a bundle",
+        r"checkpoint: is a checkpoint, not a bundle \(export it first: qvl-export export checkpoint BUNDLE\)",
+        command=("inspect", "checkpoint"),
+    ),
     Row("bundle not given", r"BUNDLE", command=("inspect",)),
     Row(
         "file missing",
@@ -392,7 +396,12 @@ BUNDLES = [
     Row("manifest corrupt", r"bundle\.json: is damaged", d.truncate("bundle.json"), RUN),
     Row("manifest is not text", r"bundle\.json: is damaged", d.garbage("bundle.json"), RUN),
     Row("manifest nested deeply", r"bundle\.json: is damaged", d.write("bundle.json", DEEP), RUN),
-    Row("manifest of the future", r"schema version 99.*pip install -U", d.edit("bundle.json", schema_version=99), RUN),
+    Row(
+        "manifest of the future",
+        r"schema version 99.*install the",
+        d.edit("bundle.json", schema_version=99),
+        RUN,
+    ),
     Row("manifest field unknown", r"bundle\.json: is damaged.*extra", d.edit("bundle.json", extra=1), RUN),
     Row("manifest lacks a graph", r"bundle\.json: has no graph llm", d.edit("bundle.json", graphs__llm=d.REMOVE), RUN),
     Row(
@@ -473,7 +482,13 @@ PROMPTS = [
         "frames differ",
         r"frames of a video differ",
         d.together(d.image(64, 64), d.image(96, 64, "b.png")),
-        (*RUN, "--video", "page.png", "b.png"),
+        (*RUN, "--video", "*.png"),
+    ),
+    Row(
+        "frames one by one",
+        r"--video takes one name, b\.png is another: write .*--video 'frames/\*\.png'",
+        d.together(d.image(64, 64), d.image(64, 64, "b.png")),
+        ("run", "bundle", "--video", "page.png", "b.png", "What happens?"),
     ),
     Row("bench of nothing", r"nowhere: is not a bundle", command=("bench", "nowhere")),
 ]

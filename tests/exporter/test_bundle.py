@@ -9,7 +9,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from importlib import metadata
 from pathlib import Path
 
 import jsonschema
@@ -18,12 +17,10 @@ import pytest
 import torch
 
 import qvl_runtime
-from qvl_export import ExportPlan, OutputError, cli, export
+from qvl_export import ExportPlan, OutputError, atomic, cli, export
 from qvl_export import bundle as bundles
 from qvl_runtime.bundle import read_manifest, verify
-from qvl_runtime.errors import InstallError
 from qvl_runtime.manifest import json_schema
-from qvl_runtime.sessions import cpu
 from tests.exporter import damage as d
 from tests.exporter.test_broken_inputs import listing
 
@@ -75,7 +72,7 @@ def test_a_killed_export_leaves_no_bundle_and_the_next_clears_up(source: Path, t
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None and process.stdout.readline() == b"half\n"
         process.kill()
-    assert not out.exists() and [name.endswith(".partial") for name in names(tmp_path)] == [True]
+    assert not out.exists() and [Path(name).suffix for name in names(tmp_path)] == [".lock", ".partial"]
     export(ExportPlan(source, out))
     assert names(tmp_path) == ["out"]
     assert all(good for _, good in verify(out, read_manifest(out)))
@@ -85,9 +82,9 @@ def test_an_export_that_still_runs_is_left_alone(source: Path, tmp_path: Path) -
     command = [sys.executable, "-c", BLOCKED, str(source), str(tmp_path / "out")]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None and process.stdout.readline() == b"half\n"
-        (other,) = tmp_path.iterdir()
+        before = names(tmp_path)
         export(ExportPlan(source, tmp_path / "out"))
-        assert other.is_dir() and names(tmp_path) == sorted([other.name, "out"])
+        assert any(name.endswith(".partial") for name in before) and names(tmp_path) == sorted([*before, "out"])
         process.kill()
 
 
@@ -164,6 +161,51 @@ def test_names_with_wildcards_are_names(source: Path, tmp_path: Path) -> None:
     assert names(tmp_path) == [other.name, "[ab]"]
 
 
+@pytest.mark.parametrize("state", ["partial", "replaced"])
+@pytest.mark.parametrize("other", ["out.v2", f"out.{GONE}.partial", "out.v2.0"])
+def test_what_was_left_of_a_name_that_begins_alike_is_not_ours(
+    source: Path, copy: Path, tmp_path: Path, other: str, state: str
+) -> None:
+    """An export to `out.v2` was killed between its renames: its old bundle is neither `out` nor to be cleared away."""
+    left = copy.rename(copy.parent / f".{other}.{GONE}.{state}")
+    before = listing(left)
+    export(ExportPlan(source, tmp_path / "out"))
+    assert listing(left) == before and names(tmp_path) == sorted([left.name, "out"])
+    export(ExportPlan(source, tmp_path / "out", force=True))
+    assert listing(left) == before
+
+
+def test_names_that_only_look_like_ours_are_left_alone(source: Path, tmp_path: Path) -> None:
+    others = [f".out.{GONE}.partial.bak", ".out.0123.partial", f".out.{GONE.upper()}.partial", f".out.{GONE}.notes"]
+    for name in others:
+        (tmp_path / name).mkdir()
+    export(ExportPlan(source, tmp_path / "out"))
+    assert names(tmp_path) == sorted([*others, "out"])
+
+
+def test_an_interruption_between_the_renames_leaves_the_old_bundle(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before, rename = listing(copy), atomic._rename
+
+    def interrupted(source: Path, target: Path) -> None:
+        if target == copy and source.suffix == ".partial":
+            raise KeyboardInterrupt
+        rename(source, target)
+
+    monkeypatch.setattr(atomic, "_rename", interrupted)
+    with pytest.raises(KeyboardInterrupt), bundles.writing(copy, force=True) as directory:
+        (directory / "bundle.json").write_text("new")
+    assert listing(copy) == before and names(copy.parent) == ["out"]
+
+
+def test_what_was_replaced_is_whole_as_long_as_it_is_called_so(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that is killed while it takes the old bundle apart leaves no part of it that could come back."""
+    taken: list[str] = []
+    monkeypatch.setattr(atomic.shutil, "rmtree", lambda path, **_: taken.append(Path(path).suffix))
+    with bundles.writing(copy, force=True) as directory:
+        (directory / "bundle.json").write_text("new")
+    assert set(taken) == {".partial"}
+
+
 @pytest.mark.parametrize("name", ["llm.onnx.data", "vision.onnx", "tokenizer.json"])
 def test_verify_finds_a_flipped_bit(
     name: str, copy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -183,13 +225,13 @@ def test_a_bundle_tells_the_options_it_was_made_with(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     plain = export(ExportPlan(source, tmp_path / "plain"))
-    other = export(ExportPlan(source, tmp_path / "other", precision="fp32", max_length=64, accuracy_level=0))
+    other = export(ExportPlan(source, tmp_path / "other", precision="fp32", max_length=64))
     assert plain.provenance.options == {}
-    assert other.provenance.options == {"precision": "fp32", "max_length": 64, "accuracy_level": 0}
+    assert other.provenance.options == {"precision": "fp32", "max_length": 64}
     monkeypatch.setattr(sys, "argv", ["qvl-export", "inspect", str(tmp_path / "other")])
     with pytest.raises(SystemExit):
         cli.main()
-    assert "  options   precision fp32, max length 64, accuracy level 0\n" in capsys.readouterr().out
+    assert "  options   precision fp32, max length 64\n" in capsys.readouterr().out
 
 
 def test_two_exports_are_the_same(source: Path, tmp_path: Path) -> None:
@@ -225,10 +267,3 @@ def test_what_appears_while_exporting_is_not_replaced(tmp_path: Path) -> None:
         interfere()
     assert (out / "thesis.txt").read_text() == "years of work"
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
-
-
-def test_two_onnxruntimes_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """onnxruntime and onnxruntime-gpu overwrite each other's files."""
-    monkeypatch.setattr(metadata, "version", lambda name: "1.24")
-    with pytest.raises(InstallError, match=r"both installed.*pip uninstall"):
-        cpu.check_install()

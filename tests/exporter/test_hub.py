@@ -23,7 +23,7 @@ from tests.oracles import tiny
 REPO = "acme/tiny-vl"
 COMMIT, OLDER = "c0ffee" + "0" * 34, "beef" + "0" * 36
 REVISIONS = {"main": COMMIT, COMMIT: COMMIT, "v1": OLDER, OLDER: OLDER}
-UNNEEDED = {"pytorch_model.bin": b"pickle", "README.md": b"# tiny", "onnx/model.onnx": b"graph", "vocab.json": b"{}"}
+UNNEEDED = {"pytorch_model.bin": b"pickle", "README.md": b"# tiny", "onnx/model.onnx": b"graph", "model.gguf": b"GGUF"}
 
 
 class Hub(ThreadingHTTPServer):

@@ -11,23 +11,25 @@ from pathlib import Path
 import pytest
 
 import qvl_export
+import qvl_runtime
 from qvl_runtime.bundle import read_manifest
 
-pytest.importorskip("optimum.commands.optimum_cli", reason="optimum is not installed: pip install '.[optimum]'")
+pytest.importorskip("optimum.commands.optimum_cli", reason="optimum is not installed: make setup")
 
+ROOT = Path(__file__).parents[2]
 Checkpoints = Callable[[str, str], Path]
 
 
 def optimum(*arguments: object) -> subprocess.CompletedProcess[str]:
     """Without `site` (-S) and other checkouts: Optimum would find the command in each of them."""
-    program, here = "from optimum.commands.optimum_cli import main; main()", Path(qvl_export.__file__).parents[1]
+    program, here = "from optimum.commands.optimum_cli import main; main()", ROOT / "integrations/optimum/src"
+    sources = [str(here), str(Path(qvl_export.__file__).parents[1]), str(Path(qvl_runtime.__file__).parents[1])]
     others = [path for path in filter(None, sys.path) if not (Path(path) / "optimum/commands/register").is_dir()]
-    paths = [str(here), *others]
     return subprocess.run(
         [sys.executable, "-S", "-W", "ignore", "-c", program, "export", "qvl", *map(str, arguments)],
         capture_output=True,
         text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([*sources, *others])},
         timeout=170,
     )
 

@@ -1,7 +1,7 @@
 """GPTQModel's own GPTQ on the layers of `layers.py`: writes the relative output errors that ours are tested against.
 
     python3 -m venv VENV && VENV/bin/pip install torch==2.13.0
-    VENV/bin/pip install gptqmodel==7.6.0 ./runtimes/python .
+    VENV/bin/pip install gptqmodel==7.6.0 ./runtimes/python '.[cpu,quant]'
     GPTQMODEL_CPU_WORKERS=2 VENV/bin/python -m tests.quant.against_gptqmodel
 
 Symmetric int4, damping 0.01, every ordering it offers without and with its search for clipped ranges (`mse`). It keeps

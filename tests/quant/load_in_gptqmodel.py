@@ -1,7 +1,7 @@
 """A checkpoint of `--save-gptq` in GPTQModel itself, against the float model with the weights that our reader finds.
 
     python3 -m venv VENV && VENV/bin/pip install torch==2.13.0
-    VENV/bin/pip install gptqmodel==7.6.0 ./runtimes/python .
+    VENV/bin/pip install gptqmodel==7.6.0 ./runtimes/python '.[cpu,quant]'
     GPTQMODEL_CPU_WORKERS=2 VENV/bin/python -m tests.quant.load_in_gptqmodel CHECKPOINT
 
 It computes in float16 or bfloat16 only: its weights must be ours rounded to float16, and its logits those of the float

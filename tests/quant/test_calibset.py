@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from qvl_export.errors import OutputError
+from qvl_export.errors import ExportError, OutputError
 from qvl_export.quant.calibset import BuiltSet, SetPlan, build
+from qvl_export.quant.labels import read_labels
 from qvl_export.quant.pages import Record, select
 from qvl_runtime.errors import MediaError
 from tests.exporter.test_broken_inputs import listing
@@ -144,3 +145,15 @@ def test_names_of_any_bytes_and_length(tmp_path: Path) -> None:
     _, lines, manifest = made(tmp_path / "set", tmp_path / ("扫" * 80 + "\udcff.png"))
     assert lines[0]["image"] == f"0001_{'扫' * 60}.png"
     assert manifest["source"][lines[0]["image"]]["file"].endswith("\ufffd.png")
+
+
+def test_labels_as_windows_writes_them(tmp_path: Path) -> None:
+    """A byte order mark, and backslashes in paths."""
+    (tmp_path / "may").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "may" / "p.png")
+    line = json.dumps({"image": "may\\p.png", "prompt": "Read.", "answers": ["x"]})
+    (tmp_path / "labels.jsonl").write_text(f"\ufeff{line}\n", "utf-8")
+    assert [label.image for label in read_labels(tmp_path)] == ["may/p.png"]
+    (tmp_path / "labels.jsonl").write_text(line.replace("may", "C:"))
+    with pytest.raises(ExportError, match="needs an image inside the set"):
+        read_labels(tmp_path)

@@ -24,7 +24,7 @@ from qvl_runtime.bundle import read_manifest
 from qvl_runtime.model import load
 from qvl_runtime.positions import Grid
 from qvl_runtime.sessions import vision_feeds
-from qvl_runtime.sessions.cpu import session_options
+from qvl_runtime.sessions.cpu import open_session, session_options
 from tests.heldout import HELDOUT, divergence
 from tests.oracles import tiny
 from tests.quant.layers import save_linear
@@ -35,12 +35,18 @@ WORST = {"fp32": 1e-5, "fp16": 3e-3}
 """Error of a product, as a part of its largest value: that of float32, and of float16's 11 bits."""
 
 
+@pytest.fixture(params=[False, True], ids=["vnni", "saturating"])
+def processor(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sessions as the runtime sets them up on a processor with exact byte products, and on one without."""
+    monkeypatch.setattr("qvl_runtime.sessions.cpu.saturates", lambda: request.param)
+
+
 def apply(tensor: QTensor, bias: np.ndarray, precision: str, x: np.ndarray, path: Path) -> np.ndarray:
     """x [S, K] through the target's operators for one quantized linear."""
     save_linear(lower("portable", precision, 0), tensor, bias, path)
     options = session_options(1)
     options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "0")  # float inputs, as the graph says
-    session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    session = open_session(path, options)
     return np.asarray(session.run(None, {"x": x[None]})[0][0])
 
 
@@ -52,6 +58,7 @@ def quantized(layout: Layout) -> QTensor:
     return tensor
 
 
+@pytest.mark.usefixtures("processor")
 @pytest.mark.parametrize("precision", WORST)
 @pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize("block", [32, 96])
@@ -76,6 +83,7 @@ def test_weights_kept_without_their_inputs_are_as_exact_however_small() -> None:
     assert (error < 0.01).all()
 
 
+@pytest.mark.usefixtures("processor")
 def test_static_inputs_are_rounded_as_the_scheme_thinks(tmp_path: Path) -> None:
     """Values beyond the calibrated range are cut off, the same way in both."""
     collector = Collector("x", 1, hessian=False)
@@ -88,6 +96,20 @@ def test_static_inputs_are_rounded_as_the_scheme_thinks(tmp_path: Path) -> None:
     expected = round_inputs(x, tensor.input_scale).astype(np.float64) @ tensor.dequantize().T
     assert np.abs(y - expected).max() < 1e-4 * np.abs(expected).max()
     assert np.abs(x).max() > 127 * tensor.input_scale
+
+
+def test_same_signed_static_products_are_exact_in_every_host(tmp_path: Path) -> None:
+    """Rows that saturate wherever bytes are multiplied in pairs of 16 bits, in a session that sets no option at all."""
+    collector = Collector("x", 1, hessian=False)
+    x = RNG.uniform(0.5, 1, (64, COLUMNS)).astype(np.float32)
+    collector.add(x)
+    weight = RNG.uniform(0.5, 1, (ROWS, COLUMNS)).astype(np.float32)
+    tensor = find("int8", Options(static=True)).quantize(weight, collector.statistics())
+    assert tensor.input_scale is not None
+    save_linear(lower("portable", "fp16", 0), tensor, np.zeros(ROWS, np.float32), tmp_path / "m.onnx")
+    plain = ort.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"])
+    expected = round_inputs(x, tensor.input_scale).astype(np.float64) @ tensor.dequantize().T
+    assert np.abs(plain.run(None, {"x": x[None]})[0][0] - expected).max() < 1e-5 * np.abs(expected).max()
 
 
 def test_partial_blocks_are_refused() -> None:
@@ -140,6 +162,7 @@ def test_what_overflows_float16_comes_through(tmp_path: Path, monkeypatch: pytes
     assert not np.isfinite(made("naive")).all()
 
 
+@pytest.mark.usefixtures("processor")
 @pytest.mark.parametrize(("precision", "most"), [("int8", 0.002), ("int4", 0.03)])
 def test_a_portable_bundle_reads_like_float(
     reference_bundle: Path, tmp_path: Path, precision: str, most: float

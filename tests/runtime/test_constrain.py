@@ -10,16 +10,21 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
+import jsonschema_specifications
 import numpy as np
 import pytest
 
+from qvl_runtime import __main__ as cli
+from qvl_runtime import json_schemas
 from qvl_runtime.constrain import Constraint, Grammars
 from qvl_runtime.errors import InstallError, PromptError
 from qvl_runtime.generate import Run
+from qvl_runtime.json_schemas import IgnoredKeywordWarning
 from qvl_runtime.model import Model, load
 from qvl_runtime.stream import Stream
 from tests.conftest import REFERENCE, Loader
 
+pytestmark = pytest.mark.filterwarnings("ignore::qvl_runtime.errors.TruncatedAnswerWarning")
 QUESTION = [{"role": "user", "content": "Extract the key-value information."}]
 TEXT, NUMBER = {"type": "string"}, {"type": "number"}
 
@@ -71,7 +76,7 @@ def test_a_cut_inside_a_character_is_closed_too(babbler: Model, cut: int) -> Non
     """Every answer a model could have given, token by token: 发 and 😀 are several tokens each."""
     answer = '{"kind": "发票😀é\\n \\"q\\"", "total": -12.5e3}'
     schema = thing(kind=TEXT, total=NUMBER)
-    constraint, run = babbler._grammars.constraint(schema), Run()
+    constraint, run = babbler._grammars.constraint(schema), Run(finish_reason="length")
     script = iter(babbler._ids(answer)[:cut])
     choose = constraint.chooser(lambda logits: next(script))
     said = [choose(np.zeros(babbler.manifest.llm.vocab_size, np.float32)) for _ in range(cut)]
@@ -133,6 +138,189 @@ def test_a_bad_schema_is_one_line(babbler: Model, schema: Any, reason: str) -> N
     assert "\n" not in str(caught.value)
 
 
+FLAT = thing(name=TEXT, total={"type": "integer"})
+WRAPPED: dict[str, Any] = {
+    "OpenAI's json_schema": {"name": "fields", "schema": FLAT, "strict": True},
+    "with a description": {"name": "fields", "description": "The fields.", "schema": FLAT},
+    "OpenAI's response_format": {"type": "json_schema", "json_schema": {"name": "fields", "schema": FLAT}},
+    "OpenAI's newer format": {"type": "json_schema", "name": "fields", "schema": FLAT, "strict": True},
+    "response_format itself": {"response_format": {"type": "json_schema", "json_schema": {"schema": FLAT}}},
+    "as text": json.dumps({"name": "fields", "schema": FLAT}),
+}
+
+
+@pytest.mark.parametrize("schema", WRAPPED.values(), ids=WRAPPED)
+def test_a_wrapped_schema_is_unwrapped(babbler: Model, schema: Any) -> None:
+    """It used to constrain nothing."""
+    options = {"temperature": 1.3, "seed": 1, "max_new_tokens": 30}
+    answer = babbler.generate(QUESTION, json_schema=schema, **options)
+    jsonschema.validate(json.loads(answer), FLAT)
+    assert answer == babbler.generate(QUESTION, json_schema=FLAT, **options)
+
+
+def test_json_object_is_any_object(babbler: Model) -> None:
+    assert isinstance(json.loads(babbler.generate(QUESTION, 9, json_schema={"type": "json_object"})), dict)
+
+
+def linked(**more: Any) -> dict[str, Any]:
+    """A list of which each entry holds the next."""
+    following = {"anyOf": [{"$ref": "#/$defs/entry"}, *more.get("or_else", [])]}
+    return {"$defs": {"entry": thing(next=following)}, "$ref": "#/$defs/entry"}
+
+
+ENDLESS: dict[str, dict[str, Any]] = {
+    "itself": {"$ref": "#"},
+    "each other": {"$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}}, "$ref": "#/$defs/a"},
+    "a required field": thing(a={"$ref": "#"}),
+    "a required field of any name": {"type": "object", "required": ["a"], "additionalProperties": {"$ref": "#"}},
+    "items": {"type": "array", "items": {"$ref": "#"}, "minItems": 1},
+    "first items": {"type": "array", "prefixItems": [TEXT, {"$ref": "#"}], "minItems": 2},
+    "fields": {"type": "object", "additionalProperties": {"$ref": "#"}, "minProperties": 1},
+    "in all of": {"allOf": [thing(a={"$ref": "#"}), {"type": "object"}]},
+    "every choice": {"anyOf": [thing(a={"$ref": "#"}), thing(b={"$ref": "#"})]},
+    "a linked list": linked(),
+    "escaped": {"$defs": {"a/b ~": thing(a={"$ref": "#/$defs/a~1b%20~0"})}, "$ref": "#/$defs/a~1b%20~0"},
+}
+ENDING: dict[str, dict[str, Any]] = {
+    "an optional field": {"type": "object", "properties": {"a": {"$ref": "#"}}, "additionalProperties": False},
+    "items that may be none": {"type": "array", "items": {"$ref": "#"}},
+    "a choice": {"anyOf": [NUMBER, {"type": "array", "items": {"$ref": "#"}, "minItems": 1}]},
+    "a linked list": linked(or_else=[{"type": "null"}]),
+    "a type": {"type": ["array", "null"], "items": {"$ref": "#"}, "minItems": 1},
+    "later": {"$defs": {"a": {"$ref": "#/$defs/b"}, "b": NUMBER}, "$ref": "#/$defs/a"},
+    "an anchor": {"$defs": {"a": {"$anchor": "here", **NUMBER}}, "$ref": "#here"},
+}
+
+
+@pytest.mark.parametrize("schema", ENDLESS.values(), ids=ENDLESS)
+def test_a_schema_without_a_finite_answer_is_refused(babbler: Model, schema: dict[str, Any]) -> None:
+    """The first two used to answer nothing, as if that were the answer."""
+    with pytest.raises(PromptError, match="json_schema allows no answer that ends") as caught:
+        babbler.stream(QUESTION, json_schema=schema)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("schema", ENDING.values(), ids=ENDING)
+def test_a_schema_that_refers_to_itself_may_end(babbler: Model, schema: dict[str, Any]) -> None:
+    jsonschema.validate(json.loads(babbler.generate(QUESTION, 12, json_schema=schema)), schema)
+
+
+def test_the_command_line_refuses_it(babbler: Model, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "schema.json").write_text('{"$ref": "#"}')
+    assert cli.main(["run", str(babbler.bundle), "Hi", "--json-schema", str(tmp_path / "schema.json")]) == 2
+    out = capsys.readouterr()
+    assert (out.out, out.err.count("\n")) == ("", 1)
+    assert out.err.startswith("error: json_schema allows no answer that ends")
+
+
+def test_an_engine_that_gives_up_is_no_end_of_an_answer(babbler: Model) -> None:
+    """It then allows only to stop."""
+
+    class GivenUp:
+        def compute_bitmask(self) -> bytes:
+            return bytes(64)
+
+        def is_error(self) -> bool:
+            return True
+
+        def get_error(self) -> str:
+            return "step fuel exceeded\n\na dump\nof state"
+
+    choose = Constraint(GivenUp(), babbler._grammars).chooser(lambda logits: 353)  # type: ignore[arg-type]
+    with pytest.raises(PromptError, match=r"json_schema cannot be followed: step fuel exceeded$"):
+        choose(np.zeros(babbler.manifest.llm.vocab_size, np.float32))
+
+
+IMPOSSIBLE: dict[str, dict[str, Any]] = {
+    "no choice": {"enum": []},
+    "no type": {"type": []},
+    "a forbidden field": {"type": "object", "properties": {"a": False}, "required": ["a"]},
+    "a field that may not be": thing(a=TEXT) | {"required": ["b"]},
+    "lengths": {"type": "string", "minLength": 3, "maxLength": 2},
+    "counts": {"type": "array", "minItems": 3, "maxItems": 2},
+    "types": {"allOf": [TEXT, NUMBER]},
+    "bounds apart": {"allOf": [{"type": "integer", "minimum": 5}, {"type": "integer", "maximum": 2}]},
+    "a pattern without a match": {"type": "string", "pattern": "[^\\s\\S]"},
+    "no multiple": {"type": "integer", "multipleOf": 7, "minimum": 1, "maximum": 6},
+    "a choice of another type": {"type": "integer", "enum": ["a"]},
+    "too deep": json.loads('{"items": ' * 300 + "{}" + "}" * 300),
+}
+
+
+@pytest.mark.parametrize("schema", IMPOSSIBLE.values(), ids=IMPOSSIBLE)
+def test_a_schema_that_nothing_follows_is_refused(babbler: Model, schema: dict[str, Any]) -> None:
+    with pytest.raises(PromptError, match="json_schema cannot be used: ") as caught:
+        babbler.stream(QUESTION, json_schema=schema)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_key_that_is_no_keyword_is_noted(babbler: Model) -> None:
+    """A misspelt one used to be passed over without a word."""
+    inner = {"type": "object", "requierd": ["a"], "x-order": 3, "title": "t"}
+    with pytest.warns(IgnoredKeywordWarning) as caught:
+        babbler.generate(QUESTION, 5, json_schema={"type": "array", "items": inner, "nullable": True})
+    assert [str(warning.message) for warning in caught if warning.category is IgnoredKeywordWarning] == [
+        "json_schema: 'nullable' at # is not a keyword of JSON Schema and constrains nothing",
+        "json_schema: 'requierd' at #/items is not a keyword of JSON Schema and constrains nothing, "
+        "is 'required' meant?",
+    ]
+
+
+@pytest.mark.parametrize("schema", [{"parameters": FLAT, "name": "f"}, {"propertes": {}}, {"name": "f"}], ids=str)
+def test_what_is_no_schema_is_refused(babbler: Model, schema: dict[str, Any]) -> None:
+    with pytest.raises(PromptError, match="json_schema would constrain nothing: "):
+        babbler.stream(QUESTION, json_schema=schema)
+
+
+EXAMPLES: dict[str, Any] = {
+    "type": "integer", "const": "ab", "enum": ["ab"], "multipleOf": 3, "maximum": 3, "minimum": 3,
+    "exclusiveMaximum": 3, "exclusiveMinimum": 3, "maxLength": 1, "minLength": 9, "pattern": "^b", "maxItems": 0,
+    "minItems": 3, "maxProperties": 0, "minProperties": 3, "required": ["c"], "properties": {"a": TEXT},
+    "patternProperties": {"^a": TEXT}, "additionalProperties": TEXT, "items": TEXT, "prefixItems": [TEXT],
+    "allOf": [NUMBER], "anyOf": [NUMBER], "oneOf": [NUMBER], "$ref": "#/$defs/n", "format": "date",
+    "uniqueItems": True, "contains": TEXT, "minContains": 2, "maxContains": 0, "not": {}, "if": {}, "then": False,
+    "else": False, "propertyNames": {"pattern": "^b"}, "dependentRequired": {"a": ["b"]},
+    "dependentSchemas": {"a": False}, "dependencies": {"a": ["b"]}, "unevaluatedItems": False,
+    "unevaluatedProperties": False, "$dynamicRef": "#n", "$recursiveRef": "#", "additionalItems": False,
+}  # fmt: skip
+"""A value for every keyword of the drafts by which something is not allowed."""
+
+
+def test_every_keyword_of_the_drafts_is_followed_or_refused(babbler: Model) -> None:
+    """Each of them forbids a value here, or is refused by the engine; none is passed over."""
+    values = ["x", 7, [1, 1, "x"], [], {"a": 1}, {}, {"a": 1, "b": 2}, "1999-01-01", 3, -1, {"q": 1}]
+    named = {key for meta in META for key in meta.get("properties", {})}
+    assert named <= EXAMPLES.keys() | json_schemas.ANNOTATIONS | {"$dynamicAnchor", "$recursiveAnchor"}
+    for keyword, value in EXAMPLES.items():
+        schema = {keyword: value, **({"$defs": {"n": NUMBER}} if keyword == "$ref" else {})}
+        if keyword == "additionalItems":
+            schema |= {"$schema": "http://json-schema.org/draft-07/schema#", "items": [NUMBER]}
+        if keyword not in json_schemas.KEYWORDS:
+            with pytest.raises(PromptError, match="Unimplemented keys"):
+                babbler._grammars.constraint(schema)
+            continue
+        constraints = [babbler._grammars.constraint(schema) for _ in values]
+        taken = [_takes(babbler, one, json.dumps(text)) for one, text in zip(constraints, values, strict=True)]
+        judge = jsonschema.validators.validator_for(schema, jsonschema.Draft202012Validator)(schema)
+        valid = [judge.is_valid(value) for value in values]
+        if keyword != "format":  # an annotation to jsonschema
+            assert taken == valid, keyword
+        assert not all(taken), keyword
+
+
+def _takes(model: Model, constraint: Constraint, text: str) -> bool:
+    matcher = constraint._matcher
+    return all(matcher.consume_token(token) for token in model._ids(text)) and matcher.is_accepting()
+
+
+META = [
+    schema.contents
+    for uri in jsonschema_specifications.REGISTRY
+    if "2020-12" in uri or uri.rstrip("#").endswith(("2019-09/schema", "draft-07/schema"))
+    for schema in [jsonschema_specifications.REGISTRY[uri]]
+]
+
+
 def test_a_schema_and_ignore_eos_exclude_each_other(babbler: Model) -> None:
     with pytest.raises(PromptError, match="exclude each other"):
         babbler.stream(QUESTION, json_schema={}, ignore_eos=True)
@@ -165,7 +353,7 @@ def test_endings_are_searched_not_guessed(babbler: Model) -> None:
     def nothing() -> Iterator[int]:
         return iter(())
 
-    text = babbler.tokenizer.decode(list(constraint.closed(nothing(), Run())))
+    text = babbler.tokenizer.decode(list(constraint.closed(nothing(), Run(finish_reason="length"))))
     jsonschema.validate(json.loads(text), SCHEMAS["a pattern that could go on for ever"])
 
 

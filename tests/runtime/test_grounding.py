@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,48 @@ ANSWERS: dict[str, tuple[str, list[Any]]] = {
     "cut in numbers": (JSON[: JSON.index(", 80")], [A]),
     "cut in the first": (JSON[:20], []),
     "trailing comma": (JSON.replace('"a"}', '"a",}'), [A, B]),
+    "trailing commas": (
+        '[{"bbox_2d": [10, 20, 30, 40,], "label": "a",}, {"label": "b", "bbox_2d": [50, 60, 70, 80], },]',
+        [A, B],
+    ),
+    "Python's quotes": (JSON.replace('"', "'"), [A, B]),
+    "Python's quotes, cut off": (JSON.replace('"', "'")[:-3], [A, B]),
+    "an apostrophe in Python's quotes": (
+        "[{'label': 'John's a', 'bbox_2d': [10, 20, 30, 40]}]",
+        [Box("John's a", 10, 20, 30, 40)],
+    ),
+    "an escaped apostrophe": (
+        r"{'bbox_2d': (), 'bbox_2d': [10, 20, 30, 40], 'label': 'John\'s'}",
+        [Box("John's", 10, 20, 30, 40)],
+    ),
+    "both quotes": ("{'bbox_2d': [10, 20, 30, 40], 'label': \"it's\"}", [Box("it's", 10, 20, 30, 40)]),
+    "numbers as text": ('{"bbox_2d": ["10", "20.0", " 30 ", "40"], "label": "a"}', [A]),
+    "numbers as text, Python's": ("{'bbox_2d': ['10', '20', '30', '40'], 'label': 'a'}", [A]),
+    "a list as text": ('{"bbox_2d": "[10, 20, 30, 40]", "label": "a"}', [A]),
+    "numbers in a text": (
+        '{"bbox_2d": "10, 20,30, 40", "label": "a"},{"bbox_2d": "(50,60),(70,80)", "label": "b"}',
+        [A, B],
+    ),
+    "a list as text in what is cut": ('{"bbox_2d": "10,20,30,40", "label": "a", "x"', [A]),
+    "words as numbers": (
+        '{"bbox_2d": ["10", "20", "x", "40"]}, {"bbox_2d": "left"}, {"bbox_2d": ["1e3", "2", "3", "4"]}',
+        [],
+    ),
+    "several lists with trailing commas": (
+        '{"bbox_2d": [[10, 20, 30, 40,], [50, 60, 70, 80],], "label": "a",}',
+        [A, Box("a", 50, 60, 70, 80)],
+    ),
+    "under a key, with a trailing comma": (
+        '{"a": {"bbox_2d": [10, 20, 30, 40],}, "b": [{"bbox_2d": [50, 60, 70, 80]}],}',
+        [A, B],
+    ),
+    "under a key, cut off": ('{"a": {"bbox_2d": [10, 20, 30, 40]}, "b": {"bbox_2d": [50, 60, 70, 80]}', [A, B]),
+    "escapes in what is cut off": (
+        r'{"bbox_2d": [10, 20, 30, 40], "label": "\u53d1 \"q\""',
+        [Box('发 "q"', 10, 20, 30, 40)],
+    ),
+    "a zero": ('{"bbox_2d": [0, 0, 30, 40], "label": "a"}', [Box("a", 0, 0, 30, 40)]),
+    "deep lists": ('{"bbox_2d": ' + "[" * 500 + "1" + "]" * 500 + "}", []),
     "order": ('{"label": "a", "bbox_2d": [10, 20, 30, 40]}', [A]),
     "braces in a label": (
         '[{"bbox_2d": [10, 20, 30, 40], "label": "a {b} [c]"}]',
@@ -131,6 +174,46 @@ def test_marked_answers(answer: str, expected: list[Any]) -> None:
     for name, mark in {"ref": "object_ref", "box": "box", "quad": "quad"}.items():
         answer = answer.replace(f"</{name}>", f"<|{mark}_end|>").replace(f"<{name}>", f"<|{mark}_start|>")
     assert parse(answer, "qwen2_vl", (1000, 1000)) == expected
+
+
+SIZE = 60_000
+HOSTILE = {
+    "qwen": [
+        "(1,2),",
+        "(1,2)",
+        " ",
+        "<box> ",
+        "<ref>",
+        "<box>(1,2)",
+        "(1,",
+        "( ",
+        "a\n(1,2)",
+        "(1,2),(3,4) x",
+        "x<ref>",
+    ],
+    "qwen3_vl": [
+        *('{"a":', "{", '{"', '{"x":[', "{},", '{"bbox_2d":[', '"bbox_2d":[', '{"label":"x', "{'", '{"a":[1,2,{"b":'),
+        *('{"bbox_2d":[1,2,3,4],"label":"a",},', '{"bbox_2d":["\\', "{'label':'a'b", '{"bbox_2d":[[1,', "1,"),
+    ],
+}
+
+
+@pytest.mark.parametrize(("family", "unit"), [(family, unit) for family in HOSTILE for unit in HOSTILE[family]])
+@pytest.mark.parametrize("start", ["", "(1,2)", '{"bbox_2d":['])
+def test_hostile_answers_take_no_long_time(family: str, unit: str, start: str) -> None:
+    """Time grows with the length alone; it used to grow with its square: minutes here, hours for a megabyte."""
+    answer = start + unit * (SIZE // len(unit))
+    began = time.process_time()
+    parse(answer, family, (1000, 1000))
+    parse(answer + " ,(", family, (1000, 1000))
+    assert time.process_time() - began < 10
+
+
+def test_many_nested_boxes_take_no_long_time() -> None:
+    boxes = ",".join(['{"bbox_2d": [1, 2, 3, 4]}'] * 8000)
+    began = time.process_time()
+    assert len(parse('{"a":' * 400 + f"[{boxes}]" + "}" * 400, "qwen3_vl", (1000, 1000))) == 8000
+    assert time.process_time() - began < 5
 
 
 def test_an_unknown_family_is_named() -> None:

@@ -117,6 +117,7 @@ MALFORMED = {
     "no text": ([{"role": "user", "content": "  "}], "the prompt is empty"),
     "no parts": ([user()], "the prompt is empty"),
     "a string": ("Read the text.", "not a list"),
+    "a number": (5, "not a list"),
     "a dict": ({"role": "user", "content": "x"}, "not a list"),
     "no role": ([{"content": "x"}], "needs a role among"),
     "unknown role": ([{"role": "robot", "content": "x"}], "needs a role among system, user"),

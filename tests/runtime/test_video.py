@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import builtins
+import io
+import random
 import re
 import sys
 from pathlib import Path
@@ -14,6 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
+from qvl_runtime import media, video
 from qvl_runtime.errors import InstallError, MediaError, PromptError
 from qvl_runtime.model import Model
 from qvl_runtime.preprocess import smart_resize
@@ -220,6 +223,102 @@ def test_what_is_no_video(tiny: Model, tmp_path: Path, film: Path) -> None:
         tiny.prompt(ask(video=np.zeros((0, 8, 8, 3), np.uint8)))
     with pytest.raises(MediaError, match="float64 array"):
         tiny.prompt(ask(video=np.zeros((2, 8, 8, 3))))
+
+
+PLAYLISTS = {
+    "list.m3u8": "#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:4.5,\n{film}\n#EXT-X-ENDLIST\n",
+    "list.ffconcat": "ffconcat version 1.0\nfile {film}\n",
+    "list.mpd": '<MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="static" mediaPresentationDuration="PT4S"><Period>'
+    '<AdaptationSet mimeType="video/mp4"><Representation id="1" bandwidth="1"><BaseURL>{film}</BaseURL>'
+    "<SegmentBase/></Representation></AdaptationSet></Period></MPD>",
+    "list.sdp": "v=0\nc=IN IP4 127.0.0.1\nm=video 9 RTP/AVP 96\na=rtpmap:96 H264/90000\n",
+}
+
+
+@pytest.mark.parametrize("name", PLAYLISTS)
+def test_files_that_name_other_files_are_no_videos(name: str, tmp_path: Path, film: Path) -> None:
+    """What they name is no business of whoever gives a video; FFmpeg would open it."""
+    (tmp_path / "film.ts").write_bytes(transport_stream(film))
+    (tmp_path / name).write_text(PLAYLISTS[name].format(film="film.ts"))
+    with pytest.raises(MediaError, match=rf"{name}: cannot be read as a video: Invalid"):
+        load_clip(tmp_path / name, Sampling(), lambda *_: (56, 56))
+    assert load_clip(tmp_path / "film.ts", Sampling(), lambda *_: (56, 56)).frames
+
+
+def transport_stream(film: Path) -> bytes:
+    """The same film in the form of a broadcast."""
+    content = io.BytesIO()
+    with av.open(str(film)) as source, av.open(content, "w", format="mpegts") as container:
+        stream = container.add_stream("mpeg2video", rate=RATE)
+        stream.width, stream.height, stream.pix_fmt = *SIZE, "yuv420p"
+        for frame in source.decode(video=0):
+            container.mux(stream.encode(frame.reformat(format="yuv420p")))
+        container.mux(stream.encode())
+    return content.getvalue()
+
+
+def test_names_with_colons_and_metadata_in_latin(tmp_path: Path, film: Path) -> None:
+    path = tmp_path / "http:film 50%d.mp4"
+    source = film.read_bytes()
+    at = source.index(b"Lavf")
+    path.write_bytes(source[:at] + b"\xfc" + source[at + 1 :])
+    assert load_clip(path, Sampling(), lambda *_: (56, 56)).frames
+
+
+@pytest.fixture(scope="module")
+def short(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """Six small frames."""
+    path = tmp_path_factory.mktemp("short") / "short.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=RATE)
+        stream.width, stream.height, stream.pix_fmt = 32, 32, "yuv420p"
+        for index in range(6):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.full((32, 32, 3), shade(index), np.uint8))))
+        container.mux(stream.encode())
+    return path.read_bytes()
+
+
+def test_damaged_films_are_read_or_refused(short: bytes, tmp_path: Path) -> None:
+    """Nothing but MediaError comes out of them; most damage is in the boxes at the end, which say what the film is."""
+    rng, path, refused, read = random.Random(0), tmp_path / "damaged.mp4", 0, 0
+    for _ in range(200):
+        damaged = bytearray(short)
+        for _ in range(rng.randint(1, 4)):
+            place = rng.randrange(len(damaged)) if rng.random() < 0.5 else len(damaged) - rng.randrange(1, 900)
+            damaged[place : place + 4] = rng.choice([b"\xff" * 4, b"\0" * 4, b"\x7f\xff\xff\xff", rng.randbytes(1)])
+        path.write_bytes(damaged)
+        try:
+            clip = load_clip(path, Sampling(), lambda *_: (56, 56))
+        except MediaError as error:
+            refused += str(error).startswith(f"{path}: ") and len(str(error)) < 400
+        else:
+            read += {frame.size for frame in clip.frames} == {(56, 56)}
+    assert refused + read == 200
+    assert min(refused, read) > 20
+
+
+def test_a_frame_larger_than_the_file_says_is_not_decoded(film: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The size in the file is looked at before; a decoder may find another in the stream."""
+    seen: list[dict[str, str]] = []
+    length = video._length
+
+    def noting(container: Any, path: Path) -> tuple[int, float]:
+        found = length(container, path)
+        seen.append(container.streams.video[0].codec_context.options)
+        return found
+
+    monkeypatch.setattr(video, "_length", noting)
+    load_clip(film, Sampling(), lambda *_: (56, 56))
+    assert seen == [{"max_pixels": str(media.MAX_IMAGE_PIXELS)}]
+    monkeypatch.setattr(video, "MAX_IMAGE_PIXELS", SIZE[0] * SIZE[1] - 1)
+    with pytest.raises(MediaError, match=r"film\.mp4: 320 × 240 pixels are too many"):
+        load_clip(film, Sampling(), lambda *_: (56, 56))
+
+
+def test_as_many_frames_as_a_damaged_file_claims(film: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(video, "_length", lambda *_: (1 << 40, float(RATE)))
+    with pytest.raises(PromptError, match="ask for at most 65,536"):
+        load_clip(film, Sampling.of({"nframes": 1 << 39}), lambda *_: (56, 56))
 
 
 def test_a_file_that_ends_too_soon_repeats_its_last_frame(film: Path, monkeypatch: pytest.MonkeyPatch) -> None:

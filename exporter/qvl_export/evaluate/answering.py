@@ -1,4 +1,4 @@
-"""One model answers an evaluation set, in a process of its own: `python -m qvl_export.evaluate.answering JOB.json`.
+"""One model answers an evaluation set, in a process of its own: `python -m qvl_export.evaluate.answering`.
 
 Results are appended item by item, so that a killed comparison goes on; a failing item is recorded as such. No exporter
 package is imported here (the PyTorch reference aside), so that the peak memory reported is the runtime's.
@@ -10,9 +10,10 @@ import contextlib
 import re
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import groupby
 from pathlib import Path
-from typing import Any, Protocol, TextIO
+from typing import Any, NamedTuple, Protocol, TextIO
 
 import msgspec
 import numpy as np
@@ -26,6 +27,8 @@ from .dataset import EvalSet, Item
 from .records import Cost, Record, Records, appending
 
 HF = "hf"
+FAILURES = (QvlError, ArithmeticError, ValueError, TypeError, RuntimeError, OSError, MemoryError)
+"""What an item may fail with."""
 Floats = npt.NDArray[np.float32]
 
 
@@ -47,8 +50,10 @@ class Job(msgspec.Struct, frozen=True):
     reference: bool
     threads: int | None
     max_new_tokens: int | None
+    use_generation_config: bool = False
     rank: int = 0
     workers: int = 1
+    template_args: dict[str, Any] = {}
 
     def items(self) -> Iterator[Item]:
         """This process's share."""
@@ -60,23 +65,38 @@ class Answerer(Protocol):
     """A loaded model, see `BundleAnswerer` and `hf.HfAnswerer`."""
 
     def answer(self, messages: list[dict[str, Any]], limit: int | None) -> Record:
-        """A record with the greedy answer, its tokens (the stop token too), times and sizes."""
+        """A record with the answer, its tokens (the stop token too), times and sizes."""
 
     def logits(self, messages: list[dict[str, Any]], tokens: list[int]) -> Floats:
         """Teacher-forced logits [tokens, vocab]."""
+
+    def forget(self) -> None:
+        """Answer what comes next as if it were the first, though images may be known."""
+
+    def prime(self, messages: list[dict[str, Any]], limit: int | None) -> None:
+        """Be as after `answer`, without its answer: what is asked next about the page comes to the same bits."""
 
 
 class BundleAnswerer:
     """A bundle in the runtime that ships."""
 
-    def __init__(self, path: str, threads: int | None) -> None:
+    def __init__(
+        self, path: str, threads: int | None, template_args: dict[str, Any], use_generation_config: bool = False
+    ) -> None:
         from qvl_runtime import load
 
-        self._model = load(path, threads)
+        self._model, self._template_args = load(path, threads), template_args
         self._patch = self._model.manifest.image.patch_size
+        self._recommended = use_generation_config
 
     def answer(self, messages: list[dict[str, Any]], limit: int | None) -> Record:
-        stream = self._model.stream(messages, limit)
+        stream = self._model.stream(
+            messages,
+            limit,
+            seed=0,
+            template_args=self._template_args,
+            use_generation_config=self._recommended,
+        )
         text, run = "".join(stream), stream.run
         placed = stream.prompt.placed if stream.prompt else ()
         size = placed[0].media.frames[0].size if placed else (1, 1)
@@ -84,7 +104,7 @@ class BundleAnswerer:
         return Record(
             answer=text,
             tokens=[*run.tokens, *([] if run.stop_token is None else [run.stop_token])],
-            finish_reason=run.finish_reason,
+            finish_reason=run.finish_reason or "",
             first_token_seconds=round(run.times.first_token, 5),
             decode_seconds=round(run.times.decode, 5),
             size=size,
@@ -92,7 +112,13 @@ class BundleAnswerer:
         )
 
     def logits(self, messages: list[dict[str, Any]], tokens: list[int]) -> Floats:
-        return self._model.logits(messages, tokens)
+        return self._model.logits(messages, tokens, template_args=self._template_args)
+
+    def forget(self) -> None:
+        self._model._decoder.clear()
+
+    def prime(self, messages: list[dict[str, Any]], limit: int | None) -> None:
+        next(self._model.stream(messages, limit), None)
 
 
 def run(job: Job, told: TextIO = sys.stdout) -> None:
@@ -101,27 +127,53 @@ def run(job: Job, told: TextIO = sys.stdout) -> None:
     done, memory, began = Records(directory, job.name), PeakMemory(), time.perf_counter()
     model, seconds = _open(job), time.perf_counter() - began
     memory.take()
-    page: Path | None = None
+    answered = False
     with appending(directory, job.name, job.rank) as append:
-        for item in job.items():
-            known = done.answered(item.index)
-            if known is None:
-                record = _item(job, model, item, None, memory)
-                append(msgspec.structs.replace(record, item=item.index, fresh=item.image != page))
-                page = item.image
-                print("x" if record.error else ".", file=told, flush=True)
-            elif job.reference and not _scratch(job, item.index).is_file():
-                _item(job, model, item, known, memory)
-    if page or not Cost.place(directory, job.name, job.rank).is_file():  # forced runs alone are not what it costs
+        for _, items in groupby(job.items(), lambda item: item.image):
+            model.forget()
+            for turn in _turns(job, items, done):
+                for earlier in turn.unasked:
+                    _prime(job, model, earlier)
+                record = _item(job, model, turn.item, turn.known, memory)
+                if turn.known is None:
+                    append(msgspec.structs.replace(record, item=turn.item.index, fresh=turn.fresh))
+                    answered = True
+                    print("x" if record.error else ".", file=told, flush=True)
+    if answered or not Cost.place(directory, job.name, job.rank).is_file():  # forced runs alone are not what it costs
         Cost(round(seconds, 3), memory.megabytes).save(directory, job.name, job.rank)
+
+
+class _Turn(NamedTuple):
+    """An item to run, those before it about its page that an earlier run did, and whether it is the page's first."""
+
+    item: Item
+    known: Record | None
+    unasked: list[Item]
+    fresh: bool
+
+
+def _turns(job: Job, items: Iterable[Item], done: Records) -> Iterator[_Turn]:
+    """The items about a page that are still to be run.
+
+    What was answered before is asked again without its answer, so that a run that goes on finds the same bits in the
+    KV cache as one that was never interrupted.
+    """
+    unasked: list[Item] = []
+    for number, item in enumerate(items):
+        known = done.answered(item.index)
+        if known is None or (job.reference and not _scratch(job, item.index).is_file()):
+            yield _Turn(item, known, unasked, number == 0)
+            unasked = []
+        else:
+            unasked.append(item)
 
 
 def _open(job: Job) -> Answerer:
     if job.engine == HF:
         from .hf import HfAnswerer
 
-        return HfAnswerer(job.model, job.threads)
-    return BundleAnswerer(job.model, job.threads)
+        return HfAnswerer(job.model, job.threads, job.template_args, job.use_generation_config)
+    return BundleAnswerer(job.model, job.threads, job.template_args, job.use_generation_config)
 
 
 def _scratch(job: Job, index: int) -> Path:
@@ -130,17 +182,28 @@ def _scratch(job: Job, index: int) -> Path:
 
 def _item(job: Job, model: Answerer, item: Item, known: Record | None, memory: PeakMemory) -> Record:
     """Answer and agreement of one item; whatever goes wrong with it is its error."""
-    parts = [{"type": "image", "image": str(item.image)}, {"type": "text", "text": item.label.prompt}]
-    messages: list[dict[str, Any]] = [{"role": "user", "content": parts}]
+    messages = _messages(item)
     try:
+        if known:
+            model.prime(messages, job.max_new_tokens)
         with memory.counting():
             record = known or model.answer(messages, job.max_new_tokens)
         if job.reference:
             keep(model.logits(messages, record.tokens), record.tokens).save(_scratch(job, item.index))
             return record
         return msgspec.structs.replace(record, agreement=_agreement(job, model, messages, item.index))
-    except (QvlError, ArithmeticError, ValueError, TypeError, RuntimeError, OSError, MemoryError) as error:
+    except FAILURES as error:
         return Record(error=f"{type(error).__name__}: {error}"[:500])
+
+
+def _prime(job: Job, model: Answerer, item: Item) -> None:
+    with contextlib.suppress(*FAILURES):
+        model.prime(_messages(item), job.max_new_tokens)
+
+
+def _messages(item: Item) -> list[dict[str, Any]]:
+    parts = [{"type": "image", "image": str(item.image)}, {"type": "text", "text": item.label.prompt}]
+    return [{"role": "user", "content": parts}]
 
 
 def _agreement(job: Job, model: Answerer, messages: list[dict[str, Any]], index: int) -> Agreement | None:
@@ -188,10 +251,10 @@ def _high_water() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
 
 
-def main(path: str) -> int:
-    """Answer as the job in a file says."""
-    return serve(path, Job, run)
+def main() -> int:
+    """Answer as the job on standard input says."""
+    return serve(Job, run)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    sys.exit(main())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..processes import Pool
 from ..progress import Progress
@@ -25,6 +26,8 @@ class Area:
     workers: int
     threads: int
     max_new_tokens: int | None
+    template_args: dict[str, Any]
+    use_generation_config: bool = False
 
     @property
     def scratch(self) -> Path:
@@ -66,8 +69,10 @@ class Area:
                 reference=reference,
                 threads=threads,
                 max_new_tokens=self.max_new_tokens,
+                use_generation_config=self.use_generation_config,
                 rank=rank,
                 workers=self.workers,
+                template_args=self.template_args,
             )
             for rank in range(self.workers)
         ]

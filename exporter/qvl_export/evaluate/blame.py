@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
-import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -18,8 +19,9 @@ from qvl_runtime.media import check_aspect, load_pages
 from ..errors import ExportError
 from ..processes import run_jobs
 from ..progress import Progress, Silent
+from ..scratch import scratch
 from .answering import HF
-from .exposing import STREAM, streams
+from .exposing import STREAM, copied, streams
 from .keys import model_keys
 from .tapping import LOGITS, TapJob
 from .taps import Taps, file_name
@@ -39,7 +41,11 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class BlamePlan:
-    """Two models and one input; `into`: a stage whose linears are looked at too; `hf`: PyTorch is the reference."""
+    """Two models and one input; `into`: a stage whose linears are looked at too; `hf`: PyTorch is the reference.
+
+    `template_args` are variables of the chat template. What is only needed meanwhile lies in `work`, or where the
+    system keeps such.
+    """
 
     reference: Path
     bundle: Path
@@ -48,6 +54,8 @@ class BlamePlan:
     into: str | None = None
     threads: int | None = None
     hf: bool = False
+    template_args: Mapping[str, Any] = field(default_factory=dict)
+    work: Path | None = None
 
 
 class Likeness(msgspec.Struct, frozen=True):
@@ -92,11 +100,11 @@ def blame(plan: BlamePlan, progress: Progress | None = None) -> Blame:
     """Run the reference, then the bundle, each in its own process, and compare; raises ExportError, BundleError."""
     progress = progress or Silent()
     _check(plan)
-    with tempfile.TemporaryDirectory(prefix="qvl-blame-") as directory:
-        taps = [_tapped(plan, name, Path(directory), progress) for name in ("reference", "bundle")]
+    with scratch(plan.work) as directory:
+        taps = [_tapped(plan, name, directory, progress) for name in ("reference", "bundle")]
         _check_alike(plan, *taps)
         both = [name for name in taps[1].stages if name in taps[0].stages]
-        found = [_stage(Path(directory), name, taps[1]) for name in both]
+        found = [_stage(directory, name, taps[1]) for name in both]
     inner = [stage for stage in found if "/" in stage.name]
     return judge(plan, with_added([stage for stage in found if "/" not in stage.name]), inner)
 
@@ -122,8 +130,10 @@ def _tapped(plan: BlamePlan, name: str, directory: Path, progress: Progress) -> 
     engine = HF if plan.hf and name == "reference" else "bundle"
     out = directory / name
     out.mkdir()
-    job = TapJob(str(model), engine, tuple(map(str, plan.images)), plan.prompt, str(out), plan.threads, plan.into)
-    run_jobs(TAPPING, [job], lambda _: None)
+    images, arguments = tuple(map(str, plan.images)), dict(plan.template_args)
+    with copied(model, out) if engine != HF else contextlib.nullcontext(out) as copy:
+        job = TapJob(str(model), engine, images, plan.prompt, str(out), plan.threads, plan.into, arguments, str(copy))
+        run_jobs(TAPPING, [job], lambda _: None)
     return msgspec.json.decode((out / "taps.json").read_bytes(), type=Taps)
 
 

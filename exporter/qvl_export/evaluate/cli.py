@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,24 +13,50 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
+from qvl_runtime.printable import printable
+from qvl_runtime.standard_streams import show
+
+from ..progress import RichProgress
+
 LIMIT_EXCEEDED = 1
+LINE_SECONDS = 30
+COMPARE_EXAMPLES = """\b
+Examples:
+  qvl-export compare fp16 int8 int4 --data my_set --out report
+  qvl-export compare CHECKPOINT int4 --reference hf --data my_set --out report
+  qvl-export compare fp16 int4 --data my_set --out report --fail-if "cer>+0.5pt" --undecided fail"""
+BLAME_EXAMPLES = """\b
+Examples:
+  qvl-export blame fp16 int4 --image page.png "What is the total?"
+  qvl-export blame fp16 int4 --image page.png --into llm.layers.2"""
+SWEEP_EXAMPLES = """\b
+Example:
+  qvl-export sweep CHECKPOINT --pixels 200704,501760 --precisions fp16,int4 --data my_set --out sweep"""
+EVAL_EXAMPLES = """\b
+Example:
+  qvl-export eval build my_scans/ truth.csv my_set
+A row of truth.csv (commas, semicolons or tabs):
+  image,prompt,task,answer,kind
+  may/invoice.png,What is the total?,qa,12.00,invoice"""
 Directory = click.Path(path_type=Path)
 
 
 class ItemProgress:
-    """A bar over items on a terminal, a line a stage elsewhere, nothing with `quiet`."""
+    """A bar over items on a terminal, plain lines elsewhere, nothing with `quiet`."""
 
     def __init__(self, quiet: bool) -> None:
         self._console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
         columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
         self._bar = Bar(*columns, console=self._console, transient=True)
         self._task: TaskID | None = None
+        self._lines = _Lines(0)
 
     def stage(self, text: str, total: int = 0) -> None:
-        self._console.print(text)
+        self._console.print(printable(text), markup=False)  # names may look like markup
         if self._task is not None:
             self._bar.remove_task(self._task)
             self._task = None
+        self._lines = _Lines(total)
         if total and self._console.is_terminal:
             self._bar.start()
             self._task = self._bar.add_task("", total=total)
@@ -37,10 +64,32 @@ class ItemProgress:
     def advance(self, count: int) -> None:
         if self._task is not None:
             self._bar.advance(self._task, count)
+        elif line := self._lines.after(count):
+            self._console.print(line)
 
     def stop(self) -> None:
         if self._bar.live.is_started:  # Rich ends even a bar that never began with an empty line
             self._bar.stop()
+
+
+class _Lines:
+    """What is said of items where there is no bar: a line per tenth, and at least one in half a minute."""
+
+    def __init__(self, total: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._total, self._clock = total, clock
+        self._done, self._told, self._began = 0, 0, clock()
+        self._last = self._began
+
+    def after(self, count: int) -> str:
+        """A line, if it is time for one."""
+        self._done += count
+        now = self._clock()
+        due = self._done - self._told >= max(1, self._total // 10) or now - self._last >= LINE_SECONDS
+        if not self._total or not due:
+            return ""
+        self._told, self._last = self._done, now
+        left = (now - self._began) / self._done * (self._total - self._done)
+        return f"  {self._done} of {self._total}" + (f", {left:.0f} s left" if self._done < self._total else "")
 
 
 def register(cli: click.Group) -> None:
@@ -49,40 +98,55 @@ def register(cli: click.Group) -> None:
         cli.add_command(command)
 
 
-@click.command()
+@click.command(epilog=COMPARE_EXAMPLES)
 @click.argument("reference", type=Directory)
 @click.argument("bundles", nargs=-1, required=True, type=Directory)
 @click.option("--data", required=True, type=Directory, help="Evaluation set: images and labels.jsonl.")
 @click.option("--out", required=True, type=Directory, help="Where index.html, report.md and report.json go.")
-@click.option("--items", type=click.IntRange(1), help="Ask so many of the set, drawn with a fixed seed (default: all).")
+@click.option(
+    "--items", type=click.IntRange(1), help="Ask at most N items of the set, drawn with a fixed seed (default: all)."
+)
 @click.option("--threads", type=click.IntRange(1), help="Cores for all processes together (default: all).")
-@click.option("--workers", type=click.IntRange(1), help="Processes a model, side by side (default: one a machine).")
+@click.option("--workers", type=click.IntRange(1), help="Worker processes per model (default: one per machine).")
 @click.option("--ray", metavar="ADDRESS", help="Spread the items over the Ray cluster there.")
 @click.option("--max-new-tokens", type=click.IntRange(1), help="Longest answer (default: the runtime's).")
+@click.option("--use-generation-config", is_flag=True, help="Answer as the checkpoint recommends, not greedily.")
 @click.option("--reference", "engine", type=click.Choice(["bundle", "hf"]), default="bundle", show_default=True,
               help="What REFERENCE is: a bundle, or a checkpoint run by PyTorch.")  # fmt: skip
 @click.option("--fail-if", "gates", multiple=True, metavar="COND", help='Such as "cer>+0.5pt": exit 1 where exceeded.')
+@click.option("--undecided", type=click.Choice(["pass", "fail"]), help="What --fail-if does about tasks with too few "
+              "items to decide: exit 0 (default: pass) or 1.")  # fmt: skip
 @click.option("--blame/--no-blame", "blamed", default=True, show_default=True, help="Trace the worst item by layer.")
+@click.option("--template-arg", "template_args", multiple=True, metavar="NAME=VALUE",
+              help="A variable of the chat template, such as enable_thinking=false; may be repeated.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print report.json instead of the summary.")
 @click.option("--quiet", is_flag=True, help="No progress.")
 def compare(
     reference: Path, bundles: tuple[Path, ...], data: Path, out: Path, engine: str, gates: tuple[str, ...],
-    blamed: bool, as_json: bool, quiet: bool, **options: Any,
+    undecided: str | None, blamed: bool, as_json: bool, quiet: bool, **options: Any,
 ) -> None:  # fmt: skip
     """What BUNDLES lose against REFERENCE on the documents in --data, with statistics.
 
     Goes on where a killed run stopped; with more BUNDLES later, answers that are there are used again.
     """
+    from qvl_runtime.chat import parse_arguments
+
     from .compare import ComparePlan
     from .verdict import parse_gate
 
+    options["template_args"] = parse_arguments(options["template_args"])
     limits = tuple(parse_gate(gate) for gate in gates)
     plan = ComparePlan(reference, bundles, data, out, hf=engine == "hf", blame=blamed, gates=limits, **options)
-    _compare(plan, as_json, quiet)
+    if undecided and not gates:
+        raise click.UsageError("--undecided is for --fail-if: add one, or leave it out")
+    _compare(plan, as_json, quiet, undecided == "fail")
 
 
-def _compare(plan: Any, as_json: bool, quiet: bool) -> None:
-    """Run the comparison, write the report, print it, and exit with 1 where a limit is exceeded."""
+def _compare(plan: Any, as_json: bool, quiet: bool, must_decide: bool = False) -> None:
+    """Run the comparison, write the report, print it, and exit with 1 where a limit is exceeded.
+
+    With `must_decide` it does so too where there are too few items to tell.
+    """
     import msgspec
 
     from .compare import compare as run
@@ -95,18 +159,19 @@ def _compare(plan: Any, as_json: bool, quiet: bool) -> None:
         write(report, plan.out)
     finally:
         progress.stop()
-    click.echo(msgspec.json.encode(report).decode() if as_json else markdown(report))
+    show(msgspec.to_builtins(report) if as_json else markdown(report))
     if not as_json:
         click.echo(f"{plan.out / 'index.html'}: the whole report")
-    for line in undecided(report, plan.gates):
+    open_questions, stopped = undecided(report, plan.gates), exceeded(report, plan.gates)
+    for line in open_questions:
         click.echo(f"not decided: {line}", err=True)
-    if stopped := exceeded(report, plan.gates):
-        for line in stopped:
-            click.echo(f"exceeded: {line}", err=True)
+    for line in stopped:
+        click.echo(f"exceeded: {line}", err=True)
+    if stopped or (must_decide and open_questions):
         sys.exit(LIMIT_EXCEEDED)
 
 
-@click.command()
+@click.command(epilog=BLAME_EXAMPLES)
 @click.argument("reference", type=Directory)
 @click.argument("bundle", type=Directory)
 @click.argument("prompt", default="Read the text.")
@@ -115,38 +180,47 @@ def _compare(plan: Any, as_json: bool, quiet: bool) -> None:
 @click.option("--reference", "engine", type=click.Choice(["bundle", "hf"]), default="bundle", show_default=True,
               help="What REFERENCE is: a bundle, or a checkpoint run by PyTorch.")  # fmt: skip
 @click.option("--threads", type=click.IntRange(1), help="Cores to use (default: all).")
+@click.option("--template-arg", "template_args", multiple=True, metavar="NAME=VALUE",
+              help="A variable of the chat template, such as enable_thinking=false; may be repeated.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--quiet", is_flag=True, help="No progress.")
 def blame(
     reference: Path, bundle: Path, prompt: str, images: tuple[Path, ...], into: str | None, engine: str,
-    threads: int | None, as_json: bool,
+    threads: int | None, template_args: tuple[str, ...], as_json: bool, quiet: bool,
 ) -> None:  # fmt: skip
     """Where BUNDLE loses against REFERENCE on one input: cosine and SQNR after every stage."""
     import msgspec
 
+    from qvl_runtime.chat import parse_arguments
+
     from .blame import BlamePlan, describe
     from .blame import blame as run
 
-    plan = BlamePlan(reference, bundle, images, prompt, into, threads, hf=engine == "hf")
-    progress = ItemProgress(as_json)
+    arguments = parse_arguments(template_args)
+    plan = BlamePlan(reference, bundle, images, prompt, into, threads, engine == "hf", arguments)
+    progress = ItemProgress(quiet or as_json)
     try:
         found = run(plan, progress)
     finally:
         progress.stop()
-    click.echo(msgspec.json.encode(found).decode() if as_json else describe(found))
+    show(msgspec.to_builtins(found) if as_json else describe(found))
 
 
-@click.command()
+@click.command(epilog=SWEEP_EXAMPLES)
 @click.argument("checkpoint")
 @click.option("--pixels", required=True, metavar="A,B,C", help="Pixel bounds to try, such as 200704,501760,1003520.")
 @click.option("--precisions", required=True, metavar="P,Q", help="Precisions to try, such as fp16,int4.")
 @click.option("--data", required=True, type=Directory, help="Evaluation set: images and labels.jsonl.")
 @click.option("--out", required=True, type=Directory, help="Where bundles and the report go.")
 @click.option("--calib", type=Directory, help="Calibration set for precisions that are quantized.")
-@click.option("--items", type=click.IntRange(1), help="Ask so many of the set (default: all).")
+@click.option("--items", type=click.IntRange(1), help="Ask at most N items of the set (default: all).")
 @click.option("--threads", type=click.IntRange(1), help="Cores for all processes together (default: all).")
-@click.option("--workers", type=click.IntRange(1), help="Processes a model, side by side (default: one a machine).")
+@click.option("--workers", type=click.IntRange(1), help="Worker processes per model (default: one per machine).")
 @click.option("--ray", metavar="ADDRESS", help="Spread the items over the Ray cluster there.")
 @click.option("--max-new-tokens", type=click.IntRange(1), help="Longest answer (default: the runtime's).")
+@click.option("--use-generation-config", is_flag=True, help="Answer as the checkpoint recommends, not greedily.")
+@click.option("--template-arg", "template_args", multiple=True, metavar="NAME=VALUE",
+              help="A variable of the chat template, such as enable_thinking=false; may be repeated.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print report.json instead of the summary.")
 @click.option("--quiet", is_flag=True, help="No progress.")
 def sweep(
@@ -154,11 +228,14 @@ def sweep(
     quiet: bool, **options: Any,
 ) -> None:  # fmt: skip
     """The trade-off between pixels, precision and accuracy of CHECKPOINT, drawn."""
+    from qvl_runtime.chat import parse_arguments
+
     from .sweep import SweepPlan, make_bundles, parse_pixels
 
+    options["template_args"] = parse_arguments(options["template_args"])
     wanted = tuple(part.strip() for part in precisions.split(","))
-    plan = SweepPlan(checkpoint, parse_pixels(pixels), wanted, data, out, calib, options["ray"])
-    progress = ItemProgress(quiet)
+    plan = SweepPlan(checkpoint, parse_pixels(pixels), wanted, data, out, calib, options["ray"], options["threads"])
+    progress = RichProgress(quiet)  # counts bytes, as exports do
     try:
         first, *others = make_bundles(plan, progress)
     finally:
@@ -173,7 +250,7 @@ def evaluation() -> None:
     """Evaluation sets from one's own pages."""
 
 
-@evaluation.command()
+@evaluation.command(epilog=EVAL_EXAMPLES)
 @click.argument("scans", type=Directory)
 @click.argument("truth", type=Directory)
 @click.argument("out_set", type=Directory)
@@ -184,7 +261,7 @@ def build(scans: Path, truth: Path, out_set: Path, as_json: bool) -> None:
 
     counts = build_set(scans, truth, out_set)
     if as_json:
-        click.echo(json.dumps(counts))
+        show(counts)
     else:
         tasks = ", ".join(f"{count} {task}" for task, count in counts["tasks"].items())
-        click.echo(f"{out_set}: {counts['items']} items ({tasks}) about {counts['images']} pages")
+        show(f"{out_set}: {counts['items']} items ({tasks}) about {counts['images']} pages")

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
+from qvl_runtime.bundle import read_manifest
 from qvl_runtime.errors import QvlError
 
+from ..errors import ExportError
 from ..processes import Pool, open_pool
 from ..progress import Progress, Silent
 from .answering import HF
 from .area import Area
 from .blame import Blame, BlamePlan, blame
 from .dataset import EvalSet, open_set
-from .models import Model, open_models
-from .place import WORK, check_place
+from .machine import this_machine
+from .models import Model, check_generation, open_models
+from .place import WORK, at_work
 from .records import Records
 from .results import Report
 from .summary import summarise
@@ -35,7 +39,8 @@ class ComparePlan:
     `reference` is a bundle, or with `hf` a checkpoint directory run by PyTorch; `items` asks so many of the set, drawn
     with a seed; `threads` are shared by `workers` processes (one a machine where not given), on the Ray cluster at the
     address `ray` if given; results and their work area go under `out`. `blame` traces the worst item of every bundle
-    layer by layer. `gates` must be about metrics that the set measures.
+    layer by layer. `gates` must be about metrics that the set measures. `template_args` are variables of the
+    chat template. With `use_generation_config` answers are drawn as the checkpoint recommends, else greedily.
     """
 
     reference: Path
@@ -50,6 +55,8 @@ class ComparePlan:
     hf: bool = False
     blame: bool = True
     gates: tuple[Gate, ...] = ()
+    template_args: Mapping[str, Any] = field(default_factory=dict)
+    use_generation_config: bool = False
 
 
 def compare(plan: ComparePlan, progress: Progress | None = None) -> Report:
@@ -58,21 +65,34 @@ def compare(plan: ComparePlan, progress: Progress | None = None) -> Report:
     `plan.out` is a new or empty directory, or a report that is gone on with or replaced (see `place`). Leaves
     `work/` in it, whose records a later run with the same set and answer length uses again.
     """
-    progress = progress or Silent()
-    check_place(plan.out)
+    with at_work(plan.out):
+        return _compare(plan, progress or Silent())
+
+
+def _compare(plan: ComparePlan, progress: Progress) -> Report:
     progress.stage(f"checking {plan.data}")
     chosen = open_set(plan.data, plan.items)
     if plan.gates:
         check_gates(plan.gates, chosen.tasks())
     reference, *others = open_models(plan.reference, plan.bundles, plan.hf)
+    if plan.use_generation_config:
+        check_generation([reference, *others])
     with open_pool(plan.ray) as pool:
-        area = _area(plan, chosen, pool, progress)
+        area = _area(plan, chosen, reference, pool, progress)
         noise = _answer_all(area, chosen, reference, others)
+        machine = this_machine(area.threads, area.workers, pool.machines, _engines([reference, *others]))
     progress.stage("comparing")
     first = reference.contender(area.work, f"reference-{reference.key}")
     compared = [other.contender(area.work, other.key) for other in others]
     report = summarise(chosen, first, compared, None if plan.hf else Records(area.work, noise))
+    report = msgspec.structs.replace(report, use_generation_config=plan.use_generation_config, machine=machine)
     return msgspec.structs.replace(report, blame=_blames(plan, report, progress)) if plan.blame else report
+
+
+def _engines(models: Sequence[Model]) -> list[str]:
+    """What runs the models: the targets of bundles, or PyTorch."""
+    found = (HF if model.engine == HF else read_manifest(model.path).target for model in models)
+    return list(dict.fromkeys(found))
 
 
 def _answer_all(area: Area, chosen: EvalSet, reference: Model, others: Sequence[Model]) -> str:
@@ -81,24 +101,37 @@ def _answer_all(area: Area, chosen: EvalSet, reference: Model, others: Sequence[
     noisy, noise = chosen.subset(NOISE_ITEMS), f"{reference.key}-threads{other_count}"
     pending = [other for other in others if area.missing(other.key, chosen)]
     floor = bool(area.missing(noise, noisy)) and reference.engine != HF
-    try:
-        area.answer(reference, f"reference-{reference.key}", chosen, True, area.threads, bool(pending) or floor)
-        if floor:
-            area.answer(reference, noise, noisy, False, other_count, True, "the noise floor")
-        for other in others:
-            area.answer(other, other.key, chosen, False, area.threads, False)
-    finally:
-        shutil.rmtree(area.scratch, ignore_errors=True)
+    area.answer(reference, f"reference-{reference.key}", chosen, True, area.threads, bool(pending) or floor)
+    _check_answered(area, reference, chosen)
+    if floor:
+        area.answer(reference, noise, noisy, False, other_count, True, "the noise floor")
+    for other in others:
+        area.answer(other, other.key, chosen, False, area.threads, False)
+    for scratch in area.work.parent.glob(f"*/{area.scratch.name}"):  # one that is interrupted goes on with its own
+        shutil.rmtree(scratch, ignore_errors=True)
     return noise
 
 
-def _area(plan: ComparePlan, chosen: EvalSet, pool: Pool, progress: Progress) -> Area:
-    """That of this set, these items and this answer length."""
-    key = msgspec.json.encode([chosen.digest, chosen.chosen, plan.max_new_tokens])
+def _check_answered(area: Area, reference: Model, chosen: EvalSet) -> None:
+    """A reference that answers nothing is no reference; raises ExportError with the cause of the first item."""
+    records = Records(area.work, f"reference-{reference.key}")
+    if len(records) or not (failed := sorted(records.failed)):
+        return
+    record = records.get(failed[0])
+    cause = record.error if record else ""
+    raise ExportError(f"answers none of {chosen.count} items: {cause}", where=reference.path)
+
+
+def _area(plan: ComparePlan, chosen: EvalSet, reference: Model, pool: Pool, progress: Progress) -> Area:
+    """That of this set, these items, how they are answered, and the reference that agreement is with."""
+    arguments, recommends = dict(plan.template_args), plan.use_generation_config
+    parts = [chosen.digest, chosen.chosen, plan.max_new_tokens, reference.key, arguments, recommends]
+    key = msgspec.json.encode(parts, order="sorted")
     work = plan.out / WORK / hashlib.sha256(key).hexdigest()[:12]
     work.mkdir(parents=True, exist_ok=True)
     workers = plan.workers or pool.machines
-    return Area(work, pool, progress, workers, max(1, (plan.threads or pool.cores) // workers), plan.max_new_tokens)
+    threads = max(1, (plan.threads or pool.cores) // workers)
+    return Area(work, pool, progress, workers, threads, plan.max_new_tokens, arguments, recommends)
 
 
 def _blames(plan: ComparePlan, report: Report, progress: Progress) -> dict[str, Blame]:
@@ -107,8 +140,20 @@ def _blames(plan: ComparePlan, report: Report, progress: Progress) -> dict[str, 
     for path, bundle in zip(plan.bundles, report.bundles, strict=True):
         for worst in bundle.worst[:1]:
             pages, threads = (Path(worst.image),), plan.threads
+            progress.stage(f"tracing the worst item of {bundle.title}, {Path(worst.image).name}, layer by layer")
             try:
-                traced = blame(BlamePlan(plan.reference, path, pages, worst.prompt, None, threads, plan.hf), progress)
+                tracing = BlamePlan(
+                    plan.reference,
+                    path,
+                    pages,
+                    worst.prompt,
+                    None,
+                    threads,
+                    plan.hf,
+                    plan.template_args,
+                    plan.out / WORK,
+                )
+                traced = blame(tracing, progress)
             except QvlError as error:
                 progress.stage(f"{bundle.title} cannot be traced: {error}")
             else:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import codecs
+import contextlib
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PureWindowsPath
 
 import msgspec
 import numpy as np
 
+from qvl_runtime.files import read_lines
+
 from ..errors import ExportError
-from .metrics import TASKS, truth_is_usable
+from ..paths import is_inside
+from .metrics import TASKS, truth_problem
 
 LABELS = "labels.jsonl"
 CHUNK = 1 << 17
@@ -94,26 +99,34 @@ def read_labels(directory: Path) -> Iterator[tuple[int, Label]]:
     if not path.is_file():
         fix = "make one with `qvl-export eval build`, see docs/report.md"
         raise ExportError(f"has no {LABELS}", where=directory, fix=fix)
-    with path.open("rb") as file:
-        for index, line in enumerate(file):
+    with contextlib.closing(read_lines(path, ExportError)) as lines:
+        for index, line in enumerate(lines):
             try:
-                label = msgspec.json.decode(line, type=Label)
+                label = msgspec.json.decode(line if index else line.removeprefix(codecs.BOM_UTF8), type=Label)
             except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
                 raise ExportError(f"is malformed: {error}", where=f"{path}:{index + 1}") from error
+            label = with_slashes(label, directory)
             if problem := check(label):
                 raise ExportError(problem, where=f"{path}:{index + 1}")
             yield index, label
 
 
+def with_slashes(label: Label, directory: Path) -> Label:
+    """The label with its image's path as POSIX writes it; only Windows takes a backslash for a separator by itself."""
+    if "\\" not in label.image or (directory / label.image).is_file():
+        return label
+    return msgspec.structs.replace(label, image=PureWindowsPath(label.image).as_posix())
+
+
 def check(label: Label) -> str:
     """What is wrong with a label, or nothing."""
-    image = PurePosixPath(label.image)
-    if not label.image or image.is_absolute() or ".." in image.parts:
+    if not is_inside(label.image):
         return f"image {label.image!r} is not inside the set"
     if label.task not in TASKS:
         return f"task {label.task!r} is not one of {', '.join(TASKS)}"
     if not label.prompt.strip() or not label.answers:
         return "needs a prompt and at least one answer"
-    if not all(truth_is_usable(label.task, answer) for answer in label.answers):
-        return f"an answer is not what task {label.task} takes: {label.answers[0][:60]!r}"
+    for answer in label.answers:
+        if problem := truth_problem(label.task, answer):
+            return f"an answer is not what task {label.task} takes{problem}: {answer[:60]!r}"
     return ""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import re
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from qvl_runtime.errors import BundleError
 from qvl_runtime.manifest import Manifest
 
 from ..bundle import file_entry, link_files, write_manifest
+from ..scratch import scratch
 from ..targets import SCALED_LATER
 
 STREAM = re.compile(r"(vision\.blocks|llm\.layers)\.(\d+)")
@@ -31,18 +31,31 @@ PRODUCTS = (
 )
 
 
-@contextlib.contextmanager
-def exposed(bundle: Path, into: str | None) -> Iterator[tuple[Path, dict[str, list[str]]]]:
-    """A temporary copy of a bundle, its weights hard links, whose graphs have more outputs; and the names of these."""
+def expose(bundle: Path, into: str | None, directory: Path) -> dict[str, list[str]]:
+    """Make, in a directory, the copy of a bundle whose graphs have more outputs; returns the names of these."""
     manifest = _open(bundle)
-    with _beside(bundle) as directory:
-        names, files = {}, dict(manifest.files)
-        link_files(manifest, bundle, directory)
-        for graph, entry in manifest.graphs.items():
-            names[graph] = _expose(directory / entry.model, into)
-            files[entry.model] = file_entry(directory / entry.model)
-        write_manifest(directory, msgspec.structs.replace(manifest, files=files))
-        yield directory, names
+    names, files = {}, dict(manifest.files)
+    link_files(manifest, bundle, directory)
+    for graph, entry in manifest.graphs.items():
+        names[graph] = _expose(directory / entry.model, into)
+        files[entry.model] = file_entry(directory / entry.model)
+    write_manifest(directory, msgspec.structs.replace(manifest, files=files))
+    return names
+
+
+@contextlib.contextmanager
+def copied(bundle: Path, otherwise: Path) -> Iterator[Path]:
+    """A place for that copy while it is needed: on the bundle's file system, so that links are free.
+
+    Where that cannot be written it is in the folder `otherwise`.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            directory = stack.enter_context(scratch(bundle.resolve().parent))
+        except OSError:
+            directory = otherwise / "copy"
+            directory.mkdir()
+        yield directory
 
 
 def streams(bundle: Path) -> list[str]:
@@ -61,17 +74,6 @@ def _open(bundle: Path) -> Manifest:
             "has engines, which show nothing of their inside", where=bundle, fix="export --target portable"
         )
     return manifest
-
-
-@contextlib.contextmanager
-def _beside(bundle: Path) -> Iterator[Path]:
-    """A temporary directory on the bundle's file system where that can be written, so that links are free."""
-    try:
-        temporary = tempfile.TemporaryDirectory(prefix=".blame-", dir=bundle.resolve().parent)
-    except OSError:
-        temporary = tempfile.TemporaryDirectory(prefix="blame-")
-    with temporary as directory:
-        yield Path(directory)
 
 
 def _expose(path: Path, into: str | None) -> list[str]:

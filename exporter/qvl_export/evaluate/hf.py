@@ -6,39 +6,60 @@ Images go through the processor that the runtime matches to the bit (Pillow's, w
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from qvl_runtime.errors import PromptError
 from qvl_runtime.media import load_pages
 from qvl_runtime.positions import Grid, window_layout
 
+from .. import families, texts
+from ..checkpoint import Checkpoint
 from ..errors import ConfigError, ExportError
+from ..extras import install_fix
 from .records import Record
 from .taps import Taps
 
 Floats = npt.NDArray[np.float32]
 MAX_NEW_TOKENS = 512
+NO_ARGUMENTS: Mapping[str, Any] = MappingProxyType({})
+GREEDY = {
+    "do_sample": False,
+    "repetition_penalty": 1.0,
+    "no_repeat_ngram_size": 0,
+    "temperature": None,
+    "top_p": None,
+    "top_k": None,
+}
+"""In place of what `generation_config.json` says."""
 
 
 class HfAnswerer:
     """A checkpoint in transformers, see `answering.Answerer`; pages as the runtime loads them."""
 
-    def __init__(self, path: str, threads: int | None) -> None:
+    def __init__(
+        self,
+        path: str,
+        threads: int | None,
+        template_args: Mapping[str, Any] = NO_ARGUMENTS,
+        use_generation_config: bool = False,
+    ) -> None:
         try:
             import torch  # noqa: TID251
             import transformers as untyped  # noqa: TID251
         except ImportError as error:
-            raise ExportError("--reference hf needs transformers", fix="pip install 'qvl-export[hf]'") from error
+            raise ExportError("--reference hf needs transformers", fix=install_fix("hf")) from error
         transformers: Any = untyped
         transformers.logging.set_verbosity_error()
         transformers.logging.disable_progress_bar()
         if threads:
             torch.set_num_threads(threads)
-        self.torch, where = torch, Path(path)
+        self.torch, where, self._recommended = torch, Path(path), use_generation_config
         try:
             loader = transformers.AutoModelForImageTextToText
             self.model: Any = loader.from_pretrained(where, dtype=torch.float32).eval()
@@ -46,10 +67,15 @@ class HfAnswerer:
             self._tokenizer: Any = transformers.AutoTokenizer.from_pretrained(where)
         except (OSError, ValueError, KeyError) as error:
             raise ConfigError(f"transformers refuses it: {str(error).splitlines()[0][:300]}", where=path) from error
+        checkpoint = Checkpoint(where)
+        self._template, self._template_args = (
+            texts.read(checkpoint, families.read_spec(checkpoint)).template,
+            template_args,
+        )
 
     def inputs(self, messages: list[dict[str, Any]]) -> Any:
         """Tokens and pixels of messages whose images are paths; a placeholder becomes its image's tokens."""
-        text = self._tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        text = self._rendered(messages)
         found = self._images(images=self._pages(messages), return_tensors="pt")
         repeats = iter((found["image_grid_thw"].prod(-1) // self._images.merge_size**2).tolist())
         image, ids = self.model.config.image_token_id, []
@@ -60,6 +86,16 @@ class HfAnswerer:
         found["mm_token_type_ids"] = (found["input_ids"] == image).int()
         return found
 
+    def _rendered(self, messages: list[dict[str, Any]]) -> str:
+        """By transformers, from the template that the exporter takes, which its tokenizer may not know."""
+        options = {"add_generation_prompt": True, "tokenize": False, "chat_template": self._template}
+        try:
+            return str(self._tokenizer.apply_chat_template(messages, **options, **self._template_args))
+        except Exception as error:
+            if not type(error).__module__.startswith("jinja2"):
+                raise
+            raise PromptError(f"transformers cannot render the chat template: {str(error)[:300]}") from error
+
     def _pages(self, messages: list[dict[str, Any]]) -> list[Any]:
         parts = [part for message in messages for part in message["content"] if part["type"] == "image"]
         return [page for part in parts for page in load_pages(part["image"])]
@@ -67,9 +103,10 @@ class HfAnswerer:
     def answer(self, messages: list[dict[str, Any]], limit: int | None) -> Record:
         inputs, page, clock = self.inputs(messages), self._pages(messages)[0], _Clock()
         limit = MAX_NEW_TOKENS if limit is None else limit
-        options = {"do_sample": False, "repetition_penalty": 1.0, "max_new_tokens": limit, "streamer": clock}
+        self.torch.manual_seed(0)
+        options = {} if self._recommended else GREEDY
         with self.torch.inference_mode():
-            output = self.model.generate(**inputs, temperature=None, top_p=None, top_k=None, **options)
+            output = self.model.generate(**inputs, max_new_tokens=limit, streamer=clock, **options)
         tokens = output[0, inputs["input_ids"].shape[1] :].tolist()
         stop = self.model.generation_config.eos_token_id
         stopped = tokens[-1:] != [] and tokens[-1] in (stop if isinstance(stop, list) else [stop])
@@ -96,6 +133,12 @@ class HfAnswerer:
             logits = self.model(**inputs).logits[0, start - 1 : -1]
         return np.asarray(logits.float().numpy())
 
+    def forget(self) -> None:
+        """Nothing: it keeps nothing between calls."""
+
+    def prime(self, messages: list[dict[str, Any]], limit: int | None) -> None:
+        """Nothing, see `forget`."""
+
 
 class _Clock:
     """What `generate` streams to: the first call is the prompt, the second the first token."""
@@ -115,9 +158,15 @@ class _Clock:
         pass
 
 
-def tap(path: str, messages: list[dict[str, Any]], out: Path, threads: int | None = None) -> Taps:
+def tap(
+    path: str,
+    messages: list[dict[str, Any]],
+    out: Path,
+    threads: int | None = None,
+    template_args: Mapping[str, Any] = NO_ARGUMENTS,
+) -> Taps:
     """Every stage of one input as `out/NAME.npy`, named and ordered as the bundle's graphs name and order them."""
-    answerer = HfAnswerer(path, threads)
+    answerer = HfAnswerer(path, threads, template_args)
     inputs, stages = answerer.inputs(messages), list[str]()
     model = answerer.model.model
     order = _window_order(model.config.vision_config, inputs["image_grid_thw"].tolist())

@@ -19,12 +19,14 @@ from .boxes import PageGeometry, intersection_over_union, parse_boxes
 from .texts import normal, squeeze
 
 Fraction = tuple[float, float]
+Paths = dict[tuple[int, str], int]
+"""The number of a path in JSON by that of the path before its last key, −1 for the whole."""
 ANLS_THRESHOLD = 0.5
 HIT_IOU = 0.5
 _CJK = r"\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 _WORD = re.compile(rf"[{_CJK}]|[^\s{_CJK}]+")
 _TOOL_CALL = re.compile(r"<tool_call>(.*?)(?:</tool_call>|$)", re.DOTALL)
-_FENCE = re.compile(r"^\s*```\w*\s*|\s*```\s*$")
+_FENCE = re.compile(r"^```\w*")
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,11 @@ TASKS: dict[str, tuple[str, ...]] = {
     "tool": ("tool",),
 }
 """The metrics of each task; the first is the one its verdict is about."""
+NEEDED = {
+    "kie": "a JSON object with a value",
+    "grounding": 'JSON such as [{"bbox_2d": [0, 0, 9, 9]}]',
+    "tool": 'JSON such as {"name": "pay", "arguments": {}}',
+}
 
 
 def score(task: str, answer: str, truths: Sequence[str], page: PageGeometry) -> dict[str, Fraction]:
@@ -69,15 +76,17 @@ def score(task: str, answer: str, truths: Sequence[str], page: PageGeometry) -> 
     return {name: _SCORERS[name](answer, truths, page) for name in TASKS[task]}
 
 
-def truth_is_usable(task: str, truth: str) -> bool:
-    """Whether a label's answer is something the task's metrics can compare with."""
-    if task == "kie":
-        return bool(fields(truth))
+def truth_problem(task: str, truth: str) -> str:
+    """Why the task's metrics cannot compare with a label's answer: nothing where they can, else ` (the reason)`."""
     if task == "table":
-        return tables.parse_table(truth) is not None
-    if task == "grounding":
-        return bool(parse_boxes(truth, PageGeometry.original((1, 1))))
-    return tool_calls(truth) is not None if task == "tool" else bool(normal(truth))
+        return f" ({problem})" if (problem := tables.truth_problem(truth)) else ""
+    if task == "kie":
+        usable = bool(fields(truth, {}))
+    elif task == "grounding":
+        usable = bool(parse_boxes(truth, PageGeometry.original((1, 1))))
+    else:
+        usable = tool_calls(truth) is not None if task == "tool" else bool(normal(truth))
+    return "" if usable else f" ({NEEDED.get(task, 'it is empty')})"
 
 
 def words(text: str) -> list[str]:
@@ -106,28 +115,27 @@ def anls(answer: str, truths: Sequence[str]) -> float:
 
 def field_f1(answer: str, truth: str) -> Fraction:
     """(2 · equal fields, fields of both): summed over items, the micro-averaged F1. Not JSON: no field."""
-    given, wanted = fields(answer), fields(truth)
-    equal = sum(given.get(name) == value for name, value in wanted.items())
+    paths: Paths = {}
+    given, wanted = fields(answer, paths), fields(truth, paths)
+    equal = sum(given.get(path) == value for path, value in wanted.items())
     return 2.0 * equal, float(len(given) + len(wanted))
 
 
-def fields(text: str) -> dict[str, str]:
-    """Leaves of the JSON object in an answer by their path; empty ones are no fields."""
-    found: dict[str, str] = {}
+def fields(text: str, paths: Paths) -> dict[int, str]:
+    """Leaves of the JSON object in an answer by their path; empty ones are not fields.
 
-    def walk(value: Any, path: str) -> None:
-        if isinstance(value, dict):
-            for key, inner in value.items():
-                walk(inner, f"{path}/{key}")
-        elif isinstance(value, list):
-            for index, inner in enumerate(value):
-                walk(inner, f"{path}/{index}")
+    Paths are numbers from `paths`, because a hostile answer repeats a long key before every leaf.
+    """
+    parsed = _json(text)
+    found: dict[int, str] = {}
+    left: list[tuple[int, Any]] = [(-1, parsed)] if isinstance(parsed, dict) else []
+    while left:
+        path, value = left.pop()
+        if isinstance(value, dict | list):
+            inner = value.items() if isinstance(value, dict) else enumerate(value)
+            left += [(paths.setdefault((path, str(key)), len(paths)), item) for key, item in inner]
         elif value not in (None, ""):
             found[path] = squeeze(str(value))
-
-    parsed = _json(text)
-    if isinstance(parsed, dict):
-        walk(parsed, "")
     return found
 
 
@@ -164,7 +172,7 @@ def matched_ious(answer: str, truth: str, page: PageGeometry) -> tuple[list[floa
 
 def _json(text: str) -> Any:
     """The JSON value of an answer, from within a code fence too; None where there is none."""
-    bare = _FENCE.sub("", text)
+    bare = _FENCE.sub("", text.strip(), count=1).removesuffix("```")
     try:
         return json.loads(bare)
     except (ValueError, RecursionError):

@@ -50,6 +50,17 @@ def open_models(reference: Path, bundles: Sequence[Path], hf: bool) -> list[Mode
     return [Model(*parts) for parts in zip(paths, engines, names, keys, strict=True)]
 
 
+def check_generation(models: Sequence[Model]) -> None:
+    """Refuse bundles made before they held the checkpoint's generation settings."""
+    for model in models:
+        if model.engine != HF and read_manifest(model.path).generation is None:
+            raise ExportError(
+                "does not hold the checkpoint's generation settings",
+                where=model.path,
+                fix="export it again, or leave --use-generation-config out",
+            )
+
+
 def _titles(paths: Sequence[Path]) -> list[str]:
     """As many last parts of the paths as tell them apart."""
     resolved = [path.resolve() for path in paths]

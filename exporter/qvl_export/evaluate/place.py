@@ -6,16 +6,22 @@ nothing in it but work areas and, of a sweep, bundles.
 
 from __future__ import annotations
 
+import contextlib
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 
-from ..errors import OutputError
+from .. import atomic
+from ..errors import OutputError, is_bad_input
+from ..locks import lock
+from ..scratch import PROGRAM
 
 REPORT, WORK, BUNDLES = "report.json", "work", "bundles"
-_NAMES = {WORK: re.compile(r"[0-9a-f]{12}"), BUNDLES: re.compile(r"\w+-\d+|\..+")}
-"""What these folders hold: work areas, called by a hash; bundles, `int4-200704`, and what lies hidden beside these."""
+_NAMES = {WORK: re.compile(rf"[0-9a-f]{{12}}|\.{PROGRAM}\.[0-9a-f]{{12}}\.\w+"), BUNDLES: re.compile(r"\w+-\d+|\..+")}
+"""What these folders hold: work areas, called by a hash, and scratch; bundles, `int4-200704`, and what lies hidden
+beside these."""
 _BESIDE = re.compile(r"\.[0-9a-f]{32}\.tmp")
 """A file that was being written, see `atomic.written`."""
 
@@ -27,6 +33,46 @@ class _Head(msgspec.Struct):
 def is_bundle(path: Path) -> bool:
     """Whether it is called as a sweep calls its bundles."""
     return path.is_dir() and not path.name.startswith(".") and bool(_NAMES[BUNDLES].fullmatch(path.name))
+
+
+@contextlib.contextmanager
+def at_work(out: Path) -> Iterator[None]:
+    """Work on `out`, as no other process then does; an error says in a note where the next run goes on.
+
+    Raises OutputError as `check_place` does, and where another process is at work on it.
+    """
+    check_place(out)
+    ours = not out.exists()
+    with atomic.parents(out), contextlib.ExitStack() as stack:
+        place = out.parent / f".{out.name}.report.lock"
+        with atomic.told(place, out):
+            held = stack.enter_context(lock(place))
+        if held is False:
+            fix = "wait until it ends, or choose another place"
+            raise OutputError("another comparison is at work on it", where=out, fix=fix)
+        _clear(out)
+        try:
+            yield
+        except BaseException as error:
+            if not is_bad_input(error) and any(out.glob(f"{WORK}/*/*.jsonl")):
+                error.add_note(f"{out} keeps the answers so far: the next run goes on from them")
+            raise
+        finally:
+            _remove_empty(*out.glob(f"{WORK}/*/*"), *out.glob(f"{WORK}/*"), out / WORK, *([out] if ours else []))
+
+
+def _clear(out: Path) -> None:
+    """Remove files that a killed process was writing."""
+    for path in [*out.glob(".*.tmp"), *out.glob(f"{WORK}/**/.*.tmp")]:
+        if _BESIDE.fullmatch(path.name):
+            path.unlink(missing_ok=True)
+
+
+def _remove_empty(*folders: Path) -> None:
+    """Remove those that nothing came into, one after another."""
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
 
 
 def check_place(out: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -9,31 +10,40 @@ import msgspec
 from . import figures
 from .figures import Line, Mark
 from .metrics import METRICS, TASKS
-from .results import Report
+from .results import Report, Speed
 
 SQNR_SHOWN = 100.0
 """Decibels above which values are as good as equal."""
 
 
-def trade_off(report: Report, title: str, cost: Any) -> str:
-    """The mean of the first metrics of all tasks, as scores, against a cost."""
-    tasks = list(report.reference.rates)
-    rates = [_as_score(TASKS[task][0], report.reference.rates[task][TASKS[task][0]]) for task in tasks]
-    mean = 100 * sum(rates) / max(len(rates), 1)
-    marks = [Mark(report.reference.title, cost(report.reference.speed), mean, mean, mean, 0)]
+def trade_offs(report: Report) -> list[dict[str, str]]:
+    """The first metric of each task against size and against time; metrics are never mixed."""
+    costs = {"size in MB": lambda speed: speed.size_mb, "seconds per item": lambda speed: speed.seconds_per_item}
+    return [
+        {
+            "title": f"{METRICS[TASKS[task][0]].title} in {task} against {title}",
+            "svg": _trade_off(report, task, title, cost),
+        }
+        for task in report.reference.rates
+        for title, cost in costs.items()
+    ]
+
+
+def _trade_off(report: Report, task: str, title: str, cost: Callable[[Speed], float]) -> str:
+    """One metric against one cost; a bundle's span is the interval of its difference from the reference."""
+    metric = TASKS[task][0]
+    at = 100 * report.reference.rates[task][metric]
+    marks = [Mark(report.reference.title, cost(report.reference.speed), at, at, at, 0)]
     for number, bundle in enumerate(report.bundles, 1):
-        first = [found for found in bundle.scores if found.metric == TASKS[found.task][0]]
-        scores = [_as_score(found.metric, found.other) for found in first]
-        bounded = not any(found.too_few for found in first)
-        half = [(found.high - found.low) / 2 for found in first if bounded]
-        spread = 100 * sum(value**2 for value in half) ** 0.5 / max(len(half), 1)
-        y = 100 * sum(scores) / max(len(scores), 1)
-        marks.append(Mark(bundle.title, cost(bundle.speed), y, y - spread, y + spread, number))
-    return figures.scatter(marks, title, "mean score")
-
-
-def _as_score(metric: str, rate: float) -> float:
-    return 1 - min(rate, 1.0) if METRICS[metric].lower_is_better else rate
+        for found in bundle.scores:
+            if (found.task, found.metric) == (task, metric):
+                low, high = (
+                    (0.0, 0.0) if found.too_few else (found.low - found.difference, found.high - found.difference)
+                )
+                y = 100 * found.other
+                marks.append(Mark(bundle.title, cost(bundle.speed), y, y + 100 * low, y + 100 * high, number))
+    better = "lower" if METRICS[metric].lower_is_better else "higher"
+    return figures.scatter(marks, title, f"{METRICS[metric].title}, % ({better} is better)")
 
 
 def layers(report: Report) -> dict[str, Any]:

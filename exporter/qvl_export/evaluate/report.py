@@ -14,10 +14,10 @@ from ..atomic import written
 from . import figures
 from .metrics import METRICS
 from .place import REPORT
-from .plots import layers, trade_off
-from .results import BundleReport, Comparison, Report
+from .plots import layers, trade_offs
+from .results import AgreementSummary, BundleReport, Comparison, Report
 from .statistics import ENOUGH, Interval
-from .words import change, counted, headline, main_table, notes, percent, too_few
+from .words import advice, change, counted, headline, main_table, measured_on, notes, percent, too_few
 from .worst import worst
 
 TEMPLATE = Path(__file__).with_name("report.html.jinja")
@@ -37,19 +37,24 @@ def _write(path: Path, data: bytes) -> None:
 
 
 def markdown(report: Report) -> str:
-    """Verdicts and the main table."""
+    """What to ship, verdicts, the main table, and the machine."""
     lines = [f"# What it costs: {counted(report)}", ""]
+    if report.recommendation:
+        lines += [f"**{advice(report.recommendation)}**: {report.recommendation.reason}", ""]
     lines += [f"- **{bundle.title}**: {bundle.verdict.text}" for bundle in report.bundles]
     head, rows = main_table(report)
     lines += ["", f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
     lines += [f"| {' | '.join(cell.replace('<br>', ' ') for cell in row)} |" for row in rows]
     lines += ["", *(f"{name} {text}" for name, text in notes(report))]
+    if report.machine:
+        lines += ["", f"Measured on: {measured_on(report.machine)}; {report.created}."]
     return "\n".join(lines)
 
 
 def html(report: Report) -> str:
     """The page; nothing in it is loaded from elsewhere."""
     environment = minijinja.Environment(trim_blocks=True, lstrip_blocks=True)
+    environment.add_filter("sentence", lambda text: text[:1].upper() + text[1:])
     environment.add_template("report.html", TEMPLATE.read_text("utf-8"))
     head, rows = main_table(report)
     return environment.render_template(
@@ -61,9 +66,10 @@ def html(report: Report) -> str:
         rows=[{"name": row[0], "cells": row[1:]} for row in rows],
         notes=notes(report),
         bundles=[_bundle(report, bundle, number) for number, bundle in enumerate(report.bundles, 1)],
-        agreement=_agreement_rows(report),
-        size_plot=trade_off(report, "size in MB", lambda speed: speed.size_mb),
-        time_plot=trade_off(report, "seconds an item", lambda speed: speed.seconds_per_item),
+        advice=advice(report.recommendation),
+        machine=measured_on(report.machine) if report.machine else "",
+        agreement=_agreement(report),
+        plots=trade_offs(report),
         layers=layers(report),
         enough=ENOUGH if any(each.too_few for each in _every(report)) else None,
     )
@@ -124,42 +130,36 @@ def _forest_row(each: Comparison, bounds: tuple[float, float], series: int) -> d
         "reference": percent(each.reference),
         "other": percent(each.other),
         "change": change(each),
-        "verdict": _verdict(each),
+        "verdict": each.direction,
         "p": f"p = {each.p_value:.3f}" + (f", McNemar {each.mcnemar:.3f}" if each.mcnemar is not None else ""),
         "needed": f"{each.items_needed:,}" if each.items_needed > each.items else "",
         "svg": figures.whisker(low, middle, high, bounds, series),
     }
 
 
-def _verdict(each: Comparison) -> str:
-    """The direction of a difference that interval and test agree on."""
-    loss, significant = each.loss(), each.p_value < 0.05
-    if significant and loss.low > 0:
-        return "worse"
-    return "better" if significant and loss.high < 0 else ""
-
-
-def _agreement_rows(report: Report) -> list[dict[str, Any]]:
+def _agreement(report: Report) -> dict[str, Any]:
+    """Head and rows: a column per bundle, the noise floor last, so that the table is as narrow as they are few."""
     named = [(bundle.title, bundle.agreement) for bundle in report.bundles]
-    named += [("noise floor", report.noise)]
-    rows = []
-    for name, found in named:
-        if found is None:
-            continue
-        first = "never" if found.first_divergence_median is None else f"token {found.first_divergence_median + 1:g}"
-        few = found.items < ENOUGH
-        cells = [
-            f"{found.kl_mean:.2g}<br>{too_few(found.items) if few else f'{found.kl_low:.2g} to {found.kl_high:.2g}'}",
-            f"{found.kl_median:.2g}",
-            f"{found.kl_p99:.2g}",
-            f"{found.kl_max:.2g}",
-            f"{100 * found.same_top:.2f} %",
-            f"{found.perplexity_ratio:.4f}",
-            f"{found.diverging_items:,} of {found.items:,}",
-            first,
-            f"{found.same_answers:,} of {found.items:,}",
-            f"{found.empty_answers} ({found.empty_answers_reference})",
-            f"{found.length_ratio:.3f}",
-        ]
-        rows.append({"name": name, "cells": cells})
-    return rows
+    shown = [(name, found) for name, found in [*named, ("noise floor", report.noise)] if found is not None]
+    columns = [_agreement_column(found) for _, found in shown]
+    rows = [{"name": name, "cells": [column[name] for column in columns]} for name in (columns or [{}])[0]]
+    return {"head": [name for name, _ in shown], "rows": rows}
+
+
+def _agreement_column(found: AgreementSummary) -> dict[str, str]:
+    """The figures of one bundle by their names."""
+    first = "never" if found.first_divergence_median is None else f"token {found.first_divergence_median + 1:g}"
+    bounds = too_few(found.items) if found.items < ENOUGH else f"{found.kl_low:.2g} to {found.kl_high:.2g}"
+    return {
+        "KL, mean": f"{found.kl_mean:.2g}<br>{bounds}",
+        "KL, median": f"{found.kl_median:.2g}",
+        "KL, 99 % of tokens below": f"{found.kl_p99:.2g}",
+        "KL, largest": f"{found.kl_max:.2g}",
+        "same likeliest token": f"{100 * found.same_top:.2f} %",
+        "ratio of perplexities": f"{found.perplexity_ratio:.4f}",
+        "items whose answer would diverge": f"{found.diverging_items:,} of {found.items:,}",
+        "first diverging token, median": first,
+        "same answers": f"{found.same_answers:,} of {found.items:,}",
+        "empty answers (reference's)": f"{found.empty_answers} ({found.empty_answers_reference})",
+        "length of answers, ratio": f"{found.length_ratio:.3f}",
+    }

@@ -7,6 +7,7 @@ from typing import Literal
 import msgspec
 
 from .blame import Blame
+from .machine import Machine
 from .metrics import METRICS
 from .statistics import Interval
 
@@ -27,6 +28,7 @@ class Comparison(msgspec.Struct, frozen=True):
 
     `low` and `high` bound the difference at 95 %, `p_value` is that of the paired permutation test, `items_needed`
     would show a loss of one point. Of items that are `too_few` (see `statistics.ENOUGH`) the bounds say nothing.
+    `direction` says what the verdict's rule finds (see `verdict.directed`).
     """
 
     metric: str
@@ -42,6 +44,7 @@ class Comparison(msgspec.Struct, frozen=True):
     group: str = ""
     task: str = ""
     too_few: bool = False
+    direction: Literal["", "worse", "better"] = ""
 
     def loss(self) -> Interval:
         """Bounds of the loss: positive is worse."""
@@ -55,6 +58,14 @@ class Verdict(msgspec.Struct, frozen=True):
 
     outcome: Literal["identical", "no measurable loss", "loss", "gain", "too few items"]
     text: str
+
+
+class Recommendation(msgspec.Struct, frozen=True):
+    """What to ship, a bundle or the reference itself, and why; `title` is null where the set cannot tell."""
+
+    title: str | None
+    path: str
+    reason: str
 
 
 class AgreementSummary(msgspec.Struct, frozen=True):
@@ -143,3 +154,6 @@ class Report(msgspec.Struct, frozen=True):
     bundles: list[BundleReport]
     noise: AgreementSummary | None
     blame: dict[str, Blame] = {}
+    use_generation_config: bool = False
+    recommendation: Recommendation | None = None
+    machine: Machine | None = None

@@ -10,14 +10,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
+
 from .. import __version__
 from .boxes import PageGeometry
 from .dataset import EvalSet
 from .metrics import TASKS, Fraction, score
+from .recommendation import recommend
 from .records import Cost, Record, Records
 from .results import BundleReport, ReferenceReport, Report, Speed
 from .tally import AgreementTally, Tally
-from .verdict import give_verdict
+from .verdict import directed, directed_groups, give_verdict
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,7 @@ def summarise(chosen: EvalSet, reference: Contender, others: Sequence[Contender]
             tally.add(item, record, scored, own, other.family)
         if noise is not None and (again := noise.get(item.index)) is not None:
             floor.add(record, again)
-    return Report(
+    report = Report(
         producer=f"qvl-export {__version__}",
         created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         data=str(chosen.directory),
@@ -84,16 +87,17 @@ def summarise(chosen: EvalSet, reference: Contender, others: Sequence[Contender]
         bundles=[_bundle(other, tally, chosen, totals.tasks) for other, tally in tallies],
         noise=floor.summary(),
     )
+    return msgspec.structs.replace(report, recommendation=recommend(report))
 
 
 def _bundle(other: Contender, tally: Tally, chosen: EvalSet, tasks: Sequence[str]) -> BundleReport:
-    scores = tally.by_metric(tasks)
+    scores = directed(tally.by_metric(tasks))
     return BundleReport(
         **_described(other, chosen, tally.failed),
         verdict=give_verdict(tally.findings(tasks), bool(tasks) and not tally.differing, tally.failed, scores),
         scores=scores,
-        by_kind=tally.grouped("kind:"),
-        by_length=tally.grouped("length:"),
+        by_kind=directed_groups(tally.grouped("kind:"), scores),
+        by_length=directed_groups(tally.grouped("length:"), scores),
         agreement=tally.agreement.summary(),
         worst=tally.worst_first(),
     )

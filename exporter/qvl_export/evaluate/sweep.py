@@ -19,7 +19,8 @@ from ..fingerprint import fingerprint, stamps
 from ..pipeline import ExportPlan, export
 from ..progress import Progress
 from ..quant.precision import FLOATS
-from .place import BUNDLES, check_place, is_bundle
+from .dataset import open_set
+from .place import BUNDLES, at_work, is_bundle
 
 MADE_OF = ".made-of"
 """Beside the bundles: the key of what they were made of."""
@@ -29,7 +30,7 @@ MADE_OF = ".made-of"
 class SweepPlan:
     """The bounds and precisions to try; `calib` is needed by quantized ones. The first of each is the reference's.
 
-    Calibration is spread over the Ray cluster at the address `ray` if given.
+    Calibration is spread over the Ray cluster at the address `ray` if given, and uses `threads` cores here.
     """
 
     checkpoint: str
@@ -39,6 +40,7 @@ class SweepPlan:
     out: Path
     calib: Path | None = None
     ray: str | None = None
+    threads: int | None = None
 
 
 def parse_pixels(text: str) -> tuple[int, ...]:
@@ -56,12 +58,15 @@ def make_bundles(plan: SweepPlan, progress: Progress) -> list[Path]:
     """
     if len(plan.pixels) * len(plan.precisions) < 2:
         raise ExportError("a single combination is no sweep", fix="give more --pixels or --precisions")
-    check_place(plan.out)
-    for precision in plan.precisions:
-        _export_plan(plan, precision, plan.out).check()
-    key = _key(plan)
-    _clear_others(plan.out / BUNDLES, key, progress)
-    return list(_bundles(plan, key, progress))
+    if plan.calib is not None and set(plan.precisions) <= set(FLOATS):
+        raise ExportError("--calib is for quantization", fix="add int8 or int4 to --precisions, or leave it out")
+    with at_work(plan.out):
+        open_set(plan.data)
+        for precision in plan.precisions:
+            _export_plan(plan, precision, plan.out).check()
+        key = _key(plan)
+        _clear_others(plan.out / BUNDLES, key, progress)
+        return list(_bundles(plan, key, progress))
 
 
 def _key(plan: SweepPlan) -> str:
@@ -101,7 +106,9 @@ def _bundles(plan: SweepPlan, key: str, progress: Progress) -> Iterator[Path]:
 
 def _export_plan(plan: SweepPlan, precision: str, out: Path) -> ExportPlan:
     whole = ExportPlan(plan.checkpoint, out, precision=precision, max_pixels=plan.pixels[0])
-    return whole if precision in FLOATS else replace(whole, calib=plan.calib or (), ray=plan.ray)
+    if precision in FLOATS:
+        return whole
+    return replace(whole, calib=plan.calib or (), ray=plan.ray, threads=plan.threads)
 
 
 def _with_bound(source: Path, out: Path, pixels: int) -> Path:

@@ -1,4 +1,4 @@
-"""One model runs one input with its intermediate values kept: `python -m qvl_export.evaluate.tapping JOB.json`.
+"""One model runs one input with its intermediate values kept: `python -m qvl_export.evaluate.tapping`.
 
 A bundle runs as `exposing` has it: the graphs that ship, with further outputs.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,9 @@ from qvl_runtime.prompt import Prompt
 from qvl_runtime.rotation import Rotation
 
 from ..job import serve
+from ..scratch import scratch
 from .answering import HF
-from .exposing import exposed
+from .exposing import expose
 from .taps import Taps, file_name
 
 AT_ONCE = 8
@@ -29,7 +31,10 @@ FEATURES, LOGITS, PIXELS = "vision.merger", "logits", "preprocessing"
 
 
 class TapJob(msgspec.Struct, frozen=True):
-    """Run `prompt` about `images` and leave an array a stage in `out`; `into` adds the linears of a stage."""
+    """Run `prompt` about `images` and leave an array a stage in `out`; `into` adds the linears of a stage.
+
+    A copy of the bundle is made in the empty directory `copy`, or where the system keeps such.
+    """
 
     model: str
     engine: str
@@ -38,6 +43,8 @@ class TapJob(msgspec.Struct, frozen=True):
     out: str
     threads: int | None = None
     into: str | None = None
+    template_args: dict[str, Any] = {}
+    copy: str = ""
 
 
 class Tapped:
@@ -90,14 +97,15 @@ def run(job: TapJob) -> Taps:
     if job.engine == HF:
         from .hf import tap
 
-        return tap(job.model, messages, out, job.threads)
-    with exposed(Path(job.model), job.into) as (directory, names):
+        return tap(job.model, messages, out, job.threads, job.template_args)
+    with nullcontext(Path(job.copy)) if job.copy else scratch() as directory:
+        names = expose(Path(job.model), job.into, directory)
         model: Any = load(directory, job.threads)
         engine = model._engine
         vision, language = engine.encode.__self__, engine.llm
         vision._session = Tapped(vision._session, names["vision"], directory)
         language._sessions[0] = Tapped(language._sessions[0], names["llm"], directory)
-        prompt: Prompt = model.prompt(messages, 1)
+        prompt: Prompt = model.prompt(messages, 1, template_args=job.template_args)
         logits = model._decoder.prefill(prompt, np.arange(len(prompt.ids)), _run())
         return _save(out, model, prompt, vision._session, language._sessions[0], logits)
 
@@ -140,4 +148,4 @@ def _keep(job: TapJob) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(serve(sys.argv[1], TapJob, _keep))
+    sys.exit(serve(TapJob, _keep))

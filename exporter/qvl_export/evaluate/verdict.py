@@ -5,12 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import Literal
+
+import msgspec
 
 from ..errors import ExportError
 from .metrics import METRICS, TASKS
 from .results import Comparison, Report, Verdict
 from .statistics import ENOUGH, LEVEL, Interval, Paired, interval, items_needed, resampled, swap_test
 
+Direction = Literal["", "worse", "better"]
+FIRST_SHARE = 0.8
+"""What the first metrics have of the risk of a false alarm, where there are others."""
 _GATE = re.compile(r"\s*(\w+)\s*([<>])\s*([+-]?\d+(?:\.\d+)?)\s*(?:pt|points?|pp)?\s*$")
 
 
@@ -30,22 +36,24 @@ class Finding:
 def give_verdict(
     findings: Sequence[Finding], identical: bool, failed: int, scores: Sequence[Comparison] = ()
 ) -> Verdict:
-    """A loss where the first metric of any task shows one.
+    """A loss where the first metric of any task shows one, or a further one of `scores`.
 
-    With several tasks each is held to a stricter level (Bonferroni), so that a bundle without loss is accused in 5 % of
-    sets, not in 5 % a task; and the permutation test must agree with the interval, which few differing items can fool.
-    Where none does, those of the further `scores` that would be losses if looked at alone are told. Of tasks with too
-    few items no bound is told: the permutation test alone, which is exact for any number, may find a loss in them.
+    All are held to one rule (see `risks`), by which the figures of a page are marked too. Of tasks with too few items
+    no bound is told: the permutation test alone, which is exact for any number, may find a loss in them.
     """
     note = f" {failed} {_items(failed)} failed and count as empty answers." if failed else ""
     if identical and not failed:
         return Verdict("identical", "Every answer is identical to the reference's.")
-    level = 1 - (1 - LEVEL) / max(len(findings), 1)
-    judged = [(finding, *_judge(finding, level)) for finding in findings]
-    losses = [(finding, bounds) for finding, bounds, outcome in judged if outcome == "loss"]
-    gains = [(finding, bounds) for finding, bounds, outcome in judged if outcome == "gain"]
+    first = {(finding.task, finding.metric) for finding in findings}
+    further = [found for found in scores if (found.task, found.metric) not in first]
+    risk, further_risk = risks(len(findings), len(further))
+    judged = [(finding, *_judge(finding, risk)) for finding in findings]
+    losses = [(finding, bounds) for finding, bounds, outcome in judged if outcome == "worse"]
+    gains = [(finding, bounds) for finding, bounds, outcome in judged if outcome == "better"]
     if losses:
         return Verdict("loss", " ".join(_tell("Loss", *loss) for loss in losses) + note)
+    if worse := [found for found in further if direction(found.p_value, found.loss(), further_risk) == "worse"]:
+        return Verdict("loss", f"{' '.join(map(_tell_further, worse))} The first metric of no task shows one.{note}")
     few = _too_few([finding for finding, _, outcome in judged if finding.too_few and not outcome])
     enough = [(finding, bounds) for finding, bounds, _ in judged if not finding.too_few]
     if gains:
@@ -54,28 +62,59 @@ def give_verdict(
     if not enough:
         return Verdict("too few items", (few or " Too few items to tell: the reference answered none.")[1:] + note)
     widest, bounds = max(enough, key=lambda entry: entry[1].high)
-    further = _further(scores, {(finding.task, finding.metric) for finding in findings})
-    return Verdict("no measurable loss", f"No measurable loss. {_at_most(widest, bounds)}{further}{few}{note}")
+    return Verdict("no measurable loss", f"No measurable loss. {_at_most(widest, bounds)}{few}{note}")
 
 
-def _further(scores: Sequence[Comparison], first: set[tuple[str, str]]) -> str:
-    """Metrics no verdict is about that show a loss at 95 % each."""
-    others = [found for found in scores if (found.task, found.metric) not in first]
-    worse = [found for found in others if found.p_value < 1 - LEVEL and Gate(found.metric, 0.0).exceeded(found)]
-    if not worse:
+def risks(first: int, further: int) -> tuple[float, float]:
+    """The p-values at which a first and a further metric count, so that together 5 % of sets accuse a bundle wrongly.
+
+    The first metrics share four parts in five of it, the further ones the rest (weighted Bonferroni).
+    """
+    share = FIRST_SHARE if further else 1.0
+    return share * (1 - LEVEL) / max(first, 1), (1 - share) * (1 - LEVEL) / max(further, 1)
+
+
+def direction(p_value: float, loss: Interval, risk: float) -> Direction:
+    """What a difference counts as: the permutation test and the 95 % interval must agree, which few items can fool."""
+    if p_value > risk or not loss.excludes_zero():
         return ""
-    told = ", ".join(f"{METRICS[found.metric].title} in {found.task}" for found in worse)
-    return f" Looked at alone, {len(worse)} of {len(others)} further figures would be: {told}."
+    return "worse" if loss.low > 0 else "better"
 
 
-def _judge(finding: Finding, level: float) -> tuple[Interval, str]:
+def directed(scores: Sequence[Comparison]) -> list[Comparison]:
+    """The figures of all metrics, each with its direction by the verdict's rule."""
+    is_first = [found.metric == TASKS[found.task][0] for found in scores]
+    risk = risks(sum(is_first), len(scores) - sum(is_first))
+    return [_directed(found, risk[not first]) for found, first in zip(scores, is_first, strict=True)]
+
+
+def directed_groups(groups: Sequence[Comparison], scores: Sequence[Comparison]) -> list[Comparison]:
+    """Groups of a task whose first metric has a direction that have the same one; the others have none."""
+    tasks = {found.task: found.direction for found in scores if found.metric == TASKS[found.task][0]}
+    found = [_directed(group, (1 - LEVEL) / len(groups)) for group in groups]
+    return [
+        group if group.direction == tasks.get(group.task) else msgspec.structs.replace(group, direction="")
+        for group in found
+    ]
+
+
+def _directed(found: Comparison, risk: float) -> Comparison:
+    return msgspec.structs.replace(found, direction=direction(found.p_value, found.loss(), risk))
+
+
+def _judge(finding: Finding, risk: float) -> tuple[Interval, Direction]:
     """Bounds of the loss (positive is worse), and what they say."""
-    bounds = interval(resampled(finding.pairs), level)
+    bounds = interval(resampled(finding.pairs))
     if not METRICS[finding.metric].lower_is_better:
         bounds = Interval(-bounds.high, -bounds.low)
-    if not bounds.excludes_zero() or swap_test(finding.pairs) > 1 - level:
-        return bounds, ""
-    return bounds, "loss" if bounds.low > 0 else "gain"
+    return bounds, direction(swap_test(finding.pairs), bounds, risk) if bounds.excludes_zero() else ""
+
+
+def _tell_further(found: Comparison) -> str:
+    title, loss = METRICS[found.metric].title, found.loss()
+    if found.too_few:
+        return f"Loss of {100 * abs(found.difference):.1f} points of {title} in {found.task}, in {found.items} items."
+    return f"Loss of {100 * loss.low:.1f} to {100 * loss.high:.1f} points of {title} in {found.task}."
 
 
 def _tell(word: str, finding: Finding, bounds: Interval) -> str:

@@ -6,20 +6,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from .machine import Machine
 from .metrics import METRICS, TASKS
-from .results import Comparison, Report
+from .results import Comparison, Recommendation, Report
 
 
 def counted(report: Report) -> str:
     tasks = ", ".join(f"{count} {task}" for task, count in report.tasks.items())
-    return f"{report.items:,} items ({tasks}) of {Path(report.data).name}"
+    how = ", answered with the checkpoint's generation settings" if report.use_generation_config else ""
+    return f"{report.items:,} items ({tasks}) of {Path(report.data).name}{how}"
 
 
 def main_table(report: Report) -> tuple[list[str], list[list[str]]]:
     """Head and rows: the reference and every bundle, the first metric of every task beside cost."""
     tasks = list(report.reference.rates)
-    head = ["", "MB", *(f"{METRICS[TASKS[task][0]].title} ({task})" for task in tasks), "KL", "same top"]
-    head += ["load s", "first token ms", "tokens/s", "peak MB"]
+    head = ["", "MB", *(f"{METRICS[TASKS[task][0]].title} ({task})" for task in tasks), "KL", "same top token"]
+    head += ["load s", "first token ms", "tokens/s", "peak memory MB"]
     rates = [percent(report.reference.rates[task][TASKS[task][0]]) for task in tasks]
     rows = [_row(report.reference.title, report.reference.speed.size_mb, [*rates, "", ""], report.reference.speed)]
     for bundle in report.bundles:
@@ -71,6 +73,24 @@ def notes(report: Report) -> list[tuple[str, str]]:
     return found
 
 
+def advice(found: Recommendation | None) -> str:
+    """What to ship, in a few words."""
+    if found is None:
+        return ""
+    return f"Ship {found.title}" if found.title else "Nothing to ship yet"
+
+
+def measured_on(machine: Machine) -> str:
+    """The machine in a line."""
+    instructions = f" ({', '.join(machine.instructions)})" if machine.instructions else ""
+    processes = "1 process" if machine.workers == 1 else f"{machine.workers} processes per model"
+    spread = f" on {machine.machines} machines" if machine.machines > 1 else ""
+    threads = "1 thread" if machine.threads == 1 else f"{machine.threads} threads"
+    versions = ", ".join(f"{name} {version}" for name, version in machine.versions.items())
+    cores = "1 core" if machine.cores == 1 else f"{machine.cores} cores"
+    return f"{machine.processor}{instructions}, {cores}; {processes} of {threads}{spread}; {machine.system}; {versions}"
+
+
 def headline(report: Report) -> str:
     """All verdicts in one sentence."""
     said: dict[str, list[str]] = {}
@@ -83,9 +103,12 @@ def headline(report: Report) -> str:
         "gain": ("reads better than the reference", "read better than the reference"),
         "identical": ("answers exactly as the reference", "answer exactly as the reference"),
     }
-    parts = [f"{_and(said[outcome])} {words[outcome][len(said[outcome]) > 1]}" for outcome in words if outcome in said]
+    parts = [
+        f"{joined(said[outcome])} {words[outcome][len(said[outcome]) > 1]}" for outcome in words if outcome in said
+    ]
     return "; ".join(parts) + "."
 
 
-def _and(names: Sequence[str]) -> str:
+def joined(names: Sequence[str]) -> str:
+    """`a, b and c`."""
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

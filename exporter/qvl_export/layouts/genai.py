@@ -52,7 +52,7 @@ def check(opened: Opened) -> None:
         raise ExportError(f"--layout genai is not for target {target}", fix="use --target cpu")
     if set(opened.precisions) != TOWERS:
         raise ExportError("--layout genai has one language model", fix="use int8 or int4 instead of hybrid")
-    _vision_start(opened.checkpoint)
+    _vision_start(opened)
 
 
 def finish(directory: Path, opened: Opened, graphs: Mapping[str, Graph], manifest: Manifest) -> None:
@@ -66,7 +66,7 @@ def finish(directory: Path, opened: Opened, graphs: Mapping[str, Graph], manifes
         save_graph(graph, directory)
     _write_tokenizer(directory, opened.checkpoint)
     _write(directory / "processor_config.json", processor_config(opened.spec.image))
-    _write(directory / GENAI_CONFIG, genai_config(opened.spec, _vision_start(opened.checkpoint), _padding(opened)))
+    _write(directory / GENAI_CONFIG, genai_config(opened.spec, _vision_start(opened), _padding(opened)))
 
 
 def _write(path: Path, value: Any) -> None:
@@ -80,12 +80,12 @@ def _write_tokenizer(directory: Path, checkpoint: Checkpoint) -> None:
     _write(directory / "tokenizer_config.json", {**config, "chat_template": template})
 
 
-def _vision_start(checkpoint: Checkpoint) -> int:
+def _vision_start(opened: Opened) -> int:
     """The id of the text that starts an image; raises ConfigError where the tokenizer has none."""
-    added = (checkpoint.json("tokenizer.json") or {}).get("added_tokens") or []
+    added = json.loads(opened.texts.tokenizer).get("added_tokens") or []
     found = [token["id"] for token in added if token["content"] == VISION_START]
     if not found:
-        raise ConfigError(f"has no token {VISION_START}", where=checkpoint.directory / "tokenizer.json")
+        raise ConfigError(f"has no token {VISION_START}", where=opened.checkpoint.directory / "tokenizer.json")
     return int(found[0])
 
 

@@ -1,4 +1,4 @@
-"""Images encoded on the machines of a cluster, and what one does: `python -m qvl_export.quant.encoding JOB.json`.
+"""Images encoded on the machines of a cluster, and what one does: `python -m qvl_export.quant.encoding`.
 
 Like `spread`, with the vision graph of a bundle in the making instead of a stage.
 """
@@ -16,7 +16,6 @@ import numpy as np
 from qvl_runtime.manifest import Manifest
 from qvl_runtime.positions import Grid
 from qvl_runtime.preprocess import Patches
-from qvl_runtime.sessions.cpu import open_vision
 
 from ..job import serve
 from ..processes import Pool
@@ -60,6 +59,8 @@ def encode(pool: Pool, work: Work, images: Iterable[Patches], bundle: Path, mani
 
 def run(job: Job) -> None:
     """Do a job, a line for every shard."""
+    from qvl_runtime.sessions.cpu import open_vision  # where it cannot be imported, `serve` says so
+
     work = shared(job.directory)
     vision = open_vision(Path(job.bundle), job.manifest, job.threads)
     for first, last in job.shards:
@@ -70,4 +71,4 @@ def run(job: Job) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(serve(sys.argv[1], Job, run))
+    sys.exit(serve(Job, run))

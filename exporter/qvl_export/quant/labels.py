@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 import msgspec
 
 from qvl_runtime.bundle import sha256
+from qvl_runtime.files import read_lines
 
 from ..errors import ExportError
+from ..paths import is_inside
 from .question import Origin, Question, Report
 
 LABELS = "labels.jsonl"
@@ -29,18 +32,23 @@ class Label(msgspec.Struct, kw_only=True):
 def read_labels(directory: Path) -> list[Label]:
     """The lines of a set; raises ExportError naming file and line for anything malformed."""
     path = directory / LABELS
-    labels = [_label(line, f"{path}:{number}") for number, line in enumerate(path.read_bytes().splitlines(), 1)]
+    labels = [
+        _label(line if number > 1 else line.removeprefix(codecs.BOM_UTF8), f"{path}:{number}", directory)
+        for number, line in enumerate(read_lines(path, ExportError), 1)
+    ]
     if not labels:
         raise ExportError("is empty", where=path)
     return labels
 
 
-def _label(line: bytes, where: str) -> Label:
+def _label(line: bytes, where: str, directory: Path) -> Label:
     try:
         label = msgspec.json.decode(line, type=Label)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise ExportError(f"is malformed: {error}", where=where) from error
-    if Path(label.image).is_absolute() or ".." in Path(label.image).parts:
+    if "\\" in label.image and not (directory / label.image).is_file():
+        label.image = PureWindowsPath(label.image).as_posix()
+    if not is_inside(label.image):
         raise ExportError(f"needs an image inside the set, not {label.image!r}", where=where)
     return label
 

@@ -29,6 +29,7 @@ from .samples import Sampler
 from .sensitivities import Sensitivity
 from .sensitivity import Chain
 from .sizes import NO_HASH, Sizes
+from .threads import thread_limit
 from .tower import Tower
 from .towers import llm_tower, vision_tower
 from .trial import shape_of
@@ -140,7 +141,7 @@ def _float_vision(quantizer: Quantizer, draft: Manifest, directory: Path) -> Cpu
     graph = build_vision(quantizer.spec, quantizer.targets["vision"])
     written = _write(graph, quantizer, directory / "vision.onnx")
     entry = describe.graph_entry(graph, written, search.FLOAT)
-    return open_vision(directory, msgspec.structs.replace(draft, graphs={"vision": entry}), None)
+    return open_vision(directory, msgspec.structs.replace(draft, graphs={"vision": entry}), thread_limit())
 
 
 def _write(graph: Graph, quantizer: Quantizer, path: Path) -> weights.Written:

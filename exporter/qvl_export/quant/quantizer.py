@@ -28,6 +28,7 @@ from .samples import Encoder, Sampler
 from .saved import SavedLinear
 from .search import Limit
 from .sensitivities import Sensitivity
+from .threads import thread_limit
 from .work import Floats, Quantized, Work
 
 FEATURES = "features"
@@ -68,7 +69,7 @@ class Quantizer:
 
     @property
     def work(self) -> Path:
-        """What is done so far lies beside the bundle it is for, and survives a kill."""
+        """What is done so far lies beside the bundle it is for, and survives a kill, see `resuming`."""
         return self.out.with_name(f".{self.out.name}.calibration")
 
     def tower(self, name: str, draft: Manifest, directory: Path, before: Quantized, report: Report) -> Quantized:
@@ -128,7 +129,7 @@ class Quantizer:
         from qvl_runtime.sessions.cpu import open_vision
 
         if self.pool is None:
-            return open_vision(directory, draft, None)
+            return open_vision(directory, draft, thread_limit())
         from .encoding import Encoded, encode
 
         work = Work(self.work / FEATURES, self.key(draft, report))
@@ -185,7 +186,7 @@ class Quantizer:
         return f"{pages} page{'s' if pages != 1 else ''} of {', '.join(self.pages.names)}"
 
     def sampler(self, draft: Manifest, directory: Path, report: Report) -> Sampler:
-        template = ChatTemplate((directory / "chat_template.jinja").read_text("utf-8"), directory)
+        template = ChatTemplate((directory / "chat_template.jinja").read_text("utf-8"), directory, draft.special_tokens)
         tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
         return Sampler(self.pages, report, draft, template, tokenizer)
 
@@ -207,7 +208,3 @@ class Quantizer:
             "targets": repr(self.targets),
             "made_by": fingerprint(),
         }
-
-    def clean(self) -> None:
-        """Remove what was kept for resuming."""
-        shutil.rmtree(self.work, ignore_errors=True)

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime as ort
 
-from qvl_runtime.sessions.cpu import session_options
-
+from .threads import thread_limit
 from .work import Floats, Sample
+
+if TYPE_CHECKING:
+    from qvl_runtime.onnx_runtime import ort
 
 OUTPUT = "hidden_out"
 
 
 def open_session(path: Path, threads: int | None = None) -> ort.InferenceSession:
-    """ONNX Runtime as the runtime sets it up."""
-    return ort.InferenceSession(path, session_options(threads), providers=["CPUExecutionProvider"])
+    """As the runtime opens it, on `threads` cores or those of the limit; raises InstallError without an engine."""
+    from qvl_runtime.sessions import cpu
+
+    return cpu.open_session(path, cpu.session_options(threads or thread_limit()))
 
 
 def run(session: ort.InferenceSession, sample: Sample, outputs: list[str]) -> list[Floats]:

@@ -11,17 +11,19 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import IO, NamedTuple, Protocol
+from typing import IO, TYPE_CHECKING, NamedTuple, Protocol
 
 import msgspec
 import numpy as np
-import onnxruntime as ort
 
 from ..atomic import written
 from .routed import Routed
 from .running import open_session, run, through
 from .statistics import Collector, Part
 from .work import Floats, Sample
+
+if TYPE_CHECKING:
+    from qvl_runtime.onnx_runtime import ort
 
 SHARD_PAGES = 16
 

@@ -1,4 +1,4 @@
-"""Shards on the machines of a cluster, and what such a machine does: `python -m qvl_export.quant.spread JOB.json`.
+"""Shards on the machines of a cluster, and what such a machine does: `python -m qvl_export.quant.spread`.
 
 Every machine sees the work directory under the same path. A job runs a stage over some shards and leaves in it what
 they came to; results do not depend on which machine did which.
@@ -12,18 +12,21 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
-import onnxruntime as ort
 
 from ..atomic import written
 from ..errors import ExportError
 from ..job import serve
 from ..processes import Pool
-from . import shards
+from . import libraries, shards
 from .running import open_session, through
 from .shards import Found, Watch
 from .work import Work
+
+if TYPE_CHECKING:
+    from qvl_runtime.onnx_runtime import ort
 
 MODULE = "qvl_export.quant.spread"
 
@@ -86,6 +89,7 @@ def threads_each(pool: Pool) -> int:
 def run(job: Job) -> None:
     """Do a job, a line for every shard."""
     os.environ.setdefault("OMP_NUM_THREADS", str(job.threads))  # before PyTorch is imported
+    libraries.check()
     work = shared(job.directory)
     session = open_session(Path(job.model), job.threads)
     for first, last in job.shards:
@@ -120,4 +124,4 @@ def _file(work: Work, number: int, shard: range) -> Path:
 
 
 if __name__ == "__main__":
-    sys.exit(serve(sys.argv[1], Job, run))
+    sys.exit(serve(Job, run))

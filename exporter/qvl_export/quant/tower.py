@@ -6,10 +6,10 @@ import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_ir as ir
-import onnxruntime as ort
 
 from ..graph import weights
 from ..graph.build import Graph
@@ -20,6 +20,11 @@ from .running import open_session
 from .schemes import Floats, Scheme
 from .stored import packed_parts
 from .work import Quantized
+
+MOST_OPEN = 4
+"""Sessions of a stage that are open at a time, and the next one."""
+if TYPE_CHECKING:
+    from qvl_runtime.onnx_runtime import ort
 
 
 @dataclass(frozen=True)
@@ -64,8 +69,24 @@ class Tower:
             **quantized.tensors,
             **packed_parts(quantized.linears, self.target),
         }
-        data = directory / "stage.onnx.data"
-        data.unlink(missing_ok=True)  # an open session has the old one mapped
-        weights.write(graph, sources, data, hashlib.sha256(), lambda _: None)
-        ir.save(graph.model, directory / "stage.onnx")
-        return directory / "stage.onnx"
+        path = _free(directory)
+        weights.write(graph, sources, path.with_suffix(".onnx.data"), hashlib.sha256(), lambda _: None)
+        ir.save(graph.model, path)
+        return path
+
+
+def _free(directory: Path) -> Path:
+    """A place for a graph whose weights no open session has mapped: they are removed first.
+
+    Windows removes nothing that is mapped: there the next name is taken.
+    """
+    refused: PermissionError | None = None
+    for number in range(MOST_OPEN):
+        path = directory / f"stage{number or ''}.onnx"
+        try:
+            path.with_suffix(".onnx.data").unlink(missing_ok=True)
+            return path
+        except PermissionError as error:
+            refused = error
+    assert refused is not None
+    raise refused

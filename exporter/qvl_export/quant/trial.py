@@ -6,9 +6,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
-import onnxruntime as ort
 
 from ..graph.stages import Stage
 from .calibrate import quantize_linears
@@ -21,6 +21,9 @@ from .statistics import Statistics
 from .tower import Tower
 from .variants import Part
 from .work import Floats, Sample, StageRecord, Work
+
+if TYPE_CHECKING:
+    from qvl_runtime.onnx_runtime import ort
 
 TOGETHER = "together"
 """After the name of a precision: all inputs have one scale, though a scale a token each is more exact."""

@@ -10,6 +10,7 @@ from typing import Any
 
 from ..engines import EngineOptions, Finisher, check
 from ..errors import ExportError
+from ..extras import install_fix
 from . import WEIGHT_TYPES
 from .portable import PortableTarget
 
@@ -43,7 +44,7 @@ def _library() -> Any:
     try:
         import tensorrt_rtx
     except ImportError as error:
-        raise ExportError(f"{LIBRARY} is not installed", fix="pip install 'qvl-export[tensorrt-rtx]'") from error
+        raise ExportError(f"{LIBRARY} is not installed", fix=install_fix("tensorrt-rtx")) from error
     return tensorrt_rtx
 
 

@@ -10,13 +10,32 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .errors import BundleError, EngineError, InstallError, MediaError, PromptError, QvlError
+from . import telemetry as _telemetry  # noqa: F401 – first: before anything can import ONNX Runtime
+from .errors import (
+    BundleError,
+    EngineError,
+    InstallError,
+    MediaError,
+    PromptError,
+    QvlError,
+    TruncatedAnswerWarning,
+)
 
 if TYPE_CHECKING:
     from .model import Model, load
 
 __version__ = "0.1.0"
-__all__ = ["BundleError", "EngineError", "InstallError", "MediaError", "Model", "PromptError", "QvlError", "load"]
+__all__ = [
+    "BundleError",
+    "EngineError",
+    "InstallError",
+    "MediaError",
+    "Model",
+    "PromptError",
+    "QvlError",
+    "TruncatedAnswerWarning",
+    "load",
+]
 
 
 def __getattr__(name: str) -> Any:

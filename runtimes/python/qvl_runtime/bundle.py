@@ -26,6 +26,15 @@ CHUNK = 1 << 22
 Shapes = dict[str, list[int | str]]
 
 
+def has_utf8_name(path: Path) -> bool:
+    """Whether the path from the root is UTF-8: engines cannot open files of another name."""
+    try:
+        str(path.absolute()).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 class _Version(msgspec.Struct):
     schema_version: int
 
@@ -59,6 +68,14 @@ def _parse(bundle: Path) -> Manifest:
             where=bundle,
             fix="load it with onnxruntime_genai, or export without --layout genai",
         )
+    if not path.is_file() and (bundle / "config.json").is_file():
+        import shlex  # for errors alone
+
+        raise BundleError(
+            "is a checkpoint, not a bundle",
+            where=bundle,
+            fix=f"export it first: qvl-export export {shlex.quote(str(bundle))} BUNDLE",
+        )
     if not path.is_file():
         raise BundleError("is missing: not a bundle, or an interrupted copy", where=path)
     if path.stat().st_size > MAX_MANIFEST_BYTES:
@@ -70,7 +87,7 @@ def _parse(bundle: Path) -> Manifest:
             raise BundleError(
                 f"has schema version {version}, this runtime reads up to {SCHEMA_VERSION}",
                 where=path,
-                fix="pip install -U qvl-runtime",
+                fix="install the qvl-runtime of the qvl-export that made it",
             )
         return msgspec.json.decode(raw, type=Manifest)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
@@ -94,6 +111,7 @@ def _check_geometry(manifest: Manifest, where: Path) -> None:
     decode = manifest.graphs.get(DECODE, language)
     if (decode.inputs, decode.outputs) != (language.inputs, language.outputs):
         wrong.append(DECODE)
+    wrong += _wrong_sizes(manifest)
     layers = sum(name.startswith("past_key_values.") for name in shapes) // 2
     if wrong or layers != manifest.llm.num_layers:
         raise BundleError(f"geometry and graphs disagree: {', '.join(wrong) or 'layers'}", where=where)
@@ -129,6 +147,19 @@ def _wrong_options(manifest: Manifest, shapes: Shapes) -> Iterator[str]:
         yield from sorted({port.name for port in ports if port.name.startswith("deepstack_features.")} ^ deepstack)
 
 
+def _wrong_sizes(manifest: Manifest) -> Iterator[str]:
+    """Sizes that contradict each other."""
+    image, llm, tokens = manifest.image, manifest.llm, manifest.tokens
+    if not max(image.min_pixels, image.factor**2) <= image.max_pixels and not image.square:
+        yield "pixel bounds"
+    if image.square % image.patch_size:
+        yield "square"
+    if llm.deepstack_layers > llm.num_layers:
+        yield "deepstack_layers"
+    if max(tokens.image, tokens.video or 0, *tokens.stop) >= llm.vocab_size:
+        yield "tokens"
+
+
 def _profiles_fit(graph: GraphEntry) -> bool:
     axes = {axis for port in graph.inputs for axis in port.shape if isinstance(axis, str)}
     return graph.engine is None or all(set(profile.axes) == axes for profile in graph.engine.profiles)
@@ -153,8 +184,14 @@ def inside(bundle: Path, name: str) -> Path:
     """The path of a bundle's file; raises BundleError when the name leaves the bundle."""
     pure = PurePosixPath(name)
     path = bundle / name
-    if pure.is_absolute() or ".." in pure.parts or "\\" in name or not name:
-        raise BundleError(f"names a file outside the bundle: {name!r}", where=bundle / MANIFEST)
-    if not path.resolve().is_relative_to(bundle.resolve()):
+    if pure.is_absolute() or ".." in pure.parts or not name or any(sign in name for sign in "\\:\0"):
+        raise BundleError(f"names a file outside the bundle: {name[:200]!r}", where=bundle / MANIFEST)
+    try:
+        stays = path.resolve().is_relative_to(bundle.resolve())
+    except (OSError, RuntimeError) as error:  # a link to itself, before Python 3.13 a RuntimeError
+        raise BundleError(
+            "is a link that leads nowhere", where=path, fix="copy the file itself into the bundle"
+        ) from error
+    if not stays:
         raise BundleError("is a link that leaves the bundle", where=path, fix="copy the file itself into the bundle")
     return path

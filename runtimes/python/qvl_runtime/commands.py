@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .arguments import BENCH_PROMPT, Commands
-from .errors import PromptError
+from .errors import MediaError, PromptError
+from .printable import one_line, printable
+from .sources import local, shown
+from .standard_streams import print_json, put, say, show
+
+MAX_JSON_BYTES = 16 << 20
+"""Of a file of tools or of a schema."""
 
 if TYPE_CHECKING:
     from .generate import Run
@@ -19,51 +26,87 @@ if TYPE_CHECKING:
     from .prompt import Placed
     from .stream import Stream
 
+CUTS: dict[str | None, str] = {"length": "--max-new-tokens", "timeout": "--timeout"}
+"""The option that cuts an answer, by the reason why it ended."""
+
 
 def _messages(options: argparse.Namespace) -> list[dict[str, Any]]:
     from .pdf import pdf_pages
 
-    if options.pages and not options.pdf:
-        raise PromptError("--pages needs --pdf")
+    _check_media(options)
     parts: list[dict[str, Any]] = [{"type": "image", "image": image} for image in options.image]
     for pdf in options.pdf:
-        parts += [{"type": "image", "image": page} for page in pdf_pages(pdf, options.pages)]
-    if options.video:
-        parts.append(_video(options))
+        parts += [{"type": "image", "image": page} for page in pdf_pages(_path(pdf), options.pages)]
+    parts += [_video(name, options) for name in options.video]
     if options.prompt:
         parts.append({"type": "text", "text": options.prompt})
-    system = [{"role": "system", "content": options.system}] if getattr(options, "system", None) else []
-    return [*system, {"role": "user", "content": parts}]
+    system = getattr(options, "system", None)
+    first = [] if system is None else [{"role": "system", "content": system}]
+    return [*first, {"role": "user", "content": parts}]
 
 
-def _video(options: argparse.Namespace) -> dict[str, Any]:
-    """A single file is a video unless it ends like an image; several are its frames."""
-    from .drawing import is_image
+def _check_media(options: argparse.Namespace) -> None:
+    """Raise PromptError for an option that has nothing to act on."""
+    for name, value, medium in (
+        ("--pages", options.pages, "pdf"),
+        ("--fps", options.fps, "video"),
+        ("--max-frames", options.max_frames, "video"),
+    ):
+        if value is not None and not getattr(options, medium):
+            raise PromptError(f"{name} needs --{medium}")
 
-    frames: list[str] = options.video
-    source = frames if len(frames) > 1 or is_image(Path(frames[0])) else frames[0]
-    limit = {} if options.max_frames is None else {"max_frames": options.max_frames}
-    return {"type": "video", "video": source, "fps": options.fps, **limit}
+
+def _path(name: str) -> str | Path:
+    """The path of a PDF, which may be a `file:` URL."""
+    path = local(name)
+    if isinstance(path, bytes):
+        raise MediaError("is no path", where=shown(name), fix="PDFs are given as files")
+    return path
+
+
+def _video(name: str, options: argparse.Namespace) -> dict[str, Any]:
+    from .frames import video_source
+    from .video import DEFAULT_FPS, MAX_FRAMES
+
+    source = video_source(name)
+    most = options.max_frames or (MAX_FRAMES if isinstance(source, list) else None)
+    limit = {} if most is None else {"max_frames": most}
+    return {"type": "video", "video": source, "fps": DEFAULT_FPS if options.fps is None else options.fps, **limit}
 
 
 def run(options: argparse.Namespace) -> int:
-    from .drawing import image_format
+    from .chat import parse_arguments
+    from .drawing import check_writable
     from .model import load
 
+    options.template_args = parse_arguments(options.template_arg)
     if options.draw:
-        image_format(options.draw)
-        if not options.draw.absolute().parent.is_dir():
-            raise PromptError("there is no such directory", where=options.draw.parent, fix="make it first")
+        check_writable(options.draw, [*options.image, *options.pdf])
+    _check_sampling(options)
     tools, schema = _json_file(options.tools), _json_file(options.json_schema)
     if options.json_schema and schema is None:
         raise PromptError("is null, no schema", where=options.json_schema)
+    messages = _messages(options)
     with load(options.bundle, options.threads) as model:
-        return _run(model, options, tools, schema)
+        return _run(model, messages, options, tools, schema)
 
 
-def _run(model: Model, options: argparse.Namespace, tools: Any, schema: Any) -> int:
+def _check_sampling(options: argparse.Namespace) -> None:
+    """Raise PromptError for what is no way to choose tokens, or does nothing where the likeliest is taken."""
+    from .sampling import Sampling
+
+    values = {"temperature": options.temperature, "top_p": options.top_p, "top_k": options.top_k, "seed": options.seed}
+    sampling = Sampling(**{name: value for name, value in values.items() if value is not None})
+    idle = {"--top-p": sampling.top_p < 1, "--top-k": sampling.top_k > 0, "--seed": options.seed is not None}
+    recommended = getattr(options, "use_generation_config", False)  # which may bring a temperature
+    for name, given in idle.items():
+        if given and sampling.temperature == 0 and not recommended:
+            raise PromptError(f"{name} does nothing at temperature 0", fix="add --temperature 0.7")
+
+
+def _run(model: Model, messages: list[dict[str, Any]], options: argparse.Namespace, tools: Any, schema: Any) -> int:
     stream = model.stream(
-        _messages(options),
+        messages,
         options.max_new_tokens,
         options.temperature,
         options.top_p,
@@ -71,6 +114,13 @@ def _run(model: Model, options: argparse.Namespace, tools: Any, schema: Any) -> 
         options.seed,
         tools=tools,
         json_schema=schema,
+        template_args=options.template_args,
+        min_p=options.min_p,
+        repetition_penalty=options.repetition_penalty,
+        no_repeat_ngram_size=options.no_repeat_ngram_size,
+        use_generation_config=options.use_generation_config,
+        stop=options.stop,
+        timeout=options.timeout,
     )
     place = _drawing_place(stream) if options.draw else None
     result: dict[str, Any] = {"text": _answer(stream, quiet=options.json)}
@@ -81,17 +131,26 @@ def _run(model: Model, options: argparse.Namespace, tools: Any, schema: Any) -> 
         _draw(options.draw, place, regions)
         result["regions"] = [asdict(region) for region in regions]
     if options.json:
-        print(json.dumps({**result, **_report(stream.run)}, ensure_ascii=False))
-    elif stream.run.finish_reason == "length":
+        print_json({**result, **_report(stream.run)})
+    elif option := CUTS.get(stream.run.finish_reason or ""):
         closed = " and closed" if stream.run.forced else ""
-        print(f"note: the answer was cut off{closed}, see --max-new-tokens", file=sys.stderr)
+        say(f"note: the answer was cut off{closed}, see {option}")
     return 0
 
 
 def _json_file(path: Path | None) -> Any:
     """The JSON value of a file, None without one."""
+    if path is None:
+        return None
+    piped = str(path).startswith(("/dev/fd/", "/dev/stdin"))  # what a shell makes of <(…), and a pipe
+    if os.path.exists(path) and not path.is_file() and not piped:
+        raise PromptError("is not a file", where=path, fix="give a file of JSON")
+    with path.open("rb") as file:
+        text = file.read(MAX_JSON_BYTES + 1)
+    if len(text) > MAX_JSON_BYTES:
+        raise PromptError(f"is larger than {MAX_JSON_BYTES >> 20} MiB", where=path)
     try:
-        return None if path is None else json.loads(path.read_text("utf-8"))
+        return json.loads(text.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise PromptError(f"is not JSON: {error}", where=path) from error
 
@@ -102,19 +161,20 @@ def _calls(answer: str) -> dict[str, Any]:
 
     reply = parse_calls(answer)
     for text in reply.malformed:
-        print(f"note: a malformed tool call: {' '.join(text.split())[:200]}", file=sys.stderr)
+        say(f"note: a malformed tool call: {' '.join(text.split())[:200]}")
     return {"tool_calls": [asdict(call) for call in reply.calls], "malformed_tool_calls": list(reply.malformed)}
 
 
 def _answer(stream: Stream, quiet: bool) -> str:
-    """The whole answer, printed as it comes unless `quiet`."""
+    """The whole answer, printed as it comes unless `quiet`; a terminal gets no control characters of it."""
     pieces = []
+    clean = printable if sys.stdout.isatty() else str
     for piece in stream:
         pieces.append(piece)
         if not quiet:
-            print(piece, end="", flush=True)
+            put(clean(piece), end="")
     if not quiet:
-        print(flush=True)
+        put("")
     return "".join(pieces)
 
 
@@ -131,7 +191,7 @@ def _draw(path: Path, place: Placed, regions: list[Region]) -> None:
 
     drawing.save(drawing.draw(place.media.frames[0], regions), path)
     if not regions:
-        print(f"note: the answer has no boxes, {path} is the page alone", file=sys.stderr)
+        say(f"note: the answer has no boxes, {path} is the page alone")
 
 
 def _report(run: Run) -> dict[str, Any]:
@@ -141,6 +201,7 @@ def _report(run: Run) -> dict[str, Any]:
     return {
         "tokens": run.tokens,
         "finish_reason": run.finish_reason,
+        **({"stop_string": run.stop_string} if run.stop_string else {}),
         **({"forced": run.forced} if run.forced else {}),
         "counts": asdict(run.counts),
         "seconds": times,
@@ -158,26 +219,26 @@ def inspect(options: argparse.Namespace) -> int:
     damaged = [name for name, good in checked.items() if not good]
     if options.json:
         verified = {"verified": checked, "damaged": damaged} if options.verify else {}
-        print(json.dumps({**msgspec.to_builtins(manifest), **verified}, indent=1, ensure_ascii=False))
+        print_json({**msgspec.to_builtins(manifest), **verified}, indent=1)
     else:
         from .describe import describe
 
-        print(describe(manifest))
+        show(describe(manifest))
         for name, good in checked.items():
-            print(f"{'ok     ' if good else 'DAMAGED'}  {name}")
+            show(f"{'ok     ' if good else 'DAMAGED'}  {one_line(name)}")
         if damaged:
-            print(
-                f"{len(damaged)} of {len(checked)} files differ from what was written: copy or export the bundle again"
-            )
+            put(f"{len(damaged)} of {len(checked)} files differ from what was written: copy or export the bundle again")
     return 1 if damaged else 0
 
 
 def bench(options: argparse.Namespace) -> int:
     import time
 
+    from .chat import parse_arguments
     from .model import load
 
     options.prompt = options.prompt or BENCH_PROMPT
+    options.template_args = parse_arguments(options.template_arg)
     messages = _messages(options)
     loads, runs = [], []
     for _ in range(options.repeat):
@@ -187,11 +248,11 @@ def bench(options: argparse.Namespace) -> int:
             runs.append(_fresh(model, messages, options))
     result = _medians(loads, runs)
     if options.json:
-        print(json.dumps(result))
+        print_json(result)
     else:
         seconds = {"load": result.pop("load_seconds"), **result.pop("seconds")}
         flat = {**{f"{key} (s)": value for key, value in seconds.items()}, **result}
-        print("\n".join(f"{key:18} {value}" for key, value in flat.items()))
+        put("\n".join(f"{key:18} {value}" for key, value in flat.items()))
     return 0
 
 
@@ -212,7 +273,14 @@ def _medians(loads: list[float], runs: list[dict[str, Any]]) -> dict[str, Any]:
 
 def _fresh(model: Model, messages: list[dict[str, Any]], options: argparse.Namespace) -> dict[str, Any]:
     """One run without any cached features or keys."""
-    stream = model.stream(messages, options.max_new_tokens, ignore_eos=True)
+    stream = model.stream(
+        messages,
+        options.max_new_tokens,
+        seed=0,
+        ignore_eos=True,
+        template_args=options.template_args,
+        use_generation_config=options.use_generation_config,
+    )
     for _ in stream:
         pass
     return _report(stream.run)

@@ -7,21 +7,23 @@ valid JSON always; `Run.forced` holds that ending, which the model did not say, 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from . import json_schemas
 from .errors import InstallError, PromptError
+from .extras import install_fix
 from .generate import Run
+from .json_schemas import Schema
 from .sampling import Chooser, Logits
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
 
-Schema = Mapping[str, Any] | str
 LAYOUT: Any = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 """One line, as json.dumps writes it: white space of its own could go on for ever."""
 ENDINGS = b'"}],:0123456789'
@@ -38,22 +40,23 @@ class Grammars:
         try:
             import llguidance
         except ImportError as error:
-            raise InstallError("answers of a schema need llguidance", fix="pip install 'qvl-runtime[json]'") from error
+            raise InstallError("answers of a schema need llguidance", fix=install_fix("json")) from error
         self._library, self.vocab_size = llguidance, vocab_size
         self.tokenizer: LLTokenizer = llguidance.LLTokenizer(tokenizer, n_vocab=vocab_size, eos_token=list(stop))
 
     def constraint(self, schema: Schema) -> Constraint:
         """A new answer's constraint; raises PromptError for what is not a JSON schema or not supported of it."""
+        value = json_schemas.read(schema)
         try:
-            value = json.loads(schema) if isinstance(schema, str) else schema
-            if not isinstance(value, Mapping):
-                raise TypeError(f"it is a {type(value).__name__}")
-            grammar = self._library.LLMatcher.grammar_from_json_schema(json.dumps(dict(value)), defaults=LAYOUT)
-        except (TypeError, ValueError, RecursionError) as error:
-            raise PromptError(f"json_schema is not a JSON object: {error}") from error
+            grammar = self._library.LLMatcher.grammar_from_json_schema(json.dumps(value), defaults=LAYOUT)
+        except ValueError as error:  # nested too deeply
+            raise PromptError(f"json_schema cannot be used: {_first_line(str(error))}") from error
         matcher = self._library.LLMatcher(self.tokenizer, grammar, log_level=0)
+        if not matcher.is_error():
+            json_schemas.check(value)
+            matcher.compute_bitmask()  # what cannot be followed may be noticed only here
         if matcher.is_error():
-            raise PromptError(f"json_schema cannot be used: {matcher.get_error()[:200]}")
+            raise PromptError(f"json_schema cannot be used: {_first_line(matcher.get_error())}")
         return Constraint(matcher, self)
 
     @cached_property
@@ -74,9 +77,12 @@ class Constraint:
         """`choose` among allowed tokens only, each choice taken note of."""
 
         def constrained(logits: Logits) -> int:
-            token = choose(np.where(self._allowed(self._matcher), logits, -np.inf).astype(np.float32))
-            if not self._matcher.consume_token(token):
-                raise PromptError(f"json_schema cannot be followed: {self._matcher.get_error()[:200]}")
+            allowed, matcher = self._allowed(self._matcher), self._matcher
+            if matcher.is_error():  # all that is allowed then is to stop, as if the answer were complete
+                raise PromptError(f"json_schema cannot be followed: {_first_line(matcher.get_error())}")
+            token = choose(np.where(allowed, logits, -np.inf).astype(np.float32))
+            if not matcher.consume_token(token):
+                raise PromptError(f"json_schema cannot be followed: {_first_line(matcher.get_error())}")
             return token
 
         return constrained
@@ -84,7 +90,7 @@ class Constraint:
     def closed(self, tokens: Iterator[int], run: Run) -> Iterator[int]:
         """The answer's tokens, and after a cut those that close it."""
         yield from tokens
-        if run.finish_reason != "length":
+        if run.finish_reason not in ("length", "timeout"):
             return
         if self._matcher.is_stopped():  # the last token that fitted was the last one needed
             run.finish_reason = "stop"
@@ -129,3 +135,8 @@ class Constraint:
         allowed = self._allowed(matcher)
         single = [token for token in self._grammars.bytes_by_ending if allowed[token]]
         return [[token] for token in (single or np.flatnonzero(allowed).tolist())[:16]]
+
+
+def _first_line(error: str) -> str:
+    """llguidance adds a dump of its state to some errors."""
+    return error.strip().partition("\n\n")[0][:200]

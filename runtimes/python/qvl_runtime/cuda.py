@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from .errors import EngineError, InstallError
+from .extras import CUDA_PYTHON
 
 LEAST_BYTES = 256
 """Of a buffer: engines want an address even for what is empty, aligned to this."""
@@ -19,7 +20,7 @@ def runtime() -> Any:
     try:
         from cuda.bindings import runtime as found
     except ImportError as error:
-        raise InstallError("cuda-python is not installed", fix="pip install cuda-python") from error
+        raise InstallError("cuda-python is not installed", fix=f'pip install "{CUDA_PYTHON}"') from error
     return found
 
 

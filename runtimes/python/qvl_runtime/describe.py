@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from .manifest import Bounds, Calibration, EngineEntry, ImageGeometry, Manifest, Port
+from .manifest import Bounds, Calibration, EngineEntry, GenerationDefaults, ImageGeometry, Manifest, Port
+from .printable import printable
+
+_NEUTRAL_DRAWN = {"temperature": 0, "top_k": 0, "top_p": 1, "min_p": 0}
+_NEUTRAL = {"repetition_penalty": 1, "no_repeat_ngram_size": 0, "max_new_tokens": None}
+"""Settings of answers with the values that change nothing: of those that are drawn, and of all."""
 
 
 def describe(manifest: Manifest, ports: bool = True) -> str:
-    """A bundle in a few lines of text, with the inputs and outputs of its graphs where `ports` is set."""
+    """A bundle in a few lines of text that are safe to print, with the ports of its graphs where `ports` is set."""
     image, llm, origin = manifest.image, manifest.llm, manifest.provenance
     size = sum(entry.size for entry in manifest.files.values())
     lines = [
@@ -18,6 +23,7 @@ def describe(manifest: Manifest, ports: bool = True) -> str:
         *([f"  options   {_options(origin.options)}"] if origin.options else []),
         f"  images    {_images(image)}",
         f"  length    {llm.max_length:,} tokens of prompt and answer",
+        *([f"  answers   {_recommended(manifest.generation)}"] if manifest.generation else []),
     ]
     if origin.calibration:
         lines.append(f"  calib     {_calibrated(origin.calibration)}")
@@ -29,13 +35,21 @@ def describe(manifest: Manifest, ports: bool = True) -> str:
             lines += _engine(graph.engine)
         if ports:
             lines += _ports("in ", graph.inputs) + _ports("out", graph.outputs)
-    return "\n".join(lines)
+    return "\n".join(" ".join(printable(line).splitlines()) for line in lines)
 
 
 def _images(image: ImageGeometry) -> str:
     if image.queries:
         return f"{image.square} × {image.square} pixels whatever their shape, {image.queries} tokens each"
     return f"{image.min_pixels:,} to {image.max_pixels:,} pixels, a token is {image.factor} × {image.factor}"
+
+
+def _recommended(generation: GenerationDefaults) -> str:
+    """What `--use-generation-config` does, as far as it is not what happens without it."""
+    neutral = (_NEUTRAL_DRAWN if generation.do_sample and generation.temperature else {}) | _NEUTRAL
+    settings = {name: getattr(generation, name) for name in neutral}
+    told = {name: value for name, value in settings.items() if value != neutral[name]}
+    return f"greedy; with --use-generation-config {_options(told)}" if told else "greedy, as the checkpoint recommends"
 
 
 def _options(options: Mapping[str, object]) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import struct
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
@@ -11,8 +12,11 @@ from PIL import Image, ImageDraw, ImageFont
 from .errors import MediaError
 from .grounding import Box, Region
 from .media import Frame
+from .sources import local
 
 COLOURS = ("#d62728", "#1f77b4", "#2ca02c", "#9467bd", "#ff7f0e", "#17becf", "#8c564b", "#e377c2")
+FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "PDF", "JPEG2000", "AVIF")
+"""Of all that Pillow writes, those that take a page in colour and at its size."""
 WIDE_FONTS = ("NotoSansCJK-Regular.ttc", "wqy-microhei.ttc", "msyh.ttc", "PingFang.ttc")
 """Looked for where a label has letters that Pillow's own font lacks."""
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
@@ -74,18 +78,43 @@ def image_format(path: Path) -> str:
     """Pillow's format for the file's ending; raises MediaError where it cannot write one."""
     Image.init()
     kind = Image.registered_extensions().get(path.suffix.lower(), "")
-    if kind not in Image.SAVE:
+    if kind not in FORMATS or kind not in Image.SAVE:
         raise MediaError("has no ending of an image format", where=path, fix="write to a .png file")
     return kind
 
 
+def check_writable(path: Path, sources: Iterable[str] = ()) -> None:
+    """Raise MediaError where `save` could not write the path, or would write over one of the `sources`."""
+    image_format(path)
+    if path.is_dir():
+        raise MediaError("is a directory", where=path, fix="name a file, such as drawn.png")
+    if not path.absolute().parent.is_dir():
+        raise MediaError("there is no such directory", where=path.parent, fix="make it first")
+    if path.exists() and any(_same(path, source) for source in sources):
+        raise MediaError("is the image itself, which would be lost", where=path, fix="draw into another file")
+    try:
+        (partial := _partial(path)).touch()
+        partial.unlink()
+    except OSError as error:
+        raise MediaError(f"cannot be written: {error.strerror or error}", where=path) from error
+
+
+def _same(path: Path, source: str) -> bool:
+    file = local(source)
+    return not isinstance(file, bytes) and os.path.exists(file) and os.path.samefile(path, file)
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.partial")
+
+
 def save(image: Image.Image, path: Path) -> None:
     """Write the image whole or not at all; raises MediaError naming the path."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = _partial(path)
     try:
         image.save(partial, format=image_format(path))
         os.replace(partial, path)
-    except OSError as error:
-        raise MediaError(f"cannot be written: {error.strerror or error}", where=path) from error
+    except (OSError, ValueError, struct.error) as error:  # the last two: more pixels a side than the format has
+        raise MediaError(f"cannot be written: {getattr(error, 'strerror', None) or error}", where=path) from error
     finally:
         partial.unlink(missing_ok=True)

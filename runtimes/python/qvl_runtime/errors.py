@@ -10,15 +10,17 @@ QvlError
 
 from __future__ import annotations
 
+from .printable import one_line
+
 
 class QvlError(Exception):
-    """`what` happened, `where` (a path, a field), and a `fix` to try; `str()` is one line."""
+    """`what` happened, `where` (a path, a field), and a `fix` to try; `str()` is one line that is safe to print."""
 
     def __init__(self, what: str, *, where: object = None, fix: str = "") -> None:
         self.what, self.where, self.fix = what, where, fix
         place = f"{where}: " if where is not None else ""
         hint = f" ({fix})" if fix else ""
-        super().__init__(" ".join(f"{place}{what}{hint}".split()))
+        super().__init__(one_line(f"{place}{what}{hint}"))
 
 
 class BundleError(QvlError):
@@ -39,3 +41,7 @@ class EngineError(QvlError):
 
 class InstallError(QvlError):
     """A Python package is missing, or two of them collide."""
+
+
+class TruncatedAnswerWarning(UserWarning):
+    """An answer ends where neither the model nor its caller wanted it to end."""

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import msgspec
 
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 MANIFEST = "bundle.json"
 GENAI_CONFIG = "genai_config.json"
 """Where this lies there is no bundle but a directory for ONNX Runtime GenAI."""
@@ -19,8 +19,18 @@ DECODE = "llm_decode"
 """The language model once more, for the tokens of answers; only hybrid bundles have it."""
 TEXT_FILES = ("tokenizer.json", "chat_template.jinja")
 
-Positive = Annotated[int, msgspec.Meta(gt=0)]
-Count = Annotated[int, msgspec.Meta(ge=0)]
+MAX_FLOAT = 3.4028234663852886e38
+"""The largest float32."""
+Positive = Annotated[int, msgspec.Meta(gt=0, le=1 << 31)]
+Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 31)]
+Bytes = Annotated[int, msgspec.Meta(ge=0, le=1 << 50)]
+Few = Annotated[int, msgspec.Meta(gt=0, le=16)]
+Width = Annotated[int, msgspec.Meta(gt=0, le=1 << 20)]
+Layers = Annotated[int, msgspec.Meta(gt=0, le=1 << 10)]
+TokenId = Annotated[int, msgspec.Meta(ge=0, lt=1 << 24)]
+Mean = Annotated[float, msgspec.Meta(ge=-1e4, le=1e4)]
+Deviation = Annotated[float, msgspec.Meta(ge=1e-4, le=1e4)]
+Rate = Annotated[float, msgspec.Meta(gt=0, le=1e4)]
 GraphName = Annotated[str, msgspec.Meta(pattern=f"^({'|'.join((*GRAPHS, DECODE))})$")]
 Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 
@@ -32,7 +42,7 @@ class _Frozen(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 class FileEntry(_Frozen, frozen=True):
     """Size in bytes and hash of a file of the bundle."""
 
-    size: Count
+    size: Bytes
     sha256: Sha256
 
 
@@ -41,7 +51,7 @@ class Port(_Frozen, frozen=True):
 
     name: str
     dtype: str
-    shape: list[int | str]
+    shape: Annotated[list[Annotated[int, msgspec.Meta(ge=0, le=1 << 31)] | str], msgspec.Meta(max_length=8)]
 
     @property
     def dynamic(self) -> bool:
@@ -98,7 +108,7 @@ class GraphEntry(_Frozen, frozen=True):
     inputs: list[Port]
     outputs: list[Port]
     precision: str
-    weight_bytes: dict[str, Count]
+    weight_bytes: dict[str, Bytes]
     linears: dict[str, str] = {}
     engine: EngineEntry | None = None
 
@@ -116,13 +126,13 @@ class ImageGeometry(_Frozen, frozen=True):
     whatever its shape, and becomes `queries` image tokens, in no grid. 0 where there is none of these.
     """
 
-    patch_size: Positive
-    temporal_patch_size: Positive
-    spatial_merge_size: Positive
+    patch_size: Annotated[int, msgspec.Meta(gt=0, le=256)]
+    temporal_patch_size: Few
+    spatial_merge_size: Few
     min_pixels: Positive
     max_pixels: Positive
-    image_mean: Annotated[list[float], msgspec.Meta(min_length=3, max_length=3)]
-    image_std: Annotated[list[Annotated[float, msgspec.Meta(gt=0)]], msgspec.Meta(min_length=3, max_length=3)]
+    image_mean: Annotated[list[Mean], msgspec.Meta(min_length=3, max_length=3)]
+    image_std: Annotated[list[Deviation], msgspec.Meta(min_length=3, max_length=3)]
     window: Annotated[int, msgspec.Meta(ge=0, le=64)] = 0
     position_table: Annotated[int, msgspec.Meta(ge=0, le=4096)] = 0
     square: Annotated[int, msgspec.Meta(ge=0, le=1 << 14)] = 0
@@ -148,13 +158,13 @@ class LlmGeometry(_Frozen, frozen=True):
     (`positions.ntk_alpha`); 0: never.
     """
 
-    hidden_size: Positive
-    vocab_size: Positive
-    num_layers: Positive
-    num_key_value_heads: Positive
-    head_dim: Positive
-    max_length: Positive
-    deepstack_layers: Count = 0
+    hidden_size: Width
+    vocab_size: Annotated[int, msgspec.Meta(gt=0, le=1 << 24)]
+    num_layers: Layers
+    num_key_value_heads: Width
+    head_dim: Width
+    max_length: Annotated[int, msgspec.Meta(gt=0, le=1 << 24)]
+    deepstack_layers: Annotated[int, msgspec.Meta(ge=0, le=1 << 10)] = 0
     rotation_seed: Count | None = None
     flat_positions: bool = False
     ntk_length: Count = 0
@@ -163,9 +173,9 @@ class LlmGeometry(_Frozen, frozen=True):
 class Tokens(_Frozen, frozen=True):
     """Ids of the special tokens, None for a model that takes no videos; generation stops at any of `stop`."""
 
-    image: Count
-    video: Count | None
-    stop: list[Count]
+    image: TokenId
+    video: TokenId | None
+    stop: Annotated[list[TokenId], msgspec.Meta(max_length=1 << 10)]
 
 
 class VideoTiming(_Frozen, frozen=True):
@@ -174,8 +184,23 @@ class VideoTiming(_Frozen, frozen=True):
     With `timestamps` every temporal patch has a vision block of its own, after its time as text.
     """
 
-    tokens_per_second: float | None = None
+    tokens_per_second: Rate | None = None
     timestamps: bool = False
+
+
+class GenerationDefaults(_Frozen, frozen=True):
+    """How the checkpoint's authors would have answers drawn: its `generation_config.json`, with the defaults of
+    transformers where that says nothing. Used only where it is asked for; a `max_new_tokens` of None: not said.
+    """
+
+    do_sample: bool = False
+    temperature: Annotated[float, msgspec.Meta(ge=0, le=MAX_FLOAT)] = 1.0
+    top_k: Count = 50
+    top_p: Annotated[float, msgspec.Meta(gt=0, le=1)] = 1.0
+    min_p: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
+    repetition_penalty: Annotated[float, msgspec.Meta(gt=0, le=MAX_FLOAT)] = 1.0
+    no_repeat_ngram_size: Count = 0
+    max_new_tokens: Positive | None = None
 
 
 class Calibration(_Frozen, frozen=True):
@@ -204,6 +229,8 @@ class Manifest(_Frozen, frozen=True):
     """A bundle's description of itself.
 
     Where `graphs` has `llm_decode` beside `llm`, the two share one KV cache: answers are generated with it.
+    `special_tokens` are the named ones of the tokenizer's configuration (`eos_token`, …), variables of the template.
+    `generation` is None in bundles made before it was kept.
     """
 
     schema_version: Positive
@@ -216,6 +243,8 @@ class Manifest(_Frozen, frozen=True):
     graphs: dict[GraphName, GraphEntry]
     files: dict[str, FileEntry]
     provenance: Provenance
+    special_tokens: dict[str, str] = {}
+    generation: GenerationDefaults | None = None
 
 
 def json_schema() -> bytes:

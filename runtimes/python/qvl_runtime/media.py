@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, overload
 
@@ -14,17 +15,32 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from .errors import MediaError, QvlError
+from .files import check_regular, is_pipe, read_file
 from .pdf import PdfPage
+from .sources import is_remote, local, shown
 
 MAX_IMAGE_PIXELS = 1 << 27
 """Larger images are refused before decoding: 134 million pixels, an A3 page at 800 dpi."""
 MAX_PAGES_PIXELS = 1 << 28
 """Pages of one TIFF may have this many pixels together: 30 A4 pages at 300 dpi."""
+MAX_TIFF_PAGES = 1024
+"""Of one TIFF; a page costs time even if it has one pixel."""
+MAX_SCANNED_PIXELS = 1 << 31
+"""Pixels of a JPEG times its scans, each of which goes over all pixels. Ten are usual, but 90 kB may hold thousands."""
+MAX_CLIP_PIXELS = 1 << 30
+"""Frames given one by one may have this many pixels together: 517 of 1920 × 1080, 3.2 GB."""
+MAX_IMAGE_BYTES = 1 << 30
+"""Larger files are refused."""
 MAX_ASPECT_RATIO = 200
 """The checkpoints' own bound (transformers `smart_resize`)."""
+MAX_CLIP_FRAMES = 1 << 16
+FEWER_FRAMES = "give fewer or smaller frames, or a video file"
+CHUNK = 1 << 20
 _REFUSED = ("EPS", "WMF")  # Pillow runs Ghostscript or Windows on these
 _PILLOW = threading.Lock()
 
+Numbers = np.ndarray[Any, Any]
+Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 Picture = str | Path | bytes | BinaryIO | Image.Image | np.ndarray[Any, Any]
 ImageSource = Picture | PdfPage
 
@@ -59,6 +75,7 @@ def load_pages(source: ImageSource) -> list[Image.Image] | list[PdfPage]:
         return [source]
     where = _describe(source)
     with _reading(where):
+        source = local(source)
         if isinstance(source, Image.Image):
             return [_page(source, where)]
         with _open(source, where) as image:
@@ -107,7 +124,15 @@ def check_aspect(pages: Sequence[Frame], source: ImageSource) -> None:
 
 def load_frames(sources: Sequence[ImageSource]) -> list[Image.Image]:
     """Video frames; raises MediaError when there are none or their sizes differ."""
-    frames = [load_image(source) for source in sources]
+    frames: list[Image.Image] = []
+    pixels = 0
+    if len(sources) > MAX_CLIP_FRAMES:
+        raise MediaError(f"a video of {len(sources):,} frames", fix=FEWER_FRAMES)
+    for source in sources:
+        frames.append(load_image(source))
+        pixels += frames[-1].width * frames[-1].height
+        if pixels > MAX_CLIP_PIXELS:
+            raise MediaError(f"the first {len(frames):,} frames of a video have {pixels:,} pixels", fix=FEWER_FRAMES)
     if not frames:
         raise MediaError("a video needs at least one frame")
     if len(sizes := {frame.size for frame in frames}) > 1:
@@ -115,10 +140,17 @@ def load_frames(sources: Sequence[ImageSource]) -> list[Image.Image]:
     return frames
 
 
+def check_clip(frames: np.ndarray[Any, Any]) -> None:
+    """Refuse an array [frames, H, W, …] that is too large as frames, before anything of it is copied."""
+    pixels = math.prod(frames.shape[:3])
+    if pixels > MAX_CLIP_PIXELS or len(frames) > MAX_CLIP_FRAMES:
+        raise MediaError(
+            f"is an array of shape {list(frames.shape)}: {pixels:,} pixels", where="video", fix=FEWER_FRAMES
+        )
+
+
 def _describe(source: ImageSource) -> str:
-    if isinstance(source, str | Path):
-        return str(source)[:200]
-    return f"image given as {type(source).__name__}"
+    return shown(source)
 
 
 def _open(source: str | Path | bytes | BinaryIO | np.ndarray[Any, Any], where: str) -> Image.Image:
@@ -128,6 +160,7 @@ def _open(source: str | Path | bytes | BinaryIO | np.ndarray[Any, Any], where: s
             raise MediaError(
                 f"is a {source.dtype} array of shape {list(source.shape)}", where=where, fix="use uint8 [H, W, 3]"
             )
+        _check_pixels(source.shape[1], source.shape[0], where)  # the array may be a view that repeats one pixel
         return Image.fromarray(source)
     if not isinstance(source, str | Path | bytes) and hasattr(source, "read"):
         source = _content(source, where)
@@ -135,19 +168,24 @@ def _open(source: str | Path | bytes | BinaryIO | np.ndarray[Any, Any], where: s
         return _identify(io.BytesIO(source))
     if not isinstance(source, str | Path):
         raise MediaError("is not an image", where=where, fix="give a path, bytes, a PIL image or a uint8 array")
-    if os.path.isdir(source):
-        raise MediaError("is a directory", where=where, fix="give its files one by one")
     check_there(source)
-    return _identify(Path(source) if os.path.isfile(source) else io.BytesIO(Path(source).read_bytes()))
+    if is_pipe(source):
+        return _identify(io.BytesIO(read_file(source, MAX_IMAGE_BYTES)))
+    check_regular(source, MAX_IMAGE_BYTES)
+    return _identify(Path(source))
 
 
 def _content(source: BinaryIO, where: str) -> bytes:
     """All of an open file, from its beginning where it can go back there."""
     if hasattr(source, "seekable") and source.seekable():
         source.seek(0)
-    content = source.read()
-    if not isinstance(content, bytes | bytearray):
-        raise MediaError("is open as text", where=where, fix='open it with mode "rb"')
+    content = bytearray()
+    while piece := source.read(CHUNK):  # a pipe gives less than it is asked for, a device never ends
+        if not isinstance(piece, bytes | bytearray):
+            raise MediaError("is open as text", where=where, fix='open it with mode "rb"')
+        content += piece
+        if len(content) > MAX_IMAGE_BYTES:
+            raise MediaError(f"has more than {MAX_IMAGE_BYTES >> 20:,} MiB", where=where)
     return bytes(content)
 
 
@@ -156,9 +194,12 @@ def check_there(source: str | Path) -> None:
     text = str(source)
     if os.path.exists(source):  # which, unlike pathlib, takes any text
         return
-    if "://" in text or text.startswith("data:"):
-        raise MediaError("is a URL", where=text[:200], fix="URLs are not fetched: download it first")
-    raise MediaError("no such file", where=text[:200], fix="" if text else "the path is empty")
+    if is_remote(text):
+        raise MediaError("is a URL", where=shown(source), fix="URLs are not fetched: download it first")
+    if text.lower().startswith("data:"):
+        fix = "write data:image/png;base64,…"
+        raise MediaError("is a data: URL without data", where=shown(source), fix=fix)
+    raise MediaError("no such file", where=shown(source), fix="" if text else "the path is empty")
 
 
 def _identify(file: Path | io.BytesIO) -> Image.Image:
@@ -180,13 +221,35 @@ def _at(image: Image.Image, index: int) -> Image.Image:
 
 def _count_pages(image: Image.Image, where: str) -> int:
     """The number of pages, after every page's header is looked at: before any page is decoded."""
-    count, total = getattr(image, "n_frames", 1) if image.format == "TIFF" else 1, 0
-    for index in range(count):
-        _check_size(_at(image, index), where)
-        total += image.width * image.height
-    if total > MAX_PAGES_PIXELS:
-        raise MediaError(f"its {count} pages have {total:,} pixels, too many", where=where, fix="split it")
+    _check_size(image, where)
+    if image.format in ("JPEG", "MPO"):
+        _check_scans(image, where)
+    if image.format != "TIFF":
+        return 1
+    count, total = 0, 0
+    with contextlib.suppress(EOFError):
+        while True:
+            _check_size(_at(image, count), where)
+            count, total = count + 1, total + image.width * image.height
+            if count > MAX_TIFF_PAGES or total > MAX_PAGES_PIXELS:
+                problem = f"its first {count} pages have {total:,} pixels, too many"
+                raise MediaError(problem, where=where, fix="split it")
     return count
+
+
+def _check_scans(image: Image.Image, where: str) -> None:
+    """Refuse a JPEG that goes over its pixels again and again; `image` is open, and nothing of it decoded."""
+    file: Any = getattr(image, "fp", None)
+    if file is None:
+        return
+    place, scans, last = file.tell(), 0, b""
+    file.seek(0)
+    while piece := file.read(CHUNK):
+        scans += (last + piece).count(b"\xff\xda")  # no pixel data contains it
+        last = piece[-1:]
+    file.seek(place)
+    if scans * image.width * image.height > MAX_SCANNED_PIXELS:
+        raise MediaError(f"its {scans:,} scans take too long to read", where=where, fix="save it again")
 
 
 @contextlib.contextmanager
@@ -201,7 +264,10 @@ def _own_bound() -> Iterator[None]:
 
 
 def _check_size(image: Image.Image, where: str) -> None:
-    width, height = image.size
+    _check_pixels(*image.size, where)
+
+
+def _check_pixels(width: int, height: int, where: str) -> None:
     if width * height > MAX_IMAGE_PIXELS:
         raise MediaError(
             f"{width} × {height} pixels: more than {MAX_IMAGE_PIXELS:,} are refused as a decompression bomb",
@@ -221,9 +287,7 @@ def _rgb(image: Image.Image) -> Image.Image:
     if image.mode in ("I;16", "I;16B", "I;16L", "I"):
         return Image.fromarray(_eight_bits(np.asarray(image))).convert("RGB")
     if image.mode == "F":
-        values = np.nan_to_num(np.asarray(image))
-        values = values * 255 if values.max() <= 1 else values
-        return Image.fromarray(np.clip(values, 0, 255).astype(np.uint8)).convert("RGB")
+        return Image.fromarray(_bytes_of_floats(np.asarray(image))).convert("RGB")
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         paper = Image.new("RGB", rgba.size, "white")
@@ -232,11 +296,24 @@ def _rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _eight_bits(values: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.uint8]]:
+def _eight_bits(values: Numbers) -> Bytes:
     """16-bit greys keep their upper byte; Pillow's own conversion would clip everything above 255 to white.
 
     Greys of mode I that need no more than 8 bits stay as they are.
     """
-    if values.dtype.itemsize > 2 and values.max() <= 255:
-        return np.asarray(np.clip(values, 0, 255), dtype=np.uint8)
-    return np.asarray(np.clip(values, 0, 65535) // 256, dtype=np.uint8)
+    narrow = values.dtype.itemsize > 2 and values.max() <= 255
+    return _by_rows(values, lambda rows: np.clip(rows, 0, 255) if narrow else np.clip(rows, 0, 65535) // 256)
+
+
+def _bytes_of_floats(values: Numbers) -> Bytes:
+    """Floats that are at most 1 are fractions of white."""
+    factor = 1 if np.fmax.reduce(values, axis=None) > 1 else 255
+    return _by_rows(values, lambda rows: np.clip(np.nan_to_num(rows) * factor, 0, 255))
+
+
+def _by_rows(values: Numbers, convert: Callable[[Numbers], Numbers]) -> Bytes:
+    """Converted a few rows at a time: what is in between takes several times the memory of the result."""
+    converted, step = np.empty(values.shape, np.uint8), max(1, CHUNK // values.shape[1])
+    for first in range(0, len(values), step):
+        converted[first : first + step] = convert(values[first : first + step]).astype(np.uint8)
+    return converted

@@ -2,35 +2,37 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-from tokenizers import Tokenizer
 
 from . import grounding
-from .bundle import read_manifest
-from .chat import ChatTemplate
-from .errors import BundleError, PromptError
+from .bundle import has_utf8_name, read_manifest
+from .bundle_texts import open_texts
+from .checks import whole
+from .errors import BundleError, PromptError, TruncatedAnswerWarning
 from .feature_cache import CachedEncoder
-from .generate import Decoder, Run
+from .generate import Decoder, Halt, Run
 from .manifest import Manifest
 from .media import ImageSource, load_image
+from .options import AnswerOptions, Resolved
 from .positions import Ints
 from .prompt import Media, Message, Placed, Prompt, build_prompt, put
 from .rotation import Rotation
-from .sampling import Sampling
 from .sessions import Floats, open_engine
 from .stream import Stream
+from .tokenizer import encode
 from .tools import check_tools
 
 if TYPE_CHECKING:
-    from .constrain import Grammars, Schema
+    from .constrain import Grammars
+    from .json_schemas import Schema
 
 FEATURE_CACHE_BYTES = 256 << 20
-MAX_NEW_TOKENS = 512
 Tool = Mapping[str, Any]
 
 
@@ -41,9 +43,14 @@ def load(bundle: str | Path, threads: int | None = None) -> Model:
     EngineError for an engine that fails, PromptError for `threads` that are none.
     """
     path = Path(bundle)
-    if threads is not None and (not isinstance(threads, int) or isinstance(threads, bool) or threads < 1):
-        raise PromptError(f"threads is {threads!r}", fix="give a positive whole number, or None for all cores")
-    return Model(path, read_manifest(path), threads)
+    if threads is not None:
+        threads = whole("threads", threads, 1, "give a positive whole number, or None for all cores")
+    manifest = read_manifest(path)  # by the name that was given, for its errors
+    if not has_utf8_name(path):
+        raise BundleError(
+            "its path is not UTF-8, so that no engine can open it", where=path, fix="rename the directory"
+        )
+    return Model(path.absolute(), manifest, threads)
 
 
 class Model:
@@ -54,8 +61,7 @@ class Model:
 
     def __init__(self, bundle: Path, manifest: Manifest, threads: int | None = None) -> None:
         self.bundle, self.manifest = bundle, manifest
-        self.tokenizer = _tokenizer(bundle)
-        self._template = _template(bundle)
+        self.tokenizer, self._template = open_texts(bundle, manifest.special_tokens)
         self._engine = open_engine(bundle, manifest, threads)
         ids = {mark: self.tokenizer.token_to_id(mark) for mark in grounding.MARKS}
         self._marks = {id: mark for mark, id in ids.items() if id is not None}
@@ -66,71 +72,118 @@ class Model:
         self,
         messages: Sequence[Message],
         max_new_tokens: int | None = None,
-        temperature: float = 0.0,
-        top_p: float = 1.0,
-        top_k: int = 0,
+        temperature: float | None = None,
+        top_p: float | None = None,
+        top_k: int | None = None,
         seed: int | None = None,
         tools: Sequence[Tool] | None = None,
         json_schema: Schema | None = None,
+        *,
+        min_p: float | None = None,
+        repetition_penalty: float | None = None,
+        no_repeat_ngram_size: int | None = None,
+        use_generation_config: bool = False,
+        stop: str | Sequence[str] = (),
+        timeout: float | None = None,
+        template_args: Mapping[str, Any] | None = None,
     ) -> str:
-        """The answer to chat messages; greedy at temperature 0.
+        """The answer to chat messages; greedy unless a `temperature` is given or the checkpoint is asked for its own.
 
         Raises PromptError and MediaError for what is asked, InstallError for a part of the runtime that it needs and
         is not installed, EngineError where the engine fails.
 
         `tools` are described to the model; `tools.parse_calls` reads its calls from the answer. With a `json_schema`,
-        an object or its text, the answer is JSON of that schema, also when `max_new_tokens` cuts it: then it is closed.
+        an object or its text, the answer is JSON of that schema, also when it is cut off: then it is closed.
+        With `use_generation_config` options that are not given are those of the checkpoint's `generation_config.json`.
+        The answer ends before the first of the texts `stop`, and after `timeout` seconds from this call: that is looked
+        at before every token, every image and every 1,024 tokens of the prompt. `template_args` are variables of the
+        chat template, such as `{"enable_thinking": False}`.
+
+        Warns with TruncatedAnswerWarning about an answer that is cut off where nobody asked for that: by the default of
+        `max_new_tokens` or by `timeout`, or one that had to be closed. `stream` gives pieces as they come.
         """
-        sampling = Sampling(temperature, top_p, top_k, seed)
+        options = AnswerOptions(
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            top_p=top_p,
+            top_k=top_k,
+            seed=seed,
+            min_p=min_p,
+            repetition_penalty=repetition_penalty,
+            no_repeat_ngram_size=no_repeat_ngram_size,
+            use_generation_config=use_generation_config,
+            stop=stop,
+            timeout=timeout,
+        ).resolve(self.manifest)
+        halt = Halt(options.timeout)
         with self._decoder.lock:
-            return "".join(self._stream(messages, max_new_tokens, sampling, tools, json_schema))
+            stream = self._stream(messages, options, halt, tools, json_schema, template_args=template_args)
+            answer = "".join(stream)
+        _warn_of_cuts(stream.run, options)
+        return answer
 
     def stream(
         self,
         messages: Sequence[Message],
         max_new_tokens: int | None = None,
-        temperature: float = 0.0,
-        top_p: float = 1.0,
-        top_k: int = 0,
+        temperature: float | None = None,
+        top_p: float | None = None,
+        top_k: int | None = None,
         seed: int | None = None,
         ignore_eos: bool = False,
         tools: Sequence[Tool] | None = None,
         json_schema: Schema | None = None,
+        *,
+        min_p: float | None = None,
+        repetition_penalty: float | None = None,
+        no_repeat_ngram_size: int | None = None,
+        use_generation_config: bool = False,
+        stop: str | Sequence[str] = (),
+        timeout: float | None = None,
+        template_args: Mapping[str, Any] | None = None,
     ) -> Stream:
-        """The answer piece by piece, never splitting a character; `.run` tells tokens and times.
+        """The answer piece by piece, never splitting a character; `.run` tells tokens, times and `finish_reason`.
 
         Without `max_new_tokens` it is at most 512 tokens and a quarter of the bundle's maximum length. `ignore_eos`
         goes on to the limit, for measurements. Starting another prompt on this model ends it: its next piece raises
-        PromptError. `tools` and `json_schema` are those of `generate`; `.prompt` is what was asked.
+        PromptError, or EngineError when the model was closed. The other options are those of `generate`; `.prompt` is
+        what was asked. `.close()`, or leaving `with model.stream(…) as stream:`, ends it early.
         """
-        sampling = Sampling(temperature, top_p, top_k, seed)
-        return self._stream(messages, max_new_tokens, sampling, tools, json_schema, ignore_eos)
+        options = AnswerOptions(
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            top_p=top_p,
+            top_k=top_k,
+            seed=seed,
+            min_p=min_p,
+            repetition_penalty=repetition_penalty,
+            no_repeat_ngram_size=no_repeat_ngram_size,
+            use_generation_config=use_generation_config,
+            stop=stop,
+            timeout=timeout,
+        ).resolve(self.manifest)
+        return self._stream(messages, options, Halt(options.timeout), tools, json_schema, ignore_eos, template_args)
 
     def _stream(
         self,
         messages: Sequence[Message],
-        max_new_tokens: int | None,
-        sampling: Sampling,
+        options: Resolved,
+        halt: Halt,
         tools: Sequence[Tool] | None,
         json_schema: Schema | None,
         ignore_eos: bool = False,
+        template_args: Mapping[str, Any] | None = None,
     ) -> Stream:
-        limit = self._limit(max_new_tokens)
-        if ignore_eos and json_schema is not None:
-            raise PromptError("ignore_eos and json_schema exclude each other")
+        if json_schema is not None and (ignore_eos or options.stop):
+            raise PromptError(f"{'ignore_eos' if ignore_eos else 'stop'} and json_schema exclude each other")
         constraint = None if json_schema is None else self._grammars.constraint(json_schema)
-        prompt, run = self.prompt(messages, limit, tools), Run()
-        choose = constraint.chooser(sampling.chooser()) if constraint else sampling.chooser()
+        prompt, run = self.prompt(messages, options.max_new_tokens, tools, template_args), Run()
+        choose = options.penalties.chooser(options.sampling.chooser(), prompt.ids)
+        choose = constraint.chooser(choose) if constraint else choose
         stop = frozenset() if ignore_eos else frozenset(self.manifest.tokens.stop)
-        tokens = self._decoder.generate(prompt, limit, stop, choose, run)
+        tokens = self._decoder.generate(prompt, options.max_new_tokens, stop, choose, run, halt)
         tokens = constraint.closed(tokens, run) if constraint else tokens
-        return Stream(tokens, self.tokenizer, run, prompt, self._marks)
-
-    def _limit(self, max_new_tokens: int | None) -> int:
-        limit = min(MAX_NEW_TOKENS, self.manifest.llm.max_length // 4) if max_new_tokens is None else max_new_tokens
-        if not isinstance(limit, int) or limit < 1:
-            raise PromptError(f"max_new_tokens is {max_new_tokens!r}", fix="ask for a whole number, at least one")
-        return limit
+        return Stream(tokens, self.tokenizer, run, prompt, self._marks, options.stop, halt)
 
     def regions(self, answer: str, image: ImageSource | Placed) -> list[grounding.Region]:
         """The boxes and points of an answer about `image`, in its pixels.
@@ -153,11 +206,15 @@ class Model:
         return put(Media("image", (load_image(image),)), 0, self.manifest.image.max_pixels, self.manifest)
 
     def logits(
-        self, messages: Sequence[Message], answer: str | Sequence[int], tools: Sequence[Tool] | None = None
+        self,
+        messages: Sequence[Message],
+        answer: str | Sequence[int],
+        tools: Sequence[Tool] | None = None,
+        template_args: Mapping[str, Any] | None = None,
     ) -> Floats:
         """Teacher-forced logits [answer tokens, vocab]: row i predicts token i of the answer, a text or token ids."""
         ids = self._forced(answer)
-        prompt = self.prompt(messages, len(ids), tools)
+        prompt = self.prompt(messages, len(ids), tools, template_args)
         wanted = np.arange(len(prompt.ids) - 1, len(prompt.ids) + len(ids) - 1)
         return self._decoder.prefill(prompt.followed_by(ids[:-1]), wanted, Run())
 
@@ -171,10 +228,16 @@ class Model:
             raise PromptError(f"the answer is {answer!r:.80}", fix=f"give a text or ids from 0 to {size - 1} to force")
         return ids.astype(np.int64)
 
-    def prompt(self, messages: Sequence[Message], reserve: int = 0, tools: Sequence[Tool] | None = None) -> Prompt:
+    def prompt(
+        self,
+        messages: Sequence[Message],
+        reserve: int = 0,
+        tools: Sequence[Tool] | None = None,
+        template_args: Mapping[str, Any] | None = None,
+    ) -> Prompt:
         """Token ids, positions and media of chat messages, leaving `reserve` tokens for the answer."""
-        render = partial(self._template.render, tools=check_tools(tools))
-        return build_prompt(messages, self.manifest, render, self._ids, reserve)
+        render = partial(self._template.render, tools=check_tools(tools), template_args=template_args)
+        return build_prompt(messages, self.manifest, render, self._ids, reserve, self._template.reads)
 
     def clear(self) -> None:
         """Free the KV cache and all image features; the next prompt is computed anew."""
@@ -184,10 +247,13 @@ class Model:
             self._engine.clear()
 
     def close(self) -> None:
-        """Free the engine too; the model cannot be used after it. May be called twice, as `with` may after it."""
+        """Free the engine too; the model cannot be used after it. May be called twice, as `with` may after it.
+
+        Waits for an answer of `generate` in another thread; a stream under way raises EngineError at its next piece.
+        """
         with self._decoder.lock:
             self._features.clear()
-            self._decoder.clear()
+            self._decoder.close()
             self._engine.close()
 
     def __enter__(self) -> Self:
@@ -204,7 +270,7 @@ class Model:
         return Grammars(text, self.manifest.llm.vocab_size, self.manifest.tokens.stop)
 
     def _ids(self, text: str) -> list[int]:
-        return list(self.tokenizer.encode(text, add_special_tokens=False).ids)
+        return encode(self.tokenizer, text, self.manifest.llm.vocab_size)
 
     def _encode(self, placed: Placed) -> Floats:
         """Image features and those of D DeepStack layers [1 + D, tokens, hidden], cached."""
@@ -215,17 +281,15 @@ class Model:
         return f"Model({str(self.bundle)!r}, {self.manifest.family}, {self.manifest.graphs['llm'].precision})"
 
 
-def _tokenizer(bundle: Path) -> Tokenizer:
-    path = bundle / "tokenizer.json"
-    try:
-        return Tokenizer.from_file(str(path))
-    except Exception as error:  # tokenizers raises bare Exception
-        raise BundleError(f"is not a tokenizer: {error}", where=path) from error
-
-
-def _template(bundle: Path) -> ChatTemplate:
-    path = bundle / "chat_template.jinja"
-    try:
-        return ChatTemplate(path.read_text("utf-8"), path)
-    except (OSError, UnicodeDecodeError) as error:
-        raise BundleError(f"cannot be read: {error}", where=path) from error
+def _warn_of_cuts(run: Run, options: Resolved) -> None:
+    """Tell the caller of `generate`, who sees the text alone, of an end that neither he nor the model wanted."""
+    count, what = run.counts.generated, ""
+    if run.finish_reason == "timeout":
+        what = f"the answer was cut off by timeout={options.timeout:g} after {count} tokens"
+    elif run.finish_reason == "length" and (options.limit_by_default or run.forced):
+        default = ", the default of max_new_tokens" if options.limit_by_default else ""
+        what = f"the answer was cut off after {count} tokens{default}"
+    if what and run.forced:
+        what += f"; {run.forced!r:.80} was added to make it JSON"
+    if what:
+        warnings.warn(f"{what} (stream() tells why an answer ended)", TruncatedAnswerWarning, stacklevel=3)

@@ -4,49 +4,55 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib.util
 import math
 import re
-import threading
+import sys
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
 from .errors import InstallError, MediaError
+from .extras import install_fix
+from .files import read_file
+from .pdf_limits import PDF_LIMITS, Document, PdfFailure, PdfLimits
+
+if TYPE_CHECKING:
+    from .pdf_process import PdfProcess
+    from .pdf_reader import Reply
 
 MAX_PAGES = 64
 """Pages of one PDF in a prompt."""
 PDF_DPI = 150
 PDF_MAX_PIXELS = 1 << 25
 """A page is drawn with at most this many pixels, whatever size it claims."""
-_PDFIUM = threading.RLock()
-"""pdfium works on one thing at a time, in whatever thread and document."""
+PDF_MAX_BYTES = 1 << 29
+"""Larger files are refused: 512 MiB. What pdfium makes of them is bounded by `PdfLimits`."""
+PDF_MAX_PAGES = 100_000
+"""Larger documents are refused: a damaged one may claim a million pages."""
 _PAGES = re.compile(r"\s*(\d{1,9})\s*(-\s*(\d{1,9})?\s*)?")
 
 
 class Pdf:
     """An open PDF, for a `with`; `len` is the number of its pages, which count from zero here and from one in errors.
 
-    Raises MediaError naming the file, and the page where it is one that fails; InstallError without pypdfium2.
+    pdfium works on it in a process of its own, within `limits`. Raises MediaError naming the file, and the page if one
+    fails or exceeds the limits; InstallError without pypdfium2. May be copied and pickled.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        try:
-            import pypdfium2
-        except ImportError as error:
-            raise InstallError("PDFs need pypdfium2", fix="pip install 'qvl-runtime[pdf]'") from error
-        self.path, self._failure = path, pypdfium2.PdfiumError
-        if not Path(path).is_file():
-            raise MediaError("no such file", where=path)
-        self._content = Path(path).read_bytes()
-        try:
-            with _PDFIUM:
-                self._document = pypdfium2.PdfDocument(self._content)
-                self._document.init_forms()  # without it the text of filled-in fields is not drawn
-                self._count = len(self._document)
-        except self._failure as error:
-            raise MediaError(f"cannot be read as a PDF: {error}", where=path) from error
+    def __init__(self, path: str | Path, limits: PdfLimits = PDF_LIMITS) -> None:
+        if importlib.util.find_spec("pypdfium2") is None:
+            raise InstallError("PDFs need pypdfium2", fix=install_fix("pdf"))
+        self.path, self._limits = path, limits
+        self._document = Document(read_file(path, PDF_MAX_BYTES))
+        with self._naming("cannot be read as a PDF"):
+            self._count = _whole(self._ask("open")[0]["pages"])
+        if self._count > PDF_MAX_PAGES:
+            raise MediaError(f"claims to have {self._count:,} pages, too many", where=path, fix="split it")
 
     def __len__(self) -> int:
         return self._count
@@ -58,53 +64,59 @@ class Pdf:
         self.close()
 
     def close(self) -> None:
-        """Free the document; may be called twice."""
-        with _PDFIUM:
-            self._document.close()
+        """Let pdfium free the document; may be called twice, and what is asked afterwards opens it again."""
+        self._process().release(self._document)
 
     def __del__(self) -> None:
-        """Here and not in pypdfium2, which would do it beside what another thread does."""
-        if hasattr(self, "_document"):
+        if hasattr(self, "_document") and not sys.is_finalizing():  # nothing can be imported any more then
             self.close()
 
     @cached_property
     def digest(self) -> bytes:
         """A hash of the file."""
-        return hashlib.sha256(self._content).digest()
+        return hashlib.sha256(self._document.content).digest()
 
     def draw(self, index: int, dpi: int = PDF_DPI) -> Image.Image:
         """A page in RGB."""
-        try:
-            with _PDFIUM, contextlib.closing(self._document[index]) as page:
-                drawn: Image.Image = page.render(scale=self.scaled(index, dpi)[0]).to_pil().convert("RGB")
-        except self._failure as error:
-            raise MediaError(f"page {index + 1} cannot be drawn: {error}", where=self.path) from error
-        return drawn
+        with self._naming(f"page {index + 1} cannot be drawn"):
+            scale, _ = _scaled(*self._points(index), dpi)
+            head, pixels = self._ask("draw", page=index, scale=scale)
+            return Image.frombuffer("RGB", _size(head["size"]), pixels, "raw", "BGR", _whole(head["stride"]), 1)
 
     def scaled(self, index: int, dpi: int = PDF_DPI) -> tuple[float, tuple[int, int]]:
         """Pixels a point (1/72 inch) of a page, and its width and height in pixels, known without drawing it."""
-        try:
-            with _PDFIUM:
-                width, height = self._document.get_page_size(index)
-        except self._failure as error:
-            raise MediaError(f"page {index + 1} has no size: {error}", where=self.path) from error
-        if not (0 < width < math.inf and 0 < height < math.inf):
-            raise MediaError(f"page {index + 1} has no size: {width:g} × {height:g} points", where=self.path)
-        # a side of less than a pixel becomes one
-        scale = min(dpi / 72, (PDF_MAX_PIXELS / (width * height)) ** 0.5, PDF_MAX_PIXELS / max(width, height))
-        return scale, (math.ceil(width * scale), math.ceil(height * scale))
+        with self._naming(f"page {index + 1} has no size"):
+            return _scaled(*self._points(index), dpi)
 
     def text(self, index: int) -> str:
         """The text layer of a page as pdfium gives it; empty where there is none."""
+        with self._naming(f"the text of page {index + 1} cannot be read"):
+            return str(self._ask("text", page=index)[0]["text"])
+
+    def _points(self, index: int) -> tuple[float, float]:
+        """Width and height of a page."""
+        width, height = map(float, self._ask("size", page=index)[0]["size"])
+        if not (0 < width < math.inf and 0 < height < math.inf):
+            raise PdfFailure(f"{width:g} × {height:g} points")
+        return width, height
+
+    def _ask(self, do: str, **arguments: Any) -> Reply:
+        return self._process().ask(self._document, do, **arguments)
+
+    def _process(self) -> PdfProcess:
+        from .pdf_process import pdf_process  # what it imports takes longer than all of this package
+
+        return pdf_process(self._limits)
+
+    @contextlib.contextmanager
+    def _naming(self, what: str) -> Iterator[None]:
+        """Failures inside the block are MediaErrors that name the file and say `what`."""
         try:
-            with (
-                _PDFIUM,
-                contextlib.closing(self._document[index]) as page,
-                contextlib.closing(page.get_textpage()) as text,
-            ):
-                return str(text.get_text_bounded())
-        except self._failure as error:
-            raise MediaError(f"the text of page {index + 1} cannot be read: {error}", where=self.path) from error
+            yield
+        except PdfFailure as error:
+            raise MediaError(f"{what}: {error}", where=self.path) from error
+        except (KeyError, TypeError, ValueError) as error:  # a process that a PDF took over may answer anything
+            raise MediaError(f"{what}: pdfium's answer makes no sense", where=self.path) from error
 
 
 class PdfPage:
@@ -129,13 +141,36 @@ class PdfPage:
         return self._pdf.digest + repr((self.index, self._scale)).encode()
 
 
-def pdf_pages(path: str | Path, pages: str | None = None, dpi: int = PDF_DPI) -> list[PdfPage]:
+def pdf_pages(
+    path: str | Path, pages: str | None = None, dpi: int = PDF_DPI, limits: PdfLimits = PDF_LIMITS
+) -> list[PdfPage]:
     """Pages of a PDF as sources of images; `pages` such as "1-3,7" counts from one, None takes all."""
-    pdf = Pdf(path)
+    pdf = Pdf(path, limits)
     chosen = parse_pages(pages, len(pdf), path)
     if len(chosen) > MAX_PAGES:
         raise MediaError(f"{len(chosen)} pages at once, at most {MAX_PAGES}", where=path, fix="choose with --pages")
     return [PdfPage(pdf, index, dpi) for index in chosen]
+
+
+def _scaled(width: float, height: float, dpi: int) -> tuple[float, tuple[int, int]]:
+    """Pixels a point of a page of so many points, and its size in pixels."""
+    # a side of less than a pixel becomes one
+    scale = min(dpi / 72, (PDF_MAX_PIXELS / (width * height)) ** 0.5, PDF_MAX_PIXELS / max(width, height))
+    return scale, (math.ceil(width * scale), math.ceil(height * scale))
+
+
+def _whole(value: Any) -> int:
+    """A count as the process of pdfium gave it; raises ValueError for what is none."""
+    if type(value) is not int or value < 0:
+        raise ValueError(value)
+    return value
+
+
+def _size(values: Any) -> tuple[int, int]:
+    width, height = map(_whole, values)
+    if not 0 < width * height <= 2 * PDF_MAX_PIXELS:  # rounded up, the thinnest page has twice what it should
+        raise ValueError(values)
+    return width, height
 
 
 def parse_pages(pages: str | None, count: int, where: object) -> list[int]:

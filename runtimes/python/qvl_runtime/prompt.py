@@ -12,6 +12,7 @@ import numpy as np
 from .content import Media, Message, collect
 from .errors import PromptError
 from .manifest import ImageGeometry, Manifest
+from .part_keys import Reads, read_nothing
 from .positions import Grid, Ints, VisionSpan, mrope_positions, ntk_alpha
 from .preprocess import Patches, image_tokens, patchify
 from .timestamps import patch_times, write_times
@@ -94,12 +95,14 @@ def build_prompt(
     render: Callable[[Sequence[Message]], str],
     encode: Callable[[str], Sequence[int]],
     reserve: int,
+    reads: Reads = read_nothing,
 ) -> Prompt:
     """A prompt that leaves `reserve` tokens of the bundle's maximum length for the answer.
 
-    Raises PromptError for malformed messages and for prompts that cannot fit, before any graph runs.
+    The chat template `reads` some keys of messages. Raises PromptError for malformed messages and for prompts that
+    cannot fit, before any graph runs.
     """
-    template_messages, media = collect(messages, manifest)
+    template_messages, media = collect(messages, manifest, reads)
     tokens = manifest.tokens
     raw = np.array(encode(_timed(render(template_messages), media, manifest)), dtype=np.int64)
     places = np.flatnonzero(np.isin(raw, [token for token in (tokens.image, tokens.video) if token is not None]))

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from .errors import EngineError, PromptError
+from .checks import real, whole
+from .errors import EngineError
 
 Logits = npt.NDArray[np.float32]
 Chooser = Callable[[Logits], int]
@@ -19,6 +19,7 @@ Chooser = Callable[[Logits], int]
 class Sampling:
     """How tokens are drawn: greedy at `temperature` 0, else from the `top_k` likeliest (0: all) within mass `top_p`.
 
+    Of those only tokens at least `min_p` times as likely as the likeliest are kept. Numbers may be NumPy's.
     Raises PromptError for values out of range.
     """
 
@@ -26,17 +27,18 @@ class Sampling:
     top_p: float = 1.0
     top_k: int = 0
     seed: int | None = None
+    min_p: float = 0.0
 
     def __post_init__(self) -> None:
-        number = int | float
-        for name, good, rule in (
-            ("temperature", isinstance(self.temperature, number) and 0 <= self.temperature < math.inf, "0 or more"),
-            ("top_p", isinstance(self.top_p, number) and 0 < self.top_p <= 1, "above 0, at most 1"),
-            ("top_k", isinstance(self.top_k, int) and self.top_k >= 0, "a whole number, 0 keeps all"),
-            ("seed", self.seed is None or (isinstance(self.seed, int) and self.seed >= 0), "a whole number, 0 or more"),
-        ):
-            if not good:
-                raise PromptError(f"{name} is {getattr(self, name)!r}", fix=rule)
+        checked = {
+            "temperature": real("temperature", self.temperature, "0 or more"),
+            "top_p": real("top_p", self.top_p, "above 0, at most 1", most=1, above=True),
+            "top_k": whole("top_k", self.top_k, 0, "a whole number, 0 keeps all"),
+            "seed": None if self.seed is None else whole("seed", self.seed, 0, "a whole number, 0 or more"),
+            "min_p": real("min_p", self.min_p, "from 0 to 1", most=1),
+        }
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
 
     def chooser(self) -> Chooser:
         """A function from logits [vocab] to a token id, with a random state of its own."""
@@ -51,13 +53,16 @@ class Sampling:
         return draw
 
     def probabilities(self, logits: Logits) -> npt.NDArray[np.float64]:
-        """Softmax at `temperature` over the `top_k` likeliest tokens, cut to the smallest set of mass `top_p`."""
+        """Softmax at `temperature` over the `top_k` likeliest tokens, cut to the smallest set of mass `top_p`.
+
+        The order of what is left out is that of transformers: `top_k`, then `top_p`, then `min_p`.
+        """
         scores = logits.astype(np.float64)
         kept = _likeliest(scores, self.top_k) if 0 < self.top_k < len(scores) else _falling(scores)
         with np.errstate(over="ignore"):  # a tiny temperature: all mass on the best
             mass = np.exp((scores[kept] - scores[kept[0]]) / self.temperature)
         mass /= mass.sum()
-        nucleus = np.cumsum(mass) - mass < self.top_p
+        nucleus = (np.cumsum(mass) - mass < self.top_p) & (mass >= self.min_p * mass[0])
         result = np.zeros(len(logits))
         result[kept[nucleus]] = mass[nucleus] / mass[nucleus].sum()
         return result

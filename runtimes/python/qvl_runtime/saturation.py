@@ -19,7 +19,7 @@ DEPTH = 64
 @lru_cache(maxsize=1)
 def saturates() -> bool:
     """Whether DEPTH · 255 · 127 does not come out as it should."""
-    import onnxruntime as ort
+    from .onnx_runtime import ort
 
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1

@@ -161,7 +161,7 @@ def _with_calls(message: Message) -> dict[str, Any]:
         written = json.dumps(function.get("arguments", {}), ensure_ascii=False)
         start = "\n" if any(part.get("text", "x") for part in content) else ""
         content.append(_text(f'{start}{OPEN}\n{{"name": "{function["name"]}", "arguments": {written}}}\n{CLOSE}'))
-    return {"role": message["role"], "content": content}
+    return {**{key: value for key, value in message.items() if key != "tool_calls"}, "content": content}
 
 
 def _parts(message: Message) -> list[dict[str, Any]]:

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import io
 import math
+import operator
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
-from .errors import InstallError, MediaError, PromptError
-from .media import MAX_IMAGE_PIXELS, check_there, load_frames
+from .errors import InstallError, MediaError, PromptError, QvlError
+from .extras import install_fix
+from .files import check_regular
+from .media import MAX_ASPECT_RATIO, MAX_CLIP_FRAMES, MAX_IMAGE_PIXELS, check_clip, check_there, load_frames
 from .positions import Ints
+from .preprocess import smart_resize
+from .sources import local, shown
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -22,10 +29,23 @@ DEFAULT_FPS, MIN_FPS, MAX_FPS = 2.0, 0.01, 1000
 FRAME_FACTOR = 2
 """Frames come in pairs: one temporal patch."""
 MIN_FRAMES, MAX_FRAMES = 4, 768
+MAX_COUNT = 1 << 53
+"""Of pixels, frames or seconds that anybody asks for."""
 MIN_TOKENS, MAX_TOKENS = 128, 768
 """Image tokens of a frame, unless the pixel budgets say otherwise."""
+RESIZED_TOKENS = 4, 16384
+"""Least and most image tokens of a size that is asked for as such."""
 SHARE = 0.9
 """Of the maximum length, for the frames of one video together."""
+MAX_VIDEO_BYTES = 1 << 34
+"""Larger files are refused: 16 GiB."""
+FORMATS = (
+    "mov,mp4,matroska,webm,avi,flv,asf,mpegts,mpeg,mpegvideo,m4v,h264,hevc,ogg,gif,apng,mjpeg,ivf,obu,nut,mxf,dv,wtv,rm,"
+    "yuv4mpegpipe,wav,mp3,flac,aac"
+)
+"""FFmpeg's names of the containers that are read; playlists (HLS, DASH, concat) would open further files and URLs."""
+OPENED_WITH = {"protocol_whitelist": "file", "format_whitelist": FORMATS}
+COMPLETE = "is the file complete?"
 Size = tuple[int, int]
 Resize = Callable[[int, Size], Size]
 """Number of frames and their size (width, height) → the size they are wanted in."""
@@ -33,11 +53,15 @@ Resize = Callable[[int, Size], Size]
 
 @dataclass(frozen=True)
 class Budget:
-    """Pixel bounds of an image or a frame, and of all temporal patches of a video together; None is the default."""
+    """Pixel bounds of an image or a frame, and of all temporal patches of a video together; None is the default.
+
+    `resized` is the width and height asked for in place of any bounds.
+    """
 
     min_pixels: int | None = None
     max_pixels: int | None = None
     total_pixels: int | None = None
+    resized: Size | None = None
 
     @classmethod
     def of(cls, part: Mapping[str, Any]) -> Budget:
@@ -45,7 +69,22 @@ class Budget:
         low, high, total = (_count(part, name) for name in ("min_pixels", "max_pixels", "total_pixels"))
         if low and high and low > high:
             raise PromptError(f"min_pixels {low} is above max_pixels {high}")
-        return cls(low, high, total)
+        height, width = _count(part, "resized_height"), _count(part, "resized_width")
+        if (height is None) != (width is None):
+            raise PromptError("resized_height and resized_width are given together", fix="give both of them")
+        if height and width and max(height, width) > MAX_ASPECT_RATIO * min(height, width):
+            raise PromptError(f"resized_width {width} to resized_height {height} is above {MAX_ASPECT_RATIO} to 1")
+        return cls(low, high, total, (width, height) if height and width else None)
+
+    def resized_to(self, token_side: int) -> Size | None:
+        """The size asked for in whole tokens (`smart_resize` of qwen-vl-utils: at least one token a side)."""
+        if self.resized is None:
+            return None
+        low, high = (tokens * token_side**2 for tokens in RESIZED_TOKENS)
+        wide, tall = (max(token_side, round(side / token_side) * token_side) for side in self.resized)
+        if not low <= wide * tall <= high:
+            tall, wide = smart_resize(self.resized[1], self.resized[0], token_side, low, high)
+        return wide, tall
 
     def frame_bounds(self, frames: int, token_side: int, max_length: int) -> tuple[int, int]:
         """Least and most pixels of each of `frames` frames, where a token is `token_side` pixels square."""
@@ -59,26 +98,44 @@ class Budget:
 
 @dataclass(frozen=True)
 class Sampling:
-    """`frames` in all, or `fps` a second but `min_frames` to `max_frames` of them."""
+    """`frames` in all, or `fps` a second but `min_frames` to `max_frames` of them, from second `start` to `end`."""
 
     fps: float = DEFAULT_FPS
     frames: int | None = None
     min_frames: int = MIN_FRAMES
     max_frames: int | None = None
+    start: float | None = None
+    end: float | None = None
 
     @classmethod
     def of(cls, part: Mapping[str, Any]) -> Sampling:
         """What a content part asks for; raises PromptError for what makes no sense."""
-        fps = part.get("fps", DEFAULT_FPS)
-        if isinstance(fps, bool) or not isinstance(fps, int | float) or not MIN_FPS <= fps <= MAX_FPS:
+        rates = [name for name in ("fps", "sample_fps", "nframes") if name in part]
+        if len(rates) > 1:
+            raise PromptError(f"a video has both {rates[0]} and {rates[1]}", fix="give one of them")
+        fps = part.get("fps", part.get("sample_fps", DEFAULT_FPS))
+        if not _is_number(fps) or not MIN_FPS <= fps <= MAX_FPS:
             raise PromptError(f"a video has {fps!r} frames a second", fix=f"give a number from {MIN_FPS} to {MAX_FPS}")
-        if "fps" in part and "nframes" in part:
-            raise PromptError("a video has both fps and nframes", fix="give one of them")
         low, high = _count(part, "min_frames"), _count(part, "max_frames")
         if high is not None and high < max(low or 0, FRAME_FACTOR):
             problem = f"max_frames {high} is below min_frames {low or FRAME_FACTOR}"
             raise PromptError(problem, fix=f"frames come in pairs: give at least {max(low or 0, FRAME_FACTOR)}")
-        return cls(float(fps), _count(part, "nframes"), low or MIN_FRAMES, high)
+        start, end = _second(part, "video_start"), _second(part, "video_end")
+        return cls(float(fps), _count(part, "nframes"), low or MIN_FRAMES, high, start, end)
+
+    def range(self, total: int, rate: float) -> tuple[int, int]:
+        """The first frame of the time asked for and how many it has (`calculate_video_frame_range`)."""
+        if self.start is None and self.end is None:
+            return 0, total
+        longest = total / rate
+        start, end = (max(0.0, min(second, longest)) for second in (self.start or 0.0, _or(self.end, longest)))
+        first, last = math.ceil(start * rate), min(math.floor(end * rate), total - 1)
+        if first >= last:
+            raise PromptError(
+                f"video_start {self.start or 0:g} to video_end {_or(self.end, longest):g} holds no two frames",
+                fix=f"the video is {longest:.2f} seconds long",
+            )
+        return first, last - first + 1
 
     def count(self, total: int, rate: float) -> int:
         """How many of `total` frames at `rate` a second to take (`smart_nframes`); a video of one frame keeps it."""
@@ -93,24 +150,58 @@ class Sampling:
         return max(min(total, FRAME_FACTOR), _even(min(max(total / rate * self.fps, low), high, total), math.floor))
 
 
+def _or(value: float | None, default: float) -> float:
+    return default if value is None else value
+
+
 def _even(number: float, rounded: Callable[[float], int]) -> int:
     return rounded(number / FRAME_FACTOR) * FRAME_FACTOR
 
 
 def _count(part: Mapping[str, Any], name: str) -> int | None:
+    """A positive whole number of a content part, of whatever type, None where there is none."""
     value = part.get(name)
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+    if value is None:
+        return None
+    try:
+        number = None if isinstance(value, bool) else operator.index(_whole(value))
+    except TypeError:
+        number = None
+    if number is None or not 0 < number < MAX_COUNT:
         raise PromptError(f"{name} is {value!r}", fix="give a positive whole number")
-    return value
+    return number
 
 
-def spread(total: int, count: int) -> Ints:
-    """Indices of `count` of `total` frames, first and last among them (`torch.linspace(…).round()` in float32)."""
+def _whole(value: Any) -> Any:
+    """A float without a fraction as a whole number, as `0.5 * 1568000` gives it."""
+    floating = _is_number(value) and not isinstance(value, Integral)
+    return int(value) if floating and math.isfinite(value) and value == int(value) else value
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def _second(part: Mapping[str, Any], name: str) -> float | None:
+    value = part.get(name)
+    if value is None:
+        return None
+    if not _is_number(value) or not abs(value) < MAX_COUNT:  # nor what is no number
+        raise PromptError(f"{name} is {value!r}", fix="give a number of seconds")
+    return float(value)
+
+
+def spread(total: int, count: int, first: int = 0) -> Ints:
+    """Indices of `count` of `total` frames from the `first`, both ends among them.
+
+    It is `torch.linspace(…).round()` in float32.
+    """
     step = np.float32(total - 1) / np.float32(max(count - 1, 1))
     place = np.arange(count, dtype=np.float32)
-    from_end = np.float32(total - 1) - step * (count - 1 - place)
+    from_start = np.float32(first) + step * place
+    from_end = np.float32(first + total - 1) - step * (count - 1 - place)
     first_half = place < max(count // 2, 1)
-    return np.asarray(np.where(first_half, step * place, from_end).round(), dtype=np.int64)
+    return np.asarray(np.where(first_half, from_start, from_end).round(), dtype=np.int64)
 
 
 @dataclass(frozen=True)
@@ -131,49 +222,74 @@ def load_clip(source: Any, sampling: Sampling, resize: Resize) -> Clip:
     """
     if isinstance(source, str | Path):
         return _from_file(source, sampling, resize)
-    if sampling.frames is not None:
-        raise PromptError("nframes samples video files", fix="choose among the frames, or give max_frames")
-    if isinstance(source, np.ndarray) and source.ndim != 4:
-        raise MediaError(f"is an array of shape {list(source.shape)}", where="video", fix="give [frames, H, W, 3]")
-    frames = load_frames(list(source))
-    chosen = spread(len(frames), min(len(frames), sampling.max_frames or len(frames)))
-    fps = sampling.fps * len(chosen) / len(frames)
-    return Clip(tuple(frames[index] for index in chosen), fps, tuple((chosen / sampling.fps).tolist()), False)
+    for name, value in (("nframes", sampling.frames), ("video_start", sampling.start), ("video_end", sampling.end)):
+        if value is not None:
+            raise PromptError(f"{name} samples video files", fix="choose among the frames, or give max_frames")
+    if isinstance(source, np.ndarray):
+        if source.ndim != 4:
+            raise MediaError(f"is an array of shape {list(source.shape)}", where="video", fix="give [frames, H, W, 3]")
+        check_clip(source)
+    total = len(source)
+    chosen = spread(total, min(total, sampling.max_frames or total))
+    frames = load_frames([source[index] for index in chosen])
+    return Clip(tuple(frames), sampling.fps * len(chosen) / total, tuple((chosen / sampling.fps).tolist()), False)
 
 
 def _from_file(source: str | Path, sampling: Sampling, resize: Resize) -> Clip:
     try:
         import av
     except ImportError as error:
-        raise InstallError("video files need av", fix="pip install 'qvl-runtime[video]'") from error
-    check_there(source)
-    path = Path(source)
+        raise InstallError("video files need av", fix=install_fix("video")) from error
+    path, where = local(source), shown(source)
+    if not isinstance(path, bytes):
+        check_there(path)
+        check_regular(path, MAX_VIDEO_BYTES)
     try:
-        with av.open(str(path), options={"protocol_whitelist": "file"}) as container:
-            total, rate = _length(container, path)
+        # without "file:", what stands before a colon of the name would be taken for a protocol
+        file = io.BytesIO(path) if isinstance(path, bytes) else f"file:{path}"
+        with av.open(file, "r", options=OPENED_WITH, metadata_errors="replace") as container:
+            total, rate = _length(container, where)
             container.seek(0)
-            chosen = spread(total, sampling.count(total, rate))
+            first, total = sampling.range(total, rate)
+            chosen = spread(total, _bounded(sampling.count(total, rate)), first)
             frames = list(_decoded(container, chosen, resize))
+    except QvlError:
+        raise
     except av.error.FFmpegError as error:
-        raise MediaError(f"cannot be read as a video: {error.strerror}", where=path) from error
+        raise MediaError(f"cannot be read as a video: {error.strerror}", where=where) from error
+    except MemoryError:
+        raise
+    except Exception as error:  # what a damaged file lacks, PyAV looks for all the same
+        raise MediaError(f"cannot be read as a video: {str(error)[:200]}", where=where, fix=COMPLETE) from error
     if not frames:
-        raise MediaError("no frame of the video can be decoded", where=path)
+        raise MediaError("no frame of the video can be decoded", where=where)
     frames += frames[-1:] * (len(chosen) - len(frames))  # the file ends sooner than it says
     return Clip(tuple(frames), len(chosen) / total * rate, tuple((chosen / rate).tolist()), True)
 
 
-def _length(container: InputContainer, path: Path) -> tuple[int, float]:
+def _bounded(frames: int) -> int:
+    if frames > MAX_CLIP_FRAMES:
+        raise PromptError(f"{frames:,} frames of a video", fix=f"ask for at most {MAX_CLIP_FRAMES:,}")
+    return frames
+
+
+def _length(container: InputContainer, where: str) -> tuple[int, float]:
     """Number of frames, counted where the file does not say it, and frames a second."""
     if not container.streams.video:
-        raise MediaError("has no pictures", where=path)
+        raise MediaError("has no pictures", where=where)
     stream = container.streams.video[0]
+    if stream.codec_context is None:
+        raise MediaError("its pictures are in a form that is not known", where=where)
     stream.thread_type = "AUTO"
+    stream.codec_context.options = {
+        "max_pixels": str(MAX_IMAGE_PIXELS)
+    }  # of a frame that is larger than it is said here
     if stream.width * stream.height > MAX_IMAGE_PIXELS:
-        raise MediaError(f"{stream.width} × {stream.height} pixels are too many", where=path, fix="scale it down")
+        raise MediaError(f"{stream.width} × {stream.height} pixels are too many", where=where, fix="scale it down")
     total = stream.frames or sum(packet.size > 0 for packet in container.demux(stream))
     rate = float(stream.average_rate or 0)
     if total < 1 or rate <= 0:
-        raise MediaError("has no frames, or no frame rate", where=path)
+        raise MediaError("has no frames, or no frame rate", where=where)
     return total, rate
 
 

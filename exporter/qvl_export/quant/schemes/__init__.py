@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...errors import ExportError
+from .. import libraries
 from ..qtensor import Layout, QTensor
 from ..qweight import BLOCKS
 from ..statistics import Statistics
@@ -58,8 +59,13 @@ def available() -> list[str]:
 
 
 def find(name: str, options: Options) -> Scheme:
-    """The scheme of a name; raises ExportError for unknown names and options it does not take."""
+    """The scheme of a name.
+
+    Raises ExportError for unknown names, options it does not take, and where PyTorch is missing, InstallError where
+    ONNX Runtime is.
+    """
     if name not in available():
         raise ExportError(f"precision {name!r} is not supported", fix=f"supported: {', '.join(available())}")
+    libraries.check()
     scheme: Scheme = importlib.import_module(f"{__name__}.{name}").make(options)
     return scheme

@@ -117,7 +117,7 @@ def open_engine(bundle: Path, manifest: Manifest, threads: int | None) -> Engine
         raise BundleError(
             f"is for target {manifest.target!r}, this runtime has {', '.join(available())}",
             where=bundle,
-            fix="pip install -U qvl-runtime, or export for one of these",
+            fix="install the qvl-runtime of the qvl-export that made it, or export for one of these",
         )
     engine: Engine = _module(manifest.target).open(bundle, manifest, threads)
     return engine

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +12,8 @@ import numpy as np
 from ..bundle import inside
 from ..errors import BundleError, EngineError, InstallError
 from ..manifest import DECODE, GraphEntry, ImageGeometry, Manifest
+from ..onnx_nodes import crashing_attribute
+from ..onnx_runtime import ort
 from ..positions import Grid
 from ..saturation import saturates
 from . import Floats, LlmInputs, closed, cores, llm_feeds, vision_feeds
@@ -21,32 +22,12 @@ CACHE_STEP = 512
 """The KV cache grows by multiples of this many tokens."""
 
 
-def check_install() -> None:
-    """Refuse two ONNX Runtime distributions: they overwrite each other's files."""
-    found = [name for name in ("onnxruntime", "onnxruntime-gpu") if _installed(name)]
-    if len(found) > 1:
-        raise InstallError(
-            "onnxruntime and onnxruntime-gpu are both installed and overwrite each other",
-            fix="pip uninstall -y onnxruntime onnxruntime-gpu, then install the one you want",
-        )
-
-
-def _installed(distribution: str) -> bool:
-    try:
-        metadata.version(distribution)
-    except metadata.PackageNotFoundError:
-        return False
-    return True
-
-
-check_install()  # first, so that a broken pair is named and not crashed on
-try:
-    import onnxruntime as ort
-except ImportError as error:
-    raise InstallError(f"ONNX Runtime cannot be loaded: {error}", fix="pip install onnxruntime") from error
-
 SILENT = 4
 """Severity of a session's log: its errors are raised, and told in our one line."""
+BYTES_TO_UNSIGNED = "QDQS8ToU8Transformer"
+"""A pass of ONNX Runtime over Q/DQ pairs, on with `session.x64quantprecision`. It gives a DequantizeLinear per axis
+or in blocks that has no zero point a scalar one, which the kernel then refuses. Without the pass such weights are
+dequantized and multiplied as floats, which is exact on every processor."""
 
 
 class Device(NamedTuple):
@@ -86,10 +67,29 @@ def session_options(threads: int | None = None) -> ort.SessionOptions:
     return options
 
 
+def open_session(
+    path: Path, options: ort.SessionOptions | None = None, provider: str = CPU.provider
+) -> ort.InferenceSession:
+    """A session with `options`, those of `session_options` by default; what ONNX Runtime raises comes through."""
+    options = options or session_options()
+    return ort.InferenceSession(str(path), options, [provider], disabled_optimizers=[BYTES_TO_UNSIGNED])
+
+
+def _check_attributes(path: Path) -> None:
+    """Refuse a model that ONNX Runtime would crash on, where an error of its own is all that may happen."""
+    try:
+        wrong = crashing_attribute(path.read_bytes())
+    except ValueError as error:
+        raise BundleError(f"is not an ONNX model: {error}", where=path, fix="copy or export it again") from error
+    if wrong:
+        raise BundleError(f"has an impossible attribute: {wrong}", where=path, fix="export it again")
+
+
 def _session(bundle: Path, graph: GraphEntry, threads: int | None, device: Device) -> ort.InferenceSession:
     path = inside(bundle, graph.model)
+    _check_attributes(path)
     try:
-        session = ort.InferenceSession(str(path), session_options(threads), providers=[device.provider])
+        session = open_session(path, session_options(threads), device.provider)
     except Exception as error:  # ONNX Runtime raises types of its own that share no base class
         raise BundleError(
             f"ONNX Runtime refuses it: {str(error).splitlines()[0][:300]}",

@@ -10,16 +10,15 @@ import ctypes
 from pathlib import Path
 
 from ..errors import InstallError
+from ..extras import install_fix
 from ..manifest import Manifest
-from . import cpu  # first: it looks whether ONNX Runtime is installed as it should be
+from ..onnx_runtime import ort
+from . import cpu
 from .cpu import CpuEngine, Device, cache_state
-
-# isort: split
-import onnxruntime as ort
 
 __all__ = ["cache_state", "open"]
 
-LIBRARIES = {"libcuda.so.1": "an NVIDIA driver", "libcudnn.so.9": "cuDNN 9 (pip install nvidia-cudnn-cu12)"}
+LIBRARIES = {"libcuda.so.1": "an NVIDIA driver", "libcudnn.so.9": "cuDNN 9 (the extra qvl-runtime[cuda] installs it)"}
 
 
 def open(bundle: Path, manifest: Manifest, threads: int | None) -> CpuEngine:
@@ -27,7 +26,7 @@ def open(bundle: Path, manifest: Manifest, threads: int | None) -> CpuEngine:
     if "CUDAExecutionProvider" not in ort.get_available_providers():
         raise InstallError(
             "the installed ONNX Runtime has no CUDA",
-            fix="pip uninstall -y onnxruntime, then pip install onnxruntime-gpu",
+            fix=f"pip uninstall -y onnxruntime, then {install_fix('cuda')}",
         )
     ort.preload_dlls()  # CUDA and cuDNN as pip installs them
     device = Device("CUDAExecutionProvider", "cuda", "gpu:0", f"what is missing: {_missing()}")

@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 import numpy as np
 
-from .cpu import open
+from ..manifest import Manifest
+
+if TYPE_CHECKING:
+    from .cpu import CpuEngine
 
 __all__ = ["cache_state", "open"]
+
+
+def open(bundle: Path, manifest: Manifest, threads: int | None) -> CpuEngine:
+    """Load both graphs; raises BundleError where ONNX Runtime refuses one."""
+    from . import cpu  # here, since both TensorRT targets take `cache_state` from this file and need no ONNX Runtime
+
+    return cpu.open(bundle, manifest, threads)
 
 
 def cache_state(past: int, total: int, capacity: int) -> dict[str, np.ndarray]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InstallError
+from ..extras import install_fix
 from ..manifest import Manifest
 from ..tensorrt_session import Library, TrtEngine
 from .portable import cache_state
@@ -20,7 +21,7 @@ def open(bundle: Path, manifest: Manifest, threads: int | None) -> TrtEngine:
         import tensorrt as trt
     except ImportError as error:
         raise InstallError(
-            "TensorRT is not installed", fix="pip install 'qvl-runtime[tensorrt]'; a Jetson has it in JetPack"
+            "TensorRT is not installed", fix=f"{install_fix('tensorrt')}; a Jetson has it in JetPack"
         ) from error
     return TrtEngine(bundle, manifest, Library(trt, "TensorRT", _make_context, record=True))
 

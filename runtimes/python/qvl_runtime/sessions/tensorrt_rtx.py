@@ -8,6 +8,7 @@ from typing import Any
 from .. import user_cache
 from ..bundle import sha256
 from ..errors import InstallError
+from ..extras import install_fix
 from ..manifest import MANIFEST, Manifest
 from ..tensorrt_engine import MakeContext
 from ..tensorrt_session import Library, TrtEngine
@@ -22,7 +23,7 @@ def open(bundle: Path, manifest: Manifest, threads: int | None) -> TrtEngine:
     try:
         import tensorrt_rtx as trt
     except ImportError as error:
-        raise InstallError(f"{LIBRARY} is not installed", fix="pip install 'qvl-runtime[tensorrt-rtx]'") from error
+        raise InstallError(f"{LIBRARY} is not installed", fix=install_fix("tensorrt-rtx")) from error
     kernels = KernelCache(sha256(bundle / MANIFEST)[:16])
     return RtxEngine(bundle, manifest, Library(trt, LIBRARY, kernels.make_context(trt), record=False), kernels)
 

@@ -1,0 +1,83 @@
+"""What a comparison ran on: times and, where rounding differs, answers hold for such a machine only."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import re
+from collections.abc import Collection
+from importlib import metadata
+from pathlib import Path
+
+import msgspec
+
+from qvl_runtime.sessions import cores
+
+CPUINFO = Path("/proc/cpuinfo")
+INSTRUCTIONS = {
+    "avx2": "AVX2",
+    "avx512f": "AVX-512",
+    "avx_vnni": "AVX-VNNI",
+    "avx512_vnni": "AVX-512 VNNI",
+    "amx_int8": "AMX int8",
+    "asimddp": "dot product",
+    "i8mm": "int8 matrix product",
+}
+"""What decides how fast integers are multiplied: a processor's own words and ours."""
+PACKAGES = ("qvl-export", "qvl-runtime", "onnxruntime", "onnxruntime-gpu")
+ENGINE_PACKAGES = {"tensorrt": ("tensorrt",), "tensorrt_rtx": ("tensorrt-rtx",), "hf": ("torch", "transformers")}
+"""What targets need beside ONNX Runtime, and a reference run by PyTorch."""
+
+
+class Machine(msgspec.Struct, frozen=True):
+    """`threads` are those of each of `workers` processes; `instructions` are named where the system tells them."""
+
+    processor: str
+    instructions: list[str]
+    cores: int
+    threads: int
+    workers: int
+    machines: int
+    system: str
+    versions: dict[str, str]
+
+
+def this_machine(threads: int, workers: int, machines: int, engines: Collection[str]) -> Machine:
+    """The machine that the command runs on; those of a cluster are taken to be like it.
+
+    `engines` are the targets of the models, "hf" for PyTorch.
+    """
+    info = _cpuinfo()
+    flags = set(re.findall(r"^(?:flags|Features)\s*: (.*)$", info, re.MULTILINE)[:1] or [""])
+    known = {word for line in flags for word in line.split()}
+    return Machine(
+        processor=_processor(info),
+        instructions=[name for flag, name in INSTRUCTIONS.items() if flag in known],
+        cores=cores(),
+        threads=threads,
+        workers=workers,
+        machines=machines,
+        system=f"{platform.system()} {platform.release()} {platform.machine()}",
+        versions=_versions((*PACKAGES, *(name for engine in engines for name in ENGINE_PACKAGES.get(engine, ())))),
+    )
+
+
+def _cpuinfo() -> str:
+    with contextlib.suppress(OSError):
+        return CPUINFO.read_text("utf-8", "replace")
+    return ""
+
+
+def _processor(info: str) -> str:
+    """Its name where the system tells it, else its kind."""
+    found = re.search(r"^(?:model name|Hardware)\s*: (.+)$", info, re.MULTILINE)
+    return " ".join((found[1] if found else platform.processor() or platform.machine() or os.name).split())
+
+
+def _versions(packages: tuple[str, ...]) -> dict[str, str]:
+    found = {}
+    for package in packages:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[package] = metadata.version(package)
+    return {**found, "Python": platform.python_version()}

@@ -1,0 +1,61 @@
+"""Directories that live no longer than their process, and how those that a killed process left are found.
+
+Such a directory is called `.NAME.ID.STATE`; the lock `.NAME.ID.lock` beside it is held while it is in use.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+from .locks import lock
+
+LOCK, SCRATCH = "lock", "scratch"
+PROGRAM = "qvl-export"
+
+
+def new_id() -> str:
+    return uuid.uuid4().hex[:12]
+
+
+def place(parent: Path, name: str, id: str, state: str) -> Path:
+    """The path of a directory in a state, or of its lock."""
+    return parent / f".{name}.{id}.{state}"
+
+
+def abandoned(parent: Path, name: str, *states: str) -> Iterator[str]:
+    """Ids of directories in `parent` that no process has in use; each is locked until the next is asked for.
+
+    What is in use, or whose lock cannot be had, is left out.
+    """
+    pattern = re.compile(rf"\.{re.escape(name)}\.([0-9a-f]{{12}})\.({'|'.join((*states, LOCK))})")
+    if not parent.is_dir():
+        return
+    for id in sorted({found[1] for path in parent.iterdir() if (found := pattern.fullmatch(path.name))}):
+        with contextlib.suppress(OSError), lock(place(parent, name, id, LOCK)) as held:
+            if held:
+                yield id
+
+
+@contextlib.contextmanager
+def scratch(parent: Path | None = None, name: str = PROGRAM) -> Iterator[Path]:
+    """A new directory in `parent` (or where the system keeps such), removed with the block.
+
+    Those of the same name that killed processes left are removed first.
+    """
+    parent = parent or Path(tempfile.gettempdir())
+    for id in abandoned(parent, name, SCRATCH):
+        shutil.rmtree(place(parent, name, id, SCRATCH), ignore_errors=True)
+    id = new_id()
+    directory = place(parent, name, id, SCRATCH)
+    with lock(place(parent, name, id, LOCK)):
+        directory.mkdir(mode=0o700)
+        try:
+            yield directory
+        finally:
+            shutil.rmtree(directory, ignore_errors=True)

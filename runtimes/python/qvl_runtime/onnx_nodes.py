@@ -1,0 +1,97 @@
+"""Attributes that crash ONNX Runtime, found in a model's file before it is opened.
+
+The file is read in Protocol Buffers' wire format, of which only graphs, nodes and their whole-number attributes are
+looked at; numbers of fields are those of `onnx.proto`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+MODEL_GRAPH, GRAPH_NODE = 7, 1
+NODE_OUTPUT, NODE_TYPE, NODE_ATTRIBUTE = 2, 4, 5
+ATTRIBUTE_NAME, ATTRIBUTE_INT = 1, 3
+VARINT, FIXED64, DELIMITED, FIXED32 = 0, 1, 2, 5
+LARGEST = (1 << 31) - 1
+"""ONNX Runtime's kernels keep such attributes in 32 bits, and divide by what is left of larger ones."""
+
+
+def crashing_attribute(model: bytes) -> str | None:
+    """What an attribute says that ONNX Runtime would crash on, None for models without one.
+
+    Raises ValueError for what is not a model.
+    """
+    for field, graph in _fields(memoryview(model)):
+        if field == MODEL_GRAPH and isinstance(graph, memoryview):
+            for field, node in _fields(graph):
+                if field == GRAPH_NODE and isinstance(node, memoryview) and (found := _crashing(node)):
+                    return found
+    return None
+
+
+def _crashing(node: memoryview) -> str | None:
+    kind, outputs, numbers = "", 0, dict[str, int]()
+    for field, value in _fields(node):
+        if field == NODE_OUTPUT:
+            outputs += 1
+        elif field == NODE_TYPE and isinstance(value, memoryview):
+            kind = _text(value)
+        elif field == NODE_ATTRIBUTE and isinstance(value, memoryview):
+            numbers.update(_number(value))
+    wrong = (name for name, number in numbers.items() if abs(number) > LARGEST or _other_count(name, number, outputs))
+    return next((f"{name} {numbers[name]} of {kind[:60]}" for name in wrong if kind != "Constant"), None)
+
+
+def _other_count(name: str, number: int, outputs: int) -> bool:
+    return name == "num_outputs" and number != outputs
+
+
+def _number(attribute: memoryview) -> Iterator[tuple[str, int]]:
+    """Name and value of an attribute that is a whole number."""
+    name, number = "", None
+    for field, value in _fields(attribute):
+        if field == ATTRIBUTE_NAME and isinstance(value, memoryview):
+            name = _text(value)
+        elif field == ATTRIBUTE_INT and isinstance(value, int):
+            number = value - (1 << 64) if value >> 63 else value
+    if number is not None:
+        yield name, number
+
+
+def _text(value: memoryview) -> str:
+    return bytes(value[:200]).decode("utf-8", "replace")
+
+
+def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
+    """Number and value of every field: a whole number, or bytes. Raises ValueError where the message is cut."""
+    place, end = 0, len(message)
+    while place < end:
+        key, place = _varint(message, place)
+        kind = key & 7
+        if kind == VARINT:
+            value, place = _varint(message, place)
+            yield key >> 3, value
+            continue
+        if kind == DELIMITED:
+            size, place = _varint(message, place)
+        elif kind in (FIXED64, FIXED32):
+            size = 8 if kind == FIXED64 else 4
+        else:
+            raise ValueError(f"a field of unknown wire type {kind}")
+        if size > end - place:
+            raise ValueError("a field that is cut off")
+        yield key >> 3, message[place : place + size]
+        place += size
+
+
+def _varint(message: memoryview, place: int) -> tuple[int, int]:
+    value = 0
+    for shift in range(0, 70, 7):
+        if place >= len(message):
+            break
+        byte = message[place]
+        place += 1
+        value |= (byte & 127) << shift
+        if byte < 128:
+            return value & ((1 << 64) - 1), place
+    raise ValueError("a number that is cut off")

@@ -1,0 +1,206 @@
+"""What is asked of pdfium, and the process in which it is asked: opening, sizes, drawing and text of one PDF.
+
+The process reads requests from standard input and writes replies to standard output, each a message: the lengths
+of its two parts, a JSON object, and bytes (the document, or pixels). It imports nothing but the standard library
+and pypdfium2, limits its own memory, and ends when standard input closes, in the middle of a page too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import io
+import json
+import os
+import queue
+import signal
+import struct
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+LENGTHS = struct.Struct("<IQ")
+"""Of the JSON object and of the bytes after it."""
+OUT_OF_MEMORY = 77
+"""The exit code of a process that found itself too large."""
+POLL_SECONDS = 0.01
+Reply = tuple[dict[str, Any], Any]
+
+
+class RawFile(Protocol):
+    """An unbuffered pipe."""
+
+    def readinto(self, buffer: Any, /) -> int | None: ...
+
+    def write(self, buffer: Any, /) -> int | None: ...
+
+
+def send(pipe: RawFile, head: Mapping[str, Any], body: Any = b"") -> None:
+    """Write one message."""
+    text = json.dumps(head).encode()
+    size = memoryview(body).nbytes
+    for part in (LENGTHS.pack(len(text), size) + text, memoryview(body).cast("B")):
+        while part:
+            part = part[pipe.write(part) or 0 :]
+
+
+def fill(pipe: RawFile, buffer: Any) -> None:
+    """Read a buffer full; raises EOFError where the pipe ends."""
+    rest = memoryview(buffer).cast("B")
+    while rest:
+        if not (count := pipe.readinto(rest)):
+            raise EOFError
+        rest = rest[count:]
+
+
+class Reader:
+    """pdfium with at most one document open."""
+
+    def __init__(self) -> None:
+        import pypdfium2
+
+        self._pdfium, self._document = pypdfium2, None
+        self._content: Any = None  # which pdfium reads on and on
+
+    def answer(self, request: Mapping[str, Any], content: Any) -> Reply:
+        """The reply to one request; {"error": …} where pdfium refuses."""
+        try:
+            return self._answer(request, content)
+        except MemoryError:
+            raise
+        except Exception as error:  # PdfiumError, and what the wrapper around pdfium trips over
+            return {"error": f"{error}"[:300] or type(error).__name__}, b""
+
+    def _answer(self, request: Mapping[str, Any], content: Any) -> Reply:
+        match request["do"]:
+            case "open":
+                return self._open(content)
+            case "close":
+                return self._close()
+            case "size":
+                return {"size": self._opened().get_page_size(request["page"])}, b""
+            case "draw":
+                return self._draw(request["page"], request["scale"])
+            case _:
+                return self._text(request["page"])
+
+    def _open(self, content: Any) -> Reply:
+        self._close()
+        document = self._pdfium.PdfDocument(content)
+        self._document, self._content = document, content
+        document.init_forms()  # without it the text of filled-in fields is not drawn
+        return {"pages": len(document)}, b""
+
+    def _close(self) -> Reply:
+        if self._document is not None:
+            self._document.close()
+        self._document = self._content = None
+        return {}, b""
+
+    def _opened(self) -> Any:
+        if self._document is None:
+            raise ValueError("no document is open")
+        return self._document
+
+    def _draw(self, index: int, scale: float) -> Reply:
+        with contextlib.closing(self._opened()[index]) as page:
+            # memory of Python's, which lives as long as the buffer does
+            bitmap = page.render(scale=scale, bitmap_maker=self._pdfium.PdfBitmap.new_foreign)
+        if bitmap.mode != "BGR":
+            raise ValueError(f"pdfium drew in {bitmap.mode}")
+        return {"size": [bitmap.width, bitmap.height], "stride": bitmap.stride}, bitmap.buffer
+
+    def _text(self, index: int) -> Reply:
+        with contextlib.closing(self._opened()[index]) as page, contextlib.closing(page.get_textpage()) as text:
+            return {"text": str(text.get_text_bounded())}, b""
+
+
+def main(memory: int) -> None:
+    """Answer requests until standard input closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that asks
+    source, target = io.FileIO(0), io.FileIO(os.dup(1), "w")
+    os.dup2(2, 1)  # whatever prints must not do it among the replies
+    try:
+        reader = Reader()
+    except Exception as error:
+        send(target, {"error": f"{error}"})
+        return
+    requests: queue.SimpleQueue[tuple[dict[str, Any], Any]] = queue.SimpleQueue()
+    threading.Thread(target=_receive, args=(source, requests), daemon=True).start()
+    if not _limit(memory):
+        threading.Thread(target=_watch, args=(memory,), daemon=True).start()
+    send(target, {})
+    with contextlib.suppress(BrokenPipeError):
+        while True:
+            try:
+                send(target, *reader.answer(*requests.get()))
+            except MemoryError:
+                os._exit(OUT_OF_MEMORY)
+
+
+def _receive(source: RawFile, requests: queue.SimpleQueue[tuple[dict[str, Any], Any]]) -> None:
+    """Requests as they come; the end of them ends the process, whatever it is doing."""
+    try:
+        while True:
+            lengths = bytearray(LENGTHS.size)
+            fill(source, lengths)
+            size, rest = LENGTHS.unpack(lengths)
+            head, body = bytearray(size), (ctypes.c_char * rest)()
+            fill(source, head)
+            fill(source, body)
+            requests.put((json.loads(head), body))
+    except MemoryError:
+        os._exit(OUT_OF_MEMORY)
+    finally:
+        os._exit(0)
+
+
+def _limit(memory: int) -> bool:
+    """Whether the system now limits the memory of this process."""
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return False
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    try:
+        hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+        most = memory if hard == resource.RLIM_INFINITY else min(memory, hard)
+        resource.setrlimit(resource.RLIMIT_AS, (most, most))
+    except (AttributeError, ValueError, OSError):
+        return False
+    return sys.platform != "darwin"  # which takes the limit and does not keep to it
+
+
+def _watch(memory: int) -> None:
+    while _resident() <= memory:
+        time.sleep(POLL_SECONDS)
+    os._exit(OUT_OF_MEMORY)
+
+
+def _resident() -> int:
+    """Bytes of memory that this process takes; 0 where the system does not tell."""
+    if sys.platform == "win32":
+        return _resident_on_windows()
+    try:
+        with open("/proc/self/statm", "rb") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        pass
+    try:
+        import resource
+    except ImportError:
+        return 0
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def _resident_on_windows() -> int:
+    """`PagefileUsage` of PROCESS_MEMORY_COUNTERS: two numbers of four bytes, then eight sizes."""
+    counters = (ctypes.c_size_t * (8 // ctypes.sizeof(ctypes.c_size_t) + 8))()
+    kernel = ctypes.WinDLL("kernel32")  # type: ignore[attr-defined]
+    kernel.GetCurrentProcess.restype = ctypes.c_void_p
+    process = ctypes.c_void_p(kernel.GetCurrentProcess())
+    told = kernel.K32GetProcessMemoryInfo(process, ctypes.byref(counters), ctypes.sizeof(counters))
+    return int(counters[-2]) if told else 0

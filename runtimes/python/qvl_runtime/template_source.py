@@ -1,0 +1,216 @@
+"""The source of a chat template, before minijinja sees it: bounded, and its Python-isms as minijinja has them.
+
+minijinja bounds how deep brackets and blocks nest, but not chains such as `{{ ---1 }}`, whose every operator is a call
+on the native stack. `MAX_OPERATORS` of them take less than 256 KiB of it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+METHODS = frozenset(
+    ("rsplit", "partition", "rpartition", "removeprefix", "removesuffix", "swapcase", "casefold", "zfill", "ljust")
+    + ("rjust", "center", "index", "rindex", "isdecimal", "istitle", "isidentifier", "isprintable")
+)
+"""Methods of Python's strings that minijinja lacks; a call of one is written as the filter `py_NAME`."""
+MAX_SOURCE = 1 << 18
+"""Characters; the longest published templates have about 20,000."""
+MAX_OPERATORS = 400
+"""Operators in one `{{ … }}` or `{% … %}`; published templates have fewer than 50."""
+MAX_BRANCHES = 200
+"""`elif`s of a template: each is nested in the one before."""
+_GENERATION = re.compile(r"\{%([-+]?)\s*(end)?generation\s*([-+]?)%\}")
+_OPENING = re.compile(r"\{[{%#]")
+_RAW_END = re.compile(r"\{%[-+]?\s*endraw\s*[-+]?%\}")
+_TOKEN = re.compile(
+    r"(?P<space>\s*)(?:(?P<string>'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\")|(?P<name>[^\W\d]\w*)"
+    r"|(?P<number>\d[\d_]*(?:\.\d+)?)|(?P<close>[-+]?(?:%\}|\}\}))|(?P<op>//|\*\*|[=!<>]=|\S)|(?P<end>\Z))",
+    re.DOTALL,
+)
+_CHAINS = frozenset(("+", "-", "*", "/", "//", "%", "**", "~", "|", ".", "(", "[", "<", ">", "==", "!=", "<=", ">="))
+_WORDS = frozenset(("not", "and", "or", "is", "in", "if", "else", "elif", "set", "for", "recursive"))
+_CLOSING = {"(": ")", "[": "]", "{": "}"}
+_OPENING_OF = {closing: opening for opening, closing in _CLOSING.items()}
+
+
+class Token(NamedTuple):
+    """A piece of a tag: what it is (string, name, number, op, close, end), its text, and the space before it."""
+
+    kind: str
+    text: str
+    space: str = ""
+
+    @property
+    def ends_value(self) -> bool:
+        """Whether a value may end with it, so that a bracket after it is a call or a subscript."""
+        return self.kind in ("string", "number") or self.text in (")", "]", "}") or self.is_name
+
+    @property
+    def is_name(self) -> bool:
+        return self.kind == "name" and self.text not in _WORDS
+
+
+class SourceError(ValueError):
+    """A source beyond the bounds."""
+
+
+def prepare(source: str) -> str:
+    """The source for minijinja; raises SourceError for one beyond the bounds."""
+    if len(source) > MAX_SOURCE:
+        raise SourceError(f"it has {len(source)} characters, more than {MAX_SOURCE}")
+    pieces, branches = list[str](), 0
+    for piece in _pieces(_GENERATION.sub(_neutral_block, source)):
+        if isinstance(piece, str):
+            pieces.append(piece)
+            continue
+        branches += sum(token.text == "elif" for token in piece)
+        _check_chain(piece)
+        pieces += [token.space + token.text for token in _with_filters(piece)]
+    if branches > MAX_BRANCHES:
+        raise SourceError(f"it has {branches} elifs, more than {MAX_BRANCHES}")
+    return "".join(pieces)
+
+
+def _neutral_block(match: re.Match[str]) -> str:
+    """`{% generation %}` only marks training tokens: an always-true block keeps its whitespace control."""
+    before, end, after = match.groups()
+    return f"{{%{before} {'endif' if end else 'if true'} {after}%}}"
+
+
+def _check_chain(tokens: list[Token]) -> None:
+    operators = sum(token.text in (_CHAINS if token.kind == "op" else _WORDS) for token in tokens)
+    if operators > MAX_OPERATORS:
+        raise SourceError(f"an expression has {operators} operators, more than {MAX_OPERATORS}")
+
+
+def _pieces(source: str) -> Iterator[str | list[Token]]:
+    """Tags as tokens; what is between them, comments too, as text."""
+    place = 0
+    while found := _OPENING.search(source, place):
+        if found.group() == "{#":
+            end = source.find("#}", found.end())
+            end = len(source) if end < 0 else end + 2
+            yield source[place:end]
+            place = end
+            continue
+        yield source[place : found.end()]
+        tokens, place = _tag(source, found.end())
+        yield tokens
+        if [token.text for token in tokens if token.kind == "name"] == ["raw"]:
+            raw = _RAW_END.search(source, place)
+            end = raw.start() if raw else len(source)
+            yield source[place:end]
+            place = end
+    yield source[place:]
+
+
+def _tag(source: str, start: int) -> tuple[list[Token], int]:
+    """The tokens of a tag up to its end, which no brace of a mapping inside it is, and the place after it."""
+    tokens, depth, place = list[Token](), 0, start
+    while match := _TOKEN.match(source, place):
+        kind, space = str(match.lastgroup), match["space"]
+        text, place = match[kind], match.end()
+        if kind == "close" and depth and text[-2] == "}":  # the first brace closes a mapping
+            place -= len(text) - 1
+            kind, text = "op", text[0]
+        depth += (text == "{") - (text == "}") if kind == "op" else 0
+        tokens.append(Token(kind, text, space))
+        if kind in ("close", "end"):
+            break
+    return tokens, place
+
+
+def _with_filters(tokens: list[Token]) -> list[Token]:
+    """`a.rsplit(b)` as `(a|py_rsplit(b))`, `"…" % x` as `("…"|py_percent(x))`; what cannot be read stays as it is."""
+    place = 0
+    while place < len(tokens):
+        if tokens[place].text == "." and tokens[place].kind == "op":
+            tokens = _method(tokens, place)
+        elif (
+            tokens[place].text in ("boolean", "default_value")
+            and tokens[place + 1 : place + 2][:1]
+            and (tokens[place + 1].text == "=" and tokens[place - 1].text in ("(", ","))
+        ):  # minijinja's `default` takes no names
+            tokens = [*tokens[:place], *tokens[place + 2 :]]
+        elif tokens[place].text == "%" and place and tokens[place - 1].kind == "string":
+            tokens = _percent(tokens, place)
+        place += 1
+    return tokens
+
+
+def _method(tokens: list[Token], dot: int) -> list[Token]:
+    """The tokens with a filter for a call of a method that begins at `dot`, if that is one minijinja lacks."""
+    if [token.text in wanted for token, wanted in zip(tokens[dot + 1 :], (METHODS, "("), strict=False)] != [True] * 2:
+        return tokens
+    start, end = _value_start(tokens, dot - 1), _matching(tokens, dot + 2)
+    if start is None or end is None:
+        return tokens
+    called = tokens[dot + 1]._replace(text=f"py_{tokens[dot + 1].text}")
+    inner = [*_bare(tokens[start:dot]), Token("op", "|"), called, *tokens[dot + 2 : end + 1]]
+    return [*tokens[:start], Token("op", "(", tokens[start].space), *inner, Token("op", ")"), *tokens[end + 1 :]]
+
+
+def _percent(tokens: list[Token], sign: int) -> list[Token]:
+    """The tokens with a filter for the `%` at `sign`, whose left operand is a string."""
+    end = _value_end(tokens, sign + 1)
+    if end is None:
+        return tokens
+    operand = _bare(tokens[sign + 1 : end + 1])
+    if operand[0].text != "(" or _matching(operand, 0) != len(operand) - 1:
+        operand = [Token("op", "("), *operand, Token("op", ")")]
+    text = tokens[sign - 1]
+    inner = [*_bare([text]), Token("op", "|"), Token("name", "py_percent"), *operand]
+    return [*tokens[: sign - 1], Token("op", "(", text.space), *inner, Token("op", ")"), *tokens[end + 1 :]]
+
+
+def _bare(tokens: list[Token]) -> list[Token]:
+    """Tokens without the space before them."""
+    return [tokens[0]._replace(space=""), *tokens[1:]]
+
+
+def _matching(tokens: list[Token], opened: int) -> int | None:
+    """The place of the bracket that closes the one at `opened`."""
+    depth = 0
+    for place in range(opened, len(tokens)):
+        if tokens[place].kind == "op":
+            depth += (tokens[place].text in _CLOSING) - (tokens[place].text in _OPENING_OF)
+        if depth == 0:
+            return place
+    return None
+
+
+def _opened(tokens: list[Token], closed: int) -> int | None:
+    """The place of the bracket that the one at `closed` closes."""
+    found = _matching([token._replace(text=_OPENING_OF.get(token.text, _CLOSING.get(token.text, token.text)))
+                       if token.kind == "op" else token for token in reversed(tokens[: closed + 1])], 0)  # fmt: skip
+    return None if found is None else closed - found
+
+
+def _value_start(tokens: list[Token], place: int) -> int | None:
+    """Where the value that ends at `place` begins; calls, subscripts and attributes are of it."""
+    while place >= 0 and tokens[place].ends_value:
+        if tokens[place].kind == "op":
+            opened = _opened(tokens, place)
+            if opened is None or opened == 0 or not tokens[opened - 1].ends_value:
+                return opened
+            place = opened - 1
+        elif place and tokens[place - 1].text == "." and tokens[place].is_name:
+            place -= 2
+        else:
+            return place
+    return None
+
+
+def _value_end(tokens: list[Token], place: int) -> int | None:
+    """Where the value that begins at `place` ends."""
+    end = _matching(tokens, place) if tokens[place].text in _CLOSING else place
+    if end is None or not tokens[end].ends_value:
+        return None
+    while tokens[end + 1 : end + 2] and tokens[end + 1].text in (".", "(", "["):
+        after = end + 2 if tokens[end + 1].text == "." else _matching(tokens, end + 1)
+        if after is None or after >= len(tokens):
+            return None
+        end = after
+    return end

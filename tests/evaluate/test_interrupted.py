@@ -1,0 +1,165 @@
+"""A comparison that is ended and run again finds, digit for digit, what one finds that is not."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from click.testing import CliRunner
+
+from qvl_export.cli import cli
+from qvl_export.evaluate import answering
+from qvl_export.evaluate.records import Record, Records, appending
+from qvl_export.scratch import scratch
+from tests.evaluate.test_blame import damage
+from tests.evaluate.test_processes import eventually
+from tests.heldout import HELDOUT
+
+PAGES = 3
+TIMED = ("first_token_seconds", "decode_seconds")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Held-out pages, about each of which several questions are asked one after another."""
+    directory = tmp_path_factory.mktemp("set")
+    lines = (HELDOUT / "labels.jsonl").read_text("utf-8").splitlines(keepends=True)
+    chosen = [line for line in lines if json.loads(line)["image"] < f"simple_{PAGES:04}"]
+    for line in chosen:
+        image = json.loads(line)["image"]
+        (directory / image).write_bytes((HELDOUT / image).read_bytes())
+    (directory / "labels.jsonl").write_text("".join(chosen), "utf-8")
+    return directory
+
+
+@pytest.fixture(scope="module")
+def command(reference_bundle: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    other = damage(reference_bundle, tmp_path_factory.mktemp("other") / "other", 2)
+    options = ["--threads", "1", "--max-new-tokens", "12", "--no-blame", "--json", "--quiet"]
+    return ["compare", str(reference_bundle), str(other), "--data", str(data), *options, "--out"]
+
+
+def lines(out: Path, name: str) -> int:
+    return sum(path.read_bytes().count(b"\n") for path in out.glob(f"work/*/{name}"))
+
+
+def stopped(command: Sequence[str], out: Path, name: str, count: int, how: signal.Signals) -> tuple[int, str]:
+    """Exit code and errors of a run that is ended when so many answers are in files of a name."""
+    code = "import sys; from qvl_export.cli import main; sys.argv[0] = 'qvl-export'; main()"
+    arguments = [sys.executable, "-c", code, *command, str(out)]
+    with subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        assert eventually(lambda: lines(out, name) >= count, 120)
+        process.send_signal(how)
+        _, errors = process.communicate()
+    return process.returncode, errors.strip()
+
+
+def answers(out: Path) -> dict[str, list[Any]]:
+    """All records by model, without their times."""
+    (work,) = (out / "work").iterdir()
+    found = {}
+    for name in sorted({path.name.split(".")[0] for path in work.glob("*.jsonl")}):
+        records = Records(work, name)
+        every = [records.get(item) for item in range(len(records))]
+        found[name] = [msgspec.structs.replace(record, **dict.fromkeys(TIMED, 0.0)) for record in every if record]
+    return found
+
+
+@pytest.mark.slow
+def test_figures_are_those_of_a_run_that_was_not_ended(command: list[str], tmp_path: Path) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    uninterrupted = CliRunner().invoke(cli, [*command, str(whole)], catch_exceptions=False)
+    kept = f"{parts} keeps the answers so far: the next run goes on from them"
+    first = stopped(command, parts, "reference-*.jsonl", 2, signal.SIGINT)
+    assert first == (130, f"interrupted; {kept}")
+    others = "[0-9a-f]*[0-9a-f].0.jsonl"
+    second = stopped(command, parts, others, lines(whole, others) // 2 + 1, signal.SIGTERM)
+    assert second == (143, f"terminated; {kept}")
+    assert sorted(os.listdir(tmp_path)) == ["parts", "whole"] and sorted(os.listdir(parts)) == ["work"]
+    resumed = CliRunner().invoke(cli, [*command, str(parts)], catch_exceptions=False)
+    assert answers(parts) == answers(whole)
+    found = [json.loads(done.stdout)["bundles"][0] for done in (uninterrupted, resumed)]
+    assert found[0]["agreement"] == found[1]["agreement"] and found[0]["scores"] == found[1]["scores"]
+    assert not list(parts.glob("work/*/scratch")) and not list(parts.rglob(".*"))
+
+
+@pytest.mark.slow
+def test_a_bundle_that_is_added_later_finds_the_same(command: list[str], tmp_path: Path) -> None:
+    """The reference's distributions are gone by then, and made again."""
+    at_once, later = tmp_path / "at-once", tmp_path / "later"
+    CliRunner().invoke(cli, [*command, str(at_once)], catch_exceptions=False)
+    itself = [*command[:2], command[1], *command[3:]]
+    CliRunner().invoke(cli, [*itself, str(later)], catch_exceptions=False)
+    CliRunner().invoke(cli, [*command, str(later)], catch_exceptions=False)
+    found = answers(later)
+    assert found == found | answers(at_once)
+
+
+@pytest.mark.slow
+def test_agreement_is_with_the_reference_that_is_named(command: list[str], tmp_path: Path) -> None:
+    """In one directory, the same bundle against one reference and then against another."""
+    CliRunner().invoke(cli, [*command, str(tmp_path)], catch_exceptions=False)
+    itself = [command[0], command[2], *command[2:]]
+    again = CliRunner().invoke(cli, [*itself, str(tmp_path)], catch_exceptions=False)
+    assert json.loads(again.stdout)["bundles"][0]["agreement"]["kl_mean"] < 1e-5
+
+
+def test_two_comparisons_of_one_report_are_told(command: list[str], tmp_path: Path) -> None:
+    from qvl_export.evaluate.place import at_work
+
+    with at_work(tmp_path / "out"):
+        done = CliRunner().invoke(cli, [*command, str(tmp_path / "out")])
+    assert str(done.exception).startswith(f"{tmp_path / 'out'}: another comparison is at work on it (wait until")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_that_goes_on_asks_again_what_was_asked_about_a_page(data: Path, tmp_path: Path) -> None:
+    """Told by a model that notes what it is asked."""
+    asked: list[tuple[str, str]] = []
+
+    class Noting:
+        def answer(self, messages: Any, limit: int | None) -> Record:
+            asked.append(("answer", messages[0]["content"][1]["text"]))
+            return Record(answer="x", tokens=[1])
+
+        def logits(self, messages: Any, tokens: list[int]) -> Any:
+            raise ValueError
+
+        def forget(self) -> None:
+            asked.append(("forget", ""))
+
+        def prime(self, messages: Any, limit: int | None) -> None:
+            asked.append(("prime", messages[0]["content"][1]["text"]))
+
+    labels = [json.loads(line) for line in (data / "labels.jsonl").read_text("utf-8").splitlines()]
+    first = [label["prompt"] for label in labels if label["image"] == labels[0]["image"]]
+    job = answering.Job(
+        model="", engine="", data=str(data), total=len(labels), digest="", chosen=None, records=str(tmp_path), name="a",
+        scratch=str(tmp_path / "none"), reference=False, threads=1, max_new_tokens=3,
+    )  # fmt: skip
+    with appending(tmp_path, "a", 0) as append:
+        append(Record(item=0, answer="x"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(answering, "_open", lambda _: Noting())
+        answering.run(job, told=open(os.devnull, "w"))  # noqa: SIM115
+    assert asked[: len(first) + 1] == [("forget", ""), ("prime", first[0]), *(("answer", text) for text in first[1:])]
+    records = Records(tmp_path, "a")
+    fresh = [item for item in range(1, len(labels)) if (record := records.get(item)) and record.fresh]
+    assert fresh == [item for item in range(1, len(labels)) if labels[item]["image"] != labels[item - 1]["image"]]
+
+
+def test_scratch_of_a_killed_blame_is_cleared_by_the_next(tmp_path: Path) -> None:
+    left = tmp_path / ".qvl-export.0123456789ab.scratch"
+    left.mkdir()
+    (left / "llm.layers.0.npy").touch()
+    with scratch(tmp_path):
+        assert not left.exists()
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,124 @@
+"""Options of `export`: those that nothing reads are refused, threads are kept to, and what was given is told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnxruntime as ort
+import pytest
+import torch
+from click.testing import CliRunner
+
+from qvl_export import ExportPlan, export
+from qvl_export.cli import cli
+from qvl_export.errors import ExportError
+from qvl_export.plan import READ_BY
+from qvl_runtime.saturation import saturates
+from qvl_runtime.sessions import cpu
+from tests.heldout import HELDOUT
+from tests.oracles.tiny import REFERENCE
+
+ADD = "(add --precision int8 or int4, or leave it out)"
+ADD_INT4 = "(add --precision int4, or leave it out)"
+TABLES = "int4 and the tables of a quantized language model"
+UNREAD = [
+    (["--samples", "5"], f"--samples is for quantization {ADD}"),
+    (["--samples", "128"], f"--samples is for quantization {ADD}"),
+    (["--calib", "x"], f"--calib is for quantization {ADD}"),
+    (["--threads", "1"], f"--threads is for quantization {ADD}"),
+    (["--ray", "auto"], f"--ray is for quantization {ADD}"),
+    (["--block-size", "32"], f"--block-size is for {TABLES} {ADD}"),
+    (["--vision-precision", "int8", "--block-size", "64"], f"--block-size is for {TABLES} {ADD}"),
+    (["--reduce-range"], "--reduce-range is for int8 (add --precision int8, or leave it out)"),
+    (["--vision-weight", "1"], f"--vision-weight is for int4 of the language model {ADD_INT4}"),
+    (
+        ["--vision-precision", "int4", "--vision-weight", "2"],
+        f"--vision-weight is for int4 of the language model {ADD_INT4}",
+    ),
+    (["--precision", "int8", "--no-gptq-experts"], f"--no-gptq-experts is for int4 of the language model {ADD_INT4}"),
+    (["--precision", "int4", "--no-gptq-experts"], "--no-gptq-experts is for models with experts (leave it out)"),
+    (["--accuracy-level", "4"], f"--accuracy-level is for a quantized language model {ADD_INT4}"),
+    (
+        ["--vision-precision", "int8", "--accuracy-level", "0"],
+        f"--accuracy-level is for a quantized language model {ADD_INT4}",
+    ),
+    (
+        ["--precision", "int4", "--target", "portable", "--accuracy-level", "0"],
+        "--accuracy-level is not read by target portable (leave it out)",
+    ),
+    (
+        ["--precision", "int8", "--target", "portable", "--block-size", "64"],
+        "--block-size is for int4: target portable keeps tables float (leave it out)",
+    ),
+    (
+        ["--precision", "int4", "--vision-precision", "fp16", "--llm-precision", "int8"],
+        "--precision is not read where both towers have their own "
+        "(leave it out, or --vision-precision or --llm-precision)",
+    ),
+]
+
+
+@pytest.mark.parametrize(("options", "said"), UNREAD, ids=[" ".join(options) for options, _ in UNREAD])
+def test_an_option_that_nothing_reads_is_refused(options: list[str], said: str, tmp_path: Path) -> None:
+    done = CliRunner().invoke(cli, ["export", str(REFERENCE), str(tmp_path / "b"), *options])
+    assert isinstance(done.exception, ExportError) and str(done.exception) == said
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("option", READ_BY)
+def test_every_option_of_the_table_is_one_of_the_command_and_of_the_plan(option: str) -> None:
+    names = {
+        name for parameter in cli.commands["export"].params for name in (*parameter.opts, *parameter.secondary_opts)
+    }
+    assert option in names and hasattr(ExportPlan, READ_BY[option].field)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"precision": "int4", "block_size": 64, "accuracy_level": 0, "vision_weight": 2.0, "samples": 5},
+        {"precision": "hybrid", "vision_weight": 2.0, "reduce_range": True, "threads": 1},
+        {"max_kl": 0.1, "block_size": 64, "reduce_range": True, "samples": 3},
+        {"llm_precision": "int8", "block_size": 64},
+        {"vision_precision": "int8", "llm_precision": "int8", "precision": "fp32"},
+        {"vision_precision": "int4", "block_size": 64},
+    ],
+)
+def test_options_that_something_reads_are_taken(given: dict) -> None:
+    ExportPlan(REFERENCE, "b", **given, given=frozenset(given)).check()
+
+
+class Told:
+    """Keeps what an export says."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def stage(self, text: str, total: int = 0) -> None:
+        self.lines.append(text)
+
+    def advance(self, count: int) -> None: ...
+
+
+def test_calibration_keeps_to_its_threads_and_tells_of_missing_pages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saturates()  # asked for once, in a session of one thread
+    monkeypatch.setattr(cpu, "cores", lambda: 7)  # what a session would take by itself
+    opened: list[int] = []
+    whole = ort.InferenceSession
+
+    def noted(path: object, options: ort.SessionOptions, **others: object) -> ort.InferenceSession:
+        opened.append(options.intra_op_num_threads)
+        return whole(path, options, **others)
+
+    monkeypatch.setattr(ort, "InferenceSession", noted)
+    pages = [HELDOUT / f"simple_{number:04}.png" for number in range(2)]
+    before, told = torch.get_num_threads(), Told()
+    plan = ExportPlan(
+        REFERENCE, tmp_path / "b", precision="int8", calib=pages, threads=3, samples=9, given=frozenset({"samples"})
+    )
+    manifest = export(plan, told)
+    assert opened and set(opened) == {3} and torch.get_num_threads() == before
+    assert "--samples 9: there are only 2, and all are used" in told.lines
+    assert manifest.provenance.calibration is not None and manifest.provenance.calibration.pages == 2

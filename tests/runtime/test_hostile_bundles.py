@@ -1,0 +1,138 @@
+"""Bundles whose numbers, names and graphs are impossible are refused in one line, in bounded time and memory."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+
+from qvl_runtime.__main__ import main
+from qvl_runtime.bundle import read_manifest
+from qvl_runtime.errors import BundleError
+from qvl_runtime.onnx_nodes import crashing_attribute
+
+BUNDLES = Path(__file__).parents[1] / "checkpoints" / "bundles"
+HUGE = 10**30
+IMPOSSIBLE: list[tuple[str, Any]] = [
+    ("llm.deepstack_layers", HUGE),
+    ("llm.deepstack_layers", 1 << 31),
+    ("llm.deepstack_layers", 3),
+    ("llm.num_layers", HUGE),
+    ("llm.vocab_size", 1 << 31),
+    ("llm.hidden_size", 1 << 40),
+    ("llm.max_length", 1 << 40),
+    ("image.spatial_merge_size", 1 << 31),
+    ("image.spatial_merge_size", 255),
+    ("image.patch_size", 1 << 31),
+    ("image.temporal_patch_size", 1 << 31),
+    ("image.min_pixels", 1 << 30),
+    ("image.max_pixels", HUGE),
+    ("image.image_mean", [1e308, 0.5, 0.5]),
+    ("image.image_std", [1e-308, 0.5, 0.5]),
+    ("tokens.image", 1 << 40),
+    ("tokens.stop", [1 << 20]),
+    ("tokens.video", 384),
+    ("video.tokens_per_second", 1e308),
+    ("video.tokens_per_second", -1.0),
+    ("files.vision\0.onnx", {"size": 1, "sha256": "0" * 64}),
+    ("graphs.vision.model", "vision\0.onnx"),
+    ("graphs.vision.inputs", [{"name": "pixel_values", "dtype": "float32", "shape": [HUGE]}]),
+]
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(BUNDLES / "v2", tmp_path / "bundle"))
+
+
+def edit(bundle: Path, key: str, value: Any) -> None:
+    """Set `a.b.c` of its manifest; the last key may have dots of its own below `files`."""
+    manifest = json.loads((bundle / "bundle.json").read_bytes())
+    group, name = key.split(".", 1)
+    place = manifest[group]
+    while group == "graphs" and "." in name:
+        key, name = name.split(".", 1)
+        place = place[key]
+    place[name] = value
+    (bundle / "bundle.json").write_text(json.dumps(manifest))
+
+
+@pytest.mark.parametrize(("key", "value"), IMPOSSIBLE, ids=lambda value: repr(value)[:40])
+def test_impossible_manifests_are_refused(
+    bundle: Path, key: str, value: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    edit(bundle, key, value)
+    assert main(["run", str(bundle), "Hello"]) == 2
+    assert_one_line(capsys.readouterr().err)
+
+
+def assert_one_line(error: str) -> None:
+    assert error.startswith("error: ") and error.count("\n") == 1 and len(error) < 1000
+
+
+def test_a_link_to_itself_is_refused(bundle: Path) -> None:
+    (bundle / "vision.onnx").unlink()
+    (bundle / "vision.onnx").symlink_to("vision.onnx")
+    with pytest.raises(BundleError, match="leads nowhere"):
+        read_manifest(bundle)
+
+
+def change_graph(bundle: Path, name: str, change: Callable[[onnx.ModelProto], None]) -> None:
+    """Change a graph, and the manifest so that it agrees."""
+    path = bundle / f"{name}.onnx"
+    model = onnx.load(path, load_external_data=False)
+    change(model)
+    replace(bundle, path, model.SerializeToString())
+
+
+def replace(bundle: Path, path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+    edit(bundle, f"files.{path.name}", {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()})
+
+
+def setting(kind: str, attribute: str, value: int) -> Callable[[onnx.ModelProto], None]:
+    def change(model: onnx.ModelProto) -> None:
+        node = next(node for node in model.graph.node if node.op_type == kind)
+        next(found for found in node.attribute if found.name == attribute).i = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "attribute", "value"),
+    [
+        ("llm", "GroupQueryAttention", "kv_num_heads", 1 << 62),
+        ("llm", "GroupQueryAttention", "num_heads", 1 << 62),
+        ("llm", "GroupQueryAttention", "num_heads", -(1 << 62)),
+        ("vision", "Split", "num_outputs", 2),
+    ],
+)
+def test_attributes_that_crash_onnx_runtime_are_refused(
+    bundle: Path, name: str, kind: str, attribute: str, value: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    change_graph(bundle, name, setting(kind, attribute, value))
+    assert main(["run", str(bundle), "Hello"]) == 2
+    error = capsys.readouterr().err
+    assert_one_line(error)
+    assert attribute in error
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff" * 11, b"\x3a\x7f\x0a", b"\x3b", b"\x39\x01"])
+def test_what_is_no_model_is_refused(bundle: Path, content: bytes, capsys: pytest.CaptureFixture[str]) -> None:
+    replace(bundle, bundle / "llm.onnx", content)
+    assert main(["run", str(bundle), "Hello"]) == 2
+    assert_one_line(capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("path", sorted(BUNDLES.glob("v*/*.onnx")), ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_real_graphs_have_no_such_attribute(path: Path) -> None:
+    assert crashing_attribute(path.read_bytes()) is None
+    model = onnx.load(path, load_external_data=False)
+    model.graph.node[-1].attribute.append(onnx.helper.make_attribute("own", 1 << 40))
+    assert crashing_attribute(model.SerializeToString()) == f"own {1 << 40} of {model.graph.node[-1].op_type}"

@@ -1,0 +1,94 @@
+"""No file and no variable of a user's is touched by ONNX Runtime's telemetry, in whatever order things are imported."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qvl_runtime.telemetry import VARIABLE
+
+ANSWER = """
+import sys
+from qvl_runtime import load
+with load(sys.argv[1], threads=1) as model:
+    assert isinstance(model.generate([{"role": "user", "content": "Read."}], max_new_tokens=2), str)
+"""
+LATER = "import qvl_runtime, onnxruntime\n" + ANSWER
+EARLIER = "import onnxruntime\n" + ANSWER
+TOLD = """
+import sys, types
+told, fake = [], types.ModuleType("onnxruntime")
+fake.InferenceSession, fake.disable_telemetry_events = object, lambda: told.append(1)
+sys.modules["onnxruntime"] = fake
+import qvl_runtime.onnx_runtime, os
+print(len(told), os.environ["ORT_DISABLE_TELEMETRY"])
+"""
+VALUE = "import {module}, os; print(os.environ['ORT_DISABLE_TELEMETRY'])"
+
+
+def run(home: Path, code: str, *arguments: object, **variables: str) -> str:
+    """In a process whose every place to write to is below `home`."""
+    environment = {key: value for key, value in os.environ.items() if key != VARIABLE} | variables
+    for variable in ("HOME", "TMPDIR", "XDG_CACHE_HOME", "XDG_DATA_HOME", "XDG_CONFIG_HOME", "XDG_STATE_HOME"):
+        (home / variable).mkdir(parents=True, exist_ok=True)
+        environment[variable] = str(home / variable)
+    environment |= {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    done = subprocess.run(command, env=environment, cwd=home, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def files(home: Path) -> list[Path]:
+    return [path for path in home.rglob("*") if not path.is_dir()]
+
+
+@pytest.fixture(scope="module")
+def small(bundle: Any) -> Path:
+    found: Path = bundle("qwen2_5_vl", "small", "fp16")
+    return found
+
+
+@pytest.mark.parametrize("code", [ANSWER, LATER], ids=["ours alone", "ours, then theirs"])
+def test_an_answer_leaves_no_file(code: str, small: Path, tmp_path: Path) -> None:
+    run(tmp_path, code, small)
+    assert not files(tmp_path)
+
+
+def test_whoever_imports_it_first_sets_the_variable(small: Path, tmp_path: Path) -> None:
+    """As the README says; without it there are files before we are asked for anything, which this test would see."""
+    run(tmp_path / "set", EARLIER, small, **{VARIABLE: "1"})
+    assert not files(tmp_path / "set")
+    if sys.platform == "linux":
+        run(tmp_path / "unset", EARLIER, small)
+        assert files(tmp_path / "unset"), "no telemetry any more: the other tests of this file show nothing"
+
+
+@pytest.mark.parametrize(("own", "told", "value"), [(None, 1, "1"), ("1", 0, "1"), ("0", 0, "0")])
+def test_one_that_is_there_already_is_told(own: str | None, told: int, value: str, tmp_path: Path) -> None:
+    """Unless the user has decided; children get the variable in any case."""
+    assert run(tmp_path, TOLD, **({} if own is None else {VARIABLE: own})) == f"{told} {value}\n"
+
+
+@pytest.mark.parametrize("module", ["qvl_runtime", "qvl_export", "qvl_export.ray_pool", "qvl_export.quant.spread"])
+def test_every_process_of_ours_sets_it_and_a_value_of_the_users_stays(module: str, tmp_path: Path) -> None:
+    """Commands, jobs, and what runs jobs on a Ray cluster."""
+    code = VALUE.format(module=module)
+    assert run(tmp_path, code) == "1\n"
+    assert run(tmp_path, code, **{VARIABLE: "0"}) == "0\n"
+
+
+def test_the_processes_of_the_tests_have_it() -> None:
+    assert os.environ[VARIABLE] == "1"
+
+
+def test_a_calibrated_export_leaves_no_file(checkpoint: Any, tmp_path: Path) -> None:
+    code = "import sys; from qvl_export.cli import main; sys.argv[0] = 'qvl-export'; main()"
+    plan = ("export", checkpoint("qwen2_5_vl", "small"), tmp_path / "out", "--precision", "int8", "--samples", "1")
+    run(tmp_path / "home", code, *plan, "--quiet")
+    assert not files(tmp_path / "home")
