@@ -10,7 +10,7 @@ from pathlib import Path
 
 from qvl_runtime.errors import QvlError
 
-from . import foreign
+from . import families, foreign
 from .checkpoint import INDEX, WHOLE, Checkpoint
 from .errors import CheckpointError, HubError
 
@@ -31,11 +31,10 @@ NEEDED = [
     "additional_chat_templates/*.jinja",
     "quantize_config.json",
     "adapter_config.json",
-    WHOLE,
     INDEX,
     "pytorch_model.bin.index.json",  # tells that weights are there, but pickled
 ]
-"""Files that are fetched where there are any; shards only if there is no whole file, those that the index names."""
+"""Files that are fetched first; then the whole file of weights, or if there is none the shards of the index."""
 _REPO_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 
@@ -74,10 +73,13 @@ def _download(repo_id: str, revision: str | None) -> Path:
         disable_progress_bars()
     try:
         directory = Path(snapshot_download(repo_id, revision=revision, allow_patterns=NEEDED))
+        if (directory / "config.json").is_file():
+            families.model_type(Checkpoint(directory))  # before gigabytes come that nobody can use
+        snapshot_download(repo_id, revision=directory.name, allow_patterns=[WHOLE])
         if (shards := Checkpoint(directory).shards) != [WHOLE]:
             snapshot_download(repo_id, revision=directory.name, allow_patterns=shards)
         return directory
-    except QvlError:  # about the index
+    except QvlError:  # about the configuration or the index
         raise
     except LocalEntryNotFoundError as error:
         raise HubError(

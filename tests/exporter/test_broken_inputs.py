@@ -156,7 +156,7 @@ WEIGHTS = [
     Row("tensor in two shards", r"model\.norm\.weight is also in model.*\.safetensors", d.second_shard),
     Row("shard missing", r"model-9\.safetensors is missing", d.index('{"weight_map": {"a": "model-9.safetensors"}}')),
     Row("shard outside", r"'\.\./x\.safetensors' leaves", d.index('{"weight_map": {"a": "../x.safetensors"}}')),
-    Row("shard is ..", r"\.\. is missing", d.index('{"weight_map": {"a": ".."}}')),
+    Row("shard is ..", r"'\.\.' leaves", d.index('{"weight_map": {"a": ".."}}')),
     Row("index is a list", r"index\.json: is not a JSON object", d.index("[]")),
     Row("weight map is a list", r"index\.json: has no weight_map", d.index('{"weight_map": []}')),
     Row(

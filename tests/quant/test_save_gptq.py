@@ -18,7 +18,7 @@ from onnx.numpy_helper import to_array
 from safetensors.numpy import load_file
 
 from qvl_export import ExportError, ExportPlan, atomic, export, safetensors_writer
-from qvl_export.checkpoint import Checkpoint, nested_name, published_name
+from qvl_export.checkpoint import Checkpoint
 from qvl_export.cli import cli
 from qvl_export.quant import save_gptq
 from qvl_export.quant.qtensor import Layout, QTensor
@@ -26,6 +26,7 @@ from qvl_export.quant.quantizer import Quantizer
 from qvl_export.quant.saved import SavedLinear
 from qvl_export.quant.stored import quantized_linears
 from qvl_export.safetensors_file import same_elements
+from qvl_export.tensor_names import nested_name, published_name
 from qvl_runtime.packing import unpack_nibbles
 from tests.heldout import HELDOUT
 from tests.oracles.tiny import REFERENCE

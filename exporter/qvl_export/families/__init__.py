@@ -25,6 +25,12 @@ def available() -> list[str]:
 
 def read_spec(checkpoint: Checkpoint) -> ModelSpec:
     """The specification of a checkpoint; raises ConfigError for an unknown `model_type` or unsupported values."""
+    spec: ModelSpec = _module(model_type(checkpoint)).read(checkpoint)
+    return spec
+
+
+def model_type(checkpoint: Checkpoint) -> str:
+    """That of `config.json`; raises ConfigError for one that is not supported."""
     model_type = checkpoint.config.get("model_type")
     if model_type not in available():
         raise ConfigError(
@@ -32,8 +38,7 @@ def read_spec(checkpoint: Checkpoint) -> ModelSpec:
             where=checkpoint.directory / "config.json",
             fix=f"supported: {', '.join(available())}",
         )
-    spec: ModelSpec = _module(model_type).read(checkpoint)
-    return spec
+    return str(model_type)
 
 
 def tensors(checkpoint: Checkpoint, spec: ModelSpec) -> Mapping[str, Tensor]:
