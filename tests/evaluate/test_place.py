@@ -90,6 +90,14 @@ def test_nothing_is_left_where_nothing_was_done(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.rglob("*")] == ["given"]
 
 
+def test_the_current_directory_is_locked_from_outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with at_work(Path(".")):
+        assert [path.name for path in tmp_path.iterdir() if path.is_file()] == [".here.report.lock"]
+    assert [path.name for path in tmp_path.rglob("*")] == ["here"]
+
+
 @pytest.mark.parametrize("place", ["/proc/new", "/dev/null/new"])
 def test_a_place_that_cannot_be_written_is_named(place: str) -> None:
     with pytest.raises(OutputError, match=rf"^{place}: cannot be written: "), at_work(Path(place)):

@@ -46,7 +46,7 @@ def at_work(out: Path) -> Iterator[None]:
     check_place(out)
     ours = not out.exists()
     with atomic.parents(out), contextlib.ExitStack() as stack:
-        place = out.parent / f".{out.name}.report.lock"
+        place = out.resolve().parent / f".{out.resolve().name}.report.lock"  # `.` has no name
         with atomic.told(place, out):
             held = stack.enter_context(lock(place))
         if held is False:
