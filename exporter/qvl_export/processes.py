@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import IO, Protocol
 
 import msgspec
@@ -23,6 +23,8 @@ from qvl_runtime.sessions import cores
 from .errors import ExportError, StoppedError
 
 Advance = Callable[[int], None]
+POLL = 0.5
+"""Seconds."""
 PATIENCE = 10
 """Seconds that a process has to end after it was asked to."""
 TRACEBACK = "Traceback (most recent call last)"
@@ -78,8 +80,16 @@ def run_jobs(module: str, jobs: Sequence[msgspec.Struct], advance: Advance) -> N
 
     with ThreadPoolExecutor(len(jobs)) as threads, contextlib.ExitStack() as stack:
         running = [stack.enter_context(started(module, job)) for job in jobs]
-        for done in as_completed([threads.submit(follow, process) for process in running]):
+        for done in ended([threads.submit(follow, process) for process in running]):
             done.result()
+
+
+def ended(futures: Sequence[Future[None]]) -> Iterator[Future[None]]:
+    """One after another as they end; Windows tells nobody of an interruption who waits without an end."""
+    pending = set(futures)
+    while pending:
+        done, pending = wait(pending, POLL, FIRST_COMPLETED)
+        yield from done
 
 
 class Running:

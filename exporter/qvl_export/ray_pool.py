@@ -13,14 +13,14 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import msgspec
 
 from .errors import ExportError, StoppedError
 from .extras import install_fix
-from .processes import Advance, BrokenJob, Pool, started
+from .processes import Advance, BrokenJob, Pool, ended, started
 
 SECONDS = 10
 
@@ -75,7 +75,7 @@ class RayPool:
         streams = [task.remote(module, job) for job in jobs]
         with ThreadPoolExecutor(len(jobs)) as pool:
             try:
-                for done in as_completed([pool.submit(self._follow, stream, advance) for stream in streams]):
+                for done in ended([pool.submit(self._follow, stream, advance) for stream in streams]):
                     done.result()
             finally:
                 for stream in streams:

@@ -42,6 +42,12 @@ def abandoned(parent: Path, name: str, *states: str) -> Iterator[str]:
                 yield id
 
 
+def clear(parent: Path, name: str = PROGRAM) -> None:
+    """Remove the scratch directories in `parent` that killed processes left."""
+    for id in abandoned(parent, name, SCRATCH):
+        shutil.rmtree(place(parent, name, id, SCRATCH), ignore_errors=True)
+
+
 @contextlib.contextmanager
 def scratch(parent: Path | None = None, name: str = PROGRAM) -> Iterator[Path]:
     """A new directory in `parent` (or where the system keeps such), removed with the block.
@@ -49,8 +55,7 @@ def scratch(parent: Path | None = None, name: str = PROGRAM) -> Iterator[Path]:
     Those of the same name that killed processes left are removed first.
     """
     parent = parent or Path(tempfile.gettempdir())
-    for id in abandoned(parent, name, SCRATCH):
-        shutil.rmtree(place(parent, name, id, SCRATCH), ignore_errors=True)
+    clear(parent, name)
     id = new_id()
     directory = place(parent, name, id, SCRATCH)
     with lock(place(parent, name, id, LOCK)):

@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 
 from qvl_export.cli import cli
 from qvl_export.errors import OutputError
-from qvl_export.evaluate.place import check_place
+from qvl_export.evaluate.place import at_work, check_place
 from qvl_export.evaluate.report import write
 from tests.evaluate.test_few_items import report
 
@@ -63,6 +63,45 @@ def test_what_an_interrupted_run_left_is_gone_on_with(tmp_path: Path, left: str)
     (tmp_path / left).mkdir(parents=True, exist_ok=True)
     (tmp_path / f".{'0' * 32}.tmp").touch()
     check_place(tmp_path)
+
+
+def test_what_a_killed_run_leaves_of_no_use_is_cleared_away(tmp_path: Path) -> None:
+    area = tmp_path / "out" / "work" / KEY
+    left = area.parent / f".qvl-export.{KEY}.scratch"
+    for folder in (area / "scratch", left):
+        folder.mkdir(parents=True)
+    for half in (tmp_path / "out", area, area / "scratch"):
+        (half / f".{'0' * 32}.tmp").touch()
+    for kept in (area / "a.0.jsonl", area / "scratch" / "0.npz", left / "a.npy"):
+        kept.touch()
+    with at_work(tmp_path / "out"):
+        pass
+    assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == ["0.npz", "a.0.jsonl"]
+
+
+def test_nothing_is_left_where_nothing_was_done(tmp_path: Path) -> None:
+    for place in (tmp_path / "new" / "out", tmp_path / "given"):
+        with at_work(place):
+            (place / "work" / KEY).mkdir(parents=True)
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "given").mkdir()
+    with at_work(tmp_path / "given"):
+        (tmp_path / "given" / "work").mkdir()
+    assert [path.name for path in tmp_path.rglob("*")] == ["given"]
+
+
+def test_the_current_directory_is_locked_from_outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with at_work(Path(".")):
+        assert [path.name for path in tmp_path.iterdir() if path.is_file()] == [".here.report.lock"]
+    assert [path.name for path in tmp_path.rglob("*")] == ["here"]
+
+
+@pytest.mark.parametrize("place", ["/proc/new", "/dev/null/new"])
+def test_a_place_that_cannot_be_written_is_named(place: str) -> None:
+    with pytest.raises(OutputError, match=rf"^{place}: cannot be written: "), at_work(Path(place)):
+        pass
 
 
 def test_a_report_is_replaced_with_its_work_or_without(tmp_path: Path) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -179,6 +182,27 @@ def test_a_full_disk_is_an_error_and_no_crash(checkpoint: Checkpoints, tmp_path:
             building.Library(tensorrt_rtx, "TensorRT-RTX", (86,), partial(_configure, tensorrt_rtx, (86,))),
             Silent(),
         )
+
+
+def test_a_build_can_be_interrupted(checkpoint: Checkpoints, page: Path, tmp_path: Path) -> None:
+    """An exception in a callback would be lost in the library: the build is told to end instead."""
+
+    class Interrupting(Silent):
+        building, told = False, 0
+
+        def stage(self, text: str, total: int = 0) -> None:
+            self.building = text.startswith("building vision.engine")
+
+        def advance(self, count: int) -> None:
+            if self.building:
+                self.told += 1
+                os.kill(os.getpid(), signal.SIGINT)
+                time.sleep(1)  # as a build is long
+
+    progress = Interrupting()
+    with pytest.raises(KeyboardInterrupt):
+        export(plan(checkpoint("qwen2_vl", "small"), tmp_path / "out", page), progress)
+    assert progress.told == 1 and not list(tmp_path.iterdir())
 
 
 def test_the_command_line_takes_both_spellings(

@@ -7,6 +7,7 @@ is written as it is made.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -21,6 +22,8 @@ from .profiles import profiles
 
 NOISE = ("CUDA initialization", "CUDA driver", "cudaError", "cudaGet")
 """In errors that builders log on a machine without a GPU, and go on."""
+POLL = 0.2
+"""Seconds; Windows tells nobody of an interruption who waits without an end."""
 Configure = Callable[[Any], None]
 
 
@@ -78,15 +81,13 @@ def build(
     _let_decompose(trt, network)
     config = builder.create_builder_config()
     library.configure(config)
-    config.progress_monitor = monitor = _monitor(trt, progress, _size(entry))
+    config.progress_monitor = monitor = _monitor(trt, progress, _size(entry), stopping := Stopping())
     for profile in shapes:
         if config.add_optimization_profile(_optimization(builder, entry, profile)) < 0:
             raise library.refused(model, [*log.errors, f"profile {profile.name}"])
     with out.open("wb") as file:
-        writer = _writer(trt, file)
-        made = builder.build_serialized_network_to_stream(network, config, writer)
-        if writer.error is not None:
-            raise writer.error
+        writer = _writer(trt, file, stopping)
+        made = stopping.run(lambda: builder.build_serialized_network_to_stream(network, config, writer))
     monitor.finish()
     if not made:
         raise library.refused(model, log.errors)
@@ -121,26 +122,54 @@ def _parser_errors(parser: Any) -> list[str]:
     return [f"{error.node_operator()} {error.node_name()}: {error.desc()}" for error in errors]
 
 
-def _writer(trt: Any, file: BinaryIO) -> Any:
-    """Writes what the builder gives it; an error is kept, as one that the library sees would end the process."""
+class Stopping:
+    """Runs a build that can be stopped: an exception in a callback would be lost by the library, or end the process.
+
+    The build has a thread of its own, as interruptions are raised in the main one.
+    """
+
+    def __init__(self) -> None:
+        self._error: BaseException | None = None
+
+    def run(self, build: Callable[[], Any]) -> Any:
+        """What a build returns; raises what its callbacks, or who waits for it, have met."""
+        with ThreadPoolExecutor(1) as pool:
+            future = pool.submit(build)
+            try:
+                while not future.done():
+                    wait([future], POLL)
+            except BaseException as error:
+                self._error = error  # the next callback ends the build
+                raise
+        if self._error is not None:
+            raise self._error
+        return future.result()
+
+    def keeping(self, work: Callable[[], object]) -> bool:
+        """In a callback: whether a piece of work was done, and all before it."""
+        try:
+            if self._error is None:
+                work()
+        except Exception as error:
+            self._error = error
+        return self._error is None
+
+
+def _writer(trt: Any, file: BinaryIO, stopping: Stopping) -> Any:
+    """Writes what the builder gives it."""
 
     class Writer(trt.IStreamWriter):  # type: ignore[misc]
         def __init__(self) -> None:
             trt.IStreamWriter.__init__(self)
-            self.error: OSError | None = None
 
         def write(self, data: Any) -> int:
-            try:
-                return file.write(data)
-            except OSError as error:
-                self.error = error
-                return 0
+            return len(data) if stopping.keeping(lambda: file.write(data)) else 0
 
     return Writer()
 
 
-def _monitor(trt: Any, progress: Progress, total: int) -> Any:
-    """Tells steps of the outermost phase as shares of the bytes of weights."""
+def _monitor(trt: Any, progress: Progress, total: int, stopping: Stopping) -> Any:
+    """Tells steps of the outermost phase as shares of the bytes of weights, and ends a build that is to stop."""
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -152,9 +181,9 @@ def _monitor(trt: Any, progress: Progress, total: int) -> Any:
                 self.root, self.step = name, total // max(1, steps)
 
         def step_complete(self, name: str, step: int) -> bool:
-            if name == self.root:
-                self._tell(min(self.step, total - self.told))
-            return True
+            return stopping.keeping(
+                lambda: self._tell(min(self.step, total - self.told)) if name == self.root else None
+            )
 
         def phase_finish(self, name: str) -> None: ...
 

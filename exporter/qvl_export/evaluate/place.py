@@ -13,13 +13,15 @@ from pathlib import Path
 
 import msgspec
 
-from .. import atomic
+from .. import atomic, scratch
 from ..errors import OutputError, is_bad_input
 from ..locks import lock
-from ..scratch import PROGRAM
 
 REPORT, WORK, BUNDLES = "report.json", "work", "bundles"
-_NAMES = {WORK: re.compile(rf"[0-9a-f]{{12}}|\.{PROGRAM}\.[0-9a-f]{{12}}\.\w+"), BUNDLES: re.compile(r"\w+-\d+|\..+")}
+_NAMES = {
+    WORK: re.compile(rf"[0-9a-f]{{12}}|\.{scratch.PROGRAM}\.[0-9a-f]{{12}}\.\w+"),
+    BUNDLES: re.compile(r"\w+-\d+|\..+"),
+}
 """What these folders hold: work areas, called by a hash, and scratch; bundles, `int4-200704`, and what lies hidden
 beside these."""
 _BESIDE = re.compile(r"\.[0-9a-f]{32}\.tmp")
@@ -44,7 +46,7 @@ def at_work(out: Path) -> Iterator[None]:
     check_place(out)
     ours = not out.exists()
     with atomic.parents(out), contextlib.ExitStack() as stack:
-        place = out.parent / f".{out.name}.report.lock"
+        place = out.resolve().parent / f".{out.resolve().name}.report.lock"  # `.` has no name
         with atomic.told(place, out):
             held = stack.enter_context(lock(place))
         if held is False:
@@ -62,7 +64,8 @@ def at_work(out: Path) -> Iterator[None]:
 
 
 def _clear(out: Path) -> None:
-    """Remove files that a killed process was writing."""
+    """Remove files that a killed process was writing, and its scratch."""
+    scratch.clear(out / WORK)
     for path in [*out.glob(".*.tmp"), *out.glob(f"{WORK}/**/.*.tmp")]:
         if _BESIDE.fullmatch(path.name):
             path.unlink(missing_ok=True)
