@@ -94,7 +94,7 @@ def _answer_all(area: Area, chosen: EvalSet, reference: Model, others: Sequence[
     try:
         area.answer(reference, f"reference-{reference.key}", chosen, True, area.threads, bool(pending) or floor)
         if floor:
-            area.answer(reference, noise, noisy, False, other_count, True, "the noise floor")
+            area.answer(reference, noise, noisy, False, other_count, True, f"{reference.title} again (noise floor)")
         for other in others:
             area.answer(other, other.key, chosen, False, area.threads, False)
     finally:
