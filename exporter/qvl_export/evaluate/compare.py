@@ -64,6 +64,8 @@ def compare(plan: ComparePlan, progress: Progress | None = None) -> Report:
     check_place(plan.out)
     progress.stage(f"checking {plan.data}")
     chosen = open_set(plan.data, plan.items)
+    if plan.items and plan.items > chosen.total:
+        progress.stage(f"--items {plan.items}: there are only {chosen.total}, and all are asked")
     if plan.gates:
         check_gates(plan.gates, chosen.tasks())
     reference, *others = open_models(plan.reference, plan.bundles, plan.hf)
