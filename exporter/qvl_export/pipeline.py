@@ -86,7 +86,7 @@ def sensitivity(plan: ExportPlan, progress: Progress | None = None) -> list[Sens
     if opened.own:
         raise ExportError("the checkpoint is already quantized", fix="measure the original one")
     weights.check_finite(opened.checkpoint.tensors.values(), progress)
-    with scratch() as work:
+    with limited_threads(plan.threads), scratch() as work:
         quantizer = _quantizer_of(opened, mixed, work / "b", pages)
         return quantizer.sensitivities(Draft(opened, work).manifest(), work, progress.stage)
 

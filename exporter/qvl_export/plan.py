@@ -46,7 +46,7 @@ READ_BY = {
     "--block-size": Reader(
         "block_size",
         {"vision": ("int4", "mixed"), **dict.fromkeys(_LLM, QUANTIZED)},
-        "int4 and the tables of a quantized language model",
+        "quantization of the language model, or to int4",
     ),
     "--reduce-range": Reader("reduce_range", dict.fromkeys(_ANY, ("int8", "mixed")), "int8", "add --precision int8"),
     "--vision-weight": Reader("vision_weight", _INT4_LLM, "int4 of the language model", _ADD_INT4),

@@ -34,6 +34,7 @@ SHOWN = ("int4", "int8")
 @click.option("--samples", type=click.IntRange(1), default=8, show_default=True, help="Most pages to measure on.")
 @click.option("--block-size", type=int, default=32, show_default=True, help="Columns that share an int4 scale.")
 @click.option("--max-pixels", type=click.IntRange(1), help="Largest image after resizing (default: the checkpoint's).")
+@click.option("--threads", type=click.IntRange(1), help="Cores to measure with (default: all).")
 @click.option("--revision", help="Branch, tag or commit of a Hugging Face id.")
 @click.option("--quiet", is_flag=True, help="Print nothing but the table and errors.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list instead of a table.")
@@ -43,6 +44,7 @@ def sensitivity(
     samples: int,
     block_size: int,
     max_pixels: int | None,
+    threads: int | None,
     revision: str | None,
     quiet: bool,
     as_json: bool,
@@ -55,7 +57,14 @@ def sensitivity(
     from .pipeline import sensitivity as run
 
     plan = ExportPlan(
-        checkpoint, "", max_pixels=max_pixels, revision=revision, block_size=block_size, calib=calib, samples=samples
+        checkpoint,
+        "",
+        max_pixels=max_pixels,
+        revision=revision,
+        block_size=block_size,
+        calib=calib,
+        samples=samples,
+        threads=threads,
     )
     progress = RichProgress(quiet)
     try:

@@ -24,6 +24,7 @@ from qvl_export.evaluate.cli import ItemProgress, _Lines
 from qvl_export.evaluate.models import open_models
 from qvl_runtime.errors import BundleError, MediaError
 from tests.evaluate.test_few_items import report
+from tests.evaluate.test_many_items import make_set
 from tests.heldout import HELDOUT
 from tests.oracles.tiny import REFERENCE
 
@@ -187,3 +188,10 @@ def test_help_ends_with_examples_that_parse(command: str) -> None:
             known = known.commands[group.pop(0)]
         options = {name for parameter in known.params for name in parameter.opts}
         assert {word for word in group if word.startswith("--")} <= options
+
+
+def test_fewer_items_than_were_asked_for_are_told(reference_bundle: Path, tmp_path: Path) -> None:
+    data = make_set(tmp_path / "set", 3)
+    arguments = ["compare", str(reference_bundle), str(tmp_path / "none"), "--data", str(data), "--items", "9"]
+    done = CliRunner().invoke(cli, [*arguments, "--out", str(tmp_path / "out")])
+    assert "--items 9: there are only 3, and all are asked" in done.stderr

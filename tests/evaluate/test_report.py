@@ -117,7 +117,9 @@ def test_nothing_is_recommended_where_the_set_cannot_tell(chosen: EvalSet) -> No
     few = EvalSet(chosen.directory, chosen.total, chosen.digest, tuple(range(5)))
     found = report(few, ("fp16", right, 2), ("int8", rarely_wrong, 1))
     assert found.recommendation is not None and found.recommendation.title is None
-    assert found.recommendation.reason == "the set has too few items of ocr to tell what int8 loses."
+    assert (
+        found.recommendation.reason == "the set has too few items of ocr to tell what int8 loses (at least 20 of each)."
+    )
     assert "**Nothing to ship yet**: the set has too few" in pages.markdown(found)
 
 

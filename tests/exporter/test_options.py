@@ -20,7 +20,7 @@ from tests.oracles.tiny import REFERENCE
 
 ADD = "(add --precision int8 or int4, or leave it out)"
 ADD_INT4 = "(add --precision int4, or leave it out)"
-TABLES = "int4 and the tables of a quantized language model"
+TABLES = "quantization of the language model, or to int4"
 UNREAD = [
     (["--samples", "5"], f"--samples is for quantization {ADD}"),
     (["--samples", "128"], f"--samples is for quantization {ADD}"),

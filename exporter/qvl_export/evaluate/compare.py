@@ -72,6 +72,8 @@ def compare(plan: ComparePlan, progress: Progress | None = None) -> Report:
 def _compare(plan: ComparePlan, progress: Progress) -> Report:
     progress.stage(f"checking {plan.data}")
     chosen = open_set(plan.data, plan.items)
+    if plan.items and plan.items > chosen.total:
+        progress.stage(f"--items {plan.items}: there are only {chosen.total}, and all are asked")
     if plan.gates:
         check_gates(plan.gates, chosen.tasks())
     reference, *others = open_models(plan.reference, plan.bundles, plan.hf)
@@ -104,7 +106,7 @@ def _answer_all(area: Area, chosen: EvalSet, reference: Model, others: Sequence[
     area.answer(reference, f"reference-{reference.key}", chosen, True, area.threads, bool(pending) or floor)
     _check_answered(area, reference, chosen)
     if floor:
-        area.answer(reference, noise, noisy, False, other_count, True, "the noise floor")
+        area.answer(reference, noise, noisy, False, other_count, True, f"{reference.title} again (noise floor)")
     for other in others:
         area.answer(other, other.key, chosen, False, area.threads, False)
     for scratch in area.work.parent.glob(f"*/{area.scratch.name}"):  # one that is interrupted goes on with its own

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from .metrics import METRICS, TASKS
 from .results import BundleReport, Comparison, Recommendation, Report, Speed
+from .statistics import ENOUGH
 from .words import joined
 
 TOLERATED = 0.02
@@ -55,7 +56,7 @@ def _doubts(bundle: BundleReport) -> str:
     few = [found.task for found in first if found.too_few]
     if few or not first:
         names = joined(few) if few else "any task"
-        return f"the set has too few items of {names} to tell what {bundle.title} loses"
+        return f"the set has too few items of {names} to tell what {bundle.title} loses (at least {ENOUGH} of each)"
     widest = max(first, key=lambda found: found.loss().high)
     if widest.loss().high <= TOLERATED:
         return ""

@@ -23,7 +23,14 @@ def main_table(report: Report) -> tuple[list[str], list[list[str]]]:
     head = ["", "MB", *(f"{METRICS[TASKS[task][0]].title} ({task})" for task in tasks), "KL", "same top token"]
     head += ["load s", "first token ms", "tokens/s", "peak memory MB"]
     rates = [percent(report.reference.rates[task][TASKS[task][0]]) for task in tasks]
-    rows = [_row(report.reference.title, report.reference.speed.size_mb, [*rates, "", ""], report.reference.speed)]
+    rows = [
+        _row(
+            f"{report.reference.title} (reference)",
+            report.reference.speed.size_mb,
+            [*rates, "", ""],
+            report.reference.speed,
+        )
+    ]
     for bundle in report.bundles:
         first = {found.task: found for found in bundle.scores if found.metric == TASKS[found.task][0]}
         cells = [f"{percent(first[task].other)}<br>{change(first[task])}" for task in tasks]
