@@ -292,6 +292,20 @@ def test_an_interrupted_stream_is_cancelled(path: Path, monkeypatch: pytest.Monk
     assert model.generate(OTHER, 12) == expected
 
 
+def test_an_interrupt_within_clear_leaves_the_model_usable(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = load(path, threads=1)
+    expected = model.generate(QUESTION, 12)
+
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("qvl_runtime.sessions.cpu.KvCache", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            model.clear()
+    assert model.generate(QUESTION, 12) == expected
+
+
 def warned(answer: Callable[[], str]) -> list[str]:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

@@ -184,8 +184,8 @@ class CpuLlm:
 
     def clear(self) -> None:
         """Free the KV cache; the next call begins with an empty one."""
+        self._cache = KvCache(self._manifest, self._device)  # first, in case of an interrupt
         self._bindings = [session.io_binding() for session in self._sessions]
-        self._cache = KvCache(self._manifest, self._device)
 
     def forward(self, inputs: LlmInputs) -> Floats:
         """Logits [K, vocab]; the cache then holds past + S tokens."""
