@@ -5,6 +5,7 @@ The JSON schema in `bundle.schema.json` is generated from these types (`python -
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Annotated
 
@@ -249,7 +250,11 @@ class Manifest(_Frozen, frozen=True):
 
 def json_schema() -> bytes:
     """The JSON schema of `bundle.json`."""
-    return msgspec.json.format(msgspec.json.encode(msgspec.json.schema(Manifest), order="sorted"), indent=1) + b"\n"
+    schema = msgspec.json.schema(Manifest)
+    for definition in schema["$defs"].values():  # docstrings, which not every version of msgspec and Python dedents
+        if "description" in definition:
+            definition["description"] = inspect.cleandoc(definition["description"])
+    return msgspec.json.format(msgspec.json.encode(schema, order="sorted"), indent=1) + b"\n"
 
 
 if __name__ == "__main__":
