@@ -10,7 +10,7 @@ import click
 from qvl_runtime.pdf import PDF_DPI
 from qvl_runtime.standard_streams import show
 
-from .progress import RichProgress
+from .terminal_progress import RichProgress
 
 EXAMPLES = """\b
 Examples:

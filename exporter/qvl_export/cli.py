@@ -21,9 +21,9 @@ from . import __version__
 from .calib_cli import calib
 from .engines import PROFILES
 from .evaluate.cli import register
-from .progress import RichProgress
 from .sensitivity_cli import sensitivity
 from .signals import Terminated, terminable
+from .terminal_progress import RichProgress
 
 INTERRUPTED = 130
 EXPORT_EXAMPLES = """\b

@@ -13,9 +13,9 @@ from . import bundle, describe, texts
 from .engines import Finisher
 from .graph import weights
 from .graph.build import Graph
+from .graph.packed_sources import packed_parts
 from .opening import Opened, build_graph
 from .progress import Progress
-from .quant import stored
 from .quant.work import Quantized
 
 
@@ -47,7 +47,7 @@ class Draft:
         opened, target = self._opened, self._opened.targets[name]
         linears = opened.linears(quantized)
         graph = self.graphs[name] = build_graph(name, opened.spec, target, linears)
-        sources = {**opened.sources, **quantized.tensors, **stored.packed_parts(linears, target)}
+        sources = {**opened.sources, **quantized.tensors, **packed_parts(linears, target)}
         progress.stage(f"writing {name}", weights.source_bytes(graph, sources))
         data = self.directory / f"{name}.onnx.data"
         written = weights.write(graph, sources, data, self._read_hash, progress.advance, self._stored)

@@ -16,10 +16,11 @@ from .errors import ConfigError, ExportError
 from .families.spec import ModelSpec
 from .graph import build, weights
 from .graph.matching import match
+from .graph.packed_sources import packed_parts
 from .plan import ExportPlan
 from .progress import Progress
 from .quant import precision, rotate, schemes, stored
-from .quant.quantizer import MIXED
+from .quant.precision import MIXED
 from .quant.work import Quantized
 from .safetensors_file import Tensor
 
@@ -132,7 +133,7 @@ def _match(
     graphs = [build_graph(name, spec, target, own) for name, target in lowered.items()]
     tied = ("lm_head.weight",) if spec.text.tied else ()
     unused = (*leftovers.COMPUTED, *tied, *stored.stored_names(own), *stored.zero_biases(own, tensors))
-    parts = stored.packed_parts(own, lowered["llm"])
+    parts = packed_parts(own, lowered["llm"])
     return match(graphs, tensors, parts, unused, where)
 
 

@@ -12,13 +12,16 @@ from . import atomic, layouts, targets
 from .draft import Draft
 from .errors import ExportError
 from .graph import build, weights
+from .open_pool import open_pool
 from .opening import Opened, open_checkpoint
 from .plan import ExportPlan, quantized
-from .processes import Pool, open_pool
+from .processes import Pool
 from .progress import Progress, Silent
 from .quant import precision, save_gptq, schemes
+from .quant.context import CalibrationSetup
 from .quant.pages import Pages, select
-from .quant.quantizer import MIXED, Quantizer
+from .quant.precision import MIXED
+from .quant.quantizer import Quantizer
 from .quant.resuming import calibrating
 from .quant.saved import SavedLinear
 from .quant.sensitivities import Sensitivity
@@ -106,7 +109,7 @@ def _quantizer(opened: Opened, pages: Pages | None, progress: Progress) -> Itera
     weights.check_finite(opened.checkpoint.tensors.values(), progress)
     with open_pool(plan.ray) if plan.ray else contextlib.nullcontext() as pool:
         quantizer = _quantizer_of(opened, wanted, Path(plan.out), pages, pool)
-        with calibrating(Path(plan.out), quantizer.work):
+        with calibrating(Path(plan.out)):
             yield quantizer
 
 
@@ -114,7 +117,7 @@ def _quantizer_of(
     opened: Opened, wanted: dict[str, str], out: Path, pages: Pages, pool: Pool | None = None
 ) -> Quantizer:
     plan = opened.plan
-    return Quantizer(
+    setup = CalibrationSetup(
         opened.spec,
         opened.targets,
         opened.checkpoint,
@@ -127,6 +130,7 @@ def _quantizer_of(
         plan.vision_weight,
         pool,
     )
+    return Quantizer(setup)
 
 
 def _check_save_gptq(opened: Opened) -> None:

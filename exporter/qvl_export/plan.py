@@ -17,7 +17,7 @@ from qvl_runtime.manifest import DECODE
 from .errors import ExportError
 from .families.spec import ModelSpec
 from .quant import precision, rotate, schemes
-from .quant.quantizer import MIXED
+from .quant.precision import MIXED
 from .quant.search import Limit
 from .targets import Target
 

@@ -59,18 +59,6 @@ class ThisMachine:
         run_jobs(module, jobs, advance)
 
 
-@contextlib.contextmanager
-def open_pool(ray: str | None) -> Iterator[Pool]:
-    """This machine, or the Ray cluster at an address; raises ExportError where there is none."""
-    if ray is None:
-        yield ThisMachine()
-        return
-    from .ray_pool import cluster
-
-    with cluster(ray) as pool:
-        yield pool
-
-
 def run_jobs(module: str, jobs: Sequence[msgspec.Struct], advance: Advance) -> None:
     """Run `python -m module` for every job at the same time, as `Pool.run` says."""
 

@@ -12,8 +12,8 @@ from rich.table import Table
 
 from qvl_runtime.standard_streams import show
 
-from .progress import RichProgress
 from .quant.sensitivities import Sensitivity
+from .terminal_progress import RichProgress
 
 EXAMPLES = """\b
 Examples:

@@ -18,8 +18,8 @@ from qvl_export.graph.stages import Stage, decoder_stage, decoder_stages, vision
 from qvl_export.opening import Opened
 from qvl_export.progress import Progress
 from qvl_export.quant import schemes
+from qvl_export.quant.context import TABLE_BITS
 from qvl_export.quant.qtensor import Layout, QTensor
-from qvl_export.quant.quantizer import TABLE_BITS
 from qvl_export.quant.work import Quantized
 from qvl_export.targets import Target
 from qvl_runtime.manifest import Manifest

@@ -33,8 +33,8 @@ from qvl_runtime.generate import Decoder, Run
 from qvl_runtime.manifest import DECODE, ImageGeometry
 from qvl_runtime.positions import Grid
 from qvl_runtime.prompt import Prompt
-from qvl_runtime.sessions import vision_feeds
 from qvl_runtime.sessions.cpu import CpuLlm, open_vision, session_options
+from qvl_runtime.sessions.feeds import vision_feeds
 
 from .random_bundle import export_random
 from .random_checkpoint import make

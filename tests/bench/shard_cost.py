@@ -24,7 +24,7 @@ import numpy as np
 from qvl_export.checkpoint import Checkpoint
 from qvl_export.families import read_spec, tensors
 from qvl_export.families.spec import TextSpec
-from qvl_export.processes import open_pool
+from qvl_export.open_pool import open_pool
 from qvl_export.quant import calibrate, schemes
 from qvl_export.quant.shards import Here, Runner
 from qvl_export.quant.spread import Spread
@@ -32,7 +32,7 @@ from qvl_export.quant.tower import Tower
 from qvl_export.quant.towers import llm_tower
 from qvl_export.quant.work import Sample, Work
 from qvl_export.targets import lower
-from qvl_runtime.sessions import cache_state
+from qvl_runtime.sessions.feeds import cache_state
 
 from .random_checkpoint import make
 from .run_speed import cpu

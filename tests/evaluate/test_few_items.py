@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 from qvl_export.evaluate import report as pages
+from qvl_export.evaluate.contender import Contender
 from qvl_export.evaluate.dataset import open_set
 from qvl_export.evaluate.records import Cost, Record, Records, appending
 from qvl_export.evaluate.results import Report
 from qvl_export.evaluate.statistics import ENOUGH, Paired, interval, resampled
-from qvl_export.evaluate.summary import Contender, summarise
+from qvl_export.evaluate.summary import summarise
 from qvl_export.evaluate.verdict import Finding, exceeded, give_verdict, parse_gate, undecided
 from qvl_export.evaluate.words import headline
 from tests.evaluate.test_many_items import make_set

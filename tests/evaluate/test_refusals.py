@@ -20,8 +20,8 @@ from qvl_export.errors import ExportError
 from qvl_export.evaluate import blame as blaming
 from qvl_export.evaluate import compare as comparing
 from qvl_export.evaluate.blame import BlamePlan, blame
-from qvl_export.evaluate.cli import ItemProgress, _Lines
 from qvl_export.evaluate.models import open_models
+from qvl_export.terminal_progress import ItemProgress, _Lines
 from qvl_runtime.errors import BundleError, MediaError
 from tests.evaluate.test_few_items import report
 from tests.evaluate.test_many_items import make_set

@@ -14,11 +14,12 @@ from PIL import Image
 
 from qvl_export.evaluate import machine as machines
 from qvl_export.evaluate import report as pages
+from qvl_export.evaluate.contender import Contender
 from qvl_export.evaluate.dataset import EvalSet, open_set
 from qvl_export.evaluate.machine import Machine, this_machine
 from qvl_export.evaluate.records import Cost, Record, Records, appending
 from qvl_export.evaluate.results import AgreementSummary, Report
-from qvl_export.evaluate.summary import Contender, summarise
+from qvl_export.evaluate.summary import summarise
 from qvl_export.evaluate.words import headline
 
 ITEMS = 120

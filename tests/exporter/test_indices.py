@@ -14,7 +14,7 @@ from qvl_export.graph import indices
 from qvl_export.graph.build import INT64, add_input
 from qvl_runtime.manifest import ImageGeometry
 from qvl_runtime.positions import Grid
-from qvl_runtime.sessions import vision_feeds
+from qvl_runtime.sessions.feeds import vision_feeds
 
 MERGE = 2
 cells = st.integers(1, 40)

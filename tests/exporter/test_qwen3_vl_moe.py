@@ -17,6 +17,7 @@ from qvl_export import CheckpointError, ConfigError, ExportPlan, export
 from qvl_export.checkpoint import Checkpoint
 from qvl_export.families import read_spec
 from qvl_export.quant import schemes
+from qvl_export.quant.context import CalibrationSetup
 from qvl_export.quant.quantizer import Quantizer
 from qvl_runtime import generate, load
 from tests.conftest import Loader
@@ -110,7 +111,7 @@ def test_int4_experts(checkpoint: Callable[[str, str], Path], tmp_path: Path, mo
     reference = logits(tmp_path / "float")
 
     def alone(quantizer: Quantizer, *_: Any) -> Callable[[str], schemes.Scheme | None]:
-        int4 = schemes.find("int4", quantizer.options)
+        int4 = schemes.find("int4", quantizer.setup.options)
         return lambda name: int4 if ".experts." in name else None
 
     for case in ("whole", "by GPTQ", "to nearest"):
@@ -118,7 +119,7 @@ def test_int4_experts(checkpoint: Callable[[str, str], Path], tmp_path: Path, mo
         with monkeypatch.context() as patch:
             if case != "whole":
                 patch.setattr(Quantizer, "_scheme", alone)
-                patch.setattr(Quantizer, "tables", ())
+                patch.setattr(CalibrationSetup, "tables", ())
             export(ExportPlan(source, out, gptq_experts=case != "to nearest", **plan))
         graph = onnx.load(out / "llm.onnx", load_external_data=False).graph
         kinds = [node.op_type for node in graph.node]

@@ -29,7 +29,7 @@ from qvl_export.targets import lower
 from qvl_runtime.bundle import read_manifest
 from qvl_runtime.model import Model, load
 from qvl_runtime.preprocess import patchify
-from qvl_runtime.sessions import vision_feeds
+from qvl_runtime.sessions.feeds import vision_feeds
 from tests.exporter.test_parity import image, oracle_inputs
 from tests.heldout import HELDOUT, divergence
 from tests.oracles.tiny import FAMILIES, REFERENCE

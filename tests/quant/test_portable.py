@@ -23,8 +23,8 @@ from qvl_export.targets._half import HalfProducts
 from qvl_runtime.bundle import read_manifest
 from qvl_runtime.model import load
 from qvl_runtime.positions import Grid
-from qvl_runtime.sessions import vision_feeds
 from qvl_runtime.sessions.cpu import open_session, session_options
+from qvl_runtime.sessions.feeds import vision_feeds
 from tests.heldout import HELDOUT, divergence
 from tests.oracles import tiny
 from tests.quant.layers import save_linear

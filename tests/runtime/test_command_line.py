@@ -21,8 +21,7 @@ from PIL import Image
 from qvl_export import ExportPlan, export
 from qvl_export.cli import main as export_main
 from qvl_export.errors import ExportError
-from qvl_export.evaluate.cli import ItemProgress
-from qvl_export.progress import RichProgress
+from qvl_export.terminal_progress import ItemProgress, RichProgress
 from qvl_runtime import __main__ as cli
 from qvl_runtime import commands, drawing, standard_streams
 from qvl_runtime.drawing import check_writable

@@ -15,7 +15,8 @@ from qvl_runtime.bundle import read_manifest
 from qvl_runtime.errors import QvlError
 
 from ..errors import ExportError
-from ..processes import Pool, open_pool
+from ..open_pool import open_pool
+from ..processes import Pool
 from ..progress import Progress, Silent
 from .answering import HF
 from .area import Area

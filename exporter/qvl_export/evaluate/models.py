@@ -10,9 +10,9 @@ from qvl_runtime.bundle import read_manifest
 
 from ..errors import ExportError
 from .answering import HF
+from .contender import Contender
 from .keys import model_keys
 from .records import Cost, Records
-from .summary import Contender
 
 
 @dataclass(frozen=True)

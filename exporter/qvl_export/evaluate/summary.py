@@ -14,26 +14,14 @@ import msgspec
 
 from .. import __version__
 from .boxes import PageGeometry
+from .contender import Contender
 from .dataset import EvalSet
 from .metrics import TASKS, Fraction, score
 from .recommendation import recommend
-from .records import Cost, Record, Records
+from .records import Record, Records
 from .results import BundleReport, ReferenceReport, Report, Speed
 from .tally import AgreementTally, Tally
 from .verdict import directed, directed_groups, give_verdict
-
-
-@dataclass(frozen=True)
-class Contender:
-    """A model that answered: what it is, what it cost, and its records."""
-
-    title: str
-    path: str
-    precisions: str
-    family: str
-    size_mb: float
-    cost: Cost
-    records: Records
 
 
 @dataclass

@@ -95,7 +95,7 @@ def run(job: TapJob) -> Taps:
     parts = [*({"type": "image", "image": image} for image in job.images), {"type": "text", "text": job.prompt}]
     messages: list[dict[str, Any]] = [{"role": "user", "content": parts}]
     if job.engine == HF:
-        from .hf import tap
+        from .transformers_taps import tap
 
         return tap(job.model, messages, out, job.threads, job.template_args)
     with nullcontext(Path(job.copy)) if job.copy else scratch() as directory:

@@ -13,10 +13,10 @@ import msgspec
 
 from ..graph.stages import Stage
 from ..processes import Pool
+from ..progress import Report
 from .experts import quantize_experts, routed_outputs
 from .noise import sqnr
 from .qtensor import QTensor
-from .question import Report
 from .routed import Routed
 from .schemes import Floats, Scheme
 from .shards import Found, Here, Runner, Tap, Watch

@@ -23,9 +23,10 @@ from qvl_runtime.pdf import PDF_DPI
 from .. import __version__
 from ..atomic import Product, writing
 from ..fingerprint import versions
+from ..progress import Report
 from .labels import LABELS, Label
 from .pages import Record, select
-from .question import Question, Report
+from .question import Question
 
 MANIFEST = "manifest.json"
 SET = Product("a calibration set", (LABELS, MANIFEST))

@@ -14,7 +14,8 @@ from qvl_runtime.files import read_lines
 
 from ..errors import ExportError
 from ..paths import is_inside
-from .question import Origin, Question, Report
+from ..progress import Report
+from .question import Origin, Question
 
 LABELS = "labels.jsonl"
 

@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
@@ -22,8 +21,8 @@ from ..graph import weights
 from ..graph.build import Graph, build_vision
 from ..graph.stages import head_stage
 from . import fit, schemes, search, sensitivity
+from .context import CalibrationContext, CalibrationSetup
 from .pinned import Pinned
-from .question import Report
 from .running import open_session
 from .samples import Sampler
 from .sensitivities import Sensitivity
@@ -35,41 +34,40 @@ from .towers import llm_tower, vision_tower
 from .trial import shape_of
 from .work import Floats, Sample, Work
 
-if TYPE_CHECKING:
-    from .quantizer import Quantizer
-
 CANDIDATES = {"vision": ("int8",), "llm": ("int4", "int8")}
 """What the linears of each tower may be beside float, coarsest first."""
 
 
-def choose(quantizer: Quantizer, draft: Manifest, directory: Path, report: Report) -> dict[str, schemes.Scheme | None]:
+def choose(context: CalibrationContext) -> dict[str, schemes.Scheme | None]:
     """The scheme of every linear by name, None for float ones; raises ExportError where no choice keeps the limit.
 
     What is too small for any choice is refused before sensitivities are measured.
     """
-    limit, sizes = quantizer.limit, _sizes(quantizer, draft)
+    setup, sizes = context.setup, _sizes(context)
+    limit = setup.limit
     assert limit is not None
-    fit.check(_unmeasured(quantizer), limit, sizes)
-    table = sensitivities(quantizer, draft, directory, report)
+    fit.check(_unmeasured(setup), limit, sizes)
+    table = sensitivities(context)
     chosen = fit.choose(table, limit, sizes)
-    report(f"KL of {search.predicted(table, chosen):.2g} expected of the precisions chosen")
-    found = {name: schemes.find(name, quantizer.options) for name in schemes.available()}
+    context.report(f"KL of {search.predicted(table, chosen):.2g} expected of the precisions chosen")
+    found = {name: schemes.find(name, setup.options) for name in schemes.available()}
     forms = fit.forms(table, chosen)
     return {name: Pinned(found[how.split()[0]], forms[name]) if name in forms else None for name, how in chosen.items()}
 
 
-def _sizes(quantizer: Quantizer, draft: Manifest) -> Sizes:
+def _sizes(context: CalibrationContext) -> Sizes:
     """Of the plan's bundles; the pages' record has the length that it will have."""
-    record = Calibration(sources=quantizer.pages.names, pages=len(quantizer.pages), sha256=NO_HASH)
+    setup, draft = context.setup, context.manifest
+    record = Calibration(sources=setup.pages.names, pages=len(setup.pages), sha256=NO_HASH)
     origin = msgspec.structs.replace(draft.provenance, calibration=record)
-    tables = dict.fromkeys(quantizer.tables, quantizer.table_layout)
-    return Sizes(quantizer.spec, quantizer.targets, tables, msgspec.structs.replace(draft, provenance=origin))
+    tables = dict.fromkeys(setup.tables, setup.table_layout)
+    return Sizes(setup.spec, setup.targets, tables, msgspec.structs.replace(draft, provenance=origin))
 
 
-def _unmeasured(quantizer: Quantizer) -> list[Sensitivity]:
+def _unmeasured(setup: CalibrationSetup) -> list[Sensitivity]:
     """The table as it will be at best: every linear in its smallest forms, at no cost."""
     table = []
-    for tower, found in zip(_towers(quantizer), _candidates(quantizer).values(), strict=True):
+    for tower, found in zip(_towers(setup), _candidates(setup).values(), strict=True):
         names = [name for stage in tower.stages for tap in tower.build(stage, {}).taps.values() for name in tap]
         for name in names:
             shape = shape_of(tower, name)
@@ -82,25 +80,25 @@ def _unmeasured(quantizer: Quantizer) -> list[Sensitivity]:
     return table
 
 
-def _towers(quantizer: Quantizer) -> tuple[Tower, Tower]:
-    spec, tensors, targets = quantizer.spec, quantizer.tensors, quantizer.targets
+def _towers(setup: CalibrationSetup) -> tuple[Tower, Tower]:
+    spec, tensors, targets = setup.spec, setup.tensors, setup.targets
     return (
         vision_tower(spec, targets["vision"], tensors, lambda _: None),
         llm_tower(spec, targets["llm"], tensors, lambda _: None),
     )
 
 
-def sensitivities(quantizer: Quantizer, draft: Manifest, directory: Path, report: Report) -> list[Sensitivity]:
+def sensitivities(context: CalibrationContext) -> list[Sensitivity]:
     """Of all linears in both towers; measured once, and kept for an export that goes on, with another limit too."""
-    key = quantizer.measured_key(draft, report)
-    kept = Work(quantizer.work / "sensitivities", key).directory / "table.json"
+    setup, key, report = context.setup, context.measured_key, context.report
+    kept = Work(setup.work / "sensitivities", key).directory / "table.json"
     if not kept.is_file():
-        works = {tower: Work(quantizer.work / f"sensitivities.{tower}", key) for tower in CANDIDATES}
-        report(f"measuring sensitivities on {len(quantizer.pages)} pages of {', '.join(quantizer.pages.names)}")
-        sampler = quantizer.sampler(draft, directory, report)
+        works = {tower: Work(setup.work / f"sensitivities.{tower}", key) for tower in CANDIDATES}
+        report(f"measuring sensitivities on {len(setup.pages)} pages of {', '.join(setup.pages.names)}")
+        sampler = context.sampler
         works["vision"].begin(sampler.patches())
-        works["llm"].begin(_tokens(quantizer, sampler, draft, works["llm"].directory))
-        table = sensitivity.measure(_chain(quantizer, works["llm"]), works, _candidates(quantizer), report)
+        works["llm"].begin(_tokens(setup, sampler, context.manifest, works["llm"].directory))
+        table = sensitivity.measure(_chain(setup, works["llm"]), works, _candidates(setup), report)
         with written(kept) as file:
             file.write(msgspec.json.encode(table))
         for work in works.values():
@@ -108,20 +106,18 @@ def sensitivities(quantizer: Quantizer, draft: Manifest, directory: Path, report
     return msgspec.json.decode(kept.read_bytes(), type=list[Sensitivity])
 
 
-def _tokens(quantizer: Quantizer, sampler: Sampler, draft: Manifest, directory: Path) -> Iterator[Sample]:
+def _tokens(setup: CalibrationSetup, sampler: Sampler, draft: Manifest, directory: Path) -> Iterator[Sample]:
     """Samples of the language model; the vision graph is only written where the first of them is asked for."""
-    vision = _float_vision(quantizer, draft, directory)
-    yield from sampler.tokens(vision, quantizer.tensors["model.embed_tokens.weight"])
+    vision = _float_vision(setup, draft, directory)
+    yield from sampler.tokens(vision, setup.tensors["model.embed_tokens.weight"])
 
 
-def _candidates(quantizer: Quantizer) -> dict[str, dict[str, schemes.Scheme]]:
-    return {
-        tower: {name: schemes.find(name, quantizer.options) for name in names} for tower, names in CANDIDATES.items()
-    }
+def _candidates(setup: CalibrationSetup) -> dict[str, dict[str, schemes.Scheme]]:
+    return {tower: {name: schemes.find(name, setup.options) for name in names} for tower, names in CANDIDATES.items()}
 
 
-def _chain(quantizer: Quantizer, work: Work) -> Chain:
-    _write(head_stage(quantizer.spec.text, quantizer.targets["llm"]), quantizer, work.directory / "head.onnx")
+def _chain(setup: CalibrationSetup, work: Work) -> Chain:
+    _write(head_stage(setup.spec.text, setup.targets["llm"]), setup, work.directory / "head.onnx")
     session = open_session(work.directory / "head.onnx")
 
     def head(hidden: Floats, sample: Sample) -> Floats:
@@ -133,20 +129,20 @@ def _chain(quantizer: Quantizer, work: Work) -> Chain:
         hidden[0, sample.feeds["image_positions"][:, 1]] = features
         return hidden
 
-    return Chain(*_towers(quantizer), head, splice)
+    return Chain(*_towers(setup), head, splice)
 
 
-def _float_vision(quantizer: Quantizer, draft: Manifest, directory: Path) -> CpuVision:
+def _float_vision(setup: CalibrationSetup, draft: Manifest, directory: Path) -> CpuVision:
     """The vision graph with float weights, for the features that the language model starts from."""
-    graph = build_vision(quantizer.spec, quantizer.targets["vision"])
-    written = _write(graph, quantizer, directory / "vision.onnx")
+    graph = build_vision(setup.spec, setup.targets["vision"])
+    written = _write(graph, setup, directory / "vision.onnx")
     entry = describe.graph_entry(graph, written, search.FLOAT)
     return open_vision(directory, msgspec.structs.replace(draft, graphs={"vision": entry}), thread_limit())
 
 
-def _write(graph: Graph, quantizer: Quantizer, path: Path) -> weights.Written:
+def _write(graph: Graph, setup: CalibrationSetup, path: Path) -> weights.Written:
     data = path.with_suffix(".onnx.data")
-    sources = weights.float_sources(graph, quantizer.tensors)
+    sources = weights.float_sources(graph, setup.tensors)
     written = weights.write(graph, sources, data, hashlib.sha256(), lambda _: None)
     ir.save(graph.model, path)
     return written

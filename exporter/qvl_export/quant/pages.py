@@ -17,9 +17,10 @@ from qvl_runtime.manifest import Calibration
 from qvl_runtime.pdf import PDF_DPI
 
 from ..errors import ExportError
+from ..progress import Report
 from .labels import LABELS, LabelledSet, read_labels
 from .plain import PlainPages, find
-from .question import Origin, Question, Report, Source, shown
+from .question import Origin, Question, Source, shown
 
 BUILT_IN = "built-in"
 _INSTALLED = Path(__file__).parents[1] / "calibration"

@@ -19,8 +19,9 @@ from qvl_runtime.media import check_aspect, count_pages, load_pages
 from qvl_runtime.pdf import Pdf
 
 from ..errors import ExportError
+from ..progress import Report
 from .labels import LABELS
-from .question import Origin, Question, Report, shown
+from .question import Origin, Question, shown
 
 IMAGES = frozenset({".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 PDF = ".pdf"

@@ -9,7 +9,9 @@ from .schemes import available
 
 FLOATS = ("fp32", "fp16")
 TOWERS = ("vision", "llm")
-MIXED = {"int4": {"vision": "int8", "llm": "int4"}, "hybrid": {"vision": "int8", "llm": "hybrid"}}
+MIXED = "mixed"
+"""A precision of its own for every linear, see `mixed`."""
+PER_TOWER = {"int4": {"vision": "int8", "llm": "int4"}, "hybrid": {"vision": "int8", "llm": "hybrid"}}
 """Precisions that differ between the towers: pages need all of the vision tower's accuracy, and it is small."""
 PHASES = {"hybrid": {"llm": "int8", DECODE: "int4"}}
 """Precisions of a language model that is there twice: prompts are bound by arithmetic, answers by memory."""
@@ -20,10 +22,10 @@ def of_towers(precision: str, vision: str | None = None, llm: str | None = None)
 
     `vision` and `llm` override `precision`. Raises ExportError for unknown names.
     """
-    chosen = {tower: MIXED.get(precision, {}).get(tower, precision) for tower in TOWERS}
+    chosen = {tower: PER_TOWER.get(precision, {}).get(tower, precision) for tower in TOWERS}
     chosen |= {tower: asked for tower, asked in (("vision", vision), ("llm", llm)) if asked}
     known = (*FLOATS, *available())
-    asked_for = ("precision", precision, MIXED), ("vision precision", chosen["vision"], ())
+    asked_for = ("precision", precision, PER_TOWER), ("vision precision", chosen["vision"], ())
     for what, name, also in (*asked_for, ("llm precision", chosen["llm"], PHASES)):
         if name not in (*known, *also):
             supported = ", ".join(dict.fromkeys((*known, *also)))

@@ -20,12 +20,18 @@ DONE = ("pages", "stage.*.json", "step.*.json", MEASURED)
 Seen = dict[Path, int]
 
 
+def directory_of(out: Path) -> Path:
+    """What is done so far lies beside the bundle that it is for, and survives a kill."""
+    return out.with_name(f".{out.name}.calibration")
+
+
 @contextlib.contextmanager
-def calibrating(out: Path, directory: Path) -> Iterator[None]:
+def calibrating(out: Path) -> Iterator[None]:
     """Use the calibration directory of `out` in the block; it is removed when that ends well.
 
     Raises OutputError where another export uses it. Where a run can go on from it, the error says so in a note.
     """
+    directory = directory_of(out)
     with atomic.parents(out), _claimed(out, directory):
         before = _seen(directory)
         for half in directory.rglob(".*.tmp"):

@@ -17,12 +17,13 @@ from qvl_runtime.manifest import Manifest
 from qvl_runtime.positions import Grid
 from qvl_runtime.preprocess import Patches
 from qvl_runtime.prompt import Placed, Prompt, ScaledImageWarning, build_prompt
-from qvl_runtime.sessions import cache_state, vision_feeds
+from qvl_runtime.sessions.feeds import cache_state, vision_feeds
 
 from ..errors import ExportError
+from ..progress import Report
 from ..safetensors_file import Tensor
 from .pages import Pages
-from .question import Question, Report
+from .question import Question
 from .work import Feeds, Sample
 
 

@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..distributions import divergence, log_softmax
+from ..progress import Report
 from .calibrate import observe, quantize_linears
-from .question import Report
 from .running import through
 from .sensitivities import Sensitivity
 from .shards import Here

@@ -2,34 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
-
-import numpy as np
 
 from .. import foreign
 from ..checkpoint import Checkpoint
 from ..errors import ConfigError
-from ..safetensors_file import QUANTIZED, Array, StoredTensor, Tensor, element_type
-from ..targets import Target
+from ..safetensors_file import QUANTIZED, StoredTensor, Tensor, element_type
 from . import awq_checkpoint, gptq_checkpoint, qweight
 from .qtensor import Layout, QTensor
-
-
-@dataclass(frozen=True)
-class PackedPart:
-    """One part of a quantized weight (`name` is its parameter), made when it is written."""
-
-    name: str
-    file: Path
-    nbytes: int
-    make: Callable[[], Array]
-
-    def chunks(self, chunk_bytes: int = 0) -> Iterator[Array]:
-        yield np.ascontiguousarray(self.make()).reshape(-1)
 
 
 class QuantizedSource(Protocol):
@@ -131,23 +113,6 @@ def _quantization_config(checkpoint: Checkpoint) -> tuple[dict[str, Any] | None,
     if raw is not None and not isinstance(raw, dict):
         raise ConfigError("quantization_config is not an object", where=where)
     return raw, where
-
-
-def packed_parts(linears: Mapping[str, QuantizedSource], target: Target) -> dict[str, PackedPart]:
-    """The sources of all parts; those of one linear are made together and kept until the next is asked for."""
-
-    @lru_cache(maxsize=1)
-    def packed(name: str) -> dict[str, Array]:
-        return target.pack(linears[name].read())
-
-    def part(name: str, linear: QuantizedSource, kind: str, nbytes: int) -> PackedPart:
-        return PackedPart(f"{name}.{kind}", linear.file, nbytes, lambda: packed(name)[kind])
-
-    sources = {}
-    for name, linear in linears.items():
-        for kind, (shape, dtype) in target.packed_form(linear.rows, linear.columns, linear.layout()).items():
-            sources[f"{name}.{kind}"] = part(name, linear, kind, int(np.prod(shape) * dtype.itemsize))
-    return sources
 
 
 def stored_names(linears: Iterable[str]) -> list[str]:

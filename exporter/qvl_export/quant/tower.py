@@ -13,12 +13,12 @@ import onnx_ir as ir
 
 from ..graph import weights
 from ..graph.build import Graph
+from ..graph.packed_sources import packed_parts
 from ..graph.stages import Layouts, Stage
 from ..safetensors_file import Tensor
 from ..targets import Target
 from .running import open_session
 from .schemes import Floats, Scheme
-from .stored import packed_parts
 from .work import Quantized
 
 MOST_OPEN = 4

@@ -11,15 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from . import telemetry as _telemetry  # noqa: F401 – first: before anything can import ONNX Runtime
-from .errors import (
-    BundleError,
-    EngineError,
-    InstallError,
-    MediaError,
-    PromptError,
-    QvlError,
-    TruncatedAnswerWarning,
-)
+from .errors import BundleError, EngineError, InstallError, MediaError, PromptError, QvlError, TruncatedAnswerWarning
 
 if TYPE_CHECKING:
     from .model import Model, load

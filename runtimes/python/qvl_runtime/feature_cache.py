@@ -6,7 +6,7 @@ from collections import OrderedDict
 
 from .manifest import ImageGeometry
 from .prompt import Placed
-from .sessions import Engine, Floats
+from .sessions.engine import Engine, Floats
 
 
 class FeatureCache:

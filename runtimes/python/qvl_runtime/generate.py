@@ -17,7 +17,7 @@ from .manifest import LlmGeometry
 from .positions import Ints
 from .prompt import Placed, Prompt, text_keys
 from .sampling import Chooser
-from .sessions import Engine, LlmInputs
+from .sessions.engine import Engine, LlmInputs
 
 PREFILL_CHUNK = 1024
 """Prompt tokens a call: bounds the memory of activations, costs no speed."""

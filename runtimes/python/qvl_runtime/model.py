@@ -23,7 +23,8 @@ from .options import AnswerOptions, Resolved
 from .positions import Ints
 from .prompt import Media, Message, Placed, Prompt, build_prompt, put
 from .rotation import Rotation
-from .sessions import Floats, open_engine
+from .sessions import open_engine
+from .sessions.engine import Floats
 from .stream import Stream
 from .tokenizer import encode
 from .tools import check_tools

@@ -13,7 +13,8 @@ from .cuda import Buffer, Cuda
 from .errors import EngineError
 from .manifest import DECODE, Manifest
 from .positions import Grid
-from .sessions import Floats, LlmInputs, closed, llm_feeds, vision_feeds
+from .sessions.engine import Floats, LlmInputs, closed
+from .sessions.feeds import llm_feeds, vision_feeds
 from .tensorrt_engine import MakeContext, TrtGraph
 
 

@@ -16,7 +16,9 @@ from ..onnx_nodes import crashing_attribute
 from ..onnx_runtime import ort
 from ..positions import Grid
 from ..saturation import saturates
-from . import Floats, LlmInputs, closed, cores, llm_feeds, vision_feeds
+from . import cores
+from .engine import Floats, LlmInputs, closed
+from .feeds import llm_feeds, vision_feeds
 
 CACHE_STEP = 512
 """The KV cache grows by multiples of this many tokens."""

@@ -1,0 +1,134 @@
+"""What a calibration is made of: the model, the pages and the options, and the bundle that is being written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+from tokenizers import Tokenizer
+
+from qvl_runtime.chat import ChatTemplate
+from qvl_runtime.manifest import Calibration, Manifest
+
+from ..checkpoint import Checkpoint
+from ..errors import ExportError
+from ..families.spec import ModelSpec
+from ..fingerprint import fingerprint, stamps
+from ..processes import Pool
+from ..progress import Report
+from ..safetensors_file import Tensor
+from ..targets import Target
+from . import schemes
+from .pages import Pages, Record
+from .precision import MIXED
+from .qtensor import Layout, check_table
+from .resuming import directory_of
+from .samples import Sampler
+from .search import Limit
+
+TABLE_BITS = 8
+"""Of the embedding and the head: logits are the last place to save bits, and the table is read one row at a time."""
+
+
+@dataclass(frozen=True)
+class CalibrationSetup:
+    """The model, the scheme of each graph by name (`vision`, `llm`, `llm_decode`), their options, and the pages.
+
+    `tensors` are the checkpoint's, perhaps in another basis. Pages are run on the machines of `pool`, or here. `out` is
+    the bundle that this is for.
+    """
+
+    spec: ModelSpec
+    targets: Mapping[str, Target]
+    checkpoint: Checkpoint
+    tensors: Mapping[str, Tensor]
+    out: Path
+    precisions: Mapping[str, str]
+    options: schemes.Options
+    pages: Pages
+    limit: Limit | None = None
+    vision_weight: float = 1.0
+    pool: Pool | None = None
+    _record: list[Calibration] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        """Raises ExportError for what does not go with the model, before hours of calibration."""
+        if self.spec.text.moe and MIXED in self.precisions.values():
+            raise ExportError("the sensitivity of experts cannot be measured", fix="give --precision int4 or int8")
+        if "llm" in self.precisions and self.tables:
+            check_table(self.spec.text.hidden_size, self.table_layout)
+
+    @property
+    def work(self) -> Path:
+        """Where what is done so far is kept."""
+        return directory_of(self.out)
+
+    @property
+    def tables(self) -> tuple[str, ...]:
+        """The embedding, and the head where it is another tensor; none where the target wants them float."""
+        if not self.targets["llm"].quantized_tables:
+            return ()
+        return ("model.embed_tokens",) if self.spec.text.tied else ("model.embed_tokens", "lm_head")
+
+    @property
+    def table_layout(self) -> Layout:
+        """The form of the tables."""
+        return Layout(TABLE_BITS, self.options.block_size)
+
+    def calibration(self, report: Report) -> Calibration:
+        """What the manifest says of the pages; they are read the first time it is asked for."""
+        if not self._record:
+            record = Record(self.pages.names)
+            for question in self.pages.questions(report):
+                record.add(question)
+            self._record.append(record.calibration())
+        return self._record[0]
+
+
+@dataclass(frozen=True)
+class CalibrationContext:
+    """A setup, and the bundle in the making that its pages are run through.
+
+    `manifest` describes what is in `directory` so far: the text files, and perhaps the graphs of earlier towers.
+    """
+
+    setup: CalibrationSetup
+    manifest: Manifest
+    directory: Path
+    report: Report
+
+    @property
+    def sampler(self) -> Sampler:
+        """The pages as prompts, made with the bundle's own tokenizer and template."""
+        source = (self.directory / "chat_template.jinja").read_text("utf-8")
+        template = ChatTemplate(source, self.directory, self.manifest.special_tokens)
+        tokenizer = Tokenizer.from_file(str(self.directory / "tokenizer.json"))
+        return Sampler(self.setup.pages, self.report, self.manifest, template, tokenizer)
+
+    @property
+    def pages(self) -> str:
+        """The pages in words, as the manifest will count them: blank ones and repeated ones do not count."""
+        count = self.setup.calibration(self.report).pages
+        return f"{count} page{'s' if count != 1 else ''} of {', '.join(self.setup.pages.names)}"
+
+    @property
+    def key(self) -> dict[str, object]:
+        """What must be the same for a calibration to be resumed."""
+        return {**self.measured_key, "wanted": [repr(self.setup.limit), self.setup.vision_weight]}
+
+    @property
+    def measured_key(self) -> dict[str, object]:
+        """What sensitivities depend on: neither on a limit nor on what image tokens count."""
+        setup, described = self.setup, msgspec.to_builtins(self.manifest)
+        for said in ("created", "options"):  # what options come to is told apart
+            described["provenance"].pop(said, None)
+        return {
+            "bundle": described,
+            "checkpoint": stamps(setup.checkpoint.files),
+            "pages": setup.calibration(self.report).sha256,
+            "schemes": [repr(setup.options), dict(setup.precisions)],
+            "targets": repr(setup.targets),
+            "made_by": fingerprint(),
+        }

@@ -1,0 +1,98 @@
+"""Progress as a terminal shows it: a bar there, plain lines elsewhere, nothing with `quiet`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+from rich.progress import Progress as Bar
+
+from qvl_runtime.printable import printable
+
+LINE_SECONDS = 30
+
+
+class RichProgress:
+    """A bar on a terminal, a line a stage elsewhere, nothing with `quiet`."""
+
+    def __init__(self, quiet: bool) -> None:
+        self._console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True, markup=False, emoji=False)
+        columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn()
+        self._bar = Bar(*columns, TimeRemainingColumn(), console=self._console, transient=True)
+        self._task: TaskID | None = None
+
+    def stage(self, text: str, total: int = 0) -> None:
+        text = printable(text)
+        self._console.print(text, markup=False)
+        if total and self._console.is_terminal:
+            self._bar.start()
+            self._task = self._bar.add_task(text, total=total)
+
+    def advance(self, count: int) -> None:
+        if self._task is not None:
+            self._bar.advance(self._task, count)
+
+    def stop(self) -> None:
+        if self._task is not None:
+            self._bar.stop()
+
+
+class ItemProgress:
+    """A bar over items on a terminal, plain lines elsewhere, nothing with `quiet`."""
+
+    def __init__(self, quiet: bool) -> None:
+        self._console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
+        columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+        self._bar = Bar(*columns, console=self._console, transient=True)
+        self._task: TaskID | None = None
+        self._lines = _Lines(0)
+
+    def stage(self, text: str, total: int = 0) -> None:
+        self._console.print(printable(text), markup=False)  # names may look like markup
+        if self._task is not None:
+            self._bar.remove_task(self._task)
+            self._task = None
+        self._lines = _Lines(total)
+        if total and self._console.is_terminal:
+            self._bar.start()
+            self._task = self._bar.add_task("", total=total)
+
+    def advance(self, count: int) -> None:
+        if self._task is not None:
+            self._bar.advance(self._task, count)
+        elif line := self._lines.after(count):
+            self._console.print(line)
+
+    def stop(self) -> None:
+        if self._bar.live.is_started:  # Rich ends even a bar that never began with an empty line
+            self._bar.stop()
+
+
+class _Lines:
+    """What is said of items where there is no bar: a line per tenth, and at least one in half a minute."""
+
+    def __init__(self, total: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._total, self._clock = total, clock
+        self._done, self._told, self._began = 0, 0, clock()
+        self._last = self._began
+
+    def after(self, count: int) -> str:
+        """A line, if it is time for one."""
+        self._done += count
+        now = self._clock()
+        due = self._done - self._told >= max(1, self._total // 10) or now - self._last >= LINE_SECONDS
+        if not self._total or not due:
+            return ""
+        self._told, self._last = self._done, now
+        left = (now - self._began) / self._done * (self._total - self._done)
+        return f"  {self._done} of {self._total}" + (f", {left:.0f} s left" if self._done < self._total else "")

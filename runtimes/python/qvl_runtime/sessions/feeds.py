@@ -1,0 +1,48 @@
+"""What the graphs take beside pixels, hidden states and their cache: indices, positions and lengths."""
+
+from __future__ import annotations
+
+import importlib
+
+import numpy as np
+
+from ..manifest import ImageGeometry, Manifest
+from ..positions import Grid, interpolation, patch_positions, window_layout
+from .engine import LlmInputs
+
+
+def vision_feeds(image: ImageGeometry, grid: Grid) -> dict[str, np.ndarray]:
+    """What the vision graph takes beside the pixels: where patches are, and their windows; nothing for squares."""
+    if image.queries:
+        return {}
+    feeds: dict[str, np.ndarray] = {
+        "patch_positions": np.tile(patch_positions(grid, image.spatial_merge_size), (grid.t, 1, 1))
+    }
+    if image.window:
+        windows = window_layout(grid, image.spatial_merge_size, image.window)
+        feeds["window_gather"], feeds["window_scatter"] = windows.gather, windows.scatter
+        feeds["window_lengths"] = np.tile(windows.lengths, grid.t)
+    if image.position_table:
+        indices, weights = interpolation(grid, image.spatial_merge_size, image.position_table)
+        feeds |= {"interpolation_indices": indices, "interpolation_weights": weights}
+    return feeds
+
+
+def llm_feeds(manifest: Manifest, inputs: LlmInputs, capacity: int) -> dict[str, np.ndarray]:
+    """What the `llm` graph takes beside its cache, which has room for `capacity` tokens."""
+    return {
+        "input_ids": inputs.ids[None],
+        "position_ids": np.ascontiguousarray(inputs.positions[:, None]),
+        "image_features": inputs.features[0],
+        "image_positions": np.stack((np.zeros_like(inputs.feature_places), inputs.feature_places), axis=-1),
+        **{f"deepstack_features.{index}": rows for index, rows in enumerate(inputs.features[1:])},
+        **({"ntk_alpha": np.array([inputs.ntk_alpha], np.float32)} if manifest.llm.ntk_length else {}),
+        "logits_positions": inputs.wanted,
+        **cache_state(manifest.target, inputs.past, inputs.past + len(inputs.ids), capacity),
+    }
+
+
+def cache_state(target: str, past: int, total: int, capacity: int) -> dict[str, np.ndarray]:
+    """What the `llm` graph of a target is told of its cache: `past` tokens of `total` are in it, of `capacity`."""
+    state: dict[str, np.ndarray] = importlib.import_module(f"{__package__}.{target}").cache_state(past, total, capacity)
+    return state
