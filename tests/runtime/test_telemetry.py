@@ -45,9 +45,9 @@ def run(home: Path, code: str, *arguments: object, **variables: str) -> str:
 
 
 def files(home: Path) -> list[Path]:
-    """All but what the runtime itself remembers of templates and tokenizers that passed their trial."""
-    ours = home / "XDG_CACHE_HOME" / "qvl-runtime" / "vetted"
-    return [path for path in home.rglob("*") if not path.is_dir() and path.parent != ours]
+    """All but what the runtime keeps in the user's cache: which templates and tokenizers it has tried out."""
+    own = home / "XDG_CACHE_HOME" / "qvl-runtime" / "vetted"
+    return [path for path in home.rglob("*") if not path.is_dir() and own not in path.parents]
 
 
 @pytest.fixture(scope="module")
