@@ -30,13 +30,13 @@ class RichProgress:
 
     def __init__(self, quiet: bool) -> None:
         self._console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True, markup=False, emoji=False)
-        columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn()
+        columns = TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn()
         self._bar = Bar(*columns, TimeRemainingColumn(), console=self._console, transient=True)
         self._task: TaskID | None = None
 
     def stage(self, text: str, total: int = 0) -> None:
         text = printable(text)
-        self._console.print(text, markup=False)
+        self._console.print(text)
         if total and self._console.is_terminal:
             self._bar.start()
             self._task = self._bar.add_task(text, total=total)
