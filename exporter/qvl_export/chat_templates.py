@@ -18,7 +18,6 @@ from qvl_runtime.errors import QvlError
 from .checkpoint import Checkpoint
 from .errors import ConfigError
 from .families.spec import ModelSpec
-from .tokenizer_files import read_text
 
 PROBE: list[dict[str, Any]] = [{"role": "user", "content": [{"type": "image"}]}]
 COPY = "copy chat_template.json or chat_template.jinja from the base model"
@@ -61,7 +60,7 @@ def _candidates(checkpoint: Checkpoint, spec: ModelSpec) -> Iterator[Candidate]:
     for name in JSON_FIRST:
         yield from _in_json(checkpoint, name)
     for name in JINJA:
-        if source := read_text(checkpoint, name):
+        if source := checkpoint.text(name):
             yield Candidate(source, checkpoint.directory / name)
     for name in JSON_LAST:
         yield from _in_json(checkpoint, name)
@@ -73,8 +72,8 @@ def _in_json(checkpoint: Checkpoint, name: str) -> Iterator[Candidate]:
     """The template of a JSON file; of several with names, the one called "default"."""
     value, where = (checkpoint.json(name) or {}).get("chat_template"), checkpoint.directory / name
     if isinstance(value, list) and all(isinstance(item, dict) for item in value):
-        value = {item.get("name"): item.get("template") for item in value}
-    if isinstance(value, dict):
+        value = {str(item.get("name")): item.get("template") for item in value}
+    if isinstance(value, dict) and value:
         names = ", ".join(map(str, value))
         value = value.get("default", next(iter(value.values())) if len(value) == 1 else None)
         if not isinstance(value, str):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from . import foreign, json_text
-from .errors import CheckpointError, ConfigError, printable
+from .errors import CheckpointError, ConfigError, shortened
 from .paths import is_plain
 from .safetensors_file import StoredTensor, read_header
 from .tensor_names import published_name, without_wrappers
@@ -38,7 +38,7 @@ class Checkpoint:
         return read_json(path)
 
     def text(self, name: str) -> str | None:
-        """A text file of the checkpoint, None where it does not exist."""
+        """A text file of the checkpoint without its byte order mark, None where it does not exist."""
         path = self.directory / name
         try:
             return path.read_bytes().decode("utf-8-sig") if path.is_file() else None
@@ -150,4 +150,4 @@ def read_json(path: Path) -> dict[str, Any]:
 def few(names: list[str], shown: int = 4) -> str:
     """The first names of a list, and how many more there are."""
     rest = f" and {len(names) - shown} more" if len(names) > shown else ""
-    return printable(", ".join(sorted(names)[:shown])) + rest
+    return shortened(", ".join(sorted(names)[:shown])) + rest

@@ -12,6 +12,7 @@ QvlError
 from __future__ import annotations
 
 from qvl_runtime.errors import QvlError
+from qvl_runtime.printable import one_line
 
 LONGEST = 1000
 """Characters of a message: names and values in it may be a stranger's."""
@@ -21,13 +22,12 @@ class ExportError(QvlError):
     """An export cannot be done."""
 
     def __init__(self, what: str, *, where: object = None, fix: str = "") -> None:
-        super().__init__(printable(what), where=where, fix=printable(fix))
+        super().__init__(shortened(what), where=where, fix=shortened(fix))
 
 
-def printable(text: str) -> str:
-    """Text without control characters, which terminals would obey, and not too long."""
-    shown = text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
-    return "".join(char if char.isprintable() or char.isspace() else f"\\x{ord(char):02x}" for char in shown)
+def shortened(text: str) -> str:
+    """Text on one line that is safe to print, and not too long."""
+    return one_line(text if len(text) <= LONGEST else f"{text[:LONGEST]}…")
 
 
 class CheckpointError(ExportError):

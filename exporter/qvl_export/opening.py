@@ -104,7 +104,7 @@ def open_checkpoint(plan: ExportPlan, precisions: Mapping[str, str], progress: P
     sources = _match(spec, tensors, checkpoint.directory, lowered, own)
     for note in (*checkpoint.notes, *leftovers.notes(checkpoint.tensors), *_headless(spec, checkpoint)):
         progress.stage(f"note: {note}")
-    texts = text_files.read(checkpoint, spec, progress.stage)
+    texts = text_files.read(checkpoint, spec, lambda note: progress.stage(f"note: {note}"))
     return Opened(plan, precisions, lowered, checkpoint, source, spec, tensors, own, sources, texts, recommended)
 
 

@@ -18,7 +18,7 @@ from .errors import ExportError
 from .families.spec import ModelSpec
 from .quant import precision, rotate, schemes
 from .quant.precision import MIXED
-from .quant.search import Limit
+from .quant.limit import Limit
 from .targets import Target
 
 DEFAULT_MAX_LENGTH = 8192

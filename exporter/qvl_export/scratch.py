@@ -9,6 +9,7 @@ import contextlib
 import re
 import shutil
 import tempfile
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,8 @@ from .locks import lock
 
 LOCK, SCRATCH = "lock", "scratch"
 PROGRAM = "qvl-export"
+MOMENT = 60
+"""Seconds within which a process that has made its lock also holds it, and has made its directory."""
 
 
 def new_id() -> str:
@@ -36,10 +39,19 @@ def abandoned(parent: Path, name: str, *states: str) -> Iterator[str]:
     pattern = re.compile(rf"\.{re.escape(name)}\.([0-9a-f]{{12}})\.({'|'.join((*states, LOCK))})")
     if not parent.is_dir():
         return
-    for id in sorted({found[1] for path in parent.iterdir() if (found := pattern.fullmatch(path.name))}):
+    places = [(found[1], path) for path in parent.iterdir() if (found := pattern.fullmatch(path.name))]
+    for id in sorted({id for id, path in places if path.suffix != f".{LOCK}" or _is_old(path)}):
         with contextlib.suppress(OSError), lock(place(parent, name, id, LOCK)) as held:
             if held:
                 yield id
+
+
+def _is_old(path: Path) -> bool:
+    """Not of a process that begins just now, from which the lock could be taken before it has it."""
+    try:
+        return time.time() - path.stat().st_mtime > MOMENT
+    except OSError:
+        return False
 
 
 def clear(parent: Path, name: str = PROGRAM) -> None:

@@ -38,9 +38,12 @@ class SpecialTokens:
 def read(checkpoint: Checkpoint, spec: ModelSpec) -> SpecialTokens:
     """Those of a checkpoint; raises ConfigError for files that are malformed."""
     config = checkpoint.json(CONFIG) or {}
-    where, legacy = checkpoint.directory / CONFIG, "added_tokens_decoder" not in config
+    legacy = "added_tokens_decoder" not in config
+    where = checkpoint.directory / (ADDED if legacy else CONFIG)
     said = {**config, **(checkpoint.json(SPECIAL) or {})} if legacy else config
     extra = said.get("extra_special_tokens") or said.get("additional_special_tokens") or []
+    if not isinstance(extra, list | dict):
+        raise ConfigError(f"extra special tokens are {extra!r:.40}: no list", where=checkpoint.directory / CONFIG)
     defaults = DEFAULTS if config.get("tokenizer_class") in QWEN2 and spec.tiktoken is None else {}
     named = {**defaults, **_named(said), **(_texts(extra) if isinstance(extra, dict) else {})}
     others = [] if isinstance(extra, dict) else [_content(token) for token in extra if _content(token)]

@@ -27,13 +27,13 @@ class RichProgress:
 
     def __init__(self, quiet: bool) -> None:
         self._console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True, markup=False, emoji=False)
-        columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn()
+        columns = TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn()
         self._bar = Bar(*columns, TimeRemainingColumn(), console=self._console, transient=True)
         self._task: TaskID | None = None
 
     def stage(self, text: str, total: int = 0) -> None:
         text = printable(text)
-        self._console.print(text, markup=False)
+        self._console.print(text)
         if total and self._console.is_terminal:
             self._bar.start()
             self._task = self._bar.add_task(text, total=total)
@@ -51,14 +51,14 @@ class ItemProgress:
     """A bar over items on a terminal, plain lines elsewhere, nothing with `quiet`."""
 
     def __init__(self, quiet: bool) -> None:
-        self._console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
+        self._console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True, markup=False, emoji=False)
         columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
         self._bar = Bar(*columns, console=self._console, transient=True)
         self._task: TaskID | None = None
         self._lines = _Lines(0)
 
     def stage(self, text: str, total: int = 0) -> None:
-        self._console.print(printable(text), markup=False)  # names may look like markup
+        self._console.print(printable(text))
         if self._task is not None:
             self._bar.remove_task(self._task)
             self._task = None

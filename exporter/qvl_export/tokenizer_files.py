@@ -62,11 +62,11 @@ def read(checkpoint: Checkpoint, spec: ModelSpec, special: SpecialTokens, say: C
 def _text(checkpoint: Checkpoint, spec: ModelSpec) -> str:
     """`tokenizer.json` of the checkpoint, or made of `vocab.json` and `merges.txt` or its tiktoken vocabulary."""
     kept = spec.tiktoken
-    if (found := read_text(checkpoint, NAME)) is not None:
+    if (found := checkpoint.text(NAME)) is not None:
         return found
-    if kept and (ranks := read_text(checkpoint, kept.file)) is not None:
+    if kept and (ranks := checkpoint.text(kept.file)) is not None:
         return tiktoken_bpe.convert(ranks, kept.special_tokens, kept.first_special, checkpoint.directory / kept.file)
-    vocabulary, merges = read_text(checkpoint, "vocab.json"), read_text(checkpoint, "merges.txt")
+    vocabulary, merges = checkpoint.text("vocab.json"), checkpoint.text("merges.txt")
     if vocabulary is not None and merges is not None:
         return _merged(vocabulary, merges, checkpoint.directory)
     raise ConfigError(
@@ -74,12 +74,6 @@ def _text(checkpoint: Checkpoint, spec: ModelSpec) -> str:
         where=checkpoint.directory,
         fix="copy it from the base model" if kept else RESAVE,
     )
-
-
-def read_text(checkpoint: Checkpoint, name: str) -> str | None:
-    """A text file of the checkpoint without its byte order mark, None where it does not exist."""
-    text = checkpoint.text(name)
-    return None if text is None else text.removeprefix("\ufeff")
 
 
 def _merged(vocabulary: str, merges: str, where: Path) -> str:

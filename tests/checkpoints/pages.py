@@ -16,7 +16,7 @@ from torch import Tensor
 from calib_data.generator.page import Page
 from calib_data.generator.prompts import Question, locate, read, what_is
 from calib_data.generator.simple import simple_page
-from qvl_runtime.preprocess import smart_resize
+from qvl_runtime.resize import smart_resize
 
 from .reader import Family
 from .towers import MERGE

@@ -7,8 +7,9 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -154,6 +155,21 @@ def test_a_run_that_goes_on_asks_again_what_was_asked_about_a_page(data: Path, t
     records = Records(tmp_path, "a")
     fresh = [item for item in range(1, len(labels)) if (record := records.get(item)) and record.fresh]
     assert fresh == [item for item in range(1, len(labels)) if labels[item]["image"] != labels[item - 1]["image"]]
+
+
+def test_what_is_asked_again_is_asked_in_the_same_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    class Model:
+        manifest = SimpleNamespace(image=SimpleNamespace(patch_size=14))
+
+        def stream(self, *_: Any, template_args: Any = None, **__: Any) -> Iterator[str]:
+            asked.append(template_args)
+            return iter(())
+
+    monkeypatch.setattr("qvl_runtime.load", lambda *_: Model())
+    answering.BundleAnswerer("", 1, {"enable_thinking": False}).prime([], 3)
+    assert asked == [{"enable_thinking": False}]
 
 
 def test_scratch_of_a_killed_blame_is_cleared_by_the_next(tmp_path: Path) -> None:

@@ -73,6 +73,15 @@ def test_where_there_are_no_locks_one_goes_without(tmp_path: Path, monkeypatch: 
     assert not list(tmp_path.iterdir())
 
 
+def test_a_lock_just_made_is_not_taken_from_who_made_it(tmp_path: Path) -> None:
+    """It is open, and held in a moment; only one that stays alone is of a process that is gone."""
+    path = tmp_path / ".box.0123456789ab.lock"
+    path.touch()
+    assert not list(abandoned(tmp_path, "box", "scratch")) and path.exists()
+    os.utime(path, (0, 0))
+    assert list(abandoned(tmp_path, "box", "scratch")) == ["0123456789ab"] and not path.exists()
+
+
 def test_a_planted_link_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "a.lock").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(OSError, match=r"a\.lock"), lock(tmp_path / "a.lock"):

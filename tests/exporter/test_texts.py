@@ -15,6 +15,7 @@ from transformers.utils import logging
 from qvl_export import ExportPlan, export, families, texts
 from qvl_export.checkpoint import Checkpoint
 from qvl_export.errors import ConfigError
+from qvl_export.progress import RichProgress
 from qvl_export.texts import Texts
 from qvl_runtime.bundle import read_manifest
 from qvl_runtime.model import load
@@ -128,9 +129,7 @@ def test_vision_tokens_that_only_the_configuration_has(here: Path) -> None:
 
 def test_tokens_that_would_get_other_ids(here: Path) -> None:
     put(here, tokenizer_config__json=QWEN2, added_tokens__json={"<|new|>": 370}, chat_template__jinja=QWEN2_5_VL)
-    refused = (
-        r"tokenizer_config\.json: token '<\|new\|>' has id 370, but the tokenizer makes it 365 \(.*save_pretrained"
-    )
+    refused = r"added_tokens\.json: token '<\|new\|>' has id 370, but the tokenizer makes it 365 \(.*save_pretrained"
     with pytest.raises(ConfigError, match=refused):
         read(here)
 
@@ -142,6 +141,14 @@ def test_malformed_added_tokens(here: Path, decoder: Any) -> None:
         read(here)
     put(here, tokenizer_config__json={}, added_tokens__json={"x": "y"})
     with pytest.raises(ConfigError, match=r"added_tokens\.json: token 'x' has no id"):
+        read(here)
+
+
+@pytest.mark.parametrize("extra", [3, True, "<|new|>"])
+@pytest.mark.parametrize("name", ["extra_special_tokens", "additional_special_tokens"])
+def test_malformed_special_tokens(here: Path, name: str, extra: Any) -> None:
+    put(here, tokenizer_config__json={name: extra}, chat_template__jinja=QWEN2_5_VL)
+    with pytest.raises(ConfigError, match=r"tokenizer_config\.json: extra special tokens are .*: no list"):
         read(here)
 
 
@@ -250,6 +257,13 @@ PASSED: dict[str, tuple[dict[str, Any], str, str]] = {
         QWEN3_VL,
         "",
     ),
+    "names that are none": (
+        {"chat_template__json": {"chat_template": [{"name": ["a"], "template": "x"}, {"name": "b"}]},
+         "chat_template__jinja": QWEN3_VL},
+        QWEN3_VL,
+        "the chat template of chat_template.json is none of several: ['a'], b",
+    ),
+    "no names": ({"chat_template__json": {"chat_template": []}, "chat_template__jinja": QWEN3_VL}, QWEN3_VL, ""),
     "a broken one first": (
         {"chat_template__json": {"chat_template": "{% for"}, "chat_template__jinja": QWEN3_VL},
         QWEN3_VL,
@@ -299,6 +313,14 @@ def test_no_template_that_takes_images(here: Path, files: dict[str, Any], reason
     with pytest.raises(ConfigError, match=reason) as caught:
         read(here)
     assert "\n" not in str(caught.value)
+
+
+def test_what_was_passed_over_is_told_as_other_notes_are(
+    here: Path, tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    put(here, chat_template__jinja=TEXT_ONLY, tokenizer_config__json={"chat_template": QWEN3_VL})
+    export(ExportPlan(here, tmp_path_factory.mktemp("out") / "bundle"), RichProgress(quiet=False))
+    assert capsys.readouterr().err.count("\nnote: the chat template of chat_template.jinja ") == 1
 
 
 def test_special_tokens_travel_in_the_bundle(here: Path, tmp_path_factory: pytest.TempPathFactory) -> None:

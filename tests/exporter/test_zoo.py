@@ -18,6 +18,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 
 from qvl_export import ExportError, ExportPlan, export
 from qvl_export.checkpoint import Checkpoint
+from qvl_export.evaluate.cli import ItemProgress
 from qvl_export.families import read_spec
 from qvl_export.progress import Silent
 from qvl_export.terminal_progress import RichProgress
@@ -91,11 +92,27 @@ def test_notes_are_told_on_standard_error_as_they_are(
     checkpoint: Checkpoints, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Names are a stranger's: no markup, no escape codes."""
-    extra = d.tensors(lambda tensors: tensors.update({"score.[/red]\x1b[1m:smile:": torch.ones(1)}))
+    extra = d.tensors(lambda tensors: tensors.update({"score.[/red]\x1b[1m\n:smile:": torch.ones(1)}))
     source = copied(checkpoint(*zoo.SMALL), tmp_path / "c", extra)
     export(ExportPlan(source, tmp_path / "b"), RichProgress(quiet=False))
     said = capfd.readouterr().err.splitlines()
-    assert "note: left out, as heads that answers do not go through: score.[/red]\\x1b[1m:smile:" in said
+    assert "note: left out, as heads that answers do not go through: score.[/red]\\x1b[1m :smile:" in said
+
+
+@pytest.mark.parametrize("progress", [RichProgress, ItemProgress])
+def test_a_bar_takes_names_as_they_are(
+    progress: type[RichProgress | ItemProgress], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """On a terminal, where the text of a stage stands before its bar too."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    told = progress(quiet=False)
+    try:
+        told.stage("writing [/red]:smile:", 5)
+        told.advance(2)
+    finally:
+        told.stop()
+    said = capfd.readouterr().err
+    assert "\x1b[?25l" in said and "writing [/red]:smile:" in said
 
 
 def test_a_gguf_file_is_called_one(tmp_path: Path) -> None:

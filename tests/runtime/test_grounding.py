@@ -18,7 +18,7 @@ from qvl_runtime import drawing, grounding
 from qvl_runtime.errors import MediaError, PromptError
 from qvl_runtime.grounding import Box, Point, parse
 from qvl_runtime.model import load
-from qvl_runtime.preprocess import smart_resize
+from qvl_runtime.resize import smart_resize
 from qvl_runtime.stream import Stream
 from tests.conftest import REFERENCE, Loader
 

@@ -12,7 +12,8 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_res
 
 from qvl_runtime.errors import MediaError
 from qvl_runtime.manifest import ImageGeometry
-from qvl_runtime.preprocess import patchify, smart_resize
+from qvl_runtime.preprocess import patchify
+from qvl_runtime.resize import smart_resize
 
 GEOMETRY = ImageGeometry(
     patch_size=14,

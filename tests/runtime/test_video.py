@@ -19,7 +19,7 @@ from PIL import Image
 from qvl_runtime import media, video
 from qvl_runtime.errors import InstallError, MediaError, PromptError
 from qvl_runtime.model import Model
-from qvl_runtime.preprocess import smart_resize
+from qvl_runtime.resize import smart_resize
 from qvl_runtime.video import Budget, Sampling, load_clip, spread
 from tests.conftest import Loader
 

@@ -118,7 +118,7 @@ class BundleAnswerer:
         self._model._decoder.clear()
 
     def prime(self, messages: list[dict[str, Any]], limit: int | None) -> None:
-        next(self._model.stream(messages, limit), None)
+        next(self._model.stream(messages, limit, template_args=self._template_args), None)
 
 
 def run(job: Job, told: TextIO = sys.stdout) -> None:

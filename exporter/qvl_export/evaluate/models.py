@@ -8,6 +8,7 @@ from pathlib import Path
 
 from qvl_runtime.bundle import read_manifest
 
+from ..checkpoint import WHOLE
 from ..errors import ExportError
 from .answering import HF
 from .contender import Contender
@@ -28,7 +29,9 @@ class Model:
         """What the summary needs to know; its records are called `name` in `work`."""
         cost, records = Cost.load(work, name) or Cost(0.0, 0.0), Records(work, name)
         if self.engine == HF:
-            size = sum(file.stat().st_size for file in self.path.glob("*.safetensors")) / 1e6
+            whole = self.path / WHOLE  # transformers reads no shards beside it
+            weights = [whole] if whole.is_file() else self.path.glob("*.safetensors")
+            size = sum(file.stat().st_size for file in weights) / 1e6
             return Contender(self.title, str(self.path), "PyTorch", "", size, cost, records)
         manifest = read_manifest(self.path)
         precisions = ", ".join(f"{graph} {entry.precision}" for graph, entry in manifest.graphs.items())

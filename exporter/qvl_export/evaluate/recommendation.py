@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+from .enumeration import joined
 from .metrics import METRICS, TASKS
 from .results import BundleReport, Comparison, Recommendation, Report, Speed
 from .statistics import ENOUGH
-from .words import joined
 
 TOLERATED = 0.02
 """A bundle is not recommended while it may lose more than two points of the first metric of a task."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from .machine import Machine
 from .metrics import METRICS, TASKS
+from .enumeration import joined
 from .results import Comparison, Recommendation, Report
 
 
@@ -114,8 +115,3 @@ def headline(report: Report) -> str:
         f"{joined(said[outcome])} {words[outcome][len(said[outcome]) > 1]}" for outcome in words if outcome in said
     ]
     return "; ".join(parts) + "."
-
-
-def joined(names: Sequence[str]) -> str:
-    """`a, b and c`."""
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

@@ -26,7 +26,7 @@ from .precision import MIXED
 from .qtensor import Layout, check_table
 from .resuming import directory_of
 from .samples import Sampler
-from .search import Limit
+from .limit import Limit
 
 TABLE_BITS = 8
 """Of the embedding and the head: logits are the last place to save bits, and the table is read one row at a time."""

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from . import search
 from .qtensor import Layout
-from .search import FLOAT, Bytes, Limit
+from .limit import Limit
+from .search import FLOAT, Bytes
 from .sensitivities import Sensitivity
 from .sizes import Sizes
 

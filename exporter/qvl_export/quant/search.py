@@ -3,23 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 from ..errors import ExportError
 from .knapsack import choose
+from .limit import Limit
 from .sensitivities import Sensitivity
 
 FLOAT = "fp16"
 Bytes = Callable[[str, str], int]
 """What the linear of a name takes in a precision."""
-
-
-@dataclass(frozen=True)
-class Limit:
-    """At most so much divergence of the answers (mean KL, nats a token), or so many bytes of bundle; one of them."""
-
-    max_kl: float | None = None
-    max_size: int | None = None
 
 
 def solve(table: Sequence[Sensitivity], limit: Limit, nbytes: Bytes, fixed: int) -> dict[str, str]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .errors import PromptError
-from .preprocess import smart_resize
+from .resize import smart_resize
 
 Size = tuple[int, int]
 """Width and height in pixels."""

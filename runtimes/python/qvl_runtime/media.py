@@ -17,6 +17,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from .errors import MediaError, QvlError
 from .files import check_regular, is_pipe, read_file
 from .pdf import PdfPage
+from .resize import MAX_ASPECT_RATIO
 from .sources import is_remote, local, shown
 
 MAX_IMAGE_PIXELS = 1 << 27
@@ -31,8 +32,6 @@ MAX_CLIP_PIXELS = 1 << 30
 """Frames given one by one may have this many pixels together: 517 of 1920 × 1080, 3.2 GB."""
 MAX_IMAGE_BYTES = 1 << 30
 """Larger files are refused."""
-MAX_ASPECT_RATIO = 200
-"""The checkpoints' own bound (transformers `smart_resize`)."""
 MAX_CLIP_FRAMES = 1 << 16
 FEWER_FRAMES = "give fewer or smaller frames, or a video file"
 CHUNK = 1 << 20

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from .errors import MediaError
 from .manifest import ImageGeometry
-from .media import MAX_ASPECT_RATIO, Frame
+from .media import Frame
 from .positions import Grid
+from .resize import smart_resize
 
 Floats = npt.NDArray[np.float32]
 
@@ -24,25 +23,6 @@ class Patches:
 
     pixel_values: Floats
     grid: Grid
-
-
-def smart_resize(height: int, width: int, factor: int, min_pixels: int, max_pixels: int) -> tuple[int, int]:
-    """Height and width as multiples of `factor` within the pixel bounds, the aspect ratio kept as well as possible.
-
-    Rounds half to even like Python's `round`. Raises MediaError above an aspect ratio of 200.
-    """
-    if max(height, width) > MAX_ASPECT_RATIO * min(height, width):
-        raise MediaError(f"aspect ratio of {width} × {height} is above {MAX_ASPECT_RATIO}", fix="crop the image")
-    tall, wide = round(height / factor) * factor, round(width / factor) * factor
-    if tall * wide > max_pixels:
-        shrink = math.sqrt((height * width) / max_pixels)
-        tall = max(factor, math.floor(height / shrink / factor) * factor)
-        wide = max(factor, math.floor(width / shrink / factor) * factor)
-    elif tall * wide < min_pixels:
-        grow = math.sqrt(min_pixels / (height * width))
-        tall = math.ceil(height * grow / factor) * factor
-        wide = math.ceil(width * grow / factor) * factor
-    return tall, wide
 
 
 def resized_grid(

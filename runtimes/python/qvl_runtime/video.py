@@ -17,9 +17,9 @@ from PIL import Image
 from .errors import InstallError, MediaError, PromptError, QvlError
 from .extras import install_fix
 from .files import check_regular
-from .media import MAX_ASPECT_RATIO, MAX_CLIP_FRAMES, MAX_IMAGE_PIXELS, check_clip, check_there, load_frames
+from .media import MAX_CLIP_FRAMES, MAX_IMAGE_PIXELS, check_clip, check_there, load_frames
 from .positions import Ints
-from .preprocess import smart_resize
+from .resize import MAX_ASPECT_RATIO, smart_resize
 from .sources import local, shown
 
 if TYPE_CHECKING:
