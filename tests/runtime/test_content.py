@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -183,6 +184,9 @@ REFUSED = {
     "resized to a line": (image(resized_height=10, resized_width=9000), "resized_width 9000 to resized_height 10"),
     "beyond all numbers": (image(max_pixels=10**400), "max_pixels is 1000"),
     "beyond all floats": (video(total_pixels=10**400), "total_pixels is 1000"),
+    "beyond what Python writes": (video(min_frames=10**5000), "min_frames is a number of thousands of digits"),
+    "a fraction beyond all floats": (image(max_pixels=Fraction(10**400, 3)), "max_pixels is Fraction"),
+    "a rate beyond all": (video(fps=10**5000), "a video has a number of thousands of digits"),
     "a second too far": (video(video_start=10**400), "video_start is 1000"),
     "an array": (image(max_pixels=np.array([5, 6])), r"max_pixels is array\(\[5, 6\]\)"),
     "bool": (image(max_pixels=True), "max_pixels is True"),
@@ -218,9 +222,12 @@ def test_sizes_are_refused_where_the_model_has_one_size(model: Loader) -> None:
 
 def test_none_is_no_value(tiny: Model) -> None:
     """Data sets give all parts the same keys."""
-    keys = {key: None for keys in PARTS.values() for key in keys if key not in ("type", "fps", "sample_fps", "nframes")}
+    keys = {key: None for keys in PARTS.values() for key in keys if key != "type"}
     parts = {**keys, "type": "image", "image": picture()}, {**keys, "type": "text", "text": "Read."}
     assert np.array_equal(tiny.prompt(user(*parts)).ids, tiny.prompt(user(image(), text())).ids)
+    for options in ({}, {"fps": 4}, {"sample_fps": 4}, {"max_frames": 2}):
+        given, alone = ({**none, **video(**options)} for none in (keys, {}))
+        assert np.array_equal(tiny.prompt(user(given)).positions, tiny.prompt(user(alone)).positions)
 
 
 def test_keys_of_messages(tiny: Model) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from . import grounding
 from .bundle import has_utf8_name, read_manifest
 from .bundle_texts import open_texts
-from .checks import whole
+from .checks import told, whole
 from .errors import BundleError, PromptError, TruncatedAnswerWarning
 from .feature_cache import CachedEncoder
 from .generate import Decoder, Halt, Run
@@ -225,7 +225,7 @@ class Model:
         ids, size = np.array([] if answer is None else answer), self.manifest.llm.vocab_size
         whole = ids.ndim == 1 and len(ids) and np.issubdtype(ids.dtype, np.integer)
         if not whole or ids.min() < 0 or ids.max() >= size:
-            raise PromptError(f"the answer is {answer!r:.80}", fix=f"give a text or ids from 0 to {size - 1} to force")
+            raise PromptError(f"the answer is {told(answer)}", fix=f"give a text or ids from 0 to {size - 1} to force")
         return ids.astype(np.int64)
 
     def prompt(
