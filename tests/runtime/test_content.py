@@ -177,6 +177,8 @@ REFUSED = {
     "raw_fps": (video(raw_fps=4), "unknown key 'raw_fps' .did you mean"),
     "of a text": (text(cache_control={"type": "ephemeral"}), "'text' has the unknown key 'cache_control'"),
     "two in one": (image(text="Read."), "'image' has the unknown key 'text'"),
+    "a key of thousands of digits": (text() | {10**5000: 1}, "unknown key 'a number of thousands of digits'"),
+    "a text of as many": ({"type": "text", "text": 10**5000}, "cannot use the content part"),
     "no text": ({"type": "text", "text": "x", 7: 8}, "unknown key '7'"),
     "escape codes": (image(**{"\x1b[2J": 1}), r"unknown key '\\x1b\[2J'"),
     "one side": (image(resized_height=280), "resized_height and resized_width are given together"),
@@ -228,6 +230,17 @@ def test_none_is_no_value(tiny: Model) -> None:
     for options in ({}, {"fps": 4}, {"sample_fps": 4}, {"max_frames": 2}):
         given, alone = ({**none, **video(**options)} for none in (keys, {}))
         assert np.array_equal(tiny.prompt(user(given)).positions, tiny.prompt(user(alone)).positions)
+
+
+@pytest.mark.parametrize("role", [np.array(["user", "user"]), ["user"], None, 5], ids=str)
+def test_roles_are_texts(tiny: Model, role: Any) -> None:
+    with pytest.raises(PromptError, match="a message needs a role among system, user"):
+        tiny.prompt([{"role": role, "content": "Read."}])
+
+
+def test_an_answer_of_several_lengths_is_refused(tiny: Model) -> None:
+    with pytest.raises(PromptError, match=r"the answer is \[\[1\], \[1, 2\]\]"):
+        tiny.logits(user(text()), [[1], [1, 2]])  # type: ignore[list-item]
 
 
 def test_keys_of_messages(tiny: Model) -> None:

@@ -38,3 +38,11 @@ def told(value: Any) -> str:
         return f"{value!r:.80}"
     except ValueError:
         return "a number of thousands of digits"
+
+
+def brief(value: Any, most: int) -> str:
+    """The beginning of a value as a text."""
+    try:
+        return str(value)[:most]
+    except ValueError:
+        return told(value)[:most]

@@ -12,6 +12,8 @@ MODEL_GRAPH, GRAPH_NODE = 7, 1
 NODE_OUTPUT, NODE_TYPE, NODE_ATTRIBUTE = 2, 4, 5
 ATTRIBUTE_NAME, ATTRIBUTE_INT = 1, 3
 VARINT, FIXED64, DELIMITED, FIXED32 = 0, 1, 2, 5
+MAX_FIELDS = 1 << 21
+"""Of a file, several seconds' work; a graph of 40,000 nodes has 700,000."""
 LARGEST = (1 << 31) - 1
 """ONNX Runtime's kernels keep such attributes in 32 bits, and divide by what is left of larger ones."""
 
@@ -19,25 +21,26 @@ LARGEST = (1 << 31) - 1
 def crashing_attribute(model: bytes) -> str | None:
     """What an attribute says that ONNX Runtime would crash on, None for models without one.
 
-    Raises ValueError for what is not a model.
+    Raises ValueError for what is not a model, or has more than MAX_FIELDS.
     """
-    for field, graph in _fields(memoryview(model)):
+    left = iter(range(MAX_FIELDS))
+    for field, graph in _fields(memoryview(model), left):
         if field == MODEL_GRAPH and isinstance(graph, memoryview):
-            for field, node in _fields(graph):
-                if field == GRAPH_NODE and isinstance(node, memoryview) and (found := _crashing(node)):
+            for field, node in _fields(graph, left):
+                if field == GRAPH_NODE and isinstance(node, memoryview) and (found := _crashing(node, left)):
                     return found
     return None
 
 
-def _crashing(node: memoryview) -> str | None:
+def _crashing(node: memoryview, left: Iterator[int]) -> str | None:
     kind, outputs, numbers = "", 0, dict[str, int]()
-    for field, value in _fields(node):
+    for field, value in _fields(node, left):
         if field == NODE_OUTPUT:
             outputs += 1
         elif field == NODE_TYPE and isinstance(value, memoryview):
             kind = _text(value)
         elif field == NODE_ATTRIBUTE and isinstance(value, memoryview):
-            numbers.update(_number(value))
+            numbers.update(_number(value, left))
     wrong = (name for name, number in numbers.items() if abs(number) > LARGEST or _other_count(name, number, outputs))
     return next((f"{name} {numbers[name]} of {kind[:60]}" for name in wrong if kind != "Constant"), None)
 
@@ -46,10 +49,10 @@ def _other_count(name: str, number: int, outputs: int) -> bool:
     return name == "num_outputs" and number != outputs
 
 
-def _number(attribute: memoryview) -> Iterator[tuple[str, int]]:
+def _number(attribute: memoryview, left: Iterator[int]) -> Iterator[tuple[str, int]]:
     """Name and value of an attribute that is a whole number."""
     name, number = "", None
-    for field, value in _fields(attribute):
+    for field, value in _fields(attribute, left):
         if field == ATTRIBUTE_NAME and isinstance(value, memoryview):
             name = _text(value)
         elif field == ATTRIBUTE_INT and isinstance(value, int):
@@ -62,10 +65,15 @@ def _text(value: memoryview) -> str:
     return bytes(value[:200]).decode("utf-8", "replace")
 
 
-def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
-    """Number and value of every field: a whole number, or bytes. Raises ValueError where the message is cut."""
+def _fields(message: memoryview, left: Iterator[int]) -> Iterator[tuple[int, int | memoryview]]:
+    """Number and value of every field: a whole number, or bytes.
+
+    Takes one of what is `left` for each. Raises ValueError where nothing is, and where the message is cut.
+    """
     place, end = 0, len(message)
     while place < end:
+        if next(left, None) is None:
+            raise ValueError(f"more than {MAX_FIELDS:,} fields")
         key, place = _varint(message, place)
         kind = key & 7
         if kind == VARINT:
