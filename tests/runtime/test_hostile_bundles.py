@@ -132,6 +132,20 @@ def test_what_is_no_model_is_refused(bundle: Path, content: bytes, capsys: pytes
     assert_one_line(capsys.readouterr().err)
 
 
+@pytest.mark.parametrize("function", [False, True])
+def test_attributes_within_other_graphs_are_found(function: bool) -> None:
+    """Branches of an `If`, one within another, and functions."""
+    make = onnx.helper
+    node = make.make_node("GroupQueryAttention", ["x"], ["y"], kv_num_heads=1 << 62)
+    for _ in range(2):
+        branch = make.make_graph([node], "branch", [], [make.make_tensor_value_info("y", 1, None)])
+        node = make.make_node("If", ["c"], ["y"], then_branch=branch, else_branch=branch)
+    model = make.make_model(make.make_graph([] if function else [node], "graph", [], []))
+    if function:
+        model.functions.append(make.make_function("own", "f", ["c"], ["y"], [node], []))
+    assert crashing_attribute(model.SerializeToString()) == f"kv_num_heads {1 << 62} of GroupQueryAttention"
+
+
 def test_graphs_of_a_million_nodes_are_refused_in_time(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Here empty ones, of two bytes each; a file has gigabytes of them."""
     replace(bundle, bundle / "llm.onnx", b"\x3a\x80\x80\x80\x04" + b"\x0a\x00" * (1 << 22))
