@@ -17,8 +17,8 @@ from qvl_runtime.manifest import DECODE
 from .errors import ExportError
 from .families.spec import ModelSpec
 from .quant import precision, rotate, schemes
-from .quant.precision import MIXED
 from .quant.limit import Limit
+from .quant.precision import MIXED
 from .targets import Target
 
 DEFAULT_MAX_LENGTH = 8192

@@ -15,7 +15,7 @@ from transformers.utils import logging
 from qvl_export import ExportPlan, export, families, texts
 from qvl_export.checkpoint import Checkpoint
 from qvl_export.errors import ConfigError
-from qvl_export.progress import RichProgress
+from qvl_export.terminal_progress import RichProgress
 from qvl_export.texts import Texts
 from qvl_runtime.bundle import read_manifest
 from qvl_runtime.model import load

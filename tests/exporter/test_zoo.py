@@ -18,10 +18,9 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 
 from qvl_export import ExportError, ExportPlan, export
 from qvl_export.checkpoint import Checkpoint
-from qvl_export.evaluate.cli import ItemProgress
 from qvl_export.families import read_spec
 from qvl_export.progress import Silent
-from qvl_export.terminal_progress import RichProgress
+from qvl_export.terminal_progress import ItemProgress, RichProgress
 from qvl_runtime import load
 from qvl_runtime.generate import Run
 from tests.exporter import damage as d

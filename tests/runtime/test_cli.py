@@ -412,7 +412,7 @@ def test_tools_and_schemas(call: Any, path: Path, model: Model, tmp_path: Path) 
     assert errors in ("", CUT.replace("cut off", "cut off and closed"))
     schema.write_text("{")
     assert call(*options, "--json-schema", schema)[2].startswith(f"error: {schema}: is not JSON")
-    assert call(*options, "--tools", tmp_path / "none.json")[2].endswith("none.json: No such file or directory\n")
+    assert call(*options, "--tools", tmp_path / "none.json")[2].endswith("none.json: no such file\n")
 
 
 def test_malformed_calls_are_noted(capsys: pytest.CaptureFixture[str]) -> None:

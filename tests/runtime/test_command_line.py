@@ -395,14 +395,14 @@ def test_files_of_tools_and_schemas(call: Call, path: Path, tmp_path: Path, monk
     assert call("run", path, "x", "--tools", tools, "--max-new-tokens", 1)[0] == 0, "an editor's byte order mark"
     tools.write_bytes(b"\xff\xfe[")
     assert "is not JSON" in refused(call("run", path, "x", "--tools", tools))
-    assert "is not a file" in refused(call("run", path, "x", "--tools", tmp_path))
+    assert f"{tmp_path}: is a directory" in refused(call("run", path, "x", "--tools", tmp_path))
     monkeypatch.setattr(commands, "MAX_JSON_BYTES", 1 << 10)
     with tools.open("wb") as big:
         big.write(b" " * 2000 + b"[]")
     assert "tools.json: is larger than" in refused(call("run", path, "x", "--tools", tools))
     if hasattr(os, "mkfifo"):
         os.mkfifo(tmp_path / "pipe")
-        assert "pipe: is not a file" in refused(call("run", path, "x", "--json-schema", tmp_path / "pipe"))
+        assert "pipe: is not a regular file" in refused(call("run", path, "x", "--json-schema", tmp_path / "pipe"))
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/stdin"), reason="there is no /dev/stdin")
@@ -415,7 +415,8 @@ END""",
     )
     assert (done.returncode, json.loads(done.stdout)["tool_calls"]) == (0, [])
     done = shell('-m qvl_runtime run "$1" x --tools /dev/stdin </dev/zero', path)
-    assert (done.returncode, done.stderr) == (2, b"error: /dev/stdin: is larger than 16 MiB\n")
+    refusal = b"error: /dev/stdin: is not a regular file (named pipes and devices are not read)\n"
+    assert (done.returncode, done.stderr) == (2, refusal)
 
 
 # standard streams

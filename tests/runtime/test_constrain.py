@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import json
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,12 +18,12 @@ import pytest
 from qvl_runtime import __main__ as cli
 from qvl_runtime import json_schemas
 from qvl_runtime.constrain import Constraint, Grammars
-from qvl_runtime.errors import InstallError, PromptError
+from qvl_runtime.errors import BundleError, InstallError, PromptError
 from qvl_runtime.generate import Run
 from qvl_runtime.json_schemas import IgnoredKeywordWarning
 from qvl_runtime.model import Model, load
 from qvl_runtime.stream import Stream
-from tests.conftest import REFERENCE, Loader
+from tests.conftest import REFERENCE, Bundles, Loader
 
 pytestmark = pytest.mark.filterwarnings("ignore::qvl_runtime.errors.TruncatedAnswerWarning")
 QUESTION = [{"role": "user", "content": "Extract the key-value information."}]
@@ -252,6 +253,20 @@ def test_a_schema_that_nothing_follows_is_refused(babbler: Model, schema: dict[s
     with pytest.raises(PromptError, match="json_schema cannot be used: ") as caught:
         babbler.stream(QUESTION, json_schema=schema)
     assert "\n" not in str(caught.value)
+
+
+def test_keys_that_are_numbers_are_texts_in_json(babbler: Model) -> None:
+    with pytest.warns(IgnoredKeywordWarning, match="'1' at # is not a keyword"):
+        babbler.generate(QUESTION, 5, json_schema={1: 2, "type": "array"})  # type: ignore[dict-item]
+
+
+def test_a_tokenizer_that_is_gone_is_told(bundle: Bundles, tmp_path: Path) -> None:
+    """A schema reads it once more, long after the bundle was loaded."""
+    path = shutil.copytree(bundle("qwen2_5_vl", "small", "fp32"), tmp_path / "bundle")
+    with load(path, threads=1) as model:
+        (path / "tokenizer.json").unlink()
+        with pytest.raises(BundleError, match=r"tokenizer\.json: cannot be read"):
+            model.generate(QUESTION, 5, json_schema={"type": "array"})
 
 
 def test_a_key_that_is_no_keyword_is_noted(babbler: Model) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -176,6 +177,8 @@ REFUSED = {
     "raw_fps": (video(raw_fps=4), "unknown key 'raw_fps' .did you mean"),
     "of a text": (text(cache_control={"type": "ephemeral"}), "'text' has the unknown key 'cache_control'"),
     "two in one": (image(text="Read."), "'image' has the unknown key 'text'"),
+    "a key of thousands of digits": (text() | {10**5000: 1}, "unknown key 'a number of thousands of digits'"),
+    "a text of as many": ({"type": "text", "text": 10**5000}, "cannot use the content part"),
     "no text": ({"type": "text", "text": "x", 7: 8}, "unknown key '7'"),
     "escape codes": (image(**{"\x1b[2J": 1}), r"unknown key '\\x1b\[2J'"),
     "one side": (image(resized_height=280), "resized_height and resized_width are given together"),
@@ -183,6 +186,9 @@ REFUSED = {
     "resized to a line": (image(resized_height=10, resized_width=9000), "resized_width 9000 to resized_height 10"),
     "beyond all numbers": (image(max_pixels=10**400), "max_pixels is 1000"),
     "beyond all floats": (video(total_pixels=10**400), "total_pixels is 1000"),
+    "beyond what Python writes": (video(min_frames=10**5000), "min_frames is a number of thousands of digits"),
+    "a fraction beyond all floats": (image(max_pixels=Fraction(10**400, 3)), "max_pixels is Fraction"),
+    "a rate beyond all": (video(fps=10**5000), "a video has a number of thousands of digits"),
     "a second too far": (video(video_start=10**400), "video_start is 1000"),
     "an array": (image(max_pixels=np.array([5, 6])), r"max_pixels is array\(\[5, 6\]\)"),
     "bool": (image(max_pixels=True), "max_pixels is True"),
@@ -218,9 +224,23 @@ def test_sizes_are_refused_where_the_model_has_one_size(model: Loader) -> None:
 
 def test_none_is_no_value(tiny: Model) -> None:
     """Data sets give all parts the same keys."""
-    keys = {key: None for keys in PARTS.values() for key in keys if key not in ("type", "fps", "sample_fps", "nframes")}
+    keys = {key: None for keys in PARTS.values() for key in keys if key != "type"}
     parts = {**keys, "type": "image", "image": picture()}, {**keys, "type": "text", "text": "Read."}
     assert np.array_equal(tiny.prompt(user(*parts)).ids, tiny.prompt(user(image(), text())).ids)
+    for options in ({}, {"fps": 4}, {"sample_fps": 4}, {"max_frames": 2}):
+        given, alone = ({**none, **video(**options)} for none in (keys, {}))
+        assert np.array_equal(tiny.prompt(user(given)).positions, tiny.prompt(user(alone)).positions)
+
+
+@pytest.mark.parametrize("role", [np.array(["user", "user"]), ["user"], None, 5], ids=str)
+def test_roles_are_texts(tiny: Model, role: Any) -> None:
+    with pytest.raises(PromptError, match="a message needs a role among system, user"):
+        tiny.prompt([{"role": role, "content": "Read."}])
+
+
+def test_an_answer_of_several_lengths_is_refused(tiny: Model) -> None:
+    with pytest.raises(PromptError, match=r"the answer is \[\[1\], \[1, 2\]\]"):
+        tiny.logits(user(text()), [[1], [1, 2]])  # type: ignore[list-item]
 
 
 def test_keys_of_messages(tiny: Model) -> None:

@@ -199,6 +199,28 @@ def test_a_schema_is_not_closed_where_the_stream_is(model: Model) -> None:
     assert stream.run.finish_reason == "cancelled"
 
 
+def test_a_stream_that_is_being_closed_is_at_its_end(model: Model) -> None:
+    """For whoever reads it meanwhile in another thread."""
+    closing, go_on = threading.Event(), threading.Event()
+
+    def tokens() -> Iterator[int]:
+        try:
+            yield from model._ids("Paid in full.")
+        finally:
+            closing.set()
+            go_on.wait(20)
+
+    stream = Stream(tokens(), model.tokenizer, Run())
+    assert next(stream)
+    closer = threading.Thread(target=stream.close)
+    closer.start()
+    assert closing.wait(20)
+    threading.Timer(0.2, go_on.set).start()
+    assert list(stream) == []
+    closer.join()
+    assert stream.run.finish_reason == "cancelled"
+
+
 def test_a_stream_is_closed_from_another_thread(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     """While that one waits for a token."""
     forward, in_call, closed = model._engine.forward, threading.Event(), threading.Event()
@@ -351,6 +373,26 @@ def test_what_is_not_a_number_is_refused(model: Model, name: str, value: Any) ->
     with pytest.raises(PromptError, match=f"{name} is ") as caught:
         model.generate(QUESTION, **{"max_new_tokens": 3, name: value})
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["max_new_tokens", "temperature", "top_k", "seed", "repetition_penalty", "timeout"])
+@pytest.mark.parametrize("value", [-(10**400), -(10**5000)], ids=["beyond floats", "beyond what Python writes"])
+def test_numbers_of_any_length_are_refused(model: Model, name: str, value: int) -> None:
+    with pytest.raises(PromptError, match=f"{name} is "):
+        model.generate(QUESTION, **{"max_new_tokens": 3, name: value})
+
+
+@pytest.mark.parametrize("name", ["temperature", "repetition_penalty", "timeout"])
+def test_numbers_beyond_all_floats_are_refused(model: Model, name: str) -> None:
+    with pytest.raises(PromptError, match=f"{name} is 1000"):
+        model.generate(QUESTION, **{"max_new_tokens": 3, name: 10**400})
+
+
+def test_other_options_quote_numbers_of_any_length(model: Model) -> None:
+    with pytest.raises(PromptError, match="stop is a number of thousands of digits"):
+        model.generate(QUESTION, 3, stop=10**5000)  # type: ignore[arg-type]
+    with pytest.raises(PromptError, match="the answer is a number of thousands of digits"):
+        model.logits(QUESTION, [10**5000])
 
 
 @pytest.mark.parametrize("value", [True, 0, 1.5, np.float64(2), "2"], ids=repr)

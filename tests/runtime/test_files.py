@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,18 @@ def test_a_regular_file(tmp_path: Path) -> None:
         read_file(tmp_path, 9)
     with pytest.raises(MediaError, match="no such file"):
         read_file("a\0b", 9)
+
+
+def test_memory_is_taken_for_what_a_file_has(tmp_path: Path) -> None:
+    """And not for as much as it may have: devices do without half a gigabyte."""
+    (tmp_path / "a.txt").write_bytes(b"abc")
+    tracemalloc.start()
+    try:
+        assert read_file(tmp_path / "a.txt", 1 << 29) == b"abc"
+        assert read_file("/proc/self/status", 1 << 29).startswith(b"Name:")
+        assert tracemalloc.get_traced_memory()[1] < 4 << 20
+    finally:
+        tracemalloc.stop()
 
 
 def test_refused_files_are_closed(tmp_path: Path, pipe: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import shutil
@@ -15,7 +16,8 @@ import pytest
 from qvl_runtime.__main__ import main
 from qvl_runtime.bundle import read_manifest
 from qvl_runtime.errors import BundleError
-from qvl_runtime.onnx_nodes import crashing_attribute
+from qvl_runtime.model import load
+from qvl_runtime.onnx_nodes import MAX_FIELDS, crashing_attribute
 
 BUNDLES = Path(__file__).parents[1] / "checkpoints" / "bundles"
 HUGE = 10**30
@@ -128,6 +130,43 @@ def test_what_is_no_model_is_refused(bundle: Path, content: bytes, capsys: pytes
     replace(bundle, bundle / "llm.onnx", content)
     assert main(["run", str(bundle), "Hello"]) == 2
     assert_one_line(capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("function", [False, True])
+def test_attributes_within_other_graphs_are_found(function: bool) -> None:
+    """Branches of an `If`, one within another, and functions."""
+    make = onnx.helper
+    node = make.make_node("GroupQueryAttention", ["x"], ["y"], kv_num_heads=1 << 62)
+    for _ in range(2):
+        branch = make.make_graph([node], "branch", [], [make.make_tensor_value_info("y", 1, None)])
+        node = make.make_node("If", ["c"], ["y"], then_branch=branch, else_branch=branch)
+    model = make.make_model(make.make_graph([] if function else [node], "graph", [], []))
+    if function:
+        model.functions.append(make.make_function("own", "f", ["c"], ["y"], [node], []))
+    assert crashing_attribute(model.SerializeToString()) == f"kv_num_heads {1 << 62} of GroupQueryAttention"
+
+
+def test_graphs_of_a_million_nodes_are_refused_in_time(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Here empty ones, of two bytes each; a file has gigabytes of them."""
+    replace(bundle, bundle / "llm.onnx", b"\x3a\x80\x80\x80\x04" + b"\x0a\x00" * (1 << 22))
+    assert main(["run", str(bundle), "Hello"]) == 2
+    error = capsys.readouterr().err
+    assert_one_line(error)
+    assert f"more than {MAX_FIELDS:,} fields" in error
+
+
+def test_files_that_cannot_be_opened_are_told(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(BundleError, match="aaa: cannot be read: File name too long"):
+        read_manifest(bundle / ("a" * 5000))
+
+    def refused(path: Path) -> bytes:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    read = Path.read_bytes
+    for name in ("bundle.json", "vision.onnx"):
+        monkeypatch.setattr(Path, "read_bytes", lambda path, n=name: refused(path) if path.name == n else read(path))
+        with pytest.raises(BundleError, match=f"{name}: cannot be read: Permission denied"):
+            load(bundle, threads=1)
 
 
 @pytest.mark.parametrize("path", sorted(BUNDLES.glob("v*/*.onnx")), ids=lambda path: f"{path.parent.name}-{path.stem}")

@@ -79,7 +79,16 @@ def test_what_passed_is_not_tried_again(cache: Path, monkeypatch: pytest.MonkeyP
     assert template(QWEN3_VL) == template(QWEN2_5_VL) == {}
     assert len(list((cache / "qvl-runtime" / "vetted").iterdir())) == 2
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("tried again"))
+    monkeypatch.setattr(vetting, "_passed", set())  # as in another process
     assert template(QWEN3_VL) == template(QWEN2_5_VL) == {}
+
+
+def test_without_a_cache_it_is_tried_once_in_a_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert template(QWEN3_VL) == {}
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("tried again"))
+    assert template(QWEN3_VL) == {}
 
 
 @pytest.mark.parametrize("executable", ["", "/usr/bin/uwsgi", None])

@@ -141,6 +141,15 @@ def test_a_file_gives_the_frames_that_were_asked_for(tiny: Model, film: Path, op
     assert (placed.grid.t, placed.grid.h * 14, placed.grid.w * 14) == (count // 2, height, width)
 
 
+def test_frames_of_a_file_are_bounded_together(tiny: Model, film: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However large each is asked for, before the first is kept."""
+    large = {"resized_height": 280, "resized_width": 280, "nframes": 20}
+    monkeypatch.setattr("qvl_runtime.video.MAX_CLIP_PIXELS", 20 * 280 * 280 - 1)
+    with pytest.raises(PromptError, match=r"20 frames of a video have 1,568,000 pixels .ask for fewer or smaller"):
+        tiny.prompt(ask(video=film, **large))
+    assert tiny.prompt(ask(video=film, **{**large, "nframes": 18})).placed
+
+
 def test_a_file_answers_as_its_frames_do(tiny: Model, film: Path) -> None:
     """The same pixels by way of a file, of a list and of an array."""
     clip = tiny.prompt(ask(video=str(film))).placed[0].media

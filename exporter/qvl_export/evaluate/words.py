@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from .enumeration import joined
 from .machine import Machine
 from .metrics import METRICS, TASKS
-from .enumeration import joined
 from .results import Comparison, Recommendation, Report
 
 

@@ -21,12 +21,12 @@ from ..progress import Report
 from ..safetensors_file import Tensor
 from ..targets import Target
 from . import schemes
+from .limit import Limit
 from .pages import Pages, Record
 from .precision import MIXED
 from .qtensor import Layout, check_table
 from .resuming import directory_of
 from .samples import Sampler
-from .limit import Limit
 
 TABLE_BITS = 8
 """Of the embedding and the head: logits are the last place to save bits, and the table is read one row at a time."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from . import search
-from .qtensor import Layout
 from .limit import Limit
+from .qtensor import Layout
 from .search import FLOAT, Bytes
 from .sensitivities import Sensitivity
 from .sizes import Sizes

@@ -44,9 +44,12 @@ def read_manifest(bundle: Path) -> Manifest:
 
     Raises BundleError naming the file and the likely cause.
     """
-    manifest = _parse(bundle)
-    for name, entry in manifest.files.items():
-        _check_size(inside(bundle, name), entry)
+    try:
+        manifest = _parse(bundle)
+        for name, entry in manifest.files.items():
+            _check_size(inside(bundle, name), entry)
+    except OSError as error:  # nobody may read it, its name is too long, its disk is gone
+        raise BundleError(f"cannot be read: {error.strerror}", where=error.filename or bundle) from error
     for name in GRAPHS:
         if name not in manifest.graphs:
             raise BundleError(f"has no graph {name}", where=bundle / MANIFEST, fix="export again")

@@ -19,7 +19,7 @@ MAX_BYTES = {"tokenizer.json": 128 << 20, "chat_template.jinja": 1 << 20}
 def open_texts(bundle: Path, special_tokens: Mapping[str, str]) -> tuple[Tokenizer, ChatTemplate]:
     """Both; raises BundleError for what is damaged, malformed, or would harm the process."""
     words, chat = (bundle / name for name in MAX_BYTES)
-    tokenizer, template = _read(words), _read(chat)
+    tokenizer, template = read_text(words), read_text(chat)
     try:
         jobs = {"template": vetting.template_job(template, special_tokens), "tokenizer": pipeline(tokenizer)}
         faults = vetting.faults(jobs)
@@ -32,7 +32,8 @@ def open_texts(bundle: Path, special_tokens: Mapping[str, str]) -> tuple[Tokeniz
         raise BundleError(f"is not a tokenizer: {error}", where=words) from error
 
 
-def _read(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """One of the two files; raises BundleError where it cannot be read."""
     try:
         if path.stat().st_size > MAX_BYTES[path.name]:
             raise BundleError(f"is larger than {MAX_BYTES[path.name]} bytes", where=path)

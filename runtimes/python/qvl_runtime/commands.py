@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from .arguments import BENCH_PROMPT, Commands
 from .errors import MediaError, PromptError
+from .files import read_file
 from .printable import one_line, printable
 from .sources import local, shown
 from .standard_streams import print_json, put, say, show
@@ -147,13 +147,7 @@ def _json_file(path: Path | None) -> Any:
     """The JSON value of a file, None without one."""
     if path is None:
         return None
-    piped = str(path).startswith(("/dev/fd/", "/dev/stdin"))  # what a shell makes of <(…), and a pipe
-    if os.path.exists(path) and not path.is_file() and not piped:
-        raise PromptError("is not a file", where=path, fix="give a file of JSON")
-    with path.open("rb") as file:
-        text = file.read(MAX_JSON_BYTES + 1)
-    if len(text) > MAX_JSON_BYTES:
-        raise PromptError(f"is larger than {MAX_JSON_BYTES >> 20} MiB", where=path)
+    text = read_file(path, MAX_JSON_BYTES, PromptError)
     try:
         return json.loads(text.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:

@@ -18,6 +18,7 @@ MAX_LINE_BYTES = 1 << 26
 """Of a file that is read line by line: 64 MiB."""
 MAX_PIPE_BYTES = 1 << 28
 """Of what comes through a pipe, which is kept in memory: 256 MiB."""
+CHUNK = 1 << 20
 _OPEN_ALREADY = ("/dev/fd/", "/dev/stdin", "/proc/self/fd/")
 
 
@@ -53,7 +54,9 @@ def read_file(path: str | Path, limit: int, error: type[QvlError] = MediaError) 
     piped = is_pipe(path)
     limit = min(limit, MAX_PIPE_BYTES) if piped else limit
     with open(path, "rb") if piped else open_regular(path, limit, error) as file:
-        content = file.read(limit + 1)  # the size of a file may be given as 0, as of those in /proc
+        content = file.read(min(os.fstat(file.fileno()).st_size, limit) + 1)  # memory for as much is taken at once
+        while len(content) <= limit and (piece := file.read(CHUNK)):  # pipes and files in /proc have a size of 0
+            content += piece
     if len(content) > limit:
         raise error(_too_large(limit), where=path)
     return content

@@ -42,10 +42,10 @@ def read(schema: Schema) -> dict[str, Any]:
         if not isinstance(value, Mapping):
             raise TypeError(f"it is a {type(value).__name__}")
         value = _unwrapped(value)
-        json.dumps(value)
+        found: dict[str, Any] = json.loads(json.dumps(value))  # whose keys are texts
     except (TypeError, ValueError, RecursionError) as error:
         raise PromptError(f"json_schema is not a JSON object: {error}") from error
-    return value
+    return found
 
 
 def _unwrapped(value: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,8 +12,8 @@ import numpy as np
 
 from . import grounding
 from .bundle import has_utf8_name, read_manifest
-from .bundle_texts import open_texts
-from .checks import whole
+from .bundle_texts import open_texts, read_text
+from .checks import told, whole
 from .errors import BundleError, PromptError, TruncatedAnswerWarning
 from .feature_cache import CachedEncoder
 from .generate import Decoder, Halt, Run
@@ -223,10 +223,14 @@ class Model:
         """The ids of a given answer; raises PromptError for what is none."""
         if isinstance(answer, str):
             answer = self._ids(answer)
-        ids, size = np.array([] if answer is None else answer), self.manifest.llm.vocab_size
+        size = self.manifest.llm.vocab_size
+        try:
+            ids = np.array([] if answer is None else answer)
+        except ValueError:  # lists of several lengths
+            ids = np.array([])
         whole = ids.ndim == 1 and len(ids) and np.issubdtype(ids.dtype, np.integer)
         if not whole or ids.min() < 0 or ids.max() >= size:
-            raise PromptError(f"the answer is {answer!r:.80}", fix=f"give a text or ids from 0 to {size - 1} to force")
+            raise PromptError(f"the answer is {told(answer)}", fix=f"give a text or ids from 0 to {size - 1} to force")
         return ids.astype(np.int64)
 
     def prompt(
@@ -267,7 +271,7 @@ class Model:
     def _grammars(self) -> Grammars:
         from .constrain import Grammars
 
-        text = (self.bundle / "tokenizer.json").read_text("utf-8-sig")
+        text = read_text(self.bundle / "tokenizer.json")
         return Grammars(text, self.manifest.llm.vocab_size, self.manifest.tokens.stop)
 
     def _ids(self, text: str) -> list[int]:

@@ -1,17 +1,21 @@
 """Attributes that crash ONNX Runtime, found in a model's file before it is opened.
 
-The file is read in Protocol Buffers' wire format, of which only graphs, nodes and their whole-number attributes are
-looked at; numbers of fields are those of `onnx.proto`.
+The file is read in Protocol Buffers' wire format, of which only graphs, functions, nodes and their attributes that are
+whole numbers or graphs are looked at; numbers of fields are those of `onnx.proto`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-MODEL_GRAPH, GRAPH_NODE = 7, 1
+GRAPH_NODE = 1
+NODES_OF = {7: GRAPH_NODE, 25: 7}
+"""Fields of a model that hold nodes, the graph and functions, and which of their own fields those are."""
 NODE_OUTPUT, NODE_TYPE, NODE_ATTRIBUTE = 2, 4, 5
-ATTRIBUTE_NAME, ATTRIBUTE_INT = 1, 3
+ATTRIBUTE_NAME, ATTRIBUTE_INT, ATTRIBUTE_GRAPHS = 1, 3, (6, 11)
 VARINT, FIXED64, DELIMITED, FIXED32 = 0, 1, 2, 5
+MAX_FIELDS = 1 << 21
+"""Of a file, several seconds' work; a graph of 40,000 nodes has 700,000."""
 LARGEST = (1 << 31) - 1
 """ONNX Runtime's kernels keep such attributes in 32 bits, and divide by what is left of larger ones."""
 
@@ -19,25 +23,30 @@ LARGEST = (1 << 31) - 1
 def crashing_attribute(model: bytes) -> str | None:
     """What an attribute says that ONNX Runtime would crash on, None for models without one.
 
-    Raises ValueError for what is not a model.
+    Raises ValueError for what is not a model, or has more than MAX_FIELDS.
     """
-    for field, graph in _fields(memoryview(model)):
-        if field == MODEL_GRAPH and isinstance(graph, memoryview):
-            for field, node in _fields(graph):
-                if field == GRAPH_NODE and isinstance(node, memoryview) and (found := _crashing(node)):
-                    return found
+    left = iter(range(MAX_FIELDS))
+    holders = [(NODES_OF.get(field), value) for field, value in _fields(memoryview(model), left)]
+    while holders:
+        nodes, holder = holders.pop()
+        for field, node in _fields(holder, left) if nodes and isinstance(holder, memoryview) else ():
+            graphs = list[memoryview]()
+            if field == nodes and isinstance(node, memoryview) and (found := _crashing(node, left, graphs)):
+                return found
+            holders += [(GRAPH_NODE, graph) for graph in graphs]
     return None
 
 
-def _crashing(node: memoryview) -> str | None:
+def _crashing(node: memoryview, left: Iterator[int], graphs: list[memoryview]) -> str | None:
+    """The first such attribute of a node; adds the graphs that are within it."""
     kind, outputs, numbers = "", 0, dict[str, int]()
-    for field, value in _fields(node):
+    for field, value in _fields(node, left):
         if field == NODE_OUTPUT:
             outputs += 1
         elif field == NODE_TYPE and isinstance(value, memoryview):
             kind = _text(value)
         elif field == NODE_ATTRIBUTE and isinstance(value, memoryview):
-            numbers.update(_number(value))
+            numbers.update(_number(value, left, graphs))
     wrong = (name for name, number in numbers.items() if abs(number) > LARGEST or _other_count(name, number, outputs))
     return next((f"{name} {numbers[name]} of {kind[:60]}" for name in wrong if kind != "Constant"), None)
 
@@ -46,14 +55,16 @@ def _other_count(name: str, number: int, outputs: int) -> bool:
     return name == "num_outputs" and number != outputs
 
 
-def _number(attribute: memoryview) -> Iterator[tuple[str, int]]:
-    """Name and value of an attribute that is a whole number."""
+def _number(attribute: memoryview, left: Iterator[int], graphs: list[memoryview]) -> Iterator[tuple[str, int]]:
+    """Name and value of an attribute that is a whole number; one that is a graph is added to those."""
     name, number = "", None
-    for field, value in _fields(attribute):
+    for field, value in _fields(attribute, left):
         if field == ATTRIBUTE_NAME and isinstance(value, memoryview):
             name = _text(value)
         elif field == ATTRIBUTE_INT and isinstance(value, int):
             number = value - (1 << 64) if value >> 63 else value
+        elif field in ATTRIBUTE_GRAPHS and isinstance(value, memoryview):
+            graphs.append(value)
     if number is not None:
         yield name, number
 
@@ -62,10 +73,15 @@ def _text(value: memoryview) -> str:
     return bytes(value[:200]).decode("utf-8", "replace")
 
 
-def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
-    """Number and value of every field: a whole number, or bytes. Raises ValueError where the message is cut."""
+def _fields(message: memoryview, left: Iterator[int]) -> Iterator[tuple[int, int | memoryview]]:
+    """Number and value of every field: a whole number, or bytes.
+
+    Takes one of what is `left` for each. Raises ValueError where nothing is, and where the message is cut.
+    """
     place, end = 0, len(message)
     while place < end:
+        if next(left, None) is None:
+            raise ValueError(f"more than {MAX_FIELDS:,} fields")
         key, place = _varint(message, place)
         kind = key & 7
         if kind == VARINT:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from .checks import real, whole
+from .checks import real, told, whole
 from .errors import PromptError
 from .manifest import GenerationDefaults, Manifest
 from .penalties import Penalties
@@ -93,5 +93,5 @@ def _first(given: T | None, default: T) -> T:
 def _stop_strings(stop: str | Sequence[str]) -> tuple[str, ...]:
     strings = (stop,) if isinstance(stop, str) else stop
     if not isinstance(strings, Sequence) or not all(isinstance(text, str) and text for text in strings):
-        raise PromptError(f"stop is {stop!r:.80}", fix="give a text that ends the answer, or a list of them")
+        raise PromptError(f"stop is {told(stop)}", fix="give a text that ends the answer, or a list of them")
     return tuple(strings)

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from .errors import InstallError
+from .interpreter import interpreter
 from .pdf_limits import Document, PdfFailure, PdfLimits
 from .pdf_reader import LENGTHS, RawFile, Reader, Reply, fill, send
 
@@ -210,12 +211,15 @@ class _Child:
 
     def _reply(self, seconds: float, head: dict[str, Any] | None = None, body: bytes = b"") -> Reply:
         """What the process answers to a request, or says by itself; raises _Ended for one that does not."""
-        deadline = _Deadline(seconds, self._process)
+        try:
+            deadline = _Deadline(seconds, self._process)
+        except RuntimeError as error:
+            raise PdfFailure(f"nothing would end it in time: {error}") from error
         try:
             if head is not None:
                 send(cast(RawFile, self._process.stdin), head, body)
             reply = _received(cast(RawFile, self._process.stdout))
-        except (EOFError, OSError, ValueError, struct.error) as error:
+        except (EOFError, OSError, ValueError, RecursionError, struct.error) as error:
             raise self._ended(seconds, deadline.over()) from error
         except BaseException:
             deadline.over()
@@ -254,10 +258,13 @@ class _Deadline:
 
 
 def _popen(limits: PdfLimits) -> subprocess.Popen[bytes]:
+    python = interpreter()
+    if python is None:  # whatever it is, it may never end
+        raise _NoProcess(f"{sys.executable} is no Python")
     code = _START.format(path=_search_path(), package=__package__, memory=limits.memory)
     try:
         process = subprocess.Popen(
-            [sys.executable, "-P", "-c", code],
+            [python, "-P", "-c", code],
             bufsize=0,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Self
@@ -37,8 +38,13 @@ class Stream(Iterator[str]):
         self.prompt = prompt
         self._decoder = DecodeStream(skip_special_tokens=True)
         self._stop, self._halt, self._ended = StopStrings(stop), halt or Halt(), False
+        self._turn = threading.RLock()  # of the threads that read or close it
 
     def __next__(self) -> str:
+        with self._turn:
+            return self._next()
+
+    def _next(self) -> str:
         while not self._ended:
             piece = self._piece()
             if piece is None:
@@ -66,10 +72,18 @@ class Stream(Iterator[str]):
         From another thread than the one that reads, the answer ends at its next token. May be called twice.
         """
         self._halt.cancel()
+        if not self._turn.acquire(blocking=False):  # another thread is at its next token
+            return
+        try:
+            self._close()
+        finally:
+            self._turn.release()
+
+    def _close(self) -> None:
         try:
             if close := getattr(self._tokens, "close", None):
                 close()
-        except ValueError:  # another thread is at its next token
+        except ValueError:  # a signal handler closes it, in the middle of a token
             return
         self._ended = True
         self.run.finish_reason = self.run.finish_reason or "cancelled"

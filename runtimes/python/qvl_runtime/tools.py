@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
+from .checks import brief
 from .errors import PromptError
 
 Message = Mapping[str, Any]
@@ -101,7 +102,7 @@ def check_tools(tools: Sequence[Mapping[str, Any]] | None) -> list[dict[str, Any
     for tool in tools:
         if not isinstance(_function(tool).get("name"), str):
             raise PromptError(
-                f"cannot use the tool {str(tool)[:80]!r}",
+                f"cannot use the tool {brief(tool, 80)!r}",
                 fix='describe it as {"type": "function", "function": {"name": …, "description": …, "parameters": …}}',
             )
     try:
@@ -124,7 +125,7 @@ def check_calls(message: Message) -> None:
         function = _function(call)
         if not (isinstance(function.get("name"), str) and isinstance(function.get("arguments", {}), Mapping | str)):
             raise PromptError(
-                f"cannot use the tool call {str(call)[:80]!r}",
+                f"cannot use the tool call {brief(call, 80)!r}",
                 fix='write {"type": "function", "function": {"name": …, "arguments": {…}}}',
             )
 

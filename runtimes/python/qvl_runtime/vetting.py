@@ -11,18 +11,20 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 from . import user_cache
+from .interpreter import interpreter
 
 VERSION = 1
 """Of what is tried: raising it tries all again."""
 SECONDS = 60.0
 """Longest wait for a child, which ends itself after a few seconds of computing; machines may be busy."""
 _PASSED = b"passed\n"
+_passed: set[Path] = set()
+"""In this process: where the cache keeps nothing, further loads need no child all the same."""
 _ENDS = {-6: "it needs too much memory", -9: "it takes too long", -24: "it takes too long"}
 """What exit codes mean: the signals ABRT of an allocation that failed, KILL, and XCPU of a limit on computing."""
 
@@ -38,15 +40,20 @@ def faults(jobs: Mapping[str, object]) -> dict[str, str]:
     The first is a `template_job`, the second a `tokenizer.json` without its vocabulary. None are found where there can
     be no child.
     """
-    interpreter = _interpreter()
-    if interpreter is None:
+    python = interpreter()
+    if python is None:
         return {}
     places = {name: _place(job) for name, job in jobs.items()}
-    untried = {name: job for name, job in jobs.items() if user_cache.read(places[name]) != _PASSED}
-    verdicts = _ask(interpreter, untried) if untried else {}
+    untried = {name: job for name, job in jobs.items() if not _has_passed(places[name])}
+    verdicts = _ask(python, untried) if untried else {}
     for name in (name for name, fault in verdicts.items() if not fault):
+        _passed.add(places[name])
         user_cache.keep(places[name], _PASSED)
     return {name: fault for name, fault in verdicts.items() if fault}
+
+
+def _has_passed(place: Path) -> bool:
+    return place in _passed or user_cache.read(place) == _PASSED
 
 
 def _place(job: object) -> Path:
@@ -61,18 +68,11 @@ def _place(job: object) -> Path:
     return user_cache.directory("qvl-runtime") / "vetted" / hashlib.sha256(key.encode()).hexdigest()
 
 
-def _interpreter() -> str | None:
-    """The Python to start, where this is one: `sys.executable` may be the application that embeds it."""
-    name = Path(sys.executable or "").name
-    usable = re.match(r"(?i)(python|pypy)", name) and not getattr(sys, "frozen", False)
-    return sys.executable if usable else None
-
-
-def _ask(interpreter: str, jobs: Mapping[str, object]) -> dict[str, str]:
+def _ask(python: str, jobs: Mapping[str, object]) -> dict[str, str]:
     """A child's verdict of every job, empty where all is well; nothing where it could not be started."""
     import subprocess
 
-    command = [interpreter, "-I", "-S", str(Path(__file__).with_name("vet_child.py"))]
+    command = [python, "-I", "-S", str(Path(__file__).with_name("vet_child.py"))]
     try:
         done = subprocess.run(
             command,

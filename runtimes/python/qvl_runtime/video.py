@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from .checks import real, told
 from .errors import InstallError, MediaError, PromptError, QvlError
 from .extras import install_fix
 from .files import check_regular
-from .media import MAX_CLIP_FRAMES, MAX_IMAGE_PIXELS, check_clip, check_there, load_frames
+from .media import MAX_CLIP_FRAMES, MAX_CLIP_PIXELS, MAX_IMAGE_PIXELS, check_clip, check_there, load_frames
 from .positions import Ints
 from .resize import MAX_ASPECT_RATIO, smart_resize
 from .sources import local, shown
@@ -110,12 +111,14 @@ class Sampling:
     @classmethod
     def of(cls, part: Mapping[str, Any]) -> Sampling:
         """What a content part asks for; raises PromptError for what makes no sense."""
-        rates = [name for name in ("fps", "sample_fps", "nframes") if name in part]
+        given = {name: part[name] for name in ("fps", "sample_fps", "nframes") if part.get(name) is not None}
+        rates = list(given)
         if len(rates) > 1:
             raise PromptError(f"a video has both {rates[0]} and {rates[1]}", fix="give one of them")
-        fps = part.get("fps", part.get("sample_fps", DEFAULT_FPS))
+        fps = given.get("fps", given.get("sample_fps", DEFAULT_FPS))
         if not _is_number(fps) or not MIN_FPS <= fps <= MAX_FPS:
-            raise PromptError(f"a video has {fps!r} frames a second", fix=f"give a number from {MIN_FPS} to {MAX_FPS}")
+            problem = f"a video has {told(fps)} frames a second"
+            raise PromptError(problem, fix=f"give a number from {MIN_FPS} to {MAX_FPS}")
         low, high = _count(part, "min_frames"), _count(part, "max_frames")
         if high is not None and high < max(low or 0, FRAME_FACTOR):
             problem = f"max_frames {high} is below min_frames {low or FRAME_FACTOR}"
@@ -165,10 +168,10 @@ def _count(part: Mapping[str, Any], name: str) -> int | None:
         return None
     try:
         number = None if isinstance(value, bool) else operator.index(_whole(value))
-    except TypeError:
+    except (TypeError, OverflowError):
         number = None
     if number is None or not 0 < number < MAX_COUNT:
-        raise PromptError(f"{name} is {value!r}", fix="give a positive whole number")
+        raise PromptError(f"{name} is {told(value)}", fix="give a positive whole number")
     return number
 
 
@@ -184,11 +187,7 @@ def _is_number(value: Any) -> bool:
 
 def _second(part: Mapping[str, Any], name: str) -> float | None:
     value = part.get(name)
-    if value is None:
-        return None
-    if not _is_number(value) or not abs(value) < MAX_COUNT:  # nor what is no number
-        raise PromptError(f"{name} is {value!r}", fix="give a number of seconds")
-    return float(value)
+    return None if value is None else real(name, value, "give a number of seconds", -MAX_COUNT, MAX_COUNT)
 
 
 def spread(total: int, count: int, first: int = 0) -> Ints:
@@ -298,7 +297,11 @@ def _decoded(container: InputContainer, chosen: Ints, resize: Resize) -> Iterato
     for index, frame in enumerate(container.decode(video=0)):
         if index == following:
             image = _upright(frame)
-            yield image.resize(resize(len(chosen), image.size), Image.Resampling.BICUBIC)
+            width, height = resize(len(chosen), image.size)
+            if (pixels := len(chosen) * width * height) > MAX_CLIP_PIXELS:
+                problem = f"{len(chosen):,} frames of a video have {pixels:,} pixels"
+                raise PromptError(problem, fix="ask for fewer or smaller ones")
+            yield image.resize((width, height), Image.Resampling.BICUBIC)
             following = next(wanted, None)
             if following is None:
                 return

@@ -83,6 +83,8 @@ def _check_attributes(path: Path) -> None:
         wrong = crashing_attribute(path.read_bytes())
     except ValueError as error:
         raise BundleError(f"is not an ONNX model: {error}", where=path, fix="copy or export it again") from error
+    except OSError as error:
+        raise BundleError(f"cannot be read: {error.strerror}", where=path) from error
     if wrong:
         raise BundleError(f"has an impossible attribute: {wrong}", where=path, fix="export it again")
 

@@ -1,0 +1,14 @@
+"""The Python that child processes are started with."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+
+def interpreter() -> str | None:
+    """Where this process has one: `sys.executable` may be an application that embeds Python, or is frozen."""
+    name = Path(sys.executable or "").name
+    usable = re.match(r"(?i)(python|pypy)", name) and not getattr(sys, "frozen", False)
+    return sys.executable if usable else None
