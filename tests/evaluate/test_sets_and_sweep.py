@@ -132,6 +132,21 @@ def test_images_may_be_called_as_files_of_other_directories_are(tmp_path: Path) 
     assert [item.label.image for item in open_set(tmp_path / "out").items()] == names
 
 
+def test_a_set_is_replaced_when_asked(tmp_path: Path) -> None:
+    """The refusal names an option that there is, and a set is not replaced by one made of what lies in it."""
+    folder, truth, out = scans(tmp_path), tmp_path / "truth.csv", tmp_path / "set"
+    words = ["eval", "build", str(folder), str(truth), str(out)]
+    for row in ("a.png,Read.,ocr,x,\n", "may/b.png,Read.,ocr,y,\n"):
+        truth.write_text(HEAD + row, "utf-8")
+        assert CliRunner().invoke(cli, [*words, "--force"], catch_exceptions=False).exit_code == 0
+    with pytest.raises(ExportError, match=r"set: already exists \(give --force"):
+        build_set(folder, truth, out)
+    with pytest.raises(ExportError, match=r"set: would take the place of what it is made of"):
+        build_set(out, truth, out, force=True)
+    [item] = open_set(out).items()
+    assert item.label.image == "may/b.png" and not (out / "a.png").exists()
+
+
 @pytest.mark.parametrize("place", ["/proc/new", "/dev/null/new"])
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path, place: str) -> None:
     (tmp_path / "truth.csv").write_text(HEAD + "a.png,Read.,ocr,x,\n", "utf-8")

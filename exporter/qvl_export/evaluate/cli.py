@@ -254,12 +254,13 @@ def evaluation() -> None:
 @click.argument("scans", type=Directory)
 @click.argument("truth", type=Directory)
 @click.argument("out_set", type=Directory)
+@click.option("--force", is_flag=True, help="Replace an existing set.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def build(scans: Path, truth: Path, out_set: Path, as_json: bool) -> None:
+def build(scans: Path, truth: Path, out_set: Path, force: bool, as_json: bool) -> None:
     """A set OUT_SET from the images in SCANS and the table TRUTH (CSV: image,prompt,task,answer[,kind])."""
     from .build import build_set
 
-    counts = build_set(scans, truth, out_set)
+    counts = build_set(scans, truth, out_set, force)
     if as_json:
         show(counts)
     else:
