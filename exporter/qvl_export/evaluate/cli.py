@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
 from qvl_runtime.printable import printable
-from qvl_runtime.standard_streams import show
+from qvl_runtime.standard_streams import say, show
 
-from ..progress import RichProgress
+from ..progress import RichProgress, progress_console
 
 LIMIT_EXCEEDED = 1
 LINE_SECONDS = 30
@@ -45,7 +44,7 @@ class ItemProgress:
     """A bar over items on a terminal, plain lines elsewhere, nothing with `quiet`."""
 
     def __init__(self, quiet: bool) -> None:
-        self._console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
+        self._console = progress_console(quiet)
         columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
         self._bar = Bar(*columns, console=self._console, transient=True)
         self._task: TaskID | None = None
@@ -164,9 +163,9 @@ def _compare(plan: Any, as_json: bool, quiet: bool, must_decide: bool = False) -
         click.echo(f"{plan.out / 'index.html'}: the whole report")
     open_questions, stopped = undecided(report, plan.gates), exceeded(report, plan.gates)
     for line in open_questions:
-        click.echo(f"not decided: {line}", err=True)
+        say(f"not decided: {line}")
     for line in stopped:
-        click.echo(f"exceeded: {line}", err=True)
+        say(f"exceeded: {line}")
     if stopped or (must_decide and open_questions):
         sys.exit(LIMIT_EXCEEDED)
 
