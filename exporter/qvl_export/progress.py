@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+import contextlib
+import sys
+from typing import IO, Any, Protocol, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, TaskID, TextColumn, TimeRemainingColumn, TransferSpeedColumn
@@ -25,11 +27,36 @@ class Silent:
     def advance(self, count: int) -> None: ...
 
 
+class _Unread:
+    """A stream that drops what it cannot write: its reader may have gone away, or its disk be full."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.flush()
+
+
+def progress_console(quiet: bool) -> Console:
+    """Standard error for progress; hours of work do not end because nobody can read how far they are."""
+    file = cast(IO[str], _Unread(sys.stderr))
+    return Console(file=file, quiet=quiet, highlight=False, soft_wrap=True, markup=False, emoji=False)
+
+
 class RichProgress:
     """A bar on a terminal, a line a stage elsewhere, nothing with `quiet`."""
 
     def __init__(self, quiet: bool) -> None:
-        self._console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True, markup=False, emoji=False)
+        self._console = progress_console(quiet)
         columns = TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn()
         self._bar = Bar(*columns, TimeRemainingColumn(), console=self._console, transient=True)
         self._task: TaskID | None = None
