@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+from qvl_runtime.manifest import MANIFEST
+
 from .errors import CheckpointError, ConfigError
 
 FLOAT_RELEASE = "export the bfloat16 or float16 release, or one quantized by GPTQ or AWQ"
@@ -32,7 +34,10 @@ def why_no_weights(files: Iterable[str]) -> tuple[str, str]:
 
 def why_no_config(files: Iterable[str]) -> tuple[str, str]:
     """What a directory without `config.json` is, and how to fix that."""
-    if any(name.endswith(".gguf") for name in files):
+    names = set(files)
+    if MANIFEST in names:
+        return "this is a bundle, not a checkpoint", "export the checkpoint that it was made of"
+    if any(name.endswith(".gguf") for name in names):
         return "GGUF files are llama.cpp's", GGUF
     return "not a checkpoint directory", ""
 

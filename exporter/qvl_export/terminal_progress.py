@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 import time
 from collections.abc import Callable
+from typing import IO, Any, cast
 
 from rich.console import Console
 from rich.progress import (
@@ -22,11 +25,36 @@ from qvl_runtime.printable import printable
 LINE_SECONDS = 30
 
 
+class _Unread:
+    """A stream that drops what it cannot write: its reader may have gone away, or its disk be full."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.flush()
+
+
+def progress_console(quiet: bool) -> Console:
+    """Standard error for progress; hours of work do not end because nobody can read how far they are."""
+    file = cast(IO[str], _Unread(sys.stderr))
+    return Console(file=file, quiet=quiet, highlight=False, soft_wrap=True, markup=False, emoji=False)
+
+
 class RichProgress:
     """A bar on a terminal, a line a stage elsewhere, nothing with `quiet`."""
 
     def __init__(self, quiet: bool) -> None:
-        self._console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True, markup=False, emoji=False)
+        self._console = progress_console(quiet)
         columns = TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn()
         self._bar = Bar(*columns, TimeRemainingColumn(), console=self._console, transient=True)
         self._task: TaskID | None = None
@@ -51,7 +79,7 @@ class ItemProgress:
     """A bar over items on a terminal, plain lines elsewhere, nothing with `quiet`."""
 
     def __init__(self, quiet: bool) -> None:
-        self._console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True, markup=False, emoji=False)
+        self._console = progress_console(quiet)
         columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
         self._bar = Bar(*columns, console=self._console, transient=True)
         self._task: TaskID | None = None

@@ -50,6 +50,7 @@ def test_too_few_items_are_told_and_bounded_nowhere(tmp_path: Path, items: int) 
     for text in (verdict.text, page, table):
         assert "at most" not in text and "No measurable loss" not in text
     assert f"{each} {'item' if each == 1 else 'items'}: too few to tell" in table
+    assert '<span class="badge unsure">too few items</span>' in page  # not in the green of a good outcome
     shown = re.findall(r'<span class="value [^>]*>([^<]+)', page)
     assert shown and all("too few to tell" in change for change in shown)
     assert f"fewer than {ENOUGH} items, too few for an interval" in page

@@ -63,8 +63,10 @@ def test_a_table_as_spreadsheets_write_it(tmp_path: Path, head: str) -> None:
 @pytest.mark.parametrize("name", ["labels.jsonl", "./Labels.jsonl", "labels.jsonl/a.png"])
 def test_an_image_cannot_take_the_place_of_the_labels(tmp_path: Path, name: str) -> None:
     pages = scans(tmp_path)
+    (pages / name).parent.mkdir(exist_ok=True)
+    shutil.copyfile(pages / "a.png", pages / name)
     (tmp_path / "truth.csv").write_text(f"{HEAD}{name},Read.,ocr,x,\n")
-    with pytest.raises(ExportError, match=r"truth\.csv:2: an image cannot be called labels\.jsonl \(rename it\)"):
+    with pytest.raises(ExportError, match=r"truth\.csv: image .* would take the place of labels\.jsonl"):
         build_set(pages, tmp_path / "truth.csv", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -130,6 +132,21 @@ def test_images_may_be_called_as_files_of_other_directories_are(tmp_path: Path) 
     (tmp_path / "truth.csv").write_text(HEAD + "".join(f"{name},Read.,ocr,x,\n" for name in names), "utf-8")
     assert build_set(folder, tmp_path / "truth.csv", tmp_path / "out")["images"] == 4
     assert [item.label.image for item in open_set(tmp_path / "out").items()] == names
+
+
+def test_a_set_is_replaced_when_asked(tmp_path: Path) -> None:
+    """The refusal names an option that there is, and a set is not replaced by one made of what lies in it."""
+    folder, truth, out = scans(tmp_path), tmp_path / "truth.csv", tmp_path / "set"
+    words = ["eval", "build", str(folder), str(truth), str(out)]
+    for row in ("a.png,Read.,ocr,x,\n", "may/b.png,Read.,ocr,y,\n"):
+        truth.write_text(HEAD + row, "utf-8")
+        assert CliRunner().invoke(cli, [*words, "--force"], catch_exceptions=False).exit_code == 0
+    with pytest.raises(ExportError, match=r"set: already exists \(give --force"):
+        build_set(folder, truth, out)
+    with pytest.raises(ExportError, match=r"set: would take the place of what it is made of"):
+        build_set(out, truth, out, force=True)
+    [item] = open_set(out).items()
+    assert item.label.image == "may/b.png" and not (out / "a.png").exists()
 
 
 @pytest.mark.parametrize("place", ["/proc/new", "/dev/null/new"])

@@ -430,7 +430,7 @@ BUNDLES = [
         d.edit("bundle.json", target="npu"),
         RUN,
     ),
-    Row("graph garbage", r"llm\.onnx: ONNX Runtime refuses it", d.garbage("llm.onnx"), RUN),
+    Row("graph garbage", r"llm\.onnx: is not an ONNX model", d.garbage("llm.onnx"), RUN),
     Row(
         "weights beyond their file",
         r"vision\.onnx: ONNX Runtime refuses it",

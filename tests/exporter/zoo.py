@@ -253,6 +253,12 @@ REFUSED = [
         d.together(only("model-Q4_K_M.gguf"), d.delete(d.CONFIG)),
         r"config\.json: is missing: GGUF files are llama\.cpp's \(export the safetensors release",
     ),
+    Refused(
+        "a bundle",
+        SMALL,
+        d.rename(d.CONFIG, "bundle.json"),
+        r"config\.json: is missing: this is a bundle, not a checkpoint \(export the checkpoint that it was made of\)",
+    ),
     Refused("state of a training", SMALL, only("zero_to_fp32.py"), "only the state of a training.*save_pretrained"),
     Refused(
         "shards without an index",

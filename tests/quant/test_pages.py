@@ -173,7 +173,7 @@ def pictures(*names: str) -> Callable[[Path], Path]:
         (labelled("[" * 100_000), r"set/labels\.jsonl:2: is malformed"),
         (labelled('{"image": "p.png", "prompt": ""}'), r"set/labels\.jsonl:2: is malformed: .*answers"),
         (labelled('{"image": "/p.png", "prompt": "", "answers": []}'), r"labels\.jsonl:2: needs an image inside"),
-        (labelled('{"image": "", "prompt": "", "answers": []}'), r"set: no such file .*labels\.jsonl names it"),
+        (labelled('{"image": "", "prompt": "", "answers": []}'), r"labels\.jsonl:2: needs an image inside"),
     ],
 )  # fmt: skip
 def test_sources_that_cannot_be_used(tmp_path: Path, make: Callable[[Path], Path], message: str) -> None:

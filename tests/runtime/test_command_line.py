@@ -470,6 +470,14 @@ def test_a_full_disk_is_one_line(path: Path) -> None:
     assert shell("-m qvl_runtime inspect nowhere 2>/dev/full").returncode == 2
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")
+@pytest.mark.parametrize("unread", ["2>/dev/full", "2>&1 | true"], ids=["full", "gone"])
+def test_an_export_whose_progress_cannot_be_written_goes_on(unread: str, tmp_path: Path, checkpoint: Any) -> None:
+    out = tmp_path / "out"
+    shell(f'-m qvl_export.cli export "$1" "$2" --precision fp32 {unread}', checkpoint("qwen2_5_vl", "small"), out)
+    assert (out / MANIFEST).is_file()
+
+
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8", "cp1252"])
 def test_json_is_valid_in_every_encoding(encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
     value = {"text": "é 😀 读 € \ud800 \x9b\x7f\u2028\u202e\x00", "n": [1.5, float("nan"), float("inf")], "é": (True,)}

@@ -31,12 +31,15 @@ _SEPARATOR = re.compile(r"sep=(.)\r?\n", re.IGNORECASE)
 SET = Product("an evaluation set", (LABELS,))
 
 
-def build_set(scans: Path, truth: Path, out: Path) -> dict[str, Any]:
+def build_set(scans: Path, truth: Path, out: Path, force: bool = False) -> dict[str, Any]:
     """Copy the pages that the table names and write their labels; returns counts.
 
     Raises ExportError naming file and row for anything malformed; nothing is left behind then.
+    With `force` a set that is there already is replaced, but never by one made of what lies in it.
     """
-    with writing(out, force=False, product=SET) as beside:
+    if out.exists() and any(path.resolve().is_relative_to(out.resolve()) for path in (scans, truth)):
+        raise ExportError("would take the place of what it is made of", where=out, fix="choose another place")
+    with writing(out, force, SET) as beside:
         tasks, images = _fill(beside, scans, truth)
     return {"items": sum(tasks.values()), "images": len(images), "tasks": dict(tasks)}
 
@@ -48,7 +51,9 @@ def _fill(directory: Path, scans: Path, truth: Path) -> tuple[Counter[str], set[
     with (directory / LABELS).open("w", encoding="utf-8") as file:
         for label in read_truth(truth, scans):
             if label.image not in images:
-                if (other := names.setdefault(alike(label.image), label.image)) != label.image or other == LABELS:
+                folder = alike(PurePosixPath(label.image).parts[0])
+                other = LABELS if folder == alike(LABELS) else names.setdefault(alike(label.image), label.image)
+                if other != label.image or other == LABELS:
                     what = f"image {label.image} would take the place of {other}"
                     raise ExportError(what, where=truth, fix="rename it, there and in the table")
                 target = directory / label.image
@@ -99,7 +104,7 @@ def _rows(file: TextIO, truth: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     delimiter = told[1] if told else max(DELIMITERS, key=head.count)
     names = [name.strip().lower() for name in next(csv.reader([head], delimiter=delimiter), [])]
     if missing := [name for name in COLUMNS if name not in names]:
-        fix = f"first row: {','.join(COLUMNS)}"
+        fix = f"the first row must name {','.join(COLUMNS)}"
         raise ExportError(f"has no column {', '.join(missing)}", where=truth, fix=fix)
     rows = csv.DictReader(file, names, restkey="more", delimiter=delimiter)
     for row in rows:

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from qvl_runtime.standard_streams import show
+from qvl_runtime.standard_streams import say, show
 
 from ..terminal_progress import ItemProgress, RichProgress
 
@@ -106,9 +106,9 @@ def _compare(plan: Any, as_json: bool, quiet: bool, must_decide: bool = False) -
         click.echo(f"{plan.out / 'index.html'}: the whole report")
     open_questions, stopped = undecided(report, plan.gates), exceeded(report, plan.gates)
     for line in open_questions:
-        click.echo(f"not decided: {line}", err=True)
+        say(f"not decided: {line}")
     for line in stopped:
-        click.echo(f"exceeded: {line}", err=True)
+        say(f"exceeded: {line}")
     if stopped or (must_decide and open_questions):
         sys.exit(LIMIT_EXCEEDED)
 
@@ -196,12 +196,13 @@ def evaluation() -> None:
 @click.argument("scans", type=Directory)
 @click.argument("truth", type=Directory)
 @click.argument("out_set", type=Directory)
+@click.option("--force", is_flag=True, help="Replace an existing set.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def build(scans: Path, truth: Path, out_set: Path, as_json: bool) -> None:
+def build(scans: Path, truth: Path, out_set: Path, force: bool, as_json: bool) -> None:
     """A set OUT_SET from the images in SCANS and the table TRUTH (CSV: image,prompt,task,answer[,kind])."""
     from .build import build_set
 
-    counts = build_set(scans, truth, out_set)
+    counts = build_set(scans, truth, out_set, force)
     if as_json:
         show(counts)
     else:

@@ -21,6 +21,8 @@ from .words import advice, change, counted, headline, main_table, measured_on, n
 from .worst import worst
 
 TEMPLATE = Path(__file__).with_name("report.html.jinja")
+BADGES = {"loss": "loss", "too few items": "unsure"}
+"""Outcomes that are not shown as good ones."""
 
 
 def write(report: Report, out: Path) -> None:
@@ -85,7 +87,7 @@ def _bundle(report: Report, bundle: BundleReport, series: int) -> dict[str, Any]
         "series": series % figures.SERIES,
         "precisions": bundle.precisions,
         "outcome": bundle.verdict.outcome,
-        "badge": "loss" if bundle.verdict.outcome == "loss" else "",
+        "badge": BADGES.get(bundle.verdict.outcome, ""),
         "identical": bundle.verdict.outcome == "identical",
         "verdict": bundle.verdict.text,
         "size": f"{bundle.speed.size_mb:,.1f} MB" + (f", {ratio:.1f}× smaller" if ratio >= 1.05 else ""),
