@@ -15,11 +15,11 @@ from rich.markdown import Markdown
 from rich.table import Table
 
 from qvl_export import ExportPlan, export
+from qvl_export.cli.progress import ItemProgress
+from qvl_export.evaluate.analysis.results import Report
 from qvl_export.evaluate.compare import ComparePlan, compare
-from qvl_export.evaluate.dataset import open_set
-from qvl_export.evaluate.report import markdown, write
-from qvl_export.evaluate.results import Report
-from qvl_export.terminal_progress import ItemProgress
+from qvl_export.evaluate.report.render import markdown, write
+from qvl_export.evaluate.sets.dataset import open_set
 from tests.heldout import HELDOUT, items
 from tests.oracles.tiny import REFERENCE
 

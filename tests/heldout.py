@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from rapidfuzz.distance import Levenshtein
 
-from qvl_export.distributions import divergence as kl
-from qvl_export.distributions import log_softmax
+from qvl_export.common.kl import divergence as kl
+from qvl_export.common.kl import log_softmax
 from qvl_runtime.model import Model
 
 HELDOUT = Path(__file__).parents[1] / "calib_data" / "heldout"

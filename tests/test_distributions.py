@@ -12,8 +12,8 @@ import pytest
 
 import qvl_export
 import qvl_runtime
-from qvl_export.extras import EXTRAS as EXPORTER_EXTRAS
-from qvl_runtime.extras import EXTRAS, ONNX_RUNTIMES, install_fix
+from qvl_export.common.extras import EXTRAS as EXPORTER_EXTRAS
+from qvl_runtime.common.extras import EXTRAS, ONNX_RUNTIMES, install_fix
 
 ROOT = Path(__file__).parents[1]
 PLACES = {"qvl-export": ".", "qvl-runtime": "runtimes/python", "qvl-export-optimum": "integrations/optimum"}

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 
-from qvl_runtime.extras import ONNX_RUNTIMES
+from qvl_runtime.common.extras import ONNX_RUNTIMES
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = (".", "docs", "exporter", "runtimes/python", "integrations/optimum", "calib_data")

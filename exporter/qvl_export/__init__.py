@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import qvl_runtime as _qvl_runtime  # noqa: F401 – first: it turns ONNX Runtime's telemetry off
 
-__version__ = "0.1.0"
+from ._version import __version__ as __version__
 
 if TYPE_CHECKING:
     from .errors import CheckpointError, ConfigError, ExportError, HubError, OutputError
-    from .pipeline import ExportPlan, Progress, export
+    from .exporting.pipeline import ExportPlan, Progress, export
 
 _PIPELINE = ("ExportPlan", "Progress", "export")
 __all__ = [
@@ -33,6 +33,7 @@ def __getattr__(name: str) -> Any:
     """The pipeline, and with it onnx, is imported only when first asked for: `qvl-export run` needs neither."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from . import errors, pipeline
+    from . import errors
+    from .exporting import pipeline
 
     return getattr(pipeline if name in _PIPELINE else errors, name)

@@ -25,9 +25,9 @@ from rich.progress import track
 from rich.table import Table
 
 from qvl_export import ExportPlan, export
-from qvl_export.distributions import divergence, log_softmax
-from qvl_export.quant.gptq import round_to_nearest
-from qvl_export.quant.qtensor import Layout, QTensor
+from qvl_export.common.kl import divergence, log_softmax
+from qvl_export.qtensor import Layout, QTensor
+from qvl_export.quant.gptq.solver import round_to_nearest
 from qvl_export.quant.schemes import int4
 from qvl_runtime.model import Model, load
 from tests.bench.quantization import CALIBRATION, LIMIT

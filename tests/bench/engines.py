@@ -23,7 +23,7 @@ import numpy as np
 from PIL import Image
 
 from qvl_export import ExportPlan, export
-from qvl_export.progress import Silent
+from qvl_export.common.progress import Silent
 from qvl_runtime.manifest import Manifest
 from tests.oracles import tiny
 

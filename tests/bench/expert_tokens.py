@@ -12,8 +12,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from qvl_export.quant.gptq import gptq, round_to_nearest
-from qvl_export.quant.qtensor import Layout
+from qvl_export.qtensor import Layout
+from qvl_export.quant.gptq.solver import gptq, round_to_nearest
 from tests.quant.layers import Layer, reference_layers
 
 PAGES, TEST_TOKENS, LAYOUT = 10, 2000, Layout(4, 32)

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from qvl_export import ExportPlan, export
-from qvl_export.distributions import divergence, log_softmax
+from qvl_export.common.kl import divergence, log_softmax
 from qvl_runtime.model import Model, load
 from tests.heldout import Item, character_error_rate, items
 from tests.oracles.tiny import REFERENCE

@@ -26,8 +26,9 @@ from typing import Any
 from unittest import mock
 
 from qvl_export import ExportPlan, export
-from qvl_export.quant import calibrate, rows
-from qvl_export.quant.work import Work
+from qvl_export.quant.calibration import layerwise as calibrate
+from qvl_export.quant.calibration import rtn_tables as rows
+from qvl_export.quant.calibration.work_dir import Work
 
 from .random_checkpoint import make
 from .run_speed import cpu

@@ -11,16 +11,17 @@ from unittest import mock
 
 import numpy as np
 
-from qvl_export import ExportPlan, export, pipeline
-from qvl_export.checkpoint import Checkpoint
+from qvl_export import ExportPlan, export
+from qvl_export.checkpoint.directory import Checkpoint
+from qvl_export.common.progress import Progress
+from qvl_export.exporting import pipeline
+from qvl_export.exporting.resolve import Opened
 from qvl_export.families.spec import ModelSpec
-from qvl_export.graph.stages import Stage, decoder_stage, decoder_stages, vision_stage, vision_stages
-from qvl_export.opening import Opened
-from qvl_export.progress import Progress
+from qvl_export.graph.layer_graphs import Stage, decoder_stage, decoder_stages, vision_stage, vision_stages
+from qvl_export.qtensor import Layout, QTensor
 from qvl_export.quant import schemes
+from qvl_export.quant.calibration.work_dir import Quantized
 from qvl_export.quant.context import TABLE_BITS
-from qvl_export.quant.qtensor import Layout, QTensor
-from qvl_export.quant.work import Quantized
 from qvl_export.targets import Target
 from qvl_runtime.manifest import Manifest
 

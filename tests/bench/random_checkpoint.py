@@ -18,7 +18,7 @@ import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from qvl_export import families, targets
-from qvl_export.checkpoint import Checkpoint
+from qvl_export.checkpoint.directory import Checkpoint
 from qvl_export.graph import build
 from qvl_export.graph.layers import Weight
 from tests.oracles.tiny import REFERENCE

@@ -28,11 +28,11 @@ import onnx
 import onnxruntime as ort
 
 from qvl_export import ExportPlan
+from qvl_runtime.answers.generate import Decoder, Run
 from qvl_runtime.bundle import read_manifest
-from qvl_runtime.generate import Decoder, Run
 from qvl_runtime.manifest import DECODE, ImageGeometry
 from qvl_runtime.positions import Grid
-from qvl_runtime.prompt import Prompt
+from qvl_runtime.prompts.prompt import Prompt
 from qvl_runtime.sessions.cpu import CpuLlm, open_vision, session_options
 from qvl_runtime.sessions.feeds import vision_feeds
 

@@ -21,16 +21,17 @@ from typing import Any
 
 import numpy as np
 
-from qvl_export.checkpoint import Checkpoint
+from qvl_export.checkpoint.directory import Checkpoint
 from qvl_export.families import read_spec, tensors
 from qvl_export.families.spec import TextSpec
-from qvl_export.open_pool import open_pool
-from qvl_export.quant import calibrate, schemes
-from qvl_export.quant.shards import Here, Runner
-from qvl_export.quant.spread import Spread
-from qvl_export.quant.tower import Tower
+from qvl_export.jobs.open_pool import open_pool
+from qvl_export.quant import schemes
+from qvl_export.quant.calibration import layerwise as calibrate
+from qvl_export.quant.calibration.cluster import Spread
+from qvl_export.quant.calibration.shards import Here, Runner
+from qvl_export.quant.calibration.tower import Tower
+from qvl_export.quant.calibration.work_dir import Sample, Work
 from qvl_export.quant.towers import llm_tower
-from qvl_export.quant.work import Sample, Work
 from qvl_export.targets import lower
 from qvl_runtime.sessions.feeds import cache_state
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from qvl_export.tensor_names import published_name
+from qvl_export.checkpoint.tensor_names import published_name
 
 from .reader import FAMILIES
 

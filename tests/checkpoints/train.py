@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from qvl_export.tensor_names import published_name
+from qvl_export.checkpoint.tensor_names import published_name
 
 from .language import HIDDEN
 from .muon import Muon

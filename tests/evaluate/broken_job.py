@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from qvl_export.errors import ExportError
-from qvl_export.job import serve
+from qvl_export.jobs.worker import serve
 
 
 class Job(msgspec.Struct, frozen=True):

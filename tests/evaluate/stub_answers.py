@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from qvl_export.evaluate import answering
-from qvl_export.evaluate.records import Record
+from qvl_export.evaluate.answers import worker as answering
+from qvl_export.evaluate.answers.records import Record
 
 VOCABULARY = 300
 PIXELS = (56, 28)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from qvl_export.evaluate.agreement import Kept, agreement, keep
+from qvl_export.evaluate.answers.agreement import Kept, agreement, keep
 
 TOKENS = 70
 

@@ -15,10 +15,10 @@ import pytest
 from click.testing import CliRunner
 
 from qvl_export import ExportPlan, export
-from qvl_export.cli import cli
+from qvl_export.cli.main import cli
 from qvl_export.errors import ExportError
-from qvl_export.evaluate import tapping
-from qvl_export.evaluate.blame import (
+from qvl_export.evaluate.trace import worker as tapping
+from qvl_export.evaluate.trace.blame import (
     BROKEN,
     BlamePlan,
     Likeness,
@@ -30,7 +30,7 @@ from qvl_export.evaluate.blame import (
     likeness,
     with_added,
 )
-from qvl_export.evaluate.tapping import TapJob
+from qvl_export.evaluate.trace.worker import TapJob
 from qvl_runtime import load
 from qvl_runtime.bundle import sha256
 from tests.heldout import HELDOUT

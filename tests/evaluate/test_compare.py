@@ -11,10 +11,10 @@ import msgspec
 import pytest
 from click.testing import CliRunner, Result
 
-from qvl_export.cli import cli
+from qvl_export.cli.main import cli
 from qvl_export.errors import ExportError
-from qvl_export.evaluate.records import Cost, Record, Records, appending
-from qvl_export.evaluate.verdict import parse_gate
+from qvl_export.evaluate.analysis.verdict import parse_gate
+from qvl_export.evaluate.answers.records import Cost, Record, Records, appending
 from tests.evaluate.test_blame import damage
 from tests.heldout import HELDOUT, character_error_rate
 from tests.heldout import items as heldout_items

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from qvl_export.errors import ExportError
-from qvl_export.evaluate.dataset import open_set
+from qvl_export.evaluate.sets.dataset import open_set
 from tests.heldout import HELDOUT
 
 GOOD = {"image": "p.png", "prompt": "Read the text.", "task": "ocr", "answers": ["a"], "kind": "letter"}

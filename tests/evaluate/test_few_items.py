@@ -8,15 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qvl_export.evaluate import report as pages
-from qvl_export.evaluate.contender import Contender
-from qvl_export.evaluate.dataset import open_set
-from qvl_export.evaluate.records import Cost, Record, Records, appending
-from qvl_export.evaluate.results import Report
-from qvl_export.evaluate.statistics import ENOUGH, Paired, interval, resampled
-from qvl_export.evaluate.summary import summarise
-from qvl_export.evaluate.verdict import Finding, exceeded, give_verdict, parse_gate, undecided
-from qvl_export.evaluate.words import headline
+from qvl_export.evaluate.analysis.results import Report
+from qvl_export.evaluate.analysis.statistics import ENOUGH, Paired, interval, resampled
+from qvl_export.evaluate.analysis.summary import summarise
+from qvl_export.evaluate.analysis.verdict import Finding, exceeded, give_verdict, parse_gate, undecided
+from qvl_export.evaluate.answers.contender import Contender
+from qvl_export.evaluate.answers.records import Cost, Record, Records, appending
+from qvl_export.evaluate.report import render as pages
+from qvl_export.evaluate.report.text import headline
+from qvl_export.evaluate.sets.dataset import open_set
 from tests.evaluate.test_many_items import make_set
 
 TASKS = 4

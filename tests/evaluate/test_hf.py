@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from qvl_export.cli import cli
-from qvl_export.evaluate.answering import HF
-from qvl_export.evaluate.hf import HfAnswerer
-from qvl_export.evaluate.models import Model
+from qvl_export.cli.main import cli
+from qvl_export.evaluate.answers.models import Model
+from qvl_export.evaluate.answers.transformers_reference import HfAnswerer
+from qvl_export.evaluate.answers.worker import HF
 from qvl_runtime.errors import PromptError
 from tests.heldout import HELDOUT
 from tests.oracles.tiny import REFERENCE

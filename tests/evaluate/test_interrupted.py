@@ -16,10 +16,10 @@ import msgspec
 import pytest
 from click.testing import CliRunner
 
-from qvl_export.cli import cli
-from qvl_export.evaluate import answering
-from qvl_export.evaluate.records import Record, Records, appending
-from qvl_export.scratch import scratch
+from qvl_export.cli.main import cli
+from qvl_export.common.scratch import scratch
+from qvl_export.evaluate.answers import worker as answering
+from qvl_export.evaluate.answers.records import Record, Records, appending
 from tests.evaluate.test_blame import damage
 from tests.evaluate.test_processes import eventually
 from tests.heldout import HELDOUT
@@ -54,7 +54,7 @@ def lines(out: Path, name: str) -> int:
 
 def stopped(command: Sequence[str], out: Path, name: str, count: int, how: signal.Signals) -> tuple[int, str]:
     """Exit code and errors of a run that is ended when so many answers are in files of a name."""
-    code = "import sys; from qvl_export.cli import main; sys.argv[0] = 'qvl-export'; main()"
+    code = "import sys; from qvl_export.cli.main import main; sys.argv[0] = 'qvl-export'; main()"
     arguments = [sys.executable, "-c", code, *command, str(out)]
     with subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
         assert eventually(lambda: lines(out, name) >= count, 120)
@@ -114,7 +114,7 @@ def test_agreement_is_with_the_reference_that_is_named(command: list[str], tmp_p
 
 
 def test_two_comparisons_of_one_report_are_told(command: list[str], tmp_path: Path) -> None:
-    from qvl_export.evaluate.place import at_work
+    from qvl_export.evaluate.report.output_dir import at_work
 
     with at_work(tmp_path / "out"):
         done = CliRunner().invoke(cli, [*command, str(tmp_path / "out")])

@@ -23,8 +23,8 @@ process that answers."""
 COMPARE = """
 import sys
 from pathlib import Path
-from qvl_export.evaluate import area, compare
-from qvl_export.evaluate.report import write
+from qvl_export.evaluate.answers import work_dir as area; from qvl_export.evaluate import compare
+from qvl_export.evaluate.report.render import write
 
 area.ANSWERING = "tests.evaluate.stub_answers"
 reference, other, data, out = map(Path, sys.argv[1:])

@@ -14,9 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rapidfuzz.distance import Levenshtein
 
-from qvl_export.evaluate import metrics, tables
-from qvl_export.evaluate.boxes import PageGeometry, intersection_over_union, parse_boxes
-from qvl_export.evaluate.metrics import score
+from qvl_export.evaluate.metrics import scores as metrics
+from qvl_export.evaluate.metrics import teds as tables
+from qvl_export.evaluate.metrics.boxes import PageGeometry, intersection_over_union, parse_boxes
+from qvl_export.evaluate.metrics.scores import score
 
 PAGE = PageGeometry.original((400, 300))
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from qvl_export.cli import cli
+from qvl_export.cli.main import cli
 from qvl_export.errors import OutputError
-from qvl_export.evaluate.place import at_work, check_place
-from qvl_export.evaluate.report import write
+from qvl_export.evaluate.report.output_dir import at_work, check_place
+from qvl_export.evaluate.report.render import write
 from tests.evaluate.test_few_items import report
 
 KEY = "0123456789ab"

@@ -14,15 +14,15 @@ from pathlib import Path
 import pytest
 
 from qvl_export.errors import ExportError
-from qvl_export.processes import BrokenJob, run_jobs
+from qvl_export.jobs.pool import BrokenJob, run_jobs
 from tests.evaluate.broken_job import Job
 
 ROOT = Path(__file__).parents[2]
 MODULE = "tests.evaluate.broken_job"
 BLAME = f"""
 import sys
-from qvl_export.cli import cli, run
-from qvl_export.evaluate import blame
+from qvl_export.cli.main import cli, run
+from qvl_export.evaluate.trace import blame
 from tests.evaluate.broken_job import Job
 
 blame.TAPPING, blame.TapJob = "{MODULE}", lambda *_: Job("bug")
@@ -63,7 +63,7 @@ def test_a_bug_has_its_traceback(how: str, said: str) -> None:
 
 WAITING = f"""
 import sys
-from qvl_export.processes import run_jobs
+from qvl_export.jobs.pool import run_jobs
 from tests.evaluate.broken_job import Job
 run_jobs("{MODULE}", [Job("waiting", sys.argv[1]), Job("waiting", sys.argv[1])], lambda _: None)
 """

@@ -12,11 +12,11 @@ import msgspec
 import pytest
 from click.testing import CliRunner
 
-from qvl_export.cli import cli
+from qvl_export.cli.main import cli
 from qvl_export.errors import ExportError
-from qvl_export.evaluate.records import Records
-from qvl_export.open_pool import open_pool
-from qvl_export.ray_pool import RayPool
+from qvl_export.evaluate.answers.records import Records
+from qvl_export.jobs.open_pool import open_pool
+from qvl_export.jobs.ray_cluster import RayPool
 from qvl_runtime.bundle import sha256
 from tests.evaluate.test_blame import damage
 from tests.heldout import HELDOUT

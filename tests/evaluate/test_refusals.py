@@ -15,13 +15,13 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from qvl_export.cli import cli
+from qvl_export.cli.main import cli
+from qvl_export.cli.progress import ItemProgress, _Lines
 from qvl_export.errors import ExportError
-from qvl_export.evaluate import blame as blaming
 from qvl_export.evaluate import compare as comparing
-from qvl_export.evaluate.blame import BlamePlan, blame
-from qvl_export.evaluate.models import open_models
-from qvl_export.terminal_progress import ItemProgress, _Lines
+from qvl_export.evaluate.answers.models import open_models
+from qvl_export.evaluate.trace import blame as blaming
+from qvl_export.evaluate.trace.blame import BlamePlan, blame
 from qvl_runtime.errors import BundleError, MediaError
 from tests.evaluate.test_few_items import report
 from tests.evaluate.test_many_items import make_set
@@ -106,8 +106,8 @@ def test_a_reference_that_answers_nothing(bundle: Any, tmp_path: Path) -> None:
     Image.new("RGB", (56, 56), "white").save(data / "page.png")
     label = {"image": "page.png", "prompt": "Read.", "task": "ocr", "answers": ["x"]}
     (data / "labels.jsonl").write_text(json.dumps(label) + "\n" + json.dumps({**label, "prompt": "?"}) + "\n")
-    command = [sys.executable, "-m", "qvl_export.cli", "compare", small, small, "--data", str(data), "--threads", "1"]
-    options = ["--out", str(tmp_path / "out"), "--quiet", "--template-arg", "loud=1"]
+    command = [sys.executable, "-m", "qvl_export.cli.main", "compare", small, small, "--data", str(data)]
+    options = ["--threads", "1", "--out", str(tmp_path / "out"), "--quiet", "--template-arg", "loud=1"]
     done = subprocess.run([*command, *options], capture_output=True, text=True, timeout=120)
     assert done.returncode == 2 and done.stdout == ""
     cause = "PromptError: the chat template has no variable 'loud' (it takes none)"

@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from qvl_export.evaluate import machine as machines
-from qvl_export.evaluate import report as pages
-from qvl_export.evaluate.contender import Contender
-from qvl_export.evaluate.dataset import EvalSet, open_set
-from qvl_export.evaluate.machine import Machine, this_machine
-from qvl_export.evaluate.records import Cost, Record, Records, appending
-from qvl_export.evaluate.results import AgreementSummary, Report
-from qvl_export.evaluate.summary import summarise
-from qvl_export.evaluate.words import headline
+from qvl_export.evaluate.analysis import machine as machines
+from qvl_export.evaluate.analysis.machine import Machine, this_machine
+from qvl_export.evaluate.analysis.results import AgreementSummary, Report
+from qvl_export.evaluate.analysis.summary import summarise
+from qvl_export.evaluate.answers.contender import Contender
+from qvl_export.evaluate.answers.records import Cost, Record, Records, appending
+from qvl_export.evaluate.report import render as pages
+from qvl_export.evaluate.report.text import headline
+from qvl_export.evaluate.sets.dataset import EvalSet, open_set
 
 ITEMS = 120
 TRUTH = "alpha beta gamma delta"

@@ -11,12 +11,12 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from qvl_export.cli import cli
+from qvl_export.cli.main import cli
 from qvl_export.errors import ExportError
-from qvl_export.evaluate.build import build_set
-from qvl_export.evaluate.dataset import open_set
+from qvl_export.evaluate.sets.build_set import build_set
+from qvl_export.evaluate.sets.dataset import open_set
 from qvl_export.evaluate.sweep import SweepPlan, make_bundles, parse_pixels
-from qvl_export.pipeline import Silent
+from qvl_export.exporting.pipeline import Silent
 from qvl_runtime import load
 from tests.heldout import HELDOUT
 from tests.oracles.tiny import REFERENCE

@@ -7,7 +7,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from qvl_export.evaluate.statistics import Paired, interval, items_needed, mcnemar, resampled, swap_test
+from qvl_export.evaluate.analysis.statistics import Paired, interval, items_needed, mcnemar, resampled, swap_test
 
 
 def pages(rng: np.random.Generator, items: int, loss: float = 0.0) -> Paired:

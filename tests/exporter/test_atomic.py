@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from qvl_export.atomic import Product, writing, written
+from qvl_export.common.atomic_output import Product, writing, written
 from qvl_export.errors import OutputError
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from qvl_export import cli
+from qvl_export.cli import main as cli
 from tests.exporter import damage as d
 
 FIRST = "qwen2_5_vl", "small"

@@ -17,8 +17,10 @@ import pytest
 import torch
 
 import qvl_runtime
-from qvl_export import ExportPlan, OutputError, atomic, cli, export
-from qvl_export import bundle as bundles
+from qvl_export import ExportPlan, OutputError, export
+from qvl_export.bundle import files as bundles
+from qvl_export.cli import main as cli
+from qvl_export.common import atomic_output as atomic
 from qvl_runtime.bundle import read_manifest, verify
 from qvl_runtime.manifest import json_schema
 from tests.exporter import damage as d
@@ -27,7 +29,7 @@ from tests.exporter.test_broken_inputs import listing
 FIRST = "qwen2_5_vl", "small"
 BLOCKED = """
 import sys, time
-from qvl_export import cli
+from qvl_export.cli import main as cli
 from qvl_export.graph import weights
 write = weights.write
 def block(*arguments, **options):
@@ -40,7 +42,7 @@ cli.main()
 """
 LIMITED = """
 import resource, sys
-from qvl_export import cli
+from qvl_export.cli import main as cli
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 sys.argv = ["qvl-export", "export", *sys.argv[1:], "--quiet"]
 cli.main()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from qvl_export import cli
+from qvl_export.cli import main as cli
 from qvl_runtime.bundle import read_manifest
 from tests.exporter.test_broken_inputs import listing
 from tests.heldout import HELDOUT

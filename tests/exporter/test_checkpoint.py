@@ -16,9 +16,9 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
 from qvl_export import CheckpointError, ExportPlan, export
-from qvl_export.checkpoint import Checkpoint
+from qvl_export.checkpoint.directory import Checkpoint
+from qvl_export.checkpoint.safetensors_reader import StoredTensor
 from qvl_export.families import read_spec
-from qvl_export.safetensors_file import StoredTensor
 from qvl_runtime import load
 from tests.exporter import damage as d
 from tests.oracles import tiny

@@ -15,21 +15,22 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from qvl_export import ExportError, ExportPlan, cli, export
-from qvl_export.checkpoint import Checkpoint
+from qvl_export import ExportError, ExportPlan, export
+from qvl_export.checkpoint.directory import Checkpoint
+from qvl_export.checkpoint.quantized.detect import quantized_linears
+from qvl_export.cli import main as cli
+from qvl_export.common.progress import Silent
 from qvl_export.engines import EngineOptions, building, capabilities, check
 from qvl_export.engines.profiles import most_windows, profiles
-from qvl_export.evaluate.exposing import expose
-from qvl_export.progress import Silent
-from qvl_export.quant.qtensor import Layout
-from qvl_export.quant.stored import quantized_linears
+from qvl_export.evaluate.trace.expose_graph import expose
+from qvl_export.qtensor import Layout
 from qvl_export.targets.tensorrt_rtx import _configure
 from qvl_runtime.bundle import read_manifest
-from qvl_runtime.cuda import Cuda
 from qvl_runtime.errors import BundleError, EngineError, InstallError, QvlError
 from qvl_runtime.model import load
 from qvl_runtime.positions import Grid, window_layout
 from qvl_runtime.preprocess import resized_grid
+from qvl_runtime.sessions._tensorrt.cuda_driver import Cuda
 from tests.oracles.tiny import FAMILIES, FREE_SIZES
 from tests.quant.test_gptq_checkpoint import EXAMPLES
 

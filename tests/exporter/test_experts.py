@@ -19,8 +19,8 @@ from qvl_export.graph import weights
 from qvl_export.graph.build import FLOAT, Graph, add_input, add_output, empty_graph
 from qvl_export.graph.experts import EXPERT_PARTS, Experts
 from qvl_export.graph.quantized import quantize
-from qvl_export.quant.gptq import round_to_nearest
-from qvl_export.quant.qtensor import Layout
+from qvl_export.qtensor import Layout
+from qvl_export.quant.gptq.solver import round_to_nearest
 from qvl_export.targets import lower
 
 HIDDEN, SPEC = 96, MoeSpec(num_experts=5, experts_per_token=2, intermediate_size=64, dense_layers=frozenset())

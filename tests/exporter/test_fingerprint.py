@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from qvl_export.fingerprint import digest, fingerprint, versions
+from qvl_export.common.fingerprint import digest, fingerprint, versions
 
 
 def test_a_changed_byte_a_new_file_and_a_new_name_are_seen(tmp_path: Path) -> None:

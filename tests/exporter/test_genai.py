@@ -16,14 +16,14 @@ import pytest
 
 from qvl_export import ExportPlan, export
 from qvl_export.errors import ConfigError, ExportError, OutputError
-from qvl_export.layouts import genai
+from qvl_export.exporting.layouts import genai
 from qvl_runtime import preprocess
 from qvl_runtime.__main__ import main as runtime_main
-from qvl_runtime.generate import Run
+from qvl_runtime._onnxruntime.saturation import saturates
+from qvl_runtime.answers.generate import Run
 from qvl_runtime.manifest import ImageGeometry
 from qvl_runtime.model import Model, load
 from qvl_runtime.preprocess import patchify
-from qvl_runtime.saturation import saturates
 from tests.conftest import REFERENCE, Bundles, Loader
 from tests.exporter.test_parity import image
 from tests.heldout import character_error_rate, items

@@ -10,7 +10,7 @@ import onnx
 import pytest
 
 from qvl_export import families, targets
-from qvl_export.checkpoint import Checkpoint
+from qvl_export.checkpoint.directory import Checkpoint
 from qvl_export.graph.build import build_llm, build_vision
 from qvl_runtime.bundle import read_manifest
 from tests.conftest import Bundles

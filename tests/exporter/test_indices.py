@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnxscript import GraphBuilder
 
-from qvl_export.graph import indices
+from qvl_export.graph import grid_indices as indices
 from qvl_export.graph.build import INT64, add_input
 from qvl_runtime.manifest import ImageGeometry
 from qvl_runtime.positions import Grid

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from qvl_export.locks import lock
-from qvl_export.scratch import abandoned, scratch
+from qvl_export.common.locks import lock
+from qvl_export.common.scratch import abandoned, scratch
 
 HOLDING = """
 import sys, time
 from pathlib import Path
-from qvl_export.locks import lock
-from qvl_export.scratch import scratch
+from qvl_export.common.locks import lock
+from qvl_export.common.scratch import scratch
 with lock(Path(sys.argv[1])) as held, scratch(Path(sys.argv[2]), "box") as directory:
     (directory / "page").write_text("half")
     print(held, flush=True)

@@ -10,10 +10,10 @@ import torch
 from click.testing import CliRunner
 
 from qvl_export import ExportPlan, export
-from qvl_export.cli import cli
+from qvl_export.cli.main import cli
 from qvl_export.errors import ExportError
-from qvl_export.plan import READ_BY
-from qvl_runtime.saturation import saturates
+from qvl_export.exporting.plan import READ_BY
+from qvl_runtime._onnxruntime.saturation import saturates
 from qvl_runtime.sessions import cpu
 from tests.heldout import HELDOUT
 from tests.oracles.tiny import REFERENCE

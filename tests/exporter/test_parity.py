@@ -11,11 +11,11 @@ import torch
 from PIL import Image
 from transformers import PreTrainedModel
 
-from qvl_runtime.generate import Run
+from qvl_runtime.answers.generate import Run
 from qvl_runtime.model import Model
 from qvl_runtime.positions import Grid
 from qvl_runtime.preprocess import patchify
-from qvl_runtime.prompt import Prompt
+from qvl_runtime.prompts.prompt import Prompt
 from tests.conftest import Loader
 from tests.oracles.tiny import FAMILIES, FREE_SIZES, SHAPES, VIDEO
 

@@ -11,18 +11,18 @@ from pathlib import Path, PureWindowsPath
 
 import pytest
 
-from qvl_export.checkpoint import Checkpoint
+from qvl_export.checkpoint.directory import Checkpoint
+from qvl_export.common.portable_paths import is_inside, is_plain
 from qvl_export.errors import CheckpointError, ExportError
-from qvl_export.evaluate.dataset import Label, check
-from qvl_export.paths import is_inside, is_plain
-from qvl_export.quant.labels import read_labels
+from qvl_export.evaluate.sets.dataset import Label, check
+from qvl_export.quant.calibration_data.labelled_set import read_labels
 from qvl_runtime.bundle import inside
 from qvl_runtime.errors import BundleError
 from tests.heldout import HELDOUT
 from tests.oracles.tiny import REFERENCE
 
 ROOT = Path(__file__).parents[2]
-MAIN = "import sys; from qvl_export.cli import main; sys.argv[0] = 'qvl-export'; main()"
+MAIN = "import sys; from qvl_export.cli.main import main; sys.argv[0] = 'qvl-export'; main()"
 IMPORTS = """
 import importlib, pkgutil, os, sys
 for name in ("fcntl", "resource"):
@@ -100,7 +100,7 @@ def test_models_are_quantized_and_compared(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("encoding", ["cp437", "cp1252", "ascii"])
 def test_a_console_that_cannot_show_all_is_no_error(encoding: str) -> None:
-    print_all = "from qvl_export.cli import cli, run\nimport click, sys\n"
+    print_all = "from qvl_export.cli.main import cli, run\nimport click, sys\n"
     print_all += "cli.callback = None\n@cli.command()\ndef show(): click.echo('28 \u00d7 28 \u2190 \u2265 \u65e5')\n"
     found = without_posix(f"{print_all}run(cli, ['show'])", PYTHONIOENCODING=encoding)
     assert (found.returncode, found.stderr) == (0, "") and found.stdout.startswith("28 ")

@@ -17,22 +17,22 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from qvl_export import ExportError, ExportPlan, export, families
-from qvl_export.checkpoint import Checkpoint
-from qvl_export.computed import interpolation_matrix
+from qvl_export.checkpoint.derived_tensors import interpolation_matrix
+from qvl_export.checkpoint.directory import Checkpoint
+from qvl_export.checkpoint.safetensors_reader import StoredTensor
 from qvl_export.families import qwen, read_spec
 from qvl_export.graph.build import build_llm, build_vision
-from qvl_export.graph.matching import match
-from qvl_export.safetensors_file import StoredTensor
+from qvl_export.graph.weight_matching import match
 from qvl_export.targets import lower
+from qvl_runtime.answers.generate import Run
 from qvl_runtime.bundle import read_manifest
-from qvl_runtime.chat import ChatTemplate
-from qvl_runtime.describe import describe
+from qvl_runtime.cli.describe import describe
 from qvl_runtime.errors import PromptError
-from qvl_runtime.generate import Run
 from qvl_runtime.grounding import Box
 from qvl_runtime.model import Model, load
 from qvl_runtime.positions import ntk_alpha
 from qvl_runtime.preprocess import patchify
+from qvl_runtime.templates.chat import ChatTemplate
 from tests.conftest import Loader
 from tests.exporter.test_parity import assert_close, image, oracle_inputs, ways
 from tests.oracles import tiny
@@ -282,7 +282,7 @@ def test_marks_of_boxes_survive_decoding(model: Loader, monkeypatch: pytest.Monk
     ours = model("qwen", "small", "fp32")
     said = "<ref>the total</ref><box>(100,200),(500,600)</box><|im_end|>"
     tokens = iter(ours._ids(said))
-    monkeypatch.setattr("qvl_runtime.sampling.Sampling.chooser", lambda _: lambda logits: next(tokens))
+    monkeypatch.setattr("qvl_runtime.answers.sampling.Sampling.chooser", lambda _: lambda logits: next(tokens))
     answer = ours.generate(user(picture(), "Where?"), max_new_tokens=60)
     assert answer == said.removesuffix("<|im_end|>")
     assert ours.regions(answer, image(200, 100, 1)) == [Box("the total", 20, 20, 100, 60)]

@@ -15,14 +15,14 @@ import torch
 from safetensors.torch import save_file
 
 from qvl_export import ConfigError, ExportPlan, export
-from qvl_export.checkpoint import Checkpoint
+from qvl_export.checkpoint.directory import Checkpoint
 from qvl_export.families import read_spec
-from qvl_export.quant import calibrate
-from qvl_export.quant.labels import read_labels
-from qvl_export.quant.work import Sample
+from qvl_export.quant.calibration import layerwise as calibrate
+from qvl_export.quant.calibration.work_dir import Sample
+from qvl_export.quant.calibration_data.labelled_set import read_labels
 from qvl_runtime import BundleError, load
+from qvl_runtime.answers.generate import Run
 from qvl_runtime.bundle import read_manifest
-from qvl_runtime.generate import Run
 from qvl_runtime.manifest import SCHEMA_VERSION, Manifest
 from qvl_runtime.model import Model
 from tests.conftest import Loader

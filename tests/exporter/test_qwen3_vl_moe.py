@@ -14,12 +14,13 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from qvl_export import CheckpointError, ConfigError, ExportPlan, export
-from qvl_export.checkpoint import Checkpoint
+from qvl_export.checkpoint.directory import Checkpoint
 from qvl_export.families import read_spec
 from qvl_export.quant import schemes
 from qvl_export.quant.context import CalibrationSetup
 from qvl_export.quant.quantizer import Quantizer
-from qvl_runtime import generate, load
+from qvl_runtime import load
+from qvl_runtime.answers import generate
 from tests.conftest import Loader
 from tests.exporter import damage as d
 from tests.exporter.test_checkpoint import Tensors, data_hashes

@@ -12,11 +12,12 @@ from transformers import AutoTokenizer
 from transformers.processing_utils import ProcessorMixin
 from transformers.utils import logging
 
-from qvl_export import ExportPlan, export, families, texts
-from qvl_export.checkpoint import Checkpoint
+from qvl_export import ExportPlan, export, families
+from qvl_export.bundle.text_files import texts
+from qvl_export.bundle.text_files.texts import Texts
+from qvl_export.checkpoint.directory import Checkpoint
+from qvl_export.cli.progress import RichProgress
 from qvl_export.errors import ConfigError
-from qvl_export.terminal_progress import RichProgress
-from qvl_export.texts import Texts
 from qvl_runtime.bundle import read_manifest
 from qvl_runtime.model import load
 from tests.oracles.tiny import REFERENCE

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
+from qvl_export.bundle.text_files.tiktoken_bpe import PATTERN, convert, recovered_merges
 from qvl_export.errors import ConfigError
 from qvl_export.families.qwen import SPECIAL_TOKENS
-from qvl_export.tiktoken_bpe import PATTERN, convert, recovered_merges
 from tests.heldout import HELDOUT
 from tests.oracles.tiny import REFERENCE, reference_ranks
 

@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 
 from qvl_export.errors import ExportError
-from qvl_export.processes import ThisMachine
-from qvl_export.quant.spread import MODULE, Job
+from qvl_export.jobs.pool import ThisMachine
+from qvl_export.quant.calibration.cluster import MODULE, Job
 from qvl_runtime.bundle import read_manifest
 
 PROGRAM = """
 import sys
 for name in sys.argv.pop(1).split(","):
     sys.modules[name] = None
-from qvl_export.cli import main
+from qvl_export.cli.main import main
 main()
 """
 QUANTIZED = Path(__file__).parents[1] / "quant" / "gptq" / "qwen2_vl_g32_sym"

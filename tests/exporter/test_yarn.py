@@ -15,10 +15,10 @@ from transformers import PreTrainedModel
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from qvl_export import ExportPlan, export
-from qvl_export.checkpoint import Checkpoint
+from qvl_export.checkpoint.directory import Checkpoint
 from qvl_export.families import read_spec
 from qvl_export.graph.layers import inverse_frequencies
-from qvl_runtime.generate import Run
+from qvl_runtime.answers.generate import Run
 from qvl_runtime.model import load
 from tests.exporter.test_parity import STEPS, assert_close, image, oracle_inputs
 from tests.oracles import tiny

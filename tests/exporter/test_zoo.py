@@ -17,12 +17,12 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from qvl_export import ExportError, ExportPlan, export
-from qvl_export.checkpoint import Checkpoint
+from qvl_export.checkpoint.directory import Checkpoint
+from qvl_export.cli.progress import ItemProgress, RichProgress
+from qvl_export.common.progress import Silent
 from qvl_export.families import read_spec
-from qvl_export.progress import Silent
-from qvl_export.terminal_progress import ItemProgress, RichProgress
 from qvl_runtime import load
-from qvl_runtime.generate import Run
+from qvl_runtime.answers.generate import Run
 from tests.exporter import damage as d
 from tests.exporter import zoo
 from tests.exporter.test_parity import image, oracle_inputs

@@ -15,19 +15,19 @@ from onnxscript import GraphBuilder
 from tokenizers import Tokenizer
 
 from qvl_export import ExportPlan, export
-from qvl_export.checkpoint import Checkpoint
+from qvl_export.checkpoint.directory import Checkpoint
 from qvl_export.families import read_spec
 from qvl_export.graph.build import FLOAT, add_input, add_output, empty_graph
-from qvl_export.quant.pages import select
-from qvl_export.quant.qtensor import QTensor
-from qvl_export.quant.running import run
-from qvl_export.quant.samples import Sampler
+from qvl_export.qtensor import QTensor
+from qvl_export.quant.calibration.layer_session import run
+from qvl_export.quant.calibration.work_dir import Quantized, Sample
+from qvl_export.quant.calibration_data.prompts import Sampler
+from qvl_export.quant.calibration_data.selection import select
 from qvl_export.quant.towers import llm_tower
-from qvl_export.quant.work import Quantized, Sample
 from qvl_export.targets import PackedWeight, Target, lower
 from qvl_runtime.bundle import read_manifest
-from qvl_runtime.chat import ChatTemplate
 from qvl_runtime.sessions.cpu import open_vision
+from qvl_runtime.templates.chat import ChatTemplate
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT / "tests" / "checkpoints" / "reference"

@@ -19,9 +19,9 @@ from gptqmodel import BACKEND, GPTQModel
 from gptqmodel.models.definitions.base_qwen2_vl import BaseQwen2VLGPTQ
 from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel
 
-from qvl_export.checkpoint import Checkpoint, nested_name
-from qvl_export.quant.qweight import FORMS
-from qvl_export.quant.stored import quantized_linears
+from qvl_export.checkpoint.directory import Checkpoint, nested_name
+from qvl_export.checkpoint.quantized.detect import quantized_linears
+from qvl_export.checkpoint.quantized.packed_words import FORMS
 
 BACKENDS = BACKEND.GPTQ_TORCH, BACKEND.GPTQ_TORCH_ATEN, BACKEND.GPTQ_TORCH_FUSED
 LEAST_COSINE = 0.999

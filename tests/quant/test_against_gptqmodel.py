@@ -12,8 +12,8 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from qvl_export.quant.gptq import gptq, round_to_nearest
-from qvl_export.quant.qtensor import Layout
+from qvl_export.qtensor import Layout
+from qvl_export.quant.gptq.solver import gptq, round_to_nearest
 from tests.quant.against_gptqmodel import BLOCKS, RESULTS
 from tests.quant.layers import Layer, random_layers, reference_layers
 

@@ -13,11 +13,11 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from qvl_export import ExportPlan, export
-from qvl_export.checkpoint import Checkpoint
+from qvl_export.checkpoint.directory import Checkpoint
+from qvl_export.checkpoint.quantized.awq import AwqConfig, read_config
+from qvl_export.checkpoint.quantized.detect import quantized_linears
 from qvl_export.errors import CheckpointError, ConfigError
-from qvl_export.quant.awq_checkpoint import AwqConfig, read_config
-from qvl_export.quant.stored import quantized_linears
-from qvl_runtime.generate import Run
+from qvl_runtime.answers.generate import Run
 from qvl_runtime.model import load
 from tests.exporter.test_parity import cosine, image
 

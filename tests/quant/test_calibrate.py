@@ -16,15 +16,15 @@ import torch
 from transformers import PreTrainedModel
 
 from qvl_export import ExportError, ExportPlan, export
-from qvl_export.checkpoint import Checkpoint
+from qvl_export.checkpoint.directory import Checkpoint
 from qvl_export.families import read_spec, tensors
-from qvl_export.graph.stages import decoder_stage, decoder_stages, vision_stage, vision_stages
-from qvl_export.quant import calibrate
-from qvl_export.quant.running import run
-from qvl_export.quant.samples import llm_feeds, places
+from qvl_export.graph.layer_graphs import decoder_stage, decoder_stages, vision_stage, vision_stages
+from qvl_export.quant.calibration import layerwise as calibrate
+from qvl_export.quant.calibration.layer_session import run
+from qvl_export.quant.calibration.tower import Tower
+from qvl_export.quant.calibration.work_dir import Quantized, Sample
+from qvl_export.quant.calibration_data.prompts import llm_feeds, places
 from qvl_export.quant.schemes import int4
-from qvl_export.quant.tower import Tower
-from qvl_export.quant.work import Quantized, Sample
 from qvl_export.targets import lower
 from qvl_runtime.bundle import read_manifest
 from qvl_runtime.model import Model, load
@@ -128,7 +128,7 @@ def test_it_is_worth_it(
 
 
 def calibrate_nearest(weight: np.ndarray, layout: Any) -> Any:
-    from qvl_export.quant.gptq import round_to_nearest
+    from qvl_export.quant.gptq.solver import round_to_nearest
 
     return round_to_nearest(weight, layout)
 

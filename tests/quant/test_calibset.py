@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from qvl_export.errors import ExportError, OutputError
-from qvl_export.quant.calibset import BuiltSet, SetPlan, build
-from qvl_export.quant.labels import read_labels
-from qvl_export.quant.pages import Record, select
+from qvl_export.quant.calibration_data.build_set import BuiltSet, SetPlan, build
+from qvl_export.quant.calibration_data.labelled_set import read_labels
+from qvl_export.quant.calibration_data.selection import Record, select
 from qvl_runtime.errors import MediaError
 from tests.exporter.test_broken_inputs import listing
 from tests.heldout import HELDOUT

@@ -11,10 +11,10 @@ import onnx_ir as ir
 import pytest
 
 from qvl_export.graph.experts import ExpertWeight
-from qvl_export.quant.experts import LEAST_TOKENS, gptq_experts, hessians
-from qvl_export.quant.gptq import round_to_nearest
-from qvl_export.quant.qtensor import Layout, QTensor
-from qvl_export.quant.routed import Routed
+from qvl_export.qtensor import Layout, QTensor
+from qvl_export.quant.calibration.expert_tokens import Routed
+from qvl_export.quant.calibration.experts import LEAST_TOKENS, gptq_experts, hessians
+from qvl_export.quant.gptq.solver import round_to_nearest
 from qvl_export.targets import lower
 
 EXPERTS, CHOSEN, HIDDEN, INNER, LAYOUT = 5, 2, 96, 64, Layout(4, 32)
@@ -86,7 +86,7 @@ def routed(layer: Layer, directory: Path, *pages: int) -> tuple[Routed, Floats, 
 
 @pytest.mark.parametrize("counts", [None, 4.0])
 def test_hessians_are_those_of_a_loop(counts: float | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("qvl_export.quant.routed.TOKENS_AT_ONCE", 50)
+    monkeypatch.setattr("qvl_export.quant.calibration.expert_tokens.TOKENS_AT_ONCE", 50)
     layer, found = Layer(), Routed(tmp_path / "routed", CHOSEN)
     seen = [layer.tokens(count) for count in (130, 70)]
     with found.file.open("wb") as file:

@@ -12,13 +12,13 @@ import onnx_ir as ir
 import pytest
 from onnxscript import GraphBuilder
 
-from qvl_export.evaluate.exposing import linears
+from qvl_export.evaluate.trace.expose_graph import linears
 from qvl_export.graph.build import FLOAT, add_input, add_output, empty_graph, finished
 from qvl_export.graph.layers import GatedMlp
 from qvl_export.graph.quantized import quantize
-from qvl_export.quant.noise import round_together, round_tokens
-from qvl_export.quant.qtensor import QTensor
-from qvl_export.quant.running import open_session
+from qvl_export.qtensor import QTensor
+from qvl_export.quant.calibration.layer_session import open_session
+from qvl_export.quant.output_error import round_together, round_tokens
 from qvl_export.quant.schemes import Options, find
 from qvl_export.targets import SCALED_LATER, lower
 

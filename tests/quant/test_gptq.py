@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qvl_export.errors import ExportError
-from qvl_export.quant.gptq import gptq, output_error, round_to_nearest
-from qvl_export.quant.qtensor import Layout, QTensor
+from qvl_export.qtensor import Layout, QTensor
+from qvl_export.quant.gptq.solver import gptq, output_error, round_to_nearest
 
 LAYOUTS = [
     Layout(bits, block, asymmetric) for bits in (4, 8) for block in (16, 32, 128) for asymmetric in (False, True)

@@ -16,11 +16,11 @@ from safetensors.numpy import load_file, save_file
 from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel
 
 from qvl_export import ExportPlan, export
-from qvl_export.checkpoint import Checkpoint
+from qvl_export.checkpoint.directory import Checkpoint
+from qvl_export.checkpoint.quantized.detect import quantized_linears
+from qvl_export.checkpoint.quantized.gptq import GptqConfig, read_config
 from qvl_export.errors import CheckpointError, ConfigError
-from qvl_export.quant.gptq_checkpoint import GptqConfig, read_config
-from qvl_export.quant.stored import quantized_linears
-from qvl_runtime.generate import Run
+from qvl_runtime.answers.generate import Run
 from qvl_runtime.model import Model, load
 from qvl_runtime.packing import unpack_nibbles
 from tests.exporter.test_parity import cosine, image, oracle_inputs

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from qvl_export.quant.gptq import gptq, output_error, round_to_nearest
-from qvl_export.quant.gptq_refine import Objective, descend, fit_scales, refine
-from qvl_export.quant.grid import Grid, spread
-from qvl_export.quant.qtensor import Layout
+from qvl_export.qtensor import Layout
+from qvl_export.quant.gptq.refine import Objective, descend, fit_scales, refine
+from qvl_export.quant.gptq.scale_search import Grid, spread
+from qvl_export.quant.gptq.solver import gptq, output_error, round_to_nearest
 from tests.quant.test_gptq import LAYOUTS, problem
 
 DAMP = 0.5
@@ -92,7 +92,7 @@ def test_rows_are_refined_alike_however_many_go_together(monkeypatch: pytest.Mon
     given = case(layout, rows=12)
     codes = given.steps + spread(given.grid.zero, layout, given.weight.shape[1])
     together = refine(given.weight, codes, given.grid, given.objective, layout)
-    monkeypatch.setattr("qvl_export.quant.gptq_refine.WEIGHTS_AT_ONCE", 5 * given.weight.shape[1])
+    monkeypatch.setattr("qvl_export.quant.gptq.refine.WEIGHTS_AT_ONCE", 5 * given.weight.shape[1])
     apart = refine(given.weight, codes, given.grid, given.objective, layout)
     assert torch.equal(together[0], apart[0])
     assert torch.allclose(together[1].scale, apart[1].scale, rtol=1e-3)

@@ -13,13 +13,14 @@ import onnx
 import pytest
 
 from qvl_export import ExportError, ExportPlan, export
-from qvl_export.graph.folds import Fold
-from qvl_export.quant import calibrate, smooth
+from qvl_export.graph.scale_folds import Fold
+from qvl_export.quant.calibration import layerwise as calibrate
+from qvl_export.quant.calibration import smoothquant as smooth
 from qvl_export.quant.precision import of_towers
+from qvl_runtime.answers.generate import Run
 from qvl_runtime.bundle import read_manifest
-from qvl_runtime.describe import describe
+from qvl_runtime.cli.describe import describe
 from qvl_runtime.errors import BundleError
-from qvl_runtime.generate import Run
 from qvl_runtime.manifest import MANIFEST
 from qvl_runtime.model import Model, load
 from tests.exporter import damage as d

@@ -11,14 +11,14 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from qvl_export import ExportPlan, export
-from qvl_export.evaluate.blame import BlamePlan, blame
-from qvl_export.graph.folds import Fold
-from qvl_export.quant.calibrate import _together
-from qvl_export.quant.noise import relative_noise, round_together, round_tokens, sqnr
-from qvl_export.quant.qtensor import QTensor
-from qvl_export.quant.running import open_session
+from qvl_export.evaluate.trace.blame import BlamePlan, blame
+from qvl_export.graph.scale_folds import Fold
+from qvl_export.qtensor import QTensor
+from qvl_export.quant.calibration.layer_session import open_session
+from qvl_export.quant.calibration.layerwise import _together
+from qvl_export.quant.calibration.smoothquant import best_scale
+from qvl_export.quant.output_error import relative_noise, round_together, round_tokens, sqnr
 from qvl_export.quant.schemes import Options, find
-from qvl_export.quant.smooth import best_scale
 from qvl_export.quant.statistics import Collector, Statistics
 from qvl_export.targets import lower
 from qvl_runtime.bundle import read_manifest
@@ -231,8 +231,8 @@ def test_an_outlier_twin_loses_nothing(reference_bundle: Path, tmp_path: Path, m
     source = twin(tmp_path / "twin")
     export(ExportPlan(source, tmp_path / "float"))
     export(ExportPlan(source, tmp_path / "ours", **plan))
-    monkeypatch.setattr("qvl_export.quant.smooth.STRENGTHS", ())
-    monkeypatch.setattr("qvl_export.quant.calibrate.LEAST_SQNR", -100.0)
+    monkeypatch.setattr("qvl_export.quant.calibration.smoothquant.STRENGTHS", ())
+    monkeypatch.setattr("qvl_export.quant.calibration.layerwise.LEAST_SQNR", -100.0)
     export(ExportPlan(source, tmp_path / "plain", **plan))
     reference = load(reference_bundle, threads=1)
     same, ours, plain = (divergence(reference, load(tmp_path / n, threads=1)) for n in ("float", "ours", "plain"))

@@ -16,21 +16,25 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qvl_export import ExportError, ExportPlan, export, pipeline
-from qvl_export.checkpoint import Checkpoint
-from qvl_export.cli import cli, run
+from qvl_export import ExportError, ExportPlan, export
+from qvl_export.checkpoint.directory import Checkpoint
+from qvl_export.cli.main import cli, run
+from qvl_export.common.progress import Silent
+from qvl_export.exporting import pipeline
 from qvl_export.families import read_spec
-from qvl_export.progress import Silent
-from qvl_export.quant import calibrate, mixed, search, sensitivity
-from qvl_export.quant.knapsack import BUCKETS, choose
-from qvl_export.quant.sensitivities import Sensitivity
-from qvl_export.quant.sensitivity import Pace
-from qvl_export.quant.sizes import Sizes
-from qvl_export.quant.variants import CLEAN, Part, Step, Variants
-from qvl_export.quant.work import Sample
+from qvl_export.quant.calibration import layerwise as calibrate
+from qvl_export.quant.calibration.work_dir import Sample
+from qvl_export.quant.mixed_precision import choose as mixed
+from qvl_export.quant.mixed_precision import measure as sensitivity
+from qvl_export.quant.mixed_precision import search
+from qvl_export.quant.mixed_precision.bundle_size import Sizes
+from qvl_export.quant.mixed_precision.hidden_states import CLEAN, Part, Step, Variants
+from qvl_export.quant.mixed_precision.knapsack import BUCKETS, choose
+from qvl_export.quant.mixed_precision.measure import Pace
+from qvl_export.quant.mixed_precision.sensitivity_table import Sensitivity
 from qvl_export.targets import lower
-from qvl_runtime.arguments import BAD_INPUT
 from qvl_runtime.bundle import read_manifest
+from qvl_runtime.cli.arguments import BAD_INPUT
 from qvl_runtime.model import load
 from tests.heldout import HELDOUT, divergence
 from tests.oracles.tiny import FAMILIES, REFERENCE

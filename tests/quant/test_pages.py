@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from qvl_export.errors import ExportError
-from qvl_export.quant import pages as module
-from qvl_export.quant.labels import read_labels
-from qvl_export.quant.pages import Record, built_in, evenly, select, share
-from qvl_export.quant.plain import READ, language, printed
-from qvl_export.quant.question import Question
+from qvl_export.quant.calibration_data import selection as module
+from qvl_export.quant.calibration_data.labelled_set import read_labels
+from qvl_export.quant.calibration_data.page_question import Question
+from qvl_export.quant.calibration_data.selection import Record, built_in, evenly, select, share
+from qvl_export.quant.calibration_data.unlabelled_pages import READ, language, printed
 from qvl_runtime.errors import QvlError
 from tests.heldout import HELDOUT
 from tests.pdfs import text_pdf

@@ -15,13 +15,13 @@ import onnxruntime as ort
 import pytest
 from onnxscript import GraphBuilder, OpBuilder, nn
 
-from qvl_export.evaluate.exposing import linears
+from qvl_export.evaluate.trace.expose_graph import linears
 from qvl_export.graph.build import FLOAT, add_input, add_output, empty_graph, finished
 from qvl_export.graph.layers import Linear
 from qvl_export.graph.quantized import quantize
-from qvl_export.quant.gptq import round_to_nearest
-from qvl_export.quant.qtensor import Layout, QTensor
-from qvl_export.quant.running import open_session
+from qvl_export.qtensor import Layout, QTensor
+from qvl_export.quant.calibration.layer_session import open_session
+from qvl_export.quant.gptq.solver import round_to_nearest
 from qvl_export.quant.schemes import Options, find
 from qvl_export.targets import Target, lower
 from tests.quant.layers import stored

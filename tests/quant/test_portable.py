@@ -13,13 +13,13 @@ from transformers import PreTrainedModel
 
 from qvl_export import ExportPlan, export
 from qvl_export.errors import ExportError
-from qvl_export.quant.gptq import round_to_nearest
-from qvl_export.quant.noise import round_inputs
-from qvl_export.quant.qtensor import Layout, QTensor
+from qvl_export.qtensor import Layout, QTensor
+from qvl_export.quant.gptq.solver import round_to_nearest
+from qvl_export.quant.output_error import round_inputs
 from qvl_export.quant.schemes import Options, find
 from qvl_export.quant.statistics import Collector
 from qvl_export.targets import lower
-from qvl_export.targets._half import HalfProducts
+from qvl_export.targets._fp16_products import HalfProducts
 from qvl_runtime.bundle import read_manifest
 from qvl_runtime.model import load
 from qvl_runtime.positions import Grid

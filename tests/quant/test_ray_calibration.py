@@ -10,11 +10,14 @@ import numpy as np
 import pytest
 
 from qvl_export import ExportError, ExportPlan, export
-from qvl_export.cli import cli, run
-from qvl_export.quant import calibrate, encoding, shards, spread
-from qvl_export.quant.samples import Sampler
-from qvl_export.quant.tower import Tower
-from qvl_export.quant.work import Sample
+from qvl_export.cli.main import cli, run
+from qvl_export.quant.calibration import cluster as spread
+from qvl_export.quant.calibration import encode_images as encoding
+from qvl_export.quant.calibration import layerwise as calibrate
+from qvl_export.quant.calibration import shards
+from qvl_export.quant.calibration.tower import Tower
+from qvl_export.quant.calibration.work_dir import Sample
+from qvl_export.quant.calibration_data.prompts import Sampler
 from tests.heldout import HELDOUT
 from tests.oracles.tiny import REFERENCE
 from tests.quant.test_calibrate import StopAfter, Stopped, hashes
@@ -42,7 +45,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def jobs(monkeypatch: pytest.MonkeyPatch) -> list[AnyJob]:
     """What machines were asked to do."""
-    from qvl_export.ray_pool import RayPool
+    from qvl_export.jobs.ray_cluster import RayPool
 
     asked: list[AnyJob] = []
     original = RayPool.run

@@ -15,11 +15,12 @@ from pathlib import Path
 import pytest
 
 from qvl_export import ExportPlan, export
-from qvl_export.cli import cli, run
+from qvl_export.cli.main import cli, run
 from qvl_export.errors import ExportError, OutputError, StoppedError
-from qvl_export.quant import calibrate, mixed
-from qvl_export.quant.resuming import calibrating
-from qvl_export.quant.work import Work
+from qvl_export.quant.calibration import layerwise as calibrate
+from qvl_export.quant.calibration.resume import calibrating
+from qvl_export.quant.calibration.work_dir import Work
+from qvl_export.quant.mixed_precision import choose as mixed
 from tests.evaluate.test_processes import eventually
 from tests.heldout import HELDOUT
 from tests.oracles.tiny import REFERENCE
@@ -28,8 +29,8 @@ INT4 = {"llm_precision": "int4", "samples": 2}
 KEPT = r"; \S*/\.b\.calibration keeps what is done so far: the next run goes on from it\n$"
 STOPPING = """
 import sys, time
-from qvl_export import cli
-from qvl_export.quant import calibrate
+from qvl_export.cli import main as cli
+from qvl_export.quant.calibration import layerwise as calibrate
 stage = calibrate._quantize_stage
 def once(*arguments):
     stage(*arguments)

@@ -12,12 +12,12 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from qvl_export import ExportError, ExportPlan, export
-from qvl_export.checkpoint import Checkpoint
-from qvl_export.distributions import divergence, log_softmax
+from qvl_export.checkpoint.directory import Checkpoint
+from qvl_export.common.kl import divergence, log_softmax
 from qvl_export.families import read_spec
-from qvl_export.quant import rotate
+from qvl_export.quant import rotation as rotate
+from qvl_runtime.answers.generate import Run
 from qvl_runtime.bundle import read_manifest
-from qvl_runtime.generate import Run
 from qvl_runtime.model import Model, load
 from qvl_runtime.rotation import Rotation, hadamard
 from tests.exporter.test_parity import MAX_ABS, a_video, one_image, only_text

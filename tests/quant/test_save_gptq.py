@@ -17,16 +17,18 @@ from click.testing import CliRunner
 from onnx.numpy_helper import to_array
 from safetensors.numpy import load_file
 
-from qvl_export import ExportError, ExportPlan, atomic, export, safetensors_writer
-from qvl_export.checkpoint import Checkpoint
-from qvl_export.cli import cli
-from qvl_export.quant import save_gptq
-from qvl_export.quant.qtensor import Layout, QTensor
+from qvl_export import ExportError, ExportPlan, export
+from qvl_export.checkpoint import safetensors_writer
+from qvl_export.checkpoint.directory import Checkpoint
+from qvl_export.checkpoint.quantized import gptq_writer as save_gptq
+from qvl_export.checkpoint.quantized.detect import quantized_linears
+from qvl_export.checkpoint.safetensors_reader import same_elements
+from qvl_export.checkpoint.tensor_names import nested_name, published_name
+from qvl_export.cli.main import cli
+from qvl_export.common import atomic_output as atomic
+from qvl_export.qtensor import Layout, QTensor
+from qvl_export.quant.calibration.saved_linear import SavedLinear
 from qvl_export.quant.quantizer import Quantizer
-from qvl_export.quant.saved import SavedLinear
-from qvl_export.quant.stored import quantized_linears
-from qvl_export.safetensors_file import same_elements
-from qvl_export.tensor_names import nested_name, published_name
 from qvl_runtime.packing import unpack_nibbles
 from tests.heldout import HELDOUT
 from tests.oracles.tiny import REFERENCE

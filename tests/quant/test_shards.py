@@ -20,13 +20,16 @@ import torch
 from onnx import TensorProto, helper
 
 from qvl_export.errors import ExportError
-from qvl_export.processes import Advance
-from qvl_export.quant import calibrate, gram, shards, spread
-from qvl_export.quant.running import open_session
-from qvl_export.quant.shards import Here, Runner, Tap, Watch
-from qvl_export.quant.spread import Job, Spread
+from qvl_export.jobs.pool import Advance
+from qvl_export.quant.calibration import cluster as spread
+from qvl_export.quant.calibration import layerwise as calibrate
+from qvl_export.quant.calibration import shards
+from qvl_export.quant.calibration.cluster import Job, Spread
+from qvl_export.quant.calibration.layer_session import open_session
+from qvl_export.quant.calibration.shards import Here, Runner, Tap, Watch
+from qvl_export.quant.calibration.work_dir import Sample, Work
+from qvl_export.quant.gptq import hessian as gram
 from qvl_export.quant.statistics import Collector, Statistics
-from qvl_export.quant.work import Sample, Work
 
 SIZE, PAGES, EXPERTS, CHOSEN = 300, 11, 5, 2
 Floats = np.ndarray
@@ -42,7 +45,7 @@ class Pool:
         self.done: list[list[tuple[int, int]]] = []
 
     def run(self, module: str, jobs: Sequence[msgspec.Struct], threads: int, advance: Advance) -> None:
-        assert (module, threads) == ("qvl_export.quant.spread", 2)
+        assert (module, threads) == ("qvl_export.quant.calibration.cluster", 2)
         for job in jobs:
             read = msgspec.json.decode(msgspec.json.encode(job), type=Job)
             self.done.append(read.shards)
@@ -123,7 +126,7 @@ def test_a_gram_matrix_is_the_product() -> None:
 def test_a_gram_matrix_has_the_same_bits_on_any_number_of_threads() -> None:
     """In processes of their own: OpenMP reads how many threads it has once."""
     code = (
-        "import hashlib, numpy, torch; from qvl_export.quant import gram; total = gram.zeros(1600);"
+        "import hashlib, numpy, torch; from qvl_export.quant.gptq import hessian as gram; total = gram.zeros(1600);"
         "gram.add(total, numpy.random.default_rng(0).standard_normal((1500, 1600)).astype(numpy.float32));"
         "print(torch.get_num_threads(), hashlib.sha256(total).hexdigest())"
     )

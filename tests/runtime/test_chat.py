@@ -10,9 +10,9 @@ import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from qvl_runtime.chat import ChatTemplate
 from qvl_runtime.errors import BundleError, PromptError
 from qvl_runtime.model import load
+from qvl_runtime.templates.chat import ChatTemplate
 from tests.conftest import REFERENCE
 from tests.runtime.templates import QWEN2_5_VL, QWEN3_VL
 

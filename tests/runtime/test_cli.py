@@ -21,12 +21,12 @@ from click import Group
 from click.testing import CliRunner
 from PIL import Image
 
-from qvl_export import cli as export_cli
-from qvl_export.cli import main as export_main
+from qvl_export.cli import main as export_cli
+from qvl_export.cli.main import main as export_main
 from qvl_runtime import __main__ as cli
-from qvl_runtime import commands
-from qvl_runtime.arguments import EXAMPLES, make_parser, parse
 from qvl_runtime.bundle import read_manifest
+from qvl_runtime.cli import commands
+from qvl_runtime.cli.arguments import EXAMPLES, make_parser, parse
 from qvl_runtime.manifest import MANIFEST, FileEntry, Manifest
 from qvl_runtime.model import Model, load
 

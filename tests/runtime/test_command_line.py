@@ -19,14 +19,16 @@ import pytest
 from PIL import Image
 
 from qvl_export import ExportPlan, export
-from qvl_export.cli import main as export_main
+from qvl_export.cli.main import main as export_main
+from qvl_export.cli.progress import ItemProgress, RichProgress
 from qvl_export.errors import ExportError
-from qvl_export.terminal_progress import ItemProgress, RichProgress
 from qvl_runtime import __main__ as cli
-from qvl_runtime import commands, drawing, standard_streams
+from qvl_runtime import drawing
+from qvl_runtime.cli import commands
+from qvl_runtime.cli.frames import video_source
+from qvl_runtime.common import standard_streams
 from qvl_runtime.drawing import check_writable
 from qvl_runtime.errors import BundleError, MediaError
-from qvl_runtime.frames import video_source
 from qvl_runtime.manifest import MANIFEST
 from qvl_runtime.model import load
 from qvl_runtime.printable import one_line, printable
@@ -438,7 +440,7 @@ CLOSED = {
 
 
 @pytest.mark.skipif(os.name == "nt", reason="sh")
-@pytest.mark.parametrize("module", ["qvl_runtime", "qvl_export.cli"])
+@pytest.mark.parametrize("module", ["qvl_runtime", "qvl_export.cli.main"])
 @pytest.mark.parametrize(("closed", "out", "errors"), CLOSED.values(), ids=CLOSED)
 def test_closed_streams(module: str, closed: str, out: bytes, errors: bytes) -> None:
     """An error goes to standard error or nowhere."""
@@ -452,7 +454,7 @@ def test_closed_streams_of_commands_that_work(path: Path, tmp_path: Path, checkp
     """Nor does a file that is opened take the place of a closed stream, and get what is printed."""
     assert shell('-m qvl_runtime run "$1" x --max-new-tokens 2 >&- 2>&- <&-', path).returncode == 0
     done = shell(
-        '-m qvl_export.cli export "$1" "$2" --precision fp32 >&- 2>&- <&-',
+        '-m qvl_export.cli.main export "$1" "$2" --precision fp32 >&- 2>&- <&-',
         checkpoint("qwen2_5_vl", "small"),
         tmp_path / "out",
     )
@@ -474,7 +476,7 @@ def test_a_full_disk_is_one_line(path: Path) -> None:
 @pytest.mark.parametrize("unread", ["2>/dev/full", "2>&1 | true"], ids=["full", "gone"])
 def test_an_export_whose_progress_cannot_be_written_goes_on(unread: str, tmp_path: Path, checkpoint: Any) -> None:
     out = tmp_path / "out"
-    shell(f'-m qvl_export.cli export "$1" "$2" --precision fp32 {unread}', checkpoint("qwen2_5_vl", "small"), out)
+    shell(f'-m qvl_export.cli.main export "$1" "$2" --precision fp32 {unread}', checkpoint("qwen2_5_vl", "small"), out)
     assert (out / MANIFEST).is_file()
 
 
@@ -491,7 +493,7 @@ def test_json_is_valid_in_every_encoding(encoding: str, monkeypatch: pytest.Monk
 
 def test_arguments_are_parsed_before_python_3_12(path: Path) -> None:
     """The question may come after options, and after `--`."""
-    from qvl_runtime.arguments import make_parser, parse
+    from qvl_runtime.cli.arguments import make_parser, parse
 
     def prompt(*words: str) -> argparse.Namespace:
         return parse(make_parser("x", commands.COMMANDS), ["run", "b", *words])

@@ -16,13 +16,13 @@ import numpy as np
 import pytest
 
 from qvl_runtime import __main__ as cli
-from qvl_runtime import json_schemas
-from qvl_runtime.constrain import Constraint, Grammars
+from qvl_runtime.answers import json_schemas
+from qvl_runtime.answers.constrain import Constraint, Grammars
+from qvl_runtime.answers.generate import Run
+from qvl_runtime.answers.json_schemas import IgnoredKeywordWarning
+from qvl_runtime.answers.stream import Stream
 from qvl_runtime.errors import BundleError, InstallError, PromptError
-from qvl_runtime.generate import Run
-from qvl_runtime.json_schemas import IgnoredKeywordWarning
 from qvl_runtime.model import Model, load
-from qvl_runtime.stream import Stream
 from tests.conftest import REFERENCE, Bundles, Loader
 
 pytestmark = pytest.mark.filterwarnings("ignore::qvl_runtime.errors.TruncatedAnswerWarning")
@@ -356,7 +356,7 @@ def test_without_llguidance_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_an_ending_that_cannot_be_found_is_an_error(babbler: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("qvl_runtime.constrain.DEPTHS", (2,))
+    monkeypatch.setattr("qvl_runtime.answers.constrain.DEPTHS", (2,))
     with pytest.raises(PromptError, match="no short ending"):
         babbler.generate(QUESTION, 1, json_schema=SCHEMAS["lengths"])
 

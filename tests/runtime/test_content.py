@@ -11,12 +11,12 @@ import pytest
 import torch
 from PIL import Image
 
-from qvl_runtime.chat import ChatTemplate
-from qvl_runtime.content import collect
 from qvl_runtime.errors import PromptError
+from qvl_runtime.media.video import Budget, Sampling, load_clip, spread
 from qvl_runtime.model import Model
-from qvl_runtime.part_keys import PARTS
-from qvl_runtime.video import Budget, Sampling, load_clip, spread
+from qvl_runtime.prompts.content import collect
+from qvl_runtime.prompts.part_keys import PARTS
+from qvl_runtime.templates.chat import ChatTemplate
 from tests.conftest import Loader
 
 RESIZED = [

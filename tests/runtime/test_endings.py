@@ -18,12 +18,12 @@ from hypothesis import strategies as st
 
 from qvl_runtime import TruncatedAnswerWarning
 from qvl_runtime import __main__ as cli
+from qvl_runtime.answers.generate import Run
+from qvl_runtime.answers.sampling import Sampling
+from qvl_runtime.answers.stop_strings import StopStrings
+from qvl_runtime.answers.stream import Stream
 from qvl_runtime.errors import EngineError, PromptError
-from qvl_runtime.generate import Run
 from qvl_runtime.model import Model, load
-from qvl_runtime.sampling import Sampling
-from qvl_runtime.stop_strings import StopStrings
-from qvl_runtime.stream import Stream
 
 QUESTION = [{"role": "user", "content": "What is the total?"}]
 OTHER = [{"role": "user", "content": "Who sent it?"}]
@@ -122,7 +122,7 @@ def slowed(model: Model, monkeypatch: pytest.MonkeyPatch) -> list[int]:
         return forward(inputs)
 
     monkeypatch.setattr(model._engine, "forward", slow)
-    monkeypatch.setattr("qvl_runtime.generate.monotonic", lambda: float(len(calls)))
+    monkeypatch.setattr("qvl_runtime.answers.generate.monotonic", lambda: float(len(calls)))
     return calls
 
 
@@ -140,7 +140,7 @@ def test_an_answer_ends_after_its_time(model: Model, monkeypatch: pytest.MonkeyP
 
 def test_time_may_be_over_within_the_prompt(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     model.clear()
-    monkeypatch.setattr("qvl_runtime.generate.PREFILL_CHUNK", 3)
+    monkeypatch.setattr("qvl_runtime.answers.generate.PREFILL_CHUNK", 3)
     calls = slowed(model, monkeypatch)
     stream = model.stream(QUESTION, 60, timeout=2)
     assert list(stream) == []
@@ -337,7 +337,7 @@ def warned(answer: Callable[[], str]) -> list[str]:
 
 def test_generate_says_when_the_default_cuts_it(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = load(path, threads=1)
-    monkeypatch.setattr("qvl_runtime.options.MAX_NEW_TOKENS", 6)
+    monkeypatch.setattr("qvl_runtime.answers.options.MAX_NEW_TOKENS", 6)
     (line,) = warned(lambda: model.generate(QUESTION))
     assert line.startswith("the answer was cut off after 6 tokens, the default of max_new_tokens")
     assert warned(lambda: model.generate(QUESTION, max_new_tokens=6)) == [], "as it was asked for"

@@ -11,14 +11,14 @@ import pytest
 from PIL import Image
 
 from qvl_export.errors import ExportError
-from qvl_export.evaluate.build import build_set
-from qvl_export.evaluate.dataset import open_set
-from qvl_export.quant.labels import read_labels
-from qvl_export.quant.pages import select
-from qvl_runtime import files
+from qvl_export.evaluate.sets.build_set import build_set
+from qvl_export.evaluate.sets.dataset import open_set
+from qvl_export.quant.calibration_data.labelled_set import read_labels
+from qvl_export.quant.calibration_data.selection import select
 from qvl_runtime.__main__ import main
+from qvl_runtime.common import files
+from qvl_runtime.common.files import open_regular, read_file
 from qvl_runtime.errors import BundleError, MediaError, QvlError
-from qvl_runtime.files import open_regular, read_file
 from tests.conftest import Bundles
 
 LABEL = {"image": "p.png", "prompt": "Read the text.", "task": "ocr", "answers": ["a"]}

@@ -16,14 +16,14 @@ from hypothesis import strategies as st
 from PIL import Image
 from tokenizers import Tokenizer
 
-from qvl_runtime import generate
+from qvl_runtime.answers import generate
+from qvl_runtime.answers.feature_cache import FeatureCache
+from qvl_runtime.answers.generate import Run
+from qvl_runtime.answers.stream import Stream
 from qvl_runtime.errors import EngineError, MediaError, PromptError
-from qvl_runtime.feature_cache import FeatureCache
-from qvl_runtime.generate import Run
 from qvl_runtime.model import Model, load
-from qvl_runtime.prompt import Prompt
+from qvl_runtime.prompts.prompt import Prompt
 from qvl_runtime.sessions import cpu
-from qvl_runtime.stream import Stream
 from tests.conftest import REFERENCE, Loader
 
 PRECISE = 1e-4

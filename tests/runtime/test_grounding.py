@@ -15,11 +15,11 @@ from PIL import Image
 
 from qvl_export.families import qwen
 from qvl_runtime import drawing, grounding
+from qvl_runtime.answers.stream import Stream
 from qvl_runtime.errors import MediaError, PromptError
 from qvl_runtime.grounding import Box, Point, parse
 from qvl_runtime.model import load
 from qvl_runtime.resize import smart_resize
-from qvl_runtime.stream import Stream
 from tests.conftest import REFERENCE, Loader
 
 HELDOUT = Path(__file__).parents[2] / "calib_data" / "heldout"

@@ -14,10 +14,10 @@ import onnx
 import pytest
 
 from qvl_runtime.__main__ import main
+from qvl_runtime._onnxruntime.nodes import MAX_FIELDS, crashing_attribute
 from qvl_runtime.bundle import read_manifest
 from qvl_runtime.errors import BundleError
 from qvl_runtime.model import load
-from qvl_runtime.onnx_nodes import MAX_FIELDS, crashing_attribute
 
 BUNDLES = Path(__file__).parents[1] / "checkpoints" / "bundles"
 HUGE = 10**30

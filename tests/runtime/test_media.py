@@ -21,11 +21,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from qvl_runtime import files, media
+from qvl_runtime.common import files
 from qvl_runtime.errors import MediaError, PromptError
-from qvl_runtime.media import count_pages, load_frames, load_image, load_pages
+from qvl_runtime.media import images as media
+from qvl_runtime.media.images import count_pages, load_frames, load_image, load_pages
+from qvl_runtime.media.video import Sampling, load_clip
 from qvl_runtime.pdf import PDF_MAX_PIXELS, Pdf, PdfPage, parse_pages, pdf_pages
-from qvl_runtime.video import Sampling, load_clip
 from tests.pdfs import encrypt, pdf_source, text_pdf
 
 SIZE = 24, 16

@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from qvl_runtime import onnx_runtime
+from qvl_runtime._onnxruntime import library as onnx_runtime
 from qvl_runtime.errors import InstallError
 
 TENSORRT = """
 import sys
 sys.modules["onnxruntime"] = None
 from qvl_runtime.errors import InstallError
-from qvl_runtime.sessions import available, cache_state
+from qvl_runtime.sessions import available; from qvl_runtime.sessions.feeds import cache_state
 from importlib import import_module
 for target in ("tensorrt", "tensorrt_rtx"):
     sys.modules[target] = None
@@ -91,7 +91,7 @@ if {content is None}:
     sys.path[:] = [path for path in sys.path if "site-packages" not in path]
 from qvl_runtime.errors import InstallError
 try:
-    import qvl_runtime.onnx_runtime
+    import qvl_runtime._onnxruntime.library
 except InstallError as error:
     print(error)
 """

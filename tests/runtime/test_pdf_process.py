@@ -22,11 +22,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from qvl_runtime import pdf_process
+from qvl_runtime._pdf import process as pdf_process
+from qvl_runtime._pdf.limits import PdfLimits
+from qvl_runtime._pdf.process import PdfProcess
 from qvl_runtime.errors import InstallError, MediaError
 from qvl_runtime.pdf import PDF_MAX_PAGES, Pdf, pdf_pages
-from qvl_runtime.pdf_limits import PdfLimits
-from qvl_runtime.pdf_process import PdfProcess
 from tests.conftest import Loader
 from tests.pdf_attacks import ATTACKS, PAGE, nested_forms
 from tests.pdfs import pdf_source, text_pdf
@@ -298,7 +298,7 @@ def test_a_broken_pdfium_is_an_install_error(letter: Path, tmp_path: Path, monke
 MODULES = """
 import sys
 before = set(sys.modules)
-from qvl_runtime.pdf_reader import Reader
+from qvl_runtime._pdf.reader import Reader
 Reader()
 print(*sorted({name.split(".")[0] for name in set(sys.modules) - before}))
 """
@@ -348,7 +348,7 @@ def test_after_a_fork_each_has_its_own_process(letter: Path) -> None:
 KILLED = """
 import sys, threading, time
 from qvl_runtime.pdf import Pdf, PdfLimits
-from qvl_runtime.pdf_process import pdf_process
+from qvl_runtime._pdf.process import pdf_process
 limits = PdfLimits(seconds=120)
 pdf = Pdf(sys.argv[1], limits)
 print(pdf_process(limits)._child._process.pid, flush=True)

@@ -29,14 +29,14 @@ from transformers import (
 
 from qvl_export import ExportPlan, export
 from qvl_runtime import __main__ as cli
+from qvl_runtime.answers.options import AnswerOptions
+from qvl_runtime.answers.penalties import Penalties
+from qvl_runtime.answers.sampling import Sampling
 from qvl_runtime.bundle import read_manifest
-from qvl_runtime.describe import describe
+from qvl_runtime.cli.describe import describe
 from qvl_runtime.errors import PromptError
 from qvl_runtime.manifest import MANIFEST, GenerationDefaults
 from qvl_runtime.model import Model, load
-from qvl_runtime.options import AnswerOptions
-from qvl_runtime.penalties import Penalties
-from qvl_runtime.sampling import Sampling
 from tests.conftest import Loader
 from tests.exporter.test_parity import oracle_inputs
 from tests.oracles.tiny import IMAGE

@@ -17,7 +17,7 @@ from qvl_runtime.errors import MediaError, PromptError
 from qvl_runtime.manifest import ImageGeometry, Manifest
 from qvl_runtime.model import Model
 from qvl_runtime.preprocess import resized_grid
-from qvl_runtime.prompt import Media, Prompt, ScaledImageWarning, build_prompt, collect, fit
+from qvl_runtime.prompts.prompt import Media, Prompt, ScaledImageWarning, build_prompt, collect, fit
 from tests.conftest import REFERENCE, Loader
 from tests.oracles.tiny import FREE_SIZES, IMAGE, VIDEO
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from qvl_runtime.answers.sampling import Sampling
 from qvl_runtime.errors import EngineError, PromptError
-from qvl_runtime.sampling import Sampling
 
 logit_lists = st.lists(st.floats(-30, 30, width=32), min_size=1, max_size=40, unique=True)
 

@@ -12,7 +12,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from qvl_runtime import saturation
+from qvl_runtime._onnxruntime import saturation
 from qvl_runtime.sessions.cpu import session_options
 
 

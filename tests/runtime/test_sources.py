@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from qvl_runtime import sources
 from qvl_runtime.errors import MediaError, PromptError, QvlError
-from qvl_runtime.media import load_image
+from qvl_runtime.media import sources
+from qvl_runtime.media.images import load_image
+from qvl_runtime.media.sources import file_path, local, shown
 from qvl_runtime.model import Model
-from qvl_runtime.sources import file_path, local, shown
 from tests.conftest import Loader
 
 PAYLOAD = "SECRETsecretSECRETsecret"

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from qvl_runtime.telemetry import VARIABLE
+from qvl_runtime.common.telemetry import VARIABLE
 
 ANSWER = """
 import sys
@@ -25,7 +25,7 @@ import sys, types
 told, fake = [], types.ModuleType("onnxruntime")
 fake.InferenceSession, fake.disable_telemetry_events = object, lambda: told.append(1)
 sys.modules["onnxruntime"] = fake
-import qvl_runtime.onnx_runtime, os
+import qvl_runtime._onnxruntime.library, os
 print(len(told), os.environ["ORT_DISABLE_TELEMETRY"])
 """
 VALUE = "import {module}, os; print(os.environ['ORT_DISABLE_TELEMETRY'])"
@@ -77,7 +77,9 @@ def test_one_that_is_there_already_is_told(own: str | None, told: int, value: st
     assert run(tmp_path, TOLD, **({} if own is None else {VARIABLE: own})) == f"{told} {value}\n"
 
 
-@pytest.mark.parametrize("module", ["qvl_runtime", "qvl_export", "qvl_export.ray_pool", "qvl_export.quant.spread"])
+@pytest.mark.parametrize(
+    "module", ["qvl_runtime", "qvl_export", "qvl_export.jobs.ray_cluster", "qvl_export.quant.calibration.cluster"]
+)
 def test_every_process_of_ours_sets_it_and_a_value_of_the_users_stays(module: str, tmp_path: Path) -> None:
     """Commands, jobs, and what runs jobs on a Ray cluster."""
     code = VALUE.format(module=module)
@@ -90,7 +92,7 @@ def test_the_processes_of_the_tests_have_it() -> None:
 
 
 def test_a_calibrated_export_leaves_no_file(checkpoint: Any, tmp_path: Path) -> None:
-    code = "import sys; from qvl_export.cli import main; sys.argv[0] = 'qvl-export'; main()"
+    code = "import sys; from qvl_export.cli.main import main; sys.argv[0] = 'qvl-export'; main()"
     plan = ("export", checkpoint("qwen2_5_vl", "small"), tmp_path / "out", "--precision", "int8", "--samples", "1")
     run(tmp_path / "home", code, *plan, "--quiet")
     assert not files(tmp_path / "home")

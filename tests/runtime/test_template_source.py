@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from qvl_runtime.chat import ChatTemplate, parse_arguments
 from qvl_runtime.errors import BundleError, PromptError
-from qvl_runtime.template_source import MAX_BRANCHES, MAX_OPERATORS, MAX_SOURCE, SourceError, prepare
+from qvl_runtime.templates.chat import ChatTemplate, parse_arguments
+from qvl_runtime.templates.source import MAX_BRANCHES, MAX_OPERATORS, MAX_SOURCE, SourceError, prepare
 from tests.runtime import templates
 
 WHERE = Path("bundle/chat_template.jinja")

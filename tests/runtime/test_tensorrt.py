@@ -20,14 +20,14 @@ import pytest
 from PIL import Image
 
 from qvl_export import ExportError, ExportPlan, export
-from qvl_runtime import cuda as cudas
 from qvl_runtime.bundle import read_manifest
-from qvl_runtime.cuda import Cuda
 from qvl_runtime.errors import BundleError, EngineError, InstallError, PromptError
 from qvl_runtime.model import Model, load
 from qvl_runtime.positions import Grid
+from qvl_runtime.sessions._tensorrt import cuda_driver as cudas
+from qvl_runtime.sessions._tensorrt.context import Context
+from qvl_runtime.sessions._tensorrt.cuda_driver import Cuda
 from qvl_runtime.sessions.tensorrt_rtx import KernelCache
-from qvl_runtime.tensorrt_context import Context
 from tests.oracles.fake_cuda import FakeCuda
 from tests.oracles.fake_tensorrt import library
 from tests.oracles.tiny import FAMILIES

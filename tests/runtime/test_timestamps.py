@@ -16,8 +16,8 @@ from transformers.models.qwen3_vl.processing_qwen3_vl import Qwen3VLProcessor
 
 from qvl_runtime.errors import PromptError
 from qvl_runtime.model import Model
-from qvl_runtime.prompt import collect
-from qvl_runtime.timestamps import patch_times
+from qvl_runtime.prompts.prompt import collect
+from qvl_runtime.prompts.timestamps import patch_times
 from tests.conftest import REFERENCE, Loader
 from tests.oracles.tiny import VIDEO
 

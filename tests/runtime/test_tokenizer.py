@@ -13,11 +13,11 @@ import pytest
 from tokenizers import Tokenizer
 
 from qvl_runtime.bundle import read_manifest
-from qvl_runtime.bundle_texts import open_texts
 from qvl_runtime.errors import BundleError, PromptError
 from qvl_runtime.manifest import MANIFEST, FileEntry
 from qvl_runtime.model import Model, load
-from qvl_runtime.tokenizer import encode, parse_tokenizer
+from qvl_runtime.templates.bundle_texts import open_texts
+from qvl_runtime.templates.tokenizer import encode, parse_tokenizer
 from tests.oracles.tiny import REFERENCE
 
 WHOLE = json.loads((REFERENCE / "tokenizer.json").read_text("utf-8"))

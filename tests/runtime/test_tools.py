@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from qvl_runtime.chat import ChatTemplate
 from qvl_runtime.errors import PromptError
+from qvl_runtime.templates.chat import ChatTemplate
 from qvl_runtime.tools import Call, parse_calls
 from tests.conftest import Loader
 from tests.runtime.templates import QWEN2_5_TOOLS, QWEN2_5_VL, QWEN3_VL

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from qvl_runtime import user_cache
+from qvl_runtime.common import user_cache
 
 
 def test_what_is_kept_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

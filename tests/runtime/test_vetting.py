@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from qvl_runtime import vetting
-from qvl_runtime.tokenizer import pipeline
+from qvl_runtime.templates import vetting
+from qvl_runtime.templates.tokenizer import pipeline
 from tests.oracles.tiny import REFERENCE
 from tests.runtime.templates import QWEN2_5_VL, QWEN3_VL
 

@@ -16,11 +16,12 @@ import pytest
 import torch
 from PIL import Image
 
-from qvl_runtime import media, video
 from qvl_runtime.errors import InstallError, MediaError, PromptError
+from qvl_runtime.media import images as media
+from qvl_runtime.media import video
+from qvl_runtime.media.video import Budget, Sampling, load_clip, spread
 from qvl_runtime.model import Model
 from qvl_runtime.resize import smart_resize
-from qvl_runtime.video import Budget, Sampling, load_clip, spread
 from tests.conftest import Loader
 
 COUNTS = [
@@ -144,7 +145,7 @@ def test_a_file_gives_the_frames_that_were_asked_for(tiny: Model, film: Path, op
 def test_frames_of_a_file_are_bounded_together(tiny: Model, film: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """However large each is asked for, before the first is kept."""
     large = {"resized_height": 280, "resized_width": 280, "nframes": 20}
-    monkeypatch.setattr("qvl_runtime.video.MAX_CLIP_PIXELS", 20 * 280 * 280 - 1)
+    monkeypatch.setattr("qvl_runtime.media.video.MAX_CLIP_PIXELS", 20 * 280 * 280 - 1)
     with pytest.raises(PromptError, match=r"20 frames of a video have 1,568,000 pixels .ask for fewer or smaller"):
         tiny.prompt(ask(video=film, **large))
     assert tiny.prompt(ask(video=film, **{**large, "nframes": 18})).placed
@@ -202,7 +203,7 @@ def test_a_turned_film_is_upright(tmp_path: Path, film: Path) -> None:
             image.putpixel((0, 0), (255, 0, 0))
             return image
 
-    from qvl_runtime.video import _upright
+    from qvl_runtime.media.video import _upright
 
     upright = _upright(Frame())
     assert upright.size == (2, 4)
@@ -331,7 +332,7 @@ def test_as_many_frames_as_a_damaged_file_claims(film: Path, monkeypatch: pytest
 
 
 def test_a_file_that_ends_too_soon_repeats_its_last_frame(film: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("qvl_runtime.video._length", lambda *_: (2 * TOTAL, float(RATE)))
+    monkeypatch.setattr("qvl_runtime.media.video._length", lambda *_: (2 * TOTAL, float(RATE)))
     clip = load_clip(film, Sampling(), lambda frames, size: size)
     assert len(clip.frames) == Sampling().count(2 * TOTAL, RATE)
     assert greys(clip.frames[-1:])[0] == pytest.approx(shade(TOTAL - 1), abs=12)

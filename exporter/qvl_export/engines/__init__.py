@@ -14,9 +14,9 @@ import msgspec
 
 from qvl_runtime.manifest import EngineEntry, GraphEntry, Manifest
 
+from ..common.progress import Progress
 from ..errors import ExportError
-from ..progress import Progress
-from ..quant.qtensor import Layout
+from ..qtensor import Layout
 
 PROFILES = ("pages", "video")
 """What a vision engine is to read: single images, or videos too."""

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from qvl_runtime.manifest import EngineEntry, GraphEntry, Manifest, Profile
-from qvl_runtime.tensorrt_engine import logger
+from qvl_runtime.sessions._tensorrt.engine import logger
 
+from ..common.progress import Progress
 from ..errors import ExportError
-from ..progress import Progress
 from . import Finished, engine_name, onnx_files, with_engine
 from .profiles import profiles
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 
-from qvl_runtime.generate import PREFILL_CHUNK
+from qvl_runtime.answers.generate import PREFILL_CHUNK
 from qvl_runtime.manifest import Bounds, Manifest, Profile
-from qvl_runtime.video import FRAME_FACTOR, MAX_FRAMES, MAX_TOKENS
+from qvl_runtime.media.video import FRAME_FACTOR, MAX_FRAMES, MAX_TOKENS
 
 PAGE_PIXELS = 1240 * 1754
 """An A4 page at 150 dpi: what vision kernels are chosen for."""

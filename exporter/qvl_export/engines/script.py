@@ -7,7 +7,7 @@ from pathlib import Path
 
 from qvl_runtime.manifest import EngineEntry, GraphEntry, Manifest, Profile
 
-from ..progress import Progress
+from ..common.progress import Progress
 from . import SCRIPT, Finished, engine_name, with_engine
 from .profiles import profiles
 

@@ -14,21 +14,21 @@ import msgspec
 from qvl_runtime.bundle import read_manifest
 from qvl_runtime.errors import QvlError
 
+from ..common.progress import Progress, Silent
 from ..errors import ExportError
-from ..open_pool import open_pool
-from ..processes import Pool
-from ..progress import Progress, Silent
-from .answering import HF
-from .area import Area
-from .blame import Blame, BlamePlan, blame
-from .dataset import EvalSet, open_set
-from .machine import this_machine
-from .models import Model, check_generation, open_models
-from .place import WORK, at_work
-from .records import Records
-from .results import Report
-from .summary import summarise
-from .verdict import Gate, check_gates
+from ..jobs.open_pool import open_pool
+from ..jobs.pool import Pool
+from .analysis.machine import this_machine
+from .analysis.results import Report
+from .analysis.summary import summarise
+from .analysis.verdict import Gate, check_gates
+from .answers.models import Model, check_generation, open_models
+from .answers.records import Records
+from .answers.work_dir import Area
+from .answers.worker import HF
+from .report.output_dir import WORK, at_work
+from .sets.dataset import EvalSet, open_set
+from .trace.blame import Blame, BlamePlan, blame
 
 NOISE_ITEMS = 100
 

@@ -13,14 +13,14 @@ import msgspec
 from qvl_runtime.bundle import read_manifest
 from qvl_runtime.manifest import MANIFEST
 
-from .. import bundle
+from ..bundle import files as bundle
+from ..common.fingerprint import fingerprint, stamps
+from ..common.progress import Progress
 from ..errors import ConfigError, ExportError
-from ..fingerprint import fingerprint, stamps
-from ..pipeline import ExportPlan, export
-from ..progress import Progress
+from ..exporting.pipeline import ExportPlan, export
 from ..quant.precision import FLOATS
-from .dataset import open_set
-from .place import BUNDLES, at_work, is_bundle
+from .report.output_dir import BUNDLES, at_work, is_bundle
+from .sets.dataset import open_set
 
 MADE_OF = ".made-of"
 """Beside the bundles: the key of what they were made of."""

@@ -10,9 +10,9 @@ import pkgutil
 from collections.abc import Mapping
 from typing import Any
 
-from ..checkpoint import Checkpoint
+from ..checkpoint.directory import Checkpoint
+from ..checkpoint.safetensors_reader import Tensor
 from ..errors import ConfigError
-from ..safetensors_file import Tensor
 from .spec import ModelSpec
 
 _SHARED = {"spec", "config"}

@@ -16,9 +16,9 @@ import numpy as np
 
 from qvl_runtime.manifest import ImageGeometry, Tokens, VideoTiming
 
-from ..checkpoint import Checkpoint
-from ..computed import reordered, resized_table, transposed
-from ..safetensors_file import StoredTensor, Tensor
+from ..checkpoint.derived_tensors import reordered, resized_table, transposed
+from ..checkpoint.directory import Checkpoint
+from ..checkpoint.safetensors_reader import StoredTensor, Tensor
 from .config import Depth, Epsilon, Positive, PositiveFloat, convert, refuse_unless
 from .spec import ModelSpec, ResamplerSpec, TextSpec, Tiktoken, VisionSpec
 

@@ -11,7 +11,7 @@ import msgspec
 
 from qvl_runtime.manifest import ImageGeometry, VideoTiming
 
-from ..checkpoint import Checkpoint
+from ..checkpoint.directory import Checkpoint
 from .config import Depth, Positive, read_tokens, refuse_unless
 from .config.text import read_text
 from .config.vision import check_vision, read_image, read_vision

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import msgspec
 
-from ..checkpoint import Checkpoint
+from ..checkpoint.directory import Checkpoint
 from . import qwen3_vl
 from .config import Positive, convert, refuse_unless
 from .config.text import read_text

@@ -13,7 +13,7 @@ from onnxscript import GraphBuilder
 from qvl_runtime.manifest import ImageGeometry, Port
 
 from ..families.spec import ModelSpec, TextSpec
-from ..quant.qtensor import Layout
+from ..qtensor import Layout
 from ..targets import PAST, Cache, Target, WindowInputs
 from .experts import ExpertWeight
 from .layers import Embedding, Linear

@@ -10,8 +10,8 @@ import numpy as np
 import onnx_ir as ir
 from onnxscript import OpBuilder, nn
 
+from ..checkpoint.safetensors_reader import CHUNK_BYTES, Array, Tensor
 from ..families.spec import MoeSpec
-from ..safetensors_file import CHUNK_BYTES, Array, Tensor
 from ..targets import Target
 from .layers import Weight
 

@@ -10,7 +10,7 @@ from onnxscript import OpBuilder, nn
 
 from ..families.spec import Activation, Norm, Yarn
 from ..targets import Target
-from .folds import Fold
+from .scale_folds import Fold
 
 
 class Weight(nn.Parameter):

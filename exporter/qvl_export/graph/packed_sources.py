@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..quant.stored import QuantizedSource
-from ..safetensors_file import Array
+from ..checkpoint.quantized.detect import QuantizedSource
+from ..checkpoint.safetensors_reader import Array
 from ..targets import Target
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import onnx_ir as ir
 from onnxscript import OpBuilder, nn
 
-from ..quant.qtensor import Layout, check_table
+from ..qtensor import Layout, check_table
 from ..targets import PackedWeight
 from .experts import EXPERT_PARTS, Experts
 from .layers import Embedding, Linear

@@ -8,8 +8,8 @@ from onnxscript import OpBuilder, nn
 
 from ..families.spec import ResamplerSpec, VisionSpec
 from ..targets import Target
-from .folds import Fold
 from .layers import AddNorm, Linear, Table
+from .scale_folds import Fold
 
 
 class Resampler(nn.Module):

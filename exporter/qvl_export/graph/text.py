@@ -12,9 +12,9 @@ from onnxscript import OpBuilder, nn
 from ..families.spec import TextSpec
 from ..targets import Cache, Target
 from .experts import SparseMlp
-from .folds import Fold
 from .layers import AddNorm, Embedding, GatedMlp, Linear, Weight
 from .rope import Rope, mrope
+from .scale_folds import Fold
 
 HEAD_ROTATION = "head_rotation"
 """The linear that turns hidden states back for a tied head."""

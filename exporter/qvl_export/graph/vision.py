@@ -10,9 +10,9 @@ from onnxscript import OpBuilder, nn
 
 from ..families.spec import VisionSpec
 from ..targets import Target, WindowInputs
-from .folds import Fold
 from .layers import Activate, AddNorm, Embedding, GatedMlp, Linear, Mlp, Table, constant, inverse_frequencies
 from .resampler import Resampler
+from .scale_folds import Fold
 
 
 class Rope(NamedTuple):

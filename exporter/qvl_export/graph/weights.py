@@ -11,10 +11,10 @@ from typing import Any, BinaryIO, Protocol
 import numpy as np
 import onnx_ir as ir
 
+from ..checkpoint.safetensors_reader import CHUNK_BYTES, Array, Tensor
+from ..common.progress import Progress
 from ..errors import CheckpointError
-from ..progress import Progress
-from ..quant.qtensor import Layout
-from ..safetensors_file import CHUNK_BYTES, Array, Tensor
+from ..qtensor import Layout
 from .build import Graph
 from .experts import ExpertWeight, StoredExperts, is_turned
 from .layers import Weight

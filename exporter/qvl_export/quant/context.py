@@ -9,24 +9,24 @@ from pathlib import Path
 import msgspec
 from tokenizers import Tokenizer
 
-from qvl_runtime.chat import ChatTemplate
 from qvl_runtime.manifest import Calibration, Manifest
+from qvl_runtime.templates.chat import ChatTemplate
 
-from ..checkpoint import Checkpoint
+from ..checkpoint.directory import Checkpoint
+from ..checkpoint.safetensors_reader import Tensor
+from ..common.fingerprint import fingerprint, stamps
+from ..common.progress import Report
 from ..errors import ExportError
 from ..families.spec import ModelSpec
-from ..fingerprint import fingerprint, stamps
-from ..processes import Pool
-from ..progress import Report
-from ..safetensors_file import Tensor
+from ..jobs.pool import Pool
+from ..qtensor import Layout, check_table
 from ..targets import Target
 from . import schemes
+from .calibration.resume import directory_of
+from .calibration_data.prompts import Sampler
+from .calibration_data.selection import Pages, Record
 from .limit import Limit
-from .pages import Pages, Record
 from .precision import MIXED
-from .qtensor import Layout, check_table
-from .resuming import directory_of
-from .samples import Sampler
 
 TABLE_BITS = 8
 """Of the embedding and the head: logits are the last place to save bits, and the table is read one row at a time."""

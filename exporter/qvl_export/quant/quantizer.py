@@ -9,15 +9,15 @@ from pathlib import Path
 
 from qvl_runtime.manifest import Calibration, Manifest
 
-from ..progress import Report
+from ..common.progress import Report
+from ..common.threads import thread_limit
 from . import schemes
+from .calibration.saved_linear import SavedLinear
+from .calibration.work_dir import Floats, Quantized, Work
+from .calibration_data.prompts import Encoder
 from .context import CalibrationContext, CalibrationSetup
+from .mixed_precision.sensitivity_table import Sensitivity
 from .precision import MIXED
-from .samples import Encoder
-from .saved import SavedLinear
-from .sensitivities import Sensitivity
-from .threads import thread_limit
-from .work import Floats, Quantized, Work
 
 FEATURES = "features"
 """What a cluster made of the images, in the work directory."""
@@ -43,7 +43,7 @@ class Quantizer:
 
     def sensitivities(self, draft: Manifest, directory: Path, report: Report) -> list[Sensitivity]:
         """What each precision of each linear costs, see `sensitivity`."""
-        from . import mixed
+        from .mixed_precision import choose as mixed
 
         return mixed.sensitivities(CalibrationContext(self.setup, draft, directory, report))
 
@@ -52,7 +52,7 @@ class Quantizer:
         return self.setup.calibration(report)
 
     def _vision(self, context: CalibrationContext) -> Quantized:
-        from . import calibrate  # torch is only needed from here on
+        from .calibration import layerwise as calibrate  # torch is only needed from here on
         from .towers import vision_tower
 
         setup, scheme, sampler = self.setup, self._scheme("vision", context), context.sampler
@@ -69,7 +69,7 @@ class Quantizer:
 
         `cache_scales` are those of the graph that it shares a KV cache with.
         """
-        from . import calibrate
+        from .calibration import layerwise as calibrate
         from .towers import llm_tower
 
         setup, sampler = self.setup, context.sampler
@@ -92,14 +92,14 @@ class Quantizer:
         if self.setup.precisions[tower] != MIXED:
             scheme = schemes.find(self.setup.precisions[tower], self.setup.options)
             return lambda _: scheme
-        from . import mixed
+        from .mixed_precision import choose as mixed
 
         if not self._chosen:
             self._chosen.update(mixed.choose(context))
         return self._chosen.__getitem__
 
     def _table(self, name: str, directory: Path) -> SavedLinear:
-        from . import rows
+        from .calibration import rtn_tables as rows
 
         tensor = self.setup.tensors[f"{name}.weight"]
         return rows.quantize_rows(name, tensor, (tensor.shape[0], tensor.shape[1]), self.setup.table_layout, directory)
@@ -111,7 +111,7 @@ def _vision_of(context: CalibrationContext) -> Encoder:
 
     if context.setup.pool is None:
         return open_vision(context.directory, context.manifest, thread_limit())
-    from .encoding import Encoded, encode
+    from .calibration.encode_images import Encoded, encode
 
     work = Work(context.setup.work / FEATURES, context.key)
     images = context.sampler.images()

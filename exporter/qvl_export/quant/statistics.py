@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import ExportError
-from . import gram
+from .gptq import hessian as gram
 
 Floats = npt.NDArray[np.float32]
 KEPT_TOKENS = 1024

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from ..checkpoint.safetensors_reader import Tensor
 from ..families.spec import ModelSpec
-from ..graph.stages import decoder_stage, decoder_stages, vision_stage, vision_stages
-from ..safetensors_file import Tensor
+from ..graph.layer_graphs import decoder_stage, decoder_stages, vision_stage, vision_stages
 from ..targets import Target
+from .calibration.tower import Tower
 from .schemes import Scheme
-from .tower import Tower
 
 SchemeOf = Callable[[str], Scheme | None]
 Tensors = Mapping[str, Tensor]

@@ -16,7 +16,7 @@ from onnxscript import OpBuilder
 
 from ..engines import EngineOptions, Finisher
 from ..errors import ExportError
-from ..quant.qtensor import Layout, QTensor
+from ..qtensor import Layout, QTensor
 
 Inputs = tuple[tuple[str, ir.DataType, list[int | str]], ...]
 """Inputs of a graph: name, element type and axes of each."""

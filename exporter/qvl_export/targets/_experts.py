@@ -10,9 +10,9 @@ import numpy as np
 import onnx_ir as ir
 from onnxscript import OpBuilder
 
-from ..quant.qtensor import Layout
-from ._integer import MICROSOFT
+from ..qtensor import Layout
 from ._standard import StandardOps, check_experts
+from ._w8a8 import MICROSOFT
 
 SWIGLU_EXPERTS: dict[str, Any] = {
     "activation_type": "swiglu",

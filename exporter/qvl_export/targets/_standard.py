@@ -11,7 +11,7 @@ import onnx_ir as ir
 from onnxscript import OpBuilder
 
 from ..errors import ExportError
-from ..quant.qtensor import Layout
+from ..qtensor import Layout
 from . import SWISH_SLOPE, PackedWeight, WindowInputs
 
 FLOAT = ir.DataType.FLOAT

@@ -11,11 +11,11 @@ from onnxscript import OpBuilder
 
 from qvl_runtime.packing import Codes, pack_nibbles
 
-from ..quant.qtensor import Layout, QTensor
+from ..qtensor import Layout, QTensor
 from . import WEIGHT_TYPES, Cache, Inputs, PackedWeight, WindowInputs, ordered
 from ._experts import FusedExperts
-from ._integer import MICROSOFT, gated, together_linear, token_linear
 from ._standard import split, window_mask
+from ._w8a8 import MICROSOFT, gated, together_linear, token_linear
 
 
 def lower(precision: str, accuracy_level: int) -> CpuTarget:

@@ -13,10 +13,10 @@ import onnx_ir as ir
 from onnxscript import OpBuilder
 
 from ..errors import ExportError
-from ..quant.qtensor import Layout
+from ..qtensor import Layout
 from . import WEIGHT_TYPES, Cache, PackedWeight, WindowInputs, largest_of_tokens, ordered
-from ._half import HalfProducts
-from ._integer import MICROSOFT, ROUNDED
+from ._fp16_products import HalfProducts
+from ._w8a8 import MICROSOFT, ROUNDED
 from .cpu import CpuTarget
 
 INT8 = ir.DataType.INT8

@@ -17,9 +17,9 @@ from onnxscript import OpBuilder
 from qvl_runtime.packing import Codes, pack_nibbles
 
 from ..errors import ExportError
-from ..quant.qtensor import Layout, QTensor
+from ..qtensor import Layout, QTensor
 from . import PAST, WEIGHT_TYPES, Cache, Inputs, PackedWeight, WindowInputs, ordered
-from ._half import HalfProducts
+from ._fp16_products import HalfProducts
 from ._standard import FLOAT, check_experts, window_mask
 
 INT64 = ir.DataType.INT64

@@ -9,9 +9,9 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from qvl_runtime import user_cache
-from qvl_runtime.cuda import Cuda
+from qvl_runtime.common import user_cache
 from qvl_runtime.errors import EngineError, InstallError
+from qvl_runtime.sessions._tensorrt.cuda_driver import Cuda
 
 from ..engines import EngineOptions, Finisher, check
 from ..errors import ExportError

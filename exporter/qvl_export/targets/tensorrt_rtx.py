@@ -8,9 +8,9 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+from ..common.extras import install_fix
 from ..engines import EngineOptions, Finisher, check
 from ..errors import ExportError
-from ..extras import install_fix
 from . import WEIGHT_TYPES
 from .portable import PortableTarget
 

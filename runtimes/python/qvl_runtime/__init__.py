@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from . import telemetry as _telemetry  # noqa: F401 – first: before anything can import ONNX Runtime
+from .common import telemetry as _telemetry  # noqa: F401 – first: before anything can import ONNX Runtime
 from .errors import BundleError, EngineError, InstallError, MediaError, PromptError, QvlError, TruncatedAnswerWarning
 
 if TYPE_CHECKING:

@@ -7,10 +7,10 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from .arguments import BAD_INPUT, make_parser, parse
-from .commands import COMMANDS
+from .cli.arguments import BAD_INPUT, make_parser, parse
+from .cli.commands import COMMANDS
+from .common.standard_streams import OutputError, open_streams, say, told
 from .errors import QvlError
-from .standard_streams import OutputError, open_streams, say, told
 
 
 def main(arguments: Sequence[str] | None = None, program: str = "python -m qvl_runtime") -> int:

@@ -11,8 +11,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from .errors import MediaError
 from .grounding import Box, Region
-from .media import Frame
-from .sources import local
+from .media.images import Frame
+from .media.sources import local
 
 COLOURS = ("#d62728", "#1f77b4", "#2ca02c", "#9467bd", "#ff7f0e", "#17becf", "#8c564b", "#e377c2")
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "PDF", "JPEG2000", "AVIF")

@@ -11,27 +11,27 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from . import grounding
+from .answers.feature_cache import CachedEncoder
+from .answers.generate import Decoder, Halt, Run
+from .answers.options import AnswerOptions, Resolved
+from .answers.stream import Stream
 from .bundle import has_utf8_name, read_manifest
-from .bundle_texts import open_texts, read_text
-from .checks import told, whole
+from .common.checks import told, whole
 from .errors import BundleError, PromptError, TruncatedAnswerWarning
-from .feature_cache import CachedEncoder
-from .generate import Decoder, Halt, Run
 from .manifest import Manifest
-from .media import ImageSource, load_image
-from .options import AnswerOptions, Resolved
+from .media.images import ImageSource, load_image
 from .positions import Ints
-from .prompt import Media, Message, Placed, Prompt, build_prompt, put
+from .prompts.prompt import Media, Message, Placed, Prompt, build_prompt, put
 from .rotation import Rotation
 from .sessions import open_engine
 from .sessions.engine import Floats
-from .stream import Stream
-from .tokenizer import encode
+from .templates.bundle_texts import open_texts, read_text
+from .templates.tokenizer import encode
 from .tools import check_tools
 
 if TYPE_CHECKING:
-    from .constrain import Grammars
-    from .json_schemas import Schema
+    from .answers.constrain import Grammars
+    from .answers.json_schemas import Schema
 
 FEATURE_CACHE_BYTES = 256 << 20
 Tool = Mapping[str, Any]
@@ -269,7 +269,7 @@ class Model:
 
     @cached_property
     def _grammars(self) -> Grammars:
-        from .constrain import Grammars
+        from .answers.constrain import Grammars
 
         text = read_text(self.bundle / "tokenizer.json")
         return Grammars(text, self.manifest.llm.vocab_size, self.manifest.tokens.stop)

@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
+from ._pdf.limits import PDF_LIMITS, Document, PdfFailure, PdfLimits
+from .common.extras import install_fix
+from .common.files import read_file
 from .errors import InstallError, MediaError
-from .extras import install_fix
-from .files import read_file
-from .pdf_limits import PDF_LIMITS, Document, PdfFailure, PdfLimits
 
 if TYPE_CHECKING:
-    from .pdf_process import PdfProcess
-    from .pdf_reader import Reply
+    from ._pdf.process import PdfProcess
+    from ._pdf.reader import Reply
 
 MAX_PAGES = 64
 """Pages of one PDF in a prompt."""
@@ -104,7 +104,7 @@ class Pdf:
         return self._process().ask(self._document, do, **arguments)
 
     def _process(self) -> PdfProcess:
-        from .pdf_process import pdf_process  # what it imports takes longer than all of this package
+        from ._pdf.process import pdf_process  # what it imports takes longer than all of this package
 
         return pdf_process(self._limits)
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from .manifest import ImageGeometry
-from .media import Frame
+from .media.images import Frame
 from .positions import Grid
 from .resize import smart_resize
 

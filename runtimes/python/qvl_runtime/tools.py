@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-from .checks import brief
+from .common.checks import brief
 from .errors import PromptError
 
 Message = Mapping[str, Any]

@@ -9,7 +9,7 @@ import msgspec
 
 from qvl_runtime.manifest import Tokens
 
-from ...checkpoint import Checkpoint
+from ...checkpoint.directory import Checkpoint
 from ...errors import ConfigError
 
 Positive = Annotated[int, msgspec.Meta(gt=0, le=1 << 20)]

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import msgspec
 
-from ...checkpoint import HEAD, TABLE, Checkpoint
-from ...safetensors_file import same_elements
+from ...checkpoint.directory import HEAD, TABLE, Checkpoint
+from ...checkpoint.safetensors_reader import same_elements
 from ..spec import TextSpec, Yarn
 from . import LARGEST, Depth, Epsilon, Positive, PositiveFloat, convert, refuse_unless
 

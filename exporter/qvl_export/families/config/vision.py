@@ -9,7 +9,7 @@ from msgspec import field
 
 from qvl_runtime.manifest import ImageGeometry
 
-from ...checkpoint import Checkpoint
+from ...checkpoint.directory import Checkpoint
 from ...errors import ConfigError
 from . import Positive, T, convert, refuse_unless
 

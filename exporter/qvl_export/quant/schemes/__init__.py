@@ -10,10 +10,10 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from ...checkpoint.quantized.packed_words import BLOCKS
+from ...common import libraries
 from ...errors import ExportError
-from .. import libraries
-from ..qtensor import Layout, QTensor
-from ..qweight import BLOCKS
+from ...qtensor import Layout, QTensor
 from ..statistics import Statistics
 
 Floats = npt.NDArray[np.float32]

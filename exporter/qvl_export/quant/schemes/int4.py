@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..gptq import gptq
-from ..qtensor import Layout, QTensor
+from ...qtensor import Layout, QTensor
+from ..gptq.solver import gptq
 from ..statistics import Statistics
 from . import Floats, Options
 

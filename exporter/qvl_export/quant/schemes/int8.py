@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...errors import ExportError
-from ..noise import round_inputs
-from ..qtensor import Layout, QTensor
+from ...qtensor import Layout, QTensor
+from ..output_error import round_inputs
 from ..statistics import Statistics
 from . import Floats, Options
 

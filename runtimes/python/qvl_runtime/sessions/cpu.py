@@ -9,13 +9,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .._onnxruntime.library import ort
+from .._onnxruntime.nodes import crashing_attribute
+from .._onnxruntime.saturation import saturates
 from ..bundle import inside
 from ..errors import BundleError, EngineError, InstallError
 from ..manifest import DECODE, GraphEntry, ImageGeometry, Manifest
-from ..onnx_nodes import crashing_attribute
-from ..onnx_runtime import ort
 from ..positions import Grid
-from ..saturation import saturates
 from . import cores
 from .engine import Floats, LlmInputs, closed
 from .feeds import llm_feeds, vision_feeds

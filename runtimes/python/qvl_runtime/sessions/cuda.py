@@ -9,10 +9,10 @@ from __future__ import annotations
 import ctypes
 from pathlib import Path
 
+from .._onnxruntime.library import ort
+from ..common.extras import install_fix
 from ..errors import InstallError
-from ..extras import install_fix
 from ..manifest import Manifest
-from ..onnx_runtime import ort
 from . import cpu
 from .cpu import CpuEngine, Device, cache_state
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from ..common.extras import install_fix
 from ..errors import InstallError
-from ..extras import install_fix
 from ..manifest import Manifest
-from ..tensorrt_session import Library, TrtEngine
+from ._tensorrt.session import Library, TrtEngine
 from .portable import cache_state
 
 __all__ = ["cache_state", "open"]

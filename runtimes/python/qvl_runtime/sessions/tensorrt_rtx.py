@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from .. import user_cache
 from ..bundle import sha256
+from ..common import user_cache
+from ..common.extras import install_fix
 from ..errors import InstallError
-from ..extras import install_fix
 from ..manifest import MANIFEST, Manifest
-from ..tensorrt_engine import MakeContext
-from ..tensorrt_session import Library, TrtEngine
+from ._tensorrt.engine import MakeContext
+from ._tensorrt.session import Library, TrtEngine
 from .portable import cache_state
 
 __all__ = ["cache_state", "open"]

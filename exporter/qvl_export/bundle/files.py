@@ -1,0 +1,55 @@
+"""Writing a bundle: its parts, and the directory that appears only when it is whole."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import msgspec
+import onnx_ir as ir
+
+from qvl_runtime.bundle import sha256
+from qvl_runtime.manifest import MANIFEST, FileEntry, Manifest
+
+from ..common import atomic_output as atomic
+from ..graph.build import Graph
+
+BUNDLE = atomic.Product("a bundle", (MANIFEST,))
+
+
+def writing(out: Path, force: bool) -> AbstractContextManager[Path]:
+    """A directory that becomes the bundle `out` when the block ends well; see `atomic.writing`."""
+    return atomic.writing(out, force, BUNDLE)
+
+
+def check_free(out: Path, force: bool) -> None:
+    """Refuse an existing `out` without `force`, and anything but a bundle with it."""
+    atomic.check_free(out, force, BUNDLE)
+
+
+def save_graph(graph: Graph, directory: Path) -> None:
+    """The graph's protobuf; its weights stay in the external data file they were written to."""
+    ir.save(graph.model, directory / f"{graph.name}.onnx")
+
+
+def file_entry(path: Path, digest: str | None = None) -> FileEntry:
+    """Size and hash of a finished file."""
+    return FileEntry(size=path.stat().st_size, sha256=digest or sha256(path))
+
+
+def write_manifest(directory: Path, manifest: Manifest) -> None:
+    """`bundle.json`, last of all."""
+    encoded = msgspec.json.format(msgspec.json.encode(manifest), indent=1)
+    msgspec.json.decode(encoded, type=Manifest)  # what cannot be read back is not written
+    (directory / MANIFEST).write_bytes(encoded + b"\n")
+
+
+def link_files(manifest: Manifest, source: Path, directory: Path) -> None:
+    """The files of the bundle `source` in another directory: hard links where the file system has them."""
+    for name in manifest.files:
+        try:
+            os.link(source / name, directory / name)
+        except OSError:
+            shutil.copyfile(source / name, directory / name)

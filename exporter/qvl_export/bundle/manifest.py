@@ -1,0 +1,105 @@
+"""What a bundle says of itself: the manifest and its parts."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from qvl_runtime.manifest import (
+    SCHEMA_VERSION,
+    Calibration,
+    FileEntry,
+    GenerationDefaults,
+    GraphEntry,
+    LlmGeometry,
+    Manifest,
+    Provenance,
+)
+from qvl_runtime.printable import printable
+
+from .._version import __version__
+from ..families.spec import ModelSpec
+from ..graph.build import Graph
+from ..graph.weights import Written
+
+
+@dataclass(frozen=True)
+class Source:
+    """The checkpoint as it was asked for, where it lies, and the hub's commit."""
+
+    name: str
+    directory: Path
+    revision: str | None
+
+
+def origin(
+    source: Source, read_hash: Any, calibration: Calibration | None, options: Mapping[str, str | int | float | bool]
+) -> Provenance:
+    """`read_hash` (hashlib) has taken in the weights as they were read; a local checkpoint keeps only its name."""
+    config = (source.directory / "config.json").read_bytes()
+    return Provenance(
+        checkpoint=printable(source.name if source.revision else source.directory.resolve().name),
+        revision=source.revision,
+        config_sha256=hashlib.sha256(config).hexdigest(),
+        weights_sha256=read_hash.hexdigest(),
+        producer=f"qvl-export {__version__}",
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        calibration=calibration,
+        options=dict(options),
+    )
+
+
+def graph_entry(graph: Graph, written: Written, floats: str) -> GraphEntry:
+    """A graph's files and contract; `floats` is the precision of what is not quantized."""
+    return GraphEntry(
+        model=f"{graph.name}.onnx",
+        data=f"{graph.name}.onnx.data",
+        inputs=graph.inputs,
+        outputs=graph.outputs,
+        precision=written.precision(floats),
+        weight_bytes=written.weight_bytes,
+        linears={name: str(layout) for name, layout in sorted(graph.layouts.items())},
+    )
+
+
+def manifest(
+    spec: ModelSpec,
+    target: str,
+    graphs: Mapping[str, GraphEntry],
+    files: Mapping[str, FileEntry],
+    provenance: Provenance,
+    special_tokens: Mapping[str, str],
+    generation: GenerationDefaults,
+) -> Manifest:
+    """The manifest of a bundle, or of one that still lacks its later graphs."""
+    text = spec.text
+    llm = LlmGeometry(
+        hidden_size=text.hidden_size,
+        vocab_size=text.vocab_size,
+        num_layers=text.num_layers,
+        num_key_value_heads=text.num_key_value_heads,
+        head_dim=text.head_dim,
+        max_length=spec.max_positions,
+        deepstack_layers=text.deepstack_layers,
+        rotation_seed=text.rotation_seed,
+        flat_positions=text.flat_positions,
+        ntk_length=text.ntk_length,
+    )
+    return Manifest(
+        schema_version=SCHEMA_VERSION,
+        family=spec.family,
+        target=target,
+        image=spec.image,
+        llm=llm,
+        tokens=spec.tokens,
+        video=spec.video,
+        graphs=dict(graphs),
+        files=dict(files),
+        provenance=provenance,
+        special_tokens=dict(special_tokens),
+        generation=generation,
+    )

@@ -1,0 +1,95 @@
+"""The named and added tokens that a tokenizer's configuration files speak of, as transformers 5 reads them.
+
+Source: `PreTrainedTokenizerBase._from_pretrained` and `special_tokens_map` of transformers 5. `tokenizer_config.json`
+has `added_tokens_decoder`, by ids; only where it has none are `special_tokens_map.json` and `added_tokens.json` read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tokenizers import AddedToken
+
+from ...checkpoint.directory import Checkpoint
+from ...errors import ConfigError
+from ...families.spec import ModelSpec
+
+CONFIG, SPECIAL, ADDED = "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"
+STANDARD = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+DEFAULTS = dict.fromkeys(("eos_token", "unk_token", "pad_token"), "<|endoftext|>")
+"""What transformers' Qwen2Tokenizer has where its files say nothing."""
+QWEN2 = (None, "Qwen2Tokenizer", "Qwen2TokenizerFast")
+_FLAGS = ("lstrip", "rstrip", "single_word", "normalized", "special")
+
+
+@dataclass(frozen=True)
+class SpecialTokens:
+    """`named` are variables of chat templates; `added` have an id that a file states, `extra` none."""
+
+    named: Mapping[str, str]
+    added: Mapping[int, AddedToken]
+    extra: tuple[str, ...]
+    where: Path
+
+
+def read(checkpoint: Checkpoint, spec: ModelSpec) -> SpecialTokens:
+    """Those of a checkpoint; raises ConfigError for files that are malformed."""
+    config = checkpoint.json(CONFIG) or {}
+    legacy = "added_tokens_decoder" not in config
+    where = checkpoint.directory / (ADDED if legacy else CONFIG)
+    said = {**config, **(checkpoint.json(SPECIAL) or {})} if legacy else config
+    extra = said.get("extra_special_tokens") or said.get("additional_special_tokens") or []
+    if not isinstance(extra, list | dict):
+        raise ConfigError(f"extra special tokens are {extra!r:.40}: no list", where=checkpoint.directory / CONFIG)
+    defaults = DEFAULTS if config.get("tokenizer_class") in QWEN2 and spec.tiktoken is None else {}
+    named = {**defaults, **_named(said), **(_texts(extra) if isinstance(extra, dict) else {})}
+    others = [] if isinstance(extra, dict) else [_content(token) for token in extra if _content(token)]
+    kept = {name: token for name, token in sorted(named.items()) if token is not None}
+    if legacy:
+        added = _from_names(checkpoint, {*kept.values(), *others})
+    else:
+        added = _from_ids(config["added_tokens_decoder"], where)
+    return SpecialTokens(kept, added, tuple(token for token in others if token), where)
+
+
+def _named(config: Mapping[str, Any]) -> dict[str, str | None]:
+    """Standard names, null ones too, and whatever else is called `…_token` and is a text."""
+    return {
+        name: _content(value)
+        for name, value in config.items()
+        if name.endswith("_token") and ((name in STANDARD and value is None) or _content(value) is not None)
+    }
+
+
+def _texts(values: Mapping[str, Any]) -> dict[str, str | None]:
+    return {name: _content(value) for name, value in values.items()}
+
+
+def _content(token: Any) -> str | None:
+    """A token as a text or as what AddedToken is saved as."""
+    text = token.get("content") if isinstance(token, dict) else token
+    return text if isinstance(text, str) else None
+
+
+def _from_ids(decoder: Any, where: Path) -> dict[int, AddedToken]:
+    """`added_tokens_decoder`: {"151643": {"content": "<|endoftext|>", "special": true, …}}."""
+    try:
+        return {
+            int(number): AddedToken(token["content"], **{flag: token[flag] for flag in _FLAGS if flag in token})
+            for number, token in decoder.items()
+        }
+    except (AttributeError, TypeError, KeyError, ValueError) as error:
+        raise ConfigError(f"has a malformed added_tokens_decoder: {error!r}", where=where) from error
+
+
+def _from_names(checkpoint: Checkpoint, special: set[str | None]) -> dict[int, AddedToken]:
+    """`added_tokens.json`: {"<|endoftext|>": 151643}."""
+    found = {}
+    for text, number in (checkpoint.json(ADDED) or {}).items():
+        if type(number) is not int:
+            raise ConfigError(f"token {text!r} has no id", where=checkpoint.directory / ADDED)
+        found[number] = AddedToken(text, normalized=text not in special, special=text in special)
+    return found

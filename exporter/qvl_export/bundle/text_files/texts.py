@@ -1,0 +1,40 @@
+"""The text files of a bundle: `tokenizer.json` and `chat_template.jinja`, tried before the long work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...checkpoint.directory import Checkpoint
+from ...families.spec import ModelSpec
+from . import chat_templates, special_tokens
+from . import tokenizer as tokenizer_files
+
+
+@dataclass(frozen=True)
+class Texts:
+    """What a prompt is made with; `special_tokens` are variables of the template."""
+
+    tokenizer: str
+    template: str
+    special_tokens: Mapping[str, str]
+
+
+def read(checkpoint: Checkpoint, spec: ModelSpec, say: Callable[[str], None] = lambda _: None) -> Texts:
+    """Those of a checkpoint; raises ConfigError where they do not fit each other or `config.json`.
+
+    `say` is told what was chosen among several, and of tokens that a prompt must not have.
+    """
+    special = special_tokens.read(checkpoint, spec)
+    words = tokenizer_files.read(checkpoint, spec, special, say)
+    template = chat_templates.choose(checkpoint, spec, words.tokenizer, special.named, say)
+    return Texts(words.text, template, special.named)
+
+
+def write(texts: Texts, directory: Path) -> list[str]:
+    """Write both; their names."""
+    files = {"tokenizer.json": texts.tokenizer, "chat_template.jinja": texts.template}
+    for name, text in files.items():
+        (directory / name).write_bytes(text.encode())
+    return list(files)

@@ -1,0 +1,88 @@
+"""A tiktoken vocabulary as a `tokenizer.json`: byte-level BPE whose merges are recovered from ranks.
+
+Format: a line a token, its bytes in base64 and its rank (https://github.com/openai/tiktoken `load.py`). tiktoken merges
+the neighbours whose union has the lowest rank. So a token comes to be from the two pieces that are left of its own
+bytes when every merge of a lower rank is done; one of which more pieces are left is only ever a whole word, which the
+tokenizer then looks up before it merges (`ignore_merges`), as tiktoken does.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+
+from ...errors import ConfigError
+
+Ranks = Mapping[bytes, int]
+PATTERN = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+"""Qwen's words."""
+
+
+def convert(text: str, special_tokens: Sequence[str], first_special: int, where: Path) -> str:
+    """`tokenizer.json` of the file `text` and the special tokens whose ids follow, from `first_special` on.
+
+    Raises ConfigError for a damaged file, or one that does not end where special tokens begin.
+    """
+    ranks = _parse(text, where)
+    if sorted(ranks.values()) != list(range(first_special)):
+        raise ConfigError(
+            f"has {len(ranks)} tokens where config.json has its special tokens from {first_special} on", where=where
+        )
+    names = {token: "".join(BYTES[byte] for byte in token) for token in ranks}
+    merges = [(names[left], names[right]) for left, right in recovered_merges(ranks)]
+    vocabulary = {names[token]: rank for token, rank in ranks.items()}
+    tokenizer = Tokenizer(models.BPE(vocabulary, merges, ignore_merges=True))
+    tokenizer.normalizer = normalizers.NFC()
+    words = pre_tokenizers.Split(Regex(PATTERN), "isolated")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([words, pre_tokenizers.ByteLevel(False, use_regex=False)])
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in special_tokens])
+    return str(tokenizer.to_str())
+
+
+def _parse(text: str, where: Path) -> Ranks:
+    try:
+        pairs = [line.split() for line in text.splitlines() if line.strip()]
+        ranks = {base64.b64decode(token, validate=True): int(rank) for token, rank in pairs}
+    except (ValueError, binascii.Error) as error:
+        raise ConfigError(f"is not a tiktoken vocabulary: {error}", where=where) from error
+    if missing := [byte for byte in range(256) if bytes([byte]) not in ranks]:
+        raise ConfigError(f"lacks {len(missing)} of the 256 bytes", where=where, fix="is the file complete?")
+    return ranks
+
+
+def recovered_merges(ranks: Ranks) -> list[tuple[bytes, bytes]]:
+    """The two pieces that each token is merged of, in the order of ranks."""
+    longer = sorted((token for token in ranks if len(token) > 1), key=ranks.__getitem__)
+    pieces = (_pieces(token, ranks) for token in longer)
+    return [(pair[0], pair[1]) for pair in pieces if len(pair) == 2]
+
+
+def _pieces(token: bytes, ranks: Ranks) -> list[bytes]:
+    """What is left of the bytes of a token after all merges of lower ranks, lowest first and from the left."""
+    parts, limit = [bytes([byte]) for byte in token], ranks[token]
+    while True:
+        unions = [ranks.get(left + right, limit) for left, right in pairwise(parts)]
+        lowest = min(unions, default=limit)
+        if lowest >= limit:
+            return parts
+        place = unions.index(lowest)
+        parts[place : place + 2] = [parts[place] + parts[place + 1]]
+
+
+def _byte_names() -> list[str]:
+    """The character that stands for each byte: printable Latin-1 for itself, others from U+0100 on (GPT-2's table)."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = (byte for byte in range(256) if byte not in printable)
+    names = {byte: chr(byte) for byte in printable} | {byte: chr(256 + place) for place, byte in enumerate(others)}
+    return [names[byte] for byte in range(256)]
+
+
+BYTES = _byte_names()

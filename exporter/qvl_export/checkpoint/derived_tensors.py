@@ -1,0 +1,99 @@
+"""Tensors made of stored ones whenever they are read: in another basis, order or size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from .safetensors_reader import CHUNK_BYTES, Tensor
+
+Floats = npt.NDArray[np.float32]
+BICUBIC = -0.75
+"""The coefficient of PyTorch's bicubic interpolation."""
+
+
+@dataclass(frozen=True)
+class Computed:
+    """A float32 tensor made of a stored one whenever it is read, `by_row` some rows at a time."""
+
+    name: str
+    source: Tensor
+    shape: tuple[int, ...]
+    make: Callable[[Floats], Floats]
+    by_row: bool
+    dtype: ClassVar[np.dtype[Any]] = np.dtype(np.float32)
+
+    @property
+    def file(self) -> Path:
+        return self.source.file
+
+    @property
+    def nbytes(self) -> int:
+        return int(np.prod(self.shape)) * self.dtype.itemsize
+
+    def chunks(self, chunk_bytes: int = CHUNK_BYTES) -> Iterator[Floats]:
+        """The elements in order, flat."""
+        rest = self.source.shape[1:]
+        read = (chunk.astype(np.float32).reshape(-1, *rest) for chunk in self.source.chunks(chunk_bytes // 8))
+        for rows in read if self.by_row else [np.concatenate(list(read))]:
+            yield np.ascontiguousarray(self.make(rows)).reshape(-1)
+
+    def rows(self, indices: Iterable[int]) -> Floats:
+        """Some rows of a matrix."""
+        if not self.by_row:
+            raise ValueError(f"{self.name} is not made row by row")
+        return self.make(self.source.rows(indices).astype(np.float32))
+
+
+def whole(tensor: Tensor) -> Floats:
+    """All elements, flat."""
+    return np.concatenate([chunk.astype(np.float32) for chunk in tensor.chunks()])
+
+
+def reordered(source: Tensor, order: npt.NDArray[np.int64]) -> Computed:
+    """Its rows in another order."""
+    return Computed(source.name, source, source.shape, lambda rows: rows[order], by_row=False)
+
+
+def transposed(source: Tensor) -> Computed:
+    """A matrix turned."""
+    return Computed(source.name, source, source.shape[::-1], lambda matrix: matrix.T, by_row=False)
+
+
+def resized_table(source: Tensor, side: int) -> Computed:
+    """A square table of positions [n · n, C], row by row, as one of `side` · `side` rows."""
+    size, channels = round(source.shape[0] ** 0.5), source.shape[1]
+    spread = interpolation_matrix(size, side)
+
+    def make(table: Floats) -> Floats:
+        grid = table.reshape(size, size, channels)
+        return np.asarray(np.einsum("rp,cq,pqk->rck", spread, spread, grid, optimize=True).reshape(-1, channels))
+
+    return Computed(source.name, source, (side * side, channels), make, by_row=False)
+
+
+def interpolation_matrix(size: int, wanted: int) -> Floats:
+    """What each of `size` entries counts in each of `wanted`, bicubic, centres on centres, edges repeated.
+
+    [wanted, size]; PyTorch's `interpolate(mode="bicubic", align_corners=False)`: Keys' cubic convolution (1981).
+    """
+    if size == wanted:
+        return np.eye(size, dtype=np.float32)
+    place = (np.arange(wanted) + 0.5) * size / wanted - 0.5
+    before = np.floor(place).astype(int)
+    matrix = np.zeros((wanted, size))
+    for offset in range(-1, 3):
+        weights = _cubic(np.abs(place - before - offset))
+        np.add.at(matrix, (np.arange(wanted), np.clip(before + offset, 0, size - 1)), weights)
+    return matrix.astype(np.float32)
+
+
+def _cubic(distance: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    near = ((BICUBIC + 2) * distance - (BICUBIC + 3)) * distance**2 + 1
+    far = BICUBIC * (((distance - 5) * distance + 8) * distance - 4)
+    return np.where(distance <= 1, near, np.where(distance < 2, far, 0))

@@ -1,0 +1,1 @@
+"""Quantized checkpoints, GPTQ and AWQ: read bit for bit, and written."""

@@ -1,0 +1,156 @@
+"""`--save-gptq`: the quantized decoder as a checkpoint in the layout of auto-gptq and GPTQModel.
+
+The format is described in `gptq_checkpoint`, which reads it. Everything that is not a quantized decoder linear is as
+the source has it: element types and bits of other tensors, tokenizer, processor and chat template. Names are those of
+transformers 5, the only ones that GPTQModel finds.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..._version import __version__
+from ...common import atomic_output as atomic
+from ...errors import ConfigError, OutputError
+from ...qtensor import Layout, QTensor
+from ..directory import Checkpoint
+from ..safetensors_reader import Array
+from ..safetensors_writer import Advance, Source, nbytes, write
+from ..tensor_names import nested_name
+from .detect import QuantizedSource
+from .packed_words import pack_words
+
+CONFIG = "quantize_config.json"
+"""auto-gptq's name for it; a directory that has one is a GPTQ checkpoint and may be replaced with --force."""
+GPTQ = atomic.Product("a GPTQ checkpoint", (CONFIG,))
+COPIED = (".json", ".jinja", ".txt", ".tiktoken")
+WORD = 8
+"""int4 codes in an int32: rows and columns of a linear must come in multiples of it."""
+Linears = Mapping[str, QuantizedSource]
+Begin = Callable[[str, int], None]
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One of the tensors of a quantized linear, made when it is written."""
+
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    make: Callable[[], Array]
+
+    def chunks(self) -> Iterator[Array]:
+        yield np.ascontiguousarray(self.make())
+
+
+def decoder_linears(linears: Linears) -> dict[str, QuantizedSource]:
+    """Those that the format takes: embedding and head stay float."""
+    return {name: linear for name, linear in linears.items() if name.startswith("model.layers.")}
+
+
+def check_place(out: Path, bundle_out: Path, force: bool) -> None:
+    """Refuse, before the long work, a place that the checkpoint could not be written to; raises OutputError."""
+    ours, theirs = out.resolve(), bundle_out.resolve()
+    if ours.is_relative_to(theirs) or theirs.is_relative_to(ours):
+        raise OutputError("and the bundle would lie in each other", where=out, fix="give --save-gptq another directory")
+    atomic.check_free(out, force, GPTQ)
+
+
+def check(linears: Linears) -> None:
+    """Refuse, before the long work, shapes that the format does not have; raises ConfigError."""
+    for name, linear in decoder_linears(linears).items():
+        block = linear.layout().block
+        if linear.rows % WORD or linear.columns % WORD or linear.columns % block:
+            raise ConfigError(
+                f"{name} [{linear.rows}, {linear.columns}] does not fit the GPTQ format in groups of {block}",
+                fix="give a --block-size that divides its columns, or leave --save-gptq out",
+            )
+
+
+def save(directory: Path, checkpoint: Checkpoint, linears: Linears, begin: Begin, advance: Advance) -> None:
+    """Write the checkpoint into a directory, a tensor at a time."""
+    quantized = decoder_linears(linears)
+    checkpoint_format = _checkpoint_format(quantized)
+    tensors = dict(_tensors(checkpoint, quantized, checkpoint_format))
+    config = quantization_config(next(iter(quantized.values())).layout(), checkpoint_format)
+    begin("writing the GPTQ checkpoint", sum(map(nbytes, tensors.values())))
+    _copy_texts(checkpoint.directory, directory)
+    _write_json(directory / "config.json", {**checkpoint.config, "quantization_config": config})
+    _write_json(directory / CONFIG, config)
+    write(directory, tensors, advance)
+
+
+def quantization_config(layout: Layout, checkpoint_format: str) -> dict[str, Any]:
+    """What auto-gptq, GPTQModel and transformers look for, under the names each of them gave it."""
+    return {
+        "bits": layout.bits,
+        "group_size": layout.block,
+        "desc_act": False,
+        "sym": not layout.asymmetric,
+        "lm_head": False,
+        "quant_method": "gptq",
+        "checkpoint_format": checkpoint_format,
+        "pack_dtype": "int32",
+        "meta": {"quantizer": [f"qvl-export:{__version__}"], "static_groups": True},
+    }
+
+
+def _checkpoint_format(linears: Linears) -> str:
+    """`gptq` stores zero points minus one, which a zero point of 0 does not allow."""
+    zeros = (linear.read().zeros for linear in linears.values() if linear.layout().asymmetric)
+    return "gptq_v2" if any(stored is not None and (stored == 0).any() for stored in zeros) else "gptq"
+
+
+def _tensors(checkpoint: Checkpoint, linears: Linears, checkpoint_format: str) -> Iterator[tuple[str, Source]]:
+    """Tensors in the source's order; the weight of a quantized linear gives way to its parts."""
+    for name, tensor in checkpoint.tensors.items():
+        linear = linears.get(name.removesuffix(".weight")) if name.endswith(".weight") else None
+        if linear is None:
+            yield nested_name(name), tensor
+        else:
+            yield from _parts(nested_name(name.removesuffix(".weight")), linear, checkpoint_format)
+
+
+def _parts(name: str, linear: QuantizedSource, checkpoint_format: str) -> Iterator[tuple[str, Source]]:
+    """The four tensors; as widths of elements decide their order in a file, a linear may be read twice."""
+    layout = linear.layout()
+    rows, columns, groups = linear.rows, linear.columns, linear.columns // layout.block
+    per_word, minus = 32 // layout.bits, int(checkpoint_format == "gptq")
+
+    @lru_cache(maxsize=1)
+    def read() -> QTensor:
+        return linear.read()
+
+    def zeros() -> Array:
+        stored = read().zeros
+        whole = np.full((rows, groups), layout.middle, np.uint8) if stored is None else stored
+        return pack_words(whole.T - np.uint8(minus), layout.bits, axis=1)
+
+    def part(dtype: type[np.generic], shape: tuple[int, ...], make: Callable[[], Array]) -> _Part:
+        return _Part(np.dtype(dtype), shape, make)
+
+    def codes() -> Array:
+        return pack_words(read().codes.T, layout.bits, axis=0)
+
+    yield f"{name}.qweight", part(np.int32, (columns // per_word, rows), codes)
+    yield f"{name}.qzeros", part(np.int32, (groups, rows // per_word), zeros)
+    yield f"{name}.g_idx", part(np.int32, (columns,), lambda: np.arange(columns, dtype=np.int32) // layout.block)
+    yield f"{name}.scales", part(np.float16, (groups, rows), lambda: read().scales.T)
+
+
+def _copy_texts(source: Path, directory: Path) -> None:
+    """Tokenizer, processor, chat template, generation config and licence texts; not the index of the old shards."""
+    for path in sorted(source.iterdir()):
+        if path.is_file() and path.suffix in COPIED and not path.name.endswith(".index.json"):
+            shutil.copyfile(path, directory / path.name)
+
+
+def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", "utf-8")

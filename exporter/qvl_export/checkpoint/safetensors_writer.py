@@ -1,0 +1,89 @@
+"""safetensors files written tensor by tensor, so that no more than a chunk of a file is in memory.
+
+Format: https://github.com/huggingface/safetensors#format
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from .safetensors_reader import DTYPES, Array
+
+SHARD_BYTES = 4 << 30
+NAMES = {dtype: name for name, dtype in DTYPES.items()}
+Advance = Callable[[int], None]
+
+
+class Source(Protocol):
+    """A tensor whose values are made or read while it is written."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]: ...
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    def chunks(self) -> Iterator[Array]: ...
+
+
+def nbytes(source: Source) -> int:
+    return math.prod(source.shape) * source.dtype.itemsize
+
+
+def write(directory: Path, tensors: Mapping[str, Source], advance: Advance, shard_bytes: int = SHARD_BYTES) -> None:
+    """`model.safetensors`, or numbered shards and their index where there is more than `shard_bytes`."""
+    shards = list(_shards(tensors, shard_bytes))
+    files = [f"model-{number:05}-of-{len(shards):05}.safetensors" for number in range(1, len(shards) + 1)]
+    files = files if len(shards) > 1 else ["model.safetensors"]
+    for file, shard in zip(files, shards, strict=True):
+        _write_file(directory / file, {name: tensors[name] for name in shard}, advance)
+    if len(shards) > 1:
+        index = {
+            "metadata": {"total_size": sum(map(nbytes, tensors.values()))},
+            "weight_map": {name: file for file, shard in zip(files, shards, strict=True) for name in shard},
+        }
+        (directory / "model.safetensors.index.json").write_text(json.dumps(index, indent=1) + "\n", "utf-8")
+
+
+def _shards(tensors: Mapping[str, Source], shard_bytes: int) -> Iterator[list[str]]:
+    """Names in order, a new shard where the next tensor would not fit; a larger tensor has a shard of its own."""
+    ends = itertools.accumulate(map(nbytes, tensors.values()))
+    shard: list[str] = []
+    begin = 0
+    for (name, source), end in zip(tensors.items(), ends, strict=True):
+        if shard and end - begin > shard_bytes:
+            yield shard
+            shard, begin = [], end - nbytes(source)
+        shard.append(name)
+    yield shard
+
+
+def _write_file(path: Path, tensors: Mapping[str, Source], advance: Advance) -> None:
+    """Wide element types first: then every tensor starts on a multiple of its element's size, as readers demand."""
+    order = sorted(tensors, key=lambda name: -tensors[name].dtype.itemsize)
+    with path.open("wb") as file:
+        file.write(_header((name, tensors[name]) for name in order))
+        for name in order:
+            written = file.tell()
+            for chunk in tensors[name].chunks():
+                chunk.tofile(file)
+                advance(chunk.nbytes)
+            assert file.tell() - written == nbytes(tensors[name]), name
+
+
+def _header(tensors: Iterable[tuple[str, Source]]) -> bytes:
+    """Length and JSON, padded so that the tensors begin on a multiple of eight."""
+    entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    start = 0
+    for name, source in tensors:
+        end = start + nbytes(source)
+        entries[name] = {"dtype": NAMES[source.dtype], "shape": source.shape, "data_offsets": [start, end]}
+        start = end
+    raw = json.dumps(entries, separators=(",", ":")).encode()
+    raw += b" " * (-len(raw) % 8)
+    return len(raw).to_bytes(8, "little") + raw

@@ -1,0 +1,57 @@
+"""`qvl-export calib`: calibration sets made of one's own pages."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from qvl_runtime.common.standard_streams import show
+from qvl_runtime.pdf import PDF_DPI
+
+from .progress import RichProgress
+
+EXAMPLES = """\b
+Examples:
+  qvl-export calib build my_scans/ invoices.pdf my_set
+  qvl-export export CHECKPOINT bundle --precision int4 --calib my_set"""
+DPI = click.IntRange(36, 1200)
+
+
+@click.group()
+def calib() -> None:
+    """Make sets of pages that quantization is calibrated on."""
+
+
+@calib.command(epilog=EXAMPLES)
+@click.argument("sources", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("out_set", type=click.Path(path_type=Path))
+@click.option("--samples", type=click.IntRange(1), help="Most pages, spread evenly over the sources (default: all).")
+@click.option("--dpi", type=DPI, default=PDF_DPI, show_default=True, help="Resolution at which PDF pages are drawn.")
+@click.option("--force", is_flag=True, help="Replace an existing set.")
+@click.option("--quiet", is_flag=True, help="Print nothing but errors.")
+@click.option("--json", "as_json", is_flag=True, help="Print what was made as one JSON object.")
+def build(
+    sources: tuple[Path, ...],
+    out_set: Path,
+    samples: int | None,
+    dpi: int,
+    force: bool,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Make the calibration set OUT_SET from SOURCES, for `export --calib OUT_SET`.
+
+    SOURCES are images, PDFs, directories of these, and other sets. PDF pages are drawn, and their text layer is the
+    answer; look through OUT_SET/labels.jsonl and correct or complete it.
+    """
+    from ..quant.calibration_data.build_set import SetPlan
+    from ..quant.calibration_data.build_set import build as run
+
+    plan = SetPlan(sources, out_set, samples, dpi, force)
+    built = run(plan, RichProgress(quiet).stage)
+    if as_json:
+        show(asdict(built))
+    elif not quiet:
+        show(f"{out_set}: {built.pages} pages, {built.answered} of {built.questions} questions with an answer")

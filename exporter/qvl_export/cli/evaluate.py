@@ -1,0 +1,210 @@
+"""The commands that measure: `compare`, `blame`, `sweep`, `eval build`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from qvl_runtime.common.standard_streams import say, show
+
+from .progress import ItemProgress, RichProgress
+
+LIMIT_EXCEEDED = 1
+COMPARE_EXAMPLES = """\b
+Examples:
+  qvl-export compare fp16 int8 int4 --data my_set --out report
+  qvl-export compare CHECKPOINT int4 --reference hf --data my_set --out report
+  qvl-export compare fp16 int4 --data my_set --out report --fail-if "cer>+0.5pt" --undecided fail"""
+BLAME_EXAMPLES = """\b
+Examples:
+  qvl-export blame fp16 int4 --image page.png "What is the total?"
+  qvl-export blame fp16 int4 --image page.png --into llm.layers.2"""
+SWEEP_EXAMPLES = """\b
+Example:
+  qvl-export sweep CHECKPOINT --pixels 200704,501760 --precisions fp16,int4 --data my_set --out sweep"""
+EVAL_EXAMPLES = """\b
+Example:
+  qvl-export eval build my_scans/ truth.csv my_set
+A row of truth.csv (commas, semicolons or tabs):
+  image,prompt,task,answer,kind
+  may/invoice.png,What is the total?,qa,12.00,invoice"""
+Directory = click.Path(path_type=Path)
+
+
+def register(cli: click.Group) -> None:
+    """Add the commands to the program."""
+    for command in (compare, blame, sweep, evaluation):
+        cli.add_command(command)
+
+
+@click.command(epilog=COMPARE_EXAMPLES)
+@click.argument("reference", type=Directory)
+@click.argument("bundles", nargs=-1, required=True, type=Directory)
+@click.option("--data", required=True, type=Directory, help="Evaluation set: images and labels.jsonl.")
+@click.option("--out", required=True, type=Directory, help="Where index.html, report.md and report.json go.")
+@click.option(
+    "--items", type=click.IntRange(1), help="Ask at most N items of the set, drawn with a fixed seed (default: all)."
+)
+@click.option("--threads", type=click.IntRange(1), help="Cores for all processes together (default: all).")
+@click.option("--workers", type=click.IntRange(1), help="Worker processes per model (default: one per machine).")
+@click.option("--ray", metavar="ADDRESS", help="Spread the items over the Ray cluster there.")
+@click.option("--max-new-tokens", type=click.IntRange(1), help="Longest answer (default: the runtime's).")
+@click.option("--use-generation-config", is_flag=True, help="Answer as the checkpoint recommends, not greedily.")
+@click.option("--reference", "engine", type=click.Choice(["bundle", "hf"]), default="bundle", show_default=True,
+              help="What REFERENCE is: a bundle, or a checkpoint run by PyTorch.")  # fmt: skip
+@click.option("--fail-if", "gates", multiple=True, metavar="COND", help='Such as "cer>+0.5pt": exit 1 where exceeded.')
+@click.option("--undecided", type=click.Choice(["pass", "fail"]), help="What --fail-if does about tasks with too few "
+              "items to decide: exit 0 (default: pass) or 1.")  # fmt: skip
+@click.option("--blame/--no-blame", "blamed", default=True, show_default=True, help="Trace the worst item by layer.")
+@click.option("--template-arg", "template_args", multiple=True, metavar="NAME=VALUE",
+              help="A variable of the chat template, such as enable_thinking=false; may be repeated.")  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="Print report.json instead of the summary.")
+@click.option("--quiet", is_flag=True, help="No progress.")
+def compare(
+    reference: Path, bundles: tuple[Path, ...], data: Path, out: Path, engine: str, gates: tuple[str, ...],
+    undecided: str | None, blamed: bool, as_json: bool, quiet: bool, **options: Any,
+) -> None:  # fmt: skip
+    """What BUNDLES lose against REFERENCE on the documents in --data, with statistics.
+
+    Goes on where a killed run stopped; with more BUNDLES later, answers that are there are used again.
+    """
+    from qvl_runtime.templates.chat import parse_arguments
+
+    from ..evaluate.analysis.verdict import parse_gate
+    from ..evaluate.compare import ComparePlan
+
+    options["template_args"] = parse_arguments(options["template_args"])
+    limits = tuple(parse_gate(gate) for gate in gates)
+    plan = ComparePlan(reference, bundles, data, out, hf=engine == "hf", blame=blamed, gates=limits, **options)
+    if undecided and not gates:
+        raise click.UsageError("--undecided is for --fail-if: add one, or leave it out")
+    _compare(plan, as_json, quiet, undecided == "fail")
+
+
+def _compare(plan: Any, as_json: bool, quiet: bool, must_decide: bool = False) -> None:
+    """Run the comparison, write the report, print it, and exit with 1 where a limit is exceeded.
+
+    With `must_decide` it does so too where there are too few items to tell.
+    """
+    import msgspec
+
+    from ..evaluate.analysis.verdict import exceeded, undecided
+    from ..evaluate.compare import compare as run
+    from ..evaluate.report.render import markdown, write
+
+    progress = ItemProgress(quiet)
+    try:
+        report = run(plan, progress)
+        write(report, plan.out)
+    finally:
+        progress.stop()
+    show(msgspec.to_builtins(report) if as_json else markdown(report))
+    if not as_json:
+        click.echo(f"{plan.out / 'index.html'}: the whole report")
+    open_questions, stopped = undecided(report, plan.gates), exceeded(report, plan.gates)
+    for line in open_questions:
+        say(f"not decided: {line}")
+    for line in stopped:
+        say(f"exceeded: {line}")
+    if stopped or (must_decide and open_questions):
+        sys.exit(LIMIT_EXCEEDED)
+
+
+@click.command(epilog=BLAME_EXAMPLES)
+@click.argument("reference", type=Directory)
+@click.argument("bundle", type=Directory)
+@click.argument("prompt", default="Read the text.")
+@click.option("--image", "images", multiple=True, required=True, type=Directory, help="A page; may be repeated.")
+@click.option("--into", metavar="STAGE", help="Go into the linears of a stage, such as llm.layers.2.")
+@click.option("--reference", "engine", type=click.Choice(["bundle", "hf"]), default="bundle", show_default=True,
+              help="What REFERENCE is: a bundle, or a checkpoint run by PyTorch.")  # fmt: skip
+@click.option("--threads", type=click.IntRange(1), help="Cores to use (default: all).")
+@click.option("--template-arg", "template_args", multiple=True, metavar="NAME=VALUE",
+              help="A variable of the chat template, such as enable_thinking=false; may be repeated.")  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--quiet", is_flag=True, help="No progress.")
+def blame(
+    reference: Path, bundle: Path, prompt: str, images: tuple[Path, ...], into: str | None, engine: str,
+    threads: int | None, template_args: tuple[str, ...], as_json: bool, quiet: bool,
+) -> None:  # fmt: skip
+    """Where BUNDLE loses against REFERENCE on one input: cosine and SQNR after every stage."""
+    import msgspec
+
+    from qvl_runtime.templates.chat import parse_arguments
+
+    from ..evaluate.trace.blame import BlamePlan, describe
+    from ..evaluate.trace.blame import blame as run
+
+    arguments = parse_arguments(template_args)
+    plan = BlamePlan(reference, bundle, images, prompt, into, threads, engine == "hf", arguments)
+    progress = ItemProgress(quiet or as_json)
+    try:
+        found = run(plan, progress)
+    finally:
+        progress.stop()
+    show(msgspec.to_builtins(found) if as_json else describe(found))
+
+
+@click.command(epilog=SWEEP_EXAMPLES)
+@click.argument("checkpoint")
+@click.option("--pixels", required=True, metavar="A,B,C", help="Pixel bounds to try, such as 200704,501760,1003520.")
+@click.option("--precisions", required=True, metavar="P,Q", help="Precisions to try, such as fp16,int4.")
+@click.option("--data", required=True, type=Directory, help="Evaluation set: images and labels.jsonl.")
+@click.option("--out", required=True, type=Directory, help="Where bundles and the report go.")
+@click.option("--calib", type=Directory, help="Calibration set for precisions that are quantized.")
+@click.option("--items", type=click.IntRange(1), help="Ask at most N items of the set (default: all).")
+@click.option("--threads", type=click.IntRange(1), help="Cores for all processes together (default: all).")
+@click.option("--workers", type=click.IntRange(1), help="Worker processes per model (default: one per machine).")
+@click.option("--ray", metavar="ADDRESS", help="Spread the items over the Ray cluster there.")
+@click.option("--max-new-tokens", type=click.IntRange(1), help="Longest answer (default: the runtime's).")
+@click.option("--use-generation-config", is_flag=True, help="Answer as the checkpoint recommends, not greedily.")
+@click.option("--template-arg", "template_args", multiple=True, metavar="NAME=VALUE",
+              help="A variable of the chat template, such as enable_thinking=false; may be repeated.")  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="Print report.json instead of the summary.")
+@click.option("--quiet", is_flag=True, help="No progress.")
+def sweep(
+    checkpoint: str, pixels: str, precisions: str, data: Path, out: Path, calib: Path | None, as_json: bool,
+    quiet: bool, **options: Any,
+) -> None:  # fmt: skip
+    """The trade-off between pixels, precision and accuracy of CHECKPOINT, drawn."""
+    from qvl_runtime.templates.chat import parse_arguments
+
+    from ..evaluate.sweep import SweepPlan, make_bundles, parse_pixels
+
+    options["template_args"] = parse_arguments(options["template_args"])
+    wanted = tuple(part.strip() for part in precisions.split(","))
+    plan = SweepPlan(checkpoint, parse_pixels(pixels), wanted, data, out, calib, options["ray"], options["threads"])
+    progress = RichProgress(quiet)  # counts bytes, as exports do
+    try:
+        first, *others = make_bundles(plan, progress)
+    finally:
+        progress.stop()
+    from ..evaluate.compare import ComparePlan
+
+    _compare(ComparePlan(first, tuple(others), data, out, blame=False, **options), as_json, quiet)
+
+
+@click.group("eval")
+def evaluation() -> None:
+    """Evaluation sets from one's own pages."""
+
+
+@evaluation.command(epilog=EVAL_EXAMPLES)
+@click.argument("scans", type=Directory)
+@click.argument("truth", type=Directory)
+@click.argument("out_set", type=Directory)
+@click.option("--force", is_flag=True, help="Replace an existing set.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def build(scans: Path, truth: Path, out_set: Path, force: bool, as_json: bool) -> None:
+    """A set OUT_SET from the images in SCANS and the table TRUTH (CSV: image,prompt,task,answer[,kind])."""
+    from ..evaluate.sets.build_set import build_set
+
+    counts = build_set(scans, truth, out_set, force)
+    if as_json:
+        show(counts)
+    else:
+        tasks = ", ".join(f"{count} {task}" for task, count in counts["tasks"].items())
+        show(f"{out_set}: {counts['items']} items ({tasks}) about {counts['images']} pages")

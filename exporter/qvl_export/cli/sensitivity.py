@@ -1,0 +1,89 @@
+"""`qvl-export sensitivity`: what the precision of each linear costs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+from qvl_runtime.common.standard_streams import show
+
+from ..quant.mixed_precision.sensitivity_table import Sensitivity
+from .progress import RichProgress
+
+EXAMPLES = """\b
+Examples:
+  qvl-export sensitivity CHECKPOINT
+  qvl-export sensitivity CHECKPOINT --calib my_scans/ --samples 16 --json"""
+SHOWN = ("int4", "int8")
+"""Precisions with a column; it is empty where a linear would stay float."""
+
+
+@click.command(epilog=EXAMPLES)
+@click.argument("checkpoint")
+@click.option(
+    "--calib",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="Pages to measure on, as for `export`; may be repeated (default: the built-in set).",
+)
+@click.option("--samples", type=click.IntRange(1), default=8, show_default=True, help="Most pages to measure on.")
+@click.option("--block-size", type=int, default=32, show_default=True, help="Columns that share an int4 scale.")
+@click.option("--max-pixels", type=click.IntRange(1), help="Largest image after resizing (default: the checkpoint's).")
+@click.option("--threads", type=click.IntRange(1), help="Cores to measure with (default: all).")
+@click.option("--revision", help="Branch, tag or commit of a Hugging Face id.")
+@click.option("--quiet", is_flag=True, help="Print nothing but the table and errors.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list instead of a table.")
+def sensitivity(
+    checkpoint: str,
+    calib: tuple[Path, ...],
+    samples: int,
+    block_size: int,
+    max_pixels: int | None,
+    threads: int | None,
+    revision: str | None,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """What int4 and int8 of each linear of CHECKPOINT cost its answers: mean KL divergence, nats a token.
+
+    The measurements that `export --max-kl` and `--max-size` choose by; worst first.
+    """
+    from ..exporting.pipeline import ExportPlan
+    from ..exporting.pipeline import sensitivity as run
+
+    plan = ExportPlan(
+        checkpoint,
+        "",
+        max_pixels=max_pixels,
+        revision=revision,
+        block_size=block_size,
+        calib=calib,
+        samples=samples,
+        threads=threads,
+    )
+    progress = RichProgress(quiet)
+    try:
+        rows = sorted(run(plan, progress), key=lambda row: -max(row.kl.get(name, 0.0) for name in SHOWN))
+    finally:
+        progress.stop()
+    if as_json:
+        show(msgspec.to_builtins(rows))
+        return
+    click.echo(_table(rows))
+
+
+def _table(rows: Sequence[Sensitivity]) -> str:
+    """As wide as a terminal, nothing after the last column."""
+    table = Table("linear", "shape", *(f"KL {name}" for name in SHOWN), box=None, pad_edge=False, header_style="")
+    for row in rows:
+        costs = (f"{row.kl[name]:.2e}" if name in row.kl else "" for name in SHOWN)
+        table.add_row(row.name, f"{row.shape[0]} × {row.shape[1]}", *costs)
+    console = Console(width=None if Console().is_terminal else 120)
+    with console.capture() as captured:
+        console.print(table)
+    return "\n".join(line.rstrip() for line in captured.get().splitlines())

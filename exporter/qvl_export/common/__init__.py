@@ -1,0 +1,1 @@
+"""What any part of the exporter may use: atomic output, locks, progress, extras."""

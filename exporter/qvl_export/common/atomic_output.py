@@ -1,0 +1,195 @@
+"""Directories and files that are whole or not there: written beside their place, then renamed."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from ..errors import ExportError, OutputError
+from .locks import lock
+from .scratch import LOCK, abandoned, new_id, place
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+"""What only happens to what is written."""
+_PARTIAL, _REPLACED = "partial", "replaced"
+"""States of what lies beside an output: one in the making or on its way out, and a whole old one."""
+_PATIENCE = 10
+"""How often a rename is tried that Windows refuses: virus scanners open new files for a moment."""
+_PAUSE = 0.2
+"""Seconds."""
+WINDOWS = os.name == "nt"
+
+
+@dataclass(frozen=True)
+class Product:
+    """A kind of directory: what one is called, and the files by which it is known for one that may be replaced."""
+
+    noun: str
+    marks: tuple[str, ...]
+
+
+@contextlib.contextmanager
+def writing(out: Path, force: bool, product: Product) -> Iterator[Path]:
+    """A directory beside `out` that becomes `out` when the block ends well, and vanishes when it does not.
+
+    Raises OutputError when `out` exists and `force` is not set, or when the disk is full or not writable.
+    """
+    check_free(out, force, product)
+    out = Path(os.path.realpath(out))
+    _clear_leftovers(out)
+    check_free(out, force, product)
+    id = new_id()
+    beside = place(out.parent, out.name, id, _PARTIAL)
+    with parents(out), told(beside, out), lock(place(out.parent, out.name, id, LOCK)):
+        try:
+            beside.mkdir()
+            yield beside
+            _sync(beside)
+            check_free(out, force, product)  # another process may have finished first
+            _replace(beside, out)
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def parents(out: Path) -> Iterator[None]:
+    """Make the directories that `out` is to lie in; those that are empty afterwards go again."""
+    created = [parent for parent in out.parents if not parent.exists()]
+    try:
+        with told(out, out):
+            out.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    finally:
+        _remove_empty(created)
+
+
+@contextlib.contextmanager
+def told(beside: Path, out: Path) -> Iterator[None]:
+    """What the system refuses while `beside` is written, which is to become `out`, as an error that names the place."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is None:
+            raise
+        reason, ours = error.strerror or str(error), str(beside.with_suffix(""))
+        other = error.filename and not str(error.filename).startswith(ours)
+        if other and error.errno not in FULL and not out.is_relative_to(Path(error.filename)):
+            raise ExportError(f"cannot be read: {reason}", where=error.filename) from error
+        busy = WINDOWS and error.errno == errno.EACCES and error.filename is not None
+        fix = "end what has it open" if busy else "make room or choose another place"
+        fix = f"{fix}; it is as it was"
+        raise OutputError(f"cannot be written: {reason}", where=out, fix=fix) from error
+
+
+@contextlib.contextmanager
+def written(path: Path) -> Iterator[IO[bytes]]:
+    """A file that has its name once it is whole, even where two processes write the same.
+
+    Raises OutputError for an error that would not name it, as that of a full disk.
+    """
+    beside = path.with_name(f".{uuid.uuid4().hex}.tmp")
+    try:
+        with beside.open("wb") as file:
+            yield file
+        _rename(beside, path)
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        reason = error.strerror or f"{error}: is the disk full?"  # NumPy says neither where nor why
+        raise OutputError(f"cannot be written: {reason}", where=path, fix="make room, then run it again") from error
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def check_free(out: Path, force: bool, product: Product) -> None:
+    """Refuse an existing `out` without `force`, and anything but a `product` with it; an empty directory is free."""
+    if not out.exists() and not out.is_symlink():
+        return
+    empty = out.is_dir() and not any(out.iterdir())
+    if not empty and not all((out / mark).is_file() for mark in product.marks):
+        raise OutputError(f"exists and is not {product.noun}", where=out, fix="choose another place")
+    if Path.cwd().is_relative_to(out.resolve()):
+        raise OutputError("is the current directory", where=out, fix="run it from elsewhere")
+    if not empty and not force:
+        raise OutputError("already exists", where=out, fix="give --force to replace it")
+
+
+def _clear_leftovers(out: Path) -> None:
+    """Clear away after processes that are gone; an old directory caught between renames comes back."""
+    for id in abandoned(out.parent, out.name, _PARTIAL, _REPLACED):
+        old, beside = (place(out.parent, out.name, id, state) for state in (_REPLACED, _PARTIAL))
+        if old.exists() and not out.exists():
+            _rename(old, out)
+        else:
+            shutil.rmtree(old, ignore_errors=True)
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def _remove_empty(directories: list[Path]) -> None:
+    """Parents made for a directory that then failed, innermost first."""
+    with contextlib.suppress(OSError):
+        for directory in directories:
+            directory.rmdir()
+
+
+def _sync(directory: Path) -> None:
+    """What is in it reaches the disk before its name does."""
+    found = [*directory.rglob("*"), directory]
+    for path in found:
+        if path.is_file():
+            _sync_one(path)
+    for path in found:
+        if path.is_dir():
+            with contextlib.suppress(OSError):  # Windows opens no directories, some file systems sync none
+                _sync_one(path)
+
+
+def _sync_one(path: Path) -> None:
+    try:
+        handle = os.open(path, os.O_RDWR)  # Windows synchronises nothing that is open for reading alone
+    except OSError:
+        handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _replace(beside: Path, out: Path) -> None:
+    """Rename into place; an old directory is moved aside first and removed last.
+
+    What is called `replaced` is always whole: only once it has the name of what is in the making, it is taken apart.
+    """
+    old = beside.with_suffix(f".{_REPLACED}")
+    try:
+        if out.exists():
+            _rename(out, old)
+        _rename(beside, out)
+    except BaseException:  # an interruption too
+        if old.exists() and not out.exists():
+            _rename(old, out)
+        raise
+    if old.exists():
+        with contextlib.suppress(OSError):  # Windows: a program has one of its files open
+            _rename(old, beside)
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def _rename(source: Path, target: Path) -> None:
+    """Rename; Windows refuses it as long as any program has the file, or one in the directory, open."""
+    for left in reversed(range(_PATIENCE if WINDOWS else 1)):
+        try:
+            source.replace(target)
+            return
+        except PermissionError:
+            if not left:
+                raise
+        time.sleep(_PAUSE)

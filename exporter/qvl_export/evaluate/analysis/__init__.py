@@ -1,0 +1,1 @@
+"""Statistics of paired records, and the verdicts that come of them."""

@@ -1,0 +1,159 @@
+"""What report.json holds: `Report` and its parts; see docs/report.md."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from ..metrics.scores import METRICS
+from ..trace.blame import Blame
+from .machine import Machine
+from .statistics import Interval
+
+
+class Speed(msgspec.Struct, frozen=True):
+    """Cost beside accuracy; a first token counts where the page was new. Peak memory is that of all its processes."""
+
+    size_mb: float
+    load_seconds: float
+    first_token_ms: float
+    tokens_per_second: float
+    seconds_per_item: float
+    peak_memory_mb: float
+
+
+class Comparison(msgspec.Struct, frozen=True):
+    """One metric of one task or group: both rates and the difference (other − reference) as fractions of one.
+
+    `low` and `high` bound the difference at 95 %, `p_value` is that of the paired permutation test, `items_needed`
+    would show a loss of one point. Of items that are `too_few` (see `statistics.ENOUGH`) the bounds say nothing.
+    `direction` says what the verdict's rule finds (see `verdict.directed`).
+    """
+
+    metric: str
+    items: int
+    reference: float
+    other: float
+    difference: float
+    low: float
+    high: float
+    p_value: float
+    items_needed: int
+    mcnemar: float | None = None
+    group: str = ""
+    task: str = ""
+    too_few: bool = False
+    direction: Literal["", "worse", "better"] = ""
+
+    def loss(self) -> Interval:
+        """Bounds of the loss: positive is worse."""
+        if METRICS[self.metric].lower_is_better:
+            return Interval(self.low, self.high)
+        return Interval(-self.high, -self.low)
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """`outcome` over all tasks together, with a confidence of 95 %; `text` is for people."""
+
+    outcome: Literal["identical", "no measurable loss", "loss", "gain", "too few items"]
+    text: str
+
+
+class Recommendation(msgspec.Struct, frozen=True):
+    """What to ship, a bundle or the reference itself, and why; `title` is null where the set cannot tell."""
+
+    title: str | None
+    path: str
+    reason: str
+
+
+class AgreementSummary(msgspec.Struct, frozen=True):
+    """Along the reference's own answers: KL in nats a token, how often both favour the same token, the ratio of
+    perplexities, and how the free answers compare."""
+
+    items: int
+    tokens: int
+    kl_mean: float
+    kl_low: float
+    kl_high: float
+    kl_median: float
+    kl_p99: float
+    kl_max: float
+    same_top: float
+    perplexity_ratio: float
+    same_answers: int
+    diverging_items: int
+    first_divergence_median: float | None
+    empty_answers: int
+    empty_answers_reference: int
+    length_ratio: float
+
+
+class WorstItem(msgspec.Struct, frozen=True):
+    """An item that lost much: `loss` in the task's first metric, `kl` the mean along the reference's answer."""
+
+    item: int
+    image: str
+    task: str
+    kind: str
+    prompt: str
+    truth: str
+    reference_answer: str
+    answer: str
+    metric: str
+    reference: float
+    other: float
+    loss: float
+    kl: float
+    reference_resized: tuple[int, int]
+    resized: tuple[int, int]
+    error: str = ""
+
+
+class ModelReport(msgspec.Struct, frozen=True):
+    """A model that answered: what it is and what it cost."""
+
+    title: str
+    path: str
+    precisions: str
+    family: str
+    speed: Speed
+    answered: int
+    failed: int
+
+
+class ReferenceReport(ModelReport, frozen=True):
+    """The reference itself; `rates` by task and metric."""
+
+    rates: dict[str, dict[str, float]]
+
+
+class BundleReport(ModelReport, frozen=True):
+    """One bundle against the reference; `scores` by task and metric, the others by kind and by answer length."""
+
+    verdict: Verdict
+    scores: list[Comparison]
+    by_kind: list[Comparison]
+    by_length: list[Comparison]
+    agreement: AgreementSummary | None
+    worst: list[WorstItem]
+
+
+class Report(msgspec.Struct, frozen=True):
+    """Everything a report shows; see docs/report.md."""
+
+    producer: str
+    created: str
+    data: str
+    data_sha256: str
+    items: int
+    of_items: int
+    tasks: dict[str, int]
+    reference: ReferenceReport
+    bundles: list[BundleReport]
+    noise: AgreementSummary | None
+    blame: dict[str, Blame] = {}
+    use_generation_config: bool = False
+    recommendation: Recommendation | None = None
+    machine: Machine | None = None

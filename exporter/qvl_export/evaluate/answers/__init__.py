@@ -1,0 +1,1 @@
+"""Models answer an evaluation set, each in a process of its own, and their records."""

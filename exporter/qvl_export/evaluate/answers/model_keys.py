@@ -1,0 +1,41 @@
+"""Models looked at before they run: whether each is what the command takes, and a key that tells it from others."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from qvl_runtime.bundle import read_manifest
+from qvl_runtime.manifest import GENAI_CONFIG, MANIFEST
+
+from ...common.fingerprint import stamps
+from ...errors import ExportError
+
+CONFIG = "config.json"
+
+
+def model_keys(reference: Path, bundles: Sequence[Path], hf: bool) -> list[str]:
+    """That of the reference, a checkpoint directory with `hf`, and of every bundle; raises ExportError, BundleError."""
+    if not hf and _is_checkpoint(reference):
+        fix = "give --reference hf to run it by PyTorch, or export it first"
+        raise ExportError("is a checkpoint, not a bundle", where=reference, fix=fix)
+    return [_hf_key(reference) if hf else _bundle_key(reference), *map(_bundle_key, bundles)]
+
+
+def _is_checkpoint(path: Path) -> bool:
+    """Whether it has a checkpoint's configuration and none of a bundle's."""
+    return (path / CONFIG).is_file() and not any((path / name).is_file() for name in (MANIFEST, GENAI_CONFIG))
+
+
+def _bundle_key(path: Path) -> str:
+    """From the manifest, which holds the hash of every file."""
+    read_manifest(path)
+    return hashlib.sha256((path / MANIFEST).read_bytes()).hexdigest()[:12]
+
+
+def _hf_key(path: Path) -> str:
+    """From names, sizes and times of a checkpoint's files."""
+    if not (path / CONFIG).is_file():
+        raise ExportError("is not a checkpoint directory", where=path, fix="--reference hf takes one")
+    return hashlib.sha256(repr(stamps(sorted(path.iterdir()))).encode()).hexdigest()[:12]

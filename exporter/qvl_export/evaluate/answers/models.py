@@ -1,0 +1,74 @@
+"""The models of a comparison: checked, named, and told apart by what they are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from qvl_runtime.bundle import read_manifest
+
+from ...checkpoint.directory import WHOLE
+from ...errors import ExportError
+from .contender import Contender
+from .model_keys import model_keys
+from .records import Cost, Records
+from .worker import HF
+
+
+@dataclass(frozen=True)
+class Model:
+    """A bundle or checkpoint to run: its place, engine, name in the report, and what tells it from others."""
+
+    path: Path
+    engine: str
+    title: str
+    key: str
+
+    def contender(self, work: Path, name: str) -> Contender:
+        """What the summary needs to know; its records are called `name` in `work`."""
+        cost, records = Cost.load(work, name) or Cost(0.0, 0.0), Records(work, name)
+        if self.engine == HF:
+            whole = self.path / WHOLE  # transformers reads no shards beside it
+            weights = [whole] if whole.is_file() else self.path.glob("*.safetensors")
+            size = sum(file.stat().st_size for file in weights) / 1e6
+            return Contender(self.title, str(self.path), "PyTorch", "", size, cost, records)
+        manifest = read_manifest(self.path)
+        precisions = ", ".join(f"{graph} {entry.precision}" for graph, entry in manifest.graphs.items())
+        size = sum(file.size for file in manifest.files.values()) / 1e6
+        return Contender(self.title, str(self.path), precisions, manifest.family, size, cost, records)
+
+
+def open_models(reference: Path, bundles: Sequence[Path], hf: bool) -> list[Model]:
+    """The reference and the others, checked; names that are alike get their parents in front.
+
+    Raises ExportError and BundleError.
+    """
+    if not bundles:
+        raise ExportError("there is nothing to compare with the reference", fix="name at least one bundle")
+    paths = [reference, *bundles]
+    names = _titles(paths)
+    keys = model_keys(reference, bundles, hf)
+    engines = [HF if hf else "bundle", *["bundle"] * len(bundles)]
+    return [Model(*parts) for parts in zip(paths, engines, names, keys, strict=True)]
+
+
+def check_generation(models: Sequence[Model]) -> None:
+    """Refuse bundles made before they held the checkpoint's generation settings."""
+    for model in models:
+        if model.engine != HF and read_manifest(model.path).generation is None:
+            raise ExportError(
+                "does not hold the checkpoint's generation settings",
+                where=model.path,
+                fix="export it again, or leave --use-generation-config out",
+            )
+
+
+def _titles(paths: Sequence[Path]) -> list[str]:
+    """As many last parts of the paths as tell them apart."""
+    resolved = [path.resolve() for path in paths]
+    for depth in range(1, max(len(path.parts) for path in resolved)):
+        titles = ["/".join(path.parts[-depth:]) for path in resolved]
+        if len(set(titles)) == len(set(resolved)):
+            return titles
+    return [str(path) for path in resolved]

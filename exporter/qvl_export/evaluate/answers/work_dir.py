@@ -1,0 +1,79 @@
+"""The work area of a comparison: answers item by item, which a killed run finds again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...common.progress import Progress
+from ...jobs.pool import Pool
+from ..sets.dataset import EvalSet
+from .models import Model
+from .records import Cost, Records
+from .worker import Job
+
+ANSWERING = "qvl_export.evaluate.answers.worker"
+
+
+@dataclass(frozen=True)
+class Area:
+    """Where the answers to one set are kept, and who answers: `workers` processes of `threads` each."""
+
+    work: Path
+    pool: Pool
+    progress: Progress
+    workers: int
+    threads: int
+    max_new_tokens: int | None
+    template_args: dict[str, Any]
+    use_generation_config: bool = False
+
+    @property
+    def scratch(self) -> Path:
+        return self.work / "scratch"
+
+    def missing(self, name: str, chosen: EvalSet) -> int:
+        """Items not answered yet."""
+        records = Records(self.work, name)
+        return sum(records.answered(item.index) is None for item in chosen.items())
+
+    def answer(
+        self,
+        model: Model,
+        name: str,
+        chosen: EvalSet,
+        reference: bool,
+        threads: int,
+        again: bool,
+        what: str = "",
+    ) -> None:
+        """Answer what is missing; `again` runs even where nothing is, for a reference's distributions."""
+        missing = self.missing(name, chosen)
+        if not missing and not again:
+            return
+        self.progress.stage(f"{what or model.title}: {missing} of {chosen.count} items to answer", missing)
+        self.scratch.mkdir(parents=True, exist_ok=True)
+        Cost.drop(self.work, name, self.workers)
+        jobs = [
+            Job(
+                model=str(model.path.resolve()),
+                engine=model.engine,
+                data=str(chosen.directory.resolve()),
+                total=chosen.total,
+                digest=chosen.digest,
+                chosen=chosen.chosen,
+                records=str(self.work.resolve()),
+                name=name,
+                scratch=str(self.scratch.resolve()),
+                reference=reference,
+                threads=threads,
+                max_new_tokens=self.max_new_tokens,
+                use_generation_config=self.use_generation_config,
+                rank=rank,
+                workers=self.workers,
+                template_args=self.template_args,
+            )
+            for rank in range(self.workers)
+        ]
+        self.pool.run(ANSWERING, jobs, threads, self.progress.advance)

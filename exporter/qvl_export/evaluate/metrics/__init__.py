@@ -1,0 +1,1 @@
+"""Scores of single answers against their truth."""

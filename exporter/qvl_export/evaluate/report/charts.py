@@ -1,0 +1,70 @@
+"""The drawings of a report: what is lost against what it costs, and layer by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from ..analysis.results import Report, Speed
+from ..metrics.scores import METRICS, TASKS
+from . import svg as figures
+from .svg import Line, Mark
+
+SQNR_SHOWN = 100.0
+"""Decibels above which values are as good as equal."""
+
+
+def trade_offs(report: Report) -> list[dict[str, str]]:
+    """The first metric of each task against size and against time; metrics are never mixed."""
+    costs = {"size in MB": lambda speed: speed.size_mb, "seconds per item": lambda speed: speed.seconds_per_item}
+    return [
+        {
+            "title": f"{METRICS[TASKS[task][0]].title} in {task} against {title}",
+            "svg": _trade_off(report, task, title, cost),
+        }
+        for task in report.reference.rates
+        for title, cost in costs.items()
+    ]
+
+
+def _trade_off(report: Report, task: str, title: str, cost: Callable[[Speed], float]) -> str:
+    """One metric against one cost; a bundle's span is the interval of its difference from the reference."""
+    metric = TASKS[task][0]
+    at = 100 * report.reference.rates[task][metric]
+    marks = [Mark(report.reference.title, cost(report.reference.speed), at, at, at, 0)]
+    for number, bundle in enumerate(report.bundles, 1):
+        for found in bundle.scores:
+            if (found.task, found.metric) == (task, metric):
+                low, high = (
+                    (0.0, 0.0) if found.too_few else (found.low - found.difference, found.high - found.difference)
+                )
+                y = 100 * found.other
+                marks.append(Mark(bundle.title, cost(bundle.speed), y, y + 100 * low, y + 100 * high, number))
+    better = "lower" if METRICS[metric].lower_is_better else "higher"
+    return figures.scatter(marks, title, f"{METRICS[metric].title}, % ({better} is better)")
+
+
+def layers(report: Report) -> dict[str, Any]:
+    """The per-layer plot, from the blame of every bundle."""
+    blamed = msgspec.to_builtins(report.blame)
+    if not blamed:
+        return {}
+    stages = [stage["name"] for stage in next(iter(blamed.values()))["stages"]]
+    series, found = [], []
+    for number, bundle in enumerate(report.bundles, 1):
+        if bundle.title not in blamed:
+            continue
+        parts = blamed[bundle.title]
+        for part, dashed in (("vision", False), ("text", True)):
+            values = [_decibels(stage.get(part)) for stage in parts["stages"]]
+            series.append(Line(f"{bundle.title}, {part} tokens", values, number, dashed))
+        found.append({"title": bundle.title, "series": number % figures.SERIES, "text": parts["summary"]})
+    return {"svg": figures.lines(series, stages, "SQNR in dB"), "found": found}
+
+
+def _decibels(part: dict[str, Any] | None) -> float | None:
+    if part is None:
+        return None
+    return SQNR_SHOWN if part["sqnr"] is None else min(float(part["sqnr"]), SQNR_SHOWN)

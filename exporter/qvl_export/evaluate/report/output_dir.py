@@ -1,0 +1,105 @@
+"""Where a report may go: a new or empty directory, or one of ours, so that nothing of anybody else's is written over.
+
+A report of ours is known by its report.json; where the first run was interrupted before there was one, by having
+nothing in it but work areas and, of a sweep, bundles.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from ...common import atomic_output as atomic
+from ...common import scratch
+from ...common.locks import lock
+from ...errors import OutputError, is_bad_input
+
+REPORT, WORK, BUNDLES = "report.json", "work", "bundles"
+_NAMES = {
+    WORK: re.compile(rf"[0-9a-f]{{12}}|\.{scratch.PROGRAM}\.[0-9a-f]{{12}}\.\w+"),
+    BUNDLES: re.compile(r"\w+-\d+|\..+"),
+}
+"""What these folders hold: work areas, called by a hash, and scratch; bundles, `int4-200704`, and what lies hidden
+beside these."""
+_BESIDE = re.compile(r"\.[0-9a-f]{32}\.tmp")
+"""A file that was being written, see `atomic.written`."""
+
+
+class _Head(msgspec.Struct):
+    producer: str
+
+
+def is_bundle(path: Path) -> bool:
+    """Whether it is called as a sweep calls its bundles."""
+    return path.is_dir() and not path.name.startswith(".") and bool(_NAMES[BUNDLES].fullmatch(path.name))
+
+
+@contextlib.contextmanager
+def at_work(out: Path) -> Iterator[None]:
+    """Work on `out`, as no other process then does; an error says in a note where the next run goes on.
+
+    Raises OutputError as `check_place` does, and where another process is at work on it.
+    """
+    check_place(out)
+    ours = not out.exists()
+    with atomic.parents(out), contextlib.ExitStack() as stack:
+        place = out.resolve().parent / f".{out.resolve().name}.report.lock"  # `.` has no name
+        with atomic.told(place, out):
+            held = stack.enter_context(lock(place))
+        if held is False:
+            fix = "wait until it ends, or choose another place"
+            raise OutputError("another comparison is at work on it", where=out, fix=fix)
+        _clear(out)
+        try:
+            yield
+        except BaseException as error:
+            if not is_bad_input(error) and any(out.glob(f"{WORK}/*/*.jsonl")):
+                error.add_note(f"{out} keeps the answers so far: the next run goes on from them")
+            raise
+        finally:
+            _remove_empty(*out.glob(f"{WORK}/*/*"), *out.glob(f"{WORK}/*"), out / WORK, *([out] if ours else []))
+
+
+def _clear(out: Path) -> None:
+    """Remove files that a killed process was writing, and its scratch."""
+    scratch.clear(out / WORK)
+    for path in [*out.glob(".*.tmp"), *out.glob(f"{WORK}/**/.*.tmp")]:
+        if _BESIDE.fullmatch(path.name):
+            path.unlink(missing_ok=True)
+
+
+def _remove_empty(*folders: Path) -> None:
+    """Remove those that nothing came into, one after another."""
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+
+
+def check_place(out: Path) -> None:
+    """Raise OutputError for an `out` that holds anything but a report, whole or interrupted."""
+    if not out.exists() and not out.is_symlink():
+        return
+    if not out.is_dir() or not (_is_report(out) or _is_begun(out)):
+        raise OutputError("exists and is not a report", where=out, fix="choose another place")
+
+
+def _is_report(out: Path) -> bool:
+    try:
+        return msgspec.json.decode((out / REPORT).read_bytes(), type=_Head).producer.startswith("qvl-export ")
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return False
+
+
+def _is_begun(out: Path) -> bool:
+    """Whether there is nothing in it but folders of ours, or nothing at all."""
+    entries = [path for path in out.iterdir() if not _BESIDE.fullmatch(path.name)]
+    return all(path.name in _NAMES and _is_ours(path) for path in entries)
+
+
+def _is_ours(folder: Path) -> bool:
+    pattern = _NAMES[folder.name]
+    return folder.is_dir() and all(pattern.fullmatch(path.name) for path in folder.iterdir())

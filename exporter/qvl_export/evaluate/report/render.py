@@ -1,0 +1,167 @@
+"""The report as one HTML page, Markdown and JSON, written beside their places and renamed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import minijinja
+import msgspec
+
+from ...common.atomic_output import written
+from ..analysis.results import AgreementSummary, BundleReport, Comparison, Report
+from ..analysis.statistics import ENOUGH, Interval
+from ..metrics.scores import METRICS
+from . import svg as figures
+from .charts import layers, trade_offs
+from .output_dir import REPORT
+from .text import advice, change, counted, headline, main_table, measured_on, notes, percent, too_few
+from .worst_items import worst
+
+TEMPLATE = Path(__file__).with_name("report.html.jinja")
+BADGES = {"loss": "loss", "too few items": "unsure"}
+"""Outcomes that are not shown as good ones."""
+
+
+def write(report: Report, out: Path) -> None:
+    """`report.json`, `report.md` and `index.html`."""
+    out.mkdir(parents=True, exist_ok=True)
+    _write(out / REPORT, msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n")
+    _write(out / "report.md", markdown(report).encode() + b"\n")
+    _write(out / "index.html", html(report).encode())
+
+
+def _write(path: Path, data: bytes) -> None:
+    with written(path) as file:
+        file.write(data)
+
+
+def markdown(report: Report) -> str:
+    """What to ship, verdicts, the main table, and the machine."""
+    lines = [f"# What it costs: {counted(report)}", ""]
+    if report.recommendation:
+        lines += [f"**{advice(report.recommendation)}**: {report.recommendation.reason}", ""]
+    lines += [f"- **{bundle.title}**: {bundle.verdict.text}" for bundle in report.bundles]
+    head, rows = main_table(report)
+    lines += ["", f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
+    lines += [f"| {' | '.join(cell.replace('<br>', ' ') for cell in row)} |" for row in rows]
+    lines += ["", *(f"{name} {text}" for name, text in notes(report))]
+    if report.machine:
+        lines += ["", f"Measured on: {measured_on(report.machine)}; {report.created}."]
+    return "\n".join(lines)
+
+
+def html(report: Report) -> str:
+    """The page; nothing in it is loaded from elsewhere."""
+    environment = minijinja.Environment(trim_blocks=True, lstrip_blocks=True)
+    environment.add_filter("sentence", lambda text: text[:1].upper() + text[1:])
+    environment.add_template("report.html", TEMPLATE.read_text("utf-8"))
+    head, rows = main_table(report)
+    return environment.render_template(
+        "report.html",
+        report=msgspec.to_builtins(report),
+        headline=headline(report),
+        counted=counted(report),
+        head=head,
+        rows=[{"name": row[0], "cells": row[1:]} for row in rows],
+        notes=notes(report),
+        bundles=[_bundle(report, bundle, number) for number, bundle in enumerate(report.bundles, 1)],
+        advice=advice(report.recommendation),
+        machine=measured_on(report.machine) if report.machine else "",
+        agreement=_agreement(report),
+        plots=trade_offs(report),
+        layers=layers(report),
+        enough=ENOUGH if any(each.too_few for each in _every(report)) else None,
+    )
+
+
+def _bundle(report: Report, bundle: BundleReport, series: int) -> dict[str, Any]:
+    """What the template shows of one bundle."""
+    bounds = _loss_bounds(_every(report))
+    ratio = report.reference.speed.size_mb / bundle.speed.size_mb if bundle.speed.size_mb else 0
+    rows = partial(_forest, bounds=bounds, series=series)
+    return {
+        "title": bundle.title,
+        "series": series % figures.SERIES,
+        "precisions": bundle.precisions,
+        "outcome": bundle.verdict.outcome,
+        "badge": BADGES.get(bundle.verdict.outcome, ""),
+        "identical": bundle.verdict.outcome == "identical",
+        "verdict": bundle.verdict.text,
+        "size": f"{bundle.speed.size_mb:,.1f} MB" + (f", {ratio:.1f}× smaller" if ratio >= 1.05 else ""),
+        "scores": rows(bundle.scores),
+        "by_kind": rows(bundle.by_kind),
+        "by_length": rows(bundle.by_length),
+        "worst": [worst(item, report, bundle) for item in bundle.worst],
+    }
+
+
+def _every(report: Report) -> list[Comparison]:
+    return [found for each in report.bundles for found in (*each.scores, *each.by_kind, *each.by_length)]
+
+
+def _loss_bounds(found: Sequence[Comparison]) -> tuple[float, float]:
+    """A scale that all forests share: every interval, and at least two points either way; wild ones are cut off."""
+    intervals = [_span(each) for each in found]
+    lows, highs = sorted(each.low for each in intervals), sorted(each.high for each in intervals)
+    return max(min(-0.02, *lows), -0.25) if lows else -0.02, min(max(0.02, *highs), 0.25) if highs else 0.02
+
+
+def _span(each: Comparison) -> Interval:
+    """What is drawn of a loss: its interval, or itself alone where there are too few items for one."""
+    middle = METRICS[each.metric].loss(each.reference, each.other)
+    return Interval(middle, middle) if each.too_few else each.loss()
+
+
+def _forest(found: Sequence[Comparison], bounds: tuple[float, float], series: int) -> list[dict[str, str]]:
+    """A row a comparison: loss to the right."""
+    return [_forest_row(each, bounds, series) for each in found]
+
+
+def _forest_row(each: Comparison, bounds: tuple[float, float], series: int) -> dict[str, str]:
+    metric, loss = METRICS[each.metric], _span(each)
+    values = (loss.low, metric.loss(each.reference, each.other), loss.high)
+    low, middle, high = (min(max(value, bounds[0]), bounds[1]) for value in values)
+    return {
+        "task": each.task,
+        "name": each.group or metric.title,
+        "metric": metric.title,
+        "items": f"{each.items:,}",
+        "reference": percent(each.reference),
+        "other": percent(each.other),
+        "change": change(each),
+        "verdict": each.direction,
+        "p": f"p = {each.p_value:.3f}" + (f", McNemar {each.mcnemar:.3f}" if each.mcnemar is not None else ""),
+        "needed": f"{each.items_needed:,}" if each.items_needed > each.items else "",
+        "svg": figures.whisker(low, middle, high, bounds, series),
+    }
+
+
+def _agreement(report: Report) -> dict[str, Any]:
+    """Head and rows: a column per bundle, the noise floor last, so that the table is as narrow as they are few."""
+    named = [(bundle.title, bundle.agreement) for bundle in report.bundles]
+    shown = [(name, found) for name, found in [*named, ("noise floor", report.noise)] if found is not None]
+    columns = [_agreement_column(found) for _, found in shown]
+    rows = [{"name": name, "cells": [column[name] for column in columns]} for name in (columns or [{}])[0]]
+    return {"head": [name for name, _ in shown], "rows": rows}
+
+
+def _agreement_column(found: AgreementSummary) -> dict[str, str]:
+    """The figures of one bundle by their names."""
+    first = "never" if found.first_divergence_median is None else f"token {found.first_divergence_median + 1:g}"
+    bounds = too_few(found.items) if found.items < ENOUGH else f"{found.kl_low:.2g} to {found.kl_high:.2g}"
+    return {
+        "KL, mean": f"{found.kl_mean:.2g}<br>{bounds}",
+        "KL, median": f"{found.kl_median:.2g}",
+        "KL, 99 % of tokens below": f"{found.kl_p99:.2g}",
+        "KL, largest": f"{found.kl_max:.2g}",
+        "same likeliest token": f"{100 * found.same_top:.2f} %",
+        "ratio of perplexities": f"{found.perplexity_ratio:.4f}",
+        "items whose answer would diverge": f"{found.diverging_items:,} of {found.items:,}",
+        "first diverging token, median": first,
+        "same answers": f"{found.same_answers:,} of {found.items:,}",
+        "empty answers (reference's)": f"{found.empty_answers} ({found.empty_answers_reference})",
+        "length of answers, ratio": f"{found.length_ratio:.3f}",
+    }

@@ -1,0 +1,1 @@
+"""Evaluation sets: reading and building them."""

@@ -1,0 +1,138 @@
+"""A copy of a bundle whose graphs also give what lies inside them: residual streams, and the linears of a stage."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import onnx
+
+from qvl_runtime.bundle import read_manifest
+from qvl_runtime.errors import BundleError
+from qvl_runtime.manifest import Manifest
+
+from ...bundle.files import file_entry, link_files, write_manifest
+from ...common.scratch import scratch
+from ...targets import SCALED_LATER
+
+STREAM = re.compile(r"(vision\.blocks|llm\.layers)\.(\d+)")
+PRODUCTS = (
+    "MatMul",
+    "FusedMatMul",
+    "Gemm",
+    "MatMulNBits",
+    "DynamicQuantizeMatMul",
+    "MatMulInteger",
+    "MatMulIntegerToFloat",
+)
+
+
+def expose(bundle: Path, into: str | None, directory: Path) -> dict[str, list[str]]:
+    """Make, in a directory, the copy of a bundle whose graphs have more outputs; returns the names of these."""
+    manifest = _open(bundle)
+    names, files = {}, dict(manifest.files)
+    link_files(manifest, bundle, directory)
+    for graph, entry in manifest.graphs.items():
+        names[graph] = _expose(directory / entry.model, into)
+        files[entry.model] = file_entry(directory / entry.model)
+    write_manifest(directory, msgspec.structs.replace(manifest, files=files))
+    return names
+
+
+@contextlib.contextmanager
+def copied(bundle: Path, otherwise: Path) -> Iterator[Path]:
+    """A place for that copy while it is needed: on the bundle's file system, so that links are free.
+
+    Where that cannot be written it is in the folder `otherwise`.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            directory = stack.enter_context(scratch(bundle.resolve().parent))
+        except OSError:
+            directory = otherwise / "copy"
+            directory.mkdir()
+        yield directory
+
+
+def streams(bundle: Path) -> list[str]:
+    """The residual streams of a bundle's graphs, in order; raises BundleError for one that cannot be exposed."""
+    graphs = _open(bundle).graphs.values()
+    models = (onnx.load(bundle / entry.model, load_external_data=False) for entry in graphs)
+    found = (name for model in models for node in model.graph.node for name in node.output if STREAM.fullmatch(name))
+    return list(dict.fromkeys(found))
+
+
+def _open(bundle: Path) -> Manifest:
+    """The manifest of a bundle that has graphs, not engines."""
+    manifest = read_manifest(bundle)
+    if any(entry.engine for entry in manifest.graphs.values()):
+        raise BundleError(
+            "has engines, which show nothing of their inside", where=bundle, fix="export --target portable"
+        )
+    return manifest
+
+
+def _expose(path: Path, into: str | None) -> list[str]:
+    """Rewrite a graph with further outputs; returns their names in order."""
+    model = onnx.load(path, load_external_data=False)
+    inner = set(linears(model.graph, into))
+    names = [name for node in model.graph.node for name in node.output if STREAM.fullmatch(name) or name in inner]
+    for name in names:
+        model.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
+    path.unlink()  # a hard link: the bundle's own file must stay as it is
+    path.write_bytes(model.SerializeToString())
+    return names
+
+
+def linears(graph: Any, stage: str | None) -> list[str]:
+    """Make outputs of a stage's linears, bias and all, values `stage/linear`; their names in the order they run.
+
+    Values carry the name of the module that made them; a linear is one that multiplies matrices. Where it does so in
+    parts, these are joined.
+    """
+    match = STREAM.fullmatch(stage or "")
+    if not match:
+        return []
+    prefix = f"{'visual.blocks' if match[1] == 'vision.blocks' else 'model.layers'}.{match[2]}."
+    scope = re.compile(rf"v_{re.escape(prefix)}(.+)\.[^.]+")
+    ends: dict[str, list[Any]] = {}
+    for node in graph.node:
+        if not (found := scope.fullmatch(node.output[0])):
+            continue
+        name = f"{stage}/{found[1]}"
+        if node.op_type in PRODUCTS:
+            ends.setdefault(name, []).append(node)
+        elif name in ends and ends[name][-1].output[0] in node.input and node.op_type != "Split":
+            ends[name][-1] = node  # bias and scales
+    _rename(graph, {name: node for name, (node, *more) in ends.items() if not more and not _later(node)})
+    for name, (node, *more) in ends.items():
+        if factors := _later(node):
+            _after(graph, node, onnx.helper.make_node("Mul", [node.output[0], factors], [name]))
+        elif more:
+            parts = [part.output[0] for part in (node, *more)]
+            _after(graph, more[-1], onnx.helper.make_node("Concat", parts, [name], axis=-1))
+    return list(ends)
+
+
+def _later(node: Any) -> str | None:
+    """The factors that a node's output still lacks."""
+    return next((item.value for item in node.metadata_props if item.key == SCALED_LATER), None)
+
+
+def _after(graph: Any, node: Any, new: Any) -> None:
+    """Put a new node behind another."""
+    place = next(index for index, other in enumerate(graph.node) if other.output[0] == node.output[0])
+    graph.node.insert(place + 1, new)
+
+
+def _rename(graph: Any, nodes: Mapping[str, Any]) -> None:
+    """Call the outputs of nodes otherwise, wherever they stand."""
+    names = {node.output[0]: name for name, node in nodes.items()}
+    for node in graph.node:
+        for values in (node.input, node.output):
+            for index, value in enumerate(values):
+                values[index] = names.get(value, value)

@@ -1,0 +1,151 @@
+"""One model runs one input with its intermediate values kept: `python -m qvl_export.evaluate.trace.worker`.
+
+A bundle runs as `exposing` has it: the graphs that ship, with further outputs.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from qvl_runtime import load
+from qvl_runtime.manifest import Manifest
+from qvl_runtime.prompts.prompt import Prompt
+from qvl_runtime.rotation import Rotation
+
+from ...common.scratch import scratch
+from ...jobs.worker import serve
+from ..answers.worker import HF
+from .expose_graph import expose
+from .tap_files import Taps, file_name
+
+AT_ONCE = 8
+"""Streams of the vision tower that a run gives: all of a page's would be most of a gigabyte in a 3B model."""
+FEATURES, LOGITS, PIXELS = "vision.merger", "logits", "preprocessing"
+
+
+class TapJob(msgspec.Struct, frozen=True):
+    """Run `prompt` about `images` and leave an array a stage in `out`; `into` adds the linears of a stage.
+
+    A copy of the bundle is made in the empty directory `copy`, or where the system keeps such.
+    """
+
+    model: str
+    engine: str
+    images: tuple[str, ...]
+    prompt: str
+    out: str
+    threads: int | None = None
+    into: str | None = None
+    template_args: dict[str, Any] = {}
+    copy: str = ""
+
+
+class Tapped:
+    """An ONNX Runtime session that leaves further outputs of every run in a directory."""
+
+    def __init__(self, session: Any, names: Sequence[str], directory: Path) -> None:
+        self._session, self.names, self._directory = session, list(names), directory
+        self._runs = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._session, name)
+
+    def run(self, outputs: Sequence[str] | None, feeds: Any, options: Any = None) -> list[np.ndarray]:
+        """As the session does, again for every few of our outputs; all outputs are those of the contract."""
+        if outputs is None:
+            outputs = [port.name for port in self._session.get_outputs() if port.name not in self.names]
+        found: list[np.ndarray] = []
+        for start in range(0, max(len(self.names), 1), AT_ONCE):
+            few = self.names[start : start + AT_ONCE]
+            found = self._session.run([*outputs, *few], feeds, options)
+            self._keep(few, found[len(outputs) :])
+        self._runs += 1
+        return found[: len(outputs)]
+
+    def run_with_iobinding(self, binding: Any, *arguments: Any) -> None:
+        for name in self.names:
+            binding.bind_output(name, "cpu")
+        self._session.run_with_iobinding(binding, *arguments)
+        last = binding.get_outputs()[-len(self.names) :]  # in the order they were bound in: ours after the engine's
+        self._keep(self.names, (value.numpy() for value in last))
+        self._runs += 1
+
+    def _keep(self, names: Sequence[str], values: Iterable[np.ndarray]) -> None:
+        for name, value in zip(names, values, strict=True):
+            np.save(self._file(name, self._runs), value)
+
+    def _file(self, name: str, run: int) -> Path:
+        return self._directory / f"{file_name(name)}.run{run}.npy"
+
+    def kept(self, name: str) -> list[np.ndarray]:
+        """An output of all runs."""
+        return [np.load(self._file(name, run)) for run in range(self._runs)]
+
+
+def run(job: TapJob) -> Taps:
+    """Every stage as `out/NAME.npy` [tokens, features]."""
+    out = Path(job.out)
+    parts = [*({"type": "image", "image": image} for image in job.images), {"type": "text", "text": job.prompt}]
+    messages: list[dict[str, Any]] = [{"role": "user", "content": parts}]
+    if job.engine == HF:
+        from .transformers_taps import tap
+
+        return tap(job.model, messages, out, job.threads, job.template_args)
+    with nullcontext(Path(job.copy)) if job.copy else scratch() as directory:
+        names = expose(Path(job.model), job.into, directory)
+        model: Any = load(directory, job.threads)
+        engine = model._engine
+        vision, language = engine.encode.__self__, engine.llm
+        vision._session = Tapped(vision._session, names["vision"], directory)
+        language._sessions[0] = Tapped(language._sessions[0], names["llm"], directory)
+        prompt: Prompt = model.prompt(messages, 1, template_args=job.template_args)
+        logits = model._decoder.prefill(prompt, np.arange(len(prompt.ids)), _run())
+        return _save(out, model, prompt, vision._session, language._sessions[0], logits)
+
+
+def _run() -> Any:
+    from qvl_runtime.answers.generate import Run
+
+    return Run()
+
+
+def _save(out: Path, model: Any, prompt: Prompt, vision: Tapped, language: Tapped, logits: np.ndarray) -> Taps:
+    """Stages in the order of the chain; images and chunks of a prompt one after another."""
+    placed = prompt.placed
+    features = [FEATURES] if placed else []
+    stages = [*([PIXELS] if placed else []), *(vision.names if placed else []), *features, *language.names, LOGITS]
+    for name in stages:
+        if name == PIXELS:
+            values = [item.patches(model.manifest.image).pixel_values for item in placed]
+        elif name == FEATURES:
+            values = [model._encode(item) for item in placed]
+        else:
+            values = [logits] if name == LOGITS else (language if name in language.names else vision).kept(name)
+        rows = np.concatenate([value.reshape(-1, value.shape[-1]) for value in values])
+        np.save(out / f"{file_name(name)}.npy", _own_basis(name, rows, model.manifest).astype(np.float32))
+    tokens = [place for item in placed for place in range(item.span.start, item.span.end)]
+    return Taps(stages, tokens, len(prompt.ids))
+
+
+def _own_basis(name: str, rows: np.ndarray, manifest: Manifest) -> np.ndarray:
+    """What a rotated bundle has along its hidden states, as the checkpoint has it; other values as they are."""
+    llm = manifest.llm
+    hidden = name == FEATURES or (name.startswith("llm.") and name.endswith(("o_proj", "down_proj", *"0123456789")))
+    if llm.rotation_seed is None or not hidden:
+        return rows
+    return Rotation(llm.hidden_size, llm.rotation_seed).undo(rows)
+
+
+def _keep(job: TapJob) -> None:
+    (Path(job.out) / "taps.json").write_bytes(msgspec.json.encode(run(job)))
+
+
+if __name__ == "__main__":
+    sys.exit(serve(TapJob, _keep))

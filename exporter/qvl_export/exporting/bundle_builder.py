@@ -1,0 +1,69 @@
+"""A bundle in the making: what is written of it so far, and its manifest."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import onnx_ir as ir
+
+from qvl_runtime.manifest import Calibration, GraphEntry, Manifest
+
+from ..bundle import files as bundle
+from ..bundle import manifest as describe
+from ..bundle.text_files import texts
+from ..common.progress import Progress
+from ..engines import Finisher
+from ..graph import weights
+from ..graph.build import Graph
+from ..graph.packed_sources import packed_parts
+from ..quant.calibration.work_dir import Quantized
+from .resolve import Opened, build_graph
+
+
+class Draft:
+    """What an export writes to `directory`: the text files at once, then one graph after another.
+
+    `graphs` are those written, by name.
+    """
+
+    def __init__(self, opened: Opened, directory: Path) -> None:
+        self.directory = directory
+        self._opened = opened
+        names = texts.write(opened.texts, directory)
+        self._files = {name: bundle.file_entry(directory / name) for name in names}
+        self.graphs: dict[str, Graph] = {}
+        self._entries: dict[str, GraphEntry] = {}
+        self._stored: dict[str, ir.ExternalTensor] = {}
+        self._read_hash = hashlib.sha256()
+
+    def manifest(self, calibration: Calibration | None = None) -> Manifest:
+        """Of what is there so far."""
+        opened = self._opened
+        origin = describe.origin(opened.source, self._read_hash, calibration, opened.plan.recorded())
+        target, special = opened.plan.target, opened.texts.special_tokens
+        return describe.manifest(opened.spec, target, self._entries, self._files, origin, special, opened.generation)
+
+    def add(self, name: str, quantized: Quantized, progress: Progress) -> None:
+        """Write a graph and its weights, those that `quantized` has instead of the checkpoint's."""
+        opened, target = self._opened, self._opened.targets[name]
+        linears = opened.linears(quantized)
+        graph = self.graphs[name] = build_graph(name, opened.spec, target, linears)
+        sources = {**opened.sources, **quantized.tensors, **packed_parts(linears, target)}
+        progress.stage(f"writing {name}", weights.source_bytes(graph, sources))
+        data = self.directory / f"{name}.onnx.data"
+        written = weights.write(graph, sources, data, self._read_hash, progress.advance, self._stored)
+        self._stored |= weights.stored(graph)
+        bundle.save_graph(graph, self.directory)
+        self._entries[name] = describe.graph_entry(graph, written, opened.floats(name))
+        self._files[data.name] = bundle.file_entry(data, written.sha256)
+        self._files[f"{name}.onnx"] = bundle.file_entry(self.directory / f"{name}.onnx")
+
+    def finish_with(self, finisher: Finisher, progress: Progress) -> None:
+        """Let engines be made of the graphs."""
+        finished = finisher(self.directory, self.manifest(), progress)
+        self._entries = finished.graphs
+        for name in finished.dropped:
+            (self.directory / name).unlink()
+            del self._files[name]
+        self._files |= {name: bundle.file_entry(self.directory / name) for name in finished.added}

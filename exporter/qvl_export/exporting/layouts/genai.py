@@ -1,0 +1,179 @@
+"""Layout `genai`: a directory for ONNX Runtime GenAI, whose graphs compute their indices themselves.
+
+The weights are where the bundle's graphs put them; the three graphs of this layout point to the same data files, so
+that a tied table is stored once. What that runtime reads: `genai_config.json` (its `src/config.h`), the image
+transforms of onnxruntime-extensions in `processor_config.json`, and the tokenizer's files.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from qvl_runtime.manifest import GENAI_CONFIG, ImageGeometry, Manifest
+
+from ...bundle.files import save_graph
+from ...checkpoint.directory import Checkpoint
+from ...common.atomic_output import Product
+from ...errors import ConfigError, ExportError
+from ...families.spec import ModelSpec, TextSpec
+from ...graph import genai_graphs as split
+from ...graph import weights
+from ...graph.build import Graph
+from ..resolve import Opened
+
+PRODUCT = Product("a directory for ONNX Runtime GenAI", (GENAI_CONFIG,))
+TYPES = {
+    "qwen2_vl": "qwen2_5_vl",
+    "qwen2_5_vl": "qwen2_5_vl",
+    "qwen3_vl": "qwen3_vl",
+    "qwen3_vl_moe": "qwen3_vl",
+}
+"""What that runtime calls the families: positions and image tokens of images are the same within a type."""
+VISION_START = "<|vision_start|>"
+"""That runtime looks for this text in prompts and puts the image tokens behind it."""
+TOWERS = {"vision", "llm"}
+SESSION_OPTIONS: dict[str, Any] = {
+    "log_id": "onnxruntime-genai",
+    "session.force_spinning_stop": "1",  # three sessions share the cores
+    "enable_mem_pattern": False,  # memory for every size of page that ever came, and no faster
+    "provider_options": [],
+}
+"""Of all three graphs: the vision and embedding sections have none of their own."""
+
+
+def check(opened: Opened) -> None:
+    """Refuse families, targets, precisions and tokenizers that the layout has no place for."""
+    family, target = opened.spec.family, opened.plan.target
+    if family not in TYPES:
+        raise ExportError(f"--layout genai knows no {family}", fix=f"it knows {', '.join(TYPES)}")
+    if target != "cpu":
+        raise ExportError(f"--layout genai is not for target {target}", fix="use --target cpu")
+    if set(opened.precisions) != TOWERS:
+        raise ExportError("--layout genai has one language model", fix="use int8 or int4 instead of hybrid")
+    _vision_start(opened)
+
+
+def finish(directory: Path, opened: Opened, graphs: Mapping[str, Graph], manifest: Manifest) -> None:
+    """Three graphs in place of two, and the configuration."""
+    stored = {name: tensor for graph in graphs.values() for name, tensor in weights.stored(graph).items()}
+    layouts = {name: layout for graph in graphs.values() for name, layout in graph.layouts.items()}
+    for name in graphs:
+        (directory / f"{name}.onnx").unlink()
+    for graph in split.build(opened.spec, opened.targets["vision"], opened.targets["llm"], layouts):
+        weights.share(graph, stored)
+        save_graph(graph, directory)
+    _write_tokenizer(directory, opened.checkpoint)
+    _write(directory / "processor_config.json", processor_config(opened.spec.image))
+    _write(directory / GENAI_CONFIG, genai_config(opened.spec, _vision_start(opened), _padding(opened)))
+
+
+def _write(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=1) + "\n", "utf-8")
+
+
+def _write_tokenizer(directory: Path, checkpoint: Checkpoint) -> None:
+    """`tokenizer_config.json`, which names the tokenizer's class, with the chat template inside."""
+    config = checkpoint.json("tokenizer_config.json") or {"tokenizer_class": "Qwen2Tokenizer"}
+    template = (directory / "chat_template.jinja").read_text("utf-8")
+    _write(directory / "tokenizer_config.json", {**config, "chat_template": template})
+
+
+def _vision_start(opened: Opened) -> int:
+    """The id of the text that starts an image; raises ConfigError where the tokenizer has none."""
+    added = json.loads(opened.texts.tokenizer).get("added_tokens") or []
+    found = [token["id"] for token in added if token["content"] == VISION_START]
+    if not found:
+        raise ConfigError(f"has no token {VISION_START}", where=opened.checkpoint.directory / "tokenizer.json")
+    return int(found[0])
+
+
+def processor_config(image: ImageGeometry) -> dict[str, Any]:
+    """The transforms of an image, those of `qvl_runtime.preprocess` in the terms of onnxruntime-extensions."""
+    patches = {"patch_size": image.patch_size, "merge_size": image.spatial_merge_size}
+    bounds = {"smart_resize": 1, "min_pixels": image.min_pixels, "max_pixels": image.max_pixels}
+    steps: dict[str, dict[str, Any]] = {
+        "DecodeImage": {"color_space": "RGB"},
+        "ConvertRGB": {},
+        "Resize": {"width": image.factor, "height": image.factor, "interpolation": "CUBIC", **bounds, **patches},
+        "Rescale": {"rescale_factor": 1 / 255},
+        "Normalize": {"mean": image.image_mean, "std": image.image_std, "qwen2_5_vl": 1},
+        "PatchImage": {"temporal_patch_size": image.temporal_patch_size, **patches},
+    }
+    transforms = [{"operation": {"name": kind.lower(), "type": kind, "attrs": attrs}} for kind, attrs in steps.items()]
+    return {"processor": {"name": "qwen2_5_image_processor", "transforms": transforms}}
+
+
+def _padding(opened: Opened) -> int:
+    """The padding token, which that runtime leaves out of positions wherever it stands in a prompt."""
+    for config in (opened.checkpoint.json("generation_config.json") or {}, opened.checkpoint.config):
+        if type(token := config.get("pad_token_id")) is int:
+            return token
+    return opened.spec.tokens.stop[-1]
+
+
+def genai_config(spec: ModelSpec, vision_start: int, padding: int) -> dict[str, Any]:
+    """`genai_config.json`; `hidden_size` is how wide that runtime makes rows of embeddings and features."""
+    return {
+        "model": {
+            "type": TYPES[spec.family],
+            "vocab_size": spec.text.vocab_size,
+            "context_length": spec.max_positions,
+            "eos_token_id": spec.tokens.stop,
+            "pad_token_id": padding,
+            "image_token_id": spec.tokens.image,
+            "video_token_id": spec.tokens.video,
+            "vision_start_token_id": vision_start,
+            "vision": _vision(spec),
+            "embedding": {
+                "filename": "embedding.onnx",
+                "inputs": {"input_ids": "input_ids", "image_features": "image_features"},
+                "outputs": {"inputs_embeds": "inputs_embeds"},
+            },
+            "decoder": _decoder(spec.text),
+        },
+        "search": {
+            "do_sample": False,
+            "max_length": spec.max_positions,
+            "past_present_share_buffer": True,
+            "repetition_penalty": 1.0,
+        },
+    }
+
+
+def _vision(spec: ModelSpec) -> dict[str, Any]:
+    return {
+        "filename": "vision.onnx",
+        "config_filename": "processor_config.json",
+        "spatial_merge_size": spec.image.spatial_merge_size,
+        "patch_size": spec.image.patch_size,
+        "tokens_per_second": spec.video.tokens_per_second or 1.0,
+        "inputs": {"pixel_values": "pixel_values", "image_grid_thw": "image_grid_thw"},
+        "outputs": {"image_features": "image_features"},
+    }
+
+
+def _decoder(spec: TextSpec) -> dict[str, Any]:
+    return {
+        "filename": "text.onnx",
+        "session_options": SESSION_OPTIONS,
+        "hidden_size": split.row_width(spec),
+        "head_size": spec.head_dim,
+        "num_attention_heads": spec.num_heads,
+        "num_key_value_heads": spec.num_key_value_heads,
+        "num_hidden_layers": spec.num_layers,
+        "inputs": {
+            "inputs_embeds": "inputs_embeds",
+            "attention_mask": "attention_mask",
+            "position_ids": "position_ids",
+            "past_key_names": "past_key_values.%d.key",
+            "past_value_names": "past_key_values.%d.value",
+        },
+        "outputs": {
+            "logits": "logits",
+            "present_key_names": "present.%d.key",
+            "present_value_names": "present.%d.value",
+        },
+    }

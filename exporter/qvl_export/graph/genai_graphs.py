@@ -1,0 +1,153 @@
+"""The network as three graphs for hosts that compute no indices: `vision`, `embedding` and `text`.
+
+Names and forms of inputs and outputs are those of ONNX Runtime GenAI. DeepStack travels inside the features: the
+graphs hand on rows of (1 + D) · hidden numbers, those of image tokens with the D features behind the embedding, those
+of text tokens with zeros, so that a host that looks at nothing but widths carries it. Batch 1, one image a run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import onnx_ir as ir
+from onnxscript import GraphBuilder, OpBuilder, nn
+
+from ..families.spec import ModelSpec, TextSpec
+from ..qtensor import Layout
+from ..targets import Target
+from . import grid_indices as indices
+from .build import (
+    FLOAT,
+    INT32,
+    INT64,
+    Graph,
+    add_cache,
+    add_input,
+    add_output,
+    add_presents,
+    empty_graph,
+    finished,
+    patch_kernel,
+)
+from .layers import Embedding, Linear
+from .quantized import quantize
+from .text import EmbeddedInputs, Llm
+from .vision import VisionInputs, VisionTower
+
+Layouts = Mapping[str, Layout]
+TABLE = "model.embed_tokens"
+
+
+def row_width(spec: TextSpec) -> int:
+    """Numbers in a row of features or embeddings."""
+    return (1 + spec.deepstack_layers) * spec.hidden_size
+
+
+def build(spec: ModelSpec, vision: Target, text: Target, layouts: Layouts) -> list[Graph]:
+    """All three graphs; the parameters together are those of `build_vision` and `build_llm`."""
+    return [
+        build_vision(spec, vision, layouts),
+        build_embedding(spec, text, layouts),
+        build_text(spec.text, text, layouts),
+    ]
+
+
+def build_vision(spec: ModelSpec, target: Target, layouts: Layouts) -> Graph:
+    """`pixel_values` [patches, C·T·P·P] and `image_grid_thw` [1, 3] → `image_features` [image_tokens, row]."""
+    graph, image = empty_graph("vision", target), spec.image
+    patches = add_input(graph, "pixel_values", FLOAT, ["patches", image.patch_dim])
+    image_grid_thw = add_input(graph, "image_grid_thw", INT64, [1, 3])
+    op = GraphBuilder(graph).op
+    grid = indices.grid_of(op, image_grid_thw)
+    places = indices.patch_places(op, grid, image.spatial_merge_size)
+    frames = op.Concat(op.Unsqueeze(grid.t, [0]), [-1, image.patch_dim], axis=0)
+    inputs = VisionInputs(
+        op.Reshape(patches, frames),
+        indices.patch_positions(op, grid, places),
+        indices.windows(op, grid, image),
+        indices.interpolation(op, grid, places, image),
+    )
+    tower = VisionTower(target, spec.vision, patch_kernel(image))
+    used = quantize(tower, "visual", layouts)
+    features = op.Concat(*tower(op, inputs), axis=-1)
+    add_output(graph, features, "image_features", ["image_tokens", row_width(spec.text)])
+    return Graph("vision", finished(graph, target), used)
+
+
+class _Embedder(nn.Module):
+    """`model.embed_tokens` of the checkpoint, and the splice."""
+
+    def __init__(self, target: Target, spec: TextSpec) -> None:
+        super().__init__("model")
+        self.spec = spec
+        self.embed_tokens = Embedding(target, spec.vocab_size, spec.hidden_size)
+
+    def forward(self, op: OpBuilder, input_ids: ir.Value, image_features: ir.Value, image_token: int) -> ir.Value:
+        """Features go to the image tokens of a prompt; one in an answer, which brings none, is a token as any other."""
+        rows = self.embed_tokens(op, input_ids)
+        if missing := row_width(self.spec) - self.spec.hidden_size:
+            rows = op.Pad(rows, [0, 0, 0, 0, 0, missing])
+        positions = op.Transpose(op.NonZero(op.Equal(input_ids, image_token)), perm=[1, 0])
+        positions = op.Slice(positions, [0], op.Shape(image_features, start=0, end=1), [0])
+        return op.ScatterND(rows, positions, image_features)
+
+
+def build_embedding(spec: ModelSpec, target: Target, layouts: Layouts) -> Graph:
+    """`input_ids` [1, sequence] and `image_features` [image_tokens, row] → `inputs_embeds` [1, sequence, row]."""
+    graph, width = empty_graph("embedding", target), row_width(spec.text)
+    input_ids = add_input(graph, "input_ids", INT64, [1, "sequence"])
+    features = add_input(graph, "image_features", FLOAT, ["image_tokens", width])
+    embedder = _Embedder(target, spec.text)
+    used = quantize(embedder, "model", layouts)
+    embeds = embedder(GraphBuilder(graph).op, input_ids, features, spec.tokens.image)
+    add_output(graph, embeds, "inputs_embeds", [1, "sequence", width])
+    return Graph("embedding", finished(graph, target), used)
+
+
+class _Text(Llm):
+    """Decoder and head; a tied head is a linear of the table's name, because the embedding is elsewhere."""
+
+    def __init__(self, target: Target, spec: TextSpec) -> None:
+        super().__init__(target, spec)
+        if self.lm_head is None:
+            setattr(self, TABLE, Linear(target, spec.hidden_size, spec.vocab_size, bias=False))
+
+    def head(self, op: OpBuilder, y: ir.Value) -> ir.Value:
+        if self.lm_head is None:
+            return getattr(self, TABLE)(op, y)
+        return self.lm_head(op, y)
+
+
+def _cache_state(op: OpBuilder, attention_mask: ir.Value) -> dict[str, ir.Value]:
+    """The `cache_inputs` of ONNX Runtime's attention, from a mask [1, past + sequence] whose values do not matter."""
+    total = op.Cast(op.Shape(attention_mask, start=1, end=2), to=INT32)
+    last = op.Sub(total, op.Constant(value=ir.tensor([1], ir.DataType.INT32)))
+    return {"seqlens_k": last, "total_sequence_length": op.Squeeze(total, [0])}
+
+
+def _columns(op: OpBuilder, rows: ir.Value, parts: int) -> list[ir.Value]:
+    """Embeddings, and DeepStack features where rows have any."""
+    return list(op.Split(rows, axis=-1, num_outputs=parts, _outputs=parts)) if parts > 1 else [rows]
+
+
+def build_text(spec: TextSpec, target: Target, layouts: Layouts) -> Graph:
+    """Embeddings [1, sequence, row], `attention_mask` [1, past + sequence], positions and past → `logits` [1, 1, V].
+
+    The logits are those of the last token. The mask says nothing but how many tokens there are: a batch of one has no
+    padding.
+    """
+    graph = empty_graph("text", target)
+    inputs_embeds = add_input(graph, "inputs_embeds", FLOAT, [1, "sequence", row_width(spec)])
+    attention_mask = add_input(graph, "attention_mask", INT64, [1, "tokens"])
+    position_ids = add_input(graph, "position_ids", INT64, [3, 1, "sequence"])
+    op = GraphBuilder(graph).op
+    state = _cache_state(op, attention_mask)
+    caches = [add_cache(graph, spec, target, f"past_key_values.{index}.", state) for index in range(spec.num_layers)]
+    x, *deepstack = _columns(op, inputs_embeds, 1 + spec.deepstack_layers)
+    inputs = EmbeddedInputs(x, position_ids, op.Constant(value_ints=[-1]), tuple(deepstack))
+    model = _Text(target, spec)
+    used = quantize(model, "", layouts)
+    logits, presents = model(op, inputs, caches)
+    add_output(graph, logits, "logits", [1, 1, spec.vocab_size])
+    add_presents(graph, spec, target, presents)
+    return Graph("text", finished(graph, target), used)

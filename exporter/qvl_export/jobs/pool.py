@@ -1,0 +1,144 @@
+"""Running jobs in processes of their own: one model in memory at a time, all its memory back when it ends.
+
+A process gets its job through a pipe, which stays open as long as we live: where it closes, the process ends (see
+`job`), on every platform and however we ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from typing import IO, Protocol
+
+import msgspec
+
+from qvl_runtime.cli.arguments import BAD_INPUT
+from qvl_runtime.sessions import cores
+
+from ..errors import ExportError, StoppedError
+
+Advance = Callable[[int], None]
+POLL = 0.5
+"""Seconds."""
+PATIENCE = 10
+"""Seconds that a process has to end after it was asked to."""
+TRACEBACK = "Traceback (most recent call last)"
+
+
+class Pool(Protocol):
+    """Where jobs run: `machines` that have `cores` between them."""
+
+    machines: int
+    cores: int
+
+    def run(self, module: str, jobs: Sequence[msgspec.Struct], threads: int, advance: Advance) -> None:
+        """Run `python -m module` for every job, each on `threads` cores; `advance` is told of their lines.
+
+        Raises ExportError with the last line of what a failing process had to say, and BrokenJob where that is a
+        traceback; then the others are ended too.
+        """
+
+
+class BrokenJob(Exception):
+    """A process ended by a bug of ours, with its traceback: no ExportError, which would be somebody's bad input."""
+
+
+class ThisMachine:
+    """All jobs at the same time, here."""
+
+    def __init__(self) -> None:
+        self.machines, self.cores = 1, cores()
+
+    def run(self, module: str, jobs: Sequence[msgspec.Struct], threads: int, advance: Advance) -> None:
+        """See `Pool.run`."""
+        run_jobs(module, jobs, advance)
+
+
+def run_jobs(module: str, jobs: Sequence[msgspec.Struct], advance: Advance) -> None:
+    """Run `python -m module` for every job at the same time, as `Pool.run` says."""
+
+    def follow(process: Running) -> None:
+        for count in process.lines():
+            advance(count)
+
+    with ThreadPoolExecutor(len(jobs)) as threads, contextlib.ExitStack() as stack:
+        running = [stack.enter_context(started(module, job)) for job in jobs]
+        for done in ended([threads.submit(follow, process) for process in running]):
+            done.result()
+
+
+def ended(futures: Sequence[Future[None]]) -> Iterator[Future[None]]:
+    """One after another as they end; Windows tells nobody of an interruption who waits without an end."""
+    pending = set(futures)
+    while pending:
+        done, pending = wait(pending, POLL, FIRST_COMPLETED)
+        yield from done
+
+
+class Running:
+    """A process at work."""
+
+    def __init__(self, process: subprocess.Popen[str], errors: IO[str]) -> None:
+        self._process, self._errors = process, errors
+
+    def lines(self) -> Iterator[int]:
+        """1 for each line that it prints, until it is done; raises ExportError where it fails, BrokenJob by a bug."""
+        assert self._process.stdout is not None
+        for _ in self._process.stdout:
+            yield 1
+        if self._process.wait() != 0:
+            raise self._failure()
+
+    def _failure(self) -> ExportError | BrokenJob:
+        code = self._process.returncode
+        if code < 0:
+            fix = "of want of memory mostly; run it again to go on where it stopped"
+            return StoppedError(f"a process was ended by signal {-code}", fix=fix)
+        self._errors.seek(0)
+        if code != BAD_INPUT and TRACEBACK in (text := self._errors.read()):
+            return BrokenJob(f"in a process of its own:\n{text.rstrip()}")
+        self._errors.seek(0)
+        said = [line.strip() for line in self._errors if line.strip()]
+        return ExportError(said[-1].removeprefix("error: ") if said else f"a process ended with {code}")
+
+
+@contextlib.contextmanager
+def started(module: str, job: msgspec.Struct) -> Iterator[Running]:
+    """`python -m module` at work on a job, ended at the latest with the block."""
+    command, pipe = [sys.executable, "-P", "-m", module], subprocess.PIPE
+    settings = {**os.environ, "PYTHONIOENCODING": "utf-8"}  # Windows would have the console's
+    with (
+        tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as errors,
+        subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=errors, encoding="utf-8", env=settings) as process,
+    ):
+        try:
+            _hand_over(process, job)
+            yield Running(process, errors)
+        finally:
+            _end(process)
+
+
+def _hand_over(process: subprocess.Popen[str], job: msgspec.Struct) -> None:
+    assert process.stdin is not None
+    with contextlib.suppress(OSError):  # it has ended already, and says why
+        process.stdin.write(msgspec.json.encode(job).decode() + "\n")
+        process.stdin.flush()
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """Ask it to end, and make it."""
+    if process.poll() is None:
+        process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(PATIENCE)
+    process.kill()
+    process.wait()
+    for pipe in (process.stdin, process.stdout):
+        with contextlib.suppress(OSError):
+            if pipe is not None:
+                pipe.close()

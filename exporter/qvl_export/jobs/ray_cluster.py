@@ -1,0 +1,102 @@
+"""Jobs on the machines of a Ray cluster, see `processes.Pool`.
+
+Every machine sees models, pages and results under the same paths (a network file system), and has qvl-export installed:
+a job is the same process there as it would be here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+import signal
+import socket
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import msgspec
+
+from ..common.extras import install_fix
+from ..errors import ExportError, StoppedError
+from .pool import Advance, BrokenJob, Pool, ended, started
+
+SECONDS = 10
+
+
+@contextlib.contextmanager
+def cluster(address: str) -> Iterator[Pool]:
+    """The cluster at `address` (`HOST:PORT` or `auto`); raises ExportError where none answers."""
+    try:
+        import ray
+    except ImportError as error:
+        raise ExportError("--ray needs ray", fix=install_fix("ray")) from error
+    try:
+        _knock(address)
+        with _own_end():
+            context = ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except (OSError, RuntimeError, ValueError) as error:
+        said = str(error).splitlines()[0]
+        raise ExportError(f"no Ray cluster answers: {said}", where=address, fix="start one with `ray start`") from error
+    with context:
+        yield RayPool(ray)
+
+
+@contextlib.contextmanager
+def _own_end() -> Iterator[None]:
+    """Ray sets a handler of its own for the signal that asks for the end: ours comes back."""
+    handler = signal.getsignal(signal.SIGTERM)
+    yield
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)
+
+
+def _knock(address: str) -> None:
+    """Raises OSError where nobody is at an address: Ray itself would ask again for minutes."""
+    if found := re.fullmatch(r"(.+):(\d+)", address):
+        socket.create_connection((found[1], int(found[2])), SECONDS).close()
+
+
+class RayPool:
+    """As many jobs at the same time as the cluster has cores for; the others wait."""
+
+    def __init__(self, ray: Any) -> None:
+        counts = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
+        self._ray, self._most = ray, max(counts, default=0)
+        self.machines, self.cores = sum(map(bool, counts)), sum(counts)
+        if not self.cores:
+            raise ExportError("the Ray cluster has no cores", fix="start its nodes with --num-cpus of one or more")
+
+    def run(self, module: str, jobs: Sequence[msgspec.Struct], threads: int, advance: Advance) -> None:
+        """See `processes.Pool.run`."""
+        wanted = min(threads, self._most)  # more than any machine has would be waited for in vain
+        task = self._ray.remote(_lines).options(num_cpus=wanted, num_returns="streaming", max_retries=0)
+        streams = [task.remote(module, job) for job in jobs]
+        with ThreadPoolExecutor(len(jobs)) as pool:
+            try:
+                for done in ended([pool.submit(self._follow, stream, advance) for stream in streams]):
+                    done.result()
+            finally:
+                for stream in streams:
+                    self._ray.cancel(stream)
+
+    def _follow(self, stream: Any, advance: Advance) -> None:
+        failed = self._ray.exceptions
+        try:
+            for line in stream:
+                advance(self._ray.get(line))
+        except failed.RayTaskError as error:
+            if isinstance(error.cause, BrokenJob):
+                raise error.cause from error
+            kind = StoppedError if isinstance(error.cause, StoppedError) else ExportError
+            raise kind(str(error.cause)) from error
+        except failed.RayError as error:
+            fix = "run it again to go on where it stopped"
+            raise StoppedError(f"the cluster lost a job: {str(error).splitlines()[0]}", fix=fix) from error
+
+
+def _lines(module: str, job: msgspec.Struct) -> Iterator[int]:
+    """On a machine of the cluster: a job's process, line by line."""
+    with started(module, job) as process:
+        yield from process.lines()

@@ -1,0 +1,1 @@
+"""Calibration, layer by layer, on the graphs that ship."""

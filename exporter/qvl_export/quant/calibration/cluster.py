@@ -1,0 +1,128 @@
+"""Shards on the machines of a cluster, and what such a machine does: `python -m qvl_export.quant.calibration.cluster`.
+
+Every machine sees the work directory under the same path. A job runs a stage over some shards and leaves in it what
+they came to; results do not depend on which machine did which.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from ...common import libraries
+from ...common.atomic_output import written
+from ...errors import ExportError
+from ...jobs.pool import Pool
+from ...jobs.worker import serve
+from . import shards
+from .layer_session import open_session, through
+from .shards import Found, Watch
+from .work_dir import Work
+
+if TYPE_CHECKING:
+    from qvl_runtime._onnxruntime.library import ort
+
+MODULE = "qvl_export.quant.calibration.cluster"
+
+
+class Job(msgspec.Struct, frozen=True):
+    """Shards, as the first page of each and the one after its last, through the stage in the file `model`.
+
+    What `watch` says is gathered of each; without it the pages of stage `number` become those of the next.
+    """
+
+    directory: str
+    number: int
+    model: str
+    watch: Watch | None
+    shards: list[tuple[int, int]]
+    threads: int
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Runs stage number `number` on the machines of a pool, see `shards.Runner`; each takes every so-many-th shard."""
+
+    pool: Pool
+    work: Work
+    number: int
+
+    def observed(self, model: Path, watch: Watch) -> Iterator[Found]:
+        """See `Runner.observed`; a shard's file is removed once it is read."""
+        self._run(model, watch)
+        for shard in shards.shards(watch.pages):
+            path = _file(self.work, self.number, shard)
+            with path.open("rb") as file:
+                yield shards.read(file, watch, self.work.directory / shards.tokens_file(shard))
+            path.unlink()
+
+    def outputs(self, model: Path) -> tuple[()]:
+        """See `Runner.outputs`: the machines have kept them."""
+        self._run(model, None)
+        return ()
+
+    def _run(self, model: Path, watch: Watch | None) -> None:
+        directory, path = str(self.work.directory.resolve()), str(model.resolve())
+        threads = threads_each(self.pool)
+        mine = shares(self.pool, self.work.pages)
+        jobs = [Job(directory, self.number, path, watch, share, threads) for share in mine]
+        self.pool.run(MODULE, jobs, threads, lambda _: None)
+
+
+def shares(pool: Pool, pages: int) -> list[list[tuple[int, int]]]:
+    """The shards of each machine, as many as there are for it."""
+    parts = [(shard.start, shard.stop) for shard in shards.shards(pages)]
+    return [parts[rank :: pool.machines] for rank in range(min(pool.machines, len(parts)))]
+
+
+def threads_each(pool: Pool) -> int:
+    """A machine's cores: one job at a time has all of them."""
+    return max(1, pool.cores // pool.machines)
+
+
+def run(job: Job) -> None:
+    """Do a job, a line for every shard."""
+    os.environ.setdefault("OMP_NUM_THREADS", str(job.threads))  # before PyTorch is imported
+    libraries.check()
+    work = shared(job.directory)
+    session = open_session(Path(job.model), job.threads)
+    for first, last in job.shards:
+        shard = range(first, last)
+        if job.watch:
+            _observe(session, work, job.number, shard, job.watch)
+        else:
+            for page, sample in zip(shard, work.samples(job.number, shard), strict=True):
+                work.keep(job.number + 1, page, through(session, sample))
+        print(first, flush=True)
+
+
+def shared(directory: str) -> Work:
+    """The work directory of a job; raises ExportError on a machine that does not see it."""
+    if not Path(directory).is_dir():
+        fix = "put OUT on a file system that all machines see under the same path"
+        raise ExportError(f"is not seen by {socket.gethostname()}", where=directory, fix=fix)
+    return Work(Path(directory))
+
+
+def _observe(session: ort.InferenceSession, work: Work, number: int, shard: range, watch: Watch) -> None:
+    """Leave what a shard comes to in its file; its Hessians go before those of the next are made."""
+    tokens = work.directory / shards.tokens_file(shard)
+    found = shards.gather(session, work.samples(number, shard), watch, tokens)
+    with written(_file(work, number, shard)) as file:
+        shards.write(found, file)
+
+
+def _file(work: Work, number: int, shard: range) -> Path:
+    """What a shard of a stage came to."""
+    return work.directory / f"shard.{number}.{shard.start}"
+
+
+if __name__ == "__main__":
+    sys.exit(serve(Job, run))

@@ -1,0 +1,52 @@
+"""The tokens that reach experts, on disk, and whom the router sends them to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import numpy.typing as npt
+
+from ...checkpoint.safetensors_reader import StoredTensor
+
+Floats = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int64]
+TOKENS_AT_ONCE = 4096
+
+
+@dataclass
+class Routed:
+    """The tokens of some pages that reach the experts of a layer, in the file `file`; each goes to `chosen` of them.
+
+    `experts` and `shares` are those of each page [T, chosen].
+    """
+
+    file: Path
+    chosen: int
+    experts: list[Ints] = field(default_factory=list)
+    shares: list[Floats] = field(default_factory=list)
+
+    def add(self, file: IO[bytes], x: Floats, scores: Floats, counts: Floats | None = None) -> None:
+        """Take in the tokens x [1, T, K] of one page and the router's scores [T, experts]; see `Collector.add`.
+
+        `file` is where those before it went, and `self.file` will be.
+        """
+        experts = np.argpartition(-scores, self.chosen - 1, axis=1)[:, : self.chosen]
+        best = np.take_along_axis(scores, experts, axis=1)
+        shares = np.exp(best - best.max(axis=1, keepdims=True))
+        shares /= shares.sum(axis=1, keepdims=True)
+        file.write(np.ascontiguousarray(x, np.float32).tobytes())
+        self.experts.append(experts)
+        self.shares.append(shares if counts is None else shares * np.sqrt(counts)[:, None])
+
+    def tokens(self, expert: int, columns: int) -> Iterator[tuple[Floats, Floats]]:
+        """The tokens [t, columns] of an expert and its share of each [t, 1], some at a time."""
+        experts, shares = np.concatenate(self.experts), np.concatenate(self.shares)
+        stored = StoredTensor(self.file.name, self.file, np.dtype(np.float32), (len(experts), columns), 0)
+        places, ranks = np.nonzero(experts == expert)
+        for first in range(0, len(places), TOKENS_AT_ONCE):
+            mine = slice(first, first + TOKENS_AT_ONCE)
+            yield stored.rows(places[mine]), shares[places[mine], ranks[mine], None]

@@ -1,0 +1,133 @@
+"""Experts by GPTQ: each sees the tokens that the router sends it, and what its second matrix sees is worked out here.
+
+A fused operator keeps inside what it feeds the second matrix. It is the gated product of the float gate and up rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ...graph.experts import EXPERT_PARTS, ExpertWeight
+from ...graph.layer_graphs import Stage
+from ...graph.weights import Source
+from ...qtensor import Layout, QTensor
+from ..gptq.solver import gptq, round_to_nearest
+from .expert_tokens import Routed
+from .rtn_tables import quantize_rows
+from .tower import Tower
+from .work_dir import LinearRecord, Work
+
+Floats = npt.NDArray[np.float32]
+INTEGER_EXPERTS = Layout(8, 32)
+"""Experts have no integer kernel: under W8A8 their weights are 8 bits in blocks."""
+LEAST_TOKENS = 1 / 16
+"""Of the columns of a matrix: with fewer tokens it is rounded to nearest. The fewest measured (docs/benchmarks.md)."""
+
+
+def gated(y: Floats, rows: npt.NDArray[np.int64] | None) -> Floats:
+    """silu(gate) · up of y [T, 2 · inner], whose columns are in the order `rows` of gate's and then up's."""
+    stored = y if rows is None else y[:, np.argsort(rows)]
+    gate, up = np.split(stored, 2, axis=1)
+    with np.errstate(over="ignore"):  # of a gate far below zero, which lets nothing through
+        return np.asarray(gate / (1 + np.exp(-gate)) * up)
+
+
+def hessians(
+    routed: Sequence[Routed], expert: int, gate_up: Floats, rows: npt.NDArray[np.int64] | None
+) -> tuple[Floats, Floats, int]:
+    """Σ x xᵀ over an expert's tokens, of the inputs of both its matrices, each input times its share; and their number.
+
+    A token's share scales all that the expert adds to it, errors too. `gate_up` is [2 · inner, K].
+    """
+    first, second = (np.zeros((size, size), np.float32) for size in (gate_up.shape[1], len(gate_up) // 2))
+    count = 0
+    for x, share in (pair for part in routed for pair in part.tokens(expert, gate_up.shape[1])):
+        hidden = gated(x @ gate_up.T, rows) * share
+        x = x * share
+        first += x.T @ x
+        second += hidden.T @ hidden
+        count += len(x)
+    return first, second, count
+
+
+@dataclass
+class _Matrices:
+    """The quantized matrices of all experts, filled one after another."""
+
+    layout: Layout
+    shape: tuple[int, ...]
+    rounded: int = 0
+
+    def __post_init__(self) -> None:
+        count, outputs, inputs = self.shape
+        self.tensor = QTensor.empty(self.layout, count * outputs, inputs)
+
+    def quantize(self, expert: int, weight: Floats, hessian: Floats, tokens: int) -> None:
+        """Round one matrix [out, in], by GPTQ where it saw enough tokens."""
+        enough = tokens >= LEAST_TOKENS * weight.shape[1]
+        # refined to so few tokens it would lose on others: docs/decisions.md
+        found = gptq(weight, hessian, self.layout, rounds=0) if enough else round_to_nearest(weight, self.layout)
+        self.tensor.fill(expert * len(weight), found)
+        self.rounded += not enough
+
+
+def gptq_experts(
+    weights: tuple[ExpertWeight, ExpertWeight], sources: tuple[Source, Source], routed: Sequence[Routed], layout: Layout
+) -> tuple[QTensor, QTensor, int]:
+    """Gate and up, and down, of all experts as [experts · out, in]; and how many matrices saw too few tokens.
+
+    Raises ExportError where weights or activations are not finite.
+    """
+    gate_up, down = (_Matrices(layout, weight.source_shape) for weight in weights)
+    pairs = zip(*(source.chunks() for source in sources), strict=True)
+    for expert, pair in enumerate(pairs):
+        first, second = (
+            chunk.astype(np.float32).reshape(weight.source_shape[1:])
+            for chunk, weight in zip(pair, weights, strict=True)
+        )
+        outer, inner, tokens = hessians(routed, expert, first, weights[0].rows)
+        gate_up.quantize(expert, first, outer, tokens)
+        down.quantize(expert, second, inner, tokens)
+    return gate_up.tensor, down.tensor, gate_up.rounded + down.rounded
+
+
+def routed_outputs(tower: Tower, stage: Stage) -> tuple[str, str] | None:
+    """The outputs that tell what a stage's experts are applied to, if GPTQ quantizes these."""
+    schemes = [tower.scheme(name) for name in stage.experts]
+    if stage.routed is None or not tower.experts_per_token or not all(scheme and scheme.hessian for scheme in schemes):
+        return None
+    return stage.routed
+
+
+def quantize_experts(
+    tower: Tower, stage: Stage, routed: Sequence[Routed], work: Work
+) -> tuple[dict[str, LinearRecord], int]:
+    """Quantize and keep a stage's experts, without `routed` to nearest; and how many matrices saw too few for GPTQ."""
+    sources = tower.sources(stage.graph)
+    if not routed:
+        return {name: _round(tower, stage.experts[name], name, sources[name], work) for name in stage.experts}, 0
+    first, second = (next(name for name in stage.experts if name.endswith(part)) for part in EXPERT_PARTS)
+    scheme = tower.scheme(first)
+    assert scheme is not None
+    weights, layout = (stage.experts[first], stage.experts[second]), scheme.layout(stage.experts[first].source_shape[2])
+    gate_up, down, rounded = gptq_experts(weights, (sources[first], sources[second]), routed, layout)
+    records = {}
+    for name, tensor in ((first, gate_up), (second, down)):
+        work.save(name, tensor)
+        records[name] = LinearRecord(layout, (tensor.codes.shape[0], tensor.codes.shape[1]), None)
+    return records, rounded
+
+
+def _round(tower: Tower, weight: ExpertWeight, name: str, source: Source, work: Work) -> LinearRecord:
+    """One projection of all experts, every weight to its nearest code, or as it is."""
+    count, outputs, inputs = weight.source_shape
+    scheme = tower.scheme(name)
+    if scheme is None:
+        return LinearRecord(None, (count * outputs, inputs), None)
+    layout = INTEGER_EXPERTS if scheme.layout(inputs).integer else scheme.layout(inputs)
+    quantize_rows(name, source, (count * outputs, inputs), layout, work.directory)
+    return LinearRecord(layout, (count * outputs, inputs), None)

@@ -1,0 +1,42 @@
+"""A stage over samples, in the engine that will run it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ...common.threads import thread_limit
+from .work_dir import Floats, Sample
+
+if TYPE_CHECKING:
+    from qvl_runtime._onnxruntime.library import ort
+
+OUTPUT = "hidden_out"
+
+
+def open_session(path: Path, threads: int | None = None) -> ort.InferenceSession:
+    """As the runtime opens it, on `threads` cores or those of the limit; raises InstallError without an engine."""
+    from qvl_runtime.sessions import cpu
+
+    return cpu.open_session(path, cpu.session_options(threads or thread_limit()))
+
+
+def run(session: ort.InferenceSession, sample: Sample, outputs: list[str]) -> list[Floats]:
+    """Some outputs of a stage for one page."""
+    feeds = {"hidden": sample.hidden, **sample.feeds}
+    taken = {port.name: _as(feeds[port.name], port.type) for port in session.get_inputs()}
+    found: list[Floats] = session.run(outputs, taken)
+    return found
+
+
+def through(session: ort.InferenceSession, sample: Sample) -> Floats:
+    """What a stage gives the next one."""
+    return run(session, sample, [OUTPUT])[0]
+
+
+def _as(value: npt.NDArray[Any], kind: str) -> npt.NDArray[Any]:
+    """A cache of float16 where the stage has one."""
+    return value.astype(np.float16) if kind == "tensor(float16)" else value

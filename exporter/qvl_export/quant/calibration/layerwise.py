@@ -1,0 +1,145 @@
+"""Quantization of a tower stage by stage, on what ships: the same modules, run by the same engine.
+
+Every stage is calibrated on what the already quantized stages before it produce, and one stage at a time is in memory.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from functools import partial
+
+import msgspec
+
+from ...common.progress import Report
+from ...graph.layer_graphs import Stage
+from ...jobs.pool import Pool
+from ...qtensor import QTensor
+from ..output_error import sqnr
+from ..schemes import Floats, Scheme
+from ..statistics import Collector, Statistics
+from .cluster import Spread
+from .expert_tokens import Routed
+from .experts import quantize_experts, routed_outputs
+from .shards import Found, Here, Runner, Tap, Watch
+from .smoothquant import smooth
+from .tower import Tower
+from .work_dir import LinearRecord, Quantized, StageRecord, Work
+
+LEAST_SQNR = 15.0
+"""Decibels; a linear whose outputs would be noisier under W8A8 stays float."""
+LEAST_STATIC_SQNR = 35.0
+"""The same where inputs have one static scale; of a linear that would be noisier only the weight is quantized."""
+LOST_TOGETHER = 3.0
+"""Decibels that may be lost for the speed of one scale for all tokens, the noise doubled: norms lose 1 to 3.6, gated
+products 10."""
+
+
+def quantize_tower(tower: Tower, work: Work, report: Report, pool: Pool | None = None) -> Quantized:
+    """Quantize every linear that has a scheme, from the samples that `work` holds; `report` is told of each stage.
+
+    Pages are run on the machines of `pool`, or here: what is found is the same.
+
+    Raises ExportError where weights or activations are not finite.
+    """
+    pending = [number for number in range(len(tower.stages)) if work.record(number) is None]
+    began = time.monotonic()
+    for count, number in enumerate(pending, 1):
+        _quantize_stage(tower, number, work, pool)
+        left = (time.monotonic() - began) / count * (len(pending) - count)
+        rounded = record.rounded_experts if (record := work.record(number)) else 0
+        few = f", {rounded} expert matrices saw too few tokens for GPTQ" if rounded else ""
+        report(f"{tower.name}: {number + 1} of {len(tower.stages)} stages quantized{few}, about {left:.0f} s left")
+    return work.quantized(*(record for number in range(len(tower.stages)) if (record := work.record(number))))
+
+
+def _quantize_stage(tower: Tower, number: int, work: Work, pool: Pool | None) -> None:
+    name = tower.stages[number]
+    stage = tower.build(name, {})
+    runner = Spread(pool, work, number) if pool else Here(partial(work.samples, number), work.directory)
+    statistics, routed = observe(tower, stage, work, runner)
+    rewritten, scales = smooth(tower, stage, statistics)
+    record = quantize_linears(tower, stage, statistics, rewritten, work)
+    experts, rounded = quantize_experts(tower, stage, routed, work)
+    record = msgspec.structs.replace(
+        record,
+        linears=record.linears | experts,
+        cache_scales={name: scale.tolist() for name, scale in scales.items()},
+        rounded_experts=rounded,
+    )
+    if number + 1 == len(tower.stages):
+        return work.finish(number, record, ())
+    quantized = work.quantized(record)
+    model = tower.write(tower.build(name, quantized.layouts), quantized, work.directory)
+    work.finish(number, record, runner.outputs(model))
+
+
+def observe(tower: Tower, stage: Stage, work: Work, runner: Runner) -> tuple[dict[str, Statistics], list[Routed]]:
+    """Statistics of the input of every linear, by the linear's name, and what experts are applied to."""
+    watch = _watch(tower, stage, work.pages)
+    collectors, routed = watch.collectors(), list[Routed]()
+    if watch.outputs:
+        model = tower.write(stage, Quantized(), work.directory)
+        for found in runner.observed(model, watch):
+            routed += _join(collectors, found)
+            del found  # or it would stay in memory while the next is summed
+    by_tap = {tap.output: collectors.pop(0).statistics() for tap in watch.taps}  # each frees its sum
+    return {name: found for tap, found in by_tap.items() for name in stage.taps[tap]}, routed
+
+
+def _join(collectors: list[Collector], found: Found) -> list[Routed]:
+    """Add a shard's parts to those before it; returns its tokens that go to experts, if any do."""
+    for collector, part in zip(collectors, found.parts, strict=True):
+        collector.join(part)
+    return [found.routed] if found.routed else []
+
+
+def _watch(tower: Tower, stage: Stage, pages: int) -> Watch:
+    """What to gather of a stage: inputs of linears that have a scheme."""
+    taps = []
+    for output, names in stage.taps.items():
+        schemes = [scheme for name in names if (scheme := tower.scheme(name))]
+        if schemes:
+            taps.append(Tap(output, names[0], any(scheme.hessian for scheme in schemes)))
+    return Watch(taps, pages, tower.vision_weight, routed_outputs(tower, stage), tower.experts_per_token)
+
+
+def quantize_linears(
+    tower: Tower, stage: Stage, statistics: Mapping[str, Statistics], rewritten: dict[str, Floats], work: Work
+) -> StageRecord:
+    """Quantize and keep all linears of a stage, and keep the float tensors that were rewritten."""
+    linears: dict[str, LinearRecord] = {}
+    for name in (name for names in stage.taps.values() for name in names):
+        scheme = tower.scheme(name)
+        if scheme is None:
+            continue
+        weight = rewritten[f"{name}.weight"] if f"{name}.weight" in rewritten else tower.tensor(f"{name}.weight")
+        tensor, level = _quantized(scheme, weight, statistics[name], tower.per_tensor)
+        linears[name] = LinearRecord(tensor.layout if tensor else None, (weight.shape[0], weight.shape[1]), level)
+        if tensor:
+            work.save(name, tensor)
+            rewritten.pop(f"{name}.weight", None)
+    for name, values in rewritten.items():
+        work.save_tensor(name, values)
+    return StageRecord(linears, {name: list(tower.tensors[name].shape) for name in rewritten})
+
+
+def _quantized(
+    scheme: Scheme, weight: Floats, statistics: Statistics, per_tensor: bool
+) -> tuple[QTensor | None, float]:
+    """The linear as its outputs can bear it, None where it has to stay float, and its ratio in dB under the scheme."""
+    tensor = scheme.quantize(weight, statistics)
+    level = sqnr(weight, tensor, statistics)
+    if not tensor.layout.integer or level >= (LEAST_STATIC_SQNR if tensor.layout.static else LEAST_SQNR):
+        return _together(weight, tensor, statistics, level) if per_tensor and tensor.layout.integer else (tensor, level)
+    if not tensor.layout.static:
+        return None, level
+    kept = tensor.weight_only()
+    return kept, sqnr(weight, kept, statistics)
+
+
+def _together(weight: Floats, tensor: QTensor, statistics: Statistics, level: float) -> tuple[QTensor, float]:
+    """The linear with its inputs rounded all together, where its outputs hardly suffer, and its ratio."""
+    faster = tensor.with_inputs_per_tensor()
+    reached = sqnr(weight, faster, statistics)
+    return (faster, reached) if reached >= level - LOST_TOGETHER else (tensor, level)

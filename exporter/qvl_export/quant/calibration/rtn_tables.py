@@ -1,0 +1,27 @@
+"""Embeddings, heads and experts, round-to-nearest, some rows at a time: none knows of the others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from ...graph.weights import Source
+from ...qtensor import Layout, QTensor
+from ..gptq.solver import round_to_nearest
+from .saved_linear import SavedLinear
+
+ROWS_BYTES = 16 << 20
+
+
+def quantize_rows(name: str, source: Source, shape: tuple[int, int], layout: Layout, directory: Path) -> SavedLinear:
+    """The table `name` of `shape` [rows, columns] in `layout`, kept in `directory` unless an earlier run did."""
+    linear = SavedLinear(name, directory / f"{name}.npz", layout, *shape)
+    if not linear.file.is_file():
+        tensor, row = QTensor.empty(layout, *shape), 0
+        for chunk in source.chunks(ROWS_BYTES):
+            part = round_to_nearest(chunk.astype(np.float32).reshape(-1, shape[1]), layout)
+            tensor.fill(row, part)
+            row += len(part.codes)
+        linear.save(tensor)
+    return linear

@@ -1,0 +1,37 @@
+"""Quantized linears on disk between calibration and the writing of a bundle."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...common.atomic_output import written
+from ...qtensor import Layout, QTensor
+
+
+@dataclass(frozen=True)
+class SavedLinear:
+    """A quantized linear in the work directory (see `stored.QuantizedSource`)."""
+
+    name: str
+    file: Path
+    form: Layout
+    rows: int
+    columns: int
+
+    def layout(self) -> Layout:
+        return self.form
+
+    def save(self, tensor: QTensor) -> None:
+        """Write beside, then rename."""
+        parts: dict[str, Any] = {name: getattr(tensor, name) for name in ("codes", "scales", "zeros", "input_scale")}
+        with written(self.file) as file:
+            np.savez(file, **{name: value for name, value in parts.items() if value is not None})
+
+    def read(self) -> QTensor:
+        with np.load(self.file) as parts:
+            step = float(parts["input_scale"]) if "input_scale" in parts else None
+            return QTensor(self.form, parts["codes"], parts["scales"], parts.get("zeros"), input_scale=step)

@@ -1,0 +1,160 @@
+"""What one tower's calibration has done so far, kept on disk: a killed run goes on, and memory holds one page."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from ...checkpoint.safetensors_reader import StoredTensor
+from ...common.atomic_output import written
+from ...qtensor import Layout, QTensor
+from .saved_linear import SavedLinear
+
+Floats = npt.NDArray[np.float32]
+Feeds = dict[str, npt.NDArray[Any]]
+
+
+class Sample(NamedTuple):
+    """One page: what the first stage of a tower takes as `hidden`, and what every stage is fed beside it."""
+
+    hidden: Floats
+    feeds: Feeds
+
+
+class LinearRecord(msgspec.Struct, frozen=True):
+    """What became of a linear: its form, or None where it stays float, and its signal-to-noise ratio in dB."""
+
+    layout: Layout | None
+    shape: tuple[int, int]
+    sqnr: float | None
+
+
+class StageRecord(msgspec.Struct, frozen=True):
+    """The result of a stage: its linears, the shapes of float tensors that were rewritten, by what the outputs of
+    linears were divided that lie in the KV cache, and how many matrices of experts GPTQ had too few tokens for."""
+
+    linears: dict[str, LinearRecord]
+    tensors: dict[str, list[int]]
+    cache_scales: dict[str, list[float]] = {}
+    rounded_experts: int = 0
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """A tower's quantized linears, the float tensors that differ from the checkpoint's.
+
+    `cache_scales` tell by what the outputs of linears were divided that lie in the KV cache.
+    """
+
+    linears: Mapping[str, SavedLinear] = field(default_factory=dict)
+    tensors: Mapping[str, StoredTensor] = field(default_factory=dict)
+    cache_scales: Mapping[str, Floats] = field(default_factory=dict)
+
+    @property
+    def layouts(self) -> dict[str, Layout]:
+        return {name: linear.form for name, linear in self.linears.items()}
+
+
+def _digest(key: Mapping[str, object]) -> str:
+    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
+
+
+class Work:
+    """A work directory; samples, hidden states between stages, and finished stages."""
+
+    def __init__(self, directory: Path, key: Mapping[str, object] | None = None) -> None:
+        """Go on in the part of `directory` that `key` names, or begin anew; without a key in `directory` itself.
+
+        Other keys have other places: a job of a killed run, still at work on another machine, finds its own gone.
+        """
+        self.directory = directory if key is None else directory / _digest(key)
+        if key is not None and not self.directory.is_dir():
+            shutil.rmtree(directory, ignore_errors=True)
+            self.directory.mkdir(parents=True)
+
+    def begin(self, samples: Iterable[Sample]) -> None:
+        """Keep the samples, unless an earlier run did."""
+        if (self.directory / "pages").is_file():
+            return
+        count = 0
+        for count, sample in enumerate(samples, 1):
+            self.keep(0, count - 1, sample.hidden)
+            with written(self.directory / f"feeds.{count - 1}.npz") as file:
+                np.savez(file, **sample.feeds)  # type: ignore[arg-type]
+        self._write("pages", str(count).encode())
+
+    @property
+    def pages(self) -> int:
+        return int((self.directory / "pages").read_text())
+
+    def keep(self, stage: int, page: int, hidden: Floats) -> None:
+        """Keep what stage number `stage` takes of a page."""
+        with written(self._hidden(stage, page)) as file:
+            np.save(file, hidden)
+
+    def samples(self, stage: int, pages: Iterable[int] | None = None) -> Iterator[Sample]:
+        """What stage number `stage` takes, page by page, of some pages or of all."""
+        for page in range(self.pages) if pages is None else pages:
+            with np.load(self.directory / f"feeds.{page}.npz") as feeds:
+                yield Sample(np.load(self._hidden(stage, page)), dict(feeds))
+
+    def finish(self, stage: int, record: StageRecord, outputs: Iterable[Floats]) -> None:
+        """Keep what the stage gave the next one if it is not kept yet, then its record, then forget what it took."""
+        for page, hidden in enumerate(outputs):
+            self.keep(stage + 1, page, hidden)
+        self._write(f"stage.{stage}.json", msgspec.json.encode(record))
+        for page in range(self.pages):
+            self._hidden(stage, page).unlink(missing_ok=True)
+
+    def record(self, stage: int) -> StageRecord | None:
+        """The result of a finished stage."""
+        path = self.directory / f"stage.{stage}.json"
+        return msgspec.json.decode(path.read_bytes(), type=StageRecord) if path.is_file() else None
+
+    def save(self, name: str, tensor: QTensor) -> None:
+        """Keep a quantized linear."""
+        rows, columns = tensor.codes.shape
+        SavedLinear(name, self.directory / f"{name}.npz", tensor.layout, rows, columns).save(tensor)
+
+    def save_tensor(self, name: str, values: Floats) -> None:
+        """Keep a float tensor that was rewritten."""
+        self._write(f"{name}.bin", np.ascontiguousarray(values, np.float32).tobytes())
+
+    def tensors(self, record: StageRecord) -> dict[str, StoredTensor]:
+        """The float tensors that a stage rewrote."""
+        return {
+            name: StoredTensor(name, self.directory / f"{name}.bin", np.dtype(np.float32), tuple(shape), 0)
+            for name, shape in record.tensors.items()
+        }
+
+    def linears(self, record: StageRecord) -> dict[str, SavedLinear]:
+        """The linears that a stage quantized."""
+        return {
+            name: SavedLinear(name, self.directory / f"{name}.npz", found.layout, *found.shape)
+            for name, found in record.linears.items()
+            if found.layout
+        }
+
+    def quantized(self, *records: StageRecord) -> Quantized:
+        """What stages came to."""
+        return Quantized(
+            {name: linear for record in records for name, linear in self.linears(record).items()},
+            {name: tensor for record in records for name, tensor in self.tensors(record).items()},
+            {name: np.array(scale, np.float32) for record in records for name, scale in record.cache_scales.items()},
+        )
+
+    def _hidden(self, stage: int, page: int) -> Path:
+        return self.directory / f"hidden.{stage}.{page}.npy"
+
+    def _write(self, name: str, content: bytes) -> None:
+        with written(self.directory / name) as file:
+            file.write(content)

@@ -1,0 +1,1 @@
+"""Questions about document pages, and the prompts that calibration runs."""

@@ -1,0 +1,178 @@
+"""`calib build`: a calibration set of one's own pages, to be looked through and used again.
+
+OUT_SET holds the images, `labels.jsonl` with a line a question, and `manifest.json` with the source and the sha256 of
+every file; the same sources give the same bytes. The same page asked the same is kept once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+from PIL import Image
+
+from qvl_runtime.bundle import sha256
+from qvl_runtime.media.images import load_image
+from qvl_runtime.pdf import PDF_DPI
+
+from ..._version import __version__
+from ...common.atomic_output import Product, writing
+from ...common.fingerprint import versions
+from ...common.progress import Report
+from .labelled_set import LABELS, Label
+from .page_question import Question
+from .selection import Record, select
+
+MANIFEST = "manifest.json"
+SET = Product("a calibration set", (LABELS, MANIFEST))
+KEPT = {b"\x89PNG\r\n": "png", b"\xff\xd8\xff": "jpg"}
+"""How files begin that are copied as they are, and their extensions."""
+LONGEST_STEM = 60
+
+
+@dataclass(frozen=True)
+class SetPlan:
+    """Up to `samples` pages (all of them where None) of `sources`, into the directory `out`."""
+
+    sources: Sequence[str | Path]
+    out: str | Path
+    samples: int | None = None
+    dpi: int = PDF_DPI
+    force: bool = False
+
+
+@dataclass(frozen=True)
+class BuiltSet:
+    """What was made; `sha256` is what a bundle calibrated on the whole set says of it."""
+
+    out: str
+    pages: int
+    questions: int
+    answered: int
+    duplicates: list[str]
+    left_out: list[str]
+    sha256: str
+
+
+@dataclass
+class _Draft:
+    """A set while it is written: lines, where images come from, what was met twice."""
+
+    folder: Path
+    report: Report
+    labels: list[Label] = field(default_factory=list)
+    sources: dict[str, dict[str, object]] = field(default_factory=dict)
+    duplicates: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+    images: dict[str, str] = field(default_factory=dict)
+    asked: set[tuple[str, str]] = field(default_factory=set)
+
+    def add(self, question: Question) -> None:
+        extension, content = _encoded(question)
+        digest = hashlib.sha256(content).hexdigest()
+        if (digest, question.prompt) in self.asked:
+            self.duplicates.append(str(question.origin))
+            self.report(f"{question.origin}: is the same as {self._source(digest)}, kept once")
+            return
+        self.asked.add((digest, question.prompt))
+        if digest not in self.images:
+            self._keep(question, digest, extension, content)
+        self.labels.append(
+            Label(
+                image=self.images[digest],
+                prompt=question.prompt,
+                task=question.task,
+                answers=list(question.answers),
+                kind=question.kind,
+            )
+        )
+
+    def leave_out(self, why: str) -> None:
+        self.left_out.append(why)
+        self.report(why)
+
+    def _keep(self, question: Question, digest: str, extension: str, content: bytes) -> None:
+        """Write the image under a number that keeps the order and a name that tells the source."""
+        origin = question.origin
+        page = f"_{origin.page:03d}" if origin.page else ""
+        name = f"{len(self.images) + 1:04d}_{Path(origin.name).stem[:LONGEST_STEM]}{page}.{extension}"
+        (self.folder / name).write_bytes(content)
+        self.images[digest] = name
+        place = {"page": origin.page} if origin.page else {}
+        self.sources[name] = {"file": origin.name, **place, "sha256": origin.sha256}
+
+    def _source(self, digest: str) -> str:
+        source = self.sources[self.images[digest]]
+        return f"{source['file']}: page {source['page']}" if "page" in source else str(source["file"])
+
+
+def build(plan: SetPlan, report: Report) -> BuiltSet:
+    """Make the set; `report` is told of pages left out or met twice, and now and then how far it is.
+
+    Raises OutputError when it cannot be written to `out`, ExportError and MediaError for sources that cannot be used.
+    Nothing is left behind then.
+    """
+    out = Path(plan.out)
+    with writing(out, plan.force, SET) as folder:
+        pages = select(plan.sources, plan.samples)
+        report(f"reading {len(pages)} pages of {', '.join(pages.names)}")
+        draft = _Draft(folder, report)
+        for question in pages.questions(report, plan.dpi, draft.leave_out):
+            draft.add(question)
+        _write_labels(draft)
+        _write_manifest(draft, plan)
+    used = Record([out.name])
+    for question in select(out).questions(report):
+        used.add(question)
+    return BuiltSet(
+        out=str(plan.out),
+        pages=len(draft.images),
+        questions=len(draft.labels),
+        answered=sum(bool(label.answers) for label in draft.labels),
+        duplicates=draft.duplicates,
+        left_out=draft.left_out,
+        sha256=used.calibration().sha256,
+    )
+
+
+def _encoded(question: Question) -> tuple[str, bytes]:
+    """Extension and bytes of a page's image: those of its file where it is a PNG or JPEG, else a PNG."""
+    image = load_image(question.image)  # what is damaged is not copied
+    if question.origin.page is None:
+        content = question.origin.file.read_bytes()
+        for beginning, extension in KEPT.items():
+            if content.startswith(beginning):
+                return extension, content
+    buffer = io.BytesIO()
+    _lean(image).save(buffer, "PNG")
+    return "png", buffer.getvalue()
+
+
+def _lean(image: Image.Image) -> Image.Image:
+    """An RGB image, in one channel where that loses nothing."""
+    red, green, blue = image.split()
+    return red if red.tobytes() == green.tobytes() == blue.tobytes() else image
+
+
+def _write_labels(draft: _Draft) -> None:
+    lines = [msgspec.json.encode(label) + b"\n" for label in draft.labels]
+    (draft.folder / LABELS).write_bytes(b"".join(lines))
+
+
+def _write_manifest(draft: _Draft, plan: SetPlan) -> None:
+    """As `calib_data`'s: arguments, the versions on which bytes depend, sources, sha256 of every file."""
+    files = sorted(path for path in draft.folder.iterdir())
+    content = {
+        "producer": f"qvl-export {__version__}",
+        "arguments": {"samples": plan.samples, "dpi": plan.dpi},
+        **versions(("pillow", "pypdfium2")),  # pictures need no pypdfium2
+        "source": draft.sources,
+        "sha256": {path.name: sha256(path) for path in files},
+    }
+    text = json.dumps(content, ensure_ascii=False, indent=1)
+    (draft.folder / MANIFEST).write_text(text + "\n", "utf-8")

@@ -1,0 +1,77 @@
+"""Calibration sets: a directory of images, and `labels.jsonl` with what is asked of them."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PureWindowsPath
+
+import msgspec
+
+from qvl_runtime.bundle import sha256
+from qvl_runtime.common.files import read_lines
+
+from ...common.portable_paths import is_inside
+from ...common.progress import Report
+from ...errors import ExportError
+from .page_question import Origin, Question
+
+LABELS = "labels.jsonl"
+
+
+class Label(msgspec.Struct, kw_only=True):
+    """A line of `labels.jsonl`; `answers` is an empty list where nobody knows the answer."""
+
+    image: str
+    prompt: str
+    task: str = "ocr"
+    answers: list[str]
+    kind: str = "document"
+
+
+def read_labels(directory: Path) -> list[Label]:
+    """The lines of a set; raises ExportError naming file and line for anything malformed."""
+    path = directory / LABELS
+    labels = [
+        _label(line if number > 1 else line.removeprefix(codecs.BOM_UTF8), f"{path}:{number}", directory)
+        for number, line in enumerate(read_lines(path, ExportError), 1)
+    ]
+    if not labels:
+        raise ExportError("is empty", where=path)
+    return labels
+
+
+def _label(line: bytes, where: str, directory: Path) -> Label:
+    try:
+        label = msgspec.json.decode(line, type=Label)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise ExportError(f"is malformed: {error}", where=where) from error
+    if "\\" in label.image and not (directory / label.image).is_file():
+        label.image = PureWindowsPath(label.image).as_posix()
+    if not is_inside(label.image):
+        raise ExportError(f"needs an image inside the set, not {label.image!r}", where=where)
+    return label
+
+
+@dataclass(frozen=True)
+class LabelledSet:
+    """A set as a source of questions: one a line."""
+
+    name: str
+    directory: Path
+    labels: tuple[Label, ...]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def questions(self, chosen: Sequence[int], leave_out: Report, dpi: int) -> Iterator[Question]:
+        for index in chosen:
+            yield self._question(self.labels[index])
+
+    def _question(self, label: Label) -> Question:
+        file = self.directory / label.image
+        if not file.is_file():
+            raise ExportError("no such file", where=file, fix=f"{self.directory / LABELS} names it")
+        origin = Origin(file, f"{self.name}/{label.image}", sha256(file))
+        return Question(origin, file, label.prompt, tuple(label.answers), label.task, label.kind)

@@ -1,0 +1,127 @@
+"""The pages to calibrate on, chosen evenly from calibration sets, images, PDFs and directories of them.
+
+Choosing reads headers and labels only, so that what is missing, damaged or encrypted is told before any graph is built.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from qvl_runtime.manifest import Calibration
+from qvl_runtime.pdf import PDF_DPI
+
+from ...common.progress import Report
+from ...errors import ExportError
+from .labelled_set import LABELS, LabelledSet, read_labels
+from .page_question import Origin, Question, Source, shown
+from .unlabelled_pages import PlainPages, find
+
+BUILT_IN = "built-in"
+_INSTALLED = Path(__file__).parents[2] / "calibration"
+_CHECKOUT = Path(__file__).parents[4] / "calib_data" / "calibration"
+REPORT_SECONDS = 10
+
+
+@dataclass(frozen=True)
+class Pages:
+    """Questions chosen from `sources`, as indices into each."""
+
+    sources: tuple[Source, ...]
+    chosen: tuple[Sequence[int], ...]
+
+    def __len__(self) -> int:
+        return sum(map(len, self.chosen))
+
+    @property
+    def names(self) -> list[str]:
+        return [source.name for source in self.sources]
+
+    def questions(self, report: Report, dpi: int = PDF_DPI, leave_out: Report | None = None) -> Iterator[Question]:
+        """One after another, one page in memory at a time; `report` is told now and then how far.
+
+        `leave_out` (`report` by default) is told of blank pages.
+
+        Raises ExportError and MediaError naming the file and page that cannot be read, and where all are blank.
+        """
+        began = told = time.monotonic()
+        found = 0
+        for source, chosen in zip(self.sources, self.chosen, strict=True):
+            for question in source.questions(chosen, leave_out or report, dpi):
+                yield question
+                found += 1
+                if (now := time.monotonic()) - told > REPORT_SECONDS:
+                    left, told = (now - began) / found * (len(self) - found), now
+                    report(f"page {found} of {len(self)} read, about {left:.0f} s left")
+        if not found:
+            raise ExportError("every page is blank", where=", ".join(self.names), fix="give pages with something on")
+
+
+@dataclass
+class Record:
+    """Keeps account of the questions that were used."""
+
+    names: Sequence[str]
+    origins: set[Origin] = field(default_factory=set)
+    digests: list[str] = field(default_factory=list)
+
+    def add(self, question: Question) -> None:
+        self.origins.add(question.origin)
+        self.digests.append(question.digest)
+
+    def calibration(self) -> Calibration:
+        """What the manifest says of them."""
+        whole = hashlib.sha256("\n".join(self.digests).encode()).hexdigest()
+        return Calibration(sources=list(self.names), pages=len(self.origins), sha256=whole)
+
+
+def select(paths: str | Path | Sequence[str | Path] = (), limit: int | None = None) -> Pages:
+    """Up to `limit` questions, as even over the sources and within each as they allow; of the built-in set by default.
+
+    Raises ExportError and MediaError for a source that does not exist, has no pages, is damaged or malformed.
+    """
+    given = [paths] if isinstance(paths, str | Path) else paths
+    sources = tuple(_source(Path(path)) for path in given) or (_labelled(built_in(), BUILT_IN),)
+    counts = [len(source) for source in sources]
+    shares = share(counts, sum(counts) if limit is None else limit)
+    return Pages(sources, tuple(evenly(count, wanted) for count, wanted in zip(counts, shares, strict=True)))
+
+
+def share(counts: Sequence[int], limit: int) -> list[int]:
+    """How many of `limit` to take of each; what a small source cannot give, the larger ones do."""
+    taken = [0] * len(counts)
+    order = sorted(range(len(counts)), key=lambda index: counts[index])
+    for rank, index in enumerate(order):
+        taken[index] = min(counts[index], (limit - sum(taken)) // (len(counts) - rank))
+    return taken
+
+
+def evenly(count: int, wanted: int) -> list[int]:
+    """Indices below `count`, the first and the last among them."""
+    return [int(index) for index in np.unique(np.linspace(0, count - 1, min(wanted, count)).round())]
+
+
+def built_in() -> Path:
+    """The set that comes with the package: in an installation inside it, in a checkout where it is made."""
+    for directory in (_INSTALLED, _CHECKOUT):
+        if (directory / LABELS).is_file():
+            return directory
+    raise ExportError("the built-in calibration pages are missing", where=_INSTALLED, fix="reinstall, or give --calib")
+
+
+def _source(path: Path) -> Source:
+    if not path.exists():
+        raise ExportError("no such file or directory", where=path)
+    name = shown(path.resolve().name)
+    if (path / LABELS).is_file():
+        return _labelled(path, name)
+    return PlainPages(name, path, tuple(find(path)))
+
+
+def _labelled(directory: Path, name: str) -> LabelledSet:
+    return LabelledSet(name, directory, tuple(read_labels(directory)))

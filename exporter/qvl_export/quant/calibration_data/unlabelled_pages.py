@@ -1,0 +1,138 @@
+"""Plain pages, images and PDFs without labels, as a source of questions: read the text.
+
+The answer is a PDF's text layer. Of a picture nobody knows it, and calibration sees the page and the prompt alone.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from qvl_runtime.bundle import sha256
+from qvl_runtime.media.images import check_aspect, count_pages, load_pages
+from qvl_runtime.pdf import Pdf
+
+from ...common.progress import Report
+from ...errors import ExportError
+from .labelled_set import LABELS
+from .page_question import Origin, Question, shown
+
+IMAGES = frozenset({".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+PDF = ".pdf"
+READ = {"en": "Read all the text in the image.", "zh": "请识别出图中所有的文字。"}
+"""The models' own prompts for reading a page."""
+LEAST_CHINESE = 0.2
+"""Share of ideographs from which a page is asked in Chinese: manuals and forms are half Latin."""
+MOST_STRANGE = 0.05
+"""Share of characters that are none; more of them, and the font's table of characters is broken or missing."""
+BLANK_CONTRAST = 8
+"""Levels of 256 between the darkest and the lightest pixel of a page with nothing on it."""
+LINE_HYPHEN = "\ufffe"
+"""What pdfium returns for a hyphen at the end of a line, the line break swallowed."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """A page of a file, counted from zero; `several` where the file has more than one or is a PDF."""
+
+    file: Path
+    index: int
+    several: bool
+
+
+def find(path: Path) -> list[Place]:
+    """The pages of a file, or of all images and PDFs below a directory, but for hidden ones and calibration sets.
+
+    Raises ExportError for a directory without any, MediaError for a file that is damaged, encrypted or empty.
+    """
+    files = _files(path) if path.is_dir() else [path]
+    if not files:
+        raise ExportError("has no pages", where=path, fix="give images, PDFs, or a directory of them")
+    return [place for file in files for place in _places(file)]
+
+
+def _files(directory: Path) -> list[Path]:
+    paths = sorted(directory.rglob("*"))
+    sets = {path.parent for path in paths if path.name == LABELS}
+    pages = (path for path in paths if path.suffix.lower() in IMAGES | {PDF} and path.is_file())
+    return [path for path in pages if not _hidden(path.relative_to(directory)) and sets.isdisjoint(path.parents)]
+
+
+def _hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
+
+
+def _places(file: Path) -> list[Place]:
+    if not _is_pdf(file):
+        count = count_pages(file)
+        return [Place(file, index, count > 1) for index in range(count)]
+    with Pdf(file) as pdf:
+        if not len(pdf):
+            raise ExportError("has no pages", where=file)
+        return [Place(file, index, True) for index in range(len(pdf))]
+
+
+def _is_pdf(file: Path) -> bool:
+    return file.suffix.lower() == PDF
+
+
+@dataclass(frozen=True)
+class PlainPages:
+    """Pages of files below `root`, or of that one file."""
+
+    name: str
+    root: Path
+    places: tuple[Place, ...]
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def questions(self, chosen: Sequence[int], leave_out: Report, dpi: int) -> Iterator[Question]:
+        """File by file, so that each is opened once."""
+        for file, places in groupby((self.places[index] for index in chosen), key=lambda place: place.file):
+            origin = Origin(file, shown(Path(self.name, file.relative_to(self.root)).as_posix()), sha256(file))
+            read = _pdf_pages if _is_pdf(file) else _image_pages
+            for place, image, text in read(file, list(places), dpi):
+                where = Origin(file, origin.name, origin.sha256, place.index + 1 if place.several else None)
+                check_aspect([image], str(where))
+                if is_blank(image):
+                    leave_out(f"{where}: is blank, left out")
+                else:
+                    yield Question(where, image, READ[language(text)], (text,) if text else ())
+
+
+def _pdf_pages(file: Path, places: Sequence[Place], dpi: int) -> Iterator[tuple[Place, Image.Image, str]]:
+    with Pdf(file) as pdf:
+        for place in places:
+            yield place, pdf.draw(place.index, dpi), printed(pdf.text(place.index))
+
+
+def _image_pages(file: Path, places: Sequence[Place], dpi: int) -> Iterator[tuple[Place, Image.Image, str]]:
+    pages = load_pages(file)
+    for place in places:
+        yield place, pages[place.index], ""
+
+
+def is_blank(image: Image.Image) -> bool:
+    """Whether an RGB page is one colour all over."""
+    return bool((np.ptp(np.asarray(image), axis=(0, 1)) <= BLANK_CONTRAST).all())
+
+
+def printed(layer: str) -> str:
+    """A text layer as one would write it down, a line a line; empty where most of it is no text."""
+    lines = unicodedata.normalize("NFC", layer.replace(LINE_HYPHEN, "-\n")).splitlines()
+    text = "\n".join(line for line in (" ".join(line.split()) for line in lines) if line)
+    strange = sum(char == "\ufffd" or not (char.isprintable() or char == "\n") for char in text)
+    return text if strange <= MOST_STRANGE * len(text) else ""
+
+
+def language(text: str) -> str:
+    """The language to ask in: "zh" where enough of the text is ideographs."""
+    ideographs = sum("一" <= char <= "鿿" for char in text)
+    return "zh" if text and ideographs >= LEAST_CHINESE * len(text) else "en"

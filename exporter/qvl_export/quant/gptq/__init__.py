@@ -1,0 +1,1 @@
+"""GPTQ and rounding to nearest: the linear algebra."""

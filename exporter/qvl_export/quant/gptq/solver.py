@@ -1,0 +1,128 @@
+"""GPTQ: columns quantized in order, each one's error made up for by those that follow.
+
+Source: Frantar et al., arXiv 2210.17323. Columns go in the order of falling Hessian diagonal (act-order) while scales
+belong to blocks of neighbouring columns fixed beforehand (static groups), so no `g_idx` is needed at run time.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from ...errors import ExportError
+from ...qtensor import Layout, QTensor
+from . import scale_search as grid
+from .column_sweep import one_by_one
+from .refine import ROUNDS, Objective, mean_diagonal, refine
+
+DAMP_PERCENT = 0.01
+DAMP_STEP = 3.0
+
+Floats = npt.NDArray[np.float32]
+
+
+def round_to_nearest(weight: Floats, layout: Layout, importance: Floats | None = None) -> QTensor:
+    """Every weight to its nearest code, under searched scales; weight [N, K], importance [K]."""
+    matrix = _finite(weight, "weights")
+    weigh = None if importance is None else _finite(importance, "importances")
+    found = grid.search(matrix, weigh, layout)
+    return _qtensor(_nearest(matrix, found, layout), found, layout)
+
+
+def gptq(
+    weight: Floats, hessian: Floats, layout: Layout, damp_percent: float = DAMP_PERCENT, rounds: int = ROUNDS
+) -> QTensor:
+    """weight [N, K] under hessian [K, K] = Σ x xᵀ of its inputs; never worse than round-to-nearest with its scales.
+
+    Scales are searched for what GPTQ will lose by them, see `_importance`; what it comes to is refined `rounds` times.
+    Damping starts at `damp_percent` of the mean diagonal and grows until the Hessian can be inverted. Raises
+    ExportError for weights or Hessians that are not finite.
+    """
+    matrix, h = _finite(weight, "weights"), _finite(hessian, "activation statistics")
+    order = torch.argsort(h.diagonal(), descending=True, stable=True)
+    factor, damp = _inverse_factor(h[order][:, order], damp_percent)
+    found = grid.search(matrix, _importance(factor, order), layout)
+    codes = _sweep(matrix, factor, order, found, layout)
+    del factor
+    nearest = _qtensor(_nearest(matrix, found, layout), found, layout)
+    refined = refine(matrix, codes, found, Objective.of(h, damp), layout, rounds) if rounds else (codes, found)
+    result = _qtensor(*refined, layout)
+    return result if output_error(weight, result, h) <= output_error(weight, nearest, h) else nearest
+
+
+def _nearest(matrix: Tensor, found: grid.Grid, layout: Layout) -> Tensor:
+    scale, zero = (grid.spread(part, layout, matrix.shape[1]) for part in found)
+    return grid.quantize(matrix, scale, zero, layout)
+
+
+def _importance(factor: Tensor, order: Tensor) -> Tensor:
+    """What a squared error of each column costs once those after it have made up for it: 1 / factor[k, k]²."""
+    importance = torch.empty(len(factor))
+    importance[order] = factor.diagonal() ** -2
+    return importance
+
+
+def output_error(weight: Floats, quantized: QTensor, hessian: Tensor) -> float:
+    """tr((W − Q) H (W − Q)ᵀ): the squared error of the layer's output over the calibration inputs.
+
+    weight [N, K], a torch hessian [K, K].
+    """
+    difference = torch.from_numpy(weight - quantized.dequantize()).double()
+    return float(((difference @ hessian.double()) * difference).sum())
+
+
+def _sweep(matrix: Tensor, factor: Tensor, order: Tensor, found: grid.Grid, layout: Layout) -> Tensor:
+    """Codes [N, K] of columns quantized in `order`; `factor` is the upper Cholesky factor of the inverse Hessian, whose
+    rows and columns are in that order."""
+    scale, zero = (grid.spread(part, layout, matrix.shape[1])[:, order].T.contiguous() for part in found)
+    codes = torch.empty_like(scale)
+
+    def decide(k: int, column: Tensor) -> Tensor:
+        codes[k] = grid.quantize(column, scale[k], zero[k], layout)
+        return (column - (codes[k] - zero[k]) * scale[k]) / factor[k, k]
+
+    one_by_one(matrix[:, order].T.contiguous(), factor, decide)
+    result = torch.empty_like(matrix)
+    result[:, order] = codes.T
+    return result
+
+
+def _inverse_factor(hessian: Tensor, damp_percent: float) -> tuple[Tensor, float]:
+    """Upper Cholesky factor of (H + damp · I)⁻¹, and the damping, which grows until there is one."""
+    mean = mean_diagonal(hessian)
+    damp = damp_percent * mean
+    while (factor := _damped_factor(hessian, damp, mean)) is None:
+        damp *= DAMP_STEP
+    return factor, damp
+
+
+def _damped_factor(hessian: Tensor, damp: float, unused: float) -> Tensor | None:
+    """Of (H + damp · I)⁻¹, columns that never fire counting as `unused`, by way of float64; None where there is none.
+
+    What has been used is freed at once: at 8,960 columns each matrix takes 642 MB.
+    """
+    h = hessian.to(torch.float64, copy=True)
+    h.diagonal()[h.diagonal() == 0] = unused
+    h.diagonal().add_(damp)
+    lower, failed = torch.linalg.cholesky_ex(h)
+    del h
+    if failed:
+        return None
+    inverse = torch.cholesky_inverse(lower)
+    del lower
+    upper, failed = torch.linalg.cholesky_ex(inverse, upper=True)
+    return None if failed or not bool(torch.isfinite(upper).all()) else upper.float()
+
+
+def _qtensor(codes: Tensor, found: grid.Grid, layout: Layout) -> QTensor:
+    zeros = found.zero.to(torch.uint8).numpy() if layout.asymmetric else None
+    return QTensor(layout, codes.to(torch.uint8).numpy(), found.scale.to(torch.float16).numpy(), zeros)
+
+
+def _finite(values: Floats, what: str) -> Tensor:
+    tensor = torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))
+    if not bool(torch.isfinite(tensor).all()):
+        raise ExportError(f"{what} are not finite", fix="check the checkpoint and the calibration pages")
+    return tensor

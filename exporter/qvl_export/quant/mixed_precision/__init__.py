@@ -1,0 +1,1 @@
+"""A precision for every linear, chosen by what it costs."""

@@ -1,0 +1,104 @@
+"""How large a bundle becomes, before it is written: its graphs are built and laid out as if they were.
+
+Shapes are enough for it, so that a size that cannot be kept is refused before anything is measured.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import msgspec
+import onnx_ir as ir
+
+from qvl_runtime.manifest import FileEntry, Manifest
+
+from ...bundle import manifest as describe
+from ...families.spec import ModelSpec
+from ...graph.build import Graph, build_llm, build_vision
+from ...graph.layers import Weight
+from ...graph.quantized import Packed
+from ...graph.weights import ALIGNMENT, Written
+from ...qtensor import Layout
+from ...targets import Target
+from .search import FLOAT
+from .sensitivity_table import Sensitivity
+
+Forms = Mapping[str, Layout]
+"""Of quantized linears, by name."""
+NO_HASH = "0" * 64
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Of bundles that differ in the forms of their linears; `tables` and the text files of `draft` are in all."""
+
+    spec: ModelSpec
+    targets: Mapping[str, Target]
+    tables: Forms
+    draft: Manifest
+
+    def bundle(self, forms: Forms) -> int:
+        """Bytes of all files together."""
+        entries, files = {}, dict(self.draft.files)
+        graphs = (
+            build_vision(self.spec, self.targets["vision"], forms),
+            build_llm(self.spec, self.targets["llm"], {**forms, **self.tables}),
+        )
+        for graph in graphs:
+            data, written = _lay_out(graph)
+            files[f"{graph.name}.onnx.data"] = FileEntry(size=data, sha256=NO_HASH)
+            files[f"{graph.name}.onnx"] = FileEntry(size=ir.to_proto(graph.model).ByteSize(), sha256=NO_HASH)
+            entries[graph.name] = describe.graph_entry(graph, written, FLOAT)
+        manifest = msgspec.structs.replace(self.draft, graphs=entries, files=files)
+        described = msgspec.json.format(msgspec.json.encode(manifest), indent=1)
+        return sum(entry.size for entry in files.values()) + len(described) + 1
+
+    def weight(self, shape: tuple[int, int], form: Layout | None) -> int:
+        """Bytes of a weight with what is left free after its parts; without a form in float."""
+        target = self.targets["llm"]
+        parts = target.packed_form(*shape, form) if form else {"weight": (list(shape), target.weight_type)}
+        sizes = [_nbytes(size, dtype) for size, dtype in parts.values()]
+        return sum(size + -size % ALIGNMENT for size in sizes)
+
+    def linears(self, table: Sequence[Sensitivity]) -> dict[tuple[str, str], int]:
+        """What a linear takes in a precision: its weight, and an even part of what such linears add to graphs."""
+        found = {(row.name, FLOAT): self.weight(row.shape, None) for row in table}
+        plain = self.bundle({})
+        for members in _alike(table):
+            grown = self.bundle({row.name: row.forms[precision] for row, precision in members}) - plain
+            weights = {
+                (row.name, precision): self.weight(row.shape, row.forms[precision]) for row, precision in members
+            }
+            grown -= sum(size - found[name, FLOAT] for (name, _), size in weights.items())
+            found |= {key: size + grown // len(members) for key, size in weights.items()}
+        return found
+
+
+def _alike(table: Sequence[Sensitivity]) -> list[list[tuple[Sensitivity, str]]]:
+    """Linears and precisions that one kind of nodes computes."""
+    kinds: dict[tuple[str, str], list[tuple[Sensitivity, str]]] = {}
+    for row in table:
+        for precision, form in row.forms.items():
+            kinds.setdefault((precision, str(form)), []).append((row, precision))
+    return list(kinds.values())
+
+
+def _lay_out(graph: Graph) -> tuple[int, Written]:
+    """The bytes of the file that `weights.write` would make of a graph, whose initializers point there then."""
+    end, kinds = 0, dict[str, int]()
+    for name, value in graph.model.graph.initializers.items():
+        if isinstance(value, Weight | Packed):
+            assert value.dtype is not None and value.shape is not None
+            start, length = end + -end % ALIGNMENT, _nbytes(value.shape.numpy(), value.dtype)
+            value.const_value = ir.ExternalTensor(
+                f"{graph.name}.onnx.data", start, length, value.dtype, shape=value.shape, name=name
+            )
+            kinds[value.dtype.name.lower()] = kinds.get(value.dtype.name.lower(), 0) + length
+            end = start + length
+    return end, Written(kinds, NO_HASH, graph.layouts)
+
+
+def _nbytes(shape: Sequence[int], dtype: ir.DataType) -> int:
+    return math.ceil(math.prod(shape) * dtype.bitwidth / 8)

@@ -1,0 +1,151 @@
+"""`--max-kl` and `--max-size`: sensitivities measured on the plan's pages, and the precisions chosen by them."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import onnx_ir as ir
+
+from qvl_runtime.manifest import Calibration, Manifest
+from qvl_runtime.sessions.cpu import CpuVision, open_vision
+
+from ...bundle import manifest as describe
+from ...common.atomic_output import written
+from ...common.threads import thread_limit
+from ...graph import weights
+from ...graph.build import Graph, build_vision
+from ...graph.layer_graphs import head_stage
+from .. import schemes
+from ..calibration.layer_session import open_session
+from ..calibration.tower import Tower
+from ..calibration.work_dir import Floats, Sample, Work
+from ..calibration_data.prompts import Sampler
+from ..context import CalibrationContext, CalibrationSetup
+from ..towers import llm_tower, vision_tower
+from . import measure as sensitivity
+from . import search
+from . import size_limit as fit
+from .bundle_size import NO_HASH, Sizes
+from .measure import Chain
+from .pinned_scheme import Pinned
+from .sensitivity_table import Sensitivity
+from .single_linear import shape_of
+
+CANDIDATES = {"vision": ("int8",), "llm": ("int4", "int8")}
+"""What the linears of each tower may be beside float, coarsest first."""
+
+
+def choose(context: CalibrationContext) -> dict[str, schemes.Scheme | None]:
+    """The scheme of every linear by name, None for float ones; raises ExportError where no choice keeps the limit.
+
+    What is too small for any choice is refused before sensitivities are measured.
+    """
+    setup, sizes = context.setup, _sizes(context)
+    limit = setup.limit
+    assert limit is not None
+    fit.check(_unmeasured(setup), limit, sizes)
+    table = sensitivities(context)
+    chosen = fit.choose(table, limit, sizes)
+    context.report(f"KL of {search.predicted(table, chosen):.2g} expected of the precisions chosen")
+    found = {name: schemes.find(name, setup.options) for name in schemes.available()}
+    forms = fit.forms(table, chosen)
+    return {name: Pinned(found[how.split()[0]], forms[name]) if name in forms else None for name, how in chosen.items()}
+
+
+def _sizes(context: CalibrationContext) -> Sizes:
+    """Of the plan's bundles; the pages' record has the length that it will have."""
+    setup, draft = context.setup, context.manifest
+    record = Calibration(sources=setup.pages.names, pages=len(setup.pages), sha256=NO_HASH)
+    origin = msgspec.structs.replace(draft.provenance, calibration=record)
+    tables = dict.fromkeys(setup.tables, setup.table_layout)
+    return Sizes(setup.spec, setup.targets, tables, msgspec.structs.replace(draft, provenance=origin))
+
+
+def _unmeasured(setup: CalibrationSetup) -> list[Sensitivity]:
+    """The table as it will be at best: every linear in its smallest forms, at no cost."""
+    table = []
+    for tower, found in zip(_towers(setup), _candidates(setup).values(), strict=True):
+        names = [name for stage in tower.stages for tap in tower.build(stage, {}).taps.values() for name in tap]
+        for name in names:
+            shape = shape_of(tower, name)
+            layouts = {precision: scheme.layout(shape[1]) for precision, scheme in found.items()}
+            forms = {
+                precision: replace(form, per_tensor=tower.per_tensor and form.integer)
+                for precision, form in layouts.items()
+            }
+            table.append(Sensitivity(name, shape, dict.fromkeys(forms, 0.0), forms))
+    return table
+
+
+def _towers(setup: CalibrationSetup) -> tuple[Tower, Tower]:
+    spec, tensors, targets = setup.spec, setup.tensors, setup.targets
+    return (
+        vision_tower(spec, targets["vision"], tensors, lambda _: None),
+        llm_tower(spec, targets["llm"], tensors, lambda _: None),
+    )
+
+
+def sensitivities(context: CalibrationContext) -> list[Sensitivity]:
+    """Of all linears in both towers; measured once, and kept for an export that goes on, with another limit too."""
+    setup, key, report = context.setup, context.measured_key, context.report
+    kept = Work(setup.work / "sensitivities", key).directory / "table.json"
+    if not kept.is_file():
+        works = {tower: Work(setup.work / f"sensitivities.{tower}", key) for tower in CANDIDATES}
+        report(f"measuring sensitivities on {len(setup.pages)} pages of {', '.join(setup.pages.names)}")
+        sampler = context.sampler
+        works["vision"].begin(sampler.patches())
+        works["llm"].begin(_tokens(setup, sampler, context.manifest, works["llm"].directory))
+        table = sensitivity.measure(_chain(setup, works["llm"]), works, _candidates(setup), report)
+        with written(kept) as file:
+            file.write(msgspec.json.encode(table))
+        for work in works.values():
+            shutil.rmtree(work.directory)
+    return msgspec.json.decode(kept.read_bytes(), type=list[Sensitivity])
+
+
+def _tokens(setup: CalibrationSetup, sampler: Sampler, draft: Manifest, directory: Path) -> Iterator[Sample]:
+    """Samples of the language model; the vision graph is only written where the first of them is asked for."""
+    vision = _float_vision(setup, draft, directory)
+    yield from sampler.tokens(vision, setup.tensors["model.embed_tokens.weight"])
+
+
+def _candidates(setup: CalibrationSetup) -> dict[str, dict[str, schemes.Scheme]]:
+    return {tower: {name: schemes.find(name, setup.options) for name in names} for tower, names in CANDIDATES.items()}
+
+
+def _chain(setup: CalibrationSetup, work: Work) -> Chain:
+    _write(head_stage(setup.spec.text, setup.targets["llm"]), setup, work.directory / "head.onnx")
+    session = open_session(work.directory / "head.onnx")
+
+    def head(hidden: Floats, sample: Sample) -> Floats:
+        feeds = {"hidden": hidden, "logits_positions": sample.feeds["logits_positions"]}
+        return np.asarray(session.run(["logits"], feeds)[0][0])
+
+    def splice(features: Floats, sample: Sample) -> Floats:
+        hidden = sample.hidden.copy()
+        hidden[0, sample.feeds["image_positions"][:, 1]] = features
+        return hidden
+
+    return Chain(*_towers(setup), head, splice)
+
+
+def _float_vision(setup: CalibrationSetup, draft: Manifest, directory: Path) -> CpuVision:
+    """The vision graph with float weights, for the features that the language model starts from."""
+    graph = build_vision(setup.spec, setup.targets["vision"])
+    written = _write(graph, setup, directory / "vision.onnx")
+    entry = describe.graph_entry(graph, written, search.FLOAT)
+    return open_vision(directory, msgspec.structs.replace(draft, graphs={"vision": entry}), thread_limit())
+
+
+def _write(graph: Graph, setup: CalibrationSetup, path: Path) -> weights.Written:
+    data = path.with_suffix(".onnx.data")
+    sources = weights.float_sources(graph, setup.tensors)
+    written = weights.write(graph, sources, data, hashlib.sha256(), lambda _: None)
+    ir.save(graph.model, path)
+    return written

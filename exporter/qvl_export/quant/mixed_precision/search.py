@@ -1,0 +1,47 @@
+"""Mixed precision: from measured sensitivities and a limit to a precision for every linear."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from ...errors import ExportError
+from ..limit import Limit
+from .knapsack import choose
+from .sensitivity_table import Sensitivity
+
+FLOAT = "fp16"
+Bytes = Callable[[str, str], int]
+"""What the linear of a name takes in a precision."""
+
+
+def solve(table: Sequence[Sensitivity], limit: Limit, nbytes: Bytes, fixed: int) -> dict[str, str]:
+    """The precision of every linear, by name: the smallest bundle under `max_kl`, or the closest under `max_size`.
+
+    `fixed` bytes belong to what has no choice. Raises ExportError where the limit cannot be kept.
+    """
+    names = [(*row.kl, FLOAT) for row in table]
+    costs = [[*row.kl.values(), 0.0] for row in table]
+    sizes = [
+        [float(nbytes(row.name, precision)) for precision in options] for row, options in zip(table, names, strict=True)
+    ]
+    if limit.max_kl is not None:
+        chosen = choose(sizes, costs, limit.max_kl)
+    else:
+        assert limit.max_size is not None
+        chosen = choose(costs, sizes, limit.max_size - fixed)
+    if chosen is None:
+        raise too_small(limit, fixed + int(sum(map(min, sizes))))
+    return {row.name: options[index] for row, options, index in zip(table, names, chosen, strict=True)}
+
+
+def too_small(limit: Limit, least: int) -> ExportError:
+    """For a limit that is below the least possible size."""
+    return ExportError(
+        f"no bundle is as small as {limit.max_size:,} bytes",
+        fix=f"the least is {least:,}: give --max-size that much or more",
+    )
+
+
+def predicted(table: Sequence[Sensitivity], chosen: Mapping[str, str]) -> float:
+    """The divergence that a choice is expected to cost."""
+    return sum(row.kl.get(chosen[row.name], 0.0) for row in table)

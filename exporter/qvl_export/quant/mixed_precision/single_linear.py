@@ -1,0 +1,110 @@
+"""Single linears of a stage on trial: the form that each has in every precision, and the noise that this leaves in the
+stage's output."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ...graph.layer_graphs import Stage
+from ...qtensor import Layout
+from ..calibration.layer_session import through
+from ..calibration.layerwise import quantize_linears
+from ..calibration.smoothquant import smooth
+from ..calibration.tower import Tower
+from ..calibration.work_dir import Floats, Sample, StageRecord, Work
+from ..schemes import Scheme
+from ..statistics import Statistics
+from .hidden_states import Part
+from .pinned_scheme import Pinned
+
+if TYPE_CHECKING:
+    from qvl_runtime._onnxruntime.library import ort
+
+TOGETHER = "together"
+"""After the name of a precision: all inputs have one scale, though a scale a token each is more exact."""
+Candidates = Mapping[str, Scheme]
+"""Schemes by name, the coarsest first."""
+
+
+def try_linears(
+    tower: Tower,
+    stage: Stage,
+    work: Work,
+    samples: Sequence[Sample],
+    statistics: Mapping[str, Statistics],
+    schemes: Candidates,
+    undisturbed: ort.InferenceSession,
+) -> dict[str, Part]:
+    """Every linear of a stage alone, in each scheme; scales are moved as if all linears were in that scheme.
+
+    Where the inputs of one keep a scale a token each, having one for all is a precision of its own.
+    """
+    trial = _Trial(tower, stage, work, samples, [through(undisturbed, sample) for sample in samples])
+    parts = {linear: Part(shape_of(tower, linear), {}, {}) for linear in statistics}
+    for precision, scheme in schemes.items():
+        moved = smoothed(replace(tower, scheme=dict.fromkeys(statistics, scheme).get), stage, statistics)
+        for linear, part in parts.items():
+            form = trial.measure(part, linear, precision, scheme, *moved)
+            if tower.per_tensor and form and form.integer and not form.per_tensor:
+                together = Pinned(scheme, replace(form, per_tensor=True))
+                trial.measure(part, linear, f"{precision} {TOGETHER}", together, *moved)
+    return parts
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """A stage's linears, one at a time, against what the stage gives `exact`ly."""
+
+    tower: Tower
+    stage: Stage
+    work: Work
+    samples: Sequence[Sample]
+    exact: Sequence[Floats]
+
+    def measure(
+        self,
+        part: Part,
+        linear: str,
+        precision: str,
+        scheme: Scheme,
+        statistics: Mapping[str, Statistics],
+        rewritten: Mapping[str, Floats],
+    ) -> Layout | None:
+        """Note the form of the linear in `part`, and its noise; returns the form, None where it stays float."""
+        alone = replace(self.tower, scheme={linear: scheme}.get)
+        record = quantize_linears(alone, self.stage, statistics, dict(rewritten), self.work)
+        form = record.linears[linear].layout
+        if form:
+            session = open_stage(alone, self.stage.graph.name, record, self.work)
+            noise = [
+                np.square(through(session, sample) - exact).sum()
+                for sample, exact in zip(self.samples, self.exact, strict=True)
+            ]
+            part.forms[precision], part.noise[precision] = form, float(sum(noise))
+        return form
+
+
+def shape_of(tower: Tower, linear: str) -> tuple[int, int]:
+    """[N, K] whatever shape the checkpoint has it in."""
+    shape = tower.tensors[f"{linear}.weight"].shape
+    return shape[0], math.prod(shape[1:])
+
+
+def smoothed(
+    tower: Tower, stage: Stage, statistics: Mapping[str, Statistics]
+) -> tuple[dict[str, Statistics], dict[str, Floats]]:
+    """The statistics after scales were moved, and the tensors that this rewrites."""
+    moved = dict(statistics)
+    rewritten, _ = smooth(tower, stage, moved)
+    return moved, rewritten
+
+
+def open_stage(tower: Tower, name: str, record: StageRecord, work: Work) -> ort.InferenceSession:
+    """A stage with its linears as they were quantized, in the engine."""
+    quantized = work.quantized(record)
+    return tower.open(tower.build(name, quantized.layouts), quantized, work.directory)

@@ -1,0 +1,123 @@
+"""Rotation: the same function in a basis in which no channel is much larger than the others, so that codes fit better.
+
+Hidden states of the language model are multiplied by an orthogonal Q, the values of each attention head by a smaller
+one, and both are folded into the weights at export. RMSNorm does not see Q once its gains are in the linears after it.
+Source: QuaRot, arXiv 2404.00456, §3 and 4 (without the rotations that would have to be done at run time); SpinQuant,
+arXiv 2405.16406, fig. 1, R1 and R2. With hidden states as rows, x' = x · Q:
+
+- a linear that reads hidden states, after a norm of gains g: W' = W · diag(g) · Q;
+- one that adds to them: W' = Qᵀ · W, b' = Qᵀ · b; the embedding: E' = E · Q;
+- a tied head reads norm(x') · M with M = Qᵀ · diag(g) · Q, so that the one table serves both ends.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from qvl_runtime.rotation import Rotation
+
+from ..checkpoint.derived_tensors import Computed, whole
+from ..checkpoint.directory import few
+from ..checkpoint.safetensors_reader import Tensor
+from ..errors import ExportError
+from ..families.spec import ModelSpec
+from ..graph.text import HEAD_ROTATION
+from ..graph.vision import feature_linears
+
+Floats = npt.NDArray[np.float32]
+SEED = 0
+FINAL_NORM = "model.norm.weight"
+UNTOUCHED = ("*.q_proj.bias", "*.k_proj.bias", "*.q_norm.weight", "*.k_norm.weight", "*.rotary_emb.inv_freq")
+"""Tensors of layers that are the same in every basis."""
+
+
+class Turn(NamedTuple):
+    """What is done to a weight [outputs, inputs]: `gain` names the norm before it, taken in before `inputs` turns."""
+
+    outputs: Rotation | None = None
+    inputs: Rotation | None = None
+    gain: str | None = None
+
+    def of(self, weight: Floats, gain: Floats | None) -> Floats:
+        """The weight or bias, or some rows of a weight whose outputs stay."""
+        if gain is not None:
+            weight = weight * gain
+        if self.inputs:
+            weight = self.inputs.apply(weight)
+        return self.outputs.apply(weight.T).T if self.outputs else weight
+
+
+def rotated(tensors: Mapping[str, Tensor], spec: ModelSpec) -> dict[str, Tensor]:
+    """The checkpoint's tensors in the basis of `spec`: those that change are computed when they are read.
+
+    Raises ExportError for tensors of the decoder of which it is not known how they turn, such as quantized ones.
+    """
+    if spec.text.rotation_seed is None:
+        return dict(tensors)
+    turns = turns_of(spec, spec.text.rotation_seed)
+    _check_known(tensors, {*turns, *gains(turns), FINAL_NORM})
+    found = {**tensors}
+    for name, turn in turns.items():
+        if name in tensors and (turn.gain is None or turn.gain in tensors):
+            found[name] = _turned(tensors[name], turn, tensors.get(turn.gain or ""))
+    for name in {*gains(turns), FINAL_NORM} & set(tensors):
+        found[name] = Computed(name, tensors[name], tensors[name].shape, np.ones_like, by_row=True)
+    if spec.text.tied and FINAL_NORM in tensors:
+        found[f"{HEAD_ROTATION}.weight"] = _head_rotation(tensors[FINAL_NORM], turns["model.embed_tokens.weight"])
+    return found
+
+
+def gains(turns: Mapping[str, Turn]) -> set[str]:
+    """The norms whose gains go into linears."""
+    return {turn.gain for turn in turns.values() if turn.gain}
+
+
+def turns_of(spec: ModelSpec, seed: int) -> dict[str, Turn]:
+    """What is done to every tensor that changes, norms left out, by name."""
+    stream, heads = Rotation(spec.text.hidden_size, seed), Rotation(spec.text.head_dim, seed)
+    turns = {"model.embed_tokens.weight": Turn(inputs=stream)}
+    for layer in (f"model.layers.{index}" for index in range(spec.text.num_layers)):
+        attention, mlp = f"{layer}.self_attn", f"{layer}.mlp"
+        before, between = f"{layer}.input_layernorm.weight", f"{layer}.post_attention_layernorm.weight"
+        turns |= {f"{attention}.{x}_proj.weight": Turn(None, stream, before) for x in "qk"}
+        turns[f"{attention}.v_proj.weight"] = Turn(heads, stream, before)
+        turns[f"{attention}.v_proj.bias"] = Turn(heads)
+        turns[f"{attention}.o_proj.weight"] = Turn(stream, heads)
+        turns |= {f"{mlp}.{x}_proj.weight": Turn(None, stream, between) for x in ("gate", "up")}
+        turns[f"{mlp}.down_proj.weight"] = Turn(stream)
+    if not spec.text.tied:
+        turns["lm_head.weight"] = Turn(None, stream, FINAL_NORM)
+    names = feature_linears(spec.vision)
+    return turns | {f"{name}.{part}": Turn(stream) for name in names for part in ("weight", "bias")}
+
+
+def _check_known(tensors: Mapping[str, Tensor], known: set[str]) -> None:
+    decoder = {name for name in tensors if name.startswith("model.")}
+    unknown = [name for name in decoder - known if not any(fnmatch.fnmatchcase(name, pattern) for pattern in UNTOUCHED)]
+    if unknown:
+        raise ExportError(
+            f"{len(unknown)} tensors cannot be rotated: {few(unknown)}",
+            where=tensors[min(unknown)].file.parent,
+            fix="use --no-rotate",
+        )
+
+
+def _turned(source: Tensor, turn: Turn, gain: Tensor | None) -> Computed:
+    def make(weight: Floats) -> Floats:
+        return turn.of(weight, None if gain is None else whole(gain))
+
+    return Computed(source.name, source, source.shape, make, by_row=turn.outputs is None)
+
+
+def _head_rotation(gain: Tensor, table: Turn) -> Computed:
+    """M, which is its own transpose."""
+    size = gain.shape[0]
+    turn = Turn(table.inputs, table.inputs)
+    return Computed(
+        f"{HEAD_ROTATION}.weight", gain, (size, size), lambda values: turn.of(np.diag(values), None), by_row=False
+    )

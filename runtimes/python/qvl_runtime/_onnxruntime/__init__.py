@@ -1,0 +1,1 @@
+"""ONNX Runtime: the one place that imports it, and what is looked at before it runs."""

@@ -1,0 +1,49 @@
+"""The one place that imports ONNX Runtime: whole, only one of its distributions, and with telemetry off.
+
+Importing this module raises InstallError where there is none, or where two overwrite each other.
+"""
+
+from __future__ import annotations
+
+from importlib import metadata
+
+from ..common.extras import ONNX_RUNTIMES, install_fix
+from ..common.telemetry import TOO_LATE
+from ..errors import InstallError
+
+__all__ = ["check_install", "ort"]
+
+MISSING = f"{install_fix('cpu')}, or {install_fix('cuda')}"
+
+
+def check_install() -> None:
+    """Refuse two distributions of ONNX Runtime: they overwrite each other's files."""
+    found = [name for name in ONNX_RUNTIMES if _installed(name)]
+    if len(found) > 1:
+        raise InstallError(
+            f"{' and '.join(found)} are installed together and overwrite each other",
+            fix=f"pip uninstall -y {' '.join(found)}, then install one extra, qvl-runtime[cpu] or qvl-runtime[cuda]",
+        )
+
+
+def _installed(distribution: str) -> bool:
+    try:
+        metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+check_install()  # first, so that a broken pair is named and not crashed on
+try:
+    import onnxruntime as ort
+except ModuleNotFoundError as error:
+    if error.name != "onnxruntime":
+        raise InstallError(f"ONNX Runtime needs {error.name}, which is missing", fix=install_fix("cpu")) from error
+    raise InstallError("no ONNX Runtime is installed", fix=MISSING) from error
+except ImportError as error:
+    raise InstallError(f"ONNX Runtime cannot be loaded: {error}", fix="install it again") from error
+if not hasattr(ort, "InferenceSession"):  # a folder that an uninstalled one left behind
+    raise InstallError("ONNX Runtime is damaged: it has no InferenceSession", fix=MISSING)
+if TOO_LATE:
+    ort.disable_telemetry_events()

@@ -1,0 +1,1 @@
+"""pdfium in a process of its own."""

@@ -1,0 +1,329 @@
+"""Asks pdfium in a process of its own, so that no PDF takes the host down: memory and time are bounded.
+
+The process is started when the first PDF is opened, and kept; one that dies is replaced. If none can be started (in a
+frozen application, or on a system without processes), pdfium works in this process, without these bounds.
+"""
+
+from __future__ import annotations
+
+import atexit
+import errno
+import functools
+import importlib.util
+import json
+import os
+import struct
+import subprocess
+import sys
+import threading
+import warnings
+from pathlib import Path
+from typing import Any, cast
+
+from ..common.interpreter import interpreter
+from ..errors import InstallError
+from .limits import Document, PdfFailure, PdfLimits
+from .reader import LENGTHS, RawFile, Reader, Reply, fill, send
+
+START_SECONDS = 60.0
+MAX_REPLY = 1 << 26, 1 << 29
+"""Bytes of a reply's JSON, text among it, and of its pixels; more is no reply of ours."""
+PIPE_BYTES = 1 << 20
+"""Asked of Linux for the pipe of the pixels, which are handed over faster then."""
+_PDFIUM = threading.Lock()
+"""pdfium works on one thing at a time, in whatever thread and document."""
+_BUSY = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
+_START = "import sys; sys.path[:] = {path!a}; from {package}.reader import main; main({memory})"
+
+
+class _Refused(PdfFailure):
+    """pdfium says no; the process goes on."""
+
+
+class _Ended(PdfFailure):
+    """The process is gone: `late` where its time was over. It had had the documents `used`."""
+
+    def __init__(self, reason: str, late: bool, used: set[str]) -> None:
+        super().__init__(reason)
+        self.late, self.used = late, used
+
+
+class _NoProcess(Exception):
+    """Processes cannot be started here."""
+
+
+class PdfProcess:
+    """The process of these limits: threads take turns."""
+
+    def __init__(self, limits: PdfLimits) -> None:
+        self._limits, self._lock = limits, threading.Lock()
+        self._child: _Child | _Here | None = None
+        self._ever = False
+
+    def ask(self, document: Document, do: str, **arguments: Any) -> Reply:
+        """pdfium's answer about a document; raises PdfFailure, also where a limit is exceeded."""
+        with self._lock:
+            try:
+                return self._ask(document, do, arguments)
+            except _Ended as error:
+                if error.late or error.used <= {document.name}:
+                    raise
+            # the process may have grown by what it did for other documents: a fresh one has the last word
+            return self._ask(document, do, arguments)
+
+    def _ask(self, document: Document, do: str, arguments: dict[str, Any]) -> Reply:
+        if self._child is not None and not self._child.alive():
+            self._end()  # the system, or somebody else, ended it between two questions
+        self._child = self._child or self._start()
+        try:
+            return self._child.ask(document, do, arguments)
+        except _Refused:
+            raise
+        except BaseException:  # KeyboardInterrupt too: what is left of the reply would be taken for the next one's
+            self._end()
+            raise
+
+    def release(self, document: Document) -> None:
+        """Let go of a document, if that is possible at once: this is also called by the garbage collector."""
+        if self._lock.acquire(blocking=False):
+            try:
+                if self._child is not None:
+                    self._child.release(document)
+            except PdfFailure:
+                self._end()
+            finally:
+                self._lock.release()
+
+    def close(self) -> None:
+        """End the process; the next question starts another."""
+        with self._lock:
+            self._end()
+
+    def forget(self) -> None:
+        """After a fork, in the new process: this one's child is the other's."""
+        self._lock = threading.Lock()
+        if isinstance(self._child, _Child):
+            self._child.disown()
+        self._child = None
+
+    def _start(self) -> _Child | _Here:
+        if not sys.executable or getattr(sys, "frozen", False):
+            return _Here()
+        try:
+            child = _Child(self._limits)
+        except _NoProcess as error:
+            if self._ever:
+                raise PdfFailure(f"no process can be started: {error}") from error
+            warnings.warn(f"PDFs are read without limits on memory and time: {error}", UserWarning, stacklevel=2)
+            return _Here()
+        self._ever = True
+        return child
+
+    def _end(self) -> None:
+        child, self._child = self._child, None
+        if child is not None:
+            child.end()
+
+
+class _Here:
+    """pdfium in this process, asked as a child would be."""
+
+    def __init__(self) -> None:
+        try:
+            self._reader, self._open = Reader(), ""
+        except Exception as error:
+            raise _broken(error) from error
+
+    def ask(self, document: Document, do: str, arguments: dict[str, Any]) -> Reply:
+        with _PDFIUM:
+            if self._open != document.name:
+                self._open = ""
+                found = _checked(self._reader.answer({"do": "open"}, document.content))
+                self._open = document.name
+                if do == "open":
+                    return found
+            return _checked(self._reader.answer({"do": do, **arguments}, b""))
+
+    def release(self, document: Document) -> None:
+        if self._open == document.name and _PDFIUM.acquire(blocking=False):
+            self._open = ""
+            self._reader.answer({"do": "close"}, b"")
+            _PDFIUM.release()
+
+    def alive(self) -> bool:
+        return True
+
+    def end(self) -> None:
+        """Nothing to end; a document may be left open, as after a fork."""
+
+
+class _Child:
+    """A process that is ready to be asked, with at most one document open."""
+
+    def __init__(self, limits: PdfLimits) -> None:
+        self._limits, self._open = limits, ""
+        self._used: set[str] = set()
+        self._process = _popen(limits)
+        try:
+            head, _ = self._reply(START_SECONDS)
+        except _Ended as error:
+            self.end()
+            if error.late:
+                raise
+            raise _NoProcess(f"{sys.executable} does not start") from error
+        except BaseException:
+            self.end()
+            raise
+        if "error" in head:
+            self.end()
+            raise _broken(head["error"])
+
+    def ask(self, document: Document, do: str, arguments: dict[str, Any]) -> Reply:
+        if self._open != document.name:
+            self._open = ""
+            self._used.add(document.name)
+            found = _checked(self._reply(self._limits.seconds, {"do": "open"}, document.content))
+            self._open = document.name
+            if do == "open":
+                return found
+        return _checked(self._reply(self._limits.seconds, {"do": do, **arguments}))
+
+    def release(self, document: Document) -> None:
+        if self._open == document.name:
+            self._open = ""
+            self._reply(self._limits.seconds, {"do": "close"})
+
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
+    def end(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        self.disown()
+
+    def disown(self) -> None:
+        """Close this process's ends of the pipes."""
+        if self._process.returncode is None:
+            self._process.returncode = 0  # it is another's child, and Popen would complain
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                pipe.close()
+
+    def _reply(self, seconds: float, head: dict[str, Any] | None = None, body: bytes = b"") -> Reply:
+        """What the process answers to a request, or says by itself; raises _Ended for one that does not."""
+        try:
+            deadline = _Deadline(seconds, self._process)
+        except RuntimeError as error:
+            raise PdfFailure(f"nothing would end it in time: {error}") from error
+        try:
+            if head is not None:
+                send(cast(RawFile, self._process.stdin), head, body)
+            reply = _received(cast(RawFile, self._process.stdout))
+        except (EOFError, OSError, ValueError, RecursionError, struct.error) as error:
+            raise self._ended(seconds, deadline.over()) from error
+        except BaseException:
+            deadline.over()
+            raise
+        if deadline.over():
+            raise self._ended(seconds, True)
+        return reply
+
+    def _ended(self, seconds: float, late: bool) -> _Ended:
+        memory = f"it takes more than {self._limits.memory >> 20:,} MiB of memory, or is damaged and ends pdfium"
+        return _Ended(f"it takes more than {seconds:g} s" if late else memory, late, self._used)
+
+
+class _Deadline:
+    """Ends a process after some seconds, unless asked before whether the time is over."""
+
+    def __init__(self, seconds: float, process: subprocess.Popen[bytes]) -> None:
+        self._process, self._lock = process, threading.Lock()
+        self._done = self._late = False
+        self._timer = threading.Timer(seconds, self._end)
+        self._timer.daemon = True
+        self._timer.start()
+
+    def _end(self) -> None:
+        with self._lock:
+            if not self._done:
+                self._late = True
+                self._process.kill()
+
+    def over(self) -> bool:
+        """Whether the process was ended; from now on it will not be."""
+        with self._lock:
+            self._done = True
+        self._timer.cancel()
+        return self._late
+
+
+def _popen(limits: PdfLimits) -> subprocess.Popen[bytes]:
+    python = interpreter()
+    if python is None:  # whatever it is, it may never end
+        raise _NoProcess(f"{sys.executable} is no Python")
+    code = _START.format(path=_search_path(), package=__package__, memory=limits.memory)
+    try:
+        process = subprocess.Popen(
+            [python, "-P", "-c", code],
+            bufsize=0,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
+        )
+    except OSError as error:
+        if error.errno in _BUSY:
+            raise PdfFailure(f"no process can be started: {error.strerror}") from error
+        raise _NoProcess(f"{sys.executable}: {error.strerror}") from error
+    _widen(process.stdout)
+    return process
+
+
+def _widen(pipe: Any) -> None:
+    """A wider pipe halves the time that the pixels of a page take; only Linux has it."""
+    try:
+        import fcntl
+
+        fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+    except (ImportError, AttributeError, OSError):
+        pass
+
+
+def _search_path() -> list[str]:
+    """Where this process finds modules, and where it found these two in other ways."""
+    found = [importlib.util.find_spec(name) for name in (str(__package__).partition(".")[0], "pypdfium2")]
+    own = [str(Path(spec.origin).parents[1]) for spec in found if spec and spec.origin]
+    return [*map(str, sys.path), *own]
+
+
+def _received(pipe: RawFile) -> Reply:
+    """One message, whose sizes are not believed."""
+    lengths = bytearray(LENGTHS.size)
+    fill(pipe, lengths)
+    sizes = LENGTHS.unpack(lengths)
+    if sizes[0] > MAX_REPLY[0] or sizes[1] > MAX_REPLY[1]:
+        raise ValueError("no reply")
+    head, body = bytearray(sizes[0]), bytearray(sizes[1])
+    fill(pipe, head)
+    fill(pipe, body)
+    return json.loads(head), body
+
+
+def _checked(reply: Reply) -> Reply:
+    if "error" in reply[0]:
+        raise _Refused(str(reply[0]["error"]))
+    return reply
+
+
+def _broken(error: object) -> InstallError:
+    return InstallError(f"pypdfium2 cannot be loaded: {error}", fix="install it again")
+
+
+@functools.cache
+def pdf_process(limits: PdfLimits) -> PdfProcess:
+    """The one of this process; it starts its own when it is first asked."""
+    process = PdfProcess(limits)
+    atexit.register(process.close)
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=process.forget)
+    return process

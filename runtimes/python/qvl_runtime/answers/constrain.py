@@ -1,0 +1,142 @@
+"""Answers that are JSON of a schema: at each step only tokens that can still lead there are allowed (llguidance).
+
+An answer cut off by `max_new_tokens` is closed with the shortest ending found that the schema allows, so that it is
+valid JSON always; `Run.forced` holds that ending, which the model did not say, and `finish_reason` stays "length".
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..common.extras import install_fix
+from ..errors import InstallError, PromptError
+from . import json_schemas
+from .generate import Run
+from .json_schemas import Schema
+from .sampling import Chooser, Logits
+
+if TYPE_CHECKING:
+    from llguidance import LLMatcher, LLTokenizer
+
+LAYOUT: Any = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+"""One line, as json.dumps writes it: white space of its own could go on for ever."""
+ENDINGS = b'"}],:0123456789'
+"""Bytes that end things soonest, first."""
+DEPTHS = (16, 64, 256, 1024)
+MAX_STATES = 4096
+"""Closing looks for endings of at most so many steps, one bound after another, in so many states each."""
+
+
+class Grammars:
+    """Makes constraints for the tokens of a bundle; `tokenizer` is the text of its tokenizer.json."""
+
+    def __init__(self, tokenizer: str, vocab_size: int, stop: Sequence[int]) -> None:
+        try:
+            import llguidance
+        except ImportError as error:
+            raise InstallError("answers of a schema need llguidance", fix=install_fix("json")) from error
+        self._library, self.vocab_size = llguidance, vocab_size
+        self.tokenizer: LLTokenizer = llguidance.LLTokenizer(tokenizer, n_vocab=vocab_size, eos_token=list(stop))
+
+    def constraint(self, schema: Schema) -> Constraint:
+        """A new answer's constraint; raises PromptError for what is not a JSON schema or not supported of it."""
+        value = json_schemas.read(schema)
+        try:
+            grammar = self._library.LLMatcher.grammar_from_json_schema(json.dumps(value), defaults=LAYOUT)
+        except ValueError as error:  # nested too deeply
+            raise PromptError(f"json_schema cannot be used: {_first_line(str(error))}") from error
+        matcher = self._library.LLMatcher(self.tokenizer, grammar, log_level=0)
+        if not matcher.is_error():
+            json_schemas.check(value)
+            matcher.compute_bitmask()  # what cannot be followed may be noticed only here
+        if matcher.is_error():
+            raise PromptError(f"json_schema cannot be used: {_first_line(matcher.get_error())}")
+        return Constraint(matcher, self)
+
+    @cached_property
+    def bytes_by_ending(self) -> list[int]:
+        """Ids of the tokens that are a single byte, those that end things soonest first."""
+        order = [*ENDINGS, *(byte for byte in range(256) if byte not in ENDINGS)]
+        found = (self.tokenizer.tokenize_bytes(bytes([byte])) for byte in order)
+        return [ids[0] for ids in found if len(ids) == 1]
+
+
+class Constraint:
+    """What may still follow in one answer."""
+
+    def __init__(self, matcher: LLMatcher, grammars: Grammars) -> None:
+        self._matcher, self._grammars = matcher, grammars
+
+    def chooser(self, choose: Chooser) -> Chooser:
+        """`choose` among allowed tokens only, each choice taken note of."""
+
+        def constrained(logits: Logits) -> int:
+            allowed, matcher = self._allowed(self._matcher), self._matcher
+            if matcher.is_error():  # all that is allowed then is to stop, as if the answer were complete
+                raise PromptError(f"json_schema cannot be followed: {_first_line(matcher.get_error())}")
+            token = choose(np.where(allowed, logits, -np.inf).astype(np.float32))
+            if not matcher.consume_token(token):
+                raise PromptError(f"json_schema cannot be followed: {_first_line(matcher.get_error())}")
+            return token
+
+        return constrained
+
+    def closed(self, tokens: Iterator[int], run: Run) -> Iterator[int]:
+        """The answer's tokens, and after a cut those that close it."""
+        yield from tokens
+        if run.finish_reason not in ("length", "timeout"):
+            return
+        if self._matcher.is_stopped():  # the last token that fitted was the last one needed
+            run.finish_reason = "stop"
+            return
+        ending = self._ending()
+        run.forced = self._grammars.tokenizer.decode_bytes(ending).decode("utf-8", errors="ignore")
+        yield from ending
+
+    def _allowed(self, matcher: LLMatcher) -> npt.NDArray[np.bool_]:
+        bits = np.frombuffer(matcher.compute_bitmask(), dtype=np.uint8)
+        return np.unpackbits(bits, count=self._grammars.vocab_size, bitorder="little").astype(bool)
+
+    def _ending(self) -> list[int]:
+        for depth in DEPTHS:
+            if (ending := self._search(depth)) is not None:
+                return ending
+        raise PromptError("the answer was cut off and no short ending makes it valid", fix="raise --max-new-tokens")
+
+    def _search(self, depth: int) -> list[int] | None:
+        """Depth first, likely endings first: tokens, in at most `depth` steps, to a state where the answer may end."""
+        stack: list[tuple[LLMatcher, int, list[int]]] = [(self._matcher, 0, [])]
+        for _ in range(MAX_STATES):
+            if not stack:
+                return None
+            matcher, steps, path = stack.pop()
+            if matcher.is_accepting():
+                return path
+            if steps < depth:
+                after = [(state, steps + 1, path + tokens) for tokens, state in self._next(matcher)]
+                stack += reversed(after)
+        return None
+
+    def _next(self, matcher: LLMatcher) -> Iterator[tuple[list[int], LLMatcher]]:
+        """What may follow: all that must, such as the name of a field, else one token."""
+        forced = matcher.compute_ff_tokens()
+        for tokens in [forced] if forced else self._choices(matcher):
+            after = matcher.deep_copy()
+            if after.consume_tokens(tokens):
+                yield tokens, after
+
+    def _choices(self, matcher: LLMatcher) -> list[list[int]]:
+        allowed = self._allowed(matcher)
+        single = [token for token in self._grammars.bytes_by_ending if allowed[token]]
+        return [[token] for token in (single or np.flatnonzero(allowed).tolist())[:16]]
+
+
+def _first_line(error: str) -> str:
+    """llguidance adds a dump of its state to some errors."""
+    return error.strip().partition("\n\n")[0][:200]

@@ -1,0 +1,52 @@
+"""Image features, kept: a second question about the same page needs no second run of the vision tower."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+from ..manifest import ImageGeometry
+from ..prompts.prompt import Placed
+from ..sessions.engine import Engine, Floats
+
+
+class FeatureCache:
+    """Image features by key, least recently used first out, bounded in bytes."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit, self._size = limit, 0
+        self._items: OrderedDict[bytes, Floats] = OrderedDict()
+
+    def clear(self) -> None:
+        self._items.clear()
+        self._size = 0
+
+    def get(self, key: bytes) -> Floats | None:
+        if key in self._items:
+            self._items.move_to_end(key)
+        return self._items.get(key)
+
+    def put(self, key: bytes, features: Floats) -> None:
+        replaced = self._items.pop(key, None)
+        self._items[key] = features
+        self._size += features.nbytes - (0 if replaced is None else replaced.nbytes)
+        while self._size > self._limit and len(self._items) > 1:
+            self._size -= self._items.popitem(last=False)[1].nbytes
+
+
+class CachedEncoder:
+    """Features of placed images from an engine; whoever calls it holds the decoder's lock."""
+
+    def __init__(self, engine: Engine, image: ImageGeometry, limit: int) -> None:
+        self._engine, self._image, self._cache = engine, image, FeatureCache(limit)
+
+    def __call__(self, placed: Placed) -> Floats:
+        """Image features and those of D DeepStack layers [1 + D, tokens, hidden]."""
+        if (features := self._cache.get(placed.key)) is None:
+            patches = placed.patches(self._image)
+            features = self._engine.encode(patches.pixel_values, patches.grid)
+            self._cache.put(placed.key, features)
+        return features
+
+    def clear(self) -> None:
+        """Forget all features."""
+        self._cache.clear()

@@ -1,0 +1,252 @@
+"""The decoding loop: prefill in chunks over a reused prefix, then one token at a time."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from time import monotonic
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import EngineError, PromptError
+from ..manifest import LlmGeometry
+from ..positions import Ints
+from ..prompts.prompt import Placed, Prompt, text_keys
+from ..sessions.engine import Engine, LlmInputs
+from .sampling import Chooser
+
+PREFILL_CHUNK = 1024
+"""Prompt tokens a call: bounds the memory of activations, costs no speed."""
+Floats = npt.NDArray[np.float32]
+Encoder = Callable[[Placed], Floats]
+FinishReason = Literal["stop", "length", "timeout", "cancelled", "error"]
+"""Why an answer ended: by a stop token or string, at its longest, after its time, by the caller, or by an exception."""
+
+
+class Halted(Exception):
+    """Raised between two calls of the engine when no more is wanted."""
+
+    def __init__(self, reason: FinishReason) -> None:
+        self.reason: FinishReason = reason
+        super().__init__(reason)
+
+
+class Halt:
+    """Asked before each call of the engine whether the answer is still wanted; `timeout` counts from now."""
+
+    def __init__(self, timeout: float | None = None) -> None:
+        self._deadline = None if timeout is None else monotonic() + timeout
+        self._cancelled = False
+
+    def cancel(self) -> None:
+        """End the answer at the next check, from any thread."""
+        self._cancelled = True
+
+    def check(self) -> None:
+        """Raise Halted when the answer was cancelled or its time is over."""
+        if self._cancelled:
+            raise Halted("cancelled")
+        if self._deadline is not None and monotonic() >= self._deadline:
+            raise Halted("timeout")
+
+
+@dataclass
+class Times:
+    """Seconds spent encoding images, in prefill and in decoding; `first_token` counts from the start."""
+
+    vision: float = 0.0
+    prefill: float = 0.0
+    first_token: float = 0.0
+    decode: float = 0.0
+
+
+@dataclass
+class Counts:
+    """Tokens of the prompt, of which reused from the KV cache, of which image tokens, and generated ones."""
+
+    prompt: int = 0
+    reused: int = 0
+    image: int = 0
+    generated: int = 0
+
+
+@dataclass
+class Run:
+    """What happened in one generation.
+
+    `finish_reason` is None while it is under way. `stop_token` or `stop_string` is what ended it, if one did (tokens of
+    the string are among `tokens`); `forced` is an ending of the answer that the model did not say.
+    """
+
+    tokens: list[int] = field(default_factory=list)
+    finish_reason: FinishReason | None = None
+    stop_token: int | None = None
+    stop_string: str | None = None
+    forced: str = ""
+    times: Times = field(default_factory=Times)
+    counts: Counts = field(default_factory=Counts)
+
+
+class Decoder:
+    """Drives an engine; keeps the keys of what its KV cache holds so that a shared prefix is not run again.
+
+    Every use of the cache holds `lock`; whoever holds it for a whole answer is not interrupted by another thread.
+    """
+
+    def __init__(self, engine: Engine, llm: LlmGeometry, encoder: Encoder) -> None:
+        self._engine, self._encoder = engine, encoder
+        self._no_features = np.empty((1 + llm.deepstack_layers, 0, llm.hidden_size), np.float32)
+        self._cached = np.empty(0, dtype=np.int64)
+        self._prompts, self._ntk_alpha, self._closed = 0, 1.0, False
+        self.lock = threading.RLock()
+
+    def clear(self) -> None:
+        """Forget what the KV cache holds; a stream under way ends with an error."""
+        with self.lock:
+            self._prompts += 1
+            self._cached = self._cached[:0]
+
+    def close(self) -> None:
+        """Forget all for good; a stream under way ends with an error that says so."""
+        self.clear()
+        self._closed = True
+
+    def prefill(self, prompt: Prompt, wanted: Ints, run: Run, halt: Halt | None = None) -> Floats:
+        """Logits [K, vocab] at the prompt places `wanted` (increasing); only tokens after the shared prefix are run.
+
+        Those of an answer that follows the prompt are run as if they were generated, though many at a time.
+        """
+        with self.lock:
+            self._prompts += 1
+            return self._prefill(prompt, wanted, run, halt or Halt())
+
+    def _prefill(self, prompt: Prompt, wanted: Ints, run: Run, halt: Halt) -> Floats:
+        keys = prompt.prefix_keys()
+        start = min(_shared_prefix(self._cached, keys), int(wanted[0]))
+        self._cached, self._ntk_alpha = keys[:start], prompt.ntk_alpha
+        run.counts.prompt, run.counts.reused = len(prompt.ids), start
+        run.counts.image = sum(item.span.tokens for item in prompt.placed)
+        logits = []
+        border = len(keys) - prompt.answered
+        for first, last in (*_chunks(start, border), *_chunks(max(start, border), len(keys))):
+            logits.append(self._chunk(prompt, first, last, wanted, run, halt))
+            self._cached = keys[:last]
+        return np.concatenate(logits)
+
+    def _chunk(self, prompt: Prompt, first: int, last: int, wanted: Ints, run: Run, halt: Halt) -> Floats:
+        features, places = self._features(prompt, first, last, run, halt)
+        halt.check()
+        here = wanted[(wanted >= first) & (wanted < last)] - first
+        began = time.perf_counter()
+        logits = self._engine.forward(
+            LlmInputs(
+                prompt.ids[first:last],
+                prompt.positions[:, first:last],
+                features,
+                places,
+                here,
+                first,
+                answer=first >= len(prompt.ids) - prompt.answered,
+                ntk_alpha=prompt.ntk_alpha,
+            )
+        )
+        run.times.prefill += time.perf_counter() - began
+        return logits
+
+    def _features(self, prompt: Prompt, first: int, last: int, run: Run, halt: Halt) -> tuple[Floats, Ints]:
+        """Features [1 + D, N, H] and places [N] of the image tokens in [first, last), counted from `first`."""
+        rows, places = [self._no_features], [np.empty(0, np.int64)]
+        for item in prompt.placed:
+            begin, end = max(first, item.span.start), min(last, item.span.end)
+            if begin < end:
+                halt.check()
+                began = time.perf_counter()
+                offset = item.first_row - item.span.start
+                rows.append(self._encoder(item)[:, begin + offset : end + offset])
+                run.times.vision += time.perf_counter() - began
+                places.append(np.arange(begin, end) - first)
+        return np.concatenate(rows, axis=1), np.concatenate(places)
+
+    def step(self, token: int, position: int) -> Floats:
+        """Logits [vocab] after `token`, whose three M-RoPE positions are all `position`."""
+        past = len(self._cached)
+        none = self._no_features, np.empty(0, np.int64)
+        ids, positions, alpha = np.array([token]), np.full((3, 1), position), self._ntk_alpha
+        logits = self._engine.forward(
+            LlmInputs(ids, positions, *none, np.zeros(1, np.int64), past, answer=True, ntk_alpha=alpha)
+        )
+        self._cached = np.append(self._cached, text_keys(ids, alpha))
+        return np.asarray(logits[0])
+
+    def generate(
+        self, prompt: Prompt, limit: int, stop: frozenset[int], choose: Chooser, run: Run, halt: Halt | None = None
+    ) -> Iterator[int]:
+        """Tokens up to a stop token (not yielded), `limit`, or `halt`.
+
+        Raises PromptError when another prompt has taken over the KV cache in between, EngineError when it was closed.
+        """
+        try:
+            yield from self._tokens(prompt, limit, stop, choose, run, halt or Halt())
+        except Halted as halted:
+            run.finish_reason = halted.reason
+        except (GeneratorExit, KeyboardInterrupt):
+            run.finish_reason = run.finish_reason or "cancelled"
+            raise
+        except BaseException:
+            run.finish_reason = "error"
+            raise
+
+    def _tokens(
+        self, prompt: Prompt, limit: int, stop: frozenset[int], choose: Chooser, run: Run, halt: Halt
+    ) -> Iterator[int]:
+        began = time.perf_counter()
+        with self.lock:
+            logits = self.prefill(prompt, np.array([len(prompt.ids) - 1]), run, halt)[0]
+            mine = self._prompts
+        run.times.first_token = time.perf_counter() - began
+        for index in range(limit):
+            token = choose(logits)
+            if token in stop:
+                run.finish_reason, run.stop_token = "stop", token
+                return
+            run.tokens.append(token)
+            run.counts.generated = len(run.tokens)
+            yield token
+            if index + 1 < limit:
+                logits = self._following(mine, token, prompt.next_position + index, run, halt)
+        run.finish_reason = "length"
+
+    def _following(self, mine: int, token: int, position: int, run: Run, halt: Halt) -> Floats:
+        """Logits after `token`, if the answer is still wanted and the cache still that of prompt number `mine`."""
+        halt.check()
+        with self.lock:
+            self._check_turn(mine)
+            began = time.perf_counter()
+            logits = self.step(token, position)
+        run.times.decode += time.perf_counter() - began
+        return logits
+
+    def _check_turn(self, mine: int) -> None:
+        if self._closed:
+            raise EngineError("the model was closed before this answer ended", fix="end or close() its streams first")
+        if self._prompts != mine:
+            raise PromptError(
+                "another prompt was started on this model, or the model was cleared, before this answer ended",
+                fix="finish one answer first, use generate(), or load the bundle twice",
+            )
+
+
+def _chunks(start: int, end: int) -> Iterator[tuple[int, int]]:
+    """First and end of each call for the tokens in [start, end)."""
+    for first in range(start, end, PREFILL_CHUNK):
+        yield first, min(first + PREFILL_CHUNK, end)
+
+
+def _shared_prefix(cached: Ints, keys: Ints) -> int:
+    shared = min(len(cached), len(keys))
+    differing = np.flatnonzero(cached[:shared] != keys[:shared])
+    return int(differing[0]) if len(differing) else shared

@@ -1,0 +1,97 @@
+"""How an answer is asked for: what the caller gave, over what the checkpoint recommends, over greedy decoding."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from ..common.checks import real, told, whole
+from ..errors import PromptError
+from ..manifest import GenerationDefaults, Manifest
+from .penalties import Penalties
+from .sampling import Sampling
+
+MAX_NEW_TOKENS = 512
+GREEDY = GenerationDefaults(top_k=0)
+"""What holds where the checkpoint is not asked; with a temperature, all tokens may be drawn."""
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnswerOptions:
+    """The options of `Model.generate` and `Model.stream`; None where the caller left the choice to us."""
+
+    max_new_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    seed: int | None = None
+    repetition_penalty: float | None = None
+    no_repeat_ngram_size: int | None = None
+    use_generation_config: bool = False
+    stop: str | Sequence[str] = ()
+    timeout: float | None = None
+
+    def resolve(self, manifest: Manifest) -> Resolved:
+        """Every choice made and checked; raises PromptError for values out of range."""
+        checkpoint = self._checkpoint(manifest)
+        return Resolved(
+            max_new_tokens=self._limit(checkpoint, manifest.llm.max_length),
+            limit_by_default=self.max_new_tokens is None,
+            sampling=Sampling(
+                temperature=_first(self.temperature, checkpoint.temperature if checkpoint.do_sample else 0.0),
+                top_p=_first(self.top_p, checkpoint.top_p),
+                top_k=_first(self.top_k, checkpoint.top_k),
+                seed=self.seed,
+                min_p=_first(self.min_p, checkpoint.min_p),
+            ),
+            penalties=Penalties(
+                _first(self.repetition_penalty, checkpoint.repetition_penalty),
+                _first(self.no_repeat_ngram_size, checkpoint.no_repeat_ngram_size),
+            ),
+            stop=_stop_strings(self.stop),
+            timeout=None if self.timeout is None else real("timeout", self.timeout, "seconds, above 0", above=True),
+        )
+
+    def _limit(self, checkpoint: GenerationDefaults, max_length: int) -> int:
+        """Where the caller gives none, one that leaves room for a prompt."""
+        if self.max_new_tokens is not None:
+            return whole("max_new_tokens", self.max_new_tokens, 1, "ask for a whole number, at least one")
+        if checkpoint.max_new_tokens is not None:
+            return max(1, min(checkpoint.max_new_tokens, max_length // 2))
+        return max(1, min(MAX_NEW_TOKENS, max_length // 4))
+
+    def _checkpoint(self, manifest: Manifest) -> GenerationDefaults:
+        if not self.use_generation_config:
+            return GREEDY
+        if manifest.generation is None:
+            raise PromptError(
+                "the bundle does not hold the checkpoint's generation settings",
+                fix="export it again, or leave use_generation_config out",
+            )
+        return manifest.generation
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resolved:
+    """What holds for one answer; `limit_by_default` where nobody chose `max_new_tokens`."""
+
+    max_new_tokens: int
+    limit_by_default: bool
+    sampling: Sampling
+    penalties: Penalties
+    stop: tuple[str, ...]
+    timeout: float | None
+
+
+def _first(given: T | None, default: T) -> T:
+    return default if given is None else given
+
+
+def _stop_strings(stop: str | Sequence[str]) -> tuple[str, ...]:
+    strings = (stop,) if isinstance(stop, str) else stop
+    if not isinstance(strings, Sequence) or not all(isinstance(text, str) and text for text in strings):
+        raise PromptError(f"stop is {told(stop)}", fix="give a text that ends the answer, or a list of them")
+    return tuple(strings)

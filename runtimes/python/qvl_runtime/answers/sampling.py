@@ -1,0 +1,89 @@
+"""Choosing the next token from its logits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ..common.checks import real, whole
+from ..errors import EngineError
+
+Logits = npt.NDArray[np.float32]
+Chooser = Callable[[Logits], int]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are drawn: greedy at `temperature` 0, else from the `top_k` likeliest (0: all) within mass `top_p`.
+
+    Of those only tokens at least `min_p` times as likely as the likeliest are kept. Numbers may be NumPy's.
+    Raises PromptError for values out of range.
+    """
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    seed: int | None = None
+    min_p: float = 0.0
+
+    def __post_init__(self) -> None:
+        checked = {
+            "temperature": real("temperature", self.temperature, "0 or more"),
+            "top_p": real("top_p", self.top_p, "above 0, at most 1", most=1, above=True),
+            "top_k": whole("top_k", self.top_k, 0, "a whole number, 0 keeps all"),
+            "seed": None if self.seed is None else whole("seed", self.seed, 0, "a whole number, 0 or more"),
+            "min_p": real("min_p", self.min_p, "from 0 to 1", most=1),
+        }
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
+
+    def chooser(self) -> Chooser:
+        """A function from logits [vocab] to a token id, with a random state of its own."""
+        if self.temperature == 0:
+            return _best
+        rng = np.random.default_rng(self.seed)
+
+        def draw(logits: Logits) -> int:
+            _best(logits)  # there must be one
+            return int(rng.choice(len(logits), p=self.probabilities(logits)))
+
+        return draw
+
+    def probabilities(self, logits: Logits) -> npt.NDArray[np.float64]:
+        """Softmax at `temperature` over the `top_k` likeliest tokens, cut to the smallest set of mass `top_p`.
+
+        The order of what is left out is that of transformers: `top_k`, then `top_p`, then `min_p`.
+        """
+        scores = logits.astype(np.float64)
+        kept = _likeliest(scores, self.top_k) if 0 < self.top_k < len(scores) else _falling(scores)
+        with np.errstate(over="ignore"):  # a tiny temperature: all mass on the best
+            mass = np.exp((scores[kept] - scores[kept[0]]) / self.temperature)
+        mass /= mass.sum()
+        nucleus = (np.cumsum(mass) - mass < self.top_p) & (mass >= self.min_p * mass[0])
+        result = np.zeros(len(logits))
+        result[kept[nucleus]] = mass[nucleus] / mass[nucleus].sum()
+        return result
+
+
+def _best(logits: Logits) -> int:
+    """The likeliest token, the first of equals; raises EngineError for logits that are no numbers."""
+    best = int(logits.argmax())  # a NaN, where there is one
+    if not np.isfinite(logits[best]):
+        raise EngineError("the model gives logits that are not finite", fix="`inspect --verify` the bundle")
+    return best
+
+
+def _falling(scores: npt.NDArray[np.float64]) -> npt.NDArray[np.intp]:
+    """Indices from the highest score to the lowest, the lower index first among equals."""
+    return np.argsort(-scores, kind="stable")
+
+
+def _likeliest(scores: npt.NDArray[np.float64], count: int) -> npt.NDArray[np.intp]:
+    """The first `count` of `_falling(scores)` without sorting the whole vocabulary."""
+    border = np.partition(scores, -count)[-count]
+    above, equal = np.flatnonzero(scores > border), np.flatnonzero(scores == border)
+    chosen = np.sort(np.concatenate((above, equal[: count - len(above)])))
+    return np.asarray(chosen[_falling(scores[chosen])])

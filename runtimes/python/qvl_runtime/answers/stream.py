@@ -1,0 +1,95 @@
+"""`Stream`: an answer as text, piece by piece, while its tokens come."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import Self
+
+from tokenizers import Tokenizer
+from tokenizers.decoders import DecodeStream
+
+from ..prompts.prompt import Prompt
+from .generate import Halt, Run
+from .stop_strings import StopStrings
+
+NO_MARKS: Mapping[int, str] = MappingProxyType({})
+
+
+class Stream(Iterator[str]):
+    """Pieces of the answer to `prompt`; `run` fills as they come.
+
+    Special tokens are left out, except for `marks` (id → text), which are part of an answer. The answer ends before
+    the first of `stop`. Whoever does not read to the end calls `close()`, or uses the stream in a `with`.
+    """
+
+    def __init__(
+        self,
+        tokens: Iterator[int],
+        tokenizer: Tokenizer,
+        run: Run,
+        prompt: Prompt | None = None,
+        marks: Mapping[int, str] = NO_MARKS,
+        stop: Sequence[str] = (),
+        halt: Halt | None = None,
+    ) -> None:
+        self._tokens, self._tokenizer, self.run, self._marks = tokens, tokenizer, run, marks
+        self.prompt = prompt
+        self._decoder = DecodeStream(skip_special_tokens=True)
+        self._stop, self._halt, self._ended = StopStrings(stop), halt or Halt(), False
+        self._turn = threading.RLock()  # of the threads that read or close it
+
+    def __next__(self) -> str:
+        with self._turn:
+            return self._next()
+
+    def _next(self) -> str:
+        while not self._ended:
+            piece = self._piece()
+            if piece is None:
+                self._ended = True
+                text = self._stop.rest()
+            else:
+                text = self._stop.feed(piece)
+            if self._stop.found is not None:
+                self.run.finish_reason, self.run.stop_string = "stop", self._stop.found
+                self.close()
+            if text:
+                return text
+        raise StopIteration
+
+    def _piece(self) -> str | None:
+        """The next whole characters, None after the last."""
+        for token in self._tokens:
+            if piece := self._marks.get(token) or self._decoder.step(self._tokenizer, token):
+                return str(piece)
+        return None
+
+    def close(self) -> None:
+        """End the answer where it is; `run.finish_reason` is then "cancelled", unless it had ended.
+
+        From another thread than the one that reads, the answer ends at its next token. May be called twice.
+        """
+        self._halt.cancel()
+        if not self._turn.acquire(blocking=False):  # another thread is at its next token
+            return
+        try:
+            self._close()
+        finally:
+            self._turn.release()
+
+    def _close(self) -> None:
+        try:
+            if close := getattr(self._tokens, "close", None):
+                close()
+        except ValueError:  # a signal handler closes it, in the middle of a token
+            return
+        self._ended = True
+        self.run.finish_reason = self.run.finish_reason or "cancelled"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -1,0 +1,94 @@
+"""A bundle in words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from ..manifest import Bounds, Calibration, EngineEntry, GenerationDefaults, ImageGeometry, Manifest, Port
+from ..printable import printable
+
+_NEUTRAL_DRAWN = {"temperature": 0, "top_k": 0, "top_p": 1, "min_p": 0}
+_NEUTRAL = {"repetition_penalty": 1, "no_repeat_ngram_size": 0, "max_new_tokens": None}
+"""Settings of answers with the values that change nothing: of those that are drawn, and of all."""
+
+
+def describe(manifest: Manifest, ports: bool = True) -> str:
+    """A bundle in a few lines of text that are safe to print, with the ports of its graphs where `ports` is set."""
+    image, llm, origin = manifest.image, manifest.llm, manifest.provenance
+    size = sum(entry.size for entry in manifest.files.values())
+    lines = [
+        f"{manifest.family} for {manifest.target}, {size / 1e6:,.1f} MB, schema {manifest.schema_version}",
+        f"  from      {origin.checkpoint}" + (f" @ {origin.revision}" if origin.revision else ""),
+        f"  made      {origin.created} by {origin.producer}",
+        *([f"  options   {_options(origin.options)}"] if origin.options else []),
+        f"  images    {_images(image)}",
+        f"  length    {llm.max_length:,} tokens of prompt and answer",
+        *([f"  answers   {_recommended(manifest.generation)}"] if manifest.generation else []),
+    ]
+    if origin.calibration:
+        lines.append(f"  calib     {_calibrated(origin.calibration)}")
+    for name, graph in manifest.graphs.items():
+        total = manifest.files[graph.files[-1]].size
+        kinds = ", ".join(f"{kind} {count / 1e6:,.1f} MB" for kind, count in graph.weight_bytes.items())
+        lines.append(f"  {name:9} {graph.precision}, {total / 1e6:,.1f} MB ({kinds})")
+        if graph.engine:
+            lines += _engine(graph.engine)
+        if ports:
+            lines += _ports("in ", graph.inputs) + _ports("out", graph.outputs)
+    return "\n".join(" ".join(printable(line).splitlines()) for line in lines)
+
+
+def _images(image: ImageGeometry) -> str:
+    if image.queries:
+        return f"{image.square} × {image.square} pixels whatever their shape, {image.queries} tokens each"
+    return f"{image.min_pixels:,} to {image.max_pixels:,} pixels, a token is {image.factor} × {image.factor}"
+
+
+def _recommended(generation: GenerationDefaults) -> str:
+    """What `--use-generation-config` does, as far as it is not what happens without it."""
+    neutral = (_NEUTRAL_DRAWN if generation.do_sample and generation.temperature else {}) | _NEUTRAL
+    settings = {name: getattr(generation, name) for name in neutral}
+    told = {name: value for name, value in settings.items() if value != neutral[name]}
+    return f"greedy; with --use-generation-config {_options(told)}" if told else "greedy, as the checkpoint recommends"
+
+
+def _options(options: Mapping[str, object]) -> str:
+    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in options.items())
+
+
+def _calibrated(calibration: Calibration) -> str:
+    names = ", ".join(calibration.sources)
+    return f"{calibration.pages:,} pages of {names} (sha256 {calibration.sha256[:12]})"
+
+
+def _engine(engine: EngineEntry) -> list[str]:
+    """What an engine was built for, and a line a profile."""
+    made = f"built by {engine.builder}" if engine.builder else "to be built on the device"
+    places = [f"{number // 10}.{number % 10}" for number in engine.compute_capabilities]
+    devices = f" for compute capability {', '.join(places)}" if places else ""
+    lines = [f"    {engine.file} {made}{devices}"]
+    for profile in engine.profiles:
+        axes = (f"{name} {_bounds(axis)}" for name, axis in profile.axes.items())
+        lines.append(f"    profile {profile.name:9} {', '.join(axes)}")
+    return lines
+
+
+def _bounds(axis: Bounds) -> str:
+    return f"{axis.min:,}" if axis.min == axis.max else f"{axis.min:,} to {axis.max:,} (best {axis.opt:,})"
+
+
+def _ports(direction: str, ports: Sequence[Port]) -> list[str]:
+    """A line a port; those of the KV cache share one."""
+    shown = [port for port in ports if not port.name.startswith(("past_key_values.", "present."))]
+    lines = [f"    {direction} {port.name:27} {port.dtype:8} {_axes(port.shape)}" for port in shown]
+    if len(shown) < len(ports):
+        example = ports[-1]
+        name = f"{example.name.split('.')[0]}.N.key, .value"
+        lines.append(
+            f"    {direction} {name:27} {example.dtype:8} {_axes(example.shape)}, {len(ports) - len(shown)} in all"
+        )
+    return lines
+
+
+def _axes(shape: Sequence[int | str]) -> str:
+    return f"[{', '.join(map(str, shape))}]"

@@ -1,0 +1,1 @@
+"""Images and videos from the outside world, as RGB."""

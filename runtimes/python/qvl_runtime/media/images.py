@@ -1,0 +1,318 @@
+"""Images from the outside world as RGB: files, bytes, arrays, PIL images, multi-page TIFFs and pages of PDFs."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import math
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol, overload
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from ..common.files import check_regular, is_pipe, read_file
+from ..errors import MediaError, QvlError
+from ..pdf import PdfPage
+from ..resize import MAX_ASPECT_RATIO
+from .sources import is_remote, local, shown
+
+MAX_IMAGE_PIXELS = 1 << 27
+"""Larger images are refused before decoding: 134 million pixels, an A3 page at 800 dpi."""
+MAX_PAGES_PIXELS = 1 << 28
+"""Pages of one TIFF may have this many pixels together: 30 A4 pages at 300 dpi."""
+MAX_TIFF_PAGES = 1024
+"""Of one TIFF; a page costs time even if it has one pixel."""
+MAX_SCANNED_PIXELS = 1 << 31
+"""Pixels of a JPEG times its scans, each of which goes over all pixels. Ten are usual, but 90 kB may hold thousands."""
+MAX_CLIP_PIXELS = 1 << 30
+"""Frames given one by one may have this many pixels together: 517 of 1920 × 1080, 3.2 GB."""
+MAX_IMAGE_BYTES = 1 << 30
+"""Larger files are refused."""
+MAX_CLIP_FRAMES = 1 << 16
+FEWER_FRAMES = "give fewer or smaller frames, or a video file"
+CHUNK = 1 << 20
+_REFUSED = ("EPS", "WMF")  # Pillow runs Ghostscript or Windows on these
+_PILLOW = threading.Lock()
+
+Numbers = np.ndarray[Any, Any]
+Bytes = np.ndarray[Any, np.dtype[np.uint8]]
+Picture = str | Path | bytes | BinaryIO | Image.Image | np.ndarray[Any, Any]
+ImageSource = Picture | PdfPage
+
+
+class Frame(Protocol):
+    """What is asked of a picture in a prompt: `PIL.Image.Image`, or a page that is drawn when it is wanted."""
+
+    @property
+    def size(self) -> tuple[int, int]: ...
+
+    def tobytes(self) -> bytes: ...
+
+    def copy(self) -> Image.Image: ...
+
+    def resize(self, size: tuple[int, int], resample: int) -> Image.Image: ...
+
+
+@overload
+def load_pages(source: Picture) -> list[Image.Image]: ...
+
+
+@overload
+def load_pages(source: ImageSource) -> list[Image.Image] | list[PdfPage]: ...
+
+
+def load_pages(source: ImageSource) -> list[Image.Image] | list[PdfPage]:
+    """The pages of an image source in RGB: one, except for the file of a multi-page TIFF; that of a PDF undrawn.
+
+    EXIF orientation is applied, transparency is laid on white. Raises MediaError naming the source.
+    """
+    if isinstance(source, PdfPage):
+        return [source]
+    where = _describe(source)
+    with _reading(where):
+        source = local(source)
+        if isinstance(source, Image.Image):
+            return [_page(source, where)]
+        with _open(source, where) as image:
+            return [_page(_at(image, index), where) for index in range(_count_pages(image, where))]
+
+
+def count_pages(path: str | Path) -> int:
+    """How many pages `load_pages` would give, told from the headers alone; raises MediaError as it does."""
+    with _reading(str(path)), _open(path, str(path)) as image:
+        return _count_pages(image, str(path))
+
+
+@contextlib.contextmanager
+def _reading(where: str) -> Iterator[None]:
+    """Whatever fails inside the block is a MediaError naming the source."""
+    try:
+        yield
+    except (QvlError, MemoryError):
+        raise
+    except UnidentifiedImageError as error:
+        hint = "give PDFs with --pdf" if where.lower().endswith(".pdf") else ""
+        raise MediaError("is not an image in a known format", where=where, fix=hint) from error
+    except Exception as error:  # on damaged files Pillow raises whatever its parsers trip over
+        raise MediaError(f"cannot be read: {str(error)[:200]}", where=where, fix="is the file complete?") from error
+
+
+def load_image(source: ImageSource) -> Image.Image:
+    """An image source of one page; raises MediaError for several."""
+    pages = load_pages(source)
+    if len(pages) > 1:
+        raise MediaError(f"has {len(pages)} pages where one image is wanted", where=_describe(source), fix="split it")
+    return pages[0].draw() if isinstance(pages[0], PdfPage) else pages[0]
+
+
+def check_aspect(pages: Sequence[Frame], source: ImageSource) -> None:
+    """Refuse what no resizing makes acceptable, while its name is known."""
+    for page in pages:
+        if max(page.size) > MAX_ASPECT_RATIO * min(page.size):
+            width, height = page.size
+            raise MediaError(
+                f"aspect ratio of {width} × {height} is above {MAX_ASPECT_RATIO}",
+                where=_describe(source),
+                fix="crop it",
+            )
+
+
+def load_frames(sources: Sequence[ImageSource]) -> list[Image.Image]:
+    """Video frames; raises MediaError when there are none or their sizes differ."""
+    frames: list[Image.Image] = []
+    pixels = 0
+    if len(sources) > MAX_CLIP_FRAMES:
+        raise MediaError(f"a video of {len(sources):,} frames", fix=FEWER_FRAMES)
+    for source in sources:
+        frames.append(load_image(source))
+        pixels += frames[-1].width * frames[-1].height
+        if pixels > MAX_CLIP_PIXELS:
+            raise MediaError(f"the first {len(frames):,} frames of a video have {pixels:,} pixels", fix=FEWER_FRAMES)
+    if not frames:
+        raise MediaError("a video needs at least one frame")
+    if len(sizes := {frame.size for frame in frames}) > 1:
+        raise MediaError(f"frames of a video differ in size: {sorted(sizes)}", fix="resize them to one size")
+    return frames
+
+
+def check_clip(frames: np.ndarray[Any, Any]) -> None:
+    """Refuse an array [frames, H, W, …] that is too large as frames, before anything of it is copied."""
+    pixels = math.prod(frames.shape[:3])
+    if pixels > MAX_CLIP_PIXELS or len(frames) > MAX_CLIP_FRAMES:
+        raise MediaError(
+            f"is an array of shape {list(frames.shape)}: {pixels:,} pixels", where="video", fix=FEWER_FRAMES
+        )
+
+
+def _describe(source: ImageSource) -> str:
+    return shown(source)
+
+
+def _open(source: str | Path | bytes | BinaryIO | np.ndarray[Any, Any], where: str) -> Image.Image:
+    if isinstance(source, np.ndarray):
+        source = source[..., 0] if source.ndim == 3 and source.shape[2] == 1 else source
+        if source.dtype != np.uint8 or source.ndim not in (2, 3) or source.shape[2:] not in ((), (3,), (4,)):
+            raise MediaError(
+                f"is a {source.dtype} array of shape {list(source.shape)}", where=where, fix="use uint8 [H, W, 3]"
+            )
+        _check_pixels(source.shape[1], source.shape[0], where)  # the array may be a view that repeats one pixel
+        return Image.fromarray(source)
+    if not isinstance(source, str | Path | bytes) and hasattr(source, "read"):
+        source = _content(source, where)
+    if isinstance(source, bytes | bytearray):
+        return _identify(io.BytesIO(source))
+    if not isinstance(source, str | Path):
+        raise MediaError("is not an image", where=where, fix="give a path, bytes, a PIL image or a uint8 array")
+    check_there(source)
+    if is_pipe(source):
+        return _identify(io.BytesIO(read_file(source, MAX_IMAGE_BYTES)))
+    check_regular(source, MAX_IMAGE_BYTES)
+    return _identify(Path(source))
+
+
+def _content(source: BinaryIO, where: str) -> bytes:
+    """All of an open file, from its beginning where it can go back there."""
+    if hasattr(source, "seekable") and source.seekable():
+        source.seek(0)
+    content = bytearray()
+    while piece := source.read(CHUNK):  # a pipe gives less than it is asked for, a device never ends
+        if not isinstance(piece, bytes | bytearray):
+            raise MediaError("is open as text", where=where, fix='open it with mode "rb"')
+        content += piece
+        if len(content) > MAX_IMAGE_BYTES:
+            raise MediaError(f"has more than {MAX_IMAGE_BYTES >> 20:,} MiB", where=where)
+    return bytes(content)
+
+
+def check_there(source: str | Path) -> None:
+    """Raise MediaError where there is no such file, with a hint for URLs."""
+    text = str(source)
+    if os.path.exists(source):  # which, unlike pathlib, takes any text
+        return
+    if is_remote(text):
+        raise MediaError("is a URL", where=shown(source), fix="URLs are not fetched: download it first")
+    if text.lower().startswith("data:"):
+        fix = "write data:image/png;base64,…"
+        raise MediaError("is a data: URL without data", where=shown(source), fix=fix)
+    raise MediaError("no such file", where=shown(source), fix="" if text else "the path is empty")
+
+
+def _identify(file: Path | io.BytesIO) -> Image.Image:
+    with _own_bound():
+        image = Image.open(file)
+    if image.format in _REFUSED:
+        image.close()
+        raise UnidentifiedImageError
+    return image
+
+
+def _at(image: Image.Image, index: int) -> Image.Image:
+    """The image moved to one of its pages; reads the page's header only."""
+    if image.tell() != index:
+        with _own_bound():
+            image.seek(index)
+    return image
+
+
+def _count_pages(image: Image.Image, where: str) -> int:
+    """The number of pages, after every page's header is looked at: before any page is decoded."""
+    _check_size(image, where)
+    if image.format in ("JPEG", "MPO"):
+        _check_scans(image, where)
+    if image.format != "TIFF":
+        return 1
+    count, total = 0, 0
+    with contextlib.suppress(EOFError):
+        while True:
+            _check_size(_at(image, count), where)
+            count, total = count + 1, total + image.width * image.height
+            if count > MAX_TIFF_PAGES or total > MAX_PAGES_PIXELS:
+                problem = f"its first {count} pages have {total:,} pixels, too many"
+                raise MediaError(problem, where=where, fix="split it")
+    return count
+
+
+def _check_scans(image: Image.Image, where: str) -> None:
+    """Refuse a JPEG that goes over its pixels again and again; `image` is open, and nothing of it decoded."""
+    file: Any = getattr(image, "fp", None)
+    if file is None:
+        return
+    place, scans, last = file.tell(), 0, b""
+    file.seek(0)
+    while piece := file.read(CHUNK):
+        scans += (last + piece).count(b"\xff\xda")  # no pixel data contains it
+        last = piece[-1:]
+    file.seek(place)
+    if scans * image.width * image.height > MAX_SCANNED_PIXELS:
+        raise MediaError(f"its {scans:,} scans take too long to read", where=where, fix="save it again")
+
+
+@contextlib.contextmanager
+def _own_bound() -> Iterator[None]:
+    """`_check_size` in place of Pillow's process-wide bound, which warns first and names no file."""
+    with _PILLOW:
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+
+
+def _check_size(image: Image.Image, where: str) -> None:
+    _check_pixels(*image.size, where)
+
+
+def _check_pixels(width: int, height: int, where: str) -> None:
+    if width * height > MAX_IMAGE_PIXELS:
+        raise MediaError(
+            f"{width} × {height} pixels: more than {MAX_IMAGE_PIXELS:,} are refused as a decompression bomb",
+            where=where,
+            fix="scale it down",
+        )
+    if min(width, height) < 1:
+        raise MediaError("has no pixels", where=where)
+
+
+def _page(image: Image.Image, where: str) -> Image.Image:
+    _check_size(image, where)
+    return _rgb(ImageOps.exif_transpose(image))
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode in ("I;16", "I;16B", "I;16L", "I"):
+        return Image.fromarray(_eight_bits(np.asarray(image))).convert("RGB")
+    if image.mode == "F":
+        return Image.fromarray(_bytes_of_floats(np.asarray(image))).convert("RGB")
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        paper = Image.new("RGB", rgba.size, "white")
+        paper.paste(rgba, mask=rgba.getchannel("A"))
+        return paper
+    return image.convert("RGB")
+
+
+def _eight_bits(values: Numbers) -> Bytes:
+    """16-bit greys keep their upper byte; Pillow's own conversion would clip everything above 255 to white.
+
+    Greys of mode I that need no more than 8 bits stay as they are.
+    """
+    narrow = values.dtype.itemsize > 2 and values.max() <= 255
+    return _by_rows(values, lambda rows: np.clip(rows, 0, 255) if narrow else np.clip(rows, 0, 65535) // 256)
+
+
+def _bytes_of_floats(values: Numbers) -> Bytes:
+    """Floats that are at most 1 are fractions of white."""
+    factor = 1 if np.fmax.reduce(values, axis=None) > 1 else 255
+    return _by_rows(values, lambda rows: np.clip(np.nan_to_num(rows) * factor, 0, 255))
+
+
+def _by_rows(values: Numbers, convert: Callable[[Numbers], Numbers]) -> Bytes:
+    """Converted a few rows at a time: what is in between takes several times the memory of the result."""
+    converted, step = np.empty(values.shape, np.uint8), max(1, CHUNK // values.shape[1])
+    for first in range(0, len(values), step):
+        converted[first : first + step] = convert(values[first : first + step]).astype(np.uint8)
+    return converted

@@ -1,0 +1,314 @@
+"""Frames of videos as `qwen-vl-utils` 0.0.14 takes them: how many, which ones, and how large."""
+
+from __future__ import annotations
+
+import io
+import math
+import operator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from numbers import Integral, Real
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from ..common.checks import real, told
+from ..common.extras import install_fix
+from ..common.files import check_regular
+from ..errors import InstallError, MediaError, PromptError, QvlError
+from ..positions import Ints
+from ..resize import MAX_ASPECT_RATIO, smart_resize
+from .images import MAX_CLIP_FRAMES, MAX_CLIP_PIXELS, MAX_IMAGE_PIXELS, check_clip, check_there, load_frames
+from .sources import local, shown
+
+if TYPE_CHECKING:
+    from av.container import InputContainer
+
+DEFAULT_FPS, MIN_FPS, MAX_FPS = 2.0, 0.01, 1000
+FRAME_FACTOR = 2
+"""Frames come in pairs: one temporal patch."""
+MIN_FRAMES, MAX_FRAMES = 4, 768
+MAX_COUNT = 1 << 53
+"""Of pixels, frames or seconds that anybody asks for."""
+MIN_TOKENS, MAX_TOKENS = 128, 768
+"""Image tokens of a frame, unless the pixel budgets say otherwise."""
+RESIZED_TOKENS = 4, 16384
+"""Least and most image tokens of a size that is asked for as such."""
+SHARE = 0.9
+"""Of the maximum length, for the frames of one video together."""
+MAX_VIDEO_BYTES = 1 << 34
+"""Larger files are refused: 16 GiB."""
+FORMATS = (
+    "mov,mp4,matroska,webm,avi,flv,asf,mpegts,mpeg,mpegvideo,m4v,h264,hevc,ogg,gif,apng,mjpeg,ivf,obu,nut,mxf,dv,wtv,rm,"
+    "yuv4mpegpipe,wav,mp3,flac,aac"
+)
+"""FFmpeg's names of the containers that are read; playlists (HLS, DASH, concat) would open further files and URLs."""
+OPENED_WITH = {"protocol_whitelist": "file", "format_whitelist": FORMATS}
+COMPLETE = "is the file complete?"
+Size = tuple[int, int]
+Resize = Callable[[int, Size], Size]
+"""Number of frames and their size (width, height) → the size they are wanted in."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Pixel bounds of an image or a frame, and of all temporal patches of a video together; None is the default.
+
+    `resized` is the width and height asked for in place of any bounds.
+    """
+
+    min_pixels: int | None = None
+    max_pixels: int | None = None
+    total_pixels: int | None = None
+    resized: Size | None = None
+
+    @classmethod
+    def of(cls, part: Mapping[str, Any]) -> Budget:
+        """What a content part asks for; raises PromptError for what is no budget."""
+        low, high, total = (_count(part, name) for name in ("min_pixels", "max_pixels", "total_pixels"))
+        if low and high and low > high:
+            raise PromptError(f"min_pixels {low} is above max_pixels {high}")
+        height, width = _count(part, "resized_height"), _count(part, "resized_width")
+        if (height is None) != (width is None):
+            raise PromptError("resized_height and resized_width are given together", fix="give both of them")
+        if height and width and max(height, width) > MAX_ASPECT_RATIO * min(height, width):
+            raise PromptError(f"resized_width {width} to resized_height {height} is above {MAX_ASPECT_RATIO} to 1")
+        return cls(low, high, total, (width, height) if height and width else None)
+
+    def resized_to(self, token_side: int) -> Size | None:
+        """The size asked for in whole tokens (`smart_resize` of qwen-vl-utils: at least one token a side)."""
+        if self.resized is None:
+            return None
+        low, high = (tokens * token_side**2 for tokens in RESIZED_TOKENS)
+        wide, tall = (max(token_side, round(side / token_side) * token_side) for side in self.resized)
+        if not low <= wide * tall <= high:
+            tall, wide = smart_resize(self.resized[1], self.resized[0], token_side, low, high)
+        return wide, tall
+
+    def frame_bounds(self, frames: int, token_side: int, max_length: int) -> tuple[int, int]:
+        """Least and most pixels of each of `frames` frames, where a token is `token_side` pixels square."""
+        token = token_side**2
+        low = self.min_pixels or MIN_TOKENS * token
+        total = self.total_pixels or max_length * token * SHARE
+        high = max(min(MAX_TOKENS * token, total / _even(frames, math.ceil) * FRAME_FACTOR), int(low * 1.05))
+        high = int(min(self.max_pixels or high, high))
+        return min(low, high), high
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """`frames` in all, or `fps` a second but `min_frames` to `max_frames` of them, from second `start` to `end`."""
+
+    fps: float = DEFAULT_FPS
+    frames: int | None = None
+    min_frames: int = MIN_FRAMES
+    max_frames: int | None = None
+    start: float | None = None
+    end: float | None = None
+
+    @classmethod
+    def of(cls, part: Mapping[str, Any]) -> Sampling:
+        """What a content part asks for; raises PromptError for what makes no sense."""
+        given = {name: part[name] for name in ("fps", "sample_fps", "nframes") if part.get(name) is not None}
+        rates = list(given)
+        if len(rates) > 1:
+            raise PromptError(f"a video has both {rates[0]} and {rates[1]}", fix="give one of them")
+        fps = given.get("fps", given.get("sample_fps", DEFAULT_FPS))
+        if not _is_number(fps) or not MIN_FPS <= fps <= MAX_FPS:
+            problem = f"a video has {told(fps)} frames a second"
+            raise PromptError(problem, fix=f"give a number from {MIN_FPS} to {MAX_FPS}")
+        low, high = _count(part, "min_frames"), _count(part, "max_frames")
+        if high is not None and high < max(low or 0, FRAME_FACTOR):
+            problem = f"max_frames {high} is below min_frames {low or FRAME_FACTOR}"
+            raise PromptError(problem, fix=f"frames come in pairs: give at least {max(low or 0, FRAME_FACTOR)}")
+        start, end = _second(part, "video_start"), _second(part, "video_end")
+        return cls(float(fps), _count(part, "nframes"), low or MIN_FRAMES, high, start, end)
+
+    def range(self, total: int, rate: float) -> tuple[int, int]:
+        """The first frame of the time asked for and how many it has (`calculate_video_frame_range`)."""
+        if self.start is None and self.end is None:
+            return 0, total
+        longest = total / rate
+        start, end = (max(0.0, min(second, longest)) for second in (self.start or 0.0, _or(self.end, longest)))
+        first, last = math.ceil(start * rate), min(math.floor(end * rate), total - 1)
+        if first >= last:
+            raise PromptError(
+                f"video_start {self.start or 0:g} to video_end {_or(self.end, longest):g} holds no two frames",
+                fix=f"the video is {longest:.2f} seconds long",
+            )
+        return first, last - first + 1
+
+    def count(self, total: int, rate: float) -> int:
+        """How many of `total` frames at `rate` a second to take (`smart_nframes`); a video of one frame keeps it."""
+        if self.frames is not None:
+            wanted = round(self.frames / FRAME_FACTOR) * FRAME_FACTOR
+            if not FRAME_FACTOR <= wanted <= total:
+                problem, most = f"nframes is {self.frames}, the video has {total} frames", _even(total, math.floor)
+                raise PromptError(problem, fix=f"frames come in pairs: give {FRAME_FACTOR} to {most}")
+            return wanted
+        low = _even(self.min_frames, math.ceil)
+        high = _even(self.max_frames or min(MAX_FRAMES, total), math.floor)
+        return max(min(total, FRAME_FACTOR), _even(min(max(total / rate * self.fps, low), high, total), math.floor))
+
+
+def _or(value: float | None, default: float) -> float:
+    return default if value is None else value
+
+
+def _even(number: float, rounded: Callable[[float], int]) -> int:
+    return rounded(number / FRAME_FACTOR) * FRAME_FACTOR
+
+
+def _count(part: Mapping[str, Any], name: str) -> int | None:
+    """A positive whole number of a content part, of whatever type, None where there is none."""
+    value = part.get(name)
+    if value is None:
+        return None
+    try:
+        number = None if isinstance(value, bool) else operator.index(_whole(value))
+    except (TypeError, OverflowError):
+        number = None
+    if number is None or not 0 < number < MAX_COUNT:
+        raise PromptError(f"{name} is {told(value)}", fix="give a positive whole number")
+    return number
+
+
+def _whole(value: Any) -> Any:
+    """A float without a fraction as a whole number, as `0.5 * 1568000` gives it."""
+    floating = _is_number(value) and not isinstance(value, Integral)
+    return int(value) if floating and math.isfinite(value) and value == int(value) else value
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def _second(part: Mapping[str, Any], name: str) -> float | None:
+    value = part.get(name)
+    return None if value is None else real(name, value, "give a number of seconds", -MAX_COUNT, MAX_COUNT)
+
+
+def spread(total: int, count: int, first: int = 0) -> Ints:
+    """Indices of `count` of `total` frames from the `first`, both ends among them.
+
+    It is `torch.linspace(…).round()` in float32.
+    """
+    step = np.float32(total - 1) / np.float32(max(count - 1, 1))
+    place = np.arange(count, dtype=np.float32)
+    from_start = np.float32(first) + step * place
+    from_end = np.float32(first + total - 1) - step * (count - 1 - place)
+    first_half = place < max(count // 2, 1)
+    return np.asarray(np.where(first_half, from_start, from_end).round(), dtype=np.int64)
+
+
+@dataclass(frozen=True)
+class Clip:
+    """RGB frames of one size, how many make a second, the second each was taken at, and whether resized already."""
+
+    frames: tuple[Image.Image, ...]
+    fps: float
+    times: tuple[float, ...]
+    resized: bool
+
+
+def load_clip(source: Any, sampling: Sampling, resize: Resize) -> Clip:
+    """A video file, a list of images, or a uint8 array [frames, H, W, 3].
+
+    A file is sampled and its frames are resized as they are decoded. Frames given one by one are `sampling.fps` a
+    second already; `max_frames` thins them out. Raises MediaError naming the file.
+    """
+    if isinstance(source, str | Path):
+        return _from_file(source, sampling, resize)
+    for name, value in (("nframes", sampling.frames), ("video_start", sampling.start), ("video_end", sampling.end)):
+        if value is not None:
+            raise PromptError(f"{name} samples video files", fix="choose among the frames, or give max_frames")
+    if isinstance(source, np.ndarray):
+        if source.ndim != 4:
+            raise MediaError(f"is an array of shape {list(source.shape)}", where="video", fix="give [frames, H, W, 3]")
+        check_clip(source)
+    total = len(source)
+    chosen = spread(total, min(total, sampling.max_frames or total))
+    frames = load_frames([source[index] for index in chosen])
+    return Clip(tuple(frames), sampling.fps * len(chosen) / total, tuple((chosen / sampling.fps).tolist()), False)
+
+
+def _from_file(source: str | Path, sampling: Sampling, resize: Resize) -> Clip:
+    try:
+        import av
+    except ImportError as error:
+        raise InstallError("video files need av", fix=install_fix("video")) from error
+    path, where = local(source), shown(source)
+    if not isinstance(path, bytes):
+        check_there(path)
+        check_regular(path, MAX_VIDEO_BYTES)
+    try:
+        # without "file:", what stands before a colon of the name would be taken for a protocol
+        file = io.BytesIO(path) if isinstance(path, bytes) else f"file:{path}"
+        with av.open(file, "r", options=OPENED_WITH, metadata_errors="replace") as container:
+            total, rate = _length(container, where)
+            container.seek(0)
+            first, total = sampling.range(total, rate)
+            chosen = spread(total, _bounded(sampling.count(total, rate)), first)
+            frames = list(_decoded(container, chosen, resize))
+    except QvlError:
+        raise
+    except av.error.FFmpegError as error:
+        raise MediaError(f"cannot be read as a video: {error.strerror}", where=where) from error
+    except MemoryError:
+        raise
+    except Exception as error:  # what a damaged file lacks, PyAV looks for all the same
+        raise MediaError(f"cannot be read as a video: {str(error)[:200]}", where=where, fix=COMPLETE) from error
+    if not frames:
+        raise MediaError("no frame of the video can be decoded", where=where)
+    frames += frames[-1:] * (len(chosen) - len(frames))  # the file ends sooner than it says
+    return Clip(tuple(frames), len(chosen) / total * rate, tuple((chosen / rate).tolist()), True)
+
+
+def _bounded(frames: int) -> int:
+    if frames > MAX_CLIP_FRAMES:
+        raise PromptError(f"{frames:,} frames of a video", fix=f"ask for at most {MAX_CLIP_FRAMES:,}")
+    return frames
+
+
+def _length(container: InputContainer, where: str) -> tuple[int, float]:
+    """Number of frames, counted where the file does not say it, and frames a second."""
+    if not container.streams.video:
+        raise MediaError("has no pictures", where=where)
+    stream = container.streams.video[0]
+    if stream.codec_context is None:
+        raise MediaError("its pictures are in a form that is not known", where=where)
+    stream.thread_type = "AUTO"
+    stream.codec_context.options = {"max_pixels": str(MAX_IMAGE_PIXELS)}  # of frames larger than the file says
+    if stream.width * stream.height > MAX_IMAGE_PIXELS:
+        raise MediaError(f"{stream.width} × {stream.height} pixels are too many", where=where, fix="scale it down")
+    total = stream.frames or sum(packet.size > 0 for packet in container.demux(stream))
+    rate = float(stream.average_rate or 0)
+    if total < 1 or rate <= 0:
+        raise MediaError("has no frames, or no frame rate", where=where)
+    return total, rate
+
+
+def _decoded(container: InputContainer, chosen: Ints, resize: Resize) -> Iterator[Image.Image]:
+    """The chosen frames in order, upright and resized."""
+    wanted = iter(chosen.tolist())
+    following = next(wanted, None)
+    for index, frame in enumerate(container.decode(video=0)):
+        if index == following:
+            image = _upright(frame)
+            width, height = resize(len(chosen), image.size)
+            if (pixels := len(chosen) * width * height) > MAX_CLIP_PIXELS:
+                problem = f"{len(chosen):,} frames of a video have {pixels:,} pixels"
+                raise PromptError(problem, fix="ask for fewer or smaller ones")
+            yield image.resize((width, height), Image.Resampling.BICUBIC)
+            following = next(wanted, None)
+            if following is None:
+                return
+
+
+def _upright(frame: Any) -> Image.Image:
+    """As a player shows it: telephones store how they were held."""
+    image: Image.Image = frame.to_image()
+    turned = getattr(frame, "rotation", 0)  # degrees counter-clockwise, PyAV 14 and newer
+    return image.rotate(turned, expand=True) if turned else image

@@ -1,0 +1,212 @@
+"""From chat messages to token ids: media collected, scaled to fit, placeholders expanded, positions assigned."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ..errors import PromptError
+from ..manifest import ImageGeometry, Manifest
+from ..positions import Grid, Ints, VisionSpan, mrope_positions, ntk_alpha
+from ..preprocess import Patches, image_tokens, patchify
+from .content import Media, Message, collect
+from .part_keys import Reads, read_nothing
+from .timestamps import patch_times, write_times
+
+__all__ = ["Media", "Message", "Placed", "Prompt", "ScaledImageWarning", "build_prompt", "collect", "fit", "put"]
+
+
+class ScaledImageWarning(UserWarning):
+    """An image was scaled down further than its checkpoint asks, to fit the bundle's maximum length."""
+
+
+@dataclass(frozen=True)
+class Placed:
+    """Media, or some temporal patches of it, with its place in the prompt and the patches it was resized to.
+
+    Its features begin at row `first_row` of those of the media.
+    """
+
+    media: Media
+    span: VisionSpan
+    grid: Grid
+    first_row: int = 0
+
+    @property
+    def key(self) -> bytes:
+        """Equal keys mean equal image features."""
+        return self.media.digest + repr(self.grid).encode()
+
+    def patches(self, geometry: ImageGeometry) -> Patches:
+        """The pixels as the vision graph takes them."""
+        return patchify(self.media.frames, geometry, self.grid)
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """`ids` [S], `positions` [3, S], media at their image tokens; the last `answered` tokens are an answer's.
+
+    `ntk_alpha` is by how much rotary frequencies are slowed down, 1 being not at all.
+    """
+
+    ids: Ints
+    positions: Ints
+    placed: tuple[Placed, ...]
+    answered: int = 0
+    ntk_alpha: float = 1.0
+
+    @property
+    def next_position(self) -> int:
+        """The M-RoPE position of the first generated token, on all three axes."""
+        return int(self.positions.max()) + 1
+
+    def followed_by(self, ids: Ints) -> Prompt:
+        """The prompt with the text tokens of an answer after it."""
+        tail = np.broadcast_to(self.next_position + np.arange(len(ids)), (3, len(ids)))
+        positions = np.concatenate((self.positions, tail), axis=1)
+        answered, ids = self.answered + len(ids), np.concatenate((self.ids, ids))
+        return replace(self, ids=ids, positions=positions, answered=answered)
+
+    def prefix_keys(self) -> Ints:
+        """Ids with image tokens replaced by negative numbers derived from their pixels and clock: equal keys, equal KV.
+
+        The clock moves the positions of a video and of all that follows it; other frequencies make other keys of all.
+        """
+        keys = text_keys(self.ids, self.ntk_alpha)
+        for item in self.placed:
+            identity = item.key + repr((item.span.interval, item.first_row)).encode()
+            base = int.from_bytes(hashlib.sha256(identity).digest()[:7], "big")
+            keys[item.span.start : item.span.end] = -1 - base - np.arange(item.span.tokens)
+        return keys
+
+
+def text_keys(ids: Ints, ntk_alpha: float) -> Ints:
+    """The `prefix_keys` of text tokens: their ids, beyond all ids where frequencies are slowed down."""
+    return ids + (int(ntk_alpha - 1) << 32)
+
+
+def build_prompt(
+    messages: Sequence[Message],
+    manifest: Manifest,
+    render: Callable[[Sequence[Message]], str],
+    encode: Callable[[str], Sequence[int]],
+    reserve: int,
+    reads: Reads = read_nothing,
+) -> Prompt:
+    """A prompt that leaves `reserve` tokens of the bundle's maximum length for the answer.
+
+    The chat template `reads` some keys of messages. Raises PromptError for malformed messages and for prompts that
+    cannot fit, before any graph runs.
+    """
+    template_messages, media = collect(messages, manifest, reads)
+    tokens = manifest.tokens
+    raw = np.array(encode(_timed(render(template_messages), media, manifest)), dtype=np.int64)
+    places = np.flatnonzero(np.isin(raw, [token for token in (tokens.image, tokens.video) if token is not None]))
+    expected = [
+        tokens.image if item.kind == "image" else tokens.video for item in media for _ in range(_blocks(item, manifest))
+    ]
+    if raw[places].tolist() != expected:
+        raise PromptError(
+            f"the prompt has {len(places)} image or video placeholders for {len(media)} given",
+            fix="do not write <|image_pad|>, <|video_pad|> or <imgpad> in a text",
+        )
+    budget = manifest.llm.max_length - reserve - (len(raw) - len(places))
+    if budget < len(media):
+        raise PromptError(
+            f"a prompt of {len(raw)} tokens and an answer of {reserve} do not fit the maximum length of "
+            f"{manifest.llm.max_length}",
+            fix="shorten it, lower --max-new-tokens, or export with a larger --max-length",
+        )
+    bounds = fit(media, manifest, budget)
+    return _expand(raw, places, media, bounds, manifest)
+
+
+def _timed(text: str, media: Sequence[Media], manifest: Manifest) -> str:
+    """The rendered prompt, with times in its videos where the family writes them."""
+    if not manifest.video.timestamps:
+        return text
+    videos = [_seconds(item) for item in media if item.kind == "video"]
+    return write_times(text, [patch_times(times, manifest.image.temporal_patch_size) for times in videos])
+
+
+def _seconds(video: Media) -> Sequence[float]:
+    """When each frame is shown: as its file says, else evenly."""
+    return video.times or [index / video.fps for index in range(len(video.frames))]
+
+
+def _blocks(item: Media, manifest: Manifest) -> int:
+    """Vision blocks of an item: a video with times has one for every temporal patch."""
+    timed = manifest.video.timestamps and item.kind == "video"
+    return -(-len(item.frames) // manifest.image.temporal_patch_size) if timed else 1
+
+
+def fit(media: Sequence[Media], manifest: Manifest, budget: int) -> list[int]:
+    """The pixel bound of every item so that all image tokens together stay within `budget`.
+
+    Warns with ScaledImageWarning when that is below an item's own bound; raises PromptError when nothing fits.
+    """
+    geometry = manifest.image
+
+    def tokens(bound: int) -> int:
+        return sum(image_tokens(item.grid(bound, manifest), geometry) for item in media)
+
+    own = [item.max_pixels(manifest) for item in media]
+    if not media or tokens(max(own)) <= budget:
+        return own
+    unit = geometry.factor**2
+    low, high = -(-geometry.min_pixels // unit), -(-max(own) // unit)
+    if tokens(low * unit) > budget:
+        raise PromptError(
+            f"{len(media)} images or videos do not fit into {budget} tokens, even at the least size the model reads",
+            fix="give fewer of them, or export with a larger --max-length",
+        )
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if tokens(middle * unit) <= budget else (low, middle)
+    warnings.warn(
+        f"images were scaled down to {low * unit} pixels each to fit the maximum length of "
+        f"{manifest.llm.max_length} tokens",
+        ScaledImageWarning,
+        stacklevel=2,
+    )
+    return [min(low * unit, bound) for bound in own]
+
+
+def _expand(raw: Ints, places: Ints, media: Sequence[Media], bounds: Sequence[int], manifest: Manifest) -> Prompt:
+    """One placeholder becomes as many tokens as its part of the grid has merged cells."""
+    repeats = np.ones(len(raw), dtype=np.int64)
+    placed: list[Placed] = []
+    shift, remaining = 0, iter(places.tolist())
+    for item, bound in zip(media, bounds, strict=True):
+        whole, count = put(item, 0, bound, manifest), _blocks(item, manifest)
+        for index in range(count):
+            place = next(remaining)
+            span = replace(whole.span, start=place + shift, t=whole.span.t // count)
+            placed.append(replace(whole, span=span, first_row=index * span.tokens))
+            repeats[place] = span.tokens
+            shift += span.tokens - 1
+    ids = np.repeat(raw, repeats)
+    spans = [] if manifest.llm.flat_positions else [item.span for item in placed]
+    alpha = ntk_alpha(len(ids), manifest.llm.ntk_length)
+    return Prompt(ids, mrope_positions(len(ids), spans), tuple(placed), ntk_alpha=alpha)
+
+
+def put(item: Media, start: int, bound: int, manifest: Manifest) -> Placed:
+    """The media at token `start` of a prompt, resized to at most `bound` pixels."""
+    merge, queries = manifest.image.spatial_merge_size, manifest.image.queries
+    grid = item.grid(bound, manifest)
+    h, w = (1, queries) if queries else (grid.h // merge, grid.w // merge)
+    span = VisionSpan(start, grid.t, h, w, _interval(item, manifest))
+    return Placed(item, span, grid)
+
+
+def _interval(item: Media, manifest: Manifest) -> float:
+    """Positions a temporal patch spans: tokens_per_second · seconds a patch for videos of families with a clock."""
+    rate = manifest.video.tokens_per_second
+    if item.kind == "image" or rate is None:
+        return 1.0
+    return rate * (manifest.image.temporal_patch_size / item.fps)

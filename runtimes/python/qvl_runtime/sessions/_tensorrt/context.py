@@ -1,0 +1,89 @@
+"""An execution context of a TensorRT engine: shapes, addresses and buffers of its tensors, and running it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ...errors import EngineError
+from .cuda_driver import Buffer, Cuda
+
+
+class Context:
+    """An execution context of one profile with buffers of its own, which grow with what they are to hold."""
+
+    def __init__(self, cuda: Cuda, context: Any, profile: int) -> None:
+        self._cuda, self._context = cuda, context
+        self._buffers: dict[str, Buffer] = {}
+        self._state: dict[str, object] = {}  # shapes and addresses
+        self._before: dict[str, object] | None = None
+        self._recorded: tuple[dict[str, object], Any] | None = None
+        if not context.set_optimization_profile_async(profile, cuda.stream):
+            raise EngineError(f"profile {profile} of the engine cannot be used")
+        cuda.wait()
+
+    def _changed(self, what: str, value: object) -> bool:
+        """Note a shape or address; what stays as it is needs no call, and leaves a recording valid."""
+        changed = self._state.get(what) != value
+        self._state[what] = value
+        return changed
+
+    def shape(self, name: str, array: np.ndarray) -> None:
+        if self._changed(f"shape of {name}", array.shape) and not self._context.set_input_shape(name, array.shape):
+            raise EngineError(f"the engine refuses {name} of shape {list(array.shape)}")
+
+    def feed(self, name: str, array: np.ndarray) -> None:
+        """Bind an input to a buffer that the array is copied to."""
+        self.address(name, self.buffer(name, array.nbytes).address)
+        self._cuda.upload(self._buffers[name].address, array)
+
+    def buffer(self, name: str, nbytes: int) -> Buffer:
+        """The buffer of a tensor, made larger where it must be."""
+        if name not in self._buffers or self._buffers[name].nbytes < nbytes:
+            if name in self._buffers:
+                self._buffers.pop(name).free()
+            self._buffers[name] = self._cuda.allocate(nbytes)
+        return self._buffers[name]
+
+    def address(self, name: str, address: int) -> None:
+        if self._changed(name, address) and not self._context.set_tensor_address(name, address):
+            raise EngineError(f"the engine refuses the buffer of {name}")
+
+    def output_shape(self, name: str) -> tuple[int, ...]:
+        return tuple(self._context.get_tensor_shape(name))
+
+    def run(self, record: bool) -> None:
+        """Queue the network.
+
+        With `record` the second call of the same shapes and buffers is recorded as a CUDA graph; later ones launch it.
+        """
+        state = dict(self._state)
+        if record and state == self._before:
+            if self._recorded is None or self._recorded[0] != state:
+                self._record(state)
+            assert self._recorded is not None
+            self._cuda.launch(self._recorded[1])
+        else:
+            self._execute()
+        self._before = state
+
+    def _execute(self) -> None:
+        if not self._context.execute_async_v3(self._cuda.stream):
+            raise EngineError("TensorRT failed to run the engine")
+
+    def _record(self, state: dict[str, object]) -> None:
+        self._forget()
+        self._cuda.wait()  # copies that are queued must not become part of it
+        self._recorded = state, self._cuda.capture(self._execute)
+
+    def _forget(self) -> None:
+        if self._recorded is not None:
+            self._cuda.drop(self._recorded[1])
+            self._recorded = None
+
+    def free(self) -> None:
+        self._forget()
+        for buffer in self._buffers.values():
+            buffer.free()
+        self._buffers.clear()

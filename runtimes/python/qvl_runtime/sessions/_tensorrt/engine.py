@@ -1,0 +1,172 @@
+"""A TensorRT engine file on the GPU: the profile that holds the inputs, and calls with numpy arrays.
+
+`tensorrt` and `tensorrt_rtx` look alike; the module is handed in as `trt`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from ...bundle import inside
+from ...errors import BundleError, PromptError
+from ...manifest import GraphEntry, Profile
+from .context import Context
+from .cuda_driver import Buffer, Cuda
+
+Arrays = dict[str, np.ndarray]
+NOTHING: Mapping[str, Buffer] = MappingProxyType({})
+MakeContext = Callable[[Any, str], Any]
+"""An execution context of an engine, given its file's name, as one library wants it made."""
+DTYPES = {"float": np.float32, "float16": np.float16, "int64": np.int64, "int32": np.int32, "bool": np.bool_}
+AXES = {"patches": "patches a page", "frames": "temporal patches a video", "windows": "windows a video"}
+FIX = "resize it, or export with a larger --max-pixels or --max-length; --profile video for videos"
+
+
+def logger(trt: Any) -> Any:
+    """Keeps errors for ours and prints nothing."""
+
+    class Logger(trt.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self.errors: list[str] = []
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
+                self.errors.append(message)
+
+    return Logger()
+
+
+def load(bundle: Path, entry: GraphEntry, cuda: Cuda, trt: Any, library: str) -> tuple[Any, tuple[Any, ...]]:
+    """The deserialized engine of a graph, and what must live as long; raises BundleError where it cannot be used."""
+    assert entry.engine is not None
+    path = inside(bundle, entry.engine.file)
+    if not path.is_file():
+        raise BundleError("is not built yet", where=path, fix="run build_engines.sh of the bundle on this machine")
+    built_for = entry.engine.compute_capabilities
+    if built_for and cuda.compute_capability not in built_for:
+        raise BundleError(
+            f"is built for compute capability {', '.join(map(str, built_for))}, this GPU has {cuda.compute_capability}",
+            where=path,
+            fix=f"export with --compute-capability {cuda.compute_capability}",
+        )
+    log = logger(trt)
+    runtime = trt.Runtime(log)
+    engine = runtime.deserialize_cuda_engine(path.read_bytes())
+    if engine is None:
+        told = log.errors[-1] if log.errors else "it does not say why"
+        made = entry.engine.builder or "another version"
+        raise BundleError(
+            f"{library} {trt.__version__} refuses the engine, which {made} built: {told[:300]}",
+            where=path,
+            fix=f"install the {library} that built it, or export again",
+        )
+    return engine, (runtime, log)
+
+
+def axis_sizes(entry: GraphEntry, feeds: Mapping[str, np.ndarray]) -> dict[str, int]:
+    """Sizes of the dynamic axes of a graph's inputs, as the arrays have them."""
+    sizes: dict[str, int] = {}
+    for port in entry.inputs:
+        if port.name in feeds:
+            axes = zip(port.shape, feeds[port.name].shape, strict=True)
+            sizes |= {axis: size for axis, size in axes if isinstance(axis, str)}
+    return sizes
+
+
+def choose(profiles: Sequence[Profile], sizes: Mapping[str, int], where: str) -> int:
+    """The smallest profile of the engine `where` that holds the sizes.
+
+    Raises PromptError naming the axis that none holds.
+    """
+    fitting = [
+        index
+        for index, profile in enumerate(profiles)
+        if all(size in profile.axes[axis] for axis, size in sizes.items())
+    ]
+    if fitting:
+        return min(fitting, key=lambda index: math.prod(axis.max or 1 for axis in profiles[index].axes.values()))
+    for axis, size in sizes.items():
+        bounds = [profile.axes[axis] for profile in profiles]
+        if not any(size in bound for bound in bounds):
+            least, most = min(bound.min for bound in bounds), max(bound.max for bound in bounds)
+            held = f"{least:,} to {most:,}" if least < most else f"{most:,}"
+            raise PromptError(f"{size:,} {AXES.get(axis, axis)}, it was built for {held}", where=where, fix=FIX)
+    asked = ", ".join(f"{size:,} {axis}" for axis, size in sizes.items())
+    raise PromptError(f"{asked}: none of its profiles holds all of it", where=where, fix=FIX)
+
+
+class TrtGraph:
+    """One graph of a bundle as an engine; `shared` tensors (name → buffer) are bound where the caller has them."""
+
+    def __init__(
+        self, bundle: Path, entry: GraphEntry, cuda: Cuda, trt: Any, library: str, make_context: MakeContext
+    ) -> None:
+        assert entry.engine is not None
+        self.entry, self.profiles, self._cuda = entry, entry.engine.profiles, cuda
+        self._engine, self._alive = load(bundle, entry, cuda, trt, library)
+        self._make_context, self._file = make_context, entry.engine.file
+        self._contexts: dict[int, Context] = {}
+        self._check(inside(bundle, self._file))
+
+    def _check(self, path: Path) -> None:
+        """The engine must have the graph's inputs and outputs."""
+        found = {self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors)}
+        if found != {port.name for port in (*self.entry.inputs, *self.entry.outputs)}:
+            raise BundleError("inputs and outputs are not those of the manifest", where=path, fix="export again")
+
+    def most(self, axis: str) -> int:
+        """The largest size of an axis in any profile."""
+        return max(profile.axes[axis].max for profile in self.profiles)
+
+    def context(self, feeds: Mapping[str, np.ndarray]) -> Context:
+        """The context whose profile holds these inputs, made when it is first wanted; raises PromptError for none."""
+        index = choose(self.profiles, axis_sizes(self.entry, feeds), self._file)
+        if index not in self._contexts:
+            made = self._make_context(self._engine, self._file)
+            self._contexts[index] = Context(self._cuda, made, index)
+        return self._contexts[index]
+
+    def prepare(self, feeds: Mapping[str, np.ndarray], shared: Mapping[str, Buffer]) -> tuple[Context, Arrays]:
+        """Everything of a call but its running: the context, and arrays for the outputs that are not shared."""
+        context = self.context(feeds)
+        results: Arrays = {}
+        for name, array in feeds.items():
+            context.shape(name, array)
+        for name, array in feeds.items():
+            context.feed(name, array)
+        for name, buffer in shared.items():
+            context.address(name, buffer.address)
+        for port in self.entry.outputs:
+            if port.name not in shared:
+                array = results[port.name] = np.empty(context.output_shape(port.name), DTYPES[port.dtype])
+                context.address(port.name, context.buffer(port.name, array.nbytes).address)
+        return context, results
+
+    def call(self, feeds: Arrays, shared: Mapping[str, Buffer] = NOTHING, record: bool = False) -> list[np.ndarray]:
+        """The outputs that are not shared, in the order of the contract; see `Context.run` for `record`."""
+        arrays = {name: np.ascontiguousarray(array, _dtype(self.entry, name)) for name, array in feeds.items()}
+        context, results = self.prepare(arrays, shared)
+        context.run(record)
+        for name, array in results.items():
+            self._cuda.download(array, context.buffer(name, array.nbytes).address)
+        self._cuda.wait()
+        return list(results.values())
+
+    def close(self) -> None:
+        """Free contexts and buffers, then the engine."""
+        for context in self._contexts.values():
+            context.free()
+        self._contexts.clear()
+        self._engine = None
+        self._alive = ()
+
+
+def _dtype(entry: GraphEntry, name: str) -> Any:
+    return DTYPES[next(port.dtype for port in entry.inputs if port.name == name)]

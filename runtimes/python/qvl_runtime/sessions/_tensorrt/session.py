@@ -1,0 +1,120 @@
+"""Both graphs of a bundle as TensorRT engines, with one KV cache on the GPU that they write in place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...errors import EngineError
+from ...manifest import DECODE, Manifest
+from ...positions import Grid
+from ..engine import Floats, LlmInputs, closed
+from ..feeds import llm_feeds, vision_feeds
+from .cuda_driver import Buffer, Cuda
+from .engine import MakeContext, TrtGraph
+
+
+@dataclass(frozen=True)
+class Library:
+    """A module, its name, how it makes execution contexts, and whether answers are to be recorded as CUDA graphs."""
+
+    trt: Any
+    name: str
+    make_context: MakeContext
+    record: bool
+
+
+class TrtEngine:
+    """See `sessions.Engine`; not for use from two threads at once. Raises BundleError, InstallError and EngineError."""
+
+    def __init__(self, bundle: Path, manifest: Manifest, library: Library) -> None:
+        self._cuda = Cuda()
+        self._manifest, self._library = manifest, library
+        self._graphs: dict[str, TrtGraph] = {}
+        self._cache: dict[str, Buffer] = {}
+        try:
+            for name, entry in manifest.graphs.items():
+                self._graphs[name] = TrtGraph(
+                    bundle, entry, self._cuda, library.trt, library.name, library.make_context
+                )
+        except Exception:
+            TrtEngine.close(self)
+            raise
+
+    def encode(self, pixel_values: Floats, grid: Grid) -> Floats:
+        """Patches [frames, patches, dim] → image features and those of D DeepStack layers [1 + D, tokens, H].
+
+        Raises PromptError for more patches than the engine was built for.
+        """
+        feeds = {"pixel_values": pixel_values, **vision_feeds(self._manifest.image, grid)}
+        return np.stack(self._graphs["vision"].call(feeds))
+
+    def forward(self, inputs: LlmInputs) -> Floats:
+        """Logits [K, vocab]; the cache then holds past + S tokens."""
+        graph = self._graphs[DECODE if inputs.answer and DECODE in self._graphs else "llm"]
+        pieces = _pieces(inputs, graph.most("sequence"), graph.most("wanted"))
+        return np.concatenate([self._run(graph, piece)[: len(piece.wanted)] for piece in pieces])
+
+    def _run(self, graph: TrtGraph, inputs: LlmInputs) -> Floats:
+        """Engines give logits of at least one place: of the first where none is wanted."""
+        asked = inputs if len(inputs.wanted) else replace(inputs, wanted=np.zeros(1, np.int64))
+        feeds = llm_feeds(self._manifest, asked, self._manifest.llm.max_length)
+        logits = graph.call(feeds, self._shared(), self._library.record and len(inputs.ids) == 1)[0]
+        return np.asarray(logits[0])
+
+    def _shared(self) -> dict[str, Buffer]:
+        """Buffers of the cache by the names of both past and present; zeros at first: what is masked must be finite."""
+        if not self._cache:
+            llm = self._manifest.llm
+            nbytes = 2 * llm.num_key_value_heads * llm.max_length * llm.head_dim  # float16
+            try:
+                for name in (f"{layer}.{part}" for layer in range(llm.num_layers) for part in ("key", "value")):
+                    buffer = self._cuda.allocate(nbytes)
+                    self._cache[f"past_key_values.{name}"] = self._cache[f"present.{name}"] = buffer
+                    self._cuda.clear(buffer)
+            except EngineError:
+                self.clear()  # what there was room for
+                raise
+        return self._cache
+
+    def clear(self) -> None:
+        """Free the KV cache; the next call begins with an empty one."""
+        for buffer in self._cache.values():
+            buffer.free()
+        self._cache.clear()
+
+    def close(self) -> None:
+        """Free everything; any later call raises EngineError."""
+        self.clear()
+        for graph in self._graphs.values():
+            graph.close()
+        self._cuda.close()
+        self.encode = self.forward = self.clear = closed  # type: ignore[method-assign]
+        self.close = _nothing  # type: ignore[method-assign]
+
+
+def _pieces(inputs: LlmInputs, most_tokens: int, most_wanted: int) -> Iterator[LlmInputs]:
+    """The call as several, where it has more tokens or wants more logits than the engine gives at once."""
+    start, count = 0, len(inputs.ids)
+    while start < count:
+        later = inputs.wanted[inputs.wanted >= start]
+        end = min(count, start + most_tokens, *later[most_wanted : most_wanted + 1].tolist())
+        here = (inputs.feature_places >= start) & (inputs.feature_places < end)
+        yield LlmInputs(
+            inputs.ids[start:end],
+            inputs.positions[:, start:end],
+            inputs.features[:, here],
+            inputs.feature_places[here] - start,
+            later[later < end] - start,
+            inputs.past + start,
+            inputs.answer,
+            inputs.ntk_alpha,
+        )
+        start = end
+
+
+def _nothing() -> None: ...

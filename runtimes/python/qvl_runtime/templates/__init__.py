@@ -1,0 +1,1 @@
+"""A bundle's chat template and tokenizer, tried out before they are used."""

@@ -1,0 +1,45 @@
+"""A bundle's text files opened: its tokenizer and its chat template, tried out first (see `vetting`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from tokenizers import Tokenizer
+
+from ..errors import BundleError
+from . import vetting
+from .chat import ChatTemplate
+from .tokenizer import parse_tokenizer, pipeline
+
+MAX_BYTES = {"tokenizer.json": 128 << 20, "chat_template.jinja": 1 << 20}
+"""Of the files: ten times those of the largest vocabulary and the longest template published."""
+
+
+def open_texts(bundle: Path, special_tokens: Mapping[str, str]) -> tuple[Tokenizer, ChatTemplate]:
+    """Both; raises BundleError for what is damaged, malformed, or would harm the process."""
+    words, chat = (bundle / name for name in MAX_BYTES)
+    tokenizer, template = read_text(words), read_text(chat)
+    try:
+        jobs = {"template": vetting.template_job(template, special_tokens), "tokenizer": pipeline(tokenizer)}
+        faults = vetting.faults(jobs)
+        if "template" in faults:
+            raise BundleError(f"cannot be rendered: {faults['template']}", where=chat)
+        if "tokenizer" in faults:
+            raise ValueError(faults["tokenizer"])
+        return parse_tokenizer(tokenizer), ChatTemplate(template, chat, special_tokens)
+    except ValueError as error:
+        raise BundleError(f"is not a tokenizer: {error}", where=words) from error
+
+
+def read_text(path: Path) -> str:
+    """One of the two files; raises BundleError where it cannot be read."""
+    try:
+        if path.stat().st_size > MAX_BYTES[path.name]:
+            raise BundleError(f"is larger than {MAX_BYTES[path.name]} bytes", where=path)
+        return path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        what = "is not a tokenizer" if path.name == "tokenizer.json" else "cannot be read"
+        raise BundleError(f"{what}: {error}", where=path) from error
+    except OSError as error:
+        raise BundleError(f"cannot be read: {error}", where=path) from error

@@ -1,0 +1,136 @@
+"""A chat template in minijinja: no Python evaluation, bounded work, and what transformers' templates may call.
+
+Few imports: it is loaded by the process that tries out templates (`vet_child`) too.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+import minijinja
+
+from ..errors import PromptError
+from .source import METHODS, SourceError, prepare
+
+FUEL = 10_000_000
+"""minijinja instructions a template may use: thousands of times what a long conversation takes."""
+MAX_OUTPUT = 32 << 20
+"""Characters of a prompt: far beyond what any model reads."""
+MAX_INDENT = 16
+MAX_WIDTH = 10_000
+MAX_TIME_PATTERN = 256
+_WIDE = re.compile(r"%[^%a-zA-Z]*(?:\*|\d{5})")
+_NAME = "chat"
+
+
+class TemplateFault(Exception):
+    """What is wrong with a template, in one line."""
+
+
+def compiled(source: str) -> minijinja.Environment:
+    """An environment with the template; raises TemplateFault for one that is malformed or beyond the bounds."""
+    environment = minijinja.Environment(trim_blocks=True, lstrip_blocks=True)
+    environment.fuel = FUEL
+    _add_python(environment)
+    try:
+        environment.add_template(_NAME, prepare(source))
+    except SourceError as error:
+        raise TemplateFault(str(error)) from error
+    except BaseException as error:
+        raise _fault(error) from error
+    return environment
+
+
+def variables(environment: minijinja.Environment) -> set[str]:
+    """The names that the template takes from outside."""
+    return set(environment.undeclared_variables_in_template(_NAME)) - set(environment.globals)
+
+
+def rendered(environment: minijinja.Environment, context: Mapping[str, Any]) -> str:
+    """The text for these variables; raises PromptError where the template refuses them, TemplateFault if it fails."""
+    try:
+        text = environment.render_template(_NAME, **context)
+    except BaseException as error:
+        refused = error if isinstance(error, PromptError) else error.__cause__
+        if isinstance(refused, PromptError):
+            raise PromptError(refused.what) from error
+        raise _fault(error) from error
+    if len(text) > MAX_OUTPUT:
+        raise TemplateFault(f"it makes a prompt of {len(text)} characters, more than {MAX_OUTPUT}")
+    return str(text)
+
+
+def _fault(error: BaseException) -> TemplateFault:
+    """Any failure of the engine, whose panics are no Exception; what is none of its own goes through."""
+    if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+        raise error
+    if isinstance(error, MemoryError):
+        raise error
+    if isinstance(error, RecursionError):
+        return TemplateFault("it makes values that are nested too deeply")
+    return TemplateFault((str(error).strip() or type(error).__name__).splitlines()[0][:300])
+
+
+def _add_python(environment: minijinja.Environment) -> None:
+    environment.add_filter("tojson", _to_json)
+    environment.add_global("raise_exception", _raise_exception)
+    environment.add_global("strftime_now", _strftime_now)
+    environment.add_test("sequence", _is_sequence)
+    environment.add_filter("py_percent", _percent)
+    environment.add_filter("center", _method("center"))
+    environment.add_filter("wordcount", lambda text: len(re.findall(r"\w+", text)))
+    for name in METHODS:
+        environment.add_filter(f"py_{name}", _method(name))
+
+
+def _method(name: str) -> Any:
+    """The filter for a method of Python's strings, and `index` of a list."""
+
+    def call(value: Any, *arguments: Any, **options: Any) -> Any:
+        if not isinstance(value, str) and not (name == "index" and isinstance(value, list | tuple)):
+            raise TypeError(f"{type(value).__name__} has no method {name}")
+        if any(isinstance(argument, int) and argument > MAX_WIDTH for argument in arguments):
+            raise ValueError(f"{name} of more than {MAX_WIDTH} characters")
+        return getattr(value, name)(*arguments, **options)
+
+    return call
+
+
+def _percent(pattern: str, *values: Any) -> str:
+    """`pattern % values`, as Python formats it."""
+    if _WIDE.search(pattern):
+        raise ValueError(f"the format {pattern[:40]!r} is too wide")
+    return pattern % (values[0] if len(values) == 1 and isinstance(values[0], Mapping) else values)
+
+
+def _is_sequence(value: Any) -> bool:
+    """As Jinja has it: whatever has a length and takes subscripts, so texts and mappings too."""
+    return isinstance(value, str | list | tuple | Mapping)
+
+
+def _to_json(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | str | None = None,
+    separators: Any = None,
+    sort_keys: bool = False,
+) -> str:
+    """JSON as transformers writes it: minijinja's own filter escapes `<>&'`, which breaks tool prompts."""
+    if (len(indent) if isinstance(indent, str) else indent or 0) > MAX_INDENT:
+        raise ValueError(f"tojson with an indent of more than {MAX_INDENT}")
+    pair = None if separators is None else tuple(separators)
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=pair, sort_keys=sort_keys)
+
+
+def _strftime_now(pattern: str) -> str:
+    if not isinstance(pattern, str) or len(pattern) > MAX_TIME_PATTERN:
+        raise ValueError(f"strftime_now takes a text of at most {MAX_TIME_PATTERN} characters")
+    return datetime.now().strftime(pattern)
+
+
+def _raise_exception(*message: Any) -> None:
+    raise PromptError("the chat template refuses these messages" + "".join(f": {text}" for text in message))
