@@ -38,15 +38,15 @@ Tool = Mapping[str, Any]
 
 
 def load(bundle: str | Path, threads: int | None = None) -> Model:
-    """Open a bundle directory; `threads` bounds the cores used (all where None).
+    """Opens a bundle directory; `threads` limits the cores used (None: all).
 
-    Raises BundleError when it is missing, damaged, truncated or from the future, InstallError for a broken install,
-    EngineError for an engine that fails, PromptError for `threads` that are none.
+    Raises BundleError if it is missing, damaged, truncated or of a newer schema version, InstallError for a broken
+    installation, EngineError if the engine fails, PromptError if `threads` is not a positive whole number.
     """
     path = Path(bundle)
     if threads is not None:
         threads = whole("threads", threads, 1, "give a positive whole number, or None for all cores")
-    manifest = read_manifest(path)  # by the name that was given, for its errors
+    manifest = read_manifest(path)  # the path as given, so that errors quote it
     if not has_utf8_name(path):
         raise BundleError(
             "its path is not UTF-8, so that no engine can open it", where=path, fix="rename the directory"
@@ -55,9 +55,9 @@ def load(bundle: str | Path, threads: int | None = None) -> Model:
 
 
 class Model:
-    """A bundle in memory, with one KV cache: threads that call `generate` take turns.
+    """A loaded bundle with one KV cache: threads that call `generate` take turns.
 
-    Of two streams the later one wins, and the earlier says so at its next piece; load the bundle twice for both.
+    Starting a second stream ends the first, which raises at its next piece; load the bundle twice to run both.
     """
 
     def __init__(self, bundle: Path, manifest: Manifest, threads: int | None = None) -> None:
@@ -88,20 +88,20 @@ class Model:
         timeout: float | None = None,
         template_args: Mapping[str, Any] | None = None,
     ) -> str:
-        """The answer to chat messages; greedy unless a `temperature` is given or the checkpoint is asked for its own.
+        """Returns the answer to chat messages; decoding is greedy by default.
 
-        Raises PromptError and MediaError for what is asked, InstallError for a part of the runtime that it needs and
-        is not installed, EngineError where the engine fails.
+        Raises PromptError or MediaError for invalid messages, options or media, InstallError if an optional package
+        that the request needs is not installed, EngineError if the engine fails.
 
-        `tools` are described to the model; `tools.parse_calls` reads its calls from the answer. With a `json_schema`,
-        an object or its text, the answer is JSON of that schema, also when it is cut off: then it is closed.
-        With `use_generation_config` options that are not given are those of the checkpoint's `generation_config.json`.
-        The answer ends before the first of the texts `stop`, and after `timeout` seconds from this call: that is looked
-        at before every token, every image and every 1,024 tokens of the prompt. `template_args` are variables of the
+        `tools` are described to the model; `tools.parse_calls` reads its calls from the answer. With a `json_schema`
+        (an object or JSON text) the answer is JSON that follows it; a truncated answer is closed, so it stays valid.
+        With `use_generation_config` options that are not given come from the checkpoint's `generation_config.json`.
+        The answer ends before the first of the `stop` strings, and `timeout` seconds after this call; the time is
+        checked before every token, every image and every 1,024 prompt tokens. `template_args` are variables of the
         chat template, such as `{"enable_thinking": False}`.
 
-        Warns with TruncatedAnswerWarning about an answer that is cut off where nobody asked for that: by the default of
-        `max_new_tokens` or by `timeout`, or one that had to be closed. `stream` gives pieces as they come.
+        Warns with TruncatedAnswerWarning if the answer was cut off by the default `max_new_tokens` or by `timeout`, or
+        had to be closed. `stream` yields pieces as they are generated.
         """
         options = AnswerOptions(
             max_new_tokens=max_new_tokens,
@@ -143,12 +143,12 @@ class Model:
         timeout: float | None = None,
         template_args: Mapping[str, Any] | None = None,
     ) -> Stream:
-        """The answer piece by piece, never splitting a character; `.run` tells tokens, times and `finish_reason`.
+        """Streams the answer in pieces, never splitting a character; `.run` has tokens, times and `finish_reason`.
 
-        Without `max_new_tokens` it is at most 512 tokens and a quarter of the bundle's maximum length. `ignore_eos`
-        goes on to the limit, for measurements. Starting another prompt on this model ends it: its next piece raises
-        PromptError, or EngineError when the model was closed. The other options are those of `generate`; `.prompt` is
-        what was asked. `.close()`, or leaving `with model.stream(…) as stream:`, ends it early.
+        Without `max_new_tokens` the answer has at most 512 tokens and a quarter of the bundle's maximum length.
+        `ignore_eos` generates up to the limit, for benchmarks. Starting another prompt on this model ends the stream:
+        its next piece raises PromptError, or EngineError if the model was closed. The other options are those of
+        `generate`; `.prompt` is the prompt. `.close()`, or leaving `with model.stream(…) as stream:`, ends it early.
         """
         options = AnswerOptions(
             max_new_tokens=max_new_tokens,
@@ -187,9 +187,9 @@ class Model:
         return Stream(tokens, self.tokenizer, run, prompt, self._marks, options.stop, halt)
 
     def regions(self, answer: str, image: ImageSource | Placed) -> list[grounding.Region]:
-        """The boxes and points of an answer about `image`, in its pixels.
+        """Returns the boxes and points of an answer about `image`, in pixels of the image.
 
-        `stream.prompt.placed[i]` says it of the i-th image of a prompt: it knows when that was scaled down to fit.
+        For the i-th image of a prompt pass `stream.prompt.placed[i]`, which accounts for images scaled down to fit.
         """
         placed = image if isinstance(image, Placed) else self._alone(image)
         side = self.manifest.image.patch_size
@@ -197,7 +197,7 @@ class Model:
         return grounding.parse(answer, self.manifest.family, placed.media.frames[0].size, seen)
 
     def encode(self, image: ImageSource) -> Floats:
-        """Image features [tokens, hidden] of one image as the checkpoint has them, without those of DeepStack."""
+        """Returns the image features [tokens, hidden] in the checkpoint's basis, without the DeepStack features."""
         features, llm = self._encode(self._alone(image))[0], self.manifest.llm
         if llm.rotation_seed is not None:
             return Rotation(llm.hidden_size, llm.rotation_seed).undo(features)
@@ -213,14 +213,14 @@ class Model:
         tools: Sequence[Tool] | None = None,
         template_args: Mapping[str, Any] | None = None,
     ) -> Floats:
-        """Teacher-forced logits [answer tokens, vocab]: row i predicts token i of the answer, a text or token ids."""
+        """Returns teacher-forced logits [answer tokens, vocab]: row i predicts token i of `answer` (text or ids)."""
         ids = self._forced(answer)
         prompt = self.prompt(messages, len(ids), tools, template_args)
         wanted = np.arange(len(prompt.ids) - 1, len(prompt.ids) + len(ids) - 1)
         return self._decoder.prefill(prompt.followed_by(ids[:-1]), wanted, Run())
 
     def _forced(self, answer: str | Sequence[int]) -> Ints:
-        """The ids of a given answer; raises PromptError for what is none."""
+        """Returns the token ids of a given answer; raises PromptError if it is not text or valid ids, or is empty."""
         if isinstance(answer, str):
             answer = self._ids(answer)
         size = self.manifest.llm.vocab_size
@@ -240,21 +240,21 @@ class Model:
         tools: Sequence[Tool] | None = None,
         template_args: Mapping[str, Any] | None = None,
     ) -> Prompt:
-        """Token ids, positions and media of chat messages, leaving `reserve` tokens for the answer."""
+        """Returns the token ids, positions and media of chat messages, leaving `reserve` tokens for the answer."""
         render = partial(self._template.render, tools=check_tools(tools), template_args=template_args)
         return build_prompt(messages, self.manifest, render, self._ids, reserve, self._template.reads)
 
     def clear(self) -> None:
-        """Free the KV cache and all image features; the next prompt is computed anew."""
+        """Frees the KV cache and all cached image features; the next prompt is computed from scratch."""
         with self._decoder.lock:
             self._features.clear()
             self._decoder.clear()
             self._engine.clear()
 
     def close(self) -> None:
-        """Free the engine too; the model cannot be used after it. May be called twice, as `with` may after it.
+        """Frees the engine too, after which the model cannot be used. May be called more than once.
 
-        Waits for an answer of `generate` in another thread; a stream under way raises EngineError at its next piece.
+        Waits for a `generate` call in another thread; an unfinished stream raises EngineError at its next piece.
         """
         with self._decoder.lock:
             self._features.clear()
@@ -278,7 +278,7 @@ class Model:
         return encode(self.tokenizer, text, self.manifest.llm.vocab_size)
 
     def _encode(self, placed: Placed) -> Floats:
-        """Image features and those of D DeepStack layers [1 + D, tokens, hidden], cached."""
+        """Returns the features [1 + D, tokens, hidden] of the image and of D DeepStack layers, cached."""
         with self._decoder.lock:
             return self._features(placed)
 
@@ -287,7 +287,7 @@ class Model:
 
 
 def _warn_of_cuts(run: Run, options: Resolved) -> None:
-    """Tell the caller of `generate`, who sees the text alone, of an end that neither he nor the model wanted."""
+    """Warns the caller of `generate`, who gets only the text, of an end that neither caller nor model chose."""
     count, what = run.counts.generated, ""
     if run.finish_reason == "timeout":
         what = f"the answer was cut off by timeout={options.timeout:g} after {count} tokens"

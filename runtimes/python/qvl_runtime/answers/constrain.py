@@ -1,7 +1,7 @@
-"""Answers that are JSON of a schema: at each step only tokens that can still lead there are allowed (llguidance).
+"""Constrains answers to JSON of a schema: each step allows only tokens that can still lead to it (llguidance).
 
-An answer cut off by `max_new_tokens` is closed with the shortest ending found that the schema allows, so that it is
-valid JSON always; `Run.forced` holds that ending, which the model did not say, and `finish_reason` stays "length".
+An answer cut off by `max_new_tokens` or `timeout` is closed with the shortest ending found that the schema allows, so
+that it is always valid JSON. `Run.forced` holds that ending, which the model did not generate; `finish_reason` stays.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
 
 LAYOUT: Any = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
-"""One line, as json.dumps writes it: white space of its own could go on for ever."""
+"""One line, formatted as by json.dumps: with free whitespace a model could generate it forever."""
 ENDINGS = b'"}],:0123456789'
-"""Bytes that end things soonest, first."""
+"""Bytes tried first when closing an answer: the likeliest to end a value soon come first."""
 DEPTHS = (16, 64, 256, 1024)
 MAX_STATES = 4096
-"""Closing looks for endings of at most so many steps, one bound after another, in so many states each."""
+"""Closing searches for endings of at most 16 steps, then 64, …, visiting at most MAX_STATES states at each depth."""
 
 
 class Grammars:
-    """Makes constraints for the tokens of a bundle; `tokenizer` is the text of its tokenizer.json."""
+    """Creates constraints for a bundle's tokenizer; `tokenizer` is the text of its tokenizer.json."""
 
     def __init__(self, tokenizer: str, vocab_size: int, stop: Sequence[int]) -> None:
         try:
@@ -45,7 +45,7 @@ class Grammars:
         self.tokenizer: LLTokenizer = llguidance.LLTokenizer(tokenizer, n_vocab=vocab_size, eos_token=list(stop))
 
     def constraint(self, schema: Schema) -> Constraint:
-        """A new answer's constraint; raises PromptError for what is not a JSON schema or not supported of it."""
+        """Returns a constraint for one answer; raises PromptError if `schema` is invalid or not supported."""
         value = json_schemas.read(schema)
         try:
             grammar = self._library.LLMatcher.grammar_from_json_schema(json.dumps(value), defaults=LAYOUT)
@@ -54,31 +54,31 @@ class Grammars:
         matcher = self._library.LLMatcher(self.tokenizer, grammar, log_level=0)
         if not matcher.is_error():
             json_schemas.check(value)
-            matcher.compute_bitmask()  # what cannot be followed may be noticed only here
+            matcher.compute_bitmask()  # a schema that cannot be followed may fail only here
         if matcher.is_error():
             raise PromptError(f"json_schema cannot be used: {_first_line(matcher.get_error())}")
         return Constraint(matcher, self)
 
     @cached_property
     def bytes_by_ending(self) -> list[int]:
-        """Ids of the tokens that are a single byte, those that end things soonest first."""
+        """Ids of the single-byte tokens, ENDINGS first."""
         order = [*ENDINGS, *(byte for byte in range(256) if byte not in ENDINGS)]
         found = (self.tokenizer.tokenize_bytes(bytes([byte])) for byte in order)
         return [ids[0] for ids in found if len(ids) == 1]
 
 
 class Constraint:
-    """What may still follow in one answer."""
+    """The state of one answer's grammar: which tokens may follow."""
 
     def __init__(self, matcher: LLMatcher, grammars: Grammars) -> None:
         self._matcher, self._grammars = matcher, grammars
 
     def chooser(self, choose: Chooser) -> Chooser:
-        """`choose` among allowed tokens only, each choice taken note of."""
+        """Restricts `choose` to allowed tokens and advances the grammar by each chosen token."""
 
         def constrained(logits: Logits) -> int:
             allowed, matcher = self._allowed(self._matcher), self._matcher
-            if matcher.is_error():  # all that is allowed then is to stop, as if the answer were complete
+            if matcher.is_error():  # the mask then allows only stop tokens, as if the answer were complete
                 raise PromptError(f"json_schema cannot be followed: {_first_line(matcher.get_error())}")
             token = choose(np.where(allowed, logits, -np.inf).astype(np.float32))
             if not matcher.consume_token(token):
@@ -88,11 +88,11 @@ class Constraint:
         return constrained
 
     def closed(self, tokens: Iterator[int], run: Run) -> Iterator[int]:
-        """The answer's tokens, and after a cut those that close it."""
+        """Yields the answer's tokens and, if it was cut off, the tokens that close it."""
         yield from tokens
         if run.finish_reason not in ("length", "timeout"):
             return
-        if self._matcher.is_stopped():  # the last token that fitted was the last one needed
+        if self._matcher.is_stopped():  # the last token within the limit completed the answer
             run.finish_reason = "stop"
             return
         ending = self._ending()
@@ -110,7 +110,7 @@ class Constraint:
         raise PromptError("the answer was cut off and no short ending makes it valid", fix="raise --max-new-tokens")
 
     def _search(self, depth: int) -> list[int] | None:
-        """Depth first, likely endings first: tokens, in at most `depth` steps, to a state where the answer may end."""
+        """Returns tokens that reach an accepting state in at most `depth` steps (depth first, likely endings first)."""
         stack: list[tuple[LLMatcher, int, list[int]]] = [(self._matcher, 0, [])]
         for _ in range(MAX_STATES):
             if not stack:
@@ -124,7 +124,7 @@ class Constraint:
         return None
 
     def _next(self, matcher: LLMatcher) -> Iterator[tuple[list[int], LLMatcher]]:
-        """What may follow: all that must, such as the name of a field, else one token."""
+        """Yields continuations and their states: the forced tokens if any, such as a field name, else single tokens."""
         forced = matcher.compute_ff_tokens()
         for tokens in [forced] if forced else self._choices(matcher):
             after = matcher.deep_copy()
@@ -138,5 +138,5 @@ class Constraint:
 
 
 def _first_line(error: str) -> str:
-    """llguidance adds a dump of its state to some errors."""
+    """Cuts off the state dump that llguidance appends to some errors."""
     return error.strip().partition("\n\n")[0][:200]

@@ -1,4 +1,4 @@
-"""Image features, kept: a second question about the same page needs no second run of the vision tower."""
+"""Caches image features, so that a second question about the same page does not run the vision tower again."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ..sessions.engine import Engine, Floats
 
 
 class FeatureCache:
-    """Image features by key, least recently used first out, bounded in bytes."""
+    """An LRU cache of image features, bounded in bytes."""
 
     def __init__(self, limit: int) -> None:
         self._limit, self._size = limit, 0
@@ -34,13 +34,13 @@ class FeatureCache:
 
 
 class CachedEncoder:
-    """Features of placed images from an engine; whoever calls it holds the decoder's lock."""
+    """Encodes placed images with an engine, through a cache; the caller must hold the decoder's lock."""
 
     def __init__(self, engine: Engine, image: ImageGeometry, limit: int) -> None:
         self._engine, self._image, self._cache = engine, image, FeatureCache(limit)
 
     def __call__(self, placed: Placed) -> Floats:
-        """Image features and those of D DeepStack layers [1 + D, tokens, hidden]."""
+        """Returns the features [1 + D, tokens, hidden] of the image and of D DeepStack layers."""
         if (features := self._cache.get(placed.key)) is None:
             patches = placed.patches(self._image)
             features = self._engine.encode(patches.pixel_values, patches.grid)
@@ -48,5 +48,5 @@ class CachedEncoder:
         return features
 
     def clear(self) -> None:
-        """Forget all features."""
+        """Empties the cache."""
         self._cache.clear()

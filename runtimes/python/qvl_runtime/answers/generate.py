@@ -20,15 +20,15 @@ from ..sessions.engine import Engine, LlmInputs
 from .sampling import Chooser
 
 PREFILL_CHUNK = 1024
-"""Prompt tokens a call: bounds the memory of activations, costs no speed."""
+"""Prompt tokens per engine call: bounds activation memory at no cost in speed."""
 Floats = npt.NDArray[np.float32]
 Encoder = Callable[[Placed], Floats]
 FinishReason = Literal["stop", "length", "timeout", "cancelled", "error"]
-"""Why an answer ended: by a stop token or string, at its longest, after its time, by the caller, or by an exception."""
+"""Why an answer ended: stop token or string, token limit, timeout, ended by the caller, or an exception."""
 
 
 class Halted(Exception):
-    """Raised between two calls of the engine when no more is wanted."""
+    """Raised between two engine calls when generation is cancelled or times out."""
 
     def __init__(self, reason: FinishReason) -> None:
         self.reason: FinishReason = reason
@@ -36,18 +36,18 @@ class Halted(Exception):
 
 
 class Halt:
-    """Asked before each call of the engine whether the answer is still wanted; `timeout` counts from now."""
+    """Cancellation and timeout of one answer, checked before each engine call; `timeout` seconds count from now."""
 
     def __init__(self, timeout: float | None = None) -> None:
         self._deadline = None if timeout is None else monotonic() + timeout
         self._cancelled = False
 
     def cancel(self) -> None:
-        """End the answer at the next check, from any thread."""
+        """Ends the answer at the next check; may be called from any thread."""
         self._cancelled = True
 
     def check(self) -> None:
-        """Raise Halted when the answer was cancelled or its time is over."""
+        """Raises Halted if the answer was cancelled or has timed out."""
         if self._cancelled:
             raise Halted("cancelled")
         if self._deadline is not None and monotonic() >= self._deadline:
@@ -56,7 +56,7 @@ class Halt:
 
 @dataclass
 class Times:
-    """Seconds spent encoding images, in prefill and in decoding; `first_token` counts from the start."""
+    """Seconds spent in image encoding, prefill and decoding; `first_token` is counted from the start."""
 
     vision: float = 0.0
     prefill: float = 0.0
@@ -66,7 +66,7 @@ class Times:
 
 @dataclass
 class Counts:
-    """Tokens of the prompt, of which reused from the KV cache, of which image tokens, and generated ones."""
+    """Numbers of prompt tokens, those reused from the KV cache, image tokens in the prompt, and generated tokens."""
 
     prompt: int = 0
     reused: int = 0
@@ -76,10 +76,10 @@ class Counts:
 
 @dataclass
 class Run:
-    """What happened in one generation.
+    """Statistics and outcome of one generation.
 
-    `finish_reason` is None while it is under way. `stop_token` or `stop_string` is what ended it, if one did (tokens of
-    the string are among `tokens`); `forced` is an ending of the answer that the model did not say.
+    `finish_reason` is None until it ends. `stop_token` or `stop_string` is set if that ended it (the string's tokens
+    are included in `tokens`); `forced` is an ending that was appended and that the model did not generate.
     """
 
     tokens: list[int] = field(default_factory=list)
@@ -92,9 +92,9 @@ class Run:
 
 
 class Decoder:
-    """Drives an engine; keeps the keys of what its KV cache holds so that a shared prefix is not run again.
+    """Drives an engine; keeps the keys of the cached tokens so that a shared prefix is not run again.
 
-    Every use of the cache holds `lock`; whoever holds it for a whole answer is not interrupted by another thread.
+    Every use of the KV cache holds `lock`; hold it for a whole answer to keep other threads from interrupting it.
     """
 
     def __init__(self, engine: Engine, llm: LlmGeometry, encoder: Encoder) -> None:
@@ -105,20 +105,20 @@ class Decoder:
         self.lock = threading.RLock()
 
     def clear(self) -> None:
-        """Forget what the KV cache holds; a stream under way ends with an error."""
+        """Discards the KV cache's content; an unfinished stream ends with an error."""
         with self.lock:
             self._prompts += 1
             self._cached = self._cached[:0]
 
     def close(self) -> None:
-        """Forget all for good; a stream under way ends with an error that says so."""
+        """Discards the content and refuses later use; an unfinished stream ends with an error that says so."""
         self.clear()
         self._closed = True
 
     def prefill(self, prompt: Prompt, wanted: Ints, run: Run, halt: Halt | None = None) -> Floats:
-        """Logits [K, vocab] at the prompt places `wanted` (increasing); only tokens after the shared prefix are run.
+        """Returns logits [K, vocab] at the prompt indices `wanted` (increasing), running only tokens not yet cached.
 
-        Those of an answer that follows the prompt are run as if they were generated, though many at a time.
+        Tokens of an answer appended to the prompt run as generated tokens do, but many per call.
         """
         with self.lock:
             self._prompts += 1
@@ -158,7 +158,7 @@ class Decoder:
         return logits
 
     def _features(self, prompt: Prompt, first: int, last: int, run: Run, halt: Halt) -> tuple[Floats, Ints]:
-        """Features [1 + D, N, H] and places [N] of the image tokens in [first, last), counted from `first`."""
+        """Returns features [1 + D, N, H] and indices [N], relative to `first`, of the image tokens in [first, last)."""
         rows, places = [self._no_features], [np.empty(0, np.int64)]
         for item in prompt.placed:
             begin, end = max(first, item.span.start), min(last, item.span.end)
@@ -172,7 +172,7 @@ class Decoder:
         return np.concatenate(rows, axis=1), np.concatenate(places)
 
     def step(self, token: int, position: int) -> Floats:
-        """Logits [vocab] after `token`, whose three M-RoPE positions are all `position`."""
+        """Returns logits [vocab] after `token`, whose three M-RoPE positions all equal `position`."""
         past = len(self._cached)
         none = self._no_features, np.empty(0, np.int64)
         ids, positions, alpha = np.array([token]), np.full((3, 1), position), self._ntk_alpha
@@ -185,9 +185,9 @@ class Decoder:
     def generate(
         self, prompt: Prompt, limit: int, stop: frozenset[int], choose: Chooser, run: Run, halt: Halt | None = None
     ) -> Iterator[int]:
-        """Tokens up to a stop token (not yielded), `limit`, or `halt`.
+        """Yields tokens until a stop token (not yielded), `limit` tokens, or `halt`.
 
-        Raises PromptError when another prompt has taken over the KV cache in between, EngineError when it was closed.
+        Raises PromptError if another prompt has taken over the KV cache meanwhile, EngineError if the model was closed.
         """
         try:
             yield from self._tokens(prompt, limit, stop, choose, run, halt or Halt())
@@ -221,7 +221,7 @@ class Decoder:
         run.finish_reason = "length"
 
     def _following(self, mine: int, token: int, position: int, run: Run, halt: Halt) -> Floats:
-        """Logits after `token`, if the answer is still wanted and the cache still that of prompt number `mine`."""
+        """Returns logits after `token`; raises if the answer was halted or the cache is no longer prompt `mine`'s."""
         halt.check()
         with self.lock:
             self._check_turn(mine)
@@ -241,7 +241,7 @@ class Decoder:
 
 
 def _chunks(start: int, end: int) -> Iterator[tuple[int, int]]:
-    """First and end of each call for the tokens in [start, end)."""
+    """Yields the half-open token range of each engine call that covers [start, end)."""
     for first in range(start, end, PREFILL_CHUNK):
         yield first, min(first + PREFILL_CHUNK, end)
 

@@ -1,4 +1,4 @@
-"""JSON schemas as callers have them: unwrapped, and refused or noted where an answer could not follow them."""
+"""Unwraps JSON schemas given by callers, and rejects or warns about those that an answer could not follow."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..errors import PromptError
 
 Schema = Mapping[str, Any] | str
 WRAPPING = {"name", "schema", "strict", "description", "type"}
-"""Keys of OpenAI's wrapping; its type is then `json_schema`."""
+"""Keys of OpenAI's wrapper object, whose type is `json_schema`."""
 APPLICATORS = {"properties", "patternProperties", "additionalProperties", "prefixItems", "items", "additionalItems"} | {
     *("allOf", "anyOf", "oneOf", "$ref")
 }
@@ -28,21 +28,21 @@ ANNOTATIONS = {
     *("contentEncoding", "contentMediaType", "contentSchema"),
 }
 KEYWORDS = APPLICATORS | ASSERTIONS | ANNOTATIONS
-"""All that llguidance follows, and what means no constraint; other keywords of the standard it refuses."""
+"""The keywords that llguidance enforces, and annotations; it rejects the standard's other keywords."""
 
 
 class IgnoredKeywordWarning(UserWarning):
-    """A JSON schema has keys that are no keywords: they constrain nothing."""
+    """A JSON schema has keys that are not keywords and constrain nothing."""
 
 
 def read(schema: Schema) -> dict[str, Any]:
-    """The schema itself, out of OpenAI's wrapping; raises PromptError for what is not a JSON object."""
+    """Returns the schema without OpenAI's wrapper; raises PromptError if it is not a JSON object."""
     try:
         value = json.loads(schema) if isinstance(schema, str) else schema
         if not isinstance(value, Mapping):
             raise TypeError(f"it is a {type(value).__name__}")
         value = _unwrapped(value)
-        found: dict[str, Any] = json.loads(json.dumps(value))  # whose keys are texts
+        found: dict[str, Any] = json.loads(json.dumps(value))  # makes all keys strings
     except (TypeError, ValueError, RecursionError) as error:
         raise PromptError(f"json_schema is not a JSON object: {error}") from error
     return found
@@ -63,7 +63,7 @@ def _unwrapped(value: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check(schema: dict[str, Any]) -> None:
-    """Note keys that are not keywords; raises PromptError where there are no others, or no answer would ever end."""
+    """Warns about unknown keys; raises PromptError if there are no others, or if every answer would be infinite."""
     if schema and not any(key in KEYWORDS or key.startswith("x-") for key in schema):
         raise PromptError(
             f"json_schema would constrain nothing: {_listed(schema)} are not keywords of JSON Schema",
@@ -87,9 +87,9 @@ def check(schema: dict[str, Any]) -> None:
 
 
 def _reachable(schema: dict[str, Any]) -> list[tuple[dict[str, Any], str]]:
-    """Every schema that an answer may have to follow and its place, references followed, the root first."""
+    """Returns every subschema that may apply to an answer, with its path; follows references; the root comes first."""
     found, seen = [(schema, "#")], {id(schema)}
-    for node, at in found:  # grows while it is read
+    for node, at in found:  # grows during iteration
         for name, child in _children(schema, node):
             if isinstance(child, dict) and id(child) not in seen:
                 seen.add(id(child))
@@ -111,7 +111,7 @@ def _children(root: dict[str, Any], node: dict[str, Any]) -> Iterator[tuple[str,
 
 
 def _target(root: dict[str, Any], reference: Any) -> Any:
-    """What a reference into the same document points at; None for others, which llguidance resolves or refuses."""
+    """Resolves a reference within the document; None for other references, which llguidance resolves or rejects."""
     if not isinstance(reference, str) or not (reference == "#" or reference.startswith("#/")):
         return None
     node: Any = root
@@ -127,7 +127,7 @@ def _target(root: dict[str, Any], reference: Any) -> Any:
 
 
 def _can_end(root: dict[str, Any], nodes: list[dict[str, Any]]) -> bool:
-    """Whether some finite answer follows the schema: the least fixed point over all of its parts."""
+    """Whether some finite answer satisfies the schema: the least fixed point over all its subschemas."""
     ends: set[int] = set()
 
     def ending(value: Any) -> bool:
@@ -144,7 +144,7 @@ def _can_end(root: dict[str, Any], nodes: list[dict[str, Any]]) -> bool:
 
 
 def _ends(root: dict[str, Any], node: dict[str, Any], ending: Any) -> bool:
-    """Whether an answer to `node` can end if the answers to its parts for which `ending` holds can."""
+    """Whether an answer to `node` can be finite if those subschemas allow finite answers for which `ending` holds."""
     if "$ref" in node and not ending(_target(root, node["$ref"])):
         return False
     for key, enough in (("allOf", all), ("anyOf", any), ("oneOf", any)):

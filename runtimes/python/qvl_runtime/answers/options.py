@@ -1,4 +1,4 @@
-"""How an answer is asked for: what the caller gave, over what the checkpoint recommends, over greedy decoding."""
+"""Options of an answer: the caller's values, else the checkpoint's if requested, else greedy decoding."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from .sampling import Sampling
 
 MAX_NEW_TOKENS = 512
 GREEDY = GenerationDefaults(top_k=0)
-"""What holds where the checkpoint is not asked; with a temperature, all tokens may be drawn."""
+"""Defaults without the checkpoint's generation config; if a temperature is given, all tokens may be sampled."""
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
 class AnswerOptions:
-    """The options of `Model.generate` and `Model.stream`; None where the caller left the choice to us."""
+    """The options of `Model.generate` and `Model.stream`; None if the caller gave none."""
 
     max_new_tokens: int | None = None
     temperature: float | None = None
@@ -35,7 +35,7 @@ class AnswerOptions:
     timeout: float | None = None
 
     def resolve(self, manifest: Manifest) -> Resolved:
-        """Every choice made and checked; raises PromptError for values out of range."""
+        """Returns the options with defaults filled in; raises PromptError for values out of range."""
         checkpoint = self._checkpoint(manifest)
         return Resolved(
             max_new_tokens=self._limit(checkpoint, manifest.llm.max_length),
@@ -56,7 +56,7 @@ class AnswerOptions:
         )
 
     def _limit(self, checkpoint: GenerationDefaults, max_length: int) -> int:
-        """Where the caller gives none, one that leaves room for a prompt."""
+        """Returns the token limit; the default leaves room for a prompt."""
         if self.max_new_tokens is not None:
             return whole("max_new_tokens", self.max_new_tokens, 1, "ask for a whole number, at least one")
         if checkpoint.max_new_tokens is not None:
@@ -76,7 +76,7 @@ class AnswerOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class Resolved:
-    """What holds for one answer; `limit_by_default` where nobody chose `max_new_tokens`."""
+    """The effective options of one answer; `limit_by_default` if the caller gave no `max_new_tokens`."""
 
     max_new_tokens: int
     limit_by_default: bool

@@ -1,7 +1,7 @@
-"""What transformers does to logits before a token is chosen, so that answers repeat themselves less.
+"""Repetition penalties on logits, as in transformers.
 
 The order is that of transformers: the penalty, then forbidden n-grams; temperature, top-k and top-p come after
-(`sampling`). The prompt's tokens count as those of the answer do, image placeholders too.
+(`sampling`). Prompt tokens count like answer tokens, image placeholders included.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from .sampling import Chooser, Logits
 
 @dataclass(frozen=True)
 class Penalties:
-    """Logits of tokens that occurred are divided by `repetition_penalty` (negative ones multiplied); 1: as they are.
+    """Divides the logits of tokens that occurred by `repetition_penalty` (multiplies negative ones); 1 disables it.
 
-    No run of `no_repeat_ngram_size` tokens occurs twice; 0: any may. Raises PromptError for values out of range.
+    No n-gram of `no_repeat_ngram_size` tokens occurs twice; 0 disables it. Raises PromptError for values out of range.
     """
 
     repetition_penalty: float = 1.0
@@ -33,7 +33,7 @@ class Penalties:
         object.__setattr__(self, "no_repeat_ngram_size", size)
 
     def chooser(self, choose: Chooser, prompt: Ints) -> Chooser:
-        """`choose` among penalised logits; the tokens it chose count for the next ones."""
+        """Applies `choose` to penalized logits; the tokens it chooses count as seen from then on."""
         if self == Penalties():
             return choose
         ngrams, seen = _Ngrams(self.no_repeat_ngram_size, prompt.tolist()), np.zeros(0, np.bool_)
@@ -50,13 +50,13 @@ class Penalties:
         return penalised
 
     def penalised(self, logits: Logits, seen: np.ndarray) -> Logits:
-        """Logits [vocab] with the penalty on the tokens that were `seen` [vocab]."""
+        """Returns logits [vocab] with the penalty applied to the `seen` tokens [vocab]."""
         penalty = np.float32(self.repetition_penalty)
         return np.where(seen, np.where(logits < 0, logits * penalty, logits / penalty), logits)
 
 
 class _Ngrams:
-    """What followed each run of `size` - 1 tokens so far; a `size` of 0 takes note of nothing."""
+    """The tokens that have followed each (`size` - 1)-gram so far; with a `size` of 0 nothing is recorded."""
 
     def __init__(self, size: int, tokens: Sequence[int]) -> None:
         self._size, self._tokens = size, list[int]()
@@ -65,13 +65,13 @@ class _Ngrams:
             self.append(token)
 
     def append(self, token: int) -> None:
-        """Take note of the next token."""
+        """Records the next token."""
         if self._size:
             self._followers.setdefault(self._last(), []).append(token)
             self._tokens.append(token)
 
     def without_repeats(self, logits: Logits) -> Logits:
-        """-inf for tokens that would repeat a run of `size`, unless none would be left, as a schema may have it."""
+        """Sets tokens that would repeat an n-gram to -inf, unless none would be left, as may happen with a schema."""
         banned = self._followers.get(self._last()) if self._size else None
         if banned is None:
             return logits
@@ -80,5 +80,5 @@ class _Ngrams:
         return left if left.max() > -np.inf else logits
 
     def _last(self) -> tuple[int, ...]:
-        """The last `size` - 1 tokens; fewer, at the beginning, are followed by nothing that counts."""
+        """Returns the last `size` - 1 tokens; near the beginning fewer, which can never match a full n-gram."""
         return tuple(self._tokens[max(0, len(self._tokens) - self._size + 1) :])

@@ -17,9 +17,9 @@ Chooser = Callable[[Logits], int]
 
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are drawn: greedy at `temperature` 0, else from the `top_k` likeliest (0: all) within mass `top_p`.
+    """Sampling options: greedy at `temperature` 0, else from the `top_k` likeliest tokens (0: all) in mass `top_p`.
 
-    Of those only tokens at least `min_p` times as likely as the likeliest are kept. Numbers may be NumPy's.
+    Of these only tokens at least `min_p` times as likely as the likeliest are kept. NumPy numbers are accepted.
     Raises PromptError for values out of range.
     """
 
@@ -41,13 +41,13 @@ class Sampling:
             object.__setattr__(self, name, value)
 
     def chooser(self) -> Chooser:
-        """A function from logits [vocab] to a token id, with a random state of its own."""
+        """Returns a function from logits [vocab] to a token id, with its own random state."""
         if self.temperature == 0:
             return _best
         rng = np.random.default_rng(self.seed)
 
         def draw(logits: Logits) -> int:
-            _best(logits)  # there must be one
+            _best(logits)  # raises if logits are not finite
             return int(rng.choice(len(logits), p=self.probabilities(logits)))
 
         return draw
@@ -55,11 +55,11 @@ class Sampling:
     def probabilities(self, logits: Logits) -> npt.NDArray[np.float64]:
         """Softmax at `temperature` over the `top_k` likeliest tokens, cut to the smallest set of mass `top_p`.
 
-        The order of what is left out is that of transformers: `top_k`, then `top_p`, then `min_p`.
+        Filters apply in the order of transformers: `top_k`, then `top_p`, then `min_p`.
         """
         scores = logits.astype(np.float64)
         kept = _likeliest(scores, self.top_k) if 0 < self.top_k < len(scores) else _falling(scores)
-        with np.errstate(over="ignore"):  # a tiny temperature: all mass on the best
+        with np.errstate(over="ignore"):  # with a tiny temperature all mass is on the best token
             mass = np.exp((scores[kept] - scores[kept[0]]) / self.temperature)
         mass /= mass.sum()
         nucleus = (np.cumsum(mass) - mass < self.top_p) & (mass >= self.min_p * mass[0])
@@ -69,20 +69,20 @@ class Sampling:
 
 
 def _best(logits: Logits) -> int:
-    """The likeliest token, the first of equals; raises EngineError for logits that are no numbers."""
-    best = int(logits.argmax())  # a NaN, where there is one
+    """Returns the likeliest token, the first among equals; raises EngineError if its logit is not finite."""
+    best = int(logits.argmax())  # the index of a NaN if there is one
     if not np.isfinite(logits[best]):
         raise EngineError("the model gives logits that are not finite", fix="`inspect --verify` the bundle")
     return best
 
 
 def _falling(scores: npt.NDArray[np.float64]) -> npt.NDArray[np.intp]:
-    """Indices from the highest score to the lowest, the lower index first among equals."""
+    """Returns indices from the highest score to the lowest, the lower index first among equals."""
     return np.argsort(-scores, kind="stable")
 
 
 def _likeliest(scores: npt.NDArray[np.float64], count: int) -> npt.NDArray[np.intp]:
-    """The first `count` of `_falling(scores)` without sorting the whole vocabulary."""
+    """Returns the first `count` of `_falling(scores)` without sorting the whole vocabulary."""
     border = np.partition(scores, -count)[-count]
     above, equal = np.flatnonzero(scores > border), np.flatnonzero(scores == border)
     chosen = np.sort(np.concatenate((above, equal[: count - len(above)])))

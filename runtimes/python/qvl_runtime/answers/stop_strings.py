@@ -1,4 +1,4 @@
-"""Texts that end an answer, found in it while it comes in pieces: nothing of them is shown."""
+"""Finds stop strings in a streamed answer; no part of them is emitted."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 
 class StopStrings:
-    """Passes on the pieces of an answer up to the first of `strings` to be complete, wherever tokens part.
+    """Emits the pieces of an answer up to the first complete stop string, which may span several tokens.
 
-    What may still become one of them is held back. `found` is the one that ended the answer.
+    Text that may still become a stop string is held back. `found` is the string that ended the answer.
     """
 
     def __init__(self, strings: Sequence[str]) -> None:
@@ -16,11 +16,11 @@ class StopStrings:
         self.found: str | None = None
 
     def feed(self, piece: str) -> str:
-        """What of the answer so far is certain to belong to it and was not passed on yet."""
+        """Returns the text that certainly belongs to the answer and was not returned yet."""
         text = self._held + piece
         ends = [(text.find(string) + len(string), -len(string)) for string in self._strings if string in text]
         if ends:
-            end, length = min(ends)  # the first to be complete, of these the longest
+            end, length = min(ends)  # the first to be complete, and the longest of these
             self._held, self.found = "", text[end + length : end]
             return text[: end + length]
         kept = max((_overlap(text, string) for string in self._strings), default=0)
@@ -28,12 +28,12 @@ class StopStrings:
         return text[: len(text) - kept]
 
     def rest(self) -> str:
-        """What was held back, when the answer has ended otherwise."""
+        """Returns the text held back, once the answer has ended without a stop string."""
         held, self._held = self._held, ""
         return held
 
 
 def _overlap(text: str, string: str) -> int:
-    """Length of the longest end of `text` that `string` begins with."""
+    """Length of the longest suffix of `text` that is a proper prefix of `string`."""
     longest = min(len(text), len(string) - 1)
     return next((size for size in range(longest, 0, -1) if string.startswith(text[len(text) - size :])), 0)

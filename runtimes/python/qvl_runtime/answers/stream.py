@@ -1,4 +1,4 @@
-"""`Stream`: an answer as text, piece by piece, while its tokens come."""
+"""`Stream`: an answer as text, piece by piece, while its tokens are generated."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ NO_MARKS: Mapping[int, str] = MappingProxyType({})
 
 
 class Stream(Iterator[str]):
-    """Pieces of the answer to `prompt`; `run` fills as they come.
+    """Iterates over pieces of the answer to `prompt`; `run` is updated as they are generated.
 
-    Special tokens are left out, except for `marks` (id → text), which are part of an answer. The answer ends before
-    the first of `stop`. Whoever does not read to the end calls `close()`, or uses the stream in a `with`.
+    Special tokens are skipped, except for `marks` (id → text), which are part of an answer. The answer ends before the
+    first `stop` string. Callers that do not read to the end must call `close()` or use the stream in a `with`.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class Stream(Iterator[str]):
         self.prompt = prompt
         self._decoder = DecodeStream(skip_special_tokens=True)
         self._stop, self._halt, self._ended = StopStrings(stop), halt or Halt(), False
-        self._turn = threading.RLock()  # of the threads that read or close it
+        self._turn = threading.RLock()  # held by the thread that reads or closes it
 
     def __next__(self) -> str:
         with self._turn:
@@ -60,19 +60,19 @@ class Stream(Iterator[str]):
         raise StopIteration
 
     def _piece(self) -> str | None:
-        """The next whole characters, None after the last."""
+        """Returns the next whole characters, or None after the last."""
         for token in self._tokens:
             if piece := self._marks.get(token) or self._decoder.step(self._tokenizer, token):
                 return str(piece)
         return None
 
     def close(self) -> None:
-        """End the answer where it is; `run.finish_reason` is then "cancelled", unless it had ended.
+        """Ends the answer; `run.finish_reason` is then "cancelled", unless it had already ended.
 
-        From another thread than the one that reads, the answer ends at its next token. May be called twice.
+        If another thread is reading, the answer ends at its next token. May be called more than once.
         """
         self._halt.cancel()
-        if not self._turn.acquire(blocking=False):  # another thread is at its next token
+        if not self._turn.acquire(blocking=False):  # another thread is generating a token
             return
         try:
             self._close()
@@ -83,7 +83,7 @@ class Stream(Iterator[str]):
         try:
             if close := getattr(self._tokens, "close", None):
                 close()
-        except ValueError:  # a signal handler closes it, in the middle of a token
+        except ValueError:  # closed by a signal handler in the middle of a token
             return
         self._ended = True
         self.run.finish_reason = self.run.finish_reason or "cancelled"
