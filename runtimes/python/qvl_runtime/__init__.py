@@ -1,4 +1,4 @@
-"""Run a Qwen-VL bundle where no PyTorch belongs.
+"""Runs a Qwen-VL bundle without PyTorch.
 
 from qvl_runtime import load
 model = load("bundle")
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .common import telemetry as _telemetry  # noqa: F401 – first: before anything can import ONNX Runtime
+from .common import telemetry as _telemetry  # noqa: F401 – first, before anything imports ONNX Runtime
 from .errors import BundleError, EngineError, InstallError, MediaError, PromptError, QvlError, TruncatedAnswerWarning
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """`load` and `Model` import numpy and the engine only when first asked for."""
+    """Imports `load` and `Model`, and with them numpy and the engine, only on first access."""
     if name in ("Model", "load"):
         from . import model
 

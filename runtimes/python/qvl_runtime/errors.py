@@ -1,11 +1,11 @@
-"""Errors a user can act on: each says what is wrong, where, and how to fix it, in one line.
+"""Errors a user can act on: each says in one line what is wrong, where, and how to fix it.
 
 QvlError
-├── BundleError    a bundle is missing, damaged, truncated or from the future
+├── BundleError    a bundle is missing, damaged, truncated or of a newer schema version
 ├── MediaError     an image, video or PDF cannot be read or is too large
-├── PromptError    messages or options the model cannot answer
+├── PromptError    messages or options that the model cannot process
 ├── EngineError    the engine failed while running
-└── InstallError   a Python package is missing or two of them collide
+└── InstallError   a Python package is missing, or two packages conflict
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class QvlError(Exception):
 
 
 class BundleError(QvlError):
-    """A bundle is missing, damaged, truncated or from the future."""
+    """A bundle is missing, damaged, truncated or of a newer schema version."""
 
 
 class MediaError(QvlError):
@@ -32,16 +32,16 @@ class MediaError(QvlError):
 
 
 class PromptError(QvlError):
-    """Messages or options the model cannot answer."""
+    """Messages or options that the model cannot process."""
 
 
 class EngineError(QvlError):
-    """The engine failed while running, for want of memory mostly."""
+    """The engine failed while running, most often because it ran out of memory."""
 
 
 class InstallError(QvlError):
-    """A Python package is missing, or two of them collide."""
+    """A Python package is missing, or two packages conflict."""
 
 
 class TruncatedAnswerWarning(UserWarning):
-    """An answer ends where neither the model nor its caller wanted it to end."""
+    """An answer was cut off although neither the model nor the caller ended it there."""

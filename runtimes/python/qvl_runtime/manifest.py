@@ -1,4 +1,4 @@
-"""`bundle.json`: the types that exporter and runtime share. `bundle` reads them.
+"""The types of `bundle.json`, shared by exporter and runtime; `bundle` reads the file.
 
 The JSON schema in `bundle.schema.json` is generated from these types (`python -m qvl_runtime.manifest`).
 """
@@ -14,10 +14,10 @@ import msgspec
 SCHEMA_VERSION = 7
 MANIFEST = "bundle.json"
 GENAI_CONFIG = "genai_config.json"
-"""Where this lies there is no bundle but a directory for ONNX Runtime GenAI."""
+"""A directory with this file is not a bundle but a model for ONNX Runtime GenAI."""
 GRAPHS = ("vision", "llm")
 DECODE = "llm_decode"
-"""The language model once more, for the tokens of answers; only hybrid bundles have it."""
+"""A second graph of the language model, which runs the tokens of answers; only hybrid bundles have it."""
 TEXT_FILES = ("tokenizer.json", "chat_template.jinja")
 
 MAX_FLOAT = 3.4028234663852886e38
@@ -41,14 +41,14 @@ class _Frozen(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class FileEntry(_Frozen, frozen=True):
-    """Size in bytes and hash of a file of the bundle."""
+    """Size in bytes and SHA-256 of a file of the bundle."""
 
     size: Bytes
     sha256: Sha256
 
 
 class Port(_Frozen, frozen=True):
-    """An input or output of a graph: element type and dimensions, where a name is a dynamic axis."""
+    """An input or output of a graph: element type and dimensions; a string names a dynamic axis."""
 
     name: str
     dtype: str
@@ -56,12 +56,12 @@ class Port(_Frozen, frozen=True):
 
     @property
     def dynamic(self) -> bool:
-        """Whether any of its axes is."""
+        """Whether any axis is dynamic."""
         return any(isinstance(axis, str) for axis in self.shape)
 
 
 class Bounds(_Frozen, frozen=True):
-    """What an axis may be, and what kernels are chosen for."""
+    """Minimum and maximum size of an axis, and the size (`opt`) that kernels are selected for."""
 
     min: Count
     opt: Count
@@ -82,14 +82,14 @@ class Profile(_Frozen, frozen=True):
     axes: dict[str, Bounds]
 
     def shape(self, port: Port, which: str) -> list[int]:
-        """The shape of an input at `min`, `opt` or `max`."""
+        """Returns the shape of an input at `min`, `opt` or `max`."""
         return [axis if isinstance(axis, int) else int(getattr(self.axes[axis], which)) for axis in port.shape]
 
 
 class EngineEntry(_Frozen, frozen=True):
-    """The engine file of a graph: the compute capabilities (8.6 is 86) and shapes that `builder` made it for.
+    """The engine file of a graph, with the compute capabilities (86 for 8.6) and shapes that `builder` built it for.
 
-    Where `builder` is None, `file` is still to be built on the device, from the graph's model.
+    If `builder` is None, `file` must still be built on the device, from the graph's model.
     """
 
     file: str
@@ -99,9 +99,9 @@ class EngineEntry(_Frozen, frozen=True):
 
 
 class GraphEntry(_Frozen, frozen=True):
-    """One graph: its files, its contract, bytes of weights by tensor type, and the forms of quantized linears.
+    """One graph: its files, its inputs and outputs, weight bytes per tensor type, and the formats of quantized linears.
 
-    `data` is None where the weights lie in the model's own file, as in an engine's.
+    `data` is None if the weights are stored in the model file itself, as in an engine's.
     """
 
     model: str
@@ -115,7 +115,7 @@ class GraphEntry(_Frozen, frozen=True):
 
     @property
     def files(self) -> tuple[str, ...]:
-        """The files of the bundle that it consists of."""
+        """The bundle's files that make up the graph."""
         return (self.model,) if self.data is None else (self.model, self.data)
 
 
@@ -123,8 +123,8 @@ class ImageGeometry(_Frozen, frozen=True):
     """How pixels become patches.
 
     `window` is the side of an attention window in merged cells, `position_table` the side of the square table of
-    learned positions that is interpolated. Where `square` is set, every image is resized to that many pixels a side
-    whatever its shape, and becomes `queries` image tokens, in no grid. 0 where there is none of these.
+    learned position embeddings that is interpolated. If `square` is set, every image is resized to a square of that
+    many pixels per side and becomes `queries` image tokens without a grid. 0 means that the model has none of these.
     """
 
     patch_size: Annotated[int, msgspec.Meta(gt=0, le=256)]
@@ -141,22 +141,22 @@ class ImageGeometry(_Frozen, frozen=True):
 
     @property
     def factor(self) -> int:
-        """Image sides are multiples of this many pixels: the side of one image token."""
+        """Side of one image token in pixels; image sides are multiples of it."""
         return self.patch_size * self.spatial_merge_size
 
     @property
     def patch_dim(self) -> int:
-        """Numbers in a flattened patch: channels · frames · rows · columns."""
+        """Length of a flattened patch: channels · frames · rows · columns."""
         return len(self.image_mean) * self.temporal_patch_size * self.patch_size**2
 
 
 class LlmGeometry(_Frozen, frozen=True):
-    """Sizes of the language model; `max_length` bounds prompt and answer together, in tokens.
+    """Sizes of the language model; `max_length` limits prompt and answer together, in tokens.
 
-    The first `deepstack_layers` layers take image features of their own (DeepStack). Hidden states and image features
-    are multiplied by the orthogonal matrix of `rotation_seed` (`qvl_runtime.rotation`); None: as in the checkpoint.
-    With `flat_positions` image tokens are counted as text is. Prompts of more than `ntk_length` tokens turn more slowly
-    (`positions.ntk_alpha`); 0: never.
+    The first `deepstack_layers` layers have their own image features as inputs (DeepStack). Hidden states and image
+    features are multiplied by the orthogonal matrix of `rotation_seed` (`qvl_runtime.rotation`); None: not rotated.
+    With `flat_positions` image tokens get the positions of text tokens. Prompts longer than `ntk_length` tokens use a
+    larger RoPE base (dynamic NTK, `positions.ntk_alpha`); 0 disables this.
     """
 
     hidden_size: Width
@@ -172,7 +172,7 @@ class LlmGeometry(_Frozen, frozen=True):
 
 
 class Tokens(_Frozen, frozen=True):
-    """Ids of the special tokens, None for a model that takes no videos; generation stops at any of `stop`."""
+    """Ids of the special tokens; `video` is None if the model takes no videos; generation stops at any of `stop`."""
 
     image: TokenId
     video: TokenId | None
@@ -180,9 +180,9 @@ class Tokens(_Frozen, frozen=True):
 
 
 class VideoTiming(_Frozen, frozen=True):
-    """Temporal positions advance by `tokens_per_second` · seconds a temporal patch; by one where it is None.
+    """Temporal positions advance by `tokens_per_second` · seconds per temporal patch, or by one if it is None.
 
-    With `timestamps` every temporal patch has a vision block of its own, after its time as text.
+    With `timestamps` every temporal patch has its own vision block, preceded by its time as text.
     """
 
     tokens_per_second: Rate | None = None
@@ -190,8 +190,9 @@ class VideoTiming(_Frozen, frozen=True):
 
 
 class GenerationDefaults(_Frozen, frozen=True):
-    """How the checkpoint's authors would have answers drawn: its `generation_config.json`, with the defaults of
-    transformers where that says nothing. Used only where it is asked for; a `max_new_tokens` of None: not said.
+    """Sampling options of the checkpoint's `generation_config.json`; missing ones have transformers' defaults.
+
+    They apply only on request. A `max_new_tokens` of None means that the file does not set it.
     """
 
     do_sample: bool = False
@@ -205,7 +206,7 @@ class GenerationDefaults(_Frozen, frozen=True):
 
 
 class Calibration(_Frozen, frozen=True):
-    """What quantization was calibrated on: names of its sources, pages used, and a hash of these with their prompts."""
+    """The calibration data of quantization: names of sources, number of pages, and a hash of pages and prompts."""
 
     sources: list[str]
     pages: Positive
@@ -213,8 +214,8 @@ class Calibration(_Frozen, frozen=True):
 
 
 class Provenance(_Frozen, frozen=True):
-    """Where the weights came from, and by what they were made into this bundle: `options` are those of the export that
-    were not left as they are by default, by their names in `ExportPlan`."""
+    """The origin of the weights and the producer of the bundle; `options` are the export options that differ from their
+    defaults, by their names in `ExportPlan`."""
 
     checkpoint: str
     revision: str | None
@@ -227,11 +228,11 @@ class Provenance(_Frozen, frozen=True):
 
 
 class Manifest(_Frozen, frozen=True):
-    """A bundle's description of itself.
+    """The content of `bundle.json`.
 
-    Where `graphs` has `llm_decode` beside `llm`, the two share one KV cache: answers are generated with it.
-    `special_tokens` are the named ones of the tokenizer's configuration (`eos_token`, …), variables of the template.
-    `generation` is None in bundles made before it was kept.
+    If `graphs` has `llm_decode` beside `llm`, answers are generated with it and the two share one KV cache.
+    `special_tokens` are the named tokens of the tokenizer's configuration (`eos_token`, …), variables of the template.
+    `generation` is None in bundles made before it was recorded.
     """
 
     schema_version: Positive
@@ -249,9 +250,9 @@ class Manifest(_Frozen, frozen=True):
 
 
 def json_schema() -> bytes:
-    """The JSON schema of `bundle.json`."""
+    """Returns the JSON schema of `bundle.json`."""
     schema = msgspec.json.schema(Manifest)
-    for definition in schema["$defs"].values():  # docstrings, which not every version of msgspec and Python dedents
+    for definition in schema["$defs"].values():  # docstrings; not every version of msgspec and Python dedents them
         if "description" in definition:
             definition["description"] = inspect.cleandoc(definition["description"])
     return msgspec.json.format(msgspec.json.encode(schema, order="sorted"), indent=1) + b"\n"

@@ -1,7 +1,7 @@
-"""Indices that the host computes so that graphs only compute numbers (numpy, no tables).
+"""Index inputs of the graphs, computed on the host with numpy.
 
-Grids are in patches: `t` temporal patches of `h` × `w`; patches lie in merge order, in which the
-`merge` × `merge` patches of one image token are neighbours (transformers `vision_utils.get_vision_position_ids`).
+Grids are in patches: `t` temporal patches of `h` × `w`. Patches are in merge order: the `merge` × `merge` patches of
+one image token are adjacent (transformers `vision_utils.get_vision_position_ids`).
 """
 
 from __future__ import annotations
@@ -19,29 +19,29 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Grid:
-    """Temporal patches, rows and columns of patches of one image or video."""
+    """Numbers of temporal patches, patch rows and patch columns of one image or video."""
 
     t: int
     h: int
     w: int
 
     def tokens(self, merge: int) -> int:
-        """Image tokens, one for every merge × merge patches."""
+        """Returns the number of image tokens, one per merge × merge patches."""
         return self.t * (self.h // merge) * (self.w // merge)
 
 
 def patch_positions(grid: Grid, merge: int) -> Ints:
-    """Row and column of every patch of one frame in merge order: [h · w, 2]."""
+    """Returns row and column of every patch of one frame in merge order: [h · w, 2]."""
     rows, columns = np.indices((grid.h, grid.w))
     blocks = np.stack((rows, columns), -1).reshape(grid.h // merge, merge, grid.w // merge, merge, 2)
     return np.ascontiguousarray(blocks.transpose(0, 2, 1, 3, 4).reshape(-1, 2), dtype=np.int64)
 
 
 def interpolation(grid: Grid, merge: int, side: int) -> tuple[Ints, Floats]:
-    """How a `side` × `side` table of positions is spread bilinearly over one frame, corners on corners.
+    """Bilinear interpolation of a `side` × `side` position table over one frame, with aligned corners.
 
-    Rows of the flattened table and their weights for every patch in merge order, both [4, h · w] (transformers
-    `get_vision_interpolation_indices_and_weights`, in float32 as there).
+    Returns rows of the flattened table and their weights for every patch in merge order, both [4, h · w]
+    (transformers `get_vision_interpolation_indices_and_weights`, in float32 as there).
     """
     places = patch_positions(grid, merge)
     (rows, row_weights), (columns, column_weights) = (
@@ -53,7 +53,7 @@ def interpolation(grid: Grid, merge: int, side: int) -> tuple[Ints, Floats]:
 
 
 def _neighbours(index: Ints, size: int, side: int) -> tuple[Ints, Floats]:
-    """The entries before and after each of `size` places spread over `side` entries, and their weights: [2, n]."""
+    """Returns the entries before and after each of `size` places spread over `side` entries, and weights: [2, n]."""
     place = index.astype(np.float32) * np.float32(side - 1) / np.float32(max(size - 1, 1))
     before = np.floor(place)
     both = before + np.array([[0], [1]], np.float32)
@@ -63,7 +63,7 @@ def _neighbours(index: Ints, size: int, side: int) -> tuple[Ints, Floats]:
 @dataclass(frozen=True)
 class Windows:
     """Attention windows of one frame: `gather` [windows · size] patch indices (padding repeats patch 0),
-    `lengths` [windows] real patches in each, `scatter` [patches] places in the gathered order."""
+    `lengths` [windows] numbers of real patches, `scatter` [patches] indices in the gathered order."""
 
     gather: Ints
     lengths: npt.NDArray[np.int32]
@@ -71,9 +71,9 @@ class Windows:
 
 
 def window_layout(grid: Grid, merge: int, side: int) -> Windows:
-    """Windows of `side` × `side` merged cells, row by row; those at the right and lower edge are ragged.
+    """Returns windows of `side` × `side` merged cells in row-major order; those at the right and bottom may be smaller.
 
-    The order is that of transformers' `get_vision_window_index`, whose fully padded windows vanish here.
+    The order is that of transformers' `get_vision_window_index`; its fully padded windows are omitted here.
     """
     rows, columns = grid.h // merge, grid.w // merge
     down, across = -(-rows // side), -(-columns // side)
@@ -93,7 +93,7 @@ def window_layout(grid: Grid, merge: int, side: int) -> Windows:
 
 @dataclass(frozen=True)
 class VisionSpan:
-    """Image tokens in a prompt: where they start, their merged grid, and the temporal step of a patch in positions."""
+    """Image tokens in a prompt: first token, merged grid, and temporal positions per temporal patch."""
 
     start: int
     t: int
@@ -111,9 +111,9 @@ class VisionSpan:
 
 
 def mrope_positions(length: int, spans: Sequence[VisionSpan]) -> Ints:
-    """Positions [3, length] (time, row, column) of a prompt; `spans` are in order and do not overlap.
+    """Returns positions [3, length] (time, row, column) of a prompt; `spans` are in order and do not overlap.
 
-    Text counts up on all axes; a span starts at the current position and moves it on by its longer side
+    Text advances all axes by one per token; a span starts at the current position and advances it by its longer side
     (transformers 5 `get_rope_index`; temporal positions are truncated after a float32 product, as there).
     """
     pieces: list[Ints] = []
@@ -129,10 +129,10 @@ def mrope_positions(length: int, spans: Sequence[VisionSpan]) -> Ints:
 
 
 def ntk_alpha(length: int, trained: int) -> float:
-    """By how much a prompt of `length` tokens raises the rotary base b: to b · α^(d / (d − 2)), d the size of a head.
+    """Returns α (dynamic NTK): a prompt of `length` tokens uses the RoPE base b · α^(d / (d − 2)), d the head size.
 
-    1 up to the `trained` length, 3 up to twice of it, 7 up to four times … (Qwen-VL's `use_dynamic_ntk`); an answer
-    keeps its prompt's.
+    α is 1 up to the `trained` length, 3 up to twice that, 7 up to four times … (Qwen-VL's `use_dynamic_ntk`); an
+    answer keeps the α of its prompt.
     """
     if not trained or length <= trained:
         return 1.0

@@ -1,4 +1,4 @@
-"""Pixels to patches, to the bits of transformers' `Qwen2VLImageProcessorPil`."""
+"""Converts pixels to patches, bit-identical to transformers' `Qwen2VLImageProcessorPil`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Patches:
-    """`pixel_values` [frames, patches, channels · temporal_patch_size · patch_size²], normalised."""
+    """`pixel_values` [frames, patches, channels · temporal_patch_size · patch_size²], normalized."""
 
     pixel_values: Floats
     grid: Grid
@@ -28,9 +28,9 @@ class Patches:
 def resized_grid(
     size: tuple[int, int], frames: int, geometry: ImageGeometry, max_pixels: int, min_pixels: int | None = None
 ) -> Grid:
-    """The patch grid of `frames` images of `size` (width, height) after resizing; None is the geometry's own bound.
+    """Returns the patch grid of `frames` images of `size` (width, height) after resizing.
 
-    Models that take squares of one size know no bounds.
+    A `min_pixels` of None means the geometry's own. Models with one fixed square size ignore the bounds.
     """
     if geometry.square:
         side = geometry.square // geometry.patch_size
@@ -41,15 +41,15 @@ def resized_grid(
 
 
 def image_tokens(grid: Grid, geometry: ImageGeometry) -> int:
-    """The tokens that images of this grid become."""
+    """Returns the number of image tokens of a grid."""
     return grid.t * geometry.queries or grid.tokens(geometry.spatial_merge_size)
 
 
 def patchify(frames: Sequence[Frame], geometry: ImageGeometry, grid: Grid | None = None) -> Patches:
-    """Resize RGB `frames` of one size (bicubic), normalise, and cut into patches in merge order.
+    """Resizes RGB `frames` of one size (bicubic), normalizes them, and cuts them into patches in merge order.
 
-    A single image is one frame; the last frame is repeated to fill a temporal patch. Without a `grid` it is that of
-    the geometry's own bounds.
+    A single image is one frame; the last frame is repeated to fill a temporal patch. The default `grid` follows from
+    the geometry's pixel bounds.
     """
     grid = grid or resized_grid(frames[0].size, len(frames), geometry, geometry.max_pixels)
     side = (grid.w * geometry.patch_size, grid.h * geometry.patch_size)
@@ -61,7 +61,7 @@ def patchify(frames: Sequence[Frame], geometry: ImageGeometry, grid: Grid | None
 
 
 def _normalisation(geometry: ImageGeometry) -> Floats:
-    """What each byte becomes in each channel, [3, 256]: rescaled in float64, normalised in float32."""
+    """Returns the value of each byte in each channel, [3, 256]: rescaled in float64, normalized in float32."""
     scaled = (np.arange(256, dtype=np.float64) * (1 / 255)).astype(np.float32)
     mean, std = (np.array(v, dtype=np.float32)[:, None] for v in (geometry.image_mean, geometry.image_std))
     return np.asarray((scaled[None] - mean) / std)

@@ -1,4 +1,4 @@
-"""The rule by which images are resized: sides in whole tokens, within pixel bounds."""
+"""Computes the size images are resized to: sides in whole tokens, within pixel bounds."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import math
 from .errors import MediaError
 
 MAX_ASPECT_RATIO = 200
-"""The checkpoints' own bound (transformers `smart_resize`)."""
+"""The checkpoints' limit (transformers `smart_resize`)."""
 
 
 def smart_resize(height: int, width: int, factor: int, min_pixels: int, max_pixels: int) -> tuple[int, int]:
-    """Height and width as multiples of `factor` within the pixel bounds, the aspect ratio kept as well as possible.
+    """Returns height and width as multiples of `factor` within the pixel bounds, preserving the aspect ratio closely.
 
     Rounds half to even like Python's `round`. Raises MediaError above an aspect ratio of 200.
     """

@@ -1,8 +1,8 @@
-"""Orthogonal matrices that spread every channel over all of them, made from a seed and never stored.
+"""Orthogonal matrices that spread every channel over all channels, generated from a seed and never stored.
 
 Q = diag(±1) · (C ⊗ H ⊗ … ⊗ H): random signs, the cosine transform of the odd part of the size, and Hadamard matrices of
-the rest (randomised Hadamard transforms: QuaRot, arXiv 2404.00456, §3). Everything is a product of small factors, so
-turning n vectors of 2,048 numbers takes n · 2,048 · 96 multiplications and not n · 2,048².
+the rest (randomized Hadamard transforms: QuaRot, arXiv 2404.00456, §3). Q is a product of small factors, so rotating
+n vectors of 2,048 numbers takes n · 2,048 · 96 multiplications instead of n · 2,048².
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ LARGEST_HADAMARD = 64
 
 @dataclass(frozen=True)
 class Rotation:
-    """x → x · Q for vectors of `size`, or for several of them side by side: x is [..., n · size]."""
+    """x → x · Q for vectors of `size`, or for n of them concatenated: x is [..., n · size]."""
 
     size: int
     seed: int
@@ -53,7 +53,7 @@ class Rotation:
 
 
 def _transform(x: Floats, factors: Iterable[Floats]) -> Floats:
-    """x · (F₁ ⊗ F₂ ⊗ …), x [n, size]: every factor multiplies an axis of its own, `inner` numbers apart."""
+    """x · (F₁ ⊗ F₂ ⊗ …), x [n, size]: every factor multiplies its own axis, of stride `inner`."""
     y, inner = x, 1
     for factor in reversed(list(factors)):
         count = len(factor)

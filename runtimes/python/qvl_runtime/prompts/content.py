@@ -1,4 +1,4 @@
-"""Chat messages taken apart: their media loaded, what is left checked and ready for a chat template."""
+"""Splits chat messages into loaded media and checked messages that are ready for a chat template."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from .part_keys import PARTS, Reads, check_message, extra_keys, read_nothing
 
 ROLES = ("system", "user", "assistant", "tool")
 URL_PARTS = {"image_url": "image", "video_url": "video"}
-"""OpenAI's parts, and what they are here."""
+"""OpenAI's part types and the types here that they correspond to."""
 Message = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Media:
-    """An image (one frame) or a video: RGB frames of one size, frames a second, `times` of those of a file.
+    """An image (one frame) or a video: RGB frames of one size, frames per second, and frame `times` (video files only).
 
-    `bounds` are the least and most pixels of a frame after resizing, the bundle's where None; `size` is taken in place
-    of the frames' own where a size was asked for.
+    `bounds` are the minimum and maximum pixels of a resized frame (None: the bundle's); `size`, if a size was
+    requested, replaces the frames' own size.
     """
 
     kind: str
@@ -43,18 +43,18 @@ class Media:
     size: tuple[int, int] | None = None
 
     def grid(self, bound: int, manifest: Manifest) -> Grid:
-        """The patch grid when resized to at most `bound` pixels a frame, and within the media's own bounds."""
+        """Returns the patch grid after resizing to at most `bound` pixels per frame, within the media's own bounds."""
         low, high = self.bounds or (manifest.image.min_pixels, manifest.image.max_pixels)
         size = self.size or self.frames[0].size
         return resized_grid(size, len(self.frames), manifest.image, min(high, bound), low)
 
     def max_pixels(self, manifest: Manifest) -> int:
-        """Most pixels of a frame after resizing: the media's own bound, else the bundle's."""
+        """Maximum pixels of a resized frame: the media's own bound, else the bundle's."""
         return self.bounds[1] if self.bounds else manifest.image.max_pixels
 
     @cached_property
     def digest(self) -> bytes:
-        """A hash of all pixels and the size."""
+        """A hash of the kind, the size and all pixels."""
         digest = hashlib.sha256(repr((self.kind, self.frames[0].size)).encode())
         for frame in self.frames:
             digest.update(frame.tobytes())
@@ -64,9 +64,9 @@ class Media:
 def collect(
     messages: Sequence[Message], manifest: Manifest, reads: Reads = read_nothing
 ) -> tuple[list[dict[str, Any]], list[Media]]:
-    """Messages with bare media placeholders, and the media in order; pages of a multi-page TIFF follow one another.
+    """Returns messages with bare media placeholders, and the media in order; each page of a TIFF becomes one image.
 
-    Keys that are not known are refused unless the chat template `reads` them.
+    Raises PromptError for malformed messages and for unknown keys, unless the chat template `reads` them.
     """
     if isinstance(messages, str | Mapping) or not isinstance(messages, Iterable | None):
         raise PromptError("messages are not a list", fix='give [{"role": "user", "content": …}]')
@@ -122,7 +122,7 @@ def _parts(content: Any, media: list[Media], manifest: Manifest, reads: Reads) -
 
 
 def _source(part: Any, kind: Any) -> tuple[Any, Any]:
-    """What a part is, and what it holds; None where it is nothing that is known."""
+    """Returns the type and the content of a part; the content is None if the type is unknown."""
     if not isinstance(kind, str) or kind not in PARTS:
         return kind, None
     source = part.get(kind)
@@ -133,7 +133,7 @@ def _source(part: Any, kind: Any) -> tuple[Any, Any]:
 
 
 def _check_url(kind: str, source: Mapping[str, Any]) -> None:
-    """Raise PromptError unless there is a text as `url`, and nothing else that would have to be heeded."""
+    """Raises PromptError unless `url` is a string and no other key would have to be respected."""
     if not isinstance(source.get("url"), str):
         raise PromptError(f"an {kind} has no url", fix=f'write {{"type": "{kind}", "{kind}": {{"url": …}}}}')
     for key, value in source.items():
@@ -144,7 +144,7 @@ def _check_url(kind: str, source: Mapping[str, Any]) -> None:
 
 
 def _images(source: Any, part: Mapping[str, Any], manifest: Manifest) -> list[Media]:
-    """The pages of an image source, one but for TIFFs."""
+    """Returns the pages of an image source: one, except for multi-page TIFFs."""
     budget = _budget(part, manifest)
     size = budget.resized_to(manifest.image.factor)
     pages = load_pages(source)
@@ -155,7 +155,7 @@ def _images(source: Any, part: Mapping[str, Any], manifest: Manifest) -> list[Me
 
 
 def _budget(part: Mapping[str, Any], manifest: Manifest) -> Budget:
-    """The sizes a part asks for; raises PromptError where the model has one size for all."""
+    """Returns the sizes that a part requests; raises PromptError for any if the model has one fixed image size."""
     budget = Budget.of(part)
     if manifest.image.square and budget != Budget():
         raise PromptError(f"this model sees every image in {manifest.image.square} × {manifest.image.square} pixels")
@@ -163,7 +163,7 @@ def _budget(part: Mapping[str, Any], manifest: Manifest) -> Budget:
 
 
 def _image_bounds(budget: Budget, manifest: Manifest) -> tuple[int, int]:
-    """Least and most pixels of an image: what it asks for itself, else the bundle's."""
+    """Returns the minimum and maximum pixels of an image: those its part requests, else the bundle's."""
     image = manifest.image
     high = budget.max_pixels or max(image.max_pixels, budget.min_pixels or 0)
     return min(budget.min_pixels or image.min_pixels, high), high

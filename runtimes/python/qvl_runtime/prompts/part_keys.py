@@ -1,7 +1,7 @@
-"""The keys of messages and of their parts: those that are known, and a PromptError that names any other.
+"""The known keys of messages and of their parts; any other key raises a PromptError that names it.
 
-A key that the bundle's own chat template reads is known too, and is handed on to it. A value of None is no value: data
-sets give every part all keys.
+A key that the bundle's chat template reads is known too and is passed on to it. Keys with the value None are ignored,
+because datasets give every part all keys.
 """
 
 from __future__ import annotations
@@ -25,28 +25,28 @@ PARTS: Mapping[str, tuple[str, ...]] = {
     "video_url": ("type", "video_url", *_SIZES, *_FRAMES),
 }
 _CONTENTS = set(PARTS)
-"""Keys that hold what a part is about: one part has one of them."""
+"""Keys that hold a part's content; each part has exactly one."""
 
 
 def read_nothing(_key: str) -> bool:
-    """Of a template that is not known."""
+    """The `Reads` of an unknown template: no extra key is read."""
     return False
 
 
 def check_message(message: Mapping[str, Any], reads: Reads) -> None:
-    """Raise PromptError for a key of a message that nobody reads; those that hold nothing are harmless."""
+    """Raises PromptError for a message key that is neither known nor read by the template; empty values are allowed."""
     for key, value in message.items():
         if key not in MESSAGE and not _empty(value) and not (isinstance(key, str) and reads(key)):
             raise _unknown("a message", key, MESSAGE)
 
 
 def _empty(value: object) -> bool:
-    """Clients write out `"refusal": null, "annotations": []` in messages of an assistant."""
+    """Whether a value is empty, as in the `"refusal": null, "annotations": []` of assistant messages."""
     return value is None or (isinstance(value, str | list | tuple | Mapping) and not value)
 
 
 def extra_keys(kind: str, part: Mapping[str, Any], reads: Reads) -> dict[str, Any]:
-    """What the template wants of a part beside the known keys; raises PromptError for a key that nobody reads."""
+    """Returns a part's keys that only the template reads; raises PromptError for a key that it does not read."""
     known = PARTS[kind]
     extra = {key: value for key, value in part.items() if key not in known and value is not None}
     for key in extra:
@@ -56,7 +56,7 @@ def extra_keys(kind: str, part: Mapping[str, Any], reads: Reads) -> dict[str, An
 
 
 def _unknown(holder: str, key: object, known: Collection[str]) -> PromptError:
-    import difflib  # for errors alone
+    import difflib  # only needed for errors
 
     name = brief(key, 60)
     close = difflib.get_close_matches(name, known, 1)

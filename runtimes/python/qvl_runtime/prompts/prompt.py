@@ -1,4 +1,4 @@
-"""From chat messages to token ids: media collected, scaled to fit, placeholders expanded, positions assigned."""
+"""Turns chat messages into token ids: collects media, scales them to fit, expands placeholders, assigns positions."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ __all__ = ["Media", "Message", "Placed", "Prompt", "ScaledImageWarning", "build_
 
 
 class ScaledImageWarning(UserWarning):
-    """An image was scaled down further than its checkpoint asks, to fit the bundle's maximum length."""
+    """An image was scaled down below its own pixel bound, to fit the bundle's maximum length."""
 
 
 @dataclass(frozen=True)
 class Placed:
-    """Media, or some temporal patches of it, with its place in the prompt and the patches it was resized to.
+    """Media, or some temporal patches of it, with its span in the prompt and the patch grid it is resized to.
 
-    Its features begin at row `first_row` of those of the media.
+    Its features start at row `first_row` of the media's features.
     """
 
     media: Media
@@ -42,15 +42,15 @@ class Placed:
         return self.media.digest + repr(self.grid).encode()
 
     def patches(self, geometry: ImageGeometry) -> Patches:
-        """The pixels as the vision graph takes them."""
+        """Returns the pixels in the layout that the vision graph takes."""
         return patchify(self.media.frames, geometry, self.grid)
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """`ids` [S], `positions` [3, S], media at their image tokens; the last `answered` tokens are an answer's.
+    """Token `ids` [S], `positions` [3, S] and placed media; the last `answered` tokens belong to an answer.
 
-    `ntk_alpha` is by how much rotary frequencies are slowed down, 1 being not at all.
+    `ntk_alpha` is the scale of the RoPE base (see `positions.ntk_alpha`); 1 leaves it unchanged.
     """
 
     ids: Ints
@@ -65,16 +65,17 @@ class Prompt:
         return int(self.positions.max()) + 1
 
     def followed_by(self, ids: Ints) -> Prompt:
-        """The prompt with the text tokens of an answer after it."""
+        """Returns the prompt followed by the text tokens of an answer."""
         tail = np.broadcast_to(self.next_position + np.arange(len(ids)), (3, len(ids)))
         positions = np.concatenate((self.positions, tail), axis=1)
         answered, ids = self.answered + len(ids), np.concatenate((self.ids, ids))
         return replace(self, ids=ids, positions=positions, answered=answered)
 
     def prefix_keys(self) -> Ints:
-        """Ids with image tokens replaced by negative numbers derived from their pixels and clock: equal keys, equal KV.
+        """Returns keys of the tokens [S]: equal prefixes of keys mean equal KV cache entries.
 
-        The clock moves the positions of a video and of all that follows it; other frequencies make other keys of all.
+        Image tokens get negative numbers derived from pixels and temporal interval, since the interval changes the
+        positions of a video and of all tokens after it. Text tokens get their ids, shifted if `ntk_alpha` is above 1.
         """
         keys = text_keys(self.ids, self.ntk_alpha)
         for item in self.placed:
@@ -85,7 +86,7 @@ class Prompt:
 
 
 def text_keys(ids: Ints, ntk_alpha: float) -> Ints:
-    """The `prefix_keys` of text tokens: their ids, beyond all ids where frequencies are slowed down."""
+    """Returns the `prefix_keys` of text tokens: their ids, shifted beyond all ids if `ntk_alpha` is above 1."""
     return ids + (int(ntk_alpha - 1) << 32)
 
 
@@ -97,10 +98,10 @@ def build_prompt(
     reserve: int,
     reads: Reads = read_nothing,
 ) -> Prompt:
-    """A prompt that leaves `reserve` tokens of the bundle's maximum length for the answer.
+    """Builds a prompt that leaves `reserve` tokens of the bundle's maximum length for the answer.
 
-    The chat template `reads` some keys of messages. Raises PromptError for malformed messages and for prompts that
-    cannot fit, before any graph runs.
+    `reads` tells which extra message keys the chat template reads. Raises PromptError for malformed messages and for
+    prompts that cannot fit, before any graph runs.
     """
     template_messages, media = collect(messages, manifest, reads)
     tokens = manifest.tokens
@@ -126,7 +127,7 @@ def build_prompt(
 
 
 def _timed(text: str, media: Sequence[Media], manifest: Manifest) -> str:
-    """The rendered prompt, with times in its videos where the family writes them."""
+    """Returns the rendered prompt, with timestamps in its videos if the family uses them."""
     if not manifest.video.timestamps:
         return text
     videos = [_seconds(item) for item in media if item.kind == "video"]
@@ -134,20 +135,20 @@ def _timed(text: str, media: Sequence[Media], manifest: Manifest) -> str:
 
 
 def _seconds(video: Media) -> Sequence[float]:
-    """When each frame is shown: as its file says, else evenly."""
+    """Returns the time of each frame: from its file, else evenly spaced."""
     return video.times or [index / video.fps for index in range(len(video.frames))]
 
 
 def _blocks(item: Media, manifest: Manifest) -> int:
-    """Vision blocks of an item: a video with times has one for every temporal patch."""
+    """Returns the number of vision blocks of an item: a video with timestamps has one per temporal patch."""
     timed = manifest.video.timestamps and item.kind == "video"
     return -(-len(item.frames) // manifest.image.temporal_patch_size) if timed else 1
 
 
 def fit(media: Sequence[Media], manifest: Manifest, budget: int) -> list[int]:
-    """The pixel bound of every item so that all image tokens together stay within `budget`.
+    """Returns a pixel bound for every item so that all image tokens together stay within `budget`.
 
-    Warns with ScaledImageWarning when that is below an item's own bound; raises PromptError when nothing fits.
+    Warns with ScaledImageWarning if it had to lower the bounds; raises PromptError if even the smallest do not fit.
     """
     geometry = manifest.image
 
@@ -177,7 +178,7 @@ def fit(media: Sequence[Media], manifest: Manifest, budget: int) -> list[int]:
 
 
 def _expand(raw: Ints, places: Ints, media: Sequence[Media], bounds: Sequence[int], manifest: Manifest) -> Prompt:
-    """One placeholder becomes as many tokens as its part of the grid has merged cells."""
+    """Expands every placeholder to one token per merged cell of its part of the grid."""
     repeats = np.ones(len(raw), dtype=np.int64)
     placed: list[Placed] = []
     shift, remaining = 0, iter(places.tolist())
@@ -196,7 +197,7 @@ def _expand(raw: Ints, places: Ints, media: Sequence[Media], bounds: Sequence[in
 
 
 def put(item: Media, start: int, bound: int, manifest: Manifest) -> Placed:
-    """The media at token `start` of a prompt, resized to at most `bound` pixels."""
+    """Places media at token `start` of a prompt, resized to at most `bound` pixels per frame."""
     merge, queries = manifest.image.spatial_merge_size, manifest.image.queries
     grid = item.grid(bound, manifest)
     h, w = (1, queries) if queries else (grid.h // merge, grid.w // merge)
@@ -205,7 +206,7 @@ def put(item: Media, start: int, bound: int, manifest: Manifest) -> Placed:
 
 
 def _interval(item: Media, manifest: Manifest) -> float:
-    """Positions a temporal patch spans: tokens_per_second · seconds a patch for videos of families with a clock."""
+    """Temporal positions per temporal patch: tokens_per_second · seconds per patch; 1 for images or without a rate."""
     rate = manifest.video.tokens_per_second
     if item.kind == "image" or rate is None:
         return 1.0

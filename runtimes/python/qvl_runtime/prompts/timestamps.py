@@ -1,4 +1,4 @@
-"""Times of video frames as text, for families whose videos carry them instead of temporal positions."""
+"""Timestamps of video frames as text, for families that use them instead of temporal positions."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ VISION_START, VISION_END = "<|vision_start|>", "<|vision_end|>"
 
 
 def patch_times(times: Sequence[float], size: int) -> list[float]:
-    """Seconds of every temporal patch: the mean of its first and last frame; the last frame is repeated to fill it."""
+    """Returns the seconds of every temporal patch: the mean of its first and last frame; the last frame is repeated."""
     filled = [*times, *[times[-1]] * (-len(times) % size)]
     return [(filled[first] + filled[first + size - 1]) / 2 for first in range(0, len(filled), size)]
 
 
 def write_times(text: str, videos: Sequence[Sequence[float]]) -> str:
-    """A rendered prompt with each video's placeholder replaced by a time and a vision block for each of its patches.
+    """Replaces each video's placeholder in a rendered prompt by a timestamp and a vision block per temporal patch.
 
-    `videos` are the times of their patches, in order. What surrounds the placeholder stays (transformers 5
+    `videos` are the patch times of each video, in order. The text around a placeholder stays (transformers 5
     `Qwen3VLProcessor.replace_video_token`); placeholders without a video are left as they are.
     """
     blocks: Iterator[str] = iter(["".join(_block(seconds) for seconds in times) for times in videos])

@@ -1,4 +1,4 @@
-"""Engines that run a bundle's two graphs: one module a target, found by its name."""
+"""Engines that run a bundle's graphs: one module per target, found by its name."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from ..manifest import Manifest
 from .engine import Engine
 
 SHARED = ("engine", "feeds")
-"""The modules here that are no target's."""
+"""The modules here that do not implement a target."""
 
 
 def cores() -> int:
-    """Cores this process may run on."""
+    """Returns the number of cores this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def available() -> list[str]:
-    """The targets this runtime has an engine for."""
+    """Returns the targets this runtime has an engine for."""
     found = (module.name for module in pkgutil.iter_modules(__path__))
     return sorted(name for name in found if name not in SHARED and not name.startswith("_"))
 
 
 def open_engine(bundle: Path, manifest: Manifest, threads: int | None) -> Engine:
-    """The engine of the bundle's target; raises BundleError for a target this runtime does not know."""
+    """Opens the engine of the bundle's target; raises BundleError for a target this runtime does not know."""
     if manifest.target not in available():
         raise BundleError(
             f"is for target {manifest.target!r}, this runtime has {', '.join(available())}",

@@ -1,4 +1,4 @@
-"""Target `cpu`: both graphs in ONNX Runtime, the KV cache bound in place."""
+"""Target `cpu`: runs the graphs in ONNX Runtime, with the KV cache bound in place."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ CACHE_STEP = 512
 
 
 SILENT = 4
-"""Severity of a session's log: its errors are raised, and told in our one line."""
+"""Log severity of sessions (fatal only): errors are raised and reported in one line of ours."""
 BYTES_TO_UNSIGNED = "QDQS8ToU8Transformer"
-"""A pass of ONNX Runtime over Q/DQ pairs, on with `session.x64quantprecision`. It gives a DequantizeLinear per axis
-or in blocks that has no zero point a scalar one, which the kernel then refuses. Without the pass such weights are
-dequantized and multiplied as floats, which is exact on every processor."""
+"""A pass of ONNX Runtime over Q/DQ pairs, enabled by `session.x64quantprecision`. To a per-axis or blockwise
+DequantizeLinear without a zero point it adds a scalar one, which the kernel then rejects. Without the pass such weights
+are dequantized and multiplied as floats, which is exact on every processor."""
 
 
 class Device(NamedTuple):
-    """Where ONNX Runtime computes and the KV cache lies: its execution provider and the names of its memory.
+    """Where ONNX Runtime computes and keeps the KV cache: its execution provider and the names of its memory.
 
-    `fix` is what to do where the provider cannot be loaded: ONNX Runtime would silently compute elsewhere.
+    `fix` is the advice if the provider cannot be loaded; ONNX Runtime would silently compute elsewhere.
     """
 
     provider: str = "CPUExecutionProvider"
@@ -48,21 +48,21 @@ CPU = Device()
 
 
 def open(bundle: Path, manifest: Manifest, threads: int | None, device: Device = CPU) -> CpuEngine:
-    """Load both graphs; raises BundleError where ONNX Runtime refuses one."""
+    """Loads the graphs; raises BundleError if ONNX Runtime rejects one."""
     return CpuEngine(open_vision(bundle, manifest, threads, device), CpuLlm(bundle, manifest, threads, device))
 
 
 def open_vision(bundle: Path, manifest: Manifest, threads: int | None, device: Device = CPU) -> CpuVision:
-    """Load the vision graph alone."""
+    """Loads only the vision graph."""
     return CpuVision(manifest.image, _session(bundle, manifest.graphs["vision"], threads, device), device)
 
 
 def session_options(threads: int | None = None) -> ort.SessionOptions:
-    """What every session is opened with, so that whatever runs a bundle's graphs computes the same."""
+    """Returns the options of every session, so that everything that runs a bundle's graphs computes the same."""
     options = ort.SessionOptions()
-    options.intra_op_num_threads = min(threads or cores(), cores())  # more only get in each other's way
+    options.intra_op_num_threads = min(threads or cores(), cores())  # more threads only slow each other down
     options.log_severity_level = SILENT
-    # planned memory, of shapes known or not, is kept where no value needs it: over twice as much, and no faster
+    # planned memory, for known shapes or not, is kept even if no value needs it: over twice as much, and no faster
     options.enable_mem_pattern = options.enable_mem_reuse = False
     options.add_session_config_entry("session.force_spinning_stop", "1")  # two sessions share the cores
     options.add_session_config_entry("session.x64quantprecision", str(int(saturates())))
@@ -72,13 +72,13 @@ def session_options(threads: int | None = None) -> ort.SessionOptions:
 def open_session(
     path: Path, options: ort.SessionOptions | None = None, provider: str = CPU.provider
 ) -> ort.InferenceSession:
-    """A session with `options`, those of `session_options` by default; what ONNX Runtime raises comes through."""
+    """Opens a session with `options` (default: `session_options()`); ONNX Runtime's exceptions propagate."""
     options = options or session_options()
     return ort.InferenceSession(str(path), options, [provider], disabled_optimizers=[BYTES_TO_UNSIGNED])
 
 
 def _check_attributes(path: Path) -> None:
-    """Refuse a model that ONNX Runtime would crash on, where an error of its own is all that may happen."""
+    """Raises BundleError for a model whose attributes would crash ONNX Runtime, instead of making it raise."""
     try:
         wrong = crashing_attribute(path.read_bytes())
     except ValueError as error:
@@ -94,7 +94,7 @@ def _session(bundle: Path, graph: GraphEntry, threads: int | None, device: Devic
     _check_attributes(path)
     try:
         session = open_session(path, session_options(threads), device.provider)
-    except Exception as error:  # ONNX Runtime raises types of its own that share no base class
+    except Exception as error:  # ONNX Runtime's exception types share no base class
         raise BundleError(
             f"ONNX Runtime refuses it: {str(error).splitlines()[0][:300]}",
             where=path,
@@ -104,14 +104,14 @@ def _session(bundle: Path, graph: GraphEntry, threads: int | None, device: Devic
         raise InstallError(f"ONNX Runtime could not load its {device.provider}", fix=device.fix)
     ports = [(port.name, port.shape) for port in (*graph.inputs, *graph.outputs)]
     found = [(value.name, value.shape) for value in (*session.get_inputs(), *session.get_outputs())]
-    if ports != found[: len(ports)]:  # further outputs cost nothing: nobody asks for them
+    if ports != found[: len(ports)]:  # further outputs cost nothing: they are never requested
         raise BundleError("inputs and outputs are not those of the manifest", where=path, fix="export again")
     return session
 
 
 @contextlib.contextmanager
 def _telling() -> Iterator[None]:
-    """What ONNX Runtime raises while it runs, as an error of ours."""
+    """Converts ONNX Runtime's exceptions into EngineError."""
     try:
         yield
     except MemoryError:
@@ -121,7 +121,7 @@ def _telling() -> Iterator[None]:
 
 
 def cache_state(past: int, total: int, capacity: int) -> dict[str, np.ndarray]:
-    """How far the cache is filled when the new tokens are in it."""
+    """Returns the inputs that tell the graph the fill level of the cache, including the new tokens."""
     return {"seqlens_k": np.array([total - 1], np.int32), "total_sequence_length": np.array(total, np.int32)}
 
 
@@ -140,11 +140,11 @@ class KvCache:
         return np.zeros((1, self._geometry.num_key_value_heads, capacity, self._geometry.head_dim), self._dtype)
 
     def reserve(self, tokens: int, used: int, bindings: Sequence[ort.IOBinding]) -> None:
-        """Make room for `tokens` in all, keep the first `used`, and bind the buffers as both past and present."""
+        """Makes room for `tokens` in total, keeps the first `used`, and binds the buffers as both past and present."""
         if tokens <= self.capacity:
             return
         capacity = min(-(-tokens // CACHE_STEP) * CACHE_STEP, max(tokens, self._geometry.max_length))
-        self.capacity = 0  # until all are bound: where memory runs out half way, the next call begins again
+        self.capacity = 0  # until all are bound: if memory runs out halfway, the next call starts over
         for name in self._names:
             grown = self._empty(capacity)
             grown[:, :, :used] = self._values[name].numpy()[:, :, :used]
@@ -160,12 +160,12 @@ class CpuVision:
 
     def __init__(self, image: ImageGeometry, session: ort.InferenceSession, device: Device) -> None:
         self._image, self._session = image, session
-        self._shrink = ort.RunOptions()  # a page's activations are not kept for the next
+        self._shrink = ort.RunOptions()  # the arena does not keep a page's activations for the next
         self._shrink.add_run_config_entry("memory.enable_memory_arena_shrinkage", device.arena)
         self._shrink.log_severity_level = SILENT
 
     def encode(self, pixel_values: Floats, grid: Grid) -> Floats:
-        """Patches [frames, patches, dim] → image features and those of D DeepStack layers [1 + D, tokens, H]."""
+        """Patches [frames, patches, dim] → features [1 + D, tokens, H] of the image and of D DeepStack layers."""
         feeds = {"pixel_values": pixel_values, **vision_feeds(self._image, grid)}
         with _telling():
             features = self._session.run(None, feeds, self._shrink)  # in the order of the contract
@@ -173,26 +173,26 @@ class CpuVision:
 
 
 class CpuLlm:
-    """The language graph with its KV cache (batch 1; not for use from two threads at once).
+    """The language graph with its KV cache (batch 1; not thread-safe).
 
-    A hybrid bundle's graph for decoding has the same inputs and outputs, and works on the same buffers.
+    A hybrid bundle's decode graph has the same inputs and outputs and uses the same buffers.
     """
 
     def __init__(self, bundle: Path, manifest: Manifest, threads: int | None, device: Device = CPU) -> None:
         graphs = [manifest.graphs[name] for name in ("llm", DECODE) if name in manifest.graphs]
-        self._sessions = [_session(bundle, graph, threads, device) for graph in graphs]  # for prompts, for answers
+        self._sessions = [_session(bundle, graph, threads, device) for graph in graphs]  # for prompts and for answers
         self._manifest, self._vocab_size, self._device = manifest, manifest.llm.vocab_size, device
         self._silent = ort.RunOptions()
         self._silent.log_severity_level = SILENT
         self.clear()
 
     def clear(self) -> None:
-        """Free the KV cache; the next call begins with an empty one."""
+        """Frees the KV cache; the next call starts with an empty one."""
         self._cache = KvCache(self._manifest, self._device)  # first, in case of an interrupt
         self._bindings = [session.io_binding() for session in self._sessions]
 
     def forward(self, inputs: LlmInputs) -> Floats:
-        """Logits [K, vocab]; the cache then holds past + S tokens."""
+        """Returns logits [K, vocab]; the cache then holds past + S tokens."""
         total = inputs.past + len(inputs.ids)
         which = -1 if inputs.answer else 0
         session, binding = self._sessions[which], self._bindings[which]
@@ -208,16 +208,16 @@ class CpuLlm:
 
 
 class CpuEngine:
-    """Both graphs, see `sessions.Engine`."""
+    """All graphs of a bundle in ONNX Runtime; see `sessions.engine.Engine`."""
 
     def __init__(self, vision: CpuVision, llm: CpuLlm) -> None:
         self.llm, self.encode, self.forward = llm, vision.encode, llm.forward
 
     def clear(self) -> None:
-        """Free the KV cache; the next call begins with an empty one."""
+        """Frees the KV cache; the next call starts with an empty one."""
         self.llm.clear()
 
     def close(self) -> None:
-        """Free both sessions; any later call raises EngineError."""
+        """Frees the sessions; any later call raises EngineError."""
         self.encode = self.forward = self.clear = closed  # type: ignore[method-assign]
         self.__dict__.pop("llm", None)

@@ -1,7 +1,7 @@
-"""Target `cuda`: both graphs in ONNX Runtime on an NVIDIA GPU, the KV cache in its memory.
+"""Target `cuda`: runs the graphs in ONNX Runtime on an NVIDIA GPU, with the KV cache in GPU memory.
 
-As `cpu`, with another provider. Where CUDA cannot be loaded ONNX Runtime computes on the CPU without a word: here that
-is an error that says what is missing.
+Like `cpu`, with another provider. If CUDA cannot be loaded, ONNX Runtime silently computes on the CPU; here that is an
+error that says what is missing.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ LIBRARIES = {"libcuda.so.1": "an NVIDIA driver", "libcudnn.so.9": "cuDNN 9 (the 
 
 
 def open(bundle: Path, manifest: Manifest, threads: int | None) -> CpuEngine:
-    """Load both graphs; raises InstallError naming what is missing, BundleError where ONNX Runtime refuses one."""
+    """Loads the graphs; raises InstallError naming what is missing, BundleError if ONNX Runtime rejects a graph."""
     if "CUDAExecutionProvider" not in ort.get_available_providers():
         raise InstallError(
             "the installed ONNX Runtime has no CUDA",
@@ -34,7 +34,7 @@ def open(bundle: Path, manifest: Manifest, threads: int | None) -> CpuEngine:
 
 
 def _missing() -> str:
-    """Libraries that are not found, in words."""
+    """Describes the libraries that are not found."""
     absent = [what for library, what in LIBRARIES.items() if not _found(library)]
     return ", ".join(absent) or "libraries of CUDA itself, or a GPU (nvidia-smi tells)"
 

@@ -1,4 +1,4 @@
-"""What an engine is asked and does, whatever runs the graphs."""
+"""The interface of engines, independent of what runs the graphs."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ Floats = npt.NDArray[np.float32]
 class LlmInputs:
     """One call of the `llm` graph: new tokens after `past` cached ones.
 
-    `ids` [S], `positions` [3, S], `features` [1 + D, N, H] placed at `feature_places` [N], logits wanted at
-    `wanted` [K]; both places count from the first new token. Features are those of images and of D DeepStack layers.
-    Tokens of an `answer` are run by the graph for decoding where the bundle has one. `ntk_alpha` is the prompt's.
+    `ids` [S], `positions` [3, S], `features` [1 + D, N, H] for the tokens at `feature_places` [N], logits requested at
+    `wanted` [K]; both index from the first new token. Features are those of images and of D DeepStack layers.
+    Tokens of an `answer` are run by the decode graph if the bundle has one. `ntk_alpha` is the prompt's.
     """
 
     ids: Ints
@@ -37,18 +37,18 @@ class Engine(Protocol):
     """Runs the graphs of one bundle and owns their KV cache."""
 
     def encode(self, pixel_values: Floats, grid: Grid) -> Floats:
-        """Patches [frames, patches, dim] → image features and those of D DeepStack layers [1 + D, tokens, H]."""
+        """Patches [frames, patches, dim] → features [1 + D, tokens, H] of the image and of D DeepStack layers."""
 
     def forward(self, inputs: LlmInputs) -> Floats:
-        """Logits [K, vocab]; the cache then holds past + S tokens."""
+        """Returns logits [K, vocab]; the cache then holds past + S tokens."""
 
     def clear(self) -> None:
-        """Free the KV cache; the next call begins with an empty one."""
+        """Frees the KV cache; the next call starts with an empty one."""
 
     def close(self) -> None:
-        """Free everything; any later call raises EngineError."""
+        """Frees everything; any later call raises EngineError."""
 
 
 def closed(*_: Any, **__: Any) -> NoReturn:
-    """What the methods of an engine become when it is closed."""
+    """Replaces the methods of a closed engine; raises EngineError."""
     raise EngineError("the model is closed", fix="load the bundle again")

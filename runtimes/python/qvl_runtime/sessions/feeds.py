@@ -1,4 +1,4 @@
-"""What the graphs take beside pixels, hidden states and their cache: indices, positions and lengths."""
+"""Computes the graph inputs other than pixels and KV cache: token ids, features, indices, positions and lengths."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .engine import LlmInputs
 
 
 def vision_feeds(image: ImageGeometry, grid: Grid) -> dict[str, np.ndarray]:
-    """What the vision graph takes beside the pixels: where patches are, and their windows; nothing for squares."""
+    """Returns the vision graph's inputs except the pixels: patch positions and windows; none for square images."""
     if image.queries:
         return {}
     feeds: dict[str, np.ndarray] = {
@@ -29,7 +29,7 @@ def vision_feeds(image: ImageGeometry, grid: Grid) -> dict[str, np.ndarray]:
 
 
 def llm_feeds(manifest: Manifest, inputs: LlmInputs, capacity: int) -> dict[str, np.ndarray]:
-    """What the `llm` graph takes beside its cache, which has room for `capacity` tokens."""
+    """Returns the `llm` graph's inputs except the KV cache, which has room for `capacity` tokens."""
     return {
         "input_ids": inputs.ids[None],
         "position_ids": np.ascontiguousarray(inputs.positions[:, None]),
@@ -43,6 +43,6 @@ def llm_feeds(manifest: Manifest, inputs: LlmInputs, capacity: int) -> dict[str,
 
 
 def cache_state(target: str, past: int, total: int, capacity: int) -> dict[str, np.ndarray]:
-    """What the `llm` graph of a target is told of its cache: `past` tokens of `total` are in it, of `capacity`."""
+    """Returns the target's inputs that describe the cache: `past` of `total` tokens are in it, of `capacity`."""
     state: dict[str, np.ndarray] = importlib.import_module(f"{__package__}.{target}").cache_state(past, total, capacity)
     return state

@@ -16,14 +16,14 @@ __all__ = ["cache_state", "open"]
 
 
 def open(bundle: Path, manifest: Manifest, threads: int | None) -> CpuEngine:
-    """Load both graphs; raises BundleError where ONNX Runtime refuses one."""
-    from . import cpu  # here, since both TensorRT targets take `cache_state` from this file and need no ONNX Runtime
+    """Loads the graphs; raises BundleError if ONNX Runtime rejects one."""
+    from . import cpu  # here, since both TensorRT targets import `cache_state` from this file without ONNX Runtime
 
     return cpu.open(bundle, manifest, threads)
 
 
 def cache_state(past: int, total: int, capacity: int) -> dict[str, np.ndarray]:
-    """Where new tokens are written [1], and what each sees of the cache: itself and what came before.
+    """Returns the index [1] at which new tokens are written, and the causal mask of the new tokens over the cache.
 
     The mask is bool [1, 1, total − past, capacity].
     """

@@ -1,4 +1,4 @@
-"""Target `tensorrt`: engines on a Jetson or a server's GPU; answers are launched as one CUDA graph a token."""
+"""Target `tensorrt`: engines on a Jetson or a server GPU; decoding launches one CUDA graph per token."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["cache_state", "open"]
 
 
 def open(bundle: Path, manifest: Manifest, threads: int | None) -> TrtEngine:
-    """Load both engines; raises InstallError for missing packages, EngineError without a GPU, and BundleError where
+    """Loads the engines; raises InstallError for missing packages, EngineError without a GPU, and BundleError if
     `build_engines.sh` was not run yet."""
     try:
         import tensorrt as trt

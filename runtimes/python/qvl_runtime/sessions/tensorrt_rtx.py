@@ -1,4 +1,4 @@
-"""Target `tensorrt_rtx`: engines on a GeForce or RTX GPU; kernels compiled for it are kept for the next start."""
+"""Target `tensorrt_rtx`: engines on a GeForce or RTX GPU; kernels compiled for it are cached for the next start."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LIBRARY = "TensorRT-RTX"
 
 
 def open(bundle: Path, manifest: Manifest, threads: int | None) -> TrtEngine:
-    """Load both engines; raises InstallError for missing packages, EngineError without a GPU."""
+    """Loads the engines; raises InstallError for missing packages, EngineError without a GPU."""
     try:
         import tensorrt_rtx as trt
     except ImportError as error:
@@ -29,14 +29,14 @@ def open(bundle: Path, manifest: Manifest, threads: int | None) -> TrtEngine:
 
 
 class RtxEngine(TrtEngine):
-    """Keeps the kernels when it is closed."""
+    """Saves the compiled kernels when it is closed."""
 
     def __init__(self, bundle: Path, manifest: Manifest, library: Library, kernels: KernelCache) -> None:
         super().__init__(bundle, manifest, library)
         self._kernels = kernels
 
     def close(self) -> None:
-        """Free everything; any later call raises EngineError."""
+        """Saves the kernels and frees everything; any later call raises EngineError."""
         try:
             self._kernels.save()
         finally:
@@ -44,14 +44,14 @@ class RtxEngine(TrtEngine):
 
 
 class KernelCache:
-    """The runtime caches of a bundle's engines, in the user's cache directory: a file an engine."""
+    """The runtime caches of a bundle's engines, in the user's cache directory: one file per engine."""
 
     def __init__(self, name: str) -> None:
         self._directory = user_cache.directory("qvl-runtime") / name
         self._caches: dict[str, Any] = {}
 
     def make_context(self, trt: Any) -> MakeContext:
-        """Contexts that share their engine's cache, and are captured as CUDA graphs by the library itself."""
+        """Returns a factory of contexts that share their engine's cache; the library captures them as CUDA graphs."""
 
         def make(engine: Any, file: str) -> Any:
             config = engine.create_runtime_config()
@@ -70,7 +70,7 @@ class KernelCache:
         return cache
 
     def save(self) -> None:
-        """Write what was compiled; where that cannot be, the next start compiles again."""
+        """Writes the compiled kernels; if that fails, the next start compiles again."""
         for file, cache in self._caches.items():
             user_cache.keep(self._directory / file, bytes(cache.serialize()))
         self._caches.clear()

@@ -11,7 +11,7 @@ from .cuda_driver import Buffer, Cuda
 
 
 class Context:
-    """An execution context of one profile with buffers of its own, which grow with what they are to hold."""
+    """An execution context of one profile with its own buffers, which grow as needed."""
 
     def __init__(self, cuda: Cuda, context: Any, profile: int) -> None:
         self._cuda, self._context = cuda, context
@@ -24,7 +24,7 @@ class Context:
         cuda.wait()
 
     def _changed(self, what: str, value: object) -> bool:
-        """Note a shape or address; what stays as it is needs no call, and leaves a recording valid."""
+        """Notes a shape or address; returns whether it changed. If not, no call is needed and recordings stay valid."""
         changed = self._state.get(what) != value
         self._state[what] = value
         return changed
@@ -34,12 +34,12 @@ class Context:
             raise EngineError(f"the engine refuses {name} of shape {list(array.shape)}")
 
     def feed(self, name: str, array: np.ndarray) -> None:
-        """Bind an input to a buffer that the array is copied to."""
+        """Binds an input to a buffer and copies the array to it."""
         self.address(name, self.buffer(name, array.nbytes).address)
         self._cuda.upload(self._buffers[name].address, array)
 
     def buffer(self, name: str, nbytes: int) -> Buffer:
-        """The buffer of a tensor, made larger where it must be."""
+        """Returns the buffer of a tensor, reallocated if it is too small."""
         if name not in self._buffers or self._buffers[name].nbytes < nbytes:
             if name in self._buffers:
                 self._buffers.pop(name).free()
@@ -54,9 +54,9 @@ class Context:
         return tuple(self._context.get_tensor_shape(name))
 
     def run(self, record: bool) -> None:
-        """Queue the network.
+        """Queues the network.
 
-        With `record` the second call of the same shapes and buffers is recorded as a CUDA graph; later ones launch it.
+        With `record` the second call with equal shapes and buffers is recorded as a CUDA graph; later ones launch it.
         """
         state = dict(self._state)
         if record and state == self._before:
@@ -74,7 +74,7 @@ class Context:
 
     def _record(self, state: dict[str, object]) -> None:
         self._forget()
-        self._cuda.wait()  # copies that are queued must not become part of it
+        self._cuda.wait()  # queued copies must not become part of the recording
         self._recorded = state, self._cuda.capture(self._execute)
 
     def _forget(self) -> None:

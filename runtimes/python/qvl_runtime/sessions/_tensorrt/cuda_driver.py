@@ -1,4 +1,4 @@
-"""What is needed of CUDA: a stream, device buffers and copies, by way of `cuda-python`."""
+"""The parts of CUDA that engines need: a stream, device buffers, copies and graphs, through `cuda-python`."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from ...common.extras import CUDA_PYTHON
 from ...errors import EngineError, InstallError
 
 LEAST_BYTES = 256
-"""Of a buffer: engines want an address even for what is empty, aligned to this."""
+"""Minimum size of a buffer: engines require an address, aligned to this, even for empty tensors."""
 NO_MEMORY = "cudaErrorMemoryAllocation"
 
 
 def runtime() -> Any:
-    """`cuda.bindings.runtime`; raises InstallError where it is missing."""
+    """Returns `cuda.bindings.runtime`; raises InstallError if it is missing."""
     try:
         from cuda.bindings import runtime as found
     except ImportError as error:
@@ -25,7 +25,7 @@ def runtime() -> Any:
 
 
 class Cuda:
-    """One stream of the first GPU. Every call raises EngineError with CUDA's own words when it fails."""
+    """One stream of the first GPU. Every call raises EngineError with CUDA's message if it fails."""
 
     def __init__(self) -> None:
         self._rt = runtime()
@@ -33,7 +33,7 @@ class Cuda:
         self.stream = int(self._call("cudaStreamCreate"))
 
     def _device(self) -> int:
-        """The compute capability of the GPU, 8.6 as 86; raises EngineError where there is none."""
+        """Returns the compute capability of the GPU, 8.6 as 86; raises EngineError if there is no GPU."""
         try:
             if self._call("cudaGetDeviceCount") < 1:
                 raise EngineError("no device")
@@ -48,7 +48,7 @@ class Cuda:
         )
 
     def _call(self, name: str, *arguments: Any) -> Any:
-        """The result of a runtime function, which returns its error first."""
+        """Returns the result of a runtime function; raises EngineError for the error code, which comes first."""
         error, *results = getattr(self._rt, name)(*arguments)
         if error != self._rt.cudaError_t.cudaSuccess:
             if error.name == NO_MEMORY:
@@ -58,7 +58,7 @@ class Cuda:
         return results[0] if results else None
 
     def allocate(self, nbytes: int) -> Buffer:
-        """Device memory of at least so many bytes."""
+        """Allocates at least `nbytes` of device memory."""
         size = max(nbytes, LEAST_BYTES)
         return Buffer(self, int(self._call("cudaMalloc", size)), size)
 
@@ -66,32 +66,32 @@ class Cuda:
         self._call("cudaFree", address)
 
     def clear(self, buffer: Buffer) -> None:
-        """Queue its filling with zeros."""
+        """Queues filling the buffer with zeros."""
         self._call("cudaMemsetAsync", buffer.address, 0, buffer.nbytes, self.stream)
 
     def upload(self, address: int, array: np.ndarray) -> None:
-        """Queue a copy of a contiguous array, which must live until `wait`."""
+        """Queues a copy of a contiguous array, which must live until `wait`."""
         kind = self._rt.cudaMemcpyKind.cudaMemcpyHostToDevice
         self._call("cudaMemcpyAsync", address, array.ctypes.data, array.nbytes, kind, self.stream)
 
     def download(self, array: np.ndarray, address: int) -> None:
-        """Queue a copy into a contiguous array, which is filled after `wait`."""
+        """Queues a copy into a contiguous array, which is filled after `wait`."""
         kind = self._rt.cudaMemcpyKind.cudaMemcpyDeviceToHost
         self._call("cudaMemcpyAsync", array.ctypes.data, address, array.nbytes, kind, self.stream)
 
     def wait(self) -> None:
-        """Until all that is queued is done."""
+        """Blocks until all queued work is done."""
         self._call("cudaStreamSynchronize", self.stream)
 
     def capture(self, work: Callable[[], None]) -> Any:
-        """What `work` queues, recorded instead of done, to be launched any number of times."""
+        """Records the work that `work` queues as a CUDA graph, which can be launched any number of times."""
         mode = self._rt.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
         self._call("cudaStreamBeginCapture", self.stream, mode)
         recorded, launchable = False, None
         try:
             work()
             recorded = True
-        finally:  # or the stream would go on recording
+        finally:  # otherwise the stream would keep recording
             graph = self._call("cudaStreamEndCapture", self.stream)
             try:
                 launchable = self._call("cudaGraphInstantiate", graph, 0) if recorded else None
@@ -116,7 +116,7 @@ class Buffer:
         self._cuda, self.address, self.nbytes = cuda, address, nbytes
 
     def free(self) -> None:
-        """Once or more often."""
+        """Frees the memory; may be called more than once."""
         if self.address:
             self._cuda.free(self.address)
         self.address = self.nbytes = 0

@@ -1,6 +1,6 @@
-"""A TensorRT engine file on the GPU: the profile that holds the inputs, and calls with numpy arrays.
+"""Loads a TensorRT engine file, selects the profile that fits the inputs, and calls it with numpy arrays.
 
-`tensorrt` and `tensorrt_rtx` look alike; the module is handed in as `trt`.
+`tensorrt` and `tensorrt_rtx` have the same API; the module is passed as `trt`.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from .cuda_driver import Buffer, Cuda
 Arrays = dict[str, np.ndarray]
 NOTHING: Mapping[str, Buffer] = MappingProxyType({})
 MakeContext = Callable[[Any, str], Any]
-"""An execution context of an engine, given its file's name, as one library wants it made."""
+"""Makes an execution context from an engine and its file's name; differs between the two libraries."""
 DTYPES = {"float": np.float32, "float16": np.float16, "int64": np.int64, "int32": np.int32, "bool": np.bool_}
 AXES = {"patches": "patches a page", "frames": "temporal patches a video", "windows": "windows a video"}
 FIX = "resize it, or export with a larger --max-pixels or --max-length; --profile video for videos"
 
 
 def logger(trt: Any) -> Any:
-    """Keeps errors for ours and prints nothing."""
+    """Returns a TensorRT logger that collects errors, to be quoted in ours, and prints nothing."""
 
     class Logger(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -44,7 +44,7 @@ def logger(trt: Any) -> Any:
 
 
 def load(bundle: Path, entry: GraphEntry, cuda: Cuda, trt: Any, library: str) -> tuple[Any, tuple[Any, ...]]:
-    """The deserialized engine of a graph, and what must live as long; raises BundleError where it cannot be used."""
+    """Returns a graph's deserialized engine and the objects it depends on; raises BundleError if it cannot be used."""
     assert entry.engine is not None
     path = inside(bundle, entry.engine.file)
     if not path.is_file():
@@ -71,7 +71,7 @@ def load(bundle: Path, entry: GraphEntry, cuda: Cuda, trt: Any, library: str) ->
 
 
 def axis_sizes(entry: GraphEntry, feeds: Mapping[str, np.ndarray]) -> dict[str, int]:
-    """Sizes of the dynamic axes of a graph's inputs, as the arrays have them."""
+    """Returns the sizes of the dynamic axes of a graph's inputs, taken from the arrays."""
     sizes: dict[str, int] = {}
     for port in entry.inputs:
         if port.name in feeds:
@@ -81,9 +81,9 @@ def axis_sizes(entry: GraphEntry, feeds: Mapping[str, np.ndarray]) -> dict[str, 
 
 
 def choose(profiles: Sequence[Profile], sizes: Mapping[str, int], where: str) -> int:
-    """The smallest profile of the engine `where` that holds the sizes.
+    """Returns the index of the smallest profile of the engine `where` that fits the sizes.
 
-    Raises PromptError naming the axis that none holds.
+    Raises PromptError if none does, naming the axis.
     """
     fitting = [
         index
@@ -103,7 +103,7 @@ def choose(profiles: Sequence[Profile], sizes: Mapping[str, int], where: str) ->
 
 
 class TrtGraph:
-    """One graph of a bundle as an engine; `shared` tensors (name → buffer) are bound where the caller has them."""
+    """One graph of a bundle as an engine; `shared` tensors (name → buffer) are bound to the caller's buffers."""
 
     def __init__(
         self, bundle: Path, entry: GraphEntry, cuda: Cuda, trt: Any, library: str, make_context: MakeContext
@@ -116,17 +116,17 @@ class TrtGraph:
         self._check(inside(bundle, self._file))
 
     def _check(self, path: Path) -> None:
-        """The engine must have the graph's inputs and outputs."""
+        """Raises BundleError unless the engine has the graph's inputs and outputs."""
         found = {self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors)}
         if found != {port.name for port in (*self.entry.inputs, *self.entry.outputs)}:
             raise BundleError("inputs and outputs are not those of the manifest", where=path, fix="export again")
 
     def most(self, axis: str) -> int:
-        """The largest size of an axis in any profile."""
+        """Returns the largest size of an axis in any profile."""
         return max(profile.axes[axis].max for profile in self.profiles)
 
     def context(self, feeds: Mapping[str, np.ndarray]) -> Context:
-        """The context whose profile holds these inputs, made when it is first wanted; raises PromptError for none."""
+        """Returns the context whose profile fits the inputs, created on first use; raises PromptError if none fits."""
         index = choose(self.profiles, axis_sizes(self.entry, feeds), self._file)
         if index not in self._contexts:
             made = self._make_context(self._engine, self._file)
@@ -134,7 +134,7 @@ class TrtGraph:
         return self._contexts[index]
 
     def prepare(self, feeds: Mapping[str, np.ndarray], shared: Mapping[str, Buffer]) -> tuple[Context, Arrays]:
-        """Everything of a call but its running: the context, and arrays for the outputs that are not shared."""
+        """Binds everything for a call; returns the context, and arrays for the outputs that are not shared."""
         context = self.context(feeds)
         results: Arrays = {}
         for name, array in feeds.items():
@@ -150,7 +150,7 @@ class TrtGraph:
         return context, results
 
     def call(self, feeds: Arrays, shared: Mapping[str, Buffer] = NOTHING, record: bool = False) -> list[np.ndarray]:
-        """The outputs that are not shared, in the order of the contract; see `Context.run` for `record`."""
+        """Returns the outputs that are not shared, in the manifest's order; see `Context.run` for `record`."""
         arrays = {name: np.ascontiguousarray(array, _dtype(self.entry, name)) for name, array in feeds.items()}
         context, results = self.prepare(arrays, shared)
         context.run(record)
@@ -160,7 +160,7 @@ class TrtGraph:
         return list(results.values())
 
     def close(self) -> None:
-        """Free contexts and buffers, then the engine."""
+        """Frees contexts and buffers, then the engine."""
         for context in self._contexts.values():
             context.free()
         self._contexts.clear()

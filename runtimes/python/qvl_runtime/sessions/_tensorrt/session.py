@@ -1,4 +1,4 @@
-"""Both graphs of a bundle as TensorRT engines, with one KV cache on the GPU that they write in place."""
+"""The graphs of a bundle as TensorRT engines, with one KV cache on the GPU that they update in place."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .engine import MakeContext, TrtGraph
 
 @dataclass(frozen=True)
 class Library:
-    """A module, its name, how it makes execution contexts, and whether answers are to be recorded as CUDA graphs."""
+    """A library's module and name, its factory of execution contexts, and whether to record decoding as CUDA graphs."""
 
     trt: Any
     name: str
@@ -29,7 +29,7 @@ class Library:
 
 
 class TrtEngine:
-    """See `sessions.Engine`; not for use from two threads at once. Raises BundleError, InstallError and EngineError."""
+    """See `sessions.engine.Engine`; not thread-safe. Raises BundleError, InstallError and EngineError."""
 
     def __init__(self, bundle: Path, manifest: Manifest, library: Library) -> None:
         self._cuda = Cuda()
@@ -46,7 +46,7 @@ class TrtEngine:
             raise
 
     def encode(self, pixel_values: Floats, grid: Grid) -> Floats:
-        """Patches [frames, patches, dim] → image features and those of D DeepStack layers [1 + D, tokens, H].
+        """Patches [frames, patches, dim] → features [1 + D, tokens, H] of the image and of D DeepStack layers.
 
         Raises PromptError for more patches than the engine was built for.
         """
@@ -54,20 +54,20 @@ class TrtEngine:
         return np.stack(self._graphs["vision"].call(feeds))
 
     def forward(self, inputs: LlmInputs) -> Floats:
-        """Logits [K, vocab]; the cache then holds past + S tokens."""
+        """Returns logits [K, vocab]; the cache then holds past + S tokens."""
         graph = self._graphs[DECODE if inputs.answer and DECODE in self._graphs else "llm"]
         pieces = _pieces(inputs, graph.most("sequence"), graph.most("wanted"))
         return np.concatenate([self._run(graph, piece)[: len(piece.wanted)] for piece in pieces])
 
     def _run(self, graph: TrtGraph, inputs: LlmInputs) -> Floats:
-        """Engines give logits of at least one place: of the first where none is wanted."""
+        """Runs one call; engines return logits for at least one token: for the first if none are requested."""
         asked = inputs if len(inputs.wanted) else replace(inputs, wanted=np.zeros(1, np.int64))
         feeds = llm_feeds(self._manifest, asked, self._manifest.llm.max_length)
         logits = graph.call(feeds, self._shared(), self._library.record and len(inputs.ids) == 1)[0]
         return np.asarray(logits[0])
 
     def _shared(self) -> dict[str, Buffer]:
-        """Buffers of the cache by the names of both past and present; zeros at first: what is masked must be finite."""
+        """Returns the cache buffers by past and present names; initially zeros, since masked values must be finite."""
         if not self._cache:
             llm = self._manifest.llm
             nbytes = 2 * llm.num_key_value_heads * llm.max_length * llm.head_dim  # float16
@@ -77,18 +77,18 @@ class TrtEngine:
                     self._cache[f"past_key_values.{name}"] = self._cache[f"present.{name}"] = buffer
                     self._cuda.clear(buffer)
             except EngineError:
-                self.clear()  # what there was room for
+                self.clear()  # frees the buffers that fitted
                 raise
         return self._cache
 
     def clear(self) -> None:
-        """Free the KV cache; the next call begins with an empty one."""
+        """Frees the KV cache; the next call starts with an empty one."""
         for buffer in self._cache.values():
             buffer.free()
         self._cache.clear()
 
     def close(self) -> None:
-        """Free everything; any later call raises EngineError."""
+        """Frees everything; any later call raises EngineError."""
         self.clear()
         for graph in self._graphs.values():
             graph.close()
@@ -98,7 +98,7 @@ class TrtEngine:
 
 
 def _pieces(inputs: LlmInputs, most_tokens: int, most_wanted: int) -> Iterator[LlmInputs]:
-    """The call as several, where it has more tokens or wants more logits than the engine gives at once."""
+    """Splits a call if it has more tokens or requests more logits than the engine takes at once."""
     start, count = 0, len(inputs.ids)
     while start < count:
         later = inputs.wanted[inputs.wanted >= start]
