@@ -1,1 +1,1 @@
-"""Images and videos from the outside world, as RGB."""
+"""Loads images and videos as RGB."""

@@ -1,4 +1,4 @@
-"""Images from the outside world as RGB: files, bytes, arrays, PIL images, multi-page TIFFs and pages of PDFs."""
+"""Loads images as RGB: files, bytes, arrays, PIL images, multi-page TIFFs and pages of PDFs."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from ..resize import MAX_ASPECT_RATIO
 from .sources import is_remote, local, shown
 
 MAX_IMAGE_PIXELS = 1 << 27
-"""Larger images are refused before decoding: 134 million pixels, an A3 page at 800 dpi."""
+"""Larger images are rejected before decoding: 134 million pixels, an A3 page at 800 dpi."""
 MAX_PAGES_PIXELS = 1 << 28
-"""Pages of one TIFF may have this many pixels together: 30 A4 pages at 300 dpi."""
+"""Maximum pixels of all pages of one TIFF: 30 A4 pages at 300 dpi."""
 MAX_TIFF_PAGES = 1024
-"""Of one TIFF; a page costs time even if it has one pixel."""
+"""Maximum pages of one TIFF: a page takes time even if it has only one pixel."""
 MAX_SCANNED_PIXELS = 1 << 31
-"""Pixels of a JPEG times its scans, each of which goes over all pixels. Ten are usual, but 90 kB may hold thousands."""
+"""Maximum pixels × scans of a JPEG: each scan covers all pixels. Ten are usual, but 90 kB may hold thousands."""
 MAX_CLIP_PIXELS = 1 << 30
-"""Frames given one by one may have this many pixels together: 517 of 1920 × 1080, 3.2 GB."""
+"""Maximum pixels of all frames of a video: 517 frames of 1920 × 1080, 3.2 GB."""
 MAX_IMAGE_BYTES = 1 << 30
-"""Larger files are refused."""
+"""Larger files are rejected."""
 MAX_CLIP_FRAMES = 1 << 16
 FEWER_FRAMES = "give fewer or smaller frames, or a video file"
 CHUNK = 1 << 20
@@ -45,7 +45,7 @@ ImageSource = Picture | PdfPage
 
 
 class Frame(Protocol):
-    """What is asked of a picture in a prompt: `PIL.Image.Image`, or a page that is drawn when it is wanted."""
+    """The interface of an image in a prompt: a `PIL.Image.Image`, or a PDF page that is rendered on demand."""
 
     @property
     def size(self) -> tuple[int, int]: ...
@@ -66,9 +66,9 @@ def load_pages(source: ImageSource) -> list[Image.Image] | list[PdfPage]: ...
 
 
 def load_pages(source: ImageSource) -> list[Image.Image] | list[PdfPage]:
-    """The pages of an image source in RGB: one, except for the file of a multi-page TIFF; that of a PDF undrawn.
+    """Returns the pages of an image source in RGB: one, except for multi-page TIFFs; PDF pages are not rendered yet.
 
-    EXIF orientation is applied, transparency is laid on white. Raises MediaError naming the source.
+    Applies EXIF orientation and composites transparency on white. Raises MediaError naming the source.
     """
     if isinstance(source, PdfPage):
         return [source]
@@ -82,14 +82,14 @@ def load_pages(source: ImageSource) -> list[Image.Image] | list[PdfPage]:
 
 
 def count_pages(path: str | Path) -> int:
-    """How many pages `load_pages` would give, told from the headers alone; raises MediaError as it does."""
+    """Returns the number of pages `load_pages` would return, reading only headers; raises MediaError as it does."""
     with _reading(str(path)), _open(path, str(path)) as image:
         return _count_pages(image, str(path))
 
 
 @contextlib.contextmanager
 def _reading(where: str) -> Iterator[None]:
-    """Whatever fails inside the block is a MediaError naming the source."""
+    """Converts any exception in the block into a MediaError naming the source."""
     try:
         yield
     except (QvlError, MemoryError):
@@ -97,12 +97,12 @@ def _reading(where: str) -> Iterator[None]:
     except UnidentifiedImageError as error:
         hint = "give PDFs with --pdf" if where.lower().endswith(".pdf") else ""
         raise MediaError("is not an image in a known format", where=where, fix=hint) from error
-    except Exception as error:  # on damaged files Pillow raises whatever its parsers trip over
+    except Exception as error:  # on damaged files Pillow's parsers raise exceptions of any type
         raise MediaError(f"cannot be read: {str(error)[:200]}", where=where, fix="is the file complete?") from error
 
 
 def load_image(source: ImageSource) -> Image.Image:
-    """An image source of one page; raises MediaError for several."""
+    """Loads an image source of one page; raises MediaError for several pages."""
     pages = load_pages(source)
     if len(pages) > 1:
         raise MediaError(f"has {len(pages)} pages where one image is wanted", where=_describe(source), fix="split it")
@@ -110,7 +110,7 @@ def load_image(source: ImageSource) -> Image.Image:
 
 
 def check_aspect(pages: Sequence[Frame], source: ImageSource) -> None:
-    """Refuse what no resizing makes acceptable, while its name is known."""
+    """Raises MediaError for an aspect ratio above the limit, here where the source's name is known."""
     for page in pages:
         if max(page.size) > MAX_ASPECT_RATIO * min(page.size):
             width, height = page.size
@@ -122,7 +122,7 @@ def check_aspect(pages: Sequence[Frame], source: ImageSource) -> None:
 
 
 def load_frames(sources: Sequence[ImageSource]) -> list[Image.Image]:
-    """Video frames; raises MediaError when there are none or their sizes differ."""
+    """Loads video frames; raises MediaError if there are none or too many, or if their sizes differ."""
     frames: list[Image.Image] = []
     pixels = 0
     if len(sources) > MAX_CLIP_FRAMES:
@@ -140,7 +140,7 @@ def load_frames(sources: Sequence[ImageSource]) -> list[Image.Image]:
 
 
 def check_clip(frames: np.ndarray[Any, Any]) -> None:
-    """Refuse an array [frames, H, W, …] that is too large as frames, before anything of it is copied."""
+    """Raises MediaError for an array [frames, H, W, …] that is too large, before any of it is copied."""
     pixels = math.prod(frames.shape[:3])
     if pixels > MAX_CLIP_PIXELS or len(frames) > MAX_CLIP_FRAMES:
         raise MediaError(
@@ -175,11 +175,11 @@ def _open(source: str | Path | bytes | BinaryIO | np.ndarray[Any, Any], where: s
 
 
 def _content(source: BinaryIO, where: str) -> bytes:
-    """All of an open file, from its beginning where it can go back there."""
+    """Reads an open file completely, from its start if it is seekable."""
     if hasattr(source, "seekable") and source.seekable():
         source.seek(0)
     content = bytearray()
-    while piece := source.read(CHUNK):  # a pipe gives less than it is asked for, a device never ends
+    while piece := source.read(CHUNK):  # a pipe returns less than requested, a device never ends
         if not isinstance(piece, bytes | bytearray):
             raise MediaError("is open as text", where=where, fix='open it with mode "rb"')
         content += piece
@@ -189,9 +189,9 @@ def _content(source: BinaryIO, where: str) -> bytes:
 
 
 def check_there(source: str | Path) -> None:
-    """Raise MediaError where there is no such file, with a hint for URLs."""
+    """Raises MediaError if there is no such file, with a hint for URLs."""
     text = str(source)
-    if os.path.exists(source):  # which, unlike pathlib, takes any text
+    if os.path.exists(source):  # unlike pathlib, it takes any text
         return
     if is_remote(text):
         raise MediaError("is a URL", where=shown(source), fix="URLs are not fetched: download it first")
@@ -211,7 +211,7 @@ def _identify(file: Path | io.BytesIO) -> Image.Image:
 
 
 def _at(image: Image.Image, index: int) -> Image.Image:
-    """The image moved to one of its pages; reads the page's header only."""
+    """Moves the image to one of its pages and returns it; reads only the page's header."""
     if image.tell() != index:
         with _own_bound():
             image.seek(index)
@@ -219,7 +219,7 @@ def _at(image: Image.Image, index: int) -> Image.Image:
 
 
 def _count_pages(image: Image.Image, where: str) -> int:
-    """The number of pages, after every page's header is looked at: before any page is decoded."""
+    """Counts the pages and checks the size in every page's header, before any page is decoded."""
     _check_size(image, where)
     if image.format in ("JPEG", "MPO"):
         _check_scans(image, where)
@@ -237,7 +237,7 @@ def _count_pages(image: Image.Image, where: str) -> int:
 
 
 def _check_scans(image: Image.Image, where: str) -> None:
-    """Refuse a JPEG that goes over its pixels again and again; `image` is open, and nothing of it decoded."""
+    """Raises MediaError for a JPEG with too many scans; `image` is open and not decoded yet."""
     file: Any = getattr(image, "fp", None)
     if file is None:
         return
@@ -253,7 +253,7 @@ def _check_scans(image: Image.Image, where: str) -> None:
 
 @contextlib.contextmanager
 def _own_bound() -> Iterator[None]:
-    """`_check_size` in place of Pillow's process-wide bound, which warns first and names no file."""
+    """Disables Pillow's process-wide size limit, which warns first and names no file; `_check_size` replaces it."""
     with _PILLOW:
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
@@ -296,22 +296,22 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 
 def _eight_bits(values: Numbers) -> Bytes:
-    """16-bit greys keep their upper byte; Pillow's own conversion would clip everything above 255 to white.
+    """Converts 16-bit grays to their upper byte; Pillow's own conversion would clip everything above 255 to white.
 
-    Greys of mode I that need no more than 8 bits stay as they are.
+    Grays of mode I that fit into 8 bits stay as they are.
     """
     narrow = values.dtype.itemsize > 2 and values.max() <= 255
     return _by_rows(values, lambda rows: np.clip(rows, 0, 255) if narrow else np.clip(rows, 0, 65535) // 256)
 
 
 def _bytes_of_floats(values: Numbers) -> Bytes:
-    """Floats that are at most 1 are fractions of white."""
+    """Converts float grays: if all are at most 1, they are fractions of white, otherwise values from 0 to 255."""
     factor = 1 if np.fmax.reduce(values, axis=None) > 1 else 255
     return _by_rows(values, lambda rows: np.clip(np.nan_to_num(rows) * factor, 0, 255))
 
 
 def _by_rows(values: Numbers, convert: Callable[[Numbers], Numbers]) -> Bytes:
-    """Converted a few rows at a time: what is in between takes several times the memory of the result."""
+    """Converts a few rows at a time, since intermediate arrays take several times the memory of the result."""
     converted, step = np.empty(values.shape, np.uint8), max(1, CHUNK // values.shape[1])
     for first in range(0, len(values), step):
         converted[first : first + step] = convert(values[first : first + step]).astype(np.uint8)

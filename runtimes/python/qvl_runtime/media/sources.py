@@ -1,6 +1,6 @@
-"""Names of media as people write them: paths, `file:` URLs and `data:` URLs. Nothing is fetched from a network.
+"""Resolves names of media: paths, `file:` URLs and `data:` URLs. Nothing is fetched from a network.
 
-`local` turns a name into a path or the bytes themselves; `shown` is what an error may say of it.
+`local` turns a name into a path or the bytes themselves; `shown` is how an error may quote it.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from ..errors import MediaError
 from ..printable import one_line
 
 MAX_DATA_BYTES = 1 << 26
-"""Of what a `data:` URL holds, decoded."""
+"""Maximum decoded size of a `data:` URL."""
 MAX_ESCAPES = 1 << 20
-"""Percent-encoded bytes of a URL, each of which takes a hundred times its memory to decode."""
+"""Maximum percent-encoded bytes of a URL: decoding one takes a hundred times its memory."""
 _FILE = re.compile(r"file:(?://(?P<host>[^/\\]*)(?=[/\\])|(?=[/\\](?![/\\])))", re.IGNORECASE)
 _DATA = re.compile(r"data:(?P<kind>[^,]{0,200}),", re.IGNORECASE)
 _KIND = re.compile(r"data:[\w.+-]{0,40}(?:/[\w.+-]{0,60})?", re.IGNORECASE)
@@ -29,9 +29,9 @@ Source = TypeVar("Source")
 
 
 def local(source: Source) -> Source | Path | bytes:
-    """The path of a `file:` URL, the bytes of a `data:` URL; other sources as they are.
+    """Returns the path of a `file:` URL or the bytes of a `data:` URL; other sources unchanged.
 
-    A path with backslashes that does not exist here but does with slashes is that. Raises MediaError for a damaged URL.
+    In a path that does not exist, backslashes become slashes if that path exists. Raises MediaError for a damaged URL.
     """
     if not isinstance(source, str | Path):
         return source
@@ -47,7 +47,7 @@ def local(source: Source) -> Source | Path | bytes:
 
 
 def shown(source: object) -> str:
-    """How an error names a source: without the payload of a `data:` URL, and without what a URL may keep secret."""
+    """Returns how errors name a source: without the payload of a `data:` URL and without credentials or query."""
     if not isinstance(source, str | Path):
         return f"image given as {type(source).__name__}"
     text = str(source)
@@ -59,13 +59,13 @@ def shown(source: object) -> str:
 
 
 def is_remote(text: str) -> bool:
-    """Whether this is a URL that something would have to be fetched from; a lost slash does not hide it."""
+    """Whether this is a URL that would have to be fetched, even if a slash is missing (`http:/…`)."""
     scheme = text.split(":")[0].lower()
     return _REMOTE.match(text) is not None and len(scheme) > 1 and scheme != "file"
 
 
 def file_path(url: str, windows: bool = os.name == "nt") -> str:
-    """The path that a `file:` URL names; raises MediaError where that is no absolute path of this machine."""
+    """Returns the path of a `file:` URL; raises MediaError unless it is an absolute path on this machine."""
     match = _FILE.match(url)
     if not match:
         raise MediaError("has no absolute path", where=shown(url), fix="write file:///directory/name, or a plain path")
@@ -81,15 +81,15 @@ def file_path(url: str, windows: bool = os.name == "nt") -> str:
 
 
 def _unquoted(path: str) -> str:
-    """Percent-encoded bytes are those of the name, whether or not they are UTF-8."""
+    """Decodes percent-encoded bytes of a file name, which need not be UTF-8."""
     try:
         return os.fsdecode(unquote_to_bytes(path.encode("utf-8", "surrogateescape")))
-    except UnicodeEncodeError:  # a name that no file has
+    except UnicodeEncodeError:  # no file can have this name
         return path
 
 
 def _payload(url: str, match: re.Match[str]) -> bytes:
-    """What a `data:` URL holds: base64, strictly, or percent-encoded bytes."""
+    """Decodes the content of a `data:` URL: strict base64 or percent-encoded bytes."""
     where, escapes = shown(url), url.count("%", match.end())
     if escapes > MAX_ESCAPES or len(url) - match.end() - 2 * escapes > MAX_DATA_BYTES * 4 // 3 + 4:
         raise _too_large(where)

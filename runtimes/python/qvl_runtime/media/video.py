@@ -1,4 +1,4 @@
-"""Frames of videos as `qwen-vl-utils` 0.0.14 takes them: how many, which ones, and how large."""
+"""Samples and resizes video frames as `qwen-vl-utils` 0.0.14 does: how many, which ones, and how large."""
 
 from __future__ import annotations
 
@@ -28,35 +28,35 @@ if TYPE_CHECKING:
 
 DEFAULT_FPS, MIN_FPS, MAX_FPS = 2.0, 0.01, 1000
 FRAME_FACTOR = 2
-"""Frames come in pairs: one temporal patch."""
+"""Frames per temporal patch."""
 MIN_FRAMES, MAX_FRAMES = 4, 768
 MAX_COUNT = 1 << 53
-"""Of pixels, frames or seconds that anybody asks for."""
+"""Maximum pixels, frames or seconds that a part may request."""
 MIN_TOKENS, MAX_TOKENS = 128, 768
-"""Image tokens of a frame, unless the pixel budgets say otherwise."""
+"""Default minimum and maximum image tokens of a frame."""
 RESIZED_TOKENS = 4, 16384
-"""Least and most image tokens of a size that is asked for as such."""
+"""Minimum and maximum image tokens of an explicitly requested size."""
 SHARE = 0.9
-"""Of the maximum length, for the frames of one video together."""
+"""Fraction of the maximum length that the frames of one video may take together."""
 MAX_VIDEO_BYTES = 1 << 34
-"""Larger files are refused: 16 GiB."""
+"""Larger files are rejected: 16 GiB."""
 FORMATS = (
     "mov,mp4,matroska,webm,avi,flv,asf,mpegts,mpeg,mpegvideo,m4v,h264,hevc,ogg,gif,apng,mjpeg,ivf,obu,nut,mxf,dv,wtv,rm,"
     "yuv4mpegpipe,wav,mp3,flac,aac"
 )
-"""FFmpeg's names of the containers that are read; playlists (HLS, DASH, concat) would open further files and URLs."""
+"""FFmpeg's names of the accepted containers; playlists (HLS, DASH, concat) would open further files and URLs."""
 OPENED_WITH = {"protocol_whitelist": "file", "format_whitelist": FORMATS}
 COMPLETE = "is the file complete?"
 Size = tuple[int, int]
 Resize = Callable[[int, Size], Size]
-"""Number of frames and their size (width, height) → the size they are wanted in."""
+"""Number of frames and their size (width, height) → the size to resize them to."""
 
 
 @dataclass(frozen=True)
 class Budget:
-    """Pixel bounds of an image or a frame, and of all temporal patches of a video together; None is the default.
+    """Pixel bounds of an image or a frame, and of all temporal patches of a video together; None means the default.
 
-    `resized` is the width and height asked for in place of any bounds.
+    `resized` is an explicit width and height, which replaces the bounds.
     """
 
     min_pixels: int | None = None
@@ -66,7 +66,7 @@ class Budget:
 
     @classmethod
     def of(cls, part: Mapping[str, Any]) -> Budget:
-        """What a content part asks for; raises PromptError for what is no budget."""
+        """Reads the budget of a content part; raises PromptError for invalid values."""
         low, high, total = (_count(part, name) for name in ("min_pixels", "max_pixels", "total_pixels"))
         if low and high and low > high:
             raise PromptError(f"min_pixels {low} is above max_pixels {high}")
@@ -78,7 +78,7 @@ class Budget:
         return cls(low, high, total, (width, height) if height and width else None)
 
     def resized_to(self, token_side: int) -> Size | None:
-        """The size asked for in whole tokens (`smart_resize` of qwen-vl-utils: at least one token a side)."""
+        """Returns the requested size in whole tokens (`smart_resize` of qwen-vl-utils: at least one token per side)."""
         if self.resized is None:
             return None
         low, high = (tokens * token_side**2 for tokens in RESIZED_TOKENS)
@@ -88,7 +88,7 @@ class Budget:
         return wide, tall
 
     def frame_bounds(self, frames: int, token_side: int, max_length: int) -> tuple[int, int]:
-        """Least and most pixels of each of `frames` frames, where a token is `token_side` pixels square."""
+        """Returns minimum and maximum pixels of each of `frames` frames; a token is `token_side` pixels square."""
         token = token_side**2
         low = self.min_pixels or MIN_TOKENS * token
         total = self.total_pixels or max_length * token * SHARE
@@ -99,7 +99,7 @@ class Budget:
 
 @dataclass(frozen=True)
 class Sampling:
-    """`frames` in all, or `fps` a second but `min_frames` to `max_frames` of them, from second `start` to `end`."""
+    """`frames` in total, or `fps` per second but `min_frames` to `max_frames`, between seconds `start` and `end`."""
 
     fps: float = DEFAULT_FPS
     frames: int | None = None
@@ -110,7 +110,7 @@ class Sampling:
 
     @classmethod
     def of(cls, part: Mapping[str, Any]) -> Sampling:
-        """What a content part asks for; raises PromptError for what makes no sense."""
+        """Reads the sampling options of a content part; raises PromptError for invalid or conflicting values."""
         given = {name: part[name] for name in ("fps", "sample_fps", "nframes") if part.get(name) is not None}
         rates = list(given)
         if len(rates) > 1:
@@ -127,7 +127,7 @@ class Sampling:
         return cls(float(fps), _count(part, "nframes"), low or MIN_FRAMES, high, start, end)
 
     def range(self, total: int, rate: float) -> tuple[int, int]:
-        """The first frame of the time asked for and how many it has (`calculate_video_frame_range`)."""
+        """Returns first frame and number of frames of the requested time span (`calculate_video_frame_range`)."""
         if self.start is None and self.end is None:
             return 0, total
         longest = total / rate
@@ -141,7 +141,7 @@ class Sampling:
         return first, last - first + 1
 
     def count(self, total: int, rate: float) -> int:
-        """How many of `total` frames at `rate` a second to take (`smart_nframes`); a video of one frame keeps it."""
+        """Returns how many of `total` frames at `rate` per second to take (`smart_nframes`); 1 if `total` is 1."""
         if self.frames is not None:
             wanted = round(self.frames / FRAME_FACTOR) * FRAME_FACTOR
             if not FRAME_FACTOR <= wanted <= total:
@@ -162,7 +162,7 @@ def _even(number: float, rounded: Callable[[float], int]) -> int:
 
 
 def _count(part: Mapping[str, Any], name: str) -> int | None:
-    """A positive whole number of a content part, of whatever type, None where there is none."""
+    """Returns a positive whole number of a content part, of any numeric type, or None if absent."""
     value = part.get(name)
     if value is None:
         return None
@@ -176,7 +176,7 @@ def _count(part: Mapping[str, Any], name: str) -> int | None:
 
 
 def _whole(value: Any) -> Any:
-    """A float without a fraction as a whole number, as `0.5 * 1568000` gives it."""
+    """Converts a float without a fraction to an int, such as the result of `0.5 * 1568000`."""
     floating = _is_number(value) and not isinstance(value, Integral)
     return int(value) if floating and math.isfinite(value) and value == int(value) else value
 
@@ -191,9 +191,9 @@ def _second(part: Mapping[str, Any], name: str) -> float | None:
 
 
 def spread(total: int, count: int, first: int = 0) -> Ints:
-    """Indices of `count` of `total` frames from the `first`, both ends among them.
+    """Returns `count` evenly spaced indices of `total` frames starting at `first`, both ends included.
 
-    It is `torch.linspace(…).round()` in float32.
+    Equals `torch.linspace(…).round()` in float32.
     """
     step = np.float32(total - 1) / np.float32(max(count - 1, 1))
     place = np.arange(count, dtype=np.float32)
@@ -205,7 +205,7 @@ def spread(total: int, count: int, first: int = 0) -> Ints:
 
 @dataclass(frozen=True)
 class Clip:
-    """RGB frames of one size, how many make a second, the second each was taken at, and whether resized already."""
+    """RGB frames of one size, frames per second, the time of each frame in seconds, and whether already resized."""
 
     frames: tuple[Image.Image, ...]
     fps: float
@@ -214,10 +214,10 @@ class Clip:
 
 
 def load_clip(source: Any, sampling: Sampling, resize: Resize) -> Clip:
-    """A video file, a list of images, or a uint8 array [frames, H, W, 3].
+    """Loads a video file, a list of images, or a uint8 array [frames, H, W, 3].
 
-    A file is sampled and its frames are resized as they are decoded. Frames given one by one are `sampling.fps` a
-    second already; `max_frames` thins them out. Raises MediaError naming the file.
+    A file is sampled, and its frames are resized as they are decoded. Frames given as images or an array already have
+    the rate `sampling.fps`; `max_frames` thins them out. Raises MediaError naming the file.
     """
     if isinstance(source, str | Path):
         return _from_file(source, sampling, resize)
@@ -244,7 +244,7 @@ def _from_file(source: str | Path, sampling: Sampling, resize: Resize) -> Clip:
         check_there(path)
         check_regular(path, MAX_VIDEO_BYTES)
     try:
-        # without "file:", what stands before a colon of the name would be taken for a protocol
+        # without "file:", text before a colon in the name would be taken for a protocol
         file = io.BytesIO(path) if isinstance(path, bytes) else f"file:{path}"
         with av.open(file, "r", options=OPENED_WITH, metadata_errors="replace") as container:
             total, rate = _length(container, where)
@@ -258,11 +258,11 @@ def _from_file(source: str | Path, sampling: Sampling, resize: Resize) -> Clip:
         raise MediaError(f"cannot be read as a video: {error.strerror}", where=where) from error
     except MemoryError:
         raise
-    except Exception as error:  # what a damaged file lacks, PyAV looks for all the same
+    except Exception as error:  # PyAV also trips over what a damaged file lacks
         raise MediaError(f"cannot be read as a video: {str(error)[:200]}", where=where, fix=COMPLETE) from error
     if not frames:
         raise MediaError("no frame of the video can be decoded", where=where)
-    frames += frames[-1:] * (len(chosen) - len(frames))  # the file ends sooner than it says
+    frames += frames[-1:] * (len(chosen) - len(frames))  # the file has fewer frames than its header says
     return Clip(tuple(frames), len(chosen) / total * rate, tuple((chosen / rate).tolist()), True)
 
 
@@ -273,14 +273,14 @@ def _bounded(frames: int) -> int:
 
 
 def _length(container: InputContainer, where: str) -> tuple[int, float]:
-    """Number of frames, counted where the file does not say it, and frames a second."""
+    """Returns the number of frames, counted if the file does not state it, and the frames per second."""
     if not container.streams.video:
         raise MediaError("has no pictures", where=where)
     stream = container.streams.video[0]
     if stream.codec_context is None:
         raise MediaError("its pictures are in a form that is not known", where=where)
     stream.thread_type = "AUTO"
-    stream.codec_context.options = {"max_pixels": str(MAX_IMAGE_PIXELS)}  # of frames larger than the file says
+    stream.codec_context.options = {"max_pixels": str(MAX_IMAGE_PIXELS)}  # for frames larger than the header says
     if stream.width * stream.height > MAX_IMAGE_PIXELS:
         raise MediaError(f"{stream.width} × {stream.height} pixels are too many", where=where, fix="scale it down")
     total = stream.frames or sum(packet.size > 0 for packet in container.demux(stream))
@@ -291,7 +291,7 @@ def _length(container: InputContainer, where: str) -> tuple[int, float]:
 
 
 def _decoded(container: InputContainer, chosen: Ints, resize: Resize) -> Iterator[Image.Image]:
-    """The chosen frames in order, upright and resized."""
+    """Yields the chosen frames in order, upright and resized."""
     wanted = iter(chosen.tolist())
     following = next(wanted, None)
     for index, frame in enumerate(container.decode(video=0)):
@@ -308,7 +308,7 @@ def _decoded(container: InputContainer, chosen: Ints, resize: Resize) -> Iterato
 
 
 def _upright(frame: Any) -> Image.Image:
-    """As a player shows it: telephones store how they were held."""
+    """Returns the frame as an image, rotated as players show it: phones store how they were held."""
     image: Image.Image = frame.to_image()
-    turned = getattr(frame, "rotation", 0)  # degrees counter-clockwise, PyAV 14 and newer
+    turned = getattr(frame, "rotation", 0)  # degrees counterclockwise, PyAV 14 and newer
     return image.rotate(turned, expand=True) if turned else image
