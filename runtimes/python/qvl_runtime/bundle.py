@@ -1,4 +1,4 @@
-"""A bundle's directory: its manifest read strictly, and its files found and checked."""
+"""Reads a bundle directory: decodes its manifest strictly, finds and checks its files."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Shapes = dict[str, list[int | str]]
 
 
 def has_utf8_name(path: Path) -> bool:
-    """Whether the path from the root is UTF-8: engines cannot open files of another name."""
+    """Whether the absolute path is valid UTF-8: engines cannot open files with other names."""
     try:
         str(path.absolute()).encode()
     except UnicodeEncodeError:
@@ -40,7 +40,7 @@ class _Version(msgspec.Struct):
 
 
 def read_manifest(bundle: Path) -> Manifest:
-    """The manifest of a bundle directory, with the presence and size of every file checked.
+    """Returns the manifest of a bundle directory and checks presence and size of every file.
 
     Raises BundleError naming the file and the likely cause.
     """
@@ -48,7 +48,7 @@ def read_manifest(bundle: Path) -> Manifest:
         manifest = _parse(bundle)
         for name, entry in manifest.files.items():
             _check_size(inside(bundle, name), entry)
-    except OSError as error:  # nobody may read it, its name is too long, its disk is gone
+    except OSError as error:  # no read permission, a name too long, a disk that is gone
         raise BundleError(f"cannot be read: {error.strerror}", where=error.filename or bundle) from error
     for name in GRAPHS:
         if name not in manifest.graphs:
@@ -72,7 +72,7 @@ def _parse(bundle: Path) -> Manifest:
             fix="load it with onnxruntime_genai, or export without --layout genai",
         )
     if not path.is_file() and (bundle / "config.json").is_file():
-        import shlex  # for errors alone
+        import shlex  # only needed for errors
 
         raise BundleError(
             "is a checkpoint, not a bundle",
@@ -106,7 +106,7 @@ def _check_size(path: Path, entry: FileEntry) -> None:
 
 
 def _check_geometry(manifest: Manifest, where: Path) -> None:
-    """The geometry must be that of the graphs' own inputs and outputs, which engines check against the graphs."""
+    """Raises BundleError unless the geometry matches the manifest's ports, which engines check against the graphs."""
     vision, language = manifest.graphs["vision"], manifest.graphs["llm"]
     shapes = {port.name: port.shape for graph in (vision, language) for port in (*graph.inputs, *graph.outputs)}
     wrong = [*_wrong_shapes(manifest, shapes), *_wrong_options(manifest, shapes)]
@@ -121,9 +121,9 @@ def _check_geometry(manifest: Manifest, where: Path) -> None:
 
 
 def _wrong_shapes(manifest: Manifest, shapes: Shapes) -> Iterator[str]:
-    """Ports that every graph has, where they are missing or of another shape."""
+    """Returns the names of required ports that are missing or have an unexpected shape."""
     llm, last = manifest.llm, f"past_key_values.{manifest.llm.num_layers - 1}.key"
-    fixed = shapes.get(last, [])[2:3] == [llm.max_length]  # engines want to know the capacity when they are built
+    fixed = shapes.get(last, [])[2:3] == [llm.max_length]  # engines need a fixed capacity at build time
     expected: Shapes = {
         "pixel_values": ["frames", "patches", manifest.image.patch_dim],
         "image_features": ["image_tokens", llm.hidden_size],
@@ -134,7 +134,7 @@ def _wrong_shapes(manifest: Manifest, shapes: Shapes) -> Iterator[str]:
 
 
 def _wrong_options(manifest: Manifest, shapes: Shapes) -> Iterator[str]:
-    """What only some families have, where only one of geometry and graphs has it."""
+    """Yields optional inputs and outputs that only one of geometry and graphs has."""
     image, llm = manifest.image, manifest.llm
     optional = {
         "patch_positions": not image.queries,
@@ -151,7 +151,7 @@ def _wrong_options(manifest: Manifest, shapes: Shapes) -> Iterator[str]:
 
 
 def _wrong_sizes(manifest: Manifest) -> Iterator[str]:
-    """Sizes that contradict each other."""
+    """Yields names of sizes that contradict each other."""
     image, llm, tokens = manifest.image, manifest.llm, manifest.tokens
     if not max(image.min_pixels, image.factor**2) <= image.max_pixels and not image.square:
         yield "pixel bounds"
@@ -169,13 +169,13 @@ def _profiles_fit(graph: GraphEntry) -> bool:
 
 
 def verify(bundle: Path, manifest: Manifest) -> Iterator[tuple[str, bool]]:
-    """Each file's name and whether its sha256 is the recorded one."""
+    """Yields each file's name and whether its SHA-256 matches the manifest."""
     for name, entry in manifest.files.items():
         yield name, sha256(inside(bundle, name)) == entry.sha256
 
 
 def sha256(path: Path) -> str:
-    """Hex digest of a file, read in pieces."""
+    """Returns the hex SHA-256 of a file, read in chunks."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while piece := file.read(CHUNK):
@@ -184,14 +184,14 @@ def sha256(path: Path) -> str:
 
 
 def inside(bundle: Path, name: str) -> Path:
-    """The path of a bundle's file; raises BundleError when the name leaves the bundle."""
+    """Returns the path of a bundle's file; raises BundleError if the name or a link leads outside the bundle."""
     pure = PurePosixPath(name)
     path = bundle / name
     if pure.is_absolute() or ".." in pure.parts or not name or any(sign in name for sign in "\\:\0"):
         raise BundleError(f"names a file outside the bundle: {name[:200]!r}", where=bundle / MANIFEST)
     try:
         stays = path.resolve().is_relative_to(bundle.resolve())
-    except (OSError, RuntimeError) as error:  # a link to itself, before Python 3.13 a RuntimeError
+    except (OSError, RuntimeError) as error:  # a symlink loop is a RuntimeError before Python 3.13
         raise BundleError(
             "is a link that leads nowhere", where=path, fix="copy the file itself into the bundle"
         ) from error

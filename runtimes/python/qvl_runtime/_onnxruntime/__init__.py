@@ -1,1 +1,1 @@
-"""ONNX Runtime: the one place that imports it, and what is looked at before it runs."""
+"""ONNX Runtime: the only module that imports it, and the checks before it runs."""

@@ -1,6 +1,6 @@
-"""The one place that imports ONNX Runtime: whole, only one of its distributions, and with telemetry off.
+"""The only module that imports ONNX Runtime: checks that it is complete and the only distribution, telemetry off.
 
-Importing this module raises InstallError where there is none, or where two overwrite each other.
+Importing this module raises InstallError if ONNX Runtime is missing or damaged, or if two distributions are installed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ MISSING = f"{install_fix('cpu')}, or {install_fix('cuda')}"
 
 
 def check_install() -> None:
-    """Refuse two distributions of ONNX Runtime: they overwrite each other's files."""
+    """Raises InstallError for two distributions of ONNX Runtime: they overwrite each other's files."""
     found = [name for name in ONNX_RUNTIMES if _installed(name)]
     if len(found) > 1:
         raise InstallError(
@@ -34,7 +34,7 @@ def _installed(distribution: str) -> bool:
     return True
 
 
-check_install()  # first, so that a broken pair is named and not crashed on
+check_install()  # first, so that two distributions raise an error instead of crashing
 try:
     import onnxruntime as ort
 except ModuleNotFoundError as error:
@@ -43,7 +43,7 @@ except ModuleNotFoundError as error:
     raise InstallError("no ONNX Runtime is installed", fix=MISSING) from error
 except ImportError as error:
     raise InstallError(f"ONNX Runtime cannot be loaded: {error}", fix="install it again") from error
-if not hasattr(ort, "InferenceSession"):  # a folder that an uninstalled one left behind
+if not hasattr(ort, "InferenceSession"):  # an uninstalled distribution left a folder behind
     raise InstallError("ONNX Runtime is damaged: it has no InferenceSession", fix=MISSING)
 if TOO_LATE:
     ort.disable_telemetry_events()

@@ -1,7 +1,7 @@
-"""Attributes that crash ONNX Runtime, found in a model's file before it is opened.
+"""Finds attributes that crash ONNX Runtime in a model file before it is opened.
 
-The file is read in Protocol Buffers' wire format, of which only graphs, functions, nodes and their attributes that are
-whole numbers or graphs are looked at; numbers of fields are those of `onnx.proto`.
+Parses the Protocol Buffers wire format, but only graphs, functions, nodes, and attributes that are integers or graphs;
+field numbers are those of `onnx.proto`.
 """
 
 from __future__ import annotations
@@ -10,20 +10,20 @@ from collections.abc import Iterator
 
 GRAPH_NODE = 1
 NODES_OF = {7: GRAPH_NODE, 25: 7}
-"""Fields of a model that hold nodes, the graph and functions, and which of their own fields those are."""
+"""Fields of a model that contain nodes (graph, functions) → the field of the nodes in each."""
 NODE_OUTPUT, NODE_TYPE, NODE_ATTRIBUTE = 2, 4, 5
 ATTRIBUTE_NAME, ATTRIBUTE_INT, ATTRIBUTE_GRAPHS = 1, 3, (6, 11)
 VARINT, FIXED64, DELIMITED, FIXED32 = 0, 1, 2, 5
 MAX_FIELDS = 1 << 21
-"""Of a file, several seconds' work; a graph of 40,000 nodes has 700,000."""
+"""Maximum fields of a file, which take several seconds; a graph of 40,000 nodes has 700,000."""
 LARGEST = (1 << 31) - 1
-"""ONNX Runtime's kernels keep such attributes in 32 bits, and divide by what is left of larger ones."""
+"""ONNX Runtime's kernels truncate such attributes to 32 bits and divide by the result."""
 
 
 def crashing_attribute(model: bytes) -> str | None:
-    """What an attribute says that ONNX Runtime would crash on, None for models without one.
+    """Describes an attribute that would crash ONNX Runtime, or returns None if there is none.
 
-    Raises ValueError for what is not a model, or has more than MAX_FIELDS.
+    Raises ValueError if the bytes are not a model or have more than MAX_FIELDS fields.
     """
     left = iter(range(MAX_FIELDS))
     holders = [(NODES_OF.get(field), value) for field, value in _fields(memoryview(model), left)]
@@ -38,7 +38,7 @@ def crashing_attribute(model: bytes) -> str | None:
 
 
 def _crashing(node: memoryview, left: Iterator[int], graphs: list[memoryview]) -> str | None:
-    """The first such attribute of a node; adds the graphs that are within it."""
+    """Describes the first such attribute of a node; appends the node's subgraphs to `graphs`."""
     kind, outputs, numbers = "", 0, dict[str, int]()
     for field, value in _fields(node, left):
         if field == NODE_OUTPUT:
@@ -56,7 +56,7 @@ def _other_count(name: str, number: int, outputs: int) -> bool:
 
 
 def _number(attribute: memoryview, left: Iterator[int], graphs: list[memoryview]) -> Iterator[tuple[str, int]]:
-    """Name and value of an attribute that is a whole number; one that is a graph is added to those."""
+    """Yields name and value of an integer attribute; appends graphs of an attribute to `graphs`."""
     name, number = "", None
     for field, value in _fields(attribute, left):
         if field == ATTRIBUTE_NAME and isinstance(value, memoryview):
@@ -74,9 +74,9 @@ def _text(value: memoryview) -> str:
 
 
 def _fields(message: memoryview, left: Iterator[int]) -> Iterator[tuple[int, int | memoryview]]:
-    """Number and value of every field: a whole number, or bytes.
+    """Yields number and value of every field: an integer, or bytes.
 
-    Takes one of what is `left` for each. Raises ValueError where nothing is, and where the message is cut.
+    Takes one item from `left` per field. Raises ValueError if none is left, or if the message is truncated.
     """
     place, end = 0, len(message)
     while place < end:

@@ -1,7 +1,7 @@
-"""Whether this processor's products of unsigned and signed bytes saturate, found by trying one.
+"""Detects by a test product whether this processor's products of unsigned and signed bytes saturate.
 
-x86 without VNNI adds pairs of such products in 16 bits. ONNX Runtime can avoid it (`session.x64quantprecision`), at a
-tenth of the speed where there is VNNI or AMX, so it is asked for only where it is needed.
+x86 without VNNI adds pairs of such products in 16 bits. ONNX Runtime can avoid this (`session.x64quantprecision`), but
+with VNNI or AMX that runs at a tenth of the speed, so it is enabled only if needed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ DEPTH = 64
 
 @lru_cache(maxsize=1)
 def saturates() -> bool:
-    """Whether DEPTH · 255 · 127 does not come out as it should."""
+    """Whether a dot product of DEPTH terms 255 · 127 is computed incorrectly."""
     from .library import ort
 
     options = ort.SessionOptions()

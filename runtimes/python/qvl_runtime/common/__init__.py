@@ -1,1 +1,1 @@
-"""What any part of the runtime may use."""
+"""Helpers that any part of the runtime may use."""

@@ -1,4 +1,4 @@
-"""Options that are numbers, NumPy's too: taken as Python's, or refused with PromptError."""
+"""Checks numeric options, NumPy's included: converts them to Python numbers or raises PromptError."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..errors import PromptError
 
 
 def whole(name: str, value: Any, least: int, fix: str) -> int:
-    """An int of at least `least`; a bool is not one."""
+    """Returns `value` as an int of at least `least`; raises PromptError otherwise, also for a bool."""
     try:
         number = least - 1 if isinstance(value, bool) else operator.index(value)
     except TypeError:
@@ -22,10 +22,10 @@ def whole(name: str, value: Any, least: int, fix: str) -> int:
 
 
 def real(name: str, value: Any, fix: str, least: float = 0.0, most: float = math.inf, *, above: bool = False) -> float:
-    """A finite float from `least`, or only `above` it, to `most`; a bool is not one."""
+    """Returns `value` as a finite float from `least` (exclusive if `above`) to `most`; raises PromptError otherwise."""
     try:
         number = float(value) if isinstance(value, numbers.Real) and not isinstance(value, bool) else math.nan
-    except OverflowError:  # a whole number or a fraction beyond all floats
+    except OverflowError:  # an integer or fraction beyond the range of floats
         number = math.inf
     if not (math.isfinite(number) and least <= number <= most) or (above and number == least):
         raise PromptError(f"{name} is {told(value)}", fix=fix)
@@ -33,7 +33,7 @@ def real(name: str, value: Any, fix: str, least: float = 0.0, most: float = math
 
 
 def told(value: Any) -> str:
-    """A value as an error quotes it; Python refuses to write whole numbers of thousands of digits."""
+    """Returns a value as errors quote it; Python refuses to format integers of thousands of digits."""
     try:
         return f"{value!r:.80}"
     except ValueError:
@@ -41,7 +41,7 @@ def told(value: Any) -> str:
 
 
 def brief(value: Any, most: int) -> str:
-    """The beginning of a value as a text."""
+    """Returns the first `most` characters of a value's text."""
     try:
         return str(value)[:most]
     except ValueError:

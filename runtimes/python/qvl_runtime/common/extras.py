@@ -1,7 +1,7 @@
-"""The extras of qvl-runtime and what each installs, for errors that say what is missing.
+"""The extras of qvl-runtime and the packages of each, for errors that say what is missing.
 
-Errors name the packages of an extra and not the extra alone: these come from a package index, qvl-runtime from
-wherever the user has it.
+Errors name the packages as well as the extra: packages come from a package index, but qvl-runtime may come from
+elsewhere.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ EXTRAS: Mapping[str, Sequence[str]] = {
     "video": ("av>=13",),
     "json": ("llguidance>=1.7",),
 }
-"""As in pyproject.toml, which a test holds; an application that is frozen has no metadata to read."""
+"""As in pyproject.toml (a test checks this); a frozen application has no metadata to read."""
 
 ONNX_RUNTIMES = (
     *("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "onnxruntime-migraphx", "onnxruntime-openvino"),
     *("onnxruntime-qnn", "onnxruntime-rocm", "onnxruntime-training", "ort-nightly", "ort-nightly-gpu"),
 )
-"""Distributions that all own the package folder `onnxruntime`: only one of them can be installed."""
+"""Distributions that share the package folder `onnxruntime`: only one of them can be installed."""
 
 
 def install_fix(extra: str) -> str:
-    """What to do where the packages of an extra of qvl-runtime are missing."""
+    """Returns the advice for missing packages of an extra of qvl-runtime."""
     return fix_of("qvl-runtime", extra, EXTRAS[extra])
 
 
 def fix_of(distribution: str, extra: str, requirements: Sequence[str]) -> str:
-    """What to do where requirements of a distribution's extra are missing; quoted for every shell."""
+    """Returns the advice for missing requirements of a distribution's extra, quoted for any shell."""
     wanted = " ".join(f'"{requirement}"' for requirement in requirements)
     return f"pip install {wanted}, which is the extra {distribution}[{extra}]"

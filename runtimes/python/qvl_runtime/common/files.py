@@ -1,7 +1,7 @@
-"""Files that a user names: only regular ones are read, and never more than a bound.
+"""Reads files that a user names: only regular files, and never more than a limit.
 
-A device such as /dev/zero has no end, and a named pipe may never have a writer. A pipe that is open already (the shell
-makes one of `<(…)` and of `| … /dev/stdin`) is read up to a bound by `read_file`.
+A device such as /dev/zero has no end, and a named pipe may never get a writer. A pipe that is already open (a shell
+creates one for `<(…)` and for `| … /dev/stdin`) is read up to a limit by `read_file`.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from typing import IO
 from ..errors import MediaError, QvlError
 
 MAX_LINE_BYTES = 1 << 26
-"""Of a file that is read line by line: 64 MiB."""
+"""Maximum line length of a file that is read line by line: 64 MiB."""
 MAX_PIPE_BYTES = 1 << 28
-"""Of what comes through a pipe, which is kept in memory: 256 MiB."""
+"""Maximum bytes read from a pipe, which are kept in memory: 256 MiB."""
 CHUNK = 1 << 20
 _OPEN_ALREADY = ("/dev/fd/", "/dev/stdin", "/proc/self/fd/")
 
 
 def is_pipe(path: str | Path) -> bool:
-    """Whether this names a pipe that is open already."""
+    """Whether the path names a pipe that is already open."""
     return str(path).startswith(_OPEN_ALREADY) and os.path.exists(path) and stat.S_ISFIFO(os.stat(path).st_mode)
 
 
 def open_regular(path: str | Path, limit: int, error: type[QvlError] = MediaError) -> IO[bytes]:
-    """A regular file of at most `limit` bytes, open for reading; raises `error` if there is something else."""
+    """Opens a regular file of at most `limit` bytes for reading; raises `error` for anything else."""
     try:
         # without O_NONBLOCK, opening a pipe waits for its writer
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
@@ -45,16 +45,16 @@ def open_regular(path: str | Path, limit: int, error: type[QvlError] = MediaErro
 
 
 def check_regular(path: str | Path, limit: int, error: type[QvlError] = MediaError) -> None:
-    """Raise what `open_regular` would, for a file that a library opens by its name."""
+    """Raises what `open_regular` would, for a file that a library opens by its name."""
     open_regular(path, limit, error).close()
 
 
 def read_file(path: str | Path, limit: int, error: type[QvlError] = MediaError) -> bytes:
-    """The content of a regular file or a pipe of at most `limit` bytes; raises `error` if there is something else."""
+    """Returns the content of a regular file or an open pipe of at most `limit` bytes; raises `error` otherwise."""
     piped = is_pipe(path)
     limit = min(limit, MAX_PIPE_BYTES) if piped else limit
     with open(path, "rb") if piped else open_regular(path, limit, error) as file:
-        content = file.read(min(os.fstat(file.fileno()).st_size, limit) + 1)  # memory for as much is taken at once
+        content = file.read(min(os.fstat(file.fileno()).st_size, limit) + 1)  # read() allocates this much at once
         while len(content) <= limit and (piece := file.read(CHUNK)):  # pipes and files in /proc have a size of 0
             content += piece
     if len(content) > limit:
@@ -63,7 +63,7 @@ def read_file(path: str | Path, limit: int, error: type[QvlError] = MediaError) 
 
 
 def read_lines(path: Path, error: type[QvlError] = MediaError) -> Generator[bytes, None, None]:
-    """The lines of a regular file, one in memory at a time; raises `error` for one that is too long."""
+    """Yields the lines of a regular file, one in memory at a time; raises `error` for a line that is too long."""
     number = 0
     with open_regular(path, 1 << 62, error) as file:
         while line := file.readline(MAX_LINE_BYTES + 1):
@@ -83,7 +83,7 @@ def _check(status: os.stat_result, path: str | Path, limit: int, error: type[Qvl
 
 
 def _kind(path: str | Path) -> str:
-    """What is in the way if a file cannot be opened at all: a directory on Windows, a socket."""
+    """Says why a path cannot be opened if it is not a file: a directory on Windows, a socket; else empty."""
     if os.path.isdir(path):
         return "is a directory"
     return "" if os.path.isfile(path) else "is not a regular file"

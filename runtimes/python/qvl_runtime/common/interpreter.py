@@ -1,4 +1,4 @@
-"""The Python that child processes are started with."""
+"""Finds the Python interpreter to start child processes with."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def interpreter() -> str | None:
-    """Where this process has one: `sys.executable` may be an application that embeds Python, or is frozen."""
+    """Returns the interpreter, or None if `sys.executable` is an application that embeds Python or is frozen."""
     name = Path(sys.executable or "").name
     usable = re.match(r"(?i)(python|pypy)", name) and not getattr(sys, "frozen", False)
     return sys.executable if usable else None

@@ -1,4 +1,4 @@
-"""Standard input, output and error of a command, whatever the caller closed, cannot show or stops reading."""
+"""Standard streams of a command, robust against closed streams, limited encodings and readers that stop reading."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..printable import one_line, printable, printable_json
 
 
 def open_streams() -> None:
-    """Put the null device where the caller closed a stream, so that no other file takes its place.
+    """Opens the null device for every stream the caller closed, so that no other file takes its descriptor.
 
     Without a standard error `print` would write errors to standard output.
     """
@@ -25,21 +25,21 @@ def open_streams() -> None:
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # an answer may hold what the terminal cannot show
+            stream.reconfigure(errors="backslashreplace")  # an answer may hold characters the terminal cannot show
 
 
 def say(text: str) -> None:
-    """A line on standard error, without control characters; nobody may be reading it."""
+    """Prints a line without control characters on standard error; ignores errors, since nobody may be reading."""
     with contextlib.suppress(OSError, ValueError):
         print(one_line(text), file=sys.stderr, flush=True)
 
 
 class OutputError(Exception):
-    """Standard output does not take what is written to it; the cause says why."""
+    """Writing to standard output failed; the cause says why."""
 
 
 def put(text: str, end: str = "\n") -> None:
-    """Print at once; raises OutputError, after which the end of the process tries to write nothing more."""
+    """Prints and flushes; raises OutputError on failure, after redirecting the stream so that exit writes nothing."""
     try:
         print(text, end=end, flush=True)
     except OSError as error:
@@ -49,7 +49,7 @@ def put(text: str, end: str = "\n") -> None:
 
 
 def show(value: Any) -> None:
-    """A text without control characters, or anything else as JSON, on standard output."""
+    """Prints on standard output: a text without control characters, anything else as JSON."""
     if isinstance(value, str):
         put(printable(value))
     else:
@@ -57,7 +57,7 @@ def show(value: Any) -> None:
 
 
 def told(error: OutputError) -> int:
-    """The exit code after a broken standard output; it is an error unless the reader went away, as `head` does."""
+    """Returns the exit code after an output error: 0 if the reader went away, as `head` does, else 2 with a message."""
     if isinstance(error.__cause__, BrokenPipeError):
         return 0
     say(f"error: the output cannot be written: {error.__cause__}")
@@ -65,7 +65,7 @@ def told(error: OutputError) -> int:
 
 
 def print_json(value: Any, indent: int | None = None) -> None:
-    """JSON on standard output: escapes for controls and what its encoding lacks, null for what is no number."""
+    """Prints JSON: escapes control characters and those its encoding lacks; non-finite numbers become null."""
     text = printable_json(json.dumps(_finite(value), indent=indent, ensure_ascii=False))
     try:
         text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")

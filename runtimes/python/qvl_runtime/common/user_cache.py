@@ -1,4 +1,4 @@
-"""Files in the user's cache directory: what took time once, kept for the next start. They may be lost at any time."""
+"""Caches results that took time in the user's cache directory. The files may disappear at any time."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pathlib import Path
 
 
 def directory(program: str) -> Path:
-    """Where `program` keeps its files; source: XDG Base Directory Specification.
+    """Returns the cache directory of `program`; source: XDG Base Directory Specification.
 
-    For users without a home it is a place where nothing can be kept; a shared one would be open to others.
+    For users without a home it is a path where nothing can be stored; a shared directory would be open to others.
     """
     try:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / program
@@ -19,7 +19,7 @@ def directory(program: str) -> Path:
 
 
 def read(path: Path) -> bytes | None:
-    """What was kept; None the first time."""
+    """Returns the cached bytes, or None if there are none."""
     try:
         return path.read_bytes()
     except OSError:
@@ -27,7 +27,7 @@ def read(path: Path) -> bytes | None:
 
 
 def keep(path: Path, data: bytes) -> None:
-    """Keep it for the next time, written beside and renamed; where that cannot be, the next time goes without."""
+    """Stores bytes atomically (temporary file, then rename); failures to write are ignored."""
     beside = path.with_name(f"{path.name}.{os.getpid()}")
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
