@@ -1,9 +1,9 @@
-"""Tools: checked, described to the model where its template cannot, and their calls read from an answer.
+"""Checks tools, describes them to the model if its template cannot, and reads tool calls from an answer.
 
     reply = parse_calls(model.generate(messages, tools=tools))
     messages += [reply.message(), *({"role": "tool", "content": run(call)} for call in reply.calls)]
 
-The notation is that of all Qwen models: `<tool_call>\\n{"name": …, "arguments": {…}}\\n</tool_call>`.
+All Qwen models use the notation `<tool_call>\\n{"name": …, "arguments": {…}}\\n</tool_call>`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ OPEN, CLOSE = "<tool_call>", "</tool_call>"
 _FENCE = re.compile(r"\s*(?:```(?:json)?\s*)?")
 _END = re.compile(rf"\s*(?:```\s*)?(?:{CLOSE})?")
 DEFAULT_SYSTEM = "You are a helpful assistant."
-"""What the published templates say where a conversation has no system message."""
+"""The system message of the published templates for conversations without one."""
 _DESCRIPTION = """# Tools
 
 You may call one or more functions to assist with the user query.
@@ -41,7 +41,7 @@ For each function call, return a json object with function name and arguments wi
 
 @dataclass(frozen=True)
 class Call:
-    """A function the model wants called."""
+    """A function call that the model requests."""
 
     name: str
     arguments: dict[str, Any]
@@ -49,14 +49,14 @@ class Call:
 
 @dataclass(frozen=True)
 class Reply:
-    """An answer taken apart: its `text` without the calls, the `calls`, and what was `malformed`, as written."""
+    """A parsed answer: its `text` without the calls, the `calls`, and `malformed` calls as written."""
 
     text: str
     calls: tuple[Call, ...]
     malformed: tuple[str, ...]
 
     def message(self) -> dict[str, Any]:
-        """The answer as a message for the next turn; results follow it with the role `tool`, in order."""
+        """Returns the answer as a message for the next turn; results follow it with the role `tool`, in order."""
         calls = [
             {"type": "function", "function": {"name": call.name, "arguments": call.arguments}} for call in self.calls
         ]
@@ -64,7 +64,7 @@ class Reply:
 
 
 def parse_calls(text: str) -> Reply:
-    """The tool calls of an answer; a last one without its end mark counts when its JSON is whole."""
+    """Parses the tool calls of an answer; a last one without its end mark counts if its JSON is complete."""
     before, *parts = text.split(OPEN)
     texts, calls, malformed = [before], [], []
     for part in parts:
@@ -83,7 +83,7 @@ def parse_calls(text: str) -> Reply:
 
 
 def _call(value: Any) -> Call:
-    """Raises ValueError for what is not a call."""
+    """Converts a JSON value to a Call; raises ValueError if it is not one."""
     name = value.get("name") if isinstance(value, dict) else None
     arguments = value.get("arguments", {}) if isinstance(value, dict) else None
     if isinstance(arguments, str):
@@ -94,7 +94,7 @@ def _call(value: Any) -> Call:
 
 
 def check_tools(tools: Sequence[Mapping[str, Any]] | None) -> list[dict[str, Any]] | None:
-    """Tools as templates want them, None where there are none; raises PromptError for anything else."""
+    """Returns tools as templates expect them, or None if there are none; raises PromptError for invalid tools."""
     if tools is None or (isinstance(tools, Sequence) and not tools):
         return None
     if not isinstance(tools, Sequence) or isinstance(tools, str):
@@ -113,13 +113,13 @@ def check_tools(tools: Sequence[Mapping[str, Any]] | None) -> list[dict[str, Any
 
 
 def _function(value: Any) -> Mapping[str, Any]:
-    """What `function` holds, or the value itself; an empty mapping where that is none."""
+    """Returns the value's `function`, or the value itself if it has none; an empty mapping if that is not a mapping."""
     function = value.get("function", value) if isinstance(value, Mapping) else None
     return function if isinstance(function, Mapping) else {}
 
 
 def check_calls(message: Message) -> None:
-    """Raise PromptError unless the `tool_calls` of a message are a list of named calls."""
+    """Raises PromptError unless the `tool_calls` of a message are a list of named calls."""
     calls = message.get("tool_calls") or []
     for call in calls if isinstance(calls, Sequence) and not isinstance(calls, str) else [calls]:
         function = _function(call)
@@ -131,9 +131,9 @@ def check_calls(message: Message) -> None:
 
 
 def inline(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The same conversation for a template that knows nothing of tools, in the words of those that do.
+    """Rewrites a conversation for a template without tool support, with the wording of templates that have it.
 
-    Tools are described in the system message, calls become text, and results following one another a user's message.
+    Tools are described in the system message, calls become text, and consecutive results become one user message.
     """
     first = messages[0] if messages[0]["role"] == "system" else {"role": "system", "content": DEFAULT_SYSTEM}
     rest = messages[1:] if first is messages[0] else messages

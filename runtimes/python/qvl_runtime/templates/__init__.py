@@ -1,1 +1,1 @@
-"""A bundle's chat template and tokenizer, tried out before they are used."""
+"""A bundle's chat template and tokenizer, vetted before they are used."""

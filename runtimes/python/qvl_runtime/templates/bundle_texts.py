@@ -1,4 +1,4 @@
-"""A bundle's text files opened: its tokenizer and its chat template, tried out first (see `vetting`)."""
+"""Opens a bundle's text files, tokenizer and chat template, after vetting them (see `vetting`)."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from .chat import ChatTemplate
 from .tokenizer import parse_tokenizer, pipeline
 
 MAX_BYTES = {"tokenizer.json": 128 << 20, "chat_template.jinja": 1 << 20}
-"""Of the files: ten times those of the largest vocabulary and the longest template published."""
+"""Maximum file sizes: ten times those of the largest published vocabulary and the longest published template."""
 
 
 def open_texts(bundle: Path, special_tokens: Mapping[str, str]) -> tuple[Tokenizer, ChatTemplate]:
-    """Both; raises BundleError for what is damaged, malformed, or would harm the process."""
+    """Returns tokenizer and chat template; raises BundleError if one is damaged, malformed, or harms a process."""
     words, chat = (bundle / name for name in MAX_BYTES)
     tokenizer, template = read_text(words), read_text(chat)
     try:
@@ -33,7 +33,7 @@ def open_texts(bundle: Path, special_tokens: Mapping[str, str]) -> tuple[Tokeniz
 
 
 def read_text(path: Path) -> str:
-    """One of the two files; raises BundleError where it cannot be read."""
+    """Reads one of the two files; raises BundleError if it cannot be read or is too large."""
     try:
         if path.stat().st_size > MAX_BYTES[path.name]:
             raise BundleError(f"is larger than {MAX_BYTES[path.name]} bytes", where=path)

@@ -1,4 +1,4 @@
-"""The checkpoint's own chat template, rendered by minijinja: no Python evaluation, bounded work."""
+"""Renders the checkpoint's chat template with minijinja: no Python evaluation, bounded work."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from .engine import TemplateFault, compiled, rendered, variables
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 _REASONING = ("reasoning_content", "thinking", "reasoning")
 RESERVED = ("messages", "tools", "documents", "add_generation_prompt", "raise_exception", "strftime_now")
-"""Names that templates get from us."""
+"""Variables and functions that the runtime provides to templates."""
 
 
 def parse_arguments(given: Sequence[str]) -> dict[str, Any]:
-    """Variables of a template as `NAME=VALUE`, where a value is JSON or else the text itself; raises PromptError."""
+    """Parses template variables `NAME=VALUE`; a value that is not JSON is taken as text. Raises PromptError."""
     found: dict[str, Any] = {}
     for text in given:
         name, equals, value = text.partition("=")
@@ -36,7 +36,7 @@ def parse_arguments(given: Sequence[str]) -> dict[str, Any]:
 
 
 def _check_texts(given: Any) -> None:
-    """Raise PromptError for half of a surrogate pair, which minijinja would replace, and for values nested deeply."""
+    """Raises PromptError for lone surrogates, which minijinja would replace, and for values nested too deeply."""
     try:
         json.dumps(given, ensure_ascii=False, skipkeys=True, default=lambda value: type(value).__name__).encode()
     except UnicodeEncodeError as error:
@@ -47,7 +47,7 @@ def _check_texts(given: Any) -> None:
 
 
 def _normalized(message: Mapping[str, Any]) -> dict[str, Any]:
-    """As transformers 5 does: keys without a value left out, reasoning under the names that templates read."""
+    """Normalizes as transformers 5 does: drops None values, stores reasoning under the names that templates read."""
     kept = {key: value for key, value in message.items() if value is not None}
     reasoning = next((kept[name] for name in _REASONING if name in kept), None)
     return kept if reasoning is None else {"thinking": reasoning, **kept, "reasoning_content": reasoning}
@@ -73,10 +73,10 @@ class ChatTemplate:
         tools: Sequence[Mapping[str, Any]] | None = None,
         template_args: Mapping[str, Any] | None = None,
     ) -> str:
-        """The prompt, ready for the assistant's turn; a template that never mentions tools gets them as text.
+        """Returns the prompt up to the assistant's turn; a template that never mentions tools gets them as text.
 
-        `template_args` are further variables, which win over special tokens. Raises PromptError where the template
-        refuses the messages or knows no such variable, BundleError where the template itself is broken.
+        `template_args` are further variables, which override special tokens. Raises PromptError if the template
+        rejects the messages or has no such variable, BundleError if the template itself is broken.
         """
         _check_texts([messages, tools, template_args])
         if tools and not self._knows_tools:
@@ -93,7 +93,7 @@ class ChatTemplate:
             raise self._broken(fault) from fault
 
     def reads(self, key: str) -> bool:
-        """Whether the template names the key as one of something, as in `message.key` or `message['key']`."""
+        """Whether the template accesses the key, as in `message.key` or `message['key']`."""
         return re.search(rf"""\.{re.escape(key)}\b|['"]{re.escape(key)}['"]""", self._source) is not None
 
     def _checked(self, arguments: Mapping[str, Any] | None) -> Mapping[str, Any]:

@@ -1,6 +1,6 @@
-"""A chat template in minijinja: no Python evaluation, bounded work, and what transformers' templates may call.
+"""Runs a chat template in minijinja: no Python evaluation, bounded work, and the functions of transformers' templates.
 
-Few imports: it is loaded by the process that tries out templates (`vet_child`) too.
+Imports little, because the process that vets templates (`vet_child`) loads it too.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from ..errors import PromptError
 from .source import METHODS, SourceError, prepare
 
 FUEL = 10_000_000
-"""minijinja instructions a template may use: thousands of times what a long conversation takes."""
+"""Maximum minijinja instructions of a rendering: thousands of times what a long conversation takes."""
 MAX_OUTPUT = 32 << 20
-"""Characters of a prompt: far beyond what any model reads."""
+"""Maximum characters of a prompt: far beyond what any model reads."""
 MAX_INDENT = 16
 MAX_WIDTH = 10_000
 MAX_TIME_PATTERN = 256
@@ -28,11 +28,11 @@ _NAME = "chat"
 
 
 class TemplateFault(Exception):
-    """What is wrong with a template, in one line."""
+    """A template is broken; the message is one line."""
 
 
 def compiled(source: str) -> minijinja.Environment:
-    """An environment with the template; raises TemplateFault for one that is malformed or beyond the bounds."""
+    """Returns an environment with the template; raises TemplateFault if it is malformed or exceeds the limits."""
     environment = minijinja.Environment(trim_blocks=True, lstrip_blocks=True)
     environment.fuel = FUEL
     _add_python(environment)
@@ -46,12 +46,12 @@ def compiled(source: str) -> minijinja.Environment:
 
 
 def variables(environment: minijinja.Environment) -> set[str]:
-    """The names that the template takes from outside."""
+    """Returns the names of the template's undeclared variables, which the caller must provide."""
     return set(environment.undeclared_variables_in_template(_NAME)) - set(environment.globals)
 
 
 def rendered(environment: minijinja.Environment, context: Mapping[str, Any]) -> str:
-    """The text for these variables; raises PromptError where the template refuses them, TemplateFault if it fails."""
+    """Renders the template; raises PromptError if it rejects the variables, TemplateFault if it fails."""
     try:
         text = environment.render_template(_NAME, **context)
     except BaseException as error:
@@ -65,7 +65,7 @@ def rendered(environment: minijinja.Environment, context: Mapping[str, Any]) -> 
 
 
 def _fault(error: BaseException) -> TemplateFault:
-    """Any failure of the engine, whose panics are no Exception; what is none of its own goes through."""
+    """Converts an engine failure, including panics (not an Exception), into TemplateFault; re-raises others."""
     if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
         raise error
     if isinstance(error, MemoryError):
@@ -88,7 +88,7 @@ def _add_python(environment: minijinja.Environment) -> None:
 
 
 def _method(name: str) -> Any:
-    """The filter for a method of Python's strings, and `index` of a list."""
+    """Returns the filter for a method of Python's strings, or `index` of a list."""
 
     def call(value: Any, *arguments: Any, **options: Any) -> Any:
         if not isinstance(value, str) and not (name == "index" and isinstance(value, list | tuple)):
@@ -101,14 +101,14 @@ def _method(name: str) -> Any:
 
 
 def _percent(pattern: str, *values: Any) -> str:
-    """`pattern % values`, as Python formats it."""
+    """Returns `pattern % values`, as Python formats it."""
     if _WIDE.search(pattern):
         raise ValueError(f"the format {pattern[:40]!r} is too wide")
     return pattern % (values[0] if len(values) == 1 and isinstance(values[0], Mapping) else values)
 
 
 def _is_sequence(value: Any) -> bool:
-    """As Jinja has it: whatever has a length and takes subscripts, so texts and mappings too."""
+    """Tests as Jinja does: true for anything with a length and subscripts, including strings and mappings."""
     return isinstance(value, str | list | tuple | Mapping)
 
 
@@ -119,7 +119,7 @@ def _to_json(
     separators: Any = None,
     sort_keys: bool = False,
 ) -> str:
-    """JSON as transformers writes it: minijinja's own filter escapes `<>&'`, which breaks tool prompts."""
+    """Returns JSON as transformers writes it; minijinja's own filter escapes `<>&'`, which breaks tool prompts."""
     if (len(indent) if isinstance(indent, str) else indent or 0) > MAX_INDENT:
         raise ValueError(f"tojson with an indent of more than {MAX_INDENT}")
     pair = None if separators is None else tuple(separators)

@@ -1,7 +1,7 @@
-"""The source of a chat template, before minijinja sees it: bounded, and its Python-isms as minijinja has them.
+"""Prepares the source of a chat template for minijinja: checks its limits and rewrites Python-isms as filters.
 
-minijinja bounds how deep brackets and blocks nest, but not chains such as `{{ ---1 }}`, whose every operator is a call
-on the native stack. `MAX_OPERATORS` of them take less than 256 KiB of it.
+minijinja limits the nesting of brackets and blocks, but not chains such as `{{ ---1 }}`, in which every operator is a
+call on the native stack. `MAX_OPERATORS` of them take less than 256 KiB of stack.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ METHODS = frozenset(
     ("rsplit", "partition", "rpartition", "removeprefix", "removesuffix", "swapcase", "casefold", "zfill", "ljust")
     + ("rjust", "center", "index", "rindex", "isdecimal", "istitle", "isidentifier", "isprintable")
 )
-"""Methods of Python's strings that minijinja lacks; a call of one is written as the filter `py_NAME`."""
+"""Methods of Python's strings that minijinja lacks; calls are rewritten as the filter `py_NAME`."""
 MAX_SOURCE = 1 << 18
-"""Characters; the longest published templates have about 20,000."""
+"""Maximum characters; the longest published templates have about 20,000."""
 MAX_OPERATORS = 400
-"""Operators in one `{{ … }}` or `{% … %}`; published templates have fewer than 50."""
+"""Maximum operators in one `{{ … }}` or `{% … %}`; published templates have fewer than 50."""
 MAX_BRANCHES = 200
-"""`elif`s of a template: each is nested in the one before."""
+"""Maximum `elif`s of a template: each is nested in the previous one."""
 _GENERATION = re.compile(r"\{%([-+]?)\s*(end)?generation\s*([-+]?)%\}")
 _OPENING = re.compile(r"\{[{%#]")
 _RAW_END = re.compile(r"\{%[-+]?\s*endraw\s*[-+]?%\}")
@@ -36,7 +36,7 @@ _OPENING_OF = {closing: opening for opening, closing in _CLOSING.items()}
 
 
 class Token(NamedTuple):
-    """A piece of a tag: what it is (string, name, number, op, close, end), its text, and the space before it."""
+    """A token of a tag: its kind (string, name, number, op, close, end), its text, and the whitespace before it."""
 
     kind: str
     text: str
@@ -44,7 +44,7 @@ class Token(NamedTuple):
 
     @property
     def ends_value(self) -> bool:
-        """Whether a value may end with it, so that a bracket after it is a call or a subscript."""
+        """Whether a value may end with this token, so that a bracket after it is a call or a subscript."""
         return self.kind in ("string", "number") or self.text in (")", "]", "}") or self.is_name
 
     @property
@@ -53,11 +53,11 @@ class Token(NamedTuple):
 
 
 class SourceError(ValueError):
-    """A source beyond the bounds."""
+    """A template source exceeds the limits."""
 
 
 def prepare(source: str) -> str:
-    """The source for minijinja; raises SourceError for one beyond the bounds."""
+    """Returns the source rewritten for minijinja; raises SourceError if it exceeds the limits."""
     if len(source) > MAX_SOURCE:
         raise SourceError(f"it has {len(source)} characters, more than {MAX_SOURCE}")
     pieces, branches = list[str](), 0
@@ -74,7 +74,7 @@ def prepare(source: str) -> str:
 
 
 def _neutral_block(match: re.Match[str]) -> str:
-    """`{% generation %}` only marks training tokens: an always-true block keeps its whitespace control."""
+    """Replaces `{% generation %}`, which only marks training tokens, by a true `if`, keeping whitespace control."""
     before, end, after = match.groups()
     return f"{{%{before} {'endif' if end else 'if true'} {after}%}}"
 
@@ -86,7 +86,7 @@ def _check_chain(tokens: list[Token]) -> None:
 
 
 def _pieces(source: str) -> Iterator[str | list[Token]]:
-    """Tags as tokens; what is between them, comments too, as text."""
+    """Yields tags as token lists, and the text between them, comments included, as strings."""
     place = 0
     while found := _OPENING.search(source, place):
         if found.group() == "{#":
@@ -107,7 +107,7 @@ def _pieces(source: str) -> Iterator[str | list[Token]]:
 
 
 def _tag(source: str, start: int) -> tuple[list[Token], int]:
-    """The tokens of a tag up to its end, which no brace of a mapping inside it is, and the place after it."""
+    """Returns the tokens of a tag up to its end and the index after it; braces of inner mappings do not end it."""
     tokens, depth, place = list[Token](), 0, start
     while match := _TOKEN.match(source, place):
         kind, space = str(match.lastgroup), match["space"]
@@ -123,7 +123,7 @@ def _tag(source: str, start: int) -> tuple[list[Token], int]:
 
 
 def _with_filters(tokens: list[Token]) -> list[Token]:
-    """`a.rsplit(b)` as `(a|py_rsplit(b))`, `"…" % x` as `("…"|py_percent(x))`; what cannot be read stays as it is."""
+    """Rewrites `a.rsplit(b)` as `(a|py_rsplit(b))`, `"…" % x` as `("…"|py_percent(x))`; leaves unparsable tokens."""
     place = 0
     while place < len(tokens):
         if tokens[place].text == "." and tokens[place].kind == "op":
@@ -132,7 +132,7 @@ def _with_filters(tokens: list[Token]) -> list[Token]:
             tokens[place].text in ("boolean", "default_value")
             and tokens[place + 1 : place + 2][:1]
             and (tokens[place + 1].text == "=" and tokens[place - 1].text in ("(", ","))
-        ):  # minijinja's `default` takes no names
+        ):  # minijinja's `default` takes no keyword arguments
             tokens = [*tokens[:place], *tokens[place + 2 :]]
         elif tokens[place].text == "%" and place and tokens[place - 1].kind == "string":
             tokens = _percent(tokens, place)
@@ -141,7 +141,7 @@ def _with_filters(tokens: list[Token]) -> list[Token]:
 
 
 def _method(tokens: list[Token], dot: int) -> list[Token]:
-    """The tokens with a filter for a call of a method that begins at `dot`, if that is one minijinja lacks."""
+    """Returns the tokens with the method call at `dot` rewritten as a filter, if minijinja lacks the method."""
     if [token.text in wanted for token, wanted in zip(tokens[dot + 1 :], (METHODS, "("), strict=False)] != [True] * 2:
         return tokens
     start, end = _value_start(tokens, dot - 1), _matching(tokens, dot + 2)
@@ -153,7 +153,7 @@ def _method(tokens: list[Token], dot: int) -> list[Token]:
 
 
 def _percent(tokens: list[Token], sign: int) -> list[Token]:
-    """The tokens with a filter for the `%` at `sign`, whose left operand is a string."""
+    """Returns the tokens with the `%` at `sign`, whose left operand is a string, rewritten as a filter."""
     end = _value_end(tokens, sign + 1)
     if end is None:
         return tokens
@@ -166,12 +166,12 @@ def _percent(tokens: list[Token], sign: int) -> list[Token]:
 
 
 def _bare(tokens: list[Token]) -> list[Token]:
-    """Tokens without the space before them."""
+    """Returns the tokens without the whitespace before the first."""
     return [tokens[0]._replace(space=""), *tokens[1:]]
 
 
 def _matching(tokens: list[Token], opened: int) -> int | None:
-    """The place of the bracket that closes the one at `opened`."""
+    """Returns the index of the bracket that closes the one at `opened`."""
     depth = 0
     for place in range(opened, len(tokens)):
         if tokens[place].kind == "op":
@@ -182,14 +182,14 @@ def _matching(tokens: list[Token], opened: int) -> int | None:
 
 
 def _opened(tokens: list[Token], closed: int) -> int | None:
-    """The place of the bracket that the one at `closed` closes."""
+    """Returns the index of the bracket that the one at `closed` closes."""
     found = _matching([token._replace(text=_OPENING_OF.get(token.text, _CLOSING.get(token.text, token.text)))
                        if token.kind == "op" else token for token in reversed(tokens[: closed + 1])], 0)  # fmt: skip
     return None if found is None else closed - found
 
 
 def _value_start(tokens: list[Token], place: int) -> int | None:
-    """Where the value that ends at `place` begins; calls, subscripts and attributes are of it."""
+    """Returns the first index of the value that ends at `place`, including calls, subscripts and attributes."""
     while place >= 0 and tokens[place].ends_value:
         if tokens[place].kind == "op":
             opened = _opened(tokens, place)
@@ -204,7 +204,7 @@ def _value_start(tokens: list[Token], place: int) -> int | None:
 
 
 def _value_end(tokens: list[Token], place: int) -> int | None:
-    """Where the value that begins at `place` ends."""
+    """Returns the last index of the value that begins at `place`."""
     end = _matching(tokens, place) if tokens[place].text in _CLOSING else place
     if end is None or not tokens[end].ends_value:
         return None

@@ -1,4 +1,4 @@
-"""Tokenizers, parsed and used so that none of its failures is worse than an error of one line."""
+"""Parses and runs tokenizers so that every failure, panics included, becomes a one-line error."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..errors import PromptError
 
 
 class _Pipeline(msgspec.Struct):
-    """What a tokenizer does before and after it looks words up, without its vocabulary."""
+    """The parts of a tokenizer other than its model (vocabulary and merges)."""
 
     added_tokens: list[dict[str, Any]] = []
     normalizer: Any = None
@@ -22,20 +22,20 @@ class _Pipeline(msgspec.Struct):
 
 
 def pipeline(text: str) -> str:
-    """A `tokenizer.json` with a vocabulary of the 256 bytes only, whatever its model is; raises ValueError."""
+    """Returns the `tokenizer.json` with its model replaced by a BPE of only the 256 bytes; raises ValueError."""
     try:
         parts: dict[str, Any] = msgspec.to_builtins(msgspec.json.decode(text.encode(), type=_Pipeline))
     except (msgspec.MsgspecError, RecursionError, UnicodeEncodeError) as error:
         raise ValueError(str(error)) from error
-    letters = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x144)]  # those of byte-level vocabularies
+    letters = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x144)]  # the letters of byte-level vocabularies
     model = {"type": "BPE", "vocab": {chr(letter): place for place, letter in enumerate(letters)}, "merges": []}
     return json.dumps({"version": "1.0", "truncation": None, "padding": None, **parts, "model": model})
 
 
 def parse_tokenizer(text: str) -> Tokenizer:
-    """The tokenizer of a `tokenizer.json`; raises ValueError with a reason of one line.
+    """Returns the tokenizer of a `tokenizer.json`; raises ValueError with a one-line reason.
 
-    Truncation and padding that a file asks for are left out, as transformers does unless it is asked for them.
+    Truncation and padding in the file are disabled, as in transformers by default.
     """
     try:
         tokenizer = Tokenizer.from_str(text)
@@ -47,7 +47,7 @@ def parse_tokenizer(text: str) -> Tokenizer:
 
 
 def encode(tokenizer: Tokenizer, text: str, vocab_size: int) -> list[int]:
-    """The ids of a text; raises PromptError for a text or tokens that the model cannot take."""
+    """Returns the token ids of a text; raises PromptError for a text or tokens that the model cannot take."""
     try:
         ids = list(tokenizer.encode(text, add_special_tokens=False).ids)
     except BaseException as error:
@@ -70,7 +70,7 @@ def _is_unicode(text: str) -> bool:
 
 
 def _reason(error: BaseException) -> str:
-    """The first line of what went wrong; what no library has raised goes through."""
+    """Returns the first line of a library's error; re-raises MemoryError and non-library exceptions."""
     if (not isinstance(error, Exception) and type(error).__name__ != "PanicException") or isinstance(
         error, MemoryError
     ):

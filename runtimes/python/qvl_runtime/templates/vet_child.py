@@ -1,6 +1,6 @@
-"""The process that tries out a template or a tokenizer for `vetting`: `python -I -S vet_child.py`, a JSON job on stdin.
+"""The child process that tries templates and tokenizers for `vetting`: `python -I -S vet_child.py`, JSON jobs on stdin.
 
-It prints "started", then for every job its fault as a JSON string (empty: none). That it ends before is an answer too.
+It prints "started", then one line per job: its fault as a JSON string (empty: none). Ending early is a fault too.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ import sys
 import threading
 
 MEMORY = 1 << 30
-"""Bytes of address space, libraries included."""
+"""Limit of address space in bytes, libraries included."""
 SECONDS = 5
-"""Of computing."""
+"""Limit of CPU time in seconds."""
 WAIT = 50
-"""Seconds after which it ends itself where computing cannot be limited."""
+"""Seconds after which the process ends itself, in case CPU time cannot be limited."""
 STACK = 1 << 20
-"""Less than threads have where such files are used: what fits here fits there."""
+"""Stack bytes of the testing thread: less than threads have in use, so what passes here fits there."""
 MAX_OUTPUT = 1 << 20
-"""Characters that a template may make of a probe, which has a few hundred."""
+"""Maximum characters of a rendered test conversation, which itself has a few hundred."""
 TOOLS = [{"type": "function", "function": {"name": "f", "description": "d", "parameters": {"type": "object"}}}]
 CALL = {"type": "function", "function": {"name": "f", "arguments": {"a": 1}}}
 CONVERSATIONS = (
@@ -43,7 +43,7 @@ TEXTS = ("Read the text. 読 1,234.5\r\n\t«é» don't 😀", " " * LONG, "\n" *
 
 
 def limit() -> None:
-    """Bound memory and computing, where the system can."""
+    """Limits memory and CPU time if the system supports it, and wall time in any case."""
     faulthandler.dump_traceback_later(WAIT, exit=True, file=open(os.devnull, "w"))  # noqa: SIM115
     try:
         import resource
@@ -55,7 +55,7 @@ def limit() -> None:
 
 
 def template_fault(source: str, special_tokens: dict[str, str]) -> str:
-    """Render it for every conversation, with tools and without; that it fails for some messages is no fault."""
+    """Renders every conversation with and without tools and returns a fault; rejecting some messages is not one."""
     from qvl_runtime.errors import PromptError
     from qvl_runtime.templates.engine import TemplateFault, compiled, rendered
 
@@ -80,7 +80,7 @@ def template_fault(source: str, special_tokens: dict[str, str]) -> str:
 
 
 def tokenizer_fault(pipeline: str) -> str:
-    """Encode texts that patterns of words stumble over, and decode what comes of them."""
+    """Encodes texts that are hard for regular expressions, decodes the tokens, and returns a fault or an empty text."""
     from tokenizers import Tokenizer
 
     try:
@@ -88,25 +88,25 @@ def tokenizer_fault(pipeline: str) -> str:
         for text in (*TEXTS, *(char * 256 + "\0!" for char in _characters(pipeline))):
             ids = tokenizer.encode(text, add_special_tokens=False).ids
             tokenizer.decode(ids[:LONG], skip_special_tokens=False)
-    except BaseException as error:  # a panic is no Exception
+    except BaseException as error:  # a panic is not an Exception
         return f"it cannot encode a text: {(str(error).strip() or type(error).__name__).splitlines()[0][:200]}"
     return ""
 
 
 def _characters(pipeline: str) -> list[str]:
-    """Those in the patterns of a tokenizer, which texts of them may make go back and forth."""
+    """Returns the characters in a tokenizer's patterns: repeated, they may cause excessive backtracking."""
     parts = json.loads(pipeline)
     written = json.dumps([parts.get("normalizer"), parts.get("pre_tokenizer"), parts.get("decoder")])
     return sorted(set(written))[:96]
 
 
 def main() -> None:
-    """A line for every job, in order: its fault as JSON, empty where there is none."""
+    """Prints one line per job, in order: its fault as a JSON string, empty if there is none."""
     asked = json.load(sys.stdin)
     sys.path[:0] = asked["path"]
     limit()
     for name in asked["jobs"]:
-        importlib.import_module(LIBRARIES[name])  # what cannot be imported says nothing of the job
+        importlib.import_module(LIBRARIES[name])  # a failed import says nothing about the job
     print("started", flush=True)
     for name, job in asked["jobs"].items():
         fault = template_fault(**job) if name == "template" else tokenizer_fault(job)

@@ -1,9 +1,9 @@
-"""Chat templates and tokenizers tried out in a process of their own, before they run in this one.
+"""Tries chat templates and tokenizers in a child process before they run in this one.
 
-minijinja and tokenizers are native code: what a hostile file makes of them ends a process (a full stack, no memory) or
-never ends. A child with limits on memory and time tries it first. What passed is kept in the user's cache, by its hash
-and the versions of both libraries, and not tried again. Where no child can be started (frozen applications, hosts that
-embed Python) the bounds of `template_source` and `template_engine` remain.
+minijinja and tokenizers are native code: a hostile file can make them crash the process (stack overflow, no memory) or
+run forever. A child with limits on memory and time tries it first. Files that passed are recorded in the user's cache,
+by their hash and the builds of both libraries, and not tried again. If no child can be started (frozen applications,
+hosts that embed Python), only the limits of `source` and `engine` apply.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ from ..common import user_cache
 from ..common.interpreter import interpreter
 
 VERSION = 1
-"""Of what is tried: raising it tries all again."""
+"""Version of the tests: raising it makes every file be tried again."""
 SECONDS = 60.0
-"""Longest wait for a child, which ends itself after a few seconds of computing; machines may be busy."""
+"""Maximum wait for a child, which ends itself after a few seconds of CPU time; machines may be busy."""
 _PASSED = b"passed\n"
 _passed: set[Path] = set()
-"""In this process: where the cache keeps nothing, further loads need no child all the same."""
+"""Files that passed in this process: later loads need no child even if the cache is not writable."""
 _ENDS = {-6: "it needs too much memory", -9: "it takes too long", -24: "it takes too long"}
-"""What exit codes mean: the signals ABRT of an allocation that failed, KILL, and XCPU of a limit on computing."""
+"""Exit codes → faults: SIGABRT after a failed allocation, SIGKILL, and SIGXCPU at the limit of CPU time."""
 
 
 def template_job(source: str, special_tokens: Mapping[str, str]) -> object:
-    """What is to be tried of a template."""
+    """Returns the job that tries a template."""
     return {"source": source, "special_tokens": dict(special_tokens)}
 
 
 def faults(jobs: Mapping[str, object]) -> dict[str, str]:
-    """What is wrong with those of a `template` and a `tokenizer` that something is wrong with.
+    """Returns the faults found in the jobs `template` and `tokenizer`, by name; sound ones are not included.
 
-    The first is a `template_job`, the second a `tokenizer.json` without its vocabulary. None are found where there can
-    be no child.
+    The first is a `template_job`, the second a `tokenizer.json` without its vocabulary. Without a child process no
+    faults are found.
     """
     python = interpreter()
     if python is None:
@@ -57,7 +57,7 @@ def _has_passed(place: Path) -> bool:
 
 
 def _place(job: object) -> Path:
-    """Where it is kept that this passed with these libraries."""
+    """Returns the cache path that records that a job passed with the installed libraries."""
     import minijinja
     import tokenizers
 
@@ -69,7 +69,7 @@ def _place(job: object) -> Path:
 
 
 def _ask(python: str, jobs: Mapping[str, object]) -> dict[str, str]:
-    """A child's verdict of every job, empty where all is well; nothing where it could not be started."""
+    """Returns a child's verdict per job, an empty text if it is sound; no verdicts if no child could be started."""
     import subprocess
 
     command = [python, "-I", "-S", str(Path(__file__).with_name("vet_child.py"))]
@@ -92,7 +92,7 @@ def _ask(python: str, jobs: Mapping[str, object]) -> dict[str, str]:
 
 
 def _search_path() -> list[str]:
-    """The directories that the child imports from: this package's and those of the two libraries."""
+    """Returns the directories that the child imports from: those of this package and of the two libraries."""
     import minijinja
     import tokenizers
 
@@ -103,10 +103,10 @@ def _search_path() -> list[str]:
 
 
 def _verdicts(jobs: Mapping[str, object], said: bytes, code: int) -> dict[str, str]:
-    """A line for every job that was tried, after the first; the child ended in the first job without one."""
+    """Parses the child's output: one line per tried job after the first; it ended in the first job without a line."""
     started, *lines = said.decode("utf-8", "replace").splitlines() or [""]
     if started != "started":
-        return {}  # no Python that has our libraries
+        return {}  # not a Python with our libraries
     found = {name: str(json.loads(line)) for name, line in zip(jobs, lines, strict=False)}
     unsaid = [name for name in jobs if name not in found]
     if unsaid:
