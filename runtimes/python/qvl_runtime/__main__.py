@@ -1,4 +1,4 @@
-"""`python -m qvl_runtime run|inspect|bench BUNDLE`: a bundle on a device that has only the runtime."""
+"""`python -m qvl_runtime run|inspect|bench BUNDLE`: uses a bundle on a device with only the runtime installed."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from .errors import QvlError
 
 
 def main(arguments: Sequence[str] | None = None, program: str = "python -m qvl_runtime") -> int:
-    """Run one command; returns the exit code: 0, 1 where `inspect --verify` finds damage, 2 for bad input."""
+    """Runs one command; returns its exit code: 0; 1 for damage (`inspect --verify`); 2 for errors; 130 on Ctrl-C."""
     open_streams()
     try:
         options = parse(make_parser(program, COMMANDS), arguments)
         with warnings.catch_warnings():
             warnings.simplefilter("always", UserWarning)
-            warnings.filterwarnings("ignore", module=r"PIL\.")  # thousands of remarks on damaged metadata
+            warnings.filterwarnings("ignore", module=r"PIL\.")  # thousands of warnings about damaged metadata
             warnings.showwarning = _one_line_warning
             code: int = options.command(options)
     except QvlError as error:

@@ -1,4 +1,4 @@
-"""Boxes and points drawn on a page."""
+"""Draws boxes and points on an image."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from .media.sources import local
 
 COLOURS = ("#d62728", "#1f77b4", "#2ca02c", "#9467bd", "#ff7f0e", "#17becf", "#8c564b", "#e377c2")
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "PDF", "JPEG2000", "AVIF")
-"""Of all that Pillow writes, those that take a page in colour and at its size."""
+"""The formats Pillow writes that can store a page in color and at full size."""
 WIDE_FONTS = ("NotoSansCJK-Regular.ttc", "wqy-microhei.ttc", "msyh.ttc", "PingFang.ttc")
-"""Looked for where a label has letters that Pillow's own font lacks."""
+"""Fonts tried if a label has characters that Pillow's own font lacks."""
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 def draw(image: Frame, regions: Sequence[Region]) -> Image.Image:
-    """A copy of the picture with every region and its label; the same label has the same colour."""
+    """Returns a copy of the image with every region and its label drawn; equal labels have the same color."""
     copy = image.copy()
     canvas = ImageDraw.Draw(copy)
     width = max(2, max(image.size) // 400)
@@ -50,7 +50,7 @@ def _outline(canvas: ImageDraw.ImageDraw, region: Region, colour: str, width: in
 
 
 def _write(canvas: ImageDraw.ImageDraw, corner: tuple[float, float], label: str, colour: str, size: int) -> None:
-    """The label on a coloured ground above the corner, or below it at the upper edge of the page."""
+    """Draws the label on a colored background above the corner, or below it at the upper edge of the page."""
     label, font = " ".join(label.split())[:80], _font(label, size)
     left, top, right, bottom = canvas.textbbox((0, 0), label, font=font)
     x, y = corner[0], corner[1] - (bottom - top) - 4
@@ -69,13 +69,13 @@ def _font(label: str, size: int) -> Font:
 
 
 def is_image(path: Path) -> bool:
-    """Whether the file's ending is one of a picture that does not move."""
+    """Whether the file's suffix is that of a still image format."""
     Image.init()
     return Image.registered_extensions().get(path.suffix.lower(), "GIF") not in ("GIF", "MPEG")
 
 
 def image_format(path: Path) -> str:
-    """Pillow's format for the file's ending; raises MediaError where it cannot write one."""
+    """Returns Pillow's format for the file's suffix; raises MediaError if it is unknown or cannot be written."""
     Image.init()
     kind = Image.registered_extensions().get(path.suffix.lower(), "")
     if kind not in FORMATS or kind not in Image.SAVE:
@@ -84,7 +84,7 @@ def image_format(path: Path) -> str:
 
 
 def check_writable(path: Path, sources: Iterable[str] = ()) -> None:
-    """Raise MediaError where `save` could not write the path, or would write over one of the `sources`."""
+    """Raises MediaError if `save` could not write the path, or would overwrite one of the `sources`."""
     image_format(path)
     if path.is_dir():
         raise MediaError("is a directory", where=path, fix="name a file, such as drawn.png")
@@ -109,12 +109,12 @@ def _partial(path: Path) -> Path:
 
 
 def save(image: Image.Image, path: Path) -> None:
-    """Write the image whole or not at all; raises MediaError naming the path."""
+    """Writes the image completely or not at all; raises MediaError naming the path."""
     partial = _partial(path)
     try:
         image.save(partial, format=image_format(path))
         os.replace(partial, path)
-    except (OSError, ValueError, struct.error) as error:  # the last two: more pixels a side than the format has
+    except (OSError, ValueError, struct.error) as error:  # the last two: a side has more pixels than the format allows
         raise MediaError(f"cannot be written: {getattr(error, 'strerror', None) or error}", where=path) from error
     finally:
         partial.unlink(missing_ok=True)

@@ -1,8 +1,8 @@
-"""Where an answer points: boxes and points in pixels of the original image, from the notation of each family.
+"""Parses boxes and points in answers, from each family's notation to pixels of the original image.
 
 `qwen`: `<ref>label</ref><box>(x1,y1),(x2,y2)</box>`, 0 to 999 of each side. `qwen2_vl`: the same with the marks
 `<|object_ref_start|>` … `<|box_end|>`. `qwen2_5_vl`: JSON objects with `bbox_2d` or `point_2d`, pixels of the
-**resized** image. `qwen3_vl` and `qwen3_vl_moe`: such objects with 0 to 1000 of each side.
+**resized** image. `qwen3_vl` and `qwen3_vl_moe`: such objects with coordinates from 0 to 1000 of each side.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Box:
 
 @dataclass(frozen=True)
 class Point:
-    """A place."""
+    """A point, x to the right and y down."""
 
     label: str
     x: float
@@ -50,15 +50,15 @@ class Point:
 
 Region = Box | Point
 _Found = tuple[str, list[float]]
-"""A label and its 2 (point), 4 (box) or 8 (quadrilateral) numbers, x and y by turns."""
+"""A label and its 2 (point), 4 (box) or 8 (quadrilateral) numbers, x and y alternating."""
 
 
 def parse(text: str, family: str, image_size: Size, resized_size: Size | None = None) -> list[Region]:
-    """The boxes and points of an answer, in pixels of the image of `image_size`, in the order of the answer.
+    """Returns the boxes and points of an answer in their order, in pixels of the image of `image_size`.
 
-    `resized_size` is what the model saw; only `qwen2_5_vl` needs it, where None means the checkpoint's default bounds.
-    What is cut off or malformed is left out, a truncated list keeps its complete boxes. Raises PromptError for an
-    unknown family.
+    `resized_size` is the size the model saw; only `qwen2_5_vl` needs it, and None means the checkpoint's default
+    bounds. Truncated or malformed boxes are skipped; a truncated list keeps its complete boxes. Raises PromptError for
+    an unknown family.
     """
     if family not in _FAMILIES:
         raise PromptError(f"no box notation is known for family {family!r}", fix=f"one of {', '.join(_FAMILIES)}")
@@ -74,7 +74,7 @@ def _resized(image_size: Size) -> Size:
 
 
 def _region(label: str, numbers: Sequence[float], image: Size, seen: Size) -> Region | None:
-    """Scaled, put in order and clipped to the image; a quadrilateral becomes the box around it."""
+    """Returns a region scaled and clipped to the image, corners in order; a quadrilateral becomes its bounding box."""
     xs, ys = ([_scaled(value, image[axis], seen[axis]) for value in numbers[axis::2]] for axis in (0, 1))
     if len(numbers) == 2:
         return Point(label, xs[0], ys[0])
@@ -92,14 +92,14 @@ _TOKEN = re.compile(
     r"|(?P<O><(?:box|quad)>|<\|(?:box|quad)_start\|>)|(?P<C></(?:box|quad)>|<\|(?:box|quad)_end\|>)"
     r"|(?P<P>\(\s*\d{1,6}\s*,\s*\d{1,6}\s*\))"
 )
-"""Marks and pairs of coordinates, each kind with its letter; between them is a comma (,), a pair cut off (x), or text
-(t). Of blank there is no trace."""
+"""Marks and coordinate pairs, one letter per kind. Between them may be a comma (,), a truncated pair (x), or text (t);
+whitespace is ignored."""
 _SENTENCE = re.compile(r"R[^rO]*r?|OPC|O?P(?:,?P)+x?C?")
-"""A label, a point, or a box: where its last pair is cut off, it is none."""
+"""A label, a point, or a box; a box whose last pair is truncated (x) is skipped."""
 
 
 def _marked(text: str) -> Iterator[_Found]:
-    """Pairs of coordinates with the last label before them, or, without marks, the text since the last pair."""
+    """Yields coordinates with the last label before them or, without labels, the text since the last coordinates."""
     kinds, spans = _tokens(text)
     label, end = None, 0
     for match in _SENTENCE.finditer(kinds):
@@ -118,7 +118,7 @@ def _marked(text: str) -> Iterator[_Found]:
 
 
 def _tokens(text: str) -> tuple[str, list[tuple[int, int]]]:
-    """The kinds of what the text consists of, and where each lies; the last place is the end of the text."""
+    """Returns the kinds of the text's tokens and their spans; the last span is the end of the text."""
     kinds, spans, at = "", [], 0
     found = [(match.lastgroup or "", match.span()) for match in _TOKEN.finditer(text)]
     for kind, span in [*found, ("", (len(text), len(text)))]:
@@ -140,11 +140,11 @@ def _between(text: str) -> str:
 
 
 MAX_FAILED = 500
-"""Objects that do not parse, after which no more are tried as a whole: each costs a look at all that is before it."""
+"""After this many objects that do not parse, none is parsed as JSON any more: each failure rescans earlier text."""
 
 
 def _json(text: str) -> Iterator[_Found]:
-    """Every object with coordinates, wherever it stands: in a list, in a code fence, among prose, cut off."""
+    """Yields the coordinates of every object: in a list, in a code fence, within prose, or truncated."""
     decoder, at, failed, wasted = json.JSONDecoder(), text.find("{"), 0, 0
     while at >= 0:
         end = at + 1
@@ -162,7 +162,7 @@ def _json(text: str) -> Iterator[_Found]:
 
 
 def _walk(value: Any, name: str) -> Iterator[_Found]:
-    """Objects inside lists and objects, in order; one without a label of its own goes by the key it stands under."""
+    """Yields coordinates of nested objects, in order; the label of an object without one is the key that holds it."""
     stack: list[tuple[Any, str, bool]] = [(value, name, False)]
     while stack:
         value, name, places = stack.pop()
@@ -177,7 +177,7 @@ def _walk(value: Any, name: str) -> Iterator[_Found]:
 
 
 def _coordinates(value: Any) -> Iterator[list[float]]:
-    """[x, y, …] or a list of such lists; each, and each number, may be written as text."""
+    """Yields the numbers of [x, y, …] or of a list of such lists; each list and number may be given as a string."""
     if isinstance(value, list) and value and all(isinstance(item, list) for item in value):
         for item in value:
             if numbers := _numbers(item):
@@ -187,7 +187,7 @@ def _coordinates(value: Any) -> Iterator[list[float]]:
 
 
 def _numbers(value: Any) -> list[float]:
-    """The numbers of a list, or of a text that holds nothing else; none where anything in it is not a number."""
+    """Returns the numbers of a list, or of a string of numbers only; empty if any element is not a number."""
     if isinstance(value, str):
         value = re.split(r"\s*,\s*", value.translate(_NO_BRACKETS).strip().rstrip(",").rstrip())
     found = [_number(item) for item in value] if isinstance(value, list) else []
@@ -204,21 +204,21 @@ def _number(value: Any) -> float | None:
 _NO_BRACKETS = dict.fromkeys(map(ord, "[]()"))
 _WRITTEN = re.compile(r"[-+]?\d{1,9}(?:\.\d{0,20})?")
 _QUOTED = r"""(?:"((?:[^"\\]|\\.)*)|'((?:[^'\\]|\\.|'(?!\s*(?:[,:}\]]|$)))*))"""
-"""A text in quotes of either kind, perhaps cut off; an apostrophe within single ones is none of them."""
+"""A string in quotes of either kind, possibly truncated; an apostrophe inside single quotes does not end it."""
 _LIST = re.compile(r"""["'](?:bbox|point)_2d["']\s*:\s*(\[(?:[^\[\]{}]|\[[^\[\]{}]*\])*\]|["'][^"'{}]*["'])""")
 _LABEL = re.compile(rf"""["'](?:{"|".join(LABELS)})["']\s*:\s*{_QUOTED}""")
 LONGEST_KEY = 200
 
 
 def _key_before(text: str, at: int) -> str:
-    """The key that the object at a place stands under, alone or first in a list; else nothing."""
+    """Returns the key that holds the object at index `at`, directly or as the first of a list; else an empty text."""
     before = text[max(0, at - LONGEST_KEY) : at].rstrip().removesuffix("[").rstrip()
     key = before[:-1].rstrip() if before.endswith(":") else ""
     return key[key.rfind(key[-1], 0, -1) + 1 : -1] if key.endswith(("'", '"')) else ""
 
 
 def _remains(text: str, at: int, end: int) -> Iterator[_Found]:
-    """An object that is not JSON: cut off, with a comma too many, or in Python's quotes. Whole coordinates are kept."""
+    """Yields complete coordinates of an object that is not valid JSON: truncated, extra comma, or Python's quotes."""
     body = text[at:end]
     found = _LIST.findall(body) if "_2d" in body else []
     if not found:
@@ -236,7 +236,7 @@ def _remains(text: str, at: int, end: int) -> Iterator[_Found]:
 
 
 def _unescaped(text: str) -> str:
-    """What a JSON string means, or as it is where it is cut off within an escape."""
+    """Decodes a JSON string; returns it unchanged if it is truncated within an escape."""
     try:
         return str(json.loads(f'"{text}"', strict=False))
     except ValueError:
@@ -250,4 +250,4 @@ _FAMILIES: dict[str, tuple[Callable[[str], Iterator[_Found]], bool]] = {
     "qwen3_vl": (_json, True),
     "qwen3_vl_moe": (_json, True),
 }
-"""How to find coordinates, and whether they are thousandths of each side."""
+"""Function that finds coordinates, and whether they are thousandths of each side."""

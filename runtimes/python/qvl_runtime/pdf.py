@@ -1,4 +1,4 @@
-"""PDF files: their pages, drawn when their pixels are wanted, and the text they carry."""
+"""PDF files: their pages, drawn on demand, and their text."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ if TYPE_CHECKING:
     from ._pdf.reader import Reply
 
 MAX_PAGES = 64
-"""Pages of one PDF in a prompt."""
+"""Maximum pages of one PDF in a prompt."""
 PDF_DPI = 150
 PDF_MAX_PIXELS = 1 << 25
 """A page is drawn with at most this many pixels, whatever size it claims."""
 PDF_MAX_BYTES = 1 << 29
-"""Larger files are refused: 512 MiB. What pdfium makes of them is bounded by `PdfLimits`."""
+"""Larger files are rejected: 512 MiB. `PdfLimits` limits the memory that pdfium uses for them."""
 PDF_MAX_PAGES = 100_000
-"""Larger documents are refused: a damaged one may claim a million pages."""
+"""Documents with more pages are rejected: a damaged one may claim a million."""
 _PAGES = re.compile(r"\s*(\d{1,9})\s*(-\s*(\d{1,9})?\s*)?")
 
 
 class Pdf:
-    """An open PDF, for a `with`; `len` is the number of its pages, which count from zero here and from one in errors.
+    """An open PDF, usable in a `with`; `len` is its number of pages, which count from 0 here and from 1 in errors.
 
-    pdfium works on it in a process of its own, within `limits`. Raises MediaError naming the file, and the page if one
-    fails or exceeds the limits; InstallError without pypdfium2. May be copied and pickled.
+    pdfium runs in a separate process, within `limits`. Raises MediaError naming the file, and the page if a page fails
+    or exceeds the limits; InstallError without pypdfium2. May be copied and pickled.
     """
 
     def __init__(self, path: str | Path, limits: PdfLimits = PDF_LIMITS) -> None:
@@ -64,37 +64,37 @@ class Pdf:
         self.close()
 
     def close(self) -> None:
-        """Let pdfium free the document; may be called twice, and what is asked afterwards opens it again."""
+        """Makes pdfium free the document; may be called more than once. Later calls of other methods reopen it."""
         self._process().release(self._document)
 
     def __del__(self) -> None:
-        if hasattr(self, "_document") and not sys.is_finalizing():  # nothing can be imported any more then
+        if hasattr(self, "_document") and not sys.is_finalizing():  # imports fail during finalization
             self.close()
 
     @cached_property
     def digest(self) -> bytes:
-        """A hash of the file."""
+        """SHA-256 of the file."""
         return hashlib.sha256(self._document.content).digest()
 
     def draw(self, index: int, dpi: int = PDF_DPI) -> Image.Image:
-        """A page in RGB."""
+        """Renders a page in RGB."""
         with self._naming(f"page {index + 1} cannot be drawn"):
             scale, _ = _scaled(*self._points(index), dpi)
             head, pixels = self._ask("draw", page=index, scale=scale)
             return Image.frombuffer("RGB", _size(head["size"]), pixels, "raw", "BGR", _whole(head["stride"]), 1)
 
     def scaled(self, index: int, dpi: int = PDF_DPI) -> tuple[float, tuple[int, int]]:
-        """Pixels a point (1/72 inch) of a page, and its width and height in pixels, known without drawing it."""
+        """Returns pixels per point (1/72 inch) of a page, and its width and height in pixels, without drawing it."""
         with self._naming(f"page {index + 1} has no size"):
             return _scaled(*self._points(index), dpi)
 
     def text(self, index: int) -> str:
-        """The text layer of a page as pdfium gives it; empty where there is none."""
+        """Returns the text layer of a page as pdfium reports it; empty if there is none."""
         with self._naming(f"the text of page {index + 1} cannot be read"):
             return str(self._ask("text", page=index)[0]["text"])
 
     def _points(self, index: int) -> tuple[float, float]:
-        """Width and height of a page."""
+        """Returns width and height of a page in points."""
         width, height = map(float, self._ask("size", page=index)[0]["size"])
         if not (0 < width < math.inf and 0 < height < math.inf):
             raise PdfFailure(f"{width:g} × {height:g} points")
@@ -104,47 +104,47 @@ class Pdf:
         return self._process().ask(self._document, do, **arguments)
 
     def _process(self) -> PdfProcess:
-        from ._pdf.process import pdf_process  # what it imports takes longer than all of this package
+        from ._pdf.process import pdf_process  # its imports take longer than the rest of this package
 
         return pdf_process(self._limits)
 
     @contextlib.contextmanager
     def _naming(self, what: str) -> Iterator[None]:
-        """Failures inside the block are MediaErrors that name the file and say `what`."""
+        """Converts failures in the block into MediaErrors that name the file and say `what`."""
         try:
             yield
         except PdfFailure as error:
             raise MediaError(f"{what}: {error}", where=self.path) from error
-        except (KeyError, TypeError, ValueError) as error:  # a process that a PDF took over may answer anything
+        except (KeyError, TypeError, ValueError) as error:  # a process compromised by a PDF may reply anything
             raise MediaError(f"{what}: pdfium's answer makes no sense", where=self.path) from error
 
 
 class PdfPage:
-    """A page as a source of an image; it keeps its document open, but no pixels."""
+    """A page as an image source; it keeps its document open, but stores no pixels."""
 
     def __init__(self, pdf: Pdf, index: int, dpi: int = PDF_DPI) -> None:
         self.index, self._pdf, self._dpi = index, pdf, dpi
         self._scale, self.size = pdf.scaled(index, dpi)
 
     def draw(self) -> Image.Image:
-        """The page in RGB; raises MediaError where it is damaged."""
+        """Renders the page in RGB; raises MediaError if it is damaged."""
         return self._pdf.draw(self.index, self._dpi)
 
     copy = draw
 
     def resize(self, size: tuple[int, int], resample: int) -> Image.Image:
-        """The page drawn and resized, as `PIL.Image.Image.resize` does."""
+        """Renders and resizes the page, as `PIL.Image.Image.resize` does."""
         return self.draw().resize(size, resample)
 
     def tobytes(self) -> bytes:
-        """What tells the page from any other: its file, place and scale."""
+        """Returns bytes that identify the page: file hash, index and scale."""
         return self._pdf.digest + repr((self.index, self._scale)).encode()
 
 
 def pdf_pages(
     path: str | Path, pages: str | None = None, dpi: int = PDF_DPI, limits: PdfLimits = PDF_LIMITS
 ) -> list[PdfPage]:
-    """Pages of a PDF as sources of images; `pages` such as "1-3,7" counts from one, None takes all."""
+    """Returns pages of a PDF as image sources; `pages` such as "1-3,7" counts from one, None takes all."""
     pdf = Pdf(path, limits)
     chosen = parse_pages(pages, len(pdf), path)
     if len(chosen) > MAX_PAGES:
@@ -153,14 +153,14 @@ def pdf_pages(
 
 
 def _scaled(width: float, height: float, dpi: int) -> tuple[float, tuple[int, int]]:
-    """Pixels a point of a page of so many points, and its size in pixels."""
+    """Returns pixels per point for a page of `width` × `height` points, and its size in pixels."""
     # a side of less than a pixel becomes one
     scale = min(dpi / 72, (PDF_MAX_PIXELS / (width * height)) ** 0.5, PDF_MAX_PIXELS / max(width, height))
     return scale, (math.ceil(width * scale), math.ceil(height * scale))
 
 
 def _whole(value: Any) -> int:
-    """A count as the process of pdfium gave it; raises ValueError for what is none."""
+    """Returns a count from the pdfium process; raises ValueError unless it is an int of at least 0."""
     if type(value) is not int or value < 0:
         raise ValueError(value)
     return value
@@ -168,13 +168,13 @@ def _whole(value: Any) -> int:
 
 def _size(values: Any) -> tuple[int, int]:
     width, height = map(_whole, values)
-    if not 0 < width * height <= 2 * PDF_MAX_PIXELS:  # rounded up, the thinnest page has twice what it should
+    if not 0 < width * height <= 2 * PDF_MAX_PIXELS:  # rounding up doubles the area of the thinnest page
         raise ValueError(values)
     return width, height
 
 
 def parse_pages(pages: str | None, count: int, where: object) -> list[int]:
-    """Zero-based indices of "1-3,7-" in a document of `count` pages; raises MediaError outside it."""
+    """Returns zero-based indices of "1-3,7-" in a document of `count` pages; raises MediaError for invalid ranges."""
     if pages is None:
         return list(range(count))
     chosen: list[int] = []

@@ -1,1 +1,1 @@
-"""pdfium in a process of its own."""
+"""Runs pdfium in a separate process."""

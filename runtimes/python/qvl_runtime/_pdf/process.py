@@ -1,7 +1,7 @@
-"""Asks pdfium in a process of its own, so that no PDF takes the host down: memory and time are bounded.
+"""Runs pdfium in a separate process with limits on memory and time, so that no PDF can crash the host.
 
-The process is started when the first PDF is opened, and kept; one that dies is replaced. If none can be started (in a
-frozen application, or on a system without processes), pdfium works in this process, without these bounds.
+The process is started when the first PDF is opened and kept; if it dies, it is replaced. If none can be started (in a
+frozen application, or on a system without processes), pdfium runs in this process, without these limits.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ from .reader import LENGTHS, RawFile, Reader, Reply, fill, send
 
 START_SECONDS = 60.0
 MAX_REPLY = 1 << 26, 1 << 29
-"""Bytes of a reply's JSON, text among it, and of its pixels; more is no reply of ours."""
+"""Maximum bytes of a reply's JSON (page text included) and of its pixels; larger replies are invalid."""
 PIPE_BYTES = 1 << 20
-"""Asked of Linux for the pipe of the pixels, which are handed over faster then."""
+"""Size requested from Linux for the pipe of the pixels, which makes their transfer faster."""
 _PDFIUM = threading.Lock()
-"""pdfium works on one thing at a time, in whatever thread and document."""
+"""pdfium is not thread-safe, even across documents."""
 _BUSY = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
 _START = "import sys; sys.path[:] = {path!a}; from {package}.reader import main; main({memory})"
 
 
 class _Refused(PdfFailure):
-    """pdfium says no; the process goes on."""
+    """pdfium rejected a request; the process keeps running."""
 
 
 class _Ended(PdfFailure):
-    """The process is gone: `late` where its time was over. It had had the documents `used`."""
+    """The process ended; `late` if it exceeded its time. `used` are the documents it had opened."""
 
     def __init__(self, reason: str, late: bool, used: set[str]) -> None:
         super().__init__(reason)
@@ -53,7 +53,7 @@ class _NoProcess(Exception):
 
 
 class PdfProcess:
-    """The process of these limits: threads take turns."""
+    """The process for one set of limits; threads take turns."""
 
     def __init__(self, limits: PdfLimits) -> None:
         self._limits, self._lock = limits, threading.Lock()
@@ -61,30 +61,30 @@ class PdfProcess:
         self._ever = False
 
     def ask(self, document: Document, do: str, **arguments: Any) -> Reply:
-        """pdfium's answer about a document; raises PdfFailure, also where a limit is exceeded."""
+        """Returns pdfium's reply about a document; raises PdfFailure, also if a limit is exceeded."""
         with self._lock:
             try:
                 return self._ask(document, do, arguments)
             except _Ended as error:
                 if error.late or error.used <= {document.name}:
                     raise
-            # the process may have grown by what it did for other documents: a fresh one has the last word
+            # earlier documents may have used up the process's memory: retry in a fresh one
             return self._ask(document, do, arguments)
 
     def _ask(self, document: Document, do: str, arguments: dict[str, Any]) -> Reply:
         if self._child is not None and not self._child.alive():
-            self._end()  # the system, or somebody else, ended it between two questions
+            self._end()  # the system, or somebody else, ended it between two requests
         self._child = self._child or self._start()
         try:
             return self._child.ask(document, do, arguments)
         except _Refused:
             raise
-        except BaseException:  # KeyboardInterrupt too: what is left of the reply would be taken for the next one's
+        except BaseException:  # KeyboardInterrupt too: the rest of the reply would be read as the next one
             self._end()
             raise
 
     def release(self, document: Document) -> None:
-        """Let go of a document, if that is possible at once: this is also called by the garbage collector."""
+        """Releases a document, unless that would block: this is also called by the garbage collector."""
         if self._lock.acquire(blocking=False):
             try:
                 if self._child is not None:
@@ -95,12 +95,12 @@ class PdfProcess:
                 self._lock.release()
 
     def close(self) -> None:
-        """End the process; the next question starts another."""
+        """Ends the process; the next request starts another."""
         with self._lock:
             self._end()
 
     def forget(self) -> None:
-        """After a fork, in the new process: this one's child is the other's."""
+        """Forgets the child process; called in the new process after a fork, since the child belongs to the parent."""
         self._lock = threading.Lock()
         if isinstance(self._child, _Child):
             self._child.disown()
@@ -126,7 +126,7 @@ class PdfProcess:
 
 
 class _Here:
-    """pdfium in this process, asked as a child would be."""
+    """pdfium in this process, with the interface of a child process."""
 
     def __init__(self) -> None:
         try:
@@ -154,11 +154,11 @@ class _Here:
         return True
 
     def end(self) -> None:
-        """Nothing to end; a document may be left open, as after a fork."""
+        """Does nothing: there is no process to end. A document may stay open, as after a fork."""
 
 
 class _Child:
-    """A process that is ready to be asked, with at most one document open."""
+    """A running child process with at most one open document."""
 
     def __init__(self, limits: PdfLimits) -> None:
         self._limits, self._open = limits, ""
@@ -202,15 +202,15 @@ class _Child:
         self.disown()
 
     def disown(self) -> None:
-        """Close this process's ends of the pipes."""
+        """Closes this process's ends of the pipes."""
         if self._process.returncode is None:
-            self._process.returncode = 0  # it is another's child, and Popen would complain
+            self._process.returncode = 0  # it is another process's child; Popen would warn
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
                 pipe.close()
 
     def _reply(self, seconds: float, head: dict[str, Any] | None = None, body: bytes = b"") -> Reply:
-        """What the process answers to a request, or says by itself; raises _Ended for one that does not."""
+        """Sends a request, if given, and returns the process's next reply; raises _Ended if there is none."""
         try:
             deadline = _Deadline(seconds, self._process)
         except RuntimeError as error:
@@ -234,7 +234,7 @@ class _Child:
 
 
 class _Deadline:
-    """Ends a process after some seconds, unless asked before whether the time is over."""
+    """Kills a process after some seconds, unless `over` is called first."""
 
     def __init__(self, seconds: float, process: subprocess.Popen[bytes]) -> None:
         self._process, self._lock = process, threading.Lock()
@@ -250,7 +250,7 @@ class _Deadline:
                 self._process.kill()
 
     def over(self) -> bool:
-        """Whether the process was ended; from now on it will not be."""
+        """Cancels the deadline; returns whether the process was already killed."""
         with self._lock:
             self._done = True
         self._timer.cancel()
@@ -259,7 +259,7 @@ class _Deadline:
 
 def _popen(limits: PdfLimits) -> subprocess.Popen[bytes]:
     python = interpreter()
-    if python is None:  # whatever it is, it may never end
+    if python is None:  # another executable may never end
         raise _NoProcess(f"{sys.executable} is no Python")
     code = _START.format(path=_search_path(), package=__package__, memory=limits.memory)
     try:
@@ -280,7 +280,7 @@ def _popen(limits: PdfLimits) -> subprocess.Popen[bytes]:
 
 
 def _widen(pipe: Any) -> None:
-    """A wider pipe halves the time that the pixels of a page take; only Linux has it."""
+    """Enlarges a pipe, which halves the transfer time of a page's pixels; only possible on Linux."""
     try:
         import fcntl
 
@@ -290,14 +290,14 @@ def _widen(pipe: Any) -> None:
 
 
 def _search_path() -> list[str]:
-    """Where this process finds modules, and where it found these two in other ways."""
+    """Returns this process's search path, and the locations of this package and pypdfium2 if found otherwise."""
     found = [importlib.util.find_spec(name) for name in (str(__package__).partition(".")[0], "pypdfium2")]
     own = [str(Path(spec.origin).parents[1]) for spec in found if spec and spec.origin]
     return [*map(str, sys.path), *own]
 
 
 def _received(pipe: RawFile) -> Reply:
-    """One message, whose sizes are not believed."""
+    """Reads one message; raises ValueError if its sizes exceed MAX_REPLY."""
     lengths = bytearray(LENGTHS.size)
     fill(pipe, lengths)
     sizes = LENGTHS.unpack(lengths)
@@ -321,7 +321,7 @@ def _broken(error: object) -> InstallError:
 
 @functools.cache
 def pdf_process(limits: PdfLimits) -> PdfProcess:
-    """The one of this process; it starts its own when it is first asked."""
+    """Returns the PdfProcess shared by this process for these limits; it starts its child on the first request."""
     process = PdfProcess(limits)
     atexit.register(process.close)
     if hasattr(os, "register_at_fork"):

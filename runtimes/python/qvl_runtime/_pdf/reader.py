@@ -1,8 +1,8 @@
-"""What is asked of pdfium, and the process in which it is asked: opening, sizes, drawing and text of one PDF.
+"""Requests to pdfium, and the main function of its process: opening, sizes, drawing and text of one PDF.
 
-The process reads requests from standard input and writes replies to standard output, each a message: the lengths
-of its two parts, a JSON object, and bytes (the document, or pixels). It imports nothing but the standard library
-and pypdfium2, limits its own memory, and ends when standard input closes, in the middle of a page too.
+The process reads requests from standard input and writes replies to standard output. Each message consists of the
+lengths of its two parts, a JSON object, and bytes (the document, or pixels). The process imports only the standard
+library and pypdfium2, limits its own memory, and ends when standard input closes, even in the middle of a page.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 LENGTHS = struct.Struct("<IQ")
-"""Of the JSON object and of the bytes after it."""
+"""Lengths of the JSON object and of the bytes after it."""
 OUT_OF_MEMORY = 77
-"""The exit code of a process that found itself too large."""
+"""Exit code of a process that exceeded its memory limit."""
 POLL_SECONDS = 0.01
 Reply = tuple[dict[str, Any], Any]
 
@@ -38,7 +38,7 @@ class RawFile(Protocol):
 
 
 def send(pipe: RawFile, head: Mapping[str, Any], body: Any = b"") -> None:
-    """Write one message."""
+    """Writes one message."""
     text = json.dumps(head).encode()
     size = memoryview(body).nbytes
     for part in (LENGTHS.pack(len(text), size) + text, memoryview(body).cast("B")):
@@ -47,7 +47,7 @@ def send(pipe: RawFile, head: Mapping[str, Any], body: Any = b"") -> None:
 
 
 def fill(pipe: RawFile, buffer: Any) -> None:
-    """Read a buffer full; raises EOFError where the pipe ends."""
+    """Fills a buffer; raises EOFError if the pipe ends first."""
     rest = memoryview(buffer).cast("B")
     while rest:
         if not (count := pipe.readinto(rest)):
@@ -62,15 +62,15 @@ class Reader:
         import pypdfium2
 
         self._pdfium, self._document = pypdfium2, None
-        self._content: Any = None  # which pdfium reads on and on
+        self._content: Any = None  # kept alive: pdfium keeps reading it
 
     def answer(self, request: Mapping[str, Any], content: Any) -> Reply:
-        """The reply to one request; {"error": …} where pdfium refuses."""
+        """Returns the reply to one request; {"error": …} if pdfium fails."""
         try:
             return self._answer(request, content)
         except MemoryError:
             raise
-        except Exception as error:  # PdfiumError, and what the wrapper around pdfium trips over
+        except Exception as error:  # PdfiumError, and failures of the wrapper around pdfium
             return {"error": f"{error}"[:300] or type(error).__name__}, b""
 
     def _answer(self, request: Mapping[str, Any], content: Any) -> Reply:
@@ -106,7 +106,7 @@ class Reader:
 
     def _draw(self, index: int, scale: float) -> Reply:
         with contextlib.closing(self._opened()[index]) as page:
-            # memory of Python's, which lives as long as the buffer does
+            # memory owned by Python, which lives as long as the buffer
             bitmap = page.render(scale=scale, bitmap_maker=self._pdfium.PdfBitmap.new_foreign)
         if bitmap.mode != "BGR":
             raise ValueError(f"pdfium drew in {bitmap.mode}")
@@ -118,10 +118,10 @@ class Reader:
 
 
 def main(memory: int) -> None:
-    """Answer requests until standard input closes."""
+    """Answers requests until standard input closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that asks
     source, target = io.FileIO(0), io.FileIO(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever prints must not do it among the replies
+    os.dup2(2, 1)  # nothing printed may end up among the replies
     try:
         reader = Reader()
     except Exception as error:
@@ -141,7 +141,7 @@ def main(memory: int) -> None:
 
 
 def _receive(source: RawFile, requests: queue.SimpleQueue[tuple[dict[str, Any], Any]]) -> None:
-    """Requests as they come; the end of them ends the process, whatever it is doing."""
+    """Queues requests as they arrive; at the end of input it ends the process, whatever it is doing."""
     try:
         while True:
             lengths = bytearray(LENGTHS.size)
@@ -158,7 +158,7 @@ def _receive(source: RawFile, requests: queue.SimpleQueue[tuple[dict[str, Any], 
 
 
 def _limit(memory: int) -> bool:
-    """Whether the system now limits the memory of this process."""
+    """Limits the memory of this process; returns whether the system enforces the limit."""
     try:
         import resource
     except ImportError:  # not on Windows
@@ -171,7 +171,7 @@ def _limit(memory: int) -> bool:
         resource.setrlimit(resource.RLIMIT_AS, (most, most))
     except (AttributeError, ValueError, OSError):
         return False
-    return sys.platform != "darwin"  # which takes the limit and does not keep to it
+    return sys.platform != "darwin"  # macOS accepts the limit but does not enforce it
 
 
 def _watch(memory: int) -> None:
@@ -181,7 +181,7 @@ def _watch(memory: int) -> None:
 
 
 def _resident() -> int:
-    """Bytes of memory that this process takes; 0 where the system does not tell."""
+    """Returns the memory use of this process in bytes: resident, peak or committed, by system; 0 if not reported."""
     if sys.platform == "win32":
         return _resident_on_windows()
     try:
@@ -197,7 +197,7 @@ def _resident() -> int:
 
 
 def _resident_on_windows() -> int:
-    """`PagefileUsage` of PROCESS_MEMORY_COUNTERS: two numbers of four bytes, then eight sizes."""
+    """Returns `PagefileUsage` of PROCESS_MEMORY_COUNTERS, which is two 4-byte integers and eight sizes."""
     counters = (ctypes.c_size_t * (8 // ctypes.sizeof(ctypes.c_size_t) + 8))()
     kernel = ctypes.WinDLL("kernel32")  # type: ignore[attr-defined]
     kernel.GetCurrentProcess.restype = ctypes.c_void_p

@@ -29,14 +29,14 @@ EXAMPLES: Mapping[str, Sequence[str]] = {
 
 
 class _Parser(argparse.ArgumentParser):
-    """Errors of usage are one line, as all others."""
+    """Reports usage errors in one line, like all other errors."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(BAD_INPUT, f"error: {one_line(message)} (see {self.prog} --help)\n")
 
 
 def parse(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Before Python 3.12, argparse does not take an optional PROMPT that comes after an option or after `--`."""
+    """Parses options; works around argparse before 3.12, which rejects an optional PROMPT after an option or `--`."""
     options, rest = parser.parse_known_args(arguments)
     literal = "--" in (sys.argv[1:] if arguments is None else arguments)
     rest = rest[rest[:1] == ["--"] :]
@@ -51,7 +51,7 @@ def parse(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> a
 
 
 def _check_loose(parser: argparse.ArgumentParser, options: argparse.Namespace, words: Sequence[str]) -> None:
-    """Name the option that a file's name without one was meant for."""
+    """Exits with an error that names the option missing before a media file's name."""
     from .frames import VIDEO_FORMS, looks_like_media
 
     for word in words:
@@ -62,7 +62,7 @@ def _check_loose(parser: argparse.ArgumentParser, options: argparse.Namespace, w
 
 
 def make_parser(program: str, commands: Commands) -> argparse.ArgumentParser:
-    """The parser whose options carry, as `command`, the function of `commands` to call."""
+    """Returns the parser; its options hold the function of `commands` to call as `command`."""
     every = [examples[0] for examples in EXAMPLES.values()]
     parser = _Parser(prog=program, description="Run and inspect Qwen-VL bundles.", **_shown(program, every))
     parser.add_argument("--version", action="version", version=f"qvl-runtime {__version__}")
@@ -80,7 +80,7 @@ def make_parser(program: str, commands: Commands) -> argparse.ArgumentParser:
 
 
 def _shown(program: str, examples: Sequence[str]) -> dict[str, Any]:
-    """Options of a parser whose help ends with examples."""
+    """Returns the keyword arguments of a parser whose help ends with examples."""
     lines = "".join(f"\n  {program} {example}" for example in examples)
     return {"epilog": f"examples:{lines}", "formatter_class": argparse.RawDescriptionHelpFormatter}
 

@@ -1,4 +1,4 @@
-"""What the commands of `python -m qvl_runtime` do with their parsed options; each returns the exit code."""
+"""The commands of `python -m qvl_runtime`: each takes parsed options and returns the exit code."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..printable import one_line, printable
 from .arguments import BENCH_PROMPT, Commands
 
 MAX_JSON_BYTES = 16 << 20
-"""Of a file of tools or of a schema."""
+"""Maximum size of a file of tools or a schema."""
 
 if TYPE_CHECKING:
     from ..answers.generate import Run
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ..prompts.prompt import Placed
 
 CUTS: dict[str | None, str] = {"length": "--max-new-tokens", "timeout": "--timeout"}
-"""The option that cuts an answer, by the reason why it ended."""
+"""Finish reason → the option that cut the answer off."""
 
 
 def _messages(options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -46,7 +46,7 @@ def _messages(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def _check_media(options: argparse.Namespace) -> None:
-    """Raise PromptError for an option that has nothing to act on."""
+    """Raises PromptError for an option without the media that it applies to."""
     for name, value, medium in (
         ("--pages", options.pages, "pdf"),
         ("--fps", options.fps, "video"),
@@ -57,7 +57,7 @@ def _check_media(options: argparse.Namespace) -> None:
 
 
 def _path(name: str) -> str | Path:
-    """The path of a PDF, which may be a `file:` URL."""
+    """Returns the path of a PDF, which may be given as a `file:` URL."""
     path = local(name)
     if isinstance(path, bytes):
         raise MediaError("is no path", where=shown(name), fix="PDFs are given as files")
@@ -92,7 +92,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _check_sampling(options: argparse.Namespace) -> None:
-    """Raise PromptError for what is no way to choose tokens, or does nothing where the likeliest is taken."""
+    """Raises PromptError for invalid sampling options, and for those without effect in greedy decoding."""
     from ..answers.sampling import Sampling
 
     values = {name: getattr(options, name) for name in ("temperature", "top_p", "top_k", "seed", "min_p")}
@@ -103,7 +103,7 @@ def _check_sampling(options: argparse.Namespace) -> None:
         "--min-p": sampling.min_p > 0,
         "--seed": options.seed is not None,
     }
-    recommended = options.use_generation_config  # which may bring a temperature
+    recommended = options.use_generation_config  # it may set a temperature
     for name, given in idle.items():
         if given and sampling.temperature == 0 and not recommended:
             raise PromptError(f"{name} does nothing at temperature 0", fix="add --temperature 0.7")
@@ -144,7 +144,7 @@ def _run(model: Model, messages: list[dict[str, Any]], options: argparse.Namespa
 
 
 def _json_file(path: Path | None) -> Any:
-    """The JSON value of a file, None without one."""
+    """Returns the JSON value of a file, or None without a path."""
     if path is None:
         return None
     text = read_file(path, MAX_JSON_BYTES, PromptError)
@@ -155,7 +155,7 @@ def _json_file(path: Path | None) -> Any:
 
 
 def _calls(answer: str) -> dict[str, Any]:
-    """The tool calls of an answer; a malformed one is noted on standard error too."""
+    """Returns the tool calls of an answer; malformed ones are also noted on standard error."""
     from ..tools import parse_calls
 
     reply = parse_calls(answer)
@@ -165,7 +165,7 @@ def _calls(answer: str) -> dict[str, Any]:
 
 
 def _answer(stream: Stream, quiet: bool) -> str:
-    """The whole answer, printed as it comes unless `quiet`; a terminal gets no control characters of it."""
+    """Returns the whole answer; unless `quiet`, prints it as it comes, without control characters on a terminal."""
     pieces = []
     clean = printable if sys.stdout.isatty() else str
     for piece in stream:
@@ -178,7 +178,7 @@ def _answer(stream: Stream, quiet: bool) -> str:
 
 
 def _drawing_place(stream: Stream) -> Placed:
-    """The one image of the prompt; raises PromptError before anything is answered."""
+    """Returns the only image of the prompt; raises PromptError, before anything is generated, if there are others."""
     placed = stream.prompt.placed if stream.prompt else ()
     if len(placed) != 1 or placed[0].media.kind != "image":
         raise PromptError(f"--draw needs exactly one image to draw on, there are {len(placed)} images or videos")
@@ -271,7 +271,7 @@ def _medians(loads: list[float], runs: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _fresh(model: Model, messages: list[dict[str, Any]], options: argparse.Namespace) -> dict[str, Any]:
-    """One run without any cached features or keys."""
+    """Runs once on a freshly loaded model, so without cached features or keys."""
     stream = model.stream(
         messages,
         options.max_new_tokens,

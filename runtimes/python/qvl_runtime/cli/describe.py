@@ -1,4 +1,4 @@
-"""A bundle in words."""
+"""Describes a bundle as text."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from ..printable import printable
 
 _NEUTRAL_DRAWN = {"temperature": 0, "top_k": 0, "top_p": 1, "min_p": 0}
 _NEUTRAL = {"repetition_penalty": 1, "no_repeat_ngram_size": 0, "max_new_tokens": None}
-"""Settings of answers with the values that change nothing: of those that are drawn, and of all."""
+"""Generation settings and their neutral values: those of sampling (_NEUTRAL_DRAWN), and those that always apply."""
 
 
 def describe(manifest: Manifest, ports: bool = True) -> str:
-    """A bundle in a few lines of text that are safe to print, with the ports of its graphs where `ports` is set."""
+    """Describes a bundle in a few lines that are safe to print; with `ports`, includes inputs and outputs of graphs."""
     image, llm, origin = manifest.image, manifest.llm, manifest.provenance
     size = sum(entry.size for entry in manifest.files.values())
     lines = [
@@ -45,7 +45,7 @@ def _images(image: ImageGeometry) -> str:
 
 
 def _recommended(generation: GenerationDefaults) -> str:
-    """What `--use-generation-config` does, as far as it is not what happens without it."""
+    """Describes the settings of `--use-generation-config` that differ from the neutral ones."""
     neutral = (_NEUTRAL_DRAWN if generation.do_sample and generation.temperature else {}) | _NEUTRAL
     settings = {name: getattr(generation, name) for name in neutral}
     told = {name: value for name, value in settings.items() if value != neutral[name]}
@@ -62,7 +62,7 @@ def _calibrated(calibration: Calibration) -> str:
 
 
 def _engine(engine: EngineEntry) -> list[str]:
-    """What an engine was built for, and a line a profile."""
+    """Describes what an engine was built for, with one line per profile."""
     made = f"built by {engine.builder}" if engine.builder else "to be built on the device"
     places = [f"{number // 10}.{number % 10}" for number in engine.compute_capabilities]
     devices = f" for compute capability {', '.join(places)}" if places else ""
@@ -78,7 +78,7 @@ def _bounds(axis: Bounds) -> str:
 
 
 def _ports(direction: str, ports: Sequence[Port]) -> list[str]:
-    """A line a port; those of the KV cache share one."""
+    """One line per input or output; those of the KV cache share one line."""
     shown = [port for port in ports if not port.name.startswith(("past_key_values.", "present."))]
     lines = [f"    {direction} {port.name:27} {port.dtype:8} {_axes(port.shape)}" for port in shown]
     if len(shown) < len(ports):

@@ -1,4 +1,4 @@
-"""What `--video` names: a video file, or the images of a directory or of a quoted pattern as the frames of a video."""
+"""Resolves `--video`: a video file, or the images of a directory or of a quoted pattern as the frames of a video."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ VIDEO_FORMS = (
 
 
 def video_source(name: str) -> str | list[str]:
-    """A video as a content part takes it: a file, or the paths of its frames in the order a person would count.
+    """Returns a video for a content part: a file, or the paths of its frames in natural order (2 before 10).
 
-    Raises MediaError where a directory or a pattern holds no images.
+    Raises MediaError if a directory or a pattern has no images.
     """
     path = local(name)
-    if isinstance(path, bytes) or is_remote(name):  # and no pattern, though it has a question mark
+    if isinstance(path, bytes) or is_remote(name):  # not a pattern, even with a question mark
         return name
     text = os.fspath(path)
     if os.path.isdir(text):
@@ -37,7 +37,7 @@ def video_source(name: str) -> str | list[str]:
 def _matching(pattern: str) -> list[str]:
     try:
         return [file for file in glob.glob(pattern, recursive=True) if os.path.isfile(file)]
-    except ValueError:  # no name of a file, as with NUL in it
+    except ValueError:  # not a file name, for example with NUL in it
         return []
 
 
@@ -56,13 +56,13 @@ def _kind(file: str) -> str:
 
 
 def _counted(name: str) -> tuple[list[tuple[int, str]], str]:
-    """A key that sorts `frame2` before `frame10`."""
+    """Returns a sort key that puts `frame2` before `frame10`."""
     pieces = re.findall(r"[0-9]+|[^0-9]+", name)
     return [(int(piece), "") if piece.isdecimal() else (-1, piece.casefold()) for piece in pieces], name
 
 
 def looks_like_media(text: str) -> bool:
-    """Whether a text is the name of an image or a video, and no question that ends in one."""
+    """Whether a text is the name of an image or a video, and not a question that ends in one."""
     if not re.search(r"\.\w{2,5}\s*$", text):
         return False
     kind = mimetypes.guess_type(text)[0] or ""
