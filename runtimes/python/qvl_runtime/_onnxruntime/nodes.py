@@ -15,7 +15,7 @@ NODE_OUTPUT, NODE_TYPE, NODE_ATTRIBUTE = 2, 4, 5
 ATTRIBUTE_NAME, ATTRIBUTE_INT, ATTRIBUTE_GRAPHS = 1, 3, (6, 11)
 VARINT, FIXED64, DELIMITED, FIXED32 = 0, 1, 2, 5
 MAX_FIELDS = 1 << 21
-"""Maximum fields of a file, which take several seconds; a graph of 40,000 nodes has 700,000."""
+"""Maximum fields of a file: reading them takes several seconds; a graph of 40,000 nodes has 700,000."""
 LARGEST = (1 << 31) - 1
 """ONNX Runtime's kernels truncate such attributes to 32 bits and divide by the result."""
 

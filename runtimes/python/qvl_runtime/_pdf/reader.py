@@ -119,7 +119,7 @@ class Reader:
 
 def main(memory: int) -> None:
     """Answers requests until standard input closes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that asks
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is handled by the parent process
     source, target = io.FileIO(0), io.FileIO(os.dup(1), "w")
     os.dup2(2, 1)  # nothing printed may end up among the replies
     try:

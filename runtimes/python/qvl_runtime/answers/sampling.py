@@ -17,7 +17,7 @@ Chooser = Callable[[Logits], int]
 
 @dataclass(frozen=True)
 class Sampling:
-    """Sampling options: greedy at `temperature` 0, else from the `top_k` likeliest tokens (0: all) in mass `top_p`.
+    """Sampling options: greedy at `temperature` 0, else from the `top_k` likeliest (0: all) within mass `top_p`.
 
     Of these only tokens at least `min_p` times as likely as the likeliest are kept. NumPy numbers are accepted.
     Raises PromptError for values out of range.

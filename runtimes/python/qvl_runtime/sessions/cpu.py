@@ -168,7 +168,7 @@ class CpuVision:
         """Patches [frames, patches, dim] → features [1 + D, tokens, H] of the image and of D DeepStack layers."""
         feeds = {"pixel_values": pixel_values, **vision_feeds(self._image, grid)}
         with _telling():
-            features = self._session.run(None, feeds, self._shrink)  # in the order of the contract
+            features = self._session.run(None, feeds, self._shrink)  # in the manifest's order
         return np.stack(features)
 
 

@@ -20,7 +20,7 @@ SECONDS = 5
 WAIT = 50
 """Seconds after which the process ends itself, in case CPU time cannot be limited."""
 STACK = 1 << 20
-"""Stack bytes of the testing thread: less than threads have in use, so what passes here fits there."""
+"""Stack bytes of the testing thread: smaller than the stacks of threads that use such files later."""
 MAX_OUTPUT = 1 << 20
 """Maximum characters of a rendered test conversation, which itself has a few hundred."""
 TOOLS = [{"type": "function", "function": {"name": "f", "description": "d", "parameters": {"type": "object"}}}]
