@@ -2,8 +2,8 @@
 
 Hidden states of the language model are multiplied by an orthogonal matrix Q, and the values of each attention head by
 a smaller one. Both are folded into the weights at export. RMSNorm commutes with Q once its gains are folded into the
-linears after it. Source: QuaRot, arXiv 2404.00456, §3 and 4 (without the rotations at run time); SpinQuant, arXiv
-2405.16406, fig. 1, R1 and R2. With hidden states as rows, x' = x · Q:
+linears after it. Source: QuaRot, arXiv 2404.00456, §3 and 4 (without the rotations at run time); SpinQuant,
+arXiv 2405.16406, fig. 1, R1 and R2. With hidden states as rows, x' = x · Q:
 
 - a linear that reads hidden states, after a norm of gains g: W' = W · diag(g) · Q;
 - one that adds to them: W' = Qᵀ · W, b' = Qᵀ · b; the embedding: E' = E · Q;

@@ -125,7 +125,7 @@ def _tied(checkpoint: Checkpoint) -> bool:
 def _rope(
     text: TextConfig, head_dim: int, checkpoint: Checkpoint, interleaved: bool
 ) -> tuple[float, tuple[int, int, int]]:
-    """Base frequency and M-RoPE sections from `rope_parameters` (5) or `rope_theta` and `rope_scaling` (4)."""
+    """RoPE base and M-RoPE sections from `rope_parameters` (transformers 5) or `rope_theta`, `rope_scaling` (4)."""
     rope = text.rope_parameters or text.rope_scaling or {}
     kind = rope.get("rope_type") or rope.get("type") or "default"
     refuse_unless(kind in ("default", "mrope", "yarn"), f"rope type {kind!r} is not supported", checkpoint)
