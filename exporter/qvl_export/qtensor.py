@@ -1,4 +1,4 @@
-"""`QTensor`: what every scheme produces and every target lowers."""
+"""`QTensor`: the quantized weight that every scheme produces and every target lowers."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Layout:
-    """The form of a quantized linear, known before its values: `block` columns share a scale (and a zero point).
+    """The format of a quantized linear, known before its values: `block` columns share a scale (and a zero point).
 
-    With `integer` its inputs are rounded to int8 token by token too, and the product is one of integers (W8A8); codes
-    of 7 bits in it keep x86 without VNNI from saturating. `static` inputs have one scale, known from calibration;
-    `per_tensor` ones a scale and a zero point that are found at run time for all tokens of an image together.
+    With `integer`, inputs are rounded to int8 per token and the product is computed in integers (W8A8); 7-bit codes
+    then avoid saturation on x86 without VNNI. `static` inputs have one scale from calibration. `per_tensor` inputs have
+    one scale and zero point for all tokens of an image, computed at run time.
     """
 
     bits: int
@@ -30,7 +30,7 @@ class Layout:
     per_tensor: bool = False
 
     def blocks(self, columns: int) -> int:
-        """Blocks a row of `columns` has; the last may be partial."""
+        """Number of blocks in a row of `columns`; the last may be partial."""
         return -(-columns // self.block)
 
     @property
@@ -40,12 +40,12 @@ class Layout:
 
     @property
     def signed_scales(self) -> bool:
-        """Whether scales may be negative: half a step in 255 is not worth it, and TensorRT takes them of int4 alone."""
+        """Whether scales may be negative. At 8 bits it gains only half a step of 255, and TensorRT refuses them."""
         return self.bits != 8 and not self.asymmetric
 
     @property
     def scale_type(self) -> type[np.float16 | np.float32]:
-        """Of the stored scales: in small blocks their size counts, a scale a row costs nothing."""
+        """Type of stored scales: float16 saves space in small blocks, while one float32 scale per row costs little."""
         return np.float32 if self.integer else np.float16
 
     def __str__(self) -> str:
@@ -54,7 +54,7 @@ class Layout:
 
 
 def check_table(columns: int, layout: Layout) -> None:
-    """Raises ExportError for tables that lookups cannot take: they know no partial blocks."""
+    """Raises ExportError for a table with partial blocks, which lookups do not support."""
     if columns % layout.block:
         problem = f"an embedding of {columns} columns is not made of blocks of {layout.block}"
         raise ExportError(problem, fix="give a smaller --block-size")
@@ -64,8 +64,8 @@ def check_table(columns: int, layout: Layout) -> None:
 class QTensor:
     """weight[n, permutation[k]] = (codes[n, k] − zeros[n, k // block]) · scales[n, k // block].
 
-    `codes` uint8 [N, K], `scales` [N, blocks] of the layout's type, `zeros` uint8 [N, blocks] or None where they are
-    the middle, `permutation` int64 [K] or None where columns keep their order; `input_scale` is the step of static
+    `codes` uint8 [N, K], `scales` [N, blocks] of the layout's type, `zeros` uint8 [N, blocks] or None if all are the
+    layout's `middle`, `permutation` int64 [K] or None if columns keep their order; `input_scale` is the scale of static
     inputs.
     """
 
@@ -78,19 +78,19 @@ class QTensor:
 
     @classmethod
     def empty(cls, layout: Layout, rows: int, columns: int) -> QTensor:
-        """A symmetric one whose rows are still to be filled."""
+        """Returns a symmetric tensor with uninitialized rows, to be filled by `fill`."""
         scales = np.empty((rows, layout.blocks(columns)), layout.scale_type)
         return cls(layout, np.empty((rows, columns), np.uint8), scales)
 
     def fill(self, row: int, part: QTensor) -> None:
-        """Copy the rows of `part` in, from `row` on."""
+        """Copies the rows of `part` into this tensor, starting at `row`."""
         rows = slice(row, row + len(part.codes))
         self.codes[rows], self.scales[rows] = part.codes, part.scales
 
     def weight_only(self) -> QTensor:
-        """The same weight, in 8 bits with a scale a row, for inputs that stay float.
+        """Returns the same weight in 8 bits with one scale per row, for float inputs.
 
-        Scales become float16, the next above, and codes follow them: among the smallest they lie far apart.
+        Scales are rounded up to float16 and codes are recomputed for them, because small float16 values are far apart.
         """
         layout = Layout(8, self.codes.shape[1])
         nearest = self.scales.astype(np.float16)
@@ -99,7 +99,7 @@ class QTensor:
         return QTensor(layout, (np.rint(steps) + layout.middle).astype(np.uint8), scales)
 
     def with_inputs_per_tensor(self) -> QTensor:
-        """The same weight for inputs whose tokens share a scale."""
+        """Returns the same weight for inputs whose tokens share a scale."""
         return replace(self, layout=replace(self.layout, per_tensor=True))
 
     def dequantize(self) -> Floats:

@@ -1,6 +1,6 @@
-"""Engine files: what is made of a bundle's graphs after they are written, for targets whose engines are compiled.
+"""Engine files, built from a bundle's written graphs for targets with compiled engines.
 
-A target module that has `finisher(options)` returns how its bundles are finished.
+A target module with such engines has `finisher(options)`, which returns the function that finishes its bundles.
 """
 
 from __future__ import annotations
@@ -19,15 +19,14 @@ from ..errors import ExportError
 from ..qtensor import Layout
 
 PROFILES = ("pages", "video")
-"""What a vision engine is to read: single images, or videos too."""
+"""Inputs of a vision engine: single images, or videos too."""
 SCRIPT = "build_engines.sh"
 
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """What engines are asked to be for: compute capabilities (8.6 is 86; the target's own choice where there are none),
-    one of PROFILES, whether any weights are or may become `int4`, and the forms of those that come `stored` quantized.
-    """
+    """Options of engines: compute capabilities (8.6 is 86; empty: the target's default), one of PROFILES, whether any
+    weights are or may become `int4`, and the formats of weights that the checkpoint has `stored` quantized."""
 
     capabilities: tuple[int, ...] = ()
     profile: str = PROFILES[0]
@@ -37,7 +36,7 @@ class EngineOptions:
 
 @dataclass(frozen=True)
 class Finished:
-    """What finishing made of the graphs, and the files that it `added` to the bundle and `dropped` from it."""
+    """The graphs after finishing, and the files that were `added` to the bundle and `dropped` from it."""
 
     graphs: dict[str, GraphEntry]
     added: tuple[str, ...]
@@ -45,11 +44,11 @@ class Finished:
 
 
 Finisher = Callable[[Path, Manifest, Progress], Finished]
-"""Finishes the bundle in a directory, as its manifest so far describes it; raises ExportError."""
+"""Finishes the bundle in a directory, which the given manifest describes; raises ExportError."""
 
 
 def capabilities(text: str | None) -> tuple[int, ...]:
-    """Such as `86,89,120` or `8.6,8.9,12.0`; raises ExportError for what is no list of compute capabilities."""
+    """Parses `86,89,120` or `8.6,8.9,12.0`; raises ExportError if it is not a list of compute capabilities."""
     if text is None:
         return ()
     found = [re.fullmatch(r"(\d+)\.?(\d)", part.strip()) for part in text.split(",")]
@@ -59,7 +58,7 @@ def capabilities(text: str | None) -> tuple[int, ...]:
 
 
 def check(options: EngineOptions, library: str) -> None:
-    """Raises ExportError for an unknown profile and for weights that no version of TensorRT takes."""
+    """Raises ExportError for an unknown profile and for weights that no version of TensorRT supports."""
     if options.profile not in PROFILES:
         raise ExportError(f"profile {options.profile!r} is not known", fix=f"one of {', '.join(PROFILES)}")
     if any(layout.asymmetric or layout.bits != 4 for layout in options.stored):
@@ -74,11 +73,11 @@ def engine_name(graph: str) -> str:
 
 
 def with_engine(entry: GraphEntry, engine: EngineEntry, keep: bool) -> GraphEntry:
-    """The graph with its engine, beside its ONNX files or (without `keep`) instead of them."""
+    """Adds an engine to a graph's entry, beside its ONNX files or (without `keep`) instead of them."""
     model, data = (entry.model, entry.data) if keep else (engine.file, None)
     return msgspec.structs.replace(entry, model=model, data=data, engine=engine)
 
 
 def onnx_files(graphs: Sequence[GraphEntry]) -> tuple[str, ...]:
-    """The files of graphs that engines were built from."""
+    """The ONNX files of the graphs from which engines were built."""
     return tuple(dict.fromkeys(name for entry in graphs for name in entry.files))

@@ -1,7 +1,7 @@
-"""An engine file from an ONNX file, with the builder of `tensorrt` or `tensorrt_rtx`, whose modules look alike.
+"""Builds an engine file from an ONNX file, with the `tensorrt` or `tensorrt_rtx` module, which have the same API.
 
-The module is handed in as `trt`. The parser reads external data itself, so that no protobuf holds weights; the engine
-is written as it is made.
+The module is passed as `trt`. The parser reads external data itself, so that no protobuf holds weights; the engine is
+streamed to its file.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from . import Finished, engine_name, onnx_files, with_engine
 from .profiles import profiles
 
 NOISE = ("CUDA initialization", "CUDA driver", "cudaError", "cudaGet")
-"""In errors that builders log on a machine without a GPU, and go on."""
+"""Parts of errors that builders log on a machine without a GPU and that do not stop a build."""
 POLL = 0.2
-"""Seconds; Windows tells nobody of an interruption who waits without an end."""
+"""Timeout of a wait in seconds; on Windows, a wait without a timeout cannot be interrupted."""
 Configure = Callable[[Any], None]
 
 
@@ -32,8 +32,8 @@ def _nothing(config: Any) -> None: ...
 
 @dataclass(frozen=True)
 class Library:
-    """A module `trt`, its name, the compute capabilities it is to build for, and what only it wants done with a builder
-    configuration before and after building."""
+    """The module `trt`, its name, the compute capabilities to build for, and its own functions `configure` and `keep`,
+    called with the builder configuration before and after building."""
 
     trt: Any
     name: str
@@ -47,7 +47,7 @@ class Library:
 
 
 def finish(directory: Path, manifest: Manifest, progress: Progress, library: Library, kind: str) -> Finished:
-    """Engines of all graphs in place of their ONNX files; raises ExportError where the library refuses one."""
+    """Replaces all graphs' ONNX files by engines; raises ExportError if the library refuses a graph."""
     graphs: dict[str, GraphEntry] = {}
     for name, entry in manifest.graphs.items():
         shapes = profiles(name, manifest, kind)
@@ -71,7 +71,7 @@ def _size(entry: GraphEntry) -> int:
 def build(
     model: Path, out: Path, entry: GraphEntry, shapes: Sequence[Profile], library: Library, progress: Progress
 ) -> None:
-    """Parse `model` and write its engine to `out`; raises ExportError with what the library says."""
+    """Parses `model` and writes its engine to `out`; raises ExportError with the library's message."""
     trt, log = library.trt, logger(library.trt)
     builder = trt.Builder(log)
     network = builder.create_network(_flags(trt))
@@ -95,17 +95,17 @@ def build(
 
 
 def _flags(trt: Any) -> int:
-    """Types are those of the graph: a flag until TensorRT 11, where nothing else is left."""
+    """The flag that makes types follow the graph; TensorRT 11 always does so and has no flag."""
     strong = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
     return 0 if strong is None else 1 << int(strong)
 
 
 def _let_decompose(trt: Any, network: Any) -> None:
-    """Where no fused attention takes a shape, products and a softmax may do it: slower, but built."""
+    """Allows attention as products and a softmax for shapes without a fused kernel: slower, but it builds."""
     for index in range(network.num_layers):
         layer = network.get_layer(index)
         if layer.type == trt.LayerType.ATTENTION_OUTPUT:
-            layer.__class__ = trt.IAttentionOutputLayer  # as it comes it is a bare ILayer
+            layer.__class__ = trt.IAttentionOutputLayer  # get_layer returns a bare ILayer
             layer.attention.decomposable = True
 
 
@@ -123,16 +123,16 @@ def _parser_errors(parser: Any) -> list[str]:
 
 
 class Stopping:
-    """Runs a build that can be stopped: an exception in a callback would be lost by the library, or end the process.
+    """Runs a build that can be stopped, and keeps exceptions of callbacks, which the library would lose or abort on.
 
-    The build has a thread of its own, as interruptions are raised in the main one.
+    The build runs in a separate thread, because interruptions are raised in the main thread.
     """
 
     def __init__(self) -> None:
         self._error: BaseException | None = None
 
     def run(self, build: Callable[[], Any]) -> Any:
-        """What a build returns; raises what its callbacks, or who waits for it, have met."""
+        """Returns the result of a build; raises exceptions of its callbacks and of the waiting thread."""
         with ThreadPoolExecutor(1) as pool:
             future = pool.submit(build)
             try:
@@ -146,7 +146,7 @@ class Stopping:
         return future.result()
 
     def keeping(self, work: Callable[[], object]) -> bool:
-        """In a callback: whether a piece of work was done, and all before it."""
+        """Runs `work` in a callback; returns whether it and all earlier work succeeded."""
         try:
             if self._error is None:
                 work()
@@ -156,7 +156,7 @@ class Stopping:
 
 
 def _writer(trt: Any, file: BinaryIO, stopping: Stopping) -> Any:
-    """Writes what the builder gives it."""
+    """Returns a stream writer that writes the engine to `file`."""
 
     class Writer(trt.IStreamWriter):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -169,7 +169,7 @@ def _writer(trt: Any, file: BinaryIO, stopping: Stopping) -> Any:
 
 
 def _monitor(trt: Any, progress: Progress, total: int, stopping: Stopping) -> Any:
-    """Tells steps of the outermost phase as shares of the bytes of weights, and ends a build that is to stop."""
+    """Returns a monitor that reports steps of the outermost phase as shares of `total`, and ends a stopping build."""
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
         def __init__(self) -> None:

@@ -1,7 +1,7 @@
-"""Optimization profiles from real use: pages within the pixel bounds, prompts in chunks, answers token by token.
+"""Optimization profiles for real use: pages within the pixel bounds, prefill in chunks, decode token by token.
 
-A profile bounds the dynamic axes of a graph's inputs. The page profile holds what the pixel bounds allow and the
-maximum length has room for; those of videos trade frames for patches a frame, so that none has memory for both at once.
+A profile bounds the dynamic axes of a graph's inputs. The page profile covers the pixel bounds, limited by the maximum
+length. Video profiles trade frames for patches per frame, so that no profile allocates memory for the most of both.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from qvl_runtime.manifest import Bounds, Manifest, Profile
 from qvl_runtime.media.video import FRAME_FACTOR, MAX_FRAMES, MAX_TOKENS
 
 PAGE_PIXELS = 1240 * 1754
-"""An A4 page at 150 dpi: what vision kernels are chosen for."""
+"""Pixels of an A4 page at 150 dpi, the size for which vision kernels are chosen."""
 WANTED = 64
-"""Logits of one call; the runtime splits calls that want more."""
+"""Most logits positions per call; the runtime splits calls that need more."""
 ANSWER_TOKENS = 128
-"""Of one call in the answer profile. At exactly 1 TensorRT-RTX 1.7 stores most weights a second time in another order
-(one full-size layer of Qwen2.5-VL-3B: 881 instead of 782 MB), and at 2 to 64 it fails on small heads."""
+"""Most tokens per call in the answer profile. At exactly 1, TensorRT-RTX 1.7 stores most weights a second time in
+another order (one full-size layer of Qwen2.5-VL-3B: 881 instead of 782 MB); at 2 to 64 it fails on small heads."""
 MOST_ASPECT = 400
-"""Of a resized image: 200 is refused before resizing, which at most halves the shorter side."""
+"""Largest aspect ratio of a resized image: 200 is the limit before resizing, which at most halves the shorter side."""
 
 
 def profiles(graph: str, manifest: Manifest, kind: str) -> list[Profile]:
-    """Those of a graph (`vision`, `llm`, `llm_decode`); `kind` is one of `engines.PROFILES`."""
+    """The profiles of a graph (`vision`, `llm`, `llm_decode`); `kind` is one of `engines.PROFILES`."""
     if graph != "vision":
         return _llm_profiles(manifest)
     if manifest.image.queries:
@@ -52,7 +52,7 @@ def _b(sizes: tuple[int, int, int]) -> Bounds:
 
 
 def _square(manifest: Manifest) -> Profile:
-    """Every image has the same size."""
+    """The page profile of a model whose images all have the same size."""
     patches = (manifest.image.square // manifest.image.patch_size) ** 2
     return Profile(name="page", axes={"frames": _b((1, 1, 1)), "patches": _b((patches, patches, patches))})
 
@@ -69,7 +69,7 @@ def _page(manifest: Manifest) -> Profile:
 
 
 def _videos(manifest: Manifest) -> list[Profile]:
-    """For frames of up to `MAX_TOKENS` tokens, half of it and a quarter: the smaller, the more of them there may be."""
+    """Profiles for frames of up to `MAX_TOKENS` tokens, half and a quarter of it; smaller frames can be more."""
     image, longest = manifest.image, manifest.llm.max_length
     least = math.ceil(image.min_pixels / image.factor**2)
     found = []
@@ -82,7 +82,7 @@ def _videos(manifest: Manifest) -> list[Profile]:
 
 
 def _frames(name: str, manifest: Manifest, frames: tuple[int, int, int], tokens: tuple[int, int, int]) -> Profile:
-    """A vision profile for so many frames and image tokens a frame (least, best, most)."""
+    """A vision profile for `frames` and image `tokens` per frame, each (min, opt, max)."""
     image = manifest.image
     unit = image.spatial_merge_size**2
     axes = {"frames": _b(frames), "patches": _b((unit * tokens[0], unit * tokens[1], unit * tokens[2]))}
@@ -101,6 +101,6 @@ def _square_windows(tokens: int, side: int) -> int:
 
 
 def most_windows(tokens: int, side: int) -> int:
-    """Most windows of `side` × `side` tokens that an image of up to so many tokens is cut into, however thin it is."""
+    """Most windows of `side` × `side` tokens that an image of up to `tokens` tokens can have, at any aspect ratio."""
     shapes = ((rows, min(tokens // rows, MOST_ASPECT * rows)) for rows in range(1, math.isqrt(tokens) + 1))
     return max(math.ceil(rows / side) * math.ceil(columns / side) for rows, columns in shapes)

@@ -1,4 +1,4 @@
-"""`build_engines.sh`: a bundle's engines built by `trtexec` on the machine that is to run them."""
+"""`build_engines.sh`: a script that builds a bundle's engines with `trtexec` on the machine that runs them."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ build() {  # model, engine, profiles
 
 
 def finish(directory: Path, manifest: Manifest, progress: Progress, kind: str) -> Finished:
-    """The script beside the ONNX files, and in the manifest what it will build."""
+    """Writes the script beside the ONNX files, and records in the manifest the engines that it will build."""
     progress.stage(f"writing {SCRIPT}: engines are built on the device")
     graphs = {}
     for name, entry in manifest.graphs.items():
@@ -53,7 +53,7 @@ def finish(directory: Path, manifest: Manifest, progress: Progress, kind: str) -
 
 
 def text(graphs: Mapping[str, GraphEntry]) -> str:
-    """The script for graphs with their engines' profiles."""
+    """The script for graphs that have engines with profiles."""
     return HEAD + "".join(_command(entry) for entry in graphs.values())
 
 

@@ -1,6 +1,6 @@
-"""Families: one module a `model_type`, found by its name, each with `read(Checkpoint) -> ModelSpec`.
+"""Families: one module per `model_type`, found by name, each with `read(Checkpoint) -> ModelSpec`.
 
-One whose tensors are not called or laid out as those of its successors has `tensors(Checkpoint)` too, which says so.
+A family whose tensors have other names or shapes than the graphs also has `tensors(Checkpoint)`, which maps them.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ _SHARED = {"spec", "config"}
 
 
 def available() -> list[str]:
-    """The `model_type`s that can be exported."""
+    """The supported `model_type`s."""
     return sorted({module.name for module in pkgutil.iter_modules(__path__)} - _SHARED)
 
 
 def read_spec(checkpoint: Checkpoint) -> ModelSpec:
-    """The specification of a checkpoint; raises ConfigError for an unknown `model_type` or unsupported values."""
+    """Reads the specification of a checkpoint; raises ConfigError for an unknown `model_type` or unsupported values."""
     spec: ModelSpec = _module(model_type(checkpoint)).read(checkpoint)
     return spec
 
 
 def model_type(checkpoint: Checkpoint) -> str:
-    """That of `config.json`; raises ConfigError for one that is not supported."""
+    """The `model_type` of `config.json`; raises ConfigError if it is not supported."""
     model_type = checkpoint.config.get("model_type")
     if model_type not in available():
         raise ConfigError(
@@ -42,7 +42,7 @@ def model_type(checkpoint: Checkpoint) -> str:
 
 
 def tensors(checkpoint: Checkpoint, spec: ModelSpec) -> Mapping[str, Tensor]:
-    """The tensors of a checkpoint by the names that graphs have for them."""
+    """The tensors of a checkpoint by their names in the graphs."""
     module = _module(spec.family)
     found: Mapping[str, Tensor] = module.tensors(checkpoint) if hasattr(module, "tensors") else checkpoint.tensors
     return found

@@ -1,6 +1,6 @@
-"""Qwen-VL, the first: a CLIP-like tower for squares of 448 pixels, 256 queries, Qwen-7B with one-dimensional RoPE.
+"""Qwen-VL (first generation): a CLIP-like tower for 448-pixel squares, 256 queries, Qwen-7B with one-dimensional RoPE.
 
-Its tensors are called as Qwen-7B's were; `tensors` gives them the names of its successors.
+Its tensors have the names of Qwen-7B; `tensors` maps them to the names of later families.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from .spec import ModelSpec, ResamplerSpec, TextSpec, Tiktoken, VisionSpec
 
 QUERIES = 256
 HEAD_SIZE = 128
-"""Of the resampler."""
+"""Head size of the resampler."""
 MEAN, STD = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
-"""CLIP's."""
+"""Mean and standard deviation of CLIP's preprocessing."""
 SPECIAL_TOKENS = (
     *("<|endoftext|>", "<|im_start|>", "<|im_end|>"),
     *(f"<|extra_{index}|>" for index in range(205)),
@@ -38,7 +38,7 @@ CONTENT = (
     "{{ 'Picture ' ~ images.count ~ ': <img><imgpad></img>\\n' }}"
     "{% elif part['text'] %}{{ part['text'] }}{% endif %}{% endfor %}{% endif %}"
 )
-"""Images are numbered through the conversation."""
+"""Content of one message; images are numbered through the whole conversation."""
 CHATML = (
     "{% set images = namespace(count=0) %}{% if messages[0]['role'] != 'system' %}"
     "{{ '<|im_start|>system\\nYou are a helpful assistant.<|im_end|>\\n' }}{% endif %}"
@@ -46,7 +46,7 @@ CHATML = (
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
 RAW = "{% set images = namespace(count=0) %}{% for message in messages %}" + CONTENT + "{% endfor %}"
-"""What the model that was not tuned to chat goes on from."""
+"""Template of the base model, which is not tuned to chat: its prompt is continued."""
 NAMES = (
     (r"transformer\.wte\.", "model.embed_tokens."),
     (r"transformer\.ln_f\.", "model.norm."),
@@ -71,12 +71,12 @@ NAMES = (
     (r"transformer\.visual\.ln_post\.", "visual.merger.ln_post."),
     (r"transformer\.visual\.proj$", "visual.merger.proj.weight"),
 )
-"""From a tensor's name to that in a graph; the first that fits."""
+"""Patterns of tensor names and their names in a graph; the first match counts."""
 FUSED = (
     (r"transformer\.h\.(\d+)\.attn\.c_attn\.(weight|bias)", r"model.layers.\1.self_attn.{}_proj.\2"),
     (r"transformer\.visual\.attn_pool\.attn\.in_proj_(weight|bias)", r"visual.merger.{}_proj.\1"),
 )
-"""Queries, keys and values below one another."""
+"""Tensors of queries, keys and values stacked along the rows, and their names in a graph."""
 
 
 class VisualConfig(msgspec.Struct):
@@ -93,12 +93,12 @@ class VisualConfig(msgspec.Struct):
 
     @property
     def side(self) -> int:
-        """Patches a side."""
+        """Patches per side."""
         return self.image_size // self.patch_size
 
 
 class Config(msgspec.Struct):
-    """`config.json`; the inner size of an MLP is half of `intermediate_size`."""
+    """`config.json`; the inner size of an MLP is half its `intermediate_size`."""
 
     hidden_size: Positive
     intermediate_size: Positive
@@ -120,7 +120,7 @@ class Config(msgspec.Struct):
 
 
 def read(checkpoint: Checkpoint) -> ModelSpec:
-    """The specification of a Qwen-VL checkpoint; raises ConfigError for what is not supported."""
+    """Reads the specification of a Qwen-VL checkpoint; raises ConfigError for unsupported values."""
     config = _config(checkpoint)
     packed = any(name.endswith(".qweight") for name in checkpoint.tensors)
     refuse_unless(not packed, "quantized checkpoints of Qwen-VL are not supported", checkpoint, "export the float one")
@@ -215,13 +215,13 @@ def _text(config: Config, checkpoint: Checkpoint) -> TextSpec:
 
 
 def tensors(checkpoint: Checkpoint) -> Mapping[str, Tensor]:
-    """The tensors by the names that graphs have for them; a wrong shape is left for the check of shapes to name."""
+    """The tensors by their names in the graphs; wrong shapes are left to the later check of shapes."""
     visual = _config(checkpoint).visual
     return {name: tensor for stored in checkpoint.tensors.values() for name, tensor in _placed(stored, visual)}
 
 
 def _placed(stored: StoredTensor, visual: VisualConfig) -> Iterator[tuple[str, Tensor]]:
-    """What a stored tensor is made into."""
+    """Yields the graph tensors made from a stored tensor, with their names."""
     for pattern, name in FUSED:
         if re.fullmatch(pattern, stored.name) and stored.shape[0] % 3 == 0:
             rows = stored.shape[0] // 3
@@ -239,11 +239,11 @@ def _placed(stored: StoredTensor, visual: VisualConfig) -> Iterator[tuple[str, T
 
 
 def _arranged(name: str, stored: StoredTensor, visual: VisualConfig) -> Tensor:
-    """A tensor as the graph has it: kernels with their one frame, q, k and v of all heads below one another."""
+    """A tensor in the graph's form: kernels have an axis for their one frame; q, k and v of all heads are stacked."""
     if name == "visual.patch_embed.proj.weight" and len(stored.shape) == 4:
         return replace(stored, shape=(*stored.shape[:2], 1, *stored.shape[2:]))
     if ".attn.qkv." in name and stored.shape[0] == 3 * visual.width:
-        # as stored: q, k, v of a head, then the next
+        # stored as q, k, v of one head, then of the next
         by_head = np.arange(3 * visual.width).reshape(visual.heads, 3, -1)
         return reordered(stored, by_head.transpose(1, 0, 2).reshape(-1))
     if name == "visual.patch_embed.position.weight":

@@ -1,4 +1,4 @@
-"""Qwen2.5-VL: RMSNorm and SwiGLU tower with windowed attention, Qwen2.5 language model, videos with a clock."""
+"""Qwen2.5-VL: RMSNorm and SwiGLU tower with windowed attention, Qwen2.5 language model, videos positioned by time."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class VisionConfig(msgspec.Struct):
 
 
 def read(checkpoint: Checkpoint) -> ModelSpec:
-    """The specification of a Qwen2.5-VL checkpoint; raises ConfigError for what is not supported."""
+    """Reads the specification of a Qwen2.5-VL checkpoint; raises ConfigError for unsupported values."""
     config = read_vision(checkpoint, VisionConfig)
     text, max_positions = read_text(checkpoint, QWEN2_DEFAULTS)
     window = config.window_size // config.patch_size // config.spatial_merge_size

@@ -30,7 +30,7 @@ class VisionConfig(msgspec.Struct):
 
 
 def read(checkpoint: Checkpoint) -> ModelSpec:
-    """The specification of a Qwen2-VL checkpoint; raises ConfigError for what is not supported."""
+    """Reads the specification of a Qwen2-VL checkpoint; raises ConfigError for unsupported values."""
     config = read_vision(checkpoint, VisionConfig)
     text, max_positions = read_text(checkpoint, QWEN2_DEFAULTS)
     image = read_image(checkpoint)

@@ -1,4 +1,4 @@
-"""Qwen3-VL: LayerNorm tower with an interpolated position table and DeepStack, Qwen3 language model, timed videos."""
+"""Qwen3-VL: LayerNorm tower with interpolated positions and DeepStack, Qwen3 language model, video timestamps."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TEXT_DEFAULTS: Mapping[str, Any] = {
     "rms_norm_eps": 1e-6,
     "rope_theta": 500000.0,
 }
-"""Those of transformers' `Qwen3VLTextConfig`."""
+"""Defaults of transformers' `Qwen3VLTextConfig`."""
 
 
 class VisionConfig(msgspec.Struct):
@@ -46,18 +46,18 @@ class VisionConfig(msgspec.Struct):
 
     @property
     def position_table(self) -> int:
-        """The side of the table of positions."""
+        """The side of the position table."""
         return math.isqrt(self.num_position_embeddings)
 
 
 def read(checkpoint: Checkpoint) -> ModelSpec:
-    """The specification of a Qwen3-VL checkpoint; raises ConfigError for what is not supported."""
+    """Reads the specification of a Qwen3-VL checkpoint; raises ConfigError for unsupported values."""
     text, max_positions = read_text(checkpoint, TEXT_DEFAULTS, free_head_dim=True, interleaved=True)
     return assemble("qwen3_vl", text, max_positions, checkpoint)
 
 
 def assemble(family: str, text: TextSpec, max_positions: int, checkpoint: Checkpoint) -> ModelSpec:
-    """The specification around a language model of this generation, dense or not."""
+    """Builds the specification around a language model of this generation, dense or with experts."""
     config = read_vision(checkpoint, VisionConfig)
     image = read_image(checkpoint, position_table=config.position_table)
     vision = _vision(config, image, checkpoint)

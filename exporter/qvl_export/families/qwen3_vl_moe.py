@@ -1,4 +1,4 @@
-"""Qwen3-VL-MoE: Qwen3-VL whose language model has experts in place of most MLPs."""
+"""Qwen3-VL-MoE: Qwen3-VL whose language model has experts instead of most MLPs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .config.text import read_text
 from .spec import ModelSpec, MoeSpec
 
 TEXT_DEFAULTS = {name: value for name, value in qwen3_vl.TEXT_DEFAULTS.items() if name != "head_dim"}
-"""Those of transformers' `Qwen3VLMoeTextConfig`, whose heads share out the hidden size unless told otherwise."""
+"""Defaults of transformers' `Qwen3VLMoeTextConfig`, whose default head size is the hidden size per head."""
 
 
 class MoeConfig(msgspec.Struct):
@@ -30,7 +30,7 @@ class MoeConfig(msgspec.Struct):
 
     @property
     def experts(self) -> int:
-        """Configurations call the number one way or the other."""
+        """The number of experts, which configurations store under either name."""
         return self.num_experts or self.num_local_experts or 60
 
     @property
@@ -40,7 +40,7 @@ class MoeConfig(msgspec.Struct):
 
 
 def read(checkpoint: Checkpoint) -> ModelSpec:
-    """The specification of a Qwen3-VL-MoE checkpoint; raises ConfigError for what is not supported."""
+    """Reads the specification of a Qwen3-VL-MoE checkpoint; raises ConfigError for unsupported values."""
     text, max_positions = read_text(checkpoint, TEXT_DEFAULTS, free_head_dim=True, interleaved=True)
     raw, where = checkpoint.config, checkpoint.directory / "config.json"
     config = convert(raw.get("text_config") or raw, MoeConfig, where, "text_config" if "text_config" in raw else "")

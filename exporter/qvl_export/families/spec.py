@@ -1,4 +1,4 @@
-"""What a family's configuration comes down to: sizes and choices that `graph/` builds from, without a `model_type`."""
+"""Model specifications: the sizes and choices that `graph/` builds from, independent of `model_type`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Activation = Literal["quick_gelu", "gelu", "gelu_tanh", "silu"]
 
 @dataclass(frozen=True)
 class ResamplerSpec:
-    """Learned queries that look at all patches of an image, each becoming an image token (arXiv 2308.12966, §2.1)."""
+    """Learned queries that attend to all patches of an image and become image tokens (arXiv 2308.12966, §2.1)."""
 
     queries: int
     num_heads: int
@@ -21,13 +21,13 @@ class ResamplerSpec:
 
 @dataclass(frozen=True)
 class VisionSpec:
-    """A vision tower; `gated` MLPs are gate/up/down, others two linears called `fc`1 and `fc`2.
+    """A vision tower; `gated` MLPs are gate/up/down, other MLPs are two linears, with names `fc` plus 1 or 2.
 
-    Blocks outside `full_attention_blocks` attend within the windows of the image geometry. Where `position_table` is
-    not 0, patches get learned positions from a table of that side. What comes out of each of `deepstack_blocks` is
-    merged into image features for the first layers of the language model (DeepStack, arXiv 2406.04334). Where `patches`
-    is not 0, every image has so many, each with a learned position of its own, normed before the first block; blocks
-    then know of no other positions. With a `resampler` patches become image tokens by it, not by merging neighbours.
+    Blocks outside `full_attention_blocks` attend within the windows of the image geometry. If `position_table` is not
+    0, patches get learned positions from a table of that side. The output of each of `deepstack_blocks` is merged into
+    image features for the first layers of the language model (DeepStack, arXiv 2406.04334). If `patches` is not 0,
+    every image has that many patches, each with a learned position and a norm before the first block; the tower then
+    has no rotary positions. A `resampler` replaces the merging of neighboring patches into image tokens.
     """
 
     depth: int
@@ -56,13 +56,13 @@ class VisionSpec:
 
     @property
     def rotary(self) -> bool:
-        """Whether queries and keys turn with rows and columns."""
+        """Whether queries and keys have rotary embeddings of rows and columns."""
         return not self.patches
 
 
 @dataclass(frozen=True)
 class MoeSpec:
-    """Experts: gated MLPs of which each token takes `experts_per_token`, in all layers but `dense_layers`."""
+    """Experts: gated MLPs in all layers except `dense_layers`; each token uses `experts_per_token` of them."""
 
     num_experts: int
     experts_per_token: int
@@ -72,10 +72,10 @@ class MoeSpec:
 
 @dataclass(frozen=True)
 class Yarn:
-    """Frequencies for longer prompts than a model was trained on (YaRN, arXiv 2309.00071).
+    """RoPE frequencies for prompts longer than the model was trained on (YaRN, arXiv 2309.00071).
 
-    Those that turn less than `beta_slow` times within `original_length` positions are slowed down by `factor`, those
-    that turn more than `beta_fast` times are kept; cos and sin are multiplied by `attention_factor`.
+    Frequencies with fewer than `beta_slow` turns within `original_length` positions are divided by `factor`; those
+    with more than `beta_fast` turns are kept. cos and sin are multiplied by `attention_factor`.
     """
 
     factor: float
@@ -90,12 +90,12 @@ class Yarn:
 class TextSpec:
     """A language model: pre-norm decoder layers with grouped-query attention and M-RoPE.
 
-    As many frequencies as `mrope_section` says turn with the time, row and column position: one range after the other,
-    or interleaved. `qk_norm` is an RMSNorm of every head's query and key. The first `deepstack_layers` layers take
-    image features of their own. `rotation_seed` is that of the orthogonal matrix that hidden states are multiplied by
-    (see `qvl_runtime.rotation`), None where they are the checkpoint's. Prompts longer than `ntk_length` turn more
-    slowly (`qvl_runtime.positions.ntk_alpha`), queries beyond place `logn_length` are multiplied by the logarithm of
-    their place to that base; 0: never.
+    `mrope_section` holds the numbers of frequencies for time, row and column positions, in consecutive ranges or
+    interleaved. `qk_norm` is an RMSNorm of each head's query and key. The first `deepstack_layers` layers add their own
+    image features. `rotation_seed` is the seed of the orthogonal matrix that multiplies hidden states (see
+    `qvl_runtime.rotation`), or None without rotation. Prompts longer than `ntk_length` use a larger RoPE base
+    (`qvl_runtime.positions.ntk_alpha`). Queries beyond position `logn_length` are multiplied by the logarithm of their
+    position to that base. 0 disables either.
     """
 
     hidden_size: int
@@ -121,13 +121,13 @@ class TextSpec:
 
     @property
     def flat_positions(self) -> bool:
-        """Whether there are no rows and columns: image tokens are counted as text is."""
+        """Whether positions have no rows and columns, so that image tokens are numbered like text tokens."""
         return self.mrope_section[1:] == (0, 0)
 
 
 @dataclass(frozen=True)
 class Tiktoken:
-    """A vocabulary as tiktoken keeps it: the file of its ranks, and special tokens with ids from `first_special` on."""
+    """A tiktoken vocabulary: the file of its ranks, and special tokens with ids from `first_special` on."""
 
     file: str
     special_tokens: tuple[str, ...]
@@ -136,9 +136,9 @@ class Tiktoken:
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """Everything an export needs to know of a model besides its weights.
+    """Everything that an export needs to know about a model besides its weights.
 
-    `tiktoken` and `chat_template` are for checkpoints without a `tokenizer.json` and a chat template.
+    `tiktoken` and `chat_template` are set for checkpoints without a `tokenizer.json` and a chat template.
     """
 
     family: str

@@ -1,1 +1,1 @@
-"""Networks as onnxscript modules; they read specs, never a `model_type`, and leave engine ops to the target."""
+"""Networks as onnxscript modules, which read specs, never a `model_type`, and leave engine ops to the target."""

@@ -1,4 +1,4 @@
-"""From a spec to the two ONNX graphs with their contract: names, types and axes of inputs and outputs."""
+"""Builds the two ONNX graphs from a spec, with their contract: names, types and axes of inputs and outputs."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ Axes = list[int | str]
 
 @dataclass(frozen=True)
 class Graph:
-    """A model without weights: its initializers of types `Weight` and `Packed` are still to be filled.
+    """A model without weights: its initializers of types `Weight` and `Packed` have no values yet.
 
-    `layouts` are the forms of its quantized linears, by name.
+    `layouts` holds the formats of its quantized linears by name.
     """
 
     name: str
@@ -58,19 +58,19 @@ def add_input(graph: ir.Graph, name: str, dtype: ir.DataType, axes: Axes) -> ir.
 
 
 def add_output(graph: ir.Graph, value: ir.Value, name: str, axes: Axes | None, dtype: ir.DataType = FLOAT) -> None:
-    """Without `axes` the engine finds out."""
+    """Adds an output; without `axes`, its shape is left to the engine's inference."""
     value.name, value.type = name, ir.TensorType(dtype)
     value.shape = None if axes is None else ir.Shape(axes)
     graph.outputs.append(value)
 
 
 def add_ntk_alpha(graph: ir.Graph, spec: TextSpec) -> ir.Value | None:
-    """By how much long prompts slow rotary frequencies down, where they do."""
+    """Adds the factor by which long prompts enlarge the RoPE base, if the model has dynamic NTK."""
     return add_input(graph, "ntk_alpha", FLOAT, [1]) if spec.ntk_length else None
 
 
 def add_cache_state(graph: ir.Graph, target: Target, capacity: int | str = PAST) -> dict[str, ir.Value]:
-    """What the target is told of how far the cache is filled."""
+    """Adds the target's inputs that say how far the cache is filled."""
     return {
         name: add_input(graph, name, dtype, [capacity if axis == PAST else axis for axis in axes])
         for name, dtype, axes in target.cache_inputs
@@ -85,7 +85,7 @@ def add_cache(
     state: Mapping[str, ir.Value],
     capacity: int | str = PAST,
 ) -> Cache:
-    """The cache of one layer, whose inputs are called `prefix` and `key` or `value`."""
+    """Adds the cache inputs of one layer, called `prefix` plus `key` or `value`."""
     past: Axes = [1, spec.num_key_value_heads, capacity, spec.head_dim]
     key, value = (add_input(graph, f"{prefix}{part}", target.cache_type, past) for part in ("key", "value"))
     return Cache(key, value, state)
@@ -98,7 +98,7 @@ def add_presents(
     presents: list[tuple[ir.Value, ir.Value]],
     total: int | str = "total",
 ) -> None:
-    """What every layer leaves in the cache, as outputs."""
+    """Adds the updated cache of every layer as outputs."""
     present: Axes = [1, spec.num_key_value_heads, total, spec.head_dim]
     for index, pair in enumerate(presents):
         for part, value in zip(("key", "value"), pair, strict=True):
@@ -106,7 +106,7 @@ def add_presents(
 
 
 def add_vision_inputs(graph: ir.Graph, image: ImageGeometry, name: str, axes: Axes) -> VisionInputs:
-    """Pixels or what was made of them, called `name`, and what the tower needs of windows and interpolation."""
+    """Adds pixels or hidden states as input `name`, and the inputs for positions, windows and interpolation."""
     pixels = add_input(graph, name, FLOAT, axes)
     inputs = VisionInputs(pixels)
     if not image.queries:
@@ -127,26 +127,26 @@ def add_vision_inputs(graph: ir.Graph, image: ImageGeometry, name: str, axes: Ax
 
 
 def patch_kernel(image: ImageGeometry) -> list[int]:
-    """Of the convolution that the checkpoint stores the patch embedding as, outputs left out."""
+    """Kernel shape, without outputs, of the convolution that the checkpoint stores as patch embedding."""
     return [len(image.image_mean), image.temporal_patch_size, image.patch_size, image.patch_size]
 
 
 def empty_graph(name: str, target: Target) -> ir.Graph:
-    """A graph of the operators that the target speaks."""
+    """An empty graph with the target's operator sets."""
     return ir.Graph([], [], nodes=[], opset_imports=dict(target.opsets), name=name)
 
 
 def finished(graph: ir.Graph, target: Target) -> ir.Model:
-    """The model of a graph that has its outputs; what nobody reads is left out, which ONNX Runtime would compute."""
+    """Returns the model of a complete graph, without unused nodes, which ONNX Runtime would compute."""
     model = ir.Model(graph, ir_version=target.ir_version)
     RemoveUnusedNodesPass()(model)
     return model
 
 
 def build_vision(spec: ModelSpec, target: Target, layouts: Mapping[str, Layout] | None = None) -> Graph:
-    """Pixels, patch positions and what the tower needs of windows and interpolation → `image_features`.
+    """Builds the graph: pixels, patch positions, inputs for windows and interpolation → `image_features`.
 
-    With DeepStack also `deepstack_features.N`, N counting layers of the language model.
+    With DeepStack it also has outputs `deepstack_features.N`, where N is a layer of the language model.
     """
     graph, image = empty_graph("vision", target), spec.image
     inputs = add_vision_inputs(graph, image, "pixel_values", ["frames", "patches", image.patch_dim])
@@ -160,14 +160,14 @@ def build_vision(spec: ModelSpec, target: Target, layouts: Mapping[str, Layout] 
 
 
 def deepstack_names(spec: TextSpec) -> list[str]:
-    """Features for the first layers, in the order of the layers."""
+    """Names of the features for the language model's first layers, in the order of the layers."""
     return [f"deepstack_features.{index}" for index in range(spec.deepstack_layers)]
 
 
 def llm_weights(spec: TextSpec, target: Target) -> dict[str, tuple[int, int]]:
-    """Every linear of the language model, its embedding and its experts by name, and their shapes [outputs, inputs].
+    """Shapes [outputs, inputs] of every linear of the language model, its embedding and its experts, by name.
 
-    The matrices of experts lie below one another.
+    The matrices of experts are stacked along the outputs.
     """
     llm = Llm(target, spec)
     linears = {
@@ -180,7 +180,7 @@ def llm_weights(spec: TextSpec, target: Target) -> dict[str, tuple[int, int]]:
 
 
 def build_llm(spec: ModelSpec, target: Target, layouts: Mapping[str, Layout] | None = None, name: str = "llm") -> Graph:
-    """Tokens, positions, image features and past → `logits` at the asked positions, and present."""
+    """Builds the graph: tokens, positions, image features and past → `logits` at `logits_positions`, and present."""
     graph, text = empty_graph(name, target), spec.text
     inputs = LlmInputs(
         add_input(graph, "input_ids", INT64, [1, "sequence"]),

@@ -1,4 +1,4 @@
-"""A mixture of experts in place of an MLP: a router and matrices of all experts in two tensors."""
+"""A mixture of experts instead of an MLP: a router, and the matrices of all experts in two tensors."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class ExpertWeight(Weight):
 
 
 class Router(nn.Module):
-    """A score of every expert for every token: [tokens, experts]. It is never quantized.
+    """Scores every expert for every token, [tokens, experts]; never quantized.
 
-    `input` and `scores` are the last it was applied to and gave, for calibration to look at.
+    `input` and `scores` are its latest input and output, which calibration reads.
     """
 
     input: ir.Value
@@ -74,9 +74,9 @@ class SparseMlp(nn.Module):
 
 @dataclass(frozen=True)
 class StoredExperts:
-    """Experts in a checkpoint as the graph wants them: [experts, out, in] with their rows in order.
+    """Experts of a checkpoint in the graph's form: [experts, out, in] with rows in the graph's order.
 
-    `turned` says that the checkpoint holds [experts, in, out], as the hub does.
+    `turned` is set if the checkpoint stores [experts, in, out], as the published ones do.
     """
 
     tensor: Tensor
@@ -96,7 +96,7 @@ class StoredExperts:
         return self.tensor.nbytes
 
     def chunks(self, chunk_bytes: int = CHUNK_BYTES) -> Iterator[Array]:
-        """One expert at a time, flat; as many as fit into `chunk_bytes` are read together."""
+        """Yields one flat expert at a time; as many as fit in `chunk_bytes` are read together."""
         for chunk in self.tensor.chunks(chunk_bytes):
             stored = chunk.view(f"u{chunk.itemsize}").reshape(-1, *self.tensor.shape[1:])  # bfloat16 copies slowly
             for matrix in stored:
@@ -106,7 +106,7 @@ class StoredExperts:
 
 
 def is_turned(name: str, weights: Mapping[str, Weight], tensors: Mapping[str, Tensor]) -> bool:
-    """Whether a checkpoint holds these experts as [experts, in, out]; square ones go with their layer's others."""
+    """Whether a checkpoint stores experts as [experts, in, out]; for square ones the layer's other tensor decides."""
     wanted = weights[name].source_shape
     if wanted[1] != wanted[2]:
         return tensors[name].shape != wanted

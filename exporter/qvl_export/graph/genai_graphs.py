@@ -1,8 +1,8 @@
-"""The network as three graphs for hosts that compute no indices: `vision`, `embedding` and `text`.
+"""The network as three graphs, `vision`, `embedding` and `text`, for hosts that compute no indices.
 
-Names and forms of inputs and outputs are those of ONNX Runtime GenAI. DeepStack travels inside the features: the
-graphs hand on rows of (1 + D) · hidden numbers, those of image tokens with the D features behind the embedding, those
-of text tokens with zeros, so that a host that looks at nothing but widths carries it. Batch 1, one image a run.
+Names and shapes of inputs and outputs follow ONNX Runtime GenAI. DeepStack features are part of each row, which has
+(1 + D) · hidden numbers: the embedding, then the D features of an image token, or zeros for a text token. A host that
+reads only widths thus passes them on. Batch size 1, one image per run.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ TABLE = "model.embed_tokens"
 
 
 def row_width(spec: TextSpec) -> int:
-    """Numbers in a row of features or embeddings."""
+    """The width of a row of features or embeddings."""
     return (1 + spec.deepstack_layers) * spec.hidden_size
 
 
 def build(spec: ModelSpec, vision: Target, text: Target, layouts: Layouts) -> list[Graph]:
-    """All three graphs; the parameters together are those of `build_vision` and `build_llm`."""
+    """Builds all three graphs; together they have the parameters of `build.build_vision` and `build.build_llm`."""
     return [
         build_vision(spec, vision, layouts),
         build_embedding(spec, text, layouts),
@@ -83,7 +83,7 @@ class _Embedder(nn.Module):
         self.embed_tokens = Embedding(target, spec.vocab_size, spec.hidden_size)
 
     def forward(self, op: OpBuilder, input_ids: ir.Value, image_features: ir.Value, image_token: int) -> ir.Value:
-        """Features go to the image tokens of a prompt; one in an answer, which brings none, is a token as any other."""
+        """Puts features at a prompt's image tokens; an image token in an answer has none and keeps its embedding."""
         rows = self.embed_tokens(op, input_ids)
         if missing := row_width(self.spec) - self.spec.hidden_size:
             rows = op.Pad(rows, [0, 0, 0, 0, 0, missing])
@@ -105,7 +105,7 @@ def build_embedding(spec: ModelSpec, target: Target, layouts: Layouts) -> Graph:
 
 
 class _Text(Llm):
-    """Decoder and head; a tied head is a linear of the table's name, because the embedding is elsewhere."""
+    """Decoder and head; a tied head is a linear with the table's name, because the embedding is in another graph."""
 
     def __init__(self, target: Target, spec: TextSpec) -> None:
         super().__init__(target, spec)
@@ -119,22 +119,22 @@ class _Text(Llm):
 
 
 def _cache_state(op: OpBuilder, attention_mask: ir.Value) -> dict[str, ir.Value]:
-    """The `cache_inputs` of ONNX Runtime's attention, from a mask [1, past + sequence] whose values do not matter."""
+    """The `cache_inputs` of ONNX Runtime's attention, from the length of a mask [1, past + sequence]."""
     total = op.Cast(op.Shape(attention_mask, start=1, end=2), to=INT32)
     last = op.Sub(total, op.Constant(value=ir.tensor([1], ir.DataType.INT32)))
     return {"seqlens_k": last, "total_sequence_length": op.Squeeze(total, [0])}
 
 
 def _columns(op: OpBuilder, rows: ir.Value, parts: int) -> list[ir.Value]:
-    """Embeddings, and DeepStack features where rows have any."""
+    """Splits rows into embeddings and the DeepStack features, if there are any."""
     return list(op.Split(rows, axis=-1, num_outputs=parts, _outputs=parts)) if parts > 1 else [rows]
 
 
 def build_text(spec: TextSpec, target: Target, layouts: Layouts) -> Graph:
     """Embeddings [1, sequence, row], `attention_mask` [1, past + sequence], positions and past → `logits` [1, 1, V].
 
-    The logits are those of the last token. The mask says nothing but how many tokens there are: a batch of one has no
-    padding.
+    The logits are those of the last token. Only the mask's length is used, as the number of tokens: a batch of one has
+    no padding.
     """
     graph = empty_graph("text", target)
     inputs_embeds = add_input(graph, "inputs_embeds", FLOAT, [1, "sequence", row_width(spec)])

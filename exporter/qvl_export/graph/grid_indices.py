@@ -1,7 +1,7 @@
-"""What `qvl_runtime.positions` computes on the host, in the graph, for runtimes that hand over nothing but grids.
+"""Computes the indices of `qvl_runtime.positions` inside the graph, for runtimes that pass only grids.
 
-Everything is arithmetic on the number of a patch or slot: no loops, no sorting, no data-dependent selection. The same
-names and values as there.
+Everything is arithmetic on the number of a patch or slot: no loops, no sorting, no data-dependent selection. Names and
+values are the same as in `qvl_runtime.positions`.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ class Places(NamedTuple):
 
 
 def grid_of(op: OpBuilder, image_grid_thw: ir.Value) -> Grid:
-    """The grid of the only image of [1, 3]."""
+    """The grid of the single image, from [1, 3]."""
     sizes = op.Reshape(image_grid_thw, [3])
     return Grid(*(op.Gather(sizes, axis) for axis in range(3)))
 
 
 def patch_places(op: OpBuilder, grid: Grid, merge: int) -> Places:
-    """`qvl_runtime.positions.patch_positions`, rows and columns apart."""
+    """`qvl_runtime.positions.patch_positions`, with rows and columns as separate tensors."""
     patch = op.Range(0, op.Mul(grid.h, grid.w), 1)
     cell, inner = _divmod(op, patch, merge * merge)
     row, column = _divmod(op, cell, op.Div(grid.w, merge))
@@ -55,7 +55,7 @@ def patch_positions(op: OpBuilder, grid: Grid, places: Places) -> ir.Value:
 
 
 def interpolation(op: OpBuilder, grid: Grid, places: Places, image: ImageGeometry) -> tuple[ir.Value, ir.Value] | None:
-    """`qvl_runtime.positions.interpolation`: rows of the table and weights, both [4, patches]; None without a table."""
+    """`qvl_runtime.positions.interpolation`: table rows and weights, both [4, patches]; None without a table."""
     side = image.position_table
     if not side:
         return None
@@ -67,7 +67,7 @@ def interpolation(op: OpBuilder, grid: Grid, places: Places, image: ImageGeometr
 
 
 def _neighbours(op: OpBuilder, index: ir.Value, size: ir.Value, side: int) -> tuple[ir.Value, ir.Value]:
-    """The entries before and after each place of `size` spread over `side` entries, and their weights: [2, n]."""
+    """Table entries before and after each position, and their weights, [2, n]; `size` positions span `side` entries."""
     steps = op.Cast(op.Max(op.Sub(size, 1), 1), to=FLOAT)
     place = op.Div(op.Mul(op.Cast(index, to=FLOAT), float(side - 1)), steps)
     both = op.Add(op.Floor(place), op.Constant(value=ir.tensor(np.array([[0], [1]], np.float32))))
@@ -75,7 +75,7 @@ def _neighbours(op: OpBuilder, index: ir.Value, size: ir.Value, side: int) -> tu
 
 
 class _Cells(NamedTuple):
-    """Image tokens of a frame in `rows` and `columns`, windows of `side` × `side` of them in `down` and `across`."""
+    """A frame of `rows` × `columns` image tokens in `down` × `across` windows of `side` × `side` tokens."""
 
     rows: ir.Value
     columns: ir.Value
@@ -89,7 +89,7 @@ class _Cells(NamedTuple):
         return op.Mul(row, self.side), op.Mul(column, self.side)
 
     def extent(self, op: OpBuilder, top: ir.Value, left: ir.Value) -> tuple[ir.Value, ir.Value]:
-        """Rows and columns of each window: fewer at the lower and right edge."""
+        """Rows and columns of each window; fewer at the lower and right edges."""
         return op.Min(op.Sub(self.rows, top), self.side), op.Min(op.Sub(self.columns, left), self.side)
 
 
@@ -107,7 +107,7 @@ def windows(op: OpBuilder, grid: Grid, image: ImageGeometry) -> WindowInputs | N
 
 
 def _gather(op: OpBuilder, cells: _Cells, unit: int) -> ir.Value:
-    """The patches in the slots of each window, its own cells first and patch 0 in the rest: [slots, unit]."""
+    """The patches in the slots of each window, its own cells first, then patch 0 as padding: [slots, unit]."""
     size = cells.side**2
     slots = op.Mul(op.Mul(cells.down, cells.across), size)
     window, slot = _divmod(op, op.Range(0, slots, 1), size)
@@ -136,7 +136,7 @@ def _scatter(op: OpBuilder, cells: _Cells, unit: int) -> ir.Value:
 
 
 def _patches(op: OpBuilder, cell: ir.Value, unit: int) -> ir.Value:
-    """The `unit` neighbouring patches of each cell: [cells, unit]."""
+    """The `unit` neighboring patches of each cell: [cells, unit]."""
     return op.Add(_each(op, op.Mul(cell, unit)), op.Range(0, unit, 1))
 
 

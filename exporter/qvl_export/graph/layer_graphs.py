@@ -1,4 +1,4 @@
-"""One step of a tower on its own, for calibration: hidden states in, hidden states out, and what its linears see."""
+"""Graphs of single stages of a tower, for calibration: hidden states in, hidden states and linears' inputs out."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ M = TypeVar("M", bound=nn.Module)
 
 @dataclass(frozen=True)
 class Stage:
-    """A graph `hidden`, … → `hidden_out`, whose other outputs are what its float linears are applied to.
+    """A graph `hidden`, … → `hidden_out`, whose other outputs are the inputs of its float linears.
 
-    `taps` names the linears of each such output, `folds` where scales of their inputs can go; `routed` are the outputs
-    that tell what float experts are applied to, [1, tokens, hidden], and the scores that choose them.
+    `taps` names the linears of each such output, `folds` are the folds of their input scales. `routed` names the
+    outputs with the input of float experts, [1, tokens, hidden], and the router's scores.
     """
 
     graph: Graph
@@ -89,14 +89,14 @@ def decoder_stage(spec: TextSpec, target: Target, name: str, layouts: Layouts | 
 
 
 class _TiedHead(Embedding):
-    """An embedding of which only the other end is used."""
+    """An embedding table that is used as the head only."""
 
     def forward(self, op: OpBuilder, x: ir.Value) -> ir.Value:
         return self.head(op, x)
 
 
 def head_stage(spec: TextSpec, target: Target) -> Graph:
-    """What follows the last decoder layer: `hidden` [1, S, H] and `logits_positions` [K] → `logits` [1, K, vocab]."""
+    """The graph after the last decoder layer: `hidden` [1, S, H], `logits_positions` [K] → `logits` [1, K, vocab]."""
     graph = empty_graph("head", target)
     hidden = add_input(graph, "hidden", FLOAT, [1, "sequence", spec.hidden_size])
     wanted, op = add_input(graph, "logits_positions", INT64, ["wanted"]), GraphBuilder(graph).op
@@ -146,7 +146,7 @@ class _Parts:
         return module
 
     def stage(self, graph: ir.Graph, target: Target, y: ir.Value) -> Stage:
-        """The finished stage, whose hidden states go out as `y`."""
+        """Returns the finished stage, with `y` as its output hidden states."""
         add_output(graph, y, "hidden_out", None)
         taps = _tap(graph, self.modules)
         folds = tuple(fold for module in self.modules if hasattr(module, "folds") for fold in module.folds())
@@ -155,7 +155,7 @@ class _Parts:
 
 
 def _routed(graph: ir.Graph, modules: list[nn.Module]) -> tuple[str, str] | None:
-    """Make what float experts are applied to, and their scores, outputs of the graph."""
+    """Makes the input of float experts and the router's scores outputs of the graph, and returns their names."""
     for module in modules:
         for _, part in module.named_modules():
             if isinstance(part, SparseMlp) and isinstance(part.experts, Experts):
@@ -168,7 +168,7 @@ def _routed(graph: ir.Graph, modules: list[nn.Module]) -> tuple[str, str] | None
 
 
 def _tap(graph: ir.Graph, modules: list[nn.Module]) -> dict[str, list[str]]:
-    """Make the inputs of all float linears outputs of the graph, each value once."""
+    """Makes the inputs of all float linears outputs of the graph, each value once; returns the linears of each."""
     taps: dict[str, list[str]] = {}
     linears = (pair for module in modules for pair in module.named_modules(module.name or ""))
     for name, linear in linears:

@@ -1,4 +1,4 @@
-"""Modules that both towers use; attribute names are those of the checkpoint's tensors."""
+"""Modules that both towers use; attribute names are the names of the checkpoint's tensors."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .scale_folds import Fold
 
 
 class Weight(nn.Parameter):
-    """A tensor of the checkpoint: `shape` and `dtype` as stored in the graph, `source_shape` as in the checkpoint."""
+    """A tensor of the checkpoint: `shape` and `dtype` as in the graph, `source_shape` as in the checkpoint."""
 
     def __init__(self, shape: list[int], dtype: ir.DataType, source_shape: list[int] | None = None) -> None:
         super().__init__(shape, dtype=dtype)
@@ -22,14 +22,14 @@ class Weight(nn.Parameter):
 
 
 def constant(op: OpBuilder, value: np.ndarray, name: str) -> ir.Value:
-    """A small table inside the graph file."""
+    """Returns a small table stored inside the graph file."""
     return op.initializer(ir.tensor(value, name=name), name)
 
 
 class Linear(nn.Module):
-    """x · weightᵀ + bias; `input` is the last x it was applied to, for calibration to look at.
+    """x · weightᵀ + bias; `input` is its latest x, which calibration reads.
 
-    A `wide` one is known to meet or make values beyond float16's 65,504.
+    A `wide` linear is known to read or produce values beyond float16's 65,504.
     """
 
     input: ir.Value
@@ -50,7 +50,7 @@ class Linear(nn.Module):
         self.bias = Weight([outputs], ir.DataType.FLOAT) if bias else None
 
     def forward(self, op: OpBuilder, x: ir.Value, parts: int = 1) -> ir.Value | Sequence[ir.Value]:
-        """The product, or its columns in several equal `parts`."""
+        """Returns the product, or its columns split into equal `parts`."""
         self.input = x
         if parts > 1:
             return self.target.linear_parts(op, x, self.weight, self.bias, parts)
@@ -73,7 +73,7 @@ class Embedding(nn.Module):
 
 
 class Table(nn.Module):
-    """Learned rows that are used all at once, [1, rows, size] in float32."""
+    """A learned table that is used whole, [1, rows, size] in float32."""
 
     def __init__(self, target: Target, rows: int, size: int) -> None:
         super().__init__()
@@ -85,7 +85,7 @@ class Table(nn.Module):
 
 
 class AddNorm(nn.Module):
-    """The norm of x + delta; returns (normalised, x + delta), the sum named `name` where given."""
+    """The norm of x + delta; returns (normalized, x + delta), the sum named `name` if given."""
 
     def __init__(self, target: Target, size: int, kind: Norm, eps: float, name: str | None = None) -> None:
         super().__init__(name)
@@ -106,7 +106,7 @@ class AddNorm(nn.Module):
 
 
 class Activate(nn.Module):
-    """An activation as a layer of its own."""
+    """An activation as a separate layer."""
 
     def __init__(self, target: Target, kind: Activation) -> None:
         super().__init__()
@@ -117,7 +117,7 @@ class Activate(nn.Module):
 
 
 class Mlp(nn.Module):
-    """fc2(act(fc1(x))), where the linears may be called otherwise."""
+    """fc2(act(fc1(x))); the linears are called `fc` and a number."""
 
     def __init__(
         self,
@@ -131,7 +131,7 @@ class Mlp(nn.Module):
     ) -> None:
         super().__init__(name)
         self.target, self.activation, self.names = target, activation, (f"{fc}1", f"{fc}2")
-        setattr(self, self.names[0], Linear(target, size, inner, wide=True))  # Qwen3-VL's linear_fc1
+        setattr(self, self.names[0], Linear(target, size, inner, wide=True))  # needed for Qwen3-VL's linear_fc1
         setattr(self, self.names[1], Linear(target, inner, outputs, wide=True))
 
     def forward(self, op: OpBuilder, x: ir.Value) -> ir.Value:
@@ -147,19 +147,19 @@ class GatedMlp(nn.Module):
         self.target, self.activation = target, activation
         self.gate_proj = Linear(target, size, inner, bias)
         self.up_proj = Linear(target, size, inner, bias)
-        self.down_proj = Linear(target, inner, size, bias, wide=True)  # that of Qwen2.5-VL's last block
+        self.down_proj = Linear(target, inner, size, bias, wide=True)  # needed for Qwen2.5-VL's last block
 
     def forward(self, op: OpBuilder, x: ir.Value) -> ir.Value:
         gate = self.target.activation(op, self.gate_proj(op, x), self.activation)
         return self.down_proj(op, self.target.gated(op, gate, self.up_proj(op, x)))
 
     def fold(self, name: str) -> Fold:
-        """The product is linear in what `up_proj` gives."""
+        """The fold into `up_proj`: the product is linear in its output."""
         return Fold((f"{name}.down_proj",), f"{name}.up_proj", np.arange(self.up_proj.rows))
 
 
 def inverse_frequencies(dim: int, theta: float, yarn: Yarn | None = None) -> np.ndarray:
-    """θ^(−2i/dim) for i < dim / 2, float32 (RoFormer, arXiv 2104.09864, §3.2.2), some slowed down by YaRN."""
+    """θ^(−2i/dim) for i < dim / 2, float32 (RoFormer, arXiv 2104.09864, §3.2.2); YaRN slows some of them down."""
     plain = theta ** -(np.arange(0, dim, 2, dtype=np.float64) / dim)
     if yarn is None:
         return np.asarray(plain, dtype=np.float32)
@@ -168,7 +168,7 @@ def inverse_frequencies(dim: int, theta: float, yarn: Yarn | None = None) -> np.
 
 
 def _yarn_ramp(dim: int, theta: float, yarn: Yarn) -> np.ndarray:
-    """How much of each frequency is slowed down, 0 to 1: [dim / 2] (arXiv 2309.00071, §3.2)."""
+    """Weight of the slowed frequency, 0 to 1, for each frequency: [dim / 2] (arXiv 2309.00071, §3.2)."""
     low, high = (
         dim * np.log(yarn.original_length / (turns * 2 * np.pi)) / (2 * np.log(theta))
         for turns in (yarn.beta_fast, yarn.beta_slow)

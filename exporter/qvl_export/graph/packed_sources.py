@@ -1,4 +1,4 @@
-"""The parts of quantized linears as sources of a graph's weights."""
+"""Packed parts of quantized linears as sources of a graph's weights."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..targets import Target
 
 @dataclass(frozen=True)
 class PackedPart:
-    """One part of a quantized weight (`name` is its parameter), made when it is written."""
+    """One part of a quantized weight, packed when it is written; `name` is the name of its parameter."""
 
     name: str
     file: Path
@@ -28,7 +28,7 @@ class PackedPart:
 
 
 def packed_parts(linears: Mapping[str, QuantizedSource], target: Target) -> dict[str, PackedPart]:
-    """The sources of all parts; those of one linear are made together and kept until the next is asked for."""
+    """The sources of all parts; a linear's parts are packed together and cached until the next linear is read."""
 
     @lru_cache(maxsize=1)
     def packed(name: str) -> dict[str, Array]:

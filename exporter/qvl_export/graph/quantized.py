@@ -1,4 +1,4 @@
-"""Linears, embeddings and experts whose weight is a `QTensor`, put in place of float ones."""
+"""Linears, embeddings and experts with quantized weights, which replace float modules."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from .layers import Embedding, Linear
 
 
 class Packed(nn.Parameter):
-    """A part of a quantized weight, in the form its target takes."""
+    """A part of a quantized weight in the target's form."""
 
 
 class Quantized(nn.Module):
-    """A weight [outputs, inputs] in the form of its target; `codes`, `scales` and the like are parameters."""
+    """A weight [outputs, inputs] in the target's form; `codes`, `scales` and other parts are parameters."""
 
     def __init__(self, module: Linear | Embedding, layout: Layout) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class Quantized(nn.Module):
 
 
 class QuantizedLinear(Quantized):
-    """A linear whose weight is quantized; its bias stays as it is."""
+    """A linear whose weight is quantized; its bias stays float."""
 
     def __init__(self, linear: Linear, layout: Layout) -> None:
         super().__init__(linear, layout)
@@ -52,7 +52,7 @@ class QuantizedLinear(Quantized):
 
 
 class QuantizedEmbedding(Quantized):
-    """A quantized table, of which the output projection of tied models uses the very same tensors."""
+    """A quantized table; the output projection of a tied model uses the same tensors."""
 
     def __init__(self, embedding: Embedding, layout: Layout) -> None:
         super().__init__(embedding, layout)
@@ -66,7 +66,7 @@ class QuantizedEmbedding(Quantized):
 
 
 class QuantizedExpertMatrices(nn.Module):
-    """One projection of all experts in the form of its target."""
+    """One projection of all experts in the target's form."""
 
     def __init__(self, experts: Experts, name: str, layout: Layout) -> None:
         super().__init__()
@@ -75,7 +75,7 @@ class QuantizedExpertMatrices(nn.Module):
             setattr(self, part, Packed(shape, dtype=dtype))
 
     def forward(self, op: OpBuilder) -> dict[str, ir.Value]:
-        """Its parts; being called is what puts them into the graph."""
+        """Returns the parts; the call adds them to the graph."""
         return dict(self.named_parameters())
 
 
@@ -93,9 +93,9 @@ class QuantizedExperts(nn.Module):
 
 
 def quantize(root: nn.Module, prefix: str, layouts: Mapping[str, Layout]) -> dict[str, Layout]:
-    """Put a quantized module in place of all linears, embeddings and experts with a layout; return the layouts used.
+    """Replaces all linears, embeddings and experts that have a layout by quantized modules; returns the layouts used.
 
-    Names are those of the checkpoint; both projections of experts have one layout.
+    Names are the checkpoint's; both projections of experts share one layout.
     """
     used = {}
     for path, parent in list(root.named_modules(prefix)):

@@ -1,4 +1,4 @@
-"""The resampler at the end of a vision tower: learned queries that look at all patches of an image."""
+"""The resampler at the end of a vision tower: learned queries that attend to all patches of an image."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from .scale_folds import Fold
 
 
 class Resampler(nn.Module):
-    """Cross-attention of the queries over the patches, a norm and a linear; positions count for q and k, not for v.
+    """Cross-attention of the queries over the patches, a norm and a linear; positions are added to q and k, not to v.
 
-    Patches [frames, patches, width] → image tokens [frames · queries, out]. Source: arXiv 2308.12966, §2.1, where
-    checkpoints have `transformer.visual.attn_pool`, `ln_post` and `proj`.
+    Patches [frames, patches, width] → image tokens [frames · queries, out]. Source: arXiv 2308.12966, §2.1. Checkpoints
+    call its parts `transformer.visual.attn_pool`, `ln_post` and `proj`.
     """
 
     def __init__(self, target: Target, spec: VisionSpec, resampler: ResamplerSpec, name: str | None = None) -> None:
@@ -45,7 +45,7 @@ class Resampler(nn.Module):
         return op.Reshape(self.proj(op, y), op.Constant(value_ints=[-1, self.size]))
 
     def folds(self) -> tuple[Fold, ...]:
-        """Behind the norm of keys and values positions are added; what `kv_proj` sees comes out of a block."""
+        """`ln_kv` has no fold, as positions are added after it; nor has `kv_proj`, whose input comes from a block."""
         name, channels = self.name, np.arange(self.size)
         return (
             Fold((f"{name}.out_proj",), f"{name}.v_proj", channels),

@@ -1,4 +1,4 @@
-"""M-RoPE of the language model: rotary tables from the positions of tokens in time, rows and columns."""
+"""M-RoPE of the language model: rotary tables from the time, row and column positions of tokens."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .layers import constant, inverse_frequencies
 
 
 class Rope(NamedTuple):
-    """Rotary tables of the new tokens [1, tokens, head_dim / 2], and what multiplies queries [1, tokens, 1]."""
+    """Rotary tables of the new tokens [1, tokens, head_dim / 2], and the scale of queries [1, tokens, 1]."""
 
     cos: ir.Value
     sin: ir.Value
@@ -22,7 +22,7 @@ class Rope(NamedTuple):
 
 
 def mrope(op: OpBuilder, spec: TextSpec, position_ids: ir.Value, ntk_alpha: ir.Value | None = None) -> Rope:
-    """M-RoPE: every frequency turns with the time, row or column position, [3, 1, S] → [1, S, head_dim / 2].
+    """M-RoPE: each frequency uses the time, row or column position, [3, 1, S] → [1, S, head_dim / 2].
 
     `ntk_alpha` [1] raises the base b to b · α^(d / (d − 2)).
     """
@@ -42,7 +42,7 @@ def mrope(op: OpBuilder, spec: TextSpec, position_ids: ir.Value, ntk_alpha: ir.V
 
 
 def _log_length(op: OpBuilder, spec: TextSpec, positions: ir.Value) -> ir.Value | None:
-    """log_length(place), at least 1, for places that count from 1: [1, S, 3] → [1, S, 1] (Qwen's `use_logn_attn`)."""
+    """max(1, log(position) / log(logn_length)), positions from 1: [1, S, 3] → [1, S, 1] (Qwen's `use_logn_attn`)."""
     if not spec.logn_length:
         return None
     place = op.Add(op.Gather(positions, op.Constant(value_ints=[0]), axis=2), op.Constant(value_float=1.0))
@@ -51,9 +51,9 @@ def _log_length(op: OpBuilder, spec: TextSpec, positions: ir.Value) -> ir.Value 
 
 
 def frequency_axes(spec: TextSpec) -> np.ndarray:
-    """The axis of positions (time 0, row 1, column 2) that each frequency turns with: [head_dim / 2].
+    """The position axis (time 0, row 1, column 2) of each frequency: [head_dim / 2].
 
-    Interleaved they are time, row, column, time … for as long as there are rows and columns left.
+    Interleaved axes are time, row, column, time … until the sections of rows and columns are used up, then time.
     """
     if not spec.mrope_interleaved:
         return np.repeat(np.arange(3), spec.mrope_section)

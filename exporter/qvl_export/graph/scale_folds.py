@@ -1,4 +1,4 @@
-"""Where a scale of a linear's inputs can go instead: into the outputs of what comes before it."""
+"""Folds: where a scale of a linear's inputs can move into the outputs of the preceding operation."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import numpy.typing as npt
 
 @dataclass(frozen=True)
 class Fold:
-    """Input channel k of `linears` is output `channels[k]` of `source`, a norm or linear that nothing else reads.
+    """Input channel k of `linears` is output `channels[k]` of `source`, a norm or linear with no other readers.
 
-    Multiplying the channels of the linears and dividing the outputs of the source by the same numbers changes nothing.
-    The outputs of a `cached` source lie in the KV cache: graphs that share it must take the same numbers.
+    Multiplying the linears' channels and dividing the source's outputs by the same numbers does not change the result.
+    The outputs of a `cached` source are stored in the KV cache: graphs that share the cache must use the same numbers.
     """
 
     linears: tuple[str, ...]

@@ -17,11 +17,11 @@ from .rope import Rope, mrope
 from .scale_folds import Fold
 
 HEAD_ROTATION = "head_rotation"
-"""The linear that turns hidden states back for a tied head."""
+"""The linear that rotates hidden states back for a tied head."""
 
 
 class Deepstack(NamedTuple):
-    """Image features that a layer adds to its stream: [N, hidden] at places [N, 2], or [1, S, hidden] everywhere."""
+    """Image features that a layer adds to its stream: [N, hidden] at positions [N, 2], or [1, S, hidden] for all."""
 
     features: ir.Value
     positions: ir.Value | None
@@ -34,7 +34,7 @@ class Deepstack(NamedTuple):
 
 
 class HeadNorm(nn.Module):
-    """RMSNorm of every head: [1, tokens, heads · head_dim] keeps its shape."""
+    """RMSNorm per head; [1, tokens, heads · head_dim] keeps its shape."""
 
     def __init__(self, target: Target, spec: TextSpec) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ class HeadNorm(nn.Module):
 
 
 class Attention(nn.Module):
-    """Grouped-query attention; o has no bias, q, k and v may have (Qwen2), or norms of their heads (Qwen3)."""
+    """Grouped-query attention; q, k and v may have a bias (Qwen2), q and k a norm per head (Qwen3); o has no bias."""
 
     def __init__(self, target: Target, spec: TextSpec) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ class Attention(nn.Module):
         return self.o_proj(op, y), (key, value)
 
     def value_channels(self) -> np.ndarray:
-        """The output of `v_proj` that each input channel of `o_proj` is a mean of, [heads · head_dim]."""
+        """The output of `v_proj` that each input channel of `o_proj` averages, [heads · head_dim]."""
         values = np.arange(self.v_proj.rows).reshape(self.kv_heads, 1, -1)
         return np.asarray(np.repeat(values, self.heads // self.kv_heads, axis=1).reshape(-1))
 
@@ -112,7 +112,7 @@ class DecoderLayer(nn.Module):
         return x, delta, present
 
     def folds(self) -> tuple[Fold, ...]:
-        """Where scales of the linears' inputs can go; query heads that share a value head share its scales."""
+        """The folds of the linears' input scales; query heads that share a value head share its scales."""
         name, attention = self.name, f"{self.name}.self_attn"
         size = self.input_layernorm.weight.source_shape[0]
         into = np.arange(size)
@@ -121,7 +121,7 @@ class DecoderLayer(nn.Module):
             Fold((f"{attention}.o_proj",), f"{attention}.v_proj", self.self_attn.value_channels(), cached=True),
         )
         if not isinstance(self.mlp, GatedMlp):
-            return folds  # a router and all experts share the norm
+            return folds  # the norm feeds a router and all experts
         inner = Fold((f"{name}.mlp.gate_proj", f"{name}.mlp.up_proj"), f"{name}.post_attention_layernorm", into)
         return (*folds, inner, self.mlp.fold(f"{name}.mlp"))
 
@@ -163,13 +163,13 @@ class LlmInputs(NamedTuple):
     ntk_alpha: ir.Value | None = None
 
     def embeds(self, op: OpBuilder, table: Embedding) -> ir.Value:
-        """Rows of the table, image features in the place of image tokens: [1, S, hidden]."""
+        """Rows of the table with image features in place of image tokens, [1, S, hidden]."""
         return op.ScatterND(table(op, self.input_ids), self.image_positions, self.image_features)
 
 
 @dataclass(frozen=True)
 class EmbeddedInputs:
-    """Inputs of a language model whose tokens were embedded elsewhere; DeepStack features are those of all tokens."""
+    """Inputs of a language model whose tokens are embedded elsewhere; DeepStack features cover all tokens."""
 
     inputs_embeds: ir.Value
     position_ids: ir.Value
@@ -179,18 +179,18 @@ class EmbeddedInputs:
     ntk_alpha: ClassVar[None] = None
 
     def embeds(self, op: OpBuilder, table: Embedding) -> ir.Value:
-        """As they came; the table stays out of the graph."""
+        """Returns the given embeddings; the table stays out of the graph."""
         return self.inputs_embeds
 
 
 def _deepstack(inputs: LlmInputs | EmbeddedInputs, layers: int) -> list[Deepstack | None]:
-    """What each of `layers` layers adds to its stream: nothing from a certain one on."""
+    """The features that each of `layers` layers adds to its stream; only the first layers have any."""
     added = [Deepstack(features, inputs.image_positions) for features in inputs.deepstack_features]
     return [*added, *[None] * (layers - len(added))]
 
 
 class Llm(nn.Module):
-    """Decoder and head; a tied head is the embedding table itself, which takes rotated states turned back."""
+    """Decoder and head; a tied head is the embedding table, whose input is rotated back if states are rotated."""
 
     def __init__(self, target: Target, spec: TextSpec) -> None:
         super().__init__("")

@@ -1,4 +1,4 @@
-"""The `vision` graph: patches of one image or video → image features, and those of DeepStack."""
+"""The `vision` graph: patches of one image or video → image features and DeepStack features."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Rope(NamedTuple):
 
 
 class VisionInputs(NamedTuple):
-    """Inputs of the `vision` graph, see docs/graph-contract.md; None where the tower has no such thing."""
+    """Inputs of the `vision` graph, see docs/graph-contract.md; None for inputs that the tower does not have."""
 
     pixel_values: ir.Value
     patch_positions: ir.Value | None = None
@@ -32,7 +32,7 @@ class VisionInputs(NamedTuple):
 
 
 def patch_rope(op: OpBuilder, spec: VisionSpec, patch_positions: ir.Value | None) -> Rope | None:
-    """Row angles, then column angles: [frames, patches, 2] → [frames, patches, head_dim / 2]; None for none."""
+    """Row angles, then column angles: [frames, patches, 2] → [frames, patches, head_dim / 2]; None if no positions."""
     if patch_positions is None:
         return None
     inverse = constant(op, inverse_frequencies(spec.head_dim // 2, spec.rope_theta), "inverse_frequencies")
@@ -42,7 +42,7 @@ def patch_rope(op: OpBuilder, spec: VisionSpec, patch_positions: ir.Value | None
 
 
 class PatchEmbed(nn.Module):
-    """A convolution whose stride is its kernel: one linear over each flattened patch."""
+    """A convolution whose stride equals its kernel, as a linear over each flattened patch."""
 
     def __init__(self, target: Target, spec: VisionSpec, kernel: list[int], name: str | None = None) -> None:
         super().__init__(name)
@@ -54,7 +54,7 @@ class PatchEmbed(nn.Module):
 
 
 class PlacedPatchEmbed(PatchEmbed):
-    """Every patch of an image has a learned position of its own; a norm follows."""
+    """A patch embedding that adds a learned position per patch and a norm."""
 
     def __init__(self, target: Target, spec: VisionSpec, kernel: list[int], name: str | None = None) -> None:
         super().__init__(target, spec, kernel, name)
@@ -67,12 +67,12 @@ class PlacedPatchEmbed(PatchEmbed):
 
 
 def patch_embed(target: Target, spec: VisionSpec, kernel: list[int], name: str | None = None) -> PatchEmbed:
-    """What makes patches of pixels into those of the first block."""
+    """Returns the module that turns pixel patches into inputs of the first block."""
     return (PlacedPatchEmbed if spec.patches else PatchEmbed)(target, spec, kernel, name)
 
 
 def embed(op: OpBuilder, patches: PatchEmbed, table: Embedding | None, inputs: VisionInputs) -> ir.Value:
-    """Patches, and between the four nearest learned positions where the tower has any."""
+    """Embeds patches and, if the tower has a position table, adds the interpolation of the four nearest positions."""
     x = patches(op, inputs.pixel_values)
     if table is None or inputs.interpolation is None:
         return x
@@ -119,7 +119,7 @@ class VisionBlock(nn.Module):
         return x, self.mlp(op, y)
 
     def folds(self) -> tuple[Fold, ...]:
-        """Where scales of the linears' inputs can go; an activation between two linears lets none through."""
+        """The folds of the linears' input scales; none passes an activation between two linears."""
         name, size = self.name, self.attn.proj.rows
         channels = np.arange(size)
         into = ("gate_proj", "up_proj") if isinstance(self.mlp, GatedMlp) else self.mlp.names[:1]
@@ -134,7 +134,7 @@ class VisionBlock(nn.Module):
 
 
 class PatchMerger(nn.Module):
-    """Norm, then merge × merge neighbouring patches become one image token."""
+    """A norm, then merge × merge neighboring patches become one image token."""
 
     def __init__(self, target: Target, spec: VisionSpec, name: str | None = None) -> None:
         super().__init__(name)
@@ -150,13 +150,13 @@ class PatchMerger(nn.Module):
         return self.mlp(op, op.Reshape(y, op.Constant(value_ints=[-1, self.wide])))
 
     def folds(self) -> tuple[Fold, ...]:
-        """The norm sees single patches, the first linear `merge²` of them side by side."""
+        """The norm's outputs are single patches, the first linear's input is `merge²` of them concatenated."""
         size = self.ln_q.weight.source_shape[0]
         return (Fold((f"{self.name}.mlp.0",), f"{self.name}.ln_q", np.arange(self.wide) % size),)
 
 
 class FlatMerger(Mlp):
-    """A merger whose norm and linears lie side by side."""
+    """A merger whose norm and linears are siblings in the checkpoint."""
 
     def __init__(self, target: Target, spec: VisionSpec, name: str | None = None) -> None:
         self.wide, self.last_block = spec.hidden_size * spec.spatial_merge_size**2, f"vision.blocks.{spec.depth - 1}"
@@ -174,7 +174,7 @@ class FlatMerger(Mlp):
 
 
 class DeepstackMerger(Mlp):
-    """A merger of what a block inside the tower hands on: the norm is that of whole image tokens."""
+    """A merger of the output of an inner block; its norm is applied to whole image tokens."""
 
     def __init__(self, target: Target, spec: VisionSpec, name: str | None = None) -> None:
         self.wide = spec.hidden_size * spec.spatial_merge_size**2
@@ -186,19 +186,19 @@ class DeepstackMerger(Mlp):
         return super().forward(op, y)
 
     def folds(self) -> tuple[Fold, ...]:
-        """Norm and first linear see the same."""
+        """The norm's outputs are the first linear's inputs, channel by channel."""
         return (Fold((f"{self.name}.{self.names[0]}",), f"{self.name}.norm", np.arange(self.wide)),)
 
 
 def image_merger(target: Target, spec: VisionSpec, name: str | None = None) -> PatchMerger | FlatMerger | Resampler:
-    """What makes patches into image tokens at the end of the tower."""
+    """Returns the module that turns patches into image tokens at the end of the tower."""
     if spec.resampler:
         return Resampler(target, spec, spec.resampler, name)
     return PatchMerger(target, spec, name) if spec.fc == "fc" else FlatMerger(target, spec, name)
 
 
 def feature_linears(spec: VisionSpec) -> list[str]:
-    """Names of the linears that image features, and those of DeepStack, come out of."""
+    """Names of the linears that produce image features and DeepStack features."""
     if spec.resampler:
         return ["visual.merger.proj"]
     deepstack = [f"visual.deepstack_merger_list.{place}" for place in range(len(spec.deepstack_blocks))]
@@ -208,7 +208,7 @@ def feature_linears(spec: VisionSpec) -> list[str]:
 
 
 def position_table(target: Target, spec: VisionSpec, name: str | None = None) -> Embedding | None:
-    """Learned positions, where the tower has any."""
+    """The table of learned positions, or None if the tower has none."""
     return Embedding(target, spec.position_table**2, spec.hidden_size, name) if spec.position_table else None
 
 
@@ -225,7 +225,7 @@ class VisionTower(nn.Module):
         self.deepstack_merger_list = nn.ModuleList([DeepstackMerger(target, spec) for _ in spec.deepstack_blocks])
 
     def forward(self, op: OpBuilder, inputs: VisionInputs) -> list[ir.Value]:
-        """Image features, then those of DeepStack in the order of its blocks."""
+        """Returns image features, then DeepStack features in the order of their blocks."""
         rope = patch_rope(op, self.spec, inputs.patch_positions)
         x, delta = embed(op, self.patch_embed, self.pos_embed, inputs), None
         mergers = dict(zip(self.spec.deepstack_blocks, self.deepstack_merger_list, strict=True))

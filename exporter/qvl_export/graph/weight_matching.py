@@ -1,4 +1,4 @@
-"""Which tensor of the checkpoint belongs to which parameter of the graphs; what does not fit is told with its cause."""
+"""Matches tensors of the checkpoint to parameters of the graphs; errors name the likely cause of a mismatch."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def match(
     unused: Sequence[str],
     where: Path,
 ) -> dict[str, Source]:
-    """The source of every parameter of the graphs: stored tensors of weights, `packed` parts of quantized ones.
+    """Returns the source of every parameter: stored tensors for weights, `packed` parts for quantized weights.
 
-    `unused` are name patterns that may be left over. Raises CheckpointError naming tensors that are missing, extra or
-    of the wrong shape, with the likely cause.
+    `unused` are patterns of names that may be left over. Raises CheckpointError with the names of tensors that are
+    missing, extra or of the wrong shape, and the likely cause.
     """
     wanted = {name: value for graph in graphs for name, value in parameters(graph)}
     weights = {name: value for name, value in wanted.items() if isinstance(value, Weight)}
@@ -64,7 +64,7 @@ def _check_form(name: str, weight: Weight, tensor: Tensor) -> None:
 
 
 def _check_type(name: str, tensor: Tensor) -> None:
-    """Refuse what is not stored as floats, whatever is to be computed of it."""
+    """Raises CheckpointError for a tensor not stored as floats, also if another tensor is computed from it."""
     while isinstance(tensor, Computed):
         tensor = tensor.source
     kind = element_type(tensor)
@@ -78,7 +78,7 @@ def _check_type(name: str, tensor: Tensor) -> None:
 
 
 def _shapes(weight: Weight) -> list[tuple[int, ...]]:
-    """The shapes that a checkpoint may hold a weight in: experts come either way round."""
+    """The shapes in which a checkpoint may store a weight; experts may be transposed."""
     shape = weight.source_shape
     return [shape, (shape[0], shape[2], shape[1])] if isinstance(weight, ExpertWeight) else [shape]
 
@@ -100,7 +100,7 @@ def _cause(missing: list[str], extra: list[str]) -> str:
 
 
 def _common_prefix(missing: list[str], extra: list[str]) -> str | None:
-    """What stands before the names of all missing tensors, if it is one thing."""
+    """The prefix with which all missing tensors are found among the extra ones, or None."""
     stored = set(extra)
     prefixes = {name.removesuffix(first) for first in missing[:1] for name in extra if name.endswith(f".{first}")}
     return next((prefix for prefix in sorted(prefixes) if all(prefix + name in stored for name in missing)), None)

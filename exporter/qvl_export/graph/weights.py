@@ -1,4 +1,4 @@
-"""Weights from the checkpoint into a graph's external data file, one tensor at a time, big ones in row chunks."""
+"""Writes weights from the checkpoint to a graph's external data file, tensor by tensor, large ones in row chunks."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from .layers import Weight
 from .quantized import Packed
 
 ALIGNMENT = 4096
-"""External data starts on page boundaries, so that engines can map it."""
+"""Alignment of external data in bytes, a memory page, so that engines can map it."""
 BITS: dict[str, tuple[type[np.unsignedinteger[Any]], int]] = {
     "bfloat16": (np.uint16, 0x7F80),
     "float16": (np.uint16, 0x7C00),
     "float32": (np.uint32, 0x7F800000),
 }
-"""Floats as unsigned integers order by magnitude; from these on they are infinite or no number."""
+"""Unsigned type of each float type, and the bits of infinity: bits order by magnitude, NaN is above infinity."""
 LARGEST_IN_FLOAT16 = {"bfloat16": 0x477F, "float16": 0x7BFF, "float32": 0x477FE000}
 """The bits of the largest value that float16 can hold: 65,280 in bfloat16, 65,504 in the others."""
 Advance = Callable[[int], None]
 
 
 class Source(Protocol):
-    """Where the values of a parameter come from: a stored tensor, or a part of a quantized one."""
+    """The source of a parameter's values: a stored tensor, or a part of a quantized weight."""
 
     @property
     def name(self) -> str: ...
@@ -47,25 +47,25 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class Written:
-    """Bytes of weights by element type, the hash of the file, and the forms of quantized linears."""
+    """Bytes of weights per element type, the hash of the file, and the formats of quantized linears."""
 
     weight_bytes: dict[str, int]
     sha256: str
     layouts: Mapping[str, Layout]
 
     def precision(self, floats: str) -> str:
-        """Such as `fp16`, or `int4 in blocks of 32, else fp16`."""
+        """The precision in words, such as `fp16`, or `int4 in blocks of 32, else fp16`."""
         forms = sorted(set(map(str, self.layouts.values())))
         return f"{', '.join(forms)}, else {floats}" if forms else floats
 
 
 def float_sources(graph: Graph, tensors: Mapping[str, Tensor]) -> dict[str, Source]:
-    """Where the float weights of a graph are stored."""
+    """The sources of a graph's float weights."""
     return stored_sources({name: value for name, value in parameters(graph) if isinstance(value, Weight)}, tensors)
 
 
 def stored_sources(weights: Mapping[str, Weight], tensors: Mapping[str, Tensor]) -> dict[str, Source]:
-    """Where the values of weights are stored, experts in the order of the graph."""
+    """The sources of weights, with experts in the order of the graph."""
 
     def source(name: str, weight: Weight) -> Source:
         if isinstance(weight, ExpertWeight):
@@ -76,24 +76,24 @@ def stored_sources(weights: Mapping[str, Weight], tensors: Mapping[str, Tensor])
 
 
 def parameters(graph: Graph) -> list[tuple[str, Weight | Packed]]:
-    """What a graph wants values for, by name."""
+    """The parameters of a graph that need values, with their names."""
     initializers = graph.model.graph.initializers
     return [(name, value) for name, value in initializers.items() if isinstance(value, Weight | Packed)]
 
 
 def source_bytes(graph: Graph, sources: Mapping[str, Source]) -> int:
-    """Bytes that filling the graph will read."""
+    """Bytes that `write` reads to fill the graph."""
     return sum(sources[name].nbytes for name, _ in parameters(graph))
 
 
 def stored(graph: Graph) -> dict[str, ir.ExternalTensor]:
-    """Where the weights of a written graph lie, by name."""
+    """The external tensors of a written graph's weights, by name."""
     values = {name: value.const_value for name, value in parameters(graph)}
     return {name: tensor for name, tensor in values.items() if isinstance(tensor, ir.ExternalTensor)}
 
 
 def share(graph: Graph, stored: Mapping[str, ir.ExternalTensor]) -> None:
-    """Point the graph's initializers at weights that other graphs of its directory have stored under the same names."""
+    """Points the graph's initializers at weights of the same names that other graphs of its directory have stored."""
     for name, value in parameters(graph):
         value.const_value = stored[name]
 
@@ -106,10 +106,10 @@ def write(
     advance: Advance,
     before: Mapping[str, ir.ExternalTensor] | None = None,
 ) -> Written:
-    """Fill the graph's weights into the file `data` and point its initializers there.
+    """Writes the graph's weights to the file `data` and points its initializers there.
 
-    `read_hash` (a hashlib object) takes in every byte as read, `advance` the number of source bytes done. What another
-    graph of the directory has stored under the same name with the same bytes (`before`) is not written again.
+    `read_hash` (a hashlib object) is updated with every byte read, `advance` is called with the source bytes done. A
+    weight that another graph of the directory has stored under the same name with the same bytes (`before`) is shared.
     """
     sizes: dict[str, int] = {}
     digest = hashlib.sha256()
@@ -136,7 +136,7 @@ def write(
 
 
 def _same(tensor: ir.ExternalTensor, dtype: ir.DataType, source: Source) -> bool:
-    """Whether the stored tensor is what `source` would be written as."""
+    """Whether the stored tensor has the type and bytes that `source` would have."""
     if tensor.dtype != dtype:
         return False
     assert tensor.offset is not None and tensor.length is not None
@@ -157,7 +157,7 @@ def _emit(file: BinaryIO, digest: Any, data: bytes | memoryview) -> None:
 
 
 def check_finite(tensors: Iterable[Source], progress: Progress) -> None:
-    """Read all weights once, before long work is done on them; raises CheckpointError naming one that is not finite."""
+    """Reads all weights once, before long work starts; raises CheckpointError with one that is not finite."""
     tensors = list(tensors)
     progress.stage("checking the weights", sum(tensor.nbytes for tensor in tensors))
     for tensor in tensors:
@@ -168,7 +168,7 @@ def check_finite(tensors: Iterable[Source], progress: Progress) -> None:
 
 
 def _largest(chunk: Array, source: Source) -> int:
-    """The largest magnitude as bits; raises CheckpointError where that is no number."""
+    """The bits of the largest magnitude; raises CheckpointError if a value is infinite or NaN."""
     unsigned, infinite = BITS[chunk.dtype.name]
     largest = int((chunk.view(unsigned) & (np.iinfo(unsigned).max >> 1)).max(initial=0))
     if largest >= infinite:
@@ -179,9 +179,9 @@ def _largest(chunk: Array, source: Source) -> int:
 
 
 def _convert(chunk: Array, dtype: ir.DataType, source: Source) -> Array:
-    """Elements as `dtype`; raises CheckpointError where they are not finite or float16 would overflow.
+    """Converts elements to `dtype`; raises CheckpointError if they are not finite or overflow float16.
 
-    What is smaller than a byte comes in packed.
+    Elements smaller than a byte are packed already.
     """
     if dtype.bitwidth < 8:
         return chunk

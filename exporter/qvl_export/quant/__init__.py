@@ -1,1 +1,1 @@
-"""Quantization: schemes, the tensors they produce, and checkpoints that hold such tensors."""
+"""Quantization: schemes, calibration, and the choice of precisions per linear."""

@@ -1,4 +1,4 @@
-"""What a calibration is made of: the model, the pages and the options, and the bundle that is being written."""
+"""The inputs of a calibration: the model, the pages, the options, and the bundle that is being written."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ from .limit import Limit
 from .precision import MIXED
 
 TABLE_BITS = 8
-"""Of the embedding and the head: logits are the last place to save bits, and the table is read one row at a time."""
+"""Bits of the embedding and the head: logits are the last place to save bits, and the table is read row by row."""
 
 
 @dataclass(frozen=True)
 class CalibrationSetup:
     """The model, the scheme of each graph by name (`vision`, `llm`, `llm_decode`), their options, and the pages.
 
-    `tensors` are the checkpoint's, perhaps in another basis. Pages are run on the machines of `pool`, or here. `out` is
-    the bundle that this is for.
+    `tensors` are the checkpoint's tensors, rotated if the plan says so. Pages run on the machines of `pool`, or in this
+    process if it is None. `out` is the path of the bundle.
     """
 
     spec: ModelSpec
@@ -54,7 +54,7 @@ class CalibrationSetup:
     _record: list[Calibration] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        """Raises ExportError for what does not go with the model, before hours of calibration."""
+        """Raises ExportError for options that the model does not support, before hours of calibration."""
         if self.spec.text.moe and MIXED in self.precisions.values():
             raise ExportError("the sensitivity of experts cannot be measured", fix="give --precision int4 or int8")
         if "llm" in self.precisions and self.tables:
@@ -62,23 +62,23 @@ class CalibrationSetup:
 
     @property
     def work(self) -> Path:
-        """Where what is done so far is kept."""
+        """The work directory, which keeps finished work."""
         return directory_of(self.out)
 
     @property
     def tables(self) -> tuple[str, ...]:
-        """The embedding, and the head where it is another tensor; none where the target wants them float."""
+        """The embedding, and the head if it is a separate tensor; empty if the target keeps tables in float."""
         if not self.targets["llm"].quantized_tables:
             return ()
         return ("model.embed_tokens",) if self.spec.text.tied else ("model.embed_tokens", "lm_head")
 
     @property
     def table_layout(self) -> Layout:
-        """The form of the tables."""
+        """The quantization format of the tables."""
         return Layout(TABLE_BITS, self.options.block_size)
 
     def calibration(self, report: Report) -> Calibration:
-        """What the manifest says of the pages; they are read the first time it is asked for."""
+        """The manifest's entry for the pages, which are read on the first call."""
         if not self._record:
             record = Record(self.pages.names)
             for question in self.pages.questions(report):
@@ -89,9 +89,9 @@ class CalibrationSetup:
 
 @dataclass(frozen=True)
 class CalibrationContext:
-    """A setup, and the bundle in the making that its pages are run through.
+    """A setup, and the unfinished bundle that its pages run through.
 
-    `manifest` describes what is in `directory` so far: the text files, and perhaps the graphs of earlier towers.
+    `manifest` describes the current contents of `directory`: the text files, and the graphs of earlier towers.
     """
 
     setup: CalibrationSetup
@@ -101,7 +101,7 @@ class CalibrationContext:
 
     @property
     def sampler(self) -> Sampler:
-        """The pages as prompts, made with the bundle's own tokenizer and template."""
+        """Builds prompts from the pages, with the bundle's own tokenizer and template."""
         source = (self.directory / "chat_template.jinja").read_text("utf-8")
         template = ChatTemplate(source, self.directory, self.manifest.special_tokens)
         tokenizer = Tokenizer.from_file(str(self.directory / "tokenizer.json"))
@@ -109,20 +109,20 @@ class CalibrationContext:
 
     @property
     def pages(self) -> str:
-        """The pages in words, as the manifest will count them: blank ones and repeated ones do not count."""
+        """The pages in words, counted as in the manifest: blank and repeated pages do not count."""
         count = self.setup.calibration(self.report).pages
         return f"{count} page{'s' if count != 1 else ''} of {', '.join(self.setup.pages.names)}"
 
     @property
     def key(self) -> dict[str, object]:
-        """What must be the same for a calibration to be resumed."""
+        """Everything that must be equal for a calibration to be resumed."""
         return {**self.measured_key, "wanted": [repr(self.setup.limit), self.setup.vision_weight]}
 
     @property
     def measured_key(self) -> dict[str, object]:
-        """What sensitivities depend on: neither on a limit nor on what image tokens count."""
+        """Everything that sensitivities depend on; neither the limit nor the weight of image tokens is part of it."""
         setup, described = self.setup, msgspec.to_builtins(self.manifest)
-        for said in ("created", "options"):  # what options come to is told apart
+        for said in ("created", "options"):  # the effect of options is in the other keys
             described["provenance"].pop(said, None)
         return {
             "bundle": described,

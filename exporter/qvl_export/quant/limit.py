@@ -1,4 +1,4 @@
-"""What the precisions of single linears are to keep."""
+"""The limit that a choice of precisions per linear must keep."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Limit:
-    """At most so much divergence of the answers (mean KL, nats a token), or so many bytes of bundle; one of them."""
+    """The largest divergence of the answers (mean KL, nats per token) or bundle size (bytes); exactly one is set."""
 
     max_kl: float | None = None
     max_size: int | None = None

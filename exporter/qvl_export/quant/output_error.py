@@ -1,4 +1,4 @@
-"""How far a quantized linear's outputs are from the float ones, over the kept tokens."""
+"""The error of a quantized linear's outputs against the float outputs, over the kept tokens."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ TINY = 1e-30
 
 
 def round_tokens(x: Floats) -> Floats:
-    """x [T, K] as an integer product sees it: every token in 127 steps of its largest magnitude."""
+    """Rounds x [T, K] as an integer product does: each token in 127 steps of its largest magnitude."""
     step = np.maximum(np.abs(x).max(axis=-1, keepdims=True), 1e-9) / np.float32(127)
     return np.asarray(np.rint(x / step) * step, np.float32)
 
 
 def round_together(x: Floats, largest: float) -> Floats:
-    """x [T, K] of an image as DynamicQuantizeLinear rounds it: in 255 steps from its least to its largest element.
+    """Rounds x [T, K] of an image as DynamicQuantizeLinear does: in 255 steps from its minimum to its maximum.
 
-    The tokens are some of those whose `largest` magnitude is known: their range grows to it.
+    x holds a subset of the image's tokens; its range is scaled up so that it reaches the known `largest` magnitude.
     """
     low, high = (min(float(x.min()), 0.0), max(float(x.max()), 0.0))
     reach = largest / max(high, -low, TINY)
@@ -31,12 +31,12 @@ def round_together(x: Floats, largest: float) -> Floats:
 
 
 def round_inputs(x: Floats, step: float) -> Floats:
-    """x as an integer product with a static scale sees it."""
+    """Rounds x as an integer product with a static scale does, in steps of `step`."""
     return np.asarray(np.clip(np.rint(x / np.float32(step)), -128, 127) * np.float32(step), np.float32)
 
 
 def relative_noise(weight: Floats, quantized: QTensor, statistics: Statistics) -> float:
-    """‖y − ŷ‖² / ‖y‖² of the outputs y = x · weightᵀ."""
+    """Returns ‖y − ŷ‖² / ‖y‖² of the outputs y = x · weightᵀ."""
     exact = statistics.tokens @ weight.T
     x = _seen(statistics, quantized)
     difference = x @ quantized.dequantize().T - exact
@@ -44,7 +44,7 @@ def relative_noise(weight: Floats, quantized: QTensor, statistics: Statistics) -
 
 
 def _seen(statistics: Statistics, quantized: QTensor) -> Floats:
-    """The kept tokens as the linear sees them."""
+    """The kept tokens, rounded as the quantized linear rounds its inputs."""
     x, layout = statistics.tokens, quantized.layout
     if quantized.input_scale is not None:
         return round_inputs(x, quantized.input_scale)
@@ -54,5 +54,5 @@ def _seen(statistics: Statistics, quantized: QTensor) -> Floats:
 
 
 def sqnr(weight: Floats, quantized: QTensor, statistics: Statistics) -> float:
-    """Signal over quantization noise of the outputs in decibels, 10·log10(‖y‖² / ‖y − ŷ‖²)."""
+    """Signal-to-quantization-noise ratio of the outputs in dB, 10·log10(‖y‖² / ‖y − ŷ‖²)."""
     return float(-10 * np.log10(max(relative_noise(weight, quantized, statistics), TINY)))

@@ -1,4 +1,4 @@
-"""Names of precisions, and what each means for the two towers."""
+"""Names of precisions, and their meaning for each of the two towers."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from .schemes import available
 FLOATS = ("fp32", "fp16")
 TOWERS = ("vision", "llm")
 MIXED = "mixed"
-"""A precision of its own for every linear, see `mixed`."""
+"""A precision chosen per linear, see `mixed_precision`."""
 PER_TOWER = {"int4": {"vision": "int8", "llm": "int4"}, "hybrid": {"vision": "int8", "llm": "hybrid"}}
-"""Precisions that differ between the towers: pages need all of the vision tower's accuracy, and it is small."""
+"""Precisions that differ between the towers: the vision tower is small, and pages need all of its accuracy."""
 PHASES = {"hybrid": {"llm": "int8", DECODE: "int4"}}
-"""Precisions of a language model that is there twice: prompts are bound by arithmetic, answers by memory."""
+"""Precisions with two language model graphs: prefill is bound by arithmetic, decode by memory bandwidth."""
 
 
 def of_towers(precision: str, vision: str | None = None, llm: str | None = None) -> dict[str, str]:
-    """The precision of each tower, and of the language model for decoding where it has one of its own.
+    """Returns the precision of each tower, and of the decode graph if it has its own.
 
     `vision` and `llm` override `precision`. Raises ExportError for unknown names.
     """
@@ -34,5 +34,5 @@ def of_towers(precision: str, vision: str | None = None, llm: str | None = None)
 
 
 def of_floats(*precisions: str) -> str:
-    """How a tower stores what it does not quantize: the first float type of its own precision and the plan's."""
+    """Returns the float type of unquantized weights: the first float in `precisions`, else fp16."""
     return next((precision for precision in precisions if precision in FLOATS), "fp16")

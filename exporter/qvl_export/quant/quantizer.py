@@ -1,4 +1,4 @@
-"""Both towers quantized as a plan asks, on the same pages, and kept beside the bundle until it is done."""
+"""Quantizes both towers on the same pages and keeps the results beside the bundle until it is written."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from .mixed_precision.sensitivity_table import Sensitivity
 from .precision import MIXED
 
 FEATURES = "features"
-"""What a cluster made of the images, in the work directory."""
+"""Folder in the work directory for image features that a cluster encoded."""
 
 
 @dataclass(frozen=True)
 class Quantizer:
-    """Quantizes one tower after another; schemes that are chosen by sensitivities are chosen once."""
+    """Quantizes one tower after another; schemes that depend on sensitivities are chosen once."""
 
     setup: CalibrationSetup
     _chosen: dict[str, schemes.Scheme | None] = field(default_factory=dict)
 
     def tower(self, name: str, draft: Manifest, directory: Path, before: Quantized, report: Report) -> Quantized:
-        """A tower as the plan asks for it: quantized, or as it is; `before` is the one before it.
+        """Quantizes the tower `name`, or returns an empty result if the plan keeps it in float.
 
-        `draft` and `directory` are those of `CalibrationContext`. Raises ExportError for pages that cannot be used and
-        for activations that are not finite.
+        `draft` and `directory` are the manifest and directory of a `CalibrationContext`; `before` is the result of the
+        previous tower. Raises ExportError for pages that cannot be used and for activations that are not finite.
         """
         if name not in self.setup.precisions:
             return Quantized()
@@ -42,13 +42,13 @@ class Quantizer:
         return self._vision(context) if name == "vision" else self._llm(name, context, before.cache_scales)
 
     def sensitivities(self, draft: Manifest, directory: Path, report: Report) -> list[Sensitivity]:
-        """What each precision of each linear costs, see `sensitivity`."""
+        """Returns the cost of each precision of each linear, see `mixed_precision.measure`."""
         from .mixed_precision import choose as mixed
 
         return mixed.sensitivities(CalibrationContext(self.setup, draft, directory, report))
 
     def calibration(self, report: Report) -> Calibration:
-        """What the manifest says of the pages."""
+        """The manifest's entry for the pages."""
         return self.setup.calibration(report)
 
     def _vision(self, context: CalibrationContext) -> Quantized:
@@ -61,13 +61,13 @@ class Quantizer:
         work.begin(sampler.patches())
         tower = vision_tower(setup.spec, setup.targets["vision"], setup.tensors, scheme)
         if setup.precisions["vision"] == MIXED:
-            tower = replace(tower, per_tensor=False)  # which linears are is part of what was chosen
+            tower = replace(tower, per_tensor=False)  # the choice already says which linears are per tensor
         return calibrate.quantize_tower(tower, work, context.report, setup.pool)
 
     def _llm(self, name: str, context: CalibrationContext, cache_scales: Mapping[str, Floats]) -> Quantized:
-        """The language model, calibrated on what the vision graph in the bundle gives it, and its tables.
+        """Quantizes the language model, on features from the bundle's vision graph, and its tables.
 
-        `cache_scales` are those of the graph that it shares a KV cache with.
+        `cache_scales` come from the graph that shares its KV cache.
         """
         from .calibration import layerwise as calibrate
         from .towers import llm_tower
@@ -88,7 +88,7 @@ class Quantizer:
         return replace(found, linears={**found.linears, **tables})
 
     def _scheme(self, tower: str, context: CalibrationContext) -> Callable[[str], schemes.Scheme | None]:
-        """The scheme of every linear of a tower by name."""
+        """Returns a function from the name of a tower's linear to its scheme."""
         if self.setup.precisions[tower] != MIXED:
             scheme = schemes.find(self.setup.precisions[tower], self.setup.options)
             return lambda _: scheme
@@ -106,7 +106,7 @@ class Quantizer:
 
 
 def _vision_of(context: CalibrationContext) -> Encoder:
-    """The vision graph in the bundle; the machines of a cluster encode the images before they are asked for."""
+    """The bundle's vision graph; with a cluster, features of images that its machines encode ahead."""
     from qvl_runtime.sessions.cpu import open_vision
 
     if context.setup.pool is None:

@@ -1,13 +1,13 @@
-"""Rotation: the same function in a basis in which no channel is much larger than the others, so that codes fit better.
+"""Rotation: the same function in a basis where no channel is much larger than the others, so that codes fit better.
 
-Hidden states of the language model are multiplied by an orthogonal Q, the values of each attention head by a smaller
-one, and both are folded into the weights at export. RMSNorm does not see Q once its gains are in the linears after it.
-Source: QuaRot, arXiv 2404.00456, §3 and 4 (without the rotations that would have to be done at run time); SpinQuant,
+Hidden states of the language model are multiplied by an orthogonal matrix Q, and the values of each attention head by
+a smaller one. Both are folded into the weights at export. RMSNorm commutes with Q once its gains are folded into the
+linears after it. Source: QuaRot, arXiv 2404.00456, §3 and 4 (without the rotations at run time); SpinQuant,
 arXiv 2405.16406, fig. 1, R1 and R2. With hidden states as rows, x' = x · Q:
 
 - a linear that reads hidden states, after a norm of gains g: W' = W · diag(g) · Q;
 - one that adds to them: W' = Qᵀ · W, b' = Qᵀ · b; the embedding: E' = E · Q;
-- a tied head reads norm(x') · M with M = Qᵀ · diag(g) · Q, so that the one table serves both ends.
+- a tied head reads norm(x') · M with M = Qᵀ · diag(g) · Q, so that one table serves as embedding and as head.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ Floats = npt.NDArray[np.float32]
 SEED = 0
 FINAL_NORM = "model.norm.weight"
 UNTOUCHED = ("*.q_proj.bias", "*.k_proj.bias", "*.q_norm.weight", "*.k_norm.weight", "*.rotary_emb.inv_freq")
-"""Tensors of layers that are the same in every basis."""
+"""Tensors of layers that the rotation does not change."""
 
 
 class Turn(NamedTuple):
-    """What is done to a weight [outputs, inputs]: `gain` names the norm before it, taken in before `inputs` turns."""
+    """Rotations of a weight [outputs, inputs]; the gains of the norm `gain` are folded in before `inputs` applies."""
 
     outputs: Rotation | None = None
     inputs: Rotation | None = None
     gain: str | None = None
 
     def of(self, weight: Floats, gain: Floats | None) -> Floats:
-        """The weight or bias, or some rows of a weight whose outputs stay."""
+        """Rotates a weight or a bias, or some rows of a weight whose outputs are not rotated."""
         if gain is not None:
             weight = weight * gain
         if self.inputs:
@@ -53,9 +53,9 @@ class Turn(NamedTuple):
 
 
 def rotated(tensors: Mapping[str, Tensor], spec: ModelSpec) -> dict[str, Tensor]:
-    """The checkpoint's tensors in the basis of `spec`: those that change are computed when they are read.
+    """Returns the checkpoint's tensors in the basis of `spec`; tensors that change are computed when they are read.
 
-    Raises ExportError for tensors of the decoder of which it is not known how they turn, such as quantized ones.
+    Raises ExportError for decoder tensors with no known rotation, such as quantized ones.
     """
     if spec.text.rotation_seed is None:
         return dict(tensors)
@@ -73,12 +73,12 @@ def rotated(tensors: Mapping[str, Tensor], spec: ModelSpec) -> dict[str, Tensor]
 
 
 def gains(turns: Mapping[str, Turn]) -> set[str]:
-    """The norms whose gains go into linears."""
+    """The norms whose gains are folded into linears."""
     return {turn.gain for turn in turns.values() if turn.gain}
 
 
 def turns_of(spec: ModelSpec, seed: int) -> dict[str, Turn]:
-    """What is done to every tensor that changes, norms left out, by name."""
+    """The rotation of every tensor that changes except norms, by name."""
     stream, heads = Rotation(spec.text.hidden_size, seed), Rotation(spec.text.head_dim, seed)
     turns = {"model.embed_tokens.weight": Turn(inputs=stream)}
     for layer in (f"model.layers.{index}" for index in range(spec.text.num_layers)):
@@ -115,7 +115,7 @@ def _turned(source: Tensor, turn: Turn, gain: Tensor | None) -> Computed:
 
 
 def _head_rotation(gain: Tensor, table: Turn) -> Computed:
-    """M, which is its own transpose."""
+    """The matrix M, which is symmetric."""
     size = gain.shape[0]
     turn = Turn(table.inputs, table.inputs)
     return Computed(

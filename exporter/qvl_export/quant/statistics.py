@@ -1,4 +1,4 @@
-"""What the inputs of a linear look like over the calibration pages."""
+"""Statistics of a linear's inputs over the calibration pages."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from .gptq import hessian as gram
 
 Floats = npt.NDArray[np.float32]
 KEPT_TOKENS = 1024
-"""Tokens kept as they are, over all pages, to measure errors with."""
+"""Tokens kept over all pages, to measure output errors."""
 LEAST_A_PAGE = 8
-"""Of every page at least: the first token of all pages is one and the same."""
+"""Fewest tokens kept per page, more than one because the first token is the same on every page."""
 
 
 class Statistics(NamedTuple):
-    """`largest` magnitude of each channel [K], some `tokens` [T, K], and `hessian` [K, K] = Σ x xᵀ where asked for."""
+    """`largest` magnitude per channel [K], some `tokens` [T, K], and `hessian` [K, K] = Σ x xᵀ if it was requested."""
 
     largest: Floats
     tokens: Floats
     hessian: Floats | None
 
     def divided(self, scale: Floats) -> Statistics:
-        """Those of the inputs divided by `scale` [K]."""
+        """The statistics of the inputs divided by `scale` [K]."""
         hessian = None if self.hessian is None else self.hessian / (scale * scale[:, None])
         return Statistics(self.largest / scale, self.tokens / scale, hessian)
 
 
 class Part(NamedTuple):
-    """What some pages add to the statistics of an input; `products` are those of their Hessian, see `gram`."""
+    """The contribution of some pages to an input's statistics; `products` is their part of the Hessian, see `gram`."""
 
     largest: Floats
     tokens: Floats
@@ -53,9 +53,9 @@ class Collector:
         self._products: Floats | None = None
 
     def add(self, x: Floats, counts: Floats | None = None) -> None:
-        """Take in the tokens [T, K] of one page, each counting 1 or its part of `counts` [T] in the Hessian.
+        """Adds the tokens [T, K] of one page; `counts` [T] weights tokens in the Hessian (default: 1 each).
 
-        Raises ExportError where they are not finite.
+        Raises ExportError if they are not finite.
         """
         largest = np.abs(x).max(axis=0)
         if not np.isfinite(largest).all():
@@ -70,7 +70,7 @@ class Collector:
             gram.add(self._products, x, counts)
 
     def join(self, part: Part) -> None:
-        """Take in what the pages that follow add."""
+        """Adds the contribution of the pages that follow."""
         self._keep(part.largest, part.tokens)
         if self._products is None:
             self._products = part.products
@@ -78,7 +78,7 @@ class Collector:
             self._products += part.products
 
     def part(self) -> Part:
-        """What is gathered so far, as a part of more."""
+        """The statistics collected so far, to be joined with other pages."""
         assert self._largest is not None
         return Part(self._largest, np.concatenate(self._kept), self._products)
 

@@ -1,4 +1,4 @@
-"""The two towers as calibration takes them, stage by stage, and the head after them."""
+"""The two towers as sequences of stages for calibration."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Tensors = Mapping[str, Tensor]
 
 
 def vision_tower(spec: ModelSpec, target: Target, tensors: Tensors, scheme: SchemeOf) -> Tower:
-    """Patch embedding, blocks, merger."""
+    """Stages of the vision tower: patch embedding, blocks, merger."""
     return Tower(
         "vision",
         tuple(vision_stages(spec.vision)),
@@ -29,7 +29,7 @@ def vision_tower(spec: ModelSpec, target: Target, tensors: Tensors, scheme: Sche
 
 
 def llm_tower(spec: ModelSpec, target: Target, tensors: Tensors, scheme: SchemeOf) -> Tower:
-    """The decoder layers."""
+    """Stages of the language model: its decoder layers."""
     stages = tuple(decoder_stages(spec.text))
     return Tower(
         "llm", stages, lambda name, layouts: decoder_stage(spec.text, target, name, layouts), target, tensors, scheme

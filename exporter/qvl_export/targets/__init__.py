@@ -1,6 +1,6 @@
-"""Targets: one module each, found by its name, whose `lower(precision)` returns the ops its engine runs best.
+"""Targets: one module per target, found by name, whose `lower(precision)` returns the ops its engine runs best.
 
-`graph/` describes networks in terms of these ops and knows no engine.
+`graph/` describes networks in terms of these ops, independently of engines.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from ..qtensor import Layout, QTensor
 Inputs = tuple[tuple[str, ir.DataType, list[int | str]], ...]
 """Inputs of a graph: name, element type and axes of each."""
 SCALED_LATER = "scaled_later_by"
-"""Of a node in the graph file: its output lacks the factors of this name, which come in further on."""
+"""Node metadata: the output still has to be multiplied by the named per-token scales."""
 PAST = "past"
-"""The axis of the cache's capacity."""
+"""Name of the axis of the cache's capacity."""
 WEIGHT_TYPES = {"fp32": ir.DataType.FLOAT, "fp16": ir.DataType.FLOAT16}
 SWISH_SLOPE = {"silu": 1.0, "quick_gelu": 1.702}
-"""x · sigmoid(slope · x)."""
+"""Slope of x · sigmoid(slope · x) per activation."""
 SMALLEST = 1e-9
-"""A token of zeros is divided by this."""
+"""Least divisor of a token, so that a token of zeros is not divided by zero."""
 
 
 class Cache(NamedTuple):
-    """The KV cache of one layer: `key` and `value` [1, kv_heads, capacity, head_dim], and the target's `cache_inputs`,
-    which tell how far it is filled."""
+    """The KV cache of one layer: `key` and `value` [1, kv_heads, capacity, head_dim]; `state` holds the target's
+    `cache_inputs`, which say how far it is filled."""
 
     key: ir.Value
     value: ir.Value
@@ -41,7 +41,7 @@ class Cache(NamedTuple):
 
 
 class PackedWeight(NamedTuple):
-    """A quantized weight [rows, columns] as it is stored: the values of `Target.packed_form` by name."""
+    """A quantized weight [rows, columns] in its stored form: the values of `Target.packed_form` by name."""
 
     parts: Mapping[str, ir.Value]
     layout: Layout
@@ -50,7 +50,7 @@ class PackedWeight(NamedTuple):
 
 
 class WindowInputs(NamedTuple):
-    """Attention windows as the host lays them out (`qvl_runtime.positions.Windows`), `size` patches each."""
+    """Attention windows in the host's layout (`qvl_runtime.positions.Windows`), of `size` patches each."""
 
     gather: ir.Value
     lengths: ir.Value
@@ -60,7 +60,7 @@ class WindowInputs(NamedTuple):
 
 class Target(Protocol):
     """The ops of one engine. Activations are [batch, tokens, features]; norms take the pending `delta` of a residual
-    stream and return (normalised, x + delta)."""
+    stream and return (normalized, x + delta)."""
 
     @property
     def opsets(self) -> tuple[tuple[str, int], ...]:
@@ -71,15 +71,15 @@ class Target(Protocol):
 
     @property
     def weight_type(self) -> ir.DataType:
-        """How float weights of linears and the embedding are stored."""
+        """Stored type of float weights of linears and the embedding."""
 
     @property
     def static_activations(self) -> bool:
-        """Whether W8A8 rounds the inputs of a linear by one scale from calibration, else token by token."""
+        """Whether W8A8 rounds a linear's inputs with one scale from calibration, else per token."""
 
     @property
     def per_tensor_activations(self) -> bool:
-        """Whether W8A8 can round all tokens of an image by one scale that is found at run time."""
+        """Whether W8A8 can round all tokens of an image with one scale computed at run time."""
 
     @property
     def quantized_tables(self) -> bool:
@@ -87,20 +87,20 @@ class Target(Protocol):
 
     @property
     def cache_type(self) -> ir.DataType:
-        """Of keys and values in the cache."""
+        """Type of keys and values in the cache."""
 
     @property
     def static_cache(self) -> bool:
-        """Whether the cache has room for the maximum length from the start, else for as much as the host gives it."""
+        """Whether the cache has the maximum length from the start; else the host chooses its capacity."""
 
     @property
     def cache_inputs(self) -> Inputs:
-        """What the `llm` graph is told of how far its cache is filled."""
+        """Inputs of the `llm` graph that say how far its cache is filled."""
 
     def linear(
         self, op: OpBuilder, x: ir.Value, weight: ir.Value, bias: ir.Value | None, wide: bool = False
     ) -> ir.Value:
-        """x · weightᵀ + bias, weight [out, in]; with `wide` x or the product may be beyond float16's range."""
+        """x · weightᵀ + bias, weight [out, in]; with `wide`, x or the product may exceed float16's range."""
 
     def linear_parts(
         self, op: OpBuilder, x: ir.Value, weight: ir.Value, bias: ir.Value | None, count: int
@@ -108,10 +108,10 @@ class Target(Protocol):
         """The outputs of `linear` in `count` equal parts."""
 
     def packed_form(self, outputs: int, inputs: int, layout: Layout) -> dict[str, tuple[list[int], ir.DataType]]:
-        """Shape and element type of every part that a quantized weight [outputs, inputs] is stored as."""
+        """Shape and element type of each stored part of a quantized weight [outputs, inputs]."""
 
     def pack(self, tensor: QTensor) -> dict[str, np.ndarray]:
-        """The parts of `packed_form`, filled; no value is changed."""
+        """Returns the values of the parts of `packed_form`, without loss."""
 
     def quantized_linear(
         self, op: OpBuilder, x: ir.Value, weight: PackedWeight, bias: ir.Value | None, wide: bool = False
@@ -124,7 +124,7 @@ class Target(Protocol):
         """The outputs of `quantized_linear` in `count` equal parts."""
 
     def quantized_embedding(self, op: OpBuilder, ids: ir.Value, table: PackedWeight) -> ir.Value:
-        """Rows of a quantized table, in float32; it has whole blocks and no permutation."""
+        """Rows of a quantized table in float32; the table has whole blocks and no permutation."""
 
     def embedding(self, op: OpBuilder, ids: ir.Value, weight: ir.Value) -> ir.Value:
         """Rows of `weight` [vocab, hidden]."""
@@ -143,7 +143,7 @@ class Target(Protocol):
         """`quick_gelu`, `gelu` (erf), `gelu_tanh` or `silu`."""
 
     def gate_up_rows(self, inner: int) -> np.ndarray:
-        """The order in which `experts` wants an expert's rows: those of its gate are 0 … inner − 1, of up inner …"""
+        """The order of an expert's rows in `experts`; gate has rows 0 … inner − 1, up inner … 2 · inner − 1."""
 
     def experts(
         self, op: OpBuilder, x: ir.Value, scores: ir.Value, gate_up: ir.Value, down: ir.Value, chosen: int
@@ -156,7 +156,7 @@ class Target(Protocol):
     def packed_experts_form(
         self, experts: int, outputs: int, inputs: int, layout: Layout
     ) -> dict[str, tuple[list[int], ir.DataType]]:
-        """Shape and type of the parts of all experts' matrices; the bytes are those of [experts · outputs, inputs]."""
+        """Shape and type of the parts of all experts' matrices; bytes are those of one [experts · outputs, inputs]."""
 
     def quantized_experts(
         self,
@@ -168,7 +168,7 @@ class Target(Protocol):
         layout: Layout,
         chosen: int,
     ) -> ir.Value:
-        """The same with quantized matrices."""
+        """`experts` with quantized matrices."""
 
     def gated(self, op: OpBuilder, gate: ir.Value, up: ir.Value) -> ir.Value:
         """gate · up."""
@@ -188,26 +188,26 @@ class Target(Protocol):
 
 
 def largest_of_tokens(op: OpBuilder, x: ir.Value) -> ir.Value:
-    """The largest magnitude of every token, [batch, tokens, 1]."""
+    """The largest magnitude per token, [batch, tokens, 1], at least SMALLEST."""
     last = op.Constant(value_ints=[-1])
-    high, low = op.ReduceMax(x, last, keepdims=1), op.ReduceMin(x, last, keepdims=1)  # a third of the time of Abs
+    high, low = op.ReduceMax(x, last, keepdims=1), op.ReduceMin(x, last, keepdims=1)  # takes a third of the time of Abs
     return op.Max(high, op.Neg(low), op.Constant(value_float=SMALLEST))
 
 
 def ordered(op: OpBuilder, x: ir.Value, weight: PackedWeight) -> ir.Value:
-    """x with its columns in the order of the weight's."""
+    """x with its columns in the order of the weight's columns."""
     return op.Gather(x, weight.parts["permutation"], axis=-1) if weight.layout.permuted else x
 
 
 def available() -> list[str]:
-    """The targets that can be exported for."""
+    """Names of the supported targets."""
     return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
 
 
 def finisher(name: str, options: EngineOptions) -> Finisher | None:
-    """What makes engines of a target's graphs once they are written; None where they are run as they are.
+    """Returns the function that builds engines from a target's written graphs; None if the graphs run directly.
 
-    Raises ExportError for options that the target does not take or cannot serve here.
+    Raises ExportError for options that the target does not support, in general or on this machine.
     """
     make = getattr(importlib.import_module(f"{__name__}.{name}"), "finisher", None)
     if make is not None:
@@ -219,9 +219,9 @@ def finisher(name: str, options: EngineOptions) -> Finisher | None:
 
 
 def lower(name: str, precision: str, accuracy_level: int = 4) -> Target:
-    """The ops of target `name` with weights of `precision`; raises ExportError for unknown names.
+    """Returns the ops of target `name` with weights of `precision`; raises ExportError for unknown names.
 
-    `accuracy_level` 4 multiplies int4 weights with activations rounded to int8 in blocks, 0 keeps activations float32.
+    `accuracy_level` 4 multiplies int4 weights by activations rounded to int8 in blocks; 0 keeps activations in float32.
     """
     if name not in available():
         raise ExportError(

@@ -1,4 +1,4 @@
-"""Mixtures of experts as ONNX Runtime has them for CPUs: MoE and QMoE, gate and up rows taking turns."""
+"""Mixtures of experts for ONNX Runtime on CPUs: MoE and QMoE, with interleaved gate and up rows."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SWIGLU_EXPERTS: dict[str, Any] = {
     "activation_beta": 0.0,
     "normalize_routing_weights": 1,
 }
-"""The only form of experts that ONNX Runtime has for CPUs, with silu(gate) · up as its activation."""
+"""Attributes for silu(gate) · up, the only form of experts that ONNX Runtime supports on CPUs."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class FusedExperts(StandardOps):
     accuracy_level: int
 
     def gate_up_rows(self, inner: int) -> np.ndarray:
-        """Gate and up take turns, as the operator's fused SwiGLU reads them."""
+        """Interleaves gate and up rows, as the operator's fused SwiGLU reads them."""
         return np.arange(2 * inner).reshape(2, inner).T.reshape(-1)
 
     def experts(
@@ -43,7 +43,7 @@ class FusedExperts(StandardOps):
     def packed_experts_form(
         self, experts: int, outputs: int, inputs: int, layout: Layout
     ) -> dict[str, tuple[list[int], ir.DataType]]:
-        """As QMoE takes it, which knows neither partial blocks nor other columns' order."""
+        """The form that QMoE takes; it supports neither partial blocks nor permuted columns."""
         check_experts(inputs, layout)
         return {
             "codes": ([experts, outputs, inputs * layout.bits // 8], ir.DataType.UINT8),

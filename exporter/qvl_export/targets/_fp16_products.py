@@ -1,4 +1,4 @@
-"""Products in float16 between values of float32, for targets that share them."""
+"""Matrix products in float16 with float32 inputs and outputs, shared by several targets."""
 
 from __future__ import annotations
 
@@ -13,32 +13,32 @@ from ._standard import FLOAT, StandardOps
 
 @dataclass(frozen=True)
 class HalfProducts(StandardOps):
-    """With weights of float16 products are computed in it and come out as float32: nothing between overflows."""
+    """Computes products in float16 if weights are float16, and returns float32, so that other values never overflow."""
 
     @property
     def cache_type(self) -> ir.DataType:
         return self.weight_type
 
     def narrow(self, op: OpBuilder, x: ir.Value) -> ir.Value:
-        """x as products take it."""
+        """x in the type of products."""
         return x if self.weight_type == FLOAT else op.Cast(x, to=self.weight_type)
 
     def product(
         self, op: OpBuilder, x: ir.Value, matrix: ir.Value, bias: ir.Value | None, wide: bool = False
     ) -> ir.Value:
-        """x · matrix + bias; `wide` multiplies tokens divided by their largest magnitude, and the products by it."""
+        """x · matrix + bias; `wide` divides tokens by their largest magnitude and multiplies the products by it."""
         x, largest = self.in_range(op, x, wide)
         return self.out_of_range(op, op.MatMul(x, matrix), largest, bias)
 
     def in_range(self, op: OpBuilder, x: ir.Value, wide: bool) -> tuple[ir.Value, ir.Value | None]:
-        """(x as products take it, what its tokens were divided by)."""
+        """Returns x in the type of products, and the divisor of its tokens or None."""
         if not wide or self.weight_type == FLOAT:
             return self.narrow(op, x), None
         largest = largest_of_tokens(op, x)
         return self.narrow(op, op.Div(x, largest)), largest
 
     def out_of_range(self, op: OpBuilder, y: ir.Value, largest: ir.Value | None, bias: ir.Value | None) -> ir.Value:
-        """What `in_range` began, ended: y times `largest`, plus the bias."""
+        """Undoes `in_range` on a product: y times `largest`, plus the bias."""
         y = self.widen(op, y)
         y = y if largest is None else op.Mul(y, largest)
         return y if bias is None else op.Add(y, bias)

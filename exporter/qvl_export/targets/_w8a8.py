@@ -1,4 +1,4 @@
-"""W8A8 in ONNX Runtime on a CPU: inputs rounded to bytes, an integer product, and scales, as late as they can come."""
+"""W8A8 in ONNX Runtime on a CPU: inputs rounded to 8 bits, an integer product, scales applied as late as possible."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from . import SCALED_LATER, largest_of_tokens
 
 MICROSOFT = "com.microsoft"
 ROUNDED = "rounded to int8"
-"""Where a value keeps its `Tokens`."""
+"""Key in a value's `meta` for its `Tokens`."""
 ROUNDED_TOGETHER = "rounded to int8 together"
-"""Where it keeps its codes, their scale and zero point."""
+"""Key in a value's `meta` for its codes, their scale and zero point."""
 UNSCALED = "before its tokens were scaled"
-"""Where a value keeps what it is a multiple of, token by token, and the factors [batch, tokens, 1]."""
+"""Key in a value's `meta` for the value before scaling, and the per-token factors [batch, tokens, 1]."""
 ZERO = np.array(128, np.uint8)
 """The code of zero."""
 
 
 class Tokens(NamedTuple):
-    """Activations rounded token by token: `codes` uint8 [T, K], `steps` […, 1], and the `shape` […, −1] of products."""
+    """Activations rounded per token: `codes` uint8 [T, K], `steps` […, 1], and the `shape` […, −1] of products."""
 
     codes: ir.Value
     steps: ir.Value
@@ -31,7 +31,7 @@ class Tokens(NamedTuple):
 
 
 def token_linear(op: OpBuilder, x: ir.Value, parts: Mapping[str, ir.Value], bias: ir.Value | None) -> ir.Value:
-    """Every token by its own largest magnitude, so that it gives the same bits alone and among others."""
+    """Rounds each token by its own largest magnitude, so that its result has the same bits alone and in a batch."""
     tokens = _rounded(op, x)
     one, zero = op.Constant(value_float=1.0), op.Constant(value=ir.tensor(ZERO))
     y = op.MatMulIntegerToFloat(tokens.codes, parts["codes"], one, parts["scales"], zero, _domain=MICROSOFT)
@@ -44,7 +44,7 @@ def token_linear(op: OpBuilder, x: ir.Value, parts: Mapping[str, ir.Value], bias
 
 
 def together_linear(op: OpBuilder, x: ir.Value, parts: Mapping[str, ir.Value], bias: ir.Value | None) -> ir.Value:
-    """All tokens by one scale and zero point, so that scales and bias are applied while products are written."""
+    """Rounds all tokens with one scale and zero point, so that scales and bias are applied inside the product."""
     if ROUNDED_TOGETHER not in x.meta:
         x.meta[ROUNDED_TOGETHER] = op.DynamicQuantizeLinear(x, _outputs=3)
     codes, step, zero = x.meta[ROUNDED_TOGETHER]
@@ -52,7 +52,7 @@ def together_linear(op: OpBuilder, x: ir.Value, parts: Mapping[str, ir.Value], b
 
 
 def gated(op: OpBuilder, gate: ir.Value, up: ir.Value) -> ir.Value:
-    """gate · up. The scales of `up` can wait for the next integer product, as rounding does not depend on them."""
+    """gate · up. The scales of `up` can be deferred to the next integer product: rounding does not depend on them."""
     y = op.Mul(gate, up)
     if UNSCALED in up.meta:
         unscaled, factors = up.meta[UNSCALED]
@@ -62,7 +62,7 @@ def gated(op: OpBuilder, gate: ir.Value, up: ir.Value) -> ir.Value:
 
 
 def _rounded(op: OpBuilder, x: ir.Value) -> Tokens:
-    """Made once for linears that share x."""
+    """Rounds x per token, once for all linears that share it."""
     if ROUNDED not in x.meta:
         values, factors = x.meta.get(UNSCALED, (x, None))
         steps = op.Mul(largest_of_tokens(op, values), op.Constant(value_float=1 / 127))

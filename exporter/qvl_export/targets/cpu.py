@@ -1,4 +1,4 @@
-"""Target `cpu`: ONNX Runtime's fused operators; arithmetic in float32 whatever the weights are stored in."""
+"""Target `cpu`: ONNX Runtime's fused operators; arithmetic is float32 whatever the stored type of weights."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ._w8a8 import MICROSOFT, gated, together_linear, token_linear
 
 
 def lower(precision: str, accuracy_level: int) -> CpuTarget:
-    """The ops with float weights stored in `fp32` or `fp16`."""
+    """Returns the ops with float weights in `fp32` or `fp16`."""
     return CpuTarget(WEIGHT_TYPES[precision], accuracy_level)
 
 
@@ -49,9 +49,9 @@ class CpuTarget(FusedExperts):
         return y if bias is None else op.Add(y, bias)
 
     def packed_form(self, outputs: int, inputs: int, layout: Layout) -> dict[str, tuple[list[int], ir.DataType]]:
-        """As MatMulNBits takes it: codes [N, blocks, bytes], scales [N, blocks], zero points packed along blocks.
+        """The form of MatMulNBits: codes [N, blocks, bytes], scales [N, blocks], zero points packed along blocks.
 
-        As MatMulIntegerToFloat takes it: codes [K, N], scales [N].
+        W8A8 has the form of MatMulIntegerToFloat: codes [K, N], scales [N].
         """
         if layout.integer:
             return {"codes": ([inputs, outputs], ir.DataType.INT8), "scales": ([outputs], ir.DataType.FLOAT)}
@@ -95,7 +95,7 @@ class CpuTarget(FusedExperts):
     def linear_parts(
         self, op: OpBuilder, x: ir.Value, weight: ir.Value, bias: ir.Value | None, count: int
     ) -> Sequence[ir.Value]:
-        """Each of its own rows of the weight, which are cut when the graph is loaded: outputs need not be."""
+        """Multiplies each part's rows of the weight separately: weights are split once at load time, outputs never."""
         weights = split(op, weight, 0, count)
         biases = [None] * count if bias is None else split(op, bias, 0, count)
         return [self.linear(op, x, *part) for part in zip(weights, biases, strict=True)]
@@ -113,7 +113,7 @@ class CpuTarget(FusedExperts):
         return [self.quantized_linear(op, x, *part) for part in zip(weights, biases, strict=True)]
 
     def blocks_product(self, op: OpBuilder, x: ir.Value, weight: PackedWeight, bias: ir.Value | None) -> ir.Value:
-        """x · weightᵀ + bias of a weight in blocks."""
+        """x · weightᵀ + bias for a block-quantized weight."""
         scales = weight.parts["scales"]
         return op.MatMulNBits(
             x,
@@ -134,7 +134,7 @@ class CpuTarget(FusedExperts):
         return gated(op, gate, up)
 
     def quantized_embedding(self, op: OpBuilder, ids: ir.Value, table: PackedWeight) -> ir.Value:
-        """Reads the blocks that MatMulNBits multiplies: one tensor serves both ends of a tied model."""
+        """Reads the blocks that MatMulNBits multiplies, so that embedding and tied head share one tensor."""
         last = op.Constant(value_ints=[-1])
         scales = op.Unsqueeze(op.Cast(table.parts["scales"], to=self.cache_type), last)
         blocks = op.GatherBlockQuantized(
@@ -165,9 +165,9 @@ class CpuTarget(FusedExperts):
     def attend(
         self, op: OpBuilder, q: ir.Value, k: ir.Value, v: ir.Value, num_heads: int, windows: WindowInputs | None
     ) -> ir.Value:
-        """Full attention carries no mask: with one, ONNX Runtime would materialise patches × patches scores.
+        """Full attention takes no mask: with one, ONNX Runtime would materialize patches × patches scores.
 
-        Small windows can be: 23 ms for 88 windows of 64 patches, and 41 by MultiHeadAttention.
+        Small windows can take one: 88 windows of 64 patches take 23 ms, with MultiHeadAttention 41 ms.
         """
         if windows is None:
             return op.MultiHeadAttention(q, k, v, num_heads=num_heads, _domain=MICROSOFT)
@@ -177,7 +177,7 @@ class CpuTarget(FusedExperts):
     def causal_attention(
         self, op: OpBuilder, q: ir.Value, k: ir.Value, v: ir.Value, cache: Cache, num_heads: int, kv_heads: int
     ) -> tuple[ir.Value, ir.Value, ir.Value]:
-        """Past and present may be one buffer, in which the new keys and values are written in place."""
+        """Past and present may share a buffer; new keys and values are then written in place."""
         filled = (cache.state[name] for name, _, _ in self.cache_inputs)
         y, key, value = op.GroupQueryAttention(
             q,

@@ -1,7 +1,7 @@
 """Target `cuda`: ONNX Runtime's fused operators on NVIDIA GPUs.
 
-As on `cpu`, with matrix products, attention and the KV cache in float16 (see `_half`); residual streams, norms and
-rotary angles stay float32.
+Like `cpu`, with matrix products, attention and the KV cache in float16 (see `_fp16_products`); residual streams, norms
+and rotary angles stay float32.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ INT8 = ir.DataType.INT8
 NO_EXPERTS = ExportError(
     "experts are not supported on target 'cuda'", fix="export with --target portable, tensorrt-rtx or cpu"
 )
-"""CUDA's MoE wants weights in the order of its own tiles, which nothing here could try."""
+"""CUDA's MoE needs weights in its own tile order, which could not be tested."""
 
 
 def lower(precision: str, accuracy_level: int) -> CudaTarget:
-    """The ops with float weights stored in `fp32` or `fp16`, and products computed in that type."""
+    """Returns the ops with float weights in `fp32` or `fp16`, and products computed in that type."""
     return CudaTarget(WEIGHT_TYPES[precision], accuracy_level)
 
 
@@ -45,7 +45,7 @@ class CudaTarget(HalfProducts, CpuTarget):
         return self.out_of_range(op, y, largest, bias)
 
     def packed_form(self, outputs: int, inputs: int, layout: Layout) -> dict[str, tuple[list[int], ir.DataType]]:
-        """As on `cpu`; MatMulNBits takes scales of its inputs' type."""
+        """The form of `cpu`, except that MatMulNBits takes scales in the type of its inputs."""
         form = super().packed_form(outputs, inputs, layout)
         return form if layout.integer else form | {"scales": (form["scales"][0], self.weight_type)}
 
@@ -60,7 +60,7 @@ class CudaTarget(HalfProducts, CpuTarget):
     def _integer_linear(
         self, op: OpBuilder, x: ir.Value, parts: Mapping[str, ir.Value], bias: ir.Value | None
     ) -> ir.Value:
-        """Every token by its own largest magnitude; there is no operator that scales the product too."""
+        """Rounds inputs per token; scales are separate nodes, as no operator scales the integer product."""
         if ROUNDED not in x.meta:
             largest, step = largest_of_tokens(op, x), op.Constant(value_float=1 / 127)
             x.meta[ROUNDED] = op.QuantizeLinear(op.Div(x, largest), step, output_dtype=INT8), op.Mul(largest, step)

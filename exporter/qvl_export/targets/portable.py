@@ -1,8 +1,8 @@
-"""Target `portable`: standard ONNX of opset 24 alone, for every engine that reads it.
+"""Target `portable`: only standard ONNX operators of opset 24, for any engine that supports them.
 
-Values between the ops below are float32. With weights of `fp16` matrix products and attention compute in float16 and
-give float32 back, so that norms, rotary angles, activations and residual streams never overflow; a linear said to be
-`wide` has its tokens brought into float16's range first.
+Values between the ops are float32. With `fp16` weights, matrix products and attention compute in float16 and return
+float32, so that norms, rotary angles, activations and residual streams never overflow; the inputs of a `wide` linear
+are scaled into float16's range per token first.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ UNSIGNED = {4: ir.DataType.UINT4, 8: ir.DataType.UINT8}
 
 
 def lower(precision: str, accuracy_level: int) -> PortableTarget:
-    """The ops with float weights stored in `fp32` or `fp16`; engines choose the accuracy of int4 products."""
+    """Returns the ops with float weights in `fp32` or `fp16`; engines choose the accuracy of int4 products."""
     return PortableTarget(WEIGHT_TYPES[precision])
 
 
@@ -45,7 +45,7 @@ class PortableTarget(HalfProducts):
 
     @property
     def cache_inputs(self) -> Inputs:
-        """Where the new tokens are written, and which of the cache each of them sees."""
+        """Where the new tokens are written, and which cache positions each of them attends to."""
         return (("write_indices", INT64, [1]), ("attention_mask", ir.DataType.BOOL, [1, 1, "sequence", PAST]))
 
     def linear(
@@ -54,7 +54,7 @@ class PortableTarget(HalfProducts):
         return self.product(op, x, op.Transpose(weight, perm=[1, 0]), bias, wide)
 
     def packed_form(self, outputs: int, inputs: int, layout: Layout) -> dict[str, tuple[list[int], ir.DataType]]:
-        """As DequantizeLinear takes it: codes [K, N], scales [blocks, N], of integer products [N] and one of inputs."""
+        """The form of DequantizeLinear: codes [K, N], scales [blocks, N]; W8A8 has scales [N] and one input scale."""
         if layout.integer:
             form = {"codes": ([inputs, outputs], ir.DataType.INT8), "scales": ([outputs], FLOAT)}
             return form | ({"input_scale": ([], FLOAT)} if layout.static else {})
@@ -95,7 +95,7 @@ class PortableTarget(HalfProducts):
         parts, layout = weight.parts, weight.layout
         if layout.integer:
             return self._integer_linear(op, x, parts, bias)
-        stored = [parts[name] for name in ("codes", "scales", "zeros") if name in parts]  # no empty input
+        stored = [parts[name] for name in ("codes", "scales", "zeros") if name in parts]  # avoids an empty input
         by_row = _by_row(layout, weight.columns)
         matrix = op.DequantizeLinear(*stored, **{"axis": 1} if by_row else {"axis": 0, "block_size": layout.block})
         return self.product(op, ordered(op, x, weight), matrix, bias, wide)
@@ -103,7 +103,7 @@ class PortableTarget(HalfProducts):
     def _integer_linear(
         self, op: OpBuilder, x: ir.Value, parts: Mapping[str, ir.Value], bias: ir.Value | None
     ) -> ir.Value:
-        """Engines make one integer product of it; all of float32, so that nothing between is rounded again."""
+        """A pattern that engines fuse into one integer product; float32 avoids rounding of intermediate values."""
         scale = parts["input_scale"]
         rounded = op.DequantizeLinear(op.QuantizeLinear(x, scale, output_dtype=ir.DataType.INT8), scale)
         y = op.MatMul(rounded, op.DequantizeLinear(parts["codes"], parts["scales"], axis=1))
@@ -122,13 +122,13 @@ class PortableTarget(HalfProducts):
         return op.Swish(x, alpha=slope)
 
     def gate_up_rows(self, inner: int) -> np.ndarray:
-        """As the checkpoint has them: the gate's, then those of up."""
+        """The order of the checkpoint: gate rows, then up rows."""
         return np.arange(2 * inner)
 
     def experts(
         self, op: OpBuilder, x: ir.Value, scores: ir.Value, gate_up: ir.Value, down: ir.Value, chosen: int
     ) -> ir.Value:
-        """Every expert sees every token, and those not chosen count nothing: no engine needs loops for it."""
+        """Applies every expert to every token, with weight 0 for experts not chosen, so that no loops are needed."""
         gate_up, down = (op.Transpose(weight, perm=[0, 2, 1]) for weight in (gate_up, down))
         gate, up = op.Split(self.product(op, x, gate_up, None), axis=-1, num_outputs=2, _outputs=2)
         y = self.product(op, op.Mul(self.activation(op, gate, "silu"), up), down, None, wide=True)
@@ -141,7 +141,7 @@ class PortableTarget(HalfProducts):
     def packed_experts_form(
         self, experts: int, outputs: int, inputs: int, layout: Layout
     ) -> dict[str, tuple[list[int], ir.DataType]]:
-        """Codes and scales in the order of the checkpoint, one row of a matrix after another."""
+        """Codes and scales in the order of the checkpoint, row by row."""
         check_experts(inputs, layout)
         return {
             "codes": ([experts, outputs, inputs], SIGNED[layout.bits]),
@@ -173,7 +173,7 @@ class PortableTarget(HalfProducts):
     def causal_attention(
         self, op: OpBuilder, q: ir.Value, k: ir.Value, v: ir.Value, cache: Cache, num_heads: int, kv_heads: int
     ) -> tuple[ir.Value, ir.Value, ir.Value]:
-        """The host says where new keys and values go and what each token sees: parsers drop lengths and causality."""
+        """The host passes write positions and the mask, because parsers ignore lengths and causality."""
         start, mask = cache.state["write_indices"], cache.state["attention_mask"]
         q, k, v = (
             op.Transpose(self.narrow(op, op.Reshape(x, op.Constant(value_ints=[0, 0, heads, -1]))), perm=[0, 2, 1, 3])
@@ -186,11 +186,11 @@ class PortableTarget(HalfProducts):
 
 
 def _by_row(layout: Layout, inputs: int) -> bool:
-    """Whether every row of 8-bit codes has one scale, which engines know that know no blocks of 8 bits."""
+    """Whether each row of 8-bit codes has one scale, a form for engines without blocks of 8-bit codes."""
     return layout.bits == 8 and layout.block >= inputs and not layout.asymmetric
 
 
 def _bits(codes: Codes, layout: Layout) -> Codes:
-    """Bytes of codes [K, N] in the order of the tensor, two 4-bit ones in each."""
+    """Bytes of codes [K, N] in row-major order, two 4-bit codes per byte."""
     flat = np.ascontiguousarray(codes).reshape(-1)
     return pack_nibbles(flat & np.uint8(15)) if layout.bits == 4 else flat

@@ -1,7 +1,7 @@
-"""Target `tensorrt`: TensorRT 10.15 or later, for Jetson and servers, whose engines are built on the GPU they run on.
+"""Target `tensorrt`: TensorRT 10.15 or later, for Jetson and servers; engines are built on the GPU they run on.
 
-The graphs are those of `tensorrt_rtx`. Where this machine has TensorRT and a GPU the engines are built here, elsewhere
-the bundle gets a script that builds them.
+The graphs are the same as for `tensorrt_rtx`. If this machine has TensorRT and a GPU, the engines are built here;
+otherwise the bundle gets a script that builds them.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from .portable import PortableTarget
 
 LIBRARY = "TensorRT"
 LEAST_VERSION = (10, 15)
-"""The first whose parser knows Attention, RotaryEmbedding and TensorScatter."""
+"""The first version whose parser supports Attention, RotaryEmbedding and TensorScatter."""
 
 
 def lower(precision: str, accuracy_level: int) -> PortableTarget:
-    """As for TensorRT-RTX; raises ExportError for fp32."""
+    """Returns the ops of `tensorrt_rtx`; raises ExportError for fp32."""
     return tensorrt_rtx.lower(precision, accuracy_level)
 
 
 def finisher(options: EngineOptions) -> Finisher:
-    """Builds the engines for this machine's GPU, or writes the script that does so elsewhere."""
+    """Returns a finisher that builds engines for this machine's GPU, or writes a script for another machine."""
     from ..engines import building, script
 
     check(options, LIBRARY)
@@ -47,7 +47,7 @@ def finisher(options: EngineOptions) -> Finisher:
 
 
 def _library() -> Any:
-    """TensorRT, None where it is not installed; raises ExportError where it is too old."""
+    """The TensorRT module, or None if it is not installed; raises ExportError if it is too old."""
     try:
         import tensorrt
     except ImportError:
@@ -59,7 +59,7 @@ def _library() -> Any:
 
 
 def _capability() -> int | None:
-    """The compute capability of this machine's GPU, None where there is none or nothing to ask for it with."""
+    """The compute capability of this machine's GPU; None if there is no GPU or no driver."""
     try:
         cuda = Cuda()
     except (EngineError, InstallError):
@@ -69,15 +69,15 @@ def _capability() -> int | None:
 
 
 class TimingCache:
-    """What kernels took, measured once and kept for the next build in the user's cache directory."""
+    """Measured kernel times, kept in the user's cache directory for the next build."""
 
     def __init__(self, name: str) -> None:
         self._path = user_cache.directory("qvl-export") / name
 
     def use(self, config: Any) -> None:
-        """Give a builder configuration what is known."""
+        """Loads the saved times into a builder configuration."""
         config.set_timing_cache(config.create_timing_cache(user_cache.read(self._path) or b""), False)
 
     def save(self, config: Any) -> None:
-        """Keep what a build has measured; where that cannot be, the next one measures again."""
+        """Saves the times that a build measured; if that fails, the next build measures again."""
         user_cache.keep(self._path, bytes(config.get_timing_cache().serialize()))

@@ -1,6 +1,6 @@
 """Target `tensorrt_rtx`: engine files for GeForce and RTX GPUs, built on any machine, GPU or not.
 
-The graphs are those of `portable` with a cache of known size.
+The graphs are the same as for `portable`, with a cache of fixed size.
 """
 
 from __future__ import annotations
@@ -16,20 +16,23 @@ from .portable import PortableTarget
 
 LIBRARY = "TensorRT-RTX"
 DEFAULT = (86, 89, 120)
-"""Ampere, Ada and Blackwell GPUs of PCs."""
+"""Compute capabilities of Ampere, Ada and Blackwell GPUs in PCs."""
 LEAST_INT4 = 80
 SPECIAL = ("CURRENT", "NONE")
 
 
 def lower(precision: str, accuracy_level: int) -> PortableTarget:
-    """The ops with float weights stored in `fp16`; raises ExportError for fp32."""
+    """Returns the ops with float weights in `fp16`; raises ExportError for fp32."""
     if precision == "fp32":
         raise ExportError("TensorRT has no attention in fp32", fix="export with --precision fp16, int8 or int4")
     return PortableTarget(WEIGHT_TYPES[precision], static_cache=True)
 
 
 def finisher(options: EngineOptions) -> Finisher:
-    """Builds the engines; raises ExportError for a missing library and GPUs that it or the weights are not for."""
+    """Returns a finisher that builds the engines.
+
+    Raises ExportError if the library is missing, or for GPUs that it or the weights do not support.
+    """
     from ..engines import building
 
     check(options, LIBRARY)

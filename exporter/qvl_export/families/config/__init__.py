@@ -1,4 +1,4 @@
-"""Reading the configuration files that the families share, in the forms of transformers 4 and 5."""
+"""Reads the configuration files that families share, in the formats of transformers 4 and 5."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from ...checkpoint.directory import Checkpoint
 from ...errors import ConfigError
 
 Positive = Annotated[int, msgspec.Meta(gt=0, le=1 << 20)]
-"""A size: above any published one, below what would exhaust memory before the weights are looked at."""
+"""A size; the limit is above any published size and below what would exhaust memory before the weights are read."""
 Depth = Annotated[int, msgspec.Meta(gt=0, le=1024)]
 LARGEST = 1e12
-"""Far above any published factor or base of rotary positions, far below what float32 cannot hold."""
+"""Limit of RoPE factors and bases: far above any published one, far below float32's maximum."""
 PositiveFloat = Annotated[float, msgspec.Meta(gt=0, le=LARGEST)]
 Epsilon = Annotated[float, msgspec.Meta(gt=0, le=1)]
 TokenId = Annotated[int, msgspec.Meta(ge=0, lt=1 << 31)]
 T = TypeVar("T")
 IMAGE_TOKEN, VIDEO_TOKEN = 151655, 151656
-"""transformers' defaults in all families of this vocabulary."""
+"""Defaults of transformers in all families with this vocabulary."""
 
 
 class RootConfig(msgspec.Struct):
@@ -33,7 +33,7 @@ class RootConfig(msgspec.Struct):
 
 
 def convert(value: Any, kind: type[T], where: Path, part: str = "") -> T:
-    """`value` as `kind`; raises ConfigError naming the file and the field."""
+    """Converts `value` to `kind`; raises ConfigError with the file and the field."""
     try:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
@@ -44,13 +44,13 @@ def convert(value: Any, kind: type[T], where: Path, part: str = "") -> T:
 
 
 def refuse_unless(condition: bool, what: str, checkpoint: Checkpoint, fix: str = "") -> None:
-    """Raise ConfigError about `config.json` unless `condition` holds."""
+    """Raises ConfigError about `config.json` unless `condition` holds."""
     if not condition:
         raise ConfigError(what, where=checkpoint.directory / "config.json", fix=fix)
 
 
 def read_tokens(checkpoint: Checkpoint, vocab_size: int) -> Tokens:
-    """Special token ids, or transformers' where the vocabulary reaches so far and `config.json` does not say them."""
+    """Reads the special token ids; missing ids are transformers' defaults if the vocabulary is large enough."""
     root = convert(checkpoint.config, RootConfig, checkpoint.directory / "config.json")
     image = _default(root.image_token_id, IMAGE_TOKEN, vocab_size)
     if image is None:
@@ -66,7 +66,7 @@ def _default(said: int | None, default: int, vocab_size: int) -> int | None:
 
 
 def _stop_tokens(checkpoint: Checkpoint) -> list[int]:
-    """Those of the generation config, else of `config.json`: null is as good as nothing."""
+    """The stop tokens of `generation_config.json`, else of `config.json`; null counts as missing."""
     nested = checkpoint.config.get("text_config")
     levels = checkpoint.json("generation_config.json"), checkpoint.config, nested
     said = (level.get("eos_token_id") for level in levels if isinstance(level, dict))

@@ -1,4 +1,4 @@
-"""The language model in `config.json`: its sizes, rotary frequencies and YaRN."""
+"""Reads the language model from `config.json`: its sizes, RoPE frequencies and YaRN."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..spec import TextSpec, Yarn
 from . import LARGEST, Depth, Epsilon, Positive, PositiveFloat, convert, refuse_unless
 
 QWEN2_DEFAULTS: Mapping[str, Any] = {"max_position_embeddings": 32768, "rms_norm_eps": 1e-5, "rope_theta": 1e6}
-"""Those of transformers' `Qwen2VLTextConfig` and `Qwen2_5_VLTextConfig`."""
+"""Defaults of transformers' `Qwen2VLTextConfig` and `Qwen2_5_VLTextConfig`."""
 
 
 class TextConfig(msgspec.Struct):
@@ -45,7 +45,7 @@ class TextConfig(msgspec.Struct):
 
     @property
     def windowed(self) -> bool:
-        """Whether attention of any layer has a window, as transformers' `Qwen2VLTextConfig` makes it out."""
+        """Whether any layer has sliding window attention, by the rules of transformers' `Qwen2VLTextConfig`."""
         if self.layer_types is not None:
             return "sliding_attention" in self.layer_types
         first = self.num_hidden_layers if self.max_window_layers is None else self.max_window_layers
@@ -58,9 +58,10 @@ def read_text(
     free_head_dim: bool = False,
     interleaved: bool = False,
 ) -> tuple[TextSpec, int]:
-    """The language model and its position limit; flat (transformers 4) or under `text_config` (transformers 5).
+    """Reads the language model and its position limit, flat (transformers 4) or under `text_config` (transformers 5).
 
-    `defaults` are values of the family for what is not said; with `free_head_dim` heads need not share hidden_size out.
+    `defaults` are the family's values for missing keys. With `free_head_dim`, the head size may differ from hidden_size
+    per head.
     """
     text = _text_config(checkpoint, defaults or {}, windows=not interleaved)
     head_dim = _head_dim(text, free_head_dim, checkpoint)
@@ -86,7 +87,7 @@ def read_text(
 
 
 def _text_config(checkpoint: Checkpoint, defaults: Mapping[str, Any], windows: bool) -> TextConfig:
-    """As `config.json` has it; without `windows` the family knows none, whatever is said of them."""
+    """Reads the part of `config.json`; without `windows`, the family has no sliding window and its keys are ignored."""
     root = checkpoint.config
     said = root.get("text_config") or root
     raw = {**defaults, **said} if isinstance(said, dict) else said
@@ -99,7 +100,7 @@ def _text_config(checkpoint: Checkpoint, defaults: Mapping[str, Any], windows: b
 
 
 def _head_dim(text: TextConfig, free: bool, checkpoint: Checkpoint) -> int:
-    """The size of a head, said or what each has of hidden_size."""
+    """The head size: `head_dim`, or hidden_size per head."""
     heads = text.num_attention_heads
     head_dim = (text.head_dim if free else None) or text.hidden_size // heads
     refuse_unless(
@@ -113,9 +114,9 @@ def _head_dim(text: TextConfig, free: bool, checkpoint: Checkpoint) -> int:
 
 
 def _tied(checkpoint: Checkpoint) -> bool:
-    """Whether logits come from the embedding table: there is no `lm_head.weight`, or it is a copy of the table.
+    """Whether the embedding table is the head too: `lm_head.weight` is missing or a copy of the table.
 
-    What is stored counts, not `tie_word_embeddings`: fine-tuning tools untie and retie without telling config.json.
+    Stored tensors count, not `tie_word_embeddings`: fine-tuning tools untie and retie without updating config.json.
     """
     head, table = (checkpoint.tensors.get(name) for name in (HEAD, TABLE))
     return head is None or (table is not None and same_elements(head, table))
@@ -124,7 +125,7 @@ def _tied(checkpoint: Checkpoint) -> bool:
 def _rope(
     text: TextConfig, head_dim: int, checkpoint: Checkpoint, interleaved: bool
 ) -> tuple[float, tuple[int, int, int]]:
-    """Base frequency and M-RoPE sections from `rope_parameters` (5) or `rope_theta` and `rope_scaling` (4)."""
+    """RoPE base and M-RoPE sections from `rope_parameters` (transformers 5) or `rope_theta`, `rope_scaling` (4)."""
     rope = text.rope_parameters or text.rope_scaling or {}
     kind = rope.get("rope_type") or rope.get("type") or "default"
     refuse_unless(kind in ("default", "mrope", "yarn"), f"rope type {kind!r} is not supported", checkpoint)
@@ -159,7 +160,7 @@ class _YarnConfig(msgspec.Struct):
 
 
 def _yarn(text: TextConfig, theta: float, checkpoint: Checkpoint) -> Yarn | None:
-    """YaRN scaling with transformers' defaults (`_compute_yarn_parameters`), None where it is not asked for."""
+    """YaRN scaling with transformers' defaults (`_compute_yarn_parameters`), or None for another RoPE type."""
     part = "rope_parameters" if text.rope_parameters else "rope_scaling"
     rope = text.rope_parameters or text.rope_scaling or {}
     if "yarn" not in (rope.get("rope_type"), rope.get("type")):

@@ -1,4 +1,4 @@
-"""What images become: the preprocessor's configuration, and a vision tower's own."""
+"""Reads the preprocessor's configuration and the vision tower's configuration."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Pixels = Annotated[int, msgspec.Meta(gt=0, le=1 << 40)]
 
 Mean = Annotated[float, msgspec.Meta(ge=-256, le=256)]
 Deviation = Annotated[float, msgspec.Meta(ge=1e-3, le=256)]
-"""Pixels are 0 to 1 when the mean is taken away: beyond these bounds float32 or float16 would not hold the quotient."""
+"""Pixels are 0 to 1; beyond these bounds (pixel − mean) / std would not fit in float32 or float16."""
 CLIP_MEAN, CLIP_STD = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
 DEFAULT_PIXELS = {"shortest_edge": 56 * 56, "longest_edge": 28 * 28 * 1280}
 
@@ -32,7 +32,7 @@ class _Size(msgspec.Struct):
 
 
 class _Preprocessor(msgspec.Struct):
-    """With the defaults of transformers' `Qwen2VLImageProcessor`, which all families but the first have."""
+    """The defaults are those of transformers' `Qwen2VLImageProcessor`, which all families except the first use."""
 
     image_mean: Annotated[list[Mean], msgspec.Meta(min_length=3, max_length=3)] = field(default_factory=CLIP_MEAN.copy)
     image_std: Annotated[list[Deviation], msgspec.Meta(min_length=3, max_length=3)] = field(
@@ -52,15 +52,15 @@ class _Preprocessor(msgspec.Struct):
 
 
 def read_vision(checkpoint: Checkpoint, kind: type[T]) -> T:
-    """The `vision_config` of `config.json`, as a family has it."""
+    """Reads the `vision_config` of `config.json` as the family's struct `kind`."""
     where = checkpoint.directory / "config.json"
     return convert(checkpoint.config.get("vision_config", {}), kind, where, "vision_config")
 
 
 def read_image(checkpoint: Checkpoint, window: int = 0, position_table: int = 0) -> ImageGeometry:
-    """Image geometry from `processor_config.json` as transformers 5 nests it, or from `preprocessor_config.json`.
+    """Reads the image geometry, nested in `processor_config.json` (transformers 5) or in `preprocessor_config.json`.
 
-    `window` and `position_table` are the tower's own, see `ImageGeometry`.
+    `window` and `position_table` come from the tower, see `ImageGeometry`.
     """
     nested = checkpoint.json("processor_config.json") or {}
     raw, where = nested.get("image_processor"), checkpoint.directory / "processor_config.json"
@@ -95,7 +95,7 @@ def read_image(checkpoint: Checkpoint, window: int = 0, position_table: int = 0)
 
 
 def _said(raw: Any) -> Any:
-    """What a preprocessor's configuration says: null is as good as nothing, 14.0 as good as 14."""
+    """Normalizes a preprocessor's configuration: removes null values and turns 14.0 into 14."""
     if not isinstance(raw, dict):
         return raw
     said = {key: _said(value) if key == "size" else value for key, value in raw.items() if value is not None}
@@ -109,7 +109,7 @@ def _is_whole(value: Any) -> bool:
 def check_vision(
     image: ImageGeometry, patch: tuple[int, int, int], width: int, heads: int, checkpoint: Checkpoint
 ) -> None:
-    """Refuse a tower whose patches (side, frames, merge) differ from the preprocessor, or whose heads do not fit."""
+    """Raises ConfigError if patches (side, frames, merge) differ from the preprocessor's, or if heads do not fit."""
     theirs = (image.patch_size, image.temporal_patch_size, image.spatial_merge_size)
     refuse_unless(
         patch == theirs,

@@ -1,1 +1,1 @@
-"""Calibration, layer by layer, on the graphs that ship."""
+"""Calibration, layer by layer, on the graphs that are exported."""

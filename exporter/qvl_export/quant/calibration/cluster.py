@@ -1,7 +1,7 @@
-"""Shards on the machines of a cluster, and what such a machine does: `python -m qvl_export.quant.calibration.cluster`.
+"""Runs shards on the machines of a cluster; each job runs `python -m qvl_export.quant.calibration.cluster`.
 
-Every machine sees the work directory under the same path. A job runs a stage over some shards and leaves in it what
-they came to; results do not depend on which machine did which.
+Every machine sees the work directory under the same path. A job runs a stage over some shards and writes their results
+there. Results do not depend on which machine ran which shard.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ MODULE = "qvl_export.quant.calibration.cluster"
 
 
 class Job(msgspec.Struct, frozen=True):
-    """Shards, as the first page of each and the one after its last, through the stage in the file `model`.
+    """Runs `shards`, each given as its first page and the page after its last, through the stage in the file `model`.
 
-    What `watch` says is gathered of each; without it the pages of stage `number` become those of the next.
+    With `watch`, each shard's statistics are collected; without it, the stage's outputs become the next stage's inputs.
     """
 
     directory: str
@@ -48,14 +48,14 @@ class Job(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class Spread:
-    """Runs stage number `number` on the machines of a pool, see `shards.Runner`; each takes every so-many-th shard."""
+    """Runs stage `number` on a pool of n machines, see `shards.Runner`; each machine takes every n-th shard."""
 
     pool: Pool
     work: Work
     number: int
 
     def observed(self, model: Path, watch: Watch) -> Iterator[Found]:
-        """See `Runner.observed`; a shard's file is removed once it is read."""
+        """See `Runner.observed`; removes a shard's file after reading it."""
         self._run(model, watch)
         for shard in shards.shards(watch.pages):
             path = _file(self.work, self.number, shard)
@@ -64,7 +64,7 @@ class Spread:
             path.unlink()
 
     def outputs(self, model: Path) -> tuple[()]:
-        """See `Runner.outputs`: the machines have kept them."""
+        """See `Runner.outputs`; empty because the machines have written the outputs."""
         self._run(model, None)
         return ()
 
@@ -77,18 +77,18 @@ class Spread:
 
 
 def shares(pool: Pool, pages: int) -> list[list[tuple[int, int]]]:
-    """The shards of each machine, as many as there are for it."""
+    """Divides the shards over the machines; a machine without a shard is left out."""
     parts = [(shard.start, shard.stop) for shard in shards.shards(pages)]
     return [parts[rank :: pool.machines] for rank in range(min(pool.machines, len(parts)))]
 
 
 def threads_each(pool: Pool) -> int:
-    """A machine's cores: one job at a time has all of them."""
+    """Cores per machine: its only job uses all of them."""
     return max(1, pool.cores // pool.machines)
 
 
 def run(job: Job) -> None:
-    """Do a job, a line for every shard."""
+    """Runs a job and prints one line per finished shard."""
     os.environ.setdefault("OMP_NUM_THREADS", str(job.threads))  # before PyTorch is imported
     libraries.check()
     work = shared(job.directory)
@@ -104,7 +104,7 @@ def run(job: Job) -> None:
 
 
 def shared(directory: str) -> Work:
-    """The work directory of a job; raises ExportError on a machine that does not see it."""
+    """Opens the work directory of a job; raises ExportError if this machine does not see it."""
     if not Path(directory).is_dir():
         fix = "put OUT on a file system that all machines see under the same path"
         raise ExportError(f"is not seen by {socket.gethostname()}", where=directory, fix=fix)
@@ -112,7 +112,7 @@ def shared(directory: str) -> Work:
 
 
 def _observe(session: ort.InferenceSession, work: Work, number: int, shard: range, watch: Watch) -> None:
-    """Leave what a shard comes to in its file; its Hessians go before those of the next are made."""
+    """Writes a shard's statistics to its file; its Hessians are freed before the next shard's are allocated."""
     tokens = work.directory / shards.tokens_file(shard)
     found = shards.gather(session, work.samples(number, shard), watch, tokens)
     with written(_file(work, number, shard)) as file:
@@ -120,7 +120,7 @@ def _observe(session: ort.InferenceSession, work: Work, number: int, shard: rang
 
 
 def _file(work: Work, number: int, shard: range) -> Path:
-    """What a shard of a stage came to."""
+    """The file of a shard's statistics."""
     return work.directory / f"shard.{number}.{shard.start}"
 
 

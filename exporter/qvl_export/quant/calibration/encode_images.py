@@ -1,6 +1,6 @@
-"""Images encoded on the machines of a cluster; one runs `python -m qvl_export.quant.calibration.encode_images`.
+"""Encodes images on a cluster; each job runs `python -m qvl_export.quant.calibration.encode_images`.
 
-Like `spread`, with the vision graph of a bundle in the making instead of a stage.
+Works like `cluster`, with the vision graph of an unfinished bundle instead of a stage.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ MODULE = "qvl_export.quant.calibration.encode_images"
 
 
 class Job(msgspec.Struct, frozen=True):
-    """Shards of images through the vision graph in `bundle`; a shard is its first image and the one after its last."""
+    """Encodes `shards`, each given as its first image and the one after its last, with the vision graph in `bundle`."""
 
     directory: str
     bundle: str
@@ -37,17 +37,17 @@ class Job(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class Encoded:
-    """Features of images in the order they will be asked for, see `samples.Encoder`."""
+    """Features of images in the order in which `prompts.Encoder.encode` is called for them."""
 
     features: Iterator[Floats]
 
     def encode(self, pixel_values: Floats, grid: Grid) -> Floats:
-        """Those of the next image."""
+        """Returns the features of the next image."""
         return next(self.features)
 
 
 def encode(pool: Pool, work: Work, images: Iterable[Patches], bundle: Path, manifest: Manifest) -> Iterator[Floats]:
-    """Features [1 + D, tokens, H] of one image after another; all are encoded when the first is asked for."""
+    """Yields features [1 + D, tokens, H] per image; all images are encoded on the first `next`."""
     work.begin(Sample(image.pixel_values, {"grid": np.array(astuple(image.grid))}) for image in images)
     if work.record(0) is None:
         threads, place = threads_each(pool), (str(work.directory.resolve()), str(bundle.resolve()))
@@ -58,8 +58,8 @@ def encode(pool: Pool, work: Work, images: Iterable[Patches], bundle: Path, mani
 
 
 def run(job: Job) -> None:
-    """Do a job, a line for every shard."""
-    from qvl_runtime.sessions.cpu import open_vision  # where it cannot be imported, `serve` says so
+    """Runs a job and prints one line per finished shard."""
+    from qvl_runtime.sessions.cpu import open_vision  # imported here so that `serve` reports a failing import
 
     work = shared(job.directory)
     vision = open_vision(Path(job.bundle), job.manifest, job.threads)

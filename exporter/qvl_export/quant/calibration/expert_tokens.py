@@ -1,4 +1,4 @@
-"""The tokens that reach experts, on disk, and whom the router sends them to."""
+"""Tokens that are routed to experts, kept on disk, and the router's choice of experts."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ TOKENS_AT_ONCE = 4096
 
 @dataclass
 class Routed:
-    """The tokens of some pages that reach the experts of a layer, in the file `file`; each goes to `chosen` of them.
+    """The tokens of some pages that reach a layer's experts, in the file `file`; each goes to `chosen` experts.
 
-    `experts` and `shares` are those of each page [T, chosen].
+    `experts` and `shares` hold one array per page, [T, chosen].
     """
 
     file: Path
@@ -30,9 +30,9 @@ class Routed:
     shares: list[Floats] = field(default_factory=list)
 
     def add(self, file: IO[bytes], x: Floats, scores: Floats, counts: Floats | None = None) -> None:
-        """Take in the tokens x [1, T, K] of one page and the router's scores [T, experts]; see `Collector.add`.
+        """Adds the tokens x [1, T, K] of one page with the router's scores [T, experts]; see `Collector.add`.
 
-        `file` is where those before it went, and `self.file` will be.
+        The tokens are appended to the open `file`, which becomes `self.file` when it is closed.
         """
         experts = np.argpartition(-scores, self.chosen - 1, axis=1)[:, : self.chosen]
         best = np.take_along_axis(scores, experts, axis=1)
@@ -43,7 +43,7 @@ class Routed:
         self.shares.append(shares if counts is None else shares * np.sqrt(counts)[:, None])
 
     def tokens(self, expert: int, columns: int) -> Iterator[tuple[Floats, Floats]]:
-        """The tokens [t, columns] of an expert and its share of each [t, 1], some at a time."""
+        """Yields an expert's tokens [t, columns] and its share of each [t, 1], up to TOKENS_AT_ONCE at a time."""
         experts, shares = np.concatenate(self.experts), np.concatenate(self.shares)
         stored = StoredTensor(self.file.name, self.file, np.dtype(np.float32), (len(experts), columns), 0)
         places, ranks = np.nonzero(experts == expert)

@@ -1,6 +1,7 @@
-"""Experts by GPTQ: each sees the tokens that the router sends it, and what its second matrix sees is worked out here.
+"""Quantizes experts by GPTQ, each on the tokens that the router sends it.
 
-A fused operator keeps inside what it feeds the second matrix. It is the gated product of the float gate and up rows.
+A fused operator does not expose the inputs of its second matrix. They are computed here, as the gated product of the
+float gate and up rows.
 """
 
 from __future__ import annotations
@@ -23,25 +24,26 @@ from .work_dir import LinearRecord, Work
 
 Floats = npt.NDArray[np.float32]
 INTEGER_EXPERTS = Layout(8, 32)
-"""Experts have no integer kernel: under W8A8 their weights are 8 bits in blocks."""
+"""Format under W8A8: experts have no integer kernel, so their weights are 8 bits in blocks of 32."""
 LEAST_TOKENS = 1 / 16
-"""Of the columns of a matrix: with fewer tokens it is rounded to nearest. The fewest measured (docs/benchmarks.md)."""
+"""Tokens per column of a matrix below which it is rounded to nearest: the fewest measured (docs/benchmarks.md)."""
 
 
 def gated(y: Floats, rows: npt.NDArray[np.int64] | None) -> Floats:
-    """silu(gate) · up of y [T, 2 · inner], whose columns are in the order `rows` of gate's and then up's."""
+    """silu(gate) · up of y [T, 2 · inner]; `rows` is the order of its columns (None: all of gate, then all of up)."""
     stored = y if rows is None else y[:, np.argsort(rows)]
     gate, up = np.split(stored, 2, axis=1)
-    with np.errstate(over="ignore"):  # of a gate far below zero, which lets nothing through
+    with np.errstate(over="ignore"):  # exp overflows for a gate far below zero, whose output is zero
         return np.asarray(gate / (1 + np.exp(-gate)) * up)
 
 
 def hessians(
     routed: Sequence[Routed], expert: int, gate_up: Floats, rows: npt.NDArray[np.int64] | None
 ) -> tuple[Floats, Floats, int]:
-    """Σ x xᵀ over an expert's tokens, of the inputs of both its matrices, each input times its share; and their number.
+    """Σ x xᵀ over an expert's tokens for the inputs of both its matrices, and the number of tokens.
 
-    A token's share scales all that the expert adds to it, errors too. `gate_up` is [2 · inner, K].
+    Each input is scaled by its share, as a token's share scales the expert's output and thus its error. `gate_up` is
+    [2 · inner, K].
     """
     first, second = (np.zeros((size, size), np.float32) for size in (gate_up.shape[1], len(gate_up) // 2))
     count = 0
@@ -56,7 +58,7 @@ def hessians(
 
 @dataclass
 class _Matrices:
-    """The quantized matrices of all experts, filled one after another."""
+    """The quantized matrices of all experts, filled one expert at a time."""
 
     layout: Layout
     shape: tuple[int, ...]
@@ -67,9 +69,9 @@ class _Matrices:
         self.tensor = QTensor.empty(self.layout, count * outputs, inputs)
 
     def quantize(self, expert: int, weight: Floats, hessian: Floats, tokens: int) -> None:
-        """Round one matrix [out, in], by GPTQ where it saw enough tokens."""
+        """Quantizes one matrix [out, in]: by GPTQ if it saw enough tokens, else to nearest."""
         enough = tokens >= LEAST_TOKENS * weight.shape[1]
-        # refined to so few tokens it would lose on others: docs/decisions.md
+        # refinement on so few tokens would lose accuracy on others: docs/decisions.md
         found = gptq(weight, hessian, self.layout, rounds=0) if enough else round_to_nearest(weight, self.layout)
         self.tensor.fill(expert * len(weight), found)
         self.rounded += not enough
@@ -78,9 +80,9 @@ class _Matrices:
 def gptq_experts(
     weights: tuple[ExpertWeight, ExpertWeight], sources: tuple[Source, Source], routed: Sequence[Routed], layout: Layout
 ) -> tuple[QTensor, QTensor, int]:
-    """Gate and up, and down, of all experts as [experts · out, in]; and how many matrices saw too few tokens.
+    """Quantizes gate-up and down of all experts, each [experts · out, in]; also returns how many saw too few tokens.
 
-    Raises ExportError where weights or activations are not finite.
+    Raises ExportError if weights or activations are not finite.
     """
     gate_up, down = (_Matrices(layout, weight.source_shape) for weight in weights)
     pairs = zip(*(source.chunks() for source in sources), strict=True)
@@ -96,7 +98,7 @@ def gptq_experts(
 
 
 def routed_outputs(tower: Tower, stage: Stage) -> tuple[str, str] | None:
-    """The outputs that tell what a stage's experts are applied to, if GPTQ quantizes these."""
+    """The stage's outputs with the inputs and the router's scores of its experts, if GPTQ quantizes these."""
     schemes = [tower.scheme(name) for name in stage.experts]
     if stage.routed is None or not tower.experts_per_token or not all(scheme and scheme.hessian for scheme in schemes):
         return None
@@ -106,7 +108,10 @@ def routed_outputs(tower: Tower, stage: Stage) -> tuple[str, str] | None:
 def quantize_experts(
     tower: Tower, stage: Stage, routed: Sequence[Routed], work: Work
 ) -> tuple[dict[str, LinearRecord], int]:
-    """Quantize and keep a stage's experts, without `routed` to nearest; and how many matrices saw too few for GPTQ."""
+    """Quantizes and saves a stage's experts; also returns how many matrices saw too few tokens for GPTQ.
+
+    Without `routed`, experts are rounded to nearest.
+    """
     sources = tower.sources(stage.graph)
     if not routed:
         return {name: _round(tower, stage.experts[name], name, sources[name], work) for name in stage.experts}, 0
@@ -123,7 +128,7 @@ def quantize_experts(
 
 
 def _round(tower: Tower, weight: ExpertWeight, name: str, source: Source, work: Work) -> LinearRecord:
-    """One projection of all experts, every weight to its nearest code, or as it is."""
+    """Rounds one projection of all experts to nearest, or keeps it in float if it has no scheme."""
     count, outputs, inputs = weight.source_shape
     scheme = tower.scheme(name)
     if scheme is None:

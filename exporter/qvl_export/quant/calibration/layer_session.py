@@ -1,4 +1,4 @@
-"""A stage over samples, in the engine that will run it."""
+"""Runs a stage on samples, in the engine of the runtime."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ OUTPUT = "hidden_out"
 
 
 def open_session(path: Path, threads: int | None = None) -> ort.InferenceSession:
-    """As the runtime opens it, on `threads` cores or those of the limit; raises InstallError without an engine."""
+    """Opens a session as the runtime does, on `threads` threads or the thread limit; InstallError without an engine."""
     from qvl_runtime.sessions import cpu
 
     return cpu.open_session(path, cpu.session_options(threads or thread_limit()))
 
 
 def run(session: ort.InferenceSession, sample: Sample, outputs: list[str]) -> list[Floats]:
-    """Some outputs of a stage for one page."""
+    """Returns the requested outputs of a stage for one page."""
     feeds = {"hidden": sample.hidden, **sample.feeds}
     taken = {port.name: _as(feeds[port.name], port.type) for port in session.get_inputs()}
     found: list[Floats] = session.run(outputs, taken)
@@ -33,10 +33,10 @@ def run(session: ort.InferenceSession, sample: Sample, outputs: list[str]) -> li
 
 
 def through(session: ort.InferenceSession, sample: Sample) -> Floats:
-    """What a stage gives the next one."""
+    """Returns the stage's output hidden states for one page, the input of the next stage."""
     return run(session, sample, [OUTPUT])[0]
 
 
 def _as(value: npt.NDArray[Any], kind: str) -> npt.NDArray[Any]:
-    """A cache of float16 where the stage has one."""
+    """Converts to float16 if the stage's input has that type, as a KV cache can."""
     return value.astype(np.float16) if kind == "tensor(float16)" else value

@@ -1,6 +1,6 @@
-"""Quantization of a tower stage by stage, on what ships: the same modules, run by the same engine.
+"""Quantizes a tower stage by stage, with the exported graph modules in the runtime's engine.
 
-Every stage is calibrated on what the already quantized stages before it produce, and one stage at a time is in memory.
+Each stage is calibrated on the outputs of the quantized stages before it. One stage at a time is in memory.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ from .tower import Tower
 from .work_dir import LinearRecord, Quantized, StageRecord, Work
 
 LEAST_SQNR = 15.0
-"""Decibels; a linear whose outputs would be noisier under W8A8 stays float."""
+"""SQNR (dB) of a linear's outputs under W8A8 below which it stays float."""
 LEAST_STATIC_SQNR = 35.0
-"""The same where inputs have one static scale; of a linear that would be noisier only the weight is quantized."""
+"""SQNR (dB) of a linear's outputs with one static input scale below which only its weight is quantized."""
 LOST_TOGETHER = 3.0
-"""Decibels that may be lost for the speed of one scale for all tokens, the noise doubled: norms lose 1 to 3.6, gated
-products 10."""
+"""Largest SQNR loss (dB) accepted for the speed of one activation scale per image instead of one per token. 3 dB
+double the noise; inputs after norms lose 1 to 3.6 dB, gated products 10 dB."""
 
 
 def quantize_tower(tower: Tower, work: Work, report: Report, pool: Pool | None = None) -> Quantized:
-    """Quantize every linear that has a scheme, from the samples that `work` holds; `report` is told of each stage.
+    """Quantizes every linear that has a scheme, on the samples in `work`; reports each stage to `report`.
 
-    Pages are run on the machines of `pool`, or here: what is found is the same.
+    Pages run on the machines of `pool`, or in this process; the result is the same.
 
-    Raises ExportError where weights or activations are not finite.
+    Raises ExportError if weights or activations are not finite.
     """
     pending = [number for number in range(len(tower.stages)) if work.record(number) is None]
     began = time.monotonic()
@@ -75,27 +75,27 @@ def _quantize_stage(tower: Tower, number: int, work: Work, pool: Pool | None) ->
 
 
 def observe(tower: Tower, stage: Stage, work: Work, runner: Runner) -> tuple[dict[str, Statistics], list[Routed]]:
-    """Statistics of the input of every linear, by the linear's name, and what experts are applied to."""
+    """Returns the input statistics of every linear by name, and the tokens routed to experts."""
     watch = _watch(tower, stage, work.pages)
     collectors, routed = watch.collectors(), list[Routed]()
     if watch.outputs:
         model = tower.write(stage, Quantized(), work.directory)
         for found in runner.observed(model, watch):
             routed += _join(collectors, found)
-            del found  # or it would stay in memory while the next is summed
-    by_tap = {tap.output: collectors.pop(0).statistics() for tap in watch.taps}  # each frees its sum
+            del found  # free it before the next shard is summed
+    by_tap = {tap.output: collectors.pop(0).statistics() for tap in watch.taps}  # frees each collector's sum
     return {name: found for tap, found in by_tap.items() for name in stage.taps[tap]}, routed
 
 
 def _join(collectors: list[Collector], found: Found) -> list[Routed]:
-    """Add a shard's parts to those before it; returns its tokens that go to experts, if any do."""
+    """Adds a shard's statistics to the collectors; returns its tokens routed to experts, if any."""
     for collector, part in zip(collectors, found.parts, strict=True):
         collector.join(part)
     return [found.routed] if found.routed else []
 
 
 def _watch(tower: Tower, stage: Stage, pages: int) -> Watch:
-    """What to gather of a stage: inputs of linears that have a scheme."""
+    """The inputs to collect from a stage: those of linears that have a scheme."""
     taps = []
     for output, names in stage.taps.items():
         schemes = [scheme for name in names if (scheme := tower.scheme(name))]
@@ -107,7 +107,7 @@ def _watch(tower: Tower, stage: Stage, pages: int) -> Watch:
 def quantize_linears(
     tower: Tower, stage: Stage, statistics: Mapping[str, Statistics], rewritten: dict[str, Floats], work: Work
 ) -> StageRecord:
-    """Quantize and keep all linears of a stage, and keep the float tensors that were rewritten."""
+    """Quantizes and saves all linears of a stage, and saves the rewritten float tensors."""
     linears: dict[str, LinearRecord] = {}
     for name in (name for names in stage.taps.values() for name in names):
         scheme = tower.scheme(name)
@@ -127,7 +127,7 @@ def quantize_linears(
 def _quantized(
     scheme: Scheme, weight: Floats, statistics: Statistics, per_tensor: bool
 ) -> tuple[QTensor | None, float]:
-    """The linear as its outputs can bear it, None where it has to stay float, and its ratio in dB under the scheme."""
+    """The linear in a format that keeps enough SQNR, or None if it has to stay float; and its SQNR (dB)."""
     tensor = scheme.quantize(weight, statistics)
     level = sqnr(weight, tensor, statistics)
     if not tensor.layout.integer or level >= (LEAST_STATIC_SQNR if tensor.layout.static else LEAST_SQNR):
@@ -139,7 +139,7 @@ def _quantized(
 
 
 def _together(weight: Floats, tensor: QTensor, statistics: Statistics, level: float) -> tuple[QTensor, float]:
-    """The linear with its inputs rounded all together, where its outputs hardly suffer, and its ratio."""
+    """The linear with one activation scale per image if that loses at most LOST_TOGETHER, and its SQNR (dB)."""
     faster = tensor.with_inputs_per_tensor()
     reached = sqnr(weight, faster, statistics)
     return (faster, reached) if reached >= level - LOST_TOGETHER else (tensor, level)

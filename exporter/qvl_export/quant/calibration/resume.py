@@ -1,6 +1,6 @@
-"""The calibration directory beside an output: one export at a time uses it, and it stays only for a run that goes on.
+"""The calibration directory beside an output, used by one export at a time and kept only if a run can resume from it.
 
-It holds a directory a tower, in each of which one key names what has been done (see `work.Work`).
+It holds one directory per tower, each with a subdirectory named by the key of the work in it (see `work_dir.Work`).
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from ...common.locks import lock
 from ...errors import OutputError, is_bad_input
 
 MEASURED = "table.json"
-"""What sensitivities were measured, which hold for other limits too."""
+"""The measured sensitivities, which are valid for other limits too."""
 DONE = ("pages", "stage.*.json", "step.*.json", MEASURED)
 Seen = dict[Path, int]
 
 
 def directory_of(out: Path) -> Path:
-    """What is done so far lies beside the bundle that it is for, and survives a kill."""
+    """The calibration directory of the bundle `out`, beside it; it survives a killed run."""
     return out.with_name(f".{out.name}.calibration")
 
 
 @contextlib.contextmanager
 def calibrating(out: Path) -> Iterator[None]:
-    """Use the calibration directory of `out` in the block; it is removed when that ends well.
+    """Locks the calibration directory of `out` during the block, and removes it on success.
 
-    Raises OutputError where another export uses it. Where a run can go on from it, the error says so in a note.
+    Raises OutputError if another export uses it. If a later run can resume from it, a note on the error says so.
     """
     directory = directory_of(out)
     with atomic.parents(out), _claimed(out, directory):
@@ -61,12 +61,12 @@ def _claimed(out: Path, directory: Path) -> Iterator[None]:
 
 
 def _seen(directory: Path) -> Seen:
-    """What was done for each key, as far as times tell it."""
+    """Modification time of each key's directory, to detect new work."""
     return {path: path.stat().st_mtime_ns for path in directory.glob("*/*")}
 
 
 def _forget(directory: Path, before: Seen) -> None:
-    """Remove what this run has done, which another that is given the same would fail with; not what others left."""
+    """Removes this run's work, which would fail again on the same input; keeps the work of other runs."""
     for path, changed in _seen(directory).items():
         if before.get(path) != changed and not (path / MEASURED).is_file():
             shutil.rmtree(path, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Embeddings, heads and experts, round-to-nearest, some rows at a time: none knows of the others."""
+"""Rounds embeddings, heads and experts to nearest, some rows at a time; rows are independent of each other."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ROWS_BYTES = 16 << 20
 
 
 def quantize_rows(name: str, source: Source, shape: tuple[int, int], layout: Layout, directory: Path) -> SavedLinear:
-    """The table `name` of `shape` [rows, columns] in `layout`, kept in `directory` unless an earlier run did."""
+    """Quantizes the table `name` of `shape` [rows, columns] and saves it in `directory`, unless it is there already."""
     linear = SavedLinear(name, directory / f"{name}.npz", layout, *shape)
     if not linear.file.is_file():
         tensor, row = QTensor.empty(layout, *shape), 0

@@ -14,7 +14,7 @@ from ...qtensor import Layout, QTensor
 
 @dataclass(frozen=True)
 class SavedLinear:
-    """A quantized linear in the work directory (see `stored.QuantizedSource`)."""
+    """A quantized linear in the work directory (a `checkpoint.quantized.detect.QuantizedSource`)."""
 
     name: str
     file: Path
@@ -26,7 +26,7 @@ class SavedLinear:
         return self.form
 
     def save(self, tensor: QTensor) -> None:
-        """Write beside, then rename."""
+        """Writes a temporary file, then renames it."""
         parts: dict[str, Any] = {name: getattr(tensor, name) for name in ("codes", "scales", "zeros", "input_scale")}
         with written(self.file) as file:
             np.savez(file, **{name: value for name, value in parts.items() if value is not None})

@@ -1,7 +1,6 @@
-"""What a stage's linears are applied to, gathered shard by shard: fixed runs of pages, each summed on its own.
+"""Collects the input statistics of a stage's linears per shard, a fixed range of pages with its own sums.
 
-Shards are added in the order of their pages wherever they were gathered, so that one machine and many come to the same
-bits.
+Shards are added in page order wherever they were collected, so that one machine and many give the same bits.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ SHARD_PAGES = 16
 
 
 class Tap(msgspec.Struct, frozen=True):
-    """An output of a stage, a linear that is applied to it, and whether its Hessian is wanted."""
+    """A stage's output, the name of a linear applied to it, and whether its Hessian is needed."""
 
     output: str
     linear: str
@@ -37,9 +36,9 @@ class Tap(msgspec.Struct, frozen=True):
 
 
 class Watch(msgspec.Struct, frozen=True):
-    """What to gather of a stage over `pages` pages, image tokens counting `vision_weight`.
+    """What to collect from a stage over `pages` pages; image tokens have weight `vision_weight`.
 
-    `routed` are the outputs that tell what goes to `chosen` experts each.
+    `routed` names the outputs with the experts' inputs and the router's scores; each token goes to `chosen` experts.
     """
 
     taps: list[Tap]
@@ -53,12 +52,12 @@ class Watch(msgspec.Struct, frozen=True):
         return [*(tap.output for tap in self.taps), *(self.routed or ())]
 
     def collectors(self) -> list[Collector]:
-        """One a tap, empty."""
+        """One empty collector per tap."""
         return [Collector(tap.linear, self.pages, tap.hessian) for tap in self.taps]
 
 
 class Found(NamedTuple):
-    """What a shard adds to the statistics of every tap, in their order, and its tokens that go to experts."""
+    """A shard's contribution to the statistics of every tap, in tap order, and its tokens routed to experts."""
 
     parts: Iterable[Part]
     routed: Routed | None
@@ -68,15 +67,15 @@ class Runner(Protocol):
     """Runs a stage over all its pages."""
 
     def observed(self, model: Path, watch: Watch) -> Iterator[Found]:
-        """Shard after shard; raises ExportError where activations are not finite."""
+        """Yields the statistics of each shard in order; raises ExportError if activations are not finite."""
 
     def outputs(self, model: Path) -> Iterable[Floats]:
-        """What the next stage takes, page by page, as far as it is not kept yet."""
+        """Returns the next stage's inputs, page by page, except those that are saved already."""
 
 
 @dataclass(frozen=True)
 class Here:
-    """In this process; `samples` begins them anew."""
+    """Runs a stage in this process; each call of `samples` starts a new iteration over the samples."""
 
     samples: Callable[[], Iterable[Sample]]
     directory: Path
@@ -94,17 +93,17 @@ class Here:
 
 
 def shards(pages: int) -> list[range]:
-    """The pages of each."""
+    """The pages of each shard."""
     return [range(first, min(first + SHARD_PAGES, pages)) for first in range(0, pages, SHARD_PAGES)]
 
 
 def tokens_file(shard: range) -> str:
-    """Where the tokens are kept that a shard sends to experts."""
+    """File name of a shard's tokens routed to experts."""
     return f"routed.{shard.start}.bin"
 
 
 def gather(session: ort.InferenceSession, samples: Iterable[Sample], watch: Watch, tokens: Path) -> Found:
-    """Run the pages of a shard; those that go to experts are kept in the file `tokens`."""
+    """Runs the pages of a shard and collects statistics; tokens routed to experts go to the file `tokens`."""
     collectors, outputs = watch.collectors(), watch.outputs
     routed = Routed(tokens, watch.chosen) if watch.routed else None
     with written(tokens) if routed else contextlib.nullcontext() as file:
@@ -118,7 +117,7 @@ def gather(session: ort.InferenceSession, samples: Iterable[Sample], watch: Watc
 
 
 def token_weights(sample: Sample, vision_weight: float) -> Floats | None:
-    """What each token counts [T], where they do not all count the same."""
+    """The weight of each token [T], or None if all weigh the same."""
     places = sample.feeds.get("image_positions")
     if places is None or vision_weight == 1:
         return None
@@ -128,7 +127,7 @@ def token_weights(sample: Sample, vision_weight: float) -> Floats | None:
 
 
 def write(found: Found, file: IO[bytes]) -> None:
-    """Arrays one after another, as `read` takes them."""
+    """Writes the arrays one after another, in the order that `read` expects."""
     if found.routed:
         np.save(file, np.concatenate(found.routed.experts))
         np.save(file, np.concatenate(found.routed.shares))
@@ -139,7 +138,7 @@ def write(found: Found, file: IO[bytes]) -> None:
 
 
 def read(file: IO[bytes], watch: Watch, tokens: Path) -> Found:
-    """What `write` wrote; each part is read when it is asked for."""
+    """Reads the output of `write`; parts are read lazily."""
     routed = Routed(tokens, watch.chosen, [np.load(file)], [np.load(file)]) if watch.routed else None
     parts = (Part(np.load(file), np.load(file), np.load(file) if tap.hessian else None) for tap in watch.taps)
     return Found(parts, routed)

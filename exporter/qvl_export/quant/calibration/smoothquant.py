@@ -1,8 +1,8 @@
-"""SmoothQuant: what makes activations hard to round is moved into the weights, and folded into what comes before.
+"""SmoothQuant: moves outlier channels of activations into the weights by scales folded into the preceding operation.
 
-Source: Xiao et al., arXiv 2211.10438, eq. 4: s = max|X|^α / max|W|^(1−α), inputs divided and weights multiplied by s.
-The strength α is the one of STRENGTHS that loses least on calibration tokens; not scaling at all is tried too, so that
-nothing gets worse.
+Source: Xiao et al., arXiv 2211.10438, eq. 4: s = max|X|^α / max|W|^(1−α); inputs are divided and weights multiplied by
+s. The strength α is the value of STRENGTHS with the least error on calibration tokens. No scaling is tried too, so that
+no linear gets worse.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ LEAST, MOST = 1e-4, 1e4
 def smooth(
     tower: Tower, stage: Stage, statistics: dict[str, Statistics]
 ) -> tuple[dict[str, Floats], dict[str, Floats]]:
-    """Even out the inputs of W8A8 linears where they can be, and scale what lies in the KV cache as was done before.
+    """Smooths the inputs of W8A8 linears where a fold allows it; scales of a shared KV cache are reused.
 
-    Returns the tensors that this rewrites by name, and the scales of what lies in the cache. `statistics` become those
-    of the inputs as they then are.
+    Returns the rewritten tensors by name, and the scales of cached keys and values by the linear that produces them.
+    Updates `statistics` to the smoothed inputs.
     """
     tensors: dict[str, Floats] = {}
     scales: dict[str, Floats] = {}
@@ -59,20 +59,20 @@ def smooth(
 
 
 def _integer_scheme(tower: Tower, fold: Fold) -> Scheme | None:
-    """The scheme of the fold's linears where all of them multiply integers."""
+    """The scheme of the fold's linears if all of them have integer activations, else None."""
     schemes = [tower.scheme(name) for name in fold.linears]
     return schemes[0] if all(scheme and scheme.layout(1).integer for scheme in schemes) else None
 
 
 def _divide_rows(tensor: Floats, scale: Floats) -> Floats:
-    """A norm's gains, a bias, or the rows of a weight, divided by `scale`; what is beyond its end stays."""
+    """Divides a norm's gains, a bias, or the rows of a weight by `scale`; entries beyond its length stay."""
     divided = tensor.copy()
     divided[: len(scale)] /= scale if tensor.ndim == 1 else scale[:, None]
     return divided
 
 
 def best_scale(fold: Fold, weights: Mapping[str, Floats], statistics: Statistics, scheme: Scheme) -> Floats:
-    """By what to divide each output of the fold's source, [outputs]; ones where nothing helps."""
+    """The divisor of each output of the fold's source, [outputs]; ones if no scaling reduces the error."""
     mine = [weights[name] for name in fold.linears]
     candidates = [np.ones(int(fold.channels.max()) + 1, np.float32)]
     candidates += [_scale(fold, mine, statistics.largest, strength) for strength in STRENGTHS]
@@ -81,20 +81,20 @@ def best_scale(fold: Fold, weights: Mapping[str, Floats], statistics: Statistics
 
 
 def _scale(fold: Fold, weights: list[Floats], largest: Floats, strength: float) -> Floats:
-    """Channels that come from one output share the larger of their magnitudes; their mean logarithm is zero."""
+    """The scales of one strength: channels of one output share their largest magnitude; the mean logarithm is zero."""
     of_x, of_w = np.zeros((2, int(fold.channels.max()) + 1), np.float32)
     np.maximum.at(of_x, fold.channels, largest)
     for weight in weights:
         np.maximum.at(of_w, fold.channels, np.abs(weight).max(axis=0))
     used = (of_x > 0) & (of_w > 0)
     wanted = of_x[used] ** strength / of_w[used] ** (1 - strength)
-    # one where the linears see nothing: that is something else's, as queries and keys are before a projection
+    # 1 where no channel of the linears comes from an output, e.g. queries and keys before a projection
     scale = np.ones_like(of_x)
     scale[used] = np.clip(wanted / np.exp(np.log(wanted).mean()), LEAST, MOST)
     return scale
 
 
 def _loss(weights: list[Floats], statistics: Statistics, scale: Floats, scheme: Scheme) -> float:
-    """Noise over signal, summed over the linears, when their inputs are divided by `scale` [K]."""
+    """Noise-to-signal ratio, summed over the linears, with inputs divided by `scale` [K]."""
     scaled = statistics.divided(scale)
     return sum(relative_noise(weight * scale, scheme.quantize(weight * scale, scaled), scaled) for weight in weights)

@@ -1,4 +1,4 @@
-"""`Tower`: a stack of stages as calibration takes it, with its weights and what they are to become."""
+"""`Tower`: a stack of stages for calibration, with its weights and their schemes."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from .layer_session import open_session
 from .work_dir import Quantized
 
 MOST_OPEN = 4
-"""Sessions of a stage that are open at a time, and the next one."""
+"""Names for stage files: the sessions that can be open at a time, and the next one."""
 if TYPE_CHECKING:
     from qvl_runtime._onnxruntime.library import ort
 
 
 @dataclass(frozen=True)
 class Tower:
-    """What is quantized: its stages in order, how each is built, its weights, and the scheme of each linear.
+    """A tower to quantize: its stages in order, a function that builds each, its weights, and the scheme per linear.
 
-    `vision_weight` is what image tokens among others count in Hessians; `cache_scales` are those of the tower it shares
-    a KV cache with. `experts_per_token` of its experts are chosen for each; where it is 0, they are rounded to
-    nearest instead of by GPTQ. `per_tensor` allows all inputs of a linear one scale: where tokens always run together.
+    `vision_weight` is the weight of image tokens in Hessians; `cache_scales` come from the tower that shares its KV
+    cache. `experts_per_token` is the number of experts per token; if it is 0, experts are rounded to nearest instead of
+    by GPTQ. `per_tensor` allows one scale for all inputs of a linear, if the tokens of an image always run together.
     """
 
     name: str
@@ -48,21 +48,21 @@ class Tower:
     per_tensor: bool = False
 
     def tensor(self, name: str) -> Floats:
-        """A stored tensor in float32; linears are [N, K] whatever shape the checkpoint has them in."""
+        """Reads a stored tensor in float32; linears become [N, K] whatever their shape in the checkpoint."""
         stored = self.tensors[name]
         flat = np.concatenate([chunk.astype(np.float32) for chunk in stored.chunks()])
         return flat.reshape(stored.shape[0], -1) if len(stored.shape) > 1 else flat
 
     def sources(self, graph: Graph) -> dict[str, weights.Source]:
-        """Where the float weights of a graph are stored."""
+        """The sources of a graph's float weights."""
         return weights.float_sources(graph, self.tensors)
 
     def open(self, stage: Stage, quantized: Quantized, directory: Path) -> ort.InferenceSession:
-        """A stage in the engine that will run it."""
+        """Writes a stage and opens it in the runtime's engine."""
         return open_session(self.write(stage, quantized, directory))
 
     def write(self, stage: Stage, quantized: Quantized, directory: Path) -> Path:
-        """A stage with its weights as an export writes them; returns the file of its graph."""
+        """Writes a stage with its weights as an export does; returns the path of its graph."""
         graph = stage.graph
         sources: dict[str, weights.Source] = {
             **self.sources(graph),
@@ -76,9 +76,9 @@ class Tower:
 
 
 def _free(directory: Path) -> Path:
-    """A place for a graph whose weights no open session has mapped: they are removed first.
+    """A path for a graph whose weights no open session has mapped; old weights there are removed.
 
-    Windows removes nothing that is mapped: there the next name is taken.
+    Windows does not remove mapped files, so the next name is tried there.
     """
     refused: PermissionError | None = None
     for number in range(MOST_OPEN):

@@ -1,4 +1,4 @@
-"""What one tower's calibration has done so far, kept on disk: a killed run goes on, and memory holds one page."""
+"""The work directory of one tower's calibration: a killed run can resume, and memory holds one page at a time."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ Feeds = dict[str, npt.NDArray[Any]]
 
 
 class Sample(NamedTuple):
-    """One page: what the first stage of a tower takes as `hidden`, and what every stage is fed beside it."""
+    """One page: the `hidden` input of a stage, and the other inputs, which are the same for every stage."""
 
     hidden: Floats
     feeds: Feeds
 
 
 class LinearRecord(msgspec.Struct, frozen=True):
-    """What became of a linear: its form, or None where it stays float, and its signal-to-noise ratio in dB."""
+    """The result for a linear: its format (None if it stays float), its shape [N, K], and its SQNR in dB."""
 
     layout: Layout | None
     shape: tuple[int, int]
@@ -39,8 +39,8 @@ class LinearRecord(msgspec.Struct, frozen=True):
 
 
 class StageRecord(msgspec.Struct, frozen=True):
-    """The result of a stage: its linears, the shapes of float tensors that were rewritten, by what the outputs of
-    linears were divided that lie in the KV cache, and how many matrices of experts GPTQ had too few tokens for."""
+    """The result of a stage: its linears, the shapes of rewritten float tensors, the divisors of outputs that are
+    stored in the KV cache, and how many expert matrices had too few tokens for GPTQ."""
 
     linears: dict[str, LinearRecord]
     tensors: dict[str, list[int]]
@@ -50,9 +50,9 @@ class StageRecord(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class Quantized:
-    """A tower's quantized linears, the float tensors that differ from the checkpoint's.
+    """A tower's quantized linears, and the float tensors that differ from the checkpoint's.
 
-    `cache_scales` tell by what the outputs of linears were divided that lie in the KV cache.
+    `cache_scales` are the divisors of those linears' outputs that are stored in the KV cache.
     """
 
     linears: Mapping[str, SavedLinear] = field(default_factory=dict)
@@ -69,12 +69,13 @@ def _digest(key: Mapping[str, object]) -> str:
 
 
 class Work:
-    """A work directory; samples, hidden states between stages, and finished stages."""
+    """A work directory: samples, hidden states between stages, and results of finished stages."""
 
     def __init__(self, directory: Path, key: Mapping[str, object] | None = None) -> None:
-        """Go on in the part of `directory` that `key` names, or begin anew; without a key in `directory` itself.
+        """Resumes in the subdirectory of `directory` for `key`, or starts afresh; without a key, uses `directory`.
 
-        Other keys have other places: a job of a killed run, still at work on another machine, finds its own gone.
+        Each key has its own subdirectory: a job of a killed run with another key, still running on another machine,
+        finds its subdirectory gone.
         """
         self.directory = directory if key is None else directory / _digest(key)
         if key is not None and not self.directory.is_dir():
@@ -82,7 +83,7 @@ class Work:
             self.directory.mkdir(parents=True)
 
     def begin(self, samples: Iterable[Sample]) -> None:
-        """Keep the samples, unless an earlier run did."""
+        """Saves the samples, unless an earlier run did."""
         if (self.directory / "pages").is_file():
             return
         count = 0
@@ -97,18 +98,18 @@ class Work:
         return int((self.directory / "pages").read_text())
 
     def keep(self, stage: int, page: int, hidden: Floats) -> None:
-        """Keep what stage number `stage` takes of a page."""
+        """Saves the hidden states of a page that are the input of stage number `stage`."""
         with written(self._hidden(stage, page)) as file:
             np.save(file, hidden)
 
     def samples(self, stage: int, pages: Iterable[int] | None = None) -> Iterator[Sample]:
-        """What stage number `stage` takes, page by page, of some pages or of all."""
+        """Yields the inputs of stage number `stage`, page by page, for `pages` or for all."""
         for page in range(self.pages) if pages is None else pages:
             with np.load(self.directory / f"feeds.{page}.npz") as feeds:
                 yield Sample(np.load(self._hidden(stage, page)), dict(feeds))
 
     def finish(self, stage: int, record: StageRecord, outputs: Iterable[Floats]) -> None:
-        """Keep what the stage gave the next one if it is not kept yet, then its record, then forget what it took."""
+        """Saves the stage's `outputs` (those not saved yet), then its record, then removes its inputs."""
         for page, hidden in enumerate(outputs):
             self.keep(stage + 1, page, hidden)
         self._write(f"stage.{stage}.json", msgspec.json.encode(record))
@@ -116,17 +117,17 @@ class Work:
             self._hidden(stage, page).unlink(missing_ok=True)
 
     def record(self, stage: int) -> StageRecord | None:
-        """The result of a finished stage."""
+        """The result of a finished stage, or None."""
         path = self.directory / f"stage.{stage}.json"
         return msgspec.json.decode(path.read_bytes(), type=StageRecord) if path.is_file() else None
 
     def save(self, name: str, tensor: QTensor) -> None:
-        """Keep a quantized linear."""
+        """Saves a quantized linear."""
         rows, columns = tensor.codes.shape
         SavedLinear(name, self.directory / f"{name}.npz", tensor.layout, rows, columns).save(tensor)
 
     def save_tensor(self, name: str, values: Floats) -> None:
-        """Keep a float tensor that was rewritten."""
+        """Saves a rewritten float tensor."""
         self._write(f"{name}.bin", np.ascontiguousarray(values, np.float32).tobytes())
 
     def tensors(self, record: StageRecord) -> dict[str, StoredTensor]:
@@ -145,7 +146,7 @@ class Work:
         }
 
     def quantized(self, *records: StageRecord) -> Quantized:
-        """What stages came to."""
+        """Combines the results of several stages."""
         return Quantized(
             {name: linear for record in records for name, linear in self.linears(record).items()},
             {name: tensor for record in records for name, tensor in self.tensors(record).items()},

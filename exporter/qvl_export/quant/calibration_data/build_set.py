@@ -1,7 +1,7 @@
-"""`calib build`: a calibration set of one's own pages, to be looked through and used again.
+"""`calib build`: builds a calibration set from a user's own pages, for review and reuse.
 
-OUT_SET holds the images, `labels.jsonl` with a line a question, and `manifest.json` with the source and the sha256 of
-every file; the same sources give the same bytes. The same page asked the same is kept once.
+OUT_SET holds the images, `labels.jsonl` with one line per question, and `manifest.json` with the source and the sha256
+of every file. The same sources give the same bytes. A page with the same prompt is kept once.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from .selection import Record, select
 MANIFEST = "manifest.json"
 SET = Product("a calibration set", (LABELS, MANIFEST))
 KEPT = {b"\x89PNG\r\n": "png", b"\xff\xd8\xff": "jpg"}
-"""How files begin that are copied as they are, and their extensions."""
+"""First bytes of files that are copied unchanged, and their extensions."""
 LONGEST_STEM = 60
 
 
 @dataclass(frozen=True)
 class SetPlan:
-    """Up to `samples` pages (all of them where None) of `sources`, into the directory `out`."""
+    """Writes up to `samples` pages (None: all) of `sources` to the directory `out`."""
 
     sources: Sequence[str | Path]
     out: str | Path
@@ -48,7 +48,7 @@ class SetPlan:
 
 @dataclass(frozen=True)
 class BuiltSet:
-    """What was made; `sha256` is what a bundle calibrated on the whole set says of it."""
+    """The result of a build; `sha256` is the value in the manifest of a bundle calibrated on the whole set."""
 
     out: str
     pages: int
@@ -61,7 +61,7 @@ class BuiltSet:
 
 @dataclass
 class _Draft:
-    """A set while it is written: lines, where images come from, what was met twice."""
+    """A set while it is written: its lines, the sources of its images, and duplicates."""
 
     folder: Path
     report: Report
@@ -97,7 +97,7 @@ class _Draft:
         self.report(why)
 
     def _keep(self, question: Question, digest: str, extension: str, content: bytes) -> None:
-        """Write the image under a number that keeps the order and a name that tells the source."""
+        """Writes the image; its file name holds a number that keeps the order and the name of the source."""
         origin = question.origin
         page = f"_{origin.page:03d}" if origin.page else ""
         name = f"{len(self.images) + 1:04d}_{Path(origin.name).stem[:LONGEST_STEM]}{page}.{extension}"
@@ -112,10 +112,10 @@ class _Draft:
 
 
 def build(plan: SetPlan, report: Report) -> BuiltSet:
-    """Make the set; `report` is told of pages left out or met twice, and now and then how far it is.
+    """Builds the set; reports pages left out, duplicates and progress to `report`.
 
-    Raises OutputError when it cannot be written to `out`, ExportError and MediaError for sources that cannot be used.
-    Nothing is left behind then.
+    Raises OutputError if it cannot be written to `out`, ExportError and MediaError for sources that cannot be used.
+    Nothing is left behind on an error.
     """
     out = Path(plan.out)
     with writing(out, plan.force, SET) as folder:
@@ -141,8 +141,8 @@ def build(plan: SetPlan, report: Report) -> BuiltSet:
 
 
 def _encoded(question: Question) -> tuple[str, bytes]:
-    """Extension and bytes of a page's image: those of its file where it is a PNG or JPEG, else a PNG."""
-    image = load_image(question.image)  # what is damaged is not copied
+    """Extension and bytes of a page's image: the file's own if it is a PNG or JPEG, else a PNG."""
+    image = load_image(question.image)  # raises for damaged images, so that none is copied
     if question.origin.page is None:
         content = question.origin.file.read_bytes()
         for beginning, extension in KEPT.items():
@@ -154,7 +154,7 @@ def _encoded(question: Question) -> tuple[str, bytes]:
 
 
 def _lean(image: Image.Image) -> Image.Image:
-    """An RGB image, in one channel where that loses nothing."""
+    """Returns an RGB image as one channel if that loses nothing."""
     red, green, blue = image.split()
     return red if red.tobytes() == green.tobytes() == blue.tobytes() else image
 
@@ -165,12 +165,12 @@ def _write_labels(draft: _Draft) -> None:
 
 
 def _write_manifest(draft: _Draft, plan: SetPlan) -> None:
-    """As `calib_data`'s: arguments, the versions on which bytes depend, sources, sha256 of every file."""
+    """Writes the manifest in the form of `calib_data`: arguments, versions that affect the bytes, sources, sha256."""
     files = sorted(path for path in draft.folder.iterdir())
     content = {
         "producer": f"qvl-export {__version__}",
         "arguments": {"samples": plan.samples, "dpi": plan.dpi},
-        **versions(("pillow", "pypdfium2")),  # pictures need no pypdfium2
+        **versions(("pillow", "pypdfium2")),  # pypdfium2 is not needed for images
         "source": draft.sources,
         "sha256": {path.name: sha256(path) for path in files},
     }

@@ -1,4 +1,4 @@
-"""Calibration sets: a directory of images, and `labels.jsonl` with what is asked of them."""
+"""Calibration sets: a directory of images, and `labels.jsonl` with prompts and answers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LABELS = "labels.jsonl"
 
 
 class Label(msgspec.Struct, kw_only=True):
-    """A line of `labels.jsonl`; `answers` is an empty list where nobody knows the answer."""
+    """A line of `labels.jsonl`; `answers` is an empty list if the answer is unknown."""
 
     image: str
     prompt: str
@@ -31,7 +31,7 @@ class Label(msgspec.Struct, kw_only=True):
 
 
 def read_labels(directory: Path) -> list[Label]:
-    """The lines of a set; raises ExportError naming file and line for anything malformed."""
+    """Reads the lines of a set; raises ExportError with file and line if one is malformed."""
     path = directory / LABELS
     labels = [
         _label(line if number > 1 else line.removeprefix(codecs.BOM_UTF8), f"{path}:{number}", directory)
@@ -56,7 +56,7 @@ def _label(line: bytes, where: str, directory: Path) -> Label:
 
 @dataclass(frozen=True)
 class LabelledSet:
-    """A set as a source of questions: one a line."""
+    """A set as a source of questions, one per line."""
 
     name: str
     directory: Path

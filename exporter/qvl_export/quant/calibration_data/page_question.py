@@ -1,4 +1,4 @@
-"""A question about a page: what calibration sources give, whatever they are."""
+"""A question about a page: the common output of all calibration sources."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from ...common.progress import Report
 
 
 def shown(name: str) -> str:
-    """A file's name as text, whatever bytes it is made of."""
+    """Returns a file's name as valid text; bytes that are not UTF-8 are replaced."""
     return os.fsencode(name).decode("utf-8", "replace")
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a page comes from: a file with its hash, and in a file of several pages its number, from one.
+    """The source of a page: a file, its hash, and the page number from one if the file has several pages.
 
-    `name` is the file's path below its source, the source's own name first; it says nothing of the machine.
+    `name` is the file's path relative to its source, prefixed by the source's name; it names no machine path.
     """
 
     file: Path
@@ -37,7 +37,7 @@ class Origin:
 
 @dataclass(frozen=True)
 class Question:
-    """One question about one page; `answers` is empty where nobody knows the answer."""
+    """One question about one page; `answers` is empty if the answer is unknown."""
 
     origin: Origin
     image: Path | Image.Image
@@ -48,18 +48,18 @@ class Question:
 
     @property
     def answer(self) -> str:
-        """The text that is calibrated on after the prompt."""
+        """The text that follows the prompt in calibration."""
         return self.answers[0] if self.answers else ""
 
     @property
     def digest(self) -> str:
-        """The hash of all that calibration sees of it: the file, the page in it, the prompt, the answer."""
+        """Hash of everything that calibration uses: the file's hash, the page number, the prompt, the answer."""
         seen = (self.origin.sha256, str(self.origin.page or ""), self.prompt, self.answer)
         return hashlib.sha256("\0".join(seen).encode()).hexdigest()
 
 
 class Source(Protocol):
-    """What one `--calib` names; `len` is the number of questions it has to give."""
+    """The pages that one `--calib` names; `len` is the number of its questions."""
 
     @property
     def name(self) -> str: ...
@@ -67,4 +67,4 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def questions(self, chosen: Sequence[int], leave_out: Report, dpi: int) -> Iterator[Question]:
-        """The chosen questions, PDF pages drawn at `dpi`; `leave_out` is told of pages with nothing on."""
+        """Yields the chosen questions, PDF pages rendered at `dpi`; reports blank pages to `leave_out`."""

@@ -1,4 +1,4 @@
-"""Calibration samples: questions about pages, as the first stage of each tower sees them."""
+"""Calibration samples: questions about pages as inputs of each tower's first stage."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ from .selection import Pages
 
 
 class Encoder(Protocol):
-    """A vision tower, or what it gave the images before, one after another."""
+    """A vision tower, or its stored outputs for the images, in order."""
 
     def encode(self, pixel_values: npt.NDArray[np.float32], grid: Grid) -> npt.NDArray[np.float32]:
-        """Image features and those of D DeepStack layers [1 + D, tokens, H]."""
+        """Returns the image features and the features of D DeepStack layers, [1 + D, tokens, H]."""
 
 
 def places(prompt: Prompt) -> npt.NDArray[np.int64]:
-    """Where the prompt's image tokens are, [N]."""
+    """Positions of the prompt's image tokens, [N]."""
     return np.concatenate([np.arange(placed.span.start, placed.span.end) for placed in prompt.placed])
 
 
 def llm_feeds(manifest: Manifest, prompt: Prompt, deepstack: npt.NDArray[np.float32], answer: int = 0) -> Feeds:
-    """What decoder stages take beside hidden states: positions, an empty cache, and `deepstack` features [D, N, H].
+    """Inputs of decoder stages beside hidden states: positions, an empty cache, and `deepstack` features [D, N, H].
 
-    The head takes the positions whose next tokens are the last `answer` ones, or the last position.
+    The head takes the positions that predict the last `answer` tokens, or the last position if `answer` is 0.
     """
     count, llm, image = len(prompt.ids), manifest.llm, places(prompt)
     empty = np.zeros((1, llm.num_key_value_heads, count, llm.head_dim), np.float32)
@@ -60,7 +60,7 @@ def llm_feeds(manifest: Manifest, prompt: Prompt, deepstack: npt.NDArray[np.floa
 
 @dataclass(frozen=True)
 class Sampler:
-    """Questions about pages as prompts, made with the tokenizer and the template that ship."""
+    """Builds prompts from questions about pages, with the bundle's tokenizer and template."""
 
     pages: Pages
     report: Report
@@ -69,37 +69,37 @@ class Sampler:
     tokenizer: Tokenizer
 
     def images(self) -> Iterator[Patches]:
-        """The images of all prompts, as they are encoded for `tokens`."""
+        """Yields the images of all prompts, in the order in which `tokens` encodes them."""
         for prompt, _ in self._prompts():
             yield from (placed.patches(self.manifest.image) for placed in prompt.placed)
 
     def patches(self) -> Iterator[Sample]:
-        """Samples of the vision tower, `hidden` [1, patches, patch_dim]."""
+        """Yields samples of the vision tower, `hidden` [1, patches, patch_dim]."""
         for image in self.images():
             yield Sample(image.pixel_values, vision_feeds(self.manifest.image, image.grid))
 
     def tokens(self, vision: Encoder, embeddings: Tensor) -> Iterator[Sample]:
-        """Samples of the language model, `hidden` [1, S, H], all tokens at once and nothing cached."""
+        """Yields samples of the language model, `hidden` [1, S, H]: all tokens at once, with an empty cache."""
         for prompt, answer in self._prompts():
             features = np.concatenate([self._encode_placed(placed, vision) for placed in prompt.placed], axis=1)
             hidden = self._embed(prompt, features[0], embeddings)
             yield Sample(hidden, llm_feeds(self.manifest, prompt, features[1:], answer))
 
     def _prompts(self) -> Iterator[tuple[Prompt, int]]:
-        """Page, prompt and answer of every question, and the answer's tokens.
+        """Yields the prompt of every question with its answer appended, and the answer's number of tokens.
 
-        Raises ExportError naming the page that cannot be used.
+        Raises ExportError with the page that cannot be used.
         """
-        for question in self.pages.questions(self.report, leave_out=lambda _: None):  # told when they were counted
+        for question in self.pages.questions(self.report, leave_out=lambda _: None):  # reported when pages were counted
             try:
-                with warnings.catch_warnings():  # what does not fit is scaled down, as the runtime will do and say
+                with warnings.catch_warnings():  # large images are scaled down; the runtime does so too, and warns
                     warnings.simplefilter("ignore", ScaledImageWarning)
                     yield self._prompt(question)
             except QvlError as error:
                 raise ExportError(f"cannot calibrate with it: {error}", where=question.origin) from error
 
     def _prompt(self, question: Question) -> tuple[Prompt, int]:
-        """The page, the prompt, and of the answer what half of the maximum length holds."""
+        """Page, prompt and answer, which is cut to half of the maximum length; and the answer's number of tokens."""
         parts = [{"type": "image", "image": question.image}, {"type": "text", "text": question.prompt}]
         answer = np.array(self._encode(question.answer)[: self.manifest.llm.max_length // 2], dtype=np.int64)
         messages = [{"role": "user", "content": parts}]
@@ -110,14 +110,14 @@ class Sampler:
         return list(self.tokenizer.encode(text, add_special_tokens=False).ids)
 
     def _embed(self, prompt: Prompt, features: npt.NDArray[np.float32], embeddings: Tensor) -> npt.NDArray[np.float32]:
-        """Rows of the embedding table with image features [N, H] spliced in, [1, S, H]."""
+        """Returns the prompt's embeddings [1, S, H], with image features [N, H] at the image tokens."""
         unique, rows = np.unique(prompt.ids, return_inverse=True)
         hidden = embeddings.rows(unique.tolist()).astype(np.float32)[rows]
         hidden[places(prompt)] = features
         return np.asarray(hidden[None], np.float32)
 
     def _encode_placed(self, placed: Placed, vision: Encoder) -> npt.NDArray[np.float32]:
-        """Image features and those of DeepStack, [1 + D, tokens, H]."""
+        """Returns the features of one placed image and its DeepStack features, [1 + D, tokens, H]."""
         patches = placed.patches(self.manifest.image)
         features = vision.encode(patches.pixel_values, patches.grid)
         return features[:, placed.first_row : placed.first_row + placed.span.tokens]

@@ -1,6 +1,6 @@
-"""The pages to calibrate on, chosen evenly from calibration sets, images, PDFs and directories of them.
+"""Selects the pages to calibrate on, evenly from calibration sets, images, PDFs and directories of them.
 
-Choosing reads headers and labels only, so that what is missing, damaged or encrypted is told before any graph is built.
+Selection reads headers and labels only, so that missing, damaged or encrypted files fail before any graph is built.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ REPORT_SECONDS = 10
 
 @dataclass(frozen=True)
 class Pages:
-    """Questions chosen from `sources`, as indices into each."""
+    """Questions chosen from `sources`; `chosen` holds the indices per source."""
 
     sources: tuple[Source, ...]
     chosen: tuple[Sequence[int], ...]
@@ -43,11 +43,11 @@ class Pages:
         return [source.name for source in self.sources]
 
     def questions(self, report: Report, dpi: int = PDF_DPI, leave_out: Report | None = None) -> Iterator[Question]:
-        """One after another, one page in memory at a time; `report` is told now and then how far.
+        """Yields the questions with one page in memory at a time; reports progress to `report`.
 
-        `leave_out` (`report` by default) is told of blank pages.
+        Reports blank pages to `leave_out` (default: `report`).
 
-        Raises ExportError and MediaError naming the file and page that cannot be read, and where all are blank.
+        Raises ExportError and MediaError with the file and page that cannot be read, ExportError if all are blank.
         """
         began = told = time.monotonic()
         found = 0
@@ -64,7 +64,7 @@ class Pages:
 
 @dataclass
 class Record:
-    """Keeps account of the questions that were used."""
+    """Records the questions that were used."""
 
     names: Sequence[str]
     origins: set[Origin] = field(default_factory=set)
@@ -75,15 +75,15 @@ class Record:
         self.digests.append(question.digest)
 
     def calibration(self) -> Calibration:
-        """What the manifest says of them."""
+        """The manifest's entry for the recorded questions."""
         whole = hashlib.sha256("\n".join(self.digests).encode()).hexdigest()
         return Calibration(sources=list(self.names), pages=len(self.origins), sha256=whole)
 
 
 def select(paths: str | Path | Sequence[str | Path] = (), limit: int | None = None) -> Pages:
-    """Up to `limit` questions, as even over the sources and within each as they allow; of the built-in set by default.
+    """Selects up to `limit` questions, spread evenly over the sources and within each (default: the built-in set).
 
-    Raises ExportError and MediaError for a source that does not exist, has no pages, is damaged or malformed.
+    Raises ExportError and MediaError if a source does not exist, has no pages, or is damaged or malformed.
     """
     given = [paths] if isinstance(paths, str | Path) else paths
     sources = tuple(_source(Path(path)) for path in given) or (_labelled(built_in(), BUILT_IN),)
@@ -93,7 +93,7 @@ def select(paths: str | Path | Sequence[str | Path] = (), limit: int | None = No
 
 
 def share(counts: Sequence[int], limit: int) -> list[int]:
-    """How many of `limit` to take of each; what a small source cannot give, the larger ones do."""
+    """Divides `limit` over sources of the given sizes; larger sources make up for small ones."""
     taken = [0] * len(counts)
     order = sorted(range(len(counts)), key=lambda index: counts[index])
     for rank, index in enumerate(order):
@@ -102,12 +102,12 @@ def share(counts: Sequence[int], limit: int) -> list[int]:
 
 
 def evenly(count: int, wanted: int) -> list[int]:
-    """Indices below `count`, the first and the last among them."""
+    """Returns up to `wanted` evenly spaced indices below `count`, including the first and the last."""
     return [int(index) for index in np.unique(np.linspace(0, count - 1, min(wanted, count)).round())]
 
 
 def built_in() -> Path:
-    """The set that comes with the package: in an installation inside it, in a checkout where it is made."""
+    """The built-in set's directory: inside an installed package, or in a checkout where the set is built."""
     for directory in (_INSTALLED, _CHECKOUT):
         if (directory / LABELS).is_file():
             return directory

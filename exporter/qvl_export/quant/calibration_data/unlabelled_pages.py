@@ -1,6 +1,6 @@
-"""Plain pages, images and PDFs without labels, as a source of questions: read the text.
+"""Images and PDFs without labels as a source of questions that ask to read the text.
 
-The answer is a PDF's text layer. Of a picture nobody knows it, and calibration sees the page and the prompt alone.
+The answer is a PDF's text layer. An image has no known answer; calibration uses the page and the prompt alone.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ PDF = ".pdf"
 READ = {"en": "Read all the text in the image.", "zh": "请识别出图中所有的文字。"}
 """The models' own prompts for reading a page."""
 LEAST_CHINESE = 0.2
-"""Share of ideographs from which a page is asked in Chinese: manuals and forms are half Latin."""
+"""Share of ideographs from which the prompt is Chinese; low because manuals and forms are half Latin."""
 MOST_STRANGE = 0.05
-"""Share of characters that are none; more of them, and the font's table of characters is broken or missing."""
+"""Largest share of unprintable characters; above it the font's character map is broken or missing."""
 BLANK_CONTRAST = 8
-"""Levels of 256 between the darkest and the lightest pixel of a page with nothing on it."""
+"""Largest difference, in levels of 256 per channel, between the darkest and lightest pixels of a blank page."""
 LINE_HYPHEN = "\ufffe"
-"""What pdfium returns for a hyphen at the end of a line, the line break swallowed."""
+"""The character that pdfium returns for a hyphen at the end of a line, in place of hyphen and line break."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """A page of a file, counted from zero; `several` where the file has more than one or is a PDF."""
+    """A page of a file, counted from zero; `several` is set if the file has several pages or is a PDF."""
 
     file: Path
     index: int
@@ -47,9 +47,9 @@ class Place:
 
 
 def find(path: Path) -> list[Place]:
-    """The pages of a file, or of all images and PDFs below a directory, but for hidden ones and calibration sets.
+    """Finds the pages of a file, or of all images and PDFs below a directory except hidden files and calibration sets.
 
-    Raises ExportError for a directory without any, MediaError for a file that is damaged, encrypted or empty.
+    Raises ExportError if there are no pages, MediaError for a file that is damaged, encrypted or empty.
     """
     files = _files(path) if path.is_dir() else [path]
     if not files:
@@ -84,7 +84,7 @@ def _is_pdf(file: Path) -> bool:
 
 @dataclass(frozen=True)
 class PlainPages:
-    """Pages of files below `root`, or of that one file."""
+    """Pages of the files below `root`, or of `root` itself if it is a file."""
 
     name: str
     root: Path
@@ -94,7 +94,7 @@ class PlainPages:
         return len(self.places)
 
     def questions(self, chosen: Sequence[int], leave_out: Report, dpi: int) -> Iterator[Question]:
-        """File by file, so that each is opened once."""
+        """Yields the chosen questions file by file, so that each file is opened once."""
         for file, places in groupby((self.places[index] for index in chosen), key=lambda place: place.file):
             origin = Origin(file, shown(Path(self.name, file.relative_to(self.root)).as_posix()), sha256(file))
             read = _pdf_pages if _is_pdf(file) else _image_pages
@@ -120,12 +120,12 @@ def _image_pages(file: Path, places: Sequence[Place], dpi: int) -> Iterator[tupl
 
 
 def is_blank(image: Image.Image) -> bool:
-    """Whether an RGB page is one colour all over."""
+    """Whether all pixels of an RGB page have about the same color."""
     return bool((np.ptp(np.asarray(image), axis=(0, 1)) <= BLANK_CONTRAST).all())
 
 
 def printed(layer: str) -> str:
-    """A text layer as one would write it down, a line a line; empty where most of it is no text."""
+    """Returns a text layer in NFC with normalized spaces; empty if too many characters are unprintable."""
     lines = unicodedata.normalize("NFC", layer.replace(LINE_HYPHEN, "-\n")).splitlines()
     text = "\n".join(line for line in (" ".join(line.split()) for line in lines) if line)
     strange = sum(char == "\ufffd" or not (char.isprintable() or char == "\n") for char in text)
@@ -133,6 +133,6 @@ def printed(layer: str) -> str:
 
 
 def language(text: str) -> str:
-    """The language to ask in: "zh" where enough of the text is ideographs."""
+    """The language of the prompt: "zh" if enough of the text is ideographs, else "en"."""
     ideographs = sum("一" <= char <= "鿿" for char in text)
     return "zh" if text and ideographs >= LEAST_CHINESE * len(text) else "en"

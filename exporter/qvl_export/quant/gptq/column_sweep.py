@@ -1,4 +1,4 @@
-"""Columns that are decided one after another, each decision felt by all columns after it (torch)."""
+"""Quantizes columns one after another and propagates each column's error to all later columns (torch)."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Callable
 from torch import Tensor, empty_like
 
 COLUMNS_AT_ONCE = 128
-"""Columns whose decisions reach those after them in one product."""
+"""Columns per block; a block's errors are propagated to all later columns in one product."""
 
 
 def one_by_one(values: Tensor, influence: Tensor, decide: Callable[[int, Tensor], Tensor]) -> None:
-    """Call `decide(k, values[k])` for all k in order; what it returns [N] times influence[k, j] is taken off values[j].
+    """Calls e = `decide(k, values[k])` for all k in order, and subtracts influence[k, j] · e [N] from values[j], j > k.
 
-    `values` [K, N] has a row for each column of a weight, so that what is worked on lies together; it is used up.
-    `influence` is [K, K], of which only what lies above the diagonal counts.
+    `values` [K, N] has one row per column of a weight, so that a column is contiguous in memory; it is overwritten.
+    `influence` is [K, K]; only the part above the diagonal is used.
     """
     columns = len(values)
     for first in range(0, columns, COLUMNS_AT_ONCE):

@@ -1,7 +1,7 @@
-"""Σ xᵀ diag(counts) x of the tokens x [T, K] of many pages, as its blocks of rows from the diagonal on.
+"""Σ xᵀ diag(counts) x over the tokens x [T, K] of many pages, stored as blocks of rows from the diagonal on.
 
-It is symmetric: these are half the memory and half the work. A block is multiplied by one thread, however many there
-are, so that a sum has the same bits on any number of cores.
+The matrix is symmetric, so this takes half the memory and half the work. Each block is multiplied by a single thread,
+so that a sum has the same bits on any number of cores.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.float32]
 ROWS = 256
-"""Of a block; at 8,960 columns 35 blocks are enough for as many cores."""
+"""Rows per block; 8,960 columns give 35 blocks, enough for as many cores."""
 
 
 def zeros(size: int) -> Floats:
-    """An empty sum over tokens of `size` channels: its blocks one after another, flat, in one piece of memory."""
+    """Returns a zero sum for `size` channels: all blocks one after another in one flat array."""
     return np.zeros(sum(rows * (size - first) for first, rows in _places(size)), np.float32)
 
 
 def add(total: Floats, x: Floats, counts: Floats | None = None) -> None:
-    """Add the tokens of a page [T, K], each counting 1 or its part of `counts` [T], in place."""
-    import torch  # adds a product to what is there; NumPy would need room for it first
+    """Adds the tokens x [T, K] of a page in place, weighted by `counts` [T] (default: 1 each)."""
+    import torch  # adds a product in place; NumPy would allocate the product first
 
     left = torch.from_numpy(np.asarray(x, np.float32))
     right = left if counts is None else left * torch.from_numpy(counts)[:, None]
@@ -40,9 +40,9 @@ def add(total: Floats, x: Floats, counts: Floats | None = None) -> None:
 
 @contextlib.contextmanager
 def _one_thread_each() -> Iterator[ThreadPoolExecutor]:
-    """As many threads as PyTorch has, each of which multiplies alone.
+    """Yields a pool with as many threads as PyTorch uses; each multiplies on its own, single-threaded.
 
-    OpenMP keeps the number for every thread that sets it: what this one says does not hold in others.
+    OpenMP keeps the number of threads per calling thread, so every thread of the pool sets it to 1.
     """
     import torch
 
@@ -56,7 +56,7 @@ def _one_thread_each() -> Iterator[ThreadPoolExecutor]:
 
 
 def whole(total: Floats, size: int) -> Floats:
-    """The matrix [K, K] of a sum over tokens of `size` channels."""
+    """Returns the full matrix [K, K] of a sum over `size` channels."""
     found = np.empty((size, size), np.float32)
     for first, block in _blocks(total, size):
         found[first:, first : first + len(block)] = block.T
@@ -65,12 +65,12 @@ def whole(total: Floats, size: int) -> Floats:
 
 
 def _places(size: int) -> list[tuple[int, int]]:
-    """The first row of each block, and how many it has."""
+    """The first row of each block and its number of rows."""
     return [(first, min(ROWS, size - first)) for first in range(0, size, ROWS)]
 
 
 def _blocks(total: Floats, size: int) -> Iterator[tuple[int, Floats]]:
-    """The first row of each block and the block [rows, K − first]."""
+    """Yields the first row of each block, and the block as a view [rows, K − first]."""
     start = 0
     for first, rows in _places(size):
         end = start + rows * (size - first)

@@ -1,8 +1,8 @@
-"""Scales and codes of a quantized weight moved to a lower output error, the ones for the others and in turns.
+"""Refines GPTQ's result by alternately re-fitting scales (least squares) and codes (coordinate descent).
 
-GPTQ decides every column once and never comes back to it, under scales that were chosen before. The scales that suit
-its codes best have a closed form (least squares); then codes are gone through once more, each to the best under all
-others as they now are (cyclic coordinate descent: Behdin et al., QuantEase, arXiv 2309.01885).
+GPTQ quantizes each column once, with scales that were chosen before. The best scales for its codes have a closed form
+(least squares). Each code is then set to its best value with all others fixed (cyclic coordinate descent: Behdin et
+al., QuantEase, arXiv 2309.01885).
 """
 
 from __future__ import annotations
@@ -17,27 +17,28 @@ from .column_sweep import one_by_one
 from .scale_search import Grid, blocked, half, spread
 
 ROUNDS = 1
-"""A second one takes another 1 % of the error away, on pages it was not calibrated on as well."""
+"""A second round reduces the error by another 1 %, on pages outside the calibration set too."""
 WEIGHTS_AT_ONCE = 1 << 24
-"""Weights whose rows are refined together, and numbers in the equations of rows whose scales are found together."""
+"""Limit of rows refined together, in weights; and of rows whose scales are solved together, in matrix elements."""
 HOLD = 1e-6
-"""How much scales are held to what they were, of their equations' mean diagonal: those of blocks of zeros stay."""
+"""Strength of the pull towards the old scales, relative to the equations' mean diagonal; it keeps the scales of
+blocks of zeros unchanged."""
 
 
 def mean_diagonal(hessian: Tensor) -> float:
-    """How loud inputs are; 1 where none ever fires."""
+    """The mean of the diagonal, i.e. the mean energy of the inputs; 1 if all inputs are zero."""
     return float(hessian.diagonal().double().mean()) or 1.0
 
 
 class Objective(NamedTuple):
-    """What an error in a row's weights d [K] costs: d (H + damp · I) dᵀ, hessian [K, K]."""
+    """The cost of an error d [K] in a row of weights: d (H + damp · I) dᵀ, with the hessian H [K, K]."""
 
     hessian: Tensor
     damp: float
 
     @classmethod
     def of(cls, hessian: Tensor, damp: float) -> Objective:
-        """With a mean diagonal of one, so that inputs of any loudness stay within float32's range."""
+        """Normalizes the mean diagonal to one, so that inputs of any magnitude stay within float32's range."""
         mean = mean_diagonal(hessian)
         return cls(hessian / mean, damp / mean)
 
@@ -46,16 +47,16 @@ class Objective(NamedTuple):
         return torch.addmm(rows, rows, self.hessian, beta=self.damp)
 
     def cost(self, difference: Tensor) -> Tensor:
-        """Of every row of `difference` [N, K], in float64: [N]."""
+        """The cost of each row of `difference` [N, K], summed in float64: [N]."""
         return (self.times(difference) * difference).sum(1, dtype=torch.float64)
 
 
 def refine(
     weight: Tensor, codes: Tensor, grid: Grid, objective: Objective, layout: Layout, rounds: int = ROUNDS
 ) -> tuple[Tensor, Grid]:
-    """Codes [N, K] and scales of weight [N, K] that cost less than `codes`, float32 of whole numbers, under `grid`.
+    """Returns codes [N, K] and a grid that cost less for weight [N, K] than `codes` (integers in float32) with `grid`.
 
-    Zero points stay. In every round a row changes only where its cost falls; rows do not depend on each other.
+    Zero points stay. In each round a row changes only if its cost falls; rows are independent of each other.
     """
     rows = max(1, WEIGHTS_AT_ONCE // weight.shape[1])
     parts = zip(*(torch.split(tensor, rows) for tensor in (weight, codes, grid.scale, grid.zero)), strict=True)
@@ -66,7 +67,7 @@ def refine(
 def _refine_rows(
     weight: Tensor, codes: Tensor, grid: Grid, objective: Objective, layout: Layout, rounds: int
 ) -> tuple[Tensor, Tensor]:
-    """Codes and scales of some rows."""
+    """Refines some rows; returns their codes and scales."""
     columns = weight.shape[1]
     zero = spread(grid.zero, layout, columns)
     best, scale = codes - zero, grid.scale
@@ -82,9 +83,9 @@ def _refine_rows(
 
 
 def fit_scales(weight: Tensor, steps: Tensor, scale: Tensor, objective: Objective, layout: Layout) -> Tensor:
-    """Scales [N, blocks] under which `steps` [N, K], codes less zero points, cost least for weight [N, K], as float16.
+    """Returns the scales [N, blocks] of least cost for weight [N, K] and `steps` [N, K], codes minus zero points.
 
-    `scale` [N, blocks] are those they had.
+    The result is rounded to float16. `scale` [N, blocks] holds the old scales.
     """
     rows = max(1, WEIGHTS_AT_ONCE // scale.shape[1] ** 2)
     parts = zip(torch.split(weight, rows), torch.split(steps, rows), torch.split(scale, rows), strict=True)
@@ -93,7 +94,7 @@ def fit_scales(weight: Tensor, steps: Tensor, scale: Tensor, objective: Objectiv
 
 
 def _least_squares(weight: Tensor, steps: Tensor, scale: Tensor, objective: Objective, layout: Layout) -> Tensor:
-    """Of every row: the scales s that solve BᵀH B s = BᵀH w, where column b of B holds the steps of block b."""
+    """Solves BᵀH B s = BᵀH w for the scales s of each row; column b of B holds the steps of block b."""
     columns, blocks = steps.shape[1], scale.shape[1]
     matrix = torch.zeros(len(steps), blocks, blocks)
     for number, first in enumerate(range(0, columns, layout.block)):
@@ -106,17 +107,17 @@ def _least_squares(weight: Tensor, steps: Tensor, scale: Tensor, objective: Obje
     diagonal = matrix.diagonal(dim1=1, dim2=2)
     held = HOLD * diagonal.mean(1, keepdim=True) + torch.finfo(torch.float32).tiny
     diagonal += held
-    lower, _ = torch.linalg.cholesky_ex(matrix)  # where a row has none, what comes out costs more and is not taken
+    lower, _ = torch.linalg.cholesky_ex(matrix)  # if it fails for a row, the result costs more and is rejected
     return torch.cholesky_solve((wanted + held * scale)[..., None], lower)[..., 0]
 
 
 def descend(weight: Tensor, steps: Tensor, grid: Grid, objective: Objective, layout: Layout) -> Tensor:
-    """`steps` [N, K] gone through column by column, each the best for weight [N, K] while all others stay."""
+    """One pass of coordinate descent: sets each column of `steps` [N, K] to its best value with all others fixed."""
     columns = steps.shape[1]
     step, lowest = (spread(part, layout, columns).T.contiguous() for part in (grid.scale, -grid.zero))
     highest = lowest + (1 << layout.bits) - 1
     curvature = objective.hessian.diagonal() + objective.damp
-    curvature = torch.where(curvature == 0, 1.0, curvature)  # of columns that never fire
+    curvature = torch.where(curvature == 0, 1.0, curvature)  # columns whose inputs are always zero
     slope = objective.times(weight - steps * step.T).T.contiguous()
     moved = steps.T.contiguous()
 

@@ -1,4 +1,4 @@
-"""Scales and zero points of blocks, searched on a grid of clipped ranges (torch)."""
+"""Searches scales and zero points of blocks over clipped ranges (torch)."""
 
 from __future__ import annotations
 
@@ -11,40 +11,40 @@ from ...qtensor import Layout
 
 SHRINKS = 32
 LEAST_SHRINK = 0.6
-"""The narrowest range tried, as a part of the largest magnitude."""
+"""The narrowest range tried, as a fraction of the full range."""
 AT_ONCE = 1 << 17
-"""Weights searched together: what fits into a core's cache, with room for as many results."""
+"""Weights searched together: as many as fit in a core's cache beside as many results."""
 
 
 class Grid(NamedTuple):
-    """`scale` and `zero` of every block, [N, blocks]; scales are float16 values held in float32."""
+    """`scale` and `zero` of every block, [N, blocks]; scales are float16 values stored as float32."""
 
     scale: Tensor
     zero: Tensor
 
 
 def quantize(weight: Tensor, scale: Tensor, zero: Tensor, layout: Layout) -> Tensor:
-    """Codes of `weight` under broadcastable scales and zeros, as floats in [0, 2^bits)."""
+    """Returns the codes of `weight` with broadcastable scales and zeros, as floats in [0, 2^bits)."""
     return torch.clamp(torch.round(weight / scale) + zero, 0, (1 << layout.bits) - 1)
 
 
 def blocked(weight: Tensor, layout: Layout) -> Tensor:
-    """[N, K] → [N, blocks, block]; a partial last block is filled with zeros, which cost nothing to represent."""
+    """[N, K] → [N, blocks, block]; a partial last block is padded with zeros, which have no quantization error."""
     rows, columns = weight.shape
     padding = layout.blocks(columns) * layout.block - columns
     return torch.nn.functional.pad(weight, (0, padding)).view(rows, -1, layout.block)
 
 
 def spread(part: Tensor, layout: Layout, columns: int) -> Tensor:
-    """What blocks [N, blocks] have, for every one of their `columns`: [N, K]."""
+    """Repeats the values of blocks [N, blocks] for each of their `columns`: [N, K]."""
     return part.repeat_interleave(layout.block, dim=1)[:, :columns]
 
 
 def search(weight: Tensor, importance: Tensor | None, layout: Layout) -> Grid:
-    """The range of each block that loses least: Σ importance[k] · (weight − dequantized)², over SHRINKS ranges.
+    """Finds the range of each block with the least loss Σ importance[k] · (weight − dequantized)² of SHRINKS ranges.
 
-    `importance` [K] is what an error in a column costs, one where None. The unclipped range is among those tried, so
-    the result never loses more than round-to-nearest.
+    `importance` [K] is the cost of an error in each column (None: 1). The unclipped range is one of them, so the loss
+    is never above that of round-to-nearest.
     """
     rows = max(1, AT_ONCE // weight.shape[1])
     weigh = None if importance is None else blocked(importance[None], layout).permute(2, 0, 1).contiguous()
@@ -56,7 +56,7 @@ def search(weight: Tensor, importance: Tensor | None, layout: Layout) -> Grid:
 
 
 def _search(blocks: Tensor, weigh: Tensor | None, layout: Layout) -> Grid:
-    """The same for `blocks` [block, rows, blocks]: the weights of a scale lie apart, so operations run over scales."""
+    """`search` on `blocks` [block, rows, blocks], laid out so that inner loops run over scales."""
     shrinks = torch.linspace(1.0, LEAST_SHRINK, SHRINKS)[:, None, None]
     scales, zeros = _candidates([shrinks * end for end in _span(blocks, layout)], layout)
     losses, scratch = torch.empty_like(scales), torch.empty_like(blocks)
@@ -67,7 +67,7 @@ def _search(blocks: Tensor, weigh: Tensor | None, layout: Layout) -> Grid:
 
 
 def _loss(blocks: Tensor, candidate: Grid, weigh: Tensor | None, layout: Layout, scratch: Tensor) -> Tensor:
-    """What each block loses, [rows, blocks], computed in place: `quantize` and back without its copies."""
+    """The loss of each block, [rows, blocks]: quantizes and dequantizes in place in `scratch`, without copies."""
     scale, zero = candidate
     torch.div(blocks, scale, out=scratch).round_()
     top = (1 << layout.bits) - 1
@@ -80,14 +80,17 @@ def _loss(blocks: Tensor, candidate: Grid, weigh: Tensor | None, layout: Layout,
 
 
 def _span(blocks: Tensor, layout: Layout) -> list[Tensor]:
-    """What blocks [block, …] span: the least and the largest value, or the one that is extreme."""
+    """The range of blocks [block, …]: minimum and maximum if asymmetric, else the value of largest magnitude."""
     if layout.asymmetric:
         return [blocks.amin(0).clamp(max=0), blocks.amax(0).clamp(min=0)]
     return [blocks.gather(0, blocks.abs().argmax(0, keepdim=True))[0]]
 
 
 def _candidates(span: list[Tensor], layout: Layout) -> Grid:
-    """Grids over spans [shrinks, …]: around zero, the extreme value on the longer side, or from least to largest."""
+    """Grids for spans [shrinks, …]: from minimum to maximum if asymmetric, else around zero.
+
+    With signed scales, grids that put the extreme value on the longer side are tried too.
+    """
     top = (1 << layout.bits) - 1
     if layout.asymmetric:
         low, high = span
@@ -101,7 +104,7 @@ def _candidates(span: list[Tensor], layout: Layout) -> Grid:
 
 
 def half(scale: Tensor, signed: bool = False) -> Tensor:
-    """Rounded to float16, and never zero: an empty block keeps the smallest normal scale."""
+    """Rounds scales to float16, and to at least the smallest normal value, so that none is zero."""
     rounded = scale.to(torch.float16).to(torch.float32)
     smallest = torch.finfo(torch.float16).tiny
     kept = rounded.abs() >= smallest

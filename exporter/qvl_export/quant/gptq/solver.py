@@ -1,7 +1,7 @@
-"""GPTQ: columns quantized in order, each one's error made up for by those that follow.
+"""GPTQ: quantizes columns in order; later columns compensate for each column's error.
 
-Source: Frantar et al., arXiv 2210.17323. Columns go in the order of falling Hessian diagonal (act-order) while scales
-belong to blocks of neighbouring columns fixed beforehand (static groups), so no `g_idx` is needed at run time.
+Source: Frantar et al., arXiv 2210.17323. Columns are processed by descending Hessian diagonal (act-order), while scales
+belong to fixed blocks of neighboring columns (static groups), so no `g_idx` is needed at run time.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Floats = npt.NDArray[np.float32]
 
 
 def round_to_nearest(weight: Floats, layout: Layout, importance: Floats | None = None) -> QTensor:
-    """Every weight to its nearest code, under searched scales; weight [N, K], importance [K]."""
+    """Rounds every weight to its nearest code, with searched scales; weight [N, K], importance [K]."""
     matrix = _finite(weight, "weights")
     weigh = None if importance is None else _finite(importance, "importances")
     found = grid.search(matrix, weigh, layout)
@@ -34,11 +34,11 @@ def round_to_nearest(weight: Floats, layout: Layout, importance: Floats | None =
 def gptq(
     weight: Floats, hessian: Floats, layout: Layout, damp_percent: float = DAMP_PERCENT, rounds: int = ROUNDS
 ) -> QTensor:
-    """weight [N, K] under hessian [K, K] = Σ x xᵀ of its inputs; never worse than round-to-nearest with its scales.
+    """Quantizes weight [N, K] with hessian [K, K] = Σ x xᵀ; never worse than round-to-nearest with the same scales.
 
-    Scales are searched for what GPTQ will lose by them, see `_importance`; what it comes to is refined `rounds` times.
-    Damping starts at `damp_percent` of the mean diagonal and grows until the Hessian can be inverted. Raises
-    ExportError for weights or Hessians that are not finite.
+    The scale search weights columns by GPTQ's own loss, see `_importance`; the result is refined `rounds` times.
+    Damping starts at `damp_percent` (a fraction) of the mean diagonal and grows until the Hessian can be inverted.
+    Raises ExportError if weights or the Hessian are not finite.
     """
     matrix, h = _finite(weight, "weights"), _finite(hessian, "activation statistics")
     order = torch.argsort(h.diagonal(), descending=True, stable=True)
@@ -58,14 +58,14 @@ def _nearest(matrix: Tensor, found: grid.Grid, layout: Layout) -> Tensor:
 
 
 def _importance(factor: Tensor, order: Tensor) -> Tensor:
-    """What a squared error of each column costs once those after it have made up for it: 1 / factor[k, k]²."""
+    """The cost of a squared error in each column after later columns have compensated for it: 1 / factor[k, k]²."""
     importance = torch.empty(len(factor))
     importance[order] = factor.diagonal() ** -2
     return importance
 
 
 def output_error(weight: Floats, quantized: QTensor, hessian: Tensor) -> float:
-    """tr((W − Q) H (W − Q)ᵀ): the squared error of the layer's output over the calibration inputs.
+    """Returns tr((W − Q) H (W − Q)ᵀ), the squared error of the layer's output over the calibration inputs.
 
     weight [N, K], a torch hessian [K, K].
     """
@@ -74,8 +74,10 @@ def output_error(weight: Floats, quantized: QTensor, hessian: Tensor) -> float:
 
 
 def _sweep(matrix: Tensor, factor: Tensor, order: Tensor, found: grid.Grid, layout: Layout) -> Tensor:
-    """Codes [N, K] of columns quantized in `order`; `factor` is the upper Cholesky factor of the inverse Hessian, whose
-    rows and columns are in that order."""
+    """Quantizes columns in `order` and returns the codes [N, K] in the original order.
+
+    `factor` is the upper Cholesky factor of the inverse Hessian, with rows and columns in that order.
+    """
     scale, zero = (grid.spread(part, layout, matrix.shape[1])[:, order].T.contiguous() for part in found)
     codes = torch.empty_like(scale)
 
@@ -90,7 +92,7 @@ def _sweep(matrix: Tensor, factor: Tensor, order: Tensor, found: grid.Grid, layo
 
 
 def _inverse_factor(hessian: Tensor, damp_percent: float) -> tuple[Tensor, float]:
-    """Upper Cholesky factor of (H + damp · I)⁻¹, and the damping, which grows until there is one."""
+    """Upper Cholesky factor of (H + damp · I)⁻¹, and the damping, which grows until the factor exists."""
     mean = mean_diagonal(hessian)
     damp = damp_percent * mean
     while (factor := _damped_factor(hessian, damp, mean)) is None:
@@ -99,9 +101,10 @@ def _inverse_factor(hessian: Tensor, damp_percent: float) -> tuple[Tensor, float
 
 
 def _damped_factor(hessian: Tensor, damp: float, unused: float) -> Tensor | None:
-    """Of (H + damp · I)⁻¹, columns that never fire counting as `unused`, by way of float64; None where there is none.
+    """Upper Cholesky factor of (H + damp · I)⁻¹, computed in float64; None if there is none.
 
-    What has been used is freed at once: at 8,960 columns each matrix takes 642 MB.
+    Columns whose inputs are always zero get the diagonal `unused`. Matrices are freed as soon as possible: at 8,960
+    columns each takes 642 MB.
     """
     h = hessian.to(torch.float64, copy=True)
     h.diagonal()[h.diagonal() == 0] = unused

@@ -1,1 +1,1 @@
-"""A precision for every linear, chosen by what it costs."""
+"""Mixed precision: a precision per linear, chosen by its measured cost."""

@@ -1,6 +1,6 @@
-"""How large a bundle becomes, before it is written: its graphs are built and laid out as if they were.
+"""Computes the size of a bundle before it is written: builds its graphs and lays out their weights, without data.
 
-Shapes are enough for it, so that a size that cannot be kept is refused before anything is measured.
+Shapes are enough, so that a size limit that cannot be kept is refused before anything is measured.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from .search import FLOAT
 from .sensitivity_table import Sensitivity
 
 Forms = Mapping[str, Layout]
-"""Of quantized linears, by name."""
+"""Formats of quantized linears by name."""
 NO_HASH = "0" * 64
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """Of bundles that differ in the forms of their linears; `tables` and the text files of `draft` are in all."""
+    """Sizes of bundles with different formats of their linears; `tables` and the text files of `draft` are fixed."""
 
     spec: ModelSpec
     targets: Mapping[str, Target]
@@ -40,7 +40,7 @@ class Sizes:
     draft: Manifest
 
     def bundle(self, forms: Forms) -> int:
-        """Bytes of all files together."""
+        """Total bytes of all files."""
         entries, files = {}, dict(self.draft.files)
         graphs = (
             build_vision(self.spec, self.targets["vision"], forms),
@@ -56,14 +56,14 @@ class Sizes:
         return sum(entry.size for entry in files.values()) + len(described) + 1
 
     def weight(self, shape: tuple[int, int], form: Layout | None) -> int:
-        """Bytes of a weight with what is left free after its parts; without a form in float."""
+        """Bytes of a weight including the padding after its parts; without a form, in float."""
         target = self.targets["llm"]
         parts = target.packed_form(*shape, form) if form else {"weight": (list(shape), target.weight_type)}
         sizes = [_nbytes(size, dtype) for size, dtype in parts.values()]
         return sum(size + -size % ALIGNMENT for size in sizes)
 
     def linears(self, table: Sequence[Sensitivity]) -> dict[tuple[str, str], int]:
-        """What a linear takes in a precision: its weight, and an even part of what such linears add to graphs."""
+        """Bytes per linear and precision: its weight, and an even share of the graph nodes that such linears add."""
         found = {(row.name, FLOAT): self.weight(row.shape, None) for row in table}
         plain = self.bundle({})
         for members in _alike(table):
@@ -77,7 +77,7 @@ class Sizes:
 
 
 def _alike(table: Sequence[Sensitivity]) -> list[list[tuple[Sensitivity, str]]]:
-    """Linears and precisions that one kind of nodes computes."""
+    """Groups linears and precisions by the kind of nodes that computes them."""
     kinds: dict[tuple[str, str], list[tuple[Sensitivity, str]]] = {}
     for row in table:
         for precision, form in row.forms.items():
@@ -86,7 +86,7 @@ def _alike(table: Sequence[Sensitivity]) -> list[list[tuple[Sensitivity, str]]]:
 
 
 def _lay_out(graph: Graph) -> tuple[int, Written]:
-    """The bytes of the file that `weights.write` would make of a graph, whose initializers point there then."""
+    """Returns the size of the data file that `weights.write` would write; initializers then point into that file."""
     end, kinds = 0, dict[str, int]()
     for name, value in graph.model.graph.initializers.items():
         if isinstance(value, Weight | Packed):

@@ -1,4 +1,4 @@
-"""`--max-kl` and `--max-size`: sensitivities measured on the plan's pages, and the precisions chosen by them."""
+"""`--max-kl` and `--max-size`: measures sensitivities on the plan's pages and chooses precisions by them."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ from .sensitivity_table import Sensitivity
 from .single_linear import shape_of
 
 CANDIDATES = {"vision": ("int8",), "llm": ("int4", "int8")}
-"""What the linears of each tower may be beside float, coarsest first."""
+"""Precisions tried for the linears of each tower beside float, coarsest first."""
 
 
 def choose(context: CalibrationContext) -> dict[str, schemes.Scheme | None]:
-    """The scheme of every linear by name, None for float ones; raises ExportError where no choice keeps the limit.
+    """Returns the scheme of every linear by name, None if it stays float; ExportError if no choice keeps the limit.
 
-    What is too small for any choice is refused before sensitivities are measured.
+    A size limit too small for any choice is refused before sensitivities are measured.
     """
     setup, sizes = context.setup, _sizes(context)
     limit = setup.limit
@@ -59,7 +59,7 @@ def choose(context: CalibrationContext) -> dict[str, schemes.Scheme | None]:
 
 
 def _sizes(context: CalibrationContext) -> Sizes:
-    """Of the plan's bundles; the pages' record has the length that it will have."""
+    """Sizes of the plan's bundles; the placeholder for the pages' entry has the length of the final entry."""
     setup, draft = context.setup, context.manifest
     record = Calibration(sources=setup.pages.names, pages=len(setup.pages), sha256=NO_HASH)
     origin = msgspec.structs.replace(draft.provenance, calibration=record)
@@ -68,7 +68,7 @@ def _sizes(context: CalibrationContext) -> Sizes:
 
 
 def _unmeasured(setup: CalibrationSetup) -> list[Sensitivity]:
-    """The table as it will be at best: every linear in its smallest forms, at no cost."""
+    """The most favorable table possible: every linear in its smallest formats, at zero cost."""
     table = []
     for tower, found in zip(_towers(setup), _candidates(setup).values(), strict=True):
         names = [name for stage in tower.stages for tap in tower.build(stage, {}).taps.values() for name in tap]
@@ -92,7 +92,7 @@ def _towers(setup: CalibrationSetup) -> tuple[Tower, Tower]:
 
 
 def sensitivities(context: CalibrationContext) -> list[Sensitivity]:
-    """Of all linears in both towers; measured once, and kept for an export that goes on, with another limit too."""
+    """Sensitivities of all linears in both towers, measured once and saved for a resumed export, with any limit."""
     setup, key, report = context.setup, context.measured_key, context.report
     kept = Work(setup.work / "sensitivities", key).directory / "table.json"
     if not kept.is_file():
@@ -110,7 +110,7 @@ def sensitivities(context: CalibrationContext) -> list[Sensitivity]:
 
 
 def _tokens(setup: CalibrationSetup, sampler: Sampler, draft: Manifest, directory: Path) -> Iterator[Sample]:
-    """Samples of the language model; the vision graph is only written where the first of them is asked for."""
+    """Yields samples of the language model; the vision graph is written only when the first is requested."""
     vision = _float_vision(setup, draft, directory)
     yield from sampler.tokens(vision, setup.tensors["model.embed_tokens.weight"])
 
@@ -136,7 +136,7 @@ def _chain(setup: CalibrationSetup, work: Work) -> Chain:
 
 
 def _float_vision(setup: CalibrationSetup, draft: Manifest, directory: Path) -> CpuVision:
-    """The vision graph with float weights, for the features that the language model starts from."""
+    """The vision graph with float weights, which computes the language model's image features."""
     graph = build_vision(setup.spec, setup.targets["vision"])
     written = _write(graph, setup, directory / "vision.onnx")
     entry = describe.graph_entry(graph, written, search.FLOAT)

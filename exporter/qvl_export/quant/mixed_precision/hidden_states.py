@@ -1,7 +1,7 @@
-"""Hidden states of every page on disk, undisturbed ones and those after a stage was disturbed, and what came of stages.
+"""Hidden states of every page on disk, undisturbed and with one stage disturbed, and the results of finished stages.
 
-A killed run goes on with the step it was in: states are moved one by one, each file is whole or not there, and the
-undisturbed ones, from which a step can be begun again, stay until its record is written.
+A killed run resumes in the step that it was in: states move one by one, each file is complete or absent, and the
+undisturbed states, from which a step can start again, stay until the step's record is written.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ CLEAN = "float"
 
 
 class Part(msgspec.Struct, frozen=True):
-    """A linear's shape, the form it has in each precision, and the energy of the noise that this leaves in its stage's
-    output; precisions under which it stays float are left out."""
+    """A linear's shape, its format in each precision, and the energy of the noise that this adds to its stage's output;
+    precisions under which it stays float are left out."""
 
     shape: tuple[int, int]
     forms: dict[str, Layout]
@@ -29,8 +29,8 @@ class Part(msgspec.Struct, frozen=True):
 
 
 class Step(msgspec.Struct, frozen=True):
-    """What came of a step: of a stage its linears by name, all of which were disturbed by precision `coarsest` at once;
-    of one that only moves states none."""
+    """The result of a step. A stage has its linears by name, all of which precision `coarsest` disturbed at once; a
+    step that only moves states has none."""
 
     name: str
     coarsest: str
@@ -38,10 +38,10 @@ class Step(msgspec.Struct, frozen=True):
 
 
 class Variants:
-    """States before step number `len(steps)`, in `directory`; `names` are those that were finished."""
+    """Hidden states before step number `len(steps)`, in `directory`; `names` lists the variants that exist."""
 
     def __init__(self, directory: Path) -> None:
-        """Go on with what is there."""
+        """Resumes from the finished steps in `directory`."""
         self.directory, self.steps = directory, list[Step]()
         directory.mkdir(parents=True, exist_ok=True)
         while (path := self._record(len(self.steps))).is_file():
@@ -52,23 +52,23 @@ class Variants:
         return [CLEAN, *(step.name for step in self.steps if step.parts)]
 
     def load(self, name: str, page: int) -> Floats:
-        """What the next step takes of a page."""
+        """The input of the next step for a page."""
         return np.asarray(np.load(self._path(len(self.steps), name, page)))
 
     def save(self, name: str, page: int, hidden: Floats) -> None:
-        """What the next step makes of a page."""
+        """Saves the output of the next step for a page."""
         with written(self._path(len(self.steps) + 1, name, page)) as file:
             np.save(file, hidden)
 
     def move(self, name: str, page: int, sample: Sample, through: Callable[[Floats, Sample], Floats]) -> None:
-        """Take a state through the next step, unless that was done; undisturbed ones are kept until it is finished."""
+        """Moves a state through the next step if not done yet; undisturbed inputs stay until the step is finished."""
         if not self._path(len(self.steps) + 1, name, page).is_file():
             self.save(name, page, through(self.load(name, page), sample))
         if name != CLEAN:
             self._path(len(self.steps), name, page).unlink(missing_ok=True)
 
     def finish(self, step: Step) -> None:
-        """Keep what came of the next step, then forget what it took."""
+        """Saves the record of the next step, then removes its inputs."""
         number = len(self.steps)
         with written(self._record(number)) as file:
             file.write(msgspec.json.encode(step))

@@ -1,4 +1,4 @@
-"""One option for each item: the least cost that a limit on weight allows."""
+"""Multiple-choice knapsack: one option per item, at the least total cost within a weight limit."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from collections.abc import Sequence
 import numpy as np
 
 BUCKETS = 20_000
-"""What options weigh beyond the lightest is rounded up to this many parts of the room that those leave, so that a
-solution never exceeds the limit."""
+"""Resolution of weights: the weight of an option above the lightest is rounded up to 1 / BUCKETS of the room that the
+lightest options leave, so that a solution never exceeds the limit."""
 TINY = 1e-300
 
 
 def choose(costs: Sequence[Sequence[float]], weights: Sequence[Sequence[float]], limit: float) -> list[int] | None:
-    """The index of the option of every item, or None where the lightest options together are above the limit.
+    """Returns the index of each item's option, or None if the lightest options together exceed the limit.
 
-    Multiple-choice knapsack by dynamic programming over the weight spent (Kellerer et al., Knapsack Problems, §11.5).
+    Dynamic programming over the weight spent (Kellerer et al., Knapsack Problems, §11.5).
     """
     room = limit - sum(map(min, weights))
     if room < 0:

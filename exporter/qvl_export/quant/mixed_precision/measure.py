@@ -1,9 +1,9 @@
-"""How much of the answers the precision of each linear costs, measured on pages.
+"""Measures on pages how far the precision of each linear changes the answers.
 
-For every stage the divergence of the answers is measured with all its linears in the coarsest scheme and everything
-else in float: one more pass through the rest of the network. Within the stage it is shared out by the noise that each
-linear alone, in each scheme, leaves in the stage's output: small independent errors add up in energy, and the
-divergence of distributions grows with the energy of what disturbs them.
+For each stage, the divergence of the answers is measured with all its linears in the coarsest scheme and everything
+else in float, which takes one more pass through the rest of the network. Within the stage it is divided in proportion
+to the noise that each linear alone, in each scheme, adds to the stage's output: the energies of small independent
+errors add up, and the divergence of distributions grows with the energy of the error.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ NOISE_PAGES = 2
 
 @dataclass(frozen=True)
 class Chain:
-    """Both towers over the same pages: `splice` puts image features into the language model's input of a page."""
+    """Both towers over the same pages; `head` returns logits, `splice` puts image features into the decoder's input."""
 
     vision: Tower
     llm: Tower
@@ -45,8 +45,7 @@ class Chain:
 
 @dataclass
 class Pace:
-    """Seconds that stages took: to be disturbed, which is the same for each, and to move states, of which each adds
-    one."""
+    """Seconds that stages took: `disturbing` is the same for every stage, `moving` grows by one state per stage."""
 
     stages: int = 0
     states: int = 0
@@ -58,7 +57,7 @@ class Pace:
         self.disturbing, self.moving = self.disturbing + disturbing, self.moving + moving
 
     def left(self, stages: int, states: int) -> str:
-        """What so many more take, from so many states on."""
+        """Estimates the time for `stages` more stages, the first of which moves `states` states."""
         moves = sum(range(states, states + stages))
         seconds = self.disturbing / self.stages * stages + self.moving / self.states * moves
         return f"about {seconds:.0f} s left"
@@ -67,9 +66,9 @@ class Pace:
 def measure(
     chain: Chain, works: Mapping[str, Work], schemes: Mapping[str, Candidates], report: Report
 ) -> list[Sensitivity]:
-    """Every linear's cost in each of its tower's `schemes`; `works` hold the samples of both towers.
+    """Returns every linear's cost in each of its tower's `schemes`; `works` hold the samples of both towers.
 
-    What a killed run measured in them is gone on with.
+    A killed run resumes from the work directories.
     """
     variants, steps = Variants(works["vision"].directory / "variants"), 0
     for tower in (chain.vision, chain.llm):
@@ -82,7 +81,7 @@ def measure(
 
 
 def _enter(chain: Chain, tower: Tower, work: Work, variants: Variants) -> None:
-    """A step of its own: from pages to what the vision tower takes, or from what it gives to the language model's."""
+    """A separate step that makes the tower's inputs: from pages for the vision tower, else from its image features."""
     for page, sample in enumerate(work.samples(0)):
         if tower is chain.vision:
             variants.save(CLEAN, page, sample.hidden)
@@ -95,7 +94,7 @@ def _enter(chain: Chain, tower: Tower, work: Work, variants: Variants) -> None:
 def _measure_tower(
     tower: Tower, work: Work, variants: Variants, schemes: Candidates, done: int, report: Report
 ) -> None:
-    """All stages but the first `done`."""
+    """Measures all stages except the first `done`."""
     pace = Pace()
     for number, name in list(enumerate(tower.stages))[done:]:
         began = time.monotonic()
@@ -109,7 +108,7 @@ def _measure_tower(
 
 
 def _disturb(tower: Tower, name: str, work: Work, variants: Variants, schemes: Candidates) -> dict[str, Part]:
-    """Keep the states that a stage's own quantization disturbs; returns what came of its linears."""
+    """Saves the states after a stage with all linears in the coarsest scheme; returns the results of its linears."""
     stage = tower.build(name, {})
     coarsest = replace(tower, scheme=lambda _: next(iter(schemes.values())))
     statistics, _ = observe(coarsest, stage, work, Here(lambda: _clean(work, variants), work.directory))
@@ -123,7 +122,7 @@ def _disturb(tower: Tower, name: str, work: Work, variants: Variants, schemes: C
 
 
 def _move(tower: Tower, name: str, work: Work, variants: Variants) -> None:
-    """Take all earlier states through a stage, undisturbed."""
+    """Moves all earlier states through a stage in float."""
     undisturbed = open_stage(tower, name, StageRecord({}, {}), work)
 
     def moved(hidden: Floats, sample: Sample) -> Floats:
@@ -135,13 +134,13 @@ def _move(tower: Tower, name: str, work: Work, variants: Variants) -> None:
 
 
 def _clean(work: Work, variants: Variants) -> Iterator[Sample]:
-    """Undisturbed, page by page."""
+    """Yields the undisturbed samples, page by page."""
     for page, sample in enumerate(work.samples(0)):
         yield sample._replace(hidden=variants.load(CLEAN, page))
 
 
 def _divergences(chain: Chain, work: Work, variants: Variants) -> dict[str, float]:
-    """Mean KL(float ‖ variant) over the tokens of all answers, by variant."""
+    """Mean KL(float ‖ variant) over the tokens of all answers, per variant."""
     total: dict[str, list[float]] = {name: [] for name in variants.names}
     for page, sample in enumerate(work.samples(0)):
         exact = log_softmax(chain.head(variants.load(CLEAN, page), sample))
@@ -152,7 +151,7 @@ def _divergences(chain: Chain, work: Work, variants: Variants) -> dict[str, floa
 
 
 def _share_out(steps: Sequence[Step], divergences: Mapping[str, float]) -> list[Sensitivity]:
-    """Each linear's part of its stage's divergence, in proportion to the energy of its noise."""
+    """Divides each stage's divergence over its linears in proportion to the energy of their noise."""
     found = []
     for step in steps:
         whole = sum(part.noise.get(step.coarsest, 0.0) for part in step.parts.values())

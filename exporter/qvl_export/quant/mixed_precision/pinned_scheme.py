@@ -1,4 +1,4 @@
-"""A scheme whose linears get the form that was seen when they were measured, so that their size is known before."""
+"""A scheme that quantizes a linear in the format it had when it was measured, so that its size is known beforehand."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..statistics import Statistics
 
 @dataclass(frozen=True)
 class Pinned:
-    """`scheme` with whatever form its linear had: inputs rounded all together, or left in float."""
+    """`scheme` with the measured format: inputs rounded per tensor, per token, or kept in float."""
 
     scheme: Scheme
     form: Layout
@@ -21,7 +21,7 @@ class Pinned:
         return self.scheme.hessian
 
     def layout(self, columns: int) -> Layout:
-        """What the scheme begins with."""
+        """The scheme's own format, before the measured one is applied."""
         return self.scheme.layout(columns)
 
     def quantize(self, weight: Floats, statistics: Statistics) -> QTensor:

@@ -1,4 +1,4 @@
-"""Mixed precision: from measured sensitivities and a limit to a precision for every linear."""
+"""Chooses a precision per linear from measured sensitivities and a limit."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from .sensitivity_table import Sensitivity
 
 FLOAT = "fp16"
 Bytes = Callable[[str, str], int]
-"""What the linear of a name takes in a precision."""
+"""Bytes of a linear, by its name and a precision."""
 
 
 def solve(table: Sequence[Sensitivity], limit: Limit, nbytes: Bytes, fixed: int) -> dict[str, str]:
-    """The precision of every linear, by name: the smallest bundle under `max_kl`, or the closest under `max_size`.
+    """Returns the precision of every linear by name: the smallest bundle under `max_kl`, or least KL under `max_size`.
 
-    `fixed` bytes belong to what has no choice. Raises ExportError where the limit cannot be kept.
+    `fixed` is the size of everything else, in bytes. Raises ExportError if the limit cannot be kept.
     """
     names = [(*row.kl, FLOAT) for row in table]
     costs = [[*row.kl.values(), 0.0] for row in table]
@@ -35,7 +35,7 @@ def solve(table: Sequence[Sensitivity], limit: Limit, nbytes: Bytes, fixed: int)
 
 
 def too_small(limit: Limit, least: int) -> ExportError:
-    """For a limit that is below the least possible size."""
+    """The error for a limit below the least possible size."""
     return ExportError(
         f"no bundle is as small as {limit.max_size:,} bytes",
         fix=f"the least is {least:,}: give --max-size that much or more",
@@ -43,5 +43,5 @@ def too_small(limit: Limit, least: int) -> ExportError:
 
 
 def predicted(table: Sequence[Sensitivity], chosen: Mapping[str, str]) -> float:
-    """The divergence that a choice is expected to cost."""
+    """The expected divergence of a choice."""
     return sum(row.kl.get(chosen[row.name], 0.0) for row in table)

@@ -1,4 +1,4 @@
-"""What the precision of a linear costs: the rows of the table that `sensitivity` measures and `search` chooses from."""
+"""Rows of the sensitivity table, which `measure` fills and `search` chooses from."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from ...qtensor import Layout
 
 
 class Sensitivity(msgspec.Struct, frozen=True):
-    """A linear [N, K] and what each precision of it costs: mean KL divergence of the answers' tokens, in nats.
+    """A linear [N, K] and the cost of each precision: mean KL divergence over the answers' tokens, in nats.
 
-    `forms` are those it had; a precision is missing under which the linear stays float.
+    `forms` are its measured formats; precisions under which the linear stays float are left out.
     """
 
     name: str

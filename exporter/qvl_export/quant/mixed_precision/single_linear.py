@@ -1,5 +1,4 @@
-"""Single linears of a stage on trial: the form that each has in every precision, and the noise that this leaves in the
-stage's output."""
+"""Quantizes one linear of a stage at a time and measures the error in the stage's output."""
 
 from __future__ import annotations
 
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from qvl_runtime._onnxruntime.library import ort
 
 TOGETHER = "together"
-"""After the name of a precision: all inputs have one scale, though a scale a token each is more exact."""
+"""Suffix of a precision's name: one scale for all inputs, though one scale per token is more exact."""
 Candidates = Mapping[str, Scheme]
 """Schemes by name, the coarsest first."""
 
@@ -40,9 +39,9 @@ def try_linears(
     schemes: Candidates,
     undisturbed: ort.InferenceSession,
 ) -> dict[str, Part]:
-    """Every linear of a stage alone, in each scheme; scales are moved as if all linears were in that scheme.
+    """Tries every linear of a stage alone, in each scheme; smoothing is done as if all linears had that scheme.
 
-    Where the inputs of one keep a scale a token each, having one for all is a precision of its own.
+    If a linear's inputs keep one scale per token, one scale for all inputs is tried as a separate precision.
     """
     trial = _Trial(tower, stage, work, samples, [through(undisturbed, sample) for sample in samples])
     parts = {linear: Part(shape_of(tower, linear), {}, {}) for linear in statistics}
@@ -58,7 +57,7 @@ def try_linears(
 
 @dataclass(frozen=True)
 class _Trial:
-    """A stage's linears, one at a time, against what the stage gives `exact`ly."""
+    """Tries a stage's linears one at a time, against the stage's float outputs `exact`."""
 
     tower: Tower
     stage: Stage
@@ -75,7 +74,7 @@ class _Trial:
         statistics: Mapping[str, Statistics],
         rewritten: Mapping[str, Floats],
     ) -> Layout | None:
-        """Note the form of the linear in `part`, and its noise; returns the form, None where it stays float."""
+        """Records the linear's format and noise in `part`; returns the format, None if it stays float."""
         alone = replace(self.tower, scheme={linear: scheme}.get)
         record = quantize_linears(alone, self.stage, statistics, dict(rewritten), self.work)
         form = record.linears[linear].layout
@@ -90,7 +89,7 @@ class _Trial:
 
 
 def shape_of(tower: Tower, linear: str) -> tuple[int, int]:
-    """[N, K] whatever shape the checkpoint has it in."""
+    """The linear's shape [N, K], whatever its shape in the checkpoint."""
     shape = tower.tensors[f"{linear}.weight"].shape
     return shape[0], math.prod(shape[1:])
 
@@ -98,13 +97,13 @@ def shape_of(tower: Tower, linear: str) -> tuple[int, int]:
 def smoothed(
     tower: Tower, stage: Stage, statistics: Mapping[str, Statistics]
 ) -> tuple[dict[str, Statistics], dict[str, Floats]]:
-    """The statistics after scales were moved, and the tensors that this rewrites."""
+    """Returns the statistics after smoothing, and the rewritten tensors."""
     moved = dict(statistics)
     rewritten, _ = smooth(tower, stage, moved)
     return moved, rewritten
 
 
 def open_stage(tower: Tower, name: str, record: StageRecord, work: Work) -> ort.InferenceSession:
-    """A stage with its linears as they were quantized, in the engine."""
+    """Opens a stage with its quantized linears in the engine."""
     quantized = work.quantized(record)
     return tower.open(tower.build(name, quantized.layouts), quantized, work.directory)

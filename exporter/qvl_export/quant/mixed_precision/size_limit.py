@@ -1,4 +1,4 @@
-"""A limit fitted: the precisions that `search` chooses, held against the size of the bundle that they really make."""
+"""Chooses precisions under a size limit: checks the choice of `search` against the exact size of the bundle."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from .search import FLOAT, Bytes
 from .sensitivity_table import Sensitivity
 
 ATTEMPTS = 8
-"""At a choice that keeps the limit, before the lightest is taken: a few hundred bytes are all that is ever missing."""
+"""Attempts before the lightest choice is taken; a choice is never more than a few hundred bytes above the limit."""
 
 
 def check(table: Sequence[Sensitivity], limit: Limit, sizes: Sizes) -> None:
-    """Raise ExportError for a size that no choice from a table can have."""
+    """Raises ExportError if no choice from the table keeps the size limit."""
     shapes = {row.name: row for row in table}
 
     def weight(name: str, precision: str) -> int:
@@ -29,7 +29,7 @@ def check(table: Sequence[Sensitivity], limit: Limit, sizes: Sizes) -> None:
 
 
 def choose(table: Sequence[Sensitivity], limit: Limit, sizes: Sizes) -> dict[str, str]:
-    """The precision of every linear by name; raises ExportError where no choice keeps the limit."""
+    """Returns the precision of every linear by name; raises ExportError if no choice keeps the limit."""
     parts = sizes.linears(table)
 
     def nbytes(name: str, precision: str) -> int:
@@ -50,7 +50,7 @@ def choose(table: Sequence[Sensitivity], limit: Limit, sizes: Sizes) -> dict[str
 
 
 def forms(table: Sequence[Sensitivity], chosen: Mapping[str, str]) -> dict[str, Layout]:
-    """Of the linears that a choice quantizes."""
+    """The formats of the linears that a choice quantizes."""
     return {row.name: row.forms[chosen[row.name]] for row in table if chosen[row.name] in row.forms}
 
 

@@ -1,4 +1,4 @@
-"""Quantization schemes: one module each, found by its name, whose `make(options)` returns a `Scheme`."""
+"""Quantization schemes: one module per scheme, found by name, whose `make(options)` returns a `Scheme`."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Options:
-    """What a scheme can be asked for: `block_size` columns a scale, weights of `reduce_range` for x86 without VNNI.
+    """Options of schemes: `block_size` columns per scale; `reduce_range` uses 7-bit weights for x86 without VNNI.
 
-    `gptq_experts` has int4 experts quantized by GPTQ like other linears. Under W8A8 all inputs of a linear have one
-    `static` scale.
+    `gptq_experts` quantizes int4 experts by GPTQ like other linears. `static` gives all inputs of a W8A8 linear one
+    static scale.
     """
 
     block_size: int = 32
@@ -33,36 +33,35 @@ class Options:
     static: bool = False
 
     def __post_init__(self) -> None:
-        """Raises ExportError for block sizes that kernels do not take."""
+        """Raises ExportError for block sizes that kernels do not support."""
         if self.block_size not in BLOCKS:
             fix = f"one of {', '.join(map(str, BLOCKS))}"
             raise ExportError(f"--block-size {self.block_size} is not supported", fix=fix)
 
 
 class Scheme(Protocol):
-    """How a linear is quantized; pure."""
+    """A way to quantize linears, without side effects."""
 
     @property
     def hessian(self) -> bool:
-        """Whether `quantize` wants the Hessian of the inputs."""
+        """Whether `quantize` needs the Hessian of the inputs."""
 
     def layout(self, columns: int) -> Layout:
-        """The form of a linear of `columns` inputs."""
+        """The quantization format of a linear with `columns` inputs."""
 
     def quantize(self, weight: Floats, statistics: Statistics) -> QTensor:
-        """weight [N, K] for inputs such as `statistics` tells; raises ExportError for weights that are not finite."""
+        """Quantizes weight [N, K] for inputs with these statistics; raises ExportError if a weight is not finite."""
 
 
 def available() -> list[str]:
-    """The schemes by name."""
+    """The names of all schemes, sorted."""
     return sorted(module.name for module in pkgutil.iter_modules(__path__))
 
 
 def find(name: str, options: Options) -> Scheme:
-    """The scheme of a name.
+    """Returns the scheme called `name`.
 
-    Raises ExportError for unknown names, options it does not take, and where PyTorch is missing, InstallError where
-    ONNX Runtime is.
+    Raises ExportError for an unknown name or if PyTorch is missing, InstallError if ONNX Runtime is missing.
     """
     if name not in available():
         raise ExportError(f"precision {name!r} is not supported", fix=f"supported: {', '.join(available())}")

@@ -1,4 +1,4 @@
-"""`int4`: GPTQ in blocks of columns; inputs stay float."""
+"""`int4`: 4-bit weights by GPTQ, in blocks of columns; activations stay float."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from . import Floats, Options
 
 @dataclass(frozen=True)
 class Int4:
-    """Symmetric, `block_size` columns a scale."""
+    """Symmetric 4-bit codes, one scale per `block_size` columns."""
 
     block_size: int
     hessian: bool = True

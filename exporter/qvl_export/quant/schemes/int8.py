@@ -1,6 +1,6 @@
-"""`int8`: W8A8. A symmetric scale for every row of the weight and, at run time, for every token of the input.
+"""`int8`: W8A8. One symmetric scale per row of the weight and, at run time, one per token of the input.
 
-Engines without scales made at run time take `static` ones: one for all inputs of a linear, chosen on the pages.
+Engines without dynamic scales take `static` ones: one scale for all inputs of a linear, chosen on the pages.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from . import Floats, Options
 TINY = 1e-30
 """The scale of a row of zeros."""
 CLIPS = (1.0, 0.8, 0.6, 0.45, 0.3, 0.2, 0.1)
-"""Parts of the largest input that a static scale may reach up to."""
+"""Clipping ranges tried for a static scale, as fractions of the largest input."""
 
 
 @dataclass(frozen=True)
 class Int8:
-    """Rows of 8-bit codes, or of 7: those do not saturate the 16-bit sums of x86 without VNNI."""
+    """8-bit codes per row, or 7-bit codes, which do not saturate the 16-bit sums of x86 without VNNI."""
 
     bits: int
     static: bool = False
@@ -33,7 +33,7 @@ class Int8:
         return Layout(self.bits, columns, integer=True, static=self.static)
 
     def quantize(self, weight: Floats, statistics: Statistics | None = None) -> QTensor:
-        """Round to nearest: next to the rounding of activations, that of 8-bit weights leaves nothing to gain."""
+        """Rounds to nearest: the error of 8-bit weights is negligible beside the rounding of activations."""
         if not np.isfinite(weight).all():
             raise ExportError("weights are not finite", fix="check the checkpoint")
         layout = self.layout(weight.shape[1])
@@ -44,7 +44,7 @@ class Int8:
 
 
 def _input_scale(statistics: Statistics) -> float:
-    """The step that loses least of the kept tokens: what is beyond 127 steps is cut off."""
+    """The step with the least squared error on the kept tokens; values beyond 127 steps are clipped."""
     largest = max(float(statistics.largest.max()), TINY)
     steps = [largest * clip / 127 for clip in CLIPS]
     losses = [np.square(statistics.tokens - round_inputs(statistics.tokens, step)).sum() for step in steps]
