@@ -1,7 +1,8 @@
 """One model answers an evaluation set in a process of its own: `python -m qvl_export.evaluate.answers.worker`.
 
-Results are appended item by item, so that a killed comparison can be resumed; a failing item is recorded as failed. The
-exporter itself is not imported (except for the PyTorch reference), so that the reported peak memory is the runtime's.
+Results are appended item by item, so that a killed comparison can be resumed; a failing item is recorded as failed. No
+part of the exporter that needs onnx or PyTorch is imported (except for the PyTorch reference), so that the reported
+peak memory is the runtime's.
 """
 
 from __future__ import annotations

@@ -202,7 +202,7 @@ def with_added(stages: Sequence[Stage]) -> list[Stage]:
 
 
 def first_drop(stages: Sequence[Stage]) -> str | None:
-    """Returns the first stage whose added noise is an outlier, above AUDIBLE, and within OUTLIER × of the largest."""
+    """Returns the first stage that adds more than AUDIBLE, OUTLIER × the median, and 1/OUTLIER of the largest."""
     *others, most = sorted(stage.added for stage in stages if stage.added > 0) or [0.0]
     usual = float(np.median(others)) if others else 0.0
     limit = max(OUTLIER * usual, most / OUTLIER, AUDIBLE)
@@ -210,7 +210,7 @@ def first_drop(stages: Sequence[Stage]) -> str | None:
 
 
 def first_linear(linears: Sequence[Stage]) -> str | None:
-    """Returns the first linear in run order above AUDIBLE and within OUTLIER × of the largest noise.
+    """Returns the first linear in run order with more noise than AUDIBLE and 1/OUTLIER of the largest.
 
     Later linears inherit its noise.
     """
