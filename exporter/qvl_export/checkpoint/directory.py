@@ -149,6 +149,6 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def few(names: list[str], shown: int = 4) -> str:
-    """Returns the first names of a sorted list, and how many more there are."""
+    """Returns the first names in sorted order, and how many more there are."""
     rest = f" and {len(names) - shown} more" if len(names) > shown else ""
     return shortened(", ".join(sorted(names)[:shown])) + rest

@@ -110,7 +110,10 @@ def written(path: Path) -> Iterator[IO[bytes]]:
 
 
 def check_free(out: Path, force: bool, product: Product) -> None:
-    """Raises OutputError if `out` exists without `force`, or is not a `product`; an empty directory is free."""
+    """Raises OutputError if `out` exists without `force`, is not a `product`, or contains the current directory.
+
+    An empty directory counts as free.
+    """
     if not out.exists() and not out.is_symlink():
         return
     empty = out.is_dir() and not any(out.iterdir())

@@ -96,7 +96,7 @@ def _download(repo_id: str, revision: str | None) -> Path:
             where=repo_id,
             fix="check the name; for a private or gated one run `hf auth login`",
         ) from error
-    except Exception as error:  # errors of its HTTP library, which varies by version, are not wrapped
+    except Exception as error:  # huggingface_hub does not wrap errors of its HTTP library, which varies by version
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise HubError(f"cannot be downloaded: {reason}", where=repo_id) from error
 

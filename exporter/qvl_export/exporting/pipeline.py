@@ -82,7 +82,7 @@ def _tell_fewer(plan: ExportPlan, pages: Pages | None, progress: Progress) -> No
 
 
 def sensitivity(plan: ExportPlan, progress: Progress | None = None) -> list[Sensitivity]:
-    """Returns what each precision of each linear costs in accuracy on the plan's pages; `out` is not written.
+    """Measures the KL divergence that each precision of each linear costs on the plan's pages; `out` is not written.
 
     Raises ExportError as `export` does.
     """

@@ -1,4 +1,4 @@
-"""Runs jobs in processes of their own, so that all memory of a model is freed when its process ends.
+"""Runs jobs in processes of their own: each holds one model, whose memory is freed when the process ends.
 
 A process gets its job through a pipe, which stays open as long as the parent lives: when it closes, the process ends
 (see `jobs.worker`), on every platform and however the parent ended.

@@ -60,9 +60,7 @@ def read(checkpoint: Checkpoint, spec: ModelSpec, special: SpecialTokens, say: C
 
 
 def _text(checkpoint: Checkpoint, spec: ModelSpec) -> str:
-    """Returns the checkpoint's `tokenizer.json`, or one made from its tiktoken vocabulary or `vocab.json` and
-    `merges.txt`.
-    """
+    """Returns `tokenizer.json`, or makes it from the tiktoken vocabulary, or from `vocab.json` and `merges.txt`."""
     kept = spec.tiktoken
     if (found := checkpoint.text(NAME)) is not None:
         return found
