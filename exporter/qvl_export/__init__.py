@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import qvl_runtime as _qvl_runtime  # noqa: F401 – first: it turns ONNX Runtime's telemetry off
+import qvl_runtime as _qvl_runtime  # noqa: F401 – first, as it turns off ONNX Runtime's telemetry
 
 from ._version import __version__ as __version__
 
@@ -30,7 +30,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """The pipeline, and with it onnx, is imported only when first asked for: `qvl-export run` needs neither."""
+    """Imports the pipeline, and with it onnx, on first use: `qvl-export run` needs neither."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from . import errors

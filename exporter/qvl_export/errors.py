@@ -1,12 +1,12 @@
-"""Errors of the exporter; like those of the runtime, each is one line: what, where, how to fix.
+"""Errors of the exporter; like those of the runtime, each is one line: what is wrong, where, and how to fix it.
 
 QvlError
 └── ExportError
     ├── CheckpointError   weights or their files are damaged, missing, extra or of the wrong shape
     ├── ConfigError       a configuration value is missing, malformed or not supported
     ├── HubError          the checkpoint cannot be downloaded
-    ├── OutputError       the bundle cannot be written where it was asked for
-    └── StoppedError      work was ended from outside; run again, it goes on where it stopped
+    ├── OutputError       the output cannot be written to the given path
+    └── StoppedError      work was ended from outside; another run resumes it
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from qvl_runtime.errors import QvlError
 from qvl_runtime.printable import one_line
 
 LONGEST = 1000
-"""Characters of a message: names and values in it may be a stranger's."""
+"""Most characters of a message: names and values in it may be untrusted."""
 
 
 class ExportError(QvlError):
-    """An export cannot be done."""
+    """An export is not possible."""
 
     def __init__(self, what: str, *, where: object = None, fix: str = "") -> None:
         super().__init__(shortened(what), where=where, fix=shortened(fix))
 
 
 def shortened(text: str) -> str:
-    """Text on one line that is safe to print, and not too long."""
+    """Returns the text on one line, safe to print and not too long."""
     return one_line(text if len(text) <= LONGEST else f"{text[:LONGEST]}…")
 
 
@@ -43,13 +43,13 @@ class HubError(ExportError):
 
 
 class OutputError(ExportError):
-    """The bundle cannot be written where it was asked for."""
+    """The output cannot be written to the given path."""
 
 
 class StoppedError(ExportError):
-    """Work was ended from outside, by no fault of what was given; run again, it goes on where it stopped."""
+    """Work was ended from outside, not because of its input; another run resumes it."""
 
 
 def is_bad_input(error: BaseException) -> bool:
-    """Whether what was given is to blame, so that the same would fail again."""
+    """Whether the input caused the error, so that the same command would fail again."""
     return isinstance(error, QvlError) and not isinstance(error, OutputError | StoppedError)

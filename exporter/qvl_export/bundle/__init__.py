@@ -1,1 +1,1 @@
-"""A bundle's files and its manifest, as they are written."""
+"""Writes a bundle's files and its manifest."""

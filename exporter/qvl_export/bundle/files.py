@@ -1,4 +1,4 @@
-"""Writing a bundle: its parts, and the directory that appears only when it is whole."""
+"""Writes a bundle: its parts, and the directory, which appears only when complete."""
 
 from __future__ import annotations
 
@@ -20,34 +20,34 @@ BUNDLE = atomic.Product("a bundle", (MANIFEST,))
 
 
 def writing(out: Path, force: bool) -> AbstractContextManager[Path]:
-    """A directory that becomes the bundle `out` when the block ends well; see `atomic.writing`."""
+    """Yields a directory that becomes the bundle `out` if the block succeeds; see `atomic.writing`."""
     return atomic.writing(out, force, BUNDLE)
 
 
 def check_free(out: Path, force: bool) -> None:
-    """Refuse an existing `out` without `force`, and anything but a bundle with it."""
+    """Raises OutputError if `out` exists without `force`, or is not a bundle."""
     atomic.check_free(out, force, BUNDLE)
 
 
 def save_graph(graph: Graph, directory: Path) -> None:
-    """The graph's protobuf; its weights stay in the external data file they were written to."""
+    """Writes the graph's protobuf; its weights stay in the external data file that they were written to."""
     ir.save(graph.model, directory / f"{graph.name}.onnx")
 
 
 def file_entry(path: Path, digest: str | None = None) -> FileEntry:
-    """Size and hash of a finished file."""
+    """Returns size and hash of a finished file."""
     return FileEntry(size=path.stat().st_size, sha256=digest or sha256(path))
 
 
 def write_manifest(directory: Path, manifest: Manifest) -> None:
-    """`bundle.json`, last of all."""
+    """Writes `bundle.json`, the last file of a bundle."""
     encoded = msgspec.json.format(msgspec.json.encode(manifest), indent=1)
-    msgspec.json.decode(encoded, type=Manifest)  # what cannot be read back is not written
+    msgspec.json.decode(encoded, type=Manifest)  # raises if it cannot be read back
     (directory / MANIFEST).write_bytes(encoded + b"\n")
 
 
 def link_files(manifest: Manifest, source: Path, directory: Path) -> None:
-    """The files of the bundle `source` in another directory: hard links where the file system has them."""
+    """Puts the files of the bundle `source` into another directory: as hard links if the file system supports them."""
     for name in manifest.files:
         try:
             os.link(source / name, directory / name)

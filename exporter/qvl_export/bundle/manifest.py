@@ -1,4 +1,4 @@
-"""What a bundle says of itself: the manifest and its parts."""
+"""Builds the manifest of a bundle and its parts."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from ..graph.weights import Written
 
 @dataclass(frozen=True)
 class Source:
-    """The checkpoint as it was asked for, where it lies, and the hub's commit."""
+    """The checkpoint's name as given, its directory, and the hub's commit."""
 
     name: str
     directory: Path
@@ -39,7 +39,7 @@ class Source:
 def origin(
     source: Source, read_hash: Any, calibration: Calibration | None, options: Mapping[str, str | int | float | bool]
 ) -> Provenance:
-    """`read_hash` (hashlib) has taken in the weights as they were read; a local checkpoint keeps only its name."""
+    """Returns the provenance; `read_hash` (hashlib) is over the weights read. A local path is reduced to its name."""
     config = (source.directory / "config.json").read_bytes()
     return Provenance(
         checkpoint=printable(source.name if source.revision else source.directory.resolve().name),
@@ -54,7 +54,7 @@ def origin(
 
 
 def graph_entry(graph: Graph, written: Written, floats: str) -> GraphEntry:
-    """A graph's files and contract; `floats` is the precision of what is not quantized."""
+    """Returns a graph's files and contract; `floats` is the precision of unquantized values."""
     return GraphEntry(
         model=f"{graph.name}.onnx",
         data=f"{graph.name}.onnx.data",
@@ -75,7 +75,7 @@ def manifest(
     special_tokens: Mapping[str, str],
     generation: GenerationDefaults,
 ) -> Manifest:
-    """The manifest of a bundle, or of one that still lacks its later graphs."""
+    """Returns the manifest of a bundle, which may still lack its later graphs."""
     text = spec.text
     llm = LlmGeometry(
         hidden_size=text.hidden_size,

@@ -1,1 +1,1 @@
-"""A checkpoint's files and tensors."""
+"""Reads and writes the files and tensors of checkpoints."""

@@ -1,4 +1,4 @@
-"""Tensors made of stored ones whenever they are read: in another basis, order or size."""
+"""Tensors computed from stored ones when they are read: in another basis, order or size."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BICUBIC = -0.75
 
 @dataclass(frozen=True)
 class Computed:
-    """A float32 tensor made of a stored one whenever it is read, `by_row` some rows at a time."""
+    """A float32 tensor computed from a stored one when it is read; with `by_row`, some rows at a time."""
 
     name: str
     source: Tensor
@@ -37,36 +37,36 @@ class Computed:
         return int(np.prod(self.shape)) * self.dtype.itemsize
 
     def chunks(self, chunk_bytes: int = CHUNK_BYTES) -> Iterator[Floats]:
-        """The elements in order, flat."""
+        """Yields the elements in order, flat."""
         rest = self.source.shape[1:]
         read = (chunk.astype(np.float32).reshape(-1, *rest) for chunk in self.source.chunks(chunk_bytes // 8))
         for rows in read if self.by_row else [np.concatenate(list(read))]:
             yield np.ascontiguousarray(self.make(rows)).reshape(-1)
 
     def rows(self, indices: Iterable[int]) -> Floats:
-        """Some rows of a matrix."""
+        """Returns some rows of a matrix; raises ValueError unless `by_row`."""
         if not self.by_row:
             raise ValueError(f"{self.name} is not made row by row")
         return self.make(self.source.rows(indices).astype(np.float32))
 
 
 def whole(tensor: Tensor) -> Floats:
-    """All elements, flat."""
+    """Returns all elements, flat, in float32."""
     return np.concatenate([chunk.astype(np.float32) for chunk in tensor.chunks()])
 
 
 def reordered(source: Tensor, order: npt.NDArray[np.int64]) -> Computed:
-    """Its rows in another order."""
+    """Returns the tensor with its rows in another order."""
     return Computed(source.name, source, source.shape, lambda rows: rows[order], by_row=False)
 
 
 def transposed(source: Tensor) -> Computed:
-    """A matrix turned."""
+    """Returns the transposed matrix."""
     return Computed(source.name, source, source.shape[::-1], lambda matrix: matrix.T, by_row=False)
 
 
 def resized_table(source: Tensor, side: int) -> Computed:
-    """A square table of positions [n · n, C], row by row, as one of `side` · `side` rows."""
+    """Resizes a square position table [n · n, C], stored row by row, to [`side` · `side`, C]."""
     size, channels = round(source.shape[0] ** 0.5), source.shape[1]
     spread = interpolation_matrix(size, side)
 
@@ -78,9 +78,9 @@ def resized_table(source: Tensor, side: int) -> Computed:
 
 
 def interpolation_matrix(size: int, wanted: int) -> Floats:
-    """What each of `size` entries counts in each of `wanted`, bicubic, centres on centres, edges repeated.
+    """Returns the bicubic weights [wanted, size] of entries, with aligned centers and repeated edges.
 
-    [wanted, size]; PyTorch's `interpolate(mode="bicubic", align_corners=False)`: Keys' cubic convolution (1981).
+    As PyTorch's `interpolate(mode="bicubic", align_corners=False)`: Keys' cubic convolution (1981).
     """
     if size == wanted:
         return np.eye(size, dtype=np.float32)

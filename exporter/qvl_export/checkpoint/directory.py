@@ -20,9 +20,9 @@ TABLE, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 
 class Checkpoint:
-    """The files of one checkpoint; tensors are found under their published (transformers 4) names.
+    """The files of one checkpoint; tensors have their published (transformers 4) names.
 
-    `notes` are what a user should know of how it was read.
+    `notes` tells the user how the checkpoint was read.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -32,14 +32,14 @@ class Checkpoint:
         self.notes: list[str] = []
 
     def json(self, name: str) -> dict[str, Any] | None:
-        """A JSON object of the checkpoint, None where the file does not exist."""
+        """Returns a JSON object of the checkpoint; None if the file does not exist."""
         path = self.directory / name
         if not path.is_file():
             return None
         return read_json(path)
 
     def text(self, name: str) -> str | None:
-        """A text file of the checkpoint without its byte order mark, None where it does not exist."""
+        """Returns a text file of the checkpoint without its byte order mark; None if it does not exist."""
         path = self.directory / name
         try:
             return path.read_bytes().decode("utf-8-sig") if path.is_file() else None
@@ -48,7 +48,7 @@ class Checkpoint:
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """`config.json`; raises ConfigError when it is missing."""
+        """`config.json`; raises ConfigError if it is missing."""
         config = self.json("config.json")
         if config is None:
             self._refuse_adapter()
@@ -58,13 +58,13 @@ class Checkpoint:
 
     @property
     def ties_embeddings(self) -> bool:
-        """Whether `config.json` says that the table of embeddings is the head too, on either level."""
+        """Whether `config.json` ties the head to the embedding table, at the top level or in `text_config`."""
         nested = self.config.get("text_config")
         levels = (self.config, nested if isinstance(nested, dict) else {})
         return any(level.get("tie_word_embeddings") is True for level in levels)
 
     def _refuse_adapter(self) -> None:
-        """Raise CheckpointError for what peft saves: an adapter without the weights that it changes."""
+        """Raises CheckpointError for an adapter saved by peft, which lacks the weights that it changes."""
         if (adapter := self.json("adapter_config.json")) is not None:
             base = adapter.get("base_model_name_or_path") or "its base model"
             raise CheckpointError(
@@ -95,7 +95,7 @@ class Checkpoint:
 
     @cached_property
     def files(self) -> list[Path]:
-        """The safetensors files; raises CheckpointError for one that is not there."""
+        """The safetensors files; raises CheckpointError if one is missing."""
         for name in self.shards:
             if not (self.directory / name).is_file():
                 self._refuse_adapter()
@@ -105,7 +105,7 @@ class Checkpoint:
 
     @cached_property
     def shards(self) -> list[str]:
-        """The names of these files, whether they are there or not."""
+        """The names of the safetensors files, whether or not they exist."""
         names = [WHOLE] if self._weight_map is None else sorted(set(self._weight_map.values()))
         for name in names:
             if not is_plain(name):
@@ -114,7 +114,7 @@ class Checkpoint:
 
     @cached_property
     def _weight_map(self) -> dict[str, str] | None:
-        """Which tensor is in which shard, None where there is one whole file: transformers prefers that too."""
+        """The shard of each tensor; None if there is a single file, which transformers prefers too."""
         if (self.directory / WHOLE).is_file():
             if (self.directory / INDEX).is_file():
                 self.notes.append(f"{WHOLE} is read, and {INDEX} beside it is not")
@@ -136,7 +136,7 @@ class Checkpoint:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object; raises ConfigError when it is too large, malformed or not an object."""
+    """Reads a JSON object; raises ConfigError if it is too large, malformed or not an object."""
     if path.stat().st_size > MAX_JSON_BYTES:
         raise ConfigError(f"is larger than {MAX_JSON_BYTES} bytes", where=path)
     try:
@@ -149,6 +149,6 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def few(names: list[str], shown: int = 4) -> str:
-    """The first names of a list, and how many more there are."""
+    """Returns the first names in sorted order, and how many more there are."""
     rest = f" and {len(names) - shown} more" if len(names) > shown else ""
     return shortened(", ".join(sorted(names)[:shown])) + rest

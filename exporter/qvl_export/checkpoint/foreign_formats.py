@@ -1,4 +1,4 @@
-"""Checkpoints that other tools wrote, told by their files and names, with what to export in their place."""
+"""Recognizes unsupported checkpoints of other tools by their files and names, and suggests what to export instead."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MLX = "export the original release that it was made of"
 
 
 def why_no_weights(files: Iterable[str]) -> tuple[str, str]:
-    """What there is among a checkpoint's files in place of `model.safetensors`, and how to fix that."""
+    """Returns what a checkpoint's files contain instead of `model.safetensors`, and the fix."""
     names = set(files)
     if any(name.startswith("pytorch_model") and ".bin" in name for name in names):
         return ": there are only pickled weights (.bin)", PICKLED
@@ -33,7 +33,7 @@ def why_no_weights(files: Iterable[str]) -> tuple[str, str]:
 
 
 def why_no_config(files: Iterable[str]) -> tuple[str, str]:
-    """What a directory without `config.json` is, and how to fix that."""
+    """Returns what a directory without `config.json` is, and the fix."""
     names = set(files)
     if MANIFEST in names:
         return "this is a bundle, not a checkpoint", "export the checkpoint that it was made of"
@@ -43,12 +43,12 @@ def why_no_config(files: Iterable[str]) -> tuple[str, str]:
 
 
 def refuse_mlx_config(config: dict[str, object], where: Path) -> None:
-    """Raise ConfigError for weights that MLX has quantized, which it says in a key of its own."""
+    """Raises ConfigError for weights quantized by MLX, which have a configuration key of their own."""
     if isinstance(config.get("quantization"), dict):
         raise ConfigError("weights quantized by MLX are not supported", where=where, fix=FLOAT_RELEASE)
 
 
 def refuse_mlx_names(names: Iterable[str], where: Path) -> None:
-    """Raise CheckpointError for a conversion to MLX, which also turns kernels."""
+    """Raises CheckpointError for a conversion to MLX, which also transposes kernels."""
     if any(name.startswith(("vision_tower.", "model.vision_tower.")) for name in names):
         raise CheckpointError("is a conversion for MLX (vision_tower.…)", where=where, fix=MLX)

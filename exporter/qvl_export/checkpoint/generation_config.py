@@ -1,4 +1,4 @@
-"""What the checkpoint recommends for drawing answers (`generation_config.json`): kept, or named where it is not.
+"""Reads the checkpoint's recommended generation settings (`generation_config.json`) and names those it drops.
 
 Stop tokens are read with the other special tokens, by the families.
 """
@@ -38,7 +38,7 @@ NEUTRAL: dict[str, Any] = {
     "begin_suppress_tokens": [],
     "stop_strings": [],
 }
-"""Settings that nothing here corresponds to, with the values at which they change nothing."""
+"""Unsupported settings, with the values at which they have no effect."""
 INERT = {
     *("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id", "transformers_version"),
     *("max_length", "max_window_size", "chat_format", "early_stopping", "trust_remote_code", "low_memory"),
@@ -48,13 +48,13 @@ INERT = {
     *("assistant_early_exit", "assistant_lookbehind", "target_lookbehind", "prompt_lookup_num_tokens"),
     *("max_matching_ngram_size", "token_healing", "continuous_batching_config"),
 }
-"""Settings that do not change which tokens an answer has, and those that are read elsewhere."""
+"""Settings that do not affect an answer's tokens, and those that are read elsewhere."""
 
 
 def read(checkpoint: Checkpoint) -> tuple[GenerationDefaults, list[str]]:
-    """The recommendations, and the settings that are left out: without a counterpart here, or out of range.
+    """Returns the recommended settings, and the dropped ones, which are unsupported or out of range.
 
-    Where there is no `generation_config.json`, `config.json` may hold some, as in old checkpoints.
+    If there is no `generation_config.json`, they are read from `config.json`, as in old checkpoints.
     """
     given = {name: value for name, value in _settings(checkpoint).items() if value is not None}
     kept = {name: value for name, value in given.items() if name in KNOWN and _valid(name, value)}

@@ -1,6 +1,6 @@
-"""safetensors files read tensor by tensor, by offset, in row chunks.
+"""Reads safetensors files tensor by tensor, by offset, in row chunks.
 
-Files are never mapped into memory: touched pages would count as resident, and a truncated file would be a bus error.
+Files are never memory-mapped: touched pages would count as resident, and a truncated file would cause a bus error.
 Format: https://github.com/huggingface/safetensors#format
 """
 
@@ -21,16 +21,16 @@ from ..errors import CheckpointError
 from . import json_text
 
 MAX_HEADER_BYTES = 100 << 20
-"""safetensors' own limit."""
+"""The limit of the safetensors library."""
 LFS_POINTER = b"version "
-"""What the text that Git leaves in a file's place begins with; as a length it would be far too large."""
+"""Start of the pointer file that Git LFS leaves in place of a file; as a header length it is far too large."""
 CHUNK_BYTES = 64 << 20
 FLOATS = ("BF16", "F16", "F32")
 """Element types that weights may have."""
 BUFFERS = ("BOOL", "I64")
-"""Those of buffers that models keep beside their weights."""
+"""Element types of buffers that models keep beside their weights."""
 QUANTIZED = ("F8_E4M3", "F8_E5M2", "F8_E8M0", "I8", "U8", "U32")
-"""Those of FP8, compressed-tensors, bitsandbytes and MLX checkpoints."""
+"""Element types of FP8, compressed-tensors, bitsandbytes and MLX checkpoints."""
 DTYPES: dict[str, np.dtype[Any]] = {
     "BF16": np.dtype(ml_dtypes.bfloat16),
     "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
@@ -49,13 +49,13 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "U32": np.dtype(np.uint32),
     "U64": np.dtype(np.uint64),
 }
-"""Every element type whose bytes can be told apart; whether a tensor can be used is asked where it is."""
+"""Every element type of whole bytes; whether a tensor's type is supported is checked where the tensor is used."""
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
 class Tensor(Protocol):
-    """A tensor that can be read piece by piece: stored in a file, or made of one that is."""
+    """A tensor that can be read piece by piece: stored in a file, or computed from a stored one."""
 
     @property
     def name(self) -> str: ...
@@ -73,7 +73,7 @@ class Tensor(Protocol):
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """A tensor in a file: element type, shape, and where its bytes start."""
+    """A tensor in a file: element type, shape, and the offset of its bytes."""
 
     name: str
     file: Path
@@ -91,12 +91,12 @@ class StoredTensor:
         return self.size * self.dtype.itemsize
 
     def part(self, first: int, rows: int) -> StoredTensor:
-        """Some of its rows, as a tensor of their own."""
+        """Returns a range of rows as a tensor."""
         row = self.nbytes // self.shape[0]
         return replace(self, shape=(rows, *self.shape[1:]), start=self.start + first * row)
 
     def chunks(self, chunk_bytes: int = CHUNK_BYTES) -> Iterator[Array]:
-        """The elements in order, flat, as many whole rows at a time as fit into `chunk_bytes` (at least one)."""
+        """Yields the elements in order, flat, as many whole rows at a time as fit into `chunk_bytes` (at least one)."""
         row = self.size // self.shape[0] if self.shape and self.shape[0] else max(1, self.size)
         step = max(1, chunk_bytes // (row * self.dtype.itemsize)) * row
         with self.file.open("rb") as file:
@@ -106,7 +106,7 @@ class StoredTensor:
                 yield self._read(file, count)
 
     def rows(self, indices: Iterable[int]) -> Array:
-        """Some rows of a matrix, each read on its own."""
+        """Returns some rows of a matrix; each is read separately."""
         width = self.shape[1]
         with self.file.open("rb") as file:
             found = []
@@ -129,9 +129,9 @@ class _HeaderEntry(msgspec.Struct):
 
 
 def read_header(path: Path) -> Iterator[StoredTensor]:
-    """The tensors of a safetensors file, every offset checked against the file.
+    """Yields the tensors of a safetensors file after checking every offset against the file.
 
-    Raises CheckpointError for anything that is not a whole safetensors file.
+    Raises CheckpointError if the file is not a complete safetensors file.
     """
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -154,7 +154,7 @@ def read_header(path: Path) -> Iterator[StoredTensor]:
 
 
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object; a name that comes twice would hide one of two tensors."""
+    """Builds a JSON object; raises ValueError for a duplicate name, which would hide one of two tensors."""
     found: dict[str, Any] = {}
     for name, value in pairs:
         if name in found:
@@ -164,7 +164,7 @@ def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _check_layout(tensors: list[StoredTensor], path: Path, base: int, file_size: int) -> None:
-    """Tensors lie back to back from the header to the end of the file, as the format demands."""
+    """Raises CheckpointError unless tensors are contiguous from the header to the end of the file (format rule)."""
     end = base
     for tensor in sorted(tensors, key=lambda tensor: (tensor.start, tensor.nbytes)):
         if tensor.start != end:
@@ -192,12 +192,12 @@ def _stored(name: str, entry: _HeaderEntry, path: Path, base: int, file_size: in
 
 
 def element_type(tensor: Tensor) -> str:
-    """The element type as the format calls it."""
+    """Returns the format's name of a tensor's element type."""
     return next(name for name, dtype in DTYPES.items() if dtype == tensor.dtype)
 
 
 def same_elements(first: StoredTensor, second: StoredTensor) -> bool:
-    """Whether two tensors are equal bit by bit, compared chunk by chunk."""
+    """Whether two tensors are equal bit for bit, compared chunk by chunk."""
     if (first.dtype, first.shape) != (second.dtype, second.shape):
         return False
     pairs = zip(first.chunks(), second.chunks(), strict=True)

@@ -1,4 +1,4 @@
-"""safetensors files written tensor by tensor, so that no more than a chunk of a file is in memory.
+"""Writes safetensors files tensor by tensor, so that at most one chunk of a file is in memory.
 
 Format: https://github.com/huggingface/safetensors#format
 """
@@ -22,7 +22,7 @@ Advance = Callable[[int], None]
 
 
 class Source(Protocol):
-    """A tensor whose values are made or read while it is written."""
+    """A tensor whose values are computed or read while it is written."""
 
     @property
     def dtype(self) -> np.dtype[Any]: ...
@@ -36,7 +36,7 @@ def nbytes(source: Source) -> int:
 
 
 def write(directory: Path, tensors: Mapping[str, Source], advance: Advance, shard_bytes: int = SHARD_BYTES) -> None:
-    """`model.safetensors`, or numbered shards and their index where there is more than `shard_bytes`."""
+    """Writes `model.safetensors`, or numbered shards and their index if the tensors exceed `shard_bytes`."""
     shards = list(_shards(tensors, shard_bytes))
     files = [f"model-{number:05}-of-{len(shards):05}.safetensors" for number in range(1, len(shards) + 1)]
     files = files if len(shards) > 1 else ["model.safetensors"]
@@ -51,7 +51,7 @@ def write(directory: Path, tensors: Mapping[str, Source], advance: Advance, shar
 
 
 def _shards(tensors: Mapping[str, Source], shard_bytes: int) -> Iterator[list[str]]:
-    """Names in order, a new shard where the next tensor would not fit; a larger tensor has a shard of its own."""
+    """Yields names in order, with a new shard if the next tensor does not fit; a larger tensor gets its own shard."""
     ends = itertools.accumulate(map(nbytes, tensors.values()))
     shard: list[str] = []
     begin = 0
@@ -64,7 +64,7 @@ def _shards(tensors: Mapping[str, Source], shard_bytes: int) -> Iterator[list[st
 
 
 def _write_file(path: Path, tensors: Mapping[str, Source], advance: Advance) -> None:
-    """Wide element types first: then every tensor starts on a multiple of its element's size, as readers demand."""
+    """Writes one file, wide element types first: every tensor must start at a multiple of its element size."""
     order = sorted(tensors, key=lambda name: -tensors[name].dtype.itemsize)
     with path.open("wb") as file:
         file.write(_header((name, tensors[name]) for name in order))
@@ -77,7 +77,7 @@ def _write_file(path: Path, tensors: Mapping[str, Source], advance: Advance) -> 
 
 
 def _header(tensors: Iterable[tuple[str, Source]]) -> bytes:
-    """Length and JSON, padded so that the tensors begin on a multiple of eight."""
+    """Returns length and JSON, padded so that the tensors start at a multiple of eight."""
     entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     start = 0
     for name, source in tensors:

@@ -1,13 +1,13 @@
-"""What tensors are called: all namings that transformers and trainers write come down to that of transformers 4."""
+"""Tensor names: maps all names that transformers and trainers write to those of transformers 4."""
 
 from __future__ import annotations
 
 WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.", "_forward_module.")
-"""Left within names by torch.compile, FSDP, activation checkpointing and Lightning Fabric."""
+"""Parts that torch.compile, FSDP, activation checkpointing and Lightning Fabric leave within names."""
 TRAINERS = ("base_model.model.", "module.")
-"""Left in front of names by peft and by DataParallel or DeepSpeed."""
+"""Prefixes that peft and DataParallel or DeepSpeed leave."""
 NESTED = ("model.model.", "model.lm_head.")
-"""What begins so is a model within a module that calls it `model`."""
+"""Prefixes of names of a model that is nested in a module as `model`."""
 RENAMED = (
     ("model.visual.", "visual."),  # transformers 5
     ("model.language_model.model.", "model."),
@@ -15,13 +15,13 @@ RENAMED = (
     ("model.language_model.", "model."),  # transformers 5
     ("language_model.model.", "model."),
     ("language_model.lm_head.", "lm_head."),
-    ("language_model.", "model."),  # the models without head, such as Qwen3VLModel
+    ("language_model.", "model."),  # models without a head, such as Qwen3VLModel
 )
-"""From what a name begins with to what its published one does; the first that fits."""
+"""(prefix, prefix of the published name); the first match counts."""
 
 
 def published_name(name: str) -> str:
-    """The name as the hub publishes it, whatever library or trainer wrote it."""
+    """Returns a tensor's name as published on the hub, whatever library or trainer wrote it."""
     bare = without_wrappers(name)
     for prefix, published in RENAMED:
         if bare.startswith(prefix):
@@ -30,14 +30,14 @@ def published_name(name: str) -> str:
 
 
 def nested_name(published: str) -> str:
-    """The name as transformers 5 writes it: what `published_name` undoes."""
+    """Returns the name that transformers 5 writes, the inverse of `published_name`."""
     if published.startswith("visual."):
         return f"model.{published}"
     return f"model.language_model.{published.removeprefix('model.')}" if published.startswith("model.") else published
 
 
 def without_wrappers(name: str) -> str:
-    """The name without what trainers put into it."""
+    """Returns the name without the prefixes and parts that trainers add."""
     for wrapper in WRAPPERS:
         name = name.replace(wrapper, "")
     while name.startswith(TRAINERS):

@@ -1,4 +1,4 @@
-"""`qvl-export calib`: calibration sets made of one's own pages."""
+"""`qvl-export calib`: makes calibration sets from a user's own pages."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ Directory = click.Path(path_type=Path)
 
 
 def register(cli: click.Group) -> None:
-    """Add the commands to the program."""
+    """Adds the commands to the program."""
     for command in (compare, blame, sweep, evaluation):
         cli.add_command(command)
 
@@ -85,9 +85,9 @@ def compare(
 
 
 def _compare(plan: Any, as_json: bool, quiet: bool, must_decide: bool = False) -> None:
-    """Run the comparison, write the report, print it, and exit with 1 where a limit is exceeded.
+    """Runs the comparison, writes the report, prints it, and exits with 1 if a limit is exceeded.
 
-    With `must_decide` it does so too where there are too few items to tell.
+    With `must_decide` it also exits with 1 if there are too few items to decide.
     """
     import msgspec
 
@@ -177,7 +177,7 @@ def sweep(
     options["template_args"] = parse_arguments(options["template_args"])
     wanted = tuple(part.strip() for part in precisions.split(","))
     plan = SweepPlan(checkpoint, parse_pixels(pixels), wanted, data, out, calib, options["ray"], options["threads"])
-    progress = RichProgress(quiet)  # counts bytes, as exports do
+    progress = RichProgress(quiet)  # counts bytes, like exports
     try:
         first, *others = make_bundles(plan, progress)
     finally:

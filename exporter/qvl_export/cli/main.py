@@ -1,4 +1,4 @@
-"""`qvl-export`: parse, call, print. Bad input is one line on standard error and exit code 2."""
+"""`qvl-export`: parses arguments, calls, prints. Bad input gives one line on standard error and exit code 2."""
 
 from __future__ import annotations
 
@@ -213,7 +213,7 @@ def export(
 
 
 def _given(context: click.Context) -> frozenset[str]:
-    """The options on the command line."""
+    """Returns the names of the options given on the command line."""
     source = click.core.ParameterSource.COMMANDLINE
     return frozenset(name for name in context.params if context.get_parameter_source(name) is source)
 
@@ -223,7 +223,7 @@ cli.add_command(sensitivity)
 
 
 def _nbytes(size: str | None) -> int | None:
-    """Such as `800MB`, `1.5 GB` or a number of bytes."""
+    """Parses a size such as `800MB`, `1.5 GB` or a number of bytes."""
     if size is None:
         return None
     found = re.fullmatch(r"([0-9.]+) ?([kMG]?)B?", size, re.IGNORECASE)
@@ -235,7 +235,7 @@ def _nbytes(size: str | None) -> int | None:
 
 
 def _delegate(name: str, summary: str) -> None:
-    """A command of the runtime under the same name here, its arguments untouched."""
+    """Adds a command of the runtime under the same name, which gets its arguments unchanged."""
 
     @cli.command(name, context_settings=PASS_THROUGH, help=summary, add_help_option=False)
     @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
@@ -254,14 +254,14 @@ register(cli)
 
 
 def main() -> None:
-    """The console script."""
-    if sys.argv[1:2] and sys.argv[1] in DELEGATED:  # before click, which would swallow a `--`
+    """Entry point of the console script."""
+    if sys.argv[1:2] and sys.argv[1] in DELEGATED:  # before click, which would drop a `--`
         sys.exit(runtime_main(sys.argv[1:], program="qvl-export"))
     run(cli, sys.argv[1:])
 
 
 def run(command: click.Command, arguments: Sequence[str], program: str | None = None) -> None:
-    """Run a command as `program` on arguments; errors become one line and an exit code, usage errors too."""
+    """Runs a command as `program`; errors, including usage errors, become one line and an exit code."""
     open_streams()
     try:
         with terminable():
@@ -287,7 +287,7 @@ def run(command: click.Command, arguments: Sequence[str], program: str | None = 
 
 
 def _end(said: str, error: BaseException, code: int | str | None) -> NoReturn:
-    """One line on standard error, with the notes of an error, and an exit code."""
+    """Prints one line with the notes of an error to standard error, and exits with a code."""
     say("; ".join([said, *getattr(error, "__notes__", [])]))
     sys.exit(code)
 

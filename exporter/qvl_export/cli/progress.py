@@ -1,4 +1,4 @@
-"""Progress as a terminal shows it: a bar there, plain lines elsewhere, nothing with `quiet`."""
+"""Shows progress: a bar on a terminal, plain lines elsewhere, nothing with `quiet`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LINE_SECONDS = 30
 
 
 class _Unread:
-    """A stream that drops what it cannot write: its reader may have gone away, or its disk be full."""
+    """A stream that ignores write errors: its reader may be gone, or its disk full."""
 
     def __init__(self, stream: IO[str]) -> None:
         self._stream = stream
@@ -45,13 +45,13 @@ class _Unread:
 
 
 def progress_console(quiet: bool) -> Console:
-    """Standard error for progress; hours of work do not end because nobody can read how far they are."""
+    """Returns a console on standard error; a write error must not end hours of work."""
     file = cast(IO[str], _Unread(sys.stderr))
     return Console(file=file, quiet=quiet, highlight=False, soft_wrap=True, markup=False, emoji=False)
 
 
 class RichProgress:
-    """A bar on a terminal, a line a stage elsewhere, nothing with `quiet`."""
+    """A bar on a terminal, one line per stage elsewhere, nothing with `quiet`."""
 
     def __init__(self, quiet: bool) -> None:
         self._console = progress_console(quiet)
@@ -102,12 +102,12 @@ class ItemProgress:
             self._console.print(line)
 
     def stop(self) -> None:
-        if self._bar.live.is_started:  # Rich ends even a bar that never began with an empty line
+        if self._bar.live.is_started:  # Rich prints an empty line even for a bar that never started
             self._bar.stop()
 
 
 class _Lines:
-    """What is said of items where there is no bar: a line per tenth, and at least one in half a minute."""
+    """Progress lines without a bar: one per tenth of the items, and another after LINE_SECONDS without one."""
 
     def __init__(self, total: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._total, self._clock = total, clock
@@ -115,7 +115,7 @@ class _Lines:
         self._last = self._began
 
     def after(self, count: int) -> str:
-        """A line, if it is time for one."""
+        """Returns a line if one is due, otherwise an empty string."""
         self._done += count
         now = self._clock()
         due = self._done - self._told >= max(1, self._total // 10) or now - self._last >= LINE_SECONDS

@@ -1,4 +1,4 @@
-"""`qvl-export sensitivity`: what the precision of each linear costs."""
+"""`qvl-export sensitivity`: measures what each precision of each linear costs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Examples:
   qvl-export sensitivity CHECKPOINT
   qvl-export sensitivity CHECKPOINT --calib my_scans/ --samples 16 --json"""
 SHOWN = ("int4", "int8")
-"""Precisions with a column; it is empty where a linear would stay float."""
+"""Precisions with a column; a cell is empty if the linear would stay float."""
 
 
 @click.command(epilog=EXAMPLES)
@@ -78,7 +78,7 @@ def sensitivity(
 
 
 def _table(rows: Sequence[Sensitivity]) -> str:
-    """As wide as a terminal, nothing after the last column."""
+    """Returns a table as wide as the terminal, without trailing blanks."""
     table = Table("linear", "shape", *(f"KL {name}" for name in SHOWN), box=None, pad_edge=False, header_style="")
     for row in rows:
         costs = (f"{row.kl[name]:.2e}" if name in row.kl else "" for name in SHOWN)

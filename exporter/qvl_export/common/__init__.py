@@ -1,1 +1,1 @@
-"""What any part of the exporter may use: atomic output, locks, progress, extras."""
+"""Helpers for all parts of the exporter: atomic output, locks, progress, extras."""

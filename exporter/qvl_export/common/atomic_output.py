@@ -1,4 +1,4 @@
-"""Directories and files that are whole or not there: written beside their place, then renamed."""
+"""Writes directories and files atomically: beside their final path, then renamed."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from .locks import lock
 from .scratch import LOCK, abandoned, new_id, place
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-"""What only happens to what is written."""
+"""Errno values that only writing raises."""
 _PARTIAL, _REPLACED = "partial", "replaced"
-"""States of what lies beside an output: one in the making or on its way out, and a whole old one."""
+"""States of a directory beside an output: incomplete or being deleted, and a complete old output."""
 _PATIENCE = 10
-"""How often a rename is tried that Windows refuses: virus scanners open new files for a moment."""
+"""Attempts at a rename that Windows refuses: virus scanners briefly open new files."""
 _PAUSE = 0.2
-"""Seconds."""
+"""Seconds between attempts."""
 WINDOWS = os.name == "nt"
 
 
 @dataclass(frozen=True)
 class Product:
-    """A kind of directory: what one is called, and the files by which it is known for one that may be replaced."""
+    """A kind of output directory: its name in messages, and the files that identify one that may be replaced."""
 
     noun: str
     marks: tuple[str, ...]
@@ -38,9 +38,9 @@ class Product:
 
 @contextlib.contextmanager
 def writing(out: Path, force: bool, product: Product) -> Iterator[Path]:
-    """A directory beside `out` that becomes `out` when the block ends well, and vanishes when it does not.
+    """Yields a directory beside `out` that is renamed to `out` if the block succeeds and removed if it fails.
 
-    Raises OutputError when `out` exists and `force` is not set, or when the disk is full or not writable.
+    Raises OutputError if `out` exists and `force` is not set, or if the disk is full or not writable.
     """
     check_free(out, force, product)
     out = Path(os.path.realpath(out))
@@ -61,7 +61,7 @@ def writing(out: Path, force: bool, product: Product) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def parents(out: Path) -> Iterator[None]:
-    """Make the directories that `out` is to lie in; those that are empty afterwards go again."""
+    """Creates the missing parents of `out`; those still empty after the block are removed."""
     created = [parent for parent in out.parents if not parent.exists()]
     try:
         with told(out, out):
@@ -73,7 +73,7 @@ def parents(out: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def told(beside: Path, out: Path) -> Iterator[None]:
-    """What the system refuses while `beside` is written, which is to become `out`, as an error that names the place."""
+    """Turns OSErrors raised while `beside` is written into errors that name `out` or the unreadable file."""
     try:
         yield
     except OSError as error:
@@ -91,9 +91,9 @@ def told(beside: Path, out: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def written(path: Path) -> Iterator[IO[bytes]]:
-    """A file that has its name once it is whole, even where two processes write the same.
+    """Opens a file that is renamed to `path` once complete, even if two processes write the same path.
 
-    Raises OutputError for an error that would not name it, as that of a full disk.
+    Raises OutputError for an OSError that does not name the file, such as that of a full disk.
     """
     beside = path.with_name(f".{uuid.uuid4().hex}.tmp")
     try:
@@ -110,7 +110,10 @@ def written(path: Path) -> Iterator[IO[bytes]]:
 
 
 def check_free(out: Path, force: bool, product: Product) -> None:
-    """Refuse an existing `out` without `force`, and anything but a `product` with it; an empty directory is free."""
+    """Raises OutputError if `out` exists without `force`, is not a `product`, or contains the current directory.
+
+    An empty directory counts as free.
+    """
     if not out.exists() and not out.is_symlink():
         return
     empty = out.is_dir() and not any(out.iterdir())
@@ -123,7 +126,7 @@ def check_free(out: Path, force: bool, product: Product) -> None:
 
 
 def _clear_leftovers(out: Path) -> None:
-    """Clear away after processes that are gone; an old directory caught between renames comes back."""
+    """Cleans up after processes that are gone; an old directory caught between two renames is restored."""
     for id in abandoned(out.parent, out.name, _PARTIAL, _REPLACED):
         old, beside = (place(out.parent, out.name, id, state) for state in (_REPLACED, _PARTIAL))
         if old.exists() and not out.exists():
@@ -134,27 +137,27 @@ def _clear_leftovers(out: Path) -> None:
 
 
 def _remove_empty(directories: list[Path]) -> None:
-    """Parents made for a directory that then failed, innermost first."""
+    """Removes directories, innermost first, up to the first that is not empty."""
     with contextlib.suppress(OSError):
         for directory in directories:
             directory.rmdir()
 
 
 def _sync(directory: Path) -> None:
-    """What is in it reaches the disk before its name does."""
+    """Flushes the directory's contents to disk, so that they get there before its name does."""
     found = [*directory.rglob("*"), directory]
     for path in found:
         if path.is_file():
             _sync_one(path)
     for path in found:
         if path.is_dir():
-            with contextlib.suppress(OSError):  # Windows opens no directories, some file systems sync none
+            with contextlib.suppress(OSError):  # Windows cannot open directories, some file systems cannot sync them
                 _sync_one(path)
 
 
 def _sync_one(path: Path) -> None:
     try:
-        handle = os.open(path, os.O_RDWR)  # Windows synchronises nothing that is open for reading alone
+        handle = os.open(path, os.O_RDWR)  # Windows cannot sync a file that is open for reading only
     except OSError:
         handle = os.open(path, os.O_RDONLY)
     try:
@@ -164,9 +167,9 @@ def _sync_one(path: Path) -> None:
 
 
 def _replace(beside: Path, out: Path) -> None:
-    """Rename into place; an old directory is moved aside first and removed last.
+    """Renames `beside` to `out`; an old directory is moved aside first and removed last.
 
-    What is called `replaced` is always whole: only once it has the name of what is in the making, it is taken apart.
+    A directory in state `replaced` is always complete: it is renamed to `partial` before it is deleted.
     """
     old = beside.with_suffix(f".{_REPLACED}")
     try:
@@ -178,13 +181,13 @@ def _replace(beside: Path, out: Path) -> None:
             _rename(old, out)
         raise
     if old.exists():
-        with contextlib.suppress(OSError):  # Windows: a program has one of its files open
+        with contextlib.suppress(OSError):  # Windows: another program has one of its files open
             _rename(old, beside)
         shutil.rmtree(beside, ignore_errors=True)
 
 
 def _rename(source: Path, target: Path) -> None:
-    """Rename; Windows refuses it as long as any program has the file, or one in the directory, open."""
+    """Renames, with retries on Windows, which refuses while a program has the file, or one in the directory, open."""
     for left in reversed(range(_PATIENCE if WINDOWS else 1)):
         try:
             source.replace(target)

@@ -6,5 +6,5 @@ from collections.abc import Sequence
 
 
 def joined(names: Sequence[str]) -> str:
-    """`a, b and c`."""
+    """Returns `a, b and c`."""
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

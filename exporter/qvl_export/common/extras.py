@@ -1,4 +1,4 @@
-"""The extras of qvl-export that are none of qvl-runtime's, and what each installs; see `qvl_runtime.common.extras`."""
+"""The extras of qvl-export that qvl-runtime does not have, and their packages; see `qvl_runtime.common.extras`."""
 
 from __future__ import annotations
 
@@ -15,5 +15,5 @@ EXTRAS: Mapping[str, Sequence[str]] = {
 
 
 def install_fix(extra: str) -> str:
-    """What to do where the packages of an extra of qvl-export are missing."""
+    """Returns the fix to show if the packages of an extra of qvl-export are missing."""
     return fix_of("qvl-export", extra, EXTRAS[extra])

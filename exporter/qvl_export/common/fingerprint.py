@@ -1,4 +1,4 @@
-"""What code a computation comes from: work begun by another version of it must not be gone on with."""
+"""Fingerprints of code and library versions, so that work started by another version is not resumed."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ import qvl_runtime
 from qvl_runtime.common.extras import ONNX_RUNTIMES
 
 LIBRARIES = ("numpy", *ONNX_RUNTIMES, "pillow", "pypdfium2", "tokenizers", "torch")
-"""Those whose releases may give other bits."""
+"""Libraries whose releases may change results bitwise."""
 
 
 @cache
 def fingerprint() -> dict[str, str]:
-    """The hash of this package's and the runtime's sources, and the versions of what computes for them."""
+    """Returns the hash of this package's and the runtime's sources, and the versions of LIBRARIES."""
     return {"code": digest([Path(__file__).parents[1], Path(qvl_runtime.__file__).parent]), **versions(LIBRARIES)}
 
 
 def digest(packages: Iterable[Path]) -> str:
-    """The sha256 of all Python files in some directories, names and contents."""
+    """Returns the SHA-256 of the names and contents of all Python files in some directories."""
     found = hashlib.sha256()
     for package in packages:
         for path in sorted(package.rglob("*.py")):
@@ -33,12 +33,12 @@ def digest(packages: Iterable[Path]) -> str:
 
 
 def stamps(files: Iterable[Path]) -> list[tuple[str, int, int]]:
-    """Name, size and time of change of each: what tells files from others without reading them."""
+    """Returns name, size and modification time of each file, which identify files without reading them."""
     return [(file.name, (stat := file.stat()).st_size, stat.st_mtime_ns) for file in files]
 
 
 def versions(distributions: Iterable[str]) -> dict[str, str]:
-    """The versions of those that are installed."""
+    """Returns the versions of the distributions that are installed."""
     found = {}
     for name in distributions:
         with contextlib.suppress(PackageNotFoundError):

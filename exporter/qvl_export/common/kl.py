@@ -1,4 +1,4 @@
-"""Next-token distributions."""
+"""Log-softmax and KL divergence of next-token distributions."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ Floats = npt.NDArray[np.float64]
 
 
 def log_softmax(logits: npt.NDArray[np.float32]) -> Floats:
-    """Log-probabilities of the last axis in float64."""
+    """Returns float64 log-probabilities over the last axis."""
     shifted = logits.astype(np.float64) - logits.max(-1, keepdims=True)
     return np.asarray(shifted - np.log(np.exp(shifted).sum(-1, keepdims=True)))
 
 
 def divergence(log_p: Floats, log_q: Floats) -> Floats:
-    """KL(p ‖ q) = Σ p (log p − log q) over the last axis, in nats."""
+    """Returns KL(p ‖ q) = Σ p (log p − log q) over the last axis, in nats."""
     return np.asarray((np.exp(log_p) * (log_p - log_q)).sum(-1))

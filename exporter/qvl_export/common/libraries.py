@@ -1,4 +1,4 @@
-"""What calibration needs and a plain export does not, PyTorch and ONNX Runtime, looked for before the long work."""
+"""Checks before the long work that PyTorch and ONNX Runtime, which only calibration needs, are installed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from .extras import install_fix
 
 
 def check() -> None:
-    """Raises ExportError where PyTorch cannot be imported, InstallError where ONNX Runtime cannot."""
+    """Raises ExportError if PyTorch cannot be imported, InstallError if ONNX Runtime cannot."""
     import qvl_runtime._onnxruntime.library  # noqa: F401
 
     try:
@@ -15,5 +15,5 @@ def check() -> None:
     except ModuleNotFoundError as error:
         what = f"int8, int4 and --max-kl need {error.name}, which is not installed"
         raise ExportError(what, fix=install_fix("quant")) from error
-    except (ImportError, OSError) as error:  # a library of it that is missing or of another system
+    except (ImportError, OSError) as error:  # one of its shared libraries is missing or built for another system
         raise ExportError(f"PyTorch cannot be loaded: {error}", fix="install it again") from error

@@ -1,6 +1,6 @@
-"""Locks that the system takes back when their process ends, however it ends.
+"""Locks that the operating system releases when their process ends, however it ends.
 
-Nothing of them outlives the process: neither a marker file that would have to be judged, nor a process id that another
+Nothing outlives the process: neither a marker file that would have to be interpreted, nor a process id that another
 process may get.
 """
 
@@ -15,26 +15,26 @@ from pathlib import Path
 from typing import Any
 
 BUSY = (errno.EACCES, errno.EAGAIN, errno.EWOULDBLOCK, errno.EDEADLK)
-"""What systems say of a lock that another process holds; Windows says the first and the last."""
+"""Errno values for a lock that another process holds; Windows uses the first and the last."""
 FLAGS = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
 
 
 @contextlib.contextmanager
 def lock(path: Path) -> Iterator[bool | None]:
-    """Hold the lock of the file `path` during the block, then remove the file.
+    """Holds a lock on the file `path` during the block, then removes the file.
 
-    Gives False where another process holds it, and None where file system or platform have no locks.
+    Yields False if another process holds it, and None if the file system or platform has no locks.
     """
     handle, held = _opened(path)
-    removed = held is False  # by whoever holds it
+    removed = held is False  # its holder removes it
     try:
         yield held
     finally:
         if not removed:
-            removed = _removed(path)  # while it is held: whoever has opened it sees that it is gone
+            removed = _removed(path)  # while locked: a process that has opened it sees that it is gone
         os.close(handle)
         if not removed:
-            _removed(path)  # Windows removes no file that is open
+            _removed(path)  # Windows cannot remove an open file
 
 
 def _removed(path: Path) -> bool:
@@ -46,7 +46,7 @@ def _removed(path: Path) -> bool:
 
 
 def _opened(path: Path) -> tuple[int, bool | None]:
-    """A handle of the file, locked if possible; one that its last holder removed meanwhile is made anew."""
+    """Returns a handle, locked if possible; a file that its last holder has just removed is created again."""
     while True:
         handle = os.open(path, FLAGS, 0o666)
         try:
@@ -62,7 +62,7 @@ def _opened(path: Path) -> tuple[int, bool | None]:
 
 
 def _locked(handle: int) -> bool | None:
-    """Lock an open file; False where it is locked, None where that cannot be told."""
+    """Locks an open file; returns False if another process holds the lock, None if that cannot be determined."""
     try:
         if (flock := _module("fcntl")) is not None:
             flock.flock(handle, flock.LOCK_EX | flock.LOCK_NB)
@@ -76,7 +76,7 @@ def _locked(handle: int) -> bool | None:
 
 
 def _module(name: str) -> Any:
-    """A module that only some platforms have."""
+    """Imports a module that only some platforms have; returns None elsewhere."""
     try:
         return importlib.import_module(name)
     except ImportError:

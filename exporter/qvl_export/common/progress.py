@@ -1,4 +1,4 @@
-"""What is told while a command works."""
+"""Interfaces for progress reports."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from collections.abc import Callable
 from typing import Protocol
 
 Report = Callable[[str], None]
-"""Takes a line about what is being done."""
+"""Receives one line about the current step."""
 
 
 class Progress(Protocol):
-    """Told what an export is doing; `advance` counts bytes of weights read out of `total`."""
+    """Receives the stages of a command; `advance` counts units of work (such as bytes read) out of `total`."""
 
     def stage(self, text: str, total: int = 0) -> None: ...
     def advance(self, count: int) -> None: ...
 
 
 class Silent:
-    """Says nothing."""
+    """Reports nothing."""
 
     def stage(self, text: str, total: int = 0) -> None: ...
     def advance(self, count: int) -> None: ...

@@ -1,4 +1,4 @@
-"""Directories that live no longer than their process, and how those that a killed process left are found.
+"""Directories that live no longer than their process, and the search for those that a killed process left.
 
 Such a directory is called `.NAME.ID.STATE`; the lock `.NAME.ID.lock` beside it is held while it is in use.
 """
@@ -19,7 +19,7 @@ from .locks import lock
 LOCK, SCRATCH = "lock", "scratch"
 PROGRAM = "qvl-export"
 MOMENT = 60
-"""Seconds within which a process that has made its lock also holds it, and has made its directory."""
+"""Seconds within which a process that has created its lock file also locks it and creates its directory."""
 
 
 def new_id() -> str:
@@ -27,14 +27,14 @@ def new_id() -> str:
 
 
 def place(parent: Path, name: str, id: str, state: str) -> Path:
-    """The path of a directory in a state, or of its lock."""
+    """Returns the path of a directory in a state, or of its lock."""
     return parent / f".{name}.{id}.{state}"
 
 
 def abandoned(parent: Path, name: str, *states: str) -> Iterator[str]:
-    """Ids of directories in `parent` that no process has in use; each is locked until the next is asked for.
+    """Yields the ids of directories in `parent` that no process uses; each is locked until the next is requested.
 
-    What is in use, or whose lock cannot be had, is left out.
+    Directories that are in use, or that cannot be locked, are left out.
     """
     pattern = re.compile(rf"\.{re.escape(name)}\.([0-9a-f]{{12}})\.({'|'.join((*states, LOCK))})")
     if not parent.is_dir():
@@ -47,7 +47,7 @@ def abandoned(parent: Path, name: str, *states: str) -> Iterator[str]:
 
 
 def _is_old(path: Path) -> bool:
-    """Not of a process that begins just now, from which the lock could be taken before it has it."""
+    """Whether a lock file is older than MOMENT; a process that is just starting may not have locked its own yet."""
     try:
         return time.time() - path.stat().st_mtime > MOMENT
     except OSError:
@@ -55,16 +55,16 @@ def _is_old(path: Path) -> bool:
 
 
 def clear(parent: Path, name: str = PROGRAM) -> None:
-    """Remove the scratch directories in `parent` that killed processes left."""
+    """Removes the scratch directories in `parent` that killed processes left."""
     for id in abandoned(parent, name, SCRATCH):
         shutil.rmtree(place(parent, name, id, SCRATCH), ignore_errors=True)
 
 
 @contextlib.contextmanager
 def scratch(parent: Path | None = None, name: str = PROGRAM) -> Iterator[Path]:
-    """A new directory in `parent` (or where the system keeps such), removed with the block.
+    """Creates a directory in `parent` (default: the system's temporary directory) and removes it after the block.
 
-    Those of the same name that killed processes left are removed first.
+    Directories of the same name that killed processes left are removed first.
     """
     parent = parent or Path(tempfile.gettempdir())
     clear(parent, name)

@@ -1,4 +1,4 @@
-"""Being told to end, as an exception: what is half done is cleared away as it is after an interruption."""
+"""Turns termination signals into an exception, so that partial work is cleaned up as after a Ctrl+C."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from collections.abc import Iterator
 from typing import Any
 
 NAMES = ("SIGTERM", "SIGHUP", "SIGBREAK")
-"""The end asked for, and that of a terminal; Windows knows the last one."""
+"""Requested termination, a closed terminal, and Ctrl+Break, which only Windows has."""
 
 
 class Terminated(SystemExit):
-    """A signal asked for the end; the exit code is the one shells give it, such as 143."""
+    """A signal requested termination; the exit code is the shell convention 128 + signal number, such as 143."""
 
 
 @contextlib.contextmanager
 def terminable() -> Iterator[None]:
-    """Raise Terminated in the block when a signal asks for the end, once; handlers that others have set stay."""
+    """Raises Terminated in the block on the first termination signal; handlers set by others stay."""
     numbers = [number for name in NAMES if (number := getattr(signal, name, None)) is not None]
     ours = [number for number in numbers if signal.getsignal(number) is signal.SIG_DFL]
     if threading.current_thread() is not threading.main_thread():
@@ -26,7 +26,7 @@ def terminable() -> Iterator[None]:
 
     def terminate(number: int, _: Any) -> None:
         for each in ours:
-            signal.signal(each, signal.SIG_IGN)  # clearing away is not to be interrupted
+            signal.signal(each, signal.SIG_IGN)  # cleanup must not be interrupted
         raise Terminated(128 + number)
 
     for number in ours:

@@ -1,4 +1,4 @@
-"""How many threads a quantization may use on this machine."""
+"""The number of threads that quantization may use on this machine."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _threads: ContextVar[int | None] = ContextVar("threads", default=None)
 
 @contextlib.contextmanager
 def limited_threads(threads: int | None) -> Iterator[None]:
-    """Within it, sessions that are opened here and PyTorch use so many threads; None leaves both as they are."""
+    """Limits PyTorch and the sessions opened in the block to `threads` threads; None changes neither."""
     if threads is None:
         yield
         return
@@ -27,5 +27,5 @@ def limited_threads(threads: int | None) -> Iterator[None]:
 
 
 def thread_limit() -> int | None:
-    """The threads of a session that is opened now; None for all cores."""
+    """Returns the number of threads for a session opened now; None for all cores."""
     return _threads.get()

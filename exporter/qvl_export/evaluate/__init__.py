@@ -1,4 +1,4 @@
-"""What a bundle costs in accuracy: the same items answered by two bundles, compared with statistics, drawn as a page.
+"""Measures what a bundle costs in accuracy: two bundles answer the same items, and a report compares the answers.
 
-dataset → answering (a process a bundle) → metrics, agreement → statistics → summary → report
+sets → answers (one or more processes per bundle) → metrics, agreement → statistics → summary → report
 """

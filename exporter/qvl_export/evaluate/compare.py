@@ -1,4 +1,4 @@
-"""Bundles against a reference on the same items: answer, then summarise. Killed, it goes on where it stopped."""
+"""Compares bundles with a reference on the same items: answer, then summarize. A killed comparison can be resumed."""
 
 from __future__ import annotations
 
@@ -37,11 +37,12 @@ NOISE_ITEMS = 100
 class ComparePlan:
     """What to compare, on what, and how.
 
-    `reference` is a bundle, or with `hf` a checkpoint directory run by PyTorch; `items` asks so many of the set, drawn
-    with a seed; `threads` are shared by `workers` processes (one a machine where not given), on the Ray cluster at the
-    address `ray` if given; results and their work area go under `out`. `blame` traces the worst item of every bundle
-    layer by layer. `gates` must be about metrics that the set measures. `template_args` are variables of the
-    chat template. With `use_generation_config` answers are drawn as the checkpoint recommends, else greedily.
+    `reference` is a bundle, or with `hf` a checkpoint directory run by PyTorch; `items` is the number of items, drawn
+    from the set with a fixed seed (default: all). `threads` are shared by `workers` processes (default: one per
+    machine), on the Ray cluster at the address `ray` if given. The report and its work directory go into `out`. `blame`
+    traces the worst item of every bundle layer by layer. `gates` must name metrics that the set measures.
+    `template_args` are variables of the chat template. With `use_generation_config`, answers are sampled as the
+    checkpoint recommends, otherwise greedily.
     """
 
     reference: Path
@@ -61,10 +62,10 @@ class ComparePlan:
 
 
 def compare(plan: ComparePlan, progress: Progress | None = None) -> Report:
-    """Answer the set with every model and compare; raises ExportError, BundleError.
+    """Answers the set with every model and compares the answers; raises ExportError, BundleError.
 
-    `plan.out` is a new or empty directory, or a report that is gone on with or replaced (see `place`). Leaves
-    `work/` in it, whose records a later run with the same set and answer length uses again.
+    `plan.out` is a new or empty directory, or a report that is resumed or replaced (see `report.output_dir`). `work/`
+    stays in it; a later run with the same set, items, reference and generation settings uses its records again.
     """
     with at_work(plan.out):
         return _compare(plan, progress or Silent())
@@ -93,14 +94,14 @@ def _compare(plan: ComparePlan, progress: Progress) -> Report:
 
 
 def _engines(models: Sequence[Model]) -> list[str]:
-    """What runs the models: the targets of bundles, or PyTorch."""
+    """Returns the engines that run the models: the targets of bundles, or "hf" for PyTorch."""
     found = (HF if model.engine == HF else read_manifest(model.path).target for model in models)
     return list(dict.fromkeys(found))
 
 
 def _answer_all(area: Area, chosen: EvalSet, reference: Model, others: Sequence[Model]) -> str:
-    """Answer what is not answered yet with every model; returns the name of the noise floor's records."""
-    other_count = 1 if area.threads > 1 else 2  # to see what that alone changes
+    """Answers the remaining items with every model; returns the name of the noise floor's records."""
+    other_count = 1 if area.threads > 1 else 2  # measures what the number of threads alone changes
     noisy, noise = chosen.subset(NOISE_ITEMS), f"{reference.key}-threads{other_count}"
     pending = [other for other in others if area.missing(other.key, chosen)]
     floor = bool(area.missing(noise, noisy)) and reference.engine != HF
@@ -110,13 +111,13 @@ def _answer_all(area: Area, chosen: EvalSet, reference: Model, others: Sequence[
         area.answer(reference, noise, noisy, False, other_count, True, f"{reference.title} again (noise floor)")
     for other in others:
         area.answer(other, other.key, chosen, False, area.threads, False)
-    for scratch in area.work.parent.glob(f"*/{area.scratch.name}"):  # one that is interrupted goes on with its own
+    for scratch in area.work.parent.glob(f"*/{area.scratch.name}"):  # an interrupted run keeps its own to resume
         shutil.rmtree(scratch, ignore_errors=True)
     return noise
 
 
 def _check_answered(area: Area, reference: Model, chosen: EvalSet) -> None:
-    """A reference that answers nothing is no reference; raises ExportError with the cause of the first item."""
+    """Raises ExportError with the first item's error if the reference answered no item."""
     records = Records(area.work, f"reference-{reference.key}")
     if len(records) or not (failed := sorted(records.failed)):
         return
@@ -126,7 +127,7 @@ def _check_answered(area: Area, reference: Model, chosen: EvalSet) -> None:
 
 
 def _area(plan: ComparePlan, chosen: EvalSet, reference: Model, pool: Pool, progress: Progress) -> Area:
-    """That of this set, these items, how they are answered, and the reference that agreement is with."""
+    """Returns the work directory for this set, these items, the generation settings and the reference."""
     arguments, recommends = dict(plan.template_args), plan.use_generation_config
     parts = [chosen.digest, chosen.chosen, plan.max_new_tokens, reference.key, arguments, recommends]
     key = msgspec.json.encode(parts, order="sorted")
@@ -138,7 +139,7 @@ def _area(plan: ComparePlan, chosen: EvalSet, reference: Model, pool: Pool, prog
 
 
 def _blames(plan: ComparePlan, report: Report, progress: Progress) -> dict[str, Blame]:
-    """Every bundle's worst item traced layer by layer, by title; what cannot be traced is told and left out."""
+    """Traces every bundle's worst item layer by layer, by title; a bundle that cannot be traced is reported instead."""
     found = {}
     for path, bundle in zip(plan.bundles, report.bundles, strict=True):
         for worst in bundle.worst[:1]:

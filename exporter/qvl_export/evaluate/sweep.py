@@ -1,4 +1,4 @@
-"""`sweep`: one export a precision, and from it a bundle for every pixel bound, which is two numbers of bundle.json."""
+"""`sweep`: one export per precision, and from it one bundle per pixel bound, which changes only bundle.json."""
 
 from __future__ import annotations
 
@@ -23,14 +23,15 @@ from .report.output_dir import BUNDLES, at_work, is_bundle
 from .sets.dataset import open_set
 
 MADE_OF = ".made-of"
-"""Beside the bundles: the key of what they were made of."""
+"""File beside the bundles that holds the key of their inputs."""
 
 
 @dataclass(frozen=True)
 class SweepPlan:
-    """The bounds and precisions to try; `calib` is needed by quantized ones. The first of each is the reference's.
+    """The pixel bounds and precisions to try; the first of each are the reference's.
 
-    Calibration is spread over the Ray cluster at the address `ray` if given, and uses `threads` cores here.
+    Quantized precisions are calibrated on `calib`, by default on the built-in set. Calibration runs on the Ray cluster
+    at the address `ray` if given, else on `threads` local cores.
     """
 
     checkpoint: str
@@ -44,7 +45,7 @@ class SweepPlan:
 
 
 def parse_pixels(text: str) -> tuple[int, ...]:
-    """Pixel bounds, the largest first; raises ConfigError."""
+    """Parses pixel bounds, largest first; raises ConfigError if one is not a positive whole number."""
     parts = [part.strip().replace("_", "") for part in text.split(",")]
     if not all(part.isdigit() and int(part) for part in parts):
         raise ConfigError(f"--pixels {text!r} are not whole numbers", fix="such as 200704,501760,1003520")
@@ -52,9 +53,9 @@ def parse_pixels(text: str) -> tuple[int, ...]:
 
 
 def make_bundles(plan: SweepPlan, progress: Progress) -> list[Path]:
-    """All bundles, that of the first precision and the most pixels first.
+    """Returns all bundles; the one with the first precision and the most pixels comes first.
 
-    Those that are there are used again, if they are of the same checkpoint, calibration pages and code.
+    Existing bundles are reused if they come from the same checkpoint, calibration pages and code.
     """
     if len(plan.pixels) * len(plan.precisions) < 2:
         raise ExportError("a single combination is no sweep", fix="give more --pixels or --precisions")
@@ -70,19 +71,19 @@ def make_bundles(plan: SweepPlan, progress: Progress) -> list[Path]:
 
 
 def _key(plan: SweepPlan) -> str:
-    """Of what bundles are made of beside what their names tell."""
+    """Returns the key of the inputs of bundles that their names do not show."""
     parts = plan.checkpoint, _files(Path(plan.checkpoint)), _files(plan.calib) if plan.calib else (), fingerprint()
     return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 
 def _files(place: Path) -> list[tuple[str, int, int]]:
-    """What tells a file, or all in a directory; nothing of what is not on this machine."""
+    """Returns the stamps of a file or of all files in a directory; nothing for a path not on this machine."""
     found = sorted(place.rglob("*")) if place.is_dir() else [place]
     return stamps(path for path in found if path.is_file())
 
 
 def _clear_others(folder: Path, key: str, progress: Progress) -> None:
-    """Remove bundles of sweeps that were made of something else, and nothing that is called otherwise."""
+    """Removes the bundles of a sweep with other inputs; anything that is not such a bundle stays."""
     mark = folder / MADE_OF
     if not folder.is_dir() or (mark.is_file() and mark.read_text() == key):
         return
@@ -112,7 +113,7 @@ def _export_plan(plan: SweepPlan, precision: str, out: Path) -> ExportPlan:
 
 
 def _with_bound(source: Path, out: Path, pixels: int) -> Path:
-    """The same bundle with another pixel bound; files are hard links where the file system has them."""
+    """Makes the same bundle with another pixel bound; files are hard links if the file system supports them."""
     if (out / MANIFEST).is_file():
         return out
     manifest = read_manifest(source)

@@ -1,1 +1,1 @@
-"""An export: its plan, the checkpoint opened for it, and the list of stages."""
+"""The export: its plan, the checkpoint opened for it, and its stages."""

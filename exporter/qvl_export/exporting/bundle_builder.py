@@ -1,4 +1,4 @@
-"""A bundle in the making: what is written of it so far, and its manifest."""
+"""A partly written bundle and its manifest."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from .resolve import Opened, build_graph
 
 
 class Draft:
-    """What an export writes to `directory`: the text files at once, then one graph after another.
+    """Writes an export to `directory`: the text files immediately, then one graph after another.
 
-    `graphs` are those written, by name.
+    `graphs` holds the written graphs by name.
     """
 
     def __init__(self, opened: Opened, directory: Path) -> None:
@@ -38,14 +38,14 @@ class Draft:
         self._read_hash = hashlib.sha256()
 
     def manifest(self, calibration: Calibration | None = None) -> Manifest:
-        """Of what is there so far."""
+        """Returns the manifest of everything written so far."""
         opened = self._opened
         origin = describe.origin(opened.source, self._read_hash, calibration, opened.plan.recorded())
         target, special = opened.plan.target, opened.texts.special_tokens
         return describe.manifest(opened.spec, target, self._entries, self._files, origin, special, opened.generation)
 
     def add(self, name: str, quantized: Quantized, progress: Progress) -> None:
-        """Write a graph and its weights, those that `quantized` has instead of the checkpoint's."""
+        """Writes a graph and its weights; tensors in `quantized` replace those of the checkpoint."""
         opened, target = self._opened, self._opened.targets[name]
         linears = opened.linears(quantized)
         graph = self.graphs[name] = build_graph(name, opened.spec, target, linears)
@@ -60,7 +60,7 @@ class Draft:
         self._files[f"{name}.onnx"] = bundle.file_entry(self.directory / f"{name}.onnx")
 
     def finish_with(self, finisher: Finisher, progress: Progress) -> None:
-        """Let engines be made of the graphs."""
+        """Builds engines from the graphs with `finisher`, and updates the file list."""
         finished = finisher(self.directory, self.manifest(), progress)
         self._entries = finished.graphs
         for name in finished.dropped:

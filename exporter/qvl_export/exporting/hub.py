@@ -1,4 +1,4 @@
-"""A checkpoint by path or by Hugging Face id, of which only the files an export needs are downloaded."""
+"""Finds a checkpoint by path or Hugging Face id; only the files that an export needs are downloaded."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ NEEDED = [
     "quantize_config.json",
     "adapter_config.json",
     INDEX,
-    "pytorch_model.bin.index.json",  # tells that weights are there, but pickled
+    "pytorch_model.bin.index.json",  # shows that weights exist, but pickled
 ]
-"""Files that are fetched first; then the whole file of weights, or if there is none the shards of the index."""
+"""Files that are downloaded first; the single weights file, or the shards in the index, follow."""
 _REPO_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 
 def locate(name: str, revision: str | None) -> tuple[Checkpoint, str | None]:
-    """The checkpoint and, for one from the hub, the commit it was resolved to.
+    """Returns the checkpoint and, if it is from the hub, the commit that it resolved to.
 
     A directory is used as it is; `org/model` is downloaded into the Hugging Face cache (`HF_HUB_OFFLINE` and
-    `HF_ENDPOINT` are honoured). Raises CheckpointError or HubError.
+    `HF_ENDPOINT` are honored). Raises CheckpointError or HubError.
     """
     path = Path(name)
     if not name.strip():
@@ -64,7 +64,7 @@ def locate(name: str, revision: str | None) -> tuple[Checkpoint, str | None]:
 
 
 def _download(repo_id: str, revision: str | None) -> Path:
-    """The snapshot's directory, whose name is the commit."""
+    """Downloads a snapshot and returns its directory, whose name is the commit."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
     from huggingface_hub.utils.tqdm import disable_progress_bars
@@ -75,12 +75,12 @@ def _download(repo_id: str, revision: str | None) -> Path:
     try:
         directory = Path(snapshot_download(repo_id, revision=revision, allow_patterns=NEEDED))
         if (directory / "config.json").is_file():
-            families.model_type(Checkpoint(directory))  # before gigabytes come that nobody can use
+            families.model_type(Checkpoint(directory))  # refuses unknown families before gigabytes are downloaded
         snapshot_download(repo_id, revision=directory.name, allow_patterns=[WHOLE])
         if (shards := Checkpoint(directory).shards) != [WHOLE]:
             snapshot_download(repo_id, revision=directory.name, allow_patterns=shards)
         return directory
-    except QvlError:  # about the configuration or the index
+    except QvlError:  # from reading the configuration or the index
         raise
     except LocalEntryNotFoundError as error:
         raise HubError(
@@ -90,25 +90,25 @@ def _download(repo_id: str, revision: str | None) -> Path:
         ) from error
     except RevisionNotFoundError as error:
         raise HubError(f"has no revision {revision}", where=repo_id, fix="check --revision") from error
-    except RepositoryNotFoundError as error:  # also gated ones
+    except RepositoryNotFoundError as error:  # gated repositories too
         raise HubError(
             "is neither a local directory nor a repository that you may read on the hub",
             where=repo_id,
             fix="check the name; for a private or gated one run `hf auth login`",
         ) from error
-    except Exception as error:  # errors of its HTTP library, which changes, come through as they are
+    except Exception as error:  # huggingface_hub does not wrap errors of its HTTP library, which varies by version
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise HubError(f"cannot be downloaded: {reason}", where=repo_id) from error
 
 
 def _check_weights(repo_id: str, directory: Path) -> None:
-    """Raise CheckpointError where a repository has weights of another kind, which were not fetched."""
+    """Raises CheckpointError if the repository has only weights in other formats, which were not downloaded."""
     from huggingface_hub import list_repo_files
 
     names = {path.name for path in directory.iterdir()}
     if not names.isdisjoint((WHOLE, INDEX, "adapter_config.json")):
         return
-    with contextlib.suppress(Exception):  # offline: what was fetched has to do
+    with contextlib.suppress(Exception):  # offline: only the downloaded files are known
         names |= set(list_repo_files(repo_id, revision=directory.name))
     what, fix = foreign.why_no_weights(names)
     if what:

@@ -1,4 +1,4 @@
-"""The export as a list of stages: open the checkpoint, then quantize, build and write one graph after another."""
+"""The stages of an export: open the checkpoint, then quantize, build and write one graph after another."""
 
 from __future__ import annotations
 
@@ -36,9 +36,10 @@ __all__ = ["ExportPlan", "Progress", "Silent", "export", "sensitivity"]
 
 
 def export(plan: ExportPlan, progress: Progress | None = None) -> Manifest:
-    """Make a bundle, or what the plan's layout has in its place, and return the bundle's manifest.
+    """Writes a bundle, or the directory of the plan's layout, and returns the bundle's manifest.
 
-    Nothing is left behind on an error but a calibration from which the next run goes on; the error has a note of it.
+    On an error only the calibration's work directory remains, so that the next run can resume; a note on the error
+    says so.
 
     Raises ExportError (ConfigError, CheckpointError, HubError, OutputError).
     """
@@ -75,13 +76,13 @@ def export(plan: ExportPlan, progress: Progress | None = None) -> Manifest:
 
 
 def _tell_fewer(plan: ExportPlan, pages: Pages | None, progress: Progress) -> None:
-    """Say where there are not as many pages as were asked for."""
+    """Reports when there are fewer calibration pages than requested."""
     if pages is not None and plan.asked("samples") and len(pages) < plan.samples:
         progress.stage(f"--samples {plan.samples}: there are only {len(pages)}, and all are used")
 
 
 def sensitivity(plan: ExportPlan, progress: Progress | None = None) -> list[Sensitivity]:
-    """What each precision of each linear costs the answers on the plan's pages; `out` is not written.
+    """Measures the KL divergence that each precision of each linear costs on the plan's pages; `out` is not written.
 
     Raises ExportError as `export` does.
     """
@@ -99,7 +100,7 @@ def sensitivity(plan: ExportPlan, progress: Progress | None = None) -> list[Sens
 
 @contextlib.contextmanager
 def _quantizer(opened: Opened, pages: Pages | None, progress: Progress) -> Iterator[Quantizer | None]:
-    """What quantizes the graphs that are to be quantized on `pages`; raises ExportError when it cannot be had."""
+    """Yields the quantizer of the plan's graphs on `pages`, None without pages; raises ExportError on failure."""
     plan, wanted = opened.plan, quantized(opened.precisions)
     if pages is None:
         yield None
@@ -137,7 +138,7 @@ def _quantizer_of(
 
 
 def _check_save_gptq(opened: Opened) -> None:
-    """Refuse what cannot be saved as a GPTQ checkpoint, before the long work."""
+    """Raises ExportError before the long work if the model cannot be saved as a GPTQ checkpoint."""
     plan, spec = opened.plan, opened.spec
     if plan.save_gptq is None:
         return
@@ -152,7 +153,7 @@ def _check_save_gptq(opened: Opened) -> None:
 
 @contextlib.contextmanager
 def _gptq_checkpoint(plan: ExportPlan) -> Iterator[Callable[[Opened, Quantized, Progress], None]]:
-    """What saves the GPTQ checkpoint that the plan wants, if it does; that is there when all has ended well."""
+    """Yields a function that writes the plan's GPTQ checkpoint, if any; its directory appears only on success."""
     if plan.save_gptq is None:
         yield lambda *_: None
         return

@@ -1,4 +1,4 @@
-"""What to export and how: a plan, and what it says of precisions, bounds and limits."""
+"""The plan of an export: what to export and how, with its precisions, bounds and limits."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _LLM = ("llm", DECODE)
 
 
 class Reader(NamedTuple):
-    """What reads an option: graphs in certain precisions. `what` they are and the `fix` are for the error."""
+    """The precisions per graph in which an option has an effect. `what` and `fix` are parts of the error message."""
 
     field: str
     precisions: Mapping[str, tuple[str, ...]]
@@ -53,12 +53,12 @@ READ_BY = {
     "--vision-weight": Reader("vision_weight", _INT4_LLM, "int4 of the language model", _ADD_INT4),
     "--no-gptq-experts": Reader("gptq_experts", _INT4_LLM, "int4 of the language model", _ADD_INT4),
 }
-"""Options that nothing reads unless a graph has a certain precision."""
+"""Options that have no effect unless a graph has a certain precision."""
 RECORDED = (
     *("precision", "vision_precision", "llm_precision", "max_kl", "max_size", "min_pixels", "max_pixels", "max_length"),
     *("accuracy_level", "reduce_range", "block_size", "samples", "vision_weight", "rotate", "gptq_experts"),
 )
-"""What a bundle tells of how it was made."""
+"""Fields that a bundle records about its export."""
 
 
 @dataclass(frozen=True)
@@ -66,26 +66,25 @@ class ExportPlan:
     """What to export, where to, and how.
 
     `checkpoint` is a directory or a Hugging Face id; `min_pixels` and `max_pixels` override the checkpoint's;
-    `max_length` bounds prompt and answer together (8,192, or the model's limit if that is lower); `accuracy_level` 4
-    multiplies 4- and 8-bit weights with activations rounded to int8, 0 keeps activations float32. Linears that the
-    checkpoint holds quantized (GPTQ, AWQ) are used as they are. `precision` "int8" multiplies integers in both towers
-    (W8A8), "int4" does so in the vision tower and has the language model's weights in int4 by GPTQ, `block_size`
-    columns a scale, "hybrid" holds the language model twice, in int8 for prompts and in int4 for answers;
-    `vision_precision` and `llm_precision` choose for one tower. Both are calibrated on up to `samples`
+    `max_length` bounds prompt and answer together (8,192, or the model's limit if that is lower). `accuracy_level` 4
+    multiplies 4- and 8-bit weights with activations rounded to int8; 0 keeps activations float32. Linears that the
+    checkpoint stores quantized (GPTQ, AWQ) are used as they are. `precision` "int8" multiplies integers in both towers
+    (W8A8); "int4" does so in the vision tower and quantizes the language model's weights to int4 by GPTQ with one scale
+    per `block_size` columns; "hybrid" stores the language model twice, in int8 for prefill and in int4 for decode.
+    `vision_precision` and `llm_precision` override it for one tower. Quantization is calibrated on up to `samples`
     pages spread over `calib`, one path or several: calibration sets (directories with `labels.jsonl`), images, PDFs,
-    directories of these; the built-in set where there are none. `reduce_range` makes int8 weights fast on x86
-    without VNNI, at some accuracy. `max_kl` (mean divergence of answers from the checkpoint's, nats a token) or
-    `max_size` (bytes) instead of a precision chooses one for every linear, by what each costs on the pages.
-    `vision_weight` is what an image token counts in the Hessians of GPTQ, a text token counting one. The directory
-    `save_gptq` gets the int4 language model as a GPTQ checkpoint too. `rotate` folds a rotation of hidden states into
-    the weights of the language model, which changes no answer of a float bundle and makes a quantized
-    one more accurate where few channels are far larger than the others (see docs/decisions.md). Without `gptq_experts`
-    int4 experts are rounded to nearest, which is several times as fast. `layout` "genai" makes a directory for ONNX
-    Runtime GenAI instead of a bundle (see docs/interop.md). Targets that build engines do so for the GPUs of
-    `compute_capability`, such as "86,89,120", and for what `profile` says they are to read: "pages", or "video" too.
-    Calibration pages are run on the machines of the Ray cluster at the address `ray`, or here on `threads` cores (all
-    where None). `given` names fields that were asked for even where they are as by default: an option that nothing
-    reads is refused.
+    or directories of these; the built-in set if empty. `reduce_range` makes int8 weights fast on x86 without VNNI, at
+    some cost in accuracy. `max_kl` (mean KL divergence of answers from the checkpoint's, in nats per token) or
+    `max_size` (bytes) replaces a precision: each linear gets one by what it costs on the calibration pages.
+    `vision_weight` is the weight of an image token in GPTQ's Hessians, relative to a text token. The int4 language
+    model is also saved as a GPTQ checkpoint in the directory `save_gptq`. `rotate` folds a rotation of hidden states
+    into the weights of the language model, which changes no answer of a float bundle and makes a quantized one more
+    accurate if a few channels are far larger than the others (see docs/decisions.md). Without `gptq_experts`, int4
+    experts are rounded to nearest, which is several times faster. `layout` "genai" writes a directory for ONNX Runtime
+    GenAI instead of a bundle (see docs/interop.md). Targets that build engines build them for the GPUs of
+    `compute_capability`, such as "86,89,120", and for the inputs of `profile`: "pages", or "video" for videos too.
+    Calibration runs on the machines of the Ray cluster at the address `ray`, or on `threads` local cores (all if None).
+    `given` names fields that were set explicitly, even to their default: an option without effect is refused.
     """
 
     checkpoint: str | Path
@@ -118,12 +117,12 @@ class ExportPlan:
     given: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
-        """Targets may be written as they are on a command line: `tensorrt-rtx` is `tensorrt_rtx`."""
+        """Accepts targets as written on a command line: `tensorrt-rtx` becomes `tensorrt_rtx`."""
         object.__setattr__(self, "target", self.target.replace("-", "_"))
 
     @cached_property
     def limit(self) -> Limit | None:
-        """What the precisions of single linears are to keep; raises ExportError where the plan says several things."""
+        """The limit for choosing a precision per linear; raises ExportError if it is invalid or one of several."""
         given = [value for value in (self.max_kl, self.max_size) if value is not None]
         if not given:
             return None
@@ -132,7 +131,7 @@ class ExportPlan:
                 "--max-kl, --max-size and precisions exclude one another",
                 fix="give one of --max-kl, --max-size, --precision",
             )
-        if not 0 < given[0] < math.inf:  # nor what is no number
+        if not 0 < given[0] < math.inf:  # False for NaN too
             raise ExportError(f"a limit of {given[0]} cannot be kept", fix="--max-kl and --max-size are above 0")
         return Limit(self.max_kl, self.max_size)
 
@@ -141,17 +140,17 @@ class ExportPlan:
         return schemes.Options(self.block_size, self.reduce_range, self.gptq_experts)
 
     def precisions(self) -> dict[str, str]:
-        """The precision of every graph by name; raises ExportError for unknown ones."""
+        """Returns the precision of every graph by name; raises ExportError for unknown precisions."""
         if self.limit:
             return dict.fromkeys(precision.TOWERS, MIXED)
         return precision.of_towers(self.precision, self.vision_precision, self.llm_precision)
 
     def recorded(self) -> dict[str, str | int | float | bool]:
-        """What is not as it is by default, of what decides numbers; paths say something of the machine."""
+        """Returns the non-default fields that affect numbers; paths are left out, as they describe the machine."""
         return {name: getattr(self, name) for name in RECORDED if getattr(self, name) != getattr(ExportPlan, name)}
 
     def adjusted(self, spec: ModelSpec) -> ModelSpec:
-        """The spec with the plan's pixel bounds, length and basis; raises ExportError when they make no sense."""
+        """Returns the spec with the plan's pixel bounds, length and basis; raises ExportError if they are invalid."""
         if self.rotate and (self.save_gptq is not None or self.limit):
             raise ExportError("--save-gptq, --max-kl and --max-size want the own basis", fix="use --no-rotate")
         low, high = self._pixels(spec)
@@ -160,7 +159,7 @@ class ExportPlan:
         return replace(spec, image=image, max_positions=self._length(spec), text=text)
 
     def check(self) -> None:
-        """Refuse what makes no sense with any checkpoint, before one is looked for; raises ExportError."""
+        """Raises ExportError for options that are invalid with any checkpoint, before one is located."""
         precisions = self.precisions()
         wanted = quantized(precisions)
         for path in (self.out, self.save_gptq):
@@ -179,7 +178,7 @@ class ExportPlan:
             schemes.find("int4" if chosen == MIXED else chosen, self.options)
 
     def _check_read(self, precisions: Mapping[str, str]) -> None:
-        """Refuse options that nothing reads: to take them in silence would promise something."""
+        """Refuses options without effect: accepting them silently would be misleading."""
         for option, reader in READ_BY.items():
             read = any(chosen in reader.precisions.get(graph, ()) for graph, chosen in precisions.items())
             if self.asked(reader.field) and not read:
@@ -191,7 +190,7 @@ class ExportPlan:
             )
 
     def check_opened(self, lowered: Mapping[str, Target], own: bool, experts: bool) -> None:
-        """Refuse options that the target or the checkpoint gives no meaning; raises ExportError."""
+        """Raises ExportError for options that have no effect with this target or checkpoint."""
         precisions = self.precisions()
         wanted = set(precisions.values())
         if self.asked("accuracy_level"):
@@ -206,7 +205,7 @@ class ExportPlan:
             raise ExportError("--no-gptq-experts is for models with experts", fix="leave it out")
 
     def asked(self, field: str) -> bool:
-        """Whether a field was given, or is not as it is by default."""
+        """Whether a field was set explicitly or differs from its default."""
         return field in self.given or getattr(self, field) != getattr(ExportPlan, field)
 
     def _pixels(self, spec: ModelSpec) -> tuple[int, int]:
@@ -235,5 +234,5 @@ class ExportPlan:
 
 
 def quantized(precisions: Mapping[str, str]) -> dict[str, str]:
-    """Those of precisions by graph that are no float type."""
+    """Returns the entries of `precisions` that are not float types."""
     return {name: chosen for name, chosen in precisions.items() if chosen not in precision.FLOATS}

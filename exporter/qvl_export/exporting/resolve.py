@@ -1,4 +1,4 @@
-"""A checkpoint opened for a plan: found, described, and refused where it does not fit before anything long begins."""
+"""Opens a checkpoint for a plan, and refuses one that does not fit before any long work begins."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ Linears = Mapping[str, stored.QuantizedSource]
 
 @dataclass(frozen=True)
 class Opened:
-    """A checkpoint that fits a plan; its spec and tensors are in the plan's bounds and basis.
+    """A checkpoint that fits a plan; its spec and tensors have the plan's bounds and basis.
 
-    `precisions` and `targets` are those of every graph by name, `own` the linears that it holds quantized, `sources`
-    the values of every parameter, `texts` what prompts are made with, `generation` what the checkpoint recommends for
-    answers.
+    `precisions` and `targets` are by graph name, `own` the linears that the checkpoint stores quantized, `sources` the
+    values of every parameter, `texts` the files that prompts are built from, `generation` the checkpoint's recommended
+    generation settings.
     """
 
     plan: ExportPlan
@@ -60,17 +60,17 @@ class Opened:
     generation: GenerationDefaults
 
     def floats(self, name: str) -> str:
-        """The precision of what is not quantized in a graph."""
+        """Returns the precision of a graph's unquantized values."""
         return precision.of_floats(self.precisions[name], self.plan.precision)
 
     @property
     def options(self) -> schemes.Options:
-        """Those of quantization schemes, as plan and target want them."""
+        """The options of quantization schemes for this plan and target."""
         return replace(self.plan.options, static=self.targets["vision"].static_activations)
 
     @property
     def engine_options(self) -> engines.EngineOptions:
-        """What the plan and its weights ask of engines."""
+        """The options of engines that follow from the plan and its weights."""
         stored = frozenset(linear.layout() for linear in self.own.values())
         int4 = any(layout.bits == 4 for layout in stored) or not {"int4", MIXED}.isdisjoint(self.precisions.values())
         return engines.EngineOptions(
@@ -78,12 +78,12 @@ class Opened:
         )
 
     def linears(self, quantized: Quantized) -> dict[str, stored.QuantizedSource]:
-        """The checkpoint's own quantized linears, and those made here."""
+        """Returns the checkpoint's own quantized linears and those of `quantized`."""
         return {**self.own, **quantized.linears}
 
 
 def open_checkpoint(plan: ExportPlan, precisions: Mapping[str, str], progress: Progress) -> Opened:
-    """Find, read and check what the plan is to export.
+    """Finds, reads and checks the plan's checkpoint.
 
     Raises ExportError (HubError, ConfigError, CheckpointError).
     """
@@ -115,18 +115,18 @@ def open_checkpoint(plan: ExportPlan, precisions: Mapping[str, str], progress: P
 
 
 def build_graph(name: str, spec: ModelSpec, target: targets.Target, linears: Linears) -> build.Graph:
-    """The graph of that name with these linears quantized."""
+    """Returns the graph called `name` with `linears` quantized."""
     return BUILD[name](spec, target, {name: linear.layout() for name, linear in linears.items()})
 
 
 def _used(checkpoint: Checkpoint, spec: ModelSpec) -> dict[str, Tensor]:
-    """The tensors by the names that graphs have for them, without those that an export has no use for."""
+    """Returns the tensors by their names in the graphs, without those that an export does not need."""
     left = {*leftovers.heads(checkpoint.tensors), *leftovers.buffers(checkpoint.tensors)}
     return {name: tensor for name, tensor in families.tensors(checkpoint, spec).items() if name not in left}
 
 
 def _headless(spec: ModelSpec, checkpoint: Checkpoint) -> list[str]:
-    """Said of a model that is to have a head of its own, of which there is none."""
+    """Returns a note if the model should have a head of its own but has none."""
     if not spec.text.tied or HEAD in checkpoint.tensors or checkpoint.ties_embeddings:
         return []
     return [f"there is no {HEAD}, and config.json ties none: the table of embeddings serves as head"]
@@ -135,7 +135,7 @@ def _headless(spec: ModelSpec, checkpoint: Checkpoint) -> list[str]:
 def _match(
     spec: ModelSpec, tensors: Mapping[str, Tensor], where: Path, lowered: Mapping[str, targets.Target], own: Linears
 ) -> dict[str, weights.Source]:
-    """The checkpoint's tensor for every parameter; raises CheckpointError for what does not fit."""
+    """Returns the checkpoint's tensor for every parameter; raises CheckpointError if tensors do not fit."""
     graphs = [build_graph(name, spec, target, own) for name, target in lowered.items()]
     tied = ("lm_head.weight",) if spec.text.tied else ()
     unused = (*leftovers.COMPUTED, *tied, *stored.stored_names(own), *stored.zero_biases(own, tensors))
@@ -144,7 +144,7 @@ def _match(
 
 
 def _check_depth(spec: ModelSpec, checkpoint: Checkpoint) -> None:
-    """Refuse more layers than there are tensors, before a graph of them is built."""
+    """Raises ConfigError if there are more layers than tensors, before a graph of them is built."""
     for name, depth in (("vision_config.depth", spec.vision.depth), ("num_hidden_layers", spec.text.num_layers)):
         if depth > len(checkpoint.tensors):
             raise ConfigError(

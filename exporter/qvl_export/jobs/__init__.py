@@ -1,1 +1,1 @@
-"""Jobs in processes of their own: on this machine, or on the machines of a Ray cluster."""
+"""Runs jobs in processes of their own, on this machine or on a Ray cluster."""

@@ -1,4 +1,4 @@
-"""Where jobs run: on this machine, or on the Ray cluster at an address."""
+"""Opens the pool that runs jobs: this machine, or a Ray cluster."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .pool import Pool, ThisMachine
 
 @contextlib.contextmanager
 def open_pool(ray: str | None) -> Iterator[Pool]:
-    """This machine, or the Ray cluster at an address; raises ExportError where there is none."""
+    """Yields this machine, or the Ray cluster at the address `ray`; raises ExportError if there is none."""
     if ray is None:
         yield ThisMachine()
         return

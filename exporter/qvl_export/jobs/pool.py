@@ -1,7 +1,7 @@
-"""Running jobs in processes of their own: one model in memory at a time, all its memory back when it ends.
+"""Runs jobs in processes of their own: each holds one model, whose memory is freed when the process ends.
 
-A process gets its job through a pipe, which stays open as long as we live: where it closes, the process ends (see
-`job`), on every platform and however we ended.
+A process gets its job through a pipe, which stays open as long as the parent lives: when it closes, the process ends
+(see `jobs.worker`), on every platform and however the parent ended.
 """
 
 from __future__ import annotations
@@ -24,32 +24,32 @@ from ..errors import ExportError, StoppedError
 
 Advance = Callable[[int], None]
 POLL = 0.5
-"""Seconds."""
+"""Seconds between checks for finished jobs."""
 PATIENCE = 10
-"""Seconds that a process has to end after it was asked to."""
+"""Seconds that a process has to end after it was asked to terminate."""
 TRACEBACK = "Traceback (most recent call last)"
 
 
 class Pool(Protocol):
-    """Where jobs run: `machines` that have `cores` between them."""
+    """Where jobs run: `machines` machines with `cores` cores in total."""
 
     machines: int
     cores: int
 
     def run(self, module: str, jobs: Sequence[msgspec.Struct], threads: int, advance: Advance) -> None:
-        """Run `python -m module` for every job, each on `threads` cores; `advance` is told of their lines.
+        """Runs `python -m module` for every job, each on `threads` cores; calls `advance` for every line they print.
 
-        Raises ExportError with the last line of what a failing process had to say, and BrokenJob where that is a
-        traceback; then the others are ended too.
+        Raises ExportError with the last error line of a failing process, StoppedError if a signal ended it, and
+        BrokenJob for a traceback; the other processes are then ended too.
         """
 
 
 class BrokenJob(Exception):
-    """A process ended by a bug of ours, with its traceback: no ExportError, which would be somebody's bad input."""
+    """A process ended by an internal bug, with its traceback; not an ExportError, which would mean bad input."""
 
 
 class ThisMachine:
-    """All jobs at the same time, here."""
+    """Runs all jobs at the same time on this machine."""
 
     def __init__(self) -> None:
         self.machines, self.cores = 1, cores()
@@ -60,7 +60,7 @@ class ThisMachine:
 
 
 def run_jobs(module: str, jobs: Sequence[msgspec.Struct], advance: Advance) -> None:
-    """Run `python -m module` for every job at the same time, as `Pool.run` says."""
+    """Runs `python -m module` for every job at the same time; see `Pool.run`."""
 
     def follow(process: Running) -> None:
         for count in process.lines():
@@ -73,7 +73,7 @@ def run_jobs(module: str, jobs: Sequence[msgspec.Struct], advance: Advance) -> N
 
 
 def ended(futures: Sequence[Future[None]]) -> Iterator[Future[None]]:
-    """One after another as they end; Windows tells nobody of an interruption who waits without an end."""
+    """Yields futures as they end; it polls because on Windows a wait without a timeout cannot be interrupted."""
     pending = set(futures)
     while pending:
         done, pending = wait(pending, POLL, FIRST_COMPLETED)
@@ -81,13 +81,13 @@ def ended(futures: Sequence[Future[None]]) -> Iterator[Future[None]]:
 
 
 class Running:
-    """A process at work."""
+    """A running process."""
 
     def __init__(self, process: subprocess.Popen[str], errors: IO[str]) -> None:
         self._process, self._errors = process, errors
 
     def lines(self) -> Iterator[int]:
-        """1 for each line that it prints, until it is done; raises ExportError where it fails, BrokenJob by a bug."""
+        """Yields 1 for each line that it prints; raises ExportError if it fails, BrokenJob if that is a bug."""
         assert self._process.stdout is not None
         for _ in self._process.stdout:
             yield 1
@@ -109,9 +109,9 @@ class Running:
 
 @contextlib.contextmanager
 def started(module: str, job: msgspec.Struct) -> Iterator[Running]:
-    """`python -m module` at work on a job, ended at the latest with the block."""
+    """Starts `python -m module` on a job; the process is ended with the block at the latest."""
     command, pipe = [sys.executable, "-P", "-m", module], subprocess.PIPE
-    settings = {**os.environ, "PYTHONIOENCODING": "utf-8"}  # Windows would have the console's
+    settings = {**os.environ, "PYTHONIOENCODING": "utf-8"}  # on Windows it would be the console's
     with (
         tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as errors,
         subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=errors, encoding="utf-8", env=settings) as process,
@@ -125,13 +125,13 @@ def started(module: str, job: msgspec.Struct) -> Iterator[Running]:
 
 def _hand_over(process: subprocess.Popen[str], job: msgspec.Struct) -> None:
     assert process.stdin is not None
-    with contextlib.suppress(OSError):  # it has ended already, and says why
+    with contextlib.suppress(OSError):  # it has already ended, and reports why
         process.stdin.write(msgspec.json.encode(job).decode() + "\n")
         process.stdin.flush()
 
 
 def _end(process: subprocess.Popen[str]) -> None:
-    """Ask it to end, and make it."""
+    """Asks the process to terminate, and kills it after PATIENCE seconds."""
     if process.poll() is None:
         process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):

@@ -1,7 +1,7 @@
-"""Jobs on the machines of a Ray cluster, see `processes.Pool`.
+"""Runs jobs on the machines of a Ray cluster, see `pool.Pool`.
 
-Every machine sees models, pages and results under the same paths (a network file system), and has qvl-export installed:
-a job is the same process there as it would be here.
+Every machine must see models, pages and results under the same paths (a network file system) and have qvl-export
+installed: a job is the same process there as on this machine.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SECONDS = 10
 
 @contextlib.contextmanager
 def cluster(address: str) -> Iterator[Pool]:
-    """The cluster at `address` (`HOST:PORT` or `auto`); raises ExportError where none answers."""
+    """Yields the cluster at `address` (`HOST:PORT` or `auto`); raises ExportError if none answers."""
     try:
         import ray
     except ImportError as error:
@@ -45,7 +45,7 @@ def cluster(address: str) -> Iterator[Pool]:
 
 @contextlib.contextmanager
 def _own_end() -> Iterator[None]:
-    """Ray sets a handler of its own for the signal that asks for the end: ours comes back."""
+    """Restores our SIGTERM handler after the block, in which Ray sets its own."""
     handler = signal.getsignal(signal.SIGTERM)
     yield
     if threading.current_thread() is threading.main_thread():
@@ -53,13 +53,13 @@ def _own_end() -> Iterator[None]:
 
 
 def _knock(address: str) -> None:
-    """Raises OSError where nobody is at an address: Ray itself would ask again for minutes."""
+    """Raises OSError if nothing listens at an address: Ray itself would retry for minutes."""
     if found := re.fullmatch(r"(.+):(\d+)", address):
         socket.create_connection((found[1], int(found[2])), SECONDS).close()
 
 
 class RayPool:
-    """As many jobs at the same time as the cluster has cores for; the others wait."""
+    """Runs as many jobs at the same time as the cluster has cores for; the others wait."""
 
     def __init__(self, ray: Any) -> None:
         counts = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
@@ -69,8 +69,8 @@ class RayPool:
             raise ExportError("the Ray cluster has no cores", fix="start its nodes with --num-cpus of one or more")
 
     def run(self, module: str, jobs: Sequence[msgspec.Struct], threads: int, advance: Advance) -> None:
-        """See `processes.Pool.run`."""
-        wanted = min(threads, self._most)  # more than any machine has would be waited for in vain
+        """See `pool.Pool.run`."""
+        wanted = min(threads, self._most)  # a job that needs more cores than any machine has would wait forever
         task = self._ray.remote(_lines).options(num_cpus=wanted, num_returns="streaming", max_retries=0)
         streams = [task.remote(module, job) for job in jobs]
         with ThreadPoolExecutor(len(jobs)) as pool:
@@ -97,6 +97,6 @@ class RayPool:
 
 
 def _lines(module: str, job: msgspec.Struct) -> Iterator[int]:
-    """On a machine of the cluster: a job's process, line by line."""
+    """Runs a job's process on a machine of the cluster; yields line by line."""
     with started(module, job) as process:
         yield from process.lines()

@@ -1,7 +1,7 @@
-"""What a job's process does, `python -m module`: see `processes`, which starts it.
+"""The entry point of a job's process, `python -m module`, which `jobs.pool` starts.
 
-Its job is a line of JSON on standard input, which stays open after it: once it closes, whoever started the process is
-gone, however that ended, and the process ends too.
+The job is one line of JSON on standard input, which then stays open: once it closes, the parent process is gone,
+however it ended, and this process ends too.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ from qvl_runtime.cli.arguments import BAD_INPUT
 from qvl_runtime.errors import QvlError
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
-"""What a disk says that has no room for what is written to an open file: the one error that names no file."""
+"""Errno values of a full disk while writing an open file: the only expected OSErrors without a file name."""
 ORPHANED = 1
-"""Exit code, which nobody is there to see."""
+"""Exit code once the parent is gone, which nobody sees."""
 Job = TypeVar("Job", bound=msgspec.Struct)
 
 
 def serve(kind: type[Job], run: Callable[[Job], None]) -> int:
-    """Run the job on standard input and return the exit code: 2 and one line on standard error if it cannot be done.
+    """Runs the job on standard input and returns the exit code: 2, with one line on standard error, for bad input.
 
-    Anything that is nobody's input but a bug of ours is not caught: its traceback is what `processes` shows.
+    Exceptions caused by bugs are not caught: `jobs.pool` shows their traceback.
     """
     warnings.simplefilter("ignore", UserWarning)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; whoever started us ends us
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all processes; the parent ends this one
     try:
         run(msgspec.json.decode(_received(), type=kind))
     except QvlError as error:
         return _refused(str(error))
     except MemoryError:
         return _refused("not enough memory")
-    except BrokenPipeError:  # whoever started us is gone
+    except BrokenPipeError:  # the parent is gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
@@ -52,10 +52,10 @@ def serve(kind: type[Job], run: Callable[[Job], None]) -> int:
 
 
 def _received() -> bytes:
-    """The job; from here on the process ends when the pipe closes."""
+    """Reads the job; from then on the process ends when the pipe closes."""
     line = sys.stdin.buffer.readline()
     pipe, nothing = os.dup(sys.stdin.fileno()), os.open(os.devnull, os.O_RDONLY)
-    os.dup2(nothing, sys.stdin.fileno())  # Windows: libraries that look at it while it is read from would wait
+    os.dup2(nothing, sys.stdin.fileno())  # Windows: libraries that inspect stdin while it is being read would block
     os.close(nothing)
     threading.Thread(target=_end_with, args=(pipe,), daemon=True).start()
     return line

@@ -1,1 +1,1 @@
-"""The texts that a bundle takes from a checkpoint: its tokenizer, its chat template and their special tokens."""
+"""The texts that a bundle takes from a checkpoint: the tokenizer, the chat template and their special tokens."""

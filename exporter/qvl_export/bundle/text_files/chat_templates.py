@@ -1,4 +1,4 @@
-"""Which of a checkpoint's chat templates is taken: the first in transformers' order that places the image token.
+"""Chooses among a checkpoint's chat templates: the first one in transformers' order that places the image token.
 
 Source of the order: `ProcessorMixin.get_processor_dict` of transformers 5, then what its tokenizers read.
 """
@@ -26,7 +26,7 @@ JINJA = ("chat_template.jinja", "additional_chat_templates/default.jinja")
 
 
 class Candidate(NamedTuple):
-    """A template, where it is written, and why it cannot be one, if so."""
+    """A template, its file, and the reason why it cannot be used, if any."""
 
     source: str
     where: Path
@@ -40,7 +40,7 @@ def choose(
     special_tokens: Mapping[str, str],
     say: Callable[[str], None],
 ) -> str:
-    """The template; `say` is told which were passed over, and why. Raises ConfigError where none will do."""
+    """Returns the template; `say` reports which were rejected, and why. Raises ConfigError if none is usable."""
     faults = dict[Path, str]()
     for candidate in _candidates(checkpoint, spec):
         fault = candidate.fault or _fault(candidate, spec, tokenizer, special_tokens)
@@ -69,7 +69,7 @@ def _candidates(checkpoint: Checkpoint, spec: ModelSpec) -> Iterator[Candidate]:
 
 
 def _in_json(checkpoint: Checkpoint, name: str) -> Iterator[Candidate]:
-    """The template of a JSON file; of several with names, the one called "default"."""
+    """Yields the template of a JSON file; of several named ones, the one called "default"."""
     value, where = (checkpoint.json(name) or {}).get("chat_template"), checkpoint.directory / name
     if isinstance(value, list) and all(isinstance(item, dict) for item in value):
         value = {str(item.get("name")): item.get("template") for item in value}
@@ -83,7 +83,7 @@ def _in_json(checkpoint: Checkpoint, name: str) -> Iterator[Candidate]:
 
 
 def _fault(candidate: Candidate, spec: ModelSpec, tokenizer: Tokenizer, special_tokens: Mapping[str, str]) -> str:
-    """Why a template cannot be taken: empty where it can."""
+    """Returns why a template cannot be used; empty if it can."""
     job = vetting.template_job(candidate.source, special_tokens)
     if fault := vetting.faults({"template": job}):
         return f"cannot be rendered: {fault['template']}"

@@ -1,7 +1,7 @@
-"""The named and added tokens that a tokenizer's configuration files speak of, as transformers 5 reads them.
+"""Reads the named and added tokens of a tokenizer's configuration files as transformers 5 does.
 
 Source: `PreTrainedTokenizerBase._from_pretrained` and `special_tokens_map` of transformers 5. `tokenizer_config.json`
-has `added_tokens_decoder`, by ids; only where it has none are `special_tokens_map.json` and `added_tokens.json` read.
+has `added_tokens_decoder`, by id; `special_tokens_map.json` and `added_tokens.json` are read only if it does not.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from ...families.spec import ModelSpec
 CONFIG, SPECIAL, ADDED = "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"
 STANDARD = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 DEFAULTS = dict.fromkeys(("eos_token", "unk_token", "pad_token"), "<|endoftext|>")
-"""What transformers' Qwen2Tokenizer has where its files say nothing."""
+"""Defaults of transformers' Qwen2Tokenizer."""
 QWEN2 = (None, "Qwen2Tokenizer", "Qwen2TokenizerFast")
 _FLAGS = ("lstrip", "rstrip", "single_word", "normalized", "special")
 
 
 @dataclass(frozen=True)
 class SpecialTokens:
-    """`named` are variables of chat templates; `added` have an id that a file states, `extra` none."""
+    """`named` are variables of chat templates; `added` have an id in a file, `extra` do not."""
 
     named: Mapping[str, str]
     added: Mapping[int, AddedToken]
@@ -36,7 +36,7 @@ class SpecialTokens:
 
 
 def read(checkpoint: Checkpoint, spec: ModelSpec) -> SpecialTokens:
-    """Those of a checkpoint; raises ConfigError for files that are malformed."""
+    """Reads the special tokens of a checkpoint; raises ConfigError for malformed files."""
     config = checkpoint.json(CONFIG) or {}
     legacy = "added_tokens_decoder" not in config
     where = checkpoint.directory / (ADDED if legacy else CONFIG)
@@ -56,7 +56,7 @@ def read(checkpoint: Checkpoint, spec: ModelSpec) -> SpecialTokens:
 
 
 def _named(config: Mapping[str, Any]) -> dict[str, str | None]:
-    """Standard names, null ones too, and whatever else is called `…_token` and is a text."""
+    """Returns the standard tokens, including null ones, and all other entries `…_token` that are texts."""
     return {
         name: _content(value)
         for name, value in config.items()
@@ -69,13 +69,13 @@ def _texts(values: Mapping[str, Any]) -> dict[str, str | None]:
 
 
 def _content(token: Any) -> str | None:
-    """A token as a text or as what AddedToken is saved as."""
+    """Returns the text of a token that is a string or a saved AddedToken; None for anything else."""
     text = token.get("content") if isinstance(token, dict) else token
     return text if isinstance(text, str) else None
 
 
 def _from_ids(decoder: Any, where: Path) -> dict[int, AddedToken]:
-    """`added_tokens_decoder`: {"151643": {"content": "<|endoftext|>", "special": true, …}}."""
+    """Parses `added_tokens_decoder`: {"151643": {"content": "<|endoftext|>", "special": true, …}}."""
     try:
         return {
             int(number): AddedToken(token["content"], **{flag: token[flag] for flag in _FLAGS if flag in token})
@@ -86,7 +86,7 @@ def _from_ids(decoder: Any, where: Path) -> dict[int, AddedToken]:
 
 
 def _from_names(checkpoint: Checkpoint, special: set[str | None]) -> dict[int, AddedToken]:
-    """`added_tokens.json`: {"<|endoftext|>": 151643}."""
+    """Parses `added_tokens.json`: {"<|endoftext|>": 151643}."""
     found = {}
     for text, number in (checkpoint.json(ADDED) or {}).items():
         if type(number) is not int:

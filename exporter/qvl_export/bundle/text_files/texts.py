@@ -1,4 +1,4 @@
-"""The text files of a bundle: `tokenizer.json` and `chat_template.jinja`, tried before the long work."""
+"""The text files of a bundle: `tokenizer.json` and `chat_template.jinja`, checked before the long work."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from . import tokenizer as tokenizer_files
 
 @dataclass(frozen=True)
 class Texts:
-    """What a prompt is made with; `special_tokens` are variables of the template."""
+    """The texts that prompts are built from; `special_tokens` are variables of the template."""
 
     tokenizer: str
     template: str
@@ -22,9 +22,9 @@ class Texts:
 
 
 def read(checkpoint: Checkpoint, spec: ModelSpec, say: Callable[[str], None] = lambda _: None) -> Texts:
-    """Those of a checkpoint; raises ConfigError where they do not fit each other or `config.json`.
+    """Reads the texts of a checkpoint; raises ConfigError if they do not fit each other or `config.json`.
 
-    `say` is told what was chosen among several, and of tokens that a prompt must not have.
+    `say` reports which of several files was chosen, and tokens that prompts must not contain.
     """
     special = special_tokens.read(checkpoint, spec)
     words = tokenizer_files.read(checkpoint, spec, special, say)
@@ -33,7 +33,7 @@ def read(checkpoint: Checkpoint, spec: ModelSpec, say: Callable[[str], None] = l
 
 
 def write(texts: Texts, directory: Path) -> list[str]:
-    """Write both; their names."""
+    """Writes both files and returns their names."""
     files = {"tokenizer.json": texts.tokenizer, "chat_template.jinja": texts.template}
     for name, text in files.items():
         (directory / name).write_bytes(text.encode())

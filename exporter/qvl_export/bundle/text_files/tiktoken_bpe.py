@@ -1,9 +1,9 @@
-"""A tiktoken vocabulary as a `tokenizer.json`: byte-level BPE whose merges are recovered from ranks.
+"""Converts a tiktoken vocabulary to a `tokenizer.json`: byte-level BPE whose merges are recovered from the ranks.
 
-Format: a line a token, its bytes in base64 and its rank (https://github.com/openai/tiktoken `load.py`). tiktoken merges
-the neighbours whose union has the lowest rank. So a token comes to be from the two pieces that are left of its own
-bytes when every merge of a lower rank is done; one of which more pieces are left is only ever a whole word, which the
-tokenizer then looks up before it merges (`ignore_merges`), as tiktoken does.
+Format: one line per token, its bytes in base64 and its rank (https://github.com/openai/tiktoken `load.py`). tiktoken
+merges the neighbors whose union has the lowest rank. So a token is merged from the two pieces that remain of its bytes
+after all merges of lower rank. A token of which more pieces remain can only be a whole word, which the tokenizer looks
+up before it merges (`ignore_merges`), as tiktoken does.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ Ranks = Mapping[bytes, int]
 PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-"""Qwen's words."""
+"""Qwen's pattern that splits a text into words."""
 
 
 def convert(text: str, special_tokens: Sequence[str], first_special: int, where: Path) -> str:
-    """`tokenizer.json` of the file `text` and the special tokens whose ids follow, from `first_special` on.
+    """Returns the `tokenizer.json` of the file `text` and the special tokens, whose ids start at `first_special`.
 
-    Raises ConfigError for a damaged file, or one that does not end where special tokens begin.
+    Raises ConfigError if the file is damaged or does not end where the special tokens begin.
     """
     ranks = _parse(text, where)
     if sorted(ranks.values()) != list(range(first_special)):
@@ -59,14 +59,14 @@ def _parse(text: str, where: Path) -> Ranks:
 
 
 def recovered_merges(ranks: Ranks) -> list[tuple[bytes, bytes]]:
-    """The two pieces that each token is merged of, in the order of ranks."""
+    """Returns the two pieces that each token is merged from, in the order of ranks."""
     longer = sorted((token for token in ranks if len(token) > 1), key=ranks.__getitem__)
     pieces = (_pieces(token, ranks) for token in longer)
     return [(pair[0], pair[1]) for pair in pieces if len(pair) == 2]
 
 
 def _pieces(token: bytes, ranks: Ranks) -> list[bytes]:
-    """What is left of the bytes of a token after all merges of lower ranks, lowest first and from the left."""
+    """Returns the pieces of a token's bytes after all merges of lower rank, lowest first and from the left."""
     parts, limit = [bytes([byte]) for byte in token], ranks[token]
     while True:
         unions = [ranks.get(left + right, limit) for left, right in pairwise(parts)]
@@ -78,7 +78,7 @@ def _pieces(token: bytes, ranks: Ranks) -> list[bytes]:
 
 
 def _byte_names() -> list[str]:
-    """The character that stands for each byte: printable Latin-1 for itself, others from U+0100 on (GPT-2's table)."""
+    """Returns the character of each byte: printable Latin-1 as itself, others from U+0100 on (GPT-2's table)."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = (byte for byte in range(256) if byte not in printable)
     names = {byte: chr(byte) for byte in printable} | {byte: chr(256 + place) for place, byte in enumerate(others)}

@@ -1,4 +1,4 @@
-"""The tokenizer of a checkpoint from whichever of its files hold it, as one `tokenizer.json`."""
+"""Reads the tokenizer from a checkpoint's files, whichever it has, as one `tokenizer.json`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ RESAVE = "AutoTokenizer.from_pretrained(…).save_pretrained(…)"
 
 
 class _Limits(msgspec.Struct):
-    """What a `tokenizer.json` would have done to every text; transformers leaves it out unless asked, so do we."""
+    """Settings of a `tokenizer.json` that apply to every text; we ignore them, as transformers does by default."""
 
     truncation: object = None
     padding: object = None
@@ -39,9 +39,9 @@ class Words:
 
 
 def read(checkpoint: Checkpoint, spec: ModelSpec, special: SpecialTokens, say: Callable[[str], None]) -> Words:
-    """The tokenizer with the tokens that other files add to it; `say` is told of tokens that the model has no row for.
+    """Returns the tokenizer with the tokens that other files add; `say` reports tokens beyond the embedding table.
 
-    Raises ConfigError where there is none, or where it does not fit `config.json`.
+    Raises ConfigError if there is none, or if it does not fit `config.json`.
     """
     where = checkpoint.directory / NAME
     text = _text(checkpoint, spec)
@@ -60,7 +60,7 @@ def read(checkpoint: Checkpoint, spec: ModelSpec, special: SpecialTokens, say: C
 
 
 def _text(checkpoint: Checkpoint, spec: ModelSpec) -> str:
-    """`tokenizer.json` of the checkpoint, or made of `vocab.json` and `merges.txt` or its tiktoken vocabulary."""
+    """Returns `tokenizer.json`, or makes it from the tiktoken vocabulary, or from `vocab.json` and `merges.txt`."""
     kept = spec.tiktoken
     if (found := checkpoint.text(NAME)) is not None:
         return found
@@ -77,7 +77,7 @@ def _text(checkpoint: Checkpoint, spec: ModelSpec) -> str:
 
 
 def _merged(vocabulary: str, merges: str, where: Path) -> str:
-    """As transformers' Qwen2Tokenizer is built; added tokens come later."""
+    """Builds the tokenizer as transformers' Qwen2Tokenizer does; added tokens follow later."""
     try:
         pairs = [line.split() for line in merges.splitlines() if line.strip() and not line.startswith("#")]
         model = models.BPE(
@@ -107,7 +107,10 @@ def _parsed(text: str, where: Path) -> Tokenizer:
 
 
 def _add(tokenizer: Tokenizer, special: SpecialTokens) -> bool:
-    """Add what other files say and it lacks, as transformers does; raises ConfigError where an id would be another."""
+    """Adds missing tokens of other files, as transformers does; raises ConfigError if an id would differ.
+
+    Returns whether any token was added.
+    """
     known = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
     missing = [(number, token) for number, token in sorted(special.added.items()) if token.content not in known]
     for number, token in missing:
@@ -129,7 +132,7 @@ def _add_special(tokenizer: Tokenizer, names: Sequence[str]) -> bool:
 
 
 def _check(tokenizer: Tokenizer, spec: ModelSpec, where: Path) -> None:
-    """It must have the special tokens of `config.json`."""
+    """Raises ConfigError if the tokenizer lacks special tokens of `config.json`."""
     for token in (spec.tokens.image, spec.tokens.video, *spec.tokens.stop):
         if token is None:
             continue

@@ -1,1 +1,1 @@
-"""Quantized checkpoints, GPTQ and AWQ: read bit for bit, and written."""
+"""Quantized checkpoints: reads GPTQ and AWQ bit for bit, and writes GPTQ."""

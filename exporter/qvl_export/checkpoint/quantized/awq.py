@@ -1,7 +1,7 @@
-"""Linears of AWQ checkpoints as AutoAWQ writes them in its GEMM form, read bit for bit.
+"""Reads linears of AWQ checkpoints, in AutoAWQ's GEMM form, bit for bit.
 
-Format: `qweight` int32 [K, N/8] and `qzeros` int32 [groups, N/8], both packed along N: from the lowest bits up a word
-holds the columns 0, 2, 4, 6, 1, 3, 5, 7 of its eight. `scales` float16 [groups, N]; zero points as they are. Source:
+Format: `qweight` int32 [K, N/8] and `qzeros` int32 [groups, N/8], both packed along N: from the lowest bits up, a word
+holds the columns 0, 2, 4, 6, 1, 3, 5, 7 of its eight. `scales` float16 [groups, N]; zero points without offset. Source:
 https://github.com/casper-hansen/AutoAWQ `awq/utils/packing_utils.py`, GPTQModel `nn_modules/qlinear/gemm_awq.py`.
 """
 
@@ -23,11 +23,11 @@ from .packed_words import BLOCKS, Codes, block_of, convert, finite_scales, parts
 
 BITS, PER_WORD = 4, 8
 PLACES = np.argsort((0, 2, 4, 6, 1, 3, 5, 7))
-"""Where in a word, counted from the lowest bits, each of its eight columns is."""
+"""Position in a word, counted from the lowest bits, of each of its eight columns."""
 
 
 class AwqConfig(msgspec.Struct):
-    """`quantization_config` of `config.json`; transformers 5 says `format` for `version`."""
+    """`quantization_config` of `config.json`; transformers 5 calls `version` `format`."""
 
     bits: int = BITS
     group_size: int = 128
@@ -37,17 +37,17 @@ class AwqConfig(msgspec.Struct):
 
     @property
     def form(self) -> str:
-        """The order of the packed codes; AutoAWQ's default where it is not said."""
+        """The order of the packed codes; AutoAWQ's default if not given."""
         return (self.version or self.format or "gemm").lower()
 
     def linear(self, name: str, tensors: Mapping[str, StoredTensor]) -> AwqLinear:
-        """A linear's parts; raises CheckpointError for those that are missing or of the wrong shape."""
+        """Returns a linear's parts; raises CheckpointError if one is missing or has the wrong shape."""
         return AwqLinear(name, self, **parts_of(name, tensors, ("qweight", "qzeros", "scales")))
 
 
 def read_config(raw: Mapping[str, Any], where: Path) -> AwqConfig:
-    """The configuration; raises ConfigError for forms and sizes that cannot be used as they are."""
-    named = {"w_bit": "bits", "q_group_size": "group_size"}  # as AutoAWQ's own quant_config.json has them
+    """Reads the configuration; raises ConfigError for unsupported forms and sizes."""
+    named = {"w_bit": "bits", "q_group_size": "group_size"}  # names in AutoAWQ's own quant_config.json
     config = convert({named.get(key, key): value for key, value in raw.items()}, AwqConfig, where)
     if config.form != "gemm" or not config.zero_point:
         raise ConfigError(
@@ -66,7 +66,7 @@ def read_config(raw: Mapping[str, Any], where: Path) -> AwqConfig:
 
 @dataclass(frozen=True)
 class AwqLinear:
-    """The stored tensors of one linear; raises CheckpointError where they do not fit each other."""
+    """The stored tensors of one linear; raises CheckpointError if their shapes do not match."""
 
     name: str
     config: AwqConfig
@@ -104,12 +104,12 @@ class AwqLinear:
         return self.columns if self.config.group_size == -1 else self.config.group_size
 
     def layout(self) -> Layout:
-        """The form it takes in a graph."""
+        """Returns the linear's format in a graph."""
         block = block_of(self.name, self.config.group_size, self.columns, self.file)
         return Layout(BITS, block, asymmetric=True)
 
     def read(self) -> QTensor:
-        """Codes, scales and zero points, none of them changed; a group of −1 repeats its scale over its blocks."""
+        """Reads codes, scales and zero points unchanged; for group size −1 the scale is repeated for every block."""
         layout, scales = self.layout(), finite_scales(self.name, self.scales)
         blocks = np.arange(0, self.columns, layout.block) // self.group
         return QTensor(
@@ -121,6 +121,6 @@ class AwqLinear:
 
 
 def _columns(words: npt.NDArray[np.int32]) -> Codes:
-    """int32 words [groups or K, N/8] → codes [groups or K, N] in the order of columns."""
+    """Unpacks int32 words [groups or K, N/8] to codes [groups or K, N] in column order."""
     placed = unpack(words, BITS, axis=1).reshape(len(words), -1, PER_WORD)
     return np.asarray(placed[..., PLACES].reshape(len(words), -1))

@@ -1,4 +1,4 @@
-"""A checkpoint's own quantized linears, and the parts of them that a graph is filled with."""
+"""Finds the linears that a checkpoint stores quantized, and the names of their stored tensors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from . import packed_words as qweight
 
 
 class QuantizedSource(Protocol):
-    """A quantized linear [rows, columns] that can be read when it is needed."""
+    """A quantized linear [rows, columns] that is read on demand."""
 
     @property
     def file(self) -> Path: ...
@@ -42,13 +42,13 @@ METHODS: dict[str, Callable[[dict[str, Any], Path], QuantizationConfig]] = {
 
 
 WHEN_LOADED = ("bitsandbytes", "eetq", "fbgemm_fp8", "fp8", "finegrained_fp8", "hqq", "quanto", "torchao")
-"""Methods that quantize float weights while they are loaded: their configuration may lie beside such weights."""
+"""Methods that can quantize float weights at load time: their configuration may accompany float weights."""
 
 
 def quantized_linears(checkpoint: Checkpoint) -> dict[str, QuantizedSource]:
-    """The linears that the checkpoint holds quantized, by name; raises ConfigError for methods other than GPTQ and AWQ.
+    """Returns the linears that the checkpoint stores quantized, by name; raises ConfigError unless by GPTQ or AWQ.
 
-    Asked before any tensor is used: those of other methods cannot be read.
+    Call it before using any tensor: those of other methods cannot be read.
     """
     raw, where = _quantization_config(checkpoint)
     foreign.refuse_mlx_config(checkpoint.config, where)
@@ -68,18 +68,18 @@ def quantized_linears(checkpoint: Checkpoint) -> dict[str, QuantizedSource]:
 
 
 def _method(raw: Mapping[str, Any]) -> str:
-    """The method by the key of transformers, else by GPTQModel's; auto-gptq's own file names none."""
+    """Returns the method by transformers' key, else by GPTQModel's; auto-gptq's own file has neither."""
     old = "bitsandbytes" if {"load_in_8bit", "load_in_4bit"} & set(raw) else "gptq"
     return str(raw.get("quant_method") or raw.get("method") or old).lower()
 
 
 def _holds_codes(tensors: Mapping[str, StoredTensor]) -> bool:
-    """Whether any weights are stored as something other than floats."""
+    """Whether any weights are stored in a quantized element type."""
     return any(element_type(tensor) in QUANTIZED for tensor in tensors.values())
 
 
 def _check_quantized(names: Iterable[str], raw: Mapping[str, Any], where: Path) -> None:
-    """Refuse what is quantized in ways that graphs do not have; raises ConfigError."""
+    """Raises ConfigError for quantization that graphs do not support."""
     if any(name.endswith("lm_head") for name in names):
         raise ConfigError("a quantized lm_head is not supported", where=where, fix=foreign.FLOAT_RELEASE)
     if any(".experts." in name for name in names):
@@ -99,13 +99,13 @@ def _check_quantized(names: Iterable[str], raw: Mapping[str, Any], where: Path) 
 
 
 def zero_biases(linears: Iterable[str], tensors: Mapping[str, Tensor]) -> list[str]:
-    """Biases of zeros, which auto-gptq and GPTQModel write for linears that have none."""
+    """Returns the names of all-zero biases, which auto-gptq and GPTQModel write for linears without a bias."""
     stored = (f"{name}.bias" for name in linears)
     return [name for name in stored if name in tensors and not any(chunk.any() for chunk in tensors[name].chunks())]
 
 
 def _quantization_config(checkpoint: Checkpoint) -> tuple[dict[str, Any] | None, Path]:
-    """What a checkpoint says of its quantization, and in which file."""
+    """Returns a checkpoint's quantization configuration and its file."""
     where, nested = checkpoint.directory / "config.json", checkpoint.config.get("text_config")
     raw = checkpoint.config.get("quantization_config")
     if raw is None and isinstance(nested, dict):
@@ -118,5 +118,5 @@ def _quantization_config(checkpoint: Checkpoint) -> tuple[dict[str, Any] | None,
 
 
 def stored_names(linears: Iterable[str]) -> list[str]:
-    """Names of the tensors that quantized linears may be made from: their own parts, or a float weight, or experts'."""
+    """Returns the possible source tensors of quantized linears: their own parts, or a float weight, or experts'."""
     return [stored for name in linears for stored in (name, *(f"{name}.{part}" for part in (*qweight.FORMS, "weight")))]

@@ -1,8 +1,8 @@
-"""Linears of GPTQ checkpoints as auto-gptq and GPTQModel write them, read bit for bit.
+"""Reads linears of GPTQ checkpoints, as auto-gptq and GPTQModel write them, bit for bit.
 
 Format: `qweight` int32 [K·bits/32, N] packed along K, `qzeros` int32 [groups, N·bits/32] packed along N, `scales`
-float16 [groups, N] (bfloat16 and float32 become that), `g_idx` int32 [K], the group of each column; lowest bits first.
-Method "gptq" stores zero points minus one, "gptq_v2" as they are. Source:
+float16 [groups, N] (bfloat16 and float32 are converted), `g_idx` int32 [K], the group of each column; lowest bits
+first. Format "gptq" stores zero points minus one, "gptq_v2" stores them unchanged. Source:
 https://github.com/AutoGPTQ/AutoGPTQ `qlinear_cuda_old.py`, GPTQModel `nn_modules/qlinear`.
 """
 
@@ -30,7 +30,7 @@ OTHER = dict(zip(FORMATS, reversed(FORMATS), strict=True))
 class GptqConfig(msgspec.Struct):
     """`quantization_config` of `config.json`, or `quantize_config.json`.
 
-    transformers and GPTQModel call the format by either key, and write both.
+    transformers and GPTQModel read the format from either key, and write both.
     """
 
     bits: int
@@ -42,16 +42,16 @@ class GptqConfig(msgspec.Struct):
 
     @property
     def stored(self) -> str:
-        """How zero points are stored; old files say nothing of it."""
+        """How zero points are stored; old files do not say, and mean "gptq"."""
         return (self.checkpoint_format or self.format or "gptq").lower()
 
     def linear(self, name: str, tensors: Mapping[str, StoredTensor]) -> GptqLinear:
-        """A linear's parts; raises CheckpointError for those that are missing or of the wrong shape."""
+        """Returns a linear's parts; raises CheckpointError if one is missing or has the wrong shape."""
         return GptqLinear(name, self, **parts_of(name, tensors, ("qweight", "qzeros", "scales"), ("g_idx",)))
 
 
 def read_config(raw: Mapping[str, Any], where: Path) -> GptqConfig:
-    """The configuration; raises ConfigError for formats and sizes that cannot be used as they are."""
+    """Reads the configuration; raises ConfigError for unsupported formats and sizes."""
     config = convert(raw, GptqConfig, where)
     said = {name: value for name in ("checkpoint_format", "format") if (value := getattr(config, name)) is not None}
     for name, value in said.items():
@@ -74,7 +74,7 @@ def read_config(raw: Mapping[str, Any], where: Path) -> GptqConfig:
 
 @dataclass(frozen=True)
 class GptqLinear:
-    """The stored tensors of one linear; raises CheckpointError where they do not fit each other."""
+    """The stored tensors of one linear; raises CheckpointError if their shapes do not match."""
 
     name: str
     config: GptqConfig
@@ -111,7 +111,7 @@ class GptqLinear:
         return self.qweight.shape[1]
 
     def groups(self) -> npt.NDArray[np.int64]:
-        """The group of every column; raises CheckpointError when groups are not whole."""
+        """Returns the group of every column; raises CheckpointError if groups are incomplete."""
         size = self.columns if self.config.group_size == -1 else self.config.group_size
         if self.g_idx is None:
             return np.arange(self.columns) // size
@@ -124,14 +124,14 @@ class GptqLinear:
         return index
 
     def layout(self) -> Layout:
-        """The form it takes in a graph; reads only `g_idx`."""
+        """Returns the linear's format in a graph; reads only `g_idx`."""
         index = self.groups()
         permuted = bool((np.diff(index) < 0).any())
         block = block_of(self.name, self.config.group_size, self.columns, self.file)
         return Layout(self.config.bits, block, asymmetric=not self.config.sym, permuted=permuted)
 
     def read(self) -> QTensor:
-        """Codes, scales and zero points, none of them changed; a group of −1 repeats its scale over its blocks."""
+        """Reads codes, scales and zero points unchanged; for group size −1 the scale is repeated for every block."""
         layout, index, bits = self.layout(), self.groups(), self.config.bits
         codes = unpack(whole(self.qweight), bits, axis=0).T
         zeros = unpack(whole(self.qzeros), bits, axis=1)[:, : self.rows].astype(np.int64)

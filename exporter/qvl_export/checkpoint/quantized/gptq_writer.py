@@ -1,7 +1,7 @@
-"""`--save-gptq`: the quantized decoder as a checkpoint in the layout of auto-gptq and GPTQModel.
+"""`--save-gptq`: writes the quantized decoder as a checkpoint in the layout of auto-gptq and GPTQModel.
 
-The format is described in `gptq_checkpoint`, which reads it. Everything that is not a quantized decoder linear is as
-the source has it: element types and bits of other tensors, tokenizer, processor and chat template. Names are those of
+The format is described in `quantized.gptq`, which reads it. Everything but the quantized decoder linears is copied
+unchanged from the source: other tensors bit for bit, tokenizer, processor and chat template. Names are those of
 transformers 5, the only ones that GPTQModel finds.
 """
 
@@ -29,18 +29,18 @@ from .detect import QuantizedSource
 from .packed_words import pack_words
 
 CONFIG = "quantize_config.json"
-"""auto-gptq's name for it; a directory that has one is a GPTQ checkpoint and may be replaced with --force."""
+"""auto-gptq's configuration file; a directory that has one is a GPTQ checkpoint and may be replaced with --force."""
 GPTQ = atomic.Product("a GPTQ checkpoint", (CONFIG,))
 COPIED = (".json", ".jinja", ".txt", ".tiktoken")
 WORD = 8
-"""int4 codes in an int32: rows and columns of a linear must come in multiples of it."""
+"""int4 codes per int32: rows and columns of a linear must be multiples of it."""
 Linears = Mapping[str, QuantizedSource]
 Begin = Callable[[str, int], None]
 
 
 @dataclass(frozen=True)
 class _Part:
-    """One of the tensors of a quantized linear, made when it is written."""
+    """One tensor of a quantized linear, computed when it is written."""
 
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
@@ -51,12 +51,12 @@ class _Part:
 
 
 def decoder_linears(linears: Linears) -> dict[str, QuantizedSource]:
-    """Those that the format takes: embedding and head stay float."""
+    """Returns the linears that the format quantizes: embedding and head stay float."""
     return {name: linear for name, linear in linears.items() if name.startswith("model.layers.")}
 
 
 def check_place(out: Path, bundle_out: Path, force: bool) -> None:
-    """Refuse, before the long work, a place that the checkpoint could not be written to; raises OutputError."""
+    """Raises OutputError before the long work if the checkpoint cannot be written to `out`."""
     ours, theirs = out.resolve(), bundle_out.resolve()
     if ours.is_relative_to(theirs) or theirs.is_relative_to(ours):
         raise OutputError("and the bundle would lie in each other", where=out, fix="give --save-gptq another directory")
@@ -64,7 +64,7 @@ def check_place(out: Path, bundle_out: Path, force: bool) -> None:
 
 
 def check(linears: Linears) -> None:
-    """Refuse, before the long work, shapes that the format does not have; raises ConfigError."""
+    """Raises ConfigError before the long work for shapes that the format does not support."""
     for name, linear in decoder_linears(linears).items():
         block = linear.layout().block
         if linear.rows % WORD or linear.columns % WORD or linear.columns % block:
@@ -75,7 +75,7 @@ def check(linears: Linears) -> None:
 
 
 def save(directory: Path, checkpoint: Checkpoint, linears: Linears, begin: Begin, advance: Advance) -> None:
-    """Write the checkpoint into a directory, a tensor at a time."""
+    """Writes the checkpoint to a directory, one tensor at a time."""
     quantized = decoder_linears(linears)
     checkpoint_format = _checkpoint_format(quantized)
     tensors = dict(_tensors(checkpoint, quantized, checkpoint_format))
@@ -88,7 +88,7 @@ def save(directory: Path, checkpoint: Checkpoint, linears: Linears, begin: Begin
 
 
 def quantization_config(layout: Layout, checkpoint_format: str) -> dict[str, Any]:
-    """What auto-gptq, GPTQModel and transformers look for, under the names each of them gave it."""
+    """Returns the configuration that auto-gptq, GPTQModel and transformers read, under the name that each uses."""
     return {
         "bits": layout.bits,
         "group_size": layout.block,
@@ -103,13 +103,13 @@ def quantization_config(layout: Layout, checkpoint_format: str) -> dict[str, Any
 
 
 def _checkpoint_format(linears: Linears) -> str:
-    """`gptq` stores zero points minus one, which a zero point of 0 does not allow."""
+    """Returns "gptq", which stores zero points minus one, or "gptq_v2" if a zero point is 0."""
     zeros = (linear.read().zeros for linear in linears.values() if linear.layout().asymmetric)
     return "gptq_v2" if any(stored is not None and (stored == 0).any() for stored in zeros) else "gptq"
 
 
 def _tensors(checkpoint: Checkpoint, linears: Linears, checkpoint_format: str) -> Iterator[tuple[str, Source]]:
-    """Tensors in the source's order; the weight of a quantized linear gives way to its parts."""
+    """Yields tensors in the source's order; the parts of a quantized linear replace its weight."""
     for name, tensor in checkpoint.tensors.items():
         linear = linears.get(name.removesuffix(".weight")) if name.endswith(".weight") else None
         if linear is None:
@@ -119,7 +119,7 @@ def _tensors(checkpoint: Checkpoint, linears: Linears, checkpoint_format: str) -
 
 
 def _parts(name: str, linear: QuantizedSource, checkpoint_format: str) -> Iterator[tuple[str, Source]]:
-    """The four tensors; as widths of elements decide their order in a file, a linear may be read twice."""
+    """Yields a linear's four tensors; as files are ordered by element width, a linear may be read twice."""
     layout = linear.layout()
     rows, columns, groups = linear.rows, linear.columns, linear.columns // layout.block
     per_word, minus = 32 // layout.bits, int(checkpoint_format == "gptq")
@@ -146,7 +146,7 @@ def _parts(name: str, linear: QuantizedSource, checkpoint_format: str) -> Iterat
 
 
 def _copy_texts(source: Path, directory: Path) -> None:
-    """Tokenizer, processor, chat template, generation config and licence texts; not the index of the old shards."""
+    """Copies tokenizer, processor, chat template, generation config and license texts, but not the old shard index."""
     for path in sorted(source.iterdir()):
         if path.is_file() and path.suffix in COPIED and not path.name.endswith(".index.json"):
             shutil.copyfile(path, directory / path.name)

@@ -1,4 +1,4 @@
-"""What GPTQ and AWQ checkpoints have in common: the parts of a linear beside its `qweight`, codes packed in words."""
+"""Code shared by GPTQ and AWQ checkpoints: the parts of a linear beside its `qweight`, and codes packed in words."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from ...errors import CheckpointError, ConfigError
 from ..safetensors_reader import StoredTensor
 
 BLOCKS = (128, 64, 32, 16)
-"""Block sizes that kernels take, largest first."""
+"""Block sizes that kernels support, largest first."""
 FORMS = {
     "qweight": (("int32",), 2),
     "qzeros": (("int32",), 2),
     "scales": (("float16", "bfloat16", "float32"), 2),
     "g_idx": (("int32",), 1),
 }
-"""Element types and dimensions of each part."""
+"""Element types and number of dimensions of each part."""
 Codes = npt.NDArray[np.uint8]
 Config = TypeVar("Config")
 
 
 def convert(raw: Mapping[str, Any], kind: type[Config], where: Path) -> Config:
-    """A `quantization_config`, in which null is as good as nothing; raises ConfigError naming the field."""
+    """Converts a `quantization_config`, ignoring null values; raises ConfigError that names the field."""
     try:
         return msgspec.convert({key: value for key, value in raw.items() if value is not None}, kind)
     except msgspec.ValidationError as error:
@@ -35,14 +35,14 @@ def convert(raw: Mapping[str, Any], kind: type[Config], where: Path) -> Config:
 
 
 def names(tensors: Mapping[str, StoredTensor]) -> list[str]:
-    """The quantized linears among stored tensors."""
+    """Returns the names of the quantized linears among stored tensors."""
     return [name.removesuffix(".qweight") for name in tensors if name.endswith(".qweight")]
 
 
 def parts_of(
     name: str, tensors: Mapping[str, StoredTensor], needed: tuple[str, ...], optional: tuple[str, ...] = ()
 ) -> dict[str, StoredTensor]:
-    """The parts of a linear that there are; raises CheckpointError for missing ones and other element types."""
+    """Returns a linear's stored parts; raises CheckpointError for missing ones and wrong types or dimensions."""
     found = {part: tensors[f"{name}.{part}"] for part in (*needed, *optional) if f"{name}.{part}" in tensors}
     if missing := [part for part in needed if part not in found]:
         raise CheckpointError(f"{name} lacks {', '.join(missing)}", where=tensors[f"{name}.qweight"].file)
@@ -56,7 +56,7 @@ def parts_of(
 
 
 def block_of(name: str, group_size: int, columns: int, where: Path) -> int:
-    """Columns a block; a group of −1 is made of the largest blocks that divide its columns."""
+    """Returns the columns per block; group size −1 uses the largest block size that divides the columns."""
     if group_size != -1:
         return group_size
     fitting = [block for block in BLOCKS if columns % block == 0]
@@ -66,7 +66,7 @@ def block_of(name: str, group_size: int, columns: int, where: Path) -> int:
 
 
 def finite_scales(name: str, tensor: StoredTensor) -> npt.NDArray[np.float16]:
-    """Stored scales, float16 as kernels take them or the nearest to that; raises CheckpointError for infinite ones."""
+    """Returns stored scales rounded to float16, as kernels need; raises CheckpointError if one is not finite."""
     with np.errstate(over="ignore"):
         scales = whole(tensor).astype(np.float16)
     if not np.isfinite(scales).all():
@@ -75,12 +75,12 @@ def finite_scales(name: str, tensor: StoredTensor) -> npt.NDArray[np.float16]:
 
 
 def whole(tensor: StoredTensor) -> npt.NDArray[Any]:
-    """A stored tensor in memory."""
+    """Reads a stored tensor into memory."""
     return np.concatenate(list(tensor.chunks())).reshape(tensor.shape)
 
 
 def unpack(words: npt.NDArray[np.int32], bits: int, axis: int) -> Codes:
-    """int32 words → codes along `axis`, lowest bits first."""
+    """Unpacks int32 words to codes along `axis`, lowest bits first."""
     shifts = np.arange(0, 32, bits, dtype=np.uint32)
     unsigned = np.moveaxis(words.view(np.uint32), axis, -1)
     codes = (unsigned[..., None] >> shifts) & np.uint32((1 << bits) - 1)
@@ -88,7 +88,7 @@ def unpack(words: npt.NDArray[np.int32], bits: int, axis: int) -> Codes:
 
 
 def pack_words(codes: Codes, bits: int, axis: int) -> npt.NDArray[np.int32]:
-    """Codes → int32 words along `axis`, lowest bits first: what `unpack` undoes."""
+    """Packs codes into int32 words along `axis`, lowest bits first; the inverse of `unpack`."""
     per_word, moved = 32 // bits, np.moveaxis(codes, axis, 0)
     words = np.zeros((len(moved) // per_word, *moved.shape[1:]), np.uint32)
     for place in range(per_word):

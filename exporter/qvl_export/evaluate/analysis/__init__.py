@@ -1,1 +1,1 @@
-"""Statistics of paired records, and the verdicts that come of them."""
+"""Statistics of paired records, and the verdicts derived from them."""

@@ -1,4 +1,4 @@
-"""What a comparison ran on: times and, where rounding differs, answers hold for such a machine only."""
+"""The machine of a comparison: times, and answers that depend on rounding, hold only for similar machines."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ INSTRUCTIONS = {
     "asimddp": "dot product",
     "i8mm": "int8 matrix product",
 }
-"""What decides how fast integers are multiplied: a processor's own words and ours."""
+"""CPU flags that decide how fast integers are multiplied, with their names in the report."""
 PACKAGES = ("qvl-export", "qvl-runtime", "onnxruntime", "onnxruntime-gpu")
 ENGINE_PACKAGES = {"tensorrt": ("tensorrt",), "tensorrt_rtx": ("tensorrt-rtx",), "hf": ("torch", "transformers")}
-"""What targets need beside ONNX Runtime, and a reference run by PyTorch."""
+"""Packages of targets beside ONNX Runtime, and of a reference run by PyTorch."""
 
 
 class Machine(msgspec.Struct, frozen=True):
-    """`threads` are those of each of `workers` processes; `instructions` are named where the system tells them."""
+    """`threads` is per process, for `workers` processes; `instructions` is empty if the system does not report them."""
 
     processor: str
     instructions: list[str]
@@ -44,7 +44,7 @@ class Machine(msgspec.Struct, frozen=True):
 
 
 def this_machine(threads: int, workers: int, machines: int, engines: Collection[str]) -> Machine:
-    """The machine that the command runs on; those of a cluster are taken to be like it.
+    """Describes the machine that the command runs on; those of a cluster are assumed to be like it.
 
     `engines` are the targets of the models, "hf" for PyTorch.
     """
@@ -70,7 +70,7 @@ def _cpuinfo() -> str:
 
 
 def _processor(info: str) -> str:
-    """Its name where the system tells it, else its kind."""
+    """Returns the processor's name if the system reports it, otherwise its architecture."""
     found = re.search(r"^(?:model name|Hardware)\s*: (.+)$", info, re.MULTILINE)
     return " ".join((found[1] if found else platform.processor() or platform.machine() or os.name).split())
 

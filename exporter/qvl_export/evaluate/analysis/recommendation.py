@@ -1,4 +1,4 @@
-"""Which of the compared models to ship, and why: the cheapest whose loss the set rules out."""
+"""Recommends which of the compared models to ship: the cheapest for which the set rules out a loss."""
 
 from __future__ import annotations
 
@@ -13,11 +13,14 @@ from .statistics import ENOUGH
 TOLERATED = 0.02
 """A bundle is not recommended while it may lose more than two points of the first metric of a task."""
 WORTH = 0.95
-"""Size, time and memory together, as a share of the reference's, from which a bundle is worth its rounding."""
+"""Highest cost (size, time and memory together) relative to the reference at which a bundle is worth shipping."""
 
 
 def recommend(report: Report) -> Recommendation:
-    """The cheapest bundle without loss; the reference where all lose; nobody where the set cannot tell."""
+    """Recommends the cheapest bundle without loss, the reference if no bundle qualifies, or nothing if undecided.
+
+    PyTorch as the reference is never recommended.
+    """
     losing = [each for each in report.bundles if each.verdict.outcome == "loss"]
     failing = [each for each in report.bundles if each.failed and each not in losing]
     fit = [each for each in report.bundles if each not in (*losing, *failing) and not _doubts(each)]
@@ -40,7 +43,7 @@ def recommend(report: Report) -> Recommendation:
 
 
 def _is_torch(report: Report) -> bool:
-    """A reference run by PyTorch is nothing one can ship."""
+    """Whether the reference was run by PyTorch, which cannot be shipped."""
     return not report.reference.family
 
 
@@ -49,7 +52,7 @@ def _first(bundle: BundleReport) -> list[Comparison]:
 
 
 def _doubts(bundle: BundleReport) -> str:
-    """Why the set cannot rule a loss out, or nothing."""
+    """Returns why the set cannot rule out a loss; empty if it can."""
     first = _first(bundle)
     if bundle.verdict.outcome == "identical":
         return ""
@@ -68,7 +71,7 @@ def _doubts(bundle: BundleReport) -> str:
 
 
 def _rest(bundle: BundleReport) -> str:
-    """What a bundle with doubts may lose, in a few words."""
+    """Returns in a few words what an undecided bundle may lose."""
     first = _first(bundle)
     if not first or any(found.too_few for found in first):
         return f"{bundle.title} was asked too few items"
@@ -86,7 +89,7 @@ def _evidence(bundle: BundleReport) -> str:
 
 
 def _savings(speed: Speed, report: Report) -> str:
-    """`, is 3.1 times smaller than fp16, …`, of what differs by a twentieth or more."""
+    """Returns ` and is 3.1 times smaller … than fp16`, for costs that differ by about 5 % or more."""
     words = {
         "size_mb": ("{} times smaller", "{} times larger"),
         "seconds_per_item": ("{} times faster", "{} times slower"),
@@ -100,7 +103,7 @@ def _savings(speed: Speed, report: Report) -> str:
 
 
 def _ratios(speed: Speed, reference: Speed) -> Iterator[tuple[str, float]]:
-    """Costs as shares of the reference's, of those that were measured for both."""
+    """Yields the costs relative to the reference's, for those that were measured for both."""
     for name in ("size_mb", "seconds_per_item", "peak_memory_mb"):
         own, other = getattr(speed, name), getattr(reference, name)
         if own > 0 and other > 0:
@@ -108,7 +111,7 @@ def _ratios(speed: Speed, reference: Speed) -> Iterator[tuple[str, float]]:
 
 
 def _cost(speed: Speed, reference: Speed) -> float:
-    """The geometric mean of size, time and memory, as a share of the reference's."""
+    """Returns the geometric mean of size, time and memory, relative to the reference."""
     ratios = [ratio for _, ratio in _ratios(speed, reference)]
     return math.exp(sum(map(math.log, ratios)) / len(ratios)) if ratios else 1.0
 

@@ -1,4 +1,4 @@
-"""What report.json holds: `Report` and its parts; see docs/report.md."""
+"""The contents of report.json: `Report` and its parts; see docs/report.md."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .statistics import Interval
 
 
 class Speed(msgspec.Struct, frozen=True):
-    """Cost beside accuracy; a first token counts where the page was new. Peak memory is that of all its processes."""
+    """A model's costs. `first_token_ms` counts only items with a new page; `peak_memory_mb` sums all processes."""
 
     size_mb: float
     load_seconds: float
@@ -26,9 +26,9 @@ class Speed(msgspec.Struct, frozen=True):
 class Comparison(msgspec.Struct, frozen=True):
     """One metric of one task or group: both rates and the difference (other − reference) as fractions of one.
 
-    `low` and `high` bound the difference at 95 %, `p_value` is that of the paired permutation test, `items_needed`
-    would show a loss of one point. Of items that are `too_few` (see `statistics.ENOUGH`) the bounds say nothing.
-    `direction` says what the verdict's rule finds (see `verdict.directed`).
+    `low` and `high` bound the difference at 95 %, `p_value` is from the paired permutation test, `items_needed` is the
+    number of items that would show a loss of one point. If items are `too_few` (see `statistics.ENOUGH`), the bounds
+    are meaningless. `direction` is the finding of the verdict's rule (see `verdict.directed`).
     """
 
     metric: str
@@ -47,21 +47,21 @@ class Comparison(msgspec.Struct, frozen=True):
     direction: Literal["", "worse", "better"] = ""
 
     def loss(self) -> Interval:
-        """Bounds of the loss: positive is worse."""
+        """Returns the bounds of the loss: positive is worse."""
         if METRICS[self.metric].lower_is_better:
             return Interval(self.low, self.high)
         return Interval(-self.high, -self.low)
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """`outcome` over all tasks together, with a confidence of 95 %; `text` is for people."""
+    """`outcome` over all tasks together, at 95 % confidence; `text` explains it to readers."""
 
     outcome: Literal["identical", "no measurable loss", "loss", "gain", "too few items"]
     text: str
 
 
 class Recommendation(msgspec.Struct, frozen=True):
-    """What to ship, a bundle or the reference itself, and why; `title` is null where the set cannot tell."""
+    """What to ship, a bundle or the reference itself, and why; `title` is null if nothing can be recommended."""
 
     title: str | None
     path: str
@@ -69,8 +69,8 @@ class Recommendation(msgspec.Struct, frozen=True):
 
 
 class AgreementSummary(msgspec.Struct, frozen=True):
-    """Along the reference's own answers: KL in nats a token, how often both favour the same token, the ratio of
-    perplexities, and how the free answers compare."""
+    """Along the reference's own answers: KL in nats per token, the share of tokens with the same top token, the ratio
+    of perplexities, and the comparison of the free answers."""
 
     items: int
     tokens: int
@@ -91,7 +91,7 @@ class AgreementSummary(msgspec.Struct, frozen=True):
 
 
 class WorstItem(msgspec.Struct, frozen=True):
-    """An item that lost much: `loss` in the task's first metric, `kl` the mean along the reference's answer."""
+    """An item with a large loss: `loss` in the task's first metric, `kl` the mean along the reference's answer."""
 
     item: int
     image: str
@@ -112,7 +112,7 @@ class WorstItem(msgspec.Struct, frozen=True):
 
 
 class ModelReport(msgspec.Struct, frozen=True):
-    """A model that answered: what it is and what it cost."""
+    """A model that has answered: its description and costs."""
 
     title: str
     path: str
@@ -130,7 +130,7 @@ class ReferenceReport(ModelReport, frozen=True):
 
 
 class BundleReport(ModelReport, frozen=True):
-    """One bundle against the reference; `scores` by task and metric, the others by kind and by answer length."""
+    """One bundle against the reference; `scores` by task and metric, first metrics also by kind and answer length."""
 
     verdict: Verdict
     scores: list[Comparison]

@@ -1,7 +1,7 @@
-"""Paired comparison of two bundles on the same items: intervals, tests, and how many items a small loss would take.
+"""Paired comparison of two bundles on the same items: intervals, tests, and the number of items for a small loss.
 
-A metric is Σ numerators / Σ denominators over items (see metrics.py); everything here resamples or swaps whole items,
-so that it holds for micro-averaged rates as for means.
+A metric is Σ numerators / Σ denominators over items (see metrics/scores.py); everything here resamples or swaps whole
+items, so that it holds for micro-averaged rates as well as for means.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ RESAMPLES = 2000
 LEVEL = 0.95
 POINT = 0.01
 ENOUGH = 20
-"""Items below which a bootstrap bounds nothing: its interval is √(1 − 1/n) · z / t(n − 1) times as long as it should
-be, 91 % at 20 items, 82 % at 10, 63 % at 5, and has no length at one. Where 20 items have no error, one in seven of all
-may have one."""
+"""Items below which a bootstrap interval is not used: its length is √(1 − 1/n) · z / t(n − 1) of the correct one, 91 %
+at 20 items, 82 % at 10, 63 % at 5, and zero at one. If 20 items have no error, up to one in seven of all items may
+still have one."""
 _CELLS = 1 << 18
-"""Numbers held at a time while resampling."""
+"""Most numbers in memory at a time while resampling."""
 Z_LEVEL, Z_POWER = 1.959964, 0.841621
 """Normal quantiles of a two-sided 95 % test with a power of 80 %."""
 
@@ -39,19 +39,19 @@ class Paired:
         return int(self.numerators.shape[1])
 
     def rates(self) -> tuple[float, float]:
-        """The metric of both."""
+        """Returns the metric of both."""
         first, second = _ratio(self.numerators.sum(1), self.denominators.sum(1))
         return float(first), float(second)
 
     def difference(self) -> float:
-        """The other bundle's metric less the reference's."""
+        """Returns the other bundle's metric minus the reference's."""
         first, second = self.rates()
         return second - first
 
 
 @dataclass(frozen=True)
 class Interval:
-    """Bounds of a difference at a level of confidence."""
+    """Bounds of a difference at a confidence level."""
 
     low: float
     high: float
@@ -61,12 +61,12 @@ class Interval:
 
 
 def _ratio(numerators: Floats, denominators: Floats) -> Floats:
-    """Zero where nothing was counted."""
+    """Divides; zero where the denominator is zero."""
     return np.divide(numerators, denominators, out=np.zeros_like(numerators), where=denominators != 0)
 
 
 def resampled(pairs: Paired, seed: int = 0, resamples: int = RESAMPLES) -> Floats:
-    """Differences [resamples] over items drawn with replacement, both bundles' results of an item together."""
+    """Returns differences [resamples] over items drawn with replacement; both bundles' results stay paired."""
     differences = []
     for rng, rows in _batches(pairs.items, seed, resamples):
         drawn = rng.integers(0, pairs.items, (rows, pairs.items))
@@ -76,15 +76,15 @@ def resampled(pairs: Paired, seed: int = 0, resamples: int = RESAMPLES) -> Float
 
 
 def interval(differences: Floats, level: float = LEVEL) -> Interval:
-    """The percentile interval of resampled differences."""
+    """Returns the percentile interval of resampled differences."""
     low, high = np.quantile(differences, [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(low), float(high))
 
 
 def swap_test(pairs: Paired, seed: int = 0, resamples: int = RESAMPLES) -> float:
-    """Two-sided p-value of the paired permutation test: were the two bundles' results of an item exchangeable?
+    """Two-sided p-value of the paired permutation test, with the two bundles' results of an item exchangeable.
 
-    Unlike the bootstrap it is not fooled where few items differ at all.
+    Unlike the bootstrap, it stays valid if only few items differ.
     """
     observed, extreme = abs(pairs.difference()), 0
     spread = np.diff(pairs.numerators, axis=0)[0], np.diff(pairs.denominators, axis=0)[0]
@@ -100,16 +100,16 @@ def swap_test(pairs: Paired, seed: int = 0, resamples: int = RESAMPLES) -> float
 
 
 def mcnemar(only_reference: int, only_other: int) -> float:
-    """Two-sided exact p-value: of the items that just one of two bundles got right, is a split this uneven chance?"""
+    """Returns McNemar's exact two-sided p-value, from the items that only one of the two bundles got right."""
     n, k = only_reference + only_other, min(only_reference, only_other)
     tail = sum(math.comb(n, i) for i in range(k + 1))
     return min(1.0, 2 * tail / 2**n) if n else 1.0
 
 
 def items_needed(pairs: Paired, loss: float = POINT) -> int:
-    """Items like these that would show a difference of `loss` with a power of 80 % at the 95 % level.
+    """Returns the number of similar items that would show a difference of `loss` at the 95 % level with 80 % power.
 
-    From the spread of the items' influences on the difference (linearised ratio).
+    It follows from the standard deviation of the items' influences on the difference (linearized ratio).
     """
     means = pairs.denominators.mean(1)
     rates = np.array(pairs.rates())
@@ -124,7 +124,7 @@ def items_needed(pairs: Paired, loss: float = POINT) -> int:
 
 
 def _batches(items: int, seed: int, resamples: int) -> Iterator[tuple[np.random.Generator, int]]:
-    """Rows to draw at a time, so that items × rows stays small."""
+    """Yields the number of rows to draw at a time, so that items × rows stays small."""
     rng, rows = np.random.default_rng(seed), max(1, _CELLS // max(items, 1))
     for start in range(0, resamples, rows):
         yield rng, min(rows, resamples - start)

@@ -1,4 +1,4 @@
-"""From the records of two or more models to the report's figures."""
+"""Computes the report's figures from the records of two or more models."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class _Totals:
 
     @property
     def tasks(self) -> list[str]:
-        """Those that were scored, in the order of TASKS."""
+        """The scored tasks, in the order of TASKS."""
         return [task for task in TASKS if task in self.scores]
 
     def rates(self) -> dict[str, dict[str, float]]:
@@ -47,7 +47,7 @@ class _Totals:
 
 
 def summarise(chosen: EvalSet, reference: Contender, others: Sequence[Contender], noise: Records | None) -> Report:
-    """Compare records item by item; items that the reference failed at are counted and left out."""
+    """Compares records item by item; items that failed in the reference are counted and left out."""
     tallies, floor, totals = [(other, Tally()) for other in others], AgreementTally(), _Totals()
     for item in chosen.items():
         task, record = item.label.task, reference.records.get(item.index)
@@ -92,7 +92,7 @@ def _bundle(other: Contender, tally: Tally, chosen: EvalSet, tasks: Sequence[str
 
 
 def _described(model: Contender, chosen: EvalSet, failed: int) -> dict[str, Any]:
-    """The fields of `ModelReport`."""
+    """Returns the fields of `ModelReport`."""
     return {
         "title": model.title,
         "path": model.path,
@@ -105,7 +105,7 @@ def _described(model: Contender, chosen: EvalSet, failed: int) -> dict[str, Any]
 
 
 def speed(contender: Contender, chosen: EvalSet) -> Speed:
-    """Medians and sums of the times in the records."""
+    """Computes speeds from the times in the records."""
     first, decode, tokens, seconds, count = array("d"), 0.0, 0, 0.0, 0
     for record in _answered(contender.records, chosen):
         if record.fresh:

@@ -1,4 +1,4 @@
-"""What is gathered about a model item by item, in a few bytes an item."""
+"""Accumulates results of a model item by item, in a few bytes per item."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from .verdict import Finding
 
 WORST = 12
 LENGTHS = (8, 32, 128, 512)
-"""Upper ends, in characters of the true answer, of the groups by answer length."""
+"""Upper bounds of the groups by answer length, in characters of the true answer."""
 
 
 @dataclass
 class Pairs:
-    """Fractions of reference and other, item by item, in eight bytes each."""
+    """Fractions of the reference and the other model, item by item, in eight bytes per number."""
 
     columns: tuple[array[float], ...] = field(default_factory=lambda: tuple(array("d") for _ in range(4)))
 
@@ -94,7 +94,7 @@ class AgreementTally:
 
 @dataclass
 class Tally:
-    """What is gathered about one model, item by item."""
+    """Accumulated results of one model."""
 
     scores: dict[tuple[str, str], Pairs] = field(default_factory=lambda: defaultdict(Pairs))
     groups: dict[tuple[str, str, str], Pairs] = field(default_factory=lambda: defaultdict(Pairs))
@@ -104,7 +104,7 @@ class Tally:
     failed: int = 0
 
     def add(self, item: Item, reference: Record, scored: dict[str, Fraction], own: Record, family: str) -> None:
-        """An item that the reference answered; one that failed here counts as an empty answer."""
+        """Adds an item that the reference answered; if this model failed, it counts as an empty answer."""
         label = item.label
         self.differing += own.answer != reference.answer
         self.failed += bool(own.error)
@@ -119,7 +119,7 @@ class Tally:
         self._consider(item, reference, own, scored[first], scores[first])
 
     def _consider(self, item: Item, reference: Record, own: Record, one: Fraction, two: Fraction) -> None:
-        """Keep the item if it is among those that lost most."""
+        """Keeps the item if it is among those with the largest loss."""
         if reference.answer == own.answer and not own.error:
             return
         first = TASKS[item.label.task][0]
@@ -148,19 +148,19 @@ class Tally:
             heapq.heappop(self.worst)
 
     def by_metric(self, tasks: Iterable[str]) -> list[Comparison]:
-        """Every metric of these tasks over all items."""
+        """Compares every metric of these tasks over all items."""
         named = [(task, metric) for task in tasks for metric in TASKS[task]]
         return [comparison(self.scores[name].paired(), name[1], task=name[0]) for name in named]
 
     def findings(self, tasks: Iterable[str]) -> list[Finding]:
-        """The first metric of these tasks, item by item."""
+        """Returns the first metric of these tasks, item by item."""
         return [Finding(task, TASKS[task][0], self.scores[task, TASKS[task][0]].paired()) for task in tasks]
 
     def worst_first(self) -> list[WorstItem]:
         return [entry[-1] for entry in sorted(self.worst, key=lambda entry: entry[:3], reverse=True)]
 
     def grouped(self, prefix: str) -> list[Comparison]:
-        """First metrics by `kind:` of document or by `length:` of the answer."""
+        """Compares the first metrics by group: `kind:` of document or `length:` of the answer."""
         chosen = [(key, pairs) for key, pairs in self.groups.items() if key[2].startswith(prefix)]
         order = {task: number for number, task in enumerate(TASKS)}
         chosen.sort(key=lambda entry: (order[entry[0][0]], _leading_number(entry[0][2].removeprefix(prefix))))
@@ -171,12 +171,12 @@ class Tally:
 
 
 def _seen(own: Record, reference: Record) -> tuple[int, int]:
-    """The size that a model saw a page in; the reference's where it failed."""
+    """Returns the page size that a model saw; the reference's if the model failed."""
     return own.resized if own.resized != (1, 1) else reference.resized
 
 
 def comparison(pairs: Paired, metric: str, task: str = "", group: str = "") -> Comparison:
-    """Rates, difference, interval and tests of one metric."""
+    """Computes rates, difference, interval and tests of one metric."""
     rates, bounds = pairs.rates(), interval(resampled(pairs), LEVEL)
     needed, too_few = items_needed(pairs), pairs.items < ENOUGH
     exact = None
@@ -201,7 +201,7 @@ def comparison(pairs: Paired, metric: str, task: str = "", group: str = "") -> C
 
 
 def length_group(truth: str) -> str:
-    """The group by length of a true answer, in characters."""
+    """Returns the length group of a true answer, in characters."""
     for low, high in zip((1, *(end + 1 for end in LENGTHS)), LENGTHS, strict=False):
         if len(truth) <= high:
             return f"{low}–{high}"

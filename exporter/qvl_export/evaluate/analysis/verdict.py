@@ -1,4 +1,4 @@
-"""The verdict in words, and the gate for pipelines."""
+"""The verdict in words, and the gates for pipelines."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .statistics import ENOUGH, LEVEL, Interval, Paired, interval, items_needed,
 
 Direction = Literal["", "worse", "better"]
 FIRST_SHARE = 0.8
-"""What the first metrics have of the risk of a false alarm, where there are others."""
+"""The first metrics' share of the false-alarm risk, if there are further metrics."""
 _GATE = re.compile(r"\s*(\w+)\s*([<>])\s*([+-]?\d+(?:\.\d+)?)\s*(?:pt|points?|pp)?\s*$")
 
 
@@ -36,10 +36,10 @@ class Finding:
 def give_verdict(
     findings: Sequence[Finding], identical: bool, failed: int, scores: Sequence[Comparison] = ()
 ) -> Verdict:
-    """A loss where the first metric of any task shows one, or a further one of `scores`.
+    """Returns the verdict: a loss if the first metric of any task shows one, or a further metric of `scores`.
 
-    All are held to one rule (see `risks`), by which the figures of a page are marked too. Of tasks with too few items
-    no bound is told: the permutation test alone, which is exact for any number, may find a loss in them.
+    All follow one rule (see `risks`), by which the figures of the page are marked too. For tasks with too few items no
+    bounds are reported; the permutation test, which is valid for any number of items, may still find a loss in them.
     """
     note = f" {failed} {_items(failed)} failed and count as empty answers." if failed else ""
     if identical and not failed:
@@ -66,30 +66,30 @@ def give_verdict(
 
 
 def risks(first: int, further: int) -> tuple[float, float]:
-    """The p-values at which a first and a further metric count, so that together 5 % of sets accuse a bundle wrongly.
+    """Returns the p-value thresholds of first and further metrics, for at most 5 % false alarms per set in total.
 
-    The first metrics share four parts in five of it, the further ones the rest (weighted Bonferroni).
+    The first metrics share four fifths of that risk, the further ones the rest (weighted Bonferroni).
     """
     share = FIRST_SHARE if further else 1.0
     return share * (1 - LEVEL) / max(first, 1), (1 - share) * (1 - LEVEL) / max(further, 1)
 
 
 def direction(p_value: float, loss: Interval, risk: float) -> Direction:
-    """What a difference counts as: the permutation test and the 95 % interval must agree, which few items can fool."""
+    """Returns a difference's direction; the permutation test must confirm the 95 % interval, which few items fool."""
     if p_value > risk or not loss.excludes_zero():
         return ""
     return "worse" if loss.low > 0 else "better"
 
 
 def directed(scores: Sequence[Comparison]) -> list[Comparison]:
-    """The figures of all metrics, each with its direction by the verdict's rule."""
+    """Returns the figures of all metrics, each with its direction by the verdict's rule."""
     is_first = [found.metric == TASKS[found.task][0] for found in scores]
     risk = risks(sum(is_first), len(scores) - sum(is_first))
     return [_directed(found, risk[not first]) for found, first in zip(scores, is_first, strict=True)]
 
 
 def directed_groups(groups: Sequence[Comparison], scores: Sequence[Comparison]) -> list[Comparison]:
-    """Groups of a task whose first metric has a direction that have the same one; the others have none."""
+    """Returns groups with their direction, which is dropped if the first metric of their task has another or none."""
     tasks = {found.task: found.direction for found in scores if found.metric == TASKS[found.task][0]}
     found = [_directed(group, (1 - LEVEL) / len(groups)) for group in groups]
     return [
@@ -103,7 +103,7 @@ def _directed(found: Comparison, risk: float) -> Comparison:
 
 
 def _judge(finding: Finding, risk: float) -> tuple[Interval, Direction]:
-    """Bounds of the loss (positive is worse), and what they say."""
+    """Returns the bounds of the loss (positive is worse) and its direction."""
     bounds = interval(resampled(finding.pairs))
     if not METRICS[finding.metric].lower_is_better:
         bounds = Interval(-bounds.high, -bounds.low)
@@ -135,7 +135,7 @@ def _at_most(finding: Finding, bounds: Interval) -> str:
 
 
 def _too_few(findings: Sequence[Finding]) -> str:
-    """How many items tasks have, and how many it takes: those for one point where the items there are tell it."""
+    """Says how many items tasks have and how many they need: for one point if that is above ENOUGH, else ENOUGH."""
     if not findings:
         return ""
     told = []
@@ -156,23 +156,23 @@ def _items(count: int) -> str:
 
 @dataclass(frozen=True)
 class Gate:
-    """`cer>+0.5pt`: fails where a metric's loss is, with 95 % confidence, above `limit` (a fraction of one).
+    """`cer>+0.5pt`: fails if a metric's loss is, with 95 % confidence, above `limit` (a fraction of one).
 
-    Of too few items the permutation test must find a difference too: their interval alone is no confidence.
+    With too few items, the permutation test must find a difference too, as their interval alone is not reliable.
     """
 
     metric: str
     limit: float
 
     def exceeded(self, found: Comparison) -> bool:
-        """Whether the lower bound of the loss is above the limit."""
+        """Whether the lower bound of the loss is above the limit, for a comparison of this gate's metric."""
         if found.metric != self.metric or (found.too_few and found.p_value >= 1 - LEVEL):
             return False
         return found.loss().low > self.limit
 
 
 def parse_gate(text: str) -> Gate:
-    """`METRIC>+Xpt` for metrics that grow when worse, `METRIC<-Xpt` for others; raises ExportError for all else."""
+    """Parses `METRIC>+Xpt`, or `METRIC<-Xpt` if higher is better; raises ExportError for anything else."""
     match = _GATE.match(text)
     metric = METRICS.get(match[1]) if match else None
     if match is None or metric is None:
@@ -187,7 +187,7 @@ def parse_gate(text: str) -> Gate:
 
 
 def check_gates(gates: Sequence[Gate], tasks: Collection[str]) -> None:
-    """Raises ExportError for a gate that could not fail, because no task measures its metric."""
+    """Raises ExportError for a gate that could never fail because no task measures its metric."""
     measured = dict.fromkeys(metric for task in sorted(tasks) for metric in TASKS[task])
     for gate in gates:
         if gate.metric not in measured:
@@ -196,7 +196,7 @@ def check_gates(gates: Sequence[Gate], tasks: Collection[str]) -> None:
 
 
 def exceeded(report: Report, gates: Sequence[Gate]) -> list[str]:
-    """A line for every bundle and task that a gate stops."""
+    """Returns one line per bundle and task that exceeds a gate."""
     lines = []
     for bundle in report.bundles:
         for gate in gates:
@@ -211,7 +211,7 @@ def exceeded(report: Report, gates: Sequence[Gate]) -> list[str]:
 
 
 def undecided(report: Report, gates: Sequence[Gate]) -> list[str]:
-    """A line for every bundle and task whose items are too few for a gate to stop it, or to let it pass knowingly."""
+    """Returns one line per bundle and task with too few items for a gate to decide."""
     return [
         f"{bundle.title}: {METRICS[gate.metric].title} in {found.task} has {found.items} {_items(found.items)}, "
         f"too few to tell (at least {ENOUGH} are needed)"

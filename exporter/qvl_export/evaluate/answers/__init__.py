@@ -1,1 +1,1 @@
-"""Models answer an evaluation set, each in a process of its own, and their records."""
+"""Models answer an evaluation set, each in processes of its own; their answers are kept as records."""

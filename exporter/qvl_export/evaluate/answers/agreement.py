@@ -1,8 +1,8 @@
-"""How far two models agree along one answer: next-token distributions, teacher-forced on the reference's own tokens.
+"""Agreement of two models along one answer: next-token distributions, teacher-forced on the reference's own tokens.
 
-The reference's distributions are kept as their TOP likeliest tokens and one bucket for all others: 2 KB a token
-whatever the vocabulary. KL over these buckets is never above the true one; it is
-exact where the vocabulary has no more than TOP tokens.
+The reference's distributions are stored as their TOP most likely tokens and one bucket for all others: 2 KB per token
+for any vocabulary. KL over these buckets is never above the true KL; it is exact if the vocabulary has at most TOP
+tokens.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ ROWS = 32
 
 
 class Agreement(msgspec.Struct, frozen=True):
-    """Along one answer of the reference: KL(reference ‖ other) in nats at each token, tokens where both favour the same
-    one, summed log-likelihoods of the answer under both, and the first token the other would not have written."""
+    """Along one answer of the reference: KL(reference ‖ other) in nats per token, the number of positions where both
+    models have the same top token, summed log-likelihoods of the answer under both, and the first position where the
+    other model's top token differs from the answer."""
 
     kl: list[float]
     same_top: int
@@ -36,8 +37,8 @@ class Agreement(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class Kept:
-    """The reference along its `tokens` [T]: at each its TOP ids [T, K], their log-probabilities, that of all others,
-    and the token's own."""
+    """The reference's distributions along its `tokens` [T]: the TOP ids [T, K] and their log-probabilities, and the
+    log-probabilities of all other tokens together and of the token itself [T]."""
 
     tokens: npt.NDArray[np.int32]
     ids: npt.NDArray[np.int32]
@@ -46,7 +47,7 @@ class Kept:
     log_likelihood: npt.NDArray[np.float32]
 
     def save(self, path: Path) -> None:
-        """Write beside, then rename."""
+        """Writes the file atomically."""
         parts: dict[str, Any] = vars(self)
         with written(path) as file:
             np.savez(file, **parts)
@@ -58,9 +59,9 @@ class Kept:
 
 
 def keep(logits: npt.NDArray[np.float32], tokens: list[int], top: int = TOP) -> Kept:
-    """What is kept of the reference's logits [T, V] along its own `tokens`.
+    """Compresses the reference's logits [T, V] along its own `tokens`.
 
-    Raises ArithmeticError for logits that are not finite.
+    Raises ArithmeticError if logits are not finite.
     """
     ids, log_probs, log_rest, likelihood = [], [], [], []
     for start in range(0, len(tokens), ROWS):
@@ -76,7 +77,7 @@ def keep(logits: npt.NDArray[np.float32], tokens: list[int], top: int = TOP) -> 
 
 
 def agreement(kept: Kept, logits: npt.NDArray[np.float32]) -> Agreement:
-    """How the logits [T, V] of another model along the same tokens agree with the reference; raises as `keep` does."""
+    """Compares another model's logits [T, V] along the same tokens with the reference; raises as `keep` does."""
     tokens = kept.tokens.tolist()
     divergences, tops, likelihood = [], [], []
     for start in range(0, len(tokens), ROWS):
@@ -104,7 +105,7 @@ def _log_probs(logits: npt.NDArray[np.float32]) -> Floats:
 
 
 def _divergence(kept: Kept, rows: slice, log_q: Floats) -> Floats:
-    """Σ p (log p − log q) over the kept tokens and the bucket of all others, in nats."""
+    """Returns Σ p (log p − log q) over the kept tokens and the bucket of all others, in nats."""
     ids, log_p = kept.ids[rows].astype(np.int64), kept.log_probs[rows].astype(np.float64)
     kl = (np.exp(log_p) * (log_p - np.take_along_axis(log_q, ids, -1))).sum(-1)
     rest = kept.log_rest[rows].astype(np.float64)
@@ -115,7 +116,7 @@ def _divergence(kept: Kept, rows: slice, log_q: Floats) -> Floats:
 
 
 def _log_rest(log_p: Floats, chosen: npt.NDArray[np.integer]) -> Floats:
-    """Log of the probability outside `chosen` [T, K]; −inf where nothing is outside."""
+    """Returns the log of the probability outside `chosen` [T, K]; −inf if nothing is outside."""
     outside = np.exp(log_p)
     np.put_along_axis(outside, chosen, 0.0, -1)
     with np.errstate(divide="ignore"):

@@ -1,4 +1,4 @@
-"""A model of a comparison after it answered."""
+"""The result of one model of a comparison."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .records import Cost, Records
 
 @dataclass(frozen=True)
 class Contender:
-    """A model that answered: what it is, what it cost, and its records."""
+    """A model that has answered: its description, cost and records."""
 
     title: str
     path: str

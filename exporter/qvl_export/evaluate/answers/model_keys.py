@@ -1,4 +1,4 @@
-"""Models looked at before they run: whether each is what the command takes, and a key that tells it from others."""
+"""Checks models before they run: each must be of the kind that the command accepts; a key identifies it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CONFIG = "config.json"
 
 
 def model_keys(reference: Path, bundles: Sequence[Path], hf: bool) -> list[str]:
-    """That of the reference, a checkpoint directory with `hf`, and of every bundle; raises ExportError, BundleError."""
+    """Returns the keys of the reference (with `hf` a checkpoint) and the bundles; raises ExportError, BundleError."""
     if not hf and _is_checkpoint(reference):
         fix = "give --reference hf to run it by PyTorch, or export it first"
         raise ExportError("is a checkpoint, not a bundle", where=reference, fix=fix)
@@ -24,18 +24,18 @@ def model_keys(reference: Path, bundles: Sequence[Path], hf: bool) -> list[str]:
 
 
 def _is_checkpoint(path: Path) -> bool:
-    """Whether it has a checkpoint's configuration and none of a bundle's."""
+    """Whether `path` has the configuration of a checkpoint but not that of a bundle."""
     return (path / CONFIG).is_file() and not any((path / name).is_file() for name in (MANIFEST, GENAI_CONFIG))
 
 
 def _bundle_key(path: Path) -> str:
-    """From the manifest, which holds the hash of every file."""
+    """Returns the hash of the manifest, which contains the hash of every file."""
     read_manifest(path)
     return hashlib.sha256((path / MANIFEST).read_bytes()).hexdigest()[:12]
 
 
 def _hf_key(path: Path) -> str:
-    """From names, sizes and times of a checkpoint's files."""
+    """Returns the hash of names, sizes and modification times of a checkpoint's files."""
     if not (path / CONFIG).is_file():
         raise ExportError("is not a checkpoint directory", where=path, fix="--reference hf takes one")
     return hashlib.sha256(repr(stamps(sorted(path.iterdir()))).encode()).hexdigest()[:12]

@@ -1,4 +1,4 @@
-"""The models of a comparison: checked, named, and told apart by what they are."""
+"""The models of a comparison: checked, named, and identified by their content."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .worker import HF
 
 @dataclass(frozen=True)
 class Model:
-    """A bundle or checkpoint to run: its place, engine, name in the report, and what tells it from others."""
+    """A bundle or checkpoint to run: its path, engine, name in the report, and the key that identifies it."""
 
     path: Path
     engine: str
@@ -26,10 +26,10 @@ class Model:
     key: str
 
     def contender(self, work: Path, name: str) -> Contender:
-        """What the summary needs to know; its records are called `name` in `work`."""
+        """Returns the data that the summary needs; the records are called `name` in `work`."""
         cost, records = Cost.load(work, name) or Cost(0.0, 0.0), Records(work, name)
         if self.engine == HF:
-            whole = self.path / WHOLE  # transformers reads no shards beside it
+            whole = self.path / WHOLE  # transformers ignores shards beside it
             weights = [whole] if whole.is_file() else self.path.glob("*.safetensors")
             size = sum(file.stat().st_size for file in weights) / 1e6
             return Contender(self.title, str(self.path), "PyTorch", "", size, cost, records)
@@ -40,7 +40,7 @@ class Model:
 
 
 def open_models(reference: Path, bundles: Sequence[Path], hf: bool) -> list[Model]:
-    """The reference and the others, checked; names that are alike get their parents in front.
+    """Checks and returns the reference and the bundles; equal names are prefixed with their parent directories.
 
     Raises ExportError and BundleError.
     """
@@ -54,7 +54,7 @@ def open_models(reference: Path, bundles: Sequence[Path], hf: bool) -> list[Mode
 
 
 def check_generation(models: Sequence[Model]) -> None:
-    """Refuse bundles made before they held the checkpoint's generation settings."""
+    """Raises ExportError for bundles exported before bundles held the checkpoint's generation settings."""
     for model in models:
         if model.engine != HF and read_manifest(model.path).generation is None:
             raise ExportError(
@@ -65,7 +65,7 @@ def check_generation(models: Sequence[Model]) -> None:
 
 
 def _titles(paths: Sequence[Path]) -> list[str]:
-    """As many last parts of the paths as tell them apart."""
+    """Returns the shortest path suffixes that distinguish the paths."""
     resolved = [path.resolve() for path in paths]
     for depth in range(1, max(len(path.parts) for path in resolved)):
         titles = ["/".join(path.parts[-depth:]) for path in resolved]

@@ -1,4 +1,4 @@
-"""What a model answered, one JSON line an item, appended as it comes and read one at a time."""
+"""The answers of a model: one JSON line per item, appended as they come and read one at a time."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ CHUNK = 1 << 16
 
 
 class Record(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """One item answered by one model, or the `error` why not.
+    """One model's answer to one item, or the `error` that prevented it.
 
-    `tokens` end with the stop token where the answer did; `fresh`: the page was not the previous item's, whose image
-    features would have been at hand; `size` and `resized` are (width, height) of the page and of what the model saw.
+    `tokens` includes the stop token if the answer ended with one. `fresh` means that the page differs from the previous
+    item's, so that its image features were not cached. `size` and `resized` are (width, height) of the page before and
+    after resizing for the model.
     """
 
     item: int = 0
@@ -37,7 +38,7 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
 
 
 class Cost(msgspec.Struct, frozen=True):
-    """What a process measured besides its answers."""
+    """Load time and peak memory that a process measured."""
 
     load_seconds: float
     peak_memory_mb: float
@@ -48,19 +49,19 @@ class Cost(msgspec.Struct, frozen=True):
 
     @staticmethod
     def place(directory: Path, name: str, rank: int | str) -> Path:
-        """The file of one process, or with `*` the pattern of all."""
+        """Returns the file of one process, or with rank `*` the pattern of all."""
         return directory / f"{name}.{rank}.cost.json"
 
     @staticmethod
     def drop(directory: Path, name: str, workers: int) -> None:
-        """Forget those of processes beyond so many, of a run that had more."""
+        """Deletes the files of processes of rank `workers` or above, from an earlier run with more processes."""
         for path in directory.glob(Cost.place(directory, name, "*").name):
             if int(path.name.split(".")[-3]) >= workers:
                 path.unlink()
 
     @staticmethod
     def load(directory: Path, name: str) -> Cost | None:
-        """Of several processes the longest load, and all their memory together."""
+        """Returns the longest load time and the total memory of all processes; None if there are no files."""
         costs = [
             msgspec.json.decode(path.read_bytes(), type=Cost)
             for path in sorted(directory.glob(Cost.place(directory, name, "*").name))
@@ -71,14 +72,14 @@ class Cost(msgspec.Struct, frozen=True):
 
 
 class _Head(msgspec.Struct):
-    """What is needed of a line to know whether its item is done."""
+    """The part of a line that shows whether its item is done."""
 
     item: int = 0
     error: str = ""
 
 
 class Records:
-    """The answers of one model, found by item; only their places in the files are held."""
+    """The answers of one model by item; only their offsets in the files are held in memory."""
 
     def __init__(self, directory: Path, name: str) -> None:
         self._places: dict[int, tuple[Path, int]] = {}
@@ -90,12 +91,12 @@ class Records:
         place = 0
         with path.open("rb") as file:
             for line in file:
-                with contextlib.suppress(msgspec.MsgspecError):  # the line a killed process was writing
+                with contextlib.suppress(msgspec.MsgspecError):  # the line that a killed process was writing
                     self._note(msgspec.json.decode(line, type=_Head), (path, place))
                 place += len(line)
 
     def _note(self, head: _Head, place: tuple[Path, int]) -> None:
-        """A failure counts where there is no answer: files are read in another order than they were written."""
+        """Notes a line; a failure never replaces an answer, as files are not read in the order they were written."""
         answered = head.item in self._places and head.item not in self.failed
         if head.error and answered:
             return
@@ -103,11 +104,11 @@ class Records:
         (self.failed.add if head.error else self.failed.discard)(head.item)
 
     def __len__(self) -> int:
-        """Items answered."""
+        """Number of items answered."""
         return len(self._places) - len(self.failed)
 
     def get(self, item: int) -> Record | None:
-        """The last answer to an item, or why there is none."""
+        """Returns the last record of an item, which may be a failure; None if there is none."""
         if item not in self._places:
             return None
         path, place = self._places[item]
@@ -116,13 +117,13 @@ class Records:
             return msgspec.json.decode(file.readline(), type=Record)
 
     def answered(self, item: int) -> Record | None:
-        """The record of an item that did not fail; failed ones are tried again by the next run."""
+        """Returns the record of an item that did not fail; the next run tries failed items again."""
         return None if item in self.failed else self.get(item)
 
 
 @contextlib.contextmanager
 def appending(directory: Path, name: str, rank: int) -> Iterator[Callable[[Record], None]]:
-    """A function that appends a record; half a line that a killed process left is cut off first."""
+    """Yields a function that appends a record; a partial line left by a killed process is cut off first."""
     path = directory / f"{name}.{rank}.jsonl"
     with path.open("ab+") as file:
         _cut_half_line(file)
@@ -135,7 +136,7 @@ def appending(directory: Path, name: str, rank: int) -> Iterator[Callable[[Recor
 
 
 def _cut_half_line(file: BinaryIO) -> None:
-    """Leave nothing after the last line break, looked for from the end."""
+    """Truncates the file after its last line break, searching from the end."""
     end = file.seek(0, os.SEEK_END)
     while end:
         start = max(0, end - CHUNK)

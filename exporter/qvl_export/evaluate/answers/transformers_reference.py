@@ -1,6 +1,6 @@
-"""The PyTorch model itself as a reference: transformers in float32 on the CPU. The one place that imports it.
+"""The PyTorch model as the reference: transformers in float32 on the CPU. The only module that imports transformers.
 
-Images go through the processor that the runtime matches to the bit (Pillow's, which needs no torchvision).
+Images go through the processor that the runtime matches bit for bit (the Pillow one, which needs no torchvision).
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ GREEDY = {
     "top_p": None,
     "top_k": None,
 }
-"""In place of what `generation_config.json` says."""
+"""Overrides the checkpoint's `generation_config.json`."""
 
 
 class HfAnswerer:
-    """A checkpoint in transformers, see `answering.Answerer`; pages as the runtime loads them."""
+    """A checkpoint in transformers, see `worker.Answerer`; pages are loaded by the runtime."""
 
     def __init__(
         self,
@@ -71,7 +71,7 @@ class HfAnswerer:
         self._template_args = template_args
 
     def inputs(self, messages: list[dict[str, Any]]) -> Any:
-        """Tokens and pixels of messages whose images are paths; a placeholder becomes its image's tokens."""
+        """Returns tokens and pixels of messages whose images are paths; expands placeholders to their image tokens."""
         text = self._rendered(messages)
         found = self._images(images=self._pages(messages), return_tensors="pt")
         repeats = iter((found["image_grid_thw"].prod(-1) // self._images.merge_size**2).tolist())
@@ -84,7 +84,7 @@ class HfAnswerer:
         return found
 
     def _rendered(self, messages: list[dict[str, Any]]) -> str:
-        """By transformers, from the template that the exporter takes, which its tokenizer may not know."""
+        """Renders messages by transformers, with the exporter's template, which its tokenizer may not have."""
         options = {"add_generation_prompt": True, "tokenize": False, "chat_template": self._template}
         try:
             return str(self._tokenizer.apply_chat_template(messages, **options, **self._template_args))
@@ -131,14 +131,14 @@ class HfAnswerer:
         return np.asarray(logits.float().numpy())
 
     def forget(self) -> None:
-        """Nothing: it keeps nothing between calls."""
+        """Does nothing: there is no state between calls."""
 
     def prime(self, messages: list[dict[str, Any]], limit: int | None) -> None:
-        """Nothing, see `forget`."""
+        """Does nothing, see `forget`."""
 
 
 class _Clock:
-    """What `generate` streams to: the first call is the prompt, the second the first token."""
+    """A streamer for `generate`: the first call to `put` is the prompt, the second the first token."""
 
     def __init__(self) -> None:
         self._began, self._calls, self.first = time.perf_counter(), 0, 0.0

@@ -1,4 +1,4 @@
-"""The work area of a comparison: answers item by item, which a killed run finds again."""
+"""The work directory of a comparison: answers item by item, from which a killed run resumes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ANSWERING = "qvl_export.evaluate.answers.worker"
 
 @dataclass(frozen=True)
 class Area:
-    """Where the answers to one set are kept, and who answers: `workers` processes of `threads` each."""
+    """The directory of the answers to one set, and the `workers` processes of `threads` threads that answer it."""
 
     work: Path
     pool: Pool
@@ -34,7 +34,7 @@ class Area:
         return self.work / "scratch"
 
     def missing(self, name: str, chosen: EvalSet) -> int:
-        """Items not answered yet."""
+        """Returns the number of items not answered yet."""
         records = Records(self.work, name)
         return sum(records.answered(item.index) is None for item in chosen.items())
 
@@ -48,7 +48,7 @@ class Area:
         again: bool,
         what: str = "",
     ) -> None:
-        """Answer what is missing; `again` runs even where nothing is, for a reference's distributions."""
+        """Answers the missing items; `again` runs even if none are missing, for the reference's distributions."""
         missing = self.missing(name, chosen)
         if not missing and not again:
             return

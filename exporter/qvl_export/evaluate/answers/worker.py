@@ -1,7 +1,8 @@
-"""One model answers an evaluation set, in a process of its own: `python -m qvl_export.evaluate.answers.worker`.
+"""One model answers an evaluation set in a process of its own: `python -m qvl_export.evaluate.answers.worker`.
 
-Results are appended item by item, so that a killed comparison goes on; a failing item is recorded as such. No exporter
-package is imported here (the PyTorch reference aside), so that the peak memory reported is the runtime's.
+Results are appended item by item, so that a killed comparison can be resumed; a failing item is recorded as failed. No
+part of the exporter that needs onnx or PyTorch is imported (except for the PyTorch reference), so that the reported
+peak memory is the runtime's.
 """
 
 from __future__ import annotations
@@ -28,14 +29,14 @@ from .records import Cost, Record, Records, appending
 
 HF = "hf"
 FAILURES = (QvlError, ArithmeticError, ValueError, TypeError, RuntimeError, OSError, MemoryError)
-"""What an item may fail with."""
+"""Exceptions that are recorded as an item's failure."""
 Floats = npt.NDArray[np.float32]
 
 
 class Job(msgspec.Struct, frozen=True):
-    """What a process does: the items of a set whose number is `rank` modulo `workers`, answered by one model.
+    """The work of one process: one model answers the items of a set whose number is `rank` modulo `workers`.
 
-    `engine` is "bundle" or "hf"; a `reference` leaves its distributions in `scratch`, others are compared with them.
+    `engine` is "bundle" or "hf". A `reference` writes its distributions to `scratch`; others are compared with them.
     """
 
     model: str
@@ -56,29 +57,29 @@ class Job(msgspec.Struct, frozen=True):
     template_args: dict[str, Any] = {}
 
     def items(self) -> Iterator[Item]:
-        """This process's share."""
+        """Yields this process's share of the items."""
         everything = EvalSet(Path(self.data), self.total, self.digest, self.chosen).items()
         return (item for number, item in enumerate(everything) if number % self.workers == self.rank)
 
 
 class Answerer(Protocol):
-    """A loaded model, see `BundleAnswerer` and `hf.HfAnswerer`."""
+    """A loaded model, see `BundleAnswerer` and `transformers_reference.HfAnswerer`."""
 
     def answer(self, messages: list[dict[str, Any]], limit: int | None) -> Record:
-        """A record with the answer, its tokens (the stop token too), times and sizes."""
+        """Returns a record with the answer, its tokens (including the stop token), times and sizes."""
 
     def logits(self, messages: list[dict[str, Any]], tokens: list[int]) -> Floats:
-        """Teacher-forced logits [tokens, vocab]."""
+        """Returns teacher-forced logits [tokens, vocab]."""
 
     def forget(self) -> None:
-        """Answer what comes next as if it were the first, though images may be known."""
+        """Drops the KV cache, so that the next answer is computed like the first; image features may stay cached."""
 
     def prime(self, messages: list[dict[str, Any]], limit: int | None) -> None:
-        """Be as after `answer`, without its answer: what is asked next about the page comes to the same bits."""
+        """Brings the model into the state after `answer`, so that the page's next answer is the same bit for bit."""
 
 
 class BundleAnswerer:
-    """A bundle in the runtime that ships."""
+    """A bundle in the runtime, as users run it."""
 
     def __init__(
         self, path: str, threads: int | None, template_args: dict[str, Any], use_generation_config: bool = False
@@ -122,7 +123,7 @@ class BundleAnswerer:
 
 
 def run(job: Job, told: TextIO = sys.stdout) -> None:
-    """Answer what is not answered yet; a line to `told` for every item, `.` or `x`."""
+    """Answers the remaining items; writes one line per item to `told`: `.`, or `x` for a failure."""
     directory = Path(job.records)
     done, memory, began = Records(directory, job.name), PeakMemory(), time.perf_counter()
     model, seconds = _open(job), time.perf_counter() - began
@@ -139,12 +140,12 @@ def run(job: Job, told: TextIO = sys.stdout) -> None:
                     append(msgspec.structs.replace(record, item=turn.item.index, fresh=turn.fresh))
                     answered = True
                     print("x" if record.error else ".", file=told, flush=True)
-    if answered or not Cost.place(directory, job.name, job.rank).is_file():  # forced runs alone are not what it costs
+    if answered or not Cost.place(directory, job.name, job.rank).is_file():  # teacher-forced runs alone show no cost
         Cost(round(seconds, 3), memory.megabytes).save(directory, job.name, job.rank)
 
 
 class _Turn(NamedTuple):
-    """An item to run, those before it about its page that an earlier run did, and whether it is the page's first."""
+    """An item to run, the `unasked` items before it that an earlier run did, and whether it is its page's first."""
 
     item: Item
     known: Record | None
@@ -153,10 +154,10 @@ class _Turn(NamedTuple):
 
 
 def _turns(job: Job, items: Iterable[Item], done: Records) -> Iterator[_Turn]:
-    """The items about a page that are still to be run.
+    """Yields the items of one page that remain to be run.
 
-    What was answered before is asked again without its answer, so that a run that goes on finds the same bits in the
-    KV cache as one that was never interrupted.
+    Items answered by an earlier run are prefilled again, without an answer, so that a resumed run has the same bits in
+    the KV cache as an uninterrupted one.
     """
     unasked: list[Item] = []
     for number, item in enumerate(items):
@@ -181,7 +182,7 @@ def _scratch(job: Job, index: int) -> Path:
 
 
 def _item(job: Job, model: Answerer, item: Item, known: Record | None, memory: PeakMemory) -> Record:
-    """Answer and agreement of one item; whatever goes wrong with it is its error."""
+    """Returns the answer and agreement of one item; a failure becomes the record's error."""
     messages = _messages(item)
     try:
         if known:
@@ -207,7 +208,7 @@ def _messages(item: Item) -> list[dict[str, Any]]:
 
 
 def _agreement(job: Job, model: Answerer, messages: list[dict[str, Any]], index: int) -> Agreement | None:
-    """None where the reference has no answer to this item."""
+    """Returns the agreement with the reference; None if the reference has no answer to this item."""
     if not _scratch(job, index).is_file():
         return None
     kept = Kept.load(_scratch(job, index))
@@ -215,9 +216,9 @@ def _agreement(job: Job, model: Answerer, messages: list[dict[str, Any]], index:
 
 
 class PeakMemory:
-    """The most resident memory while answering, in MB; the forced runs of a comparison are not counted.
+    """Peak resident memory while answering, in MB; teacher-forced runs of a comparison are not counted.
 
-    Linux resets its high-water mark when 5 is written to clear_refs; elsewhere all is counted.
+    Linux resets its high-water mark when 5 is written to clear_refs; on other systems all runs are counted.
     """
 
     def __init__(self) -> None:
@@ -235,7 +236,7 @@ class PeakMemory:
         self.take()
 
     def take(self) -> None:
-        """Take the mark so far into account."""
+        """Updates the peak from the process's high-water mark."""
         self._peak = max(self._peak, _high_water())
 
 
@@ -252,7 +253,7 @@ def _high_water() -> float:
 
 
 def main() -> int:
-    """Answer as the job on standard input says."""
+    """Runs the job that standard input holds."""
     return serve(Job, run)
 
 

@@ -1,1 +1,1 @@
-"""Scores of single answers against their truth."""
+"""Scores of single answers against the true ones."""

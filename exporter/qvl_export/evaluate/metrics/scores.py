@@ -1,7 +1,7 @@
-"""What an answer is worth: one fraction (numerator, denominator) an item and metric.
+"""Scores of answers: one fraction (numerator, denominator) per item and metric.
 
-A metric over a set is the sum of numerators over the sum of denominators, so that long pages weigh in CER as they
-should (micro-average) and statistics resample items whatever the metric. Formulas are in docs/report.md.
+A metric over a set is the sum of numerators / the sum of denominators: in CER, pages weigh by their length
+(micro-average), and statistics can resample items of any metric. Formulas are in docs/report.md.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .text_normalisation import normal, squeeze
 
 Fraction = tuple[float, float]
 Paths = dict[tuple[int, str], int]
-"""The number of a path in JSON by that of the path before its last key, −1 for the whole."""
+"""The number of a JSON path by (number of its parent path, last key); the root is −1."""
 ANLS_THRESHOLD = 0.5
 HIT_IOU = 0.5
 _CJK = r"\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
@@ -31,13 +31,13 @@ _FENCE = re.compile(r"^```\w*")
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric's name in tables, and whether less of it is better. All are fractions of one, shown as percent."""
+    """A metric's name in tables, and whether lower is better. All are fractions of one, shown as percent."""
 
     title: str
     lower_is_better: bool = False
 
     def loss(self, reference: float, other: float) -> float:
-        """How much worse `other` is, in the metric's unit."""
+        """Returns how much worse `other` is, in the metric's unit."""
         return other - reference if self.lower_is_better else reference - other
 
 
@@ -63,7 +63,7 @@ TASKS: dict[str, tuple[str, ...]] = {
     "grounding": ("iou", "acc50", "parsed"),
     "tool": ("tool",),
 }
-"""The metrics of each task; the first is the one its verdict is about."""
+"""The metrics of each task; the first decides its verdict."""
 NEEDED = {
     "kie": "a JSON object with a value",
     "grounding": 'JSON such as [{"bbox_2d": [0, 0, 9, 9]}]',
@@ -72,12 +72,12 @@ NEEDED = {
 
 
 def score(task: str, answer: str, truths: Sequence[str], page: PageGeometry) -> dict[str, Fraction]:
-    """Every metric of the task for one answer; of several truths the one that fits best counts."""
+    """Returns every metric of the task for one answer; if there are several truths, the best match counts."""
     return {name: _SCORERS[name](answer, truths, page) for name in TASKS[task]}
 
 
 def truth_problem(task: str, truth: str) -> str:
-    """Why the task's metrics cannot compare with a label's answer: nothing where they can, else ` (the reason)`."""
+    """Returns why the task's metrics cannot use a label's answer, as ` (the reason)`; empty if they can."""
     if task == "table":
         return f" ({problem})" if (problem := tables.truth_problem(truth)) else ""
     if task == "kie":
@@ -90,31 +90,34 @@ def truth_problem(task: str, truth: str) -> str:
 
 
 def words(text: str) -> list[str]:
-    """Runs of non-blank characters; an ideograph or kana is a word of its own."""
+    """Splits a text into runs of non-blank characters; every ideograph or kana is a word of its own."""
     return _WORD.findall(normal(text))
 
 
 def characters(text: str) -> str:
-    """All but blanks."""
+    """Returns the text without blanks."""
     return "".join(normal(text).split())
 
 
 def error_rate(answer: str, truths: Sequence[str], units: Callable[[str], Sequence[str]]) -> Fraction:
-    """(edits, units of the truth): Levenshtein distance over reference length, for the truth of the lowest rate."""
+    """Returns (Levenshtein distance, length of the truth) in units, for the truth with the lowest rate."""
     given = units(answer)
     pairs = [(float(Levenshtein.distance(given, truth)), float(len(truth))) for truth in map(units, truths)]
     return min(pairs, key=lambda pair: pair[0] / max(pair[1], 1))
 
 
 def anls(answer: str, truths: Sequence[str]) -> float:
-    """Average normalised Levenshtein similarity of one answer (Biten et al. 2019): 1 − NL, 0 where NL ≥ 0.5."""
+    """Returns the ANLS term of one answer (Biten et al. 2019): 1 − normalized Levenshtein distance, 0 if that is ≥ 0.5.
+
+    The truth nearest to the answer counts; case and runs of blanks are ignored.
+    """
     given = squeeze(answer).lower()
     least = min(Levenshtein.normalized_distance(given, squeeze(truth).lower()) for truth in truths)
     return 1 - least if least < ANLS_THRESHOLD else 0.0
 
 
 def field_f1(answer: str, truth: str) -> Fraction:
-    """(2 · equal fields, fields of both): summed over items, the micro-averaged F1. Not JSON: no field."""
+    """Returns (2 · equal fields, fields of both): summed over items, the micro-averaged F1. Not JSON: no fields."""
     paths: Paths = {}
     given, wanted = fields(answer, paths), fields(truth, paths)
     equal = sum(given.get(path) == value for path, value in wanted.items())
@@ -122,9 +125,9 @@ def field_f1(answer: str, truth: str) -> Fraction:
 
 
 def fields(text: str, paths: Paths) -> dict[int, str]:
-    """Leaves of the JSON object in an answer by their path; empty ones are not fields.
+    """Returns the leaves of the JSON object in an answer by path; empty leaves are not fields.
 
-    Paths are numbers from `paths`, because a hostile answer repeats a long key before every leaf.
+    Paths are numbers from `paths`, because a hostile answer could repeat a long key before every leaf.
     """
     parsed = _json(text)
     found: dict[int, str] = {}
@@ -140,7 +143,7 @@ def fields(text: str, paths: Paths) -> dict[int, str]:
 
 
 def tool_calls(text: str) -> list[tuple[str, Any]] | None:
-    """Name and arguments of every call, in order; None where one is not JSON with both."""
+    """Returns name and arguments of every call, in order; None if one is not JSON with both."""
     bodies = _TOOL_CALL.findall(text) or [text]
     calls = []
     for body in bodies:
@@ -152,9 +155,9 @@ def tool_calls(text: str) -> list[tuple[str, Any]] | None:
 
 
 def matched_ious(answer: str, truth: str, page: PageGeometry) -> tuple[list[float], bool]:
-    """IoU of every truth box with the answer's box given to it (best pairs first), and whether a box was parsed.
+    """Returns the IoU of every true box with its matched box (best pairs first), and whether a box was parsed.
 
-    Of the answer's boxes as many count as there are true ones; a true box without partner has 0.
+    Only the first n boxes of the answer count, for n true boxes; a true box without a match has IoU 0.
     """
     wanted = parse_boxes(truth, PageGeometry.original(page.size))
     given = parse_boxes(answer, page)
@@ -171,7 +174,7 @@ def matched_ious(answer: str, truth: str, page: PageGeometry) -> tuple[list[floa
 
 
 def _json(text: str) -> Any:
-    """The JSON value of an answer, from within a code fence too; None where there is none."""
+    """Returns the JSON value of an answer, also from within a code fence; None if there is none."""
     bare = _FENCE.sub("", text.strip(), count=1).removesuffix("```")
     try:
         return json.loads(bare)
@@ -193,7 +196,7 @@ def _tool(answer: str, truths: Sequence[str], _: PageGeometry) -> Fraction:
 
 
 def _best_ious(answer: str, truths: Sequence[str], page: PageGeometry) -> list[float]:
-    """Those of the truth whose mean IoU is highest."""
+    """Returns the IoUs with the truth whose mean IoU is highest."""
     return max((matched_ious(answer, truth, page)[0] for truth in truths), key=lambda ious: sum(ious) / len(ious))
 
 

@@ -1,8 +1,8 @@
 """TEDS of HTML tables (Zhong, ShafieiBavani, Jimeno Yepes 2020): 1 − tree edit distance / nodes of the larger tree.
 
-Rows and cells are the nodes. Header cells count as cells and `thead`, `tbody`, `tfoot` are looked through, as
-OmniDocBench does it: they are a matter of taste, not of reading. Time is linear in the text of an answer, and bounded
-by MAX_NODES × the truth's nodes in the distance (see tree_distance.py).
+Rows and cells are the nodes. As in OmniDocBench, header cells count as cells, and `thead`, `tbody` and `tfoot` are
+ignored: they are a matter of style, not of reading. Parsing takes time linear in the answer's length; the distance is
+bounded by MAX_NODES × the truth's nodes (see tree_distance.py).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .tree_distance import Row, tree_distance
 
 MAX_SPAN = 1000
 MAX_NODES = 4000
-"""Rows and cells of a true table at most; those of an answer beyond them count as wrong."""
+"""Most rows and cells of a true table; those of an answer beyond this number count as wrong."""
 _TAG = re.compile(r"<(/?)([a-zA-Z][^\s/<>]*+)([^<>]*+)>")
 _COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
 _DECLARATION = re.compile(r"<[!?][^<>]*+>")
@@ -35,16 +35,16 @@ class Node:
     children: list[Node] = field(default_factory=list)
 
     def walk(self) -> Iterator[Node]:
-        """The nodes below this one."""
+        """Yields the nodes below this one."""
         for child in self.children:
             yield child
             yield from child.walk()
 
 
 class _Tables:
-    """The first table of a text; cells and rows may be left open, tables in cells count as text.
+    """Parses the first table of a text; cells and rows may be left open, tables in cells count as text.
 
-    Not `html.parser`, whose time is quadratic in tags that are left open.
+    `html.parser` is not used: its time is quadratic in unclosed tags.
     """
 
     def __init__(self) -> None:
@@ -62,7 +62,7 @@ class _Tables:
                 self._end(name)
             else:
                 self._start(name, tag[3])
-            if self._depth < 0:  # what follows the first table is not looked at
+            if self._depth < 0:  # the text after the first table is ignored
                 break
         else:
             self._data(unescape(html[place:]))
@@ -94,7 +94,7 @@ class _Tables:
             self._open(None)
 
     def _open(self, cell: Node | None) -> None:
-        """What follows belongs to this cell, or to none; the text of the one before is complete."""
+        """Completes the text of the current cell; the following text belongs to `cell`, or to none."""
         if self._cell is not None:
             self._cell.text = squeeze("".join(self._texts))
         if cell is not None and self.table is not None:
@@ -111,20 +111,20 @@ def _span(value: str | None) -> int:
 
 
 def parse_table(html: str) -> Node | None:
-    """The first table as a tree; None where there is none."""
+    """Returns the first table as a tree; None if there is none."""
     parser = _Tables()
     parser.feed(_without_comments(html))
     return parser.table
 
 
 def _without_comments(html: str) -> str:
-    """Comments that are left open stay: looked for up to the last end of one alone, so that each search succeeds."""
+    """Removes comments and declarations; searches only up to the last `-->`, so that every comment is closed."""
     end = html.rfind("-->") + len("-->") if "-->" in html else 0
     return _DECLARATION.sub("", _COMMENT.sub("", html[:end]) + html[end:])
 
 
 def truth_problem(html: str) -> str:
-    """Why a table cannot be a truth, or nothing."""
+    """Returns why a table cannot be a truth; empty if it can."""
     table = parse_table(html)
     if table is None:
         return "has no <table>"
@@ -133,7 +133,7 @@ def truth_problem(html: str) -> str:
 
 
 def teds(answer: str, truth: str, contents: bool = True) -> float:
-    """Similarity in [0, 1] of two HTML tables; of structure alone (TEDS-S) without `contents`."""
+    """Returns the similarity in [0, 1] of two HTML tables; without `contents`, of their structure only (TEDS-S)."""
     given, wanted = parse_table(answer), parse_table(truth)
     if given is None or wanted is None:
         return float(given is wanted)
@@ -150,7 +150,7 @@ def _nodes(table: Node) -> int:
 
 
 def _rows(table: Node, contents: bool) -> tuple[list[Row], int]:
-    """Every cell's shape and text, row by row, up to MAX_NODES nodes, and how many there are beyond them."""
+    """Returns every cell's shape and text, row by row, up to MAX_NODES nodes, and the number of nodes beyond."""
     rows: list[Row] = []
     left = MAX_NODES
     for row in table.children:

@@ -1,4 +1,4 @@
-"""How texts are made alike before they are compared."""
+"""Normalization of texts before they are compared."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import unicodedata
 
 
 def normal(text: str) -> str:
-    """NFC, without blanks at the ends."""
+    """Returns the text in NFC without blanks at its ends."""
     return unicodedata.normalize("NFC", text).strip()
 
 
 def squeeze(text: str) -> str:
-    """NFC, runs of blanks as one."""
+    """Returns the text in NFC, with each run of blanks as one space."""
     return " ".join(normal(text).split())

@@ -1,10 +1,10 @@
-"""The edit distance of two tables, exactly: ordered trees of rows and cells, by Zhang and Shasha (1989) in NumPy.
+"""The exact edit distance of two tables as ordered trees of rows and cells: Zhang and Shasha (1989) in NumPy.
 
-Inserting, deleting, and renaming to another shape cost 1; renaming a cell of the same shape costs the normalised
-Levenshtein distance of the texts. Since rows are all alike and no rename costs more than 1, an optimal mapping maps the
-root to the root, and maps no row that has cells to a cell (its first cell would do as well). So the distance of two
-rows is the edit distance of their cells, that of a row and a cell is known in closed form, and one forest of rows is
-left to do.
+Inserting, deleting, and renaming to another shape cost 1; renaming a cell of the same shape costs the normalized
+Levenshtein distance of the texts. Since all rows have the same label and no rename costs more than 1, an optimal
+mapping maps the root to the root, and no row that has cells to a cell (its first cell would do as well). So the
+distance of two rows is the edit distance of their cells, the distance of a row and a cell has a closed form, and only
+one forest of rows remains to be computed.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ _Costs = npt.NDArray[np.float64]
 
 
 def tree_distance(given: Sequence[Row], wanted: Sequence[Row]) -> float:
-    """Edit distance of the two trees whose rows these are."""
+    """Returns the edit distance of the two trees with these rows."""
     forest = _Forest(wanted)
-    before = np.arange(forest.size + 1, dtype=np.float64)  # distance of nothing to the first j nodes
+    before = np.arange(forest.size + 1, dtype=np.float64)  # distance from the empty forest to the first j nodes
     for row in given:
         before = forest.after(row, before)
     return float(before[-1])
@@ -39,7 +39,7 @@ class _Forest:
         lengths = np.array([len(row) for row in rows], dtype=np.intp)
         self.size = int(lengths.sum()) + len(rows)
         self._ends = np.cumsum(lengths + 1)
-        self._starts = self._ends - lengths  # position of a row's first cell, or its own
+        self._starts = self._ends - lengths  # position of a row's first cell, or of the row if empty
         is_row = np.zeros(self.size + 1, dtype=bool)
         is_row[self._ends] = True
         is_row[0] = True
@@ -53,7 +53,7 @@ class _Forest:
         self._segment = np.repeat(np.arange(len(rows)), lengths + 1)
 
     def after(self, row: Row, before: _Costs) -> _Costs:
-        """Distances to every position after one more row, from those before it."""
+        """Returns the distances to every position after one more row, from the distances before it."""
         renames = self._renames(row)
         current, start = before, before
         for costs in renames:
@@ -62,13 +62,13 @@ class _Forest:
         return self._step(current, before, self._row_to_subtrees(renames))
 
     def _step(self, previous: _Costs, start: _Costs, subtree: _Costs) -> _Costs:
-        """One more node: deleted, or its subtree mapped to that at j, or j inserted."""
+        """Adds one node: it is deleted, or its subtree is mapped to the subtree at j, or j is inserted."""
         best = previous + 1
         np.minimum(best[1:], start[self._before[1:]] + subtree[1:], out=best[1:])
         return np.minimum.accumulate(best - self._slope) + self._slope
 
     def _renames(self, row: Row) -> _Costs:
-        """Costs [cells of the row, cells here]."""
+        """Returns rename costs [cells of the row, cells of this forest]."""
         if not row or not self._texts:
             return np.ones((len(row), len(self._texts)))
         texts = [cell[1] for cell in row]
@@ -77,7 +77,7 @@ class _Forest:
         return np.where(shapes[:, None] == self._shapes, costs, 1.0)
 
     def _to_subtrees(self, costs: _Costs) -> _Costs:
-        """A cell to each subtree: to a cell its rename, to a row its best cell and the rest inserted."""
+        """Returns a cell's distance to each subtree: to a cell, the rename; to a row, its best cell and insertions."""
         subtree = np.ones(self.size + 1)
         subtree[self._cells] = costs
         best = np.ones(self.size + 1)
@@ -88,17 +88,17 @@ class _Forest:
         return subtree
 
     def _row_to_subtrees(self, renames: _Costs) -> _Costs:
-        """A row to each subtree: to a row the edit distance of their cells, to a cell its best cell."""
+        """Returns a row's distance to each subtree: to a row, that of their cells; to a cell, with its best cell."""
         subtree = np.empty(self.size + 1)
         subtree[self._cells] = len(renames) + (renames.min(0) if len(renames) else 1.0)
         subtree[self._ends] = self._edits(renames)[self._ends - 1]
         return subtree
 
     def _edits(self, renames: _Costs) -> _Costs:
-        """Edit distance of the row's cells to the first cells of every row, all rows at once.
+        """Returns the edit distances of the row's cells to the first cells of every row, for all rows at once.
 
-        The state before a row's first cell is kept at the position before it, so that a row's states are those of its
-        segment; at each change of segment the slope has a step so high that no minimum reaches across it.
+        The state before a row's first cell is stored at the position before it, so that each row has one segment of
+        states; at each segment boundary the slope has a step so high that no minimum crosses it.
         """
         states = np.arange(self.size)
         cells = self._cells

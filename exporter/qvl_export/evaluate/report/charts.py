@@ -1,4 +1,4 @@
-"""The drawings of a report: what is lost against what it costs, and layer by layer."""
+"""The plots of a report: accuracy against cost, and SQNR layer by layer."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from . import svg as figures
 from .svg import Line, Mark
 
 SQNR_SHOWN = 100.0
-"""Decibels above which values are as good as equal."""
+"""Decibels above which values are practically equal."""
 
 
 def trade_offs(report: Report) -> list[dict[str, str]]:
-    """The first metric of each task against size and against time; metrics are never mixed."""
+    """Plots the first metric of each task against size and against time; metrics are never mixed."""
     costs = {"size in MB": lambda speed: speed.size_mb, "seconds per item": lambda speed: speed.seconds_per_item}
     return [
         {
@@ -30,7 +30,7 @@ def trade_offs(report: Report) -> list[dict[str, str]]:
 
 
 def _trade_off(report: Report, task: str, title: str, cost: Callable[[Speed], float]) -> str:
-    """One metric against one cost; a bundle's span is the interval of its difference from the reference."""
+    """Plots one metric against one cost; a bundle's span is the interval of its difference from the reference."""
     metric = TASKS[task][0]
     at = 100 * report.reference.rates[task][metric]
     marks = [Mark(report.reference.title, cost(report.reference.speed), at, at, at, 0)]
@@ -47,7 +47,7 @@ def _trade_off(report: Report, task: str, title: str, cost: Callable[[Speed], fl
 
 
 def layers(report: Report) -> dict[str, Any]:
-    """The per-layer plot, from the blame of every bundle."""
+    """Returns the per-layer plot from the blame of every bundle; empty if there is none."""
     blamed = msgspec.to_builtins(report.blame)
     if not blamed:
         return {}

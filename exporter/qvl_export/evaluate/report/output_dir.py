@@ -1,7 +1,7 @@
-"""Where a report may go: a new or empty directory, or one of ours, so that nothing of anybody else's is written over.
+"""The output directory of a report: new, empty or one of ours, so that no other files are overwritten.
 
-A report of ours is known by its report.json; where the first run was interrupted before there was one, by having
-nothing in it but work areas and, of a sweep, bundles.
+A report is recognized by its report.json. If the first run was interrupted before that was written, the directory is
+recognized by containing only work directories and, for a sweep, bundles.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ _NAMES = {
     WORK: re.compile(rf"[0-9a-f]{{12}}|\.{scratch.PROGRAM}\.[0-9a-f]{{12}}\.\w+"),
     BUNDLES: re.compile(r"\w+-\d+|\..+"),
 }
-"""What these folders hold: work areas, called by a hash, and scratch; bundles, `int4-200704`, and what lies hidden
-beside these."""
+"""Allowed names in these folders: work directories, named by a hash, and scratch; bundles such as `int4-200704`, and
+hidden files beside them."""
 _BESIDE = re.compile(r"\.[0-9a-f]{32}\.tmp")
-"""A file that was being written, see `atomic.written`."""
+"""Name of a file that is being written, see `atomic.written`."""
 
 
 class _Head(msgspec.Struct):
@@ -34,15 +34,15 @@ class _Head(msgspec.Struct):
 
 
 def is_bundle(path: Path) -> bool:
-    """Whether it is called as a sweep calls its bundles."""
+    """Whether `path` is a directory named like a bundle of a sweep."""
     return path.is_dir() and not path.name.startswith(".") and bool(_NAMES[BUNDLES].fullmatch(path.name))
 
 
 @contextlib.contextmanager
 def at_work(out: Path) -> Iterator[None]:
-    """Work on `out`, as no other process then does; an error says in a note where the next run goes on.
+    """Locks `out` for the block; an error gets a note if the next run can resume from the answers so far.
 
-    Raises OutputError as `check_place` does, and where another process is at work on it.
+    Raises OutputError as `check_place` does, and if another process is working on it.
     """
     check_place(out)
     ours = not out.exists()
@@ -65,7 +65,7 @@ def at_work(out: Path) -> Iterator[None]:
 
 
 def _clear(out: Path) -> None:
-    """Remove files that a killed process was writing, and its scratch."""
+    """Removes files that a killed process was writing, and its scratch directories."""
     scratch.clear(out / WORK)
     for path in [*out.glob(".*.tmp"), *out.glob(f"{WORK}/**/.*.tmp")]:
         if _BESIDE.fullmatch(path.name):
@@ -73,14 +73,14 @@ def _clear(out: Path) -> None:
 
 
 def _remove_empty(*folders: Path) -> None:
-    """Remove those that nothing came into, one after another."""
+    """Removes the empty ones of some folders, one after another."""
     for folder in folders:
         with contextlib.suppress(OSError):
             folder.rmdir()
 
 
 def check_place(out: Path) -> None:
-    """Raise OutputError for an `out` that holds anything but a report, whole or interrupted."""
+    """Raises OutputError if `out` exists and is not a report, complete or interrupted."""
     if not out.exists() and not out.is_symlink():
         return
     if not out.is_dir() or not (_is_report(out) or _is_begun(out)):
@@ -95,7 +95,7 @@ def _is_report(out: Path) -> bool:
 
 
 def _is_begun(out: Path) -> bool:
-    """Whether there is nothing in it but folders of ours, or nothing at all."""
+    """Whether `out` is empty or contains only folders of a report."""
     entries = [path for path in out.iterdir() if not _BESIDE.fullmatch(path.name)]
     return all(path.name in _NAMES and _is_ours(path) for path in entries)
 

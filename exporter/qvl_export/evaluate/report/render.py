@@ -1,4 +1,4 @@
-"""The report as one HTML page, Markdown and JSON, written beside their places and renamed."""
+"""Writes the report as one HTML page, Markdown and JSON, each file atomically."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from .worst_items import worst
 
 TEMPLATE = Path(__file__).with_name("report.html.jinja")
 BADGES = {"loss": "loss", "too few items": "unsure"}
-"""Outcomes that are not shown as good ones."""
+"""CSS classes of the outcomes that are not shown as good."""
 
 
 def write(report: Report, out: Path) -> None:
-    """`report.json`, `report.md` and `index.html`."""
+    """Writes `report.json`, `report.md` and `index.html`."""
     out.mkdir(parents=True, exist_ok=True)
     _write(out / REPORT, msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n")
     _write(out / "report.md", markdown(report).encode() + b"\n")
@@ -39,7 +39,7 @@ def _write(path: Path, data: bytes) -> None:
 
 
 def markdown(report: Report) -> str:
-    """What to ship, verdicts, the main table, and the machine."""
+    """Renders the recommendation, verdicts, main table and machine."""
     lines = [f"# What it costs: {counted(report)}", ""]
     if report.recommendation:
         lines += [f"**{advice(report.recommendation)}**: {report.recommendation.reason}", ""]
@@ -54,7 +54,7 @@ def markdown(report: Report) -> str:
 
 
 def html(report: Report) -> str:
-    """The page; nothing in it is loaded from elsewhere."""
+    """Renders the self-contained page; it loads nothing from elsewhere."""
     environment = minijinja.Environment(trim_blocks=True, lstrip_blocks=True)
     environment.add_filter("sentence", lambda text: text[:1].upper() + text[1:])
     environment.add_template("report.html", TEMPLATE.read_text("utf-8"))
@@ -78,7 +78,7 @@ def html(report: Report) -> str:
 
 
 def _bundle(report: Report, bundle: BundleReport, series: int) -> dict[str, Any]:
-    """What the template shows of one bundle."""
+    """Returns the template's values for one bundle."""
     bounds = _loss_bounds(_every(report))
     ratio = report.reference.speed.size_mb / bundle.speed.size_mb if bundle.speed.size_mb else 0
     rows = partial(_forest, bounds=bounds, series=series)
@@ -103,20 +103,20 @@ def _every(report: Report) -> list[Comparison]:
 
 
 def _loss_bounds(found: Sequence[Comparison]) -> tuple[float, float]:
-    """A scale that all forests share: every interval, and at least two points either way; wild ones are cut off."""
+    """Returns the scale that all forest plots share: all intervals, at least ±2 points and at most ±25 points."""
     intervals = [_span(each) for each in found]
     lows, highs = sorted(each.low for each in intervals), sorted(each.high for each in intervals)
     return max(min(-0.02, *lows), -0.25) if lows else -0.02, min(max(0.02, *highs), 0.25) if highs else 0.02
 
 
 def _span(each: Comparison) -> Interval:
-    """What is drawn of a loss: its interval, or itself alone where there are too few items for one."""
+    """Returns the interval to draw for a loss; only the loss itself if there are too few items."""
     middle = METRICS[each.metric].loss(each.reference, each.other)
     return Interval(middle, middle) if each.too_few else each.loss()
 
 
 def _forest(found: Sequence[Comparison], bounds: tuple[float, float], series: int) -> list[dict[str, str]]:
-    """A row a comparison: loss to the right."""
+    """Returns one row per comparison; losses point to the right."""
     return [_forest_row(each, bounds, series) for each in found]
 
 
@@ -140,7 +140,7 @@ def _forest_row(each: Comparison, bounds: tuple[float, float], series: int) -> d
 
 
 def _agreement(report: Report) -> dict[str, Any]:
-    """Head and rows: a column per bundle, the noise floor last, so that the table is as narrow as they are few."""
+    """Returns head and rows: one column per bundle, the noise floor last, so that few bundles make a narrow table."""
     named = [(bundle.title, bundle.agreement) for bundle in report.bundles]
     shown = [(name, found) for name, found in [*named, ("noise floor", report.noise)] if found is not None]
     columns = [_agreement_column(found) for _, found in shown]
@@ -149,7 +149,7 @@ def _agreement(report: Report) -> dict[str, Any]:
 
 
 def _agreement_column(found: AgreementSummary) -> dict[str, str]:
-    """The figures of one bundle by their names."""
+    """Returns the figures of one bundle by name."""
     first = "never" if found.first_divergence_median is None else f"token {found.first_divergence_median + 1:g}"
     bounds = too_few(found.items) if found.items < ENOUGH else f"{found.kl_low:.2g} to {found.kl_high:.2g}"
     return {

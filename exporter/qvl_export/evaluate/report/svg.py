@@ -1,4 +1,4 @@
-"""The report's drawings as inline SVG; colours are CSS classes, so that light and dark are the page's business."""
+"""The report's plots as inline SVG; colors are CSS classes, so that the page defines light and dark."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import NamedTuple
 
 SHORT = {"vision.blocks.": "block ", "llm.layers.": "layer ", "vision.": "", "preprocessing": "input"}
 SERIES = 6
-"""Colour classes `s0` … of the page, used in turn."""
+"""Number of the page's color classes `s0` …, used in turn."""
 
 
 @dataclass(frozen=True)
 class Mark:
-    """A labelled point with an interval in y."""
+    """A labeled point with an interval in y."""
 
     label: str
     x: float
@@ -36,7 +36,7 @@ class Line:
 
 
 def ticks(low: float, high: float, count: int = 5) -> list[float]:
-    """Round numbers within the bounds, about `count` of them."""
+    """Returns about `count` round numbers within the bounds."""
     span = (high - low) or 1.0
     raw = span / count
     power = 10 ** math.floor(math.log10(raw))
@@ -46,7 +46,7 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
 
 
 def whisker(low: float, middle: float, high: float, bounds: tuple[float, float], series: int) -> str:
-    """An interval and its middle on a line, zero marked."""
+    """Draws an interval and its middle on a line, with zero marked."""
     width, height = 300.0, 20.0
 
     def x(value: float) -> float:
@@ -62,7 +62,7 @@ def whisker(low: float, middle: float, high: float, bounds: tuple[float, float],
 
 
 def scatter(marks: Sequence[Mark], x_title: str, y_title: str) -> str:
-    """Accuracy against a cost; intervals are drawn, labels keep out of each other's way."""
+    """Plots accuracy against a cost, with intervals and labels that do not overlap."""
     frame = _Frame(
         _padded(0.0, max(mark.x for mark in marks)), _padded(*_extent([v for m in marks for v in (m.low, m.high)]))
     )
@@ -83,7 +83,7 @@ def scatter(marks: Sequence[Mark], x_title: str, y_title: str) -> str:
 
 
 def lines(series: Sequence[Line], stages: Sequence[str], y_title: str) -> str:
-    """A value after every stage, a line a series."""
+    """Plots a value per stage, one line per series."""
     values = [value for line in series for value in line.values if value is not None]
     frame = _Frame((0.0, max(len(stages) - 1, 1)), _padded(*_extent([*values, 0.0])), 880, 300)
     parts = [frame.axes("", y_title, x_ticks=False), _stage_names(frame, stages)]
@@ -101,7 +101,7 @@ def lines(series: Sequence[Line], stages: Sequence[str], y_title: str) -> str:
 
 
 def _stage_names(frame: _Frame, stages: Sequence[str]) -> str:
-    """Names below the axis, as many as there is room for."""
+    """Draws names below the axis, as many as there is room for."""
     every = max(1, math.ceil(len(stages) / 24))
     names = []
     for index, stage in enumerate(stages):
@@ -118,7 +118,7 @@ def _stage_names(frame: _Frame, stages: Sequence[str]) -> str:
 
 
 def _runs(values: Sequence[float | None]) -> list[list[tuple[int, float]]]:
-    """Stretches without gaps."""
+    """Splits values into stretches without gaps."""
     runs: list[list[tuple[int, float]]] = [[]]
     for index, value in enumerate(values):
         if value is None:
@@ -129,7 +129,7 @@ def _runs(values: Sequence[float | None]) -> list[list[tuple[int, float]]]:
 
 
 class _Frame:
-    """Data to places on a canvas with room for axes."""
+    """Maps data to positions on a canvas with room for axes."""
 
     def __init__(self, x: tuple[float, float], y: tuple[float, float], width: int = 430, height: int = 300) -> None:
         self._x, self._y, self.width, self.height = x, y, width, height
@@ -172,7 +172,7 @@ def _extent(values: Sequence[float]) -> tuple[float, float]:
 
 
 def _padded(low: float, high: float) -> tuple[float, float]:
-    """Some room at the ends; never empty, never below zero for what is not."""
+    """Adds some room at the ends; the range is never empty, and a lower bound of zero stays."""
     room = 0.08 * (high - low) or max(abs(high), 1.0) * 0.02
     return (low - room if low != 0 else 0.0), high + room
 
@@ -189,13 +189,13 @@ class _Area(NamedTuple):
 
 
 def _drawn(frame: _Frame, mark: Mark) -> list[_Area]:
-    """Where the point and its interval are."""
+    """Returns the areas of the point and its interval."""
     x, top = frame.x(mark.x), frame.y(mark.high)
     return [_Area(x - 6, frame.y(mark.y) - 6, 12, 12), _Area(x - 2, top, 4, frame.y(mark.low) - top)]
 
 
 def _label_area(frame: _Frame, mark: Mark, taken: Sequence[_Area]) -> _Area:
-    """Beside, above or below the point, or further down: the first place that is free and on the canvas."""
+    """Returns the first free place on the canvas beside, above or below the point, or further down."""
     x, y, width = frame.x(mark.x), frame.y(mark.y), 7.4 * len(mark.label)
     sides = [(x + 9, y - 7), (x - 9 - width, y - 7), (x - width / 2, y - 23), (x - width / 2, y + 9)]
     places = [_Area(left, top + 15 * down, width, 14) for down in range(6) for left, top in sides]

@@ -1,4 +1,4 @@
-"""The report's figures and verdicts as text: what Markdown and the page have in common."""
+"""The report's figures and verdicts as text, shared by Markdown and the page."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def counted(report: Report) -> str:
 
 
 def main_table(report: Report) -> tuple[list[str], list[list[str]]]:
-    """Head and rows: the reference and every bundle, the first metric of every task beside cost."""
+    """Returns head and rows: the reference and every bundle, with the first metric of every task and the costs."""
     tasks = list(report.reference.rates)
     head = ["", "MB", *(f"{METRICS[TASKS[task][0]].title} ({task})" for task in tasks), "KL", "same top token"]
     head += ["load s", "first token ms", "tokens/s", "peak memory MB"]
@@ -50,7 +50,7 @@ def percent(rate: float) -> str:
 
 
 def change(found: Comparison) -> str:
-    """`+0.3 (−0.2 to 0.8)`: the difference in points and its interval, or that there are too few items for one."""
+    """Returns the difference in points and its interval, `+0.3 (−0.2 to 0.8)`, or a note on too few items instead."""
     if found.too_few:
         return f"{points(found.difference, True)} ({too_few(found.items)})"
     return f"{points(found.difference, True)} ({points(found.low)} to {points(found.high)})"
@@ -66,7 +66,7 @@ def points(rate: float, sign: bool = False) -> str:
 
 
 def notes(report: Report) -> list[tuple[str, str]]:
-    """What must be known to read the figures: the noise floor and what failed."""
+    """Returns notes that are needed to read the figures: the noise floor and failed items."""
     found = []
     if floor := report.noise:
         same = f"{floor.same_answers} of {floor.items} answers are the same"
@@ -81,14 +81,14 @@ def notes(report: Report) -> list[tuple[str, str]]:
 
 
 def advice(found: Recommendation | None) -> str:
-    """What to ship, in a few words."""
+    """Returns the recommendation in a few words."""
     if found is None:
         return ""
     return f"Ship {found.title}" if found.title else "Nothing to ship yet"
 
 
 def measured_on(machine: Machine) -> str:
-    """The machine in a line."""
+    """Describes the machine in one line."""
     instructions = f" ({', '.join(machine.instructions)})" if machine.instructions else ""
     processes = "1 process" if machine.workers == 1 else f"{machine.workers} processes per model"
     spread = f" on {machine.machines} machines" if machine.machines > 1 else ""
@@ -99,7 +99,7 @@ def measured_on(machine: Machine) -> str:
 
 
 def headline(report: Report) -> str:
-    """All verdicts in one sentence."""
+    """Returns all verdicts in one sentence."""
     said: dict[str, list[str]] = {}
     for bundle in report.bundles:
         said.setdefault(bundle.verdict.outcome, []).append(bundle.title)

@@ -1,4 +1,4 @@
-"""The items that lost most as the page shows them: pictures, boxes, and answers with their differences marked."""
+"""The items that lost most, for the page: pictures, boxes, and answers with their differences marked."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from ..metrics.scores import METRICS
 from .text import percent
 
 THUMBNAIL = 460
-"""Longest side of a page's picture, in pixels."""
+"""Longest side of a page's thumbnail, in pixels."""
 DETAILS = 4000
-"""Characters of an answer shown."""
+"""Most characters of an answer that are shown."""
 
 
 def worst(item: WorstItem, report: Report, bundle: BundleReport) -> dict[str, Any]:
-    """An item with its picture, boxes, and both answers with their differences marked."""
+    """Returns an item with its picture, boxes, and both answers with their differences marked."""
     reference, other = marked(item.reference_answer[:DETAILS], item.answer[:DETAILS])
     picture, size = thumbnail(Path(item.image))
     boxes = []
@@ -59,7 +59,7 @@ def _rectangle(kind: str, box: Box) -> dict[str, Any]:
 
 
 def marked(reference: str, other: str) -> tuple[str, str]:
-    """Both answers as HTML: what the other left out or changed, and what it wrote instead."""
+    """Returns both answers as HTML, with the reference's deleted text and the other's inserted text marked."""
     one, two = [], []
     for step in Levenshtein.opcodes(reference, other):
         before, after = reference[step.src_start : step.src_end], other[step.dest_start : step.dest_end]
@@ -73,7 +73,7 @@ def marked(reference: str, other: str) -> tuple[str, str]:
 
 
 def thumbnail(path: Path) -> tuple[str, tuple[int, int] | None]:
-    """A small picture as a data URI, and the page's size; nothing where it cannot be read."""
+    """Returns a thumbnail as a data URI, and the page's size; ("", None) if the page cannot be read."""
     try:
         page = load_pages(path)[0]
     except Exception:  # the item's own error says what is wrong with it

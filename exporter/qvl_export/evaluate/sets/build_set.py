@@ -1,4 +1,4 @@
-"""`eval build`: a labelled set from a user's own pages and a table of truths."""
+"""`eval build`: makes a labeled set from a user's own pages and a table of truths."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ COLUMNS = ("image", "prompt", "task", "answer")
 OPTIONAL = ("kind",)
 MAX_TABLE_BYTES = 1 << 30
 DELIMITERS = ",;\t"
-"""What spreadsheets put between cells: which one it is, is seen in the first row."""
+"""Delimiters that spreadsheets use; the most frequent one in the first row is taken."""
 _SEPARATOR = re.compile(r"sep=(.)\r?\n", re.IGNORECASE)
 SET = Product("an evaluation set", (LABELS,))
 
 
 def build_set(scans: Path, truth: Path, out: Path, force: bool = False) -> dict[str, Any]:
-    """Copy the pages that the table names and write their labels; returns counts.
+    """Copies the pages that the table names and writes their labels; returns counts.
 
-    Raises ExportError naming file and row for anything malformed; nothing is left behind then.
-    With `force` a set that is there already is replaced, but never by one made of what lies in it.
+    Raises ExportError with file and row for malformed input, and leaves nothing behind.
+    `force` replaces an existing set, but never one that contains the sources.
     """
     if out.exists() and any(path.resolve().is_relative_to(out.resolve()) for path in (scans, truth)):
         raise ExportError("would take the place of what it is made of", where=out, fix="choose another place")
@@ -68,12 +68,12 @@ def _fill(directory: Path, scans: Path, truth: Path) -> tuple[Counter[str], set[
 
 
 def alike(name: str) -> str:
-    """The same for names that some file system takes for the same: in other case, or composed otherwise."""
+    """Returns a key that is equal for names that some file systems do not distinguish: by case or composition."""
     return unicodedata.normalize("NFC", str(PurePosixPath(name))).casefold()
 
 
 def read_truth(truth: Path, scans: Path) -> Iterator[Label]:
-    """Rows of the CSV as labels; several true answers to a question are several rows that differ in `answer` alone."""
+    """Yields the rows of the CSV as labels; consecutive rows that differ only in `answer` become one label."""
     check_regular(truth, MAX_TABLE_BYTES, ExportError)
     with truth.open(newline="", encoding="utf-8-sig") as file:
         pending: Label | None = None
@@ -96,7 +96,7 @@ def read_truth(truth: Path, scans: Path) -> Iterator[Label]:
 
 
 def _rows(file: TextIO, truth: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Line number and cells of each row by the columns' names, in lowercase; raises ExportError if one is missing."""
+    """Yields each row's line number and its cells by lowercase column name; raises ExportError for missing columns."""
     head = file.readline()
     told, skipped = _SEPARATOR.fullmatch(head), 1  # as Excel writes and reads it
     if told:
@@ -112,7 +112,7 @@ def _rows(file: TextIO, truth: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _label(row: dict[str, Any], where: str, scans: Path) -> Label:
-    """A row as a label, its image opened; raises ExportError naming file and line."""
+    """Returns a row as a label after verifying its image; raises ExportError with file and line."""
     if "more" in row or any(row[name] is None for name in COLUMNS):
         raise ExportError("has too few or too many cells", where=where, fix="quote cells that contain commas")
     optional = {name: row[name] for name in OPTIONAL if row.get(name)}
@@ -125,6 +125,6 @@ def _label(row: dict[str, Any], where: str, scans: Path) -> Label:
         check_regular(scans / label.image, MAX_IMAGE_BYTES)
         with Image.open(scans / label.image) as image:
             image.verify()
-    except Exception as error:  # Pillow raises types of its own, and bare SyntaxError
+    except Exception as error:  # Pillow raises its own types, and bare SyntaxError
         raise ExportError(f"image {label.image} cannot be read: {error}", where=where) from error
     return label

@@ -1,4 +1,4 @@
-"""An evaluation set: a directory with images and `labels.jsonl`, a line a question, read as a stream."""
+"""An evaluation set: a directory with images and `labels.jsonl`, one line per question, read as a stream."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CHUNK = 1 << 17
 
 
 class Label(msgspec.Struct, frozen=True):
-    """A line of `labels.jsonl`; `kind` is the sort of document, by which losses are told apart."""
+    """A line of `labels.jsonl`; `kind` is the sort of document, by which losses are grouped."""
 
     image: str
     prompt: str
@@ -34,7 +34,7 @@ class Label(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class Item:
-    """A question about a page; `index` is its place in the set, from 0."""
+    """A question about a page; `index` is its 0-based line in the set."""
 
     index: int
     image: Path
@@ -43,7 +43,7 @@ class Item:
 
 @dataclass(frozen=True)
 class EvalSet:
-    """A checked set: `total` lines, of which `chosen` are asked (all where None), and a digest of its labels."""
+    """A checked set: `total` lines, of which `chosen` are asked (all if None), and a digest of its labels."""
 
     directory: Path
     total: int
@@ -55,18 +55,18 @@ class EvalSet:
         return self.total if self.chosen is None else len(self.chosen)
 
     def items(self) -> Iterator[Item]:
-        """The items asked, in order, one line in memory at a time."""
+        """Yields the chosen items in order, with one line in memory at a time."""
         wanted = None if self.chosen is None else frozenset(self.chosen)
         for index, label in read_labels(self.directory):
             if wanted is None or index in wanted:
                 yield Item(index, self.directory / label.image, label)
 
     def tasks(self) -> frozenset[str]:
-        """The tasks of the items asked."""
+        """Returns the tasks of the chosen items."""
         return frozenset(item.label.task for item in self.items())
 
     def subset(self, count: int, seed: int = 0) -> EvalSet:
-        """At most `count` items, drawn with a seed: labels often repeat in a pattern that even steps would follow."""
+        """Draws at most `count` items with a seed: labels often repeat in a pattern that even steps would follow."""
         if count >= self.count:
             return self
         places = range(self.total) if self.chosen is None else self.chosen
@@ -75,9 +75,9 @@ class EvalSet:
 
 
 def open_set(directory: Path, limit: int | None = None) -> EvalSet:
-    """Check every line of a set, and that its images exist.
+    """Checks every line of a set, and that its images exist.
 
-    Raises ExportError naming file and line.
+    Raises ExportError with file and line.
     """
     path, digest, total = directory / LABELS, hashlib.sha256(), 0
     for index, label in read_labels(directory):
@@ -94,7 +94,7 @@ def open_set(directory: Path, limit: int | None = None) -> EvalSet:
 
 
 def read_labels(directory: Path) -> Iterator[tuple[int, Label]]:
-    """Index and label of every line; raises ExportError naming file and line for anything malformed."""
+    """Yields index and label of every line; raises ExportError with file and line for malformed ones."""
     path = directory / LABELS
     if not path.is_file():
         fix = "make one with `qvl-export eval build`, see docs/report.md"
@@ -112,14 +112,14 @@ def read_labels(directory: Path) -> Iterator[tuple[int, Label]]:
 
 
 def with_slashes(label: Label, directory: Path) -> Label:
-    """The label with its image's path as POSIX writes it; only Windows takes a backslash for a separator by itself."""
+    """Returns the label with its image's path in POSIX form; only Windows accepts a backslash as a separator."""
     if "\\" not in label.image or (directory / label.image).is_file():
         return label
     return msgspec.structs.replace(label, image=PureWindowsPath(label.image).as_posix())
 
 
 def check(label: Label) -> str:
-    """What is wrong with a label, or nothing."""
+    """Returns what is wrong with a label; empty if nothing is."""
     if not is_inside(label.image):
         return f"image {label.image!r} is not inside the set"
     if label.task not in TASKS:

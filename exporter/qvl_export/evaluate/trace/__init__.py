@@ -1,1 +1,1 @@
-"""The residual streams of a reference and of a bundle compared, stage by stage."""
+"""Compares the residual streams of a reference and a bundle, stage by stage."""

@@ -1,4 +1,4 @@
-"""Where in the chain a bundle departs from its reference: both run one input, stage by stage compared."""
+"""Finds the stage where a bundle departs from its reference: both run one input, and every stage is compared."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ from .worker import LOGITS, TapJob
 
 TAPPING = "qvl_export.evaluate.trace.worker"
 OUTLIER = 4.0
-"""A stage stands out when it adds so many times the noise of the median one of the others."""
+"""A stage stands out if it adds more than this many times the median noise of the others."""
 AUDIBLE = 1e-2
 """Noise-to-signal ratio (20 dB) below which no stage is blamed."""
 SMOOTHED = ("up_proj", "v_proj", "qkv")
-"""Linears whose channels smoothing may divide, for those after them to multiply (see `graph.folds`)."""
+"""Linears whose output channels smoothing may divide, and the next linears multiply again (see `graph.folds`)."""
 TINY = 1e-30
 BROKEN = -300.0
-"""The SQNR, in decibels, of what is not finite."""
+"""SQNR in decibels that stands for values that are not finite."""
 Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class BlamePlan:
-    """Two models and one input; `into`: a stage whose linears are looked at too; `hf`: PyTorch is the reference.
+    """Two models and one input; `into` names a stage whose linears are compared too; `hf`: PyTorch is the reference.
 
-    `template_args` are variables of the chat template. What is only needed meanwhile lies in `work`, or where the
-    system keeps such.
+    `template_args` are variables of the chat template. Temporary files go into `work`, by default into the system's
+    temporary directory.
     """
 
     reference: Path
@@ -59,16 +59,16 @@ class BlamePlan:
 
 
 class Likeness(msgspec.Struct, frozen=True):
-    """Cosine of all values, and SQNR = 10 · log₁₀(‖y‖² / ‖y − ŷ‖²) in decibels, None where they are equal."""
+    """Cosine over all values, and SQNR = 10 · log₁₀(‖y‖² / ‖y − ŷ‖²) in decibels, None if they are equal."""
 
     cosine: float
     sqnr: float | None
 
 
 class Stage(msgspec.Struct, frozen=True):
-    """A stage of the chain: all its tokens, and those of images and of text apart where it has both.
+    """A stage of the chain: similarity over all tokens, over image tokens and over text tokens, None if it has none.
 
-    `added` is the noise-to-signal ratio that this stage has above the one before.
+    `added` is the increase of the noise-to-signal ratio over the previous stage.
     """
 
     name: str
@@ -79,9 +79,9 @@ class Stage(msgspec.Struct, frozen=True):
 
 
 class Blame(msgspec.Struct, frozen=True):
-    """`first_drop` is the first stage that adds much more noise than its kind, or None where the loss is even.
+    """`first_drop` is the first stage that adds much more noise than the others, or None if the loss is even.
 
-    `first_linear` is the first of the `linears` looked into with about as much noise as the noisiest of them.
+    `first_linear` is the first of the `linears` whose noise is comparable to that of the noisiest one.
     """
 
     reference: str
@@ -97,7 +97,7 @@ class Blame(msgspec.Struct, frozen=True):
 
 
 def blame(plan: BlamePlan, progress: Progress | None = None) -> Blame:
-    """Run the reference, then the bundle, each in its own process, and compare; raises ExportError, BundleError."""
+    """Runs the reference, then the bundle, each in its own process, and compares; raises ExportError, BundleError."""
     progress = progress or Silent()
     _check(plan)
     with scratch(plan.work) as directory:
@@ -110,7 +110,7 @@ def blame(plan: BlamePlan, progress: Progress | None = None) -> Blame:
 
 
 def _check(plan: BlamePlan) -> None:
-    """Everything that can be known to be wrong before a model runs, which takes minutes."""
+    """Raises every error that can be found before a model runs, which takes minutes."""
     if plan.into and plan.hf:
         raise ExportError("--into looks into graphs, not into PyTorch", fix="compare with a bundle of fp32")
     if plan.into and not STREAM.fullmatch(plan.into):
@@ -124,7 +124,7 @@ def _check(plan: BlamePlan) -> None:
 
 
 def _tapped(plan: BlamePlan, name: str, directory: Path, progress: Progress) -> Taps:
-    """The reference or the bundle, run in a process of its own, which leaves its arrays in a folder of that name."""
+    """Runs the model `name` ("reference" or "bundle") in its own process, which writes arrays to a folder `name`."""
     model = plan.reference if name == "reference" else plan.bundle
     progress.stage(f"running {model}")
     engine = HF if plan.hf and name == "reference" else "bundle"
@@ -146,7 +146,7 @@ def _check_alike(plan: BlamePlan, reference: Taps, other: Taps) -> None:
 
 
 def _stage(directory: Path, name: str, taps: Taps) -> Stage:
-    """One stage of both models, read from their arrays."""
+    """Compares one stage of both models, read from their arrays."""
     one, two = (np.load(directory / model / f"{file_name(name)}.npy") for model in ("reference", "bundle"))
     if one.shape != two.shape:
         raise ExportError(f"stage {name} has shapes {one.shape} and {two.shape}", fix="compare bundles of one model")
@@ -161,9 +161,9 @@ def _stage(directory: Path, name: str, taps: Taps) -> Stage:
 
 
 def evened(reference: Floats, other: Floats) -> Floats:
-    """Channels of `other` times what brings each nearest to the reference, the geometric mean of these factors being 1.
+    """Scales each channel of `other` to fit the reference best (least squares), with factors of geometric mean 1.
 
-    What smoothing divided and the next linear multiplies again is no noise; a linear that is wrong as a whole stays so.
+    Factors that smoothing moves to the next linear are not noise; an error of the scale as a whole remains.
     """
     factors = (reference * other).sum(axis=0) / np.maximum(np.square(other).sum(axis=0), TINY)
     known = factors > 0
@@ -172,7 +172,7 @@ def evened(reference: Floats, other: Floats) -> Floats:
 
 
 def likeness(reference: Floats, other: Floats) -> Likeness:
-    """Over all values of some tokens [tokens, features]; where one is not finite, no cosine and an SQNR of `BROKEN`."""
+    """Compares all values of [tokens, features]; if one is not finite, cosine is 0 and SQNR is `BROKEN`."""
     with np.errstate(invalid="ignore"):  # ∞ − ∞
         y, noise = reference.astype(np.float64), other.astype(np.float64) - reference
     signal, error = float((y * y).sum()), float((noise * noise).sum())
@@ -185,12 +185,12 @@ def likeness(reference: Floats, other: Floats) -> Likeness:
 
 
 def noise_ratio(found: Likeness | None) -> float:
-    """Noise-to-signal ratio of power; 0 where equal."""
+    """Returns the noise-to-signal power ratio; 0 if equal."""
     return 0.0 if found is None or found.sqnr is None else 10 ** (-found.sqnr / 10)
 
 
 def with_added(stages: Sequence[Stage]) -> list[Stage]:
-    """Noise above that of the stage before, of vision or text tokens, whichever is more."""
+    """Returns stages with `added`: the larger increase, of vision or text tokens, over the previous stage."""
     result: list[Stage] = []
     before = {"vision": 0.0, "text": 0.0}
     for stage in stages:
@@ -202,7 +202,7 @@ def with_added(stages: Sequence[Stage]) -> list[Stage]:
 
 
 def first_drop(stages: Sequence[Stage]) -> str | None:
-    """The first stage that stands out among those that add noise, can be heard, and is not dwarfed by a later one."""
+    """Returns the first stage that adds more than AUDIBLE, OUTLIER × the median, and 1/OUTLIER of the largest."""
     *others, most = sorted(stage.added for stage in stages if stage.added > 0) or [0.0]
     usual = float(np.median(others)) if others else 0.0
     limit = max(OUTLIER * usual, most / OUTLIER, AUDIBLE)
@@ -210,14 +210,17 @@ def first_drop(stages: Sequence[Stage]) -> str | None:
 
 
 def first_linear(linears: Sequence[Stage]) -> str | None:
-    """The first, in the order they run, that can be heard and is not dwarfed: what follows gets its noise."""
+    """Returns the first linear in run order with more noise than AUDIBLE and 1/OUTLIER of the largest.
+
+    Later linears inherit its noise.
+    """
     noises = [noise_ratio(linear.all) for linear in linears]
     limit = max(max(noises, default=0.0) / OUTLIER, AUDIBLE)
     return next((linear.name for linear, noise in zip(linears, noises, strict=True) if noise > limit), None)
 
 
 def judge(plan: BlamePlan, stages: list[Stage], inner: list[Stage]) -> Blame:
-    """Name the stage."""
+    """Names the first stages and linears that drop, and summarizes."""
     drop = first_drop(stages)
     most = max(stages, key=lambda stage: stage.added)
     largest = most.name if most.added > 0 else None
@@ -258,7 +261,7 @@ def _inside(linear: str | None) -> str:
 
 
 def describe(found: Blame) -> str:
-    """A table for people."""
+    """Formats the result as a text table."""
     lines = [f"{'stage':24} {'cosine':>10} {'SQNR dB':>9} {'vision':>9} {'text':>9}"]
     for stage in [*found.stages, *found.linears]:
         name = re.sub(r"^.*/", "  ", stage.name)

@@ -1,4 +1,4 @@
-"""A copy of a bundle whose graphs also give what lies inside them: residual streams, and the linears of a stage."""
+"""Copies a bundle so that its graphs also output inner values: residual streams, and the linears of a stage."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ PRODUCTS = (
 
 
 def expose(bundle: Path, into: str | None, directory: Path) -> dict[str, list[str]]:
-    """Make, in a directory, the copy of a bundle whose graphs have more outputs; returns the names of these."""
+    """Copies a bundle to `directory` with additional graph outputs; returns their names by graph."""
     manifest = _open(bundle)
     names, files = {}, dict(manifest.files)
     link_files(manifest, bundle, directory)
@@ -45,9 +45,9 @@ def expose(bundle: Path, into: str | None, directory: Path) -> dict[str, list[st
 
 @contextlib.contextmanager
 def copied(bundle: Path, otherwise: Path) -> Iterator[Path]:
-    """A place for that copy while it is needed: on the bundle's file system, so that links are free.
+    """Yields a temporary directory for the copy, on the bundle's file system so that it can use hard links.
 
-    Where that cannot be written it is in the folder `otherwise`.
+    If that cannot be written, the directory is in the folder `otherwise`.
     """
     with contextlib.ExitStack() as stack:
         try:
@@ -59,7 +59,7 @@ def copied(bundle: Path, otherwise: Path) -> Iterator[Path]:
 
 
 def streams(bundle: Path) -> list[str]:
-    """The residual streams of a bundle's graphs, in order; raises BundleError for one that cannot be exposed."""
+    """Returns the residual streams of a bundle's graphs in order; raises BundleError if it has engines."""
     graphs = _open(bundle).graphs.values()
     models = (onnx.load(bundle / entry.model, load_external_data=False) for entry in graphs)
     found = (name for model in models for node in model.graph.node for name in node.output if STREAM.fullmatch(name))
@@ -67,7 +67,7 @@ def streams(bundle: Path) -> list[str]:
 
 
 def _open(bundle: Path) -> Manifest:
-    """The manifest of a bundle that has graphs, not engines."""
+    """Reads the manifest of a bundle; raises BundleError if it has engines instead of graphs."""
     manifest = read_manifest(bundle)
     if any(entry.engine for entry in manifest.graphs.values()):
         raise BundleError(
@@ -77,7 +77,7 @@ def _open(bundle: Path) -> Manifest:
 
 
 def _expose(path: Path, into: str | None) -> list[str]:
-    """Rewrite a graph with further outputs; returns their names in order."""
+    """Rewrites a graph with additional outputs; returns their names in order."""
     model = onnx.load(path, load_external_data=False)
     inner = set(linears(model.graph, into))
     names = [name for node in model.graph.node for name in node.output if STREAM.fullmatch(name) or name in inner]
@@ -89,10 +89,10 @@ def _expose(path: Path, into: str | None) -> list[str]:
 
 
 def linears(graph: Any, stage: str | None) -> list[str]:
-    """Make outputs of a stage's linears, bias and all, values `stage/linear`; their names in the order they run.
+    """Names the outputs of a stage's linears, after the bias, `stage/linear`; returns these names in run order.
 
-    Values carry the name of the module that made them; a linear is one that multiplies matrices. Where it does so in
-    parts, these are joined.
+    A value's name contains the module that computes it; a module is a linear if it multiplies matrices. If it does so
+    in parts, their outputs are concatenated.
     """
     match = STREAM.fullmatch(stage or "")
     if not match:
@@ -119,18 +119,18 @@ def linears(graph: Any, stage: str | None) -> list[str]:
 
 
 def _later(node: Any) -> str | None:
-    """The factors that a node's output still lacks."""
+    """Returns the name of the scales that a node's output still has to be multiplied by, if any."""
     return next((item.value for item in node.metadata_props if item.key == SCALED_LATER), None)
 
 
 def _after(graph: Any, node: Any, new: Any) -> None:
-    """Put a new node behind another."""
+    """Inserts a new node after another."""
     place = next(index for index, other in enumerate(graph.node) if other.output[0] == node.output[0])
     graph.node.insert(place + 1, new)
 
 
 def _rename(graph: Any, nodes: Mapping[str, Any]) -> None:
-    """Call the outputs of nodes otherwise, wherever they stand."""
+    """Renames the outputs of nodes, in all nodes that use them."""
     names = {node.output[0]: name for name, node in nodes.items()}
     for node in graph.node:
         for values in (node.input, node.output):

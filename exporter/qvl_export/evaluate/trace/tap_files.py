@@ -1,4 +1,4 @@
-"""What a run with intermediate values leaves behind."""
+"""The files of a run that keeps intermediate values."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import msgspec
 
 
 class Taps(msgspec.Struct):
-    """Stages in order of the chain, the places of image tokens in the prompt, and the prompt's length."""
+    """Stages in order of the chain, the positions of image tokens in the prompt, and the prompt's length."""
 
     stages: list[str]
     image_tokens: list[int]
@@ -14,5 +14,5 @@ class Taps(msgspec.Struct):
 
 
 def file_name(stage: str) -> str:
-    """A stage's name as a file may have it."""
+    """Returns a stage's name in a form that is valid as a file name."""
     return stage.replace("/", "~")

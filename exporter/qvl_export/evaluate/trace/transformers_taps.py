@@ -1,4 +1,4 @@
-"""The stages of a checkpoint in transformers, named and ordered as the bundle's graphs name and order them."""
+"""The stages of a checkpoint in transformers, with the names and the order of the bundle's graphs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def tap(
     threads: int | None = None,
     template_args: Mapping[str, Any] = NO_ARGUMENTS,
 ) -> Taps:
-    """Every stage of one input as `out/NAME.npy`, named and ordered as the bundle's graphs name and order them."""
+    """Writes every stage of one input to `out/NAME.npy`, with the names and token order of the bundle's graphs."""
     answerer = HfAnswerer(path, threads, template_args)
     inputs, stages = answerer.inputs(messages), list[str]()
     model = answerer.model.model
@@ -52,7 +52,7 @@ def _saving(save: Callable[[str, Any], None], name: str) -> Any:
 
 
 def _window_order(vision: Any, grids: list[list[int]]) -> npt.NDArray[np.int64] | None:
-    """The place of every patch (in merge order) in transformers' window order; None for towers without windows."""
+    """Returns the index of every patch (in merge order) in transformers' window order; None without windows."""
     side = getattr(vision, "window_size", 0) // (vision.patch_size * vision.spatial_merge_size)
     if not side:
         return None
@@ -66,8 +66,8 @@ def _window_order(vision: Any, grids: list[list[int]]) -> npt.NDArray[np.int64] 
 
 
 def _in_merge_order(rows: Floats, name: str, order: npt.NDArray[np.int64] | None) -> Floats:
-    """transformers runs a tower with windows, merger and all, in window order."""
+    """Reorders rows to merge order: transformers runs a tower with windows, including its merger, in window order."""
     if order is None or not name.startswith("vision."):
         return rows
-    unit = len(order) // len(rows)  # patches a row: more than one after the merger
+    unit = len(order) // len(rows)  # patches per row: more than one after the merger
     return np.asarray(rows[order[::unit] // unit])

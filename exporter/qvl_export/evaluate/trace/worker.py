@@ -1,6 +1,6 @@
-"""One model runs one input with its intermediate values kept: `python -m qvl_export.evaluate.trace.worker`.
+"""One model runs one input and keeps its intermediate values: `python -m qvl_export.evaluate.trace.worker`.
 
-A bundle runs as `exposing` has it: the graphs that ship, with further outputs.
+A bundle runs as copied by `expose_graph`: its own graphs with additional outputs.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from .expose_graph import expose
 from .tap_files import Taps, file_name
 
 AT_ONCE = 8
-"""Streams of the vision tower that a run gives: all of a page's would be most of a gigabyte in a 3B model."""
+"""Additional outputs per session run: all vision streams of a page would be most of a gigabyte in a 3B model."""
 FEATURES, LOGITS, PIXELS = "vision.merger", "logits", "preprocessing"
 
 
 class TapJob(msgspec.Struct, frozen=True):
-    """Run `prompt` about `images` and leave an array a stage in `out`; `into` adds the linears of a stage.
+    """Runs `prompt` with `images` and writes one array per stage to `out`; `into` adds the linears of a stage.
 
-    A copy of the bundle is made in the empty directory `copy`, or where the system keeps such.
+    The bundle is copied to the empty directory `copy`, by default to a system temporary directory.
     """
 
     model: str
@@ -48,7 +48,7 @@ class TapJob(msgspec.Struct, frozen=True):
 
 
 class Tapped:
-    """An ONNX Runtime session that leaves further outputs of every run in a directory."""
+    """An ONNX Runtime session that writes the additional outputs of every run to a directory."""
 
     def __init__(self, session: Any, names: Sequence[str], directory: Path) -> None:
         self._session, self.names, self._directory = session, list(names), directory
@@ -58,7 +58,7 @@ class Tapped:
         return getattr(self._session, name)
 
     def run(self, outputs: Sequence[str] | None, feeds: Any, options: Any = None) -> list[np.ndarray]:
-        """As the session does, again for every few of our outputs; all outputs are those of the contract."""
+        """Runs the session once per AT_ONCE additional outputs; `outputs` None means those of the contract."""
         if outputs is None:
             outputs = [port.name for port in self._session.get_outputs() if port.name not in self.names]
         found: list[np.ndarray] = []
@@ -73,7 +73,7 @@ class Tapped:
         for name in self.names:
             binding.bind_output(name, "cpu")
         self._session.run_with_iobinding(binding, *arguments)
-        last = binding.get_outputs()[-len(self.names) :]  # in the order they were bound in: ours after the engine's
+        last = binding.get_outputs()[-len(self.names) :]  # in binding order: ours after the engine's
         self._keep(self.names, (value.numpy() for value in last))
         self._runs += 1
 
@@ -85,12 +85,12 @@ class Tapped:
         return self._directory / f"{file_name(name)}.run{run}.npy"
 
     def kept(self, name: str) -> list[np.ndarray]:
-        """An output of all runs."""
+        """Returns an output of all runs."""
         return [np.load(self._file(name, run)) for run in range(self._runs)]
 
 
 def run(job: TapJob) -> Taps:
-    """Every stage as `out/NAME.npy` [tokens, features]."""
+    """Writes every stage to `out/NAME.npy` [tokens, features]."""
     out = Path(job.out)
     parts = [*({"type": "image", "image": image} for image in job.images), {"type": "text", "text": job.prompt}]
     messages: list[dict[str, Any]] = [{"role": "user", "content": parts}]
@@ -117,7 +117,7 @@ def _run() -> Any:
 
 
 def _save(out: Path, model: Any, prompt: Prompt, vision: Tapped, language: Tapped, logits: np.ndarray) -> Taps:
-    """Stages in the order of the chain; images and chunks of a prompt one after another."""
+    """Writes the stages in chain order; concatenates the images and the chunks of a prompt."""
     placed = prompt.placed
     features = [FEATURES] if placed else []
     stages = [*([PIXELS] if placed else []), *(vision.names if placed else []), *features, *language.names, LOGITS]
@@ -135,7 +135,7 @@ def _save(out: Path, model: Any, prompt: Prompt, vision: Tapped, language: Tappe
 
 
 def _own_basis(name: str, rows: np.ndarray, manifest: Manifest) -> np.ndarray:
-    """What a rotated bundle has along its hidden states, as the checkpoint has it; other values as they are."""
+    """Rotates hidden states of a rotated bundle back to the checkpoint's basis; returns other values unchanged."""
     llm = manifest.llm
     hidden = name == FEATURES or (name.startswith("llm.") and name.endswith(("o_proj", "down_proj", *"0123456789")))
     if llm.rotation_seed is None or not hidden:

@@ -1,4 +1,4 @@
-"""Layouts: what the directory of an export looks like; one module each, found by its name."""
+"""Layouts of an export's output directory; one module per layout, found by its name."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from ..resolve import Opened
 
 
 class DirectoryLayout(Protocol):
-    """A module of this package; `PRODUCT` is what `--force` may replace."""
+    """Interface of a module of this package; `PRODUCT` is the kind of directory that `--force` may replace."""
 
     PRODUCT: Product
 
     def check(self, opened: Opened) -> None:
-        """Raise ExportError for what the layout cannot hold, before the long work."""
+        """Raises ExportError before the long work if the layout cannot hold this export."""
 
     def finish(self, directory: Path, opened: Opened, graphs: Mapping[str, Graph], manifest: Manifest) -> None:
-        """Make the layout of what was written so far: text files, `graphs` and their weights."""
+        """Completes the layout from what is already written: text files, `graphs` and their weights."""
 
 
 def available() -> list[str]:
-    """The layouts there are."""
+    """Returns the names of all layouts."""
     return sorted(module.name for module in pkgutil.iter_modules(__path__))
 
 
 def find(name: str) -> DirectoryLayout:
-    """The layout called `name`; raises ExportError for unknown names."""
+    """Returns the layout called `name`; raises ExportError if the name is unknown."""
     if name not in available():
         raise ExportError(f"layout {name!r} is not supported", fix=f"supported: {', '.join(available())}")
     return cast(DirectoryLayout, importlib.import_module(f"{__name__}.{name}"))

@@ -1,8 +1,8 @@
-"""Layout `genai`: a directory for ONNX Runtime GenAI, whose graphs compute their indices themselves.
+"""Layout `genai`: a directory for ONNX Runtime GenAI, whose graphs compute their own indices.
 
-The weights are where the bundle's graphs put them; the three graphs of this layout point to the same data files, so
-that a tied table is stored once. What that runtime reads: `genai_config.json` (its `src/config.h`), the image
-transforms of onnxruntime-extensions in `processor_config.json`, and the tokenizer's files.
+The weights stay where the bundle's graphs put them; the three graphs of this layout point to the same data files, so
+that a tied table is stored once. GenAI reads `genai_config.json` (see its `src/config.h`), the image transforms of
+onnxruntime-extensions in `processor_config.json`, and the tokenizer's files.
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ TYPES = {
     "qwen3_vl": "qwen3_vl",
     "qwen3_vl_moe": "qwen3_vl",
 }
-"""What that runtime calls the families: positions and image tokens of images are the same within a type."""
+"""GenAI's model type of each family; families of one type have the same positions and tokens of images."""
 VISION_START = "<|vision_start|>"
-"""That runtime looks for this text in prompts and puts the image tokens behind it."""
+"""GenAI searches prompts for this text and inserts the image tokens after it."""
 TOWERS = {"vision", "llm"}
 SESSION_OPTIONS: dict[str, Any] = {
     "log_id": "onnxruntime-genai",
     "session.force_spinning_stop": "1",  # three sessions share the cores
-    "enable_mem_pattern": False,  # memory for every size of page that ever came, and no faster
+    "enable_mem_pattern": False,  # it would keep memory for every page size seen, without being faster
     "provider_options": [],
 }
-"""Of all three graphs: the vision and embedding sections have none of their own."""
+"""Session options of all three graphs: the vision and embedding sections have none of their own."""
 
 
 def check(opened: Opened) -> None:
-    """Refuse families, targets, precisions and tokenizers that the layout has no place for."""
+    """Raises ExportError for families, targets, precisions and tokenizers that the layout does not support."""
     family, target = opened.spec.family, opened.plan.target
     if family not in TYPES:
         raise ExportError(f"--layout genai knows no {family}", fix=f"it knows {', '.join(TYPES)}")
@@ -57,7 +57,7 @@ def check(opened: Opened) -> None:
 
 
 def finish(directory: Path, opened: Opened, graphs: Mapping[str, Graph], manifest: Manifest) -> None:
-    """Three graphs in place of two, and the configuration."""
+    """Replaces the bundle's two graphs by three, and writes the tokenizer and configuration files."""
     stored = {name: tensor for graph in graphs.values() for name, tensor in weights.stored(graph).items()}
     layouts = {name: layout for graph in graphs.values() for name, layout in graph.layouts.items()}
     for name in graphs:
@@ -75,14 +75,14 @@ def _write(path: Path, value: Any) -> None:
 
 
 def _write_tokenizer(directory: Path, checkpoint: Checkpoint) -> None:
-    """`tokenizer_config.json`, which names the tokenizer's class, with the chat template inside."""
+    """Writes `tokenizer_config.json`, which names the tokenizer's class, and puts the chat template into it."""
     config = checkpoint.json("tokenizer_config.json") or {"tokenizer_class": "Qwen2Tokenizer"}
     template = (directory / "chat_template.jinja").read_text("utf-8")
     _write(directory / "tokenizer_config.json", {**config, "chat_template": template})
 
 
 def _vision_start(opened: Opened) -> int:
-    """The id of the text that starts an image; raises ConfigError where the tokenizer has none."""
+    """Returns the id of the token that starts an image; raises ConfigError if the tokenizer has none."""
     added = json.loads(opened.texts.tokenizer).get("added_tokens") or []
     found = [token["id"] for token in added if token["content"] == VISION_START]
     if not found:
@@ -91,7 +91,7 @@ def _vision_start(opened: Opened) -> int:
 
 
 def processor_config(image: ImageGeometry) -> dict[str, Any]:
-    """The transforms of an image, those of `qvl_runtime.preprocess` in the terms of onnxruntime-extensions."""
+    """Returns the image transforms of the runtime's preprocessing in the terms of onnxruntime-extensions."""
     patches = {"patch_size": image.patch_size, "merge_size": image.spatial_merge_size}
     bounds = {"smart_resize": 1, "min_pixels": image.min_pixels, "max_pixels": image.max_pixels}
     steps: dict[str, dict[str, Any]] = {
@@ -107,7 +107,7 @@ def processor_config(image: ImageGeometry) -> dict[str, Any]:
 
 
 def _padding(opened: Opened) -> int:
-    """The padding token, which that runtime leaves out of positions wherever it stands in a prompt."""
+    """Returns the padding token, which GenAI skips in positions wherever it occurs in a prompt."""
     for config in (opened.checkpoint.json("generation_config.json") or {}, opened.checkpoint.config):
         if type(token := config.get("pad_token_id")) is int:
             return token
@@ -115,7 +115,7 @@ def _padding(opened: Opened) -> int:
 
 
 def genai_config(spec: ModelSpec, vision_start: int, padding: int) -> dict[str, Any]:
-    """`genai_config.json`; `hidden_size` is how wide that runtime makes rows of embeddings and features."""
+    """Returns `genai_config.json`; GenAI allocates rows of embeddings and features with width `hidden_size`."""
     return {
         "model": {
             "type": TYPES[spec.family],

@@ -15,9 +15,9 @@ PRODUCT = bundle.BUNDLE
 
 
 def check(opened: Opened) -> None:
-    """Whatever can be exported can be a bundle."""
+    """Accepts everything: a bundle can hold any export."""
 
 
 def finish(directory: Path, opened: Opened, graphs: Mapping[str, Graph], manifest: Manifest) -> None:
-    """The graphs stay as they are; `bundle.json` comes last."""
+    """Writes `bundle.json`, the last file; the graphs stay unchanged."""
     bundle.write_manifest(directory, manifest)

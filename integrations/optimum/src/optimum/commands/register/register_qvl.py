@@ -1,7 +1,7 @@
-"""`optimum-cli export qvl …`: `qvl-export export …` under the name that users of Optimum look for.
+"""`optimum-cli export qvl …`: `qvl-export export …` as a command of Optimum.
 
-Optimum finds this file by its place (no folder here may have an `__init__.py`) and imports it whenever its command
-line starts, so nothing of the exporter is imported before the command runs.
+Optimum finds this file by its path (no folder here may have an `__init__.py`) and imports it whenever its command
+line starts, so the exporter is imported only when the command runs.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from optimum.commands.export.base import ExportCommand
 
 
 class QvlExportCommand(BaseOptimumCLICommand):
-    """Takes everything behind its name as it is and hands it to the exporter's own command."""
+    """Passes all arguments after its name unchanged to the exporter's own command."""
 
     COMMAND = CommandInfo(name="qvl", help="Export a Qwen-VL checkpoint to ONNX graphs for the qvl runtime.")
 
