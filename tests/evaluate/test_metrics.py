@@ -93,6 +93,9 @@ def test_the_truth_of_the_lowest_rate_counts_not_that_of_the_fewest_edits() -> N
     assert score("ocr", "a b", ["a", "a b c d e f"], PAGE)["wer"] == (4, 6)
     one, two = '{"a": "1"}', '{"a": "2", "b": "2", "c": "3", "d": "4"}'
     assert score("kie", '{"a": "1", "b": "2", "c": "3", "d": "4"}', [one, two], PAGE)["field_f1"] == (6, 8)
+    assert score("kie", '{"a": "1"}', [one, '{"a": "1", "b": "2"}'], PAGE)["field_f1"] == (2, 2)
+    one, two = '[{"bbox_2d": [0, 0, 8, 10]}]', '[{"bbox_2d": [0, 0, 10, 10]}, {"bbox_2d": [20, 0, 30, 10]}]'
+    assert score("grounding", '[{"bbox_2d": [0, 0, 10, 10]}]', [one, two], PAGE)["iou"] == (0.8, 1)
 
 
 def test_the_best_of_several_truths_counts() -> None:
@@ -124,7 +127,7 @@ def test_field_f1_is_micro_averaged() -> None:
 
 
 def test_null_and_empty_are_no_fields_but_zero_and_false_are() -> None:
-    found = metrics.fields('It is {"a": null, "b": "", "c": 0, "d": false, "e": [], "f": " x  y "} as asked.', {})
+    found = metrics.fields('It is {"a": null, "b": "", "c": 0, "d": false, "e": [], "f": " x  y "}, as asked.', {})
     assert list(found.values()) == ["x y", "False", "0"]
     assert metrics.field_f1('{"a": 12}', '{"a": "12"}') == (2, 2)
     assert metrics.fields('["a"]', {}) == {}
