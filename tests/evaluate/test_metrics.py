@@ -397,6 +397,7 @@ def test_cells_beyond_the_limit_count_as_wrong(monkeypatch: pytest.MonkeyPatch) 
     assert tables.teds(table(late), truth) == 0
     assert tables.teds(table(wide), table([["a"]])) == pytest.approx(1 - 7 / 8)
     assert tables.teds(table(cut), table([["x"] * 4, []])) == pytest.approx(1 - 1 / 7)
+    assert tables.teds(table([["x"]] * 3 + [["a", "z"]]), table([["x"]] * 3 + [["a"]])) == pytest.approx(1 - 3 / 9)
     assert metrics.truth_problem("table", truth) == ""
     assert metrics.truth_problem("table", table([["a"]] * 4)) == " (has 8 rows and cells, of at most 6)"
 
