@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from itertools import product
 
 import numpy as np
 import pytest
 
-from qvl_export.evaluate.analysis.statistics import Paired, interval, items_needed, mcnemar, resampled, swap_test
+from qvl_export.evaluate.analysis.statistics import (
+    RESAMPLES,
+    Interval,
+    Paired,
+    interval,
+    items_needed,
+    mcnemar,
+    resampled,
+    swap_test,
+)
 
 
 def pages(rng: np.random.Generator, items: int, loss: float = 0.0) -> Paired:
@@ -78,3 +88,78 @@ def test_a_few_items_that_differ_alike_are_no_finding() -> None:
 def test_nothing_counted_is_a_rate_of_zero() -> None:
     pairs = Paired(np.zeros((2, 3)), np.zeros((2, 3)))
     assert pairs.rates() == (0, 0) and pairs.difference() == 0 and items_needed(pairs) == 1
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "excluded"),
+    [(0.1, 0.2, True), (-0.2, -0.1, True), (-0.1, 0.1, False), (0.0, 0.1, False), (-0.1, 0.0, False), (0, 0, False)],
+)
+def test_zero_at_a_bound_is_within(low: float, high: float, excluded: bool) -> None:
+    assert Interval(low, high).excludes_zero() is excluded
+
+
+def test_an_interval_leaves_out_as_much_at_both_ends() -> None:
+    found = interval(np.linspace(0, 1, 1001)), interval(np.linspace(0, 1, 1001), 0.5)
+    assert [(each.low, each.high) for each in found] == [pytest.approx((0.025, 0.975)), pytest.approx((0.25, 0.75))]
+
+
+def test_a_rate_is_of_sums_and_nothing_counted_by_one_is_zero() -> None:
+    pairs = Paired(np.array([[1.0, 2.0], [3.0, 1.0]]), np.array([[10.0, 30.0], [6.0, 2.0]]))
+    assert pairs.items == 2 and pairs.rates() == (3 / 40, 4 / 8) and pairs.difference() == 4 / 8 - 3 / 40
+    assert Paired(np.ones((2, 1)), np.array([[0.0], [4.0]])).rates() == (0, 0.25)
+
+
+@pytest.mark.parametrize(("items", "resamples"), [(50, RESAMPLES), (40_000, 20), (300_000, 2)])
+def test_as_many_are_drawn_however_many_items_there_are(items: int, resamples: int) -> None:
+    pairs = Paired(np.stack([np.zeros(items), np.arange(items) % 2]), np.ones((2, items)))
+    assert len(resampled(pairs, resamples=resamples)) == resamples
+    assert swap_test(pairs, resamples=resamples) == 1 / (resamples + 1), "the least that so many draws can say"
+
+
+def test_what_is_drawn_is_held_in_part() -> None:
+    """Four million numbers, of which a quarter of a million are held at a time."""
+    pairs = Paired(np.ones((2, 20_000)), np.ones((2, 20_000)))
+    tracemalloc.start()
+    resampled(pairs, resamples=200), swap_test(pairs, resamples=200)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 16 << 20
+
+
+@pytest.mark.parametrize("place", [0, 4])
+def test_every_item_is_drawn_as_often(place: int) -> None:
+    """That one item alone differs."""
+    errors = np.zeros((2, 5))
+    errors[1, place] = 1
+    pairs = Paired(errors, np.ones((2, 5)))
+    assert resampled(pairs).mean() == pytest.approx(pairs.difference(), abs=0.02)
+
+
+def test_items_are_swapped_with_what_they_count() -> None:
+    """Both bundles' fields of an item differ in number too, as in F1."""
+    right = np.array([[2.0, 4, 0, 6, 1, 3], [1.0, 5, 2, 2, 0, 1]])
+    counted = np.array([[4.0, 6, 3, 8, 2, 5], [5.0, 9, 3, 4, 1, 7]])
+    drawn = []
+    for swaps in product((False, True), repeat=6):
+        a, b = (np.where(swaps, part[::-1], part).sum(1) for part in (right, counted))
+        drawn.append(abs(a[1] / b[1] - a[0] / b[0]))
+    expected = np.mean(np.array(drawn) >= drawn[0] - 1e-12)
+    assert 0.1 < expected < 0.9 and swap_test(Paired(right, counted), resamples=20000) == pytest.approx(
+        expected, abs=0.01
+    )
+
+
+def test_one_item_is_no_finding_whatever_its_rounding() -> None:
+    for first, second in product((0.1, 0.3, 0.7, 1 / 3), repeat=2):
+        assert swap_test(Paired(np.array([[first], [second]]), np.array([[3.0], [7.0]])), resamples=50) == 1
+
+
+def test_the_items_needed_follow_from_the_spread_of_the_difference() -> None:
+    pairs = Paired(np.array([[0.0] * 10, [1.0, 0.0] * 5]), np.full((2, 10), 10.0))
+    assert [items_needed(pairs, loss) for loss in (0.01, 0.02, 0.05)] == [197, 50, 8]
+    lengths = np.array([10.0, 20, 70])
+    assert items_needed(Paired(np.stack([lengths * 0.1, lengths * 0.5]), np.stack([lengths] * 2))) == 1, "no spread"
+    uneven = pages(np.random.default_rng(6), 400, loss=0.02)
+    uneven = Paired(uneven.numerators, uneven.denominators * np.array([[1.0], [1.5]]))
+    spread = resampled(uneven, resamples=4000).std() * 20  # of one item, from that of 400
+    assert items_needed(uneven) == pytest.approx((2.801585 * spread / 0.01) ** 2, rel=0.1)
