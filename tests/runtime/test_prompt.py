@@ -138,7 +138,6 @@ MALFORMED = {
     "two rates": ([user({**video(4), "fps": 2, "nframes": 4})], "both fps and nframes"),
     "fps text": ([user(video(fps="2"))], "'2' frames a second"),
     "fps zero": ([user(video(fps=0))], "0 frames a second"),
-    "fps none": ([user(video(fps=None))], "None frames a second"),
     "fps nan": ([user(video(fps=float("nan")))], "nan frames a second"),
     "fps tiny": ([user(video(fps=1e-30))], "frames a second"),
     "placeholder in text": ([user(text("<|image_pad|>"))], "1 image or video placeholders for 0 given"),
