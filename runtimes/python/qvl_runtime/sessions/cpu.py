@@ -74,7 +74,7 @@ def open_session(
 ) -> ort.InferenceSession:
     """Opens a session with `options` (default: `session_options()`); ONNX Runtime's exceptions propagate."""
     options = options or session_options()
-    return ort.InferenceSession(str(path), options, [provider], disabled_optimizers=[BYTES_TO_UNSIGNED])
+    return ort.InferenceSession(str(path), options, providers=[provider], disabled_optimizers=[BYTES_TO_UNSIGNED])
 
 
 def _check_attributes(path: Path) -> None:
