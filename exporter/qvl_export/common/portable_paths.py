@@ -1,8 +1,8 @@
-"""Checks of file names in untrusted input; the result is the same on every platform."""
+"""File names in untrusted input, checked and read alike on every platform."""
 
 from __future__ import annotations
 
-from pathlib import PureWindowsPath
+from pathlib import Path, PureWindowsPath
 
 
 def is_inside(name: str) -> bool:
@@ -17,3 +17,10 @@ def is_inside(name: str) -> bool:
 def is_plain(name: str) -> bool:
     """Whether `name` is a bare file name on any platform, without a directory or drive."""
     return is_inside(name) and PureWindowsPath(name).name == name
+
+
+def with_slashes(name: str, directory: Path) -> str:
+    """Returns a path below `directory` in POSIX form; a file there that really has a backslash in its name keeps it."""
+    if "\\" not in name or (directory / name).is_file():
+        return name
+    return PureWindowsPath(name).as_posix()

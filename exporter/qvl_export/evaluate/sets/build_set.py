@@ -19,8 +19,9 @@ from qvl_runtime.common.files import check_regular
 from qvl_runtime.media.images import MAX_IMAGE_BYTES
 
 from ...common.atomic_output import Product, writing
+from ...common.portable_paths import with_slashes
 from ...errors import ExportError
-from .dataset import LABELS, Label, check, with_slashes
+from .dataset import LABELS, Label, check
 
 COLUMNS = ("image", "prompt", "task", "answer")
 OPTIONAL = ("kind",)
@@ -116,7 +117,8 @@ def _label(row: dict[str, Any], where: str, scans: Path) -> Label:
     if "more" in row or any(row[name] is None for name in COLUMNS):
         raise ExportError("has too few or too many cells", where=where, fix="quote cells that contain commas")
     optional = {name: row[name] for name in OPTIONAL if row.get(name)}
-    label = with_slashes(Label(row["image"], row["prompt"], row["task"], [row["answer"]], **optional), scans)
+    name = with_slashes(row["image"], scans)
+    label = Label(name, row["prompt"], row["task"], [row["answer"]], **optional)
     if problem := check(label):
         raise ExportError(problem, where=where)
     if not (scans / label.image).is_file():

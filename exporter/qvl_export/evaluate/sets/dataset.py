@@ -7,14 +7,14 @@ import contextlib
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 
 import msgspec
 import numpy as np
 
 from qvl_runtime.common.files import read_lines
 
-from ...common.portable_paths import is_inside
+from ...common.portable_paths import is_inside, with_slashes
 from ...errors import ExportError
 from ..metrics.scores import TASKS, truth_problem
 
@@ -105,17 +105,10 @@ def read_labels(directory: Path) -> Iterator[tuple[int, Label]]:
                 label = msgspec.json.decode(line if index else line.removeprefix(codecs.BOM_UTF8), type=Label)
             except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
                 raise ExportError(f"is malformed: {error}", where=f"{path}:{index + 1}") from error
-            label = with_slashes(label, directory)
+            label = msgspec.structs.replace(label, image=with_slashes(label.image, directory))
             if problem := check(label):
                 raise ExportError(problem, where=f"{path}:{index + 1}")
             yield index, label
-
-
-def with_slashes(label: Label, directory: Path) -> Label:
-    """Returns the label with its image's path in POSIX form; only Windows accepts a backslash as a separator."""
-    if "\\" not in label.image or (directory / label.image).is_file():
-        return label
-    return msgspec.structs.replace(label, image=PureWindowsPath(label.image).as_posix())
 
 
 def check(label: Label) -> str:

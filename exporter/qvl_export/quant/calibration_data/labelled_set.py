@@ -5,14 +5,14 @@ from __future__ import annotations
 import codecs
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 
 import msgspec
 
 from qvl_runtime.bundle import sha256
 from qvl_runtime.common.files import read_lines
 
-from ...common.portable_paths import is_inside
+from ...common.portable_paths import is_inside, with_slashes
 from ...common.progress import Report
 from ...errors import ExportError
 from .page_question import Origin, Question
@@ -47,8 +47,7 @@ def _label(line: bytes, where: str, directory: Path) -> Label:
         label = msgspec.json.decode(line, type=Label)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise ExportError(f"is malformed: {error}", where=where) from error
-    if "\\" in label.image and not (directory / label.image).is_file():
-        label.image = PureWindowsPath(label.image).as_posix()
+    label.image = with_slashes(label.image, directory)
     if not is_inside(label.image):
         raise ExportError(f"needs an image inside the set, not {label.image!r}", where=where)
     return label
