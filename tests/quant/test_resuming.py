@@ -110,14 +110,14 @@ def test_bad_input_takes_nothing_from_another_run(tmp_path: Path) -> None:
     other = tmp_path / ".b.calibration" / "llm" / "0123456789abcdef"
     other.mkdir(parents=True)
     (other / "stage.0.json").touch()
-    with pytest.raises(ExportError), calibrating(tmp_path / "b", tmp_path / ".b.calibration"):
+    with pytest.raises(ExportError), calibrating(tmp_path / "b"):
         raise ExportError("is no page")
     assert (other / "stage.0.json").is_file()
 
 
 def fail(place: Path, error: BaseException, content: str | None) -> None:
     """Begin to calibrate, and fail."""
-    with calibrating(place / "b", place / ".b.calibration"):
+    with calibrating(place / "b"):
         work = Work(place / ".b.calibration" / "llm", {"pages": 1})
         if content is not None:
             (work.directory / "pages").write_text(content)
