@@ -22,6 +22,7 @@ from .manifest import Manifest
 from .media.images import ImageSource, load_image
 from .positions import Ints
 from .prompts.prompt import Media, Message, Placed, Prompt, build_prompt, put
+from .prune.rule import Rule, check_grid, parse_rule
 from .rotation import Rotation
 from .sessions import open_engine
 from .sessions.engine import Floats
@@ -37,13 +38,19 @@ FEATURE_CACHE_BYTES = 256 << 20
 Tool = Mapping[str, Any]
 
 
-def load(bundle: str | Path, threads: int | None = None) -> Model:
+def load(bundle: str | Path, threads: int | None = None, prune: str | float | None = None) -> Model:
     """Opens a bundle directory; `threads` limits the cores used (None: all).
 
+    `prune` says what is left out of images and videos that do not say it themselves: "off" (nothing), "exact" (blocks
+    that their neighbours predict in every pixel), "scan" or a tolerance (nearly), True (the rule that measured best),
+    None (as the bundle was exported, by default nothing).
+
     Raises BundleError if it is missing, damaged, truncated or of a newer schema version, InstallError for a broken
-    installation, EngineError if the engine fails, PromptError if `threads` is not a positive whole number.
+    installation, EngineError if the engine fails, PromptError if `threads` is not a positive whole number, or for a
+    `prune` that is no rule or that the model cannot follow.
     """
     path = Path(bundle)
+    rule = parse_rule(prune)
     if threads is not None:
         threads = whole("threads", threads, 1, "give a positive whole number, or None for all cores")
     manifest = read_manifest(path)  # the path as given, so that errors quote it
@@ -51,7 +58,8 @@ def load(bundle: str | Path, threads: int | None = None) -> Model:
         raise BundleError(
             "its path is not UTF-8, so that no engine can open it", where=path, fix="rename the directory"
         )
-    return Model(path.absolute(), manifest, threads)
+    check_grid(rule, manifest)
+    return Model(path.absolute(), manifest, threads, rule)
 
 
 class Model:
@@ -60,8 +68,8 @@ class Model:
     Starting a second stream ends the first, which raises at its next piece; load the bundle twice to run both.
     """
 
-    def __init__(self, bundle: Path, manifest: Manifest, threads: int | None = None) -> None:
-        self.bundle, self.manifest = bundle, manifest
+    def __init__(self, bundle: Path, manifest: Manifest, threads: int | None = None, prune: Rule | None = None) -> None:
+        self.bundle, self.manifest, self.prune = bundle, manifest, prune or parse_rule(manifest.image.prune)
         self.tokenizer, self._template = open_texts(bundle, manifest.special_tokens)
         self._engine = open_engine(bundle, manifest, threads)
         ids = {mark: self.tokenizer.token_to_id(mark) for mark in grounding.MARKS}
@@ -197,7 +205,10 @@ class Model:
         return grounding.parse(answer, self.manifest.family, placed.media.frames[0].size, seen)
 
     def encode(self, image: ImageSource) -> Floats:
-        """Returns the image features [tokens, hidden] in the checkpoint's basis, without the DeepStack features."""
+        """Returns the image features [tokens, hidden] in the checkpoint's basis, without the DeepStack features.
+
+        They are those of the whole image, whatever `prune` leaves out of prompts.
+        """
         features, llm = self._encode(self._alone(image))[0], self.manifest.llm
         if llm.rotation_seed is not None:
             return Rotation(llm.hidden_size, llm.rotation_seed).undo(features)
@@ -242,7 +253,7 @@ class Model:
     ) -> Prompt:
         """Returns the token ids, positions and media of chat messages, leaving `reserve` tokens for the answer."""
         render = partial(self._template.render, tools=check_tools(tools), template_args=template_args)
-        return build_prompt(messages, self.manifest, render, self._ids, reserve, self._template.reads)
+        return build_prompt(messages, self.manifest, render, self._ids, reserve, self._template.reads, self.prune)
 
     def clear(self) -> None:
         """Frees the KV cache and all cached image features; the next prompt is computed from scratch."""

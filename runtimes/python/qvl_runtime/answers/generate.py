@@ -66,11 +66,15 @@ class Times:
 
 @dataclass
 class Counts:
-    """Numbers of prompt tokens, those reused from the KV cache, image tokens in the prompt, and generated tokens."""
+    """Numbers of prompt tokens, those reused from the KV cache, image tokens in the prompt, and generated tokens.
+
+    `pruned` counts the image tokens that were left out of the prompt.
+    """
 
     prompt: int = 0
     reused: int = 0
     image: int = 0
+    pruned: int = 0
     generated: int = 0
 
 
@@ -130,6 +134,7 @@ class Decoder:
         self._cached, self._ntk_alpha = keys[:start], prompt.ntk_alpha
         run.counts.prompt, run.counts.reused = len(prompt.ids), start
         run.counts.image = sum(item.span.tokens for item in prompt.placed)
+        run.counts.pruned = sum(item.span.cells for item in prompt.placed) - run.counts.image
         logits = []
         border = len(keys) - prompt.answered
         for first, last in (*_chunks(start, border), *_chunks(max(start, border), len(keys))):

@@ -15,7 +15,7 @@ from .._onnxruntime.saturation import saturates
 from ..bundle import inside
 from ..errors import BundleError, EngineError, InstallError
 from ..manifest import DECODE, GraphEntry, ImageGeometry, Manifest
-from ..positions import Grid
+from ..positions import Grid, Ints
 from . import cores
 from .engine import Floats, LlmInputs, closed
 from .feeds import llm_feeds, vision_feeds
@@ -164,9 +164,9 @@ class CpuVision:
         self._shrink.add_run_config_entry("memory.enable_memory_arena_shrinkage", device.arena)
         self._shrink.log_severity_level = SILENT
 
-    def encode(self, pixel_values: Floats, grid: Grid) -> Floats:
+    def encode(self, pixel_values: Floats, grid: Grid, cells: Ints | None = None) -> Floats:
         """Patches [frames, patches, dim] → features [1 + D, tokens, H] of the image and of D DeepStack layers."""
-        feeds = {"pixel_values": pixel_values, **vision_feeds(self._image, grid)}
+        feeds = {"pixel_values": pixel_values, **vision_feeds(self._image, grid, cells)}
         with _telling():
             features = self._session.run(None, feeds, self._shrink)  # in the manifest's order
         return np.stack(features)

@@ -1,0 +1,78 @@
+"""The rules by which blocks are left out, and how users name them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from numbers import Real
+
+from ..common.checks import told
+from ..errors import PromptError
+from ..manifest import Manifest
+from .blocks import LEAST
+
+MAX_TOLERANCE = 255.0
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Leaves out blocks that differ from their prediction by at most `tolerance`, see `blocks.kept_blocks`.
+
+    None leaves out nothing.
+    """
+
+    tolerance: float | None
+
+    def __str__(self) -> str:
+        return next((name for name, rule in RULES.items() if rule == self), f"{self.tolerance:g}")
+
+
+OFF = Rule(None)
+RULES: Mapping[str, Rule] = {"off": OFF, "exact": Rule(0.0), "scan": Rule(8.0)}
+"""Named rules: `exact` for pages that were drawn, `scan` for pages with the noise of a scanner or of JPEG."""
+CHOSEN = RULES["scan"]
+"""The rule of `True`, chosen by measurement (docs/pruning.md)."""
+
+
+def parse_rule(value: object, name: str = "prune") -> Rule | None:
+    """Returns the rule that `value` names: a name, a tolerance, True (`CHOSEN`) or False; None if it is None.
+
+    Raises PromptError for anything else. `name` is what errors call the option.
+    """
+    if value is None:
+        return None
+    if isinstance(value, bool):
+        return CHOSEN if value else OFF
+    if isinstance(value, str) and value in RULES:
+        return RULES[value]
+    tolerance = _number(value)
+    if tolerance is None or not 0 <= tolerance <= MAX_TOLERANCE:
+        names = ", ".join(f'"{each}"' for each in RULES)
+        raise PromptError(f"{name} is {told(value)}", fix=f"give {names} or a tolerance from 0 to {MAX_TOLERANCE:g}")
+    return Rule(tolerance)
+
+
+def _number(value: object) -> float | None:
+    try:
+        number = float(value) if isinstance(value, str | Real) else math.nan
+    except (ValueError, OverflowError):
+        return None
+    return None if math.isnan(number) else number
+
+
+def check_grid(rule: Rule | None, manifest: Manifest, name: str = "prune") -> None:
+    """Raises PromptError if a rule is to leave out blocks of images that the model cannot take in part."""
+    side = manifest.image.square
+    if side and rule is not None and rule != OFF:
+        raise PromptError(
+            f"{name}={str(rule)!r}, but this model sees every image in {side} × {side} pixels and cannot leave out any",
+            fix=f"leave {name} out",
+        )
+
+
+def least_blocks(manifest: Manifest) -> int:
+    """Returns the fewest blocks of a temporal patch that may be kept: a few, or as many as the engine was built for."""
+    engine, unit = manifest.graphs["vision"].engine, manifest.image.spatial_merge_size**2
+    fewest = [-(-profile.axes["patches"].min // unit) for profile in engine.profiles] if engine else []
+    return max([LEAST, *fewest])
