@@ -69,15 +69,15 @@ def test_as_the_rule_is_written(shape: tuple[int, int, int], values: int, tolera
 
 
 def test_corner_by_its_definition() -> None:
-    """Two sides of a corner touch what is kept, the other two the region or the edge of the image."""
+    """Two sides that meet touch what is kept, or the edge of the image."""
     rng = np.random.default_rng(0)
     left_out = rng.random((4, 9, 7)) < 0.6
     for t, r, c in np.ndindex(left_out.shape):
         around = [
-            not (0 <= y < 9 and 0 <= x < 7) or bool(left_out[t, y, x])
+            0 <= y < 9 and 0 <= x < 7 and bool(left_out[t, y, x])
             for y, x in ((r - 1, c), (r + 1, c), (r, c - 1), (r, c + 1))
         ]
-        corner = left_out[t, r, c] and around[0] != around[1] and around[2] != around[3]
+        corner = left_out[t, r, c] and not all(around[:2]) and not all(around[2:])
         assert corners_of(left_out)[t, r, c] == corner
 
 
@@ -127,13 +127,13 @@ def test_small_differences_do_not_add_up() -> None:
 @pytest.mark.parametrize(("rows", "columns"), [(1, 1), (1, 3), (2, 2), (5, 9), (40, 30)])
 def test_blank_pages_keep_a_few_blocks(rows: int, columns: int, tolerance: float) -> None:
     kept = kept_blocks(page(["." * columns] * rows), SIDE, tolerance)
-    assert kept.sum() == min(LEAST, rows * columns)
+    assert min(LEAST, rows * columns) <= kept.sum() <= 6  # the four corners, and those around the first block
     assert kept[0, 0, 0]
 
 
 @pytest.mark.parametrize("least", [1, 4, 7, 30, 1000])
 def test_as_many_as_an_engine_needs(least: int) -> None:
-    kept = kept_blocks(clip(["......"] * 5, ["......"] * 5), SIDE, 0, least)
+    kept = kept_blocks(clip(["......"] * 5, ["......"] * 5), SIDE, 0, least, corners=False)
     assert (kept.sum((1, 2)) == min(least, 30)).all()
 
 

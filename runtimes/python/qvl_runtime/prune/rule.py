@@ -25,7 +25,7 @@ class Rule:
     tolerance: float | None
 
     def __str__(self) -> str:
-        return next((name for name, rule in RULES.items() if rule == self), f"{self.tolerance:g}")
+        return next((name for name, rule in RULES.items() if rule == self), f"{self.tolerance}")
 
 
 OFF = Rule(None)
