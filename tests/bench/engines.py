@@ -23,7 +23,7 @@ import numpy as np
 from PIL import Image
 
 from qvl_export import ExportPlan, export
-from qvl_export.common.progress import Silent
+from qvl_export.common.progress import NullProgress
 from qvl_runtime.manifest import Manifest
 from tests.oracles import tiny
 
@@ -35,7 +35,7 @@ PRECISIONS = ("fp16", "int8", "int4")
 Row = dict[str, str | float]
 
 
-class Clock(Silent):
+class Clock(NullProgress):
     """When each stage began, and the peak memory until then."""
 
     def __init__(self) -> None:

@@ -19,7 +19,7 @@ from qvl_export import ExportError, ExportPlan, export
 from qvl_export.checkpoint.directory import Checkpoint
 from qvl_export.checkpoint.quantized.detect import quantized_linears
 from qvl_export.cli import main as cli
-from qvl_export.common.progress import Silent
+from qvl_export.common.progress import NullProgress
 from qvl_export.engines import EngineOptions, building, capabilities, check
 from qvl_export.engines.profiles import most_windows, profiles
 from qvl_export.evaluate.trace.expose_graph import expose
@@ -181,14 +181,14 @@ def test_a_full_disk_is_an_error_and_no_crash(checkpoint: Checkpoints, tmp_path:
             entry,
             profiles("vision", manifest, "pages"),
             building.Library(tensorrt_rtx, "TensorRT-RTX", (86,), partial(_configure, tensorrt_rtx, (86,))),
-            Silent(),
+            NullProgress(),
         )
 
 
 def test_a_build_can_be_interrupted(checkpoint: Checkpoints, page: Path, tmp_path: Path) -> None:
     """An exception in a callback would be lost in the library: the build is told to end instead."""
 
-    class Interrupting(Silent):
+    class Interrupting(NullProgress):
         building, told = False, 0
 
         def stage(self, text: str, total: int = 0) -> None:

@@ -19,7 +19,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from qvl_export import ExportError, ExportPlan, export
 from qvl_export.checkpoint.directory import Checkpoint
 from qvl_export.cli.progress import ItemProgress, RichProgress
-from qvl_export.common.progress import Silent
+from qvl_export.common.progress import NullProgress
 from qvl_export.families import read_spec
 from qvl_runtime import load
 from qvl_runtime.answers.generate import Run
@@ -32,7 +32,7 @@ GPTQ = Path(__file__).parents[1] / "quant" / "gptq"
 Checkpoints = Callable[[str, str], Path]
 
 
-class Told(Silent):
+class Told(NullProgress):
     """Keeps the notes."""
 
     def __init__(self) -> None:

@@ -22,7 +22,7 @@ from qvl_export.graph.layer_graphs import decoder_stage, decoder_stages, vision_
 from qvl_export.quant.calibration import layerwise as calibrate
 from qvl_export.quant.calibration.layer_session import run
 from qvl_export.quant.calibration.tower import Tower
-from qvl_export.quant.calibration.work_dir import Quantized, Sample
+from qvl_export.quant.calibration.work_dir import Sample, TowerResult
 from qvl_export.quant.calibration_data.prompts import llm_feeds, places
 from qvl_export.quant.schemes import int4
 from qvl_export.targets import lower
@@ -87,7 +87,7 @@ def test_layers_on_their_own_are_the_layers_of_the_model(
     state, feeds = theirs[0].numpy(), llm_feeds(model(family, "deep", "fp32").manifest, prompt, features[1:])
     for index, name in enumerate(stages[:-1]):  # transformers gives the last one normalised
         stage = build(name, {})
-        session = tower.open(stage, Quantized(), tmp_path)
+        session = tower.open(stage, TowerResult(), tmp_path)
         state = run(session, Sample(state, feeds), ["hidden_out"])[0]
         expected = theirs[index + 1].numpy()  # before DeepStack adds what the next layer sees
         if index < len(features) - 1:
@@ -110,7 +110,7 @@ def test_vision_stages_in_a_row_are_the_tower(
     patches = patchify([picture], spec.image)
     state, feeds = patches.pixel_values, vision_feeds(spec.image, patches.grid)
     for name in stages:
-        session = tower.open(tower.build(name, {}), Quantized(), tmp_path)
+        session = tower.open(tower.build(name, {}), TowerResult(), tmp_path)
         state = run(session, Sample(state, feeds), ["hidden_out"])[0]
     assert np.abs(state - model(family, "deep", "fp32").encode(picture)).max() < 1e-4
 

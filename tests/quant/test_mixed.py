@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from qvl_export import ExportError, ExportPlan, export
 from qvl_export.checkpoint.directory import Checkpoint
 from qvl_export.cli.main import cli, run
-from qvl_export.common.progress import Silent
+from qvl_export.common.progress import NullProgress
 from qvl_export.exporting import pipeline
 from qvl_export.families import read_spec
 from qvl_export.quant.calibration import layerwise as calibrate
@@ -114,7 +114,7 @@ def test_sensitivities_are_of_every_linear_and_make_sense(table: list[Sensitivit
     assert all(row.kl.keys() == row.forms.keys() for row in table)
 
 
-class Told(Silent):
+class Told(NullProgress):
     def __init__(self) -> None:
         self.stages: list[str] = []
 

@@ -17,17 +17,17 @@ from ..engines import Finisher
 from ..graph import weights
 from ..graph.build import Graph
 from ..graph.packed_sources import packed_parts
-from ..quant.calibration.work_dir import Quantized
-from .resolve import Opened, build_graph
+from ..quant.calibration.work_dir import TowerResult
+from .resolve import ResolvedExport, build_graph
 
 
-class Draft:
+class BundleBuilder:
     """Writes an export to `directory`: the text files immediately, then one graph after another.
 
     `graphs` holds the written graphs by name.
     """
 
-    def __init__(self, opened: Opened, directory: Path) -> None:
+    def __init__(self, opened: ResolvedExport, directory: Path) -> None:
         self.directory = directory
         self._opened = opened
         names = texts.write(opened.texts, directory)
@@ -44,7 +44,7 @@ class Draft:
         target, special = opened.plan.target, opened.texts.special_tokens
         return describe.manifest(opened.spec, target, self._entries, self._files, origin, special, opened.generation)
 
-    def add(self, name: str, quantized: Quantized, progress: Progress) -> None:
+    def add(self, name: str, quantized: TowerResult, progress: Progress) -> None:
         """Writes a graph and its weights; tensors in `quantized` replace those of the checkpoint."""
         opened, target = self._opened, self._opened.targets[name]
         linears = opened.linears(quantized)

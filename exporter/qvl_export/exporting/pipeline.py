@@ -11,7 +11,7 @@ from qvl_runtime.manifest import Manifest
 from .. import targets
 from ..checkpoint.quantized import gptq_writer as save_gptq
 from ..common import atomic_output as atomic
-from ..common.progress import Progress, Silent
+from ..common.progress import NullProgress, Progress
 from ..common.scratch import scratch
 from ..common.threads import limited_threads
 from ..errors import ExportError
@@ -21,18 +21,18 @@ from ..jobs.pool import Pool
 from ..quant import precision, schemes
 from ..quant.calibration.resume import calibrating
 from ..quant.calibration.saved_linear import SavedLinear
-from ..quant.calibration.work_dir import Quantized
+from ..quant.calibration.work_dir import TowerResult
 from ..quant.calibration_data.selection import Pages, select
 from ..quant.context import CalibrationSetup
 from ..quant.mixed_precision.sensitivity_table import Sensitivity
 from ..quant.precision import MIXED
 from ..quant.quantizer import Quantizer
 from . import layouts
-from .bundle_builder import Draft
+from .bundle_builder import BundleBuilder
 from .plan import ExportPlan, quantized
-from .resolve import Opened, open_checkpoint
+from .resolve import ResolvedExport, open_checkpoint
 
-__all__ = ["ExportPlan", "Progress", "Silent", "export", "sensitivity"]
+__all__ = ["ExportPlan", "NullProgress", "Progress", "export", "sensitivity"]
 
 
 def export(plan: ExportPlan, progress: Progress | None = None) -> Manifest:
@@ -43,10 +43,10 @@ def export(plan: ExportPlan, progress: Progress | None = None) -> Manifest:
 
     Raises ExportError (ConfigError, CheckpointError, HubError, OutputError).
     """
-    progress, out, precisions = progress or Silent(), Path(plan.out), plan.precisions()
+    progress, out, precisions = progress or NullProgress(), Path(plan.out), plan.precisions()
     plan.check()
     layout = layouts.find(plan.layout)
-    atomic.check_free(out, plan.force, layout.PRODUCT)
+    atomic.check_free(out, plan.force, layout.OUTPUT_KIND)
     if plan.save_gptq is not None:
         save_gptq.check_place(Path(plan.save_gptq), out, plan.force)
     pages = select(plan.calib, plan.samples) if quantized(precisions) else None
@@ -60,18 +60,18 @@ def export(plan: ExportPlan, progress: Progress | None = None) -> Manifest:
         limited_threads(plan.threads),
         _quantizer(opened, pages, progress) as quantizer,
         _gptq_checkpoint(plan) as save_gptq_to,
-        atomic.writing(out, plan.force, layout.PRODUCT) as directory,
+        atomic.writing(out, plan.force, layout.OUTPUT_KIND) as directory,
     ):
-        draft, made = Draft(opened, directory), Quantized()
+        draft, tower_result = BundleBuilder(opened, directory), TowerResult()
         for name in precisions:
             if quantizer:
-                made = quantizer.tower(name, draft.manifest(), directory, made, progress.stage)
-            draft.add(name, made, progress)
+                tower_result = quantizer.tower(name, draft.manifest(), directory, tower_result, progress.stage)
+            draft.add(name, tower_result, progress)
         if finisher:
             draft.finish_with(finisher, progress)
         manifest = draft.manifest(quantizer.calibration(progress.stage) if quantizer else None)
         layout.finish(directory, opened, draft.graphs, manifest)
-        save_gptq_to(opened, made, progress)
+        save_gptq_to(opened, tower_result, progress)
     return manifest
 
 
@@ -86,7 +86,7 @@ def sensitivity(plan: ExportPlan, progress: Progress | None = None) -> list[Sens
 
     Raises ExportError as `export` does.
     """
-    progress, mixed = progress or Silent(), dict.fromkeys(precision.TOWERS, MIXED)
+    progress, mixed = progress or NullProgress(), dict.fromkeys(precision.TOWERS, MIXED)
     schemes.find("int4", plan.options)
     pages = select(plan.calib, plan.samples)
     opened = open_checkpoint(plan, mixed, progress)
@@ -95,11 +95,11 @@ def sensitivity(plan: ExportPlan, progress: Progress | None = None) -> list[Sens
     weights.check_finite(opened.checkpoint.tensors.values(), progress)
     with limited_threads(plan.threads), scratch() as work:
         quantizer = _quantizer_of(opened, mixed, work / "b", pages)
-        return quantizer.sensitivities(Draft(opened, work).manifest(), work, progress.stage)
+        return quantizer.sensitivities(BundleBuilder(opened, work).manifest(), work, progress.stage)
 
 
 @contextlib.contextmanager
-def _quantizer(opened: Opened, pages: Pages | None, progress: Progress) -> Iterator[Quantizer | None]:
+def _quantizer(opened: ResolvedExport, pages: Pages | None, progress: Progress) -> Iterator[Quantizer | None]:
     """Yields the quantizer of the plan's graphs on `pages`, None without pages; raises ExportError on failure."""
     plan, wanted = opened.plan, quantized(opened.precisions)
     if pages is None:
@@ -118,7 +118,7 @@ def _quantizer(opened: Opened, pages: Pages | None, progress: Progress) -> Itera
 
 
 def _quantizer_of(
-    opened: Opened, wanted: dict[str, str], out: Path, pages: Pages, pool: Pool | None = None
+    opened: ResolvedExport, wanted: dict[str, str], out: Path, pages: Pages, pool: Pool | None = None
 ) -> Quantizer:
     plan = opened.plan
     setup = CalibrationSetup(
@@ -137,7 +137,7 @@ def _quantizer_of(
     return Quantizer(setup)
 
 
-def _check_save_gptq(opened: Opened) -> None:
+def _check_save_gptq(opened: ResolvedExport) -> None:
     """Raises ExportError before the long work if the model cannot be saved as a GPTQ checkpoint."""
     plan, spec = opened.plan, opened.spec
     if plan.save_gptq is None:
@@ -152,7 +152,7 @@ def _check_save_gptq(opened: Opened) -> None:
 
 
 @contextlib.contextmanager
-def _gptq_checkpoint(plan: ExportPlan) -> Iterator[Callable[[Opened, Quantized, Progress], None]]:
+def _gptq_checkpoint(plan: ExportPlan) -> Iterator[Callable[[ResolvedExport, TowerResult, Progress], None]]:
     """Yields a function that writes the plan's GPTQ checkpoint, if any; its directory appears only on success."""
     if plan.save_gptq is None:
         yield lambda *_: None
@@ -160,9 +160,9 @@ def _gptq_checkpoint(plan: ExportPlan) -> Iterator[Callable[[Opened, Quantized, 
     out = Path(plan.save_gptq)
     with atomic.writing(out, plan.force, save_gptq.GPTQ) as directory:
 
-        def save(opened: Opened, made: Quantized, progress: Progress) -> None:
-            with atomic.told(directory, out):
-                linears = opened.linears(made)
+        def save(opened: ResolvedExport, tower_result: TowerResult, progress: Progress) -> None:
+            with atomic.naming_output(directory, out):
+                linears = opened.linears(tower_result)
                 save_gptq.save(directory, opened.checkpoint, linears, progress.stage, progress.advance)
 
         yield save

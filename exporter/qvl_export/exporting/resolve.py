@@ -25,7 +25,7 @@ from ..graph.packed_sources import packed_parts
 from ..graph.weight_matching import match
 from ..quant import precision, schemes
 from ..quant import rotation as rotate
-from ..quant.calibration.work_dir import Quantized
+from ..quant.calibration.work_dir import TowerResult
 from ..quant.precision import MIXED
 from . import hub
 from .plan import ExportPlan
@@ -39,7 +39,7 @@ Linears = Mapping[str, stored.QuantizedSource]
 
 
 @dataclass(frozen=True)
-class Opened:
+class ResolvedExport:
     """A checkpoint that fits a plan; its spec and tensors have the plan's bounds and basis.
 
     `precisions` and `targets` are by graph name, `own` the linears that the checkpoint stores quantized, `sources` the
@@ -77,12 +77,12 @@ class Opened:
             engines.capabilities(self.plan.compute_capability), self.plan.profile, int4, stored
         )
 
-    def linears(self, quantized: Quantized) -> dict[str, stored.QuantizedSource]:
+    def linears(self, quantized: TowerResult) -> dict[str, stored.QuantizedSource]:
         """Returns the checkpoint's own quantized linears and those of `quantized`."""
         return {**self.own, **quantized.linears}
 
 
-def open_checkpoint(plan: ExportPlan, precisions: Mapping[str, str], progress: Progress) -> Opened:
+def open_checkpoint(plan: ExportPlan, precisions: Mapping[str, str], progress: Progress) -> ResolvedExport:
     """Finds, reads and checks the plan's checkpoint.
 
     Raises ExportError (HubError, ConfigError, CheckpointError).
@@ -111,7 +111,9 @@ def open_checkpoint(plan: ExportPlan, precisions: Mapping[str, str], progress: P
     for note in (*checkpoint.notes, *leftovers.notes(checkpoint.tensors), *_headless(spec, checkpoint)):
         progress.stage(f"note: {note}")
     texts = text_files.read(checkpoint, spec, lambda note: progress.stage(f"note: {note}"))
-    return Opened(plan, precisions, lowered, checkpoint, source, spec, tensors, own, sources, texts, recommended)
+    return ResolvedExport(
+        plan, precisions, lowered, checkpoint, source, spec, tensors, own, sources, texts, recommended
+    )
 
 
 def build_graph(name: str, spec: ModelSpec, target: targets.Target, linears: Linears) -> build.Graph:

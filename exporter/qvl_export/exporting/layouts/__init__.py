@@ -10,21 +10,21 @@ from typing import Protocol, cast
 
 from qvl_runtime.manifest import Manifest
 
-from ...common.atomic_output import Product
+from ...common.atomic_output import OutputKind
 from ...errors import ExportError
 from ...graph.build import Graph
-from ..resolve import Opened
+from ..resolve import ResolvedExport
 
 
 class DirectoryLayout(Protocol):
-    """Interface of a module of this package; `PRODUCT` is the kind of directory that `--force` may replace."""
+    """Interface of a module of this package; `OUTPUT_KIND` is the kind of directory that `--force` may replace."""
 
-    PRODUCT: Product
+    OUTPUT_KIND: OutputKind
 
-    def check(self, opened: Opened) -> None:
+    def check(self, opened: ResolvedExport) -> None:
         """Raises ExportError before the long work if the layout cannot hold this export."""
 
-    def finish(self, directory: Path, opened: Opened, graphs: Mapping[str, Graph], manifest: Manifest) -> None:
+    def finish(self, directory: Path, opened: ResolvedExport, graphs: Mapping[str, Graph], manifest: Manifest) -> None:
         """Completes the layout from what is already written: text files, `graphs` and their weights."""
 
 

@@ -16,15 +16,15 @@ from qvl_runtime.manifest import GENAI_CONFIG, ImageGeometry, Manifest
 
 from ...bundle.files import save_graph
 from ...checkpoint.directory import Checkpoint
-from ...common.atomic_output import Product
+from ...common.atomic_output import OutputKind
 from ...errors import ConfigError, ExportError
 from ...families.spec import ModelSpec, TextSpec
 from ...graph import genai_graphs as split
 from ...graph import weights
 from ...graph.build import Graph
-from ..resolve import Opened
+from ..resolve import ResolvedExport
 
-PRODUCT = Product("a directory for ONNX Runtime GenAI", (GENAI_CONFIG,))
+OUTPUT_KIND = OutputKind("a directory for ONNX Runtime GenAI", (GENAI_CONFIG,))
 TYPES = {
     "qwen2_vl": "qwen2_5_vl",
     "qwen2_5_vl": "qwen2_5_vl",
@@ -44,7 +44,7 @@ SESSION_OPTIONS: dict[str, Any] = {
 """Session options of all three graphs: the vision and embedding sections have none of their own."""
 
 
-def check(opened: Opened) -> None:
+def check(opened: ResolvedExport) -> None:
     """Raises ExportError for families, targets, precisions and tokenizers that the layout does not support."""
     family, target = opened.spec.family, opened.plan.target
     if family not in TYPES:
@@ -56,7 +56,7 @@ def check(opened: Opened) -> None:
     _vision_start(opened)
 
 
-def finish(directory: Path, opened: Opened, graphs: Mapping[str, Graph], manifest: Manifest) -> None:
+def finish(directory: Path, opened: ResolvedExport, graphs: Mapping[str, Graph], manifest: Manifest) -> None:
     """Replaces the bundle's two graphs by three, and writes the tokenizer and configuration files."""
     stored = {name: tensor for graph in graphs.values() for name, tensor in weights.stored(graph).items()}
     layouts = {name: layout for graph in graphs.values() for name, layout in graph.layouts.items()}
@@ -81,7 +81,7 @@ def _write_tokenizer(directory: Path, checkpoint: Checkpoint) -> None:
     _write(directory / "tokenizer_config.json", {**config, "chat_template": template})
 
 
-def _vision_start(opened: Opened) -> int:
+def _vision_start(opened: ResolvedExport) -> int:
     """Returns the id of the token that starts an image; raises ConfigError if the tokenizer has none."""
     added = json.loads(opened.texts.tokenizer).get("added_tokens") or []
     found = [token["id"] for token in added if token["content"] == VISION_START]
@@ -106,7 +106,7 @@ def processor_config(image: ImageGeometry) -> dict[str, Any]:
     return {"processor": {"name": "qwen2_5_image_processor", "transforms": transforms}}
 
 
-def _padding(opened: Opened) -> int:
+def _padding(opened: ResolvedExport) -> int:
     """Returns the padding token, which GenAI skips in positions wherever it occurs in a prompt."""
     for config in (opened.checkpoint.json("generation_config.json") or {}, opened.checkpoint.config):
         if type(token := config.get("pad_token_id")) is int:

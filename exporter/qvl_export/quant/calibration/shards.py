@@ -15,7 +15,7 @@ from typing import IO, TYPE_CHECKING, NamedTuple, Protocol
 import msgspec
 import numpy as np
 
-from ...common.atomic_output import written
+from ...common.atomic_output import atomic_file
 from ..statistics import Collector, Part
 from .expert_tokens import Routed
 from .layer_session import open_session, run, through
@@ -106,7 +106,7 @@ def gather(session: ort.InferenceSession, samples: Iterable[Sample], watch: Watc
     """Runs the pages of a shard and collects statistics; tokens routed to experts go to the file `tokens`."""
     collectors, outputs = watch.collectors(), watch.outputs
     routed = Routed(tokens, watch.chosen) if watch.routed else None
-    with written(tokens) if routed else contextlib.nullcontext() as file:
+    with atomic_file(tokens) if routed else contextlib.nullcontext() as file:
         for sample in samples:
             values, counts = run(session, sample, outputs), token_weights(sample, watch.vision_weight)
             for collector, value in zip(collectors, values[: len(collectors)], strict=True):

@@ -19,7 +19,7 @@ from ...graph.packed_sources import packed_parts
 from ...targets import Target
 from ..schemes import Floats, Scheme
 from .layer_session import open_session
-from .work_dir import Quantized
+from .work_dir import TowerResult
 
 MOST_OPEN = 4
 """Names for stage files: the sessions that can be open at a time, and the next one."""
@@ -57,11 +57,11 @@ class Tower:
         """The sources of a graph's float weights."""
         return weights.float_sources(graph, self.tensors)
 
-    def open(self, stage: Stage, quantized: Quantized, directory: Path) -> ort.InferenceSession:
+    def open(self, stage: Stage, quantized: TowerResult, directory: Path) -> ort.InferenceSession:
         """Writes a stage and opens it in the runtime's engine."""
         return open_session(self.write(stage, quantized, directory))
 
-    def write(self, stage: Stage, quantized: Quantized, directory: Path) -> Path:
+    def write(self, stage: Stage, quantized: TowerResult, directory: Path) -> Path:
         """Writes a stage with its weights as an export does; returns the path of its graph."""
         graph = stage.graph
         sources: dict[str, weights.Source] = {

@@ -16,7 +16,7 @@ from qvl_runtime.manifest import Calibration, Manifest
 from qvl_runtime.sessions.cpu import CpuVision, open_vision
 
 from ...bundle import manifest as describe
-from ...common.atomic_output import written
+from ...common.atomic_output import atomic_file
 from ...common.threads import thread_limit
 from ...graph import weights
 from ...graph.build import Graph, build_vision
@@ -102,7 +102,7 @@ def sensitivities(context: CalibrationContext) -> list[Sensitivity]:
         works["vision"].begin(sampler.patches())
         works["llm"].begin(_tokens(setup, sampler, context.manifest, works["llm"].directory))
         table = sensitivity.measure(_chain(setup, works["llm"]), works, _candidates(setup), report)
-        with written(kept) as file:
+        with atomic_file(kept) as file:
             file.write(msgspec.json.encode(table))
         for work in works.values():
             shutil.rmtree(work.directory)
