@@ -34,13 +34,13 @@ def test_what_cannot_be_read_meanwhile_keeps_its_name(tmp_path: Path) -> None:
 def test_an_empty_directory_is_a_free_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out, box = tmp_path / "out", OutputKind("a box", ("lid",))
     out.mkdir()
-    with writing(out, force=False, product=box) as directory:
+    with writing(out, force=False, kind=box) as directory:
         (directory / "lid").write_text("on")
     assert (out / "lid").read_text() == "on"
-    with pytest.raises(OutputError, match="already exists"), writing(out, force=False, product=box):
+    with pytest.raises(OutputError, match="already exists"), writing(out, force=False, kind=box):
         pass
     here = tmp_path / "here"
     here.mkdir()
     monkeypatch.chdir(here)
-    with pytest.raises(OutputError, match="is the current directory"), writing(here, force=False, product=box):
+    with pytest.raises(OutputError, match="is the current directory"), writing(here, force=False, kind=box):
         pass

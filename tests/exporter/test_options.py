@@ -30,11 +30,6 @@ UNREAD = [
     (["--block-size", "32"], f"--block-size is for {TABLES} {ADD}"),
     (["--vision-precision", "int8", "--block-size", "64"], f"--block-size is for {TABLES} {ADD}"),
     (["--reduce-range"], "--reduce-range is for int8 (add --precision int8, or leave it out)"),
-    (["--vision-weight", "1"], f"--vision-weight is for int4 of the language model {ADD_INT4}"),
-    (
-        ["--vision-precision", "int4", "--vision-weight", "2"],
-        f"--vision-weight is for int4 of the language model {ADD_INT4}",
-    ),
     (["--precision", "int8", "--no-gptq-experts"], f"--no-gptq-experts is for int4 of the language model {ADD_INT4}"),
     (["--precision", "int4", "--no-gptq-experts"], "--no-gptq-experts is for models with experts (leave it out)"),
     (["--accuracy-level", "4"], f"--accuracy-level is for a quantized language model {ADD_INT4}"),
@@ -76,8 +71,8 @@ def test_every_option_of_the_table_is_one_of_the_command_and_of_the_plan(option:
 @pytest.mark.parametrize(
     "given",
     [
-        {"precision": "int4", "block_size": 64, "accuracy_level": 0, "vision_weight": 2.0, "samples": 5},
-        {"precision": "hybrid", "vision_weight": 2.0, "reduce_range": True, "threads": 1},
+        {"precision": "int4", "block_size": 64, "accuracy_level": 0, "samples": 5},
+        {"precision": "hybrid", "reduce_range": True, "threads": 1},
         {"max_kl": 0.1, "block_size": 64, "reduce_range": True, "samples": 3},
         {"llm_precision": "int8", "block_size": 64},
         {"vision_precision": "int8", "llm_precision": "int8", "precision": "fp32"},

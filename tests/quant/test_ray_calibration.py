@@ -22,7 +22,7 @@ from tests.heldout import HELDOUT
 from tests.oracles.tiny import REFERENCE
 from tests.quant.test_calibrate import StopAfter, Stopped, hashes
 
-PLAN: dict[str, Any] = {"precision": "int4", "calib": HELDOUT, "samples": 5, "vision_weight": 2.0}
+PLAN: dict[str, Any] = {"precision": "int4", "calib": HELDOUT, "samples": 5}
 MODULE = spread.MODULE
 AnyJob = spread.Job | encoding.Job
 

@@ -187,7 +187,7 @@ def test_force_replaces_it_and_a_failure_leaves_the_old_one(
     linears = quantized_linears(Checkpoint(saved[1]))
 
     def save() -> None:
-        with atomic.writing(place, force=True, product=save_gptq.GPTQ) as directory:
+        with atomic.writing(place, force=True, kind=save_gptq.GPTQ) as directory:
             save_gptq.save(directory, Checkpoint(REFERENCE), linears, lambda *_: None, lambda _: None)
 
     def fail(*_: object) -> None:

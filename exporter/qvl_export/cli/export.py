@@ -79,7 +79,6 @@ Examples:
     show_default=True,
     help="Most pages to calibrate on, spread evenly over all that --calib gives.",
 )
-@click.option("--vision-weight", type=float, default=1.0, help="What image tokens count in GPTQ; text tokens count 1.")
 @click.option(
     "--save-gptq",
     type=click.Path(path_type=Path),
@@ -128,7 +127,6 @@ def export(
     block_size: int,
     calib: tuple[Path, ...],
     samples: int,
-    vision_weight: float,
     save_gptq: Path | None,
     rotate: bool,
     gptq_experts: bool,
@@ -164,7 +162,6 @@ def export(
         block_size=block_size,
         calib=calib,
         samples=samples,
-        vision_weight=vision_weight,
         save_gptq=save_gptq,
         rotate=rotate,
         gptq_experts=gptq_experts,

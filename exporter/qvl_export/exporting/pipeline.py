@@ -131,7 +131,6 @@ def _quantizer_of(
         opened.options,
         pages,
         plan.limit,
-        plan.vision_weight,
         pool,
     )
     return Quantizer(setup)

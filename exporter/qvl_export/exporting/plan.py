@@ -50,13 +50,12 @@ READ_BY = {
         "quantization of the language model, or to int4",
     ),
     "--reduce-range": Reader("reduce_range", dict.fromkeys(_ANY, ("int8", "mixed")), "int8", "add --precision int8"),
-    "--vision-weight": Reader("vision_weight", _INT4_LLM, "int4 of the language model", _ADD_INT4),
     "--no-gptq-experts": Reader("gptq_experts", _INT4_LLM, "int4 of the language model", _ADD_INT4),
 }
 """Options that have no effect unless a graph has a certain precision."""
 RECORDED = (
     *("precision", "vision_precision", "llm_precision", "max_kl", "max_size", "min_pixels", "max_pixels", "max_length"),
-    *("accuracy_level", "reduce_range", "block_size", "samples", "vision_weight", "rotate", "gptq_experts"),
+    *("accuracy_level", "reduce_range", "block_size", "samples", "rotate", "gptq_experts"),
 )
 """Fields that a bundle records about its export."""
 
@@ -76,8 +75,7 @@ class ExportPlan:
     or directories of these; the built-in set if empty. `reduce_range` makes int8 weights fast on x86 without VNNI, at
     some cost in accuracy. `max_kl` (mean KL divergence of answers from the checkpoint's, in nats per token) or
     `max_size` (bytes) replaces a precision: each linear gets one by what it costs on the calibration pages.
-    `vision_weight` is the weight of an image token in GPTQ's Hessians, relative to a text token. The int4 language
-    model is also saved as a GPTQ checkpoint in the directory `save_gptq`. `rotate` folds a rotation of hidden states
+    The int4 language model is also saved as a GPTQ checkpoint in the directory `save_gptq`. `rotate` folds a rotation of hidden states
     into the weights of the language model, which changes no answer of a float bundle and makes a quantized one more
     accurate if a few channels are far larger than the others (see docs/decisions.md). Without `gptq_experts`, int4
     experts are rounded to nearest, which is several times faster. `layout` "genai" writes a directory for ONNX Runtime
@@ -105,7 +103,6 @@ class ExportPlan:
     block_size: int = 32
     calib: str | Path | Sequence[str | Path] = ()
     samples: int = 128
-    vision_weight: float = 1.0
     save_gptq: str | Path | None = None
     rotate: bool = False
     gptq_experts: bool = True
@@ -172,8 +169,6 @@ class ExportPlan:
         if self.samples < 1:
             raise ExportError(f"--samples is {self.samples}", fix="calibrate on at least one page")
         self._check_read(precisions)
-        if not 0 <= self.vision_weight <= 1000:
-            raise ExportError(f"--vision-weight is {self.vision_weight}", fix="0 to 1000; text tokens count 1")
         for chosen in set(wanted.values()):
             schemes.find("int4" if chosen == MIXED else chosen, self.options)
 

@@ -80,9 +80,7 @@ class Quantizer:
         tower = llm_tower(setup.spec, setup.targets[name], setup.tensors, self._scheme(name, context))
         moe = setup.spec.text.moe
         chosen = moe.experts_per_token if moe and setup.options.gptq_experts else 0
-        tower = replace(
-            tower, name=name, vision_weight=setup.vision_weight, cache_scales=cache_scales, experts_per_token=chosen
-        )
+        tower = replace(tower, name=name, cache_scales=cache_scales, experts_per_token=chosen)
         found = calibrate.quantize_tower(tower, work, context.report, setup.pool)
         tables = {table: self._table(table, work.directory) for table in setup.tables}
         return replace(found, linears={**found.linears, **tables})

@@ -101,7 +101,7 @@ def _watch(tower: Tower, stage: Stage, pages: int) -> Watch:
         schemes = [scheme for name in names if (scheme := tower.scheme(name))]
         if schemes:
             taps.append(Tap(output, names[0], any(scheme.hessian for scheme in schemes)))
-    return Watch(taps, pages, tower.vision_weight, routed_outputs(tower, stage), tower.experts_per_token)
+    return Watch(taps, pages, routed_outputs(tower, stage), tower.experts_per_token)
 
 
 def quantize_linears(

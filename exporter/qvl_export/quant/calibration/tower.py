@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 class Tower:
     """A tower to quantize: its stages in order, a function that builds each, its weights, and the scheme per linear.
 
-    `vision_weight` is the weight of image tokens in Hessians; `cache_scales` come from the tower that shares its KV
-    cache. `experts_per_token` is the number of experts per token; if it is 0, experts are rounded to nearest instead of
-    by GPTQ. `per_tensor` allows one scale for all inputs of a linear, if the tokens of an image always run together.
+    `cache_scales` come from the tower that shares its KV cache. `experts_per_token` is the number of experts per token;
+    if it is 0, experts are rounded to nearest instead of by GPTQ. `per_tensor` allows one scale for all inputs of a
+    linear, if the tokens of an image always run together.
     """
 
     name: str
@@ -42,7 +42,6 @@ class Tower:
     target: Target
     tensors: Mapping[str, Tensor]
     scheme: Callable[[str], Scheme | None]
-    vision_weight: float = 1.0
     cache_scales: Mapping[str, Floats] = field(default_factory=dict)
     experts_per_token: int = 0
     per_tensor: bool = False
