@@ -340,10 +340,14 @@ ARGUMENTS = [
     ),
     Row(
         "pixel bounds",
-        r"900000 to 800000 pixels are no bounds",
+        r"min_pixels 900000 is above max_pixels 800000",
         command=(*EXPORT, "--min-pixels", "900000", "--max-pixels", "800000"),
     ),
-    Row("pixel bound below a token", r"10 to 10 pixels are no bounds", command=(*EXPORT, "--max-pixels", "10")),
+    Row(
+        "pixel bound below a token",
+        r"min_pixels 10 and max_pixels 10 are too small",
+        command=(*EXPORT, "--max-pixels", "10"),
+    ),
     Row(
         "max length", r"--max-length 999999 is not within the model's 8192", command=(*EXPORT, "--max-length", "999999")
     ),
