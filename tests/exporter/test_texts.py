@@ -149,7 +149,7 @@ def test_malformed_added_tokens(here: Path, decoder: Any) -> None:
 @pytest.mark.parametrize("name", ["extra_special_tokens", "additional_special_tokens"])
 def test_malformed_special_tokens(here: Path, name: str, extra: Any) -> None:
     put(here, tokenizer_config__json={name: extra}, chat_template__jinja=QWEN2_5_VL)
-    with pytest.raises(ConfigError, match=r"tokenizer_config\.json: extra special tokens are .*: no list"):
+    with pytest.raises(ConfigError, match=r"tokenizer_config\.json: extra special tokens must be a list, got "):
         read(here)
 
 

@@ -53,7 +53,9 @@ def capabilities(text: str | None) -> tuple[int, ...]:
         return ()
     found = [re.fullmatch(r"(\d+)\.?(\d)", part.strip()) for part in text.split(",")]
     if not all(found):
-        raise ExportError(f"compute capabilities {text!r} are no numbers", fix="such as --compute-capability 86,89,120")
+        raise ExportError(
+            f"compute capabilities {text!r} are not numbers", fix="such as --compute-capability 86,89,120"
+        )
     return tuple(dict.fromkeys(int(match[1] + match[2]) for match in found if match))
 
 

@@ -17,6 +17,7 @@ from ...graph.layer_graphs import Stage
 from ...graph.weights import Source
 from ...qtensor import Layout, QTensor
 from ..gptq.solver import gptq, round_to_nearest
+from ..schemes import Scheme
 from .expert_tokens import Routed
 from .rtn_tables import quantize_rows
 from .tower import Tower
@@ -133,6 +134,12 @@ def _round(tower: Tower, weight: ExpertWeight, name: str, source: Source, work: 
     scheme = tower.scheme(name)
     if scheme is None:
         return LinearRecord(None, (count * outputs, inputs), None)
-    layout = INTEGER_EXPERTS if scheme.layout(inputs).integer else scheme.layout(inputs)
+    layout = expert_format(scheme, inputs)
     quantize_rows(name, source, (count * outputs, inputs), layout, work.directory)
     return LinearRecord(layout, (count * outputs, inputs), None)
+
+
+def expert_format(scheme: Scheme, columns: int) -> Layout:
+    """The format of experts of `columns` inputs under a scheme."""
+    layout = scheme.layout(columns)
+    return INTEGER_EXPERTS if layout.integer else layout
