@@ -300,7 +300,7 @@ def test_the_first_that_places_the_image_token(here: Path, files: dict[str, Any]
         ),
         (
             {"chat_template__json": {"chat_template": "x"}, "chat_template__jinja": "{{ raise_exception('no') }}"},
-            r"chat_template\.json: takes no images: .* and that of chat_template\.jinja the chat template refuses",
+            r"chat_template\.json: takes no images: .* and the one of chat_template\.jinja the chat template refuses",
         ),
         (
             {"tokenizer_config__json": {"chat_template": [{"name": "a", "template": "x"}, {"name": "b"}]}},
