@@ -147,7 +147,7 @@ def _check_save_gptq(opened: Opened) -> None:
     scheme = schemes.find("int4", plan.options)
     shapes = build.llm_weights(spec.text, opened.targets["llm"])
     save_gptq.check(
-        {name: SavedLinear(name, Path(), scheme.layout(shape[1]), *shape) for name, shape in shapes.items()}
+        {name: SavedLinear(name, Path(), scheme.format(shape[1]), *shape) for name, shape in shapes.items()}
     )
 
 

@@ -71,8 +71,8 @@ class Opened:
     @property
     def engine_options(self) -> engines.EngineOptions:
         """The options of engines that follow from the plan and its weights."""
-        stored = frozenset(linear.layout() for linear in self.own.values())
-        int4 = any(layout.bits == 4 for layout in stored) or not {"int4", MIXED}.isdisjoint(self.precisions.values())
+        stored = frozenset(linear.format() for linear in self.own.values())
+        int4 = any(format.bits == 4 for format in stored) or not {"int4", MIXED}.isdisjoint(self.precisions.values())
         return engines.EngineOptions(
             engines.capabilities(self.plan.compute_capability), self.plan.profile, int4, stored
         )
@@ -98,7 +98,7 @@ def open_checkpoint(plan: ExportPlan, precisions: Mapping[str, str], progress: P
     if own and plan.rotate:
         raise ExportError("the checkpoint is already quantized", where=checkpoint.directory, fix="use --no-rotate")
     if own:
-        forms = ", ".join(sorted({str(linear.layout()) for linear in own.values()}))
+        forms = ", ".join(sorted({str(linear.format()) for linear in own.values()}))
         progress.stage(f"{len(own)} linears stay as the checkpoint has them: {forms}")
     spec = plan.adjusted(families.read_spec(checkpoint))
     _check_depth(spec, checkpoint)
@@ -116,7 +116,7 @@ def open_checkpoint(plan: ExportPlan, precisions: Mapping[str, str], progress: P
 
 def build_graph(name: str, spec: ModelSpec, target: targets.Target, linears: Linears) -> build.Graph:
     """Returns the graph called `name` with `linears` quantized."""
-    return BUILD[name](spec, target, {name: linear.layout() for name, linear in linears.items()})
+    return BUILD[name](spec, target, {name: linear.format() for name, linear in linears.items()})
 
 
 def _used(checkpoint: Checkpoint, spec: ModelSpec) -> dict[str, Tensor]:

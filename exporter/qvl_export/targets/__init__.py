@@ -16,11 +16,11 @@ from onnxscript import OpBuilder
 
 from ..engines import EngineOptions, Finisher
 from ..errors import ExportError
-from ..qtensor import Layout, QTensor
+from ..qtensor import QTensor, QuantFormat
 
 Inputs = tuple[tuple[str, ir.DataType, list[int | str]], ...]
 """Inputs of a graph: name, element type and axes of each."""
-SCALED_LATER = "scaled_later_by"
+DEFERRED_SCALE = "scaled_later_by"
 """Node metadata: the output still has to be multiplied by the named per-token scales."""
 PAST = "past"
 """Name of the axis of the cache's capacity."""
@@ -44,7 +44,7 @@ class PackedWeight(NamedTuple):
     """A quantized weight [rows, columns] in its stored form: the values of `Target.packed_form` by name."""
 
     parts: Mapping[str, ir.Value]
-    layout: Layout
+    format: QuantFormat
     rows: int
     columns: int
 
@@ -98,23 +98,23 @@ class Target(Protocol):
         """Inputs of the `llm` graph that say how far its cache is filled."""
 
     def linear(
-        self, op: OpBuilder, x: ir.Value, weight: ir.Value, bias: ir.Value | None, wide: bool = False
+        self, op: OpBuilder, x: ir.Value, weight: ir.Value, bias: ir.Value | None, exceeds_fp16: bool = False
     ) -> ir.Value:
-        """x · weightᵀ + bias, weight [out, in]; with `wide`, x or the product may exceed float16's range."""
+        """x · weightᵀ + bias, weight [out, in]; `exceeds_fp16` if x or the product may exceed float16's range."""
 
     def linear_parts(
         self, op: OpBuilder, x: ir.Value, weight: ir.Value, bias: ir.Value | None, count: int
     ) -> Sequence[ir.Value]:
         """The outputs of `linear` in `count` equal parts."""
 
-    def packed_form(self, outputs: int, inputs: int, layout: Layout) -> dict[str, tuple[list[int], ir.DataType]]:
+    def packed_form(self, outputs: int, inputs: int, format: QuantFormat) -> dict[str, tuple[list[int], ir.DataType]]:
         """Shape and element type of each stored part of a quantized weight [outputs, inputs]."""
 
     def pack(self, tensor: QTensor) -> dict[str, np.ndarray]:
         """Returns the values of the parts of `packed_form`, without loss."""
 
     def quantized_linear(
-        self, op: OpBuilder, x: ir.Value, weight: PackedWeight, bias: ir.Value | None, wide: bool = False
+        self, op: OpBuilder, x: ir.Value, weight: PackedWeight, bias: ir.Value | None, exceeds_fp16: bool = False
     ) -> ir.Value:
         """x · dequantized weightᵀ + bias."""
 
@@ -154,7 +154,7 @@ class Target(Protocol):
         """
 
     def packed_experts_form(
-        self, experts: int, outputs: int, inputs: int, layout: Layout
+        self, experts: int, outputs: int, inputs: int, format: QuantFormat
     ) -> dict[str, tuple[list[int], ir.DataType]]:
         """Shape and type of the parts of all experts' matrices; bytes are those of one [experts · outputs, inputs]."""
 
@@ -165,7 +165,7 @@ class Target(Protocol):
         scores: ir.Value,
         gate_up: Mapping[str, ir.Value],
         down: Mapping[str, ir.Value],
-        layout: Layout,
+        format: QuantFormat,
         chosen: int,
     ) -> ir.Value:
         """`experts` with quantized matrices."""
@@ -196,7 +196,7 @@ def largest_of_tokens(op: OpBuilder, x: ir.Value) -> ir.Value:
 
 def ordered(op: OpBuilder, x: ir.Value, weight: PackedWeight) -> ir.Value:
     """x with its columns in the order of the weight's columns."""
-    return op.Gather(x, weight.parts["permutation"], axis=-1) if weight.layout.permuted else x
+    return op.Gather(x, weight.parts["permutation"], axis=-1) if weight.format.permuted else x
 
 
 def available() -> list[str]:

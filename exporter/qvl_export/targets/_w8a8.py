@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 from onnxscript import OpBuilder
 
-from . import SCALED_LATER, largest_of_tokens
+from . import DEFERRED_SCALE, largest_of_tokens
 
 MICROSOFT = "com.microsoft"
 ROUNDED = "rounded to int8"
@@ -30,7 +30,7 @@ class Tokens(NamedTuple):
     shape: ir.Value
 
 
-def token_linear(op: OpBuilder, x: ir.Value, parts: Mapping[str, ir.Value], bias: ir.Value | None) -> ir.Value:
+def w8a8_per_token(op: OpBuilder, x: ir.Value, parts: Mapping[str, ir.Value], bias: ir.Value | None) -> ir.Value:
     """Rounds each token by its own largest magnitude, so that its result has the same bits alone and in a batch."""
     tokens = _rounded(op, x)
     one, zero = op.Constant(value_float=1.0), op.Constant(value=ir.tensor(ZERO))
@@ -43,7 +43,7 @@ def token_linear(op: OpBuilder, x: ir.Value, parts: Mapping[str, ir.Value], bias
     return y
 
 
-def together_linear(op: OpBuilder, x: ir.Value, parts: Mapping[str, ir.Value], bias: ir.Value | None) -> ir.Value:
+def w8a8_per_tensor(op: OpBuilder, x: ir.Value, parts: Mapping[str, ir.Value], bias: ir.Value | None) -> ir.Value:
     """Rounds all tokens with one scale and zero point, so that scales and bias are applied inside the product."""
     if ROUNDED_TOGETHER not in x.meta:
         x.meta[ROUNDED_TOGETHER] = op.DynamicQuantizeLinear(x, _outputs=3)
@@ -56,7 +56,7 @@ def gated(op: OpBuilder, gate: ir.Value, up: ir.Value) -> ir.Value:
     y = op.Mul(gate, up)
     if UNSCALED in up.meta:
         unscaled, factors = up.meta[UNSCALED]
-        unscaled.producer().metadata_props[SCALED_LATER] = factors.name
+        unscaled.producer().metadata_props[DEFERRED_SCALE] = factors.name
         y.meta[UNSCALED] = op.Mul(gate, unscaled), factors
     return y
 

@@ -59,10 +59,10 @@ def check(opened: Opened) -> None:
 def finish(directory: Path, opened: Opened, graphs: Mapping[str, Graph], manifest: Manifest) -> None:
     """Replaces the bundle's two graphs by three, and writes the tokenizer and configuration files."""
     stored = {name: tensor for graph in graphs.values() for name, tensor in weights.stored(graph).items()}
-    layouts = {name: layout for graph in graphs.values() for name, layout in graph.layouts.items()}
+    formats = {name: format for graph in graphs.values() for name, format in graph.formats.items()}
     for name in graphs:
         (directory / f"{name}.onnx").unlink()
-    for graph in split.build(opened.spec, opened.targets["vision"], opened.targets["llm"], layouts):
+    for graph in split.build(opened.spec, opened.targets["vision"], opened.targets["llm"], formats):
         weights.share(graph, stored)
         save_graph(graph, directory)
     _write_tokenizer(directory, opened.checkpoint)
