@@ -24,6 +24,7 @@ from qvl_export.quant.calibration.layer_session import open_session
 from qvl_export.quant.gptq.solver import round_to_nearest
 from qvl_export.quant.schemes import Options, find
 from qvl_export.targets import Target, lower
+from tests.conftest import GRAPH_TARGETS
 from tests.quant.layers import stored
 
 SIZE, OUT, TOKENS = 64, 32, 7
@@ -81,7 +82,7 @@ def run(path: Path, names: list[str] | None = None) -> list[np.ndarray]:
 
 CASES = [
     (target, form)
-    for target, form in product(("cpu", "cuda", "portable"), FORMS)
+    for target, form in product(GRAPH_TARGETS, FORMS)
     if form != "int8 together" or lower(target, "fp16").per_tensor_activations
 ]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import onnx_ir as ir
@@ -204,14 +204,18 @@ def available() -> list[str]:
     return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
 
 
+def builds_engines(name: str) -> bool:
+    """Whether bundles of target `name` hold engines that are built from their graphs, see `engines`."""
+    return hasattr(_module(name), "finisher")
+
+
 def finisher(name: str, options: EngineOptions) -> Finisher | None:
     """Returns the function that builds engines from a target's written graphs; None if the graphs run directly.
 
     Raises ExportError for options that the target does not support, in general or on this machine.
     """
-    make = getattr(importlib.import_module(f"{__name__}.{name}"), "finisher", None)
-    if make is not None:
-        found: Finisher = make(options)
+    if builds_engines(name):
+        found: Finisher = _module(name).finisher(options)
         return found
     if options.capabilities or options.profile != EngineOptions.profile:
         raise ExportError(f"target {name!r} builds no engines", fix="leave --compute-capability and --profile out")
@@ -231,5 +235,9 @@ def lower(name: str, precision: str, accuracy_level: int = 4) -> Target:
         raise ExportError(f"precision {precision!r} is not supported", fix=f"supported: {', '.join(WEIGHT_TYPES)}")
     if accuracy_level not in (0, 4):
         raise ExportError(f"accuracy level {accuracy_level} is not supported", fix="0 or 4")
-    target: Target = importlib.import_module(f"{__name__}.{name}").lower(precision, accuracy_level)
+    target: Target = _module(name).lower(precision, accuracy_level)
     return target
+
+
+def _module(name: str) -> Any:
+    return importlib.import_module(f"{__name__}.{name}")

@@ -14,6 +14,7 @@ from typing import Any
 
 from qvl_runtime.manifest import GENAI_CONFIG, ImageGeometry, Manifest
 
+from ... import families
 from ...bundle.files import save_graph
 from ...checkpoint.directory import Checkpoint
 from ...common.atomic_output import Product
@@ -25,12 +26,7 @@ from ...graph.build import Graph
 from ..resolve import Opened
 
 PRODUCT = Product("a directory for ONNX Runtime GenAI", (GENAI_CONFIG,))
-TYPES = {
-    "qwen2_vl": "qwen2_5_vl",
-    "qwen2_5_vl": "qwen2_5_vl",
-    "qwen3_vl": "qwen3_vl",
-    "qwen3_vl_moe": "qwen3_vl",
-}
+TYPES = families.genai_types()
 """GenAI's model type of each family; families of one type have the same positions and tokens of images."""
 VISION_START = "<|vision_start|>"
 """GenAI searches prompts for this text and inserts the image tokens after it."""
