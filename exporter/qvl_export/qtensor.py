@@ -8,9 +8,8 @@ from enum import Enum
 import numpy as np
 import numpy.typing as npt
 
+from .common.arrays import Floats
 from .errors import ExportError
-
-Floats = npt.NDArray[np.float32]
 
 
 class Activations(Enum):

@@ -1,8 +1,8 @@
 """Parses boxes and points in answers, from each family's notation to pixels of the original image.
 
-A family has one of two notations (`_FAMILIES` says which): marked text, `<ref>label</ref><box>(x1,y1),(x2,y2)</box>` or
-the same with the marks `<|object_ref_start|>` … `<|box_end|>`; or JSON objects with `bbox_2d` or `point_2d`. Coordinates
-are thousandths of each side, or pixels of the **resized** image.
+Families have one of two notations, see `_FAMILIES`. One is text, `<ref>label</ref><box>(x1,y1),(x2,y2)</box>`
+or the same with `<|object_ref_start|>` … `<|box_end|>`; the other is JSON objects with `bbox_2d` or `point_2d`.
+Coordinates are thousandths of each side, or pixels of the **resized** image.
 """
 
 from __future__ import annotations
