@@ -97,7 +97,7 @@ def test_the_engines_of_videos(checkpoint: Checkpoints, page: Path, tmp_path: Pa
     ("changes", "message"),
     [
         ({"compute_capability": "86,87"}, r"does not build for compute capability 87 \(it does for 75, 80, 86"),
-        ({"compute_capability": "Ada"}, "'Ada' are no numbers"),
+        ({"compute_capability": "Ada"}, "'Ada' are not numbers"),
         ({"precision": "int4", "compute_capability": "75"}, r"int4 weights need compute capability 80 .*not 75"),
         ({"precision": "fp32"}, "no attention in fp32"),
         ({"profile": "books"}, "profile 'books' is not known"),

@@ -53,7 +53,9 @@ def capabilities(text: str | None) -> tuple[int, ...]:
         return ()
     found = [re.fullmatch(r"(\d+)\.?(\d)", part.strip()) for part in text.split(",")]
     if not all(found):
-        raise ExportError(f"compute capabilities {text!r} are no numbers", fix="such as --compute-capability 86,89,120")
+        raise ExportError(
+            f"compute capabilities {text!r} are not numbers", fix="such as --compute-capability 86,89,120"
+        )
     return tuple(dict.fromkeys(int(match[1] + match[2]) for match in found if match))
 
 
@@ -63,7 +65,7 @@ def check(options: EngineOptions, library: str) -> None:
         raise ExportError(f"profile {options.profile!r} is not known", fix=f"one of {', '.join(PROFILES)}")
     if any(format.asymmetric or format.bits != 4 for format in options.stored):
         raise ExportError(
-            f"the checkpoint's GPTQ weights are not symmetric int4, which is all that {library} takes",
+            f"the checkpoint's GPTQ weights are not symmetric int4, the only form that {library} supports",
             fix="export the unquantized checkpoint with --precision int4, or use --target cpu",
         )
 

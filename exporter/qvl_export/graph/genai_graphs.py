@@ -59,13 +59,13 @@ def build_vision(spec: ModelSpec, target: Target, formats: Formats) -> Graph:
     image_grid_thw = add_input(graph, "image_grid_thw", INT64, [1, 3])
     op = GraphBuilder(graph).op
     grid = indices.grid_of(op, image_grid_thw)
-    places = indices.patch_places(op, grid, image.spatial_merge_size)
+    coordinates = indices.patch_coordinates(op, grid, image.spatial_merge_size)
     frames = op.Concat(op.Unsqueeze(grid.t, [0]), [-1, image.patch_dim], axis=0)
     inputs = VisionInputs(
         op.Reshape(patches, frames),
-        indices.patch_positions(op, grid, places),
+        indices.patch_positions(op, grid, coordinates),
         indices.windows(op, grid, image),
-        indices.interpolation(op, grid, places, image),
+        indices.interpolation(op, grid, coordinates, image),
     )
     tower = VisionTower(target, spec.vision, patch_kernel(image))
     used = quantize(tower, "visual", formats)

@@ -127,8 +127,8 @@ def vision_stage(spec: ModelSpec, target: Target, name: str, formats: Formats | 
     rope = patch_rope(op, vision, inputs.patch_positions)
     y = op.Add(*block(op, inputs.pixel_values, None, rope, inputs.windows))
     if index in vision.deepstack_blocks:
-        place = vision.deepstack_blocks.index(index)
-        found.add(DeepstackMerger(target, vision, f"{DEEPSTACK}.{place}"))(op, y)
+        number = vision.deepstack_blocks.index(index)
+        found.add(DeepstackMerger(target, vision, f"{DEEPSTACK}.{number}"))(op, y)
     return found.stage(graph, target, y)
 
 

@@ -53,7 +53,7 @@ class PatchEmbed(nn.Module):
         return self.proj(op, patches)
 
 
-class PlacedPatchEmbed(PatchEmbed):
+class PositionedPatchEmbed(PatchEmbed):
     """A patch embedding that adds a learned position per patch and a norm."""
 
     def __init__(self, target: Target, spec: VisionSpec, kernel: list[int], name: str | None = None) -> None:
@@ -68,7 +68,7 @@ class PlacedPatchEmbed(PatchEmbed):
 
 def patch_embed(target: Target, spec: VisionSpec, kernel: list[int], name: str | None = None) -> PatchEmbed:
     """Returns the module that turns pixel patches into inputs of the first block."""
-    return (PlacedPatchEmbed if spec.patches else PatchEmbed)(target, spec, kernel, name)
+    return (PositionedPatchEmbed if spec.patches else PatchEmbed)(target, spec, kernel, name)
 
 
 def embed(op: OpBuilder, patches: PatchEmbed, table: Embedding | None, inputs: VisionInputs) -> ir.Value:
@@ -202,7 +202,7 @@ def feature_linears(spec: VisionSpec) -> list[str]:
     """Names of the linears that produce image features and DeepStack features."""
     if spec.resampler:
         return ["visual.merger.proj"]
-    deepstack = [f"visual.deepstack_merger_list.{place}" for place in range(len(spec.deepstack_blocks))]
+    deepstack = [f"visual.deepstack_merger_list.{number}" for number in range(len(spec.deepstack_blocks))]
     if spec.fc == "fc":
         return ["visual.merger.mlp.2"]
     return [f"{merger}.{spec.fc}2" for merger in ("visual.merger", *deepstack)]

@@ -54,9 +54,9 @@ class Written:
     formats: Mapping[str, QuantFormat]
 
     def precision(self, floats: str) -> str:
-        """The precision in words, such as `fp16`, or `int4 in blocks of 32, else fp16`."""
-        forms = sorted(set(map(str, self.formats.values())))
-        return f"{', '.join(forms)}, else {floats}" if forms else floats
+        """The precision as manifests and messages name it, such as `fp16`, or `int4 in blocks of 32, else fp16`."""
+        formats = sorted(set(map(str, self.formats.values())))
+        return f"{', '.join(formats)}, else {floats}" if formats else floats
 
 
 def float_sources(graph: Graph, tensors: Mapping[str, Tensor]) -> dict[str, Source]:

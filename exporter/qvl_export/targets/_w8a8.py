@@ -14,7 +14,7 @@ from . import DEFERRED_SCALE, largest_of_tokens
 MICROSOFT = "com.microsoft"
 ROUNDED = "rounded to int8"
 """Key in a value's `meta` for its `Tokens`."""
-ROUNDED_TOGETHER = "rounded to int8 together"
+ROUNDED_PER_TENSOR = "rounded to int8 per tensor"
 """Key in a value's `meta` for its codes, their scale and zero point."""
 UNSCALED = "before its tokens were scaled"
 """Key in a value's `meta` for the value before scaling, and the per-token factors [batch, tokens, 1]."""
@@ -45,9 +45,9 @@ def w8a8_per_token(op: OpBuilder, x: ir.Value, parts: Mapping[str, ir.Value], bi
 
 def w8a8_per_tensor(op: OpBuilder, x: ir.Value, parts: Mapping[str, ir.Value], bias: ir.Value | None) -> ir.Value:
     """Rounds all tokens with one scale and zero point, so that scales and bias are applied inside the product."""
-    if ROUNDED_TOGETHER not in x.meta:
-        x.meta[ROUNDED_TOGETHER] = op.DynamicQuantizeLinear(x, _outputs=3)
-    codes, step, zero = x.meta[ROUNDED_TOGETHER]
+    if ROUNDED_PER_TENSOR not in x.meta:
+        x.meta[ROUNDED_PER_TENSOR] = op.DynamicQuantizeLinear(x, _outputs=3)
+    codes, step, zero = x.meta[ROUNDED_PER_TENSOR]
     return op.MatMulIntegerToFloat(codes, parts["codes"], step, parts["scales"], zero, None, bias, _domain=MICROSOFT)
 
 

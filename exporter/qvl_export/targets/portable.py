@@ -132,9 +132,9 @@ class PortableTarget(HalfProducts):
         gate_up, down = (op.Transpose(weight, perm=[0, 2, 1]) for weight in (gate_up, down))
         gate, up = op.Split(self.product(op, x, gate_up, None), axis=-1, num_outputs=2, _outputs=2)
         y = self.product(op, op.Mul(self.activation(op, gate, "silu"), up), down, None, exceeds_fp16=True)
-        best, places = op.TopK(scores, op.Constant(value_ints=[chosen]), axis=-1, _outputs=2)
+        best, indices = op.TopK(scores, op.Constant(value_ints=[chosen]), axis=-1, _outputs=2)
         nothing = op.Mul(scores, op.Constant(value_float=0.0))
-        shares = op.ScatterElements(nothing, places, op.Softmax(best, axis=-1), axis=-1)
+        shares = op.ScatterElements(nothing, indices, op.Softmax(best, axis=-1), axis=-1)
         shares = op.Unsqueeze(op.Transpose(shares, perm=[1, 0]), op.Constant(value_ints=[-1]))
         return op.ReduceSum(op.Mul(y, shares), op.Constant(value_ints=[0]), keepdims=1)
 
