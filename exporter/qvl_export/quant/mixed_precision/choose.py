@@ -27,6 +27,7 @@ from ..calibration.tower import Tower
 from ..calibration.work_dir import Floats, Sample, Work
 from ..calibration_data.prompts import Sampler
 from ..context import CalibrationContext, CalibrationSetup
+from ..precision import INT4, INT8
 from ..towers import llm_tower, vision_tower
 from . import measure as sensitivity
 from . import search
@@ -37,7 +38,7 @@ from .pinned_scheme import Pinned
 from .sensitivity_table import Sensitivity
 from .single_linear import shape_of
 
-CANDIDATES = {"vision": ("int8",), "llm": ("int4", "int8")}
+CANDIDATES = {"vision": (INT8,), "llm": (INT4, INT8)}
 """Precisions tried for the linears of each tower beside float, coarsest first."""
 
 
