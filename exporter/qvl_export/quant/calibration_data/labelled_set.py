@@ -65,12 +65,15 @@ class LabelledSet:
         return len(self.labels)
 
     def questions(self, chosen: Sequence[int], leave_out: Report, dpi: int) -> Iterator[Question]:
-        for index in chosen:
-            yield self._question(self.labels[index])
+        origins: dict[str, Origin] = {}
+        for label in (self.labels[index] for index in chosen):
+            if label.image not in origins:
+                origins[label.image] = self._origin(label.image)
+            origin = origins[label.image]
+            yield Question(origin, origin.file, label.prompt, tuple(label.answers), label.task, label.kind)
 
-    def _question(self, label: Label) -> Question:
-        file = self.directory / label.image
+    def _origin(self, image: str) -> Origin:
+        file = self.directory / image
         if not file.is_file():
             raise ExportError("no such file", where=file, fix=f"{self.directory / LABELS} names it")
-        origin = Origin(file, f"{self.name}/{label.image}", sha256(file))
-        return Question(origin, file, label.prompt, tuple(label.answers), label.task, label.kind)
+        return Origin(file, f"{self.name}/{image}", sha256(file))

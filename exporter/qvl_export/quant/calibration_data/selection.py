@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -49,17 +49,26 @@ class Pages:
 
         Raises ExportError and MediaError with the file and page that cannot be read, ExportError if all are blank.
         """
-        began = told = time.monotonic()
-        found = 0
-        for source, chosen in zip(self.sources, self.chosen, strict=True):
-            for question in source.questions(chosen, leave_out or report, dpi):
-                yield question
-                found += 1
-                if (now := time.monotonic()) - told > REPORT_SECONDS:
-                    left, told = (now - began) / found * (len(self) - found), now
-                    report(f"page {found} of {len(self)} read, about {left:.0f} s left")
+        found = False
+        for question in with_progress(self._questions(leave_out or report, dpi), len(self), report):
+            found = True
+            yield question
         if not found:
             raise ExportError("every page is blank", where=", ".join(self.names), fix="give pages with something on")
+
+    def _questions(self, leave_out: Report, dpi: int) -> Iterator[Question]:
+        for source, chosen in zip(self.sources, self.chosen, strict=True):
+            yield from source.questions(chosen, leave_out, dpi)
+
+
+def with_progress(questions: Iterable[Question], total: int, report: Report) -> Iterator[Question]:
+    """Yields the questions; every REPORT_SECONDS it reports how many of `total` the caller has used."""
+    began = reported = time.monotonic()
+    for count, question in enumerate(questions, 1):
+        yield question
+        if (now := time.monotonic()) - reported > REPORT_SECONDS:
+            left, reported = (now - began) / count * (total - count), now
+            report(f"page {count} of {total} read, about {left:.0f} s left")
 
 
 @dataclass
