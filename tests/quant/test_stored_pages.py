@@ -13,7 +13,7 @@ import pytest
 from qvl_export import ExportPlan, export
 from qvl_export.quant.calibration import layerwise
 from qvl_export.quant.calibration.resume import IMAGES, directory_of
-from qvl_export.quant.calibration_data import labelled_set, unlabelled_pages
+from qvl_export.quant.calibration_data import labeled_set, unlabeled_pages
 from qvl_export.quant.calibration_data.selection import Pages, Record, select
 from qvl_export.quant.calibration_data.stored_pages import StoredPages
 from qvl_runtime.media.images import load_image
@@ -44,7 +44,7 @@ def sources(tmp_path: Path) -> list[Path]:
 def counted(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """How often each PDF page was rendered, and each file hashed and, if its images have no labels, decoded."""
     found: Counter[str] = Counter()
-    draw, load, sha256 = Pdf.draw, unlabelled_pages.load_pages, unlabelled_pages.sha256
+    draw, load, sha256 = Pdf.draw, unlabeled_pages.load_pages, unlabeled_pages.sha256
 
     def count(kind: str, path: Any, page: int | None = None) -> None:
         found[f"{kind} {Path(path).name}{'' if page is None else f' {page}'}"] += 1
@@ -52,8 +52,8 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     monkeypatch.setattr(
         Pdf, "draw", lambda pdf, page, *rest: (count("draw", pdf.path, page), draw(pdf, page, *rest))[1]
     )
-    monkeypatch.setattr(unlabelled_pages, "load_pages", lambda path: (count("load", path), load(path))[1])
-    for module in (labelled_set, unlabelled_pages):
+    monkeypatch.setattr(unlabeled_pages, "load_pages", lambda path: (count("load", path), load(path))[1])
+    for module in (labeled_set, unlabeled_pages):
         monkeypatch.setattr(module, "sha256", lambda path: (count("hash", path), sha256(path))[1])
     return found
 

@@ -16,11 +16,12 @@ import numpy as np
 from qvl_runtime.manifest import Calibration
 from qvl_runtime.pdf import PDF_DPI
 
+from ...common.labels import LABELS, read_labels
 from ...common.progress import Report
 from ...errors import ExportError
-from .labelled_set import LABELS, LabelledSet, read_labels
+from .labeled_set import LabeledSet
 from .page_question import Origin, Question, Source, shown
-from .unlabelled_pages import PlainPages, find
+from .unlabeled_pages import PlainPages, find
 
 BUILT_IN = "built-in"
 _INSTALLED = Path(__file__).parents[2] / "calibration"
@@ -95,7 +96,7 @@ def select(paths: str | Path | Sequence[str | Path] = (), limit: int | None = No
     Raises ExportError and MediaError if a source does not exist, has no pages, or is damaged or malformed.
     """
     given = [paths] if isinstance(paths, str | Path) else paths
-    sources = tuple(_source(Path(path)) for path in given) or (_labelled(built_in(), BUILT_IN),)
+    sources = tuple(_source(Path(path)) for path in given) or (_labeled(built_in(), BUILT_IN),)
     counts = [len(source) for source in sources]
     shares = share(counts, sum(counts) if limit is None else limit)
     return Pages(sources, tuple(evenly(count, wanted) for count, wanted in zip(counts, shares, strict=True)))
@@ -128,9 +129,9 @@ def _source(path: Path) -> Source:
         raise ExportError("no such file or directory", where=path)
     name = shown(path.resolve().name)
     if (path / LABELS).is_file():
-        return _labelled(path, name)
+        return _labeled(path, name)
     return PlainPages(name, path, tuple(find(path)))
 
 
-def _labelled(directory: Path, name: str) -> LabelledSet:
-    return LabelledSet(name, directory, tuple(read_labels(directory)))
+def _labeled(directory: Path, name: str) -> LabeledSet:
+    return LabeledSet(name, directory, tuple(label for _, label in read_labels(directory)))
