@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from qvl_export import ConfigError, ExportPlan, export
+from qvl_export import ConfigError, export
 from qvl_export.checkpoint.directory import Checkpoint
 from qvl_export.common.labels import read_labels
 from qvl_export.families import read_spec
@@ -29,6 +29,7 @@ from tests.conftest import Loader
 from tests.exporter import damage as d
 from tests.exporter.test_parity import cosine, three_images
 from tests.heldout import HELDOUT
+from tests.plans import export_plan
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 PREPROCESSOR = {
@@ -179,7 +180,7 @@ def test_int4_is_calibrated_with_deepstack(
         lambda tower, work, *rest: (seen.extend(work.samples(0)), quantize(tower, work, *rest))[1],
     )
     plan = {"llm_precision": "int4", "calib": HELDOUT, "samples": 6, "accuracy_level": 0, "precision": "fp32"}
-    export(ExportPlan(checkpoint("qwen3_vl", "deep"), tmp_path / "int4", **plan))
+    export(export_plan(checkpoint("qwen3_vl", "deep"), tmp_path / "int4", **plan))
     manifest, whole = read_manifest(tmp_path / "int4"), model("qwen3_vl", "deep", "fp32")
     assert "int4 in blocks of 32" in manifest.graphs["llm"].precision and manifest.llm.deepstack_layers == 2
     _, label = next(read_labels(HELDOUT))

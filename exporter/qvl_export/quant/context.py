@@ -51,7 +51,6 @@ class CalibrationSetup:
     options: schemes.Options
     pages: Pages
     limit: Limit | None = None
-    vision_weight: float = 1.0
     pool: Pool | None = None
 
     def __post_init__(self) -> None:
@@ -117,11 +116,11 @@ class CalibrationContext:
     @property
     def key(self) -> dict[str, object]:
         """Everything that must be equal for a calibration to be resumed."""
-        return {**self.measured_key, "wanted": [repr(self.setup.limit), self.setup.vision_weight]}
+        return {**self.measured_key, "limit": repr(self.setup.limit)}
 
     @property
     def measured_key(self) -> dict[str, object]:
-        """Everything that sensitivities depend on; neither the limit nor the weight of image tokens is part of it."""
+        """Everything that sensitivities depend on; the limit is not part of it."""
         setup, described = self.setup, msgspec.to_builtins(self.manifest)
         for said in ("created", "options"):  # the effect of options is in the other keys
             described["provenance"].pop(said, None)

@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 from onnxscript import OpBuilder
 
-from ..engines import EngineOptions, Finisher
+from ..engines import BuildOptions, Finisher
 from ..errors import ExportError
 from ..qtensor import Layout, QTensor
 
@@ -204,7 +204,7 @@ def available() -> list[str]:
     return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
 
 
-def finisher(name: str, options: EngineOptions) -> Finisher | None:
+def finisher(name: str, options: BuildOptions) -> Finisher | None:
     """Returns the function that builds engines from a target's written graphs; None if the graphs run directly.
 
     Raises ExportError for options that the target does not support, in general or on this machine.
@@ -213,7 +213,7 @@ def finisher(name: str, options: EngineOptions) -> Finisher | None:
     if make is not None:
         found: Finisher = make(options)
         return found
-    if options.capabilities or options.profile != EngineOptions.profile:
+    if options.capabilities or options.profile != BuildOptions.profile:
         raise ExportError(f"target {name!r} builds no engines", fix="leave --compute-capability and --profile out")
     return None
 

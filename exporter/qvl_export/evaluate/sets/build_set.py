@@ -18,7 +18,7 @@ from PIL import Image
 from qvl_runtime.common.files import check_regular
 from qvl_runtime.media.images import MAX_IMAGE_BYTES
 
-from ...common.atomic_output import Product, writing
+from ...common.atomic_output import OutputKind, writing
 from ...common.labels import LABELS, Label
 from ...common.portable_paths import with_slashes
 from ...errors import ExportError
@@ -30,7 +30,7 @@ MAX_TABLE_BYTES = 1 << 30
 DELIMITERS = ",;\t"
 """Delimiters that spreadsheets use; the most frequent one in the first row is taken."""
 _SEPARATOR = re.compile(r"sep=(.)\r?\n", re.IGNORECASE)
-SET = Product("an evaluation set", (LABELS,))
+SET = OutputKind("an evaluation set", (LABELS,))
 
 
 def build_set(scans: Path, truth: Path, out: Path, force: bool = False) -> dict[str, Any]:

@@ -56,7 +56,7 @@ def calibrating(out: Path) -> Iterator[None]:
 @contextlib.contextmanager
 def _claimed(out: Path, directory: Path) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
-        with atomic.told(directory, out):
+        with atomic.naming_output(directory, out):
             held = stack.enter_context(lock(directory.with_name(f"{directory.name}.lock")))
         if held is False:
             fix = "wait until it ends, or choose another place"

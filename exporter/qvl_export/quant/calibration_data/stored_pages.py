@@ -10,7 +10,7 @@ from PIL import Image
 
 from qvl_runtime.manifest import Calibration
 
-from ...common.atomic_output import written
+from ...common.atomic_output import atomic_file
 from ...common.progress import Report
 from .page_question import Question
 from .selection import Pages, Record, with_progress
@@ -51,7 +51,7 @@ class StoredPages:
         return self._questions
 
     def _store(self, question: Question) -> Question:
-        """Replaces the image by its file; a page of a PDF or TIFF is written to one."""
+        """Replaces the image by its file; a page of a PDF or TIFF is atomic_file to one."""
         if isinstance(question.image, Path):
             return question
         if question.origin.page is None:
@@ -61,8 +61,8 @@ class StoredPages:
 
     def _write(self, image: Image.Image, name: str) -> Path:
         bare = image.copy()
-        bare.info.clear()  # metadata such as color profiles would be written too
+        bare.info.clear()  # metadata such as color profiles would be atomic_file too
         self.directory.mkdir(parents=True, exist_ok=True)
-        with written(self.directory / name) as file:
+        with atomic_file(self.directory / name) as file:
             bare.save(file, "PNG", compress_level=PNG_LEVEL)
         return self.directory / name
