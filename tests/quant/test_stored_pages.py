@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from qvl_export import ExportPlan, export
+from qvl_export import export
 from qvl_export.quant.calibration import layerwise
 from qvl_export.quant.calibration.resume import IMAGES, directory_of
 from qvl_export.quant.calibration_data import labeled_set, unlabeled_pages
@@ -21,6 +21,7 @@ from qvl_runtime.pdf import Pdf
 from tests.heldout import HELDOUT
 from tests.oracles.tiny import REFERENCE
 from tests.pdfs import text_pdf
+from tests.plans import export_plan
 from tests.quant.test_pages import book, scan
 
 
@@ -62,7 +63,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 def test_every_page_is_rendered_and_hashed_once(
     sources: list[Path], counted: Counter[str], tmp_path: Path, options: dict[str, Any]
 ) -> None:
-    export(ExportPlan(REFERENCE, tmp_path / "b", calib=sources, **options))
+    export(export_plan(REFERENCE, tmp_path / "b", calib=sources, **options))
     drawn = [f"draw a.pdf {page}" for page in range(3)]
     assert counted == dict.fromkeys([*drawn, "load b.tif", "load c.png", *(f"hash {path.name}" for path in sources[:3]),
                                      "hash p.png"], 1)  # fmt: skip
@@ -106,7 +107,7 @@ def test_rendered_pages_are_removed_if_the_export_fails(
 
     monkeypatch.setattr(layerwise, "quantize_tower", stop)
     with pytest.raises(KeyboardInterrupt):
-        export(ExportPlan(REFERENCE, tmp_path / "b", precision="int4", calib=sources))
+        export(export_plan(REFERENCE, tmp_path / "b", precision="int4", calib=sources))
     assert found == [4]
     assert [path.name for path in directory_of(tmp_path / "b").iterdir()] == ["vision"]
 

@@ -20,7 +20,7 @@ from ..common.progress import Report
 from ..errors import ExportError
 from ..families.spec import ModelSpec
 from ..jobs.pool import Pool
-from ..qtensor import Layout, check_table
+from ..qtensor import QuantFormat, check_table
 from ..targets import Target
 from . import schemes
 from .calibration.resume import IMAGES, directory_of
@@ -58,7 +58,7 @@ class CalibrationSetup:
         if self.spec.text.moe and MIXED in self.precisions.values():
             raise ExportError("the sensitivity of experts cannot be measured", fix="give --precision int4 or int8")
         if "llm" in self.precisions and self.tables:
-            check_table(self.spec.text.hidden_size, self.table_layout)
+            check_table(self.spec.text.hidden_size, self.table_format)
 
     @property
     def work(self) -> Path:
@@ -73,9 +73,9 @@ class CalibrationSetup:
         return ("model.embed_tokens",) if self.spec.text.tied else ("model.embed_tokens", "lm_head")
 
     @property
-    def table_layout(self) -> Layout:
+    def table_format(self) -> QuantFormat:
         """The quantization format of the tables."""
-        return Layout(TABLE_BITS, self.options.block_size)
+        return QuantFormat(TABLE_BITS, self.options.block_size)
 
     @cached_property
     def stored_pages(self) -> StoredPages:

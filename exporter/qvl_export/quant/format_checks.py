@@ -27,7 +27,7 @@ def check_formats(setup: CalibrationSetup) -> None:
             tower = make(setup.spec, setup.targets[name], setup.tensors, lambda _: None)
             for stage in tower.stages:
                 formats = {
-                    linear: scheme.layout(columns) for linear, columns in _linears(tower, tower.build(stage, {}))
+                    linear: scheme.format(columns) for linear, columns in _linears(tower, tower.build(stage, {}))
                 }
                 tower.build(stage, formats)
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from ...checkpoint.quantized.packed_words import BLOCKS
 from ...common import libraries
 from ...errors import ExportError
-from ...qtensor import Layout, QTensor
+from ...qtensor import QTensor, QuantFormat
 from ..statistics import Statistics
 
 Floats = npt.NDArray[np.float32]
@@ -46,7 +46,7 @@ class Scheme(Protocol):
     def hessian(self) -> bool:
         """Whether `quantize` needs the Hessian of the inputs."""
 
-    def layout(self, columns: int) -> Layout:
+    def format(self, columns: int) -> QuantFormat:
         """The quantization format of a linear with `columns` inputs."""
 
     def quantize(self, weight: Floats, statistics: Statistics) -> QTensor:
