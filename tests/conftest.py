@@ -20,6 +20,7 @@ from qvl_runtime.model import Model, load
 from qvl_runtime.sessions import cpu, cuda
 from tests.checkpoints.reader import FAMILIES
 from tests.oracles import families, tiny
+from tests.plans import export_plan
 
 REFERENCE = tiny.REFERENCE
 GRAPH_TARGETS = [name for name in targets.available() if not targets.builds_engines(name)]
@@ -114,7 +115,7 @@ def reader_bundle(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, st
         if key not in cache:
             out = tmp_path_factory.mktemp("readers") / "-".join(key)
             options = {} if precision in FLOATS else {"samples": 24}
-            export(ExportPlan(FAMILIES[family].directory, out, precision=precision, **options))
+            export(export_plan(FAMILIES[family].directory, out, precision=precision, **options))
             cache[key] = out
         return cache[key]
 
@@ -131,7 +132,7 @@ def reference_bundle(reader_bundle: Callable[[str, str], Path]) -> Path:
 def int4_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same in int4, calibrated on eight pages."""
     out = tmp_path_factory.mktemp("reference") / "int4"
-    export(ExportPlan(REFERENCE, out, precision="int4", samples=8))
+    export(export_plan(REFERENCE, out, precision="int4", samples=8))
     return out
 
 

@@ -15,13 +15,12 @@ from qvl_export import ExportPlan, export
 from qvl_export.checkpoint.directory import Checkpoint
 from qvl_export.common.progress import Progress
 from qvl_export.exporting import pipeline
-from qvl_export.exporting.resolve import Opened
 from qvl_export.families.spec import ModelSpec
 from qvl_export.graph.layer_graphs import Stage, decoder_stage, decoder_stages, vision_stage, vision_stages
 from qvl_export.qtensor import Activations, QTensor, QuantFormat
 from qvl_export.quant import schemes
-from qvl_export.quant.calibration.work_dir import Quantized
-from qvl_export.quant.context import TABLE_BITS
+from qvl_export.quant.calibration.work_dir import TowerResult
+from qvl_export.quant.context import TABLE_BITS, CalibrationSetup
 from qvl_export.targets import Target
 from qvl_runtime.manifest import Manifest
 
@@ -76,9 +75,9 @@ class RandomQuantizer:
     targets: Mapping[str, Target]
     options: schemes.Options
 
-    def tower(self, name: str, *_: object) -> Quantized:
+    def tower(self, name: str, *_: object) -> TowerResult:
         if name not in self.precisions:
-            return Quantized()
+            return TowerResult()
         scheme = schemes.find(self.precisions[name], self.options)
         linears = {linear: self._linear(linear, scheme.format) for linear in self._names(name)}
         if name == "vision" and self.targets[name].per_tensor_activations:
@@ -86,7 +85,7 @@ class RandomQuantizer:
         if name != "vision" and self.targets[name].quantized_tables:
             tables = ["model.embed_tokens"] + ["lm_head"] * (not self.spec.text.tied)
             linears |= {t: self._linear(t, lambda _: QuantFormat(TABLE_BITS, self.options.block_size)) for t in tables}
-        return Quantized(cast(Any, linears))
+        return TowerResult(cast(Any, linears))
 
     def calibration(self, _: object) -> None: ...
 
@@ -110,8 +109,8 @@ class RandomQuantizer:
 def export_random(plan: ExportPlan, progress: Progress | None = None) -> Manifest:
     """The plan's bundle, with random codes where it would calibrate."""
 
-    def quantizer(opened: Opened, wanted: dict[str, str], *_: object) -> RandomQuantizer:
-        return RandomQuantizer(opened.spec, opened.checkpoint, wanted, opened.targets, opened.options)
+    def quantizer(setup: CalibrationSetup) -> RandomQuantizer:
+        return RandomQuantizer(setup.spec, setup.checkpoint, setup.precisions, setup.targets, setup.options)
 
-    with mock.patch.object(pipeline, "_quantizer_of", quantizer):
+    with mock.patch.object(pipeline, "Quantizer", quantizer):
         return export(plan, progress)

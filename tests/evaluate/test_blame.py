@@ -14,7 +14,7 @@ import onnx
 import pytest
 from click.testing import CliRunner
 
-from qvl_export import ExportPlan, export
+from qvl_export import export
 from qvl_export.cli.main import cli
 from qvl_export.errors import ExportError
 from qvl_export.evaluate.trace import worker as tapping
@@ -35,6 +35,7 @@ from qvl_runtime import load
 from qvl_runtime.bundle import sha256
 from tests.heldout import HELDOUT
 from tests.oracles.tiny import REFERENCE
+from tests.plans import export_plan
 
 PAGE = HELDOUT / "simple_0001.png"
 
@@ -124,7 +125,7 @@ def test_a_bundle_equals_itself_and_is_left_as_it_was(reference_bundle: Path) ->
 
 
 def test_a_rotated_bundle_is_compared_in_the_checkpoint_s_basis(reference_bundle: Path, tmp_path: Path) -> None:
-    export(ExportPlan(REFERENCE, tmp_path / "rotated", precision="fp32", rotate=True))
+    export(export_plan(REFERENCE, tmp_path / "rotated", precision="fp32", rotate=True))
     found = blame(BlamePlan(reference_bundle, tmp_path / "rotated", (PAGE,), "Read the text.", threads=1))
     assert found.first_drop is None
     assert all(stage.all.sqnr is None or stage.all.sqnr > 40 for stage in found.stages)

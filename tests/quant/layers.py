@@ -20,7 +20,7 @@ from qvl_export.families import read_spec
 from qvl_export.graph.build import FLOAT, add_input, add_output, empty_graph
 from qvl_export.qtensor import QTensor
 from qvl_export.quant.calibration.layer_session import run
-from qvl_export.quant.calibration.work_dir import Quantized, Sample
+from qvl_export.quant.calibration.work_dir import Sample, TowerResult
 from qvl_export.quant.calibration_data.prompts import Sampler
 from qvl_export.quant.calibration_data.selection import select
 from qvl_export.quant.towers import llm_tower
@@ -72,7 +72,7 @@ def reference_layers(pages: int = 6) -> Iterator[Layer]:
         samples = list(_samples(source, Path(directory), pages))
         for name in tower.stages:
             stage = tower.build(name, {})
-            session = tower.open(stage, Quantized(), Path(directory))
+            session = tower.open(stage, TowerResult(), Path(directory))
             runs = [run(session, sample, ["hidden_out", *stage.taps]) for sample in samples]
             samples = [Sample(found[0], sample.feeds) for found, sample in zip(runs, samples, strict=True)]
             for place, linears in enumerate(stage.taps.values(), 1):

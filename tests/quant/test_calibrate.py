@@ -15,14 +15,14 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from qvl_export import ExportError, ExportPlan, export
+from qvl_export import ExportError, export
 from qvl_export.checkpoint.directory import Checkpoint
 from qvl_export.families import read_spec, tensors
 from qvl_export.graph.layer_graphs import decoder_stage, decoder_stages, vision_stage, vision_stages
 from qvl_export.quant.calibration import layerwise as calibrate
 from qvl_export.quant.calibration.layer_session import run
 from qvl_export.quant.calibration.tower import Tower
-from qvl_export.quant.calibration.work_dir import Quantized, Sample
+from qvl_export.quant.calibration.work_dir import Sample, TowerResult
 from qvl_export.quant.calibration_data.prompts import llm_feeds, places
 from qvl_export.quant.schemes import int4
 from qvl_export.targets import lower
@@ -33,6 +33,7 @@ from qvl_runtime.sessions.feeds import vision_feeds
 from tests.exporter.test_parity import image, oracle_inputs
 from tests.heldout import HELDOUT, divergence
 from tests.oracles.tiny import FAMILIES, REFERENCE
+from tests.plans import export_plan
 
 PAGES = 8
 INT4: dict[str, Any] = {"llm_precision": "int4", "calib": HELDOUT, "samples": PAGES, "accuracy_level": 0}
@@ -58,7 +59,7 @@ class StopAfter:
 @pytest.fixture(scope="module")
 def calibrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("int4") / "bundle"
-    export(ExportPlan(REFERENCE, out, **INT4))
+    export(export_plan(REFERENCE, out, **INT4))
     return out
 
 
@@ -87,7 +88,7 @@ def test_layers_on_their_own_are_the_layers_of_the_model(
     state, feeds = theirs[0].numpy(), llm_feeds(model(family, "deep", "fp32").manifest, prompt, features[1:])
     for index, name in enumerate(stages[:-1]):  # transformers gives the last one normalised
         stage = build(name, {})
-        session = tower.open(stage, Quantized(), tmp_path)
+        session = tower.open(stage, TowerResult(), tmp_path)
         state = run(session, Sample(state, feeds), ["hidden_out"])[0]
         expected = theirs[index + 1].numpy()  # before DeepStack adds what the next layer sees
         if index < len(features) - 1:
@@ -110,7 +111,7 @@ def test_vision_stages_in_a_row_are_the_tower(
     patches = patchify([picture], spec.image)
     state, feeds = patches.pixel_values, vision_feeds(spec.image, patches.grid)
     for name in stages:
-        session = tower.open(tower.build(name, {}), Quantized(), tmp_path)
+        session = tower.open(tower.build(name, {}), TowerResult(), tmp_path)
         state = run(session, Sample(state, feeds), ["hidden_out"])[0]
     assert np.abs(state - model(family, "deep", "fp32").encode(picture)).max() < 1e-4
 
@@ -120,7 +121,7 @@ def test_it_is_worth_it(
 ) -> None:
     """GPTQ is closer to float than round-to-nearest, and close at that."""
     monkeypatch.setattr(int4, "gptq", lambda weight, _, format: calibrate_nearest(weight, format))
-    export(ExportPlan(REFERENCE, tmp_path / "nearest", **INT4))
+    export(export_plan(REFERENCE, tmp_path / "nearest", **INT4))
     reference = load(reference_bundle, threads=1)
     ours, nearest = (divergence(reference, load(path, threads=1)) for path in (calibrated, tmp_path / "nearest"))
     assert ours < 0.8 * nearest
@@ -147,14 +148,14 @@ def hashes(bundle: Path) -> dict[str, str]:
 def test_a_killed_calibration_goes_on(calibrated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "bundle"
     with pytest.raises(Stopped):
-        export(ExportPlan(REFERENCE, out, **INT4), StopAfter("llm: 2 of 4"))
+        export(export_plan(REFERENCE, out, **INT4), StopAfter("llm: 2 of 4"))
     assert not out.exists()
     quantized: list[int] = []
     original = calibrate._quantize_stage
     monkeypatch.setattr(
         calibrate, "_quantize_stage", lambda t, index, *rest: (quantized.append(index), original(t, index, *rest))
     )
-    export(ExportPlan(REFERENCE, out, **INT4))
+    export(export_plan(REFERENCE, out, **INT4))
     assert quantized == [2, 3]
     assert hashes(out) == hashes(calibrated)
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
@@ -163,13 +164,13 @@ def test_a_killed_calibration_goes_on(calibrated: Path, tmp_path: Path, monkeypa
 @pytest.mark.parametrize("change", [{"block_size": 64}, {"accuracy_level": 4}, {"max_pixels": 3136}], ids=str)
 def test_other_settings_begin_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any]) -> None:
     with pytest.raises(Stopped):
-        export(ExportPlan(REFERENCE, tmp_path / "b", **INT4), StopAfter("llm: 1 of 4"))
+        export(export_plan(REFERENCE, tmp_path / "b", **INT4), StopAfter("llm: 1 of 4"))
     quantized: list[int] = []
     original = calibrate._quantize_stage
     monkeypatch.setattr(
         calibrate, "_quantize_stage", lambda t, index, *rest: (quantized.append(index), original(t, index, *rest))
     )
-    export(ExportPlan(REFERENCE, tmp_path / "b", **{**INT4, **change}))
+    export(export_plan(REFERENCE, tmp_path / "b", **{**INT4, **change}))
     assert quantized == [0, 1, 2, 3]
 
 
@@ -194,7 +195,7 @@ def broken_set(tmp_path: Path, line: str) -> Path:
     ],
 )
 def test_sets_that_cannot_be_used(tmp_path: Path, line: str, message: str) -> None:
-    plan = ExportPlan(REFERENCE, tmp_path / "b", llm_precision="int4", calib=broken_set(tmp_path, line))
+    plan = export_plan(REFERENCE, tmp_path / "b", llm_precision="int4", calib=broken_set(tmp_path, line))
     with pytest.raises(ExportError, match=message):
         export(plan)
     assert not (tmp_path / "b").exists()
@@ -211,7 +212,7 @@ def test_sets_that_cannot_be_used(tmp_path: Path, line: str, message: str) -> No
 )
 def test_plans_that_cannot_be_done(tmp_path: Path, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ExportError, match=message):
-        export(ExportPlan(REFERENCE, tmp_path / "b", **options))
+        export(export_plan(REFERENCE, tmp_path / "b", **options))
 
 
 def test_calibration_needs_no_more_than_the_engine(calibrated: Path) -> None:

@@ -25,6 +25,7 @@ from qvl_runtime.bundle import read_manifest
 from qvl_runtime.model import Model, load
 from tests.heldout import HELDOUT, divergence, items
 from tests.oracles.tiny import FAMILIES, REFERENCE
+from tests.plans import export_plan
 from tests.quant.layers import save_linear
 
 RNG = np.random.default_rng(0)
@@ -166,7 +167,7 @@ def test_every_family_stays_close_to_float(
     precision: str,
 ) -> None:
     """Random tiny towers are worse than trained ones, but wrong folds would be far off."""
-    plan = ExportPlan(
+    plan = export_plan(
         checkpoint(family, "deep"), tmp_path / "b", precision=precision, calib=HELDOUT, samples=4, accuracy_level=0
     )
     export(plan)
@@ -179,7 +180,7 @@ def test_every_family_stays_close_to_float(
 @pytest.fixture(scope="module")
 def int8(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("int8") / "bundle"
-    export(ExportPlan(REFERENCE, out, precision="int8", calib=HELDOUT, samples=8))
+    export(export_plan(REFERENCE, out, precision="int8", calib=HELDOUT, samples=8))
     return out
 
 
@@ -230,10 +231,10 @@ def test_an_outlier_twin_loses_nothing(reference_bundle: Path, tmp_path: Path, m
     plan = {"precision": "int8", "samples": 24}  # of the built-in pages, as shipped
     source = twin(tmp_path / "twin")
     export(ExportPlan(source, tmp_path / "float"))
-    export(ExportPlan(source, tmp_path / "ours", **plan))
+    export(export_plan(source, tmp_path / "ours", **plan))
     monkeypatch.setattr("qvl_export.quant.calibration.smoothquant.STRENGTHS", ())
     monkeypatch.setattr("qvl_export.quant.calibration.layerwise.LEAST_SQNR", -100.0)
-    export(ExportPlan(source, tmp_path / "plain", **plan))
+    export(export_plan(source, tmp_path / "plain", **plan))
     reference = load(reference_bundle, threads=1)
     same, ours, plain = (divergence(reference, load(tmp_path / n, threads=1)) for n in ("float", "ours", "plain"))
     assert same < 1e-5

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -19,8 +18,9 @@ from hypothesis import strategies as st
 from qvl_export import ExportError, ExportPlan, export
 from qvl_export.checkpoint.directory import Checkpoint
 from qvl_export.cli.main import cli, run
-from qvl_export.common.progress import Silent
+from qvl_export.common.progress import NullProgress
 from qvl_export.exporting import pipeline
+from qvl_export.exporting.option_checks import adjusted_spec
 from qvl_export.families import read_spec
 from qvl_export.quant.calibration import layerwise as calibrate
 from qvl_export.quant.calibration.work_dir import Sample
@@ -38,6 +38,7 @@ from qvl_runtime.cli.arguments import BAD_INPUT
 from qvl_runtime.model import load
 from tests.heldout import HELDOUT, divergence
 from tests.oracles.tiny import FAMILIES, REFERENCE
+from tests.plans import changed, export_plan
 from tests.quant.test_calibrate import StopAfter, Stopped
 
 options = st.lists(st.tuples(st.floats(0, 10), st.floats(0, 10)), min_size=1, max_size=3)
@@ -114,7 +115,7 @@ def test_sensitivities_are_of_every_linear_and_make_sense(table: list[Sensitivit
     assert all(row.kl.keys() == row.forms.keys() for row in table)
 
 
-class Told(Silent):
+class Told(NullProgress):
     def __init__(self) -> None:
         self.stages: list[str] = []
 
@@ -132,7 +133,7 @@ def test_limits_are_kept(
 ) -> None:
     """The bundle is as small as asked; the divergence foretold is that measured on other pages, give or take."""
     monkeypatch.setattr(mixed, "sensitivities", lambda *_: table)
-    export(ExportPlan(REFERENCE, tmp_path / "b", **limit, calib=HELDOUT, samples=8))
+    export(export_plan(REFERENCE, tmp_path / "b", **limit, calib=HELDOUT, samples=8))
     used = {
         name: form for graph in read_manifest(tmp_path / "b").graphs.values() for name, form in graph.linears.items()
     }
@@ -164,7 +165,7 @@ def test_a_killed_measurement_goes_on_with_the_next_stage(
     table: list[Sensitivity], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed: str
 ) -> None:
     """And comes to the very same numbers."""
-    plan = ExportPlan(REFERENCE, tmp_path / "b", max_kl=0.001, calib=HELDOUT, samples=8)
+    plan = export_plan(REFERENCE, tmp_path / "b", max_kl=0.001, calib=HELDOUT, samples=8)
     with pytest.raises(Stopped):
         export(plan, StopAfter(killed))
     told, disturbed = Told(), list[str]()
@@ -228,10 +229,10 @@ def test_another_limit_is_chosen_for_without_measuring_again(tmp_path: Path, mon
         "_quantize_stage",
         lambda t, index, *rest: (calibrated.append(t.stages[index]), stage(t, index, *rest)),
     )
-    plan = ExportPlan(REFERENCE, tmp_path / "b", calib=HELDOUT, samples=2)
+    plan = export_plan(REFERENCE, tmp_path / "b", calib=HELDOUT, samples=2)
     with pytest.raises(Stopped):
-        export(replace(plan, max_size=5_500_000), StopAfter("vision: 2 of 6"))
-    export(replace(plan, max_size=6_200_000))
+        export(changed(plan, max_size=5_500_000), StopAfter("vision: 2 of 6"))
+    export(changed(plan, max_size=6_200_000))
     assert len(measured) == 1
     assert calibrated.count("visual.patch_embed") == 2
     assert [path.name for path in tmp_path.iterdir()] == ["b"]
@@ -241,7 +242,7 @@ def test_the_least_size_is_named_before_anything_is_measured_and_can_be_had(
     table: list[Sensitivity], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """To the byte: the bundle has the very size that was foretold."""
-    plan, told = ExportPlan(REFERENCE, tmp_path / "b", max_size=1_000_000, calib=HELDOUT, samples=8), Told()
+    plan, told = export_plan(REFERENCE, tmp_path / "b", max_size=1_000_000, calib=HELDOUT, samples=8), Told()
     with pytest.raises(ExportError, match="no bundle is as small as 1,000,000 bytes") as refused:
         export(plan, told)
     assert not [text for text in told.stages if "page" in text]
@@ -249,8 +250,8 @@ def test_the_least_size_is_named_before_anything_is_measured_and_can_be_had(
     least = int(re.findall(r"the least is ([\d,]+): give --max-size that much", str(refused.value))[0].replace(",", ""))
     monkeypatch.setattr(mixed, "sensitivities", lambda *_: table)
     with pytest.raises(ExportError, match=f"the least is {least:,}"):
-        export(replace(plan, max_size=least - 1))
-    export(replace(plan, max_size=least))
+        export(changed(plan, max_size=least - 1))
+    export(changed(plan, max_size=least))
     assert size_of(tmp_path / "b") == least
 
 
@@ -264,7 +265,7 @@ def test_sizes_are_those_of_bundles(
     """To the byte, whatever the family and the target."""
     plan = ExportPlan(checkpoint(family, "deep"), tmp_path / "b", target=target)
     manifest = export(plan)
-    spec = plan.adjusted(read_spec(Checkpoint(Path(plan.checkpoint))))
+    spec = adjusted_spec(plan, read_spec(Checkpoint(Path(plan.checkpoint))))
     texts = {name: entry for name, entry in manifest.files.items() if ".onnx" not in name}
     draft = msgspec.structs.replace(manifest, files=texts, graphs={})
     sizes = Sizes(spec, dict.fromkeys(("vision", "llm"), lower(target, "fp16")), {}, draft)
@@ -274,14 +275,14 @@ def test_sizes_are_those_of_bundles(
 def test_int8_that_would_stay_float_is_no_choice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It would be taken for small and for free. Nor does the size that was foretold without it hold."""
     monkeypatch.setattr(calibrate, "LEAST_SQNR", np.inf)
-    plan, told = ExportPlan(REFERENCE, tmp_path / "b", calib=HELDOUT, samples=1), Told()
+    plan, told = export_plan(REFERENCE, tmp_path / "b", calib=HELDOUT, samples=1), Told()
     rows = pipeline.sensitivity(plan)
     assert {name for row in rows for name in row.kl} == {"int4"}
     monkeypatch.setattr(pipeline, "sensitivity", lambda *_: rows)
     assert CliRunner().invoke(cli, ["sensitivity", str(REFERENCE)], catch_exceptions=False).exit_code == 0
     monkeypatch.setattr(mixed, "sensitivities", lambda *_: rows)
     with pytest.raises(ExportError, match="no bundle is as small as 5,000,000 bytes"):
-        export(replace(plan, max_size=5_000_000), told)
+        export(changed(plan, max_size=5_000_000), told)
     assert not [text for text in told.stages if "calibrating" in text]
 
 
@@ -291,7 +292,7 @@ def test_small_divergences_are_told(table: list[Sensitivity], tmp_path: Path, mo
     monkeypatch.setattr(calibrate, "quantize_tower", lambda *_: stop_with([], None))
     told = Told()
     with pytest.raises(Stopped):
-        export(ExportPlan(REFERENCE, tmp_path / "b", max_kl=1e-6, calib=HELDOUT, samples=1), told)
+        export(export_plan(REFERENCE, tmp_path / "b", max_kl=1e-6, calib=HELDOUT, samples=1), told)
     (expected,) = re.findall(r"KL of (\S+) expected of the precisions chosen", "\n".join(told.stages))
     assert 0 < float(expected) <= 1e-6
 
@@ -302,7 +303,7 @@ def test_small_divergences_are_told(table: list[Sensitivity], tmp_path: Path, mo
         (["--max-kl", "0.1", "--max-size", "1GB"], "exclude one another"),
         (["--max-kl", "0.1", "--precision", "int8"], "exclude one another"),
         (["--max-kl", "-1"], "a limit of -1.0 cannot be kept"),
-        (["--max-kl", "nan"], "a limit of nan cannot be kept"),
+        (["--max-kl", "nan"], "max_kl must be a number or None, got nan"),
         (["--max-kl", "inf"], "a limit of inf cannot be kept"),
         (["--max-size", "0"], "a limit of 0 cannot be kept"),
         (["--max-size", "much"], "not a size such as 800MB"),

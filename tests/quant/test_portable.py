@@ -27,6 +27,7 @@ from qvl_runtime.sessions.cpu import open_session, session_options
 from qvl_runtime.sessions.feeds import vision_feeds
 from tests.heldout import HELDOUT, divergence
 from tests.oracles import tiny
+from tests.plans import export_plan
 from tests.quant.layers import save_linear
 
 RNG = np.random.default_rng(0)
@@ -167,7 +168,7 @@ def test_what_overflows_float16_comes_through(tmp_path: Path, monkeypatch: pytes
 def test_a_portable_bundle_reads_like_float(
     reference_bundle: Path, tmp_path: Path, precision: str, most: float
 ) -> None:
-    plan = ExportPlan(tiny.REFERENCE, tmp_path / "b", target="portable", precision=precision, calib=HELDOUT, samples=8)
+    plan = export_plan(tiny.REFERENCE, tmp_path / "b", target="portable", precision=precision, calib=HELDOUT, samples=8)
     vision = export(plan).graphs["vision"]
     assert "int8 × static int8" in vision.linears.values()
     assert divergence(load(reference_bundle, threads=1), load(tmp_path / "b", threads=1)) < most

@@ -32,6 +32,7 @@ from qvl_export.quant.quantizer import Quantizer
 from qvl_runtime.packing import unpack_nibbles
 from tests.heldout import HELDOUT
 from tests.oracles.tiny import REFERENCE
+from tests.plans import export_plan
 
 INT4: dict[str, Any] = {"llm_precision": "int4", "calib": HELDOUT, "samples": 2}
 FORMAT = QuantFormat(4, 32)
@@ -41,7 +42,7 @@ FORMAT = QuantFormat(4, 32)
 def saved(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A bundle and the GPTQ checkpoint made with it."""
     directory = tmp_path_factory.mktemp("saved")
-    export(ExportPlan(REFERENCE, directory / "bundle", save_gptq=directory / "gptq", **INT4))
+    export(export_plan(REFERENCE, directory / "bundle", save_gptq=directory / "gptq", **INT4))
     assert sorted(path.name for path in directory.iterdir()) == ["bundle", "gptq"]
     return directory / "bundle", directory / "gptq"
 
@@ -165,7 +166,7 @@ def test_places_that_are_refused(tmp_path: Path) -> None:
         (tmp_path / "b" / "inside", "would lie in each other"),
     ]:
         with pytest.raises(ExportError, match=message):
-            export(ExportPlan(REFERENCE, tmp_path / "b", save_gptq=place, **plan))
+            export(export_plan(REFERENCE, tmp_path / "b", save_gptq=place, **plan))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["old", "other"]
 
 
@@ -177,7 +178,7 @@ def test_shapes_that_the_format_does_not_take(tmp_path: Path) -> None:
 
 def test_it_needs_something_quantized(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="add --llm-precision int4"):
-        export(ExportPlan(REFERENCE, tmp_path / "b", save_gptq=tmp_path / "g"))
+        export(export_plan(REFERENCE, tmp_path / "b", save_gptq=tmp_path / "g"))
 
 
 def test_force_replaces_it_and_a_failure_leaves_the_old_one(
@@ -187,7 +188,7 @@ def test_force_replaces_it_and_a_failure_leaves_the_old_one(
     linears = quantized_linears(Checkpoint(saved[1]))
 
     def save() -> None:
-        with atomic.writing(place, force=True, product=save_gptq.GPTQ) as directory:
+        with atomic.writing(place, force=True, kind=save_gptq.GPTQ) as directory:
             save_gptq.save(directory, Checkpoint(REFERENCE), linears, lambda *_: None, lambda _: None)
 
     def fail(*_: object) -> None:
@@ -207,7 +208,7 @@ def test_the_command(tmp_path: Path) -> None:
     result = CliRunner().invoke(
         cli, ["export", str(REFERENCE), str(tmp_path / "b"), "--save-gptq", str(tmp_path / "g")]
     )
-    assert "--save-gptq writes int4 alone" in str(result.exception)
+    assert "--save-gptq writes int4 only" in str(result.exception)
 
 
 def test_a_place_that_cannot_be_written_is_known_before_calibration(
@@ -215,7 +216,7 @@ def test_a_place_that_cannot_be_written_is_known_before_calibration(
 ) -> None:
     monkeypatch.setattr(Quantizer, "tower", lambda *_: pytest.fail("calibrated first"))
     with pytest.raises(ExportError, match=r"/proc/gptq: cannot be written"):
-        export(ExportPlan(REFERENCE, tmp_path / "b", save_gptq="/proc/gptq", **INT4))
+        export(export_plan(REFERENCE, tmp_path / "b", save_gptq="/proc/gptq", **INT4))
     assert not list(tmp_path.iterdir())
 
 
@@ -225,5 +226,5 @@ def test_a_failure_of_either_leaves_neither(tmp_path: Path, monkeypatch: pytest.
 
     monkeypatch.setattr(save_gptq, "write", full)
     with pytest.raises(ExportError, match=r"/g: cannot be written: No space left on device"):
-        export(ExportPlan(REFERENCE, tmp_path / "b", save_gptq=tmp_path / "g", **INT4))
+        export(export_plan(REFERENCE, tmp_path / "b", save_gptq=tmp_path / "g", **INT4))
     assert [path.name for path in tmp_path.iterdir()] == [".b.calibration"]

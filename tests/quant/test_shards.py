@@ -33,7 +33,7 @@ from qvl_export.quant.statistics import Collector, Statistics
 
 SIZE, PAGES, EXPERTS, CHOSEN = 300, 11, 5, 2
 Floats = np.ndarray
-WATCH = Watch([Tap("doubled", "a.linear", True), Tap("hidden_out", "b.linear", False)], PAGES, 4.0, None, 0)
+WATCH = Watch([Tap("doubled", "a.linear", True), Tap("hidden_out", "b.linear", False)], PAGES, None, 0)
 ROUTED = msgspec.structs.replace(WATCH, routed=("doubled", "scores"), chosen=CHOSEN)
 
 
@@ -113,12 +113,12 @@ def test_shards_are_runs_of_pages_whatever_the_machines() -> None:
 
 def test_a_gram_matrix_is_the_product() -> None:
     rng = np.random.default_rng(0)
-    x, counts = rng.standard_normal((50, 700)).astype(np.float32), rng.random(50).astype(np.float32)
+    x = rng.standard_normal((50, 700)).astype(np.float32)
     total, threads = gram.zeros(700), torch.get_num_threads()
     gram.add(total, x)
-    gram.add(total, x[:20], counts[:20])
+    gram.add(total, x[:20])
     assert torch.get_num_threads() == threads
-    expected = x.T @ x + x[:20].T @ (x[:20] * counts[:20, None])
+    expected = x.T @ x + x[:20].T @ x[:20]
     np.testing.assert_allclose(gram.whole(total, 700), expected, rtol=1e-4, atol=1e-4)
 
 
@@ -143,10 +143,8 @@ def test_shards_add_up_to_what_all_pages_at_once_do(model: Path, work: Work) -> 
     """Maxima and kept tokens exactly, Hessians but for the order of summing."""
     first, second = (Collector(name, PAGES, hessian) for name, hessian in (("a", True), ("b", False)))
     for sample in work.samples(0):
-        counts = shards.token_weights(sample, 4.0)
-        assert counts is not None and counts.sum() == len(counts) + 30
-        first.add(2 * sample.hidden[0], counts)
-        second.add(np.tanh(2 * sample.hidden[0]), counts)
+        first.add(2 * sample.hidden[0])
+        second.add(np.tanh(2 * sample.hidden[0]))
     (one, two), _ = gathered(here(work), model)
     whole = first.statistics()
     assert np.array_equal(one.largest, whole.largest) and np.array_equal(one.tokens, whole.tokens)
@@ -235,7 +233,7 @@ def test_one_shard_beside_the_sum_is_in_memory(model: Path, work: Work, alive: l
     def scheme(name: str) -> SimpleNamespace:
         return SimpleNamespace(hessian=name == "a.linear")
 
-    tower: Any = SimpleNamespace(scheme=scheme, write=lambda *_: model, vision_weight=4.0, experts_per_token=0)
+    tower: Any = SimpleNamespace(scheme=scheme, write=lambda *_: model, experts_per_token=0)
     stage: Any = SimpleNamespace(taps={tap.output: [tap.linear] for tap in WATCH.taps}, routed=None, experts={})
     statistics, routed = calibrate.observe(tower, stage, work, here(work))
     assert list(statistics) == ["a.linear", "b.linear"] and not routed

@@ -33,6 +33,7 @@ from qvl_runtime.manifest import MANIFEST
 from qvl_runtime.model import load
 from qvl_runtime.printable import one_line, printable
 from tests.conftest import Bundles
+from tests.plans import export_plan
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 HOSTILE = "a\x1b[2J\x9b1m\u202egpj.\r\x07b"
@@ -311,7 +312,7 @@ def test_names_that_are_no_utf_8(call: Call, path: Path, checkpoint: Any, tmp_pa
     assert json.loads((tmp_path / "out" / MANIFEST).read_text())["provenance"]["checkpoint"] == r"\udcfe"
     for plan in (
         ExportPlan(path, odd / "out"),
-        ExportPlan(path, tmp_path / "x", precision="int4", save_gptq=odd / "gptq"),
+        export_plan(path, tmp_path / "x", precision="int4", save_gptq=odd / "gptq"),
     ):
         with pytest.raises(ExportError, match="is not UTF-8, so that no engine could open it"):
             export(plan)

@@ -29,7 +29,7 @@ WINDOWS = os.name == "nt"
 
 
 @dataclass(frozen=True)
-class Product:
+class OutputKind:
     """A kind of output directory: its name in messages, and the files that identify one that may be replaced."""
 
     noun: str
@@ -37,23 +37,23 @@ class Product:
 
 
 @contextlib.contextmanager
-def writing(out: Path, force: bool, product: Product) -> Iterator[Path]:
+def writing(out: Path, force: bool, kind: OutputKind) -> Iterator[Path]:
     """Yields a directory beside `out` that is renamed to `out` if the block succeeds and removed if it fails.
 
     Raises OutputError if `out` exists and `force` is not set, or if the disk is full or not writable.
     """
-    check_free(out, force, product)
+    check_free(out, force, kind)
     out = Path(os.path.realpath(out))
     _clear_leftovers(out)
-    check_free(out, force, product)
+    check_free(out, force, kind)
     id = new_id()
     beside = place(out.parent, out.name, id, _PARTIAL)
-    with parents(out), told(beside, out), lock(place(out.parent, out.name, id, LOCK)):
+    with parents(out), naming_output(beside, out), lock(place(out.parent, out.name, id, LOCK)):
         try:
             beside.mkdir()
             yield beside
             _sync(beside)
-            check_free(out, force, product)  # another process may have finished first
+            check_free(out, force, kind)  # another process may have finished first
             _replace(beside, out)
         finally:
             shutil.rmtree(beside, ignore_errors=True)
@@ -64,7 +64,7 @@ def parents(out: Path) -> Iterator[None]:
     """Creates the missing parents of `out`; those still empty after the block are removed."""
     created = [parent for parent in out.parents if not parent.exists()]
     try:
-        with told(out, out):
+        with naming_output(out, out):
             out.parent.mkdir(parents=True, exist_ok=True)
         yield
     finally:
@@ -72,7 +72,7 @@ def parents(out: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def told(beside: Path, out: Path) -> Iterator[None]:
+def naming_output(beside: Path, out: Path) -> Iterator[None]:
     """Turns OSErrors raised while `beside` is written into errors that name `out` or the unreadable file."""
     try:
         yield
@@ -90,7 +90,7 @@ def told(beside: Path, out: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def written(path: Path) -> Iterator[IO[bytes]]:
+def atomic_file(path: Path) -> Iterator[IO[bytes]]:
     """Opens a file that is renamed to `path` once complete, even if two processes write the same path.
 
     Raises OutputError for an OSError that does not name the file, such as that of a full disk.
@@ -109,16 +109,16 @@ def written(path: Path) -> Iterator[IO[bytes]]:
         beside.unlink(missing_ok=True)
 
 
-def check_free(out: Path, force: bool, product: Product) -> None:
-    """Raises OutputError if `out` exists without `force`, is not a `product`, or contains the current directory.
+def check_free(out: Path, force: bool, kind: OutputKind) -> None:
+    """Raises OutputError if `out` exists without `force`, is not a `kind`, or contains the current directory.
 
     An empty directory counts as free.
     """
     if not out.exists() and not out.is_symlink():
         return
     empty = out.is_dir() and not any(out.iterdir())
-    if not empty and not all((out / mark).is_file() for mark in product.marks):
-        raise OutputError(f"exists and is not {product.noun}", where=out, fix="choose another place")
+    if not empty and not all((out / mark).is_file() for mark in kind.marks):
+        raise OutputError(f"exists and is not {kind.noun}", where=out, fix="choose another place")
     if Path.cwd().is_relative_to(out.resolve()):
         raise OutputError("is the current directory", where=out, fix="run it from elsewhere")
     if not empty and not force:

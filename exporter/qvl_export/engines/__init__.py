@@ -24,7 +24,7 @@ SCRIPT = "build_engines.sh"
 
 
 @dataclass(frozen=True)
-class EngineOptions:
+class BuildOptions:
     """Options of engines: compute capabilities (8.6 is 86; empty: the target's default), one of PROFILES, whether any
     weights are or may become `int4`, and the formats of weights that the checkpoint has `stored` quantized."""
 
@@ -59,7 +59,7 @@ def capabilities(text: str | None) -> tuple[int, ...]:
     return tuple(dict.fromkeys(int(match[1] + match[2]) for match in found if match))
 
 
-def check(options: EngineOptions, library: str) -> None:
+def check(options: BuildOptions, library: str) -> None:
     """Raises ExportError for an unknown profile and for weights that no version of TensorRT supports."""
     if options.profile not in PROFILES:
         raise ExportError(f"profile {options.profile!r} is not known", fix=f"one of {', '.join(PROFILES)}")

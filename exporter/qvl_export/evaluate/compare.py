@@ -14,7 +14,7 @@ import msgspec
 from qvl_runtime.bundle import read_manifest
 from qvl_runtime.errors import QvlError
 
-from ..common.progress import Progress, Silent
+from ..common.progress import NullProgress, Progress
 from ..errors import ExportError
 from ..jobs.open_pool import open_pool
 from ..jobs.pool import Pool
@@ -68,7 +68,7 @@ def compare(plan: ComparePlan, progress: Progress | None = None) -> Report:
     stays in it; a later run with the same set, items, reference and generation settings uses its records again.
     """
     with at_work(plan.out):
-        return _compare(plan, progress or Silent())
+        return _compare(plan, progress or NullProgress())
 
 
 def _compare(plan: ComparePlan, progress: Progress) -> Report:

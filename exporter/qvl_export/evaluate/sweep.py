@@ -17,7 +17,8 @@ from ..bundle import files as bundle
 from ..common.fingerprint import fingerprint, stamps
 from ..common.progress import Progress
 from ..errors import ConfigError, ExportError
-from ..exporting.pipeline import ExportPlan, export
+from ..exporting.option_checks import check_options
+from ..exporting.pipeline import CalibrationOptions, ExportPlan, export
 from ..quant.precision import FLOATS
 from .report.output_dir import BUNDLES, at_work, is_bundle
 from .sets.dataset import open_set
@@ -64,7 +65,7 @@ def make_bundles(plan: SweepPlan, progress: Progress) -> list[Path]:
     with at_work(plan.out):
         open_set(plan.data)
         for precision in plan.precisions:
-            _export_plan(plan, precision, plan.out).check()
+            check_options(_export_plan(plan, precision, plan.out))
         key = _key(plan)
         _clear_others(plan.out / BUNDLES, key, progress)
         return list(_bundles(plan, key, progress))
@@ -109,7 +110,8 @@ def _export_plan(plan: SweepPlan, precision: str, out: Path) -> ExportPlan:
     whole = ExportPlan(plan.checkpoint, out, precision=precision, max_pixels=plan.pixels[0])
     if precision in FLOATS:
         return whole
-    return replace(whole, calib=plan.calib or (), ray=plan.ray, threads=plan.threads)
+    pages = CalibrationOptions(calib=plan.calib or (), ray=plan.ray, threads=plan.threads)
+    return replace(whole, calibration=pages)
 
 
 def _with_bound(source: Path, out: Path, pixels: int) -> Path:

@@ -28,19 +28,33 @@ SECONDS = 10
 @contextlib.contextmanager
 def cluster(address: str) -> Iterator[Pool]:
     """Yields the cluster at `address` (`HOST:PORT` or `auto`); raises ExportError if none answers."""
+    check(address)
+    import ray
+
+    with _answering(address), _own_end():
+        context = ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    with context:
+        yield RayPool(ray)
+
+
+def check(address: str) -> None:
+    """Raises ExportError if Ray is not installed or nothing listens at `address`."""
     try:
-        import ray
+        import ray  # noqa: F401
     except ImportError as error:
         raise ExportError("--ray needs ray", fix=install_fix("ray")) from error
-    try:
+    with _answering(address):
         _knock(address)
-        with _own_end():
-            context = ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+
+
+@contextlib.contextmanager
+def _answering(address: str) -> Iterator[None]:
+    """Turns exceptions of an unreachable cluster into ExportError."""
+    try:
+        yield
     except (OSError, RuntimeError, ValueError) as error:
         said = str(error).splitlines()[0]
         raise ExportError(f"no Ray cluster answers: {said}", where=address, fix="start one with `ray start`") from error
-    with context:
-        yield RayPool(ray)
 
 
 @contextlib.contextmanager

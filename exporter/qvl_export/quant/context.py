@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import msgspec
@@ -22,9 +23,10 @@ from ..jobs.pool import Pool
 from ..qtensor import QuantFormat, check_table
 from ..targets import Target
 from . import schemes
-from .calibration.resume import directory_of
+from .calibration.resume import IMAGES, directory_of
 from .calibration_data.prompts import Sampler
-from .calibration_data.selection import Pages, Record
+from .calibration_data.selection import Pages
+from .calibration_data.stored_pages import StoredPages
 from .limit import Limit
 from .precision import MIXED
 
@@ -49,9 +51,7 @@ class CalibrationSetup:
     options: schemes.Options
     pages: Pages
     limit: Limit | None = None
-    vision_weight: float = 1.0
     pool: Pool | None = None
-    _record: list[Calibration] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         """Raises ExportError for options that the model does not support, before hours of calibration."""
@@ -77,14 +77,14 @@ class CalibrationSetup:
         """The quantization format of the tables."""
         return QuantFormat(TABLE_BITS, self.options.block_size)
 
+    @cached_property
+    def stored_pages(self) -> StoredPages:
+        """The questions about the pages, which are read once per export."""
+        return StoredPages(self.pages, self.work / IMAGES)
+
     def calibration(self, report: Report) -> Calibration:
-        """The manifest's entry for the pages, which are read on the first call."""
-        if not self._record:
-            record = Record(self.pages.names)
-            for question in self.pages.questions(report):
-                record.add(question)
-            self._record.append(record.calibration())
-        return self._record[0]
+        """The manifest's entry for the pages."""
+        return self.stored_pages.calibration(report)
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class CalibrationContext:
         source = (self.directory / "chat_template.jinja").read_text("utf-8")
         template = ChatTemplate(source, self.directory, self.manifest.special_tokens)
         tokenizer = Tokenizer.from_file(str(self.directory / "tokenizer.json"))
-        return Sampler(self.setup.pages, self.report, self.manifest, template, tokenizer)
+        return Sampler(self.setup.stored_pages, self.report, self.manifest, template, tokenizer)
 
     @property
     def pages(self) -> str:
@@ -116,11 +116,11 @@ class CalibrationContext:
     @property
     def key(self) -> dict[str, object]:
         """Everything that must be equal for a calibration to be resumed."""
-        return {**self.measured_key, "wanted": [repr(self.setup.limit), self.setup.vision_weight]}
+        return {**self.measured_key, "limit": repr(self.setup.limit)}
 
     @property
     def measured_key(self) -> dict[str, object]:
-        """Everything that sensitivities depend on; neither the limit nor the weight of image tokens is part of it."""
+        """Everything that sensitivities depend on; the limit is not part of it."""
         setup, described = self.setup, msgspec.to_builtins(self.manifest)
         for said in ("created", "options"):  # the effect of options is in the other keys
             described["provenance"].pop(said, None)

@@ -13,7 +13,7 @@ from ..common.progress import Report
 from ..common.threads import thread_limit
 from . import schemes
 from .calibration.saved_linear import SavedLinear
-from .calibration.work_dir import Floats, Quantized, Work
+from .calibration.work_dir import Floats, TowerResult, Work
 from .calibration_data.prompts import Encoder
 from .context import CalibrationContext, CalibrationSetup
 from .mixed_precision.sensitivity_table import Sensitivity
@@ -30,14 +30,14 @@ class Quantizer:
     setup: CalibrationSetup
     _chosen: dict[str, schemes.Scheme | None] = field(default_factory=dict)
 
-    def tower(self, name: str, draft: Manifest, directory: Path, before: Quantized, report: Report) -> Quantized:
+    def tower(self, name: str, draft: Manifest, directory: Path, before: TowerResult, report: Report) -> TowerResult:
         """Quantizes the tower `name`, or returns an empty result if the plan keeps it in float.
 
         `draft` and `directory` are the manifest and directory of a `CalibrationContext`; `before` is the result of the
         previous tower. Raises ExportError for pages that cannot be used and for activations that are not finite.
         """
         if name not in self.setup.precisions:
-            return Quantized()
+            return TowerResult()
         context = CalibrationContext(self.setup, draft, directory, report)
         return self._vision(context) if name == "vision" else self._llm(name, context, before.cache_scales)
 
@@ -51,7 +51,7 @@ class Quantizer:
         """The manifest's entry for the pages."""
         return self.setup.calibration(report)
 
-    def _vision(self, context: CalibrationContext) -> Quantized:
+    def _vision(self, context: CalibrationContext) -> TowerResult:
         from .calibration import layerwise as calibrate  # torch is only needed from here on
         from .towers import vision_tower
 
@@ -64,7 +64,7 @@ class Quantizer:
             tower = replace(tower, per_tensor=False)  # the choice already says which linears are per tensor
         return calibrate.quantize_tower(tower, work, context.report, setup.pool)
 
-    def _llm(self, name: str, context: CalibrationContext, cache_scales: Mapping[str, Floats]) -> Quantized:
+    def _llm(self, name: str, context: CalibrationContext, cache_scales: Mapping[str, Floats]) -> TowerResult:
         """Quantizes the language model, on features from the bundle's vision graph, and its tables.
 
         `cache_scales` come from the graph that shares its KV cache.
@@ -80,9 +80,7 @@ class Quantizer:
         tower = llm_tower(setup.spec, setup.targets[name], setup.tensors, self._scheme(name, context))
         moe = setup.spec.text.moe
         chosen = moe.experts_per_token if moe and setup.options.gptq_experts else 0
-        tower = replace(
-            tower, name=name, vision_weight=setup.vision_weight, cache_scales=cache_scales, experts_per_token=chosen
-        )
+        tower = replace(tower, name=name, cache_scales=cache_scales, experts_per_token=chosen)
         found = calibrate.quantize_tower(tower, work, context.report, setup.pool)
         tables = {table: self._table(table, work.directory) for table in setup.tables}
         return replace(found, linears={**found.linears, **tables})

@@ -52,11 +52,8 @@ class Collector:
         self._largest: Floats | None = None
         self._products: Floats | None = None
 
-    def add(self, x: Floats, counts: Floats | None = None) -> None:
-        """Adds the tokens [T, K] of one page; `counts` [T] weights tokens in the Hessian (default: 1 each).
-
-        Raises ExportError if they are not finite.
-        """
+    def add(self, x: Floats) -> None:
+        """Adds the tokens [T, K] of one page; raises ExportError if they are not finite."""
         largest = np.abs(x).max(axis=0)
         if not np.isfinite(largest).all():
             raise ExportError(
@@ -67,7 +64,7 @@ class Collector:
         if self.hessian:
             if self._products is None:
                 self._products = gram.zeros(x.shape[1])
-            gram.add(self._products, x, counts)
+            gram.add(self._products, x)
 
     def join(self, part: Part) -> None:
         """Adds the contribution of the pages that follow."""

@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 from onnxscript import OpBuilder
 
-from ..engines import EngineOptions, Finisher
+from ..engines import BuildOptions, Finisher
 from ..errors import ExportError
 from ..qtensor import QTensor, QuantFormat
 
@@ -209,7 +209,7 @@ def builds_engines(name: str) -> bool:
     return hasattr(_module(name), "finisher")
 
 
-def finisher(name: str, options: EngineOptions) -> Finisher | None:
+def finisher(name: str, options: BuildOptions) -> Finisher | None:
     """Returns the function that builds engines from a target's written graphs; None if the graphs run directly.
 
     Raises ExportError for options that the target does not support, in general or on this machine.
@@ -217,7 +217,7 @@ def finisher(name: str, options: EngineOptions) -> Finisher | None:
     if builds_engines(name):
         found: Finisher = _module(name).finisher(options)
         return found
-    if options.capabilities or options.profile != EngineOptions.profile:
+    if options.capabilities or options.profile != BuildOptions.profile:
         raise ExportError(f"target {name!r} builds no engines", fix="leave --compute-capability and --profile out")
     return None
 

@@ -30,7 +30,7 @@ from .packed_words import pack_words
 
 CONFIG = "quantize_config.json"
 """auto-gptq's configuration file; a directory that has one is a GPTQ checkpoint and may be replaced with --force."""
-GPTQ = atomic.Product("a GPTQ checkpoint", (CONFIG,))
+GPTQ = atomic.OutputKind("a GPTQ checkpoint", (CONFIG,))
 COPIED = (".json", ".jinja", ".txt", ".tiktoken")
 WORD = 8
 """int4 codes per int32: rows and columns of a linear must be multiples of it."""

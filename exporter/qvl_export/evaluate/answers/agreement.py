@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from ...common.atomic_output import written
+from ...common.atomic_output import atomic_file
 from ...common.kl import Floats, log_softmax
 
 TOP = 256
@@ -49,7 +49,7 @@ class Kept:
     def save(self, path: Path) -> None:
         """Writes the file atomically."""
         parts: dict[str, Any] = vars(self)
-        with written(path) as file:
+        with atomic_file(path) as file:
             np.savez(file, **parts)
 
     @staticmethod

@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 import msgspec
 
-from ...common.atomic_output import written
+from ...common.atomic_output import atomic_file
 from .agreement import Agreement
 
 CHUNK = 1 << 16
@@ -44,7 +44,7 @@ class Cost(msgspec.Struct, frozen=True):
     peak_memory_mb: float
 
     def save(self, directory: Path, name: str, rank: int) -> None:
-        with written(self.place(directory, name, rank)) as file:
+        with atomic_file(self.place(directory, name, rank)) as file:
             file.write(msgspec.json.encode(self))
 
     @staticmethod

@@ -26,7 +26,7 @@ _NAMES = {
 """Allowed names in these folders: work directories, named by a hash, and scratch; bundles such as `int4-200704`, and
 hidden files beside them."""
 _BESIDE = re.compile(r"\.[0-9a-f]{32}\.tmp")
-"""Name of a file that is being written, see `atomic.written`."""
+"""Name of a file that is being written, see `atomic_output.atomic_file`."""
 
 
 class _Head(msgspec.Struct):
@@ -48,7 +48,7 @@ def at_work(out: Path) -> Iterator[None]:
     ours = not out.exists()
     with atomic.parents(out), contextlib.ExitStack() as stack:
         place = out.resolve().parent / f".{out.resolve().name}.report.lock"  # `.` has no name
-        with atomic.told(place, out):
+        with atomic.naming_output(place, out):
             held = stack.enter_context(lock(place))
         if held is False:
             fix = "wait until it ends, or choose another place"

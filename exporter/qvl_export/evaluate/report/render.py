@@ -10,7 +10,7 @@ from typing import Any
 import minijinja
 import msgspec
 
-from ...common.atomic_output import written
+from ...common.atomic_output import atomic_file
 from ..analysis.results import AgreementSummary, BundleReport, Comparison, Report
 from ..analysis.statistics import ENOUGH, Interval
 from ..metrics.scores import METRICS
@@ -34,7 +34,7 @@ def write(report: Report, out: Path) -> None:
 
 
 def _write(path: Path, data: bytes) -> None:
-    with written(path) as file:
+    with atomic_file(path) as file:
         file.write(data)
 
 

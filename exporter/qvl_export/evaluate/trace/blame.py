@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from qvl_runtime.media.images import check_aspect, load_pages
 
-from ...common.progress import Progress, Silent
+from ...common.progress import NullProgress, Progress
 from ...common.scratch import scratch
 from ...errors import ExportError
 from ...jobs.pool import run_jobs
@@ -98,7 +98,7 @@ class Blame(msgspec.Struct, frozen=True):
 
 def blame(plan: BlamePlan, progress: Progress | None = None) -> Blame:
     """Runs the reference, then the bundle, each in its own process, and compares; raises ExportError, BundleError."""
-    progress = progress or Silent()
+    progress = progress or NullProgress()
     _check(plan)
     with scratch(plan.work) as directory:
         taps = [_tapped(plan, name, directory, progress) for name in ("reference", "bundle")]

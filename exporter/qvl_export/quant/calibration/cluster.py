@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from ...common import libraries
-from ...common.atomic_output import written
+from ...common.atomic_output import atomic_file
 from ...errors import ExportError
 from ...jobs.pool import Pool
 from ...jobs.worker import serve
@@ -115,7 +115,7 @@ def _observe(session: ort.InferenceSession, work: Work, number: int, shard: rang
     """Writes a shard's statistics to its file; its Hessians are freed before the next shard's are allocated."""
     tokens = work.directory / shards.tokens_file(shard)
     found = shards.gather(session, work.samples(number, shard), watch, tokens)
-    with written(_file(work, number, shard)) as file:
+    with atomic_file(_file(work, number, shard)) as file:
         shards.write(found, file)
 
 

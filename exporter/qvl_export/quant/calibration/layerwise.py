@@ -24,7 +24,7 @@ from .experts import quantize_experts, routed_outputs
 from .shards import Found, Here, Runner, Tap, Watch
 from .smoothquant import smooth
 from .tower import Tower
-from .work_dir import LinearRecord, Quantized, StageRecord, Work
+from .work_dir import LinearRecord, StageRecord, TowerResult, Work
 
 LEAST_SQNR = 15.0
 """SQNR (dB) of a linear's outputs under W8A8 below which it stays float."""
@@ -35,7 +35,7 @@ LOST_TOGETHER = 3.0
 double the noise; inputs after norms lose 1 to 3.6 dB, gated products 10 dB."""
 
 
-def quantize_tower(tower: Tower, work: Work, report: Report, pool: Pool | None = None) -> Quantized:
+def quantize_tower(tower: Tower, work: Work, report: Report, pool: Pool | None = None) -> TowerResult:
     """Quantizes every linear that has a scheme, on the samples in `work`; reports each stage to `report`.
 
     Pages run on the machines of `pool`, or in this process; the result is the same.
@@ -79,7 +79,7 @@ def observe(tower: Tower, stage: Stage, work: Work, runner: Runner) -> tuple[dic
     watch = _watch(tower, stage, work.pages)
     collectors, routed = watch.collectors(), list[Routed]()
     if watch.outputs:
-        model = tower.write(stage, Quantized(), work.directory)
+        model = tower.write(stage, TowerResult(), work.directory)
         for found in runner.observed(model, watch):
             routed += _join(collectors, found)
             del found  # free it before the next shard is summed
@@ -101,7 +101,7 @@ def _watch(tower: Tower, stage: Stage, pages: int) -> Watch:
         schemes = [scheme for name in names if (scheme := tower.scheme(name))]
         if schemes:
             taps.append(Tap(output, names[0], any(scheme.hessian for scheme in schemes)))
-    return Watch(taps, pages, tower.vision_weight, routed_outputs(tower, stage), tower.experts_per_token)
+    return Watch(taps, pages, routed_outputs(tower, stage), tower.experts_per_token)
 
 
 def quantize_linears(

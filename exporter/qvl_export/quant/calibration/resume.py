@@ -16,6 +16,8 @@ from ...errors import OutputError, is_bad_input
 
 MEASURED = "table.json"
 """The measured sensitivities, which are valid for other limits too."""
+IMAGES = "images"
+"""Folder for pages that this export has rendered, see `calibration_data.stored_pages`; no later run uses them."""
 DONE = ("pages", "stage.*.json", "step.*.json", MEASURED)
 Seen = dict[Path, int]
 
@@ -33,12 +35,14 @@ def calibrating(out: Path) -> Iterator[None]:
     """
     directory = directory_of(out)
     with atomic.parents(out), _claimed(out, directory):
+        shutil.rmtree(directory / IMAGES, ignore_errors=True)
         before = _seen(directory)
         for half in directory.rglob(".*.tmp"):
             half.unlink(missing_ok=True)
         try:
             yield
         except BaseException as error:
+            shutil.rmtree(directory / IMAGES, ignore_errors=True)
             if is_bad_input(error):
                 _forget(directory, before)
             if not any(path.is_file() for name in DONE for path in directory.rglob(name)):
@@ -52,7 +56,7 @@ def calibrating(out: Path) -> Iterator[None]:
 @contextlib.contextmanager
 def _claimed(out: Path, directory: Path) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
-        with atomic.told(directory, out):
+        with atomic.naming_output(directory, out):
             held = stack.enter_context(lock(directory.with_name(f"{directory.name}.lock")))
         if held is False:
             fix = "wait until it ends, or choose another place"

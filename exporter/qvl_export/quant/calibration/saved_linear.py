@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ...common.atomic_output import written
+from ...common.atomic_output import atomic_file
 from ...qtensor import QTensor, QuantFormat
 
 
@@ -28,7 +28,7 @@ class SavedLinear:
     def save(self, tensor: QTensor) -> None:
         """Writes a temporary file, then renames it."""
         parts: dict[str, Any] = {name: getattr(tensor, name) for name in ("codes", "scales", "zeros", "input_scale")}
-        with written(self.file) as file:
+        with atomic_file(self.file) as file:
             np.savez(file, **{name: value for name, value in parts.items() if value is not None})
 
     def read(self) -> QTensor:

@@ -15,7 +15,7 @@ from typing import IO, TYPE_CHECKING, NamedTuple, Protocol
 import msgspec
 import numpy as np
 
-from ...common.atomic_output import written
+from ...common.atomic_output import atomic_file
 from ..statistics import Collector, Part
 from .expert_tokens import Routed
 from .layer_session import open_session, run, through
@@ -36,14 +36,13 @@ class Tap(msgspec.Struct, frozen=True):
 
 
 class Watch(msgspec.Struct, frozen=True):
-    """What to collect from a stage over `pages` pages; image tokens have weight `vision_weight`.
+    """What to collect from a stage over `pages` pages.
 
     `routed` names the outputs with the experts' inputs and the router's scores; each token goes to `chosen` experts.
     """
 
     taps: list[Tap]
     pages: int
-    vision_weight: float
     routed: tuple[str, str] | None
     chosen: int
 
@@ -106,24 +105,14 @@ def gather(session: ort.InferenceSession, samples: Iterable[Sample], watch: Watc
     """Runs the pages of a shard and collects statistics; tokens routed to experts go to the file `tokens`."""
     collectors, outputs = watch.collectors(), watch.outputs
     routed = Routed(tokens, watch.chosen) if watch.routed else None
-    with written(tokens) if routed else contextlib.nullcontext() as file:
+    with atomic_file(tokens) if routed else contextlib.nullcontext() as file:
         for sample in samples:
-            values, counts = run(session, sample, outputs), token_weights(sample, watch.vision_weight)
+            values = run(session, sample, outputs)
             for collector, value in zip(collectors, values[: len(collectors)], strict=True):
-                collector.add(value.reshape(-1, value.shape[-1]), counts)
+                collector.add(value.reshape(-1, value.shape[-1]))
             if routed and file:
-                routed.add(file, values[-2], values[-1], counts)
+                routed.add(file, values[-2], values[-1])
     return Found([collector.part() for collector in collectors], routed)
-
-
-def token_weights(sample: Sample, vision_weight: float) -> Floats | None:
-    """The weight of each token [T], or None if all weigh the same."""
-    places = sample.feeds.get("image_positions")
-    if places is None or vision_weight == 1:
-        return None
-    counts = np.ones(sample.hidden.shape[1], np.float32)
-    counts[places[:, 1]] = vision_weight
-    return counts
 
 
 def write(found: Found, file: IO[bytes]) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...checkpoint.safetensors_reader import StoredTensor
-from ...common.atomic_output import written
+from ...common.atomic_output import atomic_file
 from ...qtensor import QTensor, QuantFormat
 from .saved_linear import SavedLinear
 
@@ -49,7 +49,7 @@ class StageRecord(msgspec.Struct, frozen=True):
 
 
 @dataclass(frozen=True)
-class Quantized:
+class TowerResult:
     """A tower's quantized linears, and the float tensors that differ from the checkpoint's.
 
     `cache_scales` are the divisors of those linears' outputs that are stored in the KV cache.
@@ -89,7 +89,7 @@ class Work:
         count = 0
         for count, sample in enumerate(samples, 1):
             self.keep(0, count - 1, sample.hidden)
-            with written(self.directory / f"feeds.{count - 1}.npz") as file:
+            with atomic_file(self.directory / f"feeds.{count - 1}.npz") as file:
                 np.savez(file, **sample.feeds)  # type: ignore[arg-type]
         self._write("pages", str(count).encode())
 
@@ -99,7 +99,7 @@ class Work:
 
     def keep(self, stage: int, page: int, hidden: Floats) -> None:
         """Saves the hidden states of a page that are the input of stage number `stage`."""
-        with written(self._hidden(stage, page)) as file:
+        with atomic_file(self._hidden(stage, page)) as file:
             np.save(file, hidden)
 
     def samples(self, stage: int, pages: Iterable[int] | None = None) -> Iterator[Sample]:
@@ -145,9 +145,9 @@ class Work:
             if found.format
         }
 
-    def quantized(self, *records: StageRecord) -> Quantized:
+    def quantized(self, *records: StageRecord) -> TowerResult:
         """Combines the results of several stages."""
-        return Quantized(
+        return TowerResult(
             {name: linear for record in records for name, linear in self.linears(record).items()},
             {name: tensor for record in records for name, tensor in self.tensors(record).items()},
             {name: np.array(scale, np.float32) for record in records for name, scale in record.cache_scales.items()},
@@ -157,5 +157,5 @@ class Work:
         return self.directory / f"hidden.{stage}.{page}.npy"
 
     def _write(self, name: str, content: bytes) -> None:
-        with written(self.directory / name) as file:
+        with atomic_file(self.directory / name) as file:
             file.write(content)

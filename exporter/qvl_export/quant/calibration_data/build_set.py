@@ -21,15 +21,15 @@ from qvl_runtime.media.images import load_image
 from qvl_runtime.pdf import PDF_DPI
 
 from ..._version import __version__
-from ...common.atomic_output import Product, writing
+from ...common.atomic_output import OutputKind, writing
 from ...common.fingerprint import versions
+from ...common.labels import LABELS, Label
 from ...common.progress import Report
-from .labelled_set import LABELS, Label
 from .page_question import Question
 from .selection import Record, select
 
 MANIFEST = "manifest.json"
-SET = Product("a calibration set", (LABELS, MANIFEST))
+SET = OutputKind("a calibration set", (LABELS, MANIFEST))
 KEPT = {b"\x89PNG\r\n": "png", b"\xff\xd8\xff": "jpg"}
 """First bytes of files that are copied unchanged, and their extensions."""
 LONGEST_STEM = 60

@@ -1,4 +1,4 @@
-"""Σ xᵀ diag(counts) x over the tokens x [T, K] of many pages, stored as blocks of rows from the diagonal on.
+"""Σ xᵀx over the tokens x [T, K] of many pages, stored as blocks of rows from the diagonal on.
 
 The matrix is symmetric, so this takes half the memory and half the work. Each block is multiplied by a single thread,
 so that a sum has the same bits on any number of cores.
@@ -23,16 +23,15 @@ def zeros(size: int) -> Floats:
     return np.zeros(sum(rows * (size - first) for first, rows in _places(size)), np.float32)
 
 
-def add(total: Floats, x: Floats, counts: Floats | None = None) -> None:
-    """Adds the tokens x [T, K] of a page in place, weighted by `counts` [T] (default: 1 each)."""
+def add(total: Floats, x: Floats) -> None:
+    """Adds the tokens x [T, K] of a page in place."""
     import torch  # adds a product in place; NumPy would allocate the product first
 
-    left = torch.from_numpy(np.asarray(x, np.float32))
-    right = left if counts is None else left * torch.from_numpy(counts)[:, None]
+    tokens = torch.from_numpy(np.asarray(x, np.float32))
 
     def one(place: tuple[int, Floats]) -> None:
         first, block = place
-        torch.from_numpy(block).addmm_(left[:, first : first + len(block)].T, right[:, first:])
+        torch.from_numpy(block).addmm_(tokens[:, first : first + len(block)].T, tokens[:, first:])
 
     with _one_thread_each() as pool:
         list(pool.map(one, _blocks(total, x.shape[1])))

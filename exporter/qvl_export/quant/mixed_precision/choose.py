@@ -15,7 +15,7 @@ from qvl_runtime.manifest import Calibration, Manifest
 from qvl_runtime.sessions.cpu import CpuVision, open_vision
 
 from ...bundle import manifest as describe
-from ...common.atomic_output import written
+from ...common.atomic_output import atomic_file
 from ...common.threads import thread_limit
 from ...graph import weights
 from ...graph.build import Graph, build_vision
@@ -26,6 +26,7 @@ from ..calibration.tower import Tower
 from ..calibration.work_dir import Floats, Sample, Work
 from ..calibration_data.prompts import Sampler
 from ..context import CalibrationContext, CalibrationSetup
+from ..precision import INT4, INT8
 from ..towers import llm_tower, vision_tower
 from . import measure as sensitivity
 from . import search
@@ -36,30 +37,30 @@ from .pinned_scheme import Pinned
 from .sensitivity_table import Sensitivity
 from .single_linear import shape_of
 
-CANDIDATES = {"vision": ("int8",), "llm": ("int4", "int8")}
+CANDIDATES = {"vision": (INT8,), "llm": (INT4, INT8)}
 """Precisions tried for the linears of each tower beside float, coarsest first."""
 
 
 def choose(context: CalibrationContext) -> dict[str, schemes.Scheme | None]:
-    """Returns the scheme of every linear by name, None if it stays float; ExportError if no choice keeps the limit.
-
-    A size limit too small for any choice is refused before sensitivities are measured.
-    """
-    setup, sizes = context.setup, _sizes(context)
-    limit = setup.limit
-    assert limit is not None
-    fit.check(_unmeasured(setup), limit, sizes)
+    """Returns the scheme of every linear by name, None if it stays float; ExportError if no choice keeps the limit."""
+    setup = context.setup
+    assert setup.limit is not None
     table = sensitivities(context)
-    chosen = fit.choose(table, limit, sizes)
+    chosen = fit.choose(table, setup.limit, _sizes(setup, context.manifest))
     context.report(f"KL of {search.predicted(table, chosen):.2g} expected of the precisions chosen")
     found = {name: schemes.find(name, setup.options) for name in schemes.available()}
     forms = fit.forms(table, chosen)
     return {name: Pinned(found[how.split()[0]], forms[name]) if name in forms else None for name, how in chosen.items()}
 
 
-def _sizes(context: CalibrationContext) -> Sizes:
+def check_size(setup: CalibrationSetup, draft: Manifest) -> None:
+    """Raises ExportError if no choice keeps the size limit; nothing is measured. `draft` has no graphs yet."""
+    assert setup.limit is not None
+    fit.check(_unmeasured(setup), setup.limit, _sizes(setup, draft))
+
+
+def _sizes(setup: CalibrationSetup, draft: Manifest) -> Sizes:
     """Sizes of the plan's bundles; the placeholder for the pages' entry has the length of the final entry."""
-    setup, draft = context.setup, context.manifest
     record = Calibration(sources=setup.pages.names, pages=len(setup.pages), sha256=NO_HASH)
     origin = msgspec.structs.replace(draft.provenance, calibration=record)
     tables = dict.fromkeys(setup.tables, setup.table_format)
@@ -101,7 +102,7 @@ def sensitivities(context: CalibrationContext) -> list[Sensitivity]:
         works["vision"].begin(sampler.patches())
         works["llm"].begin(_tokens(setup, sampler, context.manifest, works["llm"].directory))
         table = sensitivity.measure(_chain(setup, works["llm"]), works, _candidates(setup), report)
-        with written(kept) as file:
+        with atomic_file(kept) as file:
             file.write(msgspec.json.encode(table))
         for work in works.values():
             shutil.rmtree(work.directory)

@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from ...common.atomic_output import written
+from ...common.atomic_output import atomic_file
 from ...qtensor import QuantFormat
 from ..calibration.work_dir import Floats, Sample
 
@@ -57,7 +57,7 @@ class Variants:
 
     def save(self, name: str, page: int, hidden: Floats) -> None:
         """Saves the output of the next step for a page."""
-        with written(self._path(len(self.steps) + 1, name, page)) as file:
+        with atomic_file(self._path(len(self.steps) + 1, name, page)) as file:
             np.save(file, hidden)
 
     def move(self, name: str, page: int, sample: Sample, through: Callable[[Floats, Sample], Floats]) -> None:
@@ -70,7 +70,7 @@ class Variants:
     def finish(self, step: Step) -> None:
         """Saves the record of the next step, then removes its inputs."""
         number = len(self.steps)
-        with written(self._record(number)) as file:
+        with atomic_file(self._record(number)) as file:
             file.write(msgspec.json.encode(step))
         self.steps.append(step)
         for path in self.directory.glob(f"{number}.*.npy"):

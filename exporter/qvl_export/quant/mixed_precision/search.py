@@ -6,10 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 
 from ...errors import ExportError
 from ..limit import Limit
+from ..precision import FP16
 from .knapsack import choose
 from .sensitivity_table import Sensitivity
 
-FLOAT = "fp16"
+FLOAT = FP16
+"""The precision of a linear that is not quantized."""
 Bytes = Callable[[str, str], int]
 """Bytes of a linear, by its name and a precision."""
 

@@ -1,0 +1,170 @@
+"""Refuses options of a plan that are invalid, that contradict each other, or that have no effect."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import msgspec
+
+from qvl_runtime.bundle import has_utf8_name
+from qvl_runtime.manifest import DECODE
+
+from ..errors import ExportError
+from ..families.spec import ModelSpec
+from ..quant import precision, schemes
+from ..quant import rotation as rotate
+from ..quant.precision import INT4, INT8
+from ..targets import Target
+from .plan import ExportPlan
+
+DEFAULT_MAX_LENGTH = 8192
+_LLM = ("llm", DECODE)
+
+
+@dataclass(frozen=True)
+class Reader:
+    """The precisions per graph in which an option has an effect. `what` and `fix` are parts of the error message."""
+
+    field: str
+    precisions: Mapping[str, tuple[str, ...]]
+    what: str = "quantization"
+    fix: str = f"add --precision {INT8} or {INT4}"
+
+
+_ANY = dict.fromkeys(("vision", *_LLM), precision.quantized())
+_ADD_INT4 = f"add --precision {INT4}"
+READ_BY = {
+    "--calib": Reader("calib", _ANY),
+    "--samples": Reader("samples", _ANY),
+    "--threads": Reader("threads", _ANY),
+    "--ray": Reader("ray", _ANY),
+    "--block-size": Reader(
+        "block_size",
+        {"vision": precision.with_scheme(INT4), **dict.fromkeys(_LLM, precision.quantized())},
+        f"quantization of the language model, or to {INT4}",
+    ),
+    "--reduce-range": Reader(
+        "reduce_range", dict.fromkeys(_ANY, precision.with_scheme(INT8)), INT8, f"add --precision {INT8}"
+    ),
+    "--no-gptq-experts": Reader(
+        "gptq_experts", dict.fromkeys(_LLM, precision.with_scheme(INT4)), f"{INT4} of the language model", _ADD_INT4
+    ),
+}
+"""Options that have no effect unless a graph has a certain precision."""
+
+
+def quantized(precisions: Mapping[str, str]) -> dict[str, str]:
+    """Returns the entries of `precisions` that are not float types."""
+    return {name: chosen for name, chosen in precisions.items() if chosen not in precision.FLOATS}
+
+
+def check_options(plan: ExportPlan) -> None:
+    """Raises ExportError for options that are invalid with any checkpoint; InstallError if a library is missing."""
+    _check_limit(plan)
+    precisions, quant = plan.precisions(), plan.quant
+    for path in (plan.out, quant.save_gptq):
+        if path is not None and not has_utf8_name(Path(path)):
+            raise ExportError(f"{path}: is not UTF-8, so that no engine could open it", fix="give another directory")
+    if quant.save_gptq is not None and precisions["llm"] != INT4:
+        raise ExportError(f"--save-gptq writes {INT4} only", fix=f"add --llm-precision {INT4}, or leave it out")
+    if quant.rotate and (quant.save_gptq is not None or plan.limit):
+        raise ExportError(
+            "--rotate cannot be combined with --save-gptq, --max-kl or --max-size", fix="leave --rotate out"
+        )
+    if plan.calibration.samples < 1:
+        raise ExportError(f"--samples must be >= 1, got {plan.calibration.samples}")
+    _check_read(plan, precisions)
+    check_schemes(plan, set(quantized(precisions).values()))
+
+
+def check_schemes(plan: ExportPlan, precisions: set[str]) -> None:
+    """Raises ExportError or InstallError if the schemes of these precisions do not support the options or this
+    machine."""
+    for name in schemes.available():
+        if not precisions.isdisjoint(precision.with_scheme(name)):
+            schemes.find(name, plan.scheme_options)
+
+
+def _check_limit(plan: ExportPlan) -> None:
+    quant = plan.quant
+    limits = [value for value in (quant.max_kl, quant.max_size) if value is not None]
+    own = quant.vision_precision or quant.llm_precision or plan.precision != ExportPlan.precision
+    if limits and (len(limits) > 1 or own):
+        raise ExportError(
+            "--max-kl, --max-size and precisions exclude one another",
+            fix="give one of --max-kl, --max-size, --precision",
+        )
+    if limits and not 0 < limits[0] < math.inf:
+        raise ExportError(f"a limit of {limits[0]} cannot be kept", fix="--max-kl and --max-size are above 0")
+
+
+def _check_read(plan: ExportPlan, precisions: Mapping[str, str]) -> None:
+    """Refuses options without effect: accepting them silently would be misleading."""
+    for option, reader in READ_BY.items():
+        read = any(chosen in reader.precisions.get(graph, ()) for graph, chosen in precisions.items())
+        if plan.is_asked(reader.field) and not read:
+            raise ExportError(f"{option} is for {reader.what}", fix=f"{reader.fix}, or leave it out")
+    if plan.quant.vision_precision and plan.quant.llm_precision and plan.precision not in precision.FLOATS:
+        raise ExportError(
+            "--precision has no effect if both towers have their own",
+            fix="leave it out, or --vision-precision or --llm-precision",
+        )
+
+
+def check_effect(plan: ExportPlan, lowered: Mapping[str, Target], own: bool, experts: bool) -> None:
+    """Raises ExportError for options that have no effect with this target or checkpoint.
+
+    `own` says whether the checkpoint stores quantized linears, `experts` whether the model has experts.
+    """
+    precisions = plan.precisions()
+    if plan.is_asked("accuracy_level"):
+        if not any(hasattr(target, "accuracy_level") for target in lowered.values()):
+            raise ExportError(f"target {plan.target} does not read --accuracy-level", fix="leave it out")
+        if not own and not quantized({name: chosen for name, chosen in precisions.items() if name != "vision"}):
+            fix = f"{_ADD_INT4}, or leave it out"
+            raise ExportError("--accuracy-level is for a quantized language model", fix=fix)
+    in_blocks = not set(precisions.values()).isdisjoint(precision.with_scheme(INT4))
+    if plan.is_asked("block_size") and not in_blocks and not lowered["llm"].quantized_tables:
+        raise ExportError(f"--block-size is for {INT4}: target {plan.target} keeps tables float", fix="leave it out")
+    if plan.is_asked("gptq_experts") and not experts:
+        raise ExportError("--no-gptq-experts is for models with experts", fix="leave it out")
+
+
+def adjusted_spec(plan: ExportPlan, spec: ModelSpec) -> ModelSpec:
+    """Returns the spec with the plan's pixel bounds, length and rotation; raises ExportError for invalid bounds."""
+    low, high = _pixels(plan, spec)
+    image = msgspec.structs.replace(spec.image, min_pixels=low, max_pixels=high)
+    text = replace(spec.text, rotation_seed=rotate.SEED if plan.quant.rotate else None)
+    return replace(spec, image=image, max_positions=_length(plan, spec), text=text)
+
+
+def _pixels(plan: ExportPlan, spec: ModelSpec) -> tuple[int, int]:
+    if spec.image.square and (plan.min_pixels or plan.max_pixels):
+        raise ExportError(
+            f"family {spec.family} resizes every image to {spec.image.square} × {spec.image.square} pixels",
+            fix="leave --min-pixels and --max-pixels out",
+        )
+    low, high = plan.min_pixels or spec.image.min_pixels, plan.max_pixels or spec.image.max_pixels
+    if plan.max_pixels and not plan.min_pixels:
+        low = min(low, high)
+    least = spec.image.factor**2
+    if low < 1 or high < least:
+        raise ExportError(
+            f"min_pixels {low} and max_pixels {high} are too small",
+            fix=f"an image token has {least} pixels",
+        )
+    if low > high:
+        raise ExportError(f"min_pixels {low} is above max_pixels {high}", fix="lower --min-pixels")
+    return low, high
+
+
+def _length(plan: ExportPlan, spec: ModelSpec) -> int:
+    length = plan.max_length or min(DEFAULT_MAX_LENGTH, spec.max_positions)
+    if not 1 < length <= spec.max_positions:
+        raise ExportError(
+            f"--max-length {length} is not within the model's {spec.max_positions} positions", fix="give fewer"
+        )
+    return length
