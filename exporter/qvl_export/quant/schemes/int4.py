@@ -9,6 +9,8 @@ from ..gptq.solver import gptq
 from ..statistics import Statistics
 from . import Floats, Options
 
+READS = frozenset({"block_size", "gptq_experts"})
+
 
 @dataclass(frozen=True)
 class Int4:
