@@ -26,7 +26,7 @@ from rich.table import Table
 
 from qvl_export import ExportPlan, export
 from qvl_export.common.kl import divergence, log_softmax
-from qvl_export.qtensor import Layout, QTensor
+from qvl_export.qtensor import QTensor, QuantFormat
 from qvl_export.quant.gptq.solver import round_to_nearest
 from qvl_export.quant.schemes import int4
 from qvl_runtime.model import Model, load
@@ -106,9 +106,9 @@ class Experiments:
         return self.held.measure(load(self.directory / "b", threads=2))
 
 
-def _nearest(weight: np.ndarray, _: np.ndarray, layout: Layout) -> QTensor:
+def _nearest(weight: np.ndarray, _: np.ndarray, format: QuantFormat) -> QTensor:
     """Instead of GPTQ."""
-    return round_to_nearest(weight, layout)
+    return round_to_nearest(weight, format)
 
 
 def rotations(experiments: Experiments) -> Table:

@@ -84,12 +84,12 @@ WEIGHTS = [
     ),
     Row(
         "extra tensor",
-        r"no place in the model: model\.extra",
+        r"not part of the model: model\.extra",
         d.tensors(lambda t: t.update({"model.extra": torch.ones(2)})),
     ),
     Row(
         "name with control characters",
-        r"no place in the model: model\.\\x1b\[31m extra, n0",
+        r"not part of the model: model\.\\x1b\[31m extra, n0",
         d.tensors(
             lambda t: t.update({"model.\x1b[31m\nextra": torch.ones(2), **{f"n{i}": torch.ones(1) for i in range(9)}})
         ),

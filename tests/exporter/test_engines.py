@@ -22,7 +22,7 @@ from qvl_export.common.progress import NullProgress
 from qvl_export.engines import BuildOptions, building, capabilities, check
 from qvl_export.engines.profiles import most_windows, profiles
 from qvl_export.evaluate.trace.expose_graph import expose
-from qvl_export.qtensor import Layout
+from qvl_export.qtensor import QuantFormat
 from qvl_export.targets.tensorrt_rtx import _configure
 from qvl_runtime.bundle import read_manifest
 from qvl_runtime.errors import BundleError, EngineError, InstallError, QvlError
@@ -124,7 +124,7 @@ def test_what_cannot_be_built_is_refused_in_one_line(
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)
 def test_gptq_checkpoints_are_built_where_they_are_symmetric(example: Path, page: Path, tmp_path: Path) -> None:
     asked = plan(example, tmp_path / "out", page)
-    if any(linear.layout().asymmetric for linear in quantized_linears(Checkpoint(example)).values()):
+    if any(linear.format().asymmetric for linear in quantized_linears(Checkpoint(example)).values()):
         with pytest.raises(ExportError, match=r"not symmetric int4, which is all that TensorRT-RTX takes \(export the"):
             export(asked)
         return
@@ -133,11 +133,11 @@ def test_gptq_checkpoints_are_built_where_they_are_symmetric(example: Path, page
         export(changed(asked, out=tmp_path / "old", compute_capability="75"))
 
 
-@pytest.mark.parametrize("layout", [Layout(4, 32, asymmetric=True), Layout(8, 32)])
-def test_other_forms_of_stored_weights_are_refused(layout: Layout) -> None:
+@pytest.mark.parametrize("format", [QuantFormat(4, 32, asymmetric=True), QuantFormat(8, 32)])
+def test_other_forms_of_stored_weights_are_refused(format: QuantFormat) -> None:
     with pytest.raises(ExportError, match="not symmetric int4"):
-        check(BuildOptions(stored=frozenset({Layout(4, 32), layout})), "TensorRT")
-    check(BuildOptions(stored=frozenset({Layout(4, 32)})), "TensorRT")
+        check(BuildOptions(stored=frozenset({QuantFormat(4, 32), format})), "TensorRT")
+    check(BuildOptions(stored=frozenset({QuantFormat(4, 32)})), "TensorRT")
 
 
 def test_engines_show_nothing_of_their_inside(checkpoint: Checkpoints, page: Path, tmp_path: Path) -> None:

@@ -36,6 +36,7 @@ from qvl_runtime.templates.chat import ChatTemplate
 from tests.conftest import Loader
 from tests.exporter.test_parity import assert_close, image, oracle_inputs, ways
 from tests.oracles import tiny
+from tests.oracles.families import qwen as tiny_qwen
 from tests.oracles.qwen_vl import QwenVl
 from tests.plans import export_plan
 from tests.quant.test_awq_checkpoint import CONFIG, quantized
@@ -74,7 +75,7 @@ PUBLISHED = {
     "vocab_size": 151936,
 }
 """`config.json` of Qwen/Qwen-VL-Chat."""
-TINY_VISUAL = tiny.qwen_vl_config(tiny.SHAPES["small"])["visual"]
+TINY_VISUAL = tiny_qwen.config(tiny.SHAPES["small"])["visual"]
 
 
 def user(*content: Any) -> list[dict[str, Any]]:

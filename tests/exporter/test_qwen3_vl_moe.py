@@ -26,7 +26,8 @@ from tests.exporter import damage as d
 from tests.exporter.test_checkpoint import Tensors, data_hashes
 from tests.exporter.test_qwen3_vl import described, everywhere
 from tests.heldout import HELDOUT, items
-from tests.oracles.tiny import EXPERT, SHAPES
+from tests.oracles.families.qwen3_vl_moe import EXPERT
+from tests.oracles.tiny import SHAPES
 from tests.plans import export_plan
 
 FAMILY = "qwen3_vl_moe"

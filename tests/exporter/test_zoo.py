@@ -199,7 +199,7 @@ def test_biases_of_zeros_are_left_out(dtype: torch.dtype, tmp_path: Path) -> Non
 
 def test_biases_that_are_something_are_named(tmp_path: Path) -> None:
     source = requantized("qwen2_vl_g32_sym", tmp_path / "c", biased(0.5))
-    with pytest.raises(ExportError, match=r"no place in the model: model\.layers\.0\.mlp\.down_proj\.bias"):
+    with pytest.raises(ExportError, match=r"not part of the model: model\.layers\.0\.mlp\.down_proj\.bias"):
         export(ExportPlan(source, tmp_path / "b"))
 
 
@@ -317,7 +317,7 @@ def test_tokens_that_are_not_said_are_those_of_transformers(checkpoint: Checkpoi
 
 
 def test_a_model_without_an_image_token_is_refused(checkpoint: Checkpoints, tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match=r"image_token_id is missing \(say that of <\|image_pad\|>"):
+    with pytest.raises(ExportError, match=r"image_token_id is missing \(add the id of <\|image_pad\|>"):
         spec_of(checkpoint(*zoo.SMALL), tmp_path / "c", d.config(image_token_id=d.REMOVE))
 
 

@@ -243,7 +243,7 @@ REFUSED = [
         "MLX, 4 bits without saying so",
         SMALL,
         d.tensors(mlx_quantized),
-        r"no place in the model: .*(biases|scales).*\(the checkpoint is quantized: export the original one",
+        r"not part of the model: .*(biases|scales).*\(the checkpoint is quantized: export the original one",
     ),
     Refused("MLX", SMALL, named(mlx), r"is a conversion for MLX \(vision_tower\.…\) \(export the original release"),
     Refused("GGUF", SMALL, only("model-Q4_K_M.gguf"), r"there are only GGUF files.*export the safetensors release"),

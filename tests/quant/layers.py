@@ -101,10 +101,10 @@ def save_linear(target: Target, tensor: QTensor, bias: np.ndarray | None, path: 
     graph, packed = empty_graph("linear", target), target.pack(tensor)
     x, op = add_input(graph, "x", FLOAT, [1, "s", columns]), GraphBuilder(graph).op
     parts = {}
-    for name, (shape, dtype) in target.packed_form(rows, columns, tensor.layout).items():
+    for name, (shape, dtype) in target.packed_form(rows, columns, tensor.format).items():
         parts[name] = op.initializer(stored(packed[name], dtype, shape, name), name)
     added = None if bias is None else op.initializer(ir.tensor(bias, name="bias"), "bias")
-    y = target.quantized_linear(op, x, PackedWeight(parts, tensor.layout, rows, columns), added)
+    y = target.quantized_linear(op, x, PackedWeight(parts, tensor.format, rows, columns), added)
     add_output(graph, y, "y", None)
     ir.save(ir.Model(graph, ir_version=target.ir_version), path)
 

@@ -114,7 +114,7 @@ def test_every_size_of_groups(tmp_path: Path, group_size: int) -> None:
     save_file(parts, tmp_path / "model.safetensors")
     linear = AwqConfig(group_size=group_size).linear("x", Checkpoint(tmp_path).tensors)
     assert np.array_equal(linear.read().dequantize(), weight)
-    assert linear.layout() == linear.read().layout
+    assert linear.format() == linear.read().format
     assert (linear.rows, linear.columns) == weight.shape
 
 

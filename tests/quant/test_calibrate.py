@@ -75,7 +75,7 @@ def test_layers_on_their_own_are_the_layers_of_the_model(
     source = Checkpoint(checkpoint(family, "deep"))
     whole, target = read_spec(source), lower("cpu", "fp32")
     spec = whole.text
-    build = lambda name, layouts: decoder_stage(spec, target, name, layouts)  # noqa: E731
+    build = lambda name, formats: decoder_stage(spec, target, name, formats)  # noqa: E731
     stages = tuple(decoder_stages(spec))
     tower = Tower("llm", stages, build, target, tensors(source, whole), lambda _: None)
     content = [{"type": "image", "image": image(90, 140, 1)}, {"type": "text", "text": "Read the text."}]
@@ -120,7 +120,7 @@ def test_it_is_worth_it(
     calibrated: Path, reference_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """GPTQ is closer to float than round-to-nearest, and close at that."""
-    monkeypatch.setattr(int4, "gptq", lambda weight, _, layout: calibrate_nearest(weight, layout))
+    monkeypatch.setattr(int4, "gptq", lambda weight, _, format: calibrate_nearest(weight, format))
     export(export_plan(REFERENCE, tmp_path / "nearest", **INT4))
     reference = load(reference_bundle, threads=1)
     ours, nearest = (divergence(reference, load(path, threads=1)) for path in (calibrated, tmp_path / "nearest"))
@@ -128,10 +128,10 @@ def test_it_is_worth_it(
     assert ours < 0.03
 
 
-def calibrate_nearest(weight: np.ndarray, layout: Any) -> Any:
+def calibrate_nearest(weight: np.ndarray, format: Any) -> Any:
     from qvl_export.quant.gptq.solver import round_to_nearest
 
-    return round_to_nearest(weight, layout)
+    return round_to_nearest(weight, format)
 
 
 def test_only_the_language_model_is_quantized(calibrated: Path) -> None:

@@ -161,7 +161,7 @@ def test_every_variant_of_the_format(
     linear = config.linear("x", Checkpoint(tmp_path).tensors)
     expected = (codes - zeros[group]).astype(np.float32) * scales[group].astype(np.float32)
     assert np.array_equal(linear.read().dequantize(), expected.T)
-    assert linear.layout().permuted == (desc_act and group_size != -1)
+    assert linear.format().permuted == (desc_act and group_size != -1)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 from qvl_export import ExportPlan, export
 from qvl_export.evaluate.trace.blame import BlamePlan, blame
 from qvl_export.graph.scale_folds import Fold
-from qvl_export.qtensor import QTensor
+from qvl_export.qtensor import Activations, QTensor
 from qvl_export.quant.calibration.layer_session import open_session
 from qvl_export.quant.calibration.layerwise import _together
 from qvl_export.quant.calibration.smoothquant import best_scale
@@ -96,7 +96,7 @@ def test_tokens_share_a_scale_where_they_are_alike(loud: float, together: bool) 
     tensor = find("int8", Options()).quantize(weight, None)
     seen = statistics(tokens[np.arange(64) != 5])._replace(largest=np.abs(tokens).max(axis=0))
     chosen, level = _together(weight, tensor, seen, sqnr(weight, tensor, seen))
-    assert chosen.layout.per_tensor == together
+    assert (chosen.format.activations is Activations.INT8_PER_TENSOR) == together
     assert level == sqnr(weight, chosen, seen)
 
 
@@ -119,7 +119,7 @@ def test_codes_are_the_nearest_of_a_symmetric_range(reduce_range: bool, steps: i
     scale = np.maximum(np.abs(weight).max(1, keepdims=True) / steps, 1e-30)
     assert np.abs(tensor.dequantize() - weight).max() <= scale.max() / 2 * 1.0001
     assert np.array_equal(tensor.dequantize()[3], np.zeros(33))
-    assert int(tensor.codes.max()) - tensor.layout.middle <= steps
+    assert int(tensor.codes.max()) - tensor.format.default_zero_point <= steps
 
 
 def test_smoothing_undoes_outlier_channels() -> None:

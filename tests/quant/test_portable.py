@@ -1,4 +1,4 @@
-"""Quantized linears of standard ONNX against what their layouts mean, and float16 products beyond float16's range."""
+"""Quantized linears of standard ONNX against what their formats mean, and float16 products beyond float16's range."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from qvl_export import ExportPlan, export
 from qvl_export.errors import ExportError
-from qvl_export.qtensor import Layout, QTensor
+from qvl_export.qtensor import QTensor, QuantFormat
 from qvl_export.quant.gptq.solver import round_to_nearest
 from qvl_export.quant.output_error import round_inputs
 from qvl_export.quant.schemes import Options, find
@@ -51,11 +51,11 @@ def apply(tensor: QTensor, bias: np.ndarray, precision: str, x: np.ndarray, path
     return np.asarray(session.run(None, {"x": x[None]})[0][0])
 
 
-def quantized(layout: Layout) -> QTensor:
+def quantized(format: QuantFormat) -> QTensor:
     weight = RNG.standard_normal((ROWS, COLUMNS)).astype(np.float32)
-    tensor = round_to_nearest(weight, layout)
-    if layout.permuted:
-        return QTensor(layout, tensor.codes, tensor.scales, tensor.zeros, RNG.permutation(COLUMNS))
+    tensor = round_to_nearest(weight, format)
+    if format.permuted:
+        return QTensor(format, tensor.codes, tensor.scales, tensor.zeros, RNG.permutation(COLUMNS))
     return tensor
 
 
@@ -68,7 +68,7 @@ def quantized(layout: Layout) -> QTensor:
 def test_blocks_mean_what_their_layout_says(
     tmp_path: Path, precision: str, bits: int, block: int, asymmetric: bool, permuted: bool
 ) -> None:
-    tensor = quantized(Layout(bits, block, asymmetric, permuted))
+    tensor = quantized(QuantFormat(bits, block, asymmetric, permuted))
     bias, x = RNG.standard_normal(ROWS).astype(np.float32), RNG.standard_normal((9, COLUMNS)).astype(np.float32)
     y = apply(tensor, bias, precision, x, tmp_path / "m.onnx")
     expected = x.astype(np.float64) @ tensor.dequantize().T + bias
@@ -115,7 +115,7 @@ def test_same_signed_static_products_are_exact_in_every_host(tmp_path: Path) -> 
 
 def test_partial_blocks_are_refused() -> None:
     with pytest.raises(ExportError, match="whole blocks"):
-        lower("portable", "fp16").packed_form(8, 84, Layout(4, 32))
+        lower("portable", "fp16").packed_form(8, 84, QuantFormat(4, 32))
 
 
 MLP = "visual.blocks.0.mlp"
@@ -159,7 +159,7 @@ def test_what_overflows_float16_comes_through(tmp_path: Path, monkeypatch: pytes
 
     exact, ours = made("exact", "fp32"), made("ours")
     assert np.linalg.norm(ours - exact) < 0.01 * np.linalg.norm(exact)
-    monkeypatch.setattr(HalfProducts, "in_range", lambda self, op, x, wide: (self.narrow(op, x), None))
+    monkeypatch.setattr(HalfProducts, "in_range", lambda self, op, x, exceeds_fp16: (self.narrow(op, x), None))
     assert not np.isfinite(made("naive")).all()
 
 

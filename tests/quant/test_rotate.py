@@ -22,6 +22,7 @@ from qvl_runtime.model import Model, load
 from qvl_runtime.rotation import Rotation, hadamard
 from tests.exporter.test_parity import MAX_ABS, a_video, one_image, only_text
 from tests.heldout import HELDOUT, items
+from tests.oracles import families
 from tests.oracles.tiny import FAMILIES, FREE_SIZES, REFERENCE, SHAPES
 from tests.plans import export_plan
 
@@ -29,7 +30,7 @@ GPTQ = Path(__file__).parent / "gptq" / "qwen2_vl_g32_sym"
 SIZES = [1, 16, 24, 96, 160, 128, 1536, 3584, 509]
 RNG = np.random.default_rng(0)
 
-DENSE = [family for family in FAMILIES if not family.endswith("_moe")]
+DENSE = [family for family in FAMILIES if not families.find(family).experts]
 """Experts are left in their own basis."""
 
 

@@ -26,7 +26,7 @@ from qvl_export.checkpoint.safetensors_reader import same_elements
 from qvl_export.checkpoint.tensor_names import nested_name, published_name
 from qvl_export.cli.main import cli
 from qvl_export.common import atomic_output as atomic
-from qvl_export.qtensor import Layout, QTensor
+from qvl_export.qtensor import QTensor, QuantFormat
 from qvl_export.quant.calibration.saved_linear import SavedLinear
 from qvl_export.quant.quantizer import Quantizer
 from qvl_runtime.packing import unpack_nibbles
@@ -35,7 +35,7 @@ from tests.oracles.tiny import REFERENCE
 from tests.plans import export_plan
 
 INT4: dict[str, Any] = {"llm_precision": "int4", "calib": HELDOUT, "samples": 2}
-LAYOUT = Layout(4, 32)
+FORMAT = QuantFormat(4, 32)
 
 
 @pytest.fixture(scope="module")
@@ -89,8 +89,8 @@ def test_zero_points_of_0_need_the_second_format(tmp_path: Path, low: int) -> No
     rng, shape = np.random.default_rng(low), (16, 64)
     codes, zeros = rng.integers(0, 16, shape, dtype=np.uint8), rng.integers(low, 16, (16, 2), dtype=np.uint8)
     zeros[0, 0] = low
-    tensor = QTensor(Layout(4, 32, asymmetric=True), codes, rng.random((16, 2)).astype(np.float16), zeros)
-    linear = SavedLinear("model.layers.0.x", tmp_path / "x.npz", tensor.layout, *shape)
+    tensor = QTensor(QuantFormat(4, 32, asymmetric=True), codes, rng.random((16, 2)).astype(np.float16), zeros)
+    linear = SavedLinear("model.layers.0.x", tmp_path / "x.npz", tensor.format, *shape)
     linear.save(tensor)
     source = tmp_path / "source"
     source.mkdir()
@@ -171,7 +171,7 @@ def test_places_that_are_refused(tmp_path: Path) -> None:
 
 
 def test_shapes_that_the_format_does_not_take(tmp_path: Path) -> None:
-    linear = SavedLinear("model.layers.0.self_attn.q_proj", tmp_path / "x", LAYOUT, 20, 64)
+    linear = SavedLinear("model.layers.0.self_attn.q_proj", tmp_path / "x", FORMAT, 20, 64)
     with pytest.raises(ExportError, match=r"q_proj \[20, 64\] does not fit .* --block-size"):
         save_gptq.check({linear.name: linear})
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from qvl_runtime import sessions
 from qvl_runtime.cli.describe import describe
 from qvl_runtime.common.standard_streams import show
 
@@ -30,7 +31,8 @@ Examples:
     "--target",
     default="cpu",
     show_default=True,
-    help="Engine to export for: cpu, cuda (ONNX Runtime), portable (plain ONNX), tensorrt-rtx (PC GPUs) or tensorrt.",
+    help=f"Engine to export for: {', '.join(sessions.available()).replace('_', '-')}. cpu and cuda are ONNX Runtime, "
+    "portable is plain ONNX for any engine, tensorrt-rtx is for GPUs in PCs.",
 )
 @click.option(
     "--layout",

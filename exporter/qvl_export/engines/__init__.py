@@ -16,7 +16,7 @@ from qvl_runtime.manifest import EngineEntry, GraphEntry, Manifest
 
 from ..common.progress import Progress
 from ..errors import ExportError
-from ..qtensor import Layout
+from ..qtensor import QuantFormat
 
 PROFILES = ("pages", "video")
 """Inputs of a vision engine: single images, or videos too."""
@@ -31,7 +31,7 @@ class BuildOptions:
     capabilities: tuple[int, ...] = ()
     profile: str = PROFILES[0]
     int4: bool = False
-    stored: frozenset[Layout] = frozenset()
+    stored: frozenset[QuantFormat] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -63,9 +63,9 @@ def check(options: BuildOptions, library: str) -> None:
     """Raises ExportError for an unknown profile and for weights that no version of TensorRT supports."""
     if options.profile not in PROFILES:
         raise ExportError(f"profile {options.profile!r} is not known", fix=f"one of {', '.join(PROFILES)}")
-    if any(layout.asymmetric or layout.bits != 4 for layout in options.stored):
+    if any(format.asymmetric or format.bits != 4 for format in options.stored):
         raise ExportError(
-            f"the checkpoint's GPTQ weights are not symmetric int4, which is all that {library} takes",
+            f"the checkpoint's GPTQ weights are not symmetric int4, the only form that {library} supports",
             fix="export the unquantized checkpoint with --precision int4, or use --target cpu",
         )
 

@@ -107,11 +107,12 @@ def _report_fewer(plan: ExportPlan, pages: Pages, progress: Progress) -> None:
 
 def _finisher(plan: ExportPlan, precisions: Mapping[str, str], own: Linears) -> Finisher | None:
     """Returns the function that builds the target's engines, if any; `own` is empty until the checkpoint is read."""
-    formats = frozenset(linear.layout() for linear in own.values())
-    int4 = not set(precisions.values()).isdisjoint(precision.with_scheme(INT4))
+    formats = frozenset(linear.format() for linear in own.values())
+    found = quantized(precisions).values()
+    int4 = any(name == MIXED or schemes.find(name, plan.scheme_options).format(1).bits == 4 for name in found)
     wanted = engines.capabilities(plan.engine.compute_capability)
     options = engines.BuildOptions(
-        wanted, plan.engine.profile, int4 or any(form.bits == 4 for form in formats), formats
+        wanted, plan.engine.profile, int4 or any(format.bits == 4 for format in formats), formats
     )
     return targets.finisher(plan.target, options)
 
@@ -158,7 +159,7 @@ def _own_linears(plan: ExportPlan, checkpoint: Checkpoint, progress: Progress) -
     if own and plan.quant.rotate:
         raise ExportError("the checkpoint is already quantized", where=checkpoint.directory, fix="use --no-rotate")
     if own:
-        forms = ", ".join(sorted({str(linear.layout()) for linear in own.values()}))
+        forms = ", ".join(sorted({str(linear.format()) for linear in own.values()}))
         progress.stage(f"{len(own)} linears stay as the checkpoint has them: {forms}")
     return own
 
@@ -208,7 +209,7 @@ def _check_save_gptq(resolved: ResolvedExport) -> None:
     scheme = schemes.find(INT4, plan.scheme_options)
     shapes = build.llm_weights(spec.text, resolved.targets["llm"])
     gptq_writer.check(
-        {name: SavedLinear(name, Path(), scheme.layout(shape[1]), *shape) for name, shape in shapes.items()}
+        {name: SavedLinear(name, Path(), scheme.format(shape[1]), *shape) for name, shape in shapes.items()}
     )
 
 

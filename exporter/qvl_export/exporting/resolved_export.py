@@ -94,4 +94,4 @@ class ResolvedExport:
 
 def build_graph(name: str, spec: ModelSpec, target: targets.Target, linears: Linears) -> build.Graph:
     """Returns the graph called `name` with `linears` quantized."""
-    return BUILD[name](spec, target, {name: linear.layout() for name, linear in linears.items()})
+    return BUILD[name](spec, target, {name: linear.format() for name, linear in linears.items()})

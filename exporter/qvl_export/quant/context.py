@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import msgspec
@@ -19,12 +20,13 @@ from ..common.progress import Report
 from ..errors import ExportError
 from ..families.spec import ModelSpec
 from ..jobs.pool import Pool
-from ..qtensor import Layout, check_table
+from ..qtensor import QuantFormat, check_table
 from ..targets import Target
 from . import schemes
-from .calibration.resume import directory_of
+from .calibration.resume import IMAGES, directory_of
 from .calibration_data.prompts import Sampler
-from .calibration_data.selection import Pages, Record
+from .calibration_data.selection import Pages
+from .calibration_data.stored_pages import StoredPages
 from .limit import Limit
 from .precision import MIXED
 
@@ -50,14 +52,13 @@ class CalibrationSetup:
     pages: Pages
     limit: Limit | None = None
     pool: Pool | None = None
-    _record: list[Calibration] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         """Raises ExportError for options that the model does not support, before hours of calibration."""
         if self.spec.text.moe and MIXED in self.precisions.values():
             raise ExportError("the sensitivity of experts cannot be measured", fix="give --precision int4 or int8")
         if "llm" in self.precisions and self.tables:
-            check_table(self.spec.text.hidden_size, self.table_layout)
+            check_table(self.spec.text.hidden_size, self.table_format)
 
     @property
     def work(self) -> Path:
@@ -72,18 +73,18 @@ class CalibrationSetup:
         return ("model.embed_tokens",) if self.spec.text.tied else ("model.embed_tokens", "lm_head")
 
     @property
-    def table_layout(self) -> Layout:
+    def table_format(self) -> QuantFormat:
         """The quantization format of the tables."""
-        return Layout(TABLE_BITS, self.options.block_size)
+        return QuantFormat(TABLE_BITS, self.options.block_size)
+
+    @cached_property
+    def stored_pages(self) -> StoredPages:
+        """The questions about the pages, which are read once per export."""
+        return StoredPages(self.pages, self.work / IMAGES)
 
     def calibration(self, report: Report) -> Calibration:
-        """The manifest's entry for the pages, which are read on the first call."""
-        if not self._record:
-            record = Record(self.pages.names)
-            for question in self.pages.questions(report):
-                record.add(question)
-            self._record.append(record.calibration())
-        return self._record[0]
+        """The manifest's entry for the pages."""
+        return self.stored_pages.calibration(report)
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ class CalibrationContext:
         source = (self.directory / "chat_template.jinja").read_text("utf-8")
         template = ChatTemplate(source, self.directory, self.manifest.special_tokens)
         tokenizer = Tokenizer.from_file(str(self.directory / "tokenizer.json"))
-        return Sampler(self.setup.pages, self.report, self.manifest, template, tokenizer)
+        return Sampler(self.setup.stored_pages, self.report, self.manifest, template, tokenizer)
 
     @property
     def pages(self) -> str:

@@ -29,7 +29,7 @@ def check_formats(setup: CalibrationSetup) -> None:
         for scheme in _schemes(name, precision, setup):
             for stage in stages:
                 for rows, columns in _linears(tower, stage):
-                    target.packed_form(rows, columns, scheme.layout(columns))
+                    target.packed_form(rows, columns, scheme.format(columns))
                 _check_experts(target, stage, scheme)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from ..qtensor import QTensor
+from ..qtensor import Activations, QTensor
 from .statistics import Statistics
 
 Floats = npt.NDArray[np.float32]
@@ -45,12 +45,12 @@ def relative_noise(weight: Floats, quantized: QTensor, statistics: Statistics) -
 
 def _seen(statistics: Statistics, quantized: QTensor) -> Floats:
     """The kept tokens, rounded as the quantized linear rounds its inputs."""
-    x, layout = statistics.tokens, quantized.layout
+    x, format = statistics.tokens, quantized.format
     if quantized.input_scale is not None:
         return round_inputs(x, quantized.input_scale)
-    if layout.per_tensor:
+    if format.activations is Activations.INT8_PER_TENSOR:
         return round_together(x, float(statistics.largest.max()))
-    return round_tokens(x) if layout.integer else x
+    return round_tokens(x) if format.integer else x
 
 
 def sqnr(weight: Floats, quantized: QTensor, statistics: Statistics) -> float:

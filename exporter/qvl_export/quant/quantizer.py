@@ -100,7 +100,7 @@ class Quantizer:
         from .calibration import rtn_tables as rows
 
         tensor = self.setup.tensors[f"{name}.weight"]
-        return rows.quantize_rows(name, tensor, (tensor.shape[0], tensor.shape[1]), self.setup.table_layout, directory)
+        return rows.quantize_rows(name, tensor, (tensor.shape[0], tensor.shape[1]), self.setup.table_format, directory)
 
 
 def _vision_of(context: CalibrationContext) -> Encoder:

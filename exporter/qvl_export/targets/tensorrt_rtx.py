@@ -72,4 +72,4 @@ def _configure(trt: Any, chosen: tuple[int, ...], config: Any) -> None:
     config.num_compute_capabilities = len(chosen)
     for index, number in enumerate(chosen):
         if not config.set_compute_capability(getattr(trt.ComputeCapability, f"SM{number}"), index):
-            raise ExportError(f"{LIBRARY} does not take compute capability {number} together with the others")
+            raise ExportError(f"{LIBRARY} does not build for compute capability {number} together with the others")

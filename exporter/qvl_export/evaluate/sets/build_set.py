@@ -19,9 +19,10 @@ from qvl_runtime.common.files import check_regular
 from qvl_runtime.media.images import MAX_IMAGE_BYTES
 
 from ...common.atomic_output import OutputKind, writing
+from ...common.labels import LABELS, Label
 from ...common.portable_paths import with_slashes
 from ...errors import ExportError
-from .dataset import LABELS, Label, check
+from .dataset import check
 
 COLUMNS = ("image", "prompt", "task", "answer")
 OPTIONAL = ("kind",)
@@ -118,7 +119,7 @@ def _label(row: dict[str, Any], where: str, scans: Path) -> Label:
         raise ExportError("has too few or too many cells", where=where, fix="quote cells that contain commas")
     optional = {name: row[name] for name in OPTIONAL if row.get(name)}
     name = with_slashes(row["image"], scans)
-    label = Label(name, row["prompt"], row["task"], [row["answer"]], **optional)
+    label = Label(image=name, prompt=row["prompt"], task=row["task"], answers=[row["answer"]], **optional)
     if problem := check(label):
         raise ExportError(problem, where=where)
     if not (scans / label.image).is_file():

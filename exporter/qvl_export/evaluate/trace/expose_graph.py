@@ -17,7 +17,7 @@ from qvl_runtime.manifest import Manifest
 
 from ...bundle.files import file_entry, link_files, write_manifest
 from ...common.scratch import scratch
-from ...targets import SCALED_LATER
+from ...targets import DEFERRED_SCALE
 
 STREAM = re.compile(r"(vision\.blocks|llm\.layers)\.(\d+)")
 PRODUCTS = (
@@ -120,7 +120,7 @@ def linears(graph: Any, stage: str | None) -> list[str]:
 
 def _later(node: Any) -> str | None:
     """Returns the name of the scales that a node's output still has to be multiplied by, if any."""
-    return next((item.value for item in node.metadata_props if item.key == SCALED_LATER), None)
+    return next((item.value for item in node.metadata_props if item.key == DEFERRED_SCALE), None)
 
 
 def _after(graph: Any, node: Any, new: Any) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 from qvl_runtime.manifest import GENAI_CONFIG, ImageGeometry, Manifest
 
+from ... import families
 from ...bundle.files import save_graph
 from ...checkpoint.directory import Checkpoint
 from ...common.atomic_output import OutputKind
@@ -26,12 +27,7 @@ from ...quant.precision import HYBRID, INT4, INT8
 from ..resolved_export import ResolvedExport
 
 OUTPUT_KIND = OutputKind("a directory for ONNX Runtime GenAI", (GENAI_CONFIG,))
-TYPES = {
-    "qwen2_vl": "qwen2_5_vl",
-    "qwen2_5_vl": "qwen2_5_vl",
-    "qwen3_vl": "qwen3_vl",
-    "qwen3_vl_moe": "qwen3_vl",
-}
+TYPES = families.genai_types()
 """GenAI's model type of each family; families of one type have the same positions and tokens of images."""
 VISION_START = "<|vision_start|>"
 """GenAI searches prompts for this text and inserts the image tokens after it."""
@@ -62,10 +58,10 @@ def check(resolved: ResolvedExport) -> None:
 def finish(directory: Path, resolved: ResolvedExport, graphs: Mapping[str, Graph], manifest: Manifest) -> None:
     """Replaces the bundle's two graphs by three, and writes the tokenizer and configuration files."""
     stored = {name: tensor for graph in graphs.values() for name, tensor in weights.stored(graph).items()}
-    layouts = {name: layout for graph in graphs.values() for name, layout in graph.layouts.items()}
+    formats = {name: format for graph in graphs.values() for name, format in graph.formats.items()}
     for name in graphs:
         (directory / f"{name}.onnx").unlink()
-    for graph in split.build(resolved.spec, resolved.targets["vision"], resolved.targets["llm"], layouts):
+    for graph in split.build(resolved.spec, resolved.targets["vision"], resolved.targets["llm"], formats):
         weights.share(graph, stored)
         save_graph(graph, directory)
     _write_tokenizer(directory, resolved.checkpoint)

@@ -14,7 +14,7 @@ import msgspec
 from ...common.progress import Report
 from ...graph.layer_graphs import Stage
 from ...jobs.pool import Pool
-from ...qtensor import QTensor
+from ...qtensor import Activations, QTensor
 from ..output_error import sqnr
 from ..schemes import Floats, Scheme
 from ..statistics import Collector, Statistics
@@ -70,7 +70,7 @@ def _quantize_stage(tower: Tower, number: int, work: Work, pool: Pool | None) ->
     if number + 1 == len(tower.stages):
         return work.finish(number, record, ())
     quantized = work.quantized(record)
-    model = tower.write(tower.build(name, quantized.layouts), quantized, work.directory)
+    model = tower.write(tower.build(name, quantized.formats), quantized, work.directory)
     work.finish(number, record, runner.outputs(model))
 
 
@@ -115,7 +115,7 @@ def quantize_linears(
             continue
         weight = rewritten[f"{name}.weight"] if f"{name}.weight" in rewritten else tower.tensor(f"{name}.weight")
         tensor, level = _quantized(scheme, weight, statistics[name], tower.per_tensor)
-        linears[name] = LinearRecord(tensor.layout if tensor else None, (weight.shape[0], weight.shape[1]), level)
+        linears[name] = LinearRecord(tensor.format if tensor else None, (weight.shape[0], weight.shape[1]), level)
         if tensor:
             work.save(name, tensor)
             rewritten.pop(f"{name}.weight", None)
@@ -130,9 +130,10 @@ def _quantized(
     """The linear in a format that keeps enough SQNR, or None if it has to stay float; and its SQNR (dB)."""
     tensor = scheme.quantize(weight, statistics)
     level = sqnr(weight, tensor, statistics)
-    if not tensor.layout.integer or level >= (LEAST_STATIC_SQNR if tensor.layout.static else LEAST_SQNR):
-        return _together(weight, tensor, statistics, level) if per_tensor and tensor.layout.integer else (tensor, level)
-    if not tensor.layout.static:
+    static = tensor.format.activations is Activations.INT8_STATIC
+    if not tensor.format.integer or level >= (LEAST_STATIC_SQNR if static else LEAST_SQNR):
+        return _together(weight, tensor, statistics, level) if per_tensor and tensor.format.integer else (tensor, level)
+    if not static:
         return None, level
     kept = tensor.weight_only()
     return kept, sqnr(weight, kept, statistics)

@@ -16,6 +16,8 @@ from ...errors import OutputError, is_bad_input
 
 MEASURED = "table.json"
 """The measured sensitivities, which are valid for other limits too."""
+IMAGES = "images"
+"""Folder for pages that this export has rendered, see `calibration_data.stored_pages`; no later run uses them."""
 DONE = ("pages", "stage.*.json", "step.*.json", MEASURED)
 Seen = dict[Path, int]
 
@@ -33,12 +35,14 @@ def calibrating(out: Path) -> Iterator[None]:
     """
     directory = directory_of(out)
     with atomic.parents(out), _claimed(out, directory):
+        shutil.rmtree(directory / IMAGES, ignore_errors=True)
         before = _seen(directory)
         for half in directory.rglob(".*.tmp"):
             half.unlink(missing_ok=True)
         try:
             yield
         except BaseException as error:
+            shutil.rmtree(directory / IMAGES, ignore_errors=True)
             if is_bad_input(error):
                 _forget(directory, before)
             if not any(path.is_file() for name in DONE for path in directory.rglob(name)):

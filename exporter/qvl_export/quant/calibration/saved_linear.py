@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ...common.atomic_output import atomic_file
-from ...qtensor import Layout, QTensor
+from ...qtensor import QTensor, QuantFormat
 
 
 @dataclass(frozen=True)
@@ -18,11 +18,11 @@ class SavedLinear:
 
     name: str
     file: Path
-    form: Layout
+    form: QuantFormat
     rows: int
     columns: int
 
-    def layout(self) -> Layout:
+    def format(self) -> QuantFormat:
         return self.form
 
     def save(self, tensor: QTensor) -> None:

@@ -14,7 +14,7 @@ import onnx_ir as ir
 from ...checkpoint.safetensors_reader import Tensor
 from ...graph import weights
 from ...graph.build import Graph
-from ...graph.layer_graphs import Layouts, Stage
+from ...graph.layer_graphs import Formats, Stage
 from ...graph.packed_sources import packed_parts
 from ...targets import Target
 from ..schemes import Floats, Scheme
@@ -38,7 +38,7 @@ class Tower:
 
     name: str
     stages: tuple[str, ...]
-    build: Callable[[str, Layouts], Stage]
+    build: Callable[[str, Formats], Stage]
     target: Target
     tensors: Mapping[str, Tensor]
     scheme: Callable[[str], Scheme | None]

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from ...checkpoint.safetensors_reader import StoredTensor
 from ...common.atomic_output import atomic_file
-from ...qtensor import Layout, QTensor
+from ...qtensor import QTensor, QuantFormat
 from .saved_linear import SavedLinear
 
 Floats = npt.NDArray[np.float32]
@@ -33,7 +33,7 @@ class Sample(NamedTuple):
 class LinearRecord(msgspec.Struct, frozen=True):
     """The result for a linear: its format (None if it stays float), its shape [N, K], and its SQNR in dB."""
 
-    layout: Layout | None
+    format: QuantFormat | None
     shape: tuple[int, int]
     sqnr: float | None
 
@@ -60,7 +60,7 @@ class TowerResult:
     cache_scales: Mapping[str, Floats] = field(default_factory=dict)
 
     @property
-    def layouts(self) -> dict[str, Layout]:
+    def formats(self) -> dict[str, QuantFormat]:
         return {name: linear.form for name, linear in self.linears.items()}
 
 
@@ -124,7 +124,7 @@ class Work:
     def save(self, name: str, tensor: QTensor) -> None:
         """Saves a quantized linear."""
         rows, columns = tensor.codes.shape
-        SavedLinear(name, self.directory / f"{name}.npz", tensor.layout, rows, columns).save(tensor)
+        SavedLinear(name, self.directory / f"{name}.npz", tensor.format, rows, columns).save(tensor)
 
     def save_tensor(self, name: str, values: Floats) -> None:
         """Saves a rewritten float tensor."""
@@ -140,9 +140,9 @@ class Work:
     def linears(self, record: StageRecord) -> dict[str, SavedLinear]:
         """The linears that a stage quantized."""
         return {
-            name: SavedLinear(name, self.directory / f"{name}.npz", found.layout, *found.shape)
+            name: SavedLinear(name, self.directory / f"{name}.npz", found.format, *found.shape)
             for name, found in record.linears.items()
-            if found.layout
+            if found.format
         }
 
     def quantized(self, *records: StageRecord) -> TowerResult:

@@ -23,8 +23,8 @@ from qvl_runtime.pdf import PDF_DPI
 from ..._version import __version__
 from ...common.atomic_output import OutputKind, writing
 from ...common.fingerprint import versions
+from ...common.labels import LABELS, Label
 from ...common.progress import Report
-from .labelled_set import LABELS, Label
 from .page_question import Question
 from .selection import Record, select
 

@@ -13,6 +13,9 @@ from PIL import Image
 
 from ...common.progress import Report
 
+DEFAULT_TASK = "ocr"
+"""The task of pages without labels, and of labels that name none."""
+
 
 def shown(name: str) -> str:
     """Returns a file's name as valid text; bytes that are not UTF-8 are replaced."""
@@ -43,7 +46,7 @@ class Question:
     image: Path | Image.Image
     prompt: str
     answers: tuple[str, ...] = ()
-    task: str = "ocr"
+    task: str = DEFAULT_TASK
     kind: str = "document"
 
     @property

@@ -24,7 +24,12 @@ from ...common.progress import Report
 from ...errors import ExportError
 from ..calibration.work_dir import Feeds, Sample
 from .page_question import Question
-from .selection import Pages
+
+
+class Questions(Protocol):
+    """A source of questions that can be read several times: `Pages` or `StoredPages`."""
+
+    def questions(self, report: Report) -> Iterator[Question]: ...
 
 
 class Encoder(Protocol):
@@ -62,7 +67,7 @@ def llm_feeds(manifest: Manifest, prompt: Prompt, deepstack: npt.NDArray[np.floa
 class Sampler:
     """Builds prompts from questions about pages, with the bundle's tokenizer and template."""
 
-    pages: Pages
+    pages: Questions
     report: Report
     manifest: Manifest
     template: ChatTemplate
@@ -90,7 +95,7 @@ class Sampler:
 
         Raises ExportError with the page that cannot be used.
         """
-        for question in self.pages.questions(self.report, leave_out=lambda _: None):  # reported when pages were counted
+        for question in self.pages.questions(self.report):
             try:
                 with warnings.catch_warnings():  # large images are scaled down; the runtime does so too, and warns
                     warnings.simplefilter("ignore", ScaledImageWarning)

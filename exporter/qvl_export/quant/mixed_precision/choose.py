@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -64,7 +63,7 @@ def _sizes(setup: CalibrationSetup, draft: Manifest) -> Sizes:
     """Sizes of the plan's bundles; the placeholder for the pages' entry has the length of the final entry."""
     record = Calibration(sources=setup.pages.names, pages=len(setup.pages), sha256=NO_HASH)
     origin = msgspec.structs.replace(draft.provenance, calibration=record)
-    tables = dict.fromkeys(setup.tables, setup.table_layout)
+    tables = dict.fromkeys(setup.tables, setup.table_format)
     return Sizes(setup.spec, setup.targets, tables, msgspec.structs.replace(draft, provenance=origin))
 
 
@@ -75,10 +74,10 @@ def _unmeasured(setup: CalibrationSetup) -> list[Sensitivity]:
         names = [name for stage in tower.stages for tap in tower.build(stage, {}).taps.values() for name in tap]
         for name in names:
             shape = shape_of(tower, name)
-            layouts = {precision: scheme.layout(shape[1]) for precision, scheme in found.items()}
+            formats = {precision: scheme.format(shape[1]) for precision, scheme in found.items()}
             forms = {
-                precision: replace(form, per_tensor=tower.per_tensor and form.integer)
-                for precision, form in layouts.items()
+                precision: form.with_inputs_per_tensor() if tower.per_tensor and form.integer else form
+                for precision, form in formats.items()
             }
             table.append(Sensitivity(name, shape, dict.fromkeys(forms, 0.0), forms))
     return table

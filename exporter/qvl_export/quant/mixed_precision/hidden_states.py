@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 
 from ...common.atomic_output import atomic_file
-from ...qtensor import Layout
+from ...qtensor import QuantFormat
 from ..calibration.work_dir import Floats, Sample
 
 CLEAN = "float"
@@ -24,7 +24,7 @@ class Part(msgspec.Struct, frozen=True):
     precisions under which it stays float are left out."""
 
     shape: tuple[int, int]
-    forms: dict[str, Layout]
+    forms: dict[str, QuantFormat]
     noise: dict[str, float]
 
 

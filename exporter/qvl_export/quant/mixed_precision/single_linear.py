@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...graph.layer_graphs import Stage
-from ...qtensor import Layout
+from ...qtensor import Activations, QuantFormat
 from ..calibration.layer_session import through
 from ..calibration.layerwise import quantize_linears
 from ..calibration.smoothquant import smooth
@@ -49,8 +49,8 @@ def try_linears(
         moved = smoothed(replace(tower, scheme=dict.fromkeys(statistics, scheme).get), stage, statistics)
         for linear, part in parts.items():
             form = trial.measure(part, linear, precision, scheme, *moved)
-            if tower.per_tensor and form and form.integer and not form.per_tensor:
-                together = Pinned(scheme, replace(form, per_tensor=True))
+            if tower.per_tensor and form and form.activations is Activations.INT8_PER_TOKEN:
+                together = Pinned(scheme, form.with_inputs_per_tensor())
                 trial.measure(part, linear, f"{precision} {TOGETHER}", together, *moved)
     return parts
 
@@ -73,11 +73,11 @@ class _Trial:
         scheme: Scheme,
         statistics: Mapping[str, Statistics],
         rewritten: Mapping[str, Floats],
-    ) -> Layout | None:
+    ) -> QuantFormat | None:
         """Records the linear's format and noise in `part`; returns the format, None if it stays float."""
         alone = replace(self.tower, scheme={linear: scheme}.get)
         record = quantize_linears(alone, self.stage, statistics, dict(rewritten), self.work)
-        form = record.linears[linear].layout
+        form = record.linears[linear].format
         if form:
             session = open_stage(alone, self.stage.graph.name, record, self.work)
             noise = [
@@ -106,4 +106,4 @@ def smoothed(
 def open_stage(tower: Tower, name: str, record: StageRecord, work: Work) -> ort.InferenceSession:
     """Opens a stage with its quantized linears in the engine."""
     quantized = work.quantized(record)
-    return tower.open(tower.build(name, quantized.layouts), quantized, work.directory)
+    return tower.open(tower.build(name, quantized.formats), quantized, work.directory)

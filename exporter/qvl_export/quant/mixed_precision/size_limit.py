@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from ...qtensor import Layout
+from ...qtensor import QuantFormat
 from ..limit import Limit
 from . import search
 from .bundle_size import Sizes
@@ -49,7 +49,7 @@ def choose(table: Sequence[Sensitivity], limit: Limit, sizes: Sizes) -> dict[str
     return lightest
 
 
-def forms(table: Sequence[Sensitivity], chosen: Mapping[str, str]) -> dict[str, Layout]:
+def forms(table: Sequence[Sensitivity], chosen: Mapping[str, str]) -> dict[str, QuantFormat]:
     """The formats of the linears that a choice quantizes."""
     return {row.name: row.forms[chosen[row.name]] for row in table if chosen[row.name] in row.forms}
 

@@ -18,9 +18,9 @@ from qvl_runtime.bundle import sha256
 from qvl_runtime.media.images import check_aspect, count_pages, load_pages
 from qvl_runtime.pdf import Pdf
 
+from ...common.labels import LABELS
 from ...common.progress import Report
 from ...errors import ExportError
-from .labelled_set import LABELS
 from .page_question import Origin, Question, shown
 
 IMAGES = frozenset({".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
