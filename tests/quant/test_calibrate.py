@@ -151,9 +151,9 @@ def test_a_killed_calibration_goes_on(calibrated: Path, tmp_path: Path, monkeypa
         export(export_plan(REFERENCE, out, **INT4), StopAfter("llm: 2 of 4"))
     assert not out.exists()
     quantized: list[int] = []
-    original = calibrate._quantize_stage
+    original = calibrate.quantize_stage
     monkeypatch.setattr(
-        calibrate, "_quantize_stage", lambda t, index, *rest: (quantized.append(index), original(t, index, *rest))
+        calibrate, "quantize_stage", lambda t, index, *rest: (quantized.append(index), original(t, index, *rest))
     )
     export(export_plan(REFERENCE, out, **INT4))
     assert quantized == [2, 3]
@@ -166,9 +166,9 @@ def test_other_settings_begin_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     with pytest.raises(Stopped):
         export(export_plan(REFERENCE, tmp_path / "b", **INT4), StopAfter("llm: 1 of 4"))
     quantized: list[int] = []
-    original = calibrate._quantize_stage
+    original = calibrate.quantize_stage
     monkeypatch.setattr(
-        calibrate, "_quantize_stage", lambda t, index, *rest: (quantized.append(index), original(t, index, *rest))
+        calibrate, "quantize_stage", lambda t, index, *rest: (quantized.append(index), original(t, index, *rest))
     )
     export(export_plan(REFERENCE, tmp_path / "b", **{**INT4, **change}))
     assert quantized == [0, 1, 2, 3]

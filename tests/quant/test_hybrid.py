@@ -159,10 +159,10 @@ def test_a_killed_calibration_goes_on(
     with pytest.raises(Stopped):
         export(plan, StopAfter("llm_decode: 2 of 4"))
     quantized: list[tuple[str, int]] = []
-    original = calibrate._quantize_stage
+    original = calibrate.quantize_stage
     monkeypatch.setattr(
         calibrate,
-        "_quantize_stage",
+        "quantize_stage",
         lambda t, index, *rest: (quantized.append((t.name, index)), original(t, index, *rest)),
     )
     export(plan)

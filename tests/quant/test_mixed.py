@@ -223,10 +223,10 @@ def test_another_limit_is_chosen_for_without_measuring_again(tmp_path: Path, mon
     original = sensitivity.measure
     monkeypatch.setattr(mixed.sensitivity, "measure", lambda *rest: (measured.append(1), original(*rest))[1])
     calibrated: list[str] = []
-    stage = calibrate._quantize_stage
+    stage = calibrate.quantize_stage
     monkeypatch.setattr(
         calibrate,
-        "_quantize_stage",
+        "quantize_stage",
         lambda t, index, *rest: (calibrated.append(t.stages[index]), stage(t, index, *rest)),
     )
     plan = export_plan(REFERENCE, tmp_path / "b", calib=HELDOUT, samples=2)

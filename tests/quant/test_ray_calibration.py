@@ -25,7 +25,7 @@ from tests.quant.test_calibrate import StopAfter, Stopped, hashes
 
 PLAN: dict[str, Any] = {"precision": "int4", "calib": HELDOUT, "samples": 5}
 MODULE = spread.MODULE
-AnyJob = spread.Job | encoding.Job
+AnyJob = spread.ShardJob | encoding.EncodeJob
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -68,7 +68,7 @@ def test_two_machines_make_the_bundle_of_one_process(
     assert {tuple(job.shards) for job in jobs} == {((0, 2), (4, 5)), ((2, 4),)} and jobs[0].threads == 1
     before = len(jobs)
     export(export_plan(REFERENCE, out, ray=ray_cluster, **PLAN))
-    assert {job.number for job in jobs[before:] if isinstance(job, spread.Job)} == {1, 2, 3}
+    assert {job.number for job in jobs[before:] if isinstance(job, spread.ShardJob)} == {1, 2, 3}
     assert hashes(out) == hashes(alone)
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
 
@@ -86,7 +86,7 @@ def test_experts_are_calibrated_on_two_machines(
     for name, ray in (("alone", None), ("spread", ray_cluster)):
         export(export_plan(source, name, llm_precision="int4", calib=HELDOUT, samples=5, ray=ray))
     assert hashes(tmp_path / "spread") == hashes(tmp_path / "alone")
-    assert [job.shards for job in jobs if isinstance(job, encoding.Job)] == [[(0, 2), (4, 5)], [(2, 4)]]
+    assert [job.shards for job in jobs if isinstance(job, encoding.EncodeJob)] == [[(0, 2), (4, 5)], [(2, 4)]]
 
 
 def failing(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
@@ -121,14 +121,14 @@ def test_a_failing_page_is_one_line(
 def test_a_machine_that_dies_is_one_line_and_its_stage_is_done_again(
     ray_cluster: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original, done = calibrate._quantize_stage, list[int]()
+    original, done = calibrate.quantize_stage, list[int]()
 
     def quantize(tower: Tower, number: int, *rest: Any) -> None:
         done.append(number)
         monkeypatch.setattr(spread, "MODULE", "tests.quant.dying" if len(done) == 2 else MODULE)
         original(tower, number, *rest)
 
-    monkeypatch.setattr(calibrate, "_quantize_stage", quantize)
+    monkeypatch.setattr(calibrate, "quantize_stage", quantize)
     plan = export_plan(REFERENCE, tmp_path / "b", ray=ray_cluster, **PLAN)
     with pytest.raises(ExportError, match=r"ended by signal 9 .*run it again to go on where it stopped"):
         export(plan)

@@ -32,12 +32,12 @@ STOPPING = """
 import sys, time
 from qvl_export.cli import main as cli
 from qvl_export.quant.calibration import layerwise as calibrate
-stage = calibrate._quantize_stage
+stage = calibrate.quantize_stage
 def once(*arguments):
     stage(*arguments)
     print("one", flush=True)
     time.sleep(600)
-calibrate._quantize_stage = once
+calibrate.quantize_stage = once
 sys.argv = ["qvl-export", "export", *sys.argv[1:], "--llm-precision", "int4", "--samples", "2", "--quiet"]
 cli.main()
 """

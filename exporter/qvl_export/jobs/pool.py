@@ -1,7 +1,7 @@
 """Runs jobs in processes of their own: each holds one model, whose memory is freed when the process ends.
 
 A process gets its job through a pipe, which stays open as long as the parent lives: when it closes, the process ends
-(see `jobs.worker`), on every platform and however the parent ended.
+(see `jobs.worker`), on every platform and however the parent as_they_end.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ class Pool(Protocol):
     def run(self, module: str, jobs: Sequence[msgspec.Struct], threads: int, advance: Advance) -> None:
         """Runs `python -m module` for every job, each on `threads` cores; calls `advance` for every line they print.
 
-        Raises ExportError with the last error line of a failing process, StoppedError if a signal ended it, and
-        BrokenJob for a traceback; the other processes are then ended too.
+        Raises ExportError with the last error line of a failing process, StoppedError if a signal as_they_end it, and
+        JobCrashed for a traceback; the other processes are then as_they_end too.
         """
 
 
-class BrokenJob(Exception):
-    """A process ended by an internal bug, with its traceback; not an ExportError, which would mean bad input."""
+class JobCrashed(Exception):
+    """A process as_they_end by an internal bug, with its traceback; not an ExportError, which would mean bad input."""
 
 
 class ThisMachine:
@@ -62,17 +62,17 @@ class ThisMachine:
 def run_jobs(module: str, jobs: Sequence[msgspec.Struct], advance: Advance) -> None:
     """Runs `python -m module` for every job at the same time; see `Pool.run`."""
 
-    def follow(process: Running) -> None:
+    def follow(process: JobProcess) -> None:
         for count in process.lines():
             advance(count)
 
     with ThreadPoolExecutor(len(jobs)) as threads, contextlib.ExitStack() as stack:
-        running = [stack.enter_context(started(module, job)) for job in jobs]
-        for done in ended([threads.submit(follow, process) for process in running]):
+        running = [stack.enter_context(start_job(module, job)) for job in jobs]
+        for done in as_they_end([threads.submit(follow, process) for process in running]):
             done.result()
 
 
-def ended(futures: Sequence[Future[None]]) -> Iterator[Future[None]]:
+def as_they_end(futures: Sequence[Future[None]]) -> Iterator[Future[None]]:
     """Yields futures as they end; it polls because on Windows a wait without a timeout cannot be interrupted."""
     pending = set(futures)
     while pending:
@@ -80,36 +80,36 @@ def ended(futures: Sequence[Future[None]]) -> Iterator[Future[None]]:
         yield from done
 
 
-class Running:
+class JobProcess:
     """A running process."""
 
     def __init__(self, process: subprocess.Popen[str], errors: IO[str]) -> None:
         self._process, self._errors = process, errors
 
     def lines(self) -> Iterator[int]:
-        """Yields 1 for each line that it prints; raises ExportError if it fails, BrokenJob if that is a bug."""
+        """Yields 1 for each line that it prints; raises ExportError if it fails, JobCrashed if that is a bug."""
         assert self._process.stdout is not None
         for _ in self._process.stdout:
             yield 1
         if self._process.wait() != 0:
             raise self._failure()
 
-    def _failure(self) -> ExportError | BrokenJob:
+    def _failure(self) -> ExportError | JobCrashed:
         code = self._process.returncode
         if code < 0:
             fix = "of want of memory mostly; run it again to go on where it stopped"
-            return StoppedError(f"a process was ended by signal {-code}", fix=fix)
+            return StoppedError(f"a process was as_they_end by signal {-code}", fix=fix)
         self._errors.seek(0)
         if code != BAD_INPUT and TRACEBACK in (text := self._errors.read()):
-            return BrokenJob(f"in a process of its own:\n{text.rstrip()}")
+            return JobCrashed(f"in a process of its own:\n{text.rstrip()}")
         self._errors.seek(0)
         said = [line.strip() for line in self._errors if line.strip()]
-        return ExportError(said[-1].removeprefix("error: ") if said else f"a process ended with {code}")
+        return ExportError(said[-1].removeprefix("error: ") if said else f"a process as_they_end with {code}")
 
 
 @contextlib.contextmanager
-def started(module: str, job: msgspec.Struct) -> Iterator[Running]:
-    """Starts `python -m module` on a job; the process is ended with the block at the latest."""
+def start_job(module: str, job: msgspec.Struct) -> Iterator[JobProcess]:
+    """Starts `python -m module` on a job; the process is as_they_end with the block at the latest."""
     command, pipe = [sys.executable, "-P", "-m", module], subprocess.PIPE
     settings = {**os.environ, "PYTHONIOENCODING": "utf-8"}  # on Windows it would be the console's
     with (
@@ -118,14 +118,14 @@ def started(module: str, job: msgspec.Struct) -> Iterator[Running]:
     ):
         try:
             _hand_over(process, job)
-            yield Running(process, errors)
+            yield JobProcess(process, errors)
         finally:
             _end(process)
 
 
 def _hand_over(process: subprocess.Popen[str], job: msgspec.Struct) -> None:
     assert process.stdin is not None
-    with contextlib.suppress(OSError):  # it has already ended, and reports why
+    with contextlib.suppress(OSError):  # it has already as_they_end, and reports why
         process.stdin.write(msgspec.json.encode(job).decode() + "\n")
         process.stdin.flush()
 

@@ -20,7 +20,7 @@ import msgspec
 
 from ..common.extras import install_fix
 from ..errors import ExportError, StoppedError
-from .pool import Advance, BrokenJob, Pool, ended, started
+from .pool import Advance, JobCrashed, Pool, as_they_end, start_job
 
 SECONDS = 10
 
@@ -89,7 +89,7 @@ class RayPool:
         streams = [task.remote(module, job) for job in jobs]
         with ThreadPoolExecutor(len(jobs)) as pool:
             try:
-                for done in ended([pool.submit(self._follow, stream, advance) for stream in streams]):
+                for done in as_they_end([pool.submit(self._follow, stream, advance) for stream in streams]):
                     done.result()
             finally:
                 for stream in streams:
@@ -101,7 +101,7 @@ class RayPool:
             for line in stream:
                 advance(self._ray.get(line))
         except failed.RayTaskError as error:
-            if isinstance(error.cause, BrokenJob):
+            if isinstance(error.cause, JobCrashed):
                 raise error.cause from error
             kind = StoppedError if isinstance(error.cause, StoppedError) else ExportError
             raise kind(str(error.cause)) from error
@@ -112,5 +112,5 @@ class RayPool:
 
 def _lines(module: str, job: msgspec.Struct) -> Iterator[int]:
     """Runs a job's process on a machine of the cluster; yields line by line."""
-    with started(module, job) as process:
+    with start_job(module, job) as process:
         yield from process.lines()

@@ -19,8 +19,8 @@ import numpy.typing as npt
 from ...common.kl import divergence, log_softmax
 from ...common.progress import Report
 from ..calibration.layer_session import through
-from ..calibration.layerwise import observe, quantize_linears
-from ..calibration.shards import Here
+from ..calibration.layerwise import collect_statistics, quantize_linears
+from ..calibration.shards import LocalRunner
 from ..calibration.tower import Tower
 from ..calibration.work_dir import Sample, StageRecord, Work
 from .hidden_states import CLEAN, Part, Step, Variants
@@ -111,7 +111,9 @@ def _disturb(tower: Tower, name: str, work: Work, variants: Variants, schemes: C
     """Saves the states after a stage with all linears in the coarsest scheme; returns the results of its linears."""
     stage = tower.build(name, {})
     coarsest = replace(tower, scheme=lambda _: next(iter(schemes.values())))
-    statistics, _ = observe(coarsest, stage, work, Here(lambda: _clean(work, variants), work.directory))
+    statistics, _ = collect_statistics(
+        coarsest, stage, work, LocalRunner(lambda: _clean(work, variants), work.directory)
+    )
     undisturbed = open_stage(tower, name, StageRecord({}, {}), work)
     record = quantize_linears(coarsest, stage, *smoothed(coarsest, stage, statistics), work)
     disturbed = open_stage(coarsest, name, record, work)
