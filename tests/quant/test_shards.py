@@ -21,9 +21,8 @@ from onnx import TensorProto, helper
 
 from qvl_export.errors import ExportError
 from qvl_export.jobs.pool import Advance
-from qvl_export.quant.calibration import cluster as spread
+from qvl_export.quant.calibration import cluster, shards
 from qvl_export.quant.calibration import layerwise as calibrate
-from qvl_export.quant.calibration import shards
 from qvl_export.quant.calibration.cluster import ClusterRunner, ShardJob
 from qvl_export.quant.calibration.layer_session import open_session
 from qvl_export.quant.calibration.shards import CapturedInput, CaptureRequest, LocalRunner, Runner
@@ -51,7 +50,7 @@ class Pool:
         for job in jobs:
             read = msgspec.json.decode(msgspec.json.encode(job), type=ShardJob)
             self.done.append(read.shards)
-            spread.run(read)
+            cluster.run(read)
 
 
 @pytest.fixture(autouse=True)
@@ -123,7 +122,7 @@ def test_a_gram_matrix_is_the_product() -> None:
     gram.add(total, x[:20])
     assert torch.get_num_threads() == threads
     expected = x.T @ x + x[:20].T @ x[:20]
-    np.testing.assert_allclose(gram.whole(total, 700), expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(gram.full_matrix(total, 700), expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="needs two cores")
@@ -210,7 +209,7 @@ def test_a_killed_job_does_not_write_into_what_was_begun_anew(model: Path, work:
     path = str(work.directory)
     other = Work(tmp_path / "work", {"samples": 3})
     with pytest.raises(ExportError):
-        spread.run(ShardJob(path, 0, str(model), REQUEST, [(0, 3)], 1))
+        cluster.run(ShardJob(path, 0, str(model), REQUEST, [(0, 3)], 1))
     with pytest.raises(FileNotFoundError):
         work.keep(1, 0, np.zeros(3, np.float32))
     assert not list(other.directory.iterdir()) and [other.directory] == list((tmp_path / "work").iterdir())

@@ -1,7 +1,7 @@
 """Runs jobs in processes of their own: each holds one model, whose memory is freed when the process ends.
 
 A process gets its job through a pipe, which stays open as long as the parent lives: when it closes, the process ends
-(see `jobs.worker`), on every platform and however the parent as_they_end.
+(see `jobs.worker`), on every platform and however the parent ended.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ class Pool(Protocol):
     def run(self, module: str, jobs: Sequence[msgspec.Struct], threads: int, advance: Advance) -> None:
         """Runs `python -m module` for every job, each on `threads` cores; calls `advance` for every line they print.
 
-        Raises ExportError with the last error line of a failing process, StoppedError if a signal as_they_end it, and
-        JobCrashed for a traceback; the other processes are then as_they_end too.
+        Raises ExportError with the last error line of a failing process, StoppedError if a signal ended it, and
+        JobCrashed for a traceback; the other processes are then ended too.
         """
 
 
 class JobCrashed(Exception):
-    """A process as_they_end by an internal bug, with its traceback; not an ExportError, which would mean bad input."""
+    """A process ended by an internal bug, with its traceback; not an ExportError, which would mean bad input."""
 
 
 class ThisMachine:
@@ -97,19 +97,19 @@ class JobProcess:
     def _failure(self) -> ExportError | JobCrashed:
         code = self._process.returncode
         if code < 0:
-            fix = "of want of memory mostly; run it again to go on where it stopped"
-            return StoppedError(f"a process was as_they_end by signal {-code}", fix=fix)
+            fix = "probably out of memory; run the command again to resume"
+            return StoppedError(f"a process was ended by signal {-code}", fix=fix)
         self._errors.seek(0)
         if code != BAD_INPUT and TRACEBACK in (text := self._errors.read()):
             return JobCrashed(f"in a process of its own:\n{text.rstrip()}")
         self._errors.seek(0)
-        said = [line.strip() for line in self._errors if line.strip()]
-        return ExportError(said[-1].removeprefix("error: ") if said else f"a process as_they_end with {code}")
+        lines = [line.strip() for line in self._errors if line.strip()]
+        return ExportError(lines[-1].removeprefix("error: ") if lines else f"a process ended with exit code {code}")
 
 
 @contextlib.contextmanager
 def start_job(module: str, job: msgspec.Struct) -> Iterator[JobProcess]:
-    """Starts `python -m module` on a job; the process is as_they_end with the block at the latest."""
+    """Starts `python -m module` on a job; the process is ended with the block at the latest."""
     command, pipe = [sys.executable, "-P", "-m", module], subprocess.PIPE
     settings = {**os.environ, "PYTHONIOENCODING": "utf-8"}  # on Windows it would be the console's
     with (
@@ -125,7 +125,7 @@ def start_job(module: str, job: msgspec.Struct) -> Iterator[JobProcess]:
 
 def _hand_over(process: subprocess.Popen[str], job: msgspec.Struct) -> None:
     assert process.stdin is not None
-    with contextlib.suppress(OSError):  # it has already as_they_end, and reports why
+    with contextlib.suppress(OSError):  # it has already ended, and reports why
         process.stdin.write(msgspec.json.encode(job).decode() + "\n")
         process.stdin.flush()
 

@@ -106,7 +106,7 @@ class RayPool:
             kind = StoppedError if isinstance(error.cause, StoppedError) else ExportError
             raise kind(str(error.cause)) from error
         except failed.RayError as error:
-            fix = "run it again to go on where it stopped"
+            fix = "run the command again to resume"
             raise StoppedError(f"the cluster lost a job: {str(error).splitlines()[0]}", fix=fix) from error
 
 

@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 
 from ...common.atomic_output import atomic_file
-from ..statistics import Collector, Part
+from ..statistics import Collector, PartialStatistics
 from .expert_tokens import Routed
 from .layer_session import open_session, run, through
 from .work_dir import Floats, Sample
@@ -58,7 +58,7 @@ class CaptureRequest(msgspec.Struct, frozen=True):
 class ShardStatistics(NamedTuple):
     """A shard's contribution to the statistics of every captured input, in order, and its tokens routed to experts."""
 
-    parts: Iterable[Part]
+    parts: Iterable[PartialStatistics]
     routed: Routed | None
 
 
@@ -132,6 +132,7 @@ def read(file: IO[bytes], request: CaptureRequest, tokens: Path) -> ShardStatist
     """Reads the output of `write`; parts are read lazily."""
     routed = Routed(tokens, request.chosen, [np.load(file)], [np.load(file)]) if request.routed else None
     parts = (
-        Part(np.load(file), np.load(file), np.load(file) if captured.hessian else None) for captured in request.inputs
+        PartialStatistics(np.load(file), np.load(file), np.load(file) if captured.hessian else None)
+        for captured in request.inputs
     )
     return ShardStatistics(parts, routed)

@@ -11,7 +11,7 @@ import numpy as np
 
 from ...errors import ExportError
 from ...qtensor import Activations, QTensor, QuantFormat
-from ..output_error import round_inputs
+from ..output_error import round_static
 from ..statistics import Statistics
 from . import Floats, Options
 
@@ -50,7 +50,7 @@ def _input_scale(statistics: Statistics) -> float:
     """The step with the least squared error on the kept tokens; values beyond 127 steps are clipped."""
     largest = max(float(statistics.largest.max()), TINY)
     steps = [largest * clip / 127 for clip in CLIPS]
-    losses = [np.square(statistics.tokens - round_inputs(statistics.tokens, step)).sum() for step in steps]
+    losses = [np.square(statistics.tokens - round_static(statistics.tokens, step)).sum() for step in steps]
     return steps[int(np.argmin(losses))]
 
 
