@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
+from ..common.arrays import Floats
 from ..qtensor import Activations, QTensor
 from .statistics import Statistics
 
-Floats = npt.NDArray[np.float32]
 TINY = 1e-30
 
 

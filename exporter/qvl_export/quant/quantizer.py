@@ -9,11 +9,12 @@ from pathlib import Path
 
 from qvl_runtime.manifest import Calibration, Manifest
 
+from ..common.arrays import Floats
 from ..common.progress import Report
 from ..common.threads import thread_limit
 from . import schemes
 from .calibration.saved_linear import SavedLinear
-from .calibration.work_dir import Floats, TowerResult, Work
+from .calibration.work_dir import TowerResult, Work
 from .calibration_data.prompts import Encoder
 from .context import CalibrationContext, CalibrationSetup
 from .mixed_precision.sensitivity_table import Sensitivity

@@ -17,19 +17,18 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from qvl_runtime.rotation import Rotation
 
 from ..checkpoint.derived_tensors import Computed, whole
 from ..checkpoint.directory import abbreviate
 from ..checkpoint.safetensors_reader import Tensor
+from ..common.arrays import Floats
 from ..errors import ExportError
 from ..families.spec import ModelSpec
 from ..graph.text import HEAD_ROTATION
 from ..graph.vision import feature_linears
 
-Floats = npt.NDArray[np.float32]
 SEED = 0
 FINAL_NORM = "model.norm.weight"
 UNTOUCHED = ("*.q_proj.bias", "*.k_proj.bias", "*.q_norm.weight", "*.k_norm.weight", "*.rotary_emb.inv_freq")

@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
+from ..common.arrays import Floats
 from ..errors import ExportError
 from .gptq import hessian as gram
 
-Floats = npt.NDArray[np.float32]
 KEPT_TOKENS = 1024
 """Tokens kept over all pages, to measure output errors."""
 LEAST_PER_PAGE = 8

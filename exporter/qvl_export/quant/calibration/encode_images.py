@@ -17,10 +17,11 @@ from qvl_runtime.manifest import Manifest
 from qvl_runtime.positions import Grid
 from qvl_runtime.preprocess import Patches
 
+from ...common.arrays import Floats
 from ...jobs.pool import Pool
 from ...jobs.worker import run_job
 from .cluster import divide_shards, open_work_dir, threads_per_machine
-from .work_dir import Floats, Sample, StageRecord, Work
+from .work_dir import Sample, StageRecord, Work
 
 MODULE = "qvl_export.quant.calibration.encode_images"
 

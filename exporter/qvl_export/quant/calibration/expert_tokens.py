@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ...checkpoint.safetensors_reader import StoredTensor
+from ...common.arrays import Floats
 
-Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 TOKENS_AT_ONCE = 4096
 

@@ -11,12 +11,13 @@ from functools import partial
 
 import msgspec
 
+from ...common.arrays import Floats
 from ...common.progress import Report
 from ...graph.layer_graphs import Stage
 from ...jobs.pool import Pool
 from ...qtensor import Activations, QTensor
 from ..output_error import sqnr
-from ..schemes import Floats, Scheme
+from ..schemes import Scheme
 from ..statistics import Collector, Statistics
 from .cluster import ClusterRunner
 from .expert_tokens import Routed

@@ -15,11 +15,12 @@ from typing import IO, TYPE_CHECKING, NamedTuple, Protocol
 import msgspec
 import numpy as np
 
+from ...common.arrays import Floats
 from ...common.atomic_output import atomic_file
 from ..statistics import Collector, PartialStatistics
 from .expert_tokens import Routed
 from .layer_session import open_session, run, through
-from .work_dir import Floats, Sample
+from .work_dir import Sample
 
 if TYPE_CHECKING:
     from qvl_runtime._onnxruntime.library import ort

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-import numpy.typing as npt
 
-Floats = npt.NDArray[np.float32]
+from ...common.arrays import Floats
+
 ROWS = 256
 """Rows per block; 8,960 columns give 35 blocks, enough for as many cores."""
 

@@ -7,10 +7,10 @@ belong to fixed blocks of neighboring columns (static groups), so no `g_idx` is 
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from ...common.arrays import Floats
 from ...errors import ExportError
 from ...qtensor import QTensor, QuantFormat
 from .column_sweep import sweep_columns
@@ -19,8 +19,6 @@ from .scale_search import BlockGrid, expand_blocks, quantize, search
 
 DAMP_PERCENT = 0.01
 DAMP_STEP = 3.0
-
-Floats = npt.NDArray[np.float32]
 
 
 def round_to_nearest(weight: Floats, format: QuantFormat, importance: Floats | None = None) -> QTensor:

@@ -15,6 +15,7 @@ from qvl_runtime.manifest import Calibration, Manifest
 from qvl_runtime.sessions.cpu import CpuVision, open_vision
 
 from ...bundle import manifest as describe
+from ...common.arrays import Floats
 from ...common.atomic_output import atomic_file
 from ...common.threads import thread_limit
 from ...graph import weights
@@ -23,7 +24,7 @@ from ...graph.layer_graphs import head_stage
 from .. import schemes
 from ..calibration.layer_session import open_session
 from ..calibration.tower import Tower
-from ..calibration.work_dir import Floats, Sample, Work
+from ..calibration.work_dir import Sample, Work
 from ..context import CalibrationContext, CalibrationSetup
 from ..precision import INT4, INT8
 from ..towers import llm_tower, vision_tower

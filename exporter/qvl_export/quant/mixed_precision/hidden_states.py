@@ -12,9 +12,10 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+from ...common.arrays import Floats
 from ...common.atomic_output import atomic_file
 from ...qtensor import QuantFormat
-from ..calibration.work_dir import Floats, Sample
+from ..calibration.work_dir import Sample
 
 FLOAT_MODEL = "float"
 """The name of the variant without quantization."""

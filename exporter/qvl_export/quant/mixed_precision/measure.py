@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 from itertools import islice
 
 import numpy as np
-import numpy.typing as npt
 
+from ...common.arrays import Floats
 from ...common.kl import divergence, log_softmax
 from ...common.progress import Report
 from ..calibration.layer_session import through
@@ -27,7 +27,6 @@ from .hidden_states import FLOAT_MODEL, LinearNoise, Step, Variants
 from .sensitivity_table import Sensitivity
 from .single_linear import Candidates, StageNoise, open_stage, smooth_stage
 
-Floats = npt.NDArray[np.float32]
 TINY = 1e-30
 NOISE_PAGES = 2
 """Pages on which the noise of single linears is measured."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ...common.arrays import Floats
 from ...qtensor import Activations, QTensor, QuantFormat
-from ..schemes import Floats, Scheme
+from ..schemes import Scheme
 from ..statistics import Statistics
 
 

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from ...common.arrays import Floats
 from ...graph.layer_graphs import Stage
 from ...qtensor import Activations, QuantFormat
 from ..calibration.layer_session import through
 from ..calibration.layerwise import quantize_linears
 from ..calibration.smoothquant import smooth
 from ..calibration.tower import Tower
-from ..calibration.work_dir import Floats, Sample, StageRecord, Work
+from ..calibration.work_dir import Sample, StageRecord, Work
 from ..schemes import Scheme
 from ..statistics import Statistics
 from .hidden_states import LinearNoise

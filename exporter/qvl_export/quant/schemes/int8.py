@@ -9,11 +9,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ...common.arrays import Floats
 from ...errors import ExportError
 from ...qtensor import Activations, QTensor, QuantFormat
 from ..output_error import round_static
 from ..statistics import Statistics
-from . import Floats, Options
+from . import Options
 
 TINY = 1e-30
 """The scale of a row of zeros."""
