@@ -44,7 +44,7 @@ print(json.dumps(quantize(Path(source), Path(out), **json.loads(options))))
 CALIBRATION = Path(__file__).parents[2] / "calib_data" / "calibration"
 PARTS = {
     "prepare": (Work, "begin"),
-    "observe": (calibrate, "observe"),
+    "observe": (calibrate, "collect_statistics"),
     "smooth": (calibrate, "smooth"),
     "quantize": (calibrate, "quantize_linears"),
     "experts": (calibrate, "quantize_experts"),

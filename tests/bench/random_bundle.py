@@ -87,6 +87,8 @@ class RandomQuantizer:
             linears |= {t: self._linear(t, lambda _: QuantFormat(TABLE_BITS, self.options.block_size)) for t in tables}
         return TowerResult(cast(Any, linears))
 
+    def context(self, *_: object) -> None: ...
+
     def calibration(self, _: object) -> None: ...
 
     def _stages(self, name: str) -> list[Stage]:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from qvl_export.errors import ExportError
-from qvl_export.jobs.pool import BrokenJob, run_jobs
+from qvl_export.jobs.pool import JobCrashed, run_jobs
 from tests.evaluate.broken_job import Job
 
 ROOT = Path(__file__).parents[2]
@@ -56,7 +56,7 @@ def test_what_can_be_mended_is_one_line(how: str, said: str) -> None:
 
 @pytest.mark.parametrize(("how", "said"), [("bug", "NameError: name 'undefined_name'"), ("anonymous", "of no file")])
 def test_a_bug_has_its_traceback(how: str, said: str) -> None:
-    with pytest.raises(BrokenJob, match=said) as error:
+    with pytest.raises(JobCrashed, match=said) as error:
         end(how)
     assert "Traceback (most recent call last)" in str(error.value) and "broken_job.py" in str(error.value)
 

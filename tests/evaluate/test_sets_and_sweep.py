@@ -66,7 +66,7 @@ def test_an_image_cannot_take_the_place_of_the_labels(tmp_path: Path, name: str)
     (pages / name).parent.mkdir(exist_ok=True)
     shutil.copyfile(pages / "a.png", pages / name)
     (tmp_path / "truth.csv").write_text(f"{HEAD}{name},Read.,ocr,x,\n")
-    with pytest.raises(ExportError, match=r"truth\.csv: image .* would take the place of labels\.jsonl"):
+    with pytest.raises(ExportError, match=r"truth\.csv: image .* would replace labels\.jsonl"):
         build_set(pages, tmp_path / "truth.csv", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -98,13 +98,13 @@ def test_bad_tables_are_refused_and_leave_nothing(tmp_path: Path, text: str, sai
     [
         (
             ["labels.jsonl"],
-            "image labels.jsonl would take the place of labels.jsonl (rename it, there and in the table)",
+            "image labels.jsonl would replace labels.jsonl (rename the file, and its entry in the table)",
         ),
-        (["./Labels.JSONL"], "image ./Labels.JSONL would take the place of labels.jsonl"),
-        (["a.png", "A.png"], "image A.png would take the place of a.png"),
-        (["may/b.png", "MAY/B.png"], "image MAY/B.png would take the place of may/b.png"),
-        (["u\u0308.png", "\u00fc.png"], "image \u00fc.png would take the place of u\u0308.png"),
-        (["a.png", "./a.png"], "image ./a.png would take the place of a.png"),
+        (["./Labels.JSONL"], "image ./Labels.JSONL would replace labels.jsonl"),
+        (["a.png", "A.png"], "image A.png would replace a.png"),
+        (["may/b.png", "MAY/B.png"], "image MAY/B.png would replace may/b.png"),
+        (["u\u0308.png", "\u00fc.png"], "image \u00fc.png would replace u\u0308.png"),
+        (["a.png", "./a.png"], "image ./a.png would replace a.png"),
         (["pipe.png"], "truth.csv:2: image pipe.png cannot be read: no such file"),
         (["may"], "truth.csv:2: image may cannot be read: no such file"),
     ],
@@ -143,7 +143,7 @@ def test_a_set_is_replaced_when_asked(tmp_path: Path) -> None:
         assert CliRunner().invoke(cli, [*words, "--force"], catch_exceptions=False).exit_code == 0
     with pytest.raises(ExportError, match=r"set: already exists \(give --force"):
         build_set(folder, truth, out)
-    with pytest.raises(ExportError, match=r"set: would take the place of what it is made of"):
+    with pytest.raises(ExportError, match=r"set: would replace its own sources"):
         build_set(out, truth, out, force=True)
     [item] = open_set(out).items()
     assert item.label.image == "may/b.png" and not (out / "a.png").exists()

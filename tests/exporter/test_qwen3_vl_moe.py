@@ -121,7 +121,7 @@ def test_int4_experts(checkpoint: Callable[[str, str], Path], tmp_path: Path, mo
         out = tmp_path / case
         with monkeypatch.context() as patch:
             if case != "whole":
-                patch.setattr(Quantizer, "_scheme", alone)
+                patch.setattr(Quantizer, "scheme_of", alone)
                 patch.setattr(CalibrationSetup, "tables", ())
             export(export_plan(source, out, gptq_experts=case != "to nearest", **plan))
         graph = onnx.load(out / "llm.onnx", load_external_data=False).graph

@@ -19,11 +19,10 @@ from qvl_export import ExportError, export
 from qvl_export.checkpoint.directory import Checkpoint
 from qvl_export.families import read_spec, tensors
 from qvl_export.graph.layer_graphs import decoder_stage, decoder_stages, vision_stage, vision_stages
-from qvl_export.quant.calibration import layerwise as calibrate
 from qvl_export.quant.calibration.layer_session import run
 from qvl_export.quant.calibration.tower import Tower
 from qvl_export.quant.calibration.work_dir import Sample, TowerResult
-from qvl_export.quant.calibration_data.prompts import llm_feeds, places
+from qvl_export.quant.calibration_data.prompts import image_token_positions, llm_feeds
 from qvl_export.quant.schemes import int4
 from qvl_export.targets import lower
 from qvl_runtime.bundle import read_manifest
@@ -34,26 +33,10 @@ from tests.exporter.test_parity import image, oracle_inputs
 from tests.heldout import HELDOUT, divergence
 from tests.oracles.tiny import FAMILIES, REFERENCE
 from tests.plans import export_plan
+from tests.quant.stopping import quantized_stages, stopped_after
 
 PAGES = 8
 INT4: dict[str, Any] = {"llm_precision": "int4", "calib": HELDOUT, "samples": PAGES, "accuracy_level": 0}
-
-
-class Stopped(Exception):
-    pass
-
-
-class StopAfter:
-    """A progress that raises when a stage is announced, as a kill would end the run there."""
-
-    def __init__(self, text: str) -> None:
-        self.text = text
-
-    def stage(self, text: str, total: int = 0) -> None:
-        if self.text in text:
-            raise Stopped
-
-    def advance(self, count: int) -> None: ...
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +75,7 @@ def test_layers_on_their_own_are_the_layers_of_the_model(
         state = run(session, Sample(state, feeds), ["hidden_out"])[0]
         expected = theirs[index + 1].numpy()  # before DeepStack adds what the next layer sees
         if index < len(features) - 1:
-            expected[0, places(prompt)] += features[index + 1]
+            expected[0, image_token_positions(prompt)] += features[index + 1]
         assert np.abs(state - expected).max() < 1e-3
         sparse = spec.moe and index not in spec.moe.dense_layers
         assert sorted(len(names) for names in stage.taps.values()) == ([1, 3] if sparse else [1, 1, 2, 3])
@@ -145,33 +128,25 @@ def hashes(bundle: Path) -> dict[str, str]:
     return {name: entry.sha256 for name, entry in read_manifest(bundle).files.items()}
 
 
-def test_a_killed_calibration_goes_on(calibrated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_calibration_goes_on(calibrated: Path, tmp_path: Path) -> None:
     out = tmp_path / "bundle"
-    with pytest.raises(Stopped):
-        export(export_plan(REFERENCE, out, **INT4), StopAfter("llm: 2 of 4"))
+    with stopped_after("llm", 2):
+        export(export_plan(REFERENCE, out, **INT4))
     assert not out.exists()
-    quantized: list[int] = []
-    original = calibrate._quantize_stage
-    monkeypatch.setattr(
-        calibrate, "_quantize_stage", lambda t, index, *rest: (quantized.append(index), original(t, index, *rest))
-    )
-    export(export_plan(REFERENCE, out, **INT4))
-    assert quantized == [2, 3]
+    with quantized_stages() as quantized:
+        export(export_plan(REFERENCE, out, **INT4))
+    assert quantized == [("llm", 2), ("llm", 3)]
     assert hashes(out) == hashes(calibrated)
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
 
 
 @pytest.mark.parametrize("change", [{"block_size": 64}, {"accuracy_level": 4}, {"max_pixels": 3136}], ids=str)
-def test_other_settings_begin_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any]) -> None:
-    with pytest.raises(Stopped):
-        export(export_plan(REFERENCE, tmp_path / "b", **INT4), StopAfter("llm: 1 of 4"))
-    quantized: list[int] = []
-    original = calibrate._quantize_stage
-    monkeypatch.setattr(
-        calibrate, "_quantize_stage", lambda t, index, *rest: (quantized.append(index), original(t, index, *rest))
-    )
-    export(export_plan(REFERENCE, tmp_path / "b", **{**INT4, **change}))
-    assert quantized == [0, 1, 2, 3]
+def test_other_settings_begin_anew(tmp_path: Path, change: dict[str, Any]) -> None:
+    with stopped_after("llm", 1):
+        export(export_plan(REFERENCE, tmp_path / "b", **INT4))
+    with quantized_stages() as quantized:
+        export(export_plan(REFERENCE, tmp_path / "b", **{**INT4, **change}))
+    assert quantized == [("llm", stage) for stage in range(4)]
 
 
 def broken_set(tmp_path: Path, line: str) -> Path:
@@ -188,10 +163,16 @@ def broken_set(tmp_path: Path, line: str) -> Path:
     [
         ("{", r"labels.jsonl:2: is malformed"),
         ('{"image": "p.png", "prompt": 3, "answers": ["x"]}', r"labels.jsonl:2: is malformed"),
-        ('{"image": "../p.png", "prompt": "", "answers": ["x"]}', r"labels.jsonl:2: needs an image inside"),
+        (
+            '{"image": "../p.png", "prompt": "", "answers": ["x"]}',
+            r"labels.jsonl:2: image '../p.png' is not inside the set",
+        ),
         ('{"image": "p.png", "prompt": ""}', r"labels.jsonl:2: is malformed: .*`answers`"),
-        ('{"image": "q.png", "prompt": "", "answers": ["x"]}', r"q.png: no such file .*labels.jsonl names it"),
-        ('{"image": "labels.jsonl", "prompt": "", "answers": ["x"]}', r"labels.jsonl: cannot calibrate with it: "),
+        ('{"image": "q.png", "prompt": "", "answers": ["x"]}', r"labels.jsonl:2: there is no image q.png"),
+        (
+            '{"image": "labels.jsonl", "prompt": "", "answers": ["x"]}',
+            r"labels.jsonl: cannot be used for calibration: ",
+        ),
     ],
 )
 def test_sets_that_cannot_be_used(tmp_path: Path, line: str, message: str) -> None:

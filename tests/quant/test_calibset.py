@@ -72,7 +72,7 @@ def test_the_same_page_is_kept_once_and_told(tmp_path: Path) -> None:
     told: list[str] = []
     built = build(SetPlan([first, again, scan(tmp_path / "c.png", 9)], tmp_path / "set"), told.append)
     assert (built.pages, built.duplicates) == (2, [str(again)])
-    assert f"{again}: is the same as first.png, kept once" in told
+    assert f"{again}: is the same as first.png and is kept once" in told
 
 
 def test_other_questions_about_a_page_share_its_image(tmp_path: Path) -> None:

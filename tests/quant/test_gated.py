@@ -18,7 +18,7 @@ from qvl_export.graph.layers import GatedMlp
 from qvl_export.graph.quantized import quantize
 from qvl_export.qtensor import Activations, QTensor
 from qvl_export.quant.calibration.layer_session import open_session
-from qvl_export.quant.output_error import round_together, round_tokens
+from qvl_export.quant.output_error import round_per_tensor, round_per_token
 from qvl_export.quant.schemes import Options, find
 from qvl_export.targets import DEFERRED_SCALE, lower
 
@@ -44,7 +44,7 @@ def applied(x: Floats, form: str, weight: tuple[Floats, QTensor]) -> Floats:
     if form == "float":
         return x.astype(np.float64) @ weight[0].T
     narrow = np.asarray(x, np.float32)
-    seen = round_tokens(narrow) if form == "int8" else round_together(narrow, float(np.abs(narrow).max()))
+    seen = round_per_token(narrow) if form == "int8" else round_per_tensor(narrow, float(np.abs(narrow).max()))
     return seen.astype(np.float64) @ weight[1].dequantize().T
 
 

@@ -10,7 +10,7 @@ import torch
 
 from qvl_export.qtensor import QuantFormat
 from qvl_export.quant.gptq.refine import Objective, descend, fit_scales, refine
-from qvl_export.quant.gptq.scale_search import Grid, spread
+from qvl_export.quant.gptq.scale_search import BlockGrid, expand_blocks
 from qvl_export.quant.gptq.solver import gptq, output_error, round_to_nearest
 from tests.quant.test_gptq import FORMATS, problem
 
@@ -23,7 +23,7 @@ class Case:
 
     weight: torch.Tensor
     steps: torch.Tensor
-    grid: Grid
+    grid: BlockGrid
     objective: Objective
 
     @property
@@ -39,7 +39,9 @@ def case(format: QuantFormat, rows: int = 6, columns: int = 72) -> Case:
     zero = torch.from_numpy(zeros.astype(np.float32))
     codes = torch.from_numpy(nearest.codes.astype(np.float32))
     objective = Objective(torch.from_numpy(hessian), DAMP)
-    return Case(torch.from_numpy(weight), codes - spread(zero, format, columns), Grid(scale, zero), objective)
+    return Case(
+        torch.from_numpy(weight), codes - expand_blocks(zero, format, columns), BlockGrid(scale, zero), objective
+    )
 
 
 @pytest.mark.parametrize("format", FORMATS, ids=str)
@@ -59,7 +61,7 @@ def test_every_column_gets_the_code_that_costs_least(format: QuantFormat) -> Non
     given = case(format, rows=3)
     columns = given.weight.shape[1]
     found = descend(given.weight, given.steps, given.grid, given.objective, format).numpy()
-    step, zero = (spread(part, format, columns).double().numpy() for part in given.grid)
+    step, zero = (expand_blocks(part, format, columns).double().numpy() for part in given.grid)
     for row, weight in enumerate(given.weight.double().numpy()):
         steps = given.steps[row].double().numpy()
         for k in range(columns):
@@ -76,10 +78,10 @@ def test_every_column_gets_the_code_that_costs_least(format: QuantFormat) -> Non
 def test_no_row_gets_worse_in_any_round(format: QuantFormat) -> None:
     given = case(format, rows=16)
     columns = given.weight.shape[1]
-    codes, grid, before = given.steps + spread(given.grid.zero, format, columns), given.grid, None
+    codes, grid, before = given.steps + expand_blocks(given.grid.zero, format, columns), given.grid, None
     for rounds in range(4):
         found, scaled = refine(given.weight, codes, grid, given.objective, format, rounds)
-        step, zero = (spread(part, format, columns) for part in scaled)
+        step, zero = (expand_blocks(part, format, columns) for part in scaled)
         cost = given.objective.cost(given.weight - (found - zero) * step)
         assert before is None or bool((cost <= before).all())
         assert found.min() >= 0
@@ -90,7 +92,7 @@ def test_no_row_gets_worse_in_any_round(format: QuantFormat) -> None:
 def test_rows_are_refined_alike_however_many_go_together(monkeypatch: pytest.MonkeyPatch) -> None:
     format = QuantFormat(4, 32)
     given = case(format, rows=12)
-    codes = given.steps + spread(given.grid.zero, format, given.weight.shape[1])
+    codes = given.steps + expand_blocks(given.grid.zero, format, given.weight.shape[1])
     together = refine(given.weight, codes, given.grid, given.objective, format)
     monkeypatch.setattr("qvl_export.quant.gptq.refine.WEIGHTS_AT_ONCE", 5 * given.weight.shape[1])
     apart = refine(given.weight, codes, given.grid, given.objective, format)
@@ -109,7 +111,7 @@ def test_blocks_of_zeros_keep_their_scales() -> None:
     format = QuantFormat(4, 32)
     weight, hessian = problem(4, 64, seed=1)
     weight[:, :32] = 0
-    grid = Grid(torch.full((4, 2), 0.25), torch.full((4, 2), 8.0))
+    grid = BlockGrid(torch.full((4, 2), 0.25), torch.full((4, 2), 8.0))
     steps = torch.cat((torch.zeros(4, 32), torch.ones(4, 32)), dim=1)
     found = fit_scales(torch.from_numpy(weight), steps, grid.scale, Objective(torch.from_numpy(hessian), DAMP), format)
     assert torch.equal(found[:, 0], grid.scale[:, 0])

@@ -14,7 +14,6 @@ import pytest
 
 from qvl_export import ExportError, export
 from qvl_export.graph.scale_folds import Fold
-from qvl_export.quant.calibration import layerwise as calibrate
 from qvl_export.quant.calibration import smoothquant as smooth
 from qvl_export.quant.precision import of_towers
 from qvl_runtime.answers.generate import Run
@@ -27,7 +26,8 @@ from tests.exporter import damage as d
 from tests.heldout import HELDOUT, Item, divergence, items
 from tests.oracles.tiny import FAMILIES, REFERENCE
 from tests.plans import export_plan
-from tests.quant.test_calibrate import StopAfter, Stopped, hashes
+from tests.quant.stopping import quantized_stages, stopped_after
+from tests.quant.test_calibrate import hashes
 
 PAGES = 8
 PLAN: dict[str, Any] = {"calib": HELDOUT, "samples": PAGES}
@@ -152,20 +152,12 @@ def test_it_is_two_graphs_over_one_table(bundles: Callable[[str], Path]) -> None
     assert files["model.layers.0.input_layernorm.weight"] == "llm_decode.onnx.data"  # the other one is smoothed
 
 
-def test_a_killed_calibration_goes_on(
-    bundles: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_killed_calibration_goes_on(bundles: Callable[[str], Path], tmp_path: Path) -> None:
     plan = export_plan(REFERENCE, tmp_path / "bundle", precision="hybrid", **PLAN)
-    with pytest.raises(Stopped):
-        export(plan, StopAfter("llm_decode: 2 of 4"))
-    quantized: list[tuple[str, int]] = []
-    original = calibrate._quantize_stage
-    monkeypatch.setattr(
-        calibrate,
-        "_quantize_stage",
-        lambda t, index, *rest: (quantized.append((t.name, index)), original(t, index, *rest)),
-    )
-    export(plan)
+    with stopped_after("llm_decode", 2):
+        export(plan)
+    with quantized_stages() as quantized:
+        export(plan)
     assert quantized == [("llm_decode", 2), ("llm_decode", 3)]
     assert hashes(tmp_path / "bundle") == hashes(bundles("hybrid"))
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]

@@ -15,9 +15,9 @@ from qvl_export.evaluate.trace.blame import BlamePlan, blame
 from qvl_export.graph.scale_folds import Fold
 from qvl_export.qtensor import Activations, QTensor
 from qvl_export.quant.calibration.layer_session import open_session
-from qvl_export.quant.calibration.layerwise import _together
+from qvl_export.quant.calibration.layerwise import _per_tensor
 from qvl_export.quant.calibration.smoothquant import best_scale
-from qvl_export.quant.output_error import relative_noise, round_together, round_tokens, sqnr
+from qvl_export.quant.output_error import relative_noise, round_per_tensor, round_per_token, sqnr
 from qvl_export.quant.schemes import Options, find
 from qvl_export.quant.statistics import Collector, Statistics
 from qvl_export.targets import lower
@@ -54,7 +54,7 @@ def test_the_kernel_computes_the_layout(tmp_path: Path, columns: int, reduce_ran
     x = RNG.standard_normal((9, columns)).astype(np.float32)
     x[1], x[2], x[3] = np.abs(x[1]) + 3, 0, x[3] * 1e-4
     y = linear_session(tensor, bias, tmp_path / "m.onnx").run(None, {"x": x[None]})[0][0]
-    expected = round_tokens(x).astype(np.float64) @ tensor.dequantize().astype(np.float64).T + bias
+    expected = round_per_token(x).astype(np.float64) @ tensor.dequantize().astype(np.float64).T + bias
     assert np.abs(y - expected).max() < 1e-4 * np.abs(expected).max()
     assert np.array_equal(y[2], bias)
 
@@ -81,7 +81,7 @@ def test_the_kernel_rounds_the_tokens_of_an_image_together(
     tensor = find("int8", Options(reduce_range=reduce_range)).quantize(weight, None).with_inputs_per_tensor()
     x = IMAGES[kind](draw.standard_normal((1, 18, 160)).astype(np.float32))
     y = linear_session(tensor, bias if biased else None, tmp_path / "m.onnx").run(None, {"x": x})[0]
-    seen = round_together(x.reshape(-1, 160), float(np.abs(x).max())).reshape(x.shape)
+    seen = round_per_tensor(x.reshape(-1, 160), float(np.abs(x).max())).reshape(x.shape)
     assert np.abs(seen - x).max() <= np.ptp(np.append(x, 0)) / 255 * 0.501
     expected = seen.astype(np.float64) @ tensor.dequantize().astype(np.float64).T + (bias if biased else 0)
     assert np.abs(y - expected).max() <= 1e-5 * np.abs(expected).max()
@@ -95,7 +95,7 @@ def test_tokens_share_a_scale_where_they_are_alike(loud: float, together: bool) 
     tokens[5] *= loud
     tensor = find("int8", Options()).quantize(weight, None)
     seen = statistics(tokens[np.arange(64) != 5])._replace(largest=np.abs(tokens).max(axis=0))
-    chosen, level = _together(weight, tensor, seen, sqnr(weight, tensor, seen))
+    chosen, level = _per_tensor(weight, tensor, seen, sqnr(weight, tensor, seen))
     assert (chosen.format.activations is Activations.INT8_PER_TENSOR) == together
     assert level == sqnr(weight, chosen, seen)
 

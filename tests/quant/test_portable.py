@@ -15,7 +15,7 @@ from qvl_export import ExportPlan, export
 from qvl_export.errors import ExportError
 from qvl_export.qtensor import QTensor, QuantFormat
 from qvl_export.quant.gptq.solver import round_to_nearest
-from qvl_export.quant.output_error import round_inputs
+from qvl_export.quant.output_error import round_static
 from qvl_export.quant.schemes import Options, find
 from qvl_export.quant.statistics import Collector
 from qvl_export.targets import lower
@@ -94,7 +94,7 @@ def test_static_inputs_are_rounded_as_the_scheme_thinks(tmp_path: Path) -> None:
     assert tensor.input_scale is not None
     bias, x = np.zeros(ROWS, np.float32), 3 * RNG.standard_normal((9, COLUMNS)).astype(np.float32)
     y = apply(tensor, bias, "fp16", x, tmp_path / "m.onnx")
-    expected = round_inputs(x, tensor.input_scale).astype(np.float64) @ tensor.dequantize().T
+    expected = round_static(x, tensor.input_scale).astype(np.float64) @ tensor.dequantize().T
     assert np.abs(y - expected).max() < 1e-4 * np.abs(expected).max()
     assert np.abs(x).max() > 127 * tensor.input_scale
 
@@ -109,7 +109,7 @@ def test_same_signed_static_products_are_exact_in_every_host(tmp_path: Path) -> 
     assert tensor.input_scale is not None
     save_linear(lower("portable", "fp16", 0), tensor, np.zeros(ROWS, np.float32), tmp_path / "m.onnx")
     plain = ort.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"])
-    expected = round_inputs(x, tensor.input_scale).astype(np.float64) @ tensor.dequantize().T
+    expected = round_static(x, tensor.input_scale).astype(np.float64) @ tensor.dequantize().T
     assert np.abs(plain.run(None, {"x": x[None]})[0][0] - expected).max() < 1e-5 * np.abs(expected).max()
 
 

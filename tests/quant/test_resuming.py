@@ -27,17 +27,17 @@ from tests.oracles.tiny import REFERENCE
 from tests.plans import export_plan
 
 INT4 = {"llm_precision": "int4", "samples": 2}
-KEPT = r"; \S*/\.b\.calibration keeps what is done so far: the next run goes on from it\n$"
+KEPT = r"; \S*/\.b\.calibration keeps the finished work: run the command again to resume\n$"
 STOPPING = """
 import sys, time
 from qvl_export.cli import main as cli
 from qvl_export.quant.calibration import layerwise as calibrate
-stage = calibrate._quantize_stage
+stage = calibrate.quantize_stage
 def once(*arguments):
     stage(*arguments)
     print("one", flush=True)
     time.sleep(600)
-calibrate._quantize_stage = once
+calibrate.quantize_stage = once
 sys.argv = ["qvl-export", "export", *sys.argv[1:], "--llm-precision", "int4", "--samples", "2", "--quiet"]
 cli.main()
 """
@@ -59,7 +59,7 @@ def test_an_export_that_is_ended_says_what_it_keeps(tmp_path: Path, how: signal.
     command = [sys.executable, "-c", STOPPING, str(REFERENCE), str(out)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None and process.stdout.readline() == "one\n"
-        with pytest.raises(OutputError, match=r"b: another export is at work on it \(wait until it ends"):
+        with pytest.raises(OutputError, match=r"b: another export is writing to it \(wait for it to end"):
             export(export_plan(REFERENCE, out, **INT4))
         process.send_signal(how)
         _, errors = process.communicate()
@@ -78,7 +78,7 @@ def test_what_is_kept_is_gone_on_with_and_then_gone(tmp_path: Path, monkeypatch:
         with pytest.raises(KeyboardInterrupt) as interrupted:
             export(export_plan(REFERENCE, tmp_path / "b", **INT4))
     (note,) = interrupted.value.__notes__
-    assert note == f"{tmp_path / '.b.calibration'} keeps what is done so far: the next run goes on from it"
+    assert note == f"{tmp_path / '.b.calibration'} keeps the finished work: run the command again to resume"
     (half,) = tmp_path.glob(".b.calibration/llm/*")
     (half / f".{'0' * 32}.tmp").touch()
     begun = []
@@ -102,7 +102,7 @@ def broken_set(tmp_path: Path) -> Path:
 
 def test_after_bad_input_nothing_is_left(tmp_path: Path) -> None:
     plan = export_plan(REFERENCE, tmp_path / "b", **INT4, calib=broken_set(tmp_path))
-    with pytest.raises(ExportError, match="cannot calibrate with it") as error:
+    with pytest.raises(ExportError, match="cannot be used for calibration") as error:
         export(plan)
     assert names(tmp_path) == ["set"] and not hasattr(error.value, "__notes__")
 
@@ -151,7 +151,7 @@ def test_a_full_disk_while_calibrating_names_the_place(tmp_path: Path, monkeypat
     monkeypatch.setattr(calibrate, "smooth", full)
     with pytest.raises(OutputError, match=r"/b: cannot be written: No space left on device") as error:
         export(export_plan(REFERENCE, tmp_path / "b", **INT4))
-    assert "keeps what is done so far" in error.value.__notes__[0]
+    assert "keeps the finished work" in error.value.__notes__[0]
 
 
 def test_measured_sensitivities_outlive_a_limit_that_cannot_be_kept(

@@ -56,7 +56,8 @@ def export(plan: ExportPlan, progress: Progress | None = None) -> Manifest:
         builder, tower_result = BundleBuilder(resolved, directory), TowerResult()
         for name in resolved.precisions:
             if quantizer:
-                tower_result = quantizer.tower(name, builder.manifest(), directory, tower_result, progress.stage)
+                context = quantizer.context(builder.manifest(), directory, progress.stage)
+                tower_result = quantizer.tower(name, context, tower_result)
             builder.add(name, tower_result, progress)
         if resolved.finisher:
             builder.finish_with(resolved.finisher, progress)
@@ -77,7 +78,8 @@ def sensitivity(plan: ExportPlan, progress: Progress | None = None) -> list[Sens
     assert resolved.calibration is not None
     with limited_threads(plan.calibration.threads), scratch() as work:
         quantizer = Quantizer(replace(resolved.calibration, out=work / "b"))
-        return quantizer.sensitivities(BundleBuilder(resolved, work).manifest(), work, progress.stage)
+        context = quantizer.context(BundleBuilder(resolved, work).manifest(), work, progress.stage)
+        return quantizer.sensitivities(context)
 
 
 @contextlib.contextmanager

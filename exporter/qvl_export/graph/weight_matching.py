@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from ..checkpoint.derived_tensors import Computed
-from ..checkpoint.directory import few
+from ..checkpoint.directory import abbreviate
 from ..checkpoint.safetensors_reader import FLOATS, QUANTIZED, Tensor, element_type
 from ..errors import CheckpointError
 from .build import Graph
@@ -32,7 +32,7 @@ def match(
     weights = {name: value for name, value in wanted.items() if isinstance(value, Weight)}
     if unknown := sorted(set(packed) - set(wanted)):
         raise CheckpointError(
-            f"{len(unknown)} quantized tensors are not part of the model: {few(unknown)}", where=where
+            f"{len(unknown)} quantized tensors are not part of the model: {abbreviate(unknown)}", where=where
         )
     _check_names(set(weights), set(tensors), unused, where)
     for name, weight in weights.items():
@@ -46,13 +46,16 @@ def _check_names(wanted: set[str], stored: set[str], unused: Sequence[str], wher
     extra = [name for name in left if not any(fnmatch.fnmatchcase(name, pattern) for pattern in unused)]
     if missing:
         raise CheckpointError(
-            f"{len(missing)} tensors are missing: {few(missing)}" + (f"; not used: {few(extra)}" if extra else ""),
+            f"{len(missing)} tensors are missing: {abbreviate(missing)}"
+            + (f"; not used: {abbreviate(extra)}" if extra else ""),
             where=where,
             fix=_cause(missing, extra),
         )
     if extra:
         raise CheckpointError(
-            f"{len(extra)} tensors are not part of the model: {few(extra)}", where=where, fix=_cause(missing, extra)
+            f"{len(extra)} tensors are not part of the model: {abbreviate(extra)}",
+            where=where,
+            fix=_cause(missing, extra),
         )
 
 

@@ -20,7 +20,7 @@ import msgspec
 
 from ..common.extras import install_fix
 from ..errors import ExportError, StoppedError
-from .pool import Advance, BrokenJob, Pool, ended, started
+from .pool import Advance, JobCrashed, Pool, as_they_end, start_job
 
 SECONDS = 10
 
@@ -89,7 +89,7 @@ class RayPool:
         streams = [task.remote(module, job) for job in jobs]
         with ThreadPoolExecutor(len(jobs)) as pool:
             try:
-                for done in ended([pool.submit(self._follow, stream, advance) for stream in streams]):
+                for done in as_they_end([pool.submit(self._follow, stream, advance) for stream in streams]):
                     done.result()
             finally:
                 for stream in streams:
@@ -101,16 +101,16 @@ class RayPool:
             for line in stream:
                 advance(self._ray.get(line))
         except failed.RayTaskError as error:
-            if isinstance(error.cause, BrokenJob):
+            if isinstance(error.cause, JobCrashed):
                 raise error.cause from error
             kind = StoppedError if isinstance(error.cause, StoppedError) else ExportError
             raise kind(str(error.cause)) from error
         except failed.RayError as error:
-            fix = "run it again to go on where it stopped"
+            fix = "run the command again to resume"
             raise StoppedError(f"the cluster lost a job: {str(error).splitlines()[0]}", fix=fix) from error
 
 
 def _lines(module: str, job: msgspec.Struct) -> Iterator[int]:
     """Runs a job's process on a machine of the cluster; yields line by line."""
-    with started(module, job) as process:
+    with start_job(module, job) as process:
         yield from process.lines()

@@ -27,7 +27,7 @@ ORPHANED = 1
 Job = TypeVar("Job", bound=msgspec.Struct)
 
 
-def serve(kind: type[Job], run: Callable[[Job], None]) -> int:
+def run_job(kind: type[Job], run: Callable[[Job], None]) -> int:
     """Runs the job on standard input and returns the exit code: 2, with one line on standard error, for bad input.
 
     Exceptions caused by bugs are not caught: `jobs.pool` shows their traceback.

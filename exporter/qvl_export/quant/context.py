@@ -28,7 +28,7 @@ from .calibration_data.prompts import Sampler
 from .calibration_data.selection import Pages
 from .calibration_data.stored_pages import StoredPages
 from .limit import Limit
-from .precision import MIXED
+from .precision import INT4, INT8, MIXED
 
 TABLE_BITS = 8
 """Bits of the embedding and the head: logits are the last place to save bits, and the table is read row by row."""
@@ -56,7 +56,7 @@ class CalibrationSetup:
     def __post_init__(self) -> None:
         """Raises ExportError for options that the model does not support, before hours of calibration."""
         if self.spec.text.moe and MIXED in self.precisions.values():
-            raise ExportError("the sensitivity of experts cannot be measured", fix="give --precision int4 or int8")
+            raise ExportError("the sensitivity of experts cannot be measured", fix=f"give --precision {INT4} or {INT8}")
         if "llm" in self.precisions and self.tables:
             check_table(self.spec.text.hidden_size, self.table_format)
 
@@ -99,7 +99,7 @@ class CalibrationContext:
     directory: Path
     report: Report
 
-    @property
+    @cached_property
     def sampler(self) -> Sampler:
         """Builds prompts from the pages, with the bundle's own tokenizer and template."""
         source = (self.directory / "chat_template.jinja").read_text("utf-8")
@@ -108,8 +108,8 @@ class CalibrationContext:
         return Sampler(self.setup.stored_pages, self.report, self.manifest, template, tokenizer)
 
     @property
-    def pages(self) -> str:
-        """The pages in words, counted as in the manifest: blank and repeated pages do not count."""
+    def page_summary(self) -> str:
+        """Number and sources of the pages, counted as in the manifest: blank and repeated pages do not count."""
         count = self.setup.calibration(self.report).pages
         return f"{count} page{'s' if count != 1 else ''} of {', '.join(self.setup.pages.names)}"
 
@@ -122,8 +122,8 @@ class CalibrationContext:
     def measured_key(self) -> dict[str, object]:
         """Everything that sensitivities depend on; the limit is not part of it."""
         setup, described = self.setup, msgspec.to_builtins(self.manifest)
-        for said in ("created", "options"):  # the effect of options is in the other keys
-            described["provenance"].pop(said, None)
+        for field in ("created", "options"):  # the effect of options is in the other keys
+            described["provenance"].pop(field, None)
         return {
             "bundle": described,
             "checkpoint": stamps(setup.checkpoint.files),

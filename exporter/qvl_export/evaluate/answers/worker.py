@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from qvl_runtime.errors import QvlError
 
-from ...jobs.worker import serve
+from ...jobs.worker import run_job
 from ..sets.dataset import EvalSet, Item
 from .agreement import Agreement, Kept, agreement, keep
 from .records import Cost, Record, Records, appending
@@ -254,7 +254,7 @@ def _high_water() -> float:
 
 def main() -> int:
     """Runs the job that standard input holds."""
-    return serve(Job, run)
+    return run_job(Job, run)
 
 
 if __name__ == "__main__":

@@ -53,9 +53,9 @@ class EvalSet:
         """Draws at most `count` items with a seed: labels often repeat in a pattern that even steps would follow."""
         if count >= self.count:
             return self
-        places = range(self.total) if self.chosen is None else self.chosen
-        drawn = np.random.default_rng(seed).choice(len(places), count, replace=False)
-        return EvalSet(self.directory, self.total, self.digest, tuple(sorted(places[i] for i in drawn.tolist())))
+        lines = range(self.total) if self.chosen is None else self.chosen
+        drawn = np.random.default_rng(seed).choice(len(lines), count, replace=False)
+        return EvalSet(self.directory, self.total, self.digest, tuple(sorted(lines[i] for i in drawn.tolist())))
 
 
 def open_set(directory: Path, limit: int | None = None) -> EvalSet:

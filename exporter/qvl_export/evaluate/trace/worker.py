@@ -20,7 +20,7 @@ from qvl_runtime.prompts.prompt import Prompt
 from qvl_runtime.rotation import Rotation
 
 from ...common.scratch import scratch
-from ...jobs.worker import serve
+from ...jobs.worker import run_job
 from ..answers.worker import HF
 from .expose_graph import expose
 from .tap_files import Taps, file_name
@@ -148,4 +148,4 @@ def _keep(job: TapJob) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(serve(TapJob, _keep))
+    sys.exit(run_job(TapJob, _keep))

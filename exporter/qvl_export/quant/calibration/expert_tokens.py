@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ...checkpoint.safetensors_reader import StoredTensor
+from ...common.arrays import Floats
 
-Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 TOKENS_AT_ONCE = 4096
 
@@ -46,7 +46,7 @@ class Routed:
         """Yields an expert's tokens [t, columns] and its share of each [t, 1], up to TOKENS_AT_ONCE at a time."""
         experts, shares = np.concatenate(self.experts), np.concatenate(self.shares)
         stored = StoredTensor(self.file.name, self.file, np.dtype(np.float32), (len(experts), columns), 0)
-        places, ranks = np.nonzero(experts == expert)
-        for first in range(0, len(places), TOKENS_AT_ONCE):
+        indices, ranks = np.nonzero(experts == expert)
+        for first in range(0, len(indices), TOKENS_AT_ONCE):
             mine = slice(first, first + TOKENS_AT_ONCE)
-            yield stored.rows(places[mine]), shares[places[mine], ranks[mine], None]
+            yield stored.rows(indices[mine]), shares[indices[mine], ranks[mine], None]

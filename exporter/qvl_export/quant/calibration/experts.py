@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from ...common.arrays import Floats
 from ...graph.experts import EXPERT_PARTS, ExpertWeight
 from ...graph.layer_graphs import Stage
 from ...graph.weights import Source
@@ -23,7 +24,6 @@ from .rtn_tables import quantize_rows
 from .tower import Tower
 from .work_dir import LinearRecord, Work
 
-Floats = npt.NDArray[np.float32]
 INTEGER_EXPERTS = QuantFormat(8, 32)
 """Format under W8A8: experts have no integer kernel, so their weights are 8 bits in blocks of 32."""
 LEAST_TOKENS = 1 / 16

@@ -11,10 +11,11 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from ...common.arrays import Floats
 from ...graph.layer_graphs import Stage
 from ...graph.scale_folds import Fold
 from ..output_error import relative_noise
-from ..schemes import Floats, Scheme
+from ..schemes import Scheme
 from ..statistics import Statistics
 from .tower import Tower
 

@@ -12,12 +12,13 @@ import numpy as np
 import onnx_ir as ir
 
 from ...checkpoint.safetensors_reader import Tensor
+from ...common.arrays import Floats
 from ...graph import weights
 from ...graph.build import Graph
 from ...graph.layer_graphs import Formats, Stage
 from ...graph.packed_sources import packed_parts
 from ...targets import Target
-from ..schemes import Floats, Scheme
+from ..schemes import Scheme
 from .layer_session import open_session
 from .work_dir import TowerResult
 

@@ -15,11 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 from ...checkpoint.safetensors_reader import StoredTensor
+from ...common.arrays import Floats
 from ...common.atomic_output import atomic_file
 from ...qtensor import QTensor, QuantFormat
 from .saved_linear import SavedLinear
 
-Floats = npt.NDArray[np.float32]
 Feeds = dict[str, npt.NDArray[Any]]
 
 

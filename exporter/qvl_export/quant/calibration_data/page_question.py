@@ -17,7 +17,7 @@ DEFAULT_TASK = "ocr"
 """The task of pages without labels, and of labels that name none."""
 
 
-def shown(name: str) -> str:
+def utf8_name(name: str) -> str:
     """Returns a file's name as valid text; bytes that are not UTF-8 are replaced."""
     return os.fsencode(name).decode("utf-8", "replace")
 
@@ -61,7 +61,7 @@ class Question:
         return hashlib.sha256("\0".join(seen).encode()).hexdigest()
 
 
-class Source(Protocol):
+class PageSource(Protocol):
     """The pages that one `--calib` names; `len` is the number of its questions."""
 
     @property

@@ -20,8 +20,8 @@ from ...common.labels import LABELS, read_labels
 from ...common.progress import Report
 from ...errors import ExportError
 from .labeled_set import LabeledSet
-from .page_question import Origin, Question, Source, shown
-from .unlabeled_pages import PlainPages, find
+from .page_question import Origin, PageSource, Question, utf8_name
+from .unlabeled_pages import PlainPages, find_pages
 
 BUILT_IN = "built-in"
 _INSTALLED = Path(__file__).parents[2] / "calibration"
@@ -33,7 +33,7 @@ REPORT_SECONDS = 10
 class Pages:
     """Questions chosen from `sources`; `chosen` holds the indices per source."""
 
-    sources: tuple[Source, ...]
+    sources: tuple[PageSource, ...]
     chosen: tuple[Sequence[int], ...]
 
     def __len__(self) -> int:
@@ -55,7 +55,7 @@ class Pages:
             found = True
             yield question
         if not found:
-            raise ExportError("every page is blank", where=", ".join(self.names), fix="give pages with something on")
+            raise ExportError("every page is blank", where=", ".join(self.names), fix="give pages that are not blank")
 
     def _questions(self, leave_out: Report, dpi: int) -> Iterator[Question]:
         for source, chosen in zip(self.sources, self.chosen, strict=True):
@@ -124,13 +124,13 @@ def built_in() -> Path:
     raise ExportError("the built-in calibration pages are missing", where=_INSTALLED, fix="reinstall, or give --calib")
 
 
-def _source(path: Path) -> Source:
+def _source(path: Path) -> PageSource:
     if not path.exists():
         raise ExportError("no such file or directory", where=path)
-    name = shown(path.resolve().name)
+    name = utf8_name(path.resolve().name)
     if (path / LABELS).is_file():
         return _labeled(path, name)
-    return PlainPages(name, path, tuple(find(path)))
+    return PlainPages(name, path, tuple(find_pages(path)))
 
 
 def _labeled(directory: Path, name: str) -> LabeledSet:

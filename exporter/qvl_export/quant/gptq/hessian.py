@@ -11,16 +11,16 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-import numpy.typing as npt
 
-Floats = npt.NDArray[np.float32]
+from ...common.arrays import Floats
+
 ROWS = 256
 """Rows per block; 8,960 columns give 35 blocks, enough for as many cores."""
 
 
 def zeros(size: int) -> Floats:
     """Returns a zero sum for `size` channels: all blocks one after another in one flat array."""
-    return np.zeros(sum(rows * (size - first) for first, rows in _places(size)), np.float32)
+    return np.zeros(sum(rows * (size - first) for first, rows in _block_rows(size)), np.float32)
 
 
 def add(total: Floats, x: Floats) -> None:
@@ -29,12 +29,12 @@ def add(total: Floats, x: Floats) -> None:
 
     tokens = torch.from_numpy(np.asarray(x, np.float32))
 
-    def one(place: tuple[int, Floats]) -> None:
-        first, block = place
+    def add_block(entry: tuple[int, Floats]) -> None:
+        first, block = entry
         torch.from_numpy(block).addmm_(tokens[:, first : first + len(block)].T, tokens[:, first:])
 
     with _one_thread_each() as pool:
-        list(pool.map(one, _blocks(total, x.shape[1])))
+        list(pool.map(add_block, _blocks(total, x.shape[1])))
 
 
 @contextlib.contextmanager
@@ -54,7 +54,7 @@ def _one_thread_each() -> Iterator[ThreadPoolExecutor]:
         torch.set_num_threads(threads)
 
 
-def whole(total: Floats, size: int) -> Floats:
+def full_matrix(total: Floats, size: int) -> Floats:
     """Returns the full matrix [K, K] of a sum over `size` channels."""
     found = np.empty((size, size), np.float32)
     for first, block in _blocks(total, size):
@@ -63,7 +63,7 @@ def whole(total: Floats, size: int) -> Floats:
     return found
 
 
-def _places(size: int) -> list[tuple[int, int]]:
+def _block_rows(size: int) -> list[tuple[int, int]]:
     """The first row of each block and its number of rows."""
     return [(first, min(ROWS, size - first)) for first in range(0, size, ROWS)]
 
@@ -71,7 +71,7 @@ def _places(size: int) -> list[tuple[int, int]]:
 def _blocks(total: Floats, size: int) -> Iterator[tuple[int, Floats]]:
     """Yields the first row of each block, and the block as a view [rows, K − first]."""
     start = 0
-    for first, rows in _places(size):
+    for first, rows in _block_rows(size):
         end = start + rows * (size - first)
         yield first, total[start:end].reshape(rows, size - first)
         start = end

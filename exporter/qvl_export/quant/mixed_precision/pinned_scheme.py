@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ...common.arrays import Floats
 from ...qtensor import Activations, QTensor, QuantFormat
-from ..schemes import Floats, Scheme
+from ..schemes import Scheme
 from ..statistics import Statistics
 
 
 @dataclass(frozen=True)
-class Pinned:
+class PinnedScheme:
     """`scheme` with the measured format: inputs rounded per tensor, per token, or kept in float."""
 
     scheme: Scheme
-    form: QuantFormat
+    measured: QuantFormat
 
     @property
     def hessian(self) -> bool:
@@ -26,6 +27,6 @@ class Pinned:
 
     def quantize(self, weight: Floats, statistics: Statistics) -> QTensor:
         tensor = self.scheme.quantize(weight, statistics)
-        if self.form.activations is Activations.INT8_PER_TENSOR:
+        if self.measured.activations is Activations.INT8_PER_TENSOR:
             return tensor.with_inputs_per_tensor()
-        return tensor.weight_only() if tensor.format.integer and not self.form.integer else tensor
+        return tensor.weight_only() if tensor.format.integer and not self.measured.integer else tensor

@@ -39,8 +39,8 @@ def solve(table: Sequence[Sensitivity], limit: Limit, nbytes: Bytes, fixed: int)
 def too_small(limit: Limit, least: int) -> ExportError:
     """The error for a limit below the least possible size."""
     return ExportError(
-        f"no bundle is as small as {limit.max_size:,} bytes",
-        fix=f"the least is {least:,}: give --max-size that much or more",
+        f"no bundle fits in {limit.max_size:,} bytes",
+        fix=f"--max-size must be at least {least:,}",
     )
 
 

@@ -10,16 +10,12 @@ import pkgutil
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import numpy as np
-import numpy.typing as npt
-
 from ...checkpoint.quantized.packed_words import BLOCKS
 from ...common import libraries
+from ...common.arrays import Floats
 from ...errors import ExportError
 from ...qtensor import QTensor, QuantFormat
 from ..statistics import Statistics
-
-Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ...common.arrays import Floats
 from ...qtensor import QTensor, QuantFormat
 from ..gptq.solver import gptq
 from ..statistics import Statistics
-from . import Floats, Options
+from . import Options
 
 READS = frozenset({"block_size", "gptq_experts"})
 

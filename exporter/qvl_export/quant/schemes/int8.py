@@ -9,11 +9,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ...common.arrays import Floats
 from ...errors import ExportError
 from ...qtensor import Activations, QTensor, QuantFormat
-from ..output_error import round_inputs
+from ..output_error import round_static
 from ..statistics import Statistics
-from . import Floats, Options
+from . import Options
 
 READS = frozenset({"reduce_range", "static"})
 TINY = 1e-30
@@ -51,7 +52,7 @@ def _input_scale(statistics: Statistics) -> float:
     """The step with the least squared error on the kept tokens; values beyond 127 steps are clipped."""
     largest = max(float(statistics.largest.max()), TINY)
     steps = [largest * clip / 127 for clip in CLIPS]
-    losses = [np.square(statistics.tokens - round_inputs(statistics.tokens, step)).sum() for step in steps]
+    losses = [np.square(statistics.tokens - round_static(statistics.tokens, step)).sum() for step in steps]
     return steps[int(np.argmin(losses))]
 
 
