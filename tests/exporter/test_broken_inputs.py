@@ -150,7 +150,7 @@ WEIGHTS = [
     ),
     Row(
         "tensor twice in a header",
-        r"model\.safetensors: has a damaged header: 'model\.norm\.weight' is there twice",
+        r"model\.safetensors: has a damaged header: 'model\.norm\.weight' occurs twice",
         d.twice(d.NORM),
     ),
     Row("tensor in two shards", r"model\.norm\.weight is also in model.*\.safetensors", d.second_shard),

@@ -269,7 +269,7 @@ def test_it_is_no_bundle_and_says_so(
     ("options", "message"),
     [
         ({"layout": "gguf"}, "layout 'gguf' is not supported"),
-        ({"layout": "genai", "precision": "hybrid"}, "supports one language model graph only"),
+        ({"layout": "genai", "precision": "hybrid"}, "takes a single graph of the language model"),
     ],
 )
 def test_what_it_cannot_hold_is_refused_early(

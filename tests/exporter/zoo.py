@@ -184,7 +184,7 @@ KINDS = [
         "untied without lm_head",
         UNTIED,
         d.tensors(no_head),
-        r"no lm_head\.weight, and config\.json ties none: the table of embeddings serves as head",
+        r"no lm_head\.weight, and config\.json does not tie it: the embedding serves as head",
         d.together(d.tensors(no_head), d.config(tie_word_embeddings=True)),
         reference=False,  # which makes up a head
     ),
@@ -257,7 +257,7 @@ REFUSED = [
         "a bundle",
         SMALL,
         d.rename(d.CONFIG, "bundle.json"),
-        r"config\.json: is missing: this is a bundle, not a checkpoint \(export the checkpoint that it was made of\)",
+        r"config\.json: is missing: this is a bundle, not a checkpoint \(export the checkpoint that it was",
     ),
     Refused("state of a training", SMALL, only("zero_to_fp32.py"), "only the state of a training.*save_pretrained"),
     Refused(

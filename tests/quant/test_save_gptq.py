@@ -162,8 +162,8 @@ def test_places_that_are_refused(tmp_path: Path) -> None:
     for place, message in [
         (full(tmp_path / "other", "notes.json"), "exists and is not a GPTQ checkpoint"),
         (full(tmp_path / "old", "quantize_config.json"), "already exists"),
-        (tmp_path / "b", "would lie in each other"),
-        (tmp_path / "b" / "inside", "would lie in each other"),
+        (tmp_path / "b", "must not contain OUT or lie in it"),
+        (tmp_path / "b" / "inside", "must not contain OUT or lie in it"),
     ]:
         with pytest.raises(ExportError, match=message):
             export(export_plan(REFERENCE, tmp_path / "b", save_gptq=place, **plan))

@@ -314,7 +314,7 @@ def test_names_that_are_no_utf_8(call: Call, path: Path, checkpoint: Any, tmp_pa
         ExportPlan(path, odd / "out"),
         export_plan(path, tmp_path / "x", precision="int4", save_gptq=odd / "gptq"),
     ):
-        with pytest.raises(ExportError, match="is not UTF-8, so that no engine could open it"):
+        with pytest.raises(ExportError, match="is not UTF-8, so no engine can open it"):
             export(plan)
     assert not (odd / "out").exists()
 

@@ -1,4 +1,4 @@
-"""Tensors of a checkpoint that an export does not need: they are left out, and the user is told which."""
+"""Tensors of a checkpoint that an export does not need: they are left out, and notes name them."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from typing import IO
 
 from ..errors import ExportError, OutputError
 from .locks import lock
-from .scratch import LOCK, abandoned, new_id, place
+from .scratch import LOCK, abandoned, new_id, path_in_state
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 """Errno values that only writing raises."""
@@ -47,8 +47,8 @@ def writing(out: Path, force: bool, kind: OutputKind) -> Iterator[Path]:
     _clear_leftovers(out)
     check_free(out, force, kind)
     id = new_id()
-    beside = place(out.parent, out.name, id, _PARTIAL)
-    with parents(out), naming_output(beside, out), lock(place(out.parent, out.name, id, LOCK)):
+    beside = path_in_state(out.parent, out.name, id, _PARTIAL)
+    with parents(out), naming_output(beside, out), lock(path_in_state(out.parent, out.name, id, LOCK)):
         try:
             beside.mkdir()
             yield beside
@@ -84,8 +84,8 @@ def naming_output(beside: Path, out: Path) -> Iterator[None]:
         if other and error.errno not in FULL and not out.is_relative_to(Path(error.filename)):
             raise ExportError(f"cannot be read: {reason}", where=error.filename) from error
         busy = WINDOWS and error.errno == errno.EACCES and error.filename is not None
-        fix = "end what has it open" if busy else "make room or choose another place"
-        fix = f"{fix}; it is as it was"
+        fix = "close the program that has it open" if busy else "free disk space or choose another directory"
+        fix = f"{fix}; the existing output is unchanged"
         raise OutputError(f"cannot be written: {reason}", where=out, fix=fix) from error
 
 
@@ -104,7 +104,9 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
         if error.filename is not None:
             raise
         reason = error.strerror or f"{error}: is the disk full?"  # NumPy says neither where nor why
-        raise OutputError(f"cannot be written: {reason}", where=path, fix="make room, then run it again") from error
+        raise OutputError(
+            f"cannot be written: {reason}", where=path, fix="free disk space, then run the command again"
+        ) from error
     finally:
         beside.unlink(missing_ok=True)
 
@@ -118,9 +120,9 @@ def check_free(out: Path, force: bool, kind: OutputKind) -> None:
         return
     empty = out.is_dir() and not any(out.iterdir())
     if not empty and not all((out / mark).is_file() for mark in kind.marks):
-        raise OutputError(f"exists and is not {kind.noun}", where=out, fix="choose another place")
+        raise OutputError(f"exists and is not {kind.noun}", where=out, fix="choose another directory")
     if Path.cwd().is_relative_to(out.resolve()):
-        raise OutputError("is the current directory", where=out, fix="run it from elsewhere")
+        raise OutputError("is the current directory", where=out, fix="run the command from another directory")
     if not empty and not force:
         raise OutputError("already exists", where=out, fix="give --force to replace it")
 
@@ -128,7 +130,7 @@ def check_free(out: Path, force: bool, kind: OutputKind) -> None:
 def _clear_leftovers(out: Path) -> None:
     """Cleans up after processes that are gone; an old directory caught between two renames is restored."""
     for id in abandoned(out.parent, out.name, _PARTIAL, _REPLACED):
-        old, beside = (place(out.parent, out.name, id, state) for state in (_REPLACED, _PARTIAL))
+        old, beside = (path_in_state(out.parent, out.name, id, state) for state in (_REPLACED, _PARTIAL))
         if old.exists() and not out.exists():
             _rename(old, out)
         else:

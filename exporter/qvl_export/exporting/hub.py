@@ -55,7 +55,7 @@ def locate(name: str, revision: str | None) -> tuple[Checkpoint, str | None]:
             )
         return Checkpoint(path), None
     if path.exists() and path.suffix == ".gguf":
-        raise CheckpointError("is a GGUF file, which is llama.cpp's", where=name, fix=foreign.GGUF)
+        raise CheckpointError("is a GGUF file, the format of llama.cpp", where=name, fix=foreign.GGUF)
     if path.exists() or not _REPO_ID.fullmatch(name):
         raise CheckpointError("is neither a checkpoint directory nor a Hugging Face id (org/model)", where=name)
     directory = _download(name, revision)

@@ -67,15 +67,16 @@ def check_options(plan: ExportPlan) -> None:
     precisions, quant = plan.precisions(), plan.quant
     for path in (plan.out, quant.save_gptq):
         if path is not None and not has_utf8_name(Path(path)):
-            raise ExportError(f"{path}: is not UTF-8, so that no engine could open it", fix="give another directory")
+            raise ExportError("is not UTF-8, so no engine can open it", where=path, fix="give another directory")
     if quant.save_gptq is not None and precisions["llm"] != INT4:
         raise ExportError(f"--save-gptq writes {INT4} only", fix=f"add --llm-precision {INT4}, or leave it out")
     if quant.rotate and (quant.save_gptq is not None or plan.limit):
         raise ExportError(
             "--rotate cannot be combined with --save-gptq, --max-kl or --max-size", fix="leave --rotate out"
         )
-    if plan.calibration.samples < 1:
-        raise ExportError(f"--samples must be >= 1, got {plan.calibration.samples}")
+    for option, count in (("--samples", plan.calibration.samples), ("--threads", plan.calibration.threads)):
+        if count is not None and count < 1:
+            raise ExportError(f"{option} must be >= 1, got {count}")
     _check_read(plan, precisions)
     check_schemes(plan, set(quantized(precisions).values()))
 
@@ -98,7 +99,7 @@ def _check_limit(plan: ExportPlan) -> None:
             fix="give one of --max-kl, --max-size, --precision",
         )
     if limits and not 0 < limits[0] < math.inf:
-        raise ExportError(f"a limit of {limits[0]} cannot be kept", fix="--max-kl and --max-size are above 0")
+        raise ExportError(f"a limit of {limits[0]} cannot be kept", fix="--max-kl and --max-size must be above 0")
 
 
 def _check_read(plan: ExportPlan, precisions: Mapping[str, str]) -> None:

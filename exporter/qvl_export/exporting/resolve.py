@@ -173,7 +173,7 @@ def _headless(spec: ModelSpec, checkpoint: Checkpoint) -> list[str]:
     """Returns a note if the model should have a head of its own but has none."""
     if not spec.text.tied or HEAD in checkpoint.tensors or checkpoint.ties_embeddings:
         return []
-    return [f"there is no {HEAD}, and config.json ties none: the table of embeddings serves as head"]
+    return [f"there is no {HEAD}, and config.json does not tie it: the embedding serves as head"]
 
 
 def _match(

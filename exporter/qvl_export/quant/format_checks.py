@@ -1,6 +1,6 @@
 """Checks before the long work that the target supports the formats of a calibration, and that a size limit can be kept.
 
-Both build graphs without weights, which takes seconds even for large models.
+Both build graphs without weights, which takes seconds for large models.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from math import prod
 from qvl_runtime.manifest import Manifest
 
 from ..graph.layer_graphs import Stage
+from ..targets import Target
 from . import schemes
 from .calibration.tower import Tower
 from .context import CalibrationSetup
@@ -20,16 +21,16 @@ from .towers import llm_tower, vision_tower
 
 
 def check_formats(setup: CalibrationSetup) -> None:
-    """Raises ExportError if a target does not support the format that a linear would get."""
+    """Raises ExportError if a target does not support the format that a linear or an expert would get."""
     for name, precision in setup.precisions.items():
-        make = vision_tower if name == "vision" else llm_tower
+        make, target = vision_tower if name == "vision" else llm_tower, setup.targets[name]
+        tower = make(setup.spec, target, setup.tensors, lambda _: None)
+        stages = [tower.build(stage, {}) for stage in tower.stages]
         for scheme in _schemes(name, precision, setup):
-            tower = make(setup.spec, setup.targets[name], setup.tensors, lambda _: None)
-            for stage in tower.stages:
-                formats = {
-                    linear: scheme.format(columns) for linear, columns in _linears(tower, tower.build(stage, {}))
-                }
-                tower.build(stage, formats)
+            for stage in stages:
+                for rows, columns in _linears(tower, stage):
+                    target.packed_form(rows, columns, scheme.format(columns))
+                _check_experts(target, stage, scheme)
 
 
 def check_size(setup: CalibrationSetup, draft: Manifest) -> None:
@@ -50,7 +51,16 @@ def _schemes(name: str, precision: str, setup: CalibrationSetup) -> Iterator[Sch
     yield from (schemes.find(candidate, setup.options) for candidate in CANDIDATES[name])
 
 
-def _linears(tower: Tower, stage: Stage) -> Iterator[tuple[str, int]]:
-    """Yields the linears of a float stage with their number of columns."""
+def _linears(tower: Tower, stage: Stage) -> Iterator[tuple[int, int]]:
+    """Yields the shapes [N, K] of a float stage's linears."""
     for name in (name for names in stage.taps.values() for name in names):
-        yield name, prod(tower.tensors[f"{name}.weight"].shape[1:])
+        shape = tower.tensors[f"{name}.weight"].shape
+        yield shape[0], prod(shape[1:])
+
+
+def _check_experts(target: Target, stage: Stage, scheme: Scheme) -> None:
+    from .calibration.experts import expert_format  # imports PyTorch, which only calibration needs
+
+    for weight in stage.experts.values():
+        count, outputs, inputs = weight.source_shape
+        target.packed_experts_form(count, outputs, inputs, expert_format(scheme, inputs))

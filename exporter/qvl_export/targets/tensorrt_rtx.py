@@ -40,6 +40,7 @@ def finisher(options: BuildOptions) -> Finisher:
     chosen = options.capabilities or DEFAULT
     _check(trt, chosen, options)
     library = building.Library(trt, LIBRARY, chosen, partial(_configure, trt, chosen))
+    building.check(library)
     return partial(building.finish, library=library, kind=options.profile)
 
 

@@ -59,7 +59,7 @@ def check_place(out: Path, bundle_out: Path, force: bool) -> None:
     """Raises OutputError before the long work if the checkpoint cannot be written to `out`."""
     ours, theirs = out.resolve(), bundle_out.resolve()
     if ours.is_relative_to(theirs) or theirs.is_relative_to(ours):
-        raise OutputError("and the bundle would lie in each other", where=out, fix="give --save-gptq another directory")
+        raise OutputError("must not contain OUT or lie in it", where=out, fix="give --save-gptq another directory")
     atomic.check_free(out, force, GPTQ)
 
 

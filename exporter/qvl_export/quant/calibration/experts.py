@@ -18,6 +18,7 @@ from ...graph.layer_graphs import Stage
 from ...graph.weights import Source
 from ...qtensor import QTensor, QuantFormat
 from ..gptq.solver import gptq, round_to_nearest
+from ..schemes import Scheme
 from .expert_tokens import Routed
 from .rtn_tables import quantize_rows
 from .tower import Tower
@@ -136,6 +137,12 @@ def _round(tower: Tower, weight: ExpertWeight, name: str, source: Source, work: 
     scheme = tower.scheme(name)
     if scheme is None:
         return LinearRecord(None, (count * outputs, inputs), None)
-    format = INTEGER_EXPERTS if scheme.format(inputs).integer else scheme.format(inputs)
+    format = expert_format(scheme, inputs)
     quantize_rows(name, source, (count * outputs, inputs), format, work.directory)
     return LinearRecord(format, (count * outputs, inputs), None)
+
+
+def expert_format(scheme: Scheme, columns: int) -> QuantFormat:
+    """The format of experts of `columns` inputs under a scheme."""
+    format = scheme.format(columns)
+    return INTEGER_EXPERTS if format.integer else format
