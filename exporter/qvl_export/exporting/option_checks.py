@@ -16,44 +16,53 @@ from ..errors import ExportError
 from ..families.spec import ModelSpec
 from ..quant import precision, schemes
 from ..quant import rotation as rotate
-from ..quant.precision import INT4, INT8
+from ..quant.precision import INT4, INT8, MIXED
 from ..targets import Target
 from .plan import ExportPlan
 
 DEFAULT_MAX_LENGTH = 8192
 _LLM = ("llm", DECODE)
+_GRAPHS = ("vision", *_LLM)
 
 
 @dataclass(frozen=True)
 class Reader:
-    """The precisions per graph in which an option has an effect. `what` and `fix` are parts of the error message."""
+    """An option that has an effect only in quantized graphs: in any of `graphs`, and in those of `by_scheme` whose
+    scheme reads it. `what` and `fix` are parts of the error message."""
 
     field: str
-    precisions: Mapping[str, tuple[str, ...]]
+    graphs: tuple[str, ...] = _GRAPHS
+    by_scheme: tuple[str, ...] = ()
     what: str = "quantization"
     fix: str = f"add --precision {INT8} or {INT4}"
 
+    def has_effect(self, graph: str, chosen: str) -> bool:
+        """Whether the option has an effect in a graph of this precision; raises the errors of `schemes.find`."""
+        if chosen in precision.FLOATS:
+            return False
+        return graph in self.graphs or (graph in self.by_scheme and _is_read(self.field, chosen))
 
-_ANY = dict.fromkeys(("vision", *_LLM), precision.quantized())
+
 _ADD_INT4 = f"add --precision {INT4}"
 READ_BY = {
-    "--calib": Reader("calib", _ANY),
-    "--samples": Reader("samples", _ANY),
-    "--threads": Reader("threads", _ANY),
-    "--ray": Reader("ray", _ANY),
-    "--block-size": Reader(
-        "block_size",
-        {"vision": precision.with_scheme(INT4), **dict.fromkeys(_LLM, precision.quantized())},
-        f"quantization of the language model, or to {INT4}",
-    ),
-    "--reduce-range": Reader(
-        "reduce_range", dict.fromkeys(_ANY, precision.with_scheme(INT8)), INT8, f"add --precision {INT8}"
-    ),
-    "--no-gptq-experts": Reader(
-        "gptq_experts", dict.fromkeys(_LLM, precision.with_scheme(INT4)), f"{INT4} of the language model", _ADD_INT4
-    ),
+    "--calib": Reader("calib"),
+    "--samples": Reader("samples"),
+    "--threads": Reader("threads"),
+    "--ray": Reader("ray"),
+    "--block-size": Reader("block_size", _LLM, ("vision",), f"quantization of the language model, or to {INT4}"),
+    "--reduce-range": Reader("reduce_range", (), _GRAPHS, INT8, f"add --precision {INT8}"),
+    "--no-gptq-experts": Reader("gptq_experts", (), _LLM, f"{INT4} of the language model", _ADD_INT4),
 }
 """Options that have no effect unless a graph has a certain precision."""
+
+
+def _is_read(option: str, chosen: str) -> bool:
+    """Whether the quantized precision `chosen` reads an option of schemes; MIXED reads all of them."""
+    return chosen == MIXED or schemes.reads(chosen, option)
+
+
+def _any_reads(option: str, precisions: Mapping[str, str]) -> bool:
+    return any(_is_read(option, chosen) for chosen in quantized(precisions).values())
 
 
 def quantized(precisions: Mapping[str, str]) -> dict[str, str]:
@@ -105,8 +114,8 @@ def _check_limit(plan: ExportPlan) -> None:
 def _check_read(plan: ExportPlan, precisions: Mapping[str, str]) -> None:
     """Refuses options without effect: accepting them silently would be misleading."""
     for option, reader in READ_BY.items():
-        read = any(chosen in reader.precisions.get(graph, ()) for graph, chosen in precisions.items())
-        if plan.is_asked(reader.field) and not read:
+        asked = plan.is_asked(reader.field)
+        if asked and not any(reader.has_effect(graph, chosen) for graph, chosen in precisions.items()):
             raise ExportError(f"{option} is for {reader.what}", fix=f"{reader.fix}, or leave it out")
     if plan.quant.vision_precision and plan.quant.llm_precision and plan.precision not in precision.FLOATS:
         raise ExportError(
@@ -127,8 +136,8 @@ def check_effect(plan: ExportPlan, lowered: Mapping[str, Target], own: bool, exp
         if not own and not quantized({name: chosen for name, chosen in precisions.items() if name != "vision"}):
             fix = f"{_ADD_INT4}, or leave it out"
             raise ExportError("--accuracy-level is for a quantized language model", fix=fix)
-    in_blocks = not set(precisions.values()).isdisjoint(precision.with_scheme(INT4))
-    if plan.is_asked("block_size") and not in_blocks and not lowered["llm"].quantized_tables:
+    in_tables = lowered["llm"].quantized_tables
+    if plan.is_asked("block_size") and not (in_tables or _any_reads("block_size", precisions)):
         raise ExportError(f"--block-size is for {INT4}: target {plan.target} keeps tables float", fix="leave it out")
     if plan.is_asked("gptq_experts") and not experts:
         raise ExportError("--no-gptq-experts is for models with experts", fix="leave it out")

@@ -108,7 +108,8 @@ def _report_fewer(plan: ExportPlan, pages: Pages, progress: Progress) -> None:
 def _finisher(plan: ExportPlan, precisions: Mapping[str, str], own: Linears) -> Finisher | None:
     """Returns the function that builds the target's engines, if any; `own` is empty until the checkpoint is read."""
     formats = frozenset(linear.format() for linear in own.values())
-    int4 = not set(precisions.values()).isdisjoint(precision.with_scheme(INT4))
+    found = quantized(precisions).values()
+    int4 = any(name == MIXED or schemes.find(name, plan.scheme_options).format(1).bits == 4 for name in found)
     wanted = engines.capabilities(plan.engine.compute_capability)
     options = engines.BuildOptions(
         wanted, plan.engine.profile, int4 or any(format.bits == 4 for format in formats), formats

@@ -10,6 +10,8 @@ from ..gptq.solver import gptq
 from ..statistics import Statistics
 from . import Options
 
+READS = frozenset({"block_size", "gptq_experts"})
+
 
 @dataclass(frozen=True)
 class Int4:

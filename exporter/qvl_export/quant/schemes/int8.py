@@ -16,6 +16,7 @@ from ..output_error import round_static
 from ..statistics import Statistics
 from . import Options
 
+READS = frozenset({"reduce_range", "static"})
 TINY = 1e-30
 """The scale of a row of zeros."""
 CLIPS = (1.0, 0.8, 0.6, 0.45, 0.3, 0.2, 0.1)
