@@ -1,4 +1,4 @@
-"""What becomes of a process that fails: one line for what its user can mend, a traceback for a bug of ours."""
+"""Processes that fail: one line for errors that the user can fix, a traceback for bugs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from qvl_export.cli.main import cli, run
 from qvl_export.evaluate.trace import blame
 from tests.evaluate.broken_job import Job
 
-blame.TAPPING, blame.TapJob = "{MODULE}", lambda *_: Job("bug")
+blame.WORKER_MODULE, blame.TraceJob = "{MODULE}", lambda *_: Job("bug")
 run(cli, sys.argv[1:])
 """
 
