@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from qvl_export.evaluate.metrics.boxes import PageGeometry
-from qvl_export.evaluate.metrics.scores import METRICS, TASKS, TRUTH_FORMS, score, truth_problem
+from qvl_export.evaluate.metrics.scores import METRICS, TASKS, score, truth_problem
 
 PAGE = PageGeometry.original((400, 300))
 
@@ -18,6 +18,14 @@ EXAMPLES = {
     "grounding": '[{"bbox_2d": [0, 0, 10, 10]}]',
     "tool": '{"name": "pay", "arguments": {}}',
 }
+"""A true answer of each task."""
+FORMS = {
+    "kie": "a JSON object with a value",
+    "table": "has no <table>",
+    "grounding": 'JSON such as [{"bbox_2d": [0, 0, 9, 9]}]',
+    "tool": 'JSON such as {"name": "pay", "arguments": {}}',
+}
+"""What is said of true answers that lack the form that their task needs."""
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -32,9 +40,9 @@ def test_nothing_is_better_than_the_truth_nor_worse_than_silence(task: str) -> N
 
 @pytest.mark.parametrize("task", TASKS)
 def test_blanks_are_no_truth_nor_words_where_a_structure_is_asked_for(task: str) -> None:
-    needed = TRUTH_FORMS.get(task, "has no <table>" if task == "table" else "it is empty")
+    needed = FORMS.get(task, "it is empty")
     assert truth_problem(task, " \n") == f" ({needed})"
-    assert truth_problem(task, "a") == ("" if needed == "it is empty" else f" ({needed})")
+    assert truth_problem(task, "a") == (f" ({needed})" if task in FORMS else "")
 
 
 def test_the_truth_of_the_lowest_rate_counts_not_that_of_the_fewest_edits() -> None:

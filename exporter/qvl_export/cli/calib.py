@@ -21,10 +21,10 @@ DPI = click.IntRange(36, 1200)
 
 @click.group()
 def calib() -> None:
-    """Build calibration sets for quantization."""
+    """Build calibration sets from your own pages."""
 
 
-@calib.command(epilog=EXAMPLES)
+@calib.command(epilog=EXAMPLES, short_help="Build a set from images and PDFs.")
 @click.argument("sources", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.argument("out_set", type=click.Path(path_type=Path))
 @click.option(
@@ -33,7 +33,7 @@ def calib() -> None:
     metavar="N",
     help="Use at most N pages, spread evenly over the sources (default: all).",
 )
-@click.option("--dpi", type=DPI, default=PDF_DPI, show_default=True, help="Resolution of PDF pages.")
+@click.option("--dpi", type=DPI, metavar="N", default=PDF_DPI, show_default=True, help="Resolution of PDF pages.")
 @click.option("--force", is_flag=True, help="Replace an existing set.")
 @click.option("--quiet", is_flag=True, help="Print only errors.")
 @click.option("--json", "as_json", is_flag=True, help="Print the counts as one JSON object.")

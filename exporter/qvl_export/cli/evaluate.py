@@ -47,11 +47,16 @@ def register(cli: click.Group) -> None:
 @click.option("--out", required=True, type=Directory, help="Directory for index.html, report.md and report.json.")
 @click.option("--items", type=click.IntRange(1), metavar="N",
               help="Evaluate at most N items, drawn with a fixed seed (default: all).")  # fmt: skip
-@click.option("--threads", type=click.IntRange(1), help="Cores for all processes together (default: all).")
-@click.option("--workers", type=click.IntRange(1), help="Worker processes per model (default: one per machine).")
+@click.option("--threads", type=click.IntRange(1), metavar="N", help="Cores for all processes together (default: all).")
+@click.option(
+    "--workers", type=click.IntRange(1), metavar="N", help="Worker processes per model (default: one per machine)."
+)
 @click.option("--ray", metavar="ADDRESS", help="Distribute the items over the Ray cluster at this address.")
 @click.option(
-    "--max-new-tokens", type=click.IntRange(1), help="Maximum length of an answer, in tokens (default: the runtime's)."
+    "--max-new-tokens",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Maximum length of an answer, in tokens (default: the runtime's).",
 )
 @click.option(
     "--use-generation-config", is_flag=True, help="Sample answers as the checkpoint recommends (default: greedy)."
@@ -127,7 +132,7 @@ def _compare(plan: Any, as_json: bool, quiet: bool, must_decide: bool = False) -
 @click.option("--into", metavar="STAGE", help="Compare the linears of this stage too, such as llm.layers.2.")
 @click.option("--reference", "engine", type=click.Choice(["bundle", "hf"]), default="bundle", show_default=True,
               help="Kind of REFERENCE: a bundle, or a checkpoint that PyTorch runs.")  # fmt: skip
-@click.option("--threads", type=click.IntRange(1), help="Cores to use (default: all).")
+@click.option("--threads", type=click.IntRange(1), metavar="N", help="Cores to use (default: all).")
 @click.option("--template-arg", "template_args", multiple=True, metavar="NAME=VALUE",
               help="Variable of the chat template, such as enable_thinking=false; may be repeated.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -164,11 +169,16 @@ def blame(
 @click.option("--out", required=True, type=Directory, help="Directory for bundles and the report.")
 @click.option("--calib", type=Directory, help="Calibration set for quantized precisions (default: the built-in set).")
 @click.option("--items", type=click.IntRange(1), metavar="N", help="Evaluate at most N items (default: all).")
-@click.option("--threads", type=click.IntRange(1), help="Cores for all processes together (default: all).")
-@click.option("--workers", type=click.IntRange(1), help="Worker processes per model (default: one per machine).")
+@click.option("--threads", type=click.IntRange(1), metavar="N", help="Cores for all processes together (default: all).")
+@click.option(
+    "--workers", type=click.IntRange(1), metavar="N", help="Worker processes per model (default: one per machine)."
+)
 @click.option("--ray", metavar="ADDRESS", help="Distribute the items over the Ray cluster at this address.")
 @click.option(
-    "--max-new-tokens", type=click.IntRange(1), help="Maximum length of an answer, in tokens (default: the runtime's)."
+    "--max-new-tokens",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Maximum length of an answer, in tokens (default: the runtime's).",
 )
 @click.option(
     "--use-generation-config", is_flag=True, help="Sample answers as the checkpoint recommends (default: greedy)."
@@ -204,7 +214,7 @@ def evaluation() -> None:
     """Build evaluation sets from your own pages."""
 
 
-@evaluation.command(epilog=EVAL_EXAMPLES)
+@evaluation.command(epilog=EVAL_EXAMPLES, short_help="Build a set from page images and a table of answers.")
 @click.argument("scans", type=Directory)
 @click.argument("truth", type=Directory)
 @click.argument("out_set", type=Directory)

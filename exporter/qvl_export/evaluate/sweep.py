@@ -100,13 +100,13 @@ def _remove_stale(folder: Path, key: str, progress: Progress) -> None:
 
 def _bundles(plan: SweepPlan, key: str, progress: Progress) -> Iterator[Path]:
     for precision in plan.precisions:
-        most = plan.out / BUNDLES / f"{precision}-{plan.pixels[0]}"
-        if not (most / MANIFEST).is_file():
-            export(_export_plan(plan, precision, most), progress)
+        largest = plan.out / BUNDLES / f"{precision}-{plan.pixels[0]}"
+        if not (largest / MANIFEST).is_file():
+            export(_export_plan(plan, precision, largest), progress)
             (plan.out / BUNDLES / INPUTS_KEY).write_text(key)
-        yield most
+        yield largest
         for pixels in plan.pixels[1:]:
-            yield _with_bound(most, plan.out / BUNDLES / f"{precision}-{pixels}", pixels)
+            yield _with_bound(largest, plan.out / BUNDLES / f"{precision}-{pixels}", pixels)
 
 
 def _export_plan(plan: SweepPlan, precision: str, out: Path) -> ExportPlan:

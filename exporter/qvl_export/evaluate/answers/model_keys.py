@@ -27,7 +27,7 @@ def model_keys(reference: Path, bundles: Sequence[Path], hf: bool) -> list[str]:
 
 
 def _is_checkpoint(path: Path) -> bool:
-    """Whether `path` has the configuration of a checkpoint but not that of a bundle."""
+    """Whether `path` has the configuration of a checkpoint but not of a bundle."""
     return (path / CONFIG).is_file() and not any((path / name).is_file() for name in (MANIFEST, GENAI_CONFIG))
 
 

@@ -70,12 +70,6 @@ TASKS: dict[str, tuple[str, ...]] = {
     "tool": ("tool",),
 }
 """The metrics of each task; the first is the primary metric, by which items and groups are judged."""
-TRUTH_FORMS = {
-    "kie": "a JSON object with a value",
-    "grounding": 'JSON such as [{"bbox_2d": [0, 0, 9, 9]}]',
-    "tool": 'JSON such as {"name": "pay", "arguments": {}}',
-}
-"""The form that a task's true answers must have, if any text would not do."""
 
 
 def primary_metric(task: str) -> str:
@@ -90,12 +84,30 @@ def score(task: str, answer: str, truths: Sequence[str], page: PageGeometry) -> 
 
 def truth_problem(task: str, truth: str) -> str:
     """Returns why the task's metrics cannot use a label's answer, as ` (the reason)`; empty if they can."""
-    if task == "table":
-        return f" ({problem})" if (problem := tables.truth_problem(truth)) else ""
-    if task == "kie":
-        usable = bool(fields(truth, {}))
-    elif task == "grounding":
-        usable = bool(parse_boxes(truth, PageGeometry.original((1, 1))))
-    else:
-        usable = tool_calls(truth) is not None if task == "tool" else bool(normalize(truth))
-    return "" if usable else f" ({TRUTH_FORMS.get(task, 'it is empty')})"
+    problem = _TRUTH_PROBLEMS.get(task, _empty)(truth)
+    return f" ({problem})" if problem else ""
+
+
+def _empty(truth: str) -> str:
+    return "" if normalize(truth) else "it is empty"
+
+
+def _not_fields(truth: str) -> str:
+    return "" if fields(truth, {}) else "a JSON object with a value"
+
+
+def _not_boxes(truth: str) -> str:
+    return "" if parse_boxes(truth, PageGeometry.original((1, 1))) else 'JSON such as [{"bbox_2d": [0, 0, 9, 9]}]'
+
+
+def _not_tool_calls(truth: str) -> str:
+    return "" if tool_calls(truth) is not None else 'JSON such as {"name": "pay", "arguments": {}}'
+
+
+_TRUTH_PROBLEMS: dict[str, Callable[[str], str]] = {
+    "kie": _not_fields,
+    "table": tables.truth_problem,
+    "grounding": _not_boxes,
+    "tool": _not_tool_calls,
+}
+"""Checks of the true answers of tasks that need a certain form; a check returns what is wrong or what is needed."""

@@ -58,7 +58,11 @@ def change(found: Comparison) -> str:
 
 
 def too_few(items: int) -> str:
-    return f"{items} {'item' if items == 1 else 'items'}, too few"
+    return f"{_items(items)}, too few"
+
+
+def _items(count: int) -> str:
+    return f"{count} {'item' if count == 1 else 'items'}"
 
 
 def points(rate: float, sign: bool = False) -> str:
@@ -74,10 +78,10 @@ def notes(report: Report) -> list[tuple[str, str]]:
         text = f"the reference compared with itself at a different number of threads: KL {floor.kl_mean:.2g}, {same}."
         found.append(("Noise floor:", text))
     if report.reference.failed:
-        found.append(("Excluded:", f"{report.reference.failed} items on which the reference failed."))
+        found.append(("Excluded:", f"{_items(report.reference.failed)} on which the reference failed."))
     for bundle in report.bundles:
         if bundle.failed:
-            found.append((f"{bundle.title}:", f"failed on {bundle.failed} items, which count as empty answers."))
+            found.append((f"{bundle.title}:", f"failed on {_items(bundle.failed)}; failures count as empty answers."))
     return found
 
 

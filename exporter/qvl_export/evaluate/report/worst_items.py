@@ -1,4 +1,4 @@
-"""The items that lost most, for the page: pictures, boxes, and answers with their differences marked."""
+"""The items with the largest losses, for the page: pictures, boxes, and answers with their differences marked."""
 
 from __future__ import annotations
 
