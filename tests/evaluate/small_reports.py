@@ -12,11 +12,11 @@ from qvl_export.evaluate.sets.dataset import open_set
 from tests.evaluate.test_many_items import make_set
 
 TASKS = 4
-"""Of `make_set`, by turns."""
+"""Number of tasks of `make_set`, which takes them in turn."""
 
 
 def report(directory: Path, items: int, spoilt: int) -> Report:
-    """Of `items` answered right by the reference, by turns of four tasks; the other wrote one sign too many in some."""
+    """A report on `items` of four tasks in turn: the reference is right, the other wrong in the first `spoilt`."""
     chosen = open_set(make_set(directory / "set", items))
     for name in ("reference", "other"):
         with record_writer(directory, name, 0) as append:

@@ -102,11 +102,11 @@ def test_a_rotated_bundle_is_compared_in_the_checkpoint_s_basis(reference_bundle
     assert all(stage.all.sqnr is None or stage.all.sqnr > 40 for stage in found.stages)
 
 
-def test_a_stage_that_is_none_is_refused(reference_bundle: Path) -> None:
+def test_an_unknown_stage_is_refused(reference_bundle: Path) -> None:
     with pytest.raises(ExportError, match=r"--into 'layer 2' is not a stage"):
         blame(BlamePlan(reference_bundle, reference_bundle, (PAGE,), "?", into="layer 2"))
 
 
-def test_pytorch_has_no_linears_to_look_into(reference_bundle: Path) -> None:
+def test_linears_of_pytorch_are_refused(reference_bundle: Path) -> None:
     with pytest.raises(ExportError, match="--into cannot be combined with --reference hf"):
         blame(BlamePlan(REFERENCE, reference_bundle, (PAGE,), "?", into="llm.layers.1", hf=True))

@@ -59,7 +59,7 @@ def test_no_box_is_paired_twice(given: str, ious: list[float]) -> None:
 
 
 @pytest.mark.parametrize(("right", "hit"), [(5, 1), (4, 0), (3, 0)])
-def test_a_box_is_hit_where_half_is_shared(right: int, hit: int) -> None:
+def test_a_box_is_hit_if_half_is_shared(right: int, hit: int) -> None:
     given = f'[{{"bbox_2d": [0, 0, {right}, 10]}}]'
     assert score("grounding", given, ['[{"bbox_2d": [0, 0, 10, 10]}]'], PAGE)["acc50"] == (hit, 1)
 

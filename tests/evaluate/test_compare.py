@@ -67,7 +67,7 @@ def test_the_verdict_says_loss_and_names_the_layer(report: dict) -> None:
     assert damaged["agreement"]["kl_mean"] > 0.5 > 1e-5 > report["noise"]["kl_mean"]
 
 
-def test_a_damaged_int4_bundle_is_a_loss_where_int4_is_none(
+def test_a_damaged_int4_bundle_is_a_loss_but_int4_is_not(
     reference_bundle: Path, int4_bundle: Path, data: Path, tmp_path: Path
 ) -> None:
     worse = damage(int4_bundle, tmp_path / "worse", 2)
@@ -111,7 +111,7 @@ def test_a_second_run_answers_nothing_again(
     assert json.loads(done.stdout)["bundles"][0]["scores"] == report["bundles"][1]["scores"]
 
 
-def test_a_killed_run_goes_on_and_two_workers_find_the_same(
+def test_a_resumed_run_with_two_workers_finds_the_same(
     report: dict,
     reference_bundle: Path,
     damaged: Path,
@@ -137,7 +137,7 @@ def test_the_gate(report: dict, reference_bundle: Path, damaged: Path, data: Pat
     assert compare(*arguments, "cer>+5000pt", data=data, out=out).exit_code == 0
 
 
-def test_a_gate_about_what_the_set_does_not_measure(
+def test_a_gate_on_a_metric_that_the_set_lacks_is_refused(
     reference_bundle: Path, damaged: Path, data: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(ExportError, match=r"teds: no task of the set has this metric \(its metrics: iou"):
@@ -157,6 +157,6 @@ def test_a_failing_item_is_recorded_and_counted(
     assert "3 items on which the reference failed" in (tmp_path / "out" / "report.md").read_text("utf-8")
 
 
-def test_a_bundle_that_is_none_is_one_line(reference_bundle: Path, data: Path, tmp_path: Path) -> None:
+def test_a_missing_bundle_is_one_line(reference_bundle: Path, data: Path, tmp_path: Path) -> None:
     with pytest.raises(Exception, match="is not a bundle directory"):
         compare(reference_bundle, tmp_path / "none", data=data, out=tmp_path / "out")

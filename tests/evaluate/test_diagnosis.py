@@ -8,7 +8,7 @@ from qvl_export.evaluate.trace.diagnosis import Stage, diagnose, first_drop, wit
 from qvl_export.evaluate.trace.similarity import NOT_FINITE, Similarity, similarity
 
 
-def test_what_is_not_finite_is_the_first_drop() -> None:
+def test_values_that_are_not_finite_are_the_first_drop() -> None:
     y = np.ones((3, 4), np.float32)
     for bad in (np.inf, np.nan):
         broken = y.copy()
@@ -16,8 +16,8 @@ def test_what_is_not_finite_is_the_first_drop() -> None:
         assert similarity(y, broken) == Similarity(0.0, NOT_FINITE)
     equal, lost = Similarity(1.0, None), Similarity(0.0, NOT_FINITE)
     found = [Stage("a", equal, equal, None), Stage("b", lost, lost, None), Stage("c", lost, lost, None)]
-    told = diagnose(with_added_noise(found))
-    assert told.first_drop == "b" and told.summary == "the first drop is at b; the logits are not finite."
+    found_drop = diagnose(with_added_noise(found))
+    assert found_drop.first_drop == "b" and found_drop.summary == "the first drop is at b; the logits are not finite."
 
 
 def stages(*added: float) -> list[Stage]:

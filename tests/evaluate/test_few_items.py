@@ -1,4 +1,4 @@
-"""Sets of a few items: verdict, tables, page and gate say that nothing can be told, and make no bound of them."""
+"""Sets of a few items: verdict, tables, page and gate report too few items instead of bounds."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.evaluate.small_reports import TASKS, report
 
 
 @pytest.mark.parametrize("items", [1, 4, TASKS * (MIN_ITEMS - 1)])
-def test_too_few_items_are_told_and_bounded_nowhere(tmp_path: Path, items: int) -> None:
+def test_too_few_items_are_reported_without_bounds(tmp_path: Path, items: int) -> None:
     found = report(tmp_path, items, 1)
     verdict = found.bundles[0].verdict
     each = (items + TASKS - 1) // TASKS
@@ -33,7 +33,7 @@ def test_too_few_items_are_told_and_bounded_nowhere(tmp_path: Path, items: int) 
     assert all(score.too_few and score.items_needed >= MIN_ITEMS for score in found.bundles[0].scores)
 
 
-def test_enough_items_read_as_ever(tmp_path: Path) -> None:
+def test_enough_items_have_bounds(tmp_path: Path) -> None:
     found = report(tmp_path, TASKS * MIN_ITEMS, 1)
     verdict = found.bundles[0].verdict
     assert verdict.outcome == "no measurable loss"

@@ -28,7 +28,7 @@ def test_a_gate_is_not_decided_by_one_item(tmp_path: Path) -> None:
         ("anls>+1pt", "is not a loss of ANLS (anls<-1pt)"),
     ],
 )
-def test_gates_that_make_no_sense(text: str, said: str) -> None:
+def test_malformed_gates_are_refused(text: str, said: str) -> None:
     with pytest.raises(ExportError) as error:
         parse_gate(text)
     assert said in str(error.value)

@@ -1,4 +1,4 @@
-"""A comparison that is ended and run again finds, digit for digit, what one finds that is not."""
+"""A comparison that is interrupted and resumed gives the same figures, digit for digit."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def lines(out: Path, name: str) -> int:
 
 
 def stopped(command: Sequence[str], out: Path, name: str, count: int, how: signal.Signals) -> tuple[int, str]:
-    """Exit code and errors of a run that is ended when so many answers are in files of a name."""
+    """Exit code and errors of a run that gets a signal once `count` answers are in files of a name."""
     code = "import sys; from qvl_export.cli.main import main; sys.argv[0] = 'qvl-export'; main()"
     arguments = [sys.executable, "-c", code, *command, str(out)]
     with subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
@@ -73,7 +73,7 @@ def answers(out: Path) -> dict[str, list[Any]]:
 
 
 @pytest.mark.slow
-def test_figures_are_those_of_a_run_that_was_not_ended(command: list[str], tmp_path: Path) -> None:
+def test_an_interrupted_run_gives_the_figures_of_an_uninterrupted_one(command: list[str], tmp_path: Path) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     uninterrupted = CliRunner().invoke(cli, [*command, str(whole)], catch_exceptions=False)
     kept = f"{parts} contains the answers so far; run the command again to resume"
@@ -91,7 +91,7 @@ def test_figures_are_those_of_a_run_that_was_not_ended(command: list[str], tmp_p
 
 
 @pytest.mark.slow
-def test_a_bundle_that_is_added_later_finds_the_same(command: list[str], tmp_path: Path) -> None:
+def test_a_bundle_added_later_has_the_same_results(command: list[str], tmp_path: Path) -> None:
     """The reference's distributions are gone by then, and made again."""
     at_once, later = tmp_path / "at-once", tmp_path / "later"
     CliRunner().invoke(cli, [*command, str(at_once)], catch_exceptions=False)
@@ -103,7 +103,7 @@ def test_a_bundle_that_is_added_later_finds_the_same(command: list[str], tmp_pat
 
 
 @pytest.mark.slow
-def test_agreement_is_with_the_reference_that_is_named(command: list[str], tmp_path: Path) -> None:
+def test_agreement_is_with_the_given_reference(command: list[str], tmp_path: Path) -> None:
     """In one directory, the same bundle against one reference and then against another."""
     CliRunner().invoke(cli, [*command, str(tmp_path)], catch_exceptions=False)
     itself = [command[0], command[2], *command[2:]]
@@ -111,7 +111,7 @@ def test_agreement_is_with_the_reference_that_is_named(command: list[str], tmp_p
     assert json.loads(again.stdout)["bundles"][0]["agreement"]["kl_mean"] < 1e-5
 
 
-def test_two_comparisons_of_one_report_are_told(command: list[str], tmp_path: Path) -> None:
+def test_a_second_comparison_in_the_same_directory_is_refused(command: list[str], tmp_path: Path) -> None:
     from qvl_export.evaluate.report.output_dir import locked_output
 
     with locked_output(tmp_path / "out"):

@@ -23,7 +23,7 @@ def test_field_f1_is_micro_averaged() -> None:
     assert field_f1("total 12.00", [truth]) == (0, 3)
 
 
-def test_null_and_empty_are_no_fields_but_zero_and_false_are() -> None:
+def test_null_and_empty_are_not_fields_but_zero_and_false_are() -> None:
     found = fields('It is {"a": null, "b": "", "c": 0, "d": false, "e": [], "f": " x  y "}, as asked.', {})
     assert list(found.values()) == ["x y", "False", "0"]
     assert field_f1('{"a": 12}', ['{"a": "12"}']) == (2, 2)
@@ -42,7 +42,7 @@ def test_fields_are_found_by_their_whole_path() -> None:
 
 
 @pytest.mark.parametrize("call", ['{"name": "pay"}', '{"arguments": {}}', "[]", "pay"])
-def test_what_is_no_tool_call_equals_none(call: str) -> None:
+def test_malformed_tool_calls_never_match(call: str) -> None:
     good = '{"name": "pay", "arguments": {}}'
     assert tool_calls(call) is None and tool_calls(f"<tool_call>{good}</tool_call><tool_call>{call}") is None
     assert score("tool", call, [call, good], PAGE)["tool"] == (0, 1)

@@ -10,6 +10,6 @@ from qvl_export.evaluate.analysis import machine as machines
 from qvl_export.evaluate.analysis.machine import this_machine
 
 
-def test_a_machine_that_tells_nothing_has_a_name_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_machine_without_cpuinfo_has_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machines, "CPUINFO", tmp_path / "none")
     assert this_machine(1, 1, 1, []).processor and this_machine(1, 1, 1, []).instructions == []

@@ -40,7 +40,7 @@ ANSWERS = {
 
 
 def make_set(directory: Path, items: int) -> Path:
-    """So many questions of every task by turns, about one small page."""
+    """Questions of every task in turn, about one small page."""
     directory.mkdir()
     Image.new("RGB", PIXELS, "white").save(directory / "page.png")
     with (directory / "labels.jsonl").open("w") as file:

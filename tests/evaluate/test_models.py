@@ -16,7 +16,7 @@ from tests.oracles.tiny import REFERENCE
 PAGE = HELDOUT / "simple_0001.png"
 
 
-def test_a_checkpoint_where_a_bundle_is_wanted(reference_bundle: Path) -> None:
+def test_a_checkpoint_instead_of_a_bundle_is_refused(reference_bundle: Path) -> None:
     checkpoint = Path(REFERENCE)
     said = r": is a checkpoint, not a bundle \(use --reference hf to run it with PyTorch, or export it first\)$"
     with pytest.raises(ExportError, match=said):
@@ -26,7 +26,7 @@ def test_a_checkpoint_where_a_bundle_is_wanted(reference_bundle: Path) -> None:
     assert [model.engine for model in open_models(checkpoint, (reference_bundle,), hf=True)] == ["hf", "bundle"]
 
 
-def test_the_size_of_the_reference_is_that_of_what_is_read(tmp_path: Path) -> None:
+def test_the_size_of_the_reference_counts_only_files_that_are_read(tmp_path: Path) -> None:
     """A whole file, and not the old shards beside it."""
     for name in ("model.safetensors", "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"):
         (tmp_path / name).write_bytes(bytes(1000))

@@ -45,7 +45,7 @@ def test_a_directory_of_other_things_is_refused_and_left_alone(
     assert files(tmp_path) == before
 
 
-def test_a_work_area_beside_somebodys_file_is_no_report(tmp_path: Path) -> None:
+def test_a_work_directory_beside_another_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "work" / KEY).mkdir(parents=True)
     (tmp_path / "index.html").touch()
     with pytest.raises(OutputError, match="is not a report"):
@@ -59,13 +59,13 @@ def test_a_file_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("left", [f"work/{KEY}", "work", "bundles/int4-200704", "bundles/.int4-200704.1f.partial", "."])
-def test_what_an_interrupted_run_left_is_gone_on_with(tmp_path: Path, left: str) -> None:
+def test_the_files_of_an_interrupted_run_are_accepted(tmp_path: Path, left: str) -> None:
     (tmp_path / left).mkdir(parents=True, exist_ok=True)
     (tmp_path / f".{'0' * 32}.tmp").touch()
     check_output(tmp_path)
 
 
-def test_what_a_killed_run_leaves_of_no_use_is_cleared_away(tmp_path: Path) -> None:
+def test_useless_files_of_a_killed_run_are_removed(tmp_path: Path) -> None:
     area = tmp_path / "out" / "work" / KEY
     left = area.parent / f".qvl-export.{KEY}.scratch"
     for folder in (area / "scratch", left):
@@ -79,7 +79,7 @@ def test_what_a_killed_run_leaves_of_no_use_is_cleared_away(tmp_path: Path) -> N
     assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == ["0.npz", "a.0.jsonl"]
 
 
-def test_nothing_is_left_where_nothing_was_done(tmp_path: Path) -> None:
+def test_a_run_without_results_leaves_nothing(tmp_path: Path) -> None:
     for place in (tmp_path / "new" / "out", tmp_path / "given"):
         with locked_output(place):
             (place / "work" / KEY).mkdir(parents=True)

@@ -48,7 +48,7 @@ def end(how: str) -> None:
         ("memory", "not enough memory"),
     ],
 )
-def test_what_can_be_mended_is_one_line(how: str, said: str) -> None:
+def test_an_error_that_the_user_can_fix_is_one_line(how: str, said: str) -> None:
     with pytest.raises(ExportError) as error:
         end(how)
     assert str(error.value) == said
@@ -100,7 +100,7 @@ def test_processes_end_with_whoever_started_them(tmp_path: Path, how: signal.Sig
     assert eventually(lambda: not any(map(running, ids)), 20)
 
 
-def test_a_bug_is_no_bad_input(reference_bundle: Path) -> None:
+def test_a_bug_is_not_reported_as_bad_input(reference_bundle: Path) -> None:
     page = ROOT / "calib_data" / "heldout" / "simple_0000.png"
     command = [sys.executable, "-c", BLAME, "blame", str(reference_bundle), str(reference_bundle), "--image", str(page)]
     done = subprocess.run(command, capture_output=True, text=True)

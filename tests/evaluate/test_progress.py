@@ -30,7 +30,7 @@ def test_progress_without_a_terminal_is_a_line_per_tenth(capsys: pytest.CaptureF
     assert re.fullmatch(r"  4 of 40, \d+ s left", lines[0]) and lines[-1] == "  40 of 40"
 
 
-def test_slow_items_are_told_every_half_minute() -> None:
+def test_slow_items_are_reported_every_half_minute() -> None:
     times = iter([0.0, 10.0, 31.0, 35.0])
     lines = ProgressLines(1000, lambda: next(times))
     assert [lines.after(1) for _ in range(3)] == ["", "  2 of 1000, 15469 s left", ""]

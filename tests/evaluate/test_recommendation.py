@@ -51,14 +51,14 @@ def test_the_cheapest_bundle_without_loss_is_to_be_shipped(chosen: EvalSet) -> N
         ),
     ],
 )
-def test_what_is_shipped_where_no_bundle_is_better(
+def test_the_recommendation_if_no_bundle_is_better(
     chosen: EvalSet, models: list[tuple[str, Answer, float]], options: dict, title: str | None, said: str
 ) -> None:
     found = report(chosen, *models, **options).recommendation
     assert found is not None and (found.title, found.reason) == (title, said)
 
 
-def test_nothing_is_recommended_where_the_set_cannot_tell(chosen: EvalSet) -> None:
+def test_nothing_is_recommended_on_too_few_items(chosen: EvalSet) -> None:
     few = EvalSet(chosen.directory, chosen.total, chosen.digest, tuple(range(5)))
     found = report(few, ("fp16", right, 2), ("int8", rarely_wrong, 1))
     assert found.recommendation is not None and found.recommendation.title is None
@@ -69,7 +69,7 @@ def test_nothing_is_recommended_where_the_set_cannot_tell(chosen: EvalSet) -> No
     assert "**No recommendation yet**: the set has too few" in pages.markdown(found)
 
 
-def test_a_loss_that_is_not_ruled_out_is_told_and_what_it_takes(chosen: EvalSet) -> None:
+def test_a_possible_loss_is_reported_with_the_items_needed(chosen: EvalSet) -> None:
     def either(index: int) -> str:
         return TRUTH if index % 2 else "alpha"
 

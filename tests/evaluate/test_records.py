@@ -9,7 +9,7 @@ import msgspec
 from qvl_export.evaluate.answers.records import Cost, Record, Records, record_writer
 
 
-def test_an_old_failure_hides_no_answer_whichever_process_gave_it(tmp_path: Path) -> None:
+def test_an_old_failure_hides_no_answer_of_any_process(tmp_path: Path) -> None:
     with record_writer(tmp_path, "a", 1) as append:
         append(Record(item=1, error="boom"))
     with record_writer(tmp_path, "a", 0) as append:

@@ -1,4 +1,4 @@
-"""What can be known to be wrong is refused before a model runs, in one line and no empty one."""
+"""Errors that are found before a model runs are one line."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def nothing_runs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("nothing_runs")
-def test_a_layer_that_no_model_has(reference_bundle: Path) -> None:
+def test_a_missing_layer_is_refused(reference_bundle: Path) -> None:
     with pytest.raises(ExportError) as error:
         blame(BlamePlan(reference_bundle, reference_bundle, (PAGE,), "?", into="llm.layers.9"))
     blocks, layers = (", ".join(f"{name}.{i}" for i in range(4)) for name in ("vision.blocks", "llm.layers"))
@@ -44,7 +44,7 @@ def test_a_layer_that_no_model_has(reference_bundle: Path) -> None:
 
 
 @pytest.mark.usefixtures("nothing_runs")
-def test_a_truncated_page(reference_bundle: Path, tmp_path: Path) -> None:
+def test_a_page_that_cannot_be_used_is_refused(reference_bundle: Path, tmp_path: Path) -> None:
     page = tmp_path / "page.png"
     page.write_bytes(PAGE.read_bytes()[:-200])
     with pytest.raises(MediaError, match=r"page.png: cannot be read: .* \(is the file complete\?\)"):
@@ -55,7 +55,7 @@ def test_a_truncated_page(reference_bundle: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("nothing_runs")
-def test_a_second_model_that_is_none(reference_bundle: Path, tmp_path: Path) -> None:
+def test_a_missing_second_model_is_refused(reference_bundle: Path, tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="is not a bundle directory"):
         blame(BlamePlan(reference_bundle, tmp_path / "none", (PAGE,), "?"))
 
@@ -108,7 +108,7 @@ def test_a_sweep_looks_at_the_set_before_it_exports(
 
 
 @pytest.mark.parametrize(("undecided", "code"), [([], 0), (["--undecided", "pass"], 0), (["--undecided", "fail"], 1)])
-def test_what_a_gate_without_a_decision_does_is_an_option(
+def test_an_undecided_gate_passes_or_fails_by_option(
     undecided: list[str], code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = report(tmp_path, 1, 1)
@@ -141,7 +141,7 @@ def test_help_ends_with_examples_that_parse(command: str) -> None:
         assert {word for word in group if word.startswith("--")} <= options
 
 
-def test_fewer_items_than_were_asked_for_are_told(reference_bundle: Path, tmp_path: Path) -> None:
+def test_a_set_with_fewer_items_than_requested_is_reported(reference_bundle: Path, tmp_path: Path) -> None:
     data = make_set(tmp_path / "set", 3)
     arguments = ["compare", str(reference_bundle), str(tmp_path / "none"), "--data", str(data), "--items", "9"]
     done = CliRunner().invoke(cli, [*arguments, "--out", str(tmp_path / "out")])

@@ -1,4 +1,4 @@
-"""The report: what it says to ship, one rule for verdict, headline and table, one width of interval, the machine."""
+"""The report: one rule for verdict, headline and table, one width of interval, the machine."""
 
 from __future__ import annotations
 

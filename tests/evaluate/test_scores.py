@@ -39,7 +39,7 @@ def test_nothing_is_better_than_the_truth_nor_worse_than_silence(task: str) -> N
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_blanks_are_no_truth_nor_words_where_a_structure_is_asked_for(task: str) -> None:
+def test_a_truth_of_the_wrong_form_is_refused(task: str) -> None:
     needed = FORMS.get(task, "it is empty")
     assert truth_problem(task, " \n") == f" ({needed})"
     assert truth_problem(task, "a") == (f" ({needed})" if task in FORMS else "")

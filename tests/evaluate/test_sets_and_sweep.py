@@ -171,7 +171,7 @@ def test_a_sweep_shares_weights_between_pixel_bounds(tmp_path: Path) -> None:
     assert [file.stat().st_mtime_ns for file in files] == before
 
 
-def test_a_sweep_of_another_checkpoint_is_made_anew(tmp_path: Path) -> None:
+def test_a_sweep_of_another_checkpoint_is_exported_again(tmp_path: Path) -> None:
     """Bundles are called by precision and pixels alone."""
     source, out = tmp_path / "checkpoint", tmp_path / "out"
     shutil.copytree(REFERENCE, source)
@@ -198,6 +198,6 @@ def test_a_table_in_another_encoding_is_named(tmp_path: Path) -> None:
         build_set(scans(tmp_path), tmp_path / "truth.csv", tmp_path / "out")
 
 
-def test_pixels_that_are_none() -> None:
+def test_malformed_pixels_are_refused() -> None:
     with pytest.raises(ExportError, match="is not a list of positive whole numbers"):
         parse_pixels("200704,many")

@@ -8,7 +8,7 @@ import pytest
 from qvl_export.evaluate.trace.similarity import Similarity, similarity, undo_smoothing
 
 
-def test_likeness_is_the_textbook_formula() -> None:
+def test_similarity_is_the_textbook_formula() -> None:
     rng = np.random.default_rng(0)
     y = rng.standard_normal((9, 16)).astype(np.float32)
     other = y + 0.1 * rng.standard_normal(y.shape).astype(np.float32)
@@ -19,7 +19,7 @@ def test_likeness_is_the_textbook_formula() -> None:
     assert similarity(y, y) == Similarity(1.0, None)
 
 
-def test_a_channels_scale_is_no_noise_but_a_linears_is() -> None:
+def test_a_scale_of_a_channel_is_undone_but_not_that_of_a_linear() -> None:
     draw = np.random.default_rng(0)
     y = draw.standard_normal((50, 8)).astype(np.float32)
     scales = np.exp(draw.standard_normal(8)).astype(np.float32)

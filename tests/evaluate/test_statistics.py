@@ -35,13 +35,13 @@ def test_under_no_difference_the_interval_excludes_zero_in_five_percent() -> Non
     assert 0.03 <= wrong / 500 <= 0.07
 
 
-def test_under_no_difference_the_swap_test_rejects_in_five_percent() -> None:
+def test_under_no_difference_the_permutation_test_rejects_in_five_percent() -> None:
     rng = np.random.default_rng(2)
     wrong = sum(permutation_test(pages(rng, 120), seed, 500) < 0.05 for seed in range(500))
     assert 0.03 <= wrong / 500 <= 0.07
 
 
-def test_the_items_said_to_be_needed_find_a_point_in_four_of_five_sets() -> None:
+def test_items_needed_find_a_point_in_four_of_five_sets() -> None:
     rng = np.random.default_rng(3)
     needed = items_needed(pages(rng, 4000, loss=0.01))
     found = sum(percentile_interval(bootstrap(pages(rng, needed, loss=0.01), seed, 500)).low > 0 for seed in range(200))
@@ -68,7 +68,7 @@ def test_mcnemar_is_the_binomial_tail() -> None:
         assert mcnemar(only_reference, only_other) == pytest.approx(expected)
 
 
-def test_swap_test_is_the_share_of_all_swaps() -> None:
+def test_the_permutation_test_is_the_share_of_all_swaps() -> None:
     first, second = np.array([3.0, 0, 1, 5, 2, 2, 0, 1]), np.array([4.0, 1, 1, 9, 2, 4, 1, 0])
     pairs = PairedScores(np.stack([first, second]), np.full((2, 8), 10.0))
     swaps = [
@@ -78,7 +78,7 @@ def test_swap_test_is_the_share_of_all_swaps() -> None:
     assert permutation_test(pairs, resamples=20000) == pytest.approx(expected, abs=0.01)
 
 
-def test_a_few_items_that_differ_alike_are_no_finding() -> None:
+def test_a_few_items_that_differ_alike_are_not_significant() -> None:
     """Four worse items and none better: the bootstrap's lower bound is above zero, chance is one in eight."""
     worse = np.zeros((2, 200))
     worse[1, :4] = 1
@@ -117,7 +117,7 @@ def test_as_many_are_drawn_however_many_items_there_are(items: int, resamples: i
     assert permutation_test(pairs, resamples=resamples) == 1 / (resamples + 1), "the least that so many draws can say"
 
 
-def test_what_is_drawn_is_held_in_part() -> None:
+def test_resampling_has_bounded_memory() -> None:
     """Four million numbers, of which a quarter of a million are held at a time."""
     pairs = PairedScores(np.ones((2, 20_000)), np.ones((2, 20_000)))
     tracemalloc.start()
@@ -136,7 +136,7 @@ def test_every_item_is_drawn_as_often(place: int) -> None:
     assert bootstrap(pairs).mean() == pytest.approx(pairs.difference(), abs=0.02)
 
 
-def test_items_are_swapped_with_what_they_count() -> None:
+def test_items_are_swapped_with_their_denominators() -> None:
     """Both bundles' fields of an item differ in number too, as in F1."""
     right = np.array([[2.0, 4, 0, 6, 1, 3], [1.0, 5, 2, 2, 0, 1]])
     counted = np.array([[4.0, 6, 3, 8, 2, 5], [5.0, 9, 3, 4, 1, 7]])
@@ -150,7 +150,7 @@ def test_items_are_swapped_with_what_they_count() -> None:
     )
 
 
-def test_one_item_is_no_finding_whatever_its_rounding() -> None:
+def test_one_item_is_never_significant() -> None:
     for first, second in product((0.1, 0.3, 0.7, 1 / 3), repeat=2):
         assert (
             permutation_test(PairedScores(np.array([[first], [second]]), np.array([[3.0], [7.0]])), resamples=50) == 1

@@ -132,7 +132,7 @@ def test_spans_as_they_are_written(written: str, meant: int) -> None:
         ("<table></table><table><td>no</table>", []),
     ],
 )
-def test_what_belongs_to_a_cell(html: str, rows: list[list[str]]) -> None:
+def test_the_text_of_cells(html: str, rows: list[list[str]]) -> None:
     parsed = tables.parse_table(html)
     assert parsed is not None and [[cell.text for cell in row.children] for row in parsed.children] == rows
 
@@ -149,7 +149,7 @@ def test_teds_looks_through_headers_and_open_tags() -> None:
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(6, 4), (1, 12), (12, 1)])
-def test_teds_equals_the_recursive_distance_where_rows_are_empty_and_cells_span(rows: int, columns: int) -> None:
+def test_teds_of_empty_rows_and_spanning_cells_equals_the_recursive_distance(rows: int, columns: int) -> None:
     rng = random.Random(rows)
     for _ in range(20):
         one, two = (spanning(rng, rows, columns) for _ in range(2))

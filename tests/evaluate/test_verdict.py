@@ -13,14 +13,14 @@ def pairs(errors: list[float]) -> PairedScores:
     return PairedScores(np.array([[0.0] * len(errors), errors]), np.full((2, len(errors)), 10.0))
 
 
-def test_a_loss_in_every_one_of_a_few_items_is_one_without_bounds() -> None:
+def test_a_loss_in_all_of_a_few_items_has_no_bounds() -> None:
     """Eight items all worse: chance would be one in 128, which holds for any number of items."""
     verdict = decide_verdict([PrimaryResult("ocr", "cer", pairs([1.0, 2.0] * 4))], identical=False, failed=0)
     assert verdict.outcome == "loss"
     assert verdict.text == "Loss of 15.0 points of CER in ocr, over 8 items: too few for an interval."
 
 
-def test_a_gain_in_a_few_items_says_nothing_of_losses() -> None:
+def test_a_gain_in_a_few_items_does_not_rule_out_losses() -> None:
     results = [
         PrimaryResult("qa", "anls", pairs([1.0, 2.0] * 4)),
         PrimaryResult("ocr", "cer", pairs([0.0] * 3)),
@@ -35,7 +35,7 @@ def test_a_gain_in_a_few_items_says_nothing_of_losses() -> None:
     assert many.text.endswith("too few for an interval. No measurable loss.")
 
 
-def test_what_it_takes_is_told_where_it_can_be_computed() -> None:
+def test_the_number_of_items_needed_is_reported() -> None:
     one, two = (
         decide_verdict([PrimaryResult("ocr", "cer", pairs(errors))], False, 0).text for errors in ([1.0], [0.0, 1.0])
     )
