@@ -17,7 +17,7 @@ from typing import IO, Protocol
 
 import msgspec
 
-from qvl_runtime.cli.arguments import BAD_INPUT
+from qvl_runtime.common.exit_codes import BAD_INPUT
 from qvl_runtime.sessions import cores
 
 from ..errors import ExportError, StoppedError
