@@ -17,6 +17,7 @@ from ..checkpoint import unused_tensors as leftovers
 from ..checkpoint.directory import HEAD, Checkpoint
 from ..checkpoint.quantized import detect as stored
 from ..checkpoint.safetensors_reader import Tensor
+from ..common.log import log
 from ..common.progress import Progress
 from ..errors import ConfigError, ExportError
 from ..families.spec import ModelSpec
@@ -111,6 +112,8 @@ def open_checkpoint(plan: ExportPlan, precisions: Mapping[str, str], progress: P
     for note in (*checkpoint.notes, *leftovers.notes(checkpoint.tensors), *_headless(spec, checkpoint)):
         progress.stage(f"note: {note}")
     texts = text_files.read(checkpoint, spec, lambda note: progress.stage(f"note: {note}"))
+    size = sum(tensor.nbytes for tensor in tensors.values())
+    log.debug("checkpoint read: %s, %s, %d tensors, %d bytes", checkpoint.directory, spec.family, len(tensors), size)
     return Opened(plan, precisions, lowered, checkpoint, source, spec, tensors, own, sources, texts, recommended)
 
 

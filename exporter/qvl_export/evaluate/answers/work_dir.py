@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ...common.log import log
 from ...common.progress import Progress
 from ...jobs.pool import Pool
 from ..sets.dataset import EvalSet
@@ -50,6 +51,7 @@ class Area:
     ) -> None:
         """Answers the missing items; `again` runs even if none are missing, for the reference's distributions."""
         missing = self.missing(name, chosen)
+        log.debug("answers of %s: %d of %d items to answer, in %s", model.title, missing, chosen.count, self.work)
         if not missing and not again:
             return
         self.progress.stage(f"{what or model.title}: {missing} of {chosen.count} items to answer", missing)

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from ...checkpoint.safetensors_reader import StoredTensor
 from ...common.atomic_output import written
+from ...common.log import log
 from ...qtensor import Layout, QTensor
 from .saved_linear import SavedLinear
 
@@ -78,6 +79,8 @@ class Work:
         finds its subdirectory gone.
         """
         self.directory = directory if key is None else directory / _digest(key)
+        state = "resumed" if self.directory.is_dir() else "new"
+        log.debug("work directory: %s, %s", self.directory, state)
         if key is not None and not self.directory.is_dir():
             shutil.rmtree(directory, ignore_errors=True)
             self.directory.mkdir(parents=True)

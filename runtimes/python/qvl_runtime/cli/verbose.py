@@ -33,7 +33,7 @@ def shown_messages(*names: str) -> Iterator[None]:
 
     class Lines(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            say(f"{record.relativeCreated / 1000:8.3f} s  {record.name}: {record.getMessage()}")
+            say(f"{record.relativeCreated / 1000:.3f} s {record.name}: {record.getMessage()}")
 
     loggers = [logging.getLogger(name) for name in names if name not in _shown]
     handler, levels = Lines(), [logger.level for logger in loggers]
