@@ -65,7 +65,7 @@ def test_an_answer_tells_its_steps(before: bool, small: Path, capsys: Capture) -
     assert json.loads(out)["counts"]["generated"] == 2, "the output is JSON alone"
     for event in ("bundle read: ", "session opened: ", "CPUExecutionProvider", "prompt: ", "answer: 2 tokens"):
         assert event in errors
-    assert all(" s  qvl_runtime: " in line for line in errors.splitlines())
+    assert all(" s qvl_runtime: " in line for line in errors.splitlines())
     assert "Secret" not in errors
     assert main(words) == 0
     assert capsys.readouterr().err == "", "it ends with the command"
@@ -80,15 +80,9 @@ def test_a_calibrated_export_tells_its_steps(tmp_path: Path, capsys: Capture) ->
     words = ["export", str(REFERENCE), str(tmp_path / "out"), "--precision", "int8", "--calib", str(PAGE), "--quiet"]
     run(cli, [*words, "--max-pixels", "40000", "--verbose"])
     errors = capsys.readouterr().err
-    for event in (
-        "checkpoint read: ",
-        "work directory: ",
-        "stage calibrated: ",
-        "graph written: llm",
-        "output in place: ",
-    ):
-        assert event in errors
-    assert "qvl_export: " in errors and "qvl_runtime: session opened: " in errors
+    events = "checkpoint read", "work directory", "stage calibrated", "graph written", "output in place"
+    assert [event for event in events if f" s qvl_export: {event}: " not in errors] == []
+    assert "qvl_runtime: session opened: " in errors
 
 
 def test_jobs_are_told_with_their_processes(small: Path, tmp_path: Path, capsys: Capture) -> None:

@@ -79,8 +79,8 @@ class Work:
         finds its subdirectory gone.
         """
         self.directory = directory if key is None else directory / _digest(key)
-        state = "resumed" if self.directory.is_dir() else "new"
-        log.debug("work directory: %s, %s", self.directory, state)
+        other = "new, since the key differs" if directory.is_dir() else "new"
+        log.debug("work directory: %s, %s", self.directory, "resumed" if self.directory.is_dir() else other)
         if key is not None and not self.directory.is_dir():
             shutil.rmtree(directory, ignore_errors=True)
             self.directory.mkdir(parents=True)
