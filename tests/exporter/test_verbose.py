@@ -58,7 +58,7 @@ def test_it_is_silent_by_default(small: Path, tmp_path: Path, capsys: Capture) -
 
 
 @pytest.mark.parametrize("before", [True, False], ids=["before the command", "after it"])
-def test_an_answer_tells_its_steps(before: bool, small: Path, capsys: Capture) -> None:
+def test_the_steps_of_an_answer_are_logged(before: bool, small: Path, capsys: Capture) -> None:
     words = ["run", str(small), "Secret question", "--image", str(PAGE), "--max-new-tokens", "2", "--json"]
     assert main(["--verbose", *words] if before else [*words, "--verbose"]) == 0
     out, errors = capsys.readouterr()
@@ -76,7 +76,7 @@ def test_twice_is_once(small: Path, capsys: Capture) -> None:
     assert capsys.readouterr().err.count("bundle read: ") == 1
 
 
-def test_a_calibrated_export_tells_its_steps(tmp_path: Path, capsys: Capture) -> None:
+def test_the_steps_of_a_calibrated_export_are_logged(tmp_path: Path, capsys: Capture) -> None:
     words = ["export", str(REFERENCE), str(tmp_path / "out"), "--precision", "int8", "--calib", str(PAGE), "--quiet"]
     run(cli, [*words, "--max-pixels", "40000", "--verbose"])
     errors = capsys.readouterr().err
@@ -85,7 +85,7 @@ def test_a_calibrated_export_tells_its_steps(tmp_path: Path, capsys: Capture) ->
     assert "qvl_runtime: session opened: " in errors
 
 
-def test_jobs_are_told_with_their_processes(small: Path, tmp_path: Path, capsys: Capture) -> None:
+def test_jobs_are_logged_with_their_processes(small: Path, tmp_path: Path, capsys: Capture) -> None:
     label = {"image": "page.png", "prompt": "Read.", "task": "ocr", "answers": ["x"]}
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "page.png").write_bytes(PAGE.read_bytes())

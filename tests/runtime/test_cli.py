@@ -326,7 +326,8 @@ def test_qvl_export_runs_bundles_alike(
 ) -> None:
     run = ["run", str(path), "--image", str(page), "Read.", "--max-new-tokens", "6"]
     bad = ["run", str(path), "x", "--image", "none.png"]
-    for arguments in (run, bad, ["inspect", str(path), "--json"]):
+    dashes = ["run", str(path), "--max-new-tokens", "2", "--", "--json"]
+    for arguments in (run, bad, dashes, ["inspect", str(path), "--json"]):
         expected = call(*arguments)
         monkeypatch.setattr(sys, "argv", ["qvl-export", *arguments])
         code: object = 0
@@ -350,7 +351,9 @@ def test_as_a_process(path: Path, model: Model, page: Path) -> None:
     assert (done.returncode, done.stderr, json.loads(done.stdout)["finish_reason"]) == (0, b"", "length")
 
 
-@pytest.mark.parametrize("arguments", [["run", "BUNDLE", "Read.", "--max-new-tokens", "9"], ["inspect", "BUNDLE"]])
+@pytest.mark.parametrize(
+    "arguments", [["run", "BUNDLE", "Read.", "--max-new-tokens", "9"], ["inspect", "BUNDLE"], ["run", "--help"]]
+)
 def test_a_reader_that_goes_away(path: Path, arguments: list[str]) -> None:
     """As `head -c 1` does: no traceback, no error."""
     reader, writer = os.pipe()

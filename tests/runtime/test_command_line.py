@@ -157,8 +157,8 @@ def test_what_holds_no_frames_is_refused(call: Call, path: Path, frames: Path, t
     for name, reason in (
         (tmp_path, "is a directory without images"),
         (tmp_path / "*.png", "matches no file"),
-        (tmp_path / "*.mp4", "film.mp4: is no frame of a video but a video of its own"),
-        (frames / "*", "notes.txt: is no frame of a video but a file of another kind"),
+        (tmp_path / "*.mp4", "film.mp4: is a video, not a frame of a video"),
+        (frames / "*", "notes.txt: is a file of another kind, not a frame of a video"),
     ):
         assert reason in refused(call("run", path, "What?", "--video", name))
     url = "https://x.y/a.mp4?part=[1]"  # which is no pattern
@@ -266,6 +266,30 @@ def test_an_image_too_large_for_its_format_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(MediaError, match=r"x\.webp: cannot be written"):
         drawing.save(Image.new("1", (20_000, 2)), tmp_path / "x.webp")
     assert not list(tmp_path.iterdir())
+
+
+# errors while it runs
+
+
+STOPPED = {
+    "interrupt": (KeyboardInterrupt(), 130, "\ninterrupted\n"),
+    "memory": (
+        MemoryError(),
+        2,
+        "error: not enough memory; take fewer or smaller images, or a smaller bundle\n",
+    ),
+}
+
+
+@pytest.mark.parametrize(("error", "code", "line"), STOPPED.values(), ids=STOPPED)
+def test_what_stops_an_answer_is_one_line(
+    call: Call, path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int, line: str
+) -> None:
+    def answer(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(answering, "answer", answer)
+    assert call("run", path, "x") == (code, "", line)
 
 
 # bundles

@@ -14,14 +14,14 @@ from .verbose import verbose_option
 
 MAX_DIGITS = 18
 QUOTED = 40
-"""Most characters of a number that an error quotes."""
+"""Most characters of a whole number (seeds are long), and of a number that an error quotes."""
 Function = Callable[..., Any]
 
 
 def integer(value: object) -> int:
     """Parses a whole number. Python refuses to read one of thousands of digits; here the error is short."""
     text = str(value)
-    if not text.removeprefix("-").isdecimal() or len(text) > MAX_DIGITS:
+    if not text.removeprefix("-").isdecimal() or len(text) > QUOTED:
         raise click.BadParameter(f"{text[:QUOTED]!r} is not a whole number")
     return int(text)
 
