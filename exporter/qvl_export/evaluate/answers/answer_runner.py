@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ...common.log import log
 from ...common.progress import Progress
 from ...jobs.pool import Pool
 from ..sets.dataset import EvalSet
@@ -55,6 +56,7 @@ class AnswerRunner:
         `title` names the run in progress lines, by default like the model.
         """
         missing = self.missing(name, dataset)
+        log.debug("answers of %s: %d of %d items missing in %s", model.title, missing, dataset.count, self.directory)
         if not missing and not even_if_complete:
             return
         self.progress.stage(f"{title or model.title}: {missing} of {dataset.count} items to answer", missing)

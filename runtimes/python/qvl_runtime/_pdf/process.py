@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from ..common.interpreter import interpreter
+from ..common.log import log
 from ..errors import InstallError
 from .limits import Document, PdfFailure, PdfLimits
 from .reader import LENGTHS, RawFile, Reader, Reply, fill, send
@@ -275,6 +276,7 @@ def _popen(limits: PdfLimits) -> subprocess.Popen[bytes]:
         if error.errno in _BUSY:
             raise PdfFailure(f"no process can be started: {error.strerror}") from error
         raise _NoProcess(f"{sys.executable}: {error.strerror}") from error
+    log.debug("PDF process started: %d", process.pid)
     _widen(process.stdout)
     return process
 

@@ -12,6 +12,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from ..common.log import log
 from ..errors import EngineError, PromptError
 from ..manifest import LlmGeometry
 from ..positions import Ints
@@ -130,6 +131,7 @@ class Decoder:
         self._cached, self._ntk_alpha = keys[:start], prompt.ntk_alpha
         run.counts.prompt, run.counts.reused = len(prompt.ids), start
         run.counts.image = sum(item.span.tokens for item in prompt.placed)
+        log.debug("prompt: %d tokens, %d in the cache, %d of images", len(prompt.ids), start, run.counts.image)
         logits = []
         border = len(keys) - prompt.answered
         for first, last in (*_chunks(start, border), *_chunks(max(start, border), len(keys))):
@@ -199,6 +201,8 @@ class Decoder:
         except BaseException:
             run.finish_reason = "error"
             raise
+        finally:
+            log.debug("answer: %d tokens, %s, decoded in %.3f s", len(run.tokens), run.finish_reason, run.times.decode)
 
     def _tokens(
         self, prompt: Prompt, limit: int, stop: frozenset[int], choose: Chooser, run: Run, halt: Halt

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from ..common import user_cache
 from ..common.interpreter import interpreter
+from ..common.log import log
 
 VERSION = 1
 """Version of the tests: raising it makes every file be tried again."""
@@ -46,6 +47,7 @@ def faults(jobs: Mapping[str, object]) -> dict[str, str]:
     places = {name: _place(job) for name, job in jobs.items()}
     untried = {name: job for name, job in jobs.items() if not _has_passed(places[name])}
     verdicts = _ask(python, untried) if untried else {}
+    log.debug("vetted: %s; passed earlier: %s", list(verdicts), [name for name in jobs if name not in untried])
     for name in (name for name, fault in verdicts.items() if not fault):
         _passed.add(places[name])
         user_cache.keep(places[name], _PASSED)
