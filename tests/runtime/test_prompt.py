@@ -17,7 +17,7 @@ from qvl_runtime.errors import MediaError, PromptError
 from qvl_runtime.manifest import ImageGeometry, Manifest
 from qvl_runtime.model import Model
 from qvl_runtime.preprocess import resized_grid
-from qvl_runtime.prompts.prompt import Media, Prompt, ScaledImageWarning, build_prompt, collect, fit
+from qvl_runtime.prompts.prompt import Media, Prompt, ScaledImageWarning, build_prompt, collect, fit_pixel_budget
 from tests.conftest import REFERENCE, Loader
 from tests.oracles.tiny import FREE_SIZES, IMAGE, VIDEO
 
@@ -193,7 +193,7 @@ def test_fit_keeps_to_the_budget(model: Loader, drawn: list[tuple[int, int, int]
     with warnings.catch_warnings(record=True) as notes:
         warnings.simplefilter("always")
         try:
-            bounds = fit(media, manifest, budget)
+            bounds = fit_pixel_budget(media, manifest, budget)
         except PromptError:
             assert tokens(max(GEOMETRY.min_pixels, GEOMETRY.factor**2)) > budget
             return

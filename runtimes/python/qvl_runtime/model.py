@@ -21,7 +21,7 @@ from .errors import BundleError, PromptError, TruncatedAnswerWarning
 from .manifest import Manifest
 from .media.images import ImageSource, load_image
 from .positions import Ints
-from .prompts.prompt import Media, Message, Placed, Prompt, build_prompt, put
+from .prompts.prompt import Media, Message, PlacedMedia, Prompt, build_prompt, place_media
 from .rotation import Rotation
 from .sessions import open_engine
 from .sessions.engine import Floats
@@ -186,12 +186,12 @@ class Model:
         tokens = constraint.closed(tokens, run) if constraint else tokens
         return Stream(tokens, self.tokenizer, run, prompt, self._marks, options.stop, halt)
 
-    def regions(self, answer: str, image: ImageSource | Placed) -> list[grounding.Region]:
+    def regions(self, answer: str, image: ImageSource | PlacedMedia) -> list[grounding.Region]:
         """Returns the boxes and points of an answer about `image`, in pixels of the image.
 
         For the i-th image of a prompt pass `stream.prompt.placed[i]`, which accounts for images scaled down to fit.
         """
-        placed = image if isinstance(image, Placed) else self._alone(image)
+        placed = image if isinstance(image, PlacedMedia) else self._alone(image)
         side = self.manifest.image.patch_size
         seen = placed.grid.w * side, placed.grid.h * side
         return grounding.parse(answer, self.manifest.family, placed.media.frames[0].size, seen)
@@ -203,8 +203,8 @@ class Model:
             return Rotation(llm.hidden_size, llm.rotation_seed).undo(features)
         return np.ascontiguousarray(features)
 
-    def _alone(self, image: ImageSource) -> Placed:
-        return put(Media("image", (load_image(image),)), 0, self.manifest.image.max_pixels, self.manifest)
+    def _alone(self, image: ImageSource) -> PlacedMedia:
+        return place_media(Media("image", (load_image(image),)), 0, self.manifest.image.max_pixels, self.manifest)
 
     def logits(
         self,
@@ -277,7 +277,7 @@ class Model:
     def _ids(self, text: str) -> list[int]:
         return encode(self.tokenizer, text, self.manifest.llm.vocab_size)
 
-    def _encode(self, placed: Placed) -> Floats:
+    def _encode(self, placed: PlacedMedia) -> Floats:
         """Returns the features [1 + D, tokens, hidden] of the image and of D DeepStack layers, cached."""
         with self._decoder.lock:
             return self._features(placed)

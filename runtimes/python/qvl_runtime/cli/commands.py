@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ..answers.stream import Stream
     from ..grounding import Region
     from ..model import Model
-    from ..prompts.prompt import Placed
+    from ..prompts.prompt import PlacedMedia
 
 CUTS: dict[str | None, str] = {"length": "--max-new-tokens", "timeout": "--timeout"}
 """Finish reason → the option that cut the answer off."""
@@ -177,7 +177,7 @@ def _answer(stream: Stream, quiet: bool) -> str:
     return "".join(pieces)
 
 
-def _drawing_place(stream: Stream) -> Placed:
+def _drawing_place(stream: Stream) -> PlacedMedia:
     """Returns the only image of the prompt; raises PromptError, before anything is generated, if there are others."""
     placed = stream.prompt.placed if stream.prompt else ()
     if len(placed) != 1 or placed[0].media.kind != "image":
@@ -185,7 +185,7 @@ def _drawing_place(stream: Stream) -> Placed:
     return placed[0]
 
 
-def _draw(path: Path, place: Placed, regions: list[Region]) -> None:
+def _draw(path: Path, place: PlacedMedia, regions: list[Region]) -> None:
     from .. import drawing
 
     drawing.save(drawing.draw(place.media.frames[0], regions), path)

@@ -17,7 +17,17 @@ from .content import Media, Message, collect
 from .part_keys import Reads, read_nothing
 from .timestamps import patch_times, write_times
 
-__all__ = ["Media", "Message", "Placed", "Prompt", "ScaledImageWarning", "build_prompt", "collect", "fit", "put"]
+__all__ = [
+    "Media",
+    "Message",
+    "PlacedMedia",
+    "Prompt",
+    "ScaledImageWarning",
+    "build_prompt",
+    "collect",
+    "fit_pixel_budget",
+    "place_media",
+]
 
 
 class ScaledImageWarning(UserWarning):
@@ -25,7 +35,7 @@ class ScaledImageWarning(UserWarning):
 
 
 @dataclass(frozen=True)
-class Placed:
+class PlacedMedia:
     """Media, or some temporal patches of it, with its span in the prompt and the patch grid it is resized to.
 
     Its features start at row `first_row` of the media's features.
@@ -55,7 +65,7 @@ class Prompt:
 
     ids: Ints
     positions: Ints
-    placed: tuple[Placed, ...]
+    placed: tuple[PlacedMedia, ...]
     answered: int = 0
     ntk_alpha: float = 1.0
 
@@ -122,7 +132,7 @@ def build_prompt(
             f"{manifest.llm.max_length}",
             fix="shorten it, lower --max-new-tokens, or export with a larger --max-length",
         )
-    bounds = fit(media, manifest, budget)
+    bounds = fit_pixel_budget(media, manifest, budget)
     return _expand(raw, places, media, bounds, manifest)
 
 
@@ -145,7 +155,7 @@ def _blocks(item: Media, manifest: Manifest) -> int:
     return -(-len(item.frames) // manifest.image.temporal_patch_size) if timed else 1
 
 
-def fit(media: Sequence[Media], manifest: Manifest, budget: int) -> list[int]:
+def fit_pixel_budget(media: Sequence[Media], manifest: Manifest, budget: int) -> list[int]:
     """Returns a pixel bound for every item so that all image tokens together stay within `budget`.
 
     Warns with ScaledImageWarning if it had to lower the bounds; raises PromptError if even the smallest do not fit.
@@ -180,10 +190,10 @@ def fit(media: Sequence[Media], manifest: Manifest, budget: int) -> list[int]:
 def _expand(raw: Ints, places: Ints, media: Sequence[Media], bounds: Sequence[int], manifest: Manifest) -> Prompt:
     """Expands every placeholder to one token per merged cell of its part of the grid."""
     repeats = np.ones(len(raw), dtype=np.int64)
-    placed: list[Placed] = []
+    placed: list[PlacedMedia] = []
     shift, remaining = 0, iter(places.tolist())
     for item, bound in zip(media, bounds, strict=True):
-        whole, count = put(item, 0, bound, manifest), _blocks(item, manifest)
+        whole, count = place_media(item, 0, bound, manifest), _blocks(item, manifest)
         for index in range(count):
             place = next(remaining)
             span = replace(whole.span, start=place + shift, t=whole.span.t // count)
@@ -196,13 +206,13 @@ def _expand(raw: Ints, places: Ints, media: Sequence[Media], bounds: Sequence[in
     return Prompt(ids, mrope_positions(len(ids), spans), tuple(placed), ntk_alpha=alpha)
 
 
-def put(item: Media, start: int, bound: int, manifest: Manifest) -> Placed:
+def place_media(item: Media, start: int, bound: int, manifest: Manifest) -> PlacedMedia:
     """Places media at token `start` of a prompt, resized to at most `bound` pixels per frame."""
     merge, queries = manifest.image.spatial_merge_size, manifest.image.queries
     grid = item.grid(bound, manifest)
     h, w = (1, queries) if queries else (grid.h // merge, grid.w // merge)
     span = VisionSpan(start, grid.t, h, w, _interval(item, manifest))
-    return Placed(item, span, grid)
+    return PlacedMedia(item, span, grid)
 
 
 def _interval(item: Media, manifest: Manifest) -> float:
