@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from transformers import PreTrainedModel
 
-from qvl_runtime.answers.generate import Run
+from qvl_runtime.answers.generate import GenerationStats
 from qvl_runtime.model import Model
 from qvl_runtime.positions import Grid
 from qvl_runtime.preprocess import patchify
@@ -150,7 +150,7 @@ def test_prefill_and_cached_decode(
         )
         everywhere = theirs(**oracle_inputs(ours, prompt)).logits[0].numpy()
     tokens = generated.sequences[0, len(prompt.ids) :].tolist()
-    logits = ours._decoder.prefill(prompt, np.arange(len(prompt.ids)), Run())
+    logits = ours._decoder.prefill(prompt, np.arange(len(prompt.ids)), GenerationStats())
     assert_close(logits, everywhere, precision)
     steps = [logits[-1]]
     for index, token in enumerate(tokens[:STEPS]):

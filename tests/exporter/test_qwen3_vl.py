@@ -21,7 +21,7 @@ from qvl_export.quant.calibration import layerwise as calibrate
 from qvl_export.quant.calibration.work_dir import Sample
 from qvl_export.quant.calibration_data.labelled_set import read_labels
 from qvl_runtime import BundleError, load
-from qvl_runtime.answers.generate import Run
+from qvl_runtime.answers.generate import GenerationStats
 from qvl_runtime.bundle import read_manifest
 from qvl_runtime.manifest import SCHEMA_VERSION, Manifest
 from qvl_runtime.model import Model
@@ -120,7 +120,7 @@ def test_what_is_refused(tmp_path: Path, vision: dict[str, Any], reason: str) ->
 def everywhere(model: Model) -> np.ndarray:
     """All logits of a prompt with several images."""
     prompt = model.prompt([{"role": "user", "content": three_images()}])
-    return model._decoder.prefill(prompt, np.arange(len(prompt.ids)), Run())
+    return model._decoder.prefill(prompt, np.arange(len(prompt.ids)), GenerationStats())
 
 
 def test_deepstack_matters(model: Loader, bundle: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ from qvl_export.graph.scale_folds import Fold
 from qvl_export.quant.calibration import layerwise as calibrate
 from qvl_export.quant.calibration import smoothquant as smooth
 from qvl_export.quant.precision import of_towers
-from qvl_runtime.answers.generate import Run
+from qvl_runtime.answers.generate import GenerationStats
 from qvl_runtime.bundle import read_manifest
 from qvl_runtime.cli.describe import describe
 from qvl_runtime.errors import BundleError
@@ -54,7 +54,7 @@ def hybrid(bundles: Callable[[str], Path]) -> Model:
 def read_to_the_end(model: Model, item: Item) -> np.ndarray:
     """Logits after the last token of a prompt, through whatever the model has cached."""
     prompt = model.prompt(item.messages)
-    return model._decoder.prefill(prompt, np.array([len(prompt.ids) - 1]), Run())[0]
+    return model._decoder.prefill(prompt, np.array([len(prompt.ids) - 1]), GenerationStats())[0]
 
 
 def test_prompts_are_read_as_int8_reads_them(bundles: Callable[[str], Path], hybrid: Model) -> None:

@@ -16,7 +16,7 @@ from qvl_export.checkpoint.directory import Checkpoint
 from qvl_export.common.kl import divergence, log_softmax
 from qvl_export.families import read_spec
 from qvl_export.quant import rotation as rotate
-from qvl_runtime.answers.generate import Run
+from qvl_runtime.answers.generate import GenerationStats
 from qvl_runtime.bundle import read_manifest
 from qvl_runtime.model import Model, load
 from qvl_runtime.rotation import Rotation, hadamard
@@ -56,7 +56,7 @@ def test_hadamard_is_sylvesters_and_the_seed_decides() -> None:
 def everywhere(model: Model, content: list[dict[str, Any]]) -> np.ndarray:
     """Logits of every prompt token, and of a cached step."""
     prompt = model.prompt([{"role": "user", "content": content}], reserve=1)
-    logits = model._decoder.prefill(prompt, np.arange(len(prompt.ids)), Run())
+    logits = model._decoder.prefill(prompt, np.arange(len(prompt.ids)), GenerationStats())
     return np.concatenate([logits, model._decoder.step(7, prompt.next_position)[None]])
 
 

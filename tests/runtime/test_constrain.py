@@ -18,7 +18,7 @@ import pytest
 from qvl_runtime import __main__ as cli
 from qvl_runtime.answers import json_schemas
 from qvl_runtime.answers.constrain import Constraint, Grammars
-from qvl_runtime.answers.generate import Run
+from qvl_runtime.answers.generate import GenerationStats
 from qvl_runtime.answers.json_schemas import IgnoredKeywordWarning
 from qvl_runtime.answers.stream import Stream
 from qvl_runtime.errors import BundleError, InstallError, PromptError
@@ -77,10 +77,10 @@ def test_a_cut_inside_a_character_is_closed_too(babbler: Model, cut: int) -> Non
     """Every answer a model could have given, token by token: 发 and 😀 are several tokens each."""
     answer = '{"kind": "发票😀é\\n \\"q\\"", "total": -12.5e3}'
     schema = thing(kind=TEXT, total=NUMBER)
-    constraint, run = babbler._grammars.constraint(schema), Run(finish_reason="length")
+    constraint, run = babbler._grammars.constraint(schema), GenerationStats(finish_reason="length")
     script = iter(babbler._ids(answer)[:cut])
-    choose = constraint.chooser(lambda logits: next(script))
-    said = [choose(np.zeros(babbler.manifest.llm.vocab_size, np.float32)) for _ in range(cut)]
+    pick = constraint.picker(lambda logits: next(script))
+    said = [pick(np.zeros(babbler.manifest.llm.vocab_size, np.float32)) for _ in range(cut)]
     text = "".join(Stream(constraint.closed(iter(said), run), babbler.tokenizer, run))
     jsonschema.validate(json.loads(text), schema)
     assert text.startswith(babbler.tokenizer.decode(said).rstrip("\ufffd"))
@@ -227,9 +227,9 @@ def test_an_engine_that_gives_up_is_no_end_of_an_answer(babbler: Model) -> None:
         def get_error(self) -> str:
             return "step fuel exceeded\n\na dump\nof state"
 
-    choose = Constraint(GivenUp(), babbler._grammars).chooser(lambda logits: 353)  # type: ignore[arg-type]
+    pick = Constraint(GivenUp(), babbler._grammars).picker(lambda logits: 353)  # type: ignore[arg-type]
     with pytest.raises(PromptError, match=r"json_schema cannot be followed: step fuel exceeded$"):
-        choose(np.zeros(babbler.manifest.llm.vocab_size, np.float32))
+        pick(np.zeros(babbler.manifest.llm.vocab_size, np.float32))
 
 
 IMPOSSIBLE: dict[str, dict[str, Any]] = {
@@ -368,7 +368,7 @@ def test_endings_are_searched_not_guessed(babbler: Model) -> None:
     def nothing() -> Iterator[int]:
         return iter(())
 
-    text = babbler.tokenizer.decode(list(constraint.closed(nothing(), Run(finish_reason="length"))))
+    text = babbler.tokenizer.decode(list(constraint.closed(nothing(), GenerationStats(finish_reason="length"))))
     jsonschema.validate(json.loads(text), SCHEMAS["a pattern that could go on for ever"])
 
 

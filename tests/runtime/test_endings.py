@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from qvl_runtime import TruncatedAnswerWarning
 from qvl_runtime import __main__ as cli
-from qvl_runtime.answers.generate import Run
+from qvl_runtime.answers.generate import GenerationStats
 from qvl_runtime.answers.sampling import Sampling
 from qvl_runtime.answers.stop_strings import StopStrings
 from qvl_runtime.answers.stream import Stream
@@ -43,7 +43,7 @@ def model(path: Path) -> Model:
 
 def scripted(model: Model, text: str, stop: Any = ()) -> Stream:
     """A stream whose tokens are those of a text."""
-    run = Run()
+    run = GenerationStats()
 
     def tokens() -> Iterator[int]:
         for token in model._ids(text):
@@ -210,7 +210,7 @@ def test_a_stream_that_is_being_closed_is_at_its_end(model: Model) -> None:
             closing.set()
             go_on.wait(20)
 
-    stream = Stream(tokens(), model.tokenizer, Run())
+    stream = Stream(tokens(), model.tokenizer, GenerationStats())
     assert next(stream)
     closer = threading.Thread(target=stream.close)
     closer.start()

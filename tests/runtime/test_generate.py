@@ -18,7 +18,7 @@ from tokenizers import Tokenizer
 
 from qvl_runtime.answers import generate
 from qvl_runtime.answers.feature_cache import FeatureCache
-from qvl_runtime.answers.generate import Run
+from qvl_runtime.answers.generate import GenerationStats
 from qvl_runtime.answers.stream import Stream
 from qvl_runtime.errors import EngineError, MediaError, PromptError
 from qvl_runtime.model import Model, load
@@ -72,10 +72,10 @@ def ask(question: str, *pages: Image.Image) -> list[dict[str, Any]]:
 def prompt_logits(model: Model, messages: list[dict[str, Any]]) -> np.ndarray:
     """Logits after the last prompt token, through whatever the model has cached."""
     prompt = model.prompt(messages)
-    return model._decoder.prefill(prompt, np.array([len(prompt.ids) - 1]), Run())[0]
+    return model._decoder.prefill(prompt, np.array([len(prompt.ids) - 1]), GenerationStats())[0]
 
 
-def drawn(model: Model, messages: list[dict[str, Any]], **options: Any) -> Run:
+def drawn(model: Model, messages: list[dict[str, Any]], **options: Any) -> GenerationStats:
     stream = model.stream(messages, **{"max_new_tokens": 12, **options})
     list(stream)
     return stream.run
@@ -87,7 +87,7 @@ def tokenizer() -> Tokenizer:
 
 
 def streamed(tokenizer: Tokenizer, ids: list[int]) -> list[str]:
-    return list(Stream(iter(ids), tokenizer, Run()))
+    return list(Stream(iter(ids), tokenizer, GenerationStats()))
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\ufffd"), max_size=20), st.integers(0, 60))
@@ -136,7 +136,7 @@ def test_max_new_tokens_and_finish_reason(fresh: Model, path: Path) -> None:
 
 @pytest.mark.parametrize("place", [0, 1, 4])
 def test_a_stop_token_ends_the_answer_unspoken(fresh: Model, place: int) -> None:
-    prompt, run = fresh.prompt(ask("Read.")), Run()
+    prompt, run = fresh.prompt(ask("Read.")), GenerationStats()
     script = iter([60, 61, 62, 63, 64, 65])
     stop = frozenset({60 + place})
     assert list(fresh._decoder.generate(prompt, 6, stop, lambda _: next(script), run)) == list(range(60, 60 + place))
@@ -172,16 +172,16 @@ def test_prefill_in_chunks_changes_nothing(
     messages = ask("Compare these.", page(), page(1, (60, 60)), page(2, (90, 300)))
     prompt = fresh.prompt(messages)
     everywhere = np.arange(len(prompt.ids))
-    whole = fresh._decoder.prefill(prompt, everywhere, Run())
+    whole = fresh._decoder.prefill(prompt, everywhere, GenerationStats())
     monkeypatch.setattr(generate, "PREFILL_CHUNK", chunk)
     other = load(path, threads=1)
     calls = Calls(other, monkeypatch)
-    logits = other._decoder.prefill(prompt, everywhere, Run())
+    logits = other._decoder.prefill(prompt, everywhere, GenerationStats())
     assert np.abs(logits - whole).max() < PRECISE
     assert max(calls.tokens) == chunk
     assert calls.images == 3
     last = np.array([len(prompt.ids) - 1])
-    assert np.abs(load(path, threads=1)._decoder.prefill(prompt, last, Run()) - whole[-1]).max() < PRECISE
+    assert np.abs(load(path, threads=1)._decoder.prefill(prompt, last, GenerationStats()) - whole[-1]).max() < PRECISE
 
 
 def test_a_second_question_reuses_the_page(fresh: Model, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

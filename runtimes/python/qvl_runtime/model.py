@@ -12,7 +12,7 @@ import numpy as np
 
 from . import grounding
 from .answers.feature_cache import CachedEncoder
-from .answers.generate import Decoder, Halt, Run
+from .answers.generate import Decoder, GenerationStats, Halt
 from .answers.options import AnswerOptions, Resolved
 from .answers.stream import Stream
 from .bundle import has_utf8_name, read_manifest
@@ -178,13 +178,13 @@ class Model:
         if json_schema is not None and (ignore_eos or options.stop):
             raise PromptError(f"{'ignore_eos' if ignore_eos else 'stop'} and json_schema exclude each other")
         constraint = None if json_schema is None else self._grammars.constraint(json_schema)
-        prompt, run = self.prompt(messages, options.max_new_tokens, tools, template_args), Run()
-        choose = options.penalties.chooser(options.sampling.chooser(), prompt.ids)
-        choose = constraint.chooser(choose) if constraint else choose
+        prompt, stats = self.prompt(messages, options.max_new_tokens, tools, template_args), GenerationStats()
+        pick = options.penalties.picker(options.sampling.picker(), prompt.ids)
+        pick = constraint.picker(pick) if constraint else pick
         stop = frozenset() if ignore_eos else frozenset(self.manifest.tokens.stop)
-        tokens = self._decoder.generate(prompt, options.max_new_tokens, stop, choose, run, halt)
-        tokens = constraint.closed(tokens, run) if constraint else tokens
-        return Stream(tokens, self.tokenizer, run, prompt, self._marks, options.stop, halt)
+        tokens = self._decoder.generate(prompt, options.max_new_tokens, stop, pick, stats, halt)
+        tokens = constraint.closed(tokens, stats) if constraint else tokens
+        return Stream(tokens, self.tokenizer, stats, prompt, self._marks, options.stop, halt)
 
     def regions(self, answer: str, image: ImageSource | PlacedMedia) -> list[grounding.Region]:
         """Returns the boxes and points of an answer about `image`, in pixels of the image.
@@ -217,7 +217,7 @@ class Model:
         ids = self._forced(answer)
         prompt = self.prompt(messages, len(ids), tools, template_args)
         wanted = np.arange(len(prompt.ids) - 1, len(prompt.ids) + len(ids) - 1)
-        return self._decoder.prefill(prompt.followed_by(ids[:-1]), wanted, Run())
+        return self._decoder.prefill(prompt.followed_by(ids[:-1]), wanted, GenerationStats())
 
     def _forced(self, answer: str | Sequence[int]) -> Ints:
         """Returns the token ids of a given answer; raises PromptError if it is not text or valid ids, or is empty."""
@@ -286,15 +286,15 @@ class Model:
         return f"Model({str(self.bundle)!r}, {self.manifest.family}, {self.manifest.graphs['llm'].precision})"
 
 
-def _warn_of_cuts(run: Run, options: Resolved) -> None:
+def _warn_of_cuts(stats: GenerationStats, options: Resolved) -> None:
     """Warns the caller of `generate`, who gets only the text, of an end that neither caller nor model chose."""
-    count, what = run.counts.generated, ""
-    if run.finish_reason == "timeout":
+    count, what = stats.counts.generated, ""
+    if stats.finish_reason == "timeout":
         what = f"the answer was cut off by timeout={options.timeout:g} after {count} tokens"
-    elif run.finish_reason == "length" and (options.limit_by_default or run.forced):
+    elif stats.finish_reason == "length" and (options.limit_by_default or stats.forced):
         default = ", the default of max_new_tokens" if options.limit_by_default else ""
         what = f"the answer was cut off after {count} tokens{default}"
-    if what and run.forced:
-        what += f"; {run.forced!r:.80} was added to make it JSON"
+    if what and stats.forced:
+        what += f"; {stats.forced!r:.80} was added to make it JSON"
     if what:
         warnings.warn(f"{what} (stream() tells why an answer ended)", TruncatedAnswerWarning, stacklevel=3)

@@ -111,9 +111,9 @@ def run(job: TapJob) -> Taps:
 
 
 def _run() -> Any:
-    from qvl_runtime.answers.generate import Run
+    from qvl_runtime.answers.generate import GenerationStats
 
-    return Run()
+    return GenerationStats()
 
 
 def _save(out: Path, model: Any, prompt: Prompt, vision: Tapped, language: Tapped, logits: np.ndarray) -> Taps:

@@ -17,7 +17,7 @@ from ..manifest import LlmGeometry
 from ..positions import Ints
 from ..prompts.prompt import PlacedMedia, Prompt, text_keys
 from ..sessions.engine import Engine, LlmInputs
-from .sampling import Chooser
+from .sampling import TokenPicker
 
 PREFILL_CHUNK = 1024
 """Prompt tokens per engine call: bounds activation memory at no cost in speed."""
@@ -55,7 +55,7 @@ class Halt:
 
 
 @dataclass
-class Times:
+class PhaseSeconds:
     """Seconds spent in image encoding, prefill and decoding; `first_token` is counted from the start."""
 
     vision: float = 0.0
@@ -65,7 +65,7 @@ class Times:
 
 
 @dataclass
-class Counts:
+class TokenCounts:
     """Numbers of prompt tokens, those reused from the KV cache, image tokens in the prompt, and generated tokens."""
 
     prompt: int = 0
@@ -75,7 +75,7 @@ class Counts:
 
 
 @dataclass
-class Run:
+class GenerationStats:
     """Statistics and outcome of one generation.
 
     `finish_reason` is None until it ends. `stop_token` or `stop_string` is set if that ended it (the string's tokens
@@ -87,8 +87,8 @@ class Run:
     stop_token: int | None = None
     stop_string: str | None = None
     forced: str = ""
-    times: Times = field(default_factory=Times)
-    counts: Counts = field(default_factory=Counts)
+    times: PhaseSeconds = field(default_factory=PhaseSeconds)
+    counts: TokenCounts = field(default_factory=TokenCounts)
 
 
 class Decoder:
@@ -115,30 +115,30 @@ class Decoder:
         self.clear()
         self._closed = True
 
-    def prefill(self, prompt: Prompt, wanted: Ints, run: Run, halt: Halt | None = None) -> Floats:
+    def prefill(self, prompt: Prompt, wanted: Ints, stats: GenerationStats, halt: Halt | None = None) -> Floats:
         """Returns logits [K, vocab] at the prompt indices `wanted` (increasing), running only tokens not yet cached.
 
         Tokens of an answer appended to the prompt run as generated tokens do, but many per call.
         """
         with self.lock:
             self._prompts += 1
-            return self._prefill(prompt, wanted, run, halt or Halt())
+            return self._prefill(prompt, wanted, stats, halt or Halt())
 
-    def _prefill(self, prompt: Prompt, wanted: Ints, run: Run, halt: Halt) -> Floats:
+    def _prefill(self, prompt: Prompt, wanted: Ints, stats: GenerationStats, halt: Halt) -> Floats:
         keys = prompt.prefix_keys()
         start = min(_shared_prefix(self._cached, keys), int(wanted[0]))
         self._cached, self._ntk_alpha = keys[:start], prompt.ntk_alpha
-        run.counts.prompt, run.counts.reused = len(prompt.ids), start
-        run.counts.image = sum(item.span.tokens for item in prompt.placed)
+        stats.counts.prompt, stats.counts.reused = len(prompt.ids), start
+        stats.counts.image = sum(item.span.tokens for item in prompt.placed)
         logits = []
         border = len(keys) - prompt.answered
         for first, last in (*_chunks(start, border), *_chunks(max(start, border), len(keys))):
-            logits.append(self._chunk(prompt, first, last, wanted, run, halt))
+            logits.append(self._chunk(prompt, first, last, wanted, stats, halt))
             self._cached = keys[:last]
         return np.concatenate(logits)
 
-    def _chunk(self, prompt: Prompt, first: int, last: int, wanted: Ints, run: Run, halt: Halt) -> Floats:
-        features, places = self._features(prompt, first, last, run, halt)
+    def _chunk(self, prompt: Prompt, first: int, last: int, wanted: Ints, stats: GenerationStats, halt: Halt) -> Floats:
+        features, places = self._features(prompt, first, last, stats, halt)
         halt.check()
         here = wanted[(wanted >= first) & (wanted < last)] - first
         began = time.perf_counter()
@@ -154,10 +154,12 @@ class Decoder:
                 ntk_alpha=prompt.ntk_alpha,
             )
         )
-        run.times.prefill += time.perf_counter() - began
+        stats.times.prefill += time.perf_counter() - began
         return logits
 
-    def _features(self, prompt: Prompt, first: int, last: int, run: Run, halt: Halt) -> tuple[Floats, Ints]:
+    def _features(
+        self, prompt: Prompt, first: int, last: int, stats: GenerationStats, halt: Halt
+    ) -> tuple[Floats, Ints]:
         """Returns features [1 + D, N, H] and indices [N], relative to `first`, of the image tokens in [first, last)."""
         rows, places = [self._no_features], [np.empty(0, np.int64)]
         for item in prompt.placed:
@@ -167,7 +169,7 @@ class Decoder:
                 began = time.perf_counter()
                 offset = item.first_row - item.span.start
                 rows.append(self._encoder(item)[:, begin + offset : end + offset])
-                run.times.vision += time.perf_counter() - began
+                stats.times.vision += time.perf_counter() - began
                 places.append(np.arange(begin, end) - first)
         return np.concatenate(rows, axis=1), np.concatenate(places)
 
@@ -183,51 +185,57 @@ class Decoder:
         return np.asarray(logits[0])
 
     def generate(
-        self, prompt: Prompt, limit: int, stop: frozenset[int], choose: Chooser, run: Run, halt: Halt | None = None
+        self,
+        prompt: Prompt,
+        limit: int,
+        stop: frozenset[int],
+        pick: TokenPicker,
+        stats: GenerationStats,
+        halt: Halt | None = None,
     ) -> Iterator[int]:
         """Yields tokens until a stop token (not yielded), `limit` tokens, or `halt`.
 
         Raises PromptError if another prompt has taken over the KV cache meanwhile, EngineError if the model was closed.
         """
         try:
-            yield from self._tokens(prompt, limit, stop, choose, run, halt or Halt())
+            yield from self._tokens(prompt, limit, stop, pick, stats, halt or Halt())
         except Halted as halted:
-            run.finish_reason = halted.reason
+            stats.finish_reason = halted.reason
         except (GeneratorExit, KeyboardInterrupt):
-            run.finish_reason = run.finish_reason or "cancelled"
+            stats.finish_reason = stats.finish_reason or "cancelled"
             raise
         except BaseException:
-            run.finish_reason = "error"
+            stats.finish_reason = "error"
             raise
 
     def _tokens(
-        self, prompt: Prompt, limit: int, stop: frozenset[int], choose: Chooser, run: Run, halt: Halt
+        self, prompt: Prompt, limit: int, stop: frozenset[int], pick: TokenPicker, stats: GenerationStats, halt: Halt
     ) -> Iterator[int]:
         began = time.perf_counter()
         with self.lock:
-            logits = self.prefill(prompt, np.array([len(prompt.ids) - 1]), run, halt)[0]
+            logits = self.prefill(prompt, np.array([len(prompt.ids) - 1]), stats, halt)[0]
             mine = self._prompts
-        run.times.first_token = time.perf_counter() - began
+        stats.times.first_token = time.perf_counter() - began
         for index in range(limit):
-            token = choose(logits)
+            token = pick(logits)
             if token in stop:
-                run.finish_reason, run.stop_token = "stop", token
+                stats.finish_reason, stats.stop_token = "stop", token
                 return
-            run.tokens.append(token)
-            run.counts.generated = len(run.tokens)
+            stats.tokens.append(token)
+            stats.counts.generated = len(stats.tokens)
             yield token
             if index + 1 < limit:
-                logits = self._following(mine, token, prompt.next_position + index, run, halt)
-        run.finish_reason = "length"
+                logits = self._following(mine, token, prompt.next_position + index, stats, halt)
+        stats.finish_reason = "length"
 
-    def _following(self, mine: int, token: int, position: int, run: Run, halt: Halt) -> Floats:
+    def _following(self, mine: int, token: int, position: int, stats: GenerationStats, halt: Halt) -> Floats:
         """Returns logits after `token`; raises if the answer was halted or the cache is no longer prompt `mine`'s."""
         halt.check()
         with self.lock:
             self._check_turn(mine)
             began = time.perf_counter()
             logits = self.step(token, position)
-        run.times.decode += time.perf_counter() - began
+        stats.times.decode += time.perf_counter() - began
         return logits
 
     def _check_turn(self, mine: int) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..common.checks import real, whole
 from ..positions import Ints
-from .sampling import Chooser, Logits
+from .sampling import Logits, TokenPicker
 
 
 @dataclass(frozen=True)
@@ -32,17 +32,17 @@ class Penalties:
         object.__setattr__(self, "repetition_penalty", penalty)
         object.__setattr__(self, "no_repeat_ngram_size", size)
 
-    def chooser(self, choose: Chooser, prompt: Ints) -> Chooser:
-        """Applies `choose` to penalized logits; the tokens it chooses count as seen from then on."""
+    def picker(self, pick: TokenPicker, prompt: Ints) -> TokenPicker:
+        """Applies `pick` to penalized logits; the tokens it chooses count as seen from then on."""
         if self == Penalties():
-            return choose
+            return pick
         ngrams, seen = _Ngrams(self.no_repeat_ngram_size, prompt.tolist()), np.zeros(0, np.bool_)
 
         def penalised(logits: Logits) -> int:
             nonlocal seen
             if not seen.size:
                 seen = np.isin(np.arange(len(logits)), prompt)
-            token = choose(ngrams.without_repeats(self.penalised(logits, seen)))
+            token = pick(ngrams.without_repeats(self.penalised(logits, seen)))
             seen[token] = True
             ngrams.append(token)
             return token

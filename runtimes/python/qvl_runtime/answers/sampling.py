@@ -12,7 +12,7 @@ from ..common.checks import real, whole
 from ..errors import EngineError
 
 Logits = npt.NDArray[np.float32]
-Chooser = Callable[[Logits], int]
+TokenPicker = Callable[[Logits], int]
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Sampling:
         for name, value in checked.items():
             object.__setattr__(self, name, value)
 
-    def chooser(self) -> Chooser:
+    def picker(self) -> TokenPicker:
         """Returns a function from logits [vocab] to a token id, with its own random state."""
         if self.temperature == 0:
             return _best

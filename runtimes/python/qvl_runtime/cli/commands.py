@@ -20,7 +20,7 @@ MAX_JSON_BYTES = 16 << 20
 """Maximum size of a file of tools or a schema."""
 
 if TYPE_CHECKING:
-    from ..answers.generate import Run
+    from ..answers.generate import GenerationStats
     from ..answers.stream import Stream
     from ..grounding import Region
     from ..model import Model
@@ -193,7 +193,7 @@ def _draw(path: Path, place: PlacedMedia, regions: list[Region]) -> None:
         say(f"note: the answer has no boxes, {path} is the page alone")
 
 
-def _report(run: Run) -> dict[str, Any]:
+def _report(run: GenerationStats) -> dict[str, Any]:
     decoded = max(0, run.counts.generated - 1)
     speed = round(decoded / run.times.decode, 2) if run.times.decode else None
     times = {name: round(seconds, 4) for name, seconds in asdict(run.times).items()}
