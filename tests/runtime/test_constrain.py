@@ -81,7 +81,7 @@ def test_a_cut_inside_a_character_is_closed_too(babbler: Model, cut: int) -> Non
     script = iter(babbler._ids(answer)[:cut])
     pick = constraint.picker(lambda logits: next(script))
     said = [pick(np.zeros(babbler.manifest.llm.vocab_size, np.float32)) for _ in range(cut)]
-    text = "".join(Stream(constraint.closed(iter(said), run), babbler.tokenizer, run))
+    text = "".join(Stream(constraint.with_ending(iter(said), run), babbler.tokenizer, run))
     jsonschema.validate(json.loads(text), schema)
     assert text.startswith(babbler.tokenizer.decode(said).rstrip("\ufffd"))
     assert len(text) < len(answer) + 20, "a short ending"
@@ -368,7 +368,7 @@ def test_endings_are_searched_not_guessed(babbler: Model) -> None:
     def nothing() -> Iterator[int]:
         return iter(())
 
-    text = babbler.tokenizer.decode(list(constraint.closed(nothing(), GenerationStats(finish_reason="length"))))
+    text = babbler.tokenizer.decode(list(constraint.with_ending(nothing(), GenerationStats(finish_reason="length"))))
     jsonschema.validate(json.loads(text), SCHEMAS["a pattern that could go on for ever"])
 
 

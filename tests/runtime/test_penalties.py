@@ -303,8 +303,8 @@ def test_the_command_line_has_all_of_them(
         list(stream)
         return stream.run.tokens
 
-    penalised = tokens("--use-generation-config")
-    assert penalised == expected(repetition_penalty=1.6) == tokens("--repetition-penalty", "1.6") != tokens()
+    penalized = tokens("--use-generation-config")
+    assert penalized == expected(repetition_penalty=1.6) == tokens("--repetition-penalty", "1.6") != tokens()
     assert tokens("--use-generation-config", "--repetition-penalty", "1") == tokens() == expected()
     assert tokens("--no-repeat-ngram-size", "1") == expected(no_repeat_ngram_size=1)
     drawn = {"temperature": 1.5, "min_p": 0.2, "seed": 3}

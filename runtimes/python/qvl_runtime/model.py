@@ -13,7 +13,7 @@ import numpy as np
 from . import grounding
 from .answers.feature_cache import CachedEncoder
 from .answers.generate import Decoder, GenerationStats, Halt
-from .answers.options import AnswerOptions, Resolved
+from .answers.options import AnswerOptions, ResolvedOptions
 from .answers.stream import Stream
 from .bundle import has_utf8_name, read_manifest
 from .common.checks import told, whole
@@ -168,7 +168,7 @@ class Model:
     def _stream(
         self,
         messages: Sequence[Message],
-        options: Resolved,
+        options: ResolvedOptions,
         halt: Halt,
         tools: Sequence[Tool] | None,
         json_schema: Schema | None,
@@ -183,7 +183,7 @@ class Model:
         pick = constraint.picker(pick) if constraint else pick
         stop = frozenset() if ignore_eos else frozenset(self.manifest.tokens.stop)
         tokens = self._decoder.generate(prompt, options.max_new_tokens, stop, pick, stats, halt)
-        tokens = constraint.closed(tokens, stats) if constraint else tokens
+        tokens = constraint.with_ending(tokens, stats) if constraint else tokens
         return Stream(tokens, self.tokenizer, stats, prompt, self._marks, options.stop, halt)
 
     def regions(self, answer: str, image: ImageSource | PlacedMedia) -> list[grounding.Region]:
@@ -286,7 +286,7 @@ class Model:
         return f"Model({str(self.bundle)!r}, {self.manifest.family}, {self.manifest.graphs['llm'].precision})"
 
 
-def _warn_of_cuts(stats: GenerationStats, options: Resolved) -> None:
+def _warn_of_cuts(stats: GenerationStats, options: ResolvedOptions) -> None:
     """Warns the caller of `generate`, who gets only the text, of an end that neither caller nor model chose."""
     count, what = stats.counts.generated, ""
     if stats.finish_reason == "timeout":

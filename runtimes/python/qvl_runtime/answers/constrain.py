@@ -87,7 +87,7 @@ class Constraint:
 
         return constrained
 
-    def closed(self, tokens: Iterator[int], stats: GenerationStats) -> Iterator[int]:
+    def with_ending(self, tokens: Iterator[int], stats: GenerationStats) -> Iterator[int]:
         """Yields the answer's tokens and, if it was cut off, the tokens that close it."""
         yield from tokens
         if stats.finish_reason not in ("length", "timeout"):

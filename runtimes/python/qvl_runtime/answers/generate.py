@@ -101,13 +101,13 @@ class Decoder:
         self._engine, self._encoder = engine, encoder
         self._no_features = np.empty((1 + llm.deepstack_layers, 0, llm.hidden_size), np.float32)
         self._cached = np.empty(0, dtype=np.int64)
-        self._prompts, self._ntk_alpha, self._closed = 0, 1.0, False
+        self._prompt_count, self._ntk_alpha, self._closed = 0, 1.0, False
         self.lock = threading.RLock()
 
     def clear(self) -> None:
         """Discards the KV cache's content; an unfinished stream ends with an error."""
         with self.lock:
-            self._prompts += 1
+            self._prompt_count += 1
             self._cached = self._cached[:0]
 
     def close(self) -> None:
@@ -121,7 +121,7 @@ class Decoder:
         Tokens of an answer appended to the prompt run as generated tokens do, but many per call.
         """
         with self.lock:
-            self._prompts += 1
+            self._prompt_count += 1
             return self._prefill(prompt, wanted, stats, halt or Halt())
 
     def _prefill(self, prompt: Prompt, wanted: Ints, stats: GenerationStats, halt: Halt) -> Floats:
@@ -131,55 +131,55 @@ class Decoder:
         stats.counts.prompt, stats.counts.reused = len(prompt.ids), start
         stats.counts.image = sum(item.span.tokens for item in prompt.placed)
         logits = []
-        border = len(keys) - prompt.answered
-        for first, last in (*_chunks(start, border), *_chunks(max(start, border), len(keys))):
+        answer_start = len(keys) - prompt.answered
+        for first, last in (*_chunks(start, answer_start), *_chunks(max(start, answer_start), len(keys))):
             logits.append(self._chunk(prompt, first, last, wanted, stats, halt))
             self._cached = keys[:last]
         return np.concatenate(logits)
 
     def _chunk(self, prompt: Prompt, first: int, last: int, wanted: Ints, stats: GenerationStats, halt: Halt) -> Floats:
-        features, places = self._features(prompt, first, last, stats, halt)
+        features, indices = self._features(prompt, first, last, stats, halt)
         halt.check()
-        here = wanted[(wanted >= first) & (wanted < last)] - first
-        began = time.perf_counter()
+        wanted_here = wanted[(wanted >= first) & (wanted < last)] - first
+        started = time.perf_counter()
         logits = self._engine.forward(
             LlmInputs(
                 prompt.ids[first:last],
                 prompt.positions[:, first:last],
                 features,
-                places,
-                here,
+                indices,
+                wanted_here,
                 first,
                 answer=first >= len(prompt.ids) - prompt.answered,
                 ntk_alpha=prompt.ntk_alpha,
             )
         )
-        stats.times.prefill += time.perf_counter() - began
+        stats.times.prefill += time.perf_counter() - started
         return logits
 
     def _features(
         self, prompt: Prompt, first: int, last: int, stats: GenerationStats, halt: Halt
     ) -> tuple[Floats, Ints]:
         """Returns features [1 + D, N, H] and indices [N], relative to `first`, of the image tokens in [first, last)."""
-        rows, places = [self._no_features], [np.empty(0, np.int64)]
+        rows, indices = [self._no_features], [np.empty(0, np.int64)]
         for item in prompt.placed:
             begin, end = max(first, item.span.start), min(last, item.span.end)
             if begin < end:
                 halt.check()
-                began = time.perf_counter()
+                started = time.perf_counter()
                 offset = item.first_row - item.span.start
                 rows.append(self._encoder(item)[:, begin + offset : end + offset])
-                stats.times.vision += time.perf_counter() - began
-                places.append(np.arange(begin, end) - first)
-        return np.concatenate(rows, axis=1), np.concatenate(places)
+                stats.times.vision += time.perf_counter() - started
+                indices.append(np.arange(begin, end) - first)
+        return np.concatenate(rows, axis=1), np.concatenate(indices)
 
     def step(self, token: int, position: int) -> Floats:
         """Returns logits [vocab] after `token`, whose three M-RoPE positions all equal `position`."""
         past = len(self._cached)
-        none = self._no_features, np.empty(0, np.int64)
+        no_images = self._no_features, np.empty(0, np.int64)
         ids, positions, alpha = np.array([token]), np.full((3, 1), position), self._ntk_alpha
         logits = self._engine.forward(
-            LlmInputs(ids, positions, *none, np.zeros(1, np.int64), past, answer=True, ntk_alpha=alpha)
+            LlmInputs(ids, positions, *no_images, np.zeros(1, np.int64), past, answer=True, ntk_alpha=alpha)
         )
         self._cached = np.append(self._cached, text_keys(ids, alpha))
         return np.asarray(logits[0])
@@ -211,11 +211,11 @@ class Decoder:
     def _tokens(
         self, prompt: Prompt, limit: int, stop: frozenset[int], pick: TokenPicker, stats: GenerationStats, halt: Halt
     ) -> Iterator[int]:
-        began = time.perf_counter()
+        started = time.perf_counter()
         with self.lock:
             logits = self.prefill(prompt, np.array([len(prompt.ids) - 1]), stats, halt)[0]
-            mine = self._prompts
-        stats.times.first_token = time.perf_counter() - began
+            number = self._prompt_count
+        stats.times.first_token = time.perf_counter() - started
         for index in range(limit):
             token = pick(logits)
             if token in stop:
@@ -225,23 +225,23 @@ class Decoder:
             stats.counts.generated = len(stats.tokens)
             yield token
             if index + 1 < limit:
-                logits = self._following(mine, token, prompt.next_position + index, stats, halt)
+                logits = self._next_logits(number, token, prompt.next_position + index, stats, halt)
         stats.finish_reason = "length"
 
-    def _following(self, mine: int, token: int, position: int, stats: GenerationStats, halt: Halt) -> Floats:
-        """Returns logits after `token`; raises if the answer was halted or the cache is no longer prompt `mine`'s."""
+    def _next_logits(self, number: int, token: int, position: int, stats: GenerationStats, halt: Halt) -> Floats:
+        """Returns logits after `token`; raises if the answer was halted or another prompt uses the cache."""
         halt.check()
         with self.lock:
-            self._check_turn(mine)
-            began = time.perf_counter()
+            self._check_current(number)
+            started = time.perf_counter()
             logits = self.step(token, position)
-        stats.times.decode += time.perf_counter() - began
+        stats.times.decode += time.perf_counter() - started
         return logits
 
-    def _check_turn(self, mine: int) -> None:
+    def _check_current(self, number: int) -> None:
         if self._closed:
             raise EngineError("the model was closed before this answer ended", fix="end or close() its streams first")
-        if self._prompts != mine:
+        if self._prompt_count != number:
             raise PromptError(
                 "another prompt was started on this model, or the model was cleared, before this answer ended",
                 fix="finish one answer first, use generate(), or load the bundle twice",

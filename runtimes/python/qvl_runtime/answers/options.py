@@ -34,10 +34,10 @@ class AnswerOptions:
     stop: str | Sequence[str] = ()
     timeout: float | None = None
 
-    def resolve(self, manifest: Manifest) -> Resolved:
+    def resolve(self, manifest: Manifest) -> ResolvedOptions:
         """Returns the options with defaults filled in; raises PromptError for values out of range."""
         checkpoint = self._checkpoint(manifest)
-        return Resolved(
+        return ResolvedOptions(
             max_new_tokens=self._limit(checkpoint, manifest.llm.max_length),
             limit_by_default=self.max_new_tokens is None,
             sampling=Sampling(
@@ -75,7 +75,7 @@ class AnswerOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Resolved:
+class ResolvedOptions:
     """The effective options of one answer; `limit_by_default` if the caller gave no `max_new_tokens`."""
 
     max_new_tokens: int

@@ -38,18 +38,18 @@ class Penalties:
             return pick
         ngrams, seen = _Ngrams(self.no_repeat_ngram_size, prompt.tolist()), np.zeros(0, np.bool_)
 
-        def penalised(logits: Logits) -> int:
+        def penalized(logits: Logits) -> int:
             nonlocal seen
             if not seen.size:
                 seen = np.isin(np.arange(len(logits)), prompt)
-            token = pick(ngrams.without_repeats(self.penalised(logits, seen)))
+            token = pick(ngrams.without_repeats(self.penalized(logits, seen)))
             seen[token] = True
             ngrams.append(token)
             return token
 
-        return penalised
+        return penalized
 
-    def penalised(self, logits: Logits, seen: np.ndarray) -> Logits:
+    def penalized(self, logits: Logits, seen: np.ndarray) -> Logits:
         """Returns logits [vocab] with the penalty applied to the `seen` tokens [vocab]."""
         penalty = np.float32(self.repetition_penalty)
         return np.where(seen, np.where(logits < 0, logits * penalty, logits / penalty), logits)
