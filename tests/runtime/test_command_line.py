@@ -300,7 +300,7 @@ def test_names_that_are_no_utf_8(call: Call, path: Path, checkpoint: Any, tmp_pa
     odd.mkdir()
     shutil.copytree(path, odd / "bundle")
     Image.new("RGB", (60, 60)).save(odd / "page.png")
-    assert r"\udcff/bundle: its path is not UTF-8, so that no engine" in refused(call("run", odd / "bundle", "x"))
+    assert r"\udcff/bundle: its path is not UTF-8; engines cannot open it" in refused(call("run", odd / "bundle", "x"))
     assert call("inspect", odd / "bundle", "--verify", "--json")[0] == 0
     assert r"\udcff/none.png: no such file" in refused(call("run", path, "x", "--image", odd / "none.png"))
     run = ["run", path, "x", "--image", odd / "page.png", "--draw", odd / "out.png", "--max-new-tokens", 1, "--json"]

@@ -181,7 +181,7 @@ def test_image_placeholders_count_as_what_was_said(model: Loader) -> None:
     ids=str,
 )
 def test_options_out_of_range(model: Loader, options: dict[str, Any]) -> None:
-    with pytest.raises(PromptError, match=f"{next(iter(options))} is ") as caught:
+    with pytest.raises(PromptError, match=f"{next(iter(options))} must be ") as caught:
         model("qwen2_5_vl", "deep", "fp32").generate(asked(), **options)
     assert "\n" not in str(caught.value)
 

@@ -90,7 +90,7 @@ def test_a_seed_repeats_and_greedy_needs_none() -> None:
     ids=str,
 )
 def test_options_out_of_range(options: dict[str, Any]) -> None:
-    with pytest.raises(PromptError, match=f"{next(iter(options))} is "):
+    with pytest.raises(PromptError, match=f"{next(iter(options))} must be "):
         Sampling(**{"temperature": 1.0, **options})
 
 

@@ -16,7 +16,7 @@ from .answers.generate import Decoder, GenerationStats, Halt
 from .answers.options import AnswerOptions, ResolvedOptions
 from .answers.stream import Stream
 from .bundle import has_utf8_name, read_manifest
-from .common.checks import told, whole
+from .common.checks import check_int, quoted
 from .errors import BundleError, PromptError, TruncatedAnswerWarning
 from .manifest import Manifest
 from .media.images import ImageSource, load_image
@@ -45,12 +45,10 @@ def load(bundle: str | Path, threads: int | None = None) -> Model:
     """
     path = Path(bundle)
     if threads is not None:
-        threads = whole("threads", threads, 1, "give a positive whole number, or None for all cores")
+        threads = check_int("threads", threads, 1, fix="None uses all cores")
     manifest = read_manifest(path)  # the path as given, so that errors quote it
     if not has_utf8_name(path):
-        raise BundleError(
-            "its path is not UTF-8, so that no engine can open it", where=path, fix="rename the directory"
-        )
+        raise BundleError("its path is not UTF-8; engines cannot open it", where=path, fix="rename the directory")
     return Model(path.absolute(), manifest, threads)
 
 
@@ -228,9 +226,9 @@ class Model:
             ids = np.array([] if answer is None else answer)
         except ValueError:  # lists of several lengths
             ids = np.array([])
-        whole = ids.ndim == 1 and len(ids) and np.issubdtype(ids.dtype, np.integer)
-        if not whole or ids.min() < 0 or ids.max() >= size:
-            raise PromptError(f"the answer is {told(answer)}", fix=f"give a text or ids from 0 to {size - 1} to force")
+        is_ids = ids.ndim == 1 and len(ids) and np.issubdtype(ids.dtype, np.integer)
+        if not is_ids or ids.min() < 0 or ids.max() >= size:
+            raise PromptError(f"the answer must be a text or ids from 0 to {size - 1}, got {quoted(answer)}")
         return ids.astype(np.int64)
 
     def prompt(

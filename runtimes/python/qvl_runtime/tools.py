@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-from .common.checks import brief
+from .common.checks import abbreviated
 from .errors import PromptError
 
 Message = Mapping[str, Any]
@@ -102,7 +102,7 @@ def check_tools(tools: Sequence[Mapping[str, Any]] | None) -> list[dict[str, Any
     for tool in tools:
         if not isinstance(_function(tool).get("name"), str):
             raise PromptError(
-                f"cannot use the tool {brief(tool, 80)!r}",
+                f"cannot use the tool {abbreviated(tool, 80)!r}",
                 fix='describe it as {"type": "function", "function": {"name": …, "description": …, "parameters": …}}',
             )
     try:
@@ -125,7 +125,7 @@ def check_calls(message: Message) -> None:
         function = _function(call)
         if not (isinstance(function.get("name"), str) and isinstance(function.get("arguments", {}), Mapping | str)):
             raise PromptError(
-                f"cannot use the tool call {brief(call, 80)!r}",
+                f"cannot use the tool call {abbreviated(call, 80)!r}",
                 fix='write {"type": "function", "function": {"name": …, "arguments": {…}}}',
             )
 

@@ -1,7 +1,8 @@
 """Constrains answers to JSON of a schema: each step allows only tokens that can still lead to it (llguidance).
 
 An answer cut off by `max_new_tokens` or `timeout` is closed with the shortest ending found that the schema allows, so
-that it is always valid JSON. `GenerationStats.forced` holds that ending, which the model did not generate; `finish_reason` stays.
+that it is always valid JSON. `GenerationStats.forced` holds
+that ending, which the model did not generate; `finish_reason` stays.
 """
 
 from __future__ import annotations

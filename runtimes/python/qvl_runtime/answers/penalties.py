@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..common.checks import real, whole
+from ..common.checks import check_float, check_int
 from ..positions import Ints
 from .sampling import Logits, TokenPicker
 
@@ -27,8 +27,8 @@ class Penalties:
     no_repeat_ngram_size: int = 0
 
     def __post_init__(self) -> None:
-        penalty = real("repetition_penalty", self.repetition_penalty, "above 0, 1 changes nothing", above=True)
-        size = whole("no_repeat_ngram_size", self.no_repeat_ngram_size, 0, "a whole number, 0 forbids nothing")
+        penalty = check_float("repetition_penalty", self.repetition_penalty, above=True, fix="1 disables it")
+        size = check_int("no_repeat_ngram_size", self.no_repeat_ngram_size, 0, fix="0 disables it")
         object.__setattr__(self, "repetition_penalty", penalty)
         object.__setattr__(self, "no_repeat_ngram_size", size)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ..common.checks import real, whole
+from ..common.checks import check_float, check_int
 from ..errors import EngineError
 
 Logits = npt.NDArray[np.float32]
@@ -31,11 +31,11 @@ class Sampling:
 
     def __post_init__(self) -> None:
         checked = {
-            "temperature": real("temperature", self.temperature, "0 or more"),
-            "top_p": real("top_p", self.top_p, "above 0, at most 1", most=1, above=True),
-            "top_k": whole("top_k", self.top_k, 0, "a whole number, 0 keeps all"),
-            "seed": None if self.seed is None else whole("seed", self.seed, 0, "a whole number, 0 or more"),
-            "min_p": real("min_p", self.min_p, "from 0 to 1", most=1),
+            "temperature": check_float("temperature", self.temperature),
+            "top_p": check_float("top_p", self.top_p, most=1, above=True),
+            "top_k": check_int("top_k", self.top_k, 0, fix="0 keeps all tokens"),
+            "seed": None if self.seed is None else check_int("seed", self.seed, 0),
+            "min_p": check_float("min_p", self.min_p, most=1),
         }
         for name, value in checked.items():
             object.__setattr__(self, name, value)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import math
-import operator
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from numbers import Integral, Real
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from ..common.checks import real, told
+from ..common.checks import check_float, check_int, quoted
 from ..common.extras import install_fix
 from ..common.files import check_regular
 from ..errors import InstallError, MediaError, PromptError, QvlError
@@ -117,7 +116,7 @@ class Sampling:
             raise PromptError(f"a video has both {rates[0]} and {rates[1]}", fix="give one of them")
         fps = given.get("fps", given.get("sample_fps", DEFAULT_FPS))
         if not _is_number(fps) or not MIN_FPS <= fps <= MAX_FPS:
-            problem = f"a video has {told(fps)} frames a second"
+            problem = f"a video has {quoted(fps)} frames a second"
             raise PromptError(problem, fix=f"give a number from {MIN_FPS} to {MAX_FPS}")
         low, high = _count(part, "min_frames"), _count(part, "max_frames")
         if high is not None and high < max(low or 0, FRAME_FACTOR):
@@ -164,21 +163,14 @@ def _even(number: float, rounded: Callable[[float], int]) -> int:
 def _count(part: Mapping[str, Any], name: str) -> int | None:
     """Returns a positive whole number of a content part, of any numeric type, or None if absent."""
     value = part.get(name)
-    if value is None:
-        return None
-    try:
-        number = None if isinstance(value, bool) else operator.index(_whole(value))
-    except (TypeError, OverflowError):
-        number = None
-    if number is None or not 0 < number < MAX_COUNT:
-        raise PromptError(f"{name} is {told(value)}", fix="give a positive whole number")
-    return number
+    return None if value is None else check_int(name, _without_fraction(value), 1, MAX_COUNT)
 
 
-def _whole(value: Any) -> Any:
-    """Converts a float without a fraction to an int, such as the result of `0.5 * 1568000`."""
-    floating = _is_number(value) and not isinstance(value, Integral)
-    return int(value) if floating and math.isfinite(value) and value == int(value) else value
+def _without_fraction(value: Any) -> Any:
+    """Converts a float without a fraction to an int, such as the result of `0.5 * 1568000`; others stay."""
+    if not _is_number(value) or isinstance(value, Integral) or not -MAX_COUNT <= value <= MAX_COUNT:
+        return value
+    return int(value) if value == int(value) else value
 
 
 def _is_number(value: Any) -> bool:
@@ -187,7 +179,7 @@ def _is_number(value: Any) -> bool:
 
 def _second(part: Mapping[str, Any], name: str) -> float | None:
     value = part.get(name)
-    return None if value is None else real(name, value, "give a number of seconds", -MAX_COUNT, MAX_COUNT)
+    return None if value is None else check_float(name, value, -MAX_COUNT, MAX_COUNT, fix="seconds")
 
 
 def spread(total: int, count: int, first: int = 0) -> Ints:

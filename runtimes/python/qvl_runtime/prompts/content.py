@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..common.checks import brief
+from ..common.checks import abbreviated
 from ..errors import PromptError
 from ..manifest import Manifest
 from ..media.images import Frame, check_aspect, load_pages
@@ -115,7 +115,7 @@ def _parts(content: Any, media: list[Media], manifest: Manifest, reads: Reads) -
             yield {"type": "video", **extra}
         else:
             raise PromptError(
-                f"cannot use the content part {brief(part, 80)!r}",
+                f"cannot use the content part {abbreviated(part, 80)!r}",
                 fix='use {"type": "text", "text": …}, {"type": "image", "image": …} or '
                 '{"type": "video", "video": path or [frame, …]}',
             )
@@ -140,7 +140,7 @@ def _check_url(kind: str, source: Mapping[str, Any]) -> None:
         if key == "detail" and value is not None and not (isinstance(value, str) and value in ("auto", "high")):
             raise PromptError(f"detail {value!r:.40} is not known here", fix="give max_pixels beside the url")
         if key not in ("url", "detail") and value is not None:
-            raise PromptError(f"an {kind} has the unknown key {brief(key, 60)!r}", fix="its keys are url, detail")
+            raise PromptError(f"an {kind} has the unknown key {abbreviated(key, 60)!r}", fix="its keys are url, detail")
 
 
 def _images(source: Any, part: Mapping[str, Any], manifest: Manifest) -> list[Media]:

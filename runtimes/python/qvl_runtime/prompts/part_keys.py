@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from ..common.checks import brief
+from ..common.checks import abbreviated
 from ..errors import PromptError
 
 Reads = Callable[[str], bool]
@@ -58,7 +58,7 @@ def extra_keys(kind: str, part: Mapping[str, Any], reads: Reads) -> dict[str, An
 def _unknown(holder: str, key: object, known: Collection[str]) -> PromptError:
     import difflib  # only needed for errors
 
-    name = brief(key, 60)
+    name = abbreviated(key, 60)
     close = difflib.get_close_matches(name, known, 1)
     fix = f"did you mean {close[0]}?" if close else f"its keys are {', '.join(known)}"
     return PromptError(f"{holder} has the unknown key {name!r}", fix=fix)
