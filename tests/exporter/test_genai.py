@@ -106,7 +106,7 @@ def ours(model: Model, images: list[Path], prompt: str, steps: int = STEPS) -> t
     asked = messages(images, prompt)
     prompted = model.prompt(asked, reserve=steps)
     model.clear()
-    logits = model._decoder.prefill(prompted, np.array([len(prompted.ids) - 1]), GenerationStats())
+    logits = model.decoder.prefill(prompted, np.array([len(prompted.ids) - 1]), GenerationStats())
     model.clear()
     stream = model.stream(asked, max_new_tokens=steps)
     list(stream)

@@ -72,9 +72,9 @@ def test_parity_beyond_the_trained_length(oracle: Any, family: str, tmp_path: Pa
     with torch.no_grad():
         expected, unscaled = (model(**inputs).logits[0].numpy() for model in (theirs, plain))
     assert np.abs(expected - unscaled).max() > 0.1, "the scaling does something"
-    logits = ours._decoder.prefill(prompt, np.arange(len(prompt.ids)), GenerationStats())
+    logits = ours.decoder.prefill(prompt, np.arange(len(prompt.ids)), GenerationStats())
     assert_close(logits, expected, "fp32")
-    step = ours._decoder.step(int(expected[-1].argmax()), prompt.next_position)
+    step = ours.decoder.step(int(expected[-1].argmax()), prompt.next_position)
     longer = prompt.followed_by(np.array([expected[-1].argmax()]))
     with torch.no_grad():
         assert_close(step[None], theirs(**oracle_inputs(ours, longer)).logits[0, -1:].numpy(), "fp32")

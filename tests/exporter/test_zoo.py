@@ -75,7 +75,7 @@ def test_transformers_reads_the_same_model(kind: zoo.Kind, checkpoint: Checkpoin
     prompt = model.prompt([{"role": "user", "content": content}])
     with torch.no_grad():
         expected = theirs(**oracle_inputs(model, prompt)).logits[0].numpy()
-    logits = model._decoder.prefill(prompt, np.arange(len(prompt.ids)), GenerationStats())
+    logits = model.decoder.prefill(prompt, np.arange(len(prompt.ids)), GenerationStats())
     assert np.abs(logits - expected).max() <= 1e-3
 
 

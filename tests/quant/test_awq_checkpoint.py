@@ -103,7 +103,7 @@ def logits(bundle: Path) -> np.ndarray:
     model = load(bundle, threads=1)
     content = [{"type": "image", "image": image(100, 60, 1)}, {"type": "text", "text": "Read the text."}]
     prompt = model.prompt([{"role": "user", "content": content}])
-    return model._decoder.prefill(prompt, np.arange(len(prompt.ids)), GenerationStats())
+    return model.decoder.prefill(prompt, np.arange(len(prompt.ids)), GenerationStats())
 
 
 @pytest.mark.parametrize("group_size", [16, 32, 64, 128, -1])

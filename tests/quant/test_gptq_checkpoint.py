@@ -105,7 +105,7 @@ def both_logits(model: Model, theirs: PreTrainedModel) -> tuple[np.ndarray, np.n
     prompt = model.prompt([{"role": "user", "content": content}])
     with torch.no_grad():
         expected = theirs(**oracle_inputs(model, prompt)).logits[0].numpy()
-    return model._decoder.prefill(prompt, np.arange(len(prompt.ids)), GenerationStats()), expected
+    return model.decoder.prefill(prompt, np.arange(len(prompt.ids)), GenerationStats()), expected
 
 
 @examples

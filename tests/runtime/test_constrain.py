@@ -64,6 +64,14 @@ def babbler(bundle: Any) -> Model:
     return load(bundle("qwen2_5_vl", "deep", "fp32"), threads=1)
 
 
+@pytest.fixture(scope="module")
+def grammars(babbler: Model) -> Grammars:
+    llm = babbler.manifest.llm
+    return Grammars(
+        (babbler.bundle / "tokenizer.json").read_text("utf-8"), llm.vocab_size, babbler.manifest.tokens.stop
+    )
+
+
 @pytest.mark.parametrize("schema", SCHEMAS.values(), ids=SCHEMAS)
 @pytest.mark.parametrize("length", [1, 7, 33])
 def test_every_answer_is_valid_wherever_it_is_cut(babbler: Model, schema: dict[str, Any], length: int) -> None:
@@ -73,12 +81,12 @@ def test_every_answer_is_valid_wherever_it_is_cut(babbler: Model, schema: dict[s
 
 
 @pytest.mark.parametrize("cut", range(1, 40, 3))
-def test_a_cut_inside_a_character_is_closed_too(babbler: Model, cut: int) -> None:
+def test_a_cut_inside_a_character_is_closed_too(babbler: Model, grammars: Grammars, cut: int) -> None:
     """Every answer a model could have given, token by token: 发 and 😀 are several tokens each."""
     answer = '{"kind": "发票😀é\\n \\"q\\"", "total": -12.5e3}'
     schema = thing(kind=TEXT, total=NUMBER)
-    constraint, run = babbler._grammars.constraint(schema), GenerationStats(finish_reason="length")
-    script = iter(babbler._ids(answer)[:cut])
+    constraint, run = grammars.constraint(schema), GenerationStats(finish_reason="length")
+    script = iter(babbler.token_ids(answer)[:cut])
     pick = constraint.picker(lambda logits: next(script))
     said = [pick(np.zeros(babbler.manifest.llm.vocab_size, np.float32)) for _ in range(cut)]
     text = "".join(Stream(constraint.with_ending(iter(said), run), babbler.tokenizer, run))
@@ -214,7 +222,7 @@ def test_the_command_line_refuses_it(babbler: Model, tmp_path: Path, capsys: pyt
     assert out.err.startswith("error: json_schema allows no answer that ends")
 
 
-def test_an_engine_that_gives_up_is_no_end_of_an_answer(babbler: Model) -> None:
+def test_an_engine_that_gives_up_is_no_end_of_an_answer(babbler: Model, grammars: Grammars) -> None:
     """It then allows only to stop."""
 
     class GivenUp:
@@ -227,7 +235,7 @@ def test_an_engine_that_gives_up_is_no_end_of_an_answer(babbler: Model) -> None:
         def get_error(self) -> str:
             return "step fuel exceeded\n\na dump\nof state"
 
-    pick = Constraint(GivenUp(), babbler._grammars).picker(lambda logits: 353)  # type: ignore[arg-type]
+    pick = Constraint(GivenUp(), grammars).picker(lambda logits: 353)  # type: ignore[arg-type]
     with pytest.raises(PromptError, match=r"json_schema cannot be followed: step fuel exceeded$"):
         pick(np.zeros(babbler.manifest.llm.vocab_size, np.float32))
 
@@ -301,7 +309,7 @@ EXAMPLES: dict[str, Any] = {
 """A value for every keyword of the drafts by which something is not allowed."""
 
 
-def test_every_keyword_of_the_drafts_is_followed_or_refused(babbler: Model) -> None:
+def test_every_keyword_of_the_drafts_is_followed_or_refused(babbler: Model, grammars: Grammars) -> None:
     """Each of them forbids a value here, or is refused by the engine; none is passed over."""
     values = ["x", 7, [1, 1, "x"], [], {"a": 1}, {}, {"a": 1, "b": 2}, "1999-01-01", 3, -1, {"q": 1}]
     named = {key for meta in META for key in meta.get("properties", {})}
@@ -312,9 +320,9 @@ def test_every_keyword_of_the_drafts_is_followed_or_refused(babbler: Model) -> N
             schema |= {"$schema": "http://json-schema.org/draft-07/schema#", "items": [NUMBER]}
         if keyword not in json_schemas.KEYWORDS:
             with pytest.raises(PromptError, match="Unimplemented keys"):
-                babbler._grammars.constraint(schema)
+                grammars.constraint(schema)
             continue
-        constraints = [babbler._grammars.constraint(schema) for _ in values]
+        constraints = [grammars.constraint(schema) for _ in values]
         taken = [_takes(babbler, one, json.dumps(text)) for one, text in zip(constraints, values, strict=True)]
         judge = jsonschema.validators.validator_for(schema, jsonschema.Draft202012Validator)(schema)
         valid = [judge.is_valid(value) for value in values]
@@ -324,8 +332,16 @@ def test_every_keyword_of_the_drafts_is_followed_or_refused(babbler: Model) -> N
 
 
 def _takes(model: Model, constraint: Constraint, text: str) -> bool:
-    matcher = constraint._matcher
-    return all(matcher.consume_token(token) for token in model._ids(text)) and matcher.is_accepting()
+    """Whether the grammar allows every token of the text, and the answer to end after it."""
+    script = model.token_ids(text)
+    tokens, stats = iter(script), GenerationStats(finish_reason="length")
+    pick = constraint.picker(lambda logits: next(tokens))
+    try:
+        for _ in script:
+            pick(np.zeros(model.manifest.llm.vocab_size, np.float32))
+        return not list(constraint.with_ending(iter(()), stats))
+    except PromptError:
+        return False
 
 
 META = [
@@ -361,9 +377,9 @@ def test_an_ending_that_cannot_be_found_is_an_error(babbler: Model, monkeypatch:
         babbler.generate(QUESTION, 1, json_schema=SCHEMAS["lengths"])
 
 
-def test_endings_are_searched_not_guessed(babbler: Model) -> None:
+def test_endings_are_searched_not_guessed(babbler: Model, grammars: Grammars) -> None:
     """Only `B` leads out of this string, and it is no likely ending."""
-    constraint: Constraint = babbler._grammars.constraint(SCHEMAS["a pattern that could go on for ever"])
+    constraint: Constraint = grammars.constraint(SCHEMAS["a pattern that could go on for ever"])
 
     def nothing() -> Iterator[int]:
         return iter(())

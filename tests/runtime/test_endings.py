@@ -46,7 +46,7 @@ def scripted(model: Model, text: str, stop: Any = ()) -> Stream:
     run = GenerationStats()
 
     def tokens() -> Iterator[int]:
-        for token in model._ids(text):
+        for token in model.token_ids(text):
             run.tokens.append(token)
             yield token
         run.finish_reason = "length"
@@ -87,7 +87,7 @@ def test_an_answer_ends_before_its_stop_string(model: Model, stop: Any, shown: s
     stream = scripted(model, "Total: 发票 12\n\nEnd.", (stop,) if isinstance(stop, str) else stop)
     assert "".join(stream) == shown
     assert (stream.run.stop_string, stream.run.finish_reason) == (found, "stop" if found else "length")
-    assert found is None or len(stream.run.tokens) <= len(model._ids("Total: 发票 12\n\nEnd."))
+    assert found is None or len(stream.run.tokens) <= len(model.token_ids("Total: 发票 12\n\nEnd."))
 
 
 def test_generate_and_stream_stop(model: Model) -> None:
@@ -115,13 +115,13 @@ def test_a_schema_goes_with_no_stop_string(model: Model) -> None:
 
 def slowed(model: Model, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Every call of the language graph takes a second of the clock; returns the tokens of each call."""
-    forward, calls = model._engine.forward, []
+    forward, calls = model.engine.forward, []
 
     def slow(inputs: Any) -> Any:
         calls.append(len(inputs.ids))
         return forward(inputs)
 
-    monkeypatch.setattr(model._engine, "forward", slow)
+    monkeypatch.setattr(model.engine, "forward", slow)
     monkeypatch.setattr("qvl_runtime.answers.generate.monotonic", lambda: float(len(calls)))
     return calls
 
@@ -205,7 +205,7 @@ def test_a_stream_that_is_being_closed_is_at_its_end(model: Model) -> None:
 
     def tokens() -> Iterator[int]:
         try:
-            yield from model._ids("Paid in full.")
+            yield from model.token_ids("Paid in full.")
         finally:
             closing.set()
             go_on.wait(20)
@@ -223,7 +223,7 @@ def test_a_stream_that_is_being_closed_is_at_its_end(model: Model) -> None:
 
 def test_a_stream_is_closed_from_another_thread(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     """While that one waits for a token."""
-    forward, in_call, closed = model._engine.forward, threading.Event(), threading.Event()
+    forward, in_call, closed = model.engine.forward, threading.Event(), threading.Event()
 
     def waiting(inputs: Any) -> Any:
         if stream.run.tokens:
@@ -231,7 +231,7 @@ def test_a_stream_is_closed_from_another_thread(model: Model, monkeypatch: pytes
             closed.wait(20)
         return forward(inputs)
 
-    monkeypatch.setattr(model._engine, "forward", waiting)
+    monkeypatch.setattr(model.engine, "forward", waiting)
     stream, got = model.stream(QUESTION, 400, **DRAWN), []
     reader = threading.Thread(target=lambda: got.extend(stream))
     reader.start()
@@ -298,7 +298,7 @@ def test_an_interrupt_leaves_the_model_usable(path: Path) -> None:
 def test_an_interrupted_stream_is_cancelled(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = load(path, threads=1)
     expected = model.generate(OTHER, 12)
-    forward, left = model._engine.forward, iter(range(4))
+    forward, left = model.engine.forward, iter(range(4))
 
     def interrupted(inputs: Any) -> Any:
         if next(left, None) is None:
@@ -307,7 +307,7 @@ def test_an_interrupted_stream_is_cancelled(path: Path, monkeypatch: pytest.Monk
 
     stream = model.stream(QUESTION, 40, **DRAWN)
     with monkeypatch.context() as patch:
-        patch.setattr(model._engine, "forward", interrupted)
+        patch.setattr(model.engine, "forward", interrupted)
         with pytest.raises(KeyboardInterrupt):
             list(stream)
     assert stream.run.finish_reason == "cancelled" and len(stream.run.tokens) == 4

@@ -224,8 +224,9 @@ def test_an_unknown_family_is_named() -> None:
 def test_marks_are_part_of_an_answer(model: Loader) -> None:
     reader = model("qwen2_vl", "small", "fp32")
     answer = NOTATIONS["qwen2_vl"].format("the total", 10, 20, 30, 40)
-    ids = reader._ids(answer + "<|im_end|>")
-    text = "".join(Stream(iter(ids), reader.tokenizer, Any, marks=reader._marks))
+    ids = reader.token_ids(answer + "<|im_end|>")
+    marks = {id: mark for mark in grounding.MARKS if (id := reader.tokenizer.token_to_id(mark)) is not None}
+    text = "".join(Stream(iter(ids), reader.tokenizer, Any, marks=marks))
     assert text == answer
     assert reader.regions(text, Image.new("RGB", (500, 200))) == [Box("the total", 5, 4, 15, 8)]
 

@@ -18,6 +18,7 @@ from qvl_runtime.manifest import ImageGeometry, Manifest
 from qvl_runtime.model import Model
 from qvl_runtime.preprocess import resized_grid
 from qvl_runtime.prompts.prompt import Media, Prompt, ScaledImageWarning, build_prompt, collect, fit_pixel_budget
+from qvl_runtime.templates.chat import ChatTemplate
 from tests.conftest import REFERENCE, Loader
 from tests.oracles.tiny import FREE_SIZES, IMAGE, VIDEO
 
@@ -62,7 +63,9 @@ def limited(model: Model, max_length: int, **image: Any) -> Manifest:
 
 
 def built(model: Model, manifest: Manifest, messages: Any, reserve: int = 0) -> Prompt:
-    return build_prompt(messages, manifest, model._template.render, model._ids, reserve)
+    source = model.bundle / "chat_template.jinja"
+    template = ChatTemplate(source.read_text("utf-8"), source, manifest.special_tokens)
+    return build_prompt(messages, manifest, template.render, model.token_ids, reserve)
 
 
 CONVERSATIONS: dict[str, list[dict[str, Any]]] = {
@@ -130,10 +133,10 @@ MALFORMED = {
     "no image": ([user({"type": "image"})], "cannot use the content part"),
     "text None": ([user({"type": "text", "text": None})], "cannot use the content part"),
     "video bytes": ([user({"type": "video", "video": b"clip"})], r"clip.*\[frame, …\]"),
-    "max_pixels": ([user({**image(), "max_pixels": 0})], "max_pixels is 0"),
-    "min_pixels": ([user({**image(), "min_pixels": "many"})], "min_pixels is 'many'"),
+    "max_pixels": ([user({**image(), "max_pixels": 0})], "max_pixels must be a whole number >= 1, got 0"),
+    "min_pixels": ([user({**image(), "min_pixels": "many"})], "min_pixels must be a whole number >= 1, got 'many'"),
     "pixel bounds": ([user({**image(), "min_pixels": 9, "max_pixels": 8})], "min_pixels 9 is above max_pixels 8"),
-    "frames": ([user({**video(4), "max_frames": 2.5})], r"max_frames is 2\.5"),
+    "frames": ([user({**video(4), "max_frames": 2.5})], r"max_frames must be a whole number >= 1, got 2\.5"),
     "frame bounds": ([user({**video(4), "max_frames": 4, "min_frames": 6})], "max_frames 4 is below min_frames 6"),
     "two rates": ([user({**video(4), "fps": 2, "nframes": 4})], "both fps and nframes"),
     "fps text": ([user(video(fps="2"))], "'2' frames a second"),
@@ -235,7 +238,7 @@ UNFIT = {
 def test_what_cannot_fit_raises_before_any_graph_runs(tiny: Model, case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     messages, reason = UNFIT[case]
     for name in ("encode", "forward"):
-        monkeypatch.setattr(tiny._engine, name, lambda *_: pytest.fail("a graph ran"))
+        monkeypatch.setattr(tiny.engine, name, lambda *_: pytest.fail("a graph ran"))
     limit = {"text": 1, "answer": 9000, "images": 8192 - 900}[case]
     with pytest.raises(PromptError, match=reason):
         tiny.generate(messages, max_new_tokens=limit)

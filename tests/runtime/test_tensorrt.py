@@ -200,7 +200,7 @@ def test_a_page_beyond_the_profile_is_refused_in_one_line(checkpoint: Checkpoint
         with pytest.raises(
             PromptError, match=r"vision\.engine: 3,600 patches a page, it was built for 16 to 1,336 \(resize it"
         ) as caught:
-            model._engine.encode(patches, Grid(1, 60, 60))
+            model.engine.encode(patches, Grid(1, 60, 60))
         assert "\n" not in str(caught.value) and "--max-pixels" in str(caught.value)
 
 

@@ -116,7 +116,7 @@ class BundleAnswerer:
         return self._model.logits(messages, tokens, template_args=self._template_args)
 
     def forget(self) -> None:
-        self._model._decoder.clear()
+        self._model.decoder.clear()
 
     def prime(self, messages: list[dict[str, Any]], limit: int | None) -> None:
         next(self._model.stream(messages, limit, template_args=self._template_args), None)

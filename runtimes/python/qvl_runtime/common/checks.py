@@ -17,7 +17,8 @@ def check_int(name: str, value: Any, least: int, most: float = math.inf, fix: st
     except TypeError:
         number = None
     if number is None or not least <= number <= most:
-        raise PromptError(f"{name} must be a whole number {_range(least, most)}, got {quoted(value)}", fix=fix)
+        bound = f"<= {most:g}" if number is not None and number > most else f">= {least}"
+        raise PromptError(f"{name} must be a whole number {bound}, got {quoted(value)}", fix=fix)
     return number
 
 
@@ -31,12 +32,9 @@ def check_float(
         number = math.inf
     if not (math.isfinite(number) and least <= number <= most) or (above and number == least):
         kind = "" if math.isfinite(number) else "a finite number "
-        raise PromptError(f"{name} must be {kind}{_range(least, most, above)}, got {quoted(value)}", fix=fix)
+        bounds = f"{'>' if above else '>='} {least:g}" + (f" and <= {most:g}" if most < math.inf else "")
+        raise PromptError(f"{name} must be {kind}{bounds}, got {quoted(value)}", fix=fix)
     return number
-
-
-def _range(least: float, most: float, above: bool = False) -> str:
-    return f"{'>' if above else '>='} {least:g}" + (f" and <= {most:g}" if most < math.inf else "")
 
 
 def quoted(value: Any) -> str:

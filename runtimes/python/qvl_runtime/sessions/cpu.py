@@ -159,7 +159,7 @@ class CpuVision:
     """The vision graph."""
 
     def __init__(self, image: ImageGeometry, session: ort.InferenceSession, device: Device) -> None:
-        self._image, self._session = image, session
+        self._image, self.session = image, session
         self._shrink = ort.RunOptions()  # the arena does not keep a page's activations for the next
         self._shrink.add_run_config_entry("memory.enable_memory_arena_shrinkage", device.arena)
         self._shrink.log_severity_level = SILENT
@@ -168,7 +168,7 @@ class CpuVision:
         """Patches [frames, patches, dim] → features [1 + D, tokens, H] of the image and of D DeepStack layers."""
         feeds = {"pixel_values": pixel_values, **vision_feeds(self._image, grid)}
         with _telling():
-            features = self._session.run(None, feeds, self._shrink)  # in the manifest's order
+            features = self.session.run(None, feeds, self._shrink)  # in the manifest's order
         return np.stack(features)
 
 
@@ -180,7 +180,7 @@ class CpuLlm:
 
     def __init__(self, bundle: Path, manifest: Manifest, threads: int | None, device: Device = CPU) -> None:
         graphs = [manifest.graphs[name] for name in ("llm", DECODE) if name in manifest.graphs]
-        self._sessions = [_session(bundle, graph, threads, device) for graph in graphs]  # for prompts and for answers
+        self.sessions = [_session(bundle, graph, threads, device) for graph in graphs]  # for prompts and for answers
         self._manifest, self._vocab_size, self._device = manifest, manifest.llm.vocab_size, device
         self._silent = ort.RunOptions()
         self._silent.log_severity_level = SILENT
@@ -188,17 +188,17 @@ class CpuLlm:
 
     def clear(self) -> None:
         """Frees the KV cache; the next call starts with an empty one."""
-        self._cache = KvCache(self._manifest, self._device)  # first, in case of an interrupt
-        self._bindings = [session.io_binding() for session in self._sessions]
+        self.cache = KvCache(self._manifest, self._device)  # first, in case of an interrupt
+        self._bindings = [session.io_binding() for session in self.sessions]
 
     def forward(self, inputs: LlmInputs) -> Floats:
         """Returns logits [K, vocab]; the cache then holds past + S tokens."""
         total = inputs.past + len(inputs.ids)
         which = -1 if inputs.answer else 0
-        session, binding = self._sessions[which], self._bindings[which]
+        session, binding = self.sessions[which], self._bindings[which]
         with _telling():
-            self._cache.reserve(total, inputs.past, self._bindings)
-        for name, array in llm_feeds(self._manifest, inputs, self._cache.capacity).items():
+            self.cache.reserve(total, inputs.past, self._bindings)
+        for name, array in llm_feeds(self._manifest, inputs, self.cache.capacity).items():
             binding.bind_cpu_input(name, array)
         logits = np.empty((1, len(inputs.wanted), self._vocab_size), np.float32)
         binding.bind_ortvalue_output("logits", ort.OrtValue.ortvalue_from_numpy(logits))
@@ -211,7 +211,7 @@ class CpuEngine:
     """All graphs of a bundle in ONNX Runtime; see `sessions.engine.Engine`."""
 
     def __init__(self, vision: CpuVision, llm: CpuLlm) -> None:
-        self.llm, self.encode, self.forward = llm, vision.encode, llm.forward
+        self.vision, self.llm, self.encode, self.forward = vision, llm, vision.encode, llm.forward
 
     def clear(self) -> None:
         """Frees the KV cache; the next call starts with an empty one."""
@@ -220,4 +220,5 @@ class CpuEngine:
     def close(self) -> None:
         """Frees the sessions; any later call raises EngineError."""
         self.encode = self.forward = self.clear = closed  # type: ignore[method-assign]
-        self.__dict__.pop("llm", None)
+        for part in ("vision", "llm"):
+            self.__dict__.pop(part, None)
