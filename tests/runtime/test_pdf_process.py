@@ -174,8 +174,8 @@ def test_a_process_that_died_is_replaced(letter: Path, fresh: Any) -> None:
     _, limits = fresh
     pdf, before = Pdf(letter, limits), children()
     process = pdf_process.pdf_process(limits)
-    pid: int = process._child._process.pid  # type: ignore[union-attr]
-    assert pid in before
+    pid = process.pid
+    assert pid is not None and pid in before
     os.kill(pid, signal.SIGKILL)
     assert gone(pid)
     assert pdf.text(0) == "Total: 12"
@@ -192,18 +192,18 @@ def test_what_other_documents_left_behind_ends_no_page(
     (tmp_path / "other.pdf").write_bytes(letter.read_bytes())
     Pdf(tmp_path / "other.pdf", limits)
     process, pdf = pdf_process.pdf_process(limits), Pdf(letter, limits)
-    child: Any = process._child
-    ask, asked = type(child).ask, list[str]()
+    send, asked, first = pdf_process.send, list[str](), process.pid
+    assert first is not None
 
-    def dying(self: Any, document: Any, do: str, arguments: Any) -> Any:
-        asked.append(do)
-        if self is child:
-            self._process.kill()
-        return ask(self, document, do, arguments)
+    def dying(pipe: Any, head: Any, body: Any = b"") -> None:
+        asked.append(head["do"])
+        if process.pid == first:
+            os.kill(first, signal.SIGKILL)
+        send(pipe, head, body)
 
-    monkeypatch.setattr(type(child), "ask", dying)
+    monkeypatch.setattr(pdf_process, "send", dying)
     assert pdf.text(0) == "Total: 12"
-    assert asked == ["text", "text"]
+    assert asked == ["text", "open", "text"]
 
 
 def test_an_interrupt_in_the_middle_of_a_page(attack: Path, letter: Path, fresh: Any) -> None:
@@ -351,7 +351,7 @@ from qvl_runtime.pdf import Pdf, PdfLimits
 from qvl_runtime._pdf.process import pdf_process
 limits = PdfLimits(seconds=120)
 pdf = Pdf(sys.argv[1], limits)
-print(pdf_process(limits)._child._process.pid, flush=True)
+print(pdf_process(limits).pid, flush=True)
 pdf.draw(0)
 """
 

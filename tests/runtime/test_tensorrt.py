@@ -25,11 +25,10 @@ from qvl_runtime.errors import BundleError, EngineError, InstallError, PromptErr
 from qvl_runtime.model import Model, load
 from qvl_runtime.positions import Grid
 from qvl_runtime.sessions._tensorrt import cuda_driver as cudas
-from qvl_runtime.sessions._tensorrt.context import Context
 from qvl_runtime.sessions._tensorrt.cuda_driver import Cuda
 from qvl_runtime.sessions.tensorrt_rtx import KernelCache
 from tests.oracles.fake_cuda import FakeCuda
-from tests.oracles.fake_tensorrt import library
+from tests.oracles.fake_tensorrt import ExecutionContext, library
 from tests.oracles.tiny import FAMILIES
 
 Checkpoints = Callable[[str, str], Path]
@@ -132,12 +131,10 @@ def test_answers_are_replayed_as_cuda_graphs(checkpoint: Checkpoints, gpu: Gpu) 
 
 def test_a_step_that_fails_while_it_is_recorded_does_not_spoil_the_next(checkpoint: Checkpoints, gpu: Gpu) -> None:
     out = make(checkpoint("qwen2_vl", "small"), gpu.work / "out", "tensorrt")
-    original = Context._execute
+    execute = ExecutionContext.execute_async_v3
 
-    def failing(context: Context) -> None:
-        if gpu.cuda.captured is not None:
-            raise EngineError("TensorRT failed to run the engine")
-        original(context)
+    def failing(context: ExecutionContext, stream: int) -> bool:
+        return gpu.cuda.captured is None and execute(context, stream)
 
     def read(model: Model) -> str:
         return "".join(model.stream(pages(1), max_new_tokens=8, ignore_eos=True))
@@ -146,7 +143,7 @@ def test_a_step_that_fails_while_it_is_recorded_does_not_spoil_the_next(checkpoi
         expected = read(model)
     with load(out) as model:
         with gpu.monkeypatch.context() as patch:
-            patch.setattr(Context, "_execute", failing)
+            patch.setattr(ExecutionContext, "execute_async_v3", failing)
             with pytest.raises(EngineError, match="failed to run"):
                 read(model)
         assert gpu.cuda.captured is None and not gpu.cuda.graphs

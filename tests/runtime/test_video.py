@@ -203,11 +203,9 @@ def test_a_turned_film_is_upright(tmp_path: Path, film: Path) -> None:
             image.putpixel((0, 0), (255, 0, 0))
             return image
 
-    from qvl_runtime.media.video import _upright
-
-    upright = _upright(Frame())
-    assert upright.size == (2, 4)
-    assert upright.getpixel((1, 0)) == (255, 0, 0), "a quarter turn clockwise"
+    image = video.upright(Frame())
+    assert image.size == (2, 4)
+    assert image.getpixel((1, 0)) == (255, 0, 0), "a quarter turn clockwise"
 
 
 def test_what_is_no_video(tiny: Model, tmp_path: Path, film: Path) -> None:
@@ -310,14 +308,14 @@ def test_damaged_films_are_read_or_refused(short: bytes, tmp_path: Path) -> None
 def test_a_frame_larger_than_the_file_says_is_not_decoded(film: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The size in the file is looked at before; a decoder may find another in the stream."""
     seen: list[dict[str, str]] = []
-    length = video._length
+    inner = video.frames_and_rate
 
     def noting(container: Any, path: Path) -> tuple[int, float]:
-        found = length(container, path)
+        found = inner(container, path)
         seen.append(container.streams.video[0].codec_context.options)
         return found
 
-    monkeypatch.setattr(video, "_length", noting)
+    monkeypatch.setattr(video, "frames_and_rate", noting)
     load_clip(film, Sampling(), lambda *_: (56, 56))
     assert seen == [{"max_pixels": str(media.MAX_IMAGE_PIXELS)}]
     monkeypatch.setattr(video, "MAX_IMAGE_PIXELS", SIZE[0] * SIZE[1] - 1)
@@ -326,13 +324,13 @@ def test_a_frame_larger_than_the_file_says_is_not_decoded(film: Path, monkeypatc
 
 
 def test_as_many_frames_as_a_damaged_file_claims(film: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(video, "_length", lambda *_: (1 << 40, float(RATE)))
+    monkeypatch.setattr(video, "frames_and_rate", lambda *_: (1 << 40, float(RATE)))
     with pytest.raises(PromptError, match="ask for at most 65,536"):
         load_clip(film, Sampling.of({"nframes": 1 << 39}), lambda *_: (56, 56))
 
 
 def test_a_file_that_ends_too_soon_repeats_its_last_frame(film: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("qvl_runtime.media.video._length", lambda *_: (2 * TOTAL, float(RATE)))
+    monkeypatch.setattr("qvl_runtime.media.video.frames_and_rate", lambda *_: (2 * TOTAL, float(RATE)))
     clip = load_clip(film, Sampling(), lambda frames, size: size)
     assert len(clip.frames) == Sampling().count(2 * TOTAL, RATE)
     assert greys(clip.frames[-1:])[0] == pytest.approx(shade(TOTAL - 1), abs=12)

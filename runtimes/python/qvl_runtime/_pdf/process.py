@@ -60,6 +60,11 @@ class PdfProcess:
         self._child: _Child | _Here | None = None
         self._ever = False
 
+    @property
+    def pid(self) -> int | None:
+        """The id of the process that runs now, or None."""
+        return self._child.pid if isinstance(self._child, _Child) else None
+
     def ask(self, document: Document, do: str, **arguments: Any) -> Reply:
         """Returns pdfium's reply about a document; raises PdfFailure, also if a limit is exceeded."""
         with self._lock:
@@ -192,6 +197,10 @@ class _Child:
         if self._open == document.name:
             self._open = ""
             self._reply(self._limits.seconds, {"do": "close"})
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
     def alive(self) -> bool:
         return self._process.poll() is None

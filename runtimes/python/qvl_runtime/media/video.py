@@ -239,7 +239,7 @@ def _from_file(source: str | Path, sampling: Sampling, resize: Resize) -> Clip:
         # without "file:", text before a colon in the name would be taken for a protocol
         file = io.BytesIO(path) if isinstance(path, bytes) else f"file:{path}"
         with av.open(file, "r", options=OPENED_WITH, metadata_errors="replace") as container:
-            total, rate = _length(container, where)
+            total, rate = frames_and_rate(container, where)
             container.seek(0)
             first, total = sampling.range(total, rate)
             chosen = spread(total, _bounded(sampling.count(total, rate)), first)
@@ -264,7 +264,7 @@ def _bounded(frames: int) -> int:
     return frames
 
 
-def _length(container: InputContainer, where: str) -> tuple[int, float]:
+def frames_and_rate(container: InputContainer, where: str) -> tuple[int, float]:
     """Returns the number of frames, counted if the file does not state it, and the frames per second."""
     if not container.streams.video:
         raise MediaError("has no pictures", where=where)
@@ -288,7 +288,7 @@ def _decoded(container: InputContainer, chosen: Ints, resize: Resize) -> Iterato
     following = next(wanted, None)
     for index, frame in enumerate(container.decode(video=0)):
         if index == following:
-            image = _upright(frame)
+            image = upright(frame)
             width, height = resize(len(chosen), image.size)
             if (pixels := len(chosen) * width * height) > MAX_CLIP_PIXELS:
                 problem = f"{len(chosen):,} frames of a video have {pixels:,} pixels"
@@ -299,7 +299,7 @@ def _decoded(container: InputContainer, chosen: Ints, resize: Resize) -> Iterato
                 return
 
 
-def _upright(frame: Any) -> Image.Image:
+def upright(frame: Any) -> Image.Image:
     """Returns the frame as an image, rotated as players show it: phones store how they were held."""
     image: Image.Image = frame.to_image()
     turned = getattr(frame, "rotation", 0)  # degrees counterclockwise, PyAV 14 and newer
