@@ -51,7 +51,7 @@ def test_a_layer_that_no_model_has(reference_bundle: Path) -> None:
 def test_a_truncated_page(reference_bundle: Path, tmp_path: Path) -> None:
     page = tmp_path / "page.png"
     page.write_bytes(PAGE.read_bytes()[:-200])
-    with pytest.raises(MediaError, match=r"page.png: cannot be read: .* \(is the file complete\?\)"):
+    with pytest.raises(MediaError, match=r"page.png: cannot be read: .* \(check that the file is complete\)"):
         blame(BlamePlan(reference_bundle, reference_bundle, (PAGE, page), "?"))
     Image.new("RGB", (900, 2)).save(page)
     with pytest.raises(MediaError, match="aspect ratio"):

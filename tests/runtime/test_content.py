@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from qvl_runtime.errors import PromptError
-from qvl_runtime.media.video import Budget, Sampling, load_clip, spread
+from qvl_runtime.media.video import FrameSampling, PixelBudget, evenly_spaced, load_clip
 from qvl_runtime.model import Model
 from qvl_runtime.prompts.content import collect
 from qvl_runtime.prompts.part_keys import PARTS
@@ -77,7 +77,7 @@ def user(*parts: Any) -> list[dict[str, Any]]:
 def test_a_size_asked_for_is_that_of_qwen_vl_utils(
     asked: tuple[int, int], side: int, expected: tuple[int, int]
 ) -> None:
-    budget = Budget.of({"resized_height": asked[0], "resized_width": asked[1]})
+    budget = PixelBudget.from_part({"resized_height": asked[0], "resized_width": asked[1]})
     assert budget.resized_to(side) == expected[::-1]
 
 
@@ -107,7 +107,7 @@ def test_a_size_asked_for_still_fits_the_maximum_length(model: Loader) -> None:
 def test_a_time_of_a_video_is_that_of_qwen_vl_utils(
     total: int, rate: float, options: dict[str, Any], span: tuple[int, int], count: int, fps: float
 ) -> None:
-    sampling = Sampling.of(options)
+    sampling = FrameSampling.from_part(options)
     assert sampling.range(total, rate) == span
     assert sampling.count(span[1], rate) == count
     assert count / span[1] * rate == pytest.approx(fps)
@@ -119,7 +119,7 @@ def test_a_time_of_a_video_is_that_of_qwen_vl_utils(
 def test_the_same_frames_of_a_time(first: int, total: int, count: int) -> None:
     count = min(count, total)
     theirs = torch.linspace(first, first + total - 1, count).round().long().tolist()
-    assert spread(total, count, first).tolist() == theirs
+    assert evenly_spaced(total, count, first).tolist() == theirs
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +152,7 @@ def test_frames_of_a_list_are_chosen_before_they_are_read(tmp_path: Path) -> Non
     names = [str(tmp_path / f"{index}.png") for index in range(9)]
     for index in (0, 4, 8):
         picture().save(names[index])
-    clip = load_clip(names, Sampling.of({"fps": 3, "max_frames": 3}), lambda frames, size: size)
+    clip = load_clip(names, FrameSampling.from_part({"fps": 3, "max_frames": 3}), lambda frames, size: size)
     assert (len(clip.frames), clip.fps, clip.times) == (3, 1.0, pytest.approx((0, 4 / 3, 8 / 3)))
 
 
@@ -181,9 +181,12 @@ REFUSED = {
     "a text of as many": ({"type": "text", "text": 10**5000}, "cannot use the content part"),
     "no text": ({"type": "text", "text": "x", 7: 8}, "unknown key '7'"),
     "escape codes": (image(**{"\x1b[2J": 1}), r"unknown key '\\x1b\[2J'"),
-    "one side": (image(resized_height=280), "resized_height and resized_width are given together"),
+    "one side": (image(resized_height=280), "resized_height and resized_width must be given together"),
     "resized to nothing": (image(resized_height=0, resized_width=28), "resized_height must be a whole number .* got 0"),
-    "resized to a line": (image(resized_height=10, resized_width=9000), "resized_width 9000 to resized_height 10"),
+    "resized to a line": (
+        image(resized_height=10, resized_width=9000),
+        "resized_width 9000 to resized_height 10",
+    ),
     "beyond all numbers": (image(max_pixels=10**400), "max_pixels must be .* got 1000"),
     "beyond all floats": (video(total_pixels=10**400), "total_pixels must be .* got 1000"),
     "beyond what Python writes": (
@@ -191,17 +194,17 @@ REFUSED = {
         "min_frames must be .* got a number of thousands of digits",
     ),
     "a fraction beyond all floats": (image(max_pixels=Fraction(10**400, 3)), "max_pixels must be .* got Fraction"),
-    "a rate beyond all": (video(fps=10**5000), "a video has a number of thousands of digits"),
+    "a rate beyond all": (video(fps=10**5000), "fps must be .* got a number of thousands of digits"),
     "a second too far": (video(video_start=10**400), "video_start must be .* got 1000"),
     "an array": (image(max_pixels=np.array([5, 6])), r"max_pixels must be .* got array\(\[5, 6\]\)"),
     "bool": (image(max_pixels=True), "max_pixels must be .* got True"),
     "fraction": (image(max_pixels=0.5), r"max_pixels must be .* got 0\.5"),
     "infinite": (image(max_pixels=float("inf")), "max_pixels must be .* got inf"),
-    "start of a list": (video(video_start=1), "video_start samples video files"),
-    "end of a list": (video(video_end=1), "video_end samples video files"),
+    "start of a list": (video(video_start=1), "video_start applies to video files only"),
+    "end of a list": (video(video_end=1), "video_end applies to video files only"),
     "start a text": (video(video_start="1s"), "video_start must be a finite number .* got '1s' .seconds"),
     "two rates": (video(fps=1, sample_fps=1), "both fps and sample_fps"),
-    "rate a text": (video(sample_fps="1"), "'1' frames a second"),
+    "rate a text": (video(sample_fps="1"), "sample_fps must be a finite number >= .* got '1'"),
 }
 
 
@@ -214,7 +217,7 @@ def test_keys_that_nobody_heeds_are_refused(tiny: Model, part: dict[str, Any], r
 
 @pytest.mark.parametrize("options", [{"video_start": 4.45}, {"video_start": 3, "video_end": 2}, {"video_end": 0}])
 def test_a_time_without_frames_is_refused(tiny: Model, film: Path, options: dict[str, Any]) -> None:
-    with pytest.raises(PromptError, match=r"holds no two frames \(the video is 4\.50 seconds long\)"):
+    with pytest.raises(PromptError, match=r"holds under two frames \(the video is 4\.50 seconds long\)"):
         tiny.prompt(user({"type": "video", "video": film, **options}))
 
 
@@ -307,4 +310,4 @@ def test_image_urls_of_openai(tiny: Model, tmp_path: Path) -> None:
 def test_video_urls(tiny: Model, film: Path) -> None:
     for url in ({"url": film.as_uri()}, str(film)):
         given = tiny.prompt(user({"type": "video_url", "video_url": url, "fps": 1}))
-        assert len(given.placed[0].media.frames) == Sampling.of({"fps": 1}).count(45, 10)
+        assert len(given.placed[0].media.frames) == FrameSampling.from_part({"fps": 1}).count(45, 10)

@@ -25,7 +25,7 @@ from qvl_runtime.common import files
 from qvl_runtime.errors import MediaError, PromptError
 from qvl_runtime.media import images as media
 from qvl_runtime.media.images import count_pages, load_frames, load_image, load_pages
-from qvl_runtime.media.video import Sampling, load_clip
+from qvl_runtime.media.video import FrameSampling, load_clip
 from qvl_runtime.pdf import PDF_MAX_PIXELS, Pdf, PdfPage, parse_pages, pdf_pages
 from tests.pdfs import encrypt, pdf_source, text_pdf
 
@@ -362,7 +362,7 @@ def linked_device(directory: Path) -> Path:
 
 @pytest.mark.parametrize("make", [lambda _: Path("/dev/zero"), linked_device, named_pipe, named_socket])
 @pytest.mark.parametrize(
-    "read", [load_pages, count_pages, Pdf, lambda path: load_clip(path, Sampling(), lambda *_: (56, 56))]
+    "read", [load_pages, count_pages, Pdf, lambda path: load_clip(path, FrameSampling(), lambda *_: (56, 56))]
 )
 def test_only_regular_files_are_read(make: Any, read: Any, tmp_path: Path) -> None:
     """A device never ends, and a pipe without a writer never begins."""
@@ -387,26 +387,26 @@ def test_files_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 def test_arrays_are_measured_before_they_are_copied() -> None:
     """A view that repeats one pixel is as large as it likes, and takes no memory until it is copied."""
     wide = np.broadcast_to(np.uint8(255), (40_000, 40_000, 3))
-    with pytest.raises(MediaError, match="40000 × 40000 pixels: more than"):
+    with pytest.raises(MediaError, match="40000 × 40000 pixels; more than"):
         load_image(wide)
     with pytest.raises(MediaError, match=r"more than .* are refused"):
         load_image(np.broadcast_to(np.uint8(255), (1 << 40, 1 << 20)))
-    with pytest.raises(MediaError, match="12000 × 12000 pixels: more than"):
+    with pytest.raises(MediaError, match="12000 × 12000 pixels; more than"):
         load_image(Image.new("1", (12_000, 12_000)))
 
 
 @pytest.mark.parametrize("shape", [(10**6, 640, 480, 3), (1 << 20, 2, 2, 3), (2, 40_000, 40_000, 3), (10**12, 0, 8, 3)])
 def test_arrays_of_frames_are_measured_too(shape: tuple[int, ...]) -> None:
     with pytest.raises(MediaError, match=r"video: is an array of shape .* pixels \(give fewer or smaller frames"):
-        load_clip(np.broadcast_to(np.uint8(255), shape), Sampling(), lambda *_: (56, 56))
+        load_clip(np.broadcast_to(np.uint8(255), shape), FrameSampling(), lambda *_: (56, 56))
 
 
 def test_lists_of_frames_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(media, "MAX_CLIP_PIXELS", 3 * SIZE[0] * SIZE[1])
     assert len(load_frames([picture()] * 3)) == 3
-    with pytest.raises(MediaError, match=r"the first 4 frames of a video have .* \(give fewer"):
+    with pytest.raises(MediaError, match=r"the first 4 frames of the video have .* \(give fewer"):
         load_frames([picture()] * 1000)
-    with pytest.raises(MediaError, match=r"a video of 70,000 frames"):
+    with pytest.raises(MediaError, match=r"the video has 70,000 frames"):
         load_frames([picture()] * 70_000)
 
 
@@ -429,14 +429,14 @@ def test_a_tiff_of_thousands_of_pages_is_refused(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(media, "MAX_TIFF_PAGES", 3)
     dot = Image.new("L", (1, 1))
     assert len(load_pages(encoded(dot, "TIFF", save_all=True, append_images=[dot] * 2))) == 3
-    with pytest.raises(MediaError, match="its first 4 pages have 4 pixels, too many"):
+    with pytest.raises(MediaError, match="its first 4 pages have 4 pixels, which is too many"):
         load_pages(encoded(dot, "TIFF", save_all=True, append_images=[dot] * 9))
 
 
 def test_several_pages_where_one_image_is_wanted() -> None:
     tiff = io.BytesIO()
     picture().save(tiff, "TIFF", save_all=True, append_images=[picture()])
-    with pytest.raises(MediaError, match="has 2 pages where one image is wanted"):
+    with pytest.raises(MediaError, match="has 2 pages; one image is expected"):
         load_image(tiff.getvalue())
 
 

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from .errors import MediaError
 from .grounding import Box, Region
 from .media.images import Frame
-from .media.sources import local
+from .media.sources import resolve_source
 
 COLOURS = ("#d62728", "#1f77b4", "#2ca02c", "#9467bd", "#ff7f0e", "#17becf", "#8c564b", "#e377c2")
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "PDF", "JPEG2000", "AVIF")
@@ -100,7 +100,7 @@ def check_writable(path: Path, sources: Iterable[str] = ()) -> None:
 
 
 def _same(path: Path, source: str) -> bool:
-    file = local(source)
+    file = resolve_source(source)
     return not isinstance(file, bytes) and os.path.exists(file) and os.path.samefile(path, file)
 
 

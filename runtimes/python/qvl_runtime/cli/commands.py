@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ..common.files import read_file
 from ..common.standard_streams import print_json, put, say, show
 from ..errors import MediaError, PromptError
-from ..media.sources import local, shown
+from ..media.sources import describe_source, resolve_source
 from ..printable import one_line, printable
 from .arguments import BENCH_PROMPT, Commands
 
@@ -58,9 +58,9 @@ def _check_media(options: argparse.Namespace) -> None:
 
 def _path(name: str) -> str | Path:
     """Returns the path of a PDF, which may be given as a `file:` URL."""
-    path = local(name)
+    path = resolve_source(name)
     if isinstance(path, bytes):
-        raise MediaError("is no path", where=shown(name), fix="PDFs are given as files")
+        raise MediaError("is no path", where=describe_source(name), fix="PDFs are given as files")
     return path
 
 

@@ -15,7 +15,7 @@ from ..common.checks import abbreviated
 from ..errors import PromptError
 from ..manifest import Manifest
 from ..media.images import Frame, check_aspect, load_pages
-from ..media.video import DEFAULT_FPS, Budget, Sampling, load_clip
+from ..media.video import DEFAULT_FPS, FrameSampling, PixelBudget, load_clip
 from ..positions import Grid
 from ..preprocess import resized_grid
 from ..tools import check_calls
@@ -154,15 +154,15 @@ def _images(source: Any, part: Mapping[str, Any], manifest: Manifest) -> list[Me
     return [Media("image", (page,), bounds=bounds, size=size) for page in pages]
 
 
-def _budget(part: Mapping[str, Any], manifest: Manifest) -> Budget:
+def _budget(part: Mapping[str, Any], manifest: Manifest) -> PixelBudget:
     """Returns the sizes that a part requests; raises PromptError for any if the model has one fixed image size."""
-    budget = Budget.of(part)
-    if manifest.image.square and budget != Budget():
+    budget = PixelBudget.from_part(part)
+    if manifest.image.square and budget != PixelBudget():
         raise PromptError(f"this model sees every image in {manifest.image.square} × {manifest.image.square} pixels")
     return budget
 
 
-def _image_bounds(budget: Budget, manifest: Manifest) -> tuple[int, int]:
+def _image_bounds(budget: PixelBudget, manifest: Manifest) -> tuple[int, int]:
     """Returns the minimum and maximum pixels of an image: those its part requests, else the bundle's."""
     image = manifest.image
     high = budget.max_pixels or max(image.max_pixels, budget.min_pixels or 0)
@@ -183,7 +183,7 @@ def _video(source: Any, part: Mapping[str, Any], manifest: Manifest) -> Media:
         grid = resized_grid(size or own, frames, manifest.image, high, low)
         return grid.w * manifest.image.patch_size, grid.h * manifest.image.patch_size
 
-    clip = load_clip(source, Sampling.of(part), resize)
+    clip = load_clip(source, FrameSampling.from_part(part), resize)
     width, height = clip.frames[0].size
     kept = (1, width * height) if clip.resized else bounds(len(clip.frames))
     return Media("video", clip.frames, clip.fps, kept, clip.times, size)
