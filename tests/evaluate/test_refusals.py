@@ -110,7 +110,7 @@ def test_a_reference_that_answers_nothing(bundle: Any, tmp_path: Path) -> None:
     options = ["--threads", "1", "--out", str(tmp_path / "out"), "--quiet", "--template-arg", "loud=1"]
     done = subprocess.run([*command, *options], capture_output=True, text=True, timeout=120)
     assert done.returncode == 2 and done.stdout == ""
-    cause = "PromptError: the chat template has no variable 'loud' (it takes none)"
+    cause = "PromptError: the chat template has no variable 'loud' (it has none)"
     assert done.stderr == f"error: {small}: answers none of 2 items: {cause}\n"
 
 

@@ -276,7 +276,7 @@ def test_inspect_says_what_it_sees(bundle: Callable[..., Path]) -> None:
 
 
 def test_videos_are_refused(model: Loader) -> None:
-    with pytest.raises(PromptError, match="takes no videos"):
+    with pytest.raises(PromptError, match="does not accept videos"):
         model("qwen", "small", "fp32").prompt(user({"type": "video", "video": [image(56, 56, 1)] * 2}))
 
 

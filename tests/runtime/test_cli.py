@@ -208,7 +208,7 @@ BAD = {
     "too long": (["run", "BUNDLE", "x", "--max-new-tokens", "9999"], "lower --max-new-tokens"),
     "placeholder": (["run", "BUNDLE", "<|image_pad|>"], "do not write"),
     "inspect": (["inspect", "missing"], "missing: is not a bundle directory"),
-    "template variable": (["run", "BUNDLE", "x", "--template-arg", "loud=1"], "has no variable 'loud' (it takes none)"),
+    "template variable": (["run", "BUNDLE", "x", "--template-arg", "loud=1"], "has no variable 'loud' (it has none)"),
     "template arguments": (["run", "missing", "x", "--template-arg", "loud"], "'loud' is not NAME=VALUE"),
     "bench's template variable": (["bench", "BUNDLE", "--template-arg", "loud=1"], "has no variable 'loud'"),
     "bench": (["bench", "BUNDLE", "--image", "none.png"], "none.png: no such file"),
@@ -376,10 +376,10 @@ def test_draw(call: Any, reference_bundle: Path, tmp_path: Path) -> None:
     assert (code, errors) == (0, f"note: the answer has no boxes, {drawn} is the page alone\n")
     assert np.array_equal(np.asarray(Image.open(drawn)), before)
     for arguments, reason in (
-        ([*run, tmp_path / "drawn.doc", "x"], "has no ending of an image format"),
+        ([*run, tmp_path / "drawn.doc", "x"], "does not have the extension of an image format"),
         ([*run, drawn, "x", "--image", page], "needs exactly one image"),
         (["run", reference_bundle, "--draw", drawn, "x"], "needs exactly one image"),
-        ([*run, tmp_path / "missing" / "x.png", "Locate the city."], "missing: there is no such directory (make it"),
+        ([*run, tmp_path / "missing" / "x.png", "Locate the city."], "missing: directory not found (create it"),
     ):
         code, _, errors = call(*arguments)
         assert (code, errors.count("\n"), reason in errors) == (2, 1, True), errors

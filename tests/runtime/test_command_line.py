@@ -243,15 +243,15 @@ def test_where_nothing_can_be_drawn_is_said_before_anything_runs(
     (tmp_path / "dir.png").mkdir()
     run = ["run", path, "x", "--image", page, "--draw"]
     for place, reason in (
-        (tmp_path / "none" / "x.png", "none: there is no such directory (make it first)"),
+        (tmp_path / "none" / "x.png", "none: directory not found (create it first)"),
         (tmp_path / "dir.png", "dir.png: is a directory"),
-        (tmp_path / "x.ico", "x.ico: has no ending of an image format"),
-        (tmp_path / "x.xbm", "x.xbm: has no ending of an image format"),
+        (tmp_path / "x.ico", "x.ico: does not have the extension of an image format"),
+        (tmp_path / "x.xbm", "x.xbm: does not have the extension of an image format"),
         (tmp_path / f"{'x' * 300}.png", "File name too long"),
-        (page, "page.png: is the image itself, which would be lost"),
+        (page, "page.png: is the input image and would be overwritten"),
     ):
         assert reason in refused(call(*run, place))
-    assert "which would be lost" in refused(call("run", path, "x", "--image", page.as_uri(), "--draw", page))
+    assert "would be overwritten" in refused(call("run", path, "x", "--image", page.as_uri(), "--draw", page))
 
     def deny(*_: Any, **__: Any) -> None:
         raise PermissionError(13, "Permission denied")

@@ -224,7 +224,7 @@ def test_a_time_without_frames_is_refused(tiny: Model, film: Path, options: dict
 def test_sizes_are_refused_where_the_model_has_one_size(model: Loader) -> None:
     square = model("qwen", "small", "fp32")
     for key in ("max_pixels", "min_pixels"):
-        with pytest.raises(PromptError, match=r"sees every image in \d+ × \d+ pixels"):
+        with pytest.raises(PromptError, match=r"resizes every image to \d+ × \d+ pixels"):
             square.prompt(user(image(**{key: 5000})))
 
 
@@ -240,7 +240,7 @@ def test_none_is_no_value(tiny: Model) -> None:
 
 @pytest.mark.parametrize("role", [np.array(["user", "user"]), ["user"], None, 5], ids=str)
 def test_roles_are_texts(tiny: Model, role: Any) -> None:
-    with pytest.raises(PromptError, match="a message needs a role among system, user"):
+    with pytest.raises(PromptError, match="the role of a message must be one of system, user"):
         tiny.prompt([{"role": role, "content": "Read."}])
 
 
@@ -298,7 +298,7 @@ def test_image_urls_of_openai(tiny: Model, tmp_path: Path) -> None:
     for url, reason in (
         ({}, "an image_url has no url"),
         ({"url": None}, "an image_url has no url"),
-        ({"url": "x", "detail": "low"}, "detail 'low' is not known here .give max_pixels"),
+        ({"url": "x", "detail": "low"}, "detail 'low' is not supported .give max_pixels"),
         ({"url": "x", "detail": np.zeros(2)}, "detail array"),
         ({"url": "x", "size": 4}, "an image_url has the unknown key 'size'"),
         (None, "cannot use the content part"),

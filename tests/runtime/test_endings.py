@@ -109,7 +109,7 @@ def test_bad_stop_strings(model: Model, stop: Any) -> None:
 
 
 def test_a_schema_goes_with_no_stop_string(model: Model) -> None:
-    with pytest.raises(PromptError, match="stop and json_schema exclude each other"):
+    with pytest.raises(PromptError, match="stop and json_schema cannot be combined"):
         model.generate(QUESTION, json_schema={}, stop="x")
 
 

@@ -284,7 +284,7 @@ def test_drawing(label: str, tmp_path: Path) -> None:
 
 def test_drawings_that_cannot_be_written(tmp_path: Path) -> None:
     page = Image.new("RGB", (40, 30))
-    with pytest.raises(MediaError, match=r"out\.txt: has no ending of an image format"):
+    with pytest.raises(MediaError, match=r"out\.txt: does not have the extension of an image format"):
         drawing.save(page, tmp_path / "out.txt")
     with pytest.raises(MediaError, match="cannot be written"):
         drawing.save(page, tmp_path / "missing" / "out.png")

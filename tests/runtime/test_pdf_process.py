@@ -115,7 +115,7 @@ def test_the_error_names_file_page_and_limit(tmp_path: Path) -> None:
     (tmp_path / "bill.pdf").write_bytes(source)
     with pytest.raises(MediaError) as caught:
         pdf_pages(tmp_path / "bill.pdf", "3", limits=PdfLimits(seconds=0.5))[0].draw()
-    assert str(caught.value) == f"{tmp_path}/bill.pdf: page 3 cannot be drawn: it takes more than 0.5 s"
+    assert str(caught.value) == f"{tmp_path}/bill.pdf: page 3 cannot be drawn: it takes longer than 0.5 s"
 
 
 def test_a_model_goes_on_serving(model: Loader, attack: Path, letter: Path) -> None:
@@ -136,7 +136,7 @@ def test_a_million_pages_are_refused(tmp_path: Path) -> None:
     page = "<</Type /Page /Parent 2 0 R /MediaBox [0 0 9 9]>>"
     pages = "<</Type /Pages /Kids [3 0 R] /Count 1000000>>"
     (tmp_path / "book.pdf").write_bytes(pdf_source(["<</Type /Catalog /Pages 2 0 R>>", pages, page]))
-    with pytest.raises(MediaError, match=r"book\.pdf: claims to have 1,000,000 pages, too many"):
+    with pytest.raises(MediaError, match=r"book\.pdf: has 1,000,000 pages, more than 100,000"):
         Pdf(tmp_path / "book.pdf")
     assert PDF_MAX_PAGES < 1_000_000
 
@@ -248,7 +248,7 @@ def test_an_application_is_not_started_again(letter: Path, tmp_path: Path, monke
     kiosk.write_text(f"#!/bin/sh\ntouch {tmp_path}/started\nexec sleep 600\n")
     kiosk.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(kiosk))
-    with pytest.warns(UserWarning, match=r"PDFs are read without limits on memory and time: .*kiosk is no Python"):
+    with pytest.warns(UserWarning, match=r"PDFs are read without limits .*kiosk is not a Python interpreter"):
         pdf = Pdf(letter, PdfLimits(seconds=5))
     assert pdf.text(0) == "Total: 12"
     assert not (tmp_path / "started").exists()
@@ -389,10 +389,10 @@ def test_an_answer_that_makes_no_sense_is_refused(letter: Path, monkeypatch: pyt
     ]
     with monkeypatch.context() as patch:
         patch.setattr(json, "loads", lambda _, loads=json.loads: loads("[" * 200_000))
-        with pytest.raises(MediaError, match=r"the text of page 1 cannot be read: it .* is damaged and ends pdfium"):
+        with pytest.raises(MediaError, match=r"the text of page 1 cannot be read: it .* is damaged and crashes pdfium"):
             fresh.text(0)
     for head in wrong:
         real = {"size": [200.0, 100.0]}
         monkeypatch.setattr(PdfProcess, "ask", lambda _, __, do, h=head, r=real, **___: (r if do == "size" else h, b""))
-        with pytest.raises(MediaError, match=r"page 1 cannot be drawn: pdfium's answer makes no sense"):
+        with pytest.raises(MediaError, match=r"page 1 cannot be drawn: pdfium's reply is invalid"):
             pdf.draw(0)

@@ -174,7 +174,7 @@ def test_a_video_takes_the_profile_of_videos(checkpoint: Checkpoints, gpu: Gpu) 
     with (
         load(make(source, gpu.work / "pages", "tensorrt")) as model,
         pytest.raises(
-            PromptError, match=r"vision\.engine: 3 temporal patches a video, it was built for 1 \(.*--profile video"
+            PromptError, match=r"vision\.engine: 3 temporal patches per video; it was built for 1 \(.*--profile video"
         ),
     ):
         model.generate(messages, max_new_tokens=8)
@@ -195,7 +195,7 @@ def test_a_page_beyond_the_profile_is_refused_in_one_line(checkpoint: Checkpoint
     with load(make(checkpoint("qwen2_vl", "small"), gpu.work / "out", "tensorrt_rtx")) as model:
         patches = np.zeros((1, 60 * 60, model.manifest.image.patch_dim), np.float32)
         with pytest.raises(
-            PromptError, match=r"vision\.engine: 3,600 patches a page, it was built for 16 to 1,336 \(resize it"
+            PromptError, match=r"vision\.engine: 3,600 patches per page; it was built for 16 to 1,336 \(resize it"
         ) as caught:
             model.engine.encode(patches, Grid(1, 60, 60))
         assert "\n" not in str(caught.value) and "--max-pixels" in str(caught.value)
@@ -206,7 +206,7 @@ def test_a_gpu_that_is_too_small_or_not_meant_or_missing(checkpoint: Checkpoints
     gpu.cuda.memory = 200_000
     model = load(out)
     for _ in range(2):
-        with pytest.raises(EngineError, match=r"not enough GPU memory \(smaller pages"):
+        with pytest.raises(EngineError, match=r"not enough GPU memory \(use smaller pages"):
             model.generate(pages(1))
     gpu.cuda.memory = 1 << 30
     assert model.generate(pages(1), max_new_tokens=2)
@@ -215,7 +215,7 @@ def test_a_gpu_that_is_too_small_or_not_meant_or_missing(checkpoint: Checkpoints
     with pytest.raises(BundleError, match=r"built for compute capability 86, 120, this GPU has 75 \(export with"):
         load(out)
     gpu.cuda.memory = 0
-    with pytest.raises(EngineError, match=r"no CUDA GPU here: .*cudaErrorNoDevice \(install the NVIDIA driver"):
+    with pytest.raises(EngineError, match=r"no CUDA GPU was found: .*cudaErrorNoDevice \(install the NVIDIA driver"):
         load(out)
 
 
@@ -234,7 +234,7 @@ def test_an_engine_of_another_version_is_refused(checkpoint: Checkpoints, gpu: G
     out = make(checkpoint("qwen2_vl", "small"), gpu.work / "out", "tensorrt_rtx")
     engine = out / "vision.engine"
     engine.write_bytes(b"x" * engine.stat().st_size)
-    with pytest.raises(BundleError, match=r"TensorRT-RTX 1\.7\.1 refuses the engine, .* built: magic tag"):
+    with pytest.raises(BundleError, match=r"TensorRT-RTX 1\.7\.1 rejects the engine, .* built: magic tag"):
         load(out)
     assert not gpu.cuda.streams
 

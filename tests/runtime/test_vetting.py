@@ -20,7 +20,7 @@ from tests.runtime.templates import QWEN2_5_VL, QWEN3_VL
 
 SELF = "{% set ns = namespace() %}{% set ns.a = ns %}"
 GROWING = "{%% set ns = namespace(a=%s) %%}{%% for i in range(60) %%}{%% set ns.a = ns.a %s ns.a %%}{%% endfor %%}x"
-ENDS = "it ends the process that tries it"
+ENDS = "it crashes the process that tests it"
 MEMORY = "it needs too much memory|ran out of fuel|it takes too long"
 HOSTILE = {
     "holds itself": (SELF + "{{ ns }}", ENDS),
@@ -34,7 +34,7 @@ HOSTILE = {
     "joined": ("{{ (range(100000)|join('a' * 100000))|length }}", MEMORY),
     "text doubled": (GROWING % ("'a'", "~"), MEMORY),
     "repeated": ("{{ 'a' * 9000000000 }}", MEMORY),
-    "long": ("{{ 'a' * 2000000 }}", "it makes 2000000 characters of a short conversation"),
+    "long": ("{{ 'a' * 2000000 }}", "it renders a short conversation as 2000000 characters"),
     "endless": ("{% for a in range(9999) %}{% for b in range(9999) %}{% endfor %}{% endfor %}", "ran out of fuel"),
     "malformed": ("{% for", "syntax error"),
 }

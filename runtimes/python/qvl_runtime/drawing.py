@@ -79,7 +79,7 @@ def image_format(path: Path) -> str:
     Image.init()
     kind = Image.registered_extensions().get(path.suffix.lower(), "")
     if kind not in FORMATS or kind not in Image.SAVE:
-        raise MediaError("has no ending of an image format", where=path, fix="write to a .png file")
+        raise MediaError("does not have the extension of an image format", where=path, fix="write to a .png file")
     return kind
 
 
@@ -89,9 +89,9 @@ def check_writable(path: Path, sources: Iterable[str] = ()) -> None:
     if path.is_dir():
         raise MediaError("is a directory", where=path, fix="name a file, such as drawn.png")
     if not path.absolute().parent.is_dir():
-        raise MediaError("there is no such directory", where=path.parent, fix="make it first")
+        raise MediaError("directory not found", where=path.parent, fix="create it first")
     if path.exists() and any(_same(path, source) for source in sources):
-        raise MediaError("is the image itself, which would be lost", where=path, fix="draw into another file")
+        raise MediaError("is the input image and would be overwritten", where=path, fix="write to another file")
     try:
         (partial := _partial(path)).touch()
         partial.unlink()

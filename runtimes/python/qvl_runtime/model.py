@@ -175,7 +175,7 @@ class Model:
         template_args: Mapping[str, Any] | None = None,
     ) -> Stream:
         if json_schema is not None and (ignore_eos or options.stop):
-            raise PromptError(f"{'ignore_eos' if ignore_eos else 'stop'} and json_schema exclude each other")
+            raise PromptError(f"{'ignore_eos' if ignore_eos else 'stop'} and json_schema cannot be combined")
         constraint = None if json_schema is None else self._grammars.constraint(json_schema)
         prompt, stats = self.prompt(messages, options.max_new_tokens, tools, template_args), GenerationStats()
         pick = options.penalties.picker(options.sampling.picker(), prompt.ids)
@@ -297,4 +297,4 @@ def _warn_of_cuts(stats: GenerationStats, options: ResolvedOptions) -> None:
     if what and stats.forced:
         what += f"; {stats.forced!r:.80} was added to make it JSON"
     if what:
-        warnings.warn(f"{what} (stream() tells why an answer ended)", TruncatedAnswerWarning, stacklevel=3)
+        warnings.warn(f"{what} (stream() reports the finish_reason)", TruncatedAnswerWarning, stacklevel=3)

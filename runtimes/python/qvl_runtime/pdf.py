@@ -52,7 +52,7 @@ class Pdf:
         with self._naming("cannot be read as a PDF"):
             self._count = _whole(self._ask("open")[0]["pages"])
         if self._count > PDF_MAX_PAGES:
-            raise MediaError(f"claims to have {self._count:,} pages, too many", where=path, fix="split it")
+            raise MediaError(f"has {self._count:,} pages, more than {PDF_MAX_PAGES:,}", where=path, fix="split it")
 
     def __len__(self) -> int:
         return self._count
@@ -116,7 +116,7 @@ class Pdf:
         except PdfFailure as error:
             raise MediaError(f"{what}: {error}", where=self.path) from error
         except (KeyError, TypeError, ValueError) as error:  # a process compromised by a PDF may reply anything
-            raise MediaError(f"{what}: pdfium's answer makes no sense", where=self.path) from error
+            raise MediaError(f"{what}: pdfium's reply is invalid", where=self.path) from error
 
 
 class PdfPage:
@@ -148,7 +148,11 @@ def pdf_pages(
     pdf = Pdf(path, limits)
     chosen = parse_pages(pages, len(pdf), path)
     if len(chosen) > MAX_PAGES:
-        raise MediaError(f"{len(chosen)} pages at once, at most {MAX_PAGES}", where=path, fix="choose with --pages")
+        raise MediaError(
+            f"{len(chosen)} pages, at most {MAX_PAGES} fit a prompt",
+            where=path,
+            fix="choose with --pages",
+        )
     return [PdfPage(pdf, index, dpi) for index in chosen]
 
 
@@ -180,12 +184,12 @@ def parse_pages(pages: str | None, count: int, where: object) -> list[int]:
     chosen: list[int] = []
     for part in pages.split(","):
         if not (match := _PAGES.fullmatch(part)):
-            raise MediaError(f"pages {pages!r} are not numbers and ranges", where=where, fix='write "1-3,7"')
+            raise MediaError(f"pages {pages!r} must be numbers and ranges", where=where, fix='write "1-3,7"')
         start = int(match[1])
         end = int(match[3] or count) if match[2] else start
         if start > end and match[3]:
-            raise MediaError(f"pages {part.strip()} run backwards", where=where)
+            raise MediaError(f"page range {part.strip()} is reversed", where=where)
         if not 1 <= start <= end <= count:
-            raise MediaError(f"has {count} pages, asked for {part.strip()}", where=where)
+            raise MediaError(f"has {count} pages, got page {part.strip()}", where=where)
         chosen.extend(range(start - 1, end))
     return chosen

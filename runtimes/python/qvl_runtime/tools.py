@@ -98,7 +98,7 @@ def check_tools(tools: Sequence[Mapping[str, Any]] | None) -> list[dict[str, Any
     if tools is None or (isinstance(tools, Sequence) and not tools):
         return None
     if not isinstance(tools, Sequence) or isinstance(tools, str):
-        raise PromptError(f"tools are {type(tools).__name__}", fix="give a list of function descriptions")
+        raise PromptError(f"tools must be a list of function descriptions, got {type(tools).__name__}")
     for tool in tools:
         if not isinstance(_function(tool).get("name"), str):
             raise PromptError(
@@ -108,7 +108,7 @@ def check_tools(tools: Sequence[Mapping[str, Any]] | None) -> list[dict[str, Any
     try:
         json.dumps(list(tools))
     except (TypeError, ValueError, RecursionError) as error:
-        raise PromptError(f"tools are nothing that JSON can say: {error}") from error
+        raise PromptError(f"tools cannot be written as JSON: {error}") from error
     return [dict(tool) for tool in tools]
 
 

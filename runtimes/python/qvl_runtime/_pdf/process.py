@@ -223,7 +223,7 @@ class _Child:
         try:
             deadline = _Deadline(seconds, self._process)
         except RuntimeError as error:
-            raise PdfFailure(f"nothing would end it in time: {error}") from error
+            raise PdfFailure(f"its time cannot be limited: {error}") from error
         try:
             if head is not None:
                 send(cast(RawFile, self._process.stdin), head, body)
@@ -238,8 +238,8 @@ class _Child:
         return reply
 
     def _ended(self, seconds: float, late: bool) -> _Ended:
-        memory = f"it takes more than {self._limits.memory >> 20:,} MiB of memory, or is damaged and ends pdfium"
-        return _Ended(f"it takes more than {seconds:g} s" if late else memory, late, self._used)
+        memory = f"it takes more than {self._limits.memory >> 20:,} MiB of memory, or is damaged and crashes pdfium"
+        return _Ended(f"it takes longer than {seconds:g} s" if late else memory, late, self._used)
 
 
 class _Deadline:
@@ -269,7 +269,7 @@ class _Deadline:
 def _popen(limits: PdfLimits) -> subprocess.Popen[bytes]:
     python = interpreter()
     if python is None:  # another executable may never end
-        raise _NoProcess(f"{sys.executable} is no Python")
+        raise _NoProcess(f"{sys.executable} is not a Python interpreter")
     code = _START.format(path=_search_path(), package=__package__, memory=limits.memory)
     try:
         process = subprocess.Popen(

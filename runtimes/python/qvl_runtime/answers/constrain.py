@@ -41,7 +41,7 @@ class Grammars:
         try:
             import llguidance
         except ImportError as error:
-            raise InstallError("answers of a schema need llguidance", fix=install_fix("json")) from error
+            raise InstallError("json_schema needs llguidance", fix=install_fix("json")) from error
         self._library, self.vocab_size = llguidance, vocab_size
         self.tokenizer: LLTokenizer = llguidance.LLTokenizer(tokenizer, n_vocab=vocab_size, eos_token=list(stop))
 

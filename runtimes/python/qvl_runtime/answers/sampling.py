@@ -72,7 +72,7 @@ def _best(logits: Logits) -> int:
     """Returns the likeliest token, the first among equals; raises EngineError if its logit is not finite."""
     best = int(logits.argmax())  # the index of a NaN if there is one
     if not np.isfinite(logits[best]):
-        raise EngineError("the model gives logits that are not finite", fix="`inspect --verify` the bundle")
+        raise EngineError("the model's logits are not finite", fix="check the bundle with `inspect --verify`")
     return best
 
 

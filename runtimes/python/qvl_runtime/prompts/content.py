@@ -69,7 +69,7 @@ def collect(
     Raises PromptError for malformed messages and for unknown keys, unless the chat template `reads` them.
     """
     if isinstance(messages, str | Mapping) or not isinstance(messages, Iterable | None):
-        raise PromptError("messages are not a list", fix='give [{"role": "user", "content": …}]')
+        raise PromptError("messages must be a list", fix='give [{"role": "user", "content": …}]')
     if not messages:
         raise PromptError("there are no messages")
     media: list[Media] = []
@@ -77,7 +77,7 @@ def collect(
     for message in messages:
         role = message.get("role") if isinstance(message, Mapping) else None
         if not isinstance(role, str) or role not in ROLES:
-            raise PromptError(f"a message needs a role among {', '.join(ROLES)}")
+            raise PromptError(f"the role of a message must be one of {', '.join(ROLES)}")
         check_message(message, reads)
         content = message.get("content")
         check_calls(message)
@@ -97,7 +97,7 @@ def _has_text(content: str | list[dict[str, Any]]) -> bool:
 
 def _parts(content: Any, media: list[Media], manifest: Manifest, reads: Reads) -> Iterator[dict[str, Any]]:
     if not isinstance(content, Sequence):
-        raise PromptError(f"a message's content is {type(content).__name__}", fix="give a string or a list of parts")
+        raise PromptError(f"the content of a message must be a string or a list of parts, got {type(content).__name__}")
     for part in content:
         kind = part.get("type") if isinstance(part, Mapping) else None
         extra = extra_keys(kind, part, reads) if isinstance(kind, str) and kind in PARTS else {}
@@ -109,7 +109,7 @@ def _parts(content: Any, media: list[Media], manifest: Manifest, reads: Reads) -
             media += images
             yield from ({"type": "image", **extra} for _ in images)
         elif kind == "video" and manifest.tokens.video is None:
-            raise PromptError("this model takes no videos", fix="give some of its frames as images")
+            raise PromptError("this model does not accept videos", fix="give some of its frames as images")
         elif kind == "video" and isinstance(source, list | tuple | str | Path | np.ndarray):
             media.append(_video(source, part, manifest))
             yield {"type": "video", **extra}
@@ -138,7 +138,7 @@ def _check_url(kind: str, source: Mapping[str, Any]) -> None:
         raise PromptError(f"an {kind} has no url", fix=f'write {{"type": "{kind}", "{kind}": {{"url": …}}}}')
     for key, value in source.items():
         if key == "detail" and value is not None and not (isinstance(value, str) and value in ("auto", "high")):
-            raise PromptError(f"detail {value!r:.40} is not known here", fix="give max_pixels beside the url")
+            raise PromptError(f"detail {value!r:.40} is not supported", fix="give max_pixels beside the url")
         if key not in ("url", "detail") and value is not None:
             raise PromptError(f"an {kind} has the unknown key {abbreviated(key, 60)!r}", fix="its keys are url, detail")
 
@@ -158,7 +158,7 @@ def _budget(part: Mapping[str, Any], manifest: Manifest) -> PixelBudget:
     """Returns the sizes that a part requests; raises PromptError for any if the model has one fixed image size."""
     budget = PixelBudget.from_part(part)
     if manifest.image.square and budget != PixelBudget():
-        raise PromptError(f"this model sees every image in {manifest.image.square} × {manifest.image.square} pixels")
+        raise PromptError(f"this model resizes every image to {manifest.image.square} × {manifest.image.square} pixels")
     return budget
 
 

@@ -122,7 +122,7 @@ def build_prompt(
     ]
     if raw[places].tolist() != expected:
         raise PromptError(
-            f"the prompt has {len(places)} image or video placeholders for {len(media)} given",
+            f"the prompt has {len(places)} image or video placeholders for {len(media)} images and videos",
             fix="do not write <|image_pad|>, <|video_pad|> or <imgpad> in a text",
         )
     budget = manifest.llm.max_length - reserve - (len(raw) - len(places))
@@ -172,7 +172,7 @@ def fit_pixel_budget(media: Sequence[Media], manifest: Manifest, budget: int) ->
     low, high = -(-geometry.min_pixels // unit), -(-max(own) // unit)
     if tokens(low * unit) > budget:
         raise PromptError(
-            f"{len(media)} images or videos do not fit into {budget} tokens, even at the least size the model reads",
+            f"{len(media)} images or videos do not fit into {budget} tokens, even at the model's smallest image size",
             fix="give fewer of them, or export with a larger --max-length",
         )
     while high - low > 1:

@@ -86,7 +86,7 @@ def _check_attributes(path: Path) -> None:
     except OSError as error:
         raise BundleError(f"cannot be read: {error.strerror}", where=path) from error
     if wrong:
-        raise BundleError(f"has an impossible attribute: {wrong}", where=path, fix="export it again")
+        raise BundleError(f"has an invalid attribute: {wrong}", where=path, fix="export it again")
 
 
 def _session(bundle: Path, graph: GraphEntry, threads: int | None, device: Device) -> ort.InferenceSession:
@@ -96,16 +96,16 @@ def _session(bundle: Path, graph: GraphEntry, threads: int | None, device: Devic
         session = open_session(path, session_options(threads), device.provider)
     except Exception as error:  # ONNX Runtime's exception types share no base class
         raise BundleError(
-            f"ONNX Runtime refuses it: {str(error).splitlines()[0][:300]}",
+            f"ONNX Runtime rejects it: {str(error).splitlines()[0][:300]}",
             where=path,
-            fix="`inspect --verify` tells whether the bundle is damaged",
+            fix="check the bundle with `inspect --verify`",
         ) from error
     if device.provider not in session.get_providers():
         raise InstallError(f"ONNX Runtime could not load its {device.provider}", fix=device.fix)
     ports = [(port.name, port.shape) for port in (*graph.inputs, *graph.outputs)]
     found = [(value.name, value.shape) for value in (*session.get_inputs(), *session.get_outputs())]
     if ports != found[: len(ports)]:  # further outputs cost nothing: they are never requested
-        raise BundleError("inputs and outputs are not those of the manifest", where=path, fix="export again")
+        raise BundleError("inputs and outputs differ from the manifest", where=path, fix="export again")
     return session
 
 

@@ -41,7 +41,7 @@ def _check_texts(given: Any) -> None:
         json.dumps(given, ensure_ascii=False, skipkeys=True, default=lambda value: type(value).__name__).encode()
     except UnicodeEncodeError as error:
         part = error.object[max(0, error.start - 20) : error.start].encode("utf-8", "replace").decode()
-        raise PromptError(f"a text has half of a surrogate pair after {part!r}", fix="give texts of Unicode") from error
+        raise PromptError(f"a text has a lone surrogate after {part!r}", fix="give valid Unicode") from error
     except (ValueError, RecursionError) as error:
         raise PromptError(f"the messages cannot be used: {error}") from error
 
@@ -100,12 +100,14 @@ class ChatTemplate:
         if not arguments:
             return NOTHING
         if not isinstance(arguments, Mapping):
-            raise PromptError(f"template_args are {type(arguments).__name__}", fix='give {"enable_thinking": False}')
+            raise PromptError(
+                f"template_args must be a mapping, got {type(arguments).__name__}",
+            )
         if taken := sorted(set(arguments) & set(RESERVED)):
             raise PromptError(f"template_args cannot set {taken[0]}", fix="messages and tools have their own arguments")
         known = variables(self._environment) - set(RESERVED)
         if unknown := sorted(str(name) for name in set(arguments) - known):
-            fix = f"it has {', '.join(sorted(known))}" if known else "it takes none"
+            fix = f"its variables are {', '.join(sorted(known))}" if known else "it has none"
             raise PromptError(f"the chat template has no variable {unknown[0]!r}", fix=fix)
         return arguments
 

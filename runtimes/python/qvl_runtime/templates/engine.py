@@ -60,7 +60,7 @@ def rendered(environment: minijinja.Environment, context: Mapping[str, Any]) -> 
             raise PromptError(refused.what) from error
         raise _fault(error) from error
     if len(text) > MAX_OUTPUT:
-        raise TemplateFault(f"it makes a prompt of {len(text)} characters, more than {MAX_OUTPUT}")
+        raise TemplateFault(f"it produces a prompt of {len(text)} characters, more than {MAX_OUTPUT}")
     return str(text)
 
 
@@ -71,7 +71,7 @@ def _fault(error: BaseException) -> TemplateFault:
     if isinstance(error, MemoryError):
         raise error
     if isinstance(error, RecursionError):
-        return TemplateFault("it makes values that are nested too deeply")
+        return TemplateFault("it creates values that are nested too deeply")
     return TemplateFault((str(error).strip() or type(error).__name__).splitlines()[0][:300])
 
 
@@ -133,4 +133,4 @@ def _strftime_now(pattern: str) -> str:
 
 
 def _raise_exception(*message: Any) -> None:
-    raise PromptError("the chat template refuses these messages" + "".join(f": {text}" for text in message))
+    raise PromptError("the chat template rejects these messages" + "".join(f": {text}" for text in message))

@@ -75,7 +75,7 @@ def template_fault(source: str, special_tokens: dict[str, str]) -> str:
                     return str(fault)
                 continue
             if len(text) > MAX_OUTPUT:
-                return f"it makes {len(text)} characters of a short conversation"
+                return f"it renders a short conversation as {len(text)} characters"
     return ""
 
 

@@ -110,6 +110,6 @@ def _verdicts(jobs: Mapping[str, object], said: bytes, code: int) -> dict[str, s
     found = {name: str(json.loads(line)) for name, line in zip(jobs, lines, strict=False)}
     unsaid = [name for name in jobs if name not in found]
     if unsaid:
-        end = _ENDS.get(code, f"it ends the process that tries it (exit code {code})")
+        end = _ENDS.get(code, f"it crashes the process that tests it (exit code {code})")
         found[unsaid[0]] = end
     return found

@@ -31,7 +31,7 @@ class Context:
 
     def shape(self, name: str, array: np.ndarray) -> None:
         if self._changed(f"shape of {name}", array.shape) and not self._context.set_input_shape(name, array.shape):
-            raise EngineError(f"the engine refuses {name} of shape {list(array.shape)}")
+            raise EngineError(f"the engine rejects {name} of shape {list(array.shape)}")
 
     def feed(self, name: str, array: np.ndarray) -> None:
         """Binds an input to a buffer and copies the array to it."""
@@ -48,7 +48,7 @@ class Context:
 
     def address(self, name: str, address: int) -> None:
         if self._changed(name, address) and not self._context.set_tensor_address(name, address):
-            raise EngineError(f"the engine refuses the buffer of {name}")
+            raise EngineError(f"the engine rejects the buffer of {name}")
 
     def output_shape(self, name: str) -> tuple[int, ...]:
         return tuple(self._context.get_tensor_shape(name))

@@ -24,7 +24,7 @@ NOTHING: Mapping[str, Buffer] = MappingProxyType({})
 MakeContext = Callable[[Any, str], Any]
 """Makes an execution context from an engine and its file's name; differs between the two libraries."""
 DTYPES = {"float": np.float32, "float16": np.float16, "int64": np.int64, "int32": np.int32, "bool": np.bool_}
-AXES = {"patches": "patches a page", "frames": "temporal patches a video", "windows": "windows a video"}
+AXES = {"patches": "patches per page", "frames": "temporal patches per video", "windows": "windows per video"}
 FIX = "resize it, or export with a larger --max-pixels or --max-length; --profile video for videos"
 
 
@@ -52,7 +52,7 @@ def load(bundle: Path, entry: GraphEntry, cuda: Cuda, trt: Any, library: str) ->
     built_for = entry.engine.compute_capabilities
     if built_for and cuda.compute_capability not in built_for:
         raise BundleError(
-            f"is built for compute capability {', '.join(map(str, built_for))}, this GPU has {cuda.compute_capability}",
+            f"is built for compute capability {', '.join(map(str, built_for))}; this GPU has {cuda.compute_capability}",
             where=path,
             fix=f"export with --compute-capability {cuda.compute_capability}",
         )
@@ -60,10 +60,10 @@ def load(bundle: Path, entry: GraphEntry, cuda: Cuda, trt: Any, library: str) ->
     runtime = trt.Runtime(log)
     engine = runtime.deserialize_cuda_engine(path.read_bytes())
     if engine is None:
-        told = log.errors[-1] if log.errors else "it does not say why"
-        made = entry.engine.builder or "another version"
+        reason = log.errors[-1] if log.errors else "no reason given"
+        builder = entry.engine.builder or "another version"
         raise BundleError(
-            f"{library} {trt.__version__} refuses the engine, which {made} built: {told[:300]}",
+            f"{library} {trt.__version__} rejects the engine, which {builder} built: {reason[:300]}",
             where=path,
             fix=f"install the {library} that built it, or export again",
         )
@@ -97,9 +97,9 @@ def choose(profiles: Sequence[Profile], sizes: Mapping[str, int], where: str) ->
         if not any(size in bound for bound in bounds):
             least, most = min(bound.min for bound in bounds), max(bound.max for bound in bounds)
             held = f"{least:,} to {most:,}" if least < most else f"{most:,}"
-            raise PromptError(f"{size:,} {AXES.get(axis, axis)}, it was built for {held}", where=where, fix=FIX)
+            raise PromptError(f"{size:,} {AXES.get(axis, axis)}; it was built for {held}", where=where, fix=FIX)
     asked = ", ".join(f"{size:,} {axis}" for axis, size in sizes.items())
-    raise PromptError(f"{asked}: none of its profiles holds all of it", where=where, fix=FIX)
+    raise PromptError(f"{asked}: no profile of the engine fits all of these sizes", where=where, fix=FIX)
 
 
 class TrtGraph:
@@ -119,7 +119,7 @@ class TrtGraph:
         """Raises BundleError unless the engine has the graph's inputs and outputs."""
         found = {self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors)}
         if found != {port.name for port in (*self.entry.inputs, *self.entry.outputs)}:
-            raise BundleError("inputs and outputs are not those of the manifest", where=path, fix="export again")
+            raise BundleError("inputs and outputs differ from the manifest", where=path, fix="export again")
 
     def most(self, axis: str) -> int:
         """Returns the largest size of an axis in any profile."""
