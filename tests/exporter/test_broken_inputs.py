@@ -423,7 +423,12 @@ BUNDLES = [
     ),
     Row("file outside", r"outside the bundle: '\.\./x'", d.listed("../x"), ("inspect", "bundle")),
     Row("absolute path", r"outside the bundle: '/etc/passwd'", d.listed("/etc/passwd"), RUN),
-    Row("link out of the bundle", r"vision\.onnx\.data: is a link that leaves", d.link_out("vision.onnx.data"), RUN),
+    Row(
+        "link out of the bundle",
+        r"vision\.onnx\.data: is a link that leads",
+        d.link_out("vision.onnx.data"),
+        RUN,
+    ),
     Row(
         "target from elsewhere",
         r"bundle: is for target 'npu', this runtime has cpu",
@@ -482,7 +487,10 @@ PROMPTS = [
     Row("image too narrow", r"aspect ratio of 3000 × 10 is above 200", d.image(3000, 10), IMAGE),
     Row("PDF page beyond", r"page\.pdf: has 1 pages, got page 2", d.image(64, 64, "page.pdf"), (*PDF, "--pages", "2")),
     Row(
-        "PDF pages malformed", r"page\.pdf: pages 'all' are not", d.image(64, 64, "page.pdf"), (*PDF, "--pages", "all")
+        "PDF pages malformed",
+        r"page\.pdf: pages 'all' must be",
+        d.image(64, 64, "page.pdf"),
+        (*PDF, "--pages", "all"),
     ),
     Row("PDF garbage", r"page\.pdf: cannot be read as a PDF", d.write("../page.pdf", "%PDF-1.7 no"), PDF),
     Row("PDF missing", r"page\.pdf: no such file", command=PDF),

@@ -173,7 +173,7 @@ def test_numbers_may_be_of_numpy_or_whole_floats(tiny: Model) -> None:
 REFUSED = {
     "misspelt": (image(max_pixel=5), "'image' has the unknown key 'max_pixel' .did you mean max_pixels"),
     "another's": (image(total_pixels=5000), "'image' has the unknown key 'total_pixels'"),
-    "of a video": (video(colour=4), "'video' has the unknown key 'colour' .its keys are type, video, min_pixels"),
+    "of a video": (video(color=4), "'video' has the unknown key 'color' .its keys are type, video, min_pixels"),
     "raw_fps": (video(raw_fps=4), "unknown key 'raw_fps' .did you mean"),
     "of a text": (text(cache_control={"type": "ephemeral"}), "'text' has the unknown key 'cache_control'"),
     "two in one": (image(text="Read."), "'image' has the unknown key 'text'"),

@@ -522,7 +522,7 @@ def test_frames_of_a_video() -> None:
 
 @pytest.fixture
 def pdf(tmp_path: Path) -> Path:
-    """Three pages of one colour each, 72 × 144 points."""
+    """Three pages of one color each, 72 × 144 points."""
     pages = [Image.new("RGB", (72, 144), color) for color in ("red", "lime", "blue")]
     path = tmp_path / "letter.pdf"
     pages[0].save(path, "PDF", save_all=True, append_images=pages[1:], resolution=72)

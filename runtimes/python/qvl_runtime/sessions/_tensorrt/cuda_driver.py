@@ -102,7 +102,7 @@ class Cuda:
     def launch(self, graph: Any) -> None:
         self._call("cudaGraphLaunch", graph, self.stream)
 
-    def drop(self, graph: Any) -> None:
+    def destroy_graph(self, graph: Any) -> None:
         self._call("cudaGraphExecDestroy", graph)
 
     def close(self) -> None:
