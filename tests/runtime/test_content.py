@@ -15,7 +15,7 @@ from qvl_runtime.errors import PromptError
 from qvl_runtime.media.video import FrameSampling, PixelBudget, evenly_spaced, load_clip
 from qvl_runtime.model import Model
 from qvl_runtime.prompts.content import collect
-from qvl_runtime.prompts.part_keys import PARTS
+from qvl_runtime.prompts.part_keys import PART_KEYS
 from qvl_runtime.templates.chat import ChatTemplate
 from tests.conftest import Loader
 
@@ -230,7 +230,7 @@ def test_sizes_are_refused_where_the_model_has_one_size(model: Loader) -> None:
 
 def test_none_is_no_value(tiny: Model) -> None:
     """Data sets give all parts the same keys."""
-    keys = {key: None for keys in PARTS.values() for key in keys if key != "type"}
+    keys = {key: None for keys in PART_KEYS.values() for key in keys if key != "type"}
     parts = {**keys, "type": "image", "image": picture()}, {**keys, "type": "text", "text": "Read."}
     assert np.array_equal(tiny.prompt(user(*parts)).ids, tiny.prompt(user(image(), text())).ids)
     for options in ({}, {"fps": 4}, {"sample_fps": 4}, {"max_frames": 2}):

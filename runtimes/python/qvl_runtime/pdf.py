@@ -49,8 +49,8 @@ class Pdf:
             raise InstallError("PDFs need pypdfium2", fix=install_fix("pdf"))
         self.path, self._limits = path, limits
         self._document = Document(read_file(path, PDF_MAX_BYTES))
-        with self._naming("cannot be read as a PDF"):
-            self._count = _whole(self._ask("open")[0]["pages"])
+        with self._naming_file("cannot be read as a PDF"):
+            self._count = _check_count(self._ask("open")[0]["pages"])
         if self._count > PDF_MAX_PAGES:
             raise MediaError(f"has {self._count:,} pages, more than {PDF_MAX_PAGES:,}", where=path, fix="split it")
 
@@ -78,19 +78,21 @@ class Pdf:
 
     def draw(self, index: int, dpi: int = PDF_DPI) -> Image.Image:
         """Renders a page in RGB."""
-        with self._naming(f"page {index + 1} cannot be drawn"):
+        with self._naming_file(f"page {index + 1} cannot be drawn"):
             scale, _ = _scaled(*self._points(index), dpi)
             head, pixels = self._ask("draw", page=index, scale=scale)
-            return Image.frombuffer("RGB", _size(head["size"]), pixels, "raw", "BGR", _whole(head["stride"]), 1)
+            return Image.frombuffer(
+                "RGB", _check_size(head["size"]), pixels, "raw", "BGR", _check_count(head["stride"]), 1
+            )
 
     def scaled(self, index: int, dpi: int = PDF_DPI) -> tuple[float, tuple[int, int]]:
         """Returns pixels per point (1/72 inch) of a page, and its width and height in pixels, without drawing it."""
-        with self._naming(f"page {index + 1} has no size"):
+        with self._naming_file(f"page {index + 1} has no size"):
             return _scaled(*self._points(index), dpi)
 
     def text(self, index: int) -> str:
         """Returns the text layer of a page as pdfium reports it; empty if there is none."""
-        with self._naming(f"the text of page {index + 1} cannot be read"):
+        with self._naming_file(f"the text of page {index + 1} cannot be read"):
             return str(self._ask("text", page=index)[0]["text"])
 
     def _points(self, index: int) -> tuple[float, float]:
@@ -109,7 +111,7 @@ class Pdf:
         return pdf_process(self._limits)
 
     @contextlib.contextmanager
-    def _naming(self, what: str) -> Iterator[None]:
+    def _naming_file(self, what: str) -> Iterator[None]:
         """Converts failures in the block into MediaErrors that name the file and say `what`."""
         try:
             yield
@@ -163,15 +165,15 @@ def _scaled(width: float, height: float, dpi: int) -> tuple[float, tuple[int, in
     return scale, (math.ceil(width * scale), math.ceil(height * scale))
 
 
-def _whole(value: Any) -> int:
+def _check_count(value: Any) -> int:
     """Returns a count from the pdfium process; raises ValueError unless it is an int of at least 0."""
     if type(value) is not int or value < 0:
         raise ValueError(value)
     return value
 
 
-def _size(values: Any) -> tuple[int, int]:
-    width, height = map(_whole, values)
+def _check_size(values: Any) -> tuple[int, int]:
+    width, height = map(_check_count, values)
     if not 0 < width * height <= 2 * PDF_MAX_PIXELS:  # rounding up doubles the area of the thinnest page
         raise ValueError(values)
     return width, height

@@ -130,7 +130,7 @@ def check_calls(message: Message) -> None:
             )
 
 
-def inline(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def inline_tools(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Rewrites a conversation for a template without tool support, with the wording of templates that have it.
 
     Tools are described in the system message, calls become text, and consecutive results become one user message.
@@ -138,13 +138,13 @@ def inline(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]) -> l
     first = messages[0] if messages[0]["role"] == "system" else {"role": "system", "content": DEFAULT_SYSTEM}
     rest = messages[1:] if first is messages[0] else messages
     lines = "\n".join(json.dumps(tool, ensure_ascii=False) for tool in tools)
-    described = {**first, "content": [*_parts(first), _text("\n\n" + _DESCRIPTION.format(lines))]}
-    return [described, *_plain(rest)]
+    system = {**first, "content": [*_parts(first), _text("\n\n" + _DESCRIPTION.format(lines))]}
+    return [system, *_without_tool_roles(rest)]
 
 
-def _plain(messages: Sequence[Message]) -> Iterator[dict[str, Any]]:
-    for of_tools, group in groupby(messages, lambda message: message["role"] == "tool"):
-        if of_tools:
+def _without_tool_roles(messages: Sequence[Message]) -> Iterator[dict[str, Any]]:
+    for is_tool_group, group in groupby(messages, lambda message: message["role"] == "tool"):
+        if is_tool_group:
             results = [part for message in group for part in _result(message)]
             yield {"role": "user", "content": [_text("<tool_response>\n"), *results[1:]]}
         else:
@@ -159,9 +159,9 @@ def _with_calls(message: Message) -> dict[str, Any]:
     content = _parts(message)
     for call in message.get("tool_calls") or []:
         function = _function(call)
-        written = json.dumps(function.get("arguments", {}), ensure_ascii=False)
+        arguments = json.dumps(function.get("arguments", {}), ensure_ascii=False)
         start = "\n" if any(part.get("text", "x") for part in content) else ""
-        content.append(_text(f'{start}{OPEN}\n{{"name": "{function["name"]}", "arguments": {written}}}\n{CLOSE}'))
+        content.append(_text(f'{start}{OPEN}\n{{"name": "{function["name"]}", "arguments": {arguments}}}\n{CLOSE}'))
     return {**{key: value for key, value in message.items() if key != "tool_calls"}, "content": content}
 
 

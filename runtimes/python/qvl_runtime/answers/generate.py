@@ -131,7 +131,7 @@ class Decoder:
         stats.counts.prompt, stats.counts.reused = len(prompt.ids), start
         stats.counts.image = sum(item.span.tokens for item in prompt.placed)
         logits = []
-        answer_start = len(keys) - prompt.answered
+        answer_start = len(keys) - prompt.answer_tokens
         for first, last in (*_chunks(start, answer_start), *_chunks(max(start, answer_start), len(keys))):
             logits.append(self._chunk(prompt, first, last, wanted, stats, halt))
             self._cached = keys[:last]
@@ -150,7 +150,7 @@ class Decoder:
                 indices,
                 wanted_here,
                 first,
-                answer=first >= len(prompt.ids) - prompt.answered,
+                answer=first >= len(prompt.ids) - prompt.answer_tokens,
                 ntk_alpha=prompt.ntk_alpha,
             )
         )

@@ -19,7 +19,7 @@ from ..media.video import DEFAULT_FPS, FrameSampling, PixelBudget, load_clip
 from ..positions import Grid
 from ..preprocess import resized_grid
 from ..tools import check_calls
-from .part_keys import PARTS, Reads, check_message, extra_keys, read_nothing
+from .part_keys import PART_KEYS, Reads, check_message, extra_keys, read_nothing
 
 ROLES = ("system", "user", "assistant", "tool")
 URL_PARTS = {"image_url": "image", "video_url": "video"}
@@ -100,8 +100,8 @@ def _parts(content: Any, media: list[Media], manifest: Manifest, reads: Reads) -
         raise PromptError(f"the content of a message must be a string or a list of parts, got {type(content).__name__}")
     for part in content:
         kind = part.get("type") if isinstance(part, Mapping) else None
-        extra = extra_keys(kind, part, reads) if isinstance(kind, str) and kind in PARTS else {}
-        kind, source = _source(part, kind)
+        extra = extra_keys(kind, part, reads) if isinstance(kind, str) and kind in PART_KEYS else {}
+        kind, source = _kind_and_source(part, kind)
         if kind == "text" and isinstance(source, str):
             yield {"type": "text", "text": source, **extra}
         elif kind == "image" and source is not None:
@@ -121,9 +121,9 @@ def _parts(content: Any, media: list[Media], manifest: Manifest, reads: Reads) -
             )
 
 
-def _source(part: Any, kind: Any) -> tuple[Any, Any]:
+def _kind_and_source(part: Any, kind: Any) -> tuple[Any, Any]:
     """Returns the type and the content of a part; the content is None if the type is unknown."""
-    if not isinstance(kind, str) or kind not in PARTS:
+    if not isinstance(kind, str) or kind not in PART_KEYS:
         return kind, None
     source = part.get(kind)
     if kind in URL_PARTS and isinstance(source, Mapping):
