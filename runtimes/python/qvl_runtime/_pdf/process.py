@@ -9,7 +9,6 @@ from __future__ import annotations
 import atexit
 import errno
 import functools
-import importlib.util
 import json
 import os
 import struct
@@ -17,10 +16,9 @@ import subprocess
 import sys
 import threading
 import warnings
-from pathlib import Path
 from typing import Any, cast
 
-from ..common.interpreter import interpreter
+from ..common.interpreter import interpreter, locations
 from ..errors import InstallError
 from .limits import Document, PdfFailure, PdfLimits
 from .reader import LENGTHS, RawFile, Reader, Reply, fill, send
@@ -270,7 +268,8 @@ def _popen(limits: PdfLimits) -> subprocess.Popen[bytes]:
     python = interpreter()
     if python is None:  # another executable may never end
         raise _CannotStart(f"{sys.executable} is not a Python interpreter")
-    code = _START.format(path=_search_path(), package=__package__, memory=limits.memory)
+    path = [*map(str, sys.path), *locations("qvl_runtime", "pypdfium2")]  # import hooks may find them elsewhere
+    code = _START.format(path=path, package=__package__, memory=limits.memory)
     try:
         process = subprocess.Popen(
             [python, "-P", "-c", code],
@@ -296,13 +295,6 @@ def _enlarge_pipe(pipe: Any) -> None:
         fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
     except (ImportError, AttributeError, OSError):
         pass
-
-
-def _search_path() -> list[str]:
-    """Returns this process's search path, and the locations of this package and pypdfium2 if found otherwise."""
-    found = [importlib.util.find_spec(name) for name in (str(__package__).partition(".")[0], "pypdfium2")]
-    own = [str(Path(spec.origin).parents[1]) for spec in found if spec and spec.origin]
-    return [*map(str, sys.path), *own]
 
 
 def _received(pipe: RawFile) -> Reply:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
+from ..common.files import read_file
 from ..errors import BundleError
 from . import vetting
 from .chat import ChatTemplate
@@ -35,11 +36,7 @@ def open_texts(bundle: Path, special_tokens: Mapping[str, str]) -> tuple[Tokeniz
 def read_text(path: Path) -> str:
     """Reads one of the two files; raises BundleError if it cannot be read or is too large."""
     try:
-        if path.stat().st_size > MAX_BYTES[path.name]:
-            raise BundleError(f"is larger than {MAX_BYTES[path.name]} bytes", where=path)
-        return path.read_bytes().decode("utf-8-sig")
+        return read_file(path, MAX_BYTES[path.name], BundleError).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         what = "is not a tokenizer" if path.name == "tokenizer.json" else "cannot be read"
         raise BundleError(f"{what}: {error}", where=path) from error
-    except OSError as error:
-        raise BundleError(f"cannot be read: {error}", where=path) from error

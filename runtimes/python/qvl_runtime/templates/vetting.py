@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ..common import user_cache
-from ..common.interpreter import interpreter
+from ..common.interpreter import interpreter, locations
 
 VERSION = 1
 """Version of the tests: raising it makes every file be tried again."""
@@ -76,7 +76,7 @@ def _run_child(python: str, jobs: Mapping[str, object]) -> dict[str, str]:
     try:
         result = subprocess.run(
             command,
-            input=json.dumps({"jobs": jobs, "path": _search_path()}).encode(),
+            input=json.dumps({"jobs": jobs, "path": locations("minijinja", "tokenizers", "qvl_runtime")}).encode(),
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             timeout=SECONDS,
@@ -89,17 +89,6 @@ def _run_child(python: str, jobs: Mapping[str, object]) -> dict[str, str]:
     except OSError:
         return {}
     return _verdicts(jobs, result.stdout, result.returncode)
-
-
-def _search_path() -> list[str]:
-    """Returns the directories that the child imports from: those of this package and of the two libraries."""
-    import minijinja
-    import tokenizers
-
-    import qvl_runtime
-
-    files = str(minijinja.__file__), str(tokenizers.__file__), str(qvl_runtime.__file__)
-    return list(dict.fromkeys(str(Path(file).absolute().parents[1]) for file in files))
 
 
 def _verdicts(jobs: Mapping[str, object], output: bytes, code: int) -> dict[str, str]:
