@@ -47,7 +47,7 @@ def test_a_missing_layer_is_refused(reference_bundle: Path) -> None:
 def test_a_page_that_cannot_be_used_is_refused(reference_bundle: Path, tmp_path: Path) -> None:
     page = tmp_path / "page.png"
     page.write_bytes(PAGE.read_bytes()[:-200])
-    with pytest.raises(MediaError, match=r"page.png: cannot be read: .* \(is the file complete\?\)"):
+    with pytest.raises(MediaError, match=r"page.png: cannot be read: .* \(check that the file is complete\)"):
         blame(BlamePlan(reference_bundle, reference_bundle, (PAGE, page), "?"))
     Image.new("RGB", (900, 2)).save(page)
     with pytest.raises(MediaError, match="aspect ratio"):
@@ -89,7 +89,7 @@ def test_a_reference_that_answers_nothing(bundle: Any, tmp_path: Path) -> None:
     options = ["--threads", "1", "--out", str(tmp_path / "out"), "--quiet", "--template-arg", "loud=1"]
     done = subprocess.run([*command, *options], capture_output=True, text=True, timeout=120)
     assert done.returncode == 2 and done.stdout == ""
-    cause = "PromptError: the chat template has no variable 'loud' (it takes none)"
+    cause = "PromptError: the chat template has no variable 'loud' (it has none)"
     assert done.stderr == f"error: {small}: failed on all 2 items: {cause}\n"
 
 

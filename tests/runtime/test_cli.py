@@ -199,13 +199,13 @@ BAD = {
     "no image": (["run", "BUNDLE", "x", "--image", "none.png"], "none.png: no such file"),
     "no pdf": (["run", "BUNDLE", "x", "--pdf", "none.pdf"], "none.pdf: no such file"),
     "no frame": (["run", "BUNDLE", "x", "--video", "none.png"], "none.png: no such file"),
-    "temperature": (["run", "BUNDLE", "x", "--temperature", "-1"], "temperature is -1.0"),
-    "top-k": (["run", "BUNDLE", "x", "--top-k", "-1"], "top_k is -1"),
-    "seed": (["run", "BUNDLE", "x", "--temperature", "1", "--seed", "-1"], "seed is -1"),
+    "temperature": (["run", "BUNDLE", "x", "--temperature", "-1"], "temperature must be >= 0, got -1.0"),
+    "top-k": (["run", "BUNDLE", "x", "--top-k", "-1"], "top_k must be a whole number >= 0, got -1"),
+    "seed": (["run", "BUNDLE", "x", "--temperature", "1", "--seed", "-1"], "seed must be a whole number >= 0, got -1"),
     "too long": (["run", "BUNDLE", "x", "--max-new-tokens", "9999"], "lower --max-new-tokens"),
     "placeholder": (["run", "BUNDLE", "<|image_pad|>"], "do not write"),
     "inspect": (["inspect", "missing"], "missing: is not a bundle directory"),
-    "template variable": (["run", "BUNDLE", "x", "--template-arg", "loud=1"], "has no variable 'loud' (it takes none)"),
+    "template variable": (["run", "BUNDLE", "x", "--template-arg", "loud=1"], "has no variable 'loud' (it has none)"),
     "template arguments": (["run", "missing", "x", "--template-arg", "loud"], "'loud' is not NAME=VALUE"),
     "bench's template variable": (["bench", "BUNDLE", "--template-arg", "loud=1"], "has no variable 'loud'"),
     "bench": (["bench", "BUNDLE", "--image", "none.png"], "none.png: no such file"),
@@ -377,10 +377,10 @@ def test_draw(call: Any, reference_bundle: Path, tmp_path: Path) -> None:
     assert (code, errors) == (0, f"note: the answer has no boxes, {drawn} is the page alone\n")
     assert np.array_equal(np.asarray(Image.open(drawn)), before)
     for arguments, reason in (
-        ([*run, tmp_path / "drawn.doc", "x"], "has no ending of an image format"),
+        ([*run, tmp_path / "drawn.doc", "x"], "does not have the extension of an image format"),
         ([*run, drawn, "x", "--image", page], "needs exactly one image"),
         (["run", reference_bundle, "--draw", drawn, "x"], "needs exactly one image"),
-        ([*run, tmp_path / "missing" / "x.png", "Locate the city."], "missing: there is no such directory (make it"),
+        ([*run, tmp_path / "missing" / "x.png", "Locate the city."], "missing: directory not found (create it"),
     ):
         code, _, errors = call(*arguments)
         assert (code, errors.count("\n"), reason in errors) == (2, 1, True), errors

@@ -239,15 +239,15 @@ def test_where_nothing_can_be_drawn_is_said_before_anything_runs(
     (tmp_path / "dir.png").mkdir()
     run = ["run", path, "x", "--image", page, "--draw"]
     for place, reason in (
-        (tmp_path / "none" / "x.png", "none: there is no such directory (make it first)"),
+        (tmp_path / "none" / "x.png", "none: directory not found (create it first)"),
         (tmp_path / "dir.png", "dir.png: is a directory"),
-        (tmp_path / "x.ico", "x.ico: has no ending of an image format"),
-        (tmp_path / "x.xbm", "x.xbm: has no ending of an image format"),
+        (tmp_path / "x.ico", "x.ico: does not have the extension of an image format"),
+        (tmp_path / "x.xbm", "x.xbm: does not have the extension of an image format"),
         (tmp_path / f"{'x' * 300}.png", "File name too long"),
-        (page, "page.png: is the image itself, which would be lost"),
+        (page, "page.png: is the input image and would be overwritten"),
     ):
         assert reason in refused(call(*run, place))
-    assert "which would be lost" in refused(call("run", path, "x", "--image", page.as_uri(), "--draw", page))
+    assert "would be overwritten" in refused(call("run", path, "x", "--image", page.as_uri(), "--draw", page))
 
     def deny(*_: Any, **__: Any) -> None:
         raise PermissionError(13, "Permission denied")
@@ -320,7 +320,7 @@ def test_names_that_are_no_utf_8(call: Call, path: Path, checkpoint: Any, tmp_pa
     odd.mkdir()
     shutil.copytree(path, odd / "bundle")
     Image.new("RGB", (60, 60)).save(odd / "page.png")
-    assert r"\udcff/bundle: its path is not UTF-8, so that no engine" in refused(call("run", odd / "bundle", "x"))
+    assert r"\udcff/bundle: its path is not UTF-8; engines cannot open it" in refused(call("run", odd / "bundle", "x"))
     assert call("inspect", odd / "bundle", "--verify", "--json")[0] == 0
     assert r"\udcff/none.png: no such file" in refused(call("run", path, "x", "--image", odd / "none.png"))
     run = ["run", path, "x", "--image", odd / "page.png", "--draw", odd / "out.png", "--max-new-tokens", 1, "--json"]

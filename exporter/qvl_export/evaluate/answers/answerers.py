@@ -68,7 +68,7 @@ class BundleAnswerer:
         return self._model.logits(messages, tokens, template_args=self._template_args)
 
     def clear_cache(self) -> None:
-        self._model._decoder.clear()
+        self._model.decoder.clear()
 
     def prefill(self, messages: list[dict[str, Any]], limit: int | None) -> None:
         next(self._model.stream(messages, limit, template_args=self._template_args), None)

@@ -101,19 +101,19 @@ def run(job: TraceJob) -> TraceInfo:
     with nullcontext(Path(job.copy)) if job.copy else scratch() as directory:
         names = expose(Path(job.model), job.into, directory)
         model: Any = load(directory, job.threads)
-        engine = model._engine
-        vision, language = engine.encode.__self__, engine.llm
-        vision._session = TracingSession(vision._session, names["vision"], directory)
-        language._sessions[0] = TracingSession(language._sessions[0], names["llm"], directory)
+        engine = model.engine
+        vision, language = engine.vision, engine.llm
+        vision.session = TracingSession(vision.session, names["vision"], directory)
+        language.sessions[0] = TracingSession(language.sessions[0], names["llm"], directory)
         prompt: Prompt = model.prompt(messages, 1, template_args=job.template_args)
-        logits = model._decoder.prefill(prompt, np.arange(len(prompt.ids)), _run())
-        return _save(out, model, prompt, vision._session, language._sessions[0], logits)
+        logits = model.decoder.prefill(prompt, np.arange(len(prompt.ids)), _run())
+        return _save(out, model, prompt, vision.session, language.sessions[0], logits)
 
 
 def _run() -> Any:
-    from qvl_runtime.answers.generate import Run
+    from qvl_runtime.answers.generate import GenerationStats
 
-    return Run()
+    return GenerationStats()
 
 
 def _save(
@@ -127,7 +127,7 @@ def _save(
         if name == PIXELS:
             values = [item.patches(model.manifest.image).pixel_values for item in placed]
         elif name == FEATURES:
-            values = [model._encode(item) for item in placed]
+            values = [model.image_features(item) for item in placed]
         else:
             values = [logits] if name == LOGITS else (language if name in language.names else vision).values(name)
         rows = np.concatenate([value.reshape(-1, value.shape[-1]) for value in values])

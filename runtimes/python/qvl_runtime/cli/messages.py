@@ -47,11 +47,11 @@ def _check_media(media: MediaOptions) -> None:
 
 def _path(name: str) -> str | Path:
     """Returns the path of a PDF, which may be given as a `file:` URL."""
-    from ..media.sources import local, shown
+    from ..media.sources import describe_source, resolve_source
 
-    path = local(name)
+    path = resolve_source(name)
     if isinstance(path, bytes):
-        raise MediaError("is not a path", where=shown(name), fix="PDFs are given as files")
+        raise MediaError("is not a path", where=describe_source(name), fix="PDFs are given as files")
     return path
 
 

@@ -6,10 +6,10 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ..answers.generate import Run
+    from ..answers.generate import GenerationStats
 
 
-def report(run: Run) -> dict[str, Any]:
+def report(run: GenerationStats) -> dict[str, Any]:
     """Returns tokens, finish reason, counts, times in seconds, and tokens per second."""
     decoded = max(0, run.counts.generated - 1)
     speed = round(decoded / run.times.decode, 2) if run.times.decode else None

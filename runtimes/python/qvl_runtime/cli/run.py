@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ..answers.stream import Stream
     from ..grounding import Region
     from ..model import Model
-    from ..prompts.prompt import Placed
+    from ..prompts.prompt import PlacedMedia
 
 EXAMPLES = (
     'run bundle --image page.png "What is the total?"',
@@ -149,7 +149,7 @@ def print_pieces(stream: Stream, quiet: bool) -> str:
     return "".join(pieces)
 
 
-def _placed_image(stream: Stream) -> Placed:
+def _placed_image(stream: Stream) -> PlacedMedia:
     """Returns the only image of the prompt; raises PromptError, before anything is generated, if there are others."""
     placed = stream.prompt.placed if stream.prompt else ()
     if len(placed) != 1 or placed[0].media.kind != "image":
@@ -157,7 +157,7 @@ def _placed_image(stream: Stream) -> Placed:
     return placed[0]
 
 
-def _draw(path: Path, placed: Placed, regions: list[Region]) -> None:
+def _draw(path: Path, placed: PlacedMedia, regions: list[Region]) -> None:
     from .. import drawing
 
     drawing.save(drawing.draw(placed.media.frames[0], regions), path)
