@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
@@ -135,12 +136,14 @@ def ray_cluster() -> Iterator[str]:
     from ray.cluster_utils import Cluster
 
     node = {"num_cpus": 1, "object_store_memory": 80 << 20}
+    handler = signal.getsignal(signal.SIGTERM)
     with pytest.MonkeyPatch.context() as patch:  # its processes keep the environment that they are started in
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("PYTHONPATH", str(Path(__file__).parents[1]), prepend=os.pathsep)
         nodes = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
         nodes.add_node(**node)
         nodes.wait_for_nodes()
+    signal.signal(signal.SIGTERM, handler)  # Ray's own would end the test run in tests that send the signal
     yield nodes.address
     with contextlib.suppress(Exception):
         nodes.shutdown()
