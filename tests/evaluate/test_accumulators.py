@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from qvl_export.common.labels import Label
 from qvl_export.evaluate.analysis.accumulators import (
     MAX_WORST_ITEMS,
     AgreementAccumulator,
@@ -16,14 +17,15 @@ from qvl_export.evaluate.answers.records import Record
 from qvl_export.evaluate.answers.token_agreement import Agreement
 from qvl_export.evaluate.metrics.boxes import PageGeometry
 from qvl_export.evaluate.metrics.scores import score
-from qvl_export.evaluate.sets.dataset import Item, Label
+from qvl_export.evaluate.sets.dataset import Item
 
 PAGE = PageGeometry.original((1, 1))
 
 
 def add(found: ComparisonAccumulator, index: int, truth: str, answer: str, error: str = "") -> None:
     """Adds an item that the reference answered right."""
-    item = Item(index, Path("p.png"), Label("p.png", "Read.", "ocr", [truth], f"kind {index % 2}"))
+    label = Label(image="p.png", prompt="Read.", task="ocr", answers=[truth], kind=f"kind {index % 2}")
+    item = Item(index, Path("p.png"), label)
     reference, own = Record(item=index, answer=truth), Record(item=index, answer=answer, error=error)
     found.add(item, reference, score("ocr", truth, [truth], PAGE), own, "qwen2_vl")
 

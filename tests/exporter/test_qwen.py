@@ -168,7 +168,7 @@ def test_image_features(
     """Tables of positions as they are, spread wider and closer; squeezed and stretched pictures."""
     ours, theirs = model("qwen", shape, precision, target), oracle("qwen", shape)
     for size in ((300, 200), (90, 400), (448, 448)):
-        placed = ours._alone(image(*size, seed=2))
+        placed = ours._place_alone(image(*size, seed=2))
         patches = torch.from_numpy(placed.patches(ours.manifest.image).pixel_values)
         with torch.no_grad():
             expected = theirs.model.visual(patches.flatten(0, 1), torch.ones(1, 3)).pooler_output.numpy()
