@@ -55,7 +55,7 @@ def test_before_the_checkpoint_is_looked_for(options: dict[str, Any], message: s
             r"linears of \d+ columns are not made of whole blocks of 64 \(another --block-size",
         ),
         ("small", {"precision": "int4", "block_size": 128}, "an embedding of 64 columns is not made of blocks of 128"),
-        (REFERENCE, {"max_size": 1_000_000}, "no bundle is as small as 1,000,000 bytes"),
+        (REFERENCE, {"max_size": 1_000_000}, "no bundle fits in 1,000,000 bytes"),
         (GPTQ, {"precision": "int4"}, "the checkpoint is already quantized"),
     ],
     ids=str,
