@@ -31,9 +31,7 @@ def test_the_table_has_the_reference_first(chosen: EvalSet) -> None:
 
 
 def test_failed_items_are_noted(chosen: EvalSet) -> None:
-    models = ("fp16", right, 2.0), ("int8", wrong, 1.0)
-    assert notes(report(chosen, *models)) == []
-    assert notes(report(chosen, *models, failing="int8")) == [
+    assert notes(report(chosen, ("fp16", right, 2), ("int8", wrong, 1), failing="int8")) == [
         ("int8:", "failed on 1 item; failures count as empty answers.")
     ]
 
