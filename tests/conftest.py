@@ -23,6 +23,9 @@ from tests.oracles import families, tiny
 from tests.plans import export_plan
 
 REFERENCE = tiny.REFERENCE
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a background shell's; processes that tests interrupt inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 GRAPH_TARGETS = [name for name in targets.available() if not targets.builds_engines(name)]
 """Targets whose bundles hold ONNX graphs, which tests can read and run without a GPU."""
 

@@ -1,4 +1,4 @@
-"""Sizes and build times of TensorRT-RTX engines, as a table for docs/deploying.md; no GPU is needed.
+"""Sizes and build times of TensorRT-RTX engines, as a table for docs/benchmarks.md; no GPU is needed.
 
     python -m tests.bench.engines [SHAPE]
 

@@ -27,7 +27,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
-from qvl_runtime.answers.generate import Decoder, Run
+from qvl_runtime.answers.generate import Decoder, GenerationStats
 from qvl_runtime.bundle import read_manifest
 from qvl_runtime.manifest import DECODE, ImageGeometry
 from qvl_runtime.positions import Grid
@@ -140,7 +140,7 @@ def read_and_write(bundle: Path, threads: int) -> Callable[[], tuple[float, floa
     def once() -> tuple[float, float]:
         ids = draw.integers(1000, 150000, PROMPT)  # others every time: nothing is reused
         prompt = Prompt(ids, np.tile(np.arange(PROMPT), (3, 1)), ())
-        prefill = seconds(lambda: decoder.prefill(prompt, np.array([PROMPT - 1]), Run()))
+        prefill = seconds(lambda: decoder.prefill(prompt, np.array([PROMPT - 1]), GenerationStats()))
         decode = seconds(lambda: [decoder.step(int(token), PROMPT + i) for i, token in enumerate(ids[:ANSWER])])
         return PROMPT / prefill, ANSWER / decode
 

@@ -1,4 +1,4 @@
-"""A process of a comparison's kind that ends as its job says, for the tests of what is told of it."""
+"""A process that ends as its job says, for tests of error messages."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from qvl_export.cli.main import cli
 from qvl_export.errors import ExportError
 from qvl_export.evaluate.sets.build_set import build_set
 from qvl_export.evaluate.sets.dataset import open_set
-from qvl_export.evaluate.sweep import SweepPlan, make_bundles, parse_pixels
+from qvl_export.evaluate.sweep import SweepPlan, export_bundles, parse_pixels
 from qvl_export.exporting.pipeline import NullProgress
 from qvl_runtime import load
 from tests.heldout import HELDOUT
@@ -158,7 +158,7 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path, place: str) -> 
 
 def test_a_sweep_shares_weights_between_pixel_bounds(tmp_path: Path) -> None:
     plan = SweepPlan(str(REFERENCE), parse_pixels("12544, 50176"), ("fp32", "fp16"), HELDOUT, tmp_path)
-    made = make_bundles(plan, NullProgress())
+    made = export_bundles(plan, NullProgress())
     assert [path.name for path in made] == ["fp32-50176", "fp32-12544", "fp16-50176", "fp16-12544"]
     few, many = load(made[1], threads=1), load(made[0], threads=1)
     assert (few.manifest.image.max_pixels, many.manifest.image.max_pixels) == (12544, 50176)
@@ -167,28 +167,28 @@ def test_a_sweep_shares_weights_between_pixel_bounds(tmp_path: Path) -> None:
     assert (made[0] / "llm.onnx.data").stat().st_ino == (made[1] / "llm.onnx.data").stat().st_ino
     files = [path / "bundle.json" for path in made]
     before = [file.stat().st_mtime_ns for file in files]
-    assert make_bundles(plan, NullProgress()) == made
+    assert export_bundles(plan, NullProgress()) == made
     assert [file.stat().st_mtime_ns for file in files] == before
 
 
-def test_a_sweep_of_another_checkpoint_is_made_anew(tmp_path: Path) -> None:
+def test_a_sweep_of_another_checkpoint_is_exported_again(tmp_path: Path) -> None:
     """Bundles are called by precision and pixels alone."""
     source, out = tmp_path / "checkpoint", tmp_path / "out"
     shutil.copytree(REFERENCE, source)
     plan = SweepPlan(str(source), (50176, 12544), ("fp16",), HELDOUT, out)
-    first = (make_bundles(plan, NullProgress())[0] / "bundle.json").read_bytes()
+    first = (export_bundles(plan, NullProgress())[0] / "bundle.json").read_bytes()
     trained = source / "model.safetensors"
     content = bytearray(trained.read_bytes())
     content[-1] ^= 1
     trained.write_bytes(content)
-    again = (make_bundles(plan, NullProgress())[0] / "bundle.json").read_bytes()
+    again = (export_bundles(plan, NullProgress())[0] / "bundle.json").read_bytes()
     assert json.loads(again)["files"] != json.loads(first)["files"]
 
 
 def test_a_sweep_refuses_precisions_before_it_exports_any(tmp_path: Path) -> None:
     plan = SweepPlan(str(REFERENCE), (50176,), ("fp16", "int9"), HELDOUT, tmp_path / "out")
     with pytest.raises(ExportError, match="'int9'"):
-        make_bundles(plan, NullProgress())
+        export_bundles(plan, NullProgress())
     assert not (tmp_path / "out").exists()
 
 
@@ -198,6 +198,6 @@ def test_a_table_in_another_encoding_is_named(tmp_path: Path) -> None:
         build_set(scans(tmp_path), tmp_path / "truth.csv", tmp_path / "out")
 
 
-def test_pixels_that_are_none() -> None:
-    with pytest.raises(ExportError, match="are not whole numbers"):
+def test_malformed_pixels_are_refused() -> None:
+    with pytest.raises(ExportError, match="is not a list of positive whole numbers"):
         parse_pixels("200704,many")

@@ -313,7 +313,7 @@ CONFIGS = [
     ),
     Row(
         "template that ends the process",
-        r"chat_template\.jinja: cannot be rendered: it ends the process that tries it",
+        r"chat_template\.jinja: cannot be rendered: it crashes the process that tests it",
         d.write("chat_template.jinja", SELF),
     ),
     Row(
@@ -424,7 +424,12 @@ BUNDLES = [
     ),
     Row("file outside", r"outside the bundle: '\.\./x'", d.listed("../x"), ("inspect", "bundle")),
     Row("absolute path", r"outside the bundle: '/etc/passwd'", d.listed("/etc/passwd"), RUN),
-    Row("link out of the bundle", r"vision\.onnx\.data: is a link that leaves", d.link_out("vision.onnx.data"), RUN),
+    Row(
+        "link out of the bundle",
+        r"vision\.onnx\.data: is a link that leads",
+        d.link_out("vision.onnx.data"),
+        RUN,
+    ),
     Row(
         "target from elsewhere",
         r"bundle: is for target 'npu', this runtime has cpu",
@@ -434,13 +439,13 @@ BUNDLES = [
     Row("graph garbage", r"llm\.onnx: is not an ONNX model", d.garbage("llm.onnx"), RUN),
     Row(
         "weights beyond their file",
-        r"vision\.onnx: ONNX Runtime refuses it",
+        r"vision\.onnx: ONNX Runtime rejects it",
         d.onnx_data("vision", offset="4398046511104"),
         RUN,
     ),
     Row(
         "weights outside the bundle",
-        r"vision\.onnx: ONNX Runtime refuses it: .*[Ee]xternal data path",
+        r"vision\.onnx: ONNX Runtime rejects it: .*[Ee]xternal data path",
         d.together(
             lambda here: shutil.copy(here / "vision.onnx.data", here.parent / "secret"),
             d.onnx_data("vision", location="../secret"),
@@ -449,7 +454,7 @@ BUNDLES = [
     ),
     Row(
         "weights at an absolute path",
-        r"vision\.onnx: ONNX Runtime refuses it: .*[Ee]xternal data path",
+        r"vision\.onnx: ONNX Runtime rejects it: .*[Ee]xternal data path",
         d.onnx_data("vision", location="/etc/passwd"),
         RUN,
     ),
@@ -463,7 +468,7 @@ BUNDLES = [
     ),
     Row(
         "bundle's template that ends the process",
-        r"chat_template\.jinja: cannot be rendered: it ends the process that tries it",
+        r"chat_template\.jinja: cannot be rendered: it crashes the process that tests it",
         d.together(d.write("chat_template.jinja", SELF), d.relist("chat_template.jinja")),
         RUN,
     ),
@@ -481,9 +486,12 @@ PROMPTS = [
     Row("image is a bomb", r"page\.png: .*decompression bomb", d.png_claiming(60_000, 60_000), IMAGE),
     Row("image is a small bomb", r"page\.png: .*decompression bomb", d.png_claiming(20_000, 20_000), IMAGE),
     Row("image too narrow", r"aspect ratio of 3000 × 10 is above 200", d.image(3000, 10), IMAGE),
-    Row("PDF page beyond", r"page\.pdf: has 1 pages, asked for 2", d.image(64, 64, "page.pdf"), (*PDF, "--pages", "2")),
+    Row("PDF page beyond", r"page\.pdf: has 1 pages, got page 2", d.image(64, 64, "page.pdf"), (*PDF, "--pages", "2")),
     Row(
-        "PDF pages malformed", r"page\.pdf: pages 'all' are not", d.image(64, 64, "page.pdf"), (*PDF, "--pages", "all")
+        "PDF pages malformed",
+        r"page\.pdf: pages 'all' must be",
+        d.image(64, 64, "page.pdf"),
+        (*PDF, "--pages", "all"),
     ),
     Row("PDF garbage", r"page\.pdf: cannot be read as a PDF", d.write("../page.pdf", "%PDF-1.7 no"), PDF),
     Row("PDF missing", r"page\.pdf: no such file", command=PDF),

@@ -20,7 +20,7 @@ from qvl_export.exporting.layouts import genai
 from qvl_runtime import preprocess
 from qvl_runtime.__main__ import main as runtime_main
 from qvl_runtime._onnxruntime.saturation import saturates
-from qvl_runtime.answers.generate import Run
+from qvl_runtime.answers.generate import GenerationStats
 from qvl_runtime.manifest import ImageGeometry
 from qvl_runtime.model import Model, load
 from qvl_runtime.preprocess import patchify
@@ -107,7 +107,7 @@ def ours(model: Model, images: list[Path], prompt: str, steps: int = STEPS) -> t
     asked = messages(images, prompt)
     prompted = model.prompt(asked, reserve=steps)
     model.clear()
-    logits = model._decoder.prefill(prompted, np.array([len(prompted.ids) - 1]), Run())
+    logits = model.decoder.prefill(prompted, np.array([len(prompted.ids) - 1]), GenerationStats())
     model.clear()
     stream = model.stream(asked, max_new_tokens=steps)
     list(stream)

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from transformers import PreTrainedModel
 
-from qvl_runtime.answers.generate import Run
+from qvl_runtime.answers.generate import GenerationStats
 from qvl_runtime.model import Model
 from qvl_runtime.positions import Grid
 from qvl_runtime.preprocess import patchify
@@ -64,7 +64,7 @@ def test_image_features(
         flat = torch.from_numpy(patches).reshape(-1, patches.shape[-1])
         theirs = oracle(family, shape).model.visual(flat, grid_thw=torch.tensor([[grid.t, grid.h, grid.w]]))
     references = [theirs.pooler_output, *(getattr(theirs, "deepstack_features", None) or [])]
-    for features, reference in zip(ours._engine.encode(patches, grid), references, strict=True):
+    for features, reference in zip(ours.engine.encode(patches, grid), references, strict=True):
         assert_close(features, reference.numpy(), precision)
 
 
@@ -152,11 +152,11 @@ def test_prefill_and_cached_decode(
         )
         everywhere = theirs(**oracle_inputs(ours, prompt)).logits[0].numpy()
     tokens = generated.sequences[0, len(prompt.ids) :].tolist()
-    logits = ours._decoder.prefill(prompt, np.arange(len(prompt.ids)), Run())
+    logits = ours.decoder.prefill(prompt, np.arange(len(prompt.ids)), GenerationStats())
     assert_close(logits, everywhere, precision)
     steps = [logits[-1]]
     for index, token in enumerate(tokens[:STEPS]):
-        steps.append(ours._decoder.step(token, prompt.next_position + index))
+        steps.append(ours.decoder.step(token, prompt.next_position + index))
     assert_close(np.stack(steps), torch.cat(generated.logits).numpy(), precision)
 
 

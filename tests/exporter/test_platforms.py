@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path, PureWindowsPath
 
@@ -44,7 +45,9 @@ for package in (qvl_export, qvl_runtime):
 def without_posix(*command: object, **more: str) -> subprocess.CompletedProcess[str]:
     """A command of Python in a process, and those that it starts, which have none of POSIX."""
     paths = [str(ROOT / "tests" / "oracles" / "without_posix"), str(ROOT), *sys.path]
-    settings = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), "OMP_NUM_THREADS": "1", **more}
+    cache = tempfile.gettempdir()  # platformdirs would ask `sys.platform`, which stays as it is, and want `os.getuid`
+    found = {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "XDG_CACHE_HOME": cache, "OMP_NUM_THREADS": "1"}
+    settings = {**os.environ, **found, **more}
     arguments = [sys.executable, "-c", *map(str, command)]
     return subprocess.run(arguments, env=settings, capture_output=True, text=True, encoding="utf-8", errors="replace")
 

@@ -342,7 +342,7 @@ def test_special_tokens_travel_in_the_bundle(here: Path, tmp_path_factory: pytes
 def test_a_hostile_template_leaves_nothing(here: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     put(here, chat_template__jinja="{% set n = namespace() %}{% set n.a = n %}{{ n }}", tokenizer_config__json=QWEN2)
     out = tmp_path_factory.mktemp("out")
-    with pytest.raises(ConfigError, match=r"chat_template\.jinja: cannot be rendered: it ends the process"):
+    with pytest.raises(ConfigError, match=r"chat_template\.jinja: cannot be rendered: it crashes the process"):
         export(ExportPlan(here, out / "bundle"))
     assert list(out.iterdir()) == []
 

@@ -22,7 +22,7 @@ from qvl_export.cli.progress import ItemProgress, RichProgress
 from qvl_export.common.progress import NullProgress
 from qvl_export.families import read_spec
 from qvl_runtime import load
-from qvl_runtime.answers.generate import Run
+from qvl_runtime.answers.generate import GenerationStats
 from tests.exporter import damage as d
 from tests.exporter import zoo
 from tests.exporter.test_parity import image, oracle_inputs
@@ -76,7 +76,7 @@ def test_transformers_reads_the_same_model(kind: zoo.Kind, checkpoint: Checkpoin
     prompt = model.prompt([{"role": "user", "content": content}])
     with torch.no_grad():
         expected = theirs(**oracle_inputs(model, prompt)).logits[0].numpy()
-    logits = model._decoder.prefill(prompt, np.arange(len(prompt.ids)), Run())
+    logits = model.decoder.prefill(prompt, np.arange(len(prompt.ids)), GenerationStats())
     assert np.abs(logits - expected).max() <= 1e-3
 
 

@@ -17,7 +17,7 @@ from qvl_export.checkpoint.directory import Checkpoint
 from qvl_export.checkpoint.quantized.awq import AwqConfig, read_config
 from qvl_export.checkpoint.quantized.detect import quantized_linears
 from qvl_export.errors import CheckpointError, ConfigError
-from qvl_runtime.answers.generate import Run
+from qvl_runtime.answers.generate import GenerationStats
 from qvl_runtime.model import load
 from tests.exporter.test_parity import cosine, image
 from tests.plans import export_plan
@@ -104,7 +104,7 @@ def logits(bundle: Path) -> np.ndarray:
     model = load(bundle, threads=1)
     content = [{"type": "image", "image": image(100, 60, 1)}, {"type": "text", "text": "Read the text."}]
     prompt = model.prompt([{"role": "user", "content": content}])
-    return model._decoder.prefill(prompt, np.arange(len(prompt.ids)), Run())
+    return model.decoder.prefill(prompt, np.arange(len(prompt.ids)), GenerationStats())
 
 
 @pytest.mark.parametrize("group_size", [16, 32, 64, 128, -1])

@@ -67,7 +67,7 @@ def test_layers_on_their_own_are_the_layers_of_the_model(
         theirs = oracle(family, "deep")(
             **oracle_inputs(model(family, "deep", "fp32"), prompt), output_hidden_states=True
         ).hidden_states
-    features = model(family, "deep", "fp32")._encode(prompt.placed[0])
+    features = model(family, "deep", "fp32").image_features(prompt.placed[0])
     state, feeds = theirs[0].numpy(), llm_feeds(model(family, "deep", "fp32").manifest, prompt, features[1:])
     for index, name in enumerate(stages[:-1]):  # transformers gives the last one normalised
         stage = build(name, {})

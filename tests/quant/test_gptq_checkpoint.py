@@ -20,7 +20,7 @@ from qvl_export.checkpoint.directory import Checkpoint
 from qvl_export.checkpoint.quantized.detect import quantized_linears
 from qvl_export.checkpoint.quantized.gptq import GptqConfig, read_config
 from qvl_export.errors import CheckpointError, ConfigError
-from qvl_runtime.answers.generate import Run
+from qvl_runtime.answers.generate import GenerationStats
 from qvl_runtime.model import Model, load
 from qvl_runtime.packing import unpack_nibbles
 from tests.exporter.test_parity import cosine, image, oracle_inputs
@@ -106,7 +106,7 @@ def both_logits(model: Model, theirs: PreTrainedModel) -> tuple[np.ndarray, np.n
     prompt = model.prompt([{"role": "user", "content": content}])
     with torch.no_grad():
         expected = theirs(**oracle_inputs(model, prompt)).logits[0].numpy()
-    return model._decoder.prefill(prompt, np.arange(len(prompt.ids)), Run()), expected
+    return model.decoder.prefill(prompt, np.arange(len(prompt.ids)), GenerationStats()), expected
 
 
 @examples

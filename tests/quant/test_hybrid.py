@@ -16,7 +16,7 @@ from qvl_export import ExportError, export
 from qvl_export.graph.scale_folds import Fold
 from qvl_export.quant.calibration import smoothquant as smooth
 from qvl_export.quant.precision import of_towers
-from qvl_runtime.answers.generate import Run
+from qvl_runtime.answers.generate import GenerationStats
 from qvl_runtime.bundle import read_manifest
 from qvl_runtime.cli.describe import describe
 from qvl_runtime.errors import BundleError
@@ -55,7 +55,7 @@ def hybrid(bundles: Callable[[str], Path]) -> Model:
 def read_to_the_end(model: Model, item: Item) -> np.ndarray:
     """Logits after the last token of a prompt, through whatever the model has cached."""
     prompt = model.prompt(item.messages)
-    return model._decoder.prefill(prompt, np.array([len(prompt.ids) - 1]), Run())[0]
+    return model.decoder.prefill(prompt, np.array([len(prompt.ids) - 1]), GenerationStats())[0]
 
 
 def test_prompts_are_read_as_int8_reads_them(bundles: Callable[[str], Path], hybrid: Model) -> None:
@@ -91,15 +91,15 @@ def test_both_graphs_scale_what_lies_in_the_cache(
 def test_forced_answers_are_run_as_generated_ones(hybrid: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     """What an accuracy report measures is what the user gets: logits of both ways, token by token."""
     item, seen = UNSEEN[0], []
-    step = hybrid._decoder.step
+    step = hybrid.decoder.step
 
     def kept(*arguments: Any) -> np.ndarray:
         seen.append(step(*arguments))
         return seen[-1]
 
-    monkeypatch.setattr(hybrid._decoder, "step", kept)
+    monkeypatch.setattr(hybrid.decoder, "step", kept)
     answer = hybrid.generate(item.messages, 24)
-    tokens = len(hybrid._ids(answer))
+    tokens = len(hybrid.token_ids(answer))
     forced = load(hybrid.bundle, threads=1).logits(item.messages, answer)
     assert tokens > 8
     assert np.abs(np.stack(seen[: tokens - 1]) - forced[1:]).max() < 0.02 * np.abs(forced).max()

@@ -35,7 +35,7 @@ from qvl_export.quant.mixed_precision.measure import Pace
 from qvl_export.quant.mixed_precision.sensitivity_table import Sensitivity
 from qvl_export.targets import lower
 from qvl_runtime.bundle import read_manifest
-from qvl_runtime.cli.arguments import BAD_INPUT
+from qvl_runtime.common.exit_codes import BAD_INPUT
 from qvl_runtime.model import load
 from tests.heldout import HELDOUT, divergence
 from tests.oracles.tiny import FAMILIES, REFERENCE

@@ -16,7 +16,7 @@ from qvl_export.checkpoint.directory import Checkpoint
 from qvl_export.common.kl import divergence, log_softmax
 from qvl_export.families import read_spec
 from qvl_export.quant import rotation as rotate
-from qvl_runtime.answers.generate import Run
+from qvl_runtime.answers.generate import GenerationStats
 from qvl_runtime.bundle import read_manifest
 from qvl_runtime.model import Model, load
 from qvl_runtime.rotation import Rotation, hadamard
@@ -58,8 +58,8 @@ def test_hadamard_is_sylvesters_and_the_seed_decides() -> None:
 def everywhere(model: Model, content: list[dict[str, Any]]) -> np.ndarray:
     """Logits of every prompt token, and of a cached step."""
     prompt = model.prompt([{"role": "user", "content": content}], reserve=1)
-    logits = model._decoder.prefill(prompt, np.arange(len(prompt.ids)), Run())
-    return np.concatenate([logits, model._decoder.step(7, prompt.next_position)[None]])
+    logits = model.decoder.prefill(prompt, np.arange(len(prompt.ids)), GenerationStats())
+    return np.concatenate([logits, model.decoder.step(7, prompt.next_position)[None]])
 
 
 @pytest.mark.parametrize("family", DENSE)
@@ -88,7 +88,7 @@ def test_hidden_states_are_turned(
     export(export_plan(checkpoint("qwen3_vl", "deep"), tmp_path / "b", precision="fp32", rotate=True))
     plain, turned = model("qwen3_vl", "deep", "fp32"), load(tmp_path / "b", threads=1)
     prompts = [each.prompt([{"role": "user", "content": one_image()}]).placed[0] for each in (plain, turned)]
-    before, after = plain._encode(prompts[0]), turned._encode(prompts[1])
+    before, after = plain.image_features(prompts[0]), turned.image_features(prompts[1])
     assert np.abs(after - Rotation(before.shape[-1], rotate.SEED).apply(before)).max() < 1e-4
     assert np.abs(after - before).max() > 0.1
 

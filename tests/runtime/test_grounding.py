@@ -219,8 +219,9 @@ def test_an_unknown_family_is_named() -> None:
 def test_marks_are_part_of_an_answer(model: Loader) -> None:
     reader = model("qwen2_vl", "small", "fp32")
     answer = find_family("qwen2_vl").notation.format("the total", 10, 20, 30, 40)
-    ids = reader._ids(answer + "<|im_end|>")
-    text = "".join(Stream(iter(ids), reader.tokenizer, Any, marks=reader._marks))
+    ids = reader.token_ids(answer + "<|im_end|>")
+    marks = {id: mark for mark in grounding.MARKS if (id := reader.tokenizer.token_to_id(mark)) is not None}
+    text = "".join(Stream(iter(ids), reader.tokenizer, Any, marks=marks))
     assert text == answer
     assert reader.regions(text, Image.new("RGB", (500, 200))) == [Box("the total", 5, 4, 15, 8)]
 
@@ -278,7 +279,7 @@ def test_drawing(label: str, tmp_path: Path) -> None:
 
 def test_drawings_that_cannot_be_written(tmp_path: Path) -> None:
     page = Image.new("RGB", (40, 30))
-    with pytest.raises(MediaError, match=r"out\.txt: has no ending of an image format"):
+    with pytest.raises(MediaError, match=r"out\.txt: does not have the extension of an image format"):
         drawing.save(page, tmp_path / "out.txt")
     with pytest.raises(MediaError, match="cannot be written"):
         drawing.save(page, tmp_path / "missing" / "out.png")

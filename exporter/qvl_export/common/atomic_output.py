@@ -15,6 +15,7 @@ from typing import IO
 
 from ..errors import ExportError, OutputError
 from .locks import lock
+from .log import log
 from .scratch import LOCK, abandoned, new_id, path_in_state
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
@@ -178,6 +179,7 @@ def _replace(beside: Path, out: Path) -> None:
         if out.exists():
             _rename(out, old)
         _rename(beside, out)
+        log.debug("output in place: %s", out)
     except BaseException:  # an interruption too
         if old.exists() and not out.exists():
             _rename(old, out)

@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from qvl_runtime.common.log import timed
 from qvl_runtime.manifest import EngineEntry, GraphEntry, Manifest, Profile
 from qvl_runtime.sessions._tensorrt.engine import logger
 
+from ..common.log import log
 from ..common.progress import Progress
 from ..errors import ExportError
 from . import Finished, engine_name, onnx_files, with_engine
@@ -57,7 +59,8 @@ def finish(directory: Path, manifest: Manifest, progress: Progress, library: Lib
     for name, entry in manifest.graphs.items():
         shapes = profiles(name, manifest, kind)
         progress.stage(f"building {engine_name(name)}", _size(entry))
-        build(directory / entry.model, directory / engine_name(name), entry, shapes, library, progress)
+        with timed(log, "engine built: %s", engine_name(name)):
+            build(directory / entry.model, directory / engine_name(name), entry, shapes, library, progress)
         engine = EngineEntry(
             file=engine_name(name),
             builder=f"{library.name} {library.trt.__version__}",

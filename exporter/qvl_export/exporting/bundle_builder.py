@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from pathlib import Path
 
 import onnx_ir as ir
@@ -12,6 +13,7 @@ from qvl_runtime.manifest import Calibration, GraphEntry, Manifest
 from ..bundle import files as bundle
 from ..bundle import manifest as describe
 from ..bundle.text_files import texts
+from ..common.log import log
 from ..common.progress import Progress
 from ..engines import Finisher
 from ..graph import weights
@@ -45,6 +47,7 @@ class BundleBuilder:
         """Writes a graph and its weights; tensors in `tower_result` replace those of the checkpoint."""
         resolved, target = self._resolved, self._resolved.targets[name]
         linears = resolved.linears(tower_result)
+        began = time.perf_counter()
         graph = self.graphs[name] = build_graph(name, resolved.spec, target, linears)
         sources = {**resolved.sources, **tower_result.tensors, **packed_parts(linears, target)}
         progress.stage(f"writing {name}", weights.source_bytes(graph, sources))
@@ -52,6 +55,8 @@ class BundleBuilder:
         written = weights.write(graph, sources, data, self._read_hash, progress.advance, self._stored)
         self._stored |= weights.stored(graph)
         bundle.save_graph(graph, self.directory)
+        size, nodes = sum(written.weight_bytes.values()), len(graph.model.graph)
+        log.debug("graph written: %s, %d nodes, %d bytes, %.3f s", name, nodes, size, time.perf_counter() - began)
         self._entries[name] = describe.graph_entry(graph, written, resolved.floats(name))
         self._files[data.name] = bundle.file_entry(data, written.sha256)
         self._files[f"{name}.onnx"] = bundle.file_entry(self.directory / f"{name}.onnx")

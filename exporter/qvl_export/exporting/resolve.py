@@ -23,6 +23,7 @@ from ..checkpoint.quantized import detect as stored
 from ..checkpoint.quantized import gptq_writer
 from ..checkpoint.safetensors_reader import Tensor
 from ..common import atomic_output as atomic
+from ..common.log import log
 from ..common.progress import Progress
 from ..engines import Finisher
 from ..errors import ConfigError, ExportError
@@ -148,6 +149,8 @@ def _read(
     for note in (*checkpoint.notes, *leftovers.notes(checkpoint.tensors), *_headless(spec, checkpoint)):
         progress.stage(f"note: {note}")
     texts = text_files.read(checkpoint, spec, lambda note: progress.stage(f"note: {note}"))
+    size = sum(tensor.nbytes for tensor in tensors.values())
+    log.debug("checkpoint read: %s, %s, %d tensors, %d bytes", checkpoint.directory, spec.family, len(tensors), size)
     return ResolvedExport(
         plan, layout, precisions, lowered, checkpoint, source, spec, tensors, own, sources, texts, recommended
     )

@@ -17,9 +17,10 @@ from typing import IO, Protocol
 
 import msgspec
 
-from qvl_runtime.cli.arguments import BAD_INPUT
+from qvl_runtime.common.exit_codes import BAD_INPUT
 from qvl_runtime.sessions import cores
 
+from ..common.log import log
 from ..errors import ExportError, StoppedError
 
 Advance = Callable[[int], None]
@@ -116,11 +117,13 @@ def start_job(module: str, job: msgspec.Struct) -> Iterator[JobProcess]:
         tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as errors,
         subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=errors, encoding="utf-8", env=settings) as process,
     ):
+        log.debug("job started: %s, process %d", module, process.pid)
         try:
             _hand_over(process, job)
             yield JobProcess(process, errors)
         finally:
             _end(process)
+            log.debug("job ended: process %d, exit code %s", process.pid, process.returncode)
 
 
 def _hand_over(process: subprocess.Popen[str], job: msgspec.Struct) -> None:

@@ -19,6 +19,7 @@ from typing import Any
 import msgspec
 
 from ..common.extras import install_fix
+from ..common.log import log
 from ..errors import ExportError, StoppedError
 from .pool import Advance, JobCrashed, Pool, as_they_end, start_job
 
@@ -86,6 +87,7 @@ class RayPool:
         """See `pool.Pool.run`."""
         wanted = min(threads, self._most)  # a job that needs more cores than any machine has would wait forever
         task = self._ray.remote(_lines).options(num_cpus=wanted, num_returns="streaming", max_retries=0)
+        log.debug("jobs on the cluster: %d of %s, %d cores each", len(jobs), module, wanted)
         streams = [task.remote(module, job) for job in jobs]
         with ThreadPoolExecutor(len(jobs)) as pool:
             try:

@@ -17,7 +17,7 @@ from typing import TypeVar
 
 import msgspec
 
-from qvl_runtime.cli.arguments import BAD_INPUT
+from qvl_runtime.common.exit_codes import BAD_INPUT
 from qvl_runtime.errors import QvlError
 
 FULL = (errno.ENOSPC, errno.EDQUOT)

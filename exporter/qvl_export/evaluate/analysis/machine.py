@@ -1,4 +1,4 @@
-"""The machine of a comparison: times, and answers that depend on rounding, hold only for similar machines."""
+"""Describes the machine of a comparison: times, and answers that depend on rounding, hold only for similar machines."""
 
 from __future__ import annotations
 
@@ -25,14 +25,18 @@ INSTRUCTIONS = {
     "asimddp": "dot product",
     "i8mm": "int8 matrix product",
 }
-"""CPU flags that decide how fast integers are multiplied, with their names in the report."""
+"""CPU flags that decide the speed of integer products, and their names in the report."""
 PACKAGES = ("qvl-export", "qvl-runtime", "onnxruntime", "onnxruntime-gpu")
 REFERENCE = {"hf": ("torch", "transformers")}
 """Packages of a reference that PyTorch runs."""
 
 
 class Machine(msgspec.Struct, frozen=True):
-    """`threads` is per process, for `workers` processes; `instructions` is empty if the system does not report them."""
+    """The machine of a report.
+
+    `threads` is per process, for `workers` processes per model. `instructions` is empty if the system does not report
+    them.
+    """
 
     processor: str
     instructions: list[str]

@@ -11,7 +11,10 @@ from functools import partial
 
 import msgspec
 
+from qvl_runtime.common.log import timed
+
 from ...common.arrays import Floats
+from ...common.log import log
 from ...common.progress import Report
 from ...graph.layer_graphs import Stage
 from ...jobs.pool import Pool
@@ -46,7 +49,8 @@ def quantize_tower(tower: Tower, work: Work, report: Report, pool: Pool | None =
     pending = [number for number in range(len(tower.stages)) if work.record(number) is None]
     began = time.monotonic()
     for count, number in enumerate(pending, 1):
-        quantize_stage(tower, number, work, pool)
+        with timed(log, "stage calibrated: %s", tower.stages[number]):
+            quantize_stage(tower, number, work, pool)
         left = (time.monotonic() - began) / count * (len(pending) - count)
         rounded = record.rounded_experts if (record := work.record(number)) else 0
         note = f", {rounded} expert matrices had too few tokens for GPTQ" if rounded else ""

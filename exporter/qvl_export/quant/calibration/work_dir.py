@@ -17,6 +17,7 @@ import numpy.typing as npt
 from ...checkpoint.safetensors_reader import StoredTensor
 from ...common.arrays import Floats
 from ...common.atomic_output import atomic_file
+from ...common.log import log
 from ...qtensor import QTensor, QuantFormat
 from .saved_linear import SavedLinear
 
@@ -78,6 +79,8 @@ class Work:
         finds its subdirectory gone.
         """
         self.directory = directory if key is None else directory / _digest(key)
+        other = "new, since the key differs" if directory.is_dir() else "new"
+        log.debug("work directory: %s, %s", self.directory, "resumed" if self.directory.is_dir() else other)
         if key is not None and not self.directory.is_dir():
             shutil.rmtree(directory, ignore_errors=True)
             self.directory.mkdir(parents=True)

@@ -15,7 +15,7 @@ from qvl_runtime.errors import QvlError
 from qvl_runtime.manifest import Manifest
 from qvl_runtime.positions import Grid
 from qvl_runtime.preprocess import Patches
-from qvl_runtime.prompts.prompt import Placed, Prompt, ScaledImageWarning, build_prompt
+from qvl_runtime.prompts.prompt import PlacedMedia, Prompt, ScaledImageWarning, build_prompt
 from qvl_runtime.sessions.feeds import cache_state, vision_feeds
 from qvl_runtime.templates.chat import ChatTemplate
 
@@ -121,7 +121,7 @@ class Sampler:
         hidden[image_token_positions(prompt)] = features
         return np.asarray(hidden[None], np.float32)
 
-    def _encode_placed(self, placed: Placed, vision: Encoder) -> npt.NDArray[np.float32]:
+    def _encode_placed(self, placed: PlacedMedia, vision: Encoder) -> npt.NDArray[np.float32]:
         """Returns the features of one placed image and its DeepStack features, [1 + D, tokens, H]."""
         patches = placed.patches(self.manifest.image)
         features = vision.encode(patches.pixel_values, patches.grid)

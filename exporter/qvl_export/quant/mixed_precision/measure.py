@@ -17,6 +17,7 @@ import numpy as np
 
 from ...common.arrays import Floats
 from ...common.kl import divergence, log_softmax
+from ...common.log import log
 from ...common.progress import Report
 from ..calibration.layer_session import through
 from ..calibration.layerwise import collect_statistics, quantize_linears
@@ -103,6 +104,7 @@ def _measure_tower(
         _advance(tower, name, work, variants)
         pace.add(measured - began, time.monotonic() - measured, len(variants.names))
         variants.finish(Step(name, next(iter(schemes)), linears))
+        log.debug("sensitivity measured: %s, %.3f s", name, time.monotonic() - began)
         left = pace.left(len(tower.stages) - number - 1, len(variants.names))
         report(f"{tower.name}: sensitivity of {number + 1} of {len(tower.stages)} stages measured, {left}")
 

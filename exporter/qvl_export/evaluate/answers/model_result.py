@@ -8,8 +8,8 @@ from .records import Cost, Records
 
 
 @dataclass(frozen=True)
-class Contender:
-    """A model that has answered: its description, cost and records."""
+class ModelResult:
+    """The description, cost and answers of a model; `family` is empty for PyTorch."""
 
     title: str
     path: str

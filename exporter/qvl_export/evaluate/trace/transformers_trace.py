@@ -12,16 +12,16 @@ import numpy.typing as npt
 from qvl_runtime.positions import Grid, window_layout
 
 from ..answers.transformers_reference import NO_ARGUMENTS, Floats, HfAnswerer
-from .tap_files import Taps
+from .trace_files import TraceInfo
 
 
-def tap(
+def trace(
     path: str,
     messages: list[dict[str, Any]],
     out: Path,
     threads: int | None = None,
     template_args: Mapping[str, Any] = NO_ARGUMENTS,
-) -> Taps:
+) -> TraceInfo:
     """Writes every stage of one input to `out/NAME.npy`, with the names and token order of the bundle's graphs."""
     answerer = HfAnswerer(path, threads, template_args)
     inputs, stages = answerer.inputs(messages), list[str]()
@@ -35,16 +35,16 @@ def tap(
 
     for prefix, blocks in (("vision.blocks", model.visual.blocks), ("llm.layers", model.language_model.layers)):
         for index, block in enumerate(blocks):
-            block.register_forward_hook(_saving(save, f"{prefix}.{index}"))
-    model.visual.merger.register_forward_hook(_saving(save, "vision.merger"))
+            block.register_forward_hook(_saving_hook(save, f"{prefix}.{index}"))
+    model.visual.merger.register_forward_hook(_saving_hook(save, "vision.merger"))
     save("preprocessing", inputs["pixel_values"])
     with answerer.torch.inference_mode():
         save("logits", answerer.model(**inputs).logits[0])
-    places = np.flatnonzero(inputs["mm_token_type_ids"][0].numpy())
-    return Taps(stages, places.tolist(), inputs["input_ids"].shape[1])
+    image_tokens = np.flatnonzero(inputs["mm_token_type_ids"][0].numpy())
+    return TraceInfo(stages, image_tokens.tolist(), inputs["input_ids"].shape[1])
 
 
-def _saving(save: Callable[[str, Any], None], name: str) -> Any:
+def _saving_hook(save: Callable[[str, Any], None], name: str) -> Any:
     def hook(_: Any, __: Any, output: Any) -> None:
         save(name, output[0] if isinstance(output, tuple) else output)
 
@@ -56,13 +56,13 @@ def _window_order(vision: Any, grids: list[list[int]]) -> npt.NDArray[np.int64] 
     side = getattr(vision, "window_size", 0) // (vision.patch_size * vision.spatial_merge_size)
     if not side:
         return None
-    places, count = [], 0
+    indices, count = [], 0
     for t, h, w in grids:
         slots = window_layout(Grid(1, h, w), vision.spatial_merge_size, side).scatter
         for _ in range(t):
-            places.append(np.argsort(np.argsort(slots)) + count)
+            indices.append(np.argsort(np.argsort(slots)) + count)
             count += len(slots)
-    return np.concatenate(places)
+    return np.concatenate(indices)
 
 
 def _in_merge_order(rows: Floats, name: str, order: npt.NDArray[np.int64] | None) -> Floats:

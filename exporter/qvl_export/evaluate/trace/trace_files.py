@@ -1,12 +1,14 @@
-"""The files of a run that keeps intermediate values."""
+"""The files of a traced run: one array per stage, and a description."""
 
 from __future__ import annotations
 
 import msgspec
 
+TRACE_FILE = "trace.json"
 
-class Taps(msgspec.Struct):
-    """Stages in order of the chain, the positions of image tokens in the prompt, and the prompt's length."""
+
+class TraceInfo(msgspec.Struct):
+    """Stages in run order, the positions of image tokens in the prompt, and the prompt's length."""
 
     stages: list[str]
     image_tokens: list[int]

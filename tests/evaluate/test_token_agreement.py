@@ -8,7 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from qvl_export.evaluate.answers.agreement import Kept, agreement, keep
+from qvl_export.evaluate.answers.token_agreement import (
+    StoredDistributions,
+    compare_distributions,
+    compress_distributions,
+)
 
 TOKENS = 70
 
@@ -29,8 +33,8 @@ def full(one: np.ndarray, two: np.ndarray) -> np.ndarray:
 
 def test_small_vocabularies_are_exact(tmp_path: Path) -> None:
     one, two, tokens = pair(200, 0.3)
-    keep(one, tokens).save(tmp_path / "0.npz")
-    found = agreement(Kept.load(tmp_path / "0.npz"), two)
+    compress_distributions(one, tokens).save(tmp_path / "0.npz")
+    found = compare_distributions(StoredDistributions.load(tmp_path / "0.npz"), two)
     np.testing.assert_allclose(found.kl, full(one, two), rtol=2e-3, atol=1e-6)
     assert found.same_top == (one.argmax(-1) == two.argmax(-1)).sum() < TOKENS
     assert found.first_divergence == np.flatnonzero(two.argmax(-1) != tokens)[0]
@@ -42,7 +46,7 @@ def test_small_vocabularies_are_exact(tmp_path: Path) -> None:
 
 def test_the_bucket_of_all_others_hides_little() -> None:
     one, two, tokens = pair(20_000, 0.3)
-    true, found = full(one, two), np.array(agreement(keep(one, tokens), two).kl)
+    true, found = full(one, two), np.array(compare_distributions(compress_distributions(one, tokens), two).kl)
     assert (found <= true * 1.001 + 1e-9).all()
     assert found.mean() > 0.8 * true.mean()  # flatter distributions than any reader's: 60 % of the mass is kept
 
@@ -52,13 +56,13 @@ def test_logits_that_are_not_finite_agree_with_nothing() -> None:
     one, two, tokens = pair(200, 0.3)
     two[3, 5] = np.nan
     with pytest.raises(ArithmeticError, match="not finite"):
-        agreement(keep(one, tokens), two)
+        compare_distributions(compress_distributions(one, tokens), two)
     with pytest.raises(ArithmeticError, match="not finite"):
-        keep(two, tokens)
+        compress_distributions(two, tokens)
 
 
 def test_a_model_agrees_with_itself() -> None:
     one, _, tokens = pair(1000, 0)
-    found = agreement(keep(one, tokens), one)
+    found = compare_distributions(compress_distributions(one, tokens), one)
     assert max(found.kl) < 1e-7 and found.same_top == TOKENS and found.first_divergence is None
     assert found.log_likelihood == pytest.approx(found.log_likelihood_reference, rel=1e-6)
