@@ -84,12 +84,12 @@ WEIGHTS = [
     ),
     Row(
         "extra tensor",
-        r"no place in the model: model\.extra",
+        r"not part of the model: model\.extra",
         d.tensors(lambda t: t.update({"model.extra": torch.ones(2)})),
     ),
     Row(
         "name with control characters",
-        r"no place in the model: model\.\\x1b\[31m extra, n0",
+        r"not part of the model: model\.\\x1b\[31m extra, n0",
         d.tensors(
             lambda t: t.update({"model.\x1b[31m\nextra": torch.ones(2), **{f"n{i}": torch.ones(1) for i in range(9)}})
         ),
@@ -150,7 +150,7 @@ WEIGHTS = [
     ),
     Row(
         "tensor twice in a header",
-        r"model\.safetensors: has a damaged header: 'model\.norm\.weight' is there twice",
+        r"model\.safetensors: has a damaged header: 'model\.norm\.weight' occurs twice",
         d.twice(d.NORM),
     ),
     Row("tensor in two shards", r"model\.norm\.weight is also in model.*\.safetensors", d.second_shard),
@@ -340,10 +340,14 @@ ARGUMENTS = [
     ),
     Row(
         "pixel bounds",
-        r"900000 to 800000 pixels are no bounds",
+        r"min_pixels 900000 is above max_pixels 800000",
         command=(*EXPORT, "--min-pixels", "900000", "--max-pixels", "800000"),
     ),
-    Row("pixel bound below a token", r"10 to 10 pixels are no bounds", command=(*EXPORT, "--max-pixels", "10")),
+    Row(
+        "pixel bound below a token",
+        r"min_pixels 10 and max_pixels 10 are too small",
+        command=(*EXPORT, "--max-pixels", "10"),
+    ),
     Row(
         "max length", r"--max-length 999999 is not within the model's 8192", command=(*EXPORT, "--max-length", "999999")
     ),
@@ -360,7 +364,6 @@ ARGUMENTS = [
         r"--block-size 48 is not supported \(one of 128, 64, 32, 16",
         command=(*NOWHERE, "--block-size", "48"),
     ),
-    Row("weight before it", r"--vision-weight is -1", command=(*NOWHERE, "--vision-weight", "-1")),
     Row("block size of tables", r"--block-size 7 is not supp", command=(*NOWHERE[:-1], "int8", "--block-size", "7")),
     *(
         Row(f"{option[0]} without {what}", rf"{option[0]} is for {what}", command=(*EXPORT, *option))
@@ -368,10 +371,8 @@ ARGUMENTS = [
             ("quantization", ("--block-size", "64")),
             ("int8", ("--reduce-range",)),
             ("int4", ("--no-gptq-experts",)),
-            ("int4", ("--vision-weight", "2")),
         )
     ),
-    Row("weight of int8", r"--vision-weight is for int4", command=(*NOWHERE[:-1], "int8", "--vision-weight", "2")),
     Row("number is a word", r"--max-pixels.*'many'", command=(*EXPORT, "--max-pixels", "many")),
     Row("option unknown", r"--fast", command=(*EXPORT, "--fast")),
     Row("OUT not given", r"OUT", command=("export", "checkpoint")),

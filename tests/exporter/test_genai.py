@@ -28,6 +28,7 @@ from tests.conftest import REFERENCE, Bundles, Loader
 from tests.exporter.test_parity import image
 from tests.heldout import character_error_rate, items
 from tests.oracles.tiny import SHAPES
+from tests.plans import export_plan
 
 Checkpoints = Callable[[str, str], Path]
 Directory = Callable[[str, str, str], Path]
@@ -165,7 +166,7 @@ def test_its_tokens_and_pixels_are_ours(
 def quantized(tmp_path: Path, checkpoint: Path, **options: Any) -> tuple[Path, Model]:
     """The directory and the bundle of one plan."""
     for layout in ("genai", "qvl"):
-        export(ExportPlan(checkpoint, tmp_path / layout, layout=layout, **options))
+        export(export_plan(checkpoint, tmp_path / layout, layout=layout, **options))
     if saturates():
         ask_for_exact_products(tmp_path / "genai")
     return tmp_path / "genai", load(tmp_path / "qvl", threads=1)
@@ -268,21 +269,21 @@ def test_it_is_no_bundle_and_says_so(
     ("options", "message"),
     [
         ({"layout": "gguf"}, "layout 'gguf' is not supported"),
-        ({"layout": "genai", "precision": "hybrid"}, "one language model"),
+        ({"layout": "genai", "precision": "hybrid"}, "takes a single graph of the language model"),
     ],
 )
 def test_what_it_cannot_hold_is_refused_early(
     checkpoint: Checkpoints, tmp_path: Path, options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ExportError, match=message):
-        export(ExportPlan(checkpoint("qwen2_5_vl", "small"), tmp_path / "out", **options))
+        export(export_plan(checkpoint("qwen2_5_vl", "small"), tmp_path / "out", **options))
     assert not list(tmp_path.iterdir())
 
 
 def test_other_families_and_targets_are_refused(checkpoint: Checkpoints, tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match=r"knows no qwen \(it knows qwen2_vl, "):
+    with pytest.raises(ExportError, match=r"does not support family qwen \(supported: qwen2_5_vl, qwen2_vl, "):
         export(ExportPlan(checkpoint("qwen", "small"), tmp_path / "out", layout="genai"))
-    with pytest.raises(ExportError, match="not for target portable"):
+    with pytest.raises(ExportError, match="does not support target portable"):
         export(ExportPlan(checkpoint("qwen2_vl", "small"), tmp_path / "out", layout="genai", target="portable"))
     assert not list(tmp_path.iterdir())
 

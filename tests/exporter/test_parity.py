@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from qvl_runtime.model import Model
 from qvl_runtime.positions import Grid
 from qvl_runtime.preprocess import patchify
 from qvl_runtime.prompts.prompt import Prompt
-from tests.conftest import Loader
+from tests.conftest import GRAPH_TARGETS, Loader
 from tests.oracles.tiny import FAMILIES, FREE_SIZES, SHAPES, VIDEO
 
 Oracle = Callable[[str, str], PreTrainedModel]
@@ -27,8 +28,9 @@ MAX_ABS = {"fp32": 1e-3}
 MIN_COSINE = {"fp32": 0.9999, "fp16": 0.999}
 
 shapes = pytest.mark.parametrize("shape", SHAPES)
-WAYS = [(target, precision) for target in ("cpu", "portable") for precision in ("fp32", "fp16")]
-ways = pytest.mark.parametrize(("target", "precision"), [*WAYS, ("cuda", "fp16")])
+WAYS = [way for way in product(GRAPH_TARGETS, ("fp32", "fp16")) if way != ("cuda", "fp32")]
+"""Targets and precisions; in fp32, `cuda` has the graphs of `cpu`."""
+ways = pytest.mark.parametrize(("target", "precision"), WAYS)
 
 
 def cosine(a: np.ndarray, b: np.ndarray) -> float:
@@ -159,7 +161,7 @@ def test_prefill_and_cached_decode(
 
 
 @shapes
-@pytest.mark.parametrize("target", ["cpu", "portable"])
+@pytest.mark.parametrize("target", [target for target, precision in WAYS if precision == "fp32"])
 @pytest.mark.parametrize(("family", "content"), contents_for(one_image, three_images, a_video))
 def test_greedy_tokens_are_identical(
     oracle: Oracle, model: Loader, family: str, shape: str, target: str, content: Callable[[], list[dict[str, Any]]]

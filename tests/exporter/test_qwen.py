@@ -37,7 +37,9 @@ from qvl_runtime.templates.chat import ChatTemplate
 from tests.conftest import Loader
 from tests.exporter.test_parity import assert_close, image, oracle_inputs, ways
 from tests.oracles import tiny
+from tests.oracles.families import qwen as tiny_qwen
 from tests.oracles.qwen_vl import QwenVl
+from tests.plans import export_plan
 from tests.quant.test_awq_checkpoint import CONFIG, quantized
 
 Checkpoints = Callable[[str, str], Path]
@@ -74,7 +76,7 @@ PUBLISHED = {
     "vocab_size": 151936,
 }
 """`config.json` of Qwen/Qwen-VL-Chat."""
-TINY_VISUAL = tiny.qwen_vl_config(tiny.SHAPES["small"])["visual"]
+TINY_VISUAL = tiny_qwen.config(tiny.SHAPES["small"])["visual"]
 
 
 def user(*content: Any) -> list[dict[str, Any]]:
@@ -294,7 +296,7 @@ def test_marks_of_boxes_survive_decoding(model: Loader, monkeypatch: pytest.Monk
 
 def refused(checkpoint: Path, out: Path, **plan: Any) -> str:
     with pytest.raises(ExportError) as error:
-        export(ExportPlan(checkpoint, out, **plan))
+        export(export_plan(checkpoint, out, **plan))
     assert not out.exists() and "\n" not in str(error.value)
     return str(error.value)
 

@@ -14,12 +14,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from qvl_export import ConfigError, ExportPlan, export
+from qvl_export import ConfigError, export
 from qvl_export.checkpoint.directory import Checkpoint
+from qvl_export.common.labels import read_labels
 from qvl_export.families import read_spec
 from qvl_export.quant.calibration import layerwise as calibrate
 from qvl_export.quant.calibration.work_dir import Sample
-from qvl_export.quant.calibration_data.labelled_set import read_labels
 from qvl_runtime import BundleError, load
 from qvl_runtime.answers.generate import GenerationStats
 from qvl_runtime.bundle import read_manifest
@@ -29,6 +29,7 @@ from tests.conftest import Loader
 from tests.exporter import damage as d
 from tests.exporter.test_parity import cosine, three_images
 from tests.heldout import HELDOUT
+from tests.plans import export_plan
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 PREPROCESSOR = {
@@ -179,10 +180,10 @@ def test_int4_is_calibrated_with_deepstack(
         lambda tower, work, *rest: (seen.extend(work.samples(0)), quantize(tower, work, *rest))[1],
     )
     plan = {"llm_precision": "int4", "calib": HELDOUT, "samples": 6, "accuracy_level": 0, "precision": "fp32"}
-    export(ExportPlan(checkpoint("qwen3_vl", "deep"), tmp_path / "int4", **plan))
+    export(export_plan(checkpoint("qwen3_vl", "deep"), tmp_path / "int4", **plan))
     manifest, whole = read_manifest(tmp_path / "int4"), model("qwen3_vl", "deep", "fp32")
     assert "int4 in blocks of 32" in manifest.graphs["llm"].precision and manifest.llm.deepstack_layers == 2
-    label = read_labels(HELDOUT)[0]
+    _, label = next(read_labels(HELDOUT))
     page = {"type": "image", "image": HELDOUT / label.image}
     (placed,) = whole.prompt([{"role": "user", "content": [page, {"type": "text", "text": label.prompt}]}]).placed
     feeds = seen[0].feeds

@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -30,6 +30,7 @@ from qvl_runtime.sessions.tensorrt_rtx import KernelCache
 from tests.oracles.fake_cuda import FakeCuda
 from tests.oracles.fake_tensorrt import ExecutionContext, library
 from tests.oracles.tiny import FAMILIES
+from tests.plans import changed
 
 Checkpoints = Callable[[str, str], Path]
 TARGETS = ("tensorrt", "tensorrt_rtx")
@@ -83,7 +84,8 @@ def gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Gpu:
 
 def make(source: Path, out: Path, target: str, **changes: Any) -> Path:
     pixels = None if "qwen-" in source.name else 512 * 512  # Qwen-VL's images have one size
-    export(replace(ExportPlan(source, out, target=target, max_pixels=pixels, max_length=1024), **changes))
+    plan = ExportPlan(source, out, target=target, max_pixels=pixels, max_length=1024)
+    export(changed(plan, **changes))
     return out
 
 

@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 
 import msgspec
 
+from .common.log import log
 from .errors import BundleError
 from .manifest import (
     DECODE,
@@ -58,6 +59,8 @@ def read_manifest(bundle: Path) -> Manifest:
         if name not in manifest.files:
             raise BundleError("is used but not listed under files", where=bundle / name, fix="export again")
     _check_geometry(manifest, bundle / MANIFEST)
+    size, version = sum(entry.size for entry in manifest.files.values()), manifest.schema_version
+    log.debug("bundle read: %s, schema %d, target %s, %d bytes", bundle, version, manifest.target, size)
     return manifest
 
 

@@ -1,8 +1,8 @@
 """Parses boxes and points in answers, from each family's notation to pixels of the original image.
 
-`qwen`: `<ref>label</ref><box>(x1,y1),(x2,y2)</box>`, 0 to 999 of each side. `qwen2_vl`: the same with the marks
-`<|object_ref_start|>` … `<|box_end|>`. `qwen2_5_vl`: JSON objects with `bbox_2d` or `point_2d`, pixels of the
-**resized** image. `qwen3_vl` and `qwen3_vl_moe`: such objects with coordinates from 0 to 1000 of each side.
+Families have one of two notations, see `_FAMILIES`. One is text, `<ref>label</ref><box>(x1,y1),(x2,y2)</box>`
+or the same with `<|object_ref_start|>` … `<|box_end|>`; the other is JSON objects with `bbox_2d` or `point_2d`.
+Coordinates are thousandths of each side, or pixels of the **resized** image.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ _Found = tuple[str, list[float]]
 def parse(text: str, family: str, image_size: Size, resized_size: Size | None = None) -> list[Region]:
     """Returns the boxes and points of an answer in their order, in pixels of the image of `image_size`.
 
-    `resized_size` is the size the model saw; only `qwen2_5_vl` needs it, and None means the checkpoint's default
+    `resized_size` is the size the model saw, for families that answer in its pixels; None means Qwen2.5-VL's default
     bounds. Truncated or malformed boxes are skipped; a truncated list keeps its complete boxes. Raises PromptError for
     an unknown family.
     """
@@ -250,4 +250,4 @@ _FAMILIES: dict[str, tuple[Callable[[str], Iterator[_Found]], bool]] = {
     "qwen3_vl": (_parse_json, True),
     "qwen3_vl_moe": (_parse_json, True),
 }
-"""Function that finds coordinates, and whether they are thousandths of each side."""
+"""Function that finds coordinates, and whether they are thousandths of each side, else pixels of the resized image."""

@@ -19,6 +19,7 @@ import warnings
 from typing import Any, cast
 
 from ..common.interpreter import interpreter, locations
+from ..common.log import log
 from ..errors import InstallError
 from .limits import Document, PdfFailure, PdfLimits
 from .reader import LENGTHS, RawFile, Reader, Reply, fill, send
@@ -283,6 +284,7 @@ def _popen(limits: PdfLimits) -> subprocess.Popen[bytes]:
         if error.errno in _BUSY:
             raise PdfFailure(f"no process can be started: {error.strerror}") from error
         raise _CannotStart(f"{sys.executable}: {error.strerror}") from error
+    log.debug("PDF process started: %d", process.pid)
     _enlarge_pipe(process.stdout)
     return process
 

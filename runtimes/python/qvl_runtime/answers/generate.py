@@ -12,6 +12,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from ..common.log import log
 from ..errors import EngineError, PromptError
 from ..manifest import LlmGeometry
 from ..positions import Ints
@@ -130,6 +131,7 @@ class Decoder:
         self._cached, self._ntk_alpha = keys[:start], prompt.ntk_alpha
         stats.counts.prompt, stats.counts.reused = len(prompt.ids), start
         stats.counts.image = sum(item.span.tokens for item in prompt.placed)
+        log.debug("prompt: %d tokens, %d in the cache, %d of images", len(prompt.ids), start, stats.counts.image)
         logits = []
         answer_start = len(keys) - prompt.answer_tokens
         for first, last in (*_chunks(start, answer_start), *_chunks(max(start, answer_start), len(keys))):
@@ -207,6 +209,9 @@ class Decoder:
         except BaseException:
             stats.finish_reason = "error"
             raise
+        finally:
+            decoded, reason = stats.times.decode, stats.finish_reason
+            log.debug("answer: %d tokens, %s, decoded in %.3f s", len(stats.tokens), reason, decoded)
 
     def _tokens(
         self, prompt: Prompt, limit: int, stop: frozenset[int], pick: TokenPicker, stats: GenerationStats, halt: Halt

@@ -44,7 +44,7 @@ def _matching(pattern: str) -> list[str]:
 def _frames(found: list[str], name: str, problem: str) -> list[str]:
     for file in found:
         if not is_image(Path(file)):
-            problem = f"is no frame of a video but {_kind(file)}"
+            problem = f"is {_kind(file)}, not a frame of a video"
             raise MediaError(problem, where=describe_source(file), fix=f"a pattern names images: {VIDEO_FORMS}")
     if not found:
         raise MediaError(problem, where=describe_source(name), fix=f"write {VIDEO_FORMS}")
@@ -52,7 +52,7 @@ def _frames(found: list[str], name: str, problem: str) -> list[str]:
 
 
 def _kind(file: str) -> str:
-    return "a video of its own" if looks_like_media(file) else "a file of another kind"
+    return "a video" if looks_like_media(file) else "a file of another kind"
 
 
 def _counted(name: str) -> tuple[list[tuple[int, str]], str]:

@@ -13,6 +13,7 @@ from .._onnxruntime.library import ort
 from .._onnxruntime.nodes import crashing_attribute
 from .._onnxruntime.saturation import saturates
 from ..bundle import inside
+from ..common.log import log, timed
 from ..errors import BundleError, EngineError, InstallError
 from ..manifest import DECODE, GraphEntry, ImageGeometry, Manifest
 from ..positions import Grid
@@ -74,7 +75,8 @@ def open_session(
 ) -> ort.InferenceSession:
     """Opens a session with `options` (default: `session_options()`); ONNX Runtime's exceptions propagate."""
     options = options or session_options()
-    return ort.InferenceSession(str(path), options, providers=[provider], disabled_optimizers=[BYTES_TO_UNSIGNED])
+    with timed(log, "session opened: %s, %s, %d threads", path, provider, options.intra_op_num_threads):
+        return ort.InferenceSession(str(path), options, providers=[provider], disabled_optimizers=[BYTES_TO_UNSIGNED])
 
 
 def _check_attributes(path: Path) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from ..common import user_cache
 from ..common.interpreter import interpreter, locations
+from ..common.log import log
 
 VERSION = 1
 """Version of the tests: raising it makes every file be tried again."""
@@ -46,6 +47,7 @@ def faults(jobs: Mapping[str, object]) -> dict[str, str]:
     records = {name: _record_path(job) for name, job in jobs.items()}
     untested = {name: job for name, job in jobs.items() if not _has_passed(records[name])}
     verdicts = _run_child(python, untested) if untested else {}
+    log.debug("vetted: %s; passed earlier: %s", list(verdicts), [name for name in jobs if name not in untested])
     for name in (name for name, fault in verdicts.items() if not fault):
         _passed.add(records[name])
         user_cache.keep(records[name], _PASSED)

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 
 from ...bundle import inside
+from ...common.log import log as messages
+from ...common.log import timed
 from ...errors import BundleError, PromptError
 from ...manifest import GraphEntry, Profile
 from .context import Context
@@ -58,7 +60,8 @@ def load_engine(bundle: Path, entry: GraphEntry, cuda: Cuda, trt: Any, library: 
         )
     log = logger(trt)
     runtime = trt.Runtime(log)
-    engine = runtime.deserialize_cuda_engine(path.read_bytes())
+    with timed(messages, "engine loaded: %s, %d bytes", path, path.stat().st_size):
+        engine = runtime.deserialize_cuda_engine(path.read_bytes())
     if engine is None:
         reason = log.errors[-1] if log.errors else "no reason given"
         builder = entry.engine.builder or "another version"
