@@ -141,7 +141,7 @@ def rounded_as_theirs(monkeypatch: pytest.MonkeyPatch) -> None:
         mean, std = (np.array(v, np.float32)[:, None] for v in (geometry.image_mean, geometry.image_std))
         return np.asarray((scaled[None] - mean) / std)
 
-    monkeypatch.setattr(preprocess, "_normalisation", table)
+    monkeypatch.setattr(preprocess, "normalization_table", table)
 
 
 @pytest.mark.usefixtures("rounded_as_theirs")

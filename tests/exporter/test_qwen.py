@@ -32,6 +32,7 @@ from qvl_runtime.grounding import Box
 from qvl_runtime.model import Model, load
 from qvl_runtime.positions import ntk_alpha
 from qvl_runtime.preprocess import patchify
+from qvl_runtime.prompts.prompt import Media, place_media
 from qvl_runtime.templates.chat import ChatTemplate
 from tests.conftest import Loader
 from tests.exporter.test_parity import assert_close, image, oracle_inputs, ways
@@ -168,7 +169,8 @@ def test_image_features(
     """Tables of positions as they are, spread wider and closer; squeezed and stretched pictures."""
     ours, theirs = model("qwen", shape, precision, target), oracle("qwen", shape)
     for size in ((300, 200), (90, 400), (448, 448)):
-        placed = ours._place_alone(image(*size, seed=2))
+        alone = image(*size, seed=2)
+        placed = place_media(Media("image", (alone,)), 0, ours.manifest.image.max_pixels, ours.manifest)
         patches = torch.from_numpy(placed.patches(ours.manifest.image).pixel_values)
         with torch.no_grad():
             expected = theirs.model.visual(patches.flatten(0, 1), torch.ones(1, 3)).pooler_output.numpy()

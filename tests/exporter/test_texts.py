@@ -276,7 +276,7 @@ PASSED: dict[str, tuple[dict[str, Any], str, str]] = {
             "chat_template__jinja": QWEN3_VL,
         },
         QWEN3_VL,
-        "the chat template of chat_template.json cannot be rendered: it ends the process that tries it",
+        "the chat template of chat_template.json cannot be rendered: it crashes the process that tests it",
     ),
     "a byte order mark": ({"chat_template__jinja": BOM + QWEN3_VL}, QWEN3_VL, ""),
 }  # fmt: skip
@@ -300,7 +300,7 @@ def test_the_first_that_places_the_image_token(here: Path, files: dict[str, Any]
         ),
         (
             {"chat_template__json": {"chat_template": "x"}, "chat_template__jinja": "{{ raise_exception('no') }}"},
-            r"chat_template\.json: takes no images: .* and the one of chat_template\.jinja the chat template refuses",
+            r"chat_template\.json: takes no images: .* and the one of chat_template\.jinja the chat template rejects",
         ),
         (
             {"tokenizer_config__json": {"chat_template": [{"name": "a", "template": "x"}, {"name": "b"}]}},

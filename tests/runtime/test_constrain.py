@@ -273,7 +273,7 @@ def test_a_tokenizer_that_is_gone_is_told(bundle: Bundles, tmp_path: Path) -> No
     path = shutil.copytree(bundle("qwen2_5_vl", "small", "fp32"), tmp_path / "bundle")
     with load(path, threads=1) as model:
         (path / "tokenizer.json").unlink()
-        with pytest.raises(BundleError, match=r"tokenizer\.json: cannot be read"):
+        with pytest.raises(BundleError, match=r"tokenizer\.json: no such file"):
             model.generate(QUESTION, 5, json_schema={"type": "array"})
 
 

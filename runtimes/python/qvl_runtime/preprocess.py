@@ -57,10 +57,10 @@ def patchify(frames: Sequence[Frame], geometry: ImageGeometry, grid: Grid | None
     missing = grid.t * geometry.temporal_patch_size - len(frames)
     if missing:
         pixels = np.concatenate((pixels, np.repeat(pixels[-1:], missing, axis=0)))
-    return Patches(_cut(pixels, _normalization_table(geometry), grid, geometry), grid)
+    return Patches(_cut(pixels, normalization_table(geometry), grid, geometry), grid)
 
 
-def _normalization_table(geometry: ImageGeometry) -> Floats:
+def normalization_table(geometry: ImageGeometry) -> Floats:
     """Returns the value of each byte in each channel, [3, 256]: rescaled in float64, normalized in float32."""
     scaled = (np.arange(256, dtype=np.float64) * (1 / 255)).astype(np.float32)
     mean, std = (np.array(v, dtype=np.float32)[:, None] for v in (geometry.image_mean, geometry.image_std))
