@@ -12,6 +12,7 @@ import pytest
 from qvl_export import families, targets
 from qvl_export.checkpoint.directory import Checkpoint
 from qvl_export.graph.build import build_llm, build_vision
+from qvl_export.targets import DEFERRED_SCALE
 from qvl_runtime import sessions
 from qvl_runtime.bundle import read_manifest
 from tests.conftest import GRAPH_TARGETS, Bundles
@@ -120,6 +121,15 @@ def test_a_portable_graph_speaks_standard_onnx_alone(bundle: Bundles, target: st
     domains = {node.domain for node in model.graph.node}
     assert domains == set(dict(targets.lower(target, precision).opsets))
     assert target != "portable" or domains == {""}
+
+
+@every_bundle
+def test_a_graph_tells_nothing_of_the_code_that_built_it(
+    bundle: Bundles, target: str, family: str, precision: str
+) -> None:
+    for name in ("vision", "llm"):
+        model = onnx.load(bundle(family, "deep", precision, target) / f"{name}.onnx", load_external_data=False)
+        assert {item.key for node in model.graph.node for item in node.metadata_props} <= {DEFERRED_SCALE}
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -137,9 +137,15 @@ def empty_graph(name: str, target: Target) -> ir.Graph:
 
 
 def finished(graph: ir.Graph, target: Target) -> ir.Model:
-    """Returns the model of a complete graph, without unused nodes, which ONNX Runtime would compute."""
+    """Returns the model of a complete graph.
+
+    Unused nodes, which ONNX Runtime would compute, and what the graph builder notes about its modules are removed.
+    """
     model = ir.Model(graph, ir_version=target.ir_version)
     RemoveUnusedNodesPass()(model)
+    for node in ir.traversal.RecursiveGraphIterator(graph):
+        for key in [key for key in node.metadata_props if key == "namespace" or key.startswith("pkg.onnxscript.")]:
+            del node.metadata_props[key]  # names of our classes, and its failed inferences
     return model
 
 
