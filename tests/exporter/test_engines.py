@@ -144,7 +144,7 @@ def test_other_forms_of_stored_weights_are_refused(format: QuantFormat) -> None:
 
 def test_engines_show_nothing_of_their_inside(checkpoint: Checkpoints, page: Path, tmp_path: Path) -> None:
     export(plan(checkpoint("qwen2_vl", "small"), tmp_path / "out", page))
-    with pytest.raises(BundleError, match=r"has engines.*export --target portable"):
+    with pytest.raises(BundleError, match=r"contains engines.*export with --target portable"):
         expose(tmp_path / "out", None, tmp_path)
 
 
