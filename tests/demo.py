@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markdown import Markdown
 from rich.table import Table
 
-from qvl_export import ExportPlan, export
+from qvl_export import export
 from qvl_export.cli.progress import ItemProgress
 from qvl_export.evaluate.analysis.results import Report
 from qvl_export.evaluate.compare import ComparePlan, compare
@@ -22,6 +22,7 @@ from qvl_export.evaluate.report.render import markdown, write
 from qvl_export.evaluate.sets.dataset import open_set
 from tests.heldout import HELDOUT, items
 from tests.oracles.tiny import REFERENCE
+from tests.plans import export_plan
 
 OUT = Path("demo_out")
 CALIBRATION = Path(__file__).parents[1] / "calib_data" / "calibration"
@@ -42,7 +43,7 @@ def main() -> None:
     for name, options in PLANS.items():
         bundles.append(OUT / name)
         started = time.perf_counter()
-        export(ExportPlan(REFERENCE, bundles[-1], force=True, **options))
+        export(export_plan(REFERENCE, bundles[-1], force=True, **options))
         console.print(f"{bundles[-1]}: exported in {time.perf_counter() - started:.1f} s")
     shutil.rmtree(OUT / "report", ignore_errors=True)
     report = measure(bundles, pages(OUT / "pages"))

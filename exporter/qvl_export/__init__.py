@@ -14,17 +14,20 @@ from ._version import __version__ as __version__
 
 if TYPE_CHECKING:
     from .errors import CheckpointError, ConfigError, ExportError, HubError, OutputError
-    from .exporting.pipeline import ExportPlan, Progress, export
+    from .exporting.pipeline import CalibrationOptions, EngineOptions, ExportPlan, Progress, QuantOptions, export
 
-_PIPELINE = ("ExportPlan", "Progress", "export")
+_PIPELINE = ("CalibrationOptions", "EngineOptions", "ExportPlan", "Progress", "QuantOptions", "export")
 __all__ = [
+    "CalibrationOptions",
     "CheckpointError",
     "ConfigError",
+    "EngineOptions",
     "ExportError",
     "ExportPlan",
     "HubError",
     "OutputError",
     "Progress",
+    "QuantOptions",
     "export",
 ]
 

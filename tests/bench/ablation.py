@@ -26,13 +26,14 @@ from rich.table import Table
 
 from qvl_export import ExportPlan, export
 from qvl_export.common.kl import divergence, log_softmax
-from qvl_export.qtensor import Layout, QTensor
+from qvl_export.qtensor import QTensor, QuantFormat
 from qvl_export.quant.gptq.solver import round_to_nearest
 from qvl_export.quant.schemes import int4
 from qvl_runtime.model import Model, load
 from tests.bench.quantization import CALIBRATION, LIMIT
 from tests.heldout import character_error_rate, items
 from tests.oracles.tiny import REFERENCE
+from tests.plans import export_plan
 from tests.quant.test_int8 import twin
 
 BLOCKS = (32, 128)
@@ -91,7 +92,7 @@ class Experiments:
     def _measure(self, checkpoint: str, block: int | None, rotate: bool, kind: str, learns: bool) -> list[str]:
         """Of int4 language models in blocks of `block`, or of int8 in both towers where it is None."""
         precision: dict[str, Any] = {"llm_precision": "int4", "block_size": block} if block else {"precision": "int8"}
-        plan = ExportPlan(
+        plan = export_plan(
             self.checkpoints[checkpoint],
             self.directory / "b",
             calib=self.sets.get(kind, CALIBRATION),
@@ -105,9 +106,9 @@ class Experiments:
         return self.held.measure(load(self.directory / "b", threads=2))
 
 
-def _nearest(weight: np.ndarray, _: np.ndarray, layout: Layout) -> QTensor:
+def _nearest(weight: np.ndarray, _: np.ndarray, format: QuantFormat) -> QTensor:
     """Instead of GPTQ."""
-    return round_to_nearest(weight, layout)
+    return round_to_nearest(weight, format)
 
 
 def rotations(experiments: Experiments) -> Table:

@@ -1,4 +1,4 @@
-"""Sizes and build times of TensorRT-RTX engines, as a table for docs/deploying.md; no GPU is needed.
+"""Sizes and build times of TensorRT-RTX engines, as a table for docs/benchmarks.md; no GPU is needed.
 
     python -m tests.bench.engines [SHAPE]
 
@@ -15,7 +15,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
@@ -23,9 +22,10 @@ import numpy as np
 from PIL import Image
 
 from qvl_export import ExportPlan, export
-from qvl_export.common.progress import Silent
+from qvl_export.common.progress import NullProgress
 from qvl_runtime.manifest import Manifest
 from tests.oracles import tiny
+from tests.plans import changed, export_plan
 
 from .random_bundle import export_random
 from .random_checkpoint import make
@@ -35,7 +35,7 @@ PRECISIONS = ("fp16", "int8", "int4")
 Row = dict[str, str | float]
 
 
-class Clock(Silent):
+class Clock(NullProgress):
     """When each stage began, and the peak memory until then."""
 
     def __init__(self) -> None:
@@ -67,7 +67,7 @@ def peak_mib() -> float:
 
 
 def plan(checkpoint: Path, out: Path, precision: str) -> ExportPlan:
-    return ExportPlan(
+    return export_plan(
         checkpoint, out, target="tensorrt-rtx", precision=precision, compute_capability=CAPABILITIES, max_length=8192
     )
 
@@ -81,7 +81,7 @@ def tiny_rows(work: Path) -> Iterator[Row]:
         for precision in PRECISIONS:
             asked = plan(source, work / f"{family}-{precision}", precision)
             if precision != "fp16":
-                asked = replace(asked, calib=page)
+                asked = changed(asked, calib=page)
             clock = Clock()
             yield {"checkpoint": f"tiny {family}", "precision": precision, **clock.row(export(asked, clock))}
 

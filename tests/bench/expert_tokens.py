@@ -12,11 +12,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from qvl_export.qtensor import Layout
+from qvl_export.qtensor import QuantFormat
 from qvl_export.quant.gptq.solver import gptq, round_to_nearest
 from tests.quant.layers import Layer, reference_layers
 
-PAGES, TEST_TOKENS, LAYOUT = 10, 2000, Layout(4, 32)
+PAGES, TEST_TOKENS, FORMAT = 10, 2000, QuantFormat(4, 32)
 PARTS = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8)
 """Calibration tokens, as parts of the columns."""
 
@@ -25,9 +25,9 @@ def ratios(layer: Layer, rng: np.random.Generator) -> list[float]:
     """GPTQ's error over rounding's for each of PARTS."""
     inputs = rng.permutation(layer.inputs)
     test, rest = replace(layer, inputs=inputs[:TEST_TOKENS]), inputs[TEST_TOKENS:]
-    nearest = test.error(round_to_nearest(layer.weight, LAYOUT).dequantize())
+    nearest = test.error(round_to_nearest(layer.weight, FORMAT).dequantize())
     seen = [rest[: int(part * rest.shape[1])] for part in PARTS]
-    return [test.error(gptq(layer.weight, x.T @ x, LAYOUT).dequantize()) / nearest for x in seen]
+    return [test.error(gptq(layer.weight, x.T @ x, FORMAT).dequantize()) / nearest for x in seen]
 
 
 def main() -> None:

@@ -28,7 +28,7 @@ from rich.progress import track
 from rich.table import Table
 
 from qvl_export import ExportPlan, export
-from qvl_export.evaluate.analysis.statistics import Paired, interval, resampled
+from qvl_export.evaluate.analysis.statistics import PairedScores, bootstrap, percentile_interval
 from qvl_runtime.manifest import ImageGeometry
 from qvl_runtime.model import Model, load
 from qvl_runtime.preprocess import resized_grid
@@ -111,8 +111,8 @@ def read(model: Model, questions: Sequence[Item], way: Way, margin: int) -> Outc
 
 def difference(reference: Outcome, other: Outcome) -> str:
     """Points of CER and their interval."""
-    pairs = Paired(np.array([reference.edits, other.edits], float), np.array([reference.lengths] * 2, float))
-    found = interval(resampled(pairs))
+    pairs = PairedScores(np.array([reference.edits, other.edits], float), np.array([reference.lengths] * 2, float))
+    found = percentile_interval(bootstrap(pairs))
     low, high = 100 * found.low, 100 * found.high
     return f"{100 * pairs.difference():+.2f} points ({low:.2f} to {high:.2f})"
 

@@ -14,11 +14,12 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from qvl_export import ExportPlan, export
+from qvl_export import export
 from qvl_export.common.kl import divergence, log_softmax
 from qvl_runtime.model import Model, load
 from tests.heldout import Item, character_error_rate, items
 from tests.oracles.tiny import REFERENCE
+from tests.plans import export_plan
 
 CALIBRATION = Path(__file__).parents[2] / "calib_data" / "calibration"
 LIMIT = 160
@@ -46,7 +47,7 @@ def main(pages: int = 100, calib: Path = CALIBRATION) -> Table:
     own: list[str] = []
     with tempfile.TemporaryDirectory() as directory:
         for number, (name, options) in enumerate(plans.items()):
-            manifest = export(ExportPlan(REFERENCE, Path(directory) / str(number), **options))
+            manifest = export(export_plan(REFERENCE, Path(directory) / str(number), **options))
             model = load(Path(directory) / str(number), threads=2)
             answers = [model.generate(item.messages, LIMIT) for item in questions]
             reference, own = (reference, own) if reference else (model, answers)

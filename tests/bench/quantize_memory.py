@@ -25,10 +25,11 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from qvl_export import ExportPlan, export
+from qvl_export import export
 from qvl_export.quant.calibration import layerwise as calibrate
 from qvl_export.quant.calibration import rtn_tables as rows
 from qvl_export.quant.calibration.work_dir import Work
+from tests.plans import export_plan
 
 from .random_checkpoint import make
 from .run_speed import cpu
@@ -43,7 +44,7 @@ print(json.dumps(quantize(Path(source), Path(out), **json.loads(options))))
 CALIBRATION = Path(__file__).parents[2] / "calib_data" / "calibration"
 PARTS = {
     "prepare": (Work, "begin"),
-    "observe": (calibrate, "observe"),
+    "observe": (calibrate, "collect_statistics"),
     "smooth": (calibrate, "smooth"),
     "quantize": (calibrate, "quantize_linears"),
     "experts": (calibrate, "quantize_experts"),
@@ -92,7 +93,7 @@ def quantize(source: Path, out: Path, **plan: Any) -> dict[str, Any]:
     """Export in this process: seconds in all and by part, the peak in MiB, the bundle in MB."""
     clock, began = Clock(), time.perf_counter()
     with clock.running():
-        export(ExportPlan(source, out, calib=CALIBRATION, **plan), clock)
+        export(export_plan(source, out, calib=CALIBRATION, **plan), clock)
     total = time.perf_counter() - began
     peak = re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())
     assert peak is not None

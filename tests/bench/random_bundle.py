@@ -1,4 +1,4 @@
-"""Quantized bundles of random codes, for measurements of speed: no calibration, the same graphs and layouts."""
+"""Quantized bundles of random codes, for measurements of speed: no calibration, the same graphs and formats."""
 
 from __future__ import annotations
 
@@ -15,13 +15,12 @@ from qvl_export import ExportPlan, export
 from qvl_export.checkpoint.directory import Checkpoint
 from qvl_export.common.progress import Progress
 from qvl_export.exporting import pipeline
-from qvl_export.exporting.resolve import Opened
 from qvl_export.families.spec import ModelSpec
 from qvl_export.graph.layer_graphs import Stage, decoder_stage, decoder_stages, vision_stage, vision_stages
-from qvl_export.qtensor import Layout, QTensor
+from qvl_export.qtensor import Activations, QTensor, QuantFormat
 from qvl_export.quant import schemes
-from qvl_export.quant.calibration.work_dir import Quantized
-from qvl_export.quant.context import TABLE_BITS
+from qvl_export.quant.calibration.work_dir import TowerResult
+from qvl_export.quant.context import TABLE_BITS, CalibrationSetup
 from qvl_export.targets import Target
 from qvl_runtime.manifest import Manifest
 
@@ -41,17 +40,17 @@ class RandomLinear:
     """
 
     name: str
-    form: Layout
+    form: QuantFormat
     rows: int
     columns: int
     file: Path = Path("random")
 
-    def layout(self) -> Layout:
+    def format(self) -> QuantFormat:
         return self.form
 
     def per_tensor(self) -> RandomLinear:
         """With inputs that are rounded all together, if they are rounded at all."""
-        return replace(self, form=replace(self.form, per_tensor=self.form.integer))
+        return replace(self, form=self.form.with_inputs_per_tensor()) if self.form.integer else self
 
     def _random(self) -> np.random.Generator:
         return np.random.default_rng(zlib.crc32(self.name.encode()))
@@ -62,7 +61,8 @@ class RandomLinear:
         codes = np.resize(self._random().integers(1, top, 1 << 20, np.uint8), (self.rows, self.columns))
         scale = SPREAD / (top / 12**0.5)
         scales = np.full((self.rows, self.form.blocks(self.columns)), scale, self.form.scale_type)
-        return QTensor(self.form, codes, scales, input_scale=INPUT_SCALE if self.form.static else None)
+        static = self.form.activations is Activations.INT8_STATIC
+        return QTensor(self.form, codes, scales, input_scale=INPUT_SCALE if static else None)
 
 
 @dataclass(frozen=True)
@@ -75,17 +75,19 @@ class RandomQuantizer:
     targets: Mapping[str, Target]
     options: schemes.Options
 
-    def tower(self, name: str, *_: object) -> Quantized:
+    def tower(self, name: str, *_: object) -> TowerResult:
         if name not in self.precisions:
-            return Quantized()
+            return TowerResult()
         scheme = schemes.find(self.precisions[name], self.options)
-        linears = {linear: self._linear(linear, scheme.layout) for linear in self._names(name)}
+        linears = {linear: self._linear(linear, scheme.format) for linear in self._names(name)}
         if name == "vision" and self.targets[name].per_tensor_activations:
             linears |= {name: linear.per_tensor() for name, linear in linears.items() if not name.endswith(UNEVEN)}
         if name != "vision" and self.targets[name].quantized_tables:
             tables = ["model.embed_tokens"] + ["lm_head"] * (not self.spec.text.tied)
-            linears |= {t: self._linear(t, lambda _: Layout(TABLE_BITS, self.options.block_size)) for t in tables}
-        return Quantized(cast(Any, linears))
+            linears |= {t: self._linear(t, lambda _: QuantFormat(TABLE_BITS, self.options.block_size)) for t in tables}
+        return TowerResult(cast(Any, linears))
+
+    def context(self, *_: object) -> None: ...
 
     def calibration(self, _: object) -> None: ...
 
@@ -98,10 +100,10 @@ class RandomQuantizer:
     def _names(self, name: str) -> list[str]:
         return [linear for stage in self._stages(name) for names in stage.taps.values() for linear in names]
 
-    def _linear(self, name: str, layout: Any) -> RandomLinear:
+    def _linear(self, name: str, format: Any) -> RandomLinear:
         rows, *rest = self.checkpoint.tensors[f"{name}.weight"].shape
         columns = int(np.prod(rest))
-        return RandomLinear(name, layout(columns), rows, columns)
+        return RandomLinear(name, format(columns), rows, columns)
 
     def clean(self) -> None: ...
 
@@ -109,8 +111,8 @@ class RandomQuantizer:
 def export_random(plan: ExportPlan, progress: Progress | None = None) -> Manifest:
     """The plan's bundle, with random codes where it would calibrate."""
 
-    def quantizer(opened: Opened, wanted: dict[str, str], *_: object) -> RandomQuantizer:
-        return RandomQuantizer(opened.spec, opened.checkpoint, wanted, opened.targets, opened.options)
+    def quantizer(setup: CalibrationSetup) -> RandomQuantizer:
+        return RandomQuantizer(setup.spec, setup.checkpoint, setup.precisions, setup.targets, setup.options)
 
-    with mock.patch.object(pipeline, "_quantizer_of", quantizer):
+    with mock.patch.object(pipeline, "Quantizer", quantizer):
         return export(plan, progress)

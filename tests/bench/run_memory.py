@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from qvl_export import ExportPlan
-from qvl_export.evaluate.answers.worker import PeakMemory
+from qvl_export.evaluate.answers.peak_memory import PeakMemory
 
 from .random_bundle import export_random
 from .random_checkpoint import make

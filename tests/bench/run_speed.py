@@ -27,14 +27,14 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
-from qvl_export import ExportPlan
-from qvl_runtime.answers.generate import Decoder, Run
+from qvl_runtime.answers.generate import Decoder, GenerationStats
 from qvl_runtime.bundle import read_manifest
 from qvl_runtime.manifest import DECODE, ImageGeometry
 from qvl_runtime.positions import Grid
 from qvl_runtime.prompts.prompt import Prompt
 from qvl_runtime.sessions.cpu import CpuLlm, open_vision, session_options
 from qvl_runtime.sessions.feeds import vision_feeds
+from tests.plans import export_plan
 
 from .random_bundle import export_random
 from .random_checkpoint import make
@@ -91,7 +91,7 @@ def split(graph: Path, feeds: dict[str, Any], threads: int) -> dict[str, float]:
 def bundles(here: Path, source: Path, precisions: tuple[str, ...], block_size: int) -> dict[str, Path]:
     for precision in precisions:
         blocks = {} if precision == "fp16" else {"block_size": block_size}
-        export_random(ExportPlan(source, here / precision, precision=precision, **blocks))
+        export_random(export_plan(source, here / precision, precision=precision, **blocks))
     return {precision: here / precision for precision in precisions}
 
 
@@ -140,7 +140,7 @@ def read_and_write(bundle: Path, threads: int) -> Callable[[], tuple[float, floa
     def once() -> tuple[float, float]:
         ids = draw.integers(1000, 150000, PROMPT)  # others every time: nothing is reused
         prompt = Prompt(ids, np.tile(np.arange(PROMPT), (3, 1)), ())
-        prefill = seconds(lambda: decoder.prefill(prompt, np.array([PROMPT - 1]), Run()))
+        prefill = seconds(lambda: decoder.prefill(prompt, np.array([PROMPT - 1]), GenerationStats()))
         decode = seconds(lambda: [decoder.step(int(token), PROMPT + i) for i, token in enumerate(ids[:ANSWER])])
         return PROMPT / prefill, ANSWER / decode
 

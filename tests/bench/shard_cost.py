@@ -27,8 +27,8 @@ from qvl_export.families.spec import TextSpec
 from qvl_export.jobs.open_pool import open_pool
 from qvl_export.quant import schemes
 from qvl_export.quant.calibration import layerwise as calibrate
-from qvl_export.quant.calibration.cluster import Spread
-from qvl_export.quant.calibration.shards import Here, Runner
+from qvl_export.quant.calibration.cluster import ClusterRunner
+from qvl_export.quant.calibration.shards import LocalRunner, Runner
 from qvl_export.quant.calibration.tower import Tower
 from qvl_export.quant.calibration.work_dir import Sample, Work
 from qvl_export.quant.towers import llm_tower
@@ -53,7 +53,7 @@ def seconds(tower: Tower, work: Work, runner: Runner) -> dict[str, float]:
     """Of both passes over the pages."""
     began = time.perf_counter()
     stage = tower.build(tower.stages[0], {})
-    calibrate.observe(tower, stage, work, runner)
+    calibrate.collect_statistics(tower, stage, work, runner)
     observed = time.perf_counter()
     for page, hidden in enumerate(runner.outputs(work.directory / "stage.onnx")):
         work.keep(1, page, hidden)
@@ -73,7 +73,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
         int4 = schemes.find("int4", schemes.Options())
         tower = llm_tower(spec, lower("cpu", "fp16", 4), tensors(source, spec), lambda _: int4)
         work.begin(samples(spec.text, options.pages, options.tokens))
-        runners = {"here": Here(partial(work.samples, 0), work.directory), "jobs": Spread(pool, work, 0)}
+        runners = {"here": LocalRunner(partial(work.samples, 0), work.directory), "jobs": ClusterRunner(pool, work, 0)}
         return found | {name: seconds(tower, work, runner) for name, runner in runners.items()}
 
 

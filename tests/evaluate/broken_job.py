@@ -1,4 +1,4 @@
-"""A process of a comparison's kind that ends as its job says, for the tests of what is told of it."""
+"""A process that ends as its job says, for tests of error messages."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from qvl_export.errors import ExportError
-from qvl_export.jobs.worker import serve
+from qvl_export.jobs.worker import run_job
 
 
 class Job(msgspec.Struct, frozen=True):
@@ -41,4 +41,4 @@ def run(job: Job) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(serve(Job, run))
+    sys.exit(run_job(Job, run))

@@ -1,28 +1,30 @@
-"""In the place of `evaluate.answering` where the comparison itself is measured: its whole loop, without a model.
+"""Stands for `evaluate.answers.worker` if the comparison itself is measured: its whole loop, without a model.
 
-A prompt holds its own answer after a colon; the model called `other` gets one in seven wrong.
+A prompt contains its own answer after a colon; the model called `other` gets one in seven wrong.
 """
 
 from __future__ import annotations
 
 import sys
 import zlib
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from qvl_export.evaluate.answers import worker as answering
 from qvl_export.evaluate.answers.records import Record
+from qvl_export.evaluate.answers.worker import AnswerJob, run
+from qvl_export.jobs.worker import run_job
 
 VOCABULARY = 300
 PIXELS = (56, 28)
 
 
 class Stub:
-    """See `answering.Answerer`."""
+    """See `answerers.Answerer`."""
 
-    def __init__(self, job: answering.Job) -> None:
+    def __init__(self, job: AnswerJob) -> None:
         self._spoils = Path(job.model).name == "other"
 
     def answer(self, messages: list[dict[str, Any]], limit: int | None) -> Record:
@@ -38,11 +40,10 @@ class Stub:
         logits[np.arange(len(tokens)), tokens] += 8 - self._spoils
         return logits
 
-    def forget(self) -> None: ...
+    def clear_cache(self) -> None: ...
 
-    def prime(self, messages: list[dict[str, Any]], limit: int | None) -> None: ...
+    def prefill(self, messages: list[dict[str, Any]], limit: int | None) -> None: ...
 
 
 if __name__ == "__main__":
-    answering._open = Stub
-    sys.exit(answering.main())
+    sys.exit(run_job(AnswerJob, partial(run, open_model=Stub)))

@@ -7,14 +7,12 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-import msgspec
 import pytest
 from click.testing import CliRunner, Result
 
 from qvl_export.cli.main import cli
 from qvl_export.errors import ExportError
-from qvl_export.evaluate.analysis.verdict import parse_gate
-from qvl_export.evaluate.answers.records import Cost, Record, Records, appending
+from qvl_export.evaluate.answers.records import Records
 from tests.evaluate.test_blame import damage
 from tests.heldout import HELDOUT, character_error_rate
 from tests.heldout import items as heldout_items
@@ -69,7 +67,7 @@ def test_the_verdict_says_loss_and_names_the_layer(report: dict) -> None:
     assert damaged["agreement"]["kl_mean"] > 0.5 > 1e-5 > report["noise"]["kl_mean"]
 
 
-def test_a_damaged_int4_bundle_is_a_loss_where_int4_is_none(
+def test_a_damaged_int4_bundle_is_a_loss_but_int4_is_not(
     reference_bundle: Path, int4_bundle: Path, data: Path, tmp_path: Path
 ) -> None:
     worse = damage(int4_bundle, tmp_path / "worse", 2)
@@ -98,7 +96,9 @@ def test_the_page_is_whole_and_loads_nothing(report: dict, out: Path) -> None:
         assert foreign not in page
     assert page.count("data:image/webp;base64,") == len(report["bundles"][1]["worst"])
     assert "damaged loses accuracy" in page and "<ins>" in page and 'class="truth"' in page
-    assert (out / "report.md").read_text("utf-8").startswith(f"# What it costs: {report['items']} items ({PAGES} ocr, ")
+    assert (
+        (out / "report.md").read_text("utf-8").startswith(f"# Accuracy report: {report['items']} items ({PAGES} ocr, ")
+    )
     assert not list(out.glob(".*")) and not list(out.glob("work/*/scratch"))
 
 
@@ -111,7 +111,7 @@ def test_a_second_run_answers_nothing_again(
     assert json.loads(done.stdout)["bundles"][0]["scores"] == report["bundles"][1]["scores"]
 
 
-def test_a_killed_run_goes_on_and_two_workers_find_the_same(
+def test_a_resumed_run_with_two_workers_finds_the_same(
     report: dict,
     reference_bundle: Path,
     damaged: Path,
@@ -137,27 +137,12 @@ def test_the_gate(report: dict, reference_bundle: Path, damaged: Path, data: Pat
     assert compare(*arguments, "cer>+5000pt", data=data, out=out).exit_code == 0
 
 
-def test_a_gate_about_what_the_set_does_not_measure(
+def test_a_gate_on_a_metric_that_the_set_lacks_is_refused(
     reference_bundle: Path, damaged: Path, data: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(ExportError, match=r"teds: no item of the set is measured by it \(those that are: iou"):
+    with pytest.raises(ExportError, match=r"teds: no task of the set has this metric \(its metrics: iou"):
         compare(reference_bundle, damaged, "--fail-if", "teds<-1pt", data=data, out=tmp_path / "report")
     assert not (tmp_path / "report").exists()
-
-
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("cer", "is not a condition (such as cer>+0.5pt"),
-        ("bleu>1", "is not a condition"),
-        ("cer<-1", "is not a loss of CER (cer>+1pt)"),
-        ("anls>+1pt", "is not a loss of ANLS (anls<-1pt)"),
-    ],
-)
-def test_gates_that_make_no_sense(text: str, said: str) -> None:
-    with pytest.raises(ExportError) as error:
-        parse_gate(text)
-    assert said in str(error.value)
 
 
 def test_a_failing_item_is_recorded_and_counted(
@@ -169,36 +154,9 @@ def test_a_failing_item_is_recorded_and_counted(
     done = compare(reference_bundle, damaged, "--json", "--no-blame", data=broken, out=tmp_path / "out")
     found = json.loads(done.stdout)
     assert done.exit_code == 0 and found["reference"]["failed"] == 3 == found["items"] - found["reference"]["answered"]
-    assert "3 items at which the reference itself failed" in (tmp_path / "out" / "report.md").read_text("utf-8")
+    assert "3 items on which the reference failed" in (tmp_path / "out" / "report.md").read_text("utf-8")
 
 
-def test_a_bundle_that_is_none_is_one_line(reference_bundle: Path, data: Path, tmp_path: Path) -> None:
+def test_a_missing_bundle_is_one_line(reference_bundle: Path, data: Path, tmp_path: Path) -> None:
     with pytest.raises(Exception, match="is not a bundle directory"):
         compare(reference_bundle, tmp_path / "none", data=data, out=tmp_path / "out")
-
-
-def test_an_old_failure_hides_no_answer_whichever_process_gave_it(tmp_path: Path) -> None:
-    with appending(tmp_path, "a", 1) as append:
-        append(Record(item=1, error="boom"))
-    with appending(tmp_path, "a", 0) as append:
-        append(Record(item=1, answer="ok"))
-    records = Records(tmp_path, "a")
-    assert (answered := records.answered(1)) and answered.answer == "ok" and not records.failed
-    for rank, megabytes in enumerate((10, 20, 40)):
-        Cost(1, megabytes).save(tmp_path, "a", rank)
-    Cost.drop(tmp_path, "a", 2)
-    assert Cost.load(tmp_path, "a") == Cost(1, 30)
-
-
-def test_half_a_line_is_cut_off_and_failed_items_are_open(tmp_path: Path) -> None:
-    with appending(tmp_path, "a", 0) as append:
-        append(Record(item=3, answer="x"))
-        append(Record(item=4, error="broke"))
-    with (tmp_path / "a.0.jsonl").open("ab") as file:
-        file.write(b'{"item": 5, "answ')
-    with appending(tmp_path, "a", 0) as append:
-        append(Record(item=6, answer="z"))
-    records = Records(tmp_path, "a")
-    found = [getattr(records.answered(index), "answer", None) for index in range(3, 7)]
-    assert found == ["x", None, None, "z"] and len(records) == 2 and records.failed == {4}
-    assert msgspec.json.decode((tmp_path / "a.0.jsonl").read_bytes().splitlines()[-1])["item"] == 6

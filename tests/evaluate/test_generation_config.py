@@ -81,5 +81,5 @@ def test_a_bundle_from_before_is_refused_at_once(place: Path, tmp_path: Path) ->
     (old / "bundle.json").write_text(json.dumps(manifest))
     arguments = ["compare", str(place / "bundle"), str(old), "--data", str(place / "set"), "--out", str(tmp_path / "o")]
     done = CliRunner().invoke(cli, [*arguments, "--use-generation-config", "--quiet"])
-    assert "old: does not hold the checkpoint's generation settings (export it again" in str(done.exception)
+    assert "old: does not contain the checkpoint's generation settings (export it again" in str(done.exception)
     assert not (tmp_path / "o" / "index.html").exists()

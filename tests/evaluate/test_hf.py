@@ -11,9 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from qvl_export.cli.main import cli
-from qvl_export.evaluate.answers.models import Model
 from qvl_export.evaluate.answers.transformers_reference import HfAnswerer
-from qvl_export.evaluate.answers.worker import HF
 from qvl_runtime.errors import PromptError
 from tests.heldout import HELDOUT
 from tests.oracles.tiny import REFERENCE
@@ -79,16 +77,6 @@ def test_a_template_that_refuses_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "chat_template.jinja").write_text(refuse + QWEN2_5_VL)
     with pytest.raises(PromptError, match="transformers cannot render the chat template: no text"):
         HfAnswerer(str(tmp_path), 1).inputs(MESSAGES)
-
-
-def test_the_size_of_the_reference_is_that_of_what_is_read(tmp_path: Path) -> None:
-    """A whole file, and not the old shards beside it."""
-    for name in ("model.safetensors", "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"):
-        (tmp_path / name).write_bytes(bytes(1000))
-    model = Model(tmp_path, HF, "t", "k")
-    assert model.contender(tmp_path, "none").size_mb == 0.001
-    (tmp_path / "model.safetensors").unlink()
-    assert model.contender(tmp_path, "none").size_mb == 0.002
 
 
 def copied(here: Path) -> None:

@@ -1,4 +1,4 @@
-"""A comparison that is ended and run again finds, digit for digit, what one finds that is not."""
+"""A comparison that is interrupted and resumed gives the same figures, digit for digit."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -18,8 +17,7 @@ from click.testing import CliRunner
 
 from qvl_export.cli.main import cli
 from qvl_export.common.scratch import scratch
-from qvl_export.evaluate.answers import worker as answering
-from qvl_export.evaluate.answers.records import Record, Records, appending
+from qvl_export.evaluate.answers.records import Records
 from tests.evaluate.test_blame import damage
 from tests.evaluate.test_processes import eventually
 from tests.heldout import HELDOUT
@@ -53,7 +51,7 @@ def lines(out: Path, name: str) -> int:
 
 
 def stopped(command: Sequence[str], out: Path, name: str, count: int, how: signal.Signals) -> tuple[int, str]:
-    """Exit code and errors of a run that is ended when so many answers are in files of a name."""
+    """Exit code and errors of a run that gets a signal once `count` answers are in files of a name."""
     code = "import sys; from qvl_export.cli.main import main; sys.argv[0] = 'qvl-export'; main()"
     arguments = [sys.executable, "-c", code, *command, str(out)]
     with subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
@@ -75,10 +73,10 @@ def answers(out: Path) -> dict[str, list[Any]]:
 
 
 @pytest.mark.slow
-def test_figures_are_those_of_a_run_that_was_not_ended(command: list[str], tmp_path: Path) -> None:
+def test_an_interrupted_run_gives_the_figures_of_an_uninterrupted_one(command: list[str], tmp_path: Path) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     uninterrupted = CliRunner().invoke(cli, [*command, str(whole)], catch_exceptions=False)
-    kept = f"{parts} keeps the answers so far: the next run goes on from them"
+    kept = f"{parts} contains the answers so far; run the command again to resume"
     first = stopped(command, parts, "reference-*.jsonl", 2, signal.SIGINT)
     assert first == (130, f"interrupted; {kept}")
     others = "[0-9a-f]*[0-9a-f].0.jsonl"
@@ -93,7 +91,7 @@ def test_figures_are_those_of_a_run_that_was_not_ended(command: list[str], tmp_p
 
 
 @pytest.mark.slow
-def test_a_bundle_that_is_added_later_finds_the_same(command: list[str], tmp_path: Path) -> None:
+def test_a_bundle_added_later_has_the_same_results(command: list[str], tmp_path: Path) -> None:
     """The reference's distributions are gone by then, and made again."""
     at_once, later = tmp_path / "at-once", tmp_path / "later"
     CliRunner().invoke(cli, [*command, str(at_once)], catch_exceptions=False)
@@ -105,7 +103,7 @@ def test_a_bundle_that_is_added_later_finds_the_same(command: list[str], tmp_pat
 
 
 @pytest.mark.slow
-def test_agreement_is_with_the_reference_that_is_named(command: list[str], tmp_path: Path) -> None:
+def test_agreement_is_with_the_given_reference(command: list[str], tmp_path: Path) -> None:
     """In one directory, the same bundle against one reference and then against another."""
     CliRunner().invoke(cli, [*command, str(tmp_path)], catch_exceptions=False)
     itself = [command[0], command[2], *command[2:]]
@@ -113,63 +111,13 @@ def test_agreement_is_with_the_reference_that_is_named(command: list[str], tmp_p
     assert json.loads(again.stdout)["bundles"][0]["agreement"]["kl_mean"] < 1e-5
 
 
-def test_two_comparisons_of_one_report_are_told(command: list[str], tmp_path: Path) -> None:
-    from qvl_export.evaluate.report.output_dir import at_work
+def test_a_second_comparison_in_the_same_directory_is_refused(command: list[str], tmp_path: Path) -> None:
+    from qvl_export.evaluate.report.output_dir import locked_output
 
-    with at_work(tmp_path / "out"):
+    with locked_output(tmp_path / "out"):
         done = CliRunner().invoke(cli, [*command, str(tmp_path / "out")])
-    assert str(done.exception).startswith(f"{tmp_path / 'out'}: another comparison is at work on it (wait until")
+    assert str(done.exception).startswith(f"{tmp_path / 'out'}: is in use by another comparison (wait until")
     assert not list(tmp_path.iterdir())
-
-
-def test_a_run_that_goes_on_asks_again_what_was_asked_about_a_page(data: Path, tmp_path: Path) -> None:
-    """Told by a model that notes what it is asked."""
-    asked: list[tuple[str, str]] = []
-
-    class Noting:
-        def answer(self, messages: Any, limit: int | None) -> Record:
-            asked.append(("answer", messages[0]["content"][1]["text"]))
-            return Record(answer="x", tokens=[1])
-
-        def logits(self, messages: Any, tokens: list[int]) -> Any:
-            raise ValueError
-
-        def forget(self) -> None:
-            asked.append(("forget", ""))
-
-        def prime(self, messages: Any, limit: int | None) -> None:
-            asked.append(("prime", messages[0]["content"][1]["text"]))
-
-    labels = [json.loads(line) for line in (data / "labels.jsonl").read_text("utf-8").splitlines()]
-    first = [label["prompt"] for label in labels if label["image"] == labels[0]["image"]]
-    job = answering.Job(
-        model="", engine="", data=str(data), total=len(labels), digest="", chosen=None, records=str(tmp_path), name="a",
-        scratch=str(tmp_path / "none"), reference=False, threads=1, max_new_tokens=3,
-    )  # fmt: skip
-    with appending(tmp_path, "a", 0) as append:
-        append(Record(item=0, answer="x"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(answering, "_open", lambda _: Noting())
-        answering.run(job, told=open(os.devnull, "w"))  # noqa: SIM115
-    assert asked[: len(first) + 1] == [("forget", ""), ("prime", first[0]), *(("answer", text) for text in first[1:])]
-    records = Records(tmp_path, "a")
-    fresh = [item for item in range(1, len(labels)) if (record := records.get(item)) and record.fresh]
-    assert fresh == [item for item in range(1, len(labels)) if labels[item]["image"] != labels[item - 1]["image"]]
-
-
-def test_what_is_asked_again_is_asked_in_the_same_words(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[Any] = []
-
-    class Model:
-        manifest = SimpleNamespace(image=SimpleNamespace(patch_size=14))
-
-        def stream(self, *_: Any, template_args: Any = None, **__: Any) -> Iterator[str]:
-            asked.append(template_args)
-            return iter(())
-
-    monkeypatch.setattr("qvl_runtime.load", lambda *_: Model())
-    answering.BundleAnswerer("", 1, {"enable_thinking": False}).prime([], 3)
-    assert asked == [{"enable_thinking": False}]
 
 
 def test_scratch_of_a_killed_blame_is_cleared_by_the_next(tmp_path: Path) -> None:

@@ -23,10 +23,10 @@ process that answers."""
 COMPARE = """
 import sys
 from pathlib import Path
-from qvl_export.evaluate.answers import work_dir as area; from qvl_export.evaluate import compare
+from qvl_export.evaluate.answers import answer_runner; from qvl_export.evaluate import compare
 from qvl_export.evaluate.report.render import write
 
-area.ANSWERING = "tests.evaluate.stub_answers"
+answer_runner.WORKER_MODULE = "tests.evaluate.stub_answers"
 reference, other, data, out = map(Path, sys.argv[1:])
 write(compare.compare(compare.ComparePlan(reference, (other,), data, out, threads=1, blame=False)), out)
 print(open("/proc/self/status").read())
@@ -40,7 +40,7 @@ ANSWERS = {
 
 
 def make_set(directory: Path, items: int) -> Path:
-    """So many questions of every task by turns, about one small page."""
+    """Questions of every task in turn, about one small page."""
     directory.mkdir()
     Image.new("RGB", PIXELS, "white").save(directory / "page.png")
     with (directory / "labels.jsonl").open("w") as file:

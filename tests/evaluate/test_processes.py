@@ -1,4 +1,4 @@
-"""What becomes of a process that fails: one line for what its user can mend, a traceback for a bug of ours."""
+"""Processes that fail: one line for errors that the user can fix, a traceback for bugs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from qvl_export.errors import ExportError
-from qvl_export.jobs.pool import BrokenJob, run_jobs
+from qvl_export.jobs.pool import JobCrashed, run_jobs
 from tests.evaluate.broken_job import Job
 
 ROOT = Path(__file__).parents[2]
@@ -25,7 +25,7 @@ from qvl_export.cli.main import cli, run
 from qvl_export.evaluate.trace import blame
 from tests.evaluate.broken_job import Job
 
-blame.TAPPING, blame.TapJob = "{MODULE}", lambda *_: Job("bug")
+blame.WORKER_MODULE, blame.TraceJob = "{MODULE}", lambda *_: Job("bug")
 run(cli, sys.argv[1:])
 """
 
@@ -48,7 +48,7 @@ def end(how: str) -> None:
         ("memory", "not enough memory"),
     ],
 )
-def test_what_can_be_mended_is_one_line(how: str, said: str) -> None:
+def test_an_error_that_the_user_can_fix_is_one_line(how: str, said: str) -> None:
     with pytest.raises(ExportError) as error:
         end(how)
     assert str(error.value) == said
@@ -56,7 +56,7 @@ def test_what_can_be_mended_is_one_line(how: str, said: str) -> None:
 
 @pytest.mark.parametrize(("how", "said"), [("bug", "NameError: name 'undefined_name'"), ("anonymous", "of no file")])
 def test_a_bug_has_its_traceback(how: str, said: str) -> None:
-    with pytest.raises(BrokenJob, match=said) as error:
+    with pytest.raises(JobCrashed, match=said) as error:
         end(how)
     assert "Traceback (most recent call last)" in str(error.value) and "broken_job.py" in str(error.value)
 
@@ -100,7 +100,7 @@ def test_processes_end_with_whoever_started_them(tmp_path: Path, how: signal.Sig
     assert eventually(lambda: not any(map(running, ids)), 20)
 
 
-def test_a_bug_is_no_bad_input(reference_bundle: Path) -> None:
+def test_a_bug_is_not_reported_as_bad_input(reference_bundle: Path) -> None:
     page = ROOT / "calib_data" / "heldout" / "simple_0000.png"
     command = [sys.executable, "-c", BLAME, "blame", str(reference_bundle), str(reference_bundle), "--image", str(page)]
     done = subprocess.run(command, capture_output=True, text=True)

@@ -77,12 +77,12 @@ def test_a_failing_job_is_one_line(ray_cluster: str, tmp_path: Path) -> None:
             pool.run("qvl_export.evaluate.nothing", [Job(), Job()], 1, lambda _: None)
 
 
-def test_a_cluster_that_is_none_is_one_line() -> None:
+def test_a_missing_cluster_is_one_line() -> None:
     with pytest.raises(ExportError, match="no Ray cluster answers"), open_pool("127.0.0.1:1"):
         pass
 
 
 @pytest.mark.parametrize("nodes", [[], [{"Alive": True, "Resources": {}}]])
-def test_a_cluster_without_cores_is_told(nodes: list[dict[str, Any]]) -> None:
+def test_a_cluster_without_cores_is_one_line(nodes: list[dict[str, Any]]) -> None:
     with pytest.raises(ExportError, match="has no cores"):
         RayPool(SimpleNamespace(nodes=lambda: nodes))

@@ -15,8 +15,8 @@ from qvl_export.cli.main import cli
 from qvl_export.errors import ExportError
 from qvl_export.evaluate.sets.build_set import build_set
 from qvl_export.evaluate.sets.dataset import open_set
-from qvl_export.evaluate.sweep import SweepPlan, make_bundles, parse_pixels
-from qvl_export.exporting.pipeline import Silent
+from qvl_export.evaluate.sweep import SweepPlan, export_bundles, parse_pixels
+from qvl_export.exporting.pipeline import NullProgress
 from qvl_runtime import load
 from tests.heldout import HELDOUT
 from tests.oracles.tiny import REFERENCE
@@ -66,7 +66,7 @@ def test_an_image_cannot_take_the_place_of_the_labels(tmp_path: Path, name: str)
     (pages / name).parent.mkdir(exist_ok=True)
     shutil.copyfile(pages / "a.png", pages / name)
     (tmp_path / "truth.csv").write_text(f"{HEAD}{name},Read.,ocr,x,\n")
-    with pytest.raises(ExportError, match=r"truth\.csv: image .* would take the place of labels\.jsonl"):
+    with pytest.raises(ExportError, match=r"truth\.csv: image .* would replace labels\.jsonl"):
         build_set(pages, tmp_path / "truth.csv", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -98,13 +98,13 @@ def test_bad_tables_are_refused_and_leave_nothing(tmp_path: Path, text: str, sai
     [
         (
             ["labels.jsonl"],
-            "image labels.jsonl would take the place of labels.jsonl (rename it, there and in the table)",
+            "image labels.jsonl would replace labels.jsonl (rename the file, and its entry in the table)",
         ),
-        (["./Labels.JSONL"], "image ./Labels.JSONL would take the place of labels.jsonl"),
-        (["a.png", "A.png"], "image A.png would take the place of a.png"),
-        (["may/b.png", "MAY/B.png"], "image MAY/B.png would take the place of may/b.png"),
-        (["u\u0308.png", "\u00fc.png"], "image \u00fc.png would take the place of u\u0308.png"),
-        (["a.png", "./a.png"], "image ./a.png would take the place of a.png"),
+        (["./Labels.JSONL"], "image ./Labels.JSONL would replace labels.jsonl"),
+        (["a.png", "A.png"], "image A.png would replace a.png"),
+        (["may/b.png", "MAY/B.png"], "image MAY/B.png would replace may/b.png"),
+        (["u\u0308.png", "\u00fc.png"], "image \u00fc.png would replace u\u0308.png"),
+        (["a.png", "./a.png"], "image ./a.png would replace a.png"),
         (["pipe.png"], "truth.csv:2: image pipe.png cannot be read: no such file"),
         (["may"], "truth.csv:2: image may cannot be read: no such file"),
     ],
@@ -143,7 +143,7 @@ def test_a_set_is_replaced_when_asked(tmp_path: Path) -> None:
         assert CliRunner().invoke(cli, [*words, "--force"], catch_exceptions=False).exit_code == 0
     with pytest.raises(ExportError, match=r"set: already exists \(give --force"):
         build_set(folder, truth, out)
-    with pytest.raises(ExportError, match=r"set: would take the place of what it is made of"):
+    with pytest.raises(ExportError, match=r"set: would replace its own sources"):
         build_set(out, truth, out, force=True)
     [item] = open_set(out).items()
     assert item.label.image == "may/b.png" and not (out / "a.png").exists()
@@ -158,7 +158,7 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path, place: str) -> 
 
 def test_a_sweep_shares_weights_between_pixel_bounds(tmp_path: Path) -> None:
     plan = SweepPlan(str(REFERENCE), parse_pixels("12544, 50176"), ("fp32", "fp16"), HELDOUT, tmp_path)
-    made = make_bundles(plan, Silent())
+    made = export_bundles(plan, NullProgress())
     assert [path.name for path in made] == ["fp32-50176", "fp32-12544", "fp16-50176", "fp16-12544"]
     few, many = load(made[1], threads=1), load(made[0], threads=1)
     assert (few.manifest.image.max_pixels, many.manifest.image.max_pixels) == (12544, 50176)
@@ -167,28 +167,28 @@ def test_a_sweep_shares_weights_between_pixel_bounds(tmp_path: Path) -> None:
     assert (made[0] / "llm.onnx.data").stat().st_ino == (made[1] / "llm.onnx.data").stat().st_ino
     files = [path / "bundle.json" for path in made]
     before = [file.stat().st_mtime_ns for file in files]
-    assert make_bundles(plan, Silent()) == made
+    assert export_bundles(plan, NullProgress()) == made
     assert [file.stat().st_mtime_ns for file in files] == before
 
 
-def test_a_sweep_of_another_checkpoint_is_made_anew(tmp_path: Path) -> None:
+def test_a_sweep_of_another_checkpoint_is_exported_again(tmp_path: Path) -> None:
     """Bundles are called by precision and pixels alone."""
     source, out = tmp_path / "checkpoint", tmp_path / "out"
     shutil.copytree(REFERENCE, source)
     plan = SweepPlan(str(source), (50176, 12544), ("fp16",), HELDOUT, out)
-    first = (make_bundles(plan, Silent())[0] / "bundle.json").read_bytes()
+    first = (export_bundles(plan, NullProgress())[0] / "bundle.json").read_bytes()
     trained = source / "model.safetensors"
     content = bytearray(trained.read_bytes())
     content[-1] ^= 1
     trained.write_bytes(content)
-    again = (make_bundles(plan, Silent())[0] / "bundle.json").read_bytes()
+    again = (export_bundles(plan, NullProgress())[0] / "bundle.json").read_bytes()
     assert json.loads(again)["files"] != json.loads(first)["files"]
 
 
 def test_a_sweep_refuses_precisions_before_it_exports_any(tmp_path: Path) -> None:
     plan = SweepPlan(str(REFERENCE), (50176,), ("fp16", "int9"), HELDOUT, tmp_path / "out")
     with pytest.raises(ExportError, match="'int9'"):
-        make_bundles(plan, Silent())
+        export_bundles(plan, NullProgress())
     assert not (tmp_path / "out").exists()
 
 
@@ -198,6 +198,6 @@ def test_a_table_in_another_encoding_is_named(tmp_path: Path) -> None:
         build_set(scans(tmp_path), tmp_path / "truth.csv", tmp_path / "out")
 
 
-def test_pixels_that_are_none() -> None:
-    with pytest.raises(ExportError, match="are not whole numbers"):
+def test_malformed_pixels_are_refused() -> None:
+    with pytest.raises(ExportError, match="is not a list of positive whole numbers"):
         parse_pixels("200704,many")

@@ -7,7 +7,6 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -19,11 +18,11 @@ from qvl_export import ExportError, ExportPlan, export
 from qvl_export.checkpoint.directory import Checkpoint
 from qvl_export.checkpoint.quantized.detect import quantized_linears
 from qvl_export.cli import main as cli
-from qvl_export.common.progress import Silent
-from qvl_export.engines import EngineOptions, building, capabilities, check
+from qvl_export.common.progress import NullProgress
+from qvl_export.engines import BuildOptions, building, capabilities, check
 from qvl_export.engines.profiles import most_windows, profiles
 from qvl_export.evaluate.trace.expose_graph import expose
-from qvl_export.qtensor import Layout
+from qvl_export.qtensor import QuantFormat
 from qvl_export.targets.tensorrt_rtx import _configure
 from qvl_runtime.bundle import read_manifest
 from qvl_runtime.errors import BundleError, EngineError, InstallError, QvlError
@@ -32,6 +31,7 @@ from qvl_runtime.positions import Grid, window_layout
 from qvl_runtime.preprocess import resized_grid
 from qvl_runtime.sessions._tensorrt.cuda_driver import Cuda
 from tests.oracles.tiny import FAMILIES, FREE_SIZES
+from tests.plans import changed, export_plan
 from tests.quant.test_gptq_checkpoint import EXAMPLES
 
 Checkpoints = Callable[[str, str], Path]
@@ -47,7 +47,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def plan(checkpoint: Path, out: Path, page: Path, precision: str = "fp16") -> ExportPlan:
     calib = () if precision.startswith("fp") else page
-    return ExportPlan(
+    return export_plan(
         checkpoint,
         out,
         target="tensorrt-rtx",
@@ -65,7 +65,7 @@ def test_engines_of_every_family_and_precision(
     checkpoint: Checkpoints, page: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], family: str, precision: str
 ) -> None:
     asked = plan(checkpoint(family, "small"), tmp_path / "out", page, precision)
-    export(asked if family in FREE_SIZES else replace(asked, max_pixels=None))
+    export(asked if family in FREE_SIZES else changed(asked, max_pixels=None))
     manifest = read_manifest(tmp_path / "out")
     assert manifest.target == "tensorrt_rtx"
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
@@ -83,12 +83,12 @@ def test_engines_of_every_family_and_precision(
     assert "CUDA" not in said.out + said.err and "Error" not in said.out + said.err
     with pytest.raises((EngineError, InstallError)):
         Cuda()  # the engines above were built without a GPU
-    with pytest.raises((EngineError, InstallError), match=r"no CUDA GPU here|cuda-python is not installed"):
+    with pytest.raises((EngineError, InstallError), match=r"no CUDA GPU was found|cuda-python is not installed"):
         load(tmp_path / "out")
 
 
 def test_the_engines_of_videos(checkpoint: Checkpoints, page: Path, tmp_path: Path) -> None:
-    export(replace(plan(checkpoint("qwen2_5_vl", "small"), tmp_path / "out", page), profile="video"))
+    export(changed(plan(checkpoint("qwen2_5_vl", "small"), tmp_path / "out", page), profile="video"))
     engine = read_manifest(tmp_path / "out").graphs["vision"].engine
     assert engine and [profile.name for profile in engine.profiles] == ["page", "video-768", "video-384", "video-192"]
 
@@ -97,7 +97,7 @@ def test_the_engines_of_videos(checkpoint: Checkpoints, page: Path, tmp_path: Pa
     ("changes", "message"),
     [
         ({"compute_capability": "86,87"}, r"does not build for compute capability 87 \(it does for 75, 80, 86"),
-        ({"compute_capability": "Ada"}, "'Ada' are no numbers"),
+        ({"compute_capability": "Ada"}, "'Ada' are not numbers"),
         ({"precision": "int4", "compute_capability": "75"}, r"int4 weights need compute capability 80 .*not 75"),
         ({"precision": "fp32"}, "no attention in fp32"),
         ({"profile": "books"}, "profile 'books' is not known"),
@@ -113,9 +113,9 @@ def test_what_cannot_be_built_is_refused_in_one_line(
     checkpoint: Checkpoints, page: Path, tmp_path: Path, changes: dict[str, str], message: str
 ) -> None:
     source = checkpoint("qwen2_5_vl", "small")
-    asked = replace(plan(source, tmp_path / "out", page), **changes)
-    if asked.calib:
-        asked = replace(asked, calib=page, block_size=64)
+    asked = changed(plan(source, tmp_path / "out", page), **changes)
+    if asked.calibration.calib:
+        asked = changed(asked, calib=page, block_size=64)
     with pytest.raises(ExportError, match=message) as caught:
         export(asked)
     assert "\n" not in str(caught.value) and not (tmp_path / "out").exists()
@@ -124,25 +124,27 @@ def test_what_cannot_be_built_is_refused_in_one_line(
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)
 def test_gptq_checkpoints_are_built_where_they_are_symmetric(example: Path, page: Path, tmp_path: Path) -> None:
     asked = plan(example, tmp_path / "out", page)
-    if any(linear.layout().asymmetric for linear in quantized_linears(Checkpoint(example)).values()):
-        with pytest.raises(ExportError, match=r"not symmetric int4, which is all that TensorRT-RTX takes \(export the"):
+    if any(linear.format().asymmetric for linear in quantized_linears(Checkpoint(example)).values()):
+        with pytest.raises(
+            ExportError, match=r"not symmetric int4, the only form that TensorRT-RTX supports \(export the"
+        ):
             export(asked)
         return
     assert "int4 in blocks of" in export(asked).graphs["llm"].precision
     with pytest.raises(ExportError, match="int4 weights need compute capability 80"):
-        export(replace(asked, out=tmp_path / "old", compute_capability="75"))
+        export(changed(asked, out=tmp_path / "old", compute_capability="75"))
 
 
-@pytest.mark.parametrize("layout", [Layout(4, 32, asymmetric=True), Layout(8, 32)])
-def test_other_forms_of_stored_weights_are_refused(layout: Layout) -> None:
+@pytest.mark.parametrize("format", [QuantFormat(4, 32, asymmetric=True), QuantFormat(8, 32)])
+def test_other_forms_of_stored_weights_are_refused(format: QuantFormat) -> None:
     with pytest.raises(ExportError, match="not symmetric int4"):
-        check(EngineOptions(stored=frozenset({Layout(4, 32), layout})), "TensorRT")
-    check(EngineOptions(stored=frozenset({Layout(4, 32)})), "TensorRT")
+        check(BuildOptions(stored=frozenset({QuantFormat(4, 32), format})), "TensorRT")
+    check(BuildOptions(stored=frozenset({QuantFormat(4, 32)})), "TensorRT")
 
 
 def test_engines_show_nothing_of_their_inside(checkpoint: Checkpoints, page: Path, tmp_path: Path) -> None:
     export(plan(checkpoint("qwen2_vl", "small"), tmp_path / "out", page))
-    with pytest.raises(BundleError, match=r"has engines.*export --target portable"):
+    with pytest.raises(BundleError, match=r"contains engines.*export with --target portable"):
         expose(tmp_path / "out", None, tmp_path)
 
 
@@ -171,7 +173,7 @@ def test_a_full_disk_is_an_error_and_no_crash(checkpoint: Checkpoints, tmp_path:
     import tensorrt_rtx
 
     limits = {"max_pixels": 100_000, "max_length": 512}
-    export(ExportPlan(checkpoint("qwen2_vl", "small"), tmp_path / "out", target="portable", **limits))
+    export(export_plan(checkpoint("qwen2_vl", "small"), tmp_path / "out", target="portable", **limits))
     manifest = read_manifest(tmp_path / "out")
     entry, model = manifest.graphs["vision"], tmp_path / "out" / "vision.onnx"
     with pytest.raises(OSError, match="No space left"):
@@ -181,14 +183,14 @@ def test_a_full_disk_is_an_error_and_no_crash(checkpoint: Checkpoints, tmp_path:
             entry,
             profiles("vision", manifest, "pages"),
             building.Library(tensorrt_rtx, "TensorRT-RTX", (86,), partial(_configure, tensorrt_rtx, (86,))),
-            Silent(),
+            NullProgress(),
         )
 
 
 def test_a_build_can_be_interrupted(checkpoint: Checkpoints, page: Path, tmp_path: Path) -> None:
     """An exception in a callback would be lost in the library: the build is told to end instead."""
 
-    class Interrupting(Silent):
+    class Interrupting(NullProgress):
         building, told = False, 0
 
         def stage(self, text: str, total: int = 0) -> None:

@@ -19,7 +19,7 @@ from qvl_export.graph import weights
 from qvl_export.graph.build import FLOAT, Graph, add_input, add_output, empty_graph
 from qvl_export.graph.experts import EXPERT_PARTS, Experts
 from qvl_export.graph.quantized import quantize
-from qvl_export.qtensor import Layout
+from qvl_export.qtensor import QuantFormat
 from qvl_export.quant.gptq.solver import round_to_nearest
 from qvl_export.targets import lower
 
@@ -48,12 +48,12 @@ def values() -> dict[str, Floats]:
     return {name: rng.standard_normal(shape).astype(np.float32) / shape[-1] ** 0.25 for name, shape in shapes.items()}
 
 
-def run(parts: dict[str, Floats], values: dict[str, Floats], layout: Layout | None, work: Path) -> Floats:
+def run(parts: dict[str, Floats], values: dict[str, Floats], format: QuantFormat | None, work: Path) -> Floats:
     """The graph of one mixture, filled with `parts`."""
     target = lower("cpu", "fp32", 0)
     holder = nn.Module("")
     holder.experts = Experts(target, HIDDEN, SPEC)
-    quantize(holder, "", {f"experts.{name}": layout for name in EXPERT_PARTS} if layout else {})
+    quantize(holder, "", {f"experts.{name}": format for name in EXPERT_PARTS} if format else {})
     graph = empty_graph("experts", target)
     x = add_input(graph, "x", FLOAT, [1, "tokens", HIDDEN])
     scores = add_input(graph, "scores", FLOAT, ["tokens", SPEC.num_experts])
@@ -85,15 +85,15 @@ def test_float_experts(values: dict[str, Floats], tmp_path: Path) -> None:
 def test_quantized_experts_are_the_dequantized_ones(
     values: dict[str, Floats], tmp_path: Path, bits: int, close: float, block: int
 ) -> None:
-    layout, target = Layout(bits, block), lower("cpu", "fp32", 0)
+    format, target = QuantFormat(bits, block), lower("cpu", "fp32", 0)
     parts, exact = {}, {}
     for name, matrices in (("gate_up_proj", in_order(values["gate_up_proj"])), ("down_proj", values["down_proj"])):
-        tensor = round_to_nearest(matrices.reshape(-1, matrices.shape[-1]), layout)
+        tensor = round_to_nearest(matrices.reshape(-1, matrices.shape[-1]), format)
         exact[name] = tensor.dequantize().reshape(matrices.shape)
         parts |= {f"{name}.{kind}": part for kind, part in target.pack(tensor).items()}
     back = np.argsort(target.gate_up_rows(SPEC.intermediate_size))
     expected = naive(values["x"], values["scores"], exact["gate_up_proj"][:, back], exact["down_proj"])
-    found = run(parts, values, layout, tmp_path)
+    found = run(parts, values, format, tmp_path)
     assert np.abs(found - expected).max() < close * np.abs(expected).max()
 
 
@@ -102,4 +102,4 @@ def test_blocks_must_divide_experts() -> None:
     holder = nn.Module("")
     holder.experts = Experts(target, HIDDEN, SPEC)
     with pytest.raises(ExportError, match="experts of 96 columns are not made of symmetric blocks of 128"):
-        quantize(holder, "", {f"experts.{name}": Layout(4, 128) for name in EXPERT_PARTS})
+        quantize(holder, "", {f"experts.{name}": QuantFormat(4, 128) for name in EXPERT_PARTS})

@@ -20,7 +20,7 @@ from qvl_export.exporting.layouts import genai
 from qvl_runtime import preprocess
 from qvl_runtime.__main__ import main as runtime_main
 from qvl_runtime._onnxruntime.saturation import saturates
-from qvl_runtime.answers.generate import Run
+from qvl_runtime.answers.generate import GenerationStats
 from qvl_runtime.manifest import ImageGeometry
 from qvl_runtime.model import Model, load
 from qvl_runtime.preprocess import patchify
@@ -28,6 +28,7 @@ from tests.conftest import REFERENCE, Bundles, Loader
 from tests.exporter.test_parity import image
 from tests.heldout import character_error_rate, items
 from tests.oracles.tiny import SHAPES
+from tests.plans import export_plan
 
 Checkpoints = Callable[[str, str], Path]
 Directory = Callable[[str, str, str], Path]
@@ -106,7 +107,7 @@ def ours(model: Model, images: list[Path], prompt: str, steps: int = STEPS) -> t
     asked = messages(images, prompt)
     prompted = model.prompt(asked, reserve=steps)
     model.clear()
-    logits = model._decoder.prefill(prompted, np.array([len(prompted.ids) - 1]), Run())
+    logits = model.decoder.prefill(prompted, np.array([len(prompted.ids) - 1]), GenerationStats())
     model.clear()
     stream = model.stream(asked, max_new_tokens=steps)
     list(stream)
@@ -140,7 +141,7 @@ def rounded_as_theirs(monkeypatch: pytest.MonkeyPatch) -> None:
         mean, std = (np.array(v, np.float32)[:, None] for v in (geometry.image_mean, geometry.image_std))
         return np.asarray((scaled[None] - mean) / std)
 
-    monkeypatch.setattr(preprocess, "_normalisation", table)
+    monkeypatch.setattr(preprocess, "normalization_table", table)
 
 
 @pytest.mark.usefixtures("rounded_as_theirs")
@@ -165,7 +166,7 @@ def test_its_tokens_and_pixels_are_ours(
 def quantized(tmp_path: Path, checkpoint: Path, **options: Any) -> tuple[Path, Model]:
     """The directory and the bundle of one plan."""
     for layout in ("genai", "qvl"):
-        export(ExportPlan(checkpoint, tmp_path / layout, layout=layout, **options))
+        export(export_plan(checkpoint, tmp_path / layout, layout=layout, **options))
     if saturates():
         ask_for_exact_products(tmp_path / "genai")
     return tmp_path / "genai", load(tmp_path / "qvl", threads=1)
@@ -268,21 +269,21 @@ def test_it_is_no_bundle_and_says_so(
     ("options", "message"),
     [
         ({"layout": "gguf"}, "layout 'gguf' is not supported"),
-        ({"layout": "genai", "precision": "hybrid"}, "one language model"),
+        ({"layout": "genai", "precision": "hybrid"}, "takes a single graph of the language model"),
     ],
 )
 def test_what_it_cannot_hold_is_refused_early(
     checkpoint: Checkpoints, tmp_path: Path, options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ExportError, match=message):
-        export(ExportPlan(checkpoint("qwen2_5_vl", "small"), tmp_path / "out", **options))
+        export(export_plan(checkpoint("qwen2_5_vl", "small"), tmp_path / "out", **options))
     assert not list(tmp_path.iterdir())
 
 
 def test_other_families_and_targets_are_refused(checkpoint: Checkpoints, tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match=r"knows no qwen \(it knows qwen2_vl, "):
+    with pytest.raises(ExportError, match=r"does not support family qwen \(supported: qwen2_5_vl, qwen2_vl, "):
         export(ExportPlan(checkpoint("qwen", "small"), tmp_path / "out", layout="genai"))
-    with pytest.raises(ExportError, match="not for target portable"):
+    with pytest.raises(ExportError, match="does not support target portable"):
         export(ExportPlan(checkpoint("qwen2_vl", "small"), tmp_path / "out", layout="genai", target="portable"))
     assert not list(tmp_path.iterdir())
 

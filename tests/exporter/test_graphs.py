@@ -12,8 +12,11 @@ import pytest
 from qvl_export import families, targets
 from qvl_export.checkpoint.directory import Checkpoint
 from qvl_export.graph.build import build_llm, build_vision
+from qvl_export.targets import DEFERRED_SCALE
+from qvl_runtime import sessions
 from qvl_runtime.bundle import read_manifest
-from tests.conftest import Bundles
+from tests.conftest import GRAPH_TARGETS, Bundles
+from tests.oracles.families import find as find_family
 from tests.oracles.tiny import FAMILIES, SHAPES
 
 ELEMENT = {
@@ -22,13 +25,6 @@ ELEMENT = {
     onnx.TensorProto.INT64: "int64",
     onnx.TensorProto.INT32: "int32",
     onnx.TensorProto.BOOL: "bool",
-}
-EXTRA = {
-    "qwen": set(),
-    "qwen2_vl": {"patch_positions"},
-    "qwen2_5_vl": {"patch_positions", "window_gather", "window_lengths", "window_scatter"},
-    "qwen3_vl": {"patch_positions", "interpolation_indices", "interpolation_weights"},
-    "qwen3_vl_moe": {"patch_positions", "interpolation_indices", "interpolation_weights"},
 }
 LLM_INPUTS = {
     "input_ids",
@@ -44,8 +40,13 @@ CACHE_INPUTS = {
 }
 
 every_bundle = pytest.mark.parametrize(
-    ("target", "family", "precision"), list(itertools.product(CACHE_INPUTS, FAMILIES, ("fp32", "fp16")))
+    ("target", "family", "precision"), list(itertools.product(GRAPH_TARGETS, FAMILIES, ("fp32", "fp16")))
 )
+
+
+def test_cache_inputs_of_targets() -> None:
+    for target, names in CACHE_INPUTS.items():
+        assert {name for name, _, _ in targets.lower(target, "fp16").cache_inputs} == names
 
 
 @every_bundle
@@ -70,17 +71,17 @@ def test_ports_are_those_of_the_manifest(bundle: Bundles, target: str, family: s
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("target", CACHE_INPUTS)
+@pytest.mark.parametrize("target", GRAPH_TARGETS)
 def test_names_of_inputs_and_outputs(bundle: Bundles, target: str, family: str) -> None:
-    graphs = read_manifest(bundle(family, "small", "fp32", target)).graphs
+    graphs, expected = read_manifest(bundle(family, "small", "fp32", target)).graphs, find_family(family)
     vision = {port.name for port in graphs["vision"].inputs}
-    assert vision == {"pixel_values"} | EXTRA[family]
+    assert vision == {"pixel_values"} | expected.vision_inputs
     layers = SHAPES["small"].layers
-    deepstack = ["deepstack_features.0"] if family.startswith("qwen3") else []
+    deepstack = ["deepstack_features.0"] if expected.deepstack else []
     cache = {f"{i}.{part}" for i in range(layers) for part in ("key", "value")}
-    slowed = ["ntk_alpha"] if family == "qwen" else []
     past = [f"past_key_values.{name}" for name in cache]
-    inputs = {*LLM_INPUTS, *CACHE_INPUTS[target], *deepstack, *slowed, *past}
+    filled = {name for name, _, _ in targets.lower(target, "fp32").cache_inputs}
+    inputs = {*LLM_INPUTS, *filled, *deepstack, *expected.llm_inputs, *past}
     assert {port.name for port in graphs["llm"].inputs} == inputs
     assert {port.name for port in graphs["llm"].outputs} == {"logits"} | {f"present.{name}" for name in cache}
     assert [port.name for port in graphs["vision"].outputs] == ["image_features", *deepstack]
@@ -105,7 +106,7 @@ def test_weights_are_stored_once_and_as_asked(bundle: Bundles, family: str) -> N
     initializers = onnx.load(directory / "llm.onnx", load_external_data=False).graph.initializer
     llm = read_manifest(directory).llm
     tables = [tensor.name for tensor in initializers if list(tensor.dims) == [llm.vocab_size, llm.hidden_size]]
-    assert tables == ["model.embed_tokens.weight", *(["lm_head.weight"] if family == "qwen" else [])]
+    assert tables == ["model.embed_tokens.weight", *(["lm_head.weight"] if find_family(family).always_untied else [])]
     for tensor in initializers:
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
             wanted = onnx.TensorProto.FLOAT16 if len(tensor.dims) > 1 else onnx.TensorProto.FLOAT
@@ -118,7 +119,17 @@ def test_weights_are_stored_once_and_as_asked(bundle: Bundles, family: str) -> N
 def test_a_portable_graph_speaks_standard_onnx_alone(bundle: Bundles, target: str, family: str, precision: str) -> None:
     model = onnx.load(bundle(family, "deep", precision, target) / "llm.onnx", load_external_data=False)
     domains = {node.domain for node in model.graph.node}
-    assert domains == ({""} if target == "portable" else {"", "com.microsoft"})
+    assert domains == set(dict(targets.lower(target, precision).opsets))
+    assert target != "portable" or domains == {""}
+
+
+@every_bundle
+def test_a_graph_tells_nothing_of_the_code_that_built_it(
+    bundle: Bundles, target: str, family: str, precision: str
+) -> None:
+    for name in ("vision", "llm"):
+        model = onnx.load(bundle(family, "deep", precision, target) / f"{name}.onnx", load_external_data=False)
+        assert {item.key for node in model.graph.node for item in node.metadata_props} <= {DEFERRED_SCALE}
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -132,5 +143,7 @@ def test_weights_keep_their_published_names(checkpoint: Callable[[str, str], Pat
 
 
 def test_families_and_targets_are_found_by_name() -> None:
-    assert set(FAMILIES) <= set(families.available())
-    assert {"cpu", "cuda", "portable"} <= set(targets.available())
+    """Every family and target of the exporter; a new one needs its file in tests and in the runtime too."""
+    assert list(FAMILIES) == families.available()
+    assert {"cpu", "cuda", "portable"} <= set(GRAPH_TARGETS)
+    assert targets.available() == sessions.available()

@@ -41,7 +41,7 @@ def in_graph(image: ImageGeometry) -> ort.InferenceSession:
     image_grid_thw = add_input(graph, "image_grid_thw", INT64, [1, 3])
     op = GraphBuilder(graph).op
     grid = indices.grid_of(op, image_grid_thw)
-    places = indices.patch_places(op, grid, MERGE)
+    places = indices.patch_coordinates(op, grid, MERGE)
     outputs = {"patch_positions": indices.patch_positions(op, grid, places)}
     if windows := indices.windows(op, grid, image):
         assert windows.size == (image.window * MERGE) ** 2

@@ -17,8 +17,9 @@ SHAPE = "qwen2-vl-2b"
 TABLE_MIB = 151936 * 1536 * 2 / 2**20  # the embedding, 445 MiB in bfloat16
 EXPORT = """
 import json, sys
-from qvl_export import ExportPlan, export
-export(ExportPlan(sys.argv[1], sys.argv[2], **json.loads(sys.argv[3])))
+from qvl_export import export
+from tests.plans import export_plan
+export(export_plan(sys.argv[1], sys.argv[2], **json.loads(sys.argv[3])))
 print(open("/proc/self/status").read())
 """
 EXPERTS = {"hidden_size": 256, "moe_intermediate_size": 512, "num_experts": 64, "vocab_size": 151936}

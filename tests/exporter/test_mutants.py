@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 from transformers import PreTrainedModel
 
-from qvl_export import ExportPlan, export
+from qvl_export import export
 from qvl_runtime.errors import QvlError
 from tests.exporter.mutants import mutate
 from tests.oracles import tiny
+from tests.plans import export_plan
 
 GPTQ = Path(__file__).parents[1] / "quant" / "gptq" / "qwen2_vl_g32_asym"
 SECONDS, MEGABYTES = 30, 1000
@@ -44,7 +45,7 @@ def test_a_mutant_is_exported_or_refused_in_one_line(seed: int, sources: list[Pa
         changed, began, before = mutate(here, rng), time.process_time(), memory()
         said = ""
         try:
-            export(ExportPlan(here, out, rotate=rng.random() < 0.2))
+            export(export_plan(here, out, rotate=rng.random() < 0.2))
         except QvlError as error:
             said = str(error)
         assert out.exists() != bool(said) and said.isprintable() and len(said) < 3000, changed

@@ -9,14 +9,16 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from qvl_export import ExportPlan, export
+from qvl_export import export
 from qvl_export.cli.main import cli
 from qvl_export.errors import ExportError
-from qvl_export.exporting.plan import READ_BY
+from qvl_export.exporting.option_checks import READ_BY, check_options
+from qvl_export.exporting.plan import GROUP_OF
 from qvl_runtime._onnxruntime.saturation import saturates
 from qvl_runtime.sessions import cpu
 from tests.heldout import HELDOUT
 from tests.oracles.tiny import REFERENCE
+from tests.plans import export_plan
 
 ADD = "(add --precision int8 or int4, or leave it out)"
 ADD_INT4 = "(add --precision int4, or leave it out)"
@@ -30,11 +32,6 @@ UNREAD = [
     (["--block-size", "32"], f"--block-size is for {TABLES} {ADD}"),
     (["--vision-precision", "int8", "--block-size", "64"], f"--block-size is for {TABLES} {ADD}"),
     (["--reduce-range"], "--reduce-range is for int8 (add --precision int8, or leave it out)"),
-    (["--vision-weight", "1"], f"--vision-weight is for int4 of the language model {ADD_INT4}"),
-    (
-        ["--vision-precision", "int4", "--vision-weight", "2"],
-        f"--vision-weight is for int4 of the language model {ADD_INT4}",
-    ),
     (["--precision", "int8", "--no-gptq-experts"], f"--no-gptq-experts is for int4 of the language model {ADD_INT4}"),
     (["--precision", "int4", "--no-gptq-experts"], "--no-gptq-experts is for models with experts (leave it out)"),
     (["--accuracy-level", "4"], f"--accuracy-level is for a quantized language model {ADD_INT4}"),
@@ -44,7 +41,7 @@ UNREAD = [
     ),
     (
         ["--precision", "int4", "--target", "portable", "--accuracy-level", "0"],
-        "--accuracy-level is not read by target portable (leave it out)",
+        "target portable does not read --accuracy-level (leave it out)",
     ),
     (
         ["--precision", "int8", "--target", "portable", "--block-size", "64"],
@@ -52,7 +49,7 @@ UNREAD = [
     ),
     (
         ["--precision", "int4", "--vision-precision", "fp16", "--llm-precision", "int8"],
-        "--precision is not read where both towers have their own "
+        "--precision has no effect if both towers have their own "
         "(leave it out, or --vision-precision or --llm-precision)",
     ),
 ]
@@ -70,14 +67,14 @@ def test_every_option_of_the_table_is_one_of_the_command_and_of_the_plan(option:
     names = {
         name for parameter in cli.commands["export"].params for name in (*parameter.opts, *parameter.secondary_opts)
     }
-    assert option in names and hasattr(ExportPlan, READ_BY[option].field)
+    assert option in names and READ_BY[option].field in GROUP_OF
 
 
 @pytest.mark.parametrize(
     "given",
     [
-        {"precision": "int4", "block_size": 64, "accuracy_level": 0, "vision_weight": 2.0, "samples": 5},
-        {"precision": "hybrid", "vision_weight": 2.0, "reduce_range": True, "threads": 1},
+        {"precision": "int4", "block_size": 64, "accuracy_level": 0, "samples": 5},
+        {"precision": "hybrid", "reduce_range": True, "threads": 1},
         {"max_kl": 0.1, "block_size": 64, "reduce_range": True, "samples": 3},
         {"llm_precision": "int8", "block_size": 64},
         {"vision_precision": "int8", "llm_precision": "int8", "precision": "fp32"},
@@ -85,7 +82,7 @@ def test_every_option_of_the_table_is_one_of_the_command_and_of_the_plan(option:
     ],
 )
 def test_options_that_something_reads_are_taken(given: dict) -> None:
-    ExportPlan(REFERENCE, "b", **given, given=frozenset(given)).check()
+    check_options(export_plan(REFERENCE, "b", **given, given=frozenset(given)))
 
 
 class Told:
@@ -115,7 +112,7 @@ def test_calibration_keeps_to_its_threads_and_tells_of_missing_pages(
     monkeypatch.setattr(ort, "InferenceSession", noted)
     pages = [HELDOUT / f"simple_{number:04}.png" for number in range(2)]
     before, told = torch.get_num_threads(), Told()
-    plan = ExportPlan(
+    plan = export_plan(
         REFERENCE, tmp_path / "b", precision="int8", calib=pages, threads=3, samples=9, given=frozenset({"samples"})
     )
     manifest = export(plan, told)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -11,12 +12,12 @@ import torch
 from PIL import Image
 from transformers import PreTrainedModel
 
-from qvl_runtime.answers.generate import Run
+from qvl_runtime.answers.generate import GenerationStats
 from qvl_runtime.model import Model
 from qvl_runtime.positions import Grid
 from qvl_runtime.preprocess import patchify
 from qvl_runtime.prompts.prompt import Prompt
-from tests.conftest import Loader
+from tests.conftest import GRAPH_TARGETS, Loader
 from tests.oracles.tiny import FAMILIES, FREE_SIZES, SHAPES, VIDEO
 
 Oracle = Callable[[str, str], PreTrainedModel]
@@ -27,8 +28,9 @@ MAX_ABS = {"fp32": 1e-3}
 MIN_COSINE = {"fp32": 0.9999, "fp16": 0.999}
 
 shapes = pytest.mark.parametrize("shape", SHAPES)
-WAYS = [(target, precision) for target in ("cpu", "portable") for precision in ("fp32", "fp16")]
-ways = pytest.mark.parametrize(("target", "precision"), [*WAYS, ("cuda", "fp16")])
+WAYS = [way for way in product(GRAPH_TARGETS, ("fp32", "fp16")) if way != ("cuda", "fp32")]
+"""Targets and precisions; in fp32, `cuda` has the graphs of `cpu`."""
+ways = pytest.mark.parametrize(("target", "precision"), WAYS)
 
 
 def cosine(a: np.ndarray, b: np.ndarray) -> float:
@@ -62,7 +64,7 @@ def test_image_features(
         flat = torch.from_numpy(patches).reshape(-1, patches.shape[-1])
         theirs = oracle(family, shape).model.visual(flat, grid_thw=torch.tensor([[grid.t, grid.h, grid.w]]))
     references = [theirs.pooler_output, *(getattr(theirs, "deepstack_features", None) or [])]
-    for features, reference in zip(ours._engine.encode(patches, grid), references, strict=True):
+    for features, reference in zip(ours.engine.encode(patches, grid), references, strict=True):
         assert_close(features, reference.numpy(), precision)
 
 
@@ -150,16 +152,16 @@ def test_prefill_and_cached_decode(
         )
         everywhere = theirs(**oracle_inputs(ours, prompt)).logits[0].numpy()
     tokens = generated.sequences[0, len(prompt.ids) :].tolist()
-    logits = ours._decoder.prefill(prompt, np.arange(len(prompt.ids)), Run())
+    logits = ours.decoder.prefill(prompt, np.arange(len(prompt.ids)), GenerationStats())
     assert_close(logits, everywhere, precision)
     steps = [logits[-1]]
     for index, token in enumerate(tokens[:STEPS]):
-        steps.append(ours._decoder.step(token, prompt.next_position + index))
+        steps.append(ours.decoder.step(token, prompt.next_position + index))
     assert_close(np.stack(steps), torch.cat(generated.logits).numpy(), precision)
 
 
 @shapes
-@pytest.mark.parametrize("target", ["cpu", "portable"])
+@pytest.mark.parametrize("target", [target for target, precision in WAYS if precision == "fp32"])
 @pytest.mark.parametrize(("family", "content"), contents_for(one_image, three_images, a_video))
 def test_greedy_tokens_are_identical(
     oracle: Oracle, model: Loader, family: str, shape: str, target: str, content: Callable[[], list[dict[str, Any]]]

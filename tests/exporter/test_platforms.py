@@ -6,16 +6,17 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path, PureWindowsPath
 
 import pytest
 
 from qvl_export.checkpoint.directory import Checkpoint
+from qvl_export.common.labels import Label, read_labels
 from qvl_export.common.portable_paths import is_inside, is_plain
 from qvl_export.errors import CheckpointError, ExportError
-from qvl_export.evaluate.sets.dataset import Label, check
-from qvl_export.quant.calibration_data.labelled_set import read_labels
+from qvl_export.evaluate.sets.dataset import check
 from qvl_runtime.bundle import inside
 from qvl_runtime.errors import BundleError
 from tests.heldout import HELDOUT
@@ -44,7 +45,9 @@ for package in (qvl_export, qvl_runtime):
 def without_posix(*command: object, **more: str) -> subprocess.CompletedProcess[str]:
     """A command of Python in a process, and those that it starts, which have none of POSIX."""
     paths = [str(ROOT / "tests" / "oracles" / "without_posix"), str(ROOT), *sys.path]
-    settings = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), "OMP_NUM_THREADS": "1", **more}
+    cache = tempfile.gettempdir()  # platformdirs would ask `sys.platform`, which stays as it is, and want `os.getuid`
+    found = {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "XDG_CACHE_HOME": cache, "OMP_NUM_THREADS": "1"}
+    settings = {**os.environ, **found, **more}
     arguments = [sys.executable, "-c", *map(str, command)]
     return subprocess.run(arguments, env=settings, capture_output=True, text=True, encoding="utf-8", errors="replace")
 
@@ -111,10 +114,10 @@ def test_a_console_that_cannot_show_all_is_no_error(encoding: str) -> None:
 )
 def test_a_path_that_leaves_a_set_does_so_on_every_platform(name: str, tmp_path: Path) -> None:
     assert not is_inside(name)
-    assert "is not inside the set" in check(Label(name, "Read.", "ocr", ["x"]))
+    assert "is not inside the set" in check(Label(image=name, prompt="Read.", task="ocr", answers=["x"]))
     (tmp_path / "labels.jsonl").write_text(json.dumps({"image": name, "prompt": "Read.", "answers": []}))
-    with pytest.raises(ExportError, match="needs an image inside the set"):
-        read_labels(tmp_path)
+    with pytest.raises(ExportError, match="is not inside the set"):
+        list(read_labels(tmp_path))
 
 
 def test_paths_below_a_set_are_inside() -> None:

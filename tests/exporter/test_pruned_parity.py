@@ -21,9 +21,9 @@ from transformers.vision_utils import (
 )
 
 from qvl_runtime.answers.encode import encode
-from qvl_runtime.answers.generate import Run
+from qvl_runtime.answers.generate import GenerationStats
 from qvl_runtime.model import Model
-from qvl_runtime.prompts.prompt import Placed, Prompt
+from qvl_runtime.prompts.prompt import PlacedMedia, Prompt
 from qvl_runtime.prune.kept import Kept
 from tests.conftest import Loader
 from tests.exporter.test_parity import Oracle, assert_close, shapes
@@ -77,7 +77,7 @@ def both_prompts(model: Model, content: list[dict[str, Any]]) -> tuple[Prompt, P
     return model.prompt(messages), model.prompt(pruned)
 
 
-def theirs(visual: Any, placed: Placed, model: Model) -> list[np.ndarray]:
+def theirs(visual: Any, placed: PlacedMedia, model: Model) -> list[np.ndarray]:
     """Features of the kept blocks, and DeepStack features, by transformers' tower."""
     geometry, grid = model.manifest.image, placed.grid
     merge, cells = geometry.spatial_merge_size, placed.grid.h * placed.grid.w // geometry.spatial_merge_size**2
@@ -138,7 +138,7 @@ def test_features_and_logits(
     with torch.no_grad():
         found = features_by_kind(ours, reference, prompt, precision)
         expected = logits(reference, prompt, found)
-    assert_close(ours._decoder.prefill(prompt, np.arange(len(prompt.ids)), Run()), expected, precision)
+    assert_close(ours.decoder.prefill(prompt, np.arange(len(prompt.ids)), GenerationStats()), expected, precision)
 
 
 def kept_tokens(whole: Prompt, pruned: Prompt) -> np.ndarray:
@@ -159,7 +159,7 @@ def features_by_kind(model: Model, reference: Any, prompt: Prompt, precision: st
         if item.first_row:
             continue
         rows = theirs(reference.model.visual, item, model)
-        for ours, expected in zip(encode(model._engine.encode, item, model.manifest.image), rows, strict=True):
+        for ours, expected in zip(encode(model.engine.encode, item, model.manifest.image), rows, strict=True):
             assert_close(ours, expected, precision)
         kind = found.setdefault(item.media.kind, Encoded(pooler_output=[], deepstack_features=[]))
         kind.pooler_output.append(torch.from_numpy(rows[0]))
@@ -191,5 +191,5 @@ def test_frames_that_keep_the_same_are_one_call(model: Loader, family: str) -> N
     assert kept is not None
     groups = [frames for frames, _ in kept.groups()]
     assert groups == [[0], [1], [2, 3]]
-    features = encode(tiny._engine.encode, prompt.placed[0], tiny.manifest.image)
+    features = encode(tiny.engine.encode, prompt.placed[0], tiny.manifest.image)
     assert features.shape[1] == kept.tokens == sum(map(len, kept.frames))

@@ -24,7 +24,7 @@ from qvl_export.families import qwen, read_spec
 from qvl_export.graph.build import build_llm, build_vision
 from qvl_export.graph.weight_matching import match
 from qvl_export.targets import lower
-from qvl_runtime.answers.generate import Run
+from qvl_runtime.answers.generate import GenerationStats
 from qvl_runtime.bundle import read_manifest
 from qvl_runtime.cli.describe import describe
 from qvl_runtime.errors import PromptError
@@ -32,11 +32,14 @@ from qvl_runtime.grounding import Box
 from qvl_runtime.model import Model, load
 from qvl_runtime.positions import ntk_alpha
 from qvl_runtime.preprocess import patchify
+from qvl_runtime.prompts.prompt import Media, place_media
 from qvl_runtime.templates.chat import ChatTemplate
 from tests.conftest import Loader
 from tests.exporter.test_parity import assert_close, image, oracle_inputs, ways
 from tests.oracles import tiny
+from tests.oracles.families import qwen as tiny_qwen
 from tests.oracles.qwen_vl import QwenVl
+from tests.plans import export_plan
 from tests.quant.test_awq_checkpoint import CONFIG, quantized
 
 Checkpoints = Callable[[str, str], Path]
@@ -73,7 +76,7 @@ PUBLISHED = {
     "vocab_size": 151936,
 }
 """`config.json` of Qwen/Qwen-VL-Chat."""
-TINY_VISUAL = tiny.qwen_vl_config(tiny.SHAPES["small"])["visual"]
+TINY_VISUAL = tiny_qwen.config(tiny.SHAPES["small"])["visual"]
 
 
 def user(*content: Any) -> list[dict[str, Any]]:
@@ -166,11 +169,12 @@ def test_image_features(
     """Tables of positions as they are, spread wider and closer; squeezed and stretched pictures."""
     ours, theirs = model("qwen", shape, precision, target), oracle("qwen", shape)
     for size in ((300, 200), (90, 400), (448, 448)):
-        placed = ours._alone(image(*size, seed=2))
+        alone = image(*size, seed=2)
+        placed = place_media(Media("image", (alone,)), 0, ours.manifest.image.max_pixels, ours.manifest)
         patches = torch.from_numpy(placed.patches(ours.manifest.image).pixel_values)
         with torch.no_grad():
             expected = theirs.model.visual(patches.flatten(0, 1), torch.ones(1, 3)).pooler_output.numpy()
-        assert_close(ours._encode(placed)[0], expected, precision)
+        assert_close(ours.image_features(placed)[0], expected, precision)
 
 
 @pytest.mark.parametrize("size", [(448, 448), (1000, 300), (60, 90)])
@@ -218,11 +222,13 @@ def test_answers_across_the_trained_length(oracle: Callable[[str, str], QwenVl],
     with torch.no_grad():
         generated = theirs.generate(**oracle_inputs(ours, prompt), max_new_tokens=33, return_dict_in_generate=True)
     tokens = generated.sequences[0, length:].tolist()
-    steps = [ours._decoder.prefill(prompt, np.array([length - 1]), Run())[0]]
+    steps = [ours.decoder.prefill(prompt, np.array([length - 1]), GenerationStats())[0]]
     for index, token in enumerate(tokens[:32]):
-        steps.append(ours._decoder.step(token, prompt.next_position + index))
+        steps.append(ours.decoder.step(token, prompt.next_position + index))
     assert_close(np.stack(steps), torch.cat(generated.logits).numpy(), "fp32")
-    forced = ours._decoder.prefill(prompt.followed_by(np.array(tokens[:32])), np.arange(length - 1, length + 32), Run())
+    forced = ours.decoder.prefill(
+        prompt.followed_by(np.array(tokens[:32])), np.arange(length - 1, length + 32), GenerationStats()
+    )
     assert_close(forced, np.stack(steps), "fp32")
 
 
@@ -237,7 +243,7 @@ def test_frequencies_and_growing_queries_can_be_off(checkpoint: Checkpoints, tmp
         prompt = of_length(ours, 700)
         with torch.no_grad():
             expected = theirs(**oracle_inputs(ours, prompt)).logits[0].numpy()
-        found[name] = ours._decoder.prefill(prompt, np.arange(700), Run())
+        found[name] = ours.decoder.prefill(prompt, np.arange(700), GenerationStats())
         assert_close(found[name], expected, "fp32")
     assert np.abs(found["both"] - found["ntk"]).max() > 1e-2 < np.abs(found["both"] - found["logn"]).max()
 
@@ -246,15 +252,15 @@ def test_a_longer_prompt_does_not_reuse_other_frequencies(bundle: Callable[..., 
     ours = load(bundle("qwen", "deep", "fp32"), threads=1)
     short, long = of_length(ours, 505), of_length(ours, 600)
     for prompt, reused in ((short, 0), (long, 0), (long, 599), (short, 0)):
-        run = Run()
-        logits = ours._decoder.prefill(prompt, np.array([len(prompt.ids) - 1]), run)
+        run = GenerationStats()
+        logits = ours.decoder.prefill(prompt, np.array([len(prompt.ids) - 1]), run)
         assert run.counts.reused == reused
         fresh = load(bundle("qwen", "deep", "fp32"), threads=1)
-        expected = fresh._decoder.prefill(prompt, np.array([len(prompt.ids) - 1]), Run())
+        expected = fresh.decoder.prefill(prompt, np.array([len(prompt.ids) - 1]), GenerationStats())
         assert np.abs(logits - expected).max() < 1e-4
-    tokens = list(ours._decoder.generate(long, 4, frozenset(), lambda logits: int(logits.argmax()), Run()))
-    run = Run()
-    ours._decoder.prefill(long.followed_by(np.array(tokens)), np.array([603]), run)
+    tokens = list(ours.decoder.generate(long, 4, frozenset(), lambda logits: int(logits.argmax()), GenerationStats()))
+    run = GenerationStats()
+    ours.decoder.prefill(long.followed_by(np.array(tokens)), np.array([603]), run)
     assert run.counts.reused == 603, "an answer's keys are those of its prompt"
 
 
@@ -274,15 +280,15 @@ def test_inspect_says_what_it_sees(bundle: Callable[..., Path]) -> None:
 
 
 def test_videos_are_refused(model: Loader) -> None:
-    with pytest.raises(PromptError, match="takes no videos"):
+    with pytest.raises(PromptError, match="does not accept videos"):
         model("qwen", "small", "fp32").prompt(user({"type": "video", "video": [image(56, 56, 1)] * 2}))
 
 
 def test_marks_of_boxes_survive_decoding(model: Loader, monkeypatch: pytest.MonkeyPatch) -> None:
     ours = model("qwen", "small", "fp32")
     said = "<ref>the total</ref><box>(100,200),(500,600)</box><|im_end|>"
-    tokens = iter(ours._ids(said))
-    monkeypatch.setattr("qvl_runtime.answers.sampling.Sampling.chooser", lambda _: lambda logits: next(tokens))
+    tokens = iter(ours.token_ids(said))
+    monkeypatch.setattr("qvl_runtime.answers.sampling.Sampling.picker", lambda _: lambda logits: next(tokens))
     answer = ours.generate(user(picture(), "Where?"), max_new_tokens=60)
     assert answer == said.removesuffix("<|im_end|>")
     assert ours.regions(answer, image(200, 100, 1)) == [Box("the total", 20, 20, 100, 60)]
@@ -290,7 +296,7 @@ def test_marks_of_boxes_survive_decoding(model: Loader, monkeypatch: pytest.Monk
 
 def refused(checkpoint: Path, out: Path, **plan: Any) -> str:
     with pytest.raises(ExportError) as error:
-        export(ExportPlan(checkpoint, out, **plan))
+        export(export_plan(checkpoint, out, **plan))
     assert not out.exists() and "\n" not in str(error.value)
     return str(error.value)
 

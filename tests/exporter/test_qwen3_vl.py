@@ -14,14 +14,14 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from qvl_export import ConfigError, ExportPlan, export
+from qvl_export import ConfigError, export
 from qvl_export.checkpoint.directory import Checkpoint
+from qvl_export.common.labels import read_labels
 from qvl_export.families import read_spec
 from qvl_export.quant.calibration import layerwise as calibrate
 from qvl_export.quant.calibration.work_dir import Sample
-from qvl_export.quant.calibration_data.labelled_set import read_labels
 from qvl_runtime import BundleError, load
-from qvl_runtime.answers.generate import Run
+from qvl_runtime.answers.generate import GenerationStats
 from qvl_runtime.bundle import read_manifest
 from qvl_runtime.manifest import SCHEMA_VERSION, Manifest
 from qvl_runtime.model import Model
@@ -29,6 +29,7 @@ from tests.conftest import Loader
 from tests.exporter import damage as d
 from tests.exporter.test_parity import cosine, three_images
 from tests.heldout import HELDOUT
+from tests.plans import export_plan
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 PREPROCESSOR = {
@@ -120,13 +121,13 @@ def test_what_is_refused(tmp_path: Path, vision: dict[str, Any], reason: str) ->
 def everywhere(model: Model) -> np.ndarray:
     """All logits of a prompt with several images."""
     prompt = model.prompt([{"role": "user", "content": three_images()}])
-    return model._decoder.prefill(prompt, np.arange(len(prompt.ids)), Run())
+    return model.decoder.prefill(prompt, np.arange(len(prompt.ids)), GenerationStats())
 
 
 def test_deepstack_matters(model: Loader, bundle: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """What the other tests compare would be seen if it were missing; `encode` gives none of it."""
     whole, without = model("qwen3_vl", "deep", "fp32"), load(bundle("qwen3_vl", "deep", "fp32"), threads=1)
-    encode = without._engine.encode
+    encode = without.engine.encode
 
     def plain(*arguments: Any) -> np.ndarray:
         features = encode(*arguments)
@@ -134,7 +135,7 @@ def test_deepstack_matters(model: Loader, bundle: Callable[..., Path], monkeypat
         features[1:] = 0
         return features
 
-    monkeypatch.setattr(without._engine, "encode", plain)
+    monkeypatch.setattr(without.engine, "encode", plain)
     assert cosine(everywhere(whole), everywhere(without)) < 0.99
     page = three_images()[0]["image"]
     assert np.array_equal(whole.encode(page), without.encode(page))
@@ -179,15 +180,15 @@ def test_int4_is_calibrated_with_deepstack(
         lambda tower, work, *rest: (seen.extend(work.samples(0)), quantize(tower, work, *rest))[1],
     )
     plan = {"llm_precision": "int4", "calib": HELDOUT, "samples": 6, "accuracy_level": 0, "precision": "fp32"}
-    export(ExportPlan(checkpoint("qwen3_vl", "deep"), tmp_path / "int4", **plan))
+    export(export_plan(checkpoint("qwen3_vl", "deep"), tmp_path / "int4", **plan))
     manifest, whole = read_manifest(tmp_path / "int4"), model("qwen3_vl", "deep", "fp32")
     assert "int4 in blocks of 32" in manifest.graphs["llm"].precision and manifest.llm.deepstack_layers == 2
-    label = read_labels(HELDOUT)[0]
+    _, label = next(read_labels(HELDOUT))
     page = {"type": "image", "image": HELDOUT / label.image}
     (placed,) = whole.prompt([{"role": "user", "content": [page, {"type": "text", "text": label.prompt}]}]).placed
     feeds = seen[0].feeds
     assert np.array_equal(feeds["image_positions"][:, 1], np.arange(placed.span.start, placed.span.end))
     deepstack = [feeds["deepstack_features.0"], feeds["deepstack_features.1"]]
-    assert np.allclose(deepstack, whole._encode(placed)[1:], atol=1e-5)
+    assert np.allclose(deepstack, whole.image_features(placed)[1:], atol=1e-5)
     reference = everywhere(whole)
     assert np.square(everywhere(load(tmp_path / "int4", threads=1)) - reference).mean() < 0.1 * reference.var()

@@ -26,7 +26,9 @@ from tests.exporter import damage as d
 from tests.exporter.test_checkpoint import Tensors, data_hashes
 from tests.exporter.test_qwen3_vl import described, everywhere
 from tests.heldout import HELDOUT, items
-from tests.oracles.tiny import EXPERT, SHAPES
+from tests.oracles.families.qwen3_vl_moe import EXPERT
+from tests.oracles.tiny import SHAPES
+from tests.plans import export_plan
 
 FAMILY = "qwen3_vl_moe"
 
@@ -119,9 +121,9 @@ def test_int4_experts(checkpoint: Callable[[str, str], Path], tmp_path: Path, mo
         out = tmp_path / case
         with monkeypatch.context() as patch:
             if case != "whole":
-                patch.setattr(Quantizer, "_scheme", alone)
+                patch.setattr(Quantizer, "scheme_of", alone)
                 patch.setattr(CalibrationSetup, "tables", ())
-            export(ExportPlan(source, out, gptq_experts=case != "to nearest", **plan))
+            export(export_plan(source, out, gptq_experts=case != "to nearest", **plan))
         graph = onnx.load(out / "llm.onnx", load_external_data=False).graph
         kinds = [node.op_type for node in graph.node]
         assert (kinds.count("QMoE"), kinds.count("MoE")) == (SHAPES["deep"].layers - 1, 0)

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from qvl_export import ExportPlan, export
+from qvl_export import export
 from qvl_runtime import load
 from qvl_runtime.bundle import read_manifest
 from qvl_runtime.manifest import GraphEntry
 from tests.bench.random_bundle import export_random
 from tests.heldout import HELDOUT, items
+from tests.plans import export_plan
 
 
 def forms(graph: GraphEntry) -> set[str]:
@@ -26,8 +27,8 @@ def test_random_bundles_are_those_of_an_export(
 ) -> None:
     pages = {} if precision == "fp16" else {"calib": HELDOUT, "samples": 2}
     plan = {"precision": precision, **({} if precision == "fp16" else {"block_size": 16})}
-    export(ExportPlan(checkpoint("qwen2_5_vl", "deep"), tmp_path / "real", **plan, **pages))
-    export_random(ExportPlan(checkpoint("qwen2_5_vl", "deep"), tmp_path / "random", **plan))
+    export(export_plan(checkpoint("qwen2_5_vl", "deep"), tmp_path / "real", **plan, **pages))
+    export_random(export_plan(checkpoint("qwen2_5_vl", "deep"), tmp_path / "random", **plan))
     real, made = (read_manifest(tmp_path / name).graphs for name in ("real", "random"))
     assert made.keys() == real.keys()
     for name, graph in made.items():

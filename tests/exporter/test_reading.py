@@ -83,12 +83,12 @@ def test_pages_are_not_read_without_deepstack(
 ) -> None:
     """The features that the vision tower hands past the first layer hold what is read."""
     model = load(reader_bundle("qwen3_vl", "fp16"), threads=1)
-    encode = model._engine.encode
+    encode = model.engine.encode
 
     def plain(*arguments: Any) -> np.ndarray:
         features = encode(*arguments)
         features[1:] = 0
         return features
 
-    monkeypatch.setattr(model._engine, "encode", plain)
+    monkeypatch.setattr(model.engine, "encode", plain)
     assert error_rate(model) > BLIND > 5 * float_rate("qwen3_vl")

@@ -18,7 +18,8 @@ from qvl_export.bundle.text_files.tiktoken_bpe import PATTERN, convert, recovere
 from qvl_export.errors import ConfigError
 from qvl_export.families.qwen import SPECIAL_TOKENS
 from tests.heldout import HELDOUT
-from tests.oracles.tiny import REFERENCE, reference_ranks
+from tests.oracles.families.qwen import reference_ranks
+from tests.oracles.tiny import REFERENCE
 
 Ranks = dict[bytes, int]
 TEXTS = [

@@ -12,7 +12,7 @@ import pytest
 
 from qvl_export.errors import ExportError
 from qvl_export.jobs.pool import ThisMachine
-from qvl_export.quant.calibration.cluster import MODULE, Job
+from qvl_export.quant.calibration.cluster import MODULE, ShardJob
 from qvl_runtime.bundle import read_manifest
 
 PROGRAM = """
@@ -75,7 +75,7 @@ def test_a_machine_of_a_cluster_without_it_is_named_in_one_line(
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "sitecustomize.py").write_text(f"import sys\nsys.modules[{missing!r}] = None\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"), prepend=":")
-    job: Any = Job(str(tmp_path), 0, "stage.onnx", None, [], 1)
+    job: Any = ShardJob(str(tmp_path), 0, "stage.onnx", None, [], 1)
     with pytest.raises(ExportError) as caught:
         ThisMachine().run(MODULE, [job], 1, lambda _: None)
     assert f"error: {caught.value}\n" == WANTED[missing]

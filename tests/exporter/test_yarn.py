@@ -18,7 +18,7 @@ from qvl_export import ExportPlan, export
 from qvl_export.checkpoint.directory import Checkpoint
 from qvl_export.families import read_spec
 from qvl_export.graph.layers import inverse_frequencies
-from qvl_runtime.answers.generate import Run
+from qvl_runtime.answers.generate import GenerationStats
 from qvl_runtime.model import load
 from tests.exporter.test_parity import STEPS, assert_close, image, oracle_inputs
 from tests.oracles import tiny
@@ -72,9 +72,9 @@ def test_parity_beyond_the_trained_length(oracle: Any, family: str, tmp_path: Pa
     with torch.no_grad():
         expected, unscaled = (model(**inputs).logits[0].numpy() for model in (theirs, plain))
     assert np.abs(expected - unscaled).max() > 0.1, "the scaling does something"
-    logits = ours._decoder.prefill(prompt, np.arange(len(prompt.ids)), Run())
+    logits = ours.decoder.prefill(prompt, np.arange(len(prompt.ids)), GenerationStats())
     assert_close(logits, expected, "fp32")
-    step = ours._decoder.step(int(expected[-1].argmax()), prompt.next_position)
+    step = ours.decoder.step(int(expected[-1].argmax()), prompt.next_position)
     longer = prompt.followed_by(np.array([expected[-1].argmax()]))
     with torch.no_grad():
         assert_close(step[None], theirs(**oracle_inputs(ours, longer)).logits[0, -1:].numpy(), "fp32")

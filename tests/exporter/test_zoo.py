@@ -19,20 +19,21 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from qvl_export import ExportError, ExportPlan, export
 from qvl_export.checkpoint.directory import Checkpoint
 from qvl_export.cli.progress import ItemProgress, RichProgress
-from qvl_export.common.progress import Silent
+from qvl_export.common.progress import NullProgress
 from qvl_export.families import read_spec
 from qvl_runtime import load
-from qvl_runtime.answers.generate import Run
+from qvl_runtime.answers.generate import GenerationStats
 from tests.exporter import damage as d
 from tests.exporter import zoo
 from tests.exporter.test_parity import image, oracle_inputs
+from tests.plans import export_plan
 from tests.quant import test_awq_checkpoint as awq
 
 GPTQ = Path(__file__).parents[1] / "quant" / "gptq"
 Checkpoints = Callable[[str, str], Path]
 
 
-class Told(Silent):
+class Told(NullProgress):
     """Keeps the notes."""
 
     def __init__(self) -> None:
@@ -45,7 +46,7 @@ class Told(Silent):
 def exported(source: Path, out: Path, **plan: Any) -> tuple[list[str], list[str]]:
     """The hashes of both weight files, and the notes."""
     told = Told()
-    files = export(ExportPlan(source, out, **plan), told).files
+    files = export(export_plan(source, out, **plan), told).files
     return [files[f"{name}.onnx.data"].sha256 for name in ("vision", "llm")], told.notes
 
 
@@ -75,7 +76,7 @@ def test_transformers_reads_the_same_model(kind: zoo.Kind, checkpoint: Checkpoin
     prompt = model.prompt([{"role": "user", "content": content}])
     with torch.no_grad():
         expected = theirs(**oracle_inputs(model, prompt)).logits[0].numpy()
-    logits = model._decoder.prefill(prompt, np.arange(len(prompt.ids)), Run())
+    logits = model.decoder.prefill(prompt, np.arange(len(prompt.ids)), GenerationStats())
     assert np.abs(logits - expected).max() <= 1e-3
 
 
@@ -133,7 +134,7 @@ def test_integers_are_refused_in_a_rotated_export(checkpoint: Checkpoints, tmp_p
     """What is computed of them would be floats."""
     source = copied(checkpoint(*zoo.SMALL), tmp_path / "c", d.stored(d.MLP, torch.float8_e4m3fn))
     with pytest.raises(ExportError, match=r"has element type F8_E4M3"):
-        export(ExportPlan(source, tmp_path / "b", rotate=True))
+        export(export_plan(source, tmp_path / "b", rotate=True))
 
 
 # Quantized
@@ -198,7 +199,7 @@ def test_biases_of_zeros_are_left_out(dtype: torch.dtype, tmp_path: Path) -> Non
 
 def test_biases_that_are_something_are_named(tmp_path: Path) -> None:
     source = requantized("qwen2_vl_g32_sym", tmp_path / "c", biased(0.5))
-    with pytest.raises(ExportError, match=r"no place in the model: model\.layers\.0\.mlp\.down_proj\.bias"):
+    with pytest.raises(ExportError, match=r"not part of the model: model\.layers\.0\.mlp\.down_proj\.bias"):
         export(ExportPlan(source, tmp_path / "b"))
 
 
@@ -316,7 +317,7 @@ def test_tokens_that_are_not_said_are_those_of_transformers(checkpoint: Checkpoi
 
 
 def test_a_model_without_an_image_token_is_refused(checkpoint: Checkpoints, tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match=r"image_token_id is missing \(say that of <\|image_pad\|>"):
+    with pytest.raises(ExportError, match=r"image_token_id is missing \(add the id of <\|image_pad\|>"):
         spec_of(checkpoint(*zoo.SMALL), tmp_path / "c", d.config(image_token_id=d.REMOVE))
 
 

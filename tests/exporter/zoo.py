@@ -184,7 +184,7 @@ KINDS = [
         "untied without lm_head",
         UNTIED,
         d.tensors(no_head),
-        r"no lm_head\.weight, and config\.json ties none: the table of embeddings serves as head",
+        r"no lm_head\.weight, and config\.json does not tie it: the embedding serves as head",
         d.together(d.tensors(no_head), d.config(tie_word_embeddings=True)),
         reference=False,  # which makes up a head
     ),
@@ -243,7 +243,7 @@ REFUSED = [
         "MLX, 4 bits without saying so",
         SMALL,
         d.tensors(mlx_quantized),
-        r"no place in the model: .*(biases|scales).*\(the checkpoint is quantized: export the original one",
+        r"not part of the model: .*(biases|scales).*\(the checkpoint is quantized: export the original one",
     ),
     Refused("MLX", SMALL, named(mlx), r"is a conversion for MLX \(vision_tower\.…\) \(export the original release"),
     Refused("GGUF", SMALL, only("model-Q4_K_M.gguf"), r"there are only GGUF files.*export the safetensors release"),
@@ -257,7 +257,7 @@ REFUSED = [
         "a bundle",
         SMALL,
         d.rename(d.CONFIG, "bundle.json"),
-        r"config\.json: is missing: this is a bundle, not a checkpoint \(export the checkpoint that it was made of\)",
+        r"config\.json: is missing: this is a bundle, not a checkpoint \(export the checkpoint that it was",
     ),
     Refused("state of a training", SMALL, only("zero_to_fp32.py"), "only the state of a training.*save_pretrained"),
     Refused(

@@ -20,7 +20,7 @@ from qvl_export.families import read_spec
 from qvl_export.graph.build import FLOAT, add_input, add_output, empty_graph
 from qvl_export.qtensor import QTensor
 from qvl_export.quant.calibration.layer_session import run
-from qvl_export.quant.calibration.work_dir import Quantized, Sample
+from qvl_export.quant.calibration.work_dir import Sample, TowerResult
 from qvl_export.quant.calibration_data.prompts import Sampler
 from qvl_export.quant.calibration_data.selection import select
 from qvl_export.quant.towers import llm_tower
@@ -72,7 +72,7 @@ def reference_layers(pages: int = 6) -> Iterator[Layer]:
         samples = list(_samples(source, Path(directory), pages))
         for name in tower.stages:
             stage = tower.build(name, {})
-            session = tower.open(stage, Quantized(), Path(directory))
+            session = tower.open(stage, TowerResult(), Path(directory))
             runs = [run(session, sample, ["hidden_out", *stage.taps]) for sample in samples]
             samples = [Sample(found[0], sample.feeds) for found, sample in zip(runs, samples, strict=True)]
             for place, linears in enumerate(stage.taps.values(), 1):
@@ -101,10 +101,10 @@ def save_linear(target: Target, tensor: QTensor, bias: np.ndarray | None, path: 
     graph, packed = empty_graph("linear", target), target.pack(tensor)
     x, op = add_input(graph, "x", FLOAT, [1, "s", columns]), GraphBuilder(graph).op
     parts = {}
-    for name, (shape, dtype) in target.packed_form(rows, columns, tensor.layout).items():
+    for name, (shape, dtype) in target.packed_form(rows, columns, tensor.format).items():
         parts[name] = op.initializer(stored(packed[name], dtype, shape, name), name)
     added = None if bias is None else op.initializer(ir.tensor(bias, name="bias"), "bias")
-    y = target.quantized_linear(op, x, PackedWeight(parts, tensor.layout, rows, columns), added)
+    y = target.quantized_linear(op, x, PackedWeight(parts, tensor.format, rows, columns), added)
     add_output(graph, y, "y", None)
     ir.save(ir.Model(graph, ir_version=target.ir_version), path)
 

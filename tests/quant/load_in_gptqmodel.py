@@ -19,9 +19,10 @@ from gptqmodel import BACKEND, GPTQModel
 from gptqmodel.models.definitions.base_qwen2_vl import BaseQwen2VLGPTQ
 from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel
 
-from qvl_export.checkpoint.directory import Checkpoint, nested_name
+from qvl_export.checkpoint.directory import Checkpoint
 from qvl_export.checkpoint.quantized.detect import quantized_linears
 from qvl_export.checkpoint.quantized.packed_words import FORMS
+from qvl_export.checkpoint.tensor_names import nested_name
 
 BACKENDS = BACKEND.GPTQ_TORCH, BACKEND.GPTQ_TORCH_ATEN, BACKEND.GPTQ_TORCH_FUSED
 LEAST_COSINE = 0.999

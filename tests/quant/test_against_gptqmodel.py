@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from qvl_export.qtensor import Layout
+from qvl_export.qtensor import QuantFormat
 from qvl_export.quant.gptq.solver import gptq, round_to_nearest
 from tests.quant.against_gptqmodel import BLOCKS, RESULTS
 from tests.quant.layers import Layer, random_layers, reference_layers
@@ -24,8 +24,8 @@ WORST = 1.01
 def errors(layer: Layer, block: int) -> tuple[float, float]:
     """Ours, and of round-to-nearest."""
     ours, nearest = (
-        gptq(layer.weight, layer.hessian, Layout(4, block)),
-        round_to_nearest(layer.weight, Layout(4, block)),
+        gptq(layer.weight, layer.hessian, QuantFormat(4, block)),
+        round_to_nearest(layer.weight, QuantFormat(4, block)),
     )
     return layer.error(ours.dequantize()), layer.error(nearest.dequantize())
 

@@ -17,9 +17,10 @@ from qvl_export.checkpoint.directory import Checkpoint
 from qvl_export.checkpoint.quantized.awq import AwqConfig, read_config
 from qvl_export.checkpoint.quantized.detect import quantized_linears
 from qvl_export.errors import CheckpointError, ConfigError
-from qvl_runtime.answers.generate import Run
+from qvl_runtime.answers.generate import GenerationStats
 from qvl_runtime.model import load
 from tests.exporter.test_parity import cosine, image
+from tests.plans import export_plan
 
 ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 """The column, of eight, in each four bits of a word, lowest first (AutoAWQ's `order_map`)."""
@@ -90,7 +91,7 @@ def test_linears_and_logits(checkpoint: Checkpoints, family: str, tmp_path: Path
         published = name.replace("model.language_model.", "model.")
         assert np.array_equal(linears[published].read().dequantize(), weight), name
     export(ExportPlan(floats, tmp_path / "reference", precision="fp32"))
-    export(ExportPlan(awq, tmp_path / "exact", precision="fp32", accuracy_level=0))
+    export(export_plan(awq, tmp_path / "exact", precision="fp32", accuracy_level=0))
     expected, exact = (logits(tmp_path / name) for name in ("reference", "exact"))
     assert np.abs(exact - expected).max() <= 1e-3 * np.abs(expected).max()
     for target in ("cpu", "portable"):
@@ -103,7 +104,7 @@ def logits(bundle: Path) -> np.ndarray:
     model = load(bundle, threads=1)
     content = [{"type": "image", "image": image(100, 60, 1)}, {"type": "text", "text": "Read the text."}]
     prompt = model.prompt([{"role": "user", "content": content}])
-    return model._decoder.prefill(prompt, np.arange(len(prompt.ids)), Run())
+    return model.decoder.prefill(prompt, np.arange(len(prompt.ids)), GenerationStats())
 
 
 @pytest.mark.parametrize("group_size", [16, 32, 64, 128, -1])
@@ -113,7 +114,7 @@ def test_every_size_of_groups(tmp_path: Path, group_size: int) -> None:
     save_file(parts, tmp_path / "model.safetensors")
     linear = AwqConfig(group_size=group_size).linear("x", Checkpoint(tmp_path).tensors)
     assert np.array_equal(linear.read().dequantize(), weight)
-    assert linear.layout() == linear.read().layout
+    assert linear.format() == linear.read().format
     assert (linear.rows, linear.columns) == weight.shape
 
 

@@ -15,15 +15,14 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from qvl_export import ExportError, ExportPlan, export
+from qvl_export import ExportError, export
 from qvl_export.checkpoint.directory import Checkpoint
 from qvl_export.families import read_spec, tensors
 from qvl_export.graph.layer_graphs import decoder_stage, decoder_stages, vision_stage, vision_stages
-from qvl_export.quant.calibration import layerwise as calibrate
 from qvl_export.quant.calibration.layer_session import run
 from qvl_export.quant.calibration.tower import Tower
-from qvl_export.quant.calibration.work_dir import Quantized, Sample
-from qvl_export.quant.calibration_data.prompts import llm_feeds, places
+from qvl_export.quant.calibration.work_dir import Sample, TowerResult
+from qvl_export.quant.calibration_data.prompts import image_token_positions, llm_feeds
 from qvl_export.quant.schemes import int4
 from qvl_export.targets import lower
 from qvl_runtime.bundle import read_manifest
@@ -33,32 +32,17 @@ from qvl_runtime.sessions.feeds import vision_feeds
 from tests.exporter.test_parity import image, oracle_inputs
 from tests.heldout import HELDOUT, divergence
 from tests.oracles.tiny import FAMILIES, REFERENCE
+from tests.plans import export_plan
+from tests.quant.stopping import quantized_stages, stopped_after
 
 PAGES = 8
 INT4: dict[str, Any] = {"llm_precision": "int4", "calib": HELDOUT, "samples": PAGES, "accuracy_level": 0}
 
 
-class Stopped(Exception):
-    pass
-
-
-class StopAfter:
-    """A progress that raises when a stage is announced, as a kill would end the run there."""
-
-    def __init__(self, text: str) -> None:
-        self.text = text
-
-    def stage(self, text: str, total: int = 0) -> None:
-        if self.text in text:
-            raise Stopped
-
-    def advance(self, count: int) -> None: ...
-
-
 @pytest.fixture(scope="module")
 def calibrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("int4") / "bundle"
-    export(ExportPlan(REFERENCE, out, **INT4))
+    export(export_plan(REFERENCE, out, **INT4))
     return out
 
 
@@ -74,7 +58,7 @@ def test_layers_on_their_own_are_the_layers_of_the_model(
     source = Checkpoint(checkpoint(family, "deep"))
     whole, target = read_spec(source), lower("cpu", "fp32")
     spec = whole.text
-    build = lambda name, layouts: decoder_stage(spec, target, name, layouts)  # noqa: E731
+    build = lambda name, formats: decoder_stage(spec, target, name, formats)  # noqa: E731
     stages = tuple(decoder_stages(spec))
     tower = Tower("llm", stages, build, target, tensors(source, whole), lambda _: None)
     content = [{"type": "image", "image": image(90, 140, 1)}, {"type": "text", "text": "Read the text."}]
@@ -83,15 +67,15 @@ def test_layers_on_their_own_are_the_layers_of_the_model(
         theirs = oracle(family, "deep")(
             **oracle_inputs(model(family, "deep", "fp32"), prompt), output_hidden_states=True
         ).hidden_states
-    features = model(family, "deep", "fp32")._encode(prompt.placed[0])
+    features = model(family, "deep", "fp32").image_features(prompt.placed[0])
     state, feeds = theirs[0].numpy(), llm_feeds(model(family, "deep", "fp32").manifest, prompt, features[1:])
     for index, name in enumerate(stages[:-1]):  # transformers gives the last one normalised
         stage = build(name, {})
-        session = tower.open(stage, Quantized(), tmp_path)
+        session = tower.open(stage, TowerResult(), tmp_path)
         state = run(session, Sample(state, feeds), ["hidden_out"])[0]
         expected = theirs[index + 1].numpy()  # before DeepStack adds what the next layer sees
         if index < len(features) - 1:
-            expected[0, places(prompt)] += features[index + 1]
+            expected[0, image_token_positions(prompt)] += features[index + 1]
         assert np.abs(state - expected).max() < 1e-3
         sparse = spec.moe and index not in spec.moe.dense_layers
         assert sorted(len(names) for names in stage.taps.values()) == ([1, 3] if sparse else [1, 1, 2, 3])
@@ -110,7 +94,7 @@ def test_vision_stages_in_a_row_are_the_tower(
     patches = patchify([picture], spec.image)
     state, feeds = patches.pixel_values, vision_feeds(spec.image, patches.grid)
     for name in stages:
-        session = tower.open(tower.build(name, {}), Quantized(), tmp_path)
+        session = tower.open(tower.build(name, {}), TowerResult(), tmp_path)
         state = run(session, Sample(state, feeds), ["hidden_out"])[0]
     assert np.abs(state - model(family, "deep", "fp32").encode(picture)).max() < 1e-4
 
@@ -119,18 +103,18 @@ def test_it_is_worth_it(
     calibrated: Path, reference_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """GPTQ is closer to float than round-to-nearest, and close at that."""
-    monkeypatch.setattr(int4, "gptq", lambda weight, _, layout: calibrate_nearest(weight, layout))
-    export(ExportPlan(REFERENCE, tmp_path / "nearest", **INT4))
+    monkeypatch.setattr(int4, "gptq", lambda weight, _, format: calibrate_nearest(weight, format))
+    export(export_plan(REFERENCE, tmp_path / "nearest", **INT4))
     reference = load(reference_bundle, threads=1)
     ours, nearest = (divergence(reference, load(path, threads=1)) for path in (calibrated, tmp_path / "nearest"))
     assert ours < 0.8 * nearest
     assert ours < 0.03
 
 
-def calibrate_nearest(weight: np.ndarray, layout: Any) -> Any:
+def calibrate_nearest(weight: np.ndarray, format: Any) -> Any:
     from qvl_export.quant.gptq.solver import round_to_nearest
 
-    return round_to_nearest(weight, layout)
+    return round_to_nearest(weight, format)
 
 
 def test_only_the_language_model_is_quantized(calibrated: Path) -> None:
@@ -144,33 +128,25 @@ def hashes(bundle: Path) -> dict[str, str]:
     return {name: entry.sha256 for name, entry in read_manifest(bundle).files.items()}
 
 
-def test_a_killed_calibration_goes_on(calibrated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_calibration_goes_on(calibrated: Path, tmp_path: Path) -> None:
     out = tmp_path / "bundle"
-    with pytest.raises(Stopped):
-        export(ExportPlan(REFERENCE, out, **INT4), StopAfter("llm: 2 of 4"))
+    with stopped_after("llm", 2):
+        export(export_plan(REFERENCE, out, **INT4))
     assert not out.exists()
-    quantized: list[int] = []
-    original = calibrate._quantize_stage
-    monkeypatch.setattr(
-        calibrate, "_quantize_stage", lambda t, index, *rest: (quantized.append(index), original(t, index, *rest))
-    )
-    export(ExportPlan(REFERENCE, out, **INT4))
-    assert quantized == [2, 3]
+    with quantized_stages() as quantized:
+        export(export_plan(REFERENCE, out, **INT4))
+    assert quantized == [("llm", 2), ("llm", 3)]
     assert hashes(out) == hashes(calibrated)
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
 
 
 @pytest.mark.parametrize("change", [{"block_size": 64}, {"accuracy_level": 4}, {"max_pixels": 3136}], ids=str)
-def test_other_settings_begin_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any]) -> None:
-    with pytest.raises(Stopped):
-        export(ExportPlan(REFERENCE, tmp_path / "b", **INT4), StopAfter("llm: 1 of 4"))
-    quantized: list[int] = []
-    original = calibrate._quantize_stage
-    monkeypatch.setattr(
-        calibrate, "_quantize_stage", lambda t, index, *rest: (quantized.append(index), original(t, index, *rest))
-    )
-    export(ExportPlan(REFERENCE, tmp_path / "b", **{**INT4, **change}))
-    assert quantized == [0, 1, 2, 3]
+def test_other_settings_begin_anew(tmp_path: Path, change: dict[str, Any]) -> None:
+    with stopped_after("llm", 1):
+        export(export_plan(REFERENCE, tmp_path / "b", **INT4))
+    with quantized_stages() as quantized:
+        export(export_plan(REFERENCE, tmp_path / "b", **{**INT4, **change}))
+    assert quantized == [("llm", stage) for stage in range(4)]
 
 
 def broken_set(tmp_path: Path, line: str) -> Path:
@@ -187,14 +163,20 @@ def broken_set(tmp_path: Path, line: str) -> Path:
     [
         ("{", r"labels.jsonl:2: is malformed"),
         ('{"image": "p.png", "prompt": 3, "answers": ["x"]}', r"labels.jsonl:2: is malformed"),
-        ('{"image": "../p.png", "prompt": "", "answers": ["x"]}', r"labels.jsonl:2: needs an image inside"),
+        (
+            '{"image": "../p.png", "prompt": "", "answers": ["x"]}',
+            r"labels.jsonl:2: image '../p.png' is not inside the set",
+        ),
         ('{"image": "p.png", "prompt": ""}', r"labels.jsonl:2: is malformed: .*`answers`"),
-        ('{"image": "q.png", "prompt": "", "answers": ["x"]}', r"q.png: no such file .*labels.jsonl names it"),
-        ('{"image": "labels.jsonl", "prompt": "", "answers": ["x"]}', r"labels.jsonl: cannot calibrate with it: "),
+        ('{"image": "q.png", "prompt": "", "answers": ["x"]}', r"labels.jsonl:2: there is no image q.png"),
+        (
+            '{"image": "labels.jsonl", "prompt": "", "answers": ["x"]}',
+            r"labels.jsonl: cannot be used for calibration: ",
+        ),
     ],
 )
 def test_sets_that_cannot_be_used(tmp_path: Path, line: str, message: str) -> None:
-    plan = ExportPlan(REFERENCE, tmp_path / "b", llm_precision="int4", calib=broken_set(tmp_path, line))
+    plan = export_plan(REFERENCE, tmp_path / "b", llm_precision="int4", calib=broken_set(tmp_path, line))
     with pytest.raises(ExportError, match=message):
         export(plan)
     assert not (tmp_path / "b").exists()
@@ -211,7 +193,7 @@ def test_sets_that_cannot_be_used(tmp_path: Path, line: str, message: str) -> No
 )
 def test_plans_that_cannot_be_done(tmp_path: Path, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ExportError, match=message):
-        export(ExportPlan(REFERENCE, tmp_path / "b", **options))
+        export(export_plan(REFERENCE, tmp_path / "b", **options))
 
 
 def test_calibration_needs_no_more_than_the_engine(calibrated: Path) -> None:

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from qvl_export.common.labels import read_labels
 from qvl_export.errors import ExportError, OutputError
 from qvl_export.quant.calibration_data.build_set import BuiltSet, SetPlan, build
-from qvl_export.quant.calibration_data.labelled_set import read_labels
 from qvl_export.quant.calibration_data.selection import Record, select
 from qvl_runtime.errors import MediaError
 from tests.exporter.test_broken_inputs import listing
@@ -72,7 +72,7 @@ def test_the_same_page_is_kept_once_and_told(tmp_path: Path) -> None:
     told: list[str] = []
     built = build(SetPlan([first, again, scan(tmp_path / "c.png", 9)], tmp_path / "set"), told.append)
     assert (built.pages, built.duplicates) == (2, [str(again)])
-    assert f"{again}: is the same as first.png, kept once" in told
+    assert f"{again}: is the same as first.png and is kept once" in told
 
 
 def test_other_questions_about_a_page_share_its_image(tmp_path: Path) -> None:
@@ -153,7 +153,7 @@ def test_labels_as_windows_writes_them(tmp_path: Path) -> None:
     Image.new("RGB", (8, 8)).save(tmp_path / "may" / "p.png")
     line = json.dumps({"image": "may\\p.png", "prompt": "Read.", "answers": ["x"]})
     (tmp_path / "labels.jsonl").write_text(f"\ufeff{line}\n", "utf-8")
-    assert [label.image for label in read_labels(tmp_path)] == ["may/p.png"]
+    assert [label.image for _, label in read_labels(tmp_path)] == ["may/p.png"]
     (tmp_path / "labels.jsonl").write_text(line.replace("may", "C:"))
-    with pytest.raises(ExportError, match="needs an image inside the set"):
-        read_labels(tmp_path)
+    with pytest.raises(ExportError, match="is not inside the set"):
+        list(read_labels(tmp_path))

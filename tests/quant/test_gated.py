@@ -16,14 +16,15 @@ from qvl_export.evaluate.trace.expose_graph import linears
 from qvl_export.graph.build import FLOAT, add_input, add_output, empty_graph, finished
 from qvl_export.graph.layers import GatedMlp
 from qvl_export.graph.quantized import quantize
-from qvl_export.qtensor import QTensor
+from qvl_export.qtensor import Activations, QTensor
 from qvl_export.quant.calibration.layer_session import open_session
-from qvl_export.quant.output_error import round_together, round_tokens
+from qvl_export.quant.output_error import round_per_tensor, round_per_token
 from qvl_export.quant.schemes import Options, find
-from qvl_export.targets import SCALED_LATER, lower
+from qvl_export.targets import DEFERRED_SCALE, lower
 
 SIZE, INNER, TOKENS = 64, 96, 7
 FORMS = ("int8", "int8 together", "float")
+ACTIVATIONS = {"int8": Activations.INT8_PER_TOKEN, "int8 together": Activations.INT8_PER_TENSOR}
 PREFIX = "model.layers.0.mlp"
 Floats = np.ndarray
 
@@ -43,7 +44,7 @@ def applied(x: Floats, form: str, weight: tuple[Floats, QTensor]) -> Floats:
     if form == "float":
         return x.astype(np.float64) @ weight[0].T
     narrow = np.asarray(x, np.float32)
-    seen = round_tokens(narrow) if form == "int8" else round_together(narrow, float(np.abs(narrow).max()))
+    seen = round_per_token(narrow) if form == "int8" else round_per_tensor(narrow, float(np.abs(narrow).max()))
     return seen.astype(np.float64) @ weight[1].dequantize().T
 
 
@@ -53,12 +54,12 @@ def save(forms: dict[str, str], used: dict[str, tuple[Floats, QTensor]], path: P
     graph = empty_graph("mlp", target)
     x, mlp = add_input(graph, "x", FLOAT, [1, "tokens", SIZE]), GatedMlp(target, SIZE, INNER, "silu", bias=False)
     mlp._set_name(PREFIX)
-    layouts = {
-        f"{PREFIX}.{name}": replace(used[name][1].layout, per_tensor=form == "int8 together")
+    formats = {
+        f"{PREFIX}.{name}": replace(used[name][1].format, activations=ACTIVATIONS[form])
         for name, form in forms.items()
         if form != "float"
     }
-    quantize(mlp, PREFIX, layouts)
+    quantize(mlp, PREFIX, formats)
     add_output(graph, mlp(GraphBuilder(graph).op, x), "y", None)
     for name, value in graph.initializers.items():
         linear, part = name.removeprefix(f"{PREFIX}.").split(".")
@@ -89,7 +90,7 @@ def test_what_blame_looks_at_has_its_scales(down: str, tmp_path: Path) -> None:
     used, x = weights(draw, False), draw.standard_normal((TOKENS, SIZE)).astype(np.float32)
     save({"gate_proj": "int8", "up_proj": "int8", "down_proj": down}, used, tmp_path / "m.onnx")
     model = onnx.load(tmp_path / "m.onnx")
-    assert any(item.key == SCALED_LATER for node in model.graph.node for item in node.metadata_props)
+    assert any(item.key == DEFERRED_SCALE for node in model.graph.node for item in node.metadata_props)
     assert "llm.layers.0/mlp.up_proj" in linears(model.graph, "llm.layers.0")
     model.graph.output.append(
         onnx.helper.make_tensor_value_info("llm.layers.0/mlp.up_proj", onnx.TensorProto.FLOAT, None)

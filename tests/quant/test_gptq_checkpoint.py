@@ -20,10 +20,11 @@ from qvl_export.checkpoint.directory import Checkpoint
 from qvl_export.checkpoint.quantized.detect import quantized_linears
 from qvl_export.checkpoint.quantized.gptq import GptqConfig, read_config
 from qvl_export.errors import CheckpointError, ConfigError
-from qvl_runtime.answers.generate import Run
+from qvl_runtime.answers.generate import GenerationStats
 from qvl_runtime.model import Model, load
 from qvl_runtime.packing import unpack_nibbles
 from tests.exporter.test_parity import cosine, image, oracle_inputs
+from tests.plans import export_plan
 
 EXAMPLES = sorted(path for path in (Path(__file__).parent / "gptq").iterdir() if path.is_dir())
 examples = pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)
@@ -105,13 +106,13 @@ def both_logits(model: Model, theirs: PreTrainedModel) -> tuple[np.ndarray, np.n
     prompt = model.prompt([{"role": "user", "content": content}])
     with torch.no_grad():
         expected = theirs(**oracle_inputs(model, prompt)).logits[0].numpy()
-    return model._decoder.prefill(prompt, np.arange(len(prompt.ids)), Run()), expected
+    return model.decoder.prefill(prompt, np.arange(len(prompt.ids)), GenerationStats()), expected
 
 
 @examples
 def test_logits(example: Path, decoded: dict[Path, dict[str, np.ndarray]], tmp_path: Path) -> None:
     theirs = oracle(example, decoded[example])
-    export(ExportPlan(example, tmp_path / "exact", precision="fp32", accuracy_level=0))
+    export(export_plan(example, tmp_path / "exact", precision="fp32", accuracy_level=0))
     ours, expected = both_logits(load(tmp_path / "exact", threads=1), theirs)
     assert np.abs(ours - expected).max() <= 1e-3 * np.abs(expected).max()
     export(ExportPlan(example, tmp_path / "shipped"))
@@ -160,7 +161,7 @@ def test_every_variant_of_the_format(
     linear = config.linear("x", Checkpoint(tmp_path).tensors)
     expected = (codes - zeros[group]).astype(np.float32) * scales[group].astype(np.float32)
     assert np.array_equal(linear.read().dequantize(), expected.T)
-    assert linear.layout().permuted == (desc_act and group_size != -1)
+    assert linear.format().permuted == (desc_act and group_size != -1)
 
 
 @pytest.mark.parametrize(

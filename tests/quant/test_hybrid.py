@@ -12,12 +12,11 @@ import numpy as np
 import onnx
 import pytest
 
-from qvl_export import ExportError, ExportPlan, export
+from qvl_export import ExportError, export
 from qvl_export.graph.scale_folds import Fold
-from qvl_export.quant.calibration import layerwise as calibrate
 from qvl_export.quant.calibration import smoothquant as smooth
 from qvl_export.quant.precision import of_towers
-from qvl_runtime.answers.generate import Run
+from qvl_runtime.answers.generate import GenerationStats
 from qvl_runtime.bundle import read_manifest
 from qvl_runtime.cli.describe import describe
 from qvl_runtime.errors import BundleError
@@ -26,7 +25,9 @@ from qvl_runtime.model import Model, load
 from tests.exporter import damage as d
 from tests.heldout import HELDOUT, Item, divergence, items
 from tests.oracles.tiny import FAMILIES, REFERENCE
-from tests.quant.test_calibrate import StopAfter, Stopped, hashes
+from tests.plans import export_plan
+from tests.quant.stopping import quantized_stages, stopped_after
+from tests.quant.test_calibrate import hashes
 
 PAGES = 8
 PLAN: dict[str, Any] = {"calib": HELDOUT, "samples": PAGES}
@@ -40,7 +41,7 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
     def get(precision: str) -> Path:
         if not (here / precision).exists():
-            export(ExportPlan(REFERENCE, here / precision, precision=precision, **PLAN))
+            export(export_plan(REFERENCE, here / precision, precision=precision, **PLAN))
         return here / precision
 
     return get
@@ -54,7 +55,7 @@ def hybrid(bundles: Callable[[str], Path]) -> Model:
 def read_to_the_end(model: Model, item: Item) -> np.ndarray:
     """Logits after the last token of a prompt, through whatever the model has cached."""
     prompt = model.prompt(item.messages)
-    return model._decoder.prefill(prompt, np.array([len(prompt.ids) - 1]), Run())[0]
+    return model.decoder.prefill(prompt, np.array([len(prompt.ids) - 1]), GenerationStats())[0]
 
 
 def test_prompts_are_read_as_int8_reads_them(bundles: Callable[[str], Path], hybrid: Model) -> None:
@@ -83,22 +84,22 @@ def test_both_graphs_scale_what_lies_in_the_cache(
         return draw(0.25, 4, size).astype(np.float32) if fold.cached else np.ones(size, np.float32)
 
     monkeypatch.setattr(smooth, "best_scale", scale)
-    export(ExportPlan(REFERENCE, tmp_path / "b", precision="hybrid", calib=HELDOUT, samples=2))
+    export(export_plan(REFERENCE, tmp_path / "b", precision="hybrid", calib=HELDOUT, samples=2))
     assert divergence(load(reference_bundle, threads=1), load(tmp_path / "b", threads=1), UNSEEN) < 0.03
 
 
 def test_forced_answers_are_run_as_generated_ones(hybrid: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     """What an accuracy report measures is what the user gets: logits of both ways, token by token."""
     item, seen = UNSEEN[0], []
-    step = hybrid._decoder.step
+    step = hybrid.decoder.step
 
     def kept(*arguments: Any) -> np.ndarray:
         seen.append(step(*arguments))
         return seen[-1]
 
-    monkeypatch.setattr(hybrid._decoder, "step", kept)
+    monkeypatch.setattr(hybrid.decoder, "step", kept)
     answer = hybrid.generate(item.messages, 24)
-    tokens = len(hybrid._ids(answer))
+    tokens = len(hybrid.token_ids(answer))
     forced = load(hybrid.bundle, threads=1).logits(item.messages, answer)
     assert tokens > 8
     assert np.abs(np.stack(seen[: tokens - 1]) - forced[1:]).max() < 0.02 * np.abs(forced).max()
@@ -114,7 +115,7 @@ def test_every_family_goes_on_where_the_prompt_ended(
     expected = exact.logits(item.messages, item.answer)
     error = {}
     for precision in ("int4", "hybrid"):
-        export(ExportPlan(source, tmp_path / precision, precision=precision, calib=HELDOUT, samples=4))
+        export(export_plan(source, tmp_path / precision, precision=precision, calib=HELDOUT, samples=4))
         ours = load(tmp_path / precision, threads=1).logits(item.messages, item.answer)
         error[precision] = np.linalg.norm(ours - expected) / np.linalg.norm(expected)
     assert error["hybrid"] < 1.2 * error["int4"]
@@ -151,20 +152,12 @@ def test_it_is_two_graphs_over_one_table(bundles: Callable[[str], Path]) -> None
     assert files["model.layers.0.input_layernorm.weight"] == "llm_decode.onnx.data"  # the other one is smoothed
 
 
-def test_a_killed_calibration_goes_on(
-    bundles: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    plan = ExportPlan(REFERENCE, tmp_path / "bundle", precision="hybrid", **PLAN)
-    with pytest.raises(Stopped):
-        export(plan, StopAfter("llm_decode: 2 of 4"))
-    quantized: list[tuple[str, int]] = []
-    original = calibrate._quantize_stage
-    monkeypatch.setattr(
-        calibrate,
-        "_quantize_stage",
-        lambda t, index, *rest: (quantized.append((t.name, index)), original(t, index, *rest)),
-    )
-    export(plan)
+def test_a_killed_calibration_goes_on(bundles: Callable[[str], Path], tmp_path: Path) -> None:
+    plan = export_plan(REFERENCE, tmp_path / "bundle", precision="hybrid", **PLAN)
+    with stopped_after("llm_decode", 2):
+        export(plan)
+    with quantized_stages() as quantized:
+        export(plan)
     assert quantized == [("llm_decode", 2), ("llm_decode", 3)]
     assert hashes(tmp_path / "bundle") == hashes(bundles("hybrid"))
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
@@ -215,7 +208,7 @@ def test_bundles_of_older_schemas_are_read(bundles: Callable[[str], Path], tmp_p
 )
 def test_plans_that_cannot_be_done(tmp_path: Path, options: dict[str, Any], says: str) -> None:
     with pytest.raises(ExportError, match=says):
-        export(ExportPlan(REFERENCE, tmp_path / "b", **{**PLAN, **options}))
+        export(export_plan(REFERENCE, tmp_path / "b", **{**PLAN, **options}))
 
 
 def test_towers_choose_for_themselves() -> None:

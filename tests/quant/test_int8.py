@@ -13,11 +13,11 @@ from safetensors.numpy import load_file, save_file
 from qvl_export import ExportPlan, export
 from qvl_export.evaluate.trace.blame import BlamePlan, blame
 from qvl_export.graph.scale_folds import Fold
-from qvl_export.qtensor import QTensor
+from qvl_export.qtensor import Activations, QTensor
 from qvl_export.quant.calibration.layer_session import open_session
-from qvl_export.quant.calibration.layerwise import _together
+from qvl_export.quant.calibration.layerwise import _per_tensor
 from qvl_export.quant.calibration.smoothquant import best_scale
-from qvl_export.quant.output_error import relative_noise, round_together, round_tokens, sqnr
+from qvl_export.quant.output_error import relative_noise, round_per_tensor, round_per_token, sqnr
 from qvl_export.quant.schemes import Options, find
 from qvl_export.quant.statistics import Collector, Statistics
 from qvl_export.targets import lower
@@ -25,6 +25,7 @@ from qvl_runtime.bundle import read_manifest
 from qvl_runtime.model import Model, load
 from tests.heldout import HELDOUT, divergence, items
 from tests.oracles.tiny import FAMILIES, REFERENCE
+from tests.plans import export_plan
 from tests.quant.layers import save_linear
 
 RNG = np.random.default_rng(0)
@@ -53,7 +54,7 @@ def test_the_kernel_computes_the_layout(tmp_path: Path, columns: int, reduce_ran
     x = RNG.standard_normal((9, columns)).astype(np.float32)
     x[1], x[2], x[3] = np.abs(x[1]) + 3, 0, x[3] * 1e-4
     y = linear_session(tensor, bias, tmp_path / "m.onnx").run(None, {"x": x[None]})[0][0]
-    expected = round_tokens(x).astype(np.float64) @ tensor.dequantize().astype(np.float64).T + bias
+    expected = round_per_token(x).astype(np.float64) @ tensor.dequantize().astype(np.float64).T + bias
     assert np.abs(y - expected).max() < 1e-4 * np.abs(expected).max()
     assert np.array_equal(y[2], bias)
 
@@ -80,7 +81,7 @@ def test_the_kernel_rounds_the_tokens_of_an_image_together(
     tensor = find("int8", Options(reduce_range=reduce_range)).quantize(weight, None).with_inputs_per_tensor()
     x = IMAGES[kind](draw.standard_normal((1, 18, 160)).astype(np.float32))
     y = linear_session(tensor, bias if biased else None, tmp_path / "m.onnx").run(None, {"x": x})[0]
-    seen = round_together(x.reshape(-1, 160), float(np.abs(x).max())).reshape(x.shape)
+    seen = round_per_tensor(x.reshape(-1, 160), float(np.abs(x).max())).reshape(x.shape)
     assert np.abs(seen - x).max() <= np.ptp(np.append(x, 0)) / 255 * 0.501
     expected = seen.astype(np.float64) @ tensor.dequantize().astype(np.float64).T + (bias if biased else 0)
     assert np.abs(y - expected).max() <= 1e-5 * np.abs(expected).max()
@@ -94,8 +95,8 @@ def test_tokens_share_a_scale_where_they_are_alike(loud: float, together: bool) 
     tokens[5] *= loud
     tensor = find("int8", Options()).quantize(weight, None)
     seen = statistics(tokens[np.arange(64) != 5])._replace(largest=np.abs(tokens).max(axis=0))
-    chosen, level = _together(weight, tensor, seen, sqnr(weight, tensor, seen))
-    assert chosen.layout.per_tensor == together
+    chosen, level = _per_tensor(weight, tensor, seen, sqnr(weight, tensor, seen))
+    assert (chosen.format.activations is Activations.INT8_PER_TENSOR) == together
     assert level == sqnr(weight, chosen, seen)
 
 
@@ -118,7 +119,7 @@ def test_codes_are_the_nearest_of_a_symmetric_range(reduce_range: bool, steps: i
     scale = np.maximum(np.abs(weight).max(1, keepdims=True) / steps, 1e-30)
     assert np.abs(tensor.dequantize() - weight).max() <= scale.max() / 2 * 1.0001
     assert np.array_equal(tensor.dequantize()[3], np.zeros(33))
-    assert int(tensor.codes.max()) - tensor.layout.middle <= steps
+    assert int(tensor.codes.max()) - tensor.format.default_zero_point <= steps
 
 
 def test_smoothing_undoes_outlier_channels() -> None:
@@ -166,7 +167,7 @@ def test_every_family_stays_close_to_float(
     precision: str,
 ) -> None:
     """Random tiny towers are worse than trained ones, but wrong folds would be far off."""
-    plan = ExportPlan(
+    plan = export_plan(
         checkpoint(family, "deep"), tmp_path / "b", precision=precision, calib=HELDOUT, samples=4, accuracy_level=0
     )
     export(plan)
@@ -179,7 +180,7 @@ def test_every_family_stays_close_to_float(
 @pytest.fixture(scope="module")
 def int8(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("int8") / "bundle"
-    export(ExportPlan(REFERENCE, out, precision="int8", calib=HELDOUT, samples=8))
+    export(export_plan(REFERENCE, out, precision="int8", calib=HELDOUT, samples=8))
     return out
 
 
@@ -230,10 +231,10 @@ def test_an_outlier_twin_loses_nothing(reference_bundle: Path, tmp_path: Path, m
     plan = {"precision": "int8", "samples": 24}  # of the built-in pages, as shipped
     source = twin(tmp_path / "twin")
     export(ExportPlan(source, tmp_path / "float"))
-    export(ExportPlan(source, tmp_path / "ours", **plan))
+    export(export_plan(source, tmp_path / "ours", **plan))
     monkeypatch.setattr("qvl_export.quant.calibration.smoothquant.STRENGTHS", ())
     monkeypatch.setattr("qvl_export.quant.calibration.layerwise.LEAST_SQNR", -100.0)
-    export(ExportPlan(source, tmp_path / "plain", **plan))
+    export(export_plan(source, tmp_path / "plain", **plan))
     reference = load(reference_bundle, threads=1)
     same, ours, plain = (divergence(reference, load(tmp_path / n, threads=1)) for n in ("float", "ours", "plain"))
     assert same < 1e-5

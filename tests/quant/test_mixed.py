@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -19,26 +18,29 @@ from hypothesis import strategies as st
 from qvl_export import ExportError, ExportPlan, export
 from qvl_export.checkpoint.directory import Checkpoint
 from qvl_export.cli.main import cli, run
-from qvl_export.common.progress import Silent
+from qvl_export.common.progress import NullProgress
 from qvl_export.exporting import pipeline
+from qvl_export.exporting.option_checks import adjusted_spec
 from qvl_export.families import read_spec
 from qvl_export.quant.calibration import layerwise as calibrate
 from qvl_export.quant.calibration.work_dir import Sample
+from qvl_export.quant.calibration_data.selection import Pages
+from qvl_export.quant.limit import Limit
 from qvl_export.quant.mixed_precision import choose as mixed
-from qvl_export.quant.mixed_precision import measure as sensitivity
-from qvl_export.quant.mixed_precision import search
+from qvl_export.quant.mixed_precision import measure, search
 from qvl_export.quant.mixed_precision.bundle_size import Sizes
-from qvl_export.quant.mixed_precision.hidden_states import CLEAN, Part, Step, Variants
+from qvl_export.quant.mixed_precision.hidden_states import FLOAT_MODEL, LinearNoise, Step, Variants
 from qvl_export.quant.mixed_precision.knapsack import BUCKETS, choose
 from qvl_export.quant.mixed_precision.measure import Pace
 from qvl_export.quant.mixed_precision.sensitivity_table import Sensitivity
 from qvl_export.targets import lower
 from qvl_runtime.bundle import read_manifest
-from qvl_runtime.cli.arguments import BAD_INPUT
+from qvl_runtime.common.exit_codes import BAD_INPUT
 from qvl_runtime.model import load
 from tests.heldout import HELDOUT, divergence
 from tests.oracles.tiny import FAMILIES, REFERENCE
-from tests.quant.test_calibrate import StopAfter, Stopped
+from tests.plans import changed, export_plan
+from tests.quant.stopping import Stopped, quantized_stages, stopped_after, stopped_after_measuring
 
 options = st.lists(st.tuples(st.floats(0, 10), st.floats(0, 10)), min_size=1, max_size=3)
 
@@ -72,18 +74,16 @@ def nbytes(name: str, precision: str) -> int:
 
 
 def test_the_most_sensitive_keep_their_precision() -> None:
-    assert search.solve(TABLE, search.Limit(max_kl=1.0), nbytes, 0) == dict.fromkeys(("l0", "l1", "l2", "l3"), "int4")
-    assert search.solve(TABLE, search.Limit(max_kl=0.0101), nbytes, 0) == dict.fromkeys(
-        ("l0", "l1", "l2", "l3"), "int8"
-    )
-    chosen = search.solve(TABLE, search.Limit(max_size=110), nbytes, 100)
+    assert search.solve(TABLE, Limit(max_kl=1.0), nbytes, 0) == dict.fromkeys(("l0", "l1", "l2", "l3"), "int4")
+    assert search.solve(TABLE, Limit(max_kl=0.0101), nbytes, 0) == dict.fromkeys(("l0", "l1", "l2", "l3"), "int8")
+    chosen = search.solve(TABLE, Limit(max_size=110), nbytes, 100)
     assert chosen == {"l0": "int4", "l1": "int4", "l2": "int4", "l3": "int8"}
     assert search.predicted(TABLE, chosen) == pytest.approx(0.064)
 
 
 def test_a_size_that_cannot_be_kept() -> None:
-    with pytest.raises(ExportError, match=r"no bundle is as small as 107 bytes \(the least is 108: give .*\)"):
-        search.solve(TABLE, search.Limit(max_size=107), nbytes, 100)
+    with pytest.raises(ExportError, match=r"no bundle fits in 107 bytes \(--max-size must be at least 108\)"):
+        search.solve(TABLE, Limit(max_size=107), nbytes, 100)
 
 
 @pytest.mark.parametrize("count", [1, 7, 300])
@@ -114,7 +114,7 @@ def test_sensitivities_are_of_every_linear_and_make_sense(table: list[Sensitivit
     assert all(row.kl.keys() == row.forms.keys() for row in table)
 
 
-class Told(Silent):
+class Stages(NullProgress):
     def __init__(self) -> None:
         self.stages: list[str] = []
 
@@ -132,7 +132,7 @@ def test_limits_are_kept(
 ) -> None:
     """The bundle is as small as asked; the divergence foretold is that measured on other pages, give or take."""
     monkeypatch.setattr(mixed, "sensitivities", lambda *_: table)
-    export(ExportPlan(REFERENCE, tmp_path / "b", **limit, calib=HELDOUT, samples=8))
+    export(export_plan(REFERENCE, tmp_path / "b", **limit, calib=HELDOUT, samples=8))
     used = {
         name: form for graph in read_manifest(tmp_path / "b").graphs.values() for name, form in graph.linears.items()
     }
@@ -159,27 +159,27 @@ def test_the_printed_table_ends_where_its_rows_do(table: list[Sensitivity], monk
     assert not [line for line in lines if line != line.strip()]
 
 
-@pytest.mark.parametrize("killed", ["vision: sensitivity of 6", "llm: sensitivity of 1"])
+STAGES = ["visual.patch_embed", *(f"visual.blocks.{i}" for i in range(4)), "visual.merger"]
+STAGES += [f"model.layers.{i}" for i in range(4)]
+
+
+@pytest.mark.parametrize("killed", ["visual.merger", "model.layers.0"])
 def test_a_killed_measurement_goes_on_with_the_next_stage(
     table: list[Sensitivity], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed: str
 ) -> None:
     """And comes to the very same numbers."""
-    plan = ExportPlan(REFERENCE, tmp_path / "b", max_kl=0.001, calib=HELDOUT, samples=8)
-    with pytest.raises(Stopped):
-        export(plan, StopAfter(killed))
-    told, disturbed = Told(), list[str]()
-    original = sensitivity._disturb
+    plan = export_plan(REFERENCE, tmp_path / "b", max_kl=0.001, calib=HELDOUT, samples=8)
+    with stopped_after_measuring(killed):
+        export(plan)
+    measured, original = list[str](), measure.measure_stage
     monkeypatch.setattr(
-        sensitivity, "_disturb", lambda t, name, *rest: (disturbed.append(name), original(t, name, *rest))[1]
+        measure, "measure_stage", lambda t, name, *rest: (measured.append(name), original(t, name, *rest))[1]
     )
     found: list[list[Sensitivity]] = []
-    monkeypatch.setattr(mixed.search, "solve", lambda table, *_: stop_with(found, table))
+    monkeypatch.setattr(search, "solve", lambda table, *_: stop_with(found, table))
     with pytest.raises(Stopped):
-        export(plan, told)
-    stages = ["visual.patch_embed", *(f"visual.blocks.{i}" for i in range(4)), "visual.merger"]
-    stages += [f"model.layers.{i}" for i in range(4)]
-    assert disturbed == stages[int(killed[-1]) + 6 * killed.startswith("llm") :]
-    assert "llm: sensitivity of 4 of 4 stages measured, about 0 s left" in told.stages
+        export(plan)
+    assert measured == STAGES[STAGES.index(killed) + 1 :]
     assert by_name(found[0]) == by_name(table)
 
 
@@ -187,19 +187,19 @@ def test_states_are_moved_once(tmp_path: Path) -> None:
     """A run that was killed while it moved the states of a step moves the others."""
     state, sample = np.arange(3, dtype=np.float32), Sample(np.zeros(0, np.float32), {})
     before = Variants(tmp_path)
-    before.save(CLEAN, 0, state)
+    before.save(FLOAT_MODEL, 0, state)
     before.finish(Step("begin", "", {}))
     before.save("a", 0, 10 * state)
-    before.move(CLEAN, 0, sample, lambda x, _: x + 1)
-    before.finish(Step("a", "int8", {"l": Part((1, 1), {}, {})}))
-    before.move("a", 0, sample, lambda x, _: x + 1)
+    before.advance(FLOAT_MODEL, 0, sample, lambda x, _: x + 1)
+    before.finish(Step("a", "int8", {"l": LinearNoise((1, 1), {}, {})}))
+    before.advance("a", 0, sample, lambda x, _: x + 1)
     after = Variants(tmp_path)
-    assert after.names == [CLEAN, "a"]
+    assert after.names == [FLOAT_MODEL, "a"]
     for name in after.names:
-        after.move(name, 0, sample, lambda x, _: x + 1)
+        after.advance(name, 0, sample, lambda x, _: x + 1)
     after.finish(Step("b", "", {}))
     assert np.array_equal(after.load("a", 0), 10 * state + 1)
-    assert np.array_equal(after.load(CLEAN, 0), state + 2)
+    assert np.array_equal(after.load(FLOAT_MODEL, 0), state + 2)
     assert len(list(tmp_path.glob("*.npy"))) == 2
 
 
@@ -219,21 +219,15 @@ def stop_with(kept: list[Any], value: Any) -> NoReturn:
 def test_another_limit_is_chosen_for_without_measuring_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was calibrated for the old limit is not gone on with."""
     measured: list[int] = []
-    original = sensitivity.measure
-    monkeypatch.setattr(mixed.sensitivity, "measure", lambda *rest: (measured.append(1), original(*rest))[1])
-    calibrated: list[str] = []
-    stage = calibrate._quantize_stage
-    monkeypatch.setattr(
-        calibrate,
-        "_quantize_stage",
-        lambda t, index, *rest: (calibrated.append(t.stages[index]), stage(t, index, *rest)),
-    )
-    plan = ExportPlan(REFERENCE, tmp_path / "b", calib=HELDOUT, samples=2)
-    with pytest.raises(Stopped):
-        export(replace(plan, max_size=5_500_000), StopAfter("vision: 2 of 6"))
-    export(replace(plan, max_size=6_200_000))
+    original = measure.measure
+    monkeypatch.setattr(measure, "measure", lambda *rest: (measured.append(1), original(*rest))[1])
+    plan = export_plan(REFERENCE, tmp_path / "b", calib=HELDOUT, samples=2)
+    with stopped_after("vision", 2):
+        export(changed(plan, max_size=5_500_000))
+    with quantized_stages() as calibrated:
+        export(changed(plan, max_size=6_200_000))
     assert len(measured) == 1
-    assert calibrated.count("visual.patch_embed") == 2
+    assert ("vision", 0) in calibrated
     assert [path.name for path in tmp_path.iterdir()] == ["b"]
 
 
@@ -241,16 +235,17 @@ def test_the_least_size_is_named_before_anything_is_measured_and_can_be_had(
     table: list[Sensitivity], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """To the byte: the bundle has the very size that was foretold."""
-    plan, told = ExportPlan(REFERENCE, tmp_path / "b", max_size=1_000_000, calib=HELDOUT, samples=8), Told()
-    with pytest.raises(ExportError, match="no bundle is as small as 1,000,000 bytes") as refused:
-        export(plan, told)
-    assert not [text for text in told.stages if "page" in text]
+    plan = export_plan(REFERENCE, tmp_path / "b", max_size=1_000_000, calib=HELDOUT, samples=8)
+    monkeypatch.setattr(Pages, "questions", lambda *_: pytest.fail("pages were read"))
+    with pytest.raises(ExportError, match="no bundle fits in 1,000,000 bytes") as refused:
+        export(plan)
+    monkeypatch.undo()
     assert not list(tmp_path.iterdir())
-    least = int(re.findall(r"the least is ([\d,]+): give --max-size that much", str(refused.value))[0].replace(",", ""))
+    least = int(re.findall(r"--max-size must be at least ([\d,]+)", str(refused.value))[0].replace(",", ""))
     monkeypatch.setattr(mixed, "sensitivities", lambda *_: table)
-    with pytest.raises(ExportError, match=f"the least is {least:,}"):
-        export(replace(plan, max_size=least - 1))
-    export(replace(plan, max_size=least))
+    with pytest.raises(ExportError, match=f"must be at least {least:,}"):
+        export(changed(plan, max_size=least - 1))
+    export(changed(plan, max_size=least))
     assert size_of(tmp_path / "b") == least
 
 
@@ -264,7 +259,7 @@ def test_sizes_are_those_of_bundles(
     """To the byte, whatever the family and the target."""
     plan = ExportPlan(checkpoint(family, "deep"), tmp_path / "b", target=target)
     manifest = export(plan)
-    spec = plan.adjusted(read_spec(Checkpoint(Path(plan.checkpoint))))
+    spec = adjusted_spec(plan, read_spec(Checkpoint(Path(plan.checkpoint))))
     texts = {name: entry for name, entry in manifest.files.items() if ".onnx" not in name}
     draft = msgspec.structs.replace(manifest, files=texts, graphs={})
     sizes = Sizes(spec, dict.fromkeys(("vision", "llm"), lower(target, "fp16")), {}, draft)
@@ -274,25 +269,25 @@ def test_sizes_are_those_of_bundles(
 def test_int8_that_would_stay_float_is_no_choice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It would be taken for small and for free. Nor does the size that was foretold without it hold."""
     monkeypatch.setattr(calibrate, "LEAST_SQNR", np.inf)
-    plan, told = ExportPlan(REFERENCE, tmp_path / "b", calib=HELDOUT, samples=1), Told()
+    plan = export_plan(REFERENCE, tmp_path / "b", calib=HELDOUT, samples=1)
     rows = pipeline.sensitivity(plan)
     assert {name for row in rows for name in row.kl} == {"int4"}
     monkeypatch.setattr(pipeline, "sensitivity", lambda *_: rows)
     assert CliRunner().invoke(cli, ["sensitivity", str(REFERENCE)], catch_exceptions=False).exit_code == 0
     monkeypatch.setattr(mixed, "sensitivities", lambda *_: rows)
-    with pytest.raises(ExportError, match="no bundle is as small as 5,000,000 bytes"):
-        export(replace(plan, max_size=5_000_000), told)
-    assert not [text for text in told.stages if "calibrating" in text]
+    monkeypatch.setattr(calibrate, "quantize_tower", lambda *_: pytest.fail("calibrated before the limit was checked"))
+    with pytest.raises(ExportError, match="no bundle fits in 5,000,000 bytes"):
+        export(changed(plan, max_size=5_000_000))
 
 
 def test_small_divergences_are_told(table: list[Sensitivity], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     quieter = [msgspec.structs.replace(row, kl={name: kl / 1000 for name, kl in row.kl.items()}) for row in table]
     monkeypatch.setattr(mixed, "sensitivities", lambda *_: quieter)
     monkeypatch.setattr(calibrate, "quantize_tower", lambda *_: stop_with([], None))
-    told = Told()
+    progress = Stages()
     with pytest.raises(Stopped):
-        export(ExportPlan(REFERENCE, tmp_path / "b", max_kl=1e-6, calib=HELDOUT, samples=1), told)
-    (expected,) = re.findall(r"KL of (\S+) expected of the precisions chosen", "\n".join(told.stages))
+        export(export_plan(REFERENCE, tmp_path / "b", max_kl=1e-6, calib=HELDOUT, samples=1), progress)
+    (expected,) = re.findall(r"expected KL of the chosen precisions: (\S+)", "\n".join(progress.stages))
     assert 0 < float(expected) <= 1e-6
 
 
@@ -302,7 +297,7 @@ def test_small_divergences_are_told(table: list[Sensitivity], tmp_path: Path, mo
         (["--max-kl", "0.1", "--max-size", "1GB"], "exclude one another"),
         (["--max-kl", "0.1", "--precision", "int8"], "exclude one another"),
         (["--max-kl", "-1"], "a limit of -1.0 cannot be kept"),
-        (["--max-kl", "nan"], "a limit of nan cannot be kept"),
+        (["--max-kl", "nan"], "max_kl must be a number or None, got nan"),
         (["--max-kl", "inf"], "a limit of inf cannot be kept"),
         (["--max-size", "0"], "a limit of 0 cannot be kept"),
         (["--max-size", "much"], "not a size such as 800MB"),

@@ -19,11 +19,12 @@ from qvl_export.evaluate.trace.expose_graph import linears
 from qvl_export.graph.build import FLOAT, add_input, add_output, empty_graph, finished
 from qvl_export.graph.layers import Linear
 from qvl_export.graph.quantized import quantize
-from qvl_export.qtensor import Layout, QTensor
+from qvl_export.qtensor import QTensor, QuantFormat
 from qvl_export.quant.calibration.layer_session import open_session
 from qvl_export.quant.gptq.solver import round_to_nearest
 from qvl_export.quant.schemes import Options, find
 from qvl_export.targets import Target, lower
+from tests.conftest import GRAPH_TARGETS
 from tests.quant.layers import stored
 
 SIZE, OUT, TOKENS = 64, 32, 7
@@ -48,7 +49,7 @@ def quantized(form: str, weight: np.ndarray, target: Target) -> QTensor | None:
     if form == "float":
         return None
     if form == "int4":
-        return round_to_nearest(weight, Layout(4, 32))
+        return round_to_nearest(weight, QuantFormat(4, 32))
     scheme = find("int8", Options(static=target.static_activations))
     tensor = replace(scheme.quantize(weight, None), input_scale=0.03 if target.static_activations else None)
     return tensor.with_inputs_per_tensor() if form == "int8 together" else tensor
@@ -63,7 +64,7 @@ def save(name: str, form: str, parts: int, path: Path) -> None:
     x, module = add_input(graph, "x", FLOAT, [1, "tokens", SIZE]), Cut(target, parts)
     module._set_name(PREFIX)
     tensor = quantized(form, weight, target)
-    quantize(module, PREFIX, {NAME: tensor.layout} if tensor else {})
+    quantize(module, PREFIX, {NAME: tensor.format} if tensor else {})
     for index, value in enumerate(module(GraphBuilder(graph).op, x)):
         add_output(graph, value, f"y{index}", None)
     values: dict[str, Any] = {"weight": weight, "bias": bias, **(target.pack(tensor) if tensor else {})}
@@ -81,7 +82,7 @@ def run(path: Path, names: list[str] | None = None) -> list[np.ndarray]:
 
 CASES = [
     (target, form)
-    for target, form in product(("cpu", "cuda", "portable"), FORMS)
+    for target, form in product(GRAPH_TARGETS, FORMS)
     if form != "int8 together" or lower(target, "fp16").per_tensor_activations
 ]
 

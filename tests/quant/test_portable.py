@@ -1,4 +1,4 @@
-"""Quantized linears of standard ONNX against what their layouts mean, and float16 products beyond float16's range."""
+"""Quantized linears of standard ONNX against what their formats mean, and float16 products beyond float16's range."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from transformers import PreTrainedModel
 
 from qvl_export import ExportPlan, export
 from qvl_export.errors import ExportError
-from qvl_export.qtensor import Layout, QTensor
+from qvl_export.qtensor import QTensor, QuantFormat
 from qvl_export.quant.gptq.solver import round_to_nearest
-from qvl_export.quant.output_error import round_inputs
+from qvl_export.quant.output_error import round_static
 from qvl_export.quant.schemes import Options, find
 from qvl_export.quant.statistics import Collector
 from qvl_export.targets import lower
@@ -27,6 +27,7 @@ from qvl_runtime.sessions.cpu import open_session, session_options
 from qvl_runtime.sessions.feeds import vision_feeds
 from tests.heldout import HELDOUT, divergence
 from tests.oracles import tiny
+from tests.plans import export_plan
 from tests.quant.layers import save_linear
 
 RNG = np.random.default_rng(0)
@@ -50,11 +51,11 @@ def apply(tensor: QTensor, bias: np.ndarray, precision: str, x: np.ndarray, path
     return np.asarray(session.run(None, {"x": x[None]})[0][0])
 
 
-def quantized(layout: Layout) -> QTensor:
+def quantized(format: QuantFormat) -> QTensor:
     weight = RNG.standard_normal((ROWS, COLUMNS)).astype(np.float32)
-    tensor = round_to_nearest(weight, layout)
-    if layout.permuted:
-        return QTensor(layout, tensor.codes, tensor.scales, tensor.zeros, RNG.permutation(COLUMNS))
+    tensor = round_to_nearest(weight, format)
+    if format.permuted:
+        return QTensor(format, tensor.codes, tensor.scales, tensor.zeros, RNG.permutation(COLUMNS))
     return tensor
 
 
@@ -67,7 +68,7 @@ def quantized(layout: Layout) -> QTensor:
 def test_blocks_mean_what_their_layout_says(
     tmp_path: Path, precision: str, bits: int, block: int, asymmetric: bool, permuted: bool
 ) -> None:
-    tensor = quantized(Layout(bits, block, asymmetric, permuted))
+    tensor = quantized(QuantFormat(bits, block, asymmetric, permuted))
     bias, x = RNG.standard_normal(ROWS).astype(np.float32), RNG.standard_normal((9, COLUMNS)).astype(np.float32)
     y = apply(tensor, bias, precision, x, tmp_path / "m.onnx")
     expected = x.astype(np.float64) @ tensor.dequantize().T + bias
@@ -93,7 +94,7 @@ def test_static_inputs_are_rounded_as_the_scheme_thinks(tmp_path: Path) -> None:
     assert tensor.input_scale is not None
     bias, x = np.zeros(ROWS, np.float32), 3 * RNG.standard_normal((9, COLUMNS)).astype(np.float32)
     y = apply(tensor, bias, "fp16", x, tmp_path / "m.onnx")
-    expected = round_inputs(x, tensor.input_scale).astype(np.float64) @ tensor.dequantize().T
+    expected = round_static(x, tensor.input_scale).astype(np.float64) @ tensor.dequantize().T
     assert np.abs(y - expected).max() < 1e-4 * np.abs(expected).max()
     assert np.abs(x).max() > 127 * tensor.input_scale
 
@@ -108,13 +109,13 @@ def test_same_signed_static_products_are_exact_in_every_host(tmp_path: Path) -> 
     assert tensor.input_scale is not None
     save_linear(lower("portable", "fp16", 0), tensor, np.zeros(ROWS, np.float32), tmp_path / "m.onnx")
     plain = ort.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"])
-    expected = round_inputs(x, tensor.input_scale).astype(np.float64) @ tensor.dequantize().T
+    expected = round_static(x, tensor.input_scale).astype(np.float64) @ tensor.dequantize().T
     assert np.abs(plain.run(None, {"x": x[None]})[0][0] - expected).max() < 1e-5 * np.abs(expected).max()
 
 
 def test_partial_blocks_are_refused() -> None:
     with pytest.raises(ExportError, match="whole blocks"):
-        lower("portable", "fp16").packed_form(8, 84, Layout(4, 32))
+        lower("portable", "fp16").packed_form(8, 84, QuantFormat(4, 32))
 
 
 MLP = "visual.blocks.0.mlp"
@@ -158,7 +159,7 @@ def test_what_overflows_float16_comes_through(tmp_path: Path, monkeypatch: pytes
 
     exact, ours = made("exact", "fp32"), made("ours")
     assert np.linalg.norm(ours - exact) < 0.01 * np.linalg.norm(exact)
-    monkeypatch.setattr(HalfProducts, "in_range", lambda self, op, x, wide: (self.narrow(op, x), None))
+    monkeypatch.setattr(HalfProducts, "in_range", lambda self, op, x, exceeds_fp16: (self.narrow(op, x), None))
     assert not np.isfinite(made("naive")).all()
 
 
@@ -167,7 +168,7 @@ def test_what_overflows_float16_comes_through(tmp_path: Path, monkeypatch: pytes
 def test_a_portable_bundle_reads_like_float(
     reference_bundle: Path, tmp_path: Path, precision: str, most: float
 ) -> None:
-    plan = ExportPlan(tiny.REFERENCE, tmp_path / "b", target="portable", precision=precision, calib=HELDOUT, samples=8)
+    plan = export_plan(tiny.REFERENCE, tmp_path / "b", target="portable", precision=precision, calib=HELDOUT, samples=8)
     vision = export(plan).graphs["vision"]
     assert "int8 × static int8" in vision.linears.values()
     assert divergence(load(reference_bundle, threads=1), load(tmp_path / "b", threads=1)) < most

@@ -9,22 +9,23 @@ from typing import Any
 import numpy as np
 import pytest
 
-from qvl_export import ExportError, ExportPlan, export
+from qvl_export import ExportError, export
 from qvl_export.cli.main import cli, run
-from qvl_export.quant.calibration import cluster as spread
+from qvl_export.quant.calibration import cluster, shards
 from qvl_export.quant.calibration import encode_images as encoding
 from qvl_export.quant.calibration import layerwise as calibrate
-from qvl_export.quant.calibration import shards
 from qvl_export.quant.calibration.tower import Tower
 from qvl_export.quant.calibration.work_dir import Sample
 from qvl_export.quant.calibration_data.prompts import Sampler
 from tests.heldout import HELDOUT
 from tests.oracles.tiny import REFERENCE
-from tests.quant.test_calibrate import StopAfter, Stopped, hashes
+from tests.plans import export_plan
+from tests.quant.stopping import stopped_after
+from tests.quant.test_calibrate import hashes
 
-PLAN: dict[str, Any] = {"precision": "int4", "calib": HELDOUT, "samples": 5, "vision_weight": 2.0}
-MODULE = spread.MODULE
-AnyJob = spread.Job | encoding.Job
+PLAN: dict[str, Any] = {"precision": "int4", "calib": HELDOUT, "samples": 5}
+MODULE = cluster.MODULE
+AnyJob = cluster.ShardJob | encoding.EncodeJob
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -38,7 +39,7 @@ def two_pages() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("alone") / "bundle"
-    export(ExportPlan(REFERENCE, out, **PLAN))
+    export(export_plan(REFERENCE, out, **PLAN))
     return out
 
 
@@ -60,14 +61,14 @@ def test_two_machines_make_the_bundle_of_one_process(
 ) -> None:
     """int8 and int4; begun on the cluster and stopped there, then here, then on the cluster again."""
     out = tmp_path / "bundle"
-    for ray, stop in ((ray_cluster, "vision: 2 of"), (None, "llm: 1 of")):
-        with pytest.raises(Stopped):
-            export(ExportPlan(REFERENCE, out, ray=ray, **PLAN), StopAfter(stop))
+    for ray, tower, stages in ((ray_cluster, "vision", 2), (None, "llm", 1)):
+        with stopped_after(tower, stages):
+            export(export_plan(REFERENCE, out, ray=ray, **PLAN))
     assert jobs and len(jobs) % 2 == 0
     assert {tuple(job.shards) for job in jobs} == {((0, 2), (4, 5)), ((2, 4),)} and jobs[0].threads == 1
     before = len(jobs)
-    export(ExportPlan(REFERENCE, out, ray=ray_cluster, **PLAN))
-    assert {job.number for job in jobs[before:] if isinstance(job, spread.Job)} == {1, 2, 3}
+    export(export_plan(REFERENCE, out, ray=ray_cluster, **PLAN))
+    assert {job.number for job in jobs[before:] if isinstance(job, cluster.ShardJob)} == {1, 2, 3}
     assert hashes(out) == hashes(alone)
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
 
@@ -83,9 +84,9 @@ def test_experts_are_calibrated_on_two_machines(
     source = checkpoint("qwen3_vl_moe", "small").resolve()
     monkeypatch.chdir(tmp_path)
     for name, ray in (("alone", None), ("spread", ray_cluster)):
-        export(ExportPlan(source, name, llm_precision="int4", calib=HELDOUT, samples=5, ray=ray))
+        export(export_plan(source, name, llm_precision="int4", calib=HELDOUT, samples=5, ray=ray))
     assert hashes(tmp_path / "spread") == hashes(tmp_path / "alone")
-    assert [job.shards for job in jobs if isinstance(job, encoding.Job)] == [[(0, 2), (4, 5)], [(2, 4)]]
+    assert [job.shards for job in jobs if isinstance(job, encoding.EncodeJob)] == [[(0, 2), (4, 5)], [(2, 4)]]
 
 
 def failing(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
@@ -120,19 +121,19 @@ def test_a_failing_page_is_one_line(
 def test_a_machine_that_dies_is_one_line_and_its_stage_is_done_again(
     ray_cluster: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original, done = calibrate._quantize_stage, list[int]()
+    original, done = calibrate.quantize_stage, list[int]()
 
     def quantize(tower: Tower, number: int, *rest: Any) -> None:
         done.append(number)
-        monkeypatch.setattr(spread, "MODULE", "tests.quant.dying" if len(done) == 2 else MODULE)
+        monkeypatch.setattr(cluster, "MODULE", "tests.quant.dying" if len(done) == 2 else MODULE)
         original(tower, number, *rest)
 
-    monkeypatch.setattr(calibrate, "_quantize_stage", quantize)
-    plan = ExportPlan(REFERENCE, tmp_path / "b", ray=ray_cluster, **PLAN)
-    with pytest.raises(ExportError, match=r"ended by signal 9 .*run it again to go on where it stopped"):
+    monkeypatch.setattr(calibrate, "quantize_stage", quantize)
+    plan = export_plan(REFERENCE, tmp_path / "b", ray=ray_cluster, **PLAN)
+    with pytest.raises(ExportError, match=r"ended by signal 9 .*run the command again to resume"):
         export(plan)
-    with pytest.raises(Stopped):
-        export(plan, StopAfter("vision: 2 of"))
+    with stopped_after("vision", 2):
+        export(plan)
     assert done == [0, 1, 1]
 
 

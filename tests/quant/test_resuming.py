@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from qvl_export import ExportPlan, export
+from qvl_export import export
 from qvl_export.cli.main import cli, run
 from qvl_export.errors import ExportError, OutputError, StoppedError
 from qvl_export.quant.calibration import layerwise as calibrate
@@ -24,19 +24,20 @@ from qvl_export.quant.mixed_precision import choose as mixed
 from tests.evaluate.test_processes import eventually
 from tests.heldout import HELDOUT
 from tests.oracles.tiny import REFERENCE
+from tests.plans import export_plan
 
 INT4 = {"llm_precision": "int4", "samples": 2}
-KEPT = r"; \S*/\.b\.calibration keeps what is done so far: the next run goes on from it\n$"
+KEPT = r"; \S*/\.b\.calibration keeps the finished work: run the command again to resume\n$"
 STOPPING = """
 import sys, time
 from qvl_export.cli import main as cli
 from qvl_export.quant.calibration import layerwise as calibrate
-stage = calibrate._quantize_stage
+stage = calibrate.quantize_stage
 def once(*arguments):
     stage(*arguments)
     print("one", flush=True)
     time.sleep(600)
-calibrate._quantize_stage = once
+calibrate.quantize_stage = once
 sys.argv = ["qvl-export", "export", *sys.argv[1:], "--llm-precision", "int4", "--samples", "2", "--quiet"]
 cli.main()
 """
@@ -58,8 +59,8 @@ def test_an_export_that_is_ended_says_what_it_keeps(tmp_path: Path, how: signal.
     command = [sys.executable, "-c", STOPPING, str(REFERENCE), str(out)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None and process.stdout.readline() == "one\n"
-        with pytest.raises(OutputError, match=r"b: another export is at work on it \(wait until it ends"):
-            export(ExportPlan(REFERENCE, out, **INT4))
+        with pytest.raises(OutputError, match=r"b: another export is writing to it \(wait for it to end"):
+            export(export_plan(REFERENCE, out, **INT4))
         process.send_signal(how)
         _, errors = process.communicate()
     assert process.returncode == code
@@ -75,9 +76,9 @@ def test_what_is_kept_is_gone_on_with_and_then_gone(tmp_path: Path, monkeypatch:
     with monkeypatch.context() as patch:
         patch.setattr(calibrate, "smooth", stop)
         with pytest.raises(KeyboardInterrupt) as interrupted:
-            export(ExportPlan(REFERENCE, tmp_path / "b", **INT4))
+            export(export_plan(REFERENCE, tmp_path / "b", **INT4))
     (note,) = interrupted.value.__notes__
-    assert note == f"{tmp_path / '.b.calibration'} keeps what is done so far: the next run goes on from it"
+    assert note == f"{tmp_path / '.b.calibration'} keeps the finished work: run the command again to resume"
     (half,) = tmp_path.glob(".b.calibration/llm/*")
     (half / f".{'0' * 32}.tmp").touch()
     begun = []
@@ -85,7 +86,7 @@ def test_what_is_kept_is_gone_on_with_and_then_gone(tmp_path: Path, monkeypatch:
     with monkeypatch.context() as patch:
         patch.setattr(calibrate, "quantize_tower", stop)
         with pytest.raises(KeyboardInterrupt):
-            export(ExportPlan(REFERENCE, tmp_path / "b", **INT4))
+            export(export_plan(REFERENCE, tmp_path / "b", **INT4))
     assert not begun and not list(half.glob(".*"))
 
 
@@ -100,8 +101,8 @@ def broken_set(tmp_path: Path) -> Path:
 
 
 def test_after_bad_input_nothing_is_left(tmp_path: Path) -> None:
-    plan = ExportPlan(REFERENCE, tmp_path / "b", **INT4, calib=broken_set(tmp_path))
-    with pytest.raises(ExportError, match="cannot calibrate with it") as error:
+    plan = export_plan(REFERENCE, tmp_path / "b", **INT4, calib=broken_set(tmp_path))
+    with pytest.raises(ExportError, match="cannot be used for calibration") as error:
         export(plan)
     assert names(tmp_path) == ["set"] and not hasattr(error.value, "__notes__")
 
@@ -149,8 +150,8 @@ def test_a_full_disk_while_calibrating_names_the_place(tmp_path: Path, monkeypat
 
     monkeypatch.setattr(calibrate, "smooth", full)
     with pytest.raises(OutputError, match=r"/b: cannot be written: No space left on device") as error:
-        export(ExportPlan(REFERENCE, tmp_path / "b", **INT4))
-    assert "keeps what is done so far" in error.value.__notes__[0]
+        export(export_plan(REFERENCE, tmp_path / "b", **INT4))
+    assert "keeps the finished work" in error.value.__notes__[0]
 
 
 def test_measured_sensitivities_outlive_a_limit_that_cannot_be_kept(
@@ -166,7 +167,7 @@ def test_measured_sensitivities_outlive_a_limit_that_cannot_be_kept(
 
     monkeypatch.setattr(mixed, "choose", refused)
     with pytest.raises(ExportError, match="no choice keeps it"):
-        export(ExportPlan(REFERENCE, tmp_path / "b", max_size=10_000_000, samples=1))
+        export(export_plan(REFERENCE, tmp_path / "b", max_size=10_000_000, samples=1))
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == [table]
 
 

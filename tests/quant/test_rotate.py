@@ -11,24 +11,26 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from qvl_export import ExportError, ExportPlan, export
+from qvl_export import ExportError, export
 from qvl_export.checkpoint.directory import Checkpoint
 from qvl_export.common.kl import divergence, log_softmax
 from qvl_export.families import read_spec
 from qvl_export.quant import rotation as rotate
-from qvl_runtime.answers.generate import Run
+from qvl_runtime.answers.generate import GenerationStats
 from qvl_runtime.bundle import read_manifest
 from qvl_runtime.model import Model, load
 from qvl_runtime.rotation import Rotation, hadamard
 from tests.exporter.test_parity import MAX_ABS, a_video, one_image, only_text
 from tests.heldout import HELDOUT, items
+from tests.oracles import families
 from tests.oracles.tiny import FAMILIES, FREE_SIZES, REFERENCE, SHAPES
+from tests.plans import export_plan
 
 GPTQ = Path(__file__).parent / "gptq" / "qwen2_vl_g32_sym"
 SIZES = [1, 16, 24, 96, 160, 128, 1536, 3584, 509]
 RNG = np.random.default_rng(0)
 
-DENSE = [family for family in FAMILIES if not family.endswith("_moe")]
+DENSE = [family for family in FAMILIES if not families.find(family).experts]
 """Experts are left in their own basis."""
 
 
@@ -56,8 +58,8 @@ def test_hadamard_is_sylvesters_and_the_seed_decides() -> None:
 def everywhere(model: Model, content: list[dict[str, Any]]) -> np.ndarray:
     """Logits of every prompt token, and of a cached step."""
     prompt = model.prompt([{"role": "user", "content": content}], reserve=1)
-    logits = model._decoder.prefill(prompt, np.arange(len(prompt.ids)), Run())
-    return np.concatenate([logits, model._decoder.step(7, prompt.next_position)[None]])
+    logits = model.decoder.prefill(prompt, np.arange(len(prompt.ids)), GenerationStats())
+    return np.concatenate([logits, model.decoder.step(7, prompt.next_position)[None]])
 
 
 @pytest.mark.parametrize("family", DENSE)
@@ -70,7 +72,7 @@ def test_the_function_is_the_same(
     shape: str,
 ) -> None:
     """Tied and not, with and without biases, head norms and DeepStack; features come out in the old basis."""
-    export(ExportPlan(checkpoint(family, shape), tmp_path / "b", precision="fp32", rotate=True))
+    export(export_plan(checkpoint(family, shape), tmp_path / "b", precision="fp32", rotate=True))
     plain, turned = model(family, shape, "fp32"), load(tmp_path / "b", threads=1)
     assert turned.manifest.llm.rotation_seed == rotate.SEED
     for content in (one_image(), only_text(), *([a_video()] if family in FREE_SIZES else [])):
@@ -83,10 +85,10 @@ def test_hidden_states_are_turned(
     checkpoint: Callable[[str, str], Path], model: Callable[[str, str, str], Model], tmp_path: Path
 ) -> None:
     """What lies between the graphs is in the new basis: else the test above would say nothing."""
-    export(ExportPlan(checkpoint("qwen3_vl", "deep"), tmp_path / "b", precision="fp32", rotate=True))
+    export(export_plan(checkpoint("qwen3_vl", "deep"), tmp_path / "b", precision="fp32", rotate=True))
     plain, turned = model("qwen3_vl", "deep", "fp32"), load(tmp_path / "b", threads=1)
     prompts = [each.prompt([{"role": "user", "content": one_image()}]).placed[0] for each in (plain, turned)]
-    before, after = plain._encode(prompts[0]), turned._encode(prompts[1])
+    before, after = plain.image_features(prompts[0]), turned.image_features(prompts[1])
     assert np.abs(after - Rotation(before.shape[-1], rotate.SEED).apply(before)).max() < 1e-4
     assert np.abs(after - before).max() > 0.1
 
@@ -125,14 +127,14 @@ def test_outlying_channels_are_gone(tmp_path: Path) -> None:
 
 def test_a_quantized_checkpoint_cannot_be_rotated(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=r"already quantized.*--no-rotate"):
-        export(ExportPlan(GPTQ, tmp_path / "b", rotate=True))
+        export(export_plan(GPTQ, tmp_path / "b", rotate=True))
     assert not list(tmp_path.iterdir())
 
 
 def test_a_rotated_model_is_calibrated(reference_bundle: Path, tmp_path: Path) -> None:
     """Through tables, stages and head: wrong bases anywhere would read nothing."""
     plan: dict[str, Any] = {"llm_precision": "int4", "calib": HELDOUT, "samples": 4}
-    assert export(ExportPlan(REFERENCE, tmp_path / "b", **plan, rotate=True)).llm.rotation_seed == rotate.SEED
+    assert export(export_plan(REFERENCE, tmp_path / "b", **plan, rotate=True)).llm.rotation_seed == rotate.SEED
     entry = read_manifest(tmp_path / "b").graphs["llm"]
     assert entry.precision == "int4 in blocks of 32, int8 in blocks of 32, else fp16"
     item = list(items("ocr"))[100]
@@ -145,4 +147,4 @@ def test_a_rotated_model_is_calibrated(reference_bundle: Path, tmp_path: Path) -
 
 def test_experts_are_refused(checkpoint: Callable[[str, str], Path], tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="cannot be rotated"):
-        export(ExportPlan(checkpoint("qwen3_vl_moe", "small"), tmp_path / "b", rotate=True))
+        export(export_plan(checkpoint("qwen3_vl_moe", "small"), tmp_path / "b", rotate=True))

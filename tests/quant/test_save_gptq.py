@@ -26,22 +26,23 @@ from qvl_export.checkpoint.safetensors_reader import same_elements
 from qvl_export.checkpoint.tensor_names import nested_name, published_name
 from qvl_export.cli.main import cli
 from qvl_export.common import atomic_output as atomic
-from qvl_export.qtensor import Layout, QTensor
+from qvl_export.qtensor import QTensor, QuantFormat
 from qvl_export.quant.calibration.saved_linear import SavedLinear
 from qvl_export.quant.quantizer import Quantizer
 from qvl_runtime.packing import unpack_nibbles
 from tests.heldout import HELDOUT
 from tests.oracles.tiny import REFERENCE
+from tests.plans import export_plan
 
 INT4: dict[str, Any] = {"llm_precision": "int4", "calib": HELDOUT, "samples": 2}
-LAYOUT = Layout(4, 32)
+FORMAT = QuantFormat(4, 32)
 
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A bundle and the GPTQ checkpoint made with it."""
     directory = tmp_path_factory.mktemp("saved")
-    export(ExportPlan(REFERENCE, directory / "bundle", save_gptq=directory / "gptq", **INT4))
+    export(export_plan(REFERENCE, directory / "bundle", save_gptq=directory / "gptq", **INT4))
     assert sorted(path.name for path in directory.iterdir()) == ["bundle", "gptq"]
     return directory / "bundle", directory / "gptq"
 
@@ -88,8 +89,8 @@ def test_zero_points_of_0_need_the_second_format(tmp_path: Path, low: int) -> No
     rng, shape = np.random.default_rng(low), (16, 64)
     codes, zeros = rng.integers(0, 16, shape, dtype=np.uint8), rng.integers(low, 16, (16, 2), dtype=np.uint8)
     zeros[0, 0] = low
-    tensor = QTensor(Layout(4, 32, asymmetric=True), codes, rng.random((16, 2)).astype(np.float16), zeros)
-    linear = SavedLinear("model.layers.0.x", tmp_path / "x.npz", tensor.layout, *shape)
+    tensor = QTensor(QuantFormat(4, 32, asymmetric=True), codes, rng.random((16, 2)).astype(np.float16), zeros)
+    linear = SavedLinear("model.layers.0.x", tmp_path / "x.npz", tensor.format, *shape)
     linear.save(tensor)
     source = tmp_path / "source"
     source.mkdir()
@@ -161,23 +162,23 @@ def test_places_that_are_refused(tmp_path: Path) -> None:
     for place, message in [
         (full(tmp_path / "other", "notes.json"), "exists and is not a GPTQ checkpoint"),
         (full(tmp_path / "old", "quantize_config.json"), "already exists"),
-        (tmp_path / "b", "would lie in each other"),
-        (tmp_path / "b" / "inside", "would lie in each other"),
+        (tmp_path / "b", "must not contain OUT or lie in it"),
+        (tmp_path / "b" / "inside", "must not contain OUT or lie in it"),
     ]:
         with pytest.raises(ExportError, match=message):
-            export(ExportPlan(REFERENCE, tmp_path / "b", save_gptq=place, **plan))
+            export(export_plan(REFERENCE, tmp_path / "b", save_gptq=place, **plan))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["old", "other"]
 
 
 def test_shapes_that_the_format_does_not_take(tmp_path: Path) -> None:
-    linear = SavedLinear("model.layers.0.self_attn.q_proj", tmp_path / "x", LAYOUT, 20, 64)
+    linear = SavedLinear("model.layers.0.self_attn.q_proj", tmp_path / "x", FORMAT, 20, 64)
     with pytest.raises(ExportError, match=r"q_proj \[20, 64\] does not fit .* --block-size"):
         save_gptq.check({linear.name: linear})
 
 
 def test_it_needs_something_quantized(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="add --llm-precision int4"):
-        export(ExportPlan(REFERENCE, tmp_path / "b", save_gptq=tmp_path / "g"))
+        export(export_plan(REFERENCE, tmp_path / "b", save_gptq=tmp_path / "g"))
 
 
 def test_force_replaces_it_and_a_failure_leaves_the_old_one(
@@ -187,7 +188,7 @@ def test_force_replaces_it_and_a_failure_leaves_the_old_one(
     linears = quantized_linears(Checkpoint(saved[1]))
 
     def save() -> None:
-        with atomic.writing(place, force=True, product=save_gptq.GPTQ) as directory:
+        with atomic.writing(place, force=True, kind=save_gptq.GPTQ) as directory:
             save_gptq.save(directory, Checkpoint(REFERENCE), linears, lambda *_: None, lambda _: None)
 
     def fail(*_: object) -> None:
@@ -207,7 +208,7 @@ def test_the_command(tmp_path: Path) -> None:
     result = CliRunner().invoke(
         cli, ["export", str(REFERENCE), str(tmp_path / "b"), "--save-gptq", str(tmp_path / "g")]
     )
-    assert "--save-gptq writes int4 alone" in str(result.exception)
+    assert "--save-gptq writes int4 only" in str(result.exception)
 
 
 def test_a_place_that_cannot_be_written_is_known_before_calibration(
@@ -215,7 +216,7 @@ def test_a_place_that_cannot_be_written_is_known_before_calibration(
 ) -> None:
     monkeypatch.setattr(Quantizer, "tower", lambda *_: pytest.fail("calibrated first"))
     with pytest.raises(ExportError, match=r"/proc/gptq: cannot be written"):
-        export(ExportPlan(REFERENCE, tmp_path / "b", save_gptq="/proc/gptq", **INT4))
+        export(export_plan(REFERENCE, tmp_path / "b", save_gptq="/proc/gptq", **INT4))
     assert not list(tmp_path.iterdir())
 
 
@@ -225,5 +226,5 @@ def test_a_failure_of_either_leaves_neither(tmp_path: Path, monkeypatch: pytest.
 
     monkeypatch.setattr(save_gptq, "write", full)
     with pytest.raises(ExportError, match=r"/g: cannot be written: No space left on device"):
-        export(ExportPlan(REFERENCE, tmp_path / "b", save_gptq=tmp_path / "g", **INT4))
+        export(export_plan(REFERENCE, tmp_path / "b", save_gptq=tmp_path / "g", **INT4))
     assert [path.name for path in tmp_path.iterdir()] == [".b.calibration"]

@@ -21,20 +21,21 @@ from onnx import TensorProto, helper
 
 from qvl_export.errors import ExportError
 from qvl_export.jobs.pool import Advance
-from qvl_export.quant.calibration import cluster as spread
+from qvl_export.quant.calibration import cluster, shards
 from qvl_export.quant.calibration import layerwise as calibrate
-from qvl_export.quant.calibration import shards
-from qvl_export.quant.calibration.cluster import Job, Spread
+from qvl_export.quant.calibration.cluster import ClusterRunner, ShardJob
 from qvl_export.quant.calibration.layer_session import open_session
-from qvl_export.quant.calibration.shards import Here, Runner, Tap, Watch
+from qvl_export.quant.calibration.shards import CapturedInput, CaptureRequest, LocalRunner, Runner
 from qvl_export.quant.calibration.work_dir import Sample, Work
 from qvl_export.quant.gptq import hessian as gram
 from qvl_export.quant.statistics import Collector, Statistics
 
 SIZE, PAGES, EXPERTS, CHOSEN = 300, 11, 5, 2
 Floats = np.ndarray
-WATCH = Watch([Tap("doubled", "a.linear", True), Tap("hidden_out", "b.linear", False)], PAGES, 4.0, None, 0)
-ROUTED = msgspec.structs.replace(WATCH, routed=("doubled", "scores"), chosen=CHOSEN)
+REQUEST = CaptureRequest(
+    [CapturedInput("doubled", "a.linear", True), CapturedInput("hidden_out", "b.linear", False)], PAGES, None, 0
+)
+ROUTED = msgspec.structs.replace(REQUEST, routed=("doubled", "scores"), chosen=CHOSEN)
 
 
 class Pool:
@@ -47,9 +48,9 @@ class Pool:
     def run(self, module: str, jobs: Sequence[msgspec.Struct], threads: int, advance: Advance) -> None:
         assert (module, threads) == ("qvl_export.quant.calibration.cluster", 2)
         for job in jobs:
-            read = msgspec.json.decode(msgspec.json.encode(job), type=Job)
+            read = msgspec.json.decode(msgspec.json.encode(job), type=ShardJob)
             self.done.append(read.shards)
-            spread.run(read)
+            cluster.run(read)
 
 
 @pytest.fixture(autouse=True)
@@ -88,10 +89,12 @@ def work(tmp_path: Path) -> Work:
     return found
 
 
-def gathered(runner: Runner, model: Path, watch: Watch = WATCH) -> tuple[list[Statistics], list[list[Floats]]]:
+def gathered(
+    runner: Runner, model: Path, request: CaptureRequest = REQUEST
+) -> tuple[list[Statistics], list[list[Floats]]]:
     """Statistics of every tap, and tokens and shares of every expert."""
-    collectors, routed = watch.collectors(), []
-    for found in runner.observed(model, watch):
+    collectors, routed = request.collectors(), []
+    for found in runner.statistics(model, request):
         for collector, part in zip(collectors, found.parts, strict=True):
             collector.join(part)
         routed += [found.routed] if found.routed else []
@@ -99,8 +102,8 @@ def gathered(runner: Runner, model: Path, watch: Watch = WATCH) -> tuple[list[St
     return [collector.statistics() for collector in collectors], sent
 
 
-def here(work: Work) -> Here:
-    return Here(partial(work.samples, 0), work.directory)
+def here(work: Work) -> LocalRunner:
+    return LocalRunner(partial(work.samples, 0), work.directory)
 
 
 def same(first: Statistics, second: Statistics) -> bool:
@@ -113,13 +116,13 @@ def test_shards_are_runs_of_pages_whatever_the_machines() -> None:
 
 def test_a_gram_matrix_is_the_product() -> None:
     rng = np.random.default_rng(0)
-    x, counts = rng.standard_normal((50, 700)).astype(np.float32), rng.random(50).astype(np.float32)
+    x = rng.standard_normal((50, 700)).astype(np.float32)
     total, threads = gram.zeros(700), torch.get_num_threads()
     gram.add(total, x)
-    gram.add(total, x[:20], counts[:20])
+    gram.add(total, x[:20])
     assert torch.get_num_threads() == threads
-    expected = x.T @ x + x[:20].T @ (x[:20] * counts[:20, None])
-    np.testing.assert_allclose(gram.whole(total, 700), expected, rtol=1e-4, atol=1e-4)
+    expected = x.T @ x + x[:20].T @ x[:20]
+    np.testing.assert_allclose(gram.full_matrix(total, 700), expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="needs two cores")
@@ -143,10 +146,8 @@ def test_shards_add_up_to_what_all_pages_at_once_do(model: Path, work: Work) -> 
     """Maxima and kept tokens exactly, Hessians but for the order of summing."""
     first, second = (Collector(name, PAGES, hessian) for name, hessian in (("a", True), ("b", False)))
     for sample in work.samples(0):
-        counts = shards.token_weights(sample, 4.0)
-        assert counts is not None and counts.sum() == len(counts) + 30
-        first.add(2 * sample.hidden[0], counts)
-        second.add(np.tanh(2 * sample.hidden[0]), counts)
+        first.add(2 * sample.hidden[0])
+        second.add(np.tanh(2 * sample.hidden[0]))
     (one, two), _ = gathered(here(work), model)
     whole = first.statistics()
     assert np.array_equal(one.largest, whole.largest) and np.array_equal(one.tokens, whole.tokens)
@@ -159,7 +160,7 @@ def test_shards_add_up_to_what_all_pages_at_once_do(model: Path, work: Work) -> 
 def test_any_number_of_machines_comes_to_the_same_bits(model: Path, work: Work, machines: int) -> None:
     pool = Pool(machines)
     alone, tokens = gathered(here(work), model, ROUTED)
-    spread_out, theirs = gathered(Spread(pool, work, 0), model, ROUTED)
+    spread_out, theirs = gathered(ClusterRunner(pool, work, 0), model, ROUTED)
     assert all(map(same, alone, spread_out))
     for expert, (mine, other) in enumerate(zip(tokens, theirs, strict=True)):
         assert sum(map(len, mine)) > 0, expert
@@ -171,7 +172,7 @@ def test_any_number_of_machines_comes_to_the_same_bits(model: Path, work: Work, 
 
 def test_machines_keep_what_the_next_stage_takes(model: Path, work: Work) -> None:
     expected = list(here(work).outputs(model))
-    assert Spread(Pool(2), work, 0).outputs(model) == ()
+    assert ClusterRunner(Pool(2), work, 0).outputs(model) == ()
     found = [sample.hidden for sample in work.samples(1)]
     assert all(np.array_equal(a, b) for a, b in zip(found, expected, strict=True))
 
@@ -193,14 +194,14 @@ def alive(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def test_one_shard_is_in_the_memory_of_a_job(model: Path, work: Work, alive: list[int]) -> None:
-    Spread(Pool(1), work, 0)._run(model, WATCH)
+    ClusterRunner(Pool(1), work, 0)._run(model, REQUEST)
     assert alive == [0, 0, 0, 0]
 
 
 def test_a_machine_that_does_not_see_the_work_is_told(model: Path, tmp_path: Path) -> None:
     elsewhere: Any = SimpleNamespace(directory=tmp_path / "elsewhere", pages=3)
-    with pytest.raises(ExportError, match=r"/elsewhere: is not seen by .+ \(put OUT on a file system"):
-        Spread(Pool(1), elsewhere, 0).outputs(model)
+    with pytest.raises(ExportError, match=r"/elsewhere: does not exist on .+ \(put OUT on a file system"):
+        ClusterRunner(Pool(1), elsewhere, 0).outputs(model)
 
 
 def test_a_killed_job_does_not_write_into_what_was_begun_anew(model: Path, work: Work, tmp_path: Path) -> None:
@@ -208,7 +209,7 @@ def test_a_killed_job_does_not_write_into_what_was_begun_anew(model: Path, work:
     path = str(work.directory)
     other = Work(tmp_path / "work", {"samples": 3})
     with pytest.raises(ExportError):
-        spread.run(Job(path, 0, str(model), WATCH, [(0, 3)], 1))
+        cluster.run(ShardJob(path, 0, str(model), REQUEST, [(0, 3)], 1))
     with pytest.raises(FileNotFoundError):
         work.keep(1, 0, np.zeros(3, np.float32))
     assert not list(other.directory.iterdir()) and [other.directory] == list((tmp_path / "work").iterdir())
@@ -221,10 +222,10 @@ def test_tokens_of_experts_are_there_once_they_are_whole(model: Path, work: Work
 
     def interrupted() -> Iterator[Sample]:
         yield samples[0]
-        assert shards.gather(open_session(model), samples, ROUTED, tokens).routed
+        assert shards.collect_shard(open_session(model), samples, ROUTED, tokens).routed
         yield from samples[1:]
 
-    found = shards.gather(open_session(model), interrupted(), ROUTED, tokens).routed
+    found = shards.collect_shard(open_session(model), interrupted(), ROUTED, tokens).routed
     assert found is not None
     expected = np.concatenate([2 * sample.hidden[0] for sample in samples])
     assert np.array_equal(np.fromfile(tokens, np.float32).reshape(-1, SIZE), expected)
@@ -235,8 +236,10 @@ def test_one_shard_beside_the_sum_is_in_memory(model: Path, work: Work, alive: l
     def scheme(name: str) -> SimpleNamespace:
         return SimpleNamespace(hessian=name == "a.linear")
 
-    tower: Any = SimpleNamespace(scheme=scheme, write=lambda *_: model, vision_weight=4.0, experts_per_token=0)
-    stage: Any = SimpleNamespace(taps={tap.output: [tap.linear] for tap in WATCH.taps}, routed=None, experts={})
-    statistics, routed = calibrate.observe(tower, stage, work, here(work))
+    tower: Any = SimpleNamespace(scheme=scheme, write=lambda *_: model, experts_per_token=0)
+    stage: Any = SimpleNamespace(
+        taps={captured.output: [captured.linear] for captured in REQUEST.inputs}, routed=None, experts={}
+    )
+    statistics, routed = calibrate.collect_statistics(tower, stage, work, here(work))
     assert list(statistics) == ["a.linear", "b.linear"] and not routed
     assert alive == [0, 1, 1, 1]

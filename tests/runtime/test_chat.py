@@ -144,7 +144,7 @@ def test_without_tools_they_are_none() -> None:
 def test_what_a_template_refuses_is_a_prompt_error() -> None:
     refuse = "{% if m.role == 'system' %}{{ raise_exception('no <system> 消息') }}{% endif %}"
     template = ChatTemplate(f"{{% for m in messages %}}{refuse}{{% endfor %}}", WHERE)
-    with pytest.raises(PromptError, match="refuses these messages: no <system> 消息"):
+    with pytest.raises(PromptError, match="rejects these messages: no <system> 消息"):
         template.render(CONVERSATIONS["system"])
     assert template.render(CONVERSATIONS["text"]) == ""
 

@@ -12,10 +12,10 @@ import torch
 from PIL import Image
 
 from qvl_runtime.errors import PromptError
-from qvl_runtime.media.video import Budget, Sampling, load_clip, spread
+from qvl_runtime.media.video import FrameSampling, PixelBudget, evenly_spaced, load_clip
 from qvl_runtime.model import Model
 from qvl_runtime.prompts.content import collect
-from qvl_runtime.prompts.part_keys import PARTS
+from qvl_runtime.prompts.part_keys import PART_KEYS
 from qvl_runtime.templates.chat import ChatTemplate
 from tests.conftest import Loader
 
@@ -77,7 +77,7 @@ def user(*parts: Any) -> list[dict[str, Any]]:
 def test_a_size_asked_for_is_that_of_qwen_vl_utils(
     asked: tuple[int, int], side: int, expected: tuple[int, int]
 ) -> None:
-    budget = Budget.of({"resized_height": asked[0], "resized_width": asked[1]})
+    budget = PixelBudget.from_part({"resized_height": asked[0], "resized_width": asked[1]})
     assert budget.resized_to(side) == expected[::-1]
 
 
@@ -107,7 +107,7 @@ def test_a_size_asked_for_still_fits_the_maximum_length(model: Loader) -> None:
 def test_a_time_of_a_video_is_that_of_qwen_vl_utils(
     total: int, rate: float, options: dict[str, Any], span: tuple[int, int], count: int, fps: float
 ) -> None:
-    sampling = Sampling.of(options)
+    sampling = FrameSampling.from_part(options)
     assert sampling.range(total, rate) == span
     assert sampling.count(span[1], rate) == count
     assert count / span[1] * rate == pytest.approx(fps)
@@ -119,7 +119,7 @@ def test_a_time_of_a_video_is_that_of_qwen_vl_utils(
 def test_the_same_frames_of_a_time(first: int, total: int, count: int) -> None:
     count = min(count, total)
     theirs = torch.linspace(first, first + total - 1, count).round().long().tolist()
-    assert spread(total, count, first).tolist() == theirs
+    assert evenly_spaced(total, count, first).tolist() == theirs
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +152,7 @@ def test_frames_of_a_list_are_chosen_before_they_are_read(tmp_path: Path) -> Non
     names = [str(tmp_path / f"{index}.png") for index in range(9)]
     for index in (0, 4, 8):
         picture().save(names[index])
-    clip = load_clip(names, Sampling.of({"fps": 3, "max_frames": 3}), lambda frames, size: size)
+    clip = load_clip(names, FrameSampling.from_part({"fps": 3, "max_frames": 3}), lambda frames, size: size)
     assert (len(clip.frames), clip.fps, clip.times) == (3, 1.0, pytest.approx((0, 4 / 3, 8 / 3)))
 
 
@@ -173,7 +173,7 @@ def test_numbers_may_be_of_numpy_or_whole_floats(tiny: Model) -> None:
 REFUSED = {
     "misspelt": (image(max_pixel=5), "'image' has the unknown key 'max_pixel' .did you mean max_pixels"),
     "another's": (image(total_pixels=5000), "'image' has the unknown key 'total_pixels'"),
-    "of a video": (video(colour=4), "'video' has the unknown key 'colour' .its keys are type, video, min_pixels"),
+    "of a video": (video(color=4), "'video' has the unknown key 'color' .its keys are type, video, min_pixels"),
     "raw_fps": (video(raw_fps=4), "unknown key 'raw_fps' .did you mean"),
     "of a text": (text(cache_control={"type": "ephemeral"}), "'text' has the unknown key 'cache_control'"),
     "two in one": (image(text="Read."), "'image' has the unknown key 'text'"),
@@ -181,24 +181,30 @@ REFUSED = {
     "a text of as many": ({"type": "text", "text": 10**5000}, "cannot use the content part"),
     "no text": ({"type": "text", "text": "x", 7: 8}, "unknown key '7'"),
     "escape codes": (image(**{"\x1b[2J": 1}), r"unknown key '\\x1b\[2J'"),
-    "one side": (image(resized_height=280), "resized_height and resized_width are given together"),
-    "resized to nothing": (image(resized_height=0, resized_width=28), "resized_height is 0"),
-    "resized to a line": (image(resized_height=10, resized_width=9000), "resized_width 9000 to resized_height 10"),
-    "beyond all numbers": (image(max_pixels=10**400), "max_pixels is 1000"),
-    "beyond all floats": (video(total_pixels=10**400), "total_pixels is 1000"),
-    "beyond what Python writes": (video(min_frames=10**5000), "min_frames is a number of thousands of digits"),
-    "a fraction beyond all floats": (image(max_pixels=Fraction(10**400, 3)), "max_pixels is Fraction"),
-    "a rate beyond all": (video(fps=10**5000), "a video has a number of thousands of digits"),
-    "a second too far": (video(video_start=10**400), "video_start is 1000"),
-    "an array": (image(max_pixels=np.array([5, 6])), r"max_pixels is array\(\[5, 6\]\)"),
-    "bool": (image(max_pixels=True), "max_pixels is True"),
-    "fraction": (image(max_pixels=0.5), r"max_pixels is 0\.5"),
-    "infinite": (image(max_pixels=float("inf")), "max_pixels is inf"),
-    "start of a list": (video(video_start=1), "video_start samples video files"),
-    "end of a list": (video(video_end=1), "video_end samples video files"),
-    "start a text": (video(video_start="1s"), "video_start is '1s' .give a number of seconds"),
+    "one side": (image(resized_height=280), "resized_height and resized_width must be given together"),
+    "resized to nothing": (image(resized_height=0, resized_width=28), "resized_height must be a whole number .* got 0"),
+    "resized to a line": (
+        image(resized_height=10, resized_width=9000),
+        "resized_width 9000 to resized_height 10",
+    ),
+    "beyond all numbers": (image(max_pixels=10**400), "max_pixels must be .* got 1000"),
+    "beyond all floats": (video(total_pixels=10**400), "total_pixels must be .* got 1000"),
+    "beyond what Python writes": (
+        video(min_frames=10**5000),
+        "min_frames must be .* got a number of thousands of digits",
+    ),
+    "a fraction beyond all floats": (image(max_pixels=Fraction(10**400, 3)), "max_pixels must be .* got Fraction"),
+    "a rate beyond all": (video(fps=10**5000), "fps must be .* got a number of thousands of digits"),
+    "a second too far": (video(video_start=10**400), "video_start must be .* got 1000"),
+    "an array": (image(max_pixels=np.array([5, 6])), r"max_pixels must be .* got array\(\[5, 6\]\)"),
+    "bool": (image(max_pixels=True), "max_pixels must be .* got True"),
+    "fraction": (image(max_pixels=0.5), r"max_pixels must be .* got 0\.5"),
+    "infinite": (image(max_pixels=float("inf")), "max_pixels must be .* got inf"),
+    "start of a list": (video(video_start=1), "video_start applies to video files only"),
+    "end of a list": (video(video_end=1), "video_end applies to video files only"),
+    "start a text": (video(video_start="1s"), "video_start must be a finite number .* got '1s' .seconds"),
     "two rates": (video(fps=1, sample_fps=1), "both fps and sample_fps"),
-    "rate a text": (video(sample_fps="1"), "'1' frames a second"),
+    "rate a text": (video(sample_fps="1"), "sample_fps must be a finite number >= .* got '1'"),
 }
 
 
@@ -211,20 +217,20 @@ def test_keys_that_nobody_heeds_are_refused(tiny: Model, part: dict[str, Any], r
 
 @pytest.mark.parametrize("options", [{"video_start": 4.45}, {"video_start": 3, "video_end": 2}, {"video_end": 0}])
 def test_a_time_without_frames_is_refused(tiny: Model, film: Path, options: dict[str, Any]) -> None:
-    with pytest.raises(PromptError, match=r"holds no two frames \(the video is 4\.50 seconds long\)"):
+    with pytest.raises(PromptError, match=r"holds under two frames \(the video is 4\.50 seconds long\)"):
         tiny.prompt(user({"type": "video", "video": film, **options}))
 
 
 def test_sizes_are_refused_where_the_model_has_one_size(model: Loader) -> None:
     square = model("qwen", "small", "fp32")
     for key in ("max_pixels", "min_pixels"):
-        with pytest.raises(PromptError, match=r"sees every image in \d+ × \d+ pixels"):
+        with pytest.raises(PromptError, match=r"resizes every image to \d+ × \d+ pixels"):
             square.prompt(user(image(**{key: 5000})))
 
 
 def test_none_is_no_value(tiny: Model) -> None:
     """Data sets give all parts the same keys."""
-    keys = {key: None for keys in PARTS.values() for key in keys if key != "type"}
+    keys = {key: None for keys in PART_KEYS.values() for key in keys if key != "type"}
     parts = {**keys, "type": "image", "image": picture()}, {**keys, "type": "text", "text": "Read."}
     assert np.array_equal(tiny.prompt(user(*parts)).ids, tiny.prompt(user(image(), text())).ids)
     for options in ({}, {"fps": 4}, {"sample_fps": 4}, {"max_frames": 2}):
@@ -234,12 +240,12 @@ def test_none_is_no_value(tiny: Model) -> None:
 
 @pytest.mark.parametrize("role", [np.array(["user", "user"]), ["user"], None, 5], ids=str)
 def test_roles_are_texts(tiny: Model, role: Any) -> None:
-    with pytest.raises(PromptError, match="a message needs a role among system, user"):
+    with pytest.raises(PromptError, match="the role of a message must be one of system, user"):
         tiny.prompt([{"role": role, "content": "Read."}])
 
 
 def test_an_answer_of_several_lengths_is_refused(tiny: Model) -> None:
-    with pytest.raises(PromptError, match=r"the answer is \[\[1\], \[1, 2\]\]"):
+    with pytest.raises(PromptError, match=r"the answer must be .* got \[\[1\], \[1, 2\]\]"):
         tiny.logits(user(text()), [[1], [1, 2]])  # type: ignore[list-item]
 
 
@@ -292,7 +298,7 @@ def test_image_urls_of_openai(tiny: Model, tmp_path: Path) -> None:
     for url, reason in (
         ({}, "an image_url has no url"),
         ({"url": None}, "an image_url has no url"),
-        ({"url": "x", "detail": "low"}, "detail 'low' is not known here .give max_pixels"),
+        ({"url": "x", "detail": "low"}, "detail 'low' is not supported .give max_pixels"),
         ({"url": "x", "detail": np.zeros(2)}, "detail array"),
         ({"url": "x", "size": 4}, "an image_url has the unknown key 'size'"),
         (None, "cannot use the content part"),
@@ -304,4 +310,4 @@ def test_image_urls_of_openai(tiny: Model, tmp_path: Path) -> None:
 def test_video_urls(tiny: Model, film: Path) -> None:
     for url in ({"url": film.as_uri()}, str(film)):
         given = tiny.prompt(user({"type": "video_url", "video_url": url, "fps": 1}))
-        assert len(given.placed[0].media.frames) == Sampling.of({"fps": 1}).count(45, 10)
+        assert len(given.placed[0].media.frames) == FrameSampling.from_part({"fps": 1}).count(45, 10)

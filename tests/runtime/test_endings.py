@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from qvl_runtime import TruncatedAnswerWarning
 from qvl_runtime import __main__ as cli
-from qvl_runtime.answers.generate import Run
+from qvl_runtime.answers.generate import GenerationStats
 from qvl_runtime.answers.sampling import Sampling
 from qvl_runtime.answers.stop_strings import StopStrings
 from qvl_runtime.answers.stream import Stream
@@ -43,10 +43,10 @@ def model(path: Path) -> Model:
 
 def scripted(model: Model, text: str, stop: Any = ()) -> Stream:
     """A stream whose tokens are those of a text."""
-    run = Run()
+    run = GenerationStats()
 
     def tokens() -> Iterator[int]:
-        for token in model._ids(text):
+        for token in model.token_ids(text):
             run.tokens.append(token)
             yield token
         run.finish_reason = "length"
@@ -87,7 +87,7 @@ def test_an_answer_ends_before_its_stop_string(model: Model, stop: Any, shown: s
     stream = scripted(model, "Total: 发票 12\n\nEnd.", (stop,) if isinstance(stop, str) else stop)
     assert "".join(stream) == shown
     assert (stream.run.stop_string, stream.run.finish_reason) == (found, "stop" if found else "length")
-    assert found is None or len(stream.run.tokens) <= len(model._ids("Total: 发票 12\n\nEnd."))
+    assert found is None or len(stream.run.tokens) <= len(model.token_ids("Total: 发票 12\n\nEnd."))
 
 
 def test_generate_and_stream_stop(model: Model) -> None:
@@ -104,24 +104,24 @@ def test_generate_and_stream_stop(model: Model) -> None:
 
 @pytest.mark.parametrize("stop", ["", [""], ["a", 3], 5, {"a"}, b"x"], ids=repr)
 def test_bad_stop_strings(model: Model, stop: Any) -> None:
-    with pytest.raises(PromptError, match="stop is "):
+    with pytest.raises(PromptError, match="stop must be "):
         model.stream(QUESTION, stop=stop)
 
 
 def test_a_schema_goes_with_no_stop_string(model: Model) -> None:
-    with pytest.raises(PromptError, match="stop and json_schema exclude each other"):
+    with pytest.raises(PromptError, match="stop and json_schema cannot be combined"):
         model.generate(QUESTION, json_schema={}, stop="x")
 
 
 def slowed(model: Model, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Every call of the language graph takes a second of the clock; returns the tokens of each call."""
-    forward, calls = model._engine.forward, []
+    forward, calls = model.engine.forward, []
 
     def slow(inputs: Any) -> Any:
         calls.append(len(inputs.ids))
         return forward(inputs)
 
-    monkeypatch.setattr(model._engine, "forward", slow)
+    monkeypatch.setattr(model.engine, "forward", slow)
     monkeypatch.setattr("qvl_runtime.answers.generate.monotonic", lambda: float(len(calls)))
     return calls
 
@@ -160,7 +160,7 @@ def test_a_schema_holds_when_time_is_over(model: Model, monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf"), "1", True])
 def test_bad_timeouts(model: Model, timeout: Any) -> None:
-    with pytest.raises(PromptError, match="timeout is "):
+    with pytest.raises(PromptError, match="timeout must be "):
         model.generate(QUESTION, timeout=timeout)
 
 
@@ -205,12 +205,12 @@ def test_a_stream_that_is_being_closed_is_at_its_end(model: Model) -> None:
 
     def tokens() -> Iterator[int]:
         try:
-            yield from model._ids("Paid in full.")
+            yield from model.token_ids("Paid in full.")
         finally:
             closing.set()
             go_on.wait(20)
 
-    stream = Stream(tokens(), model.tokenizer, Run())
+    stream = Stream(tokens(), model.tokenizer, GenerationStats())
     assert next(stream)
     closer = threading.Thread(target=stream.close)
     closer.start()
@@ -223,7 +223,7 @@ def test_a_stream_that_is_being_closed_is_at_its_end(model: Model) -> None:
 
 def test_a_stream_is_closed_from_another_thread(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     """While that one waits for a token."""
-    forward, in_call, closed = model._engine.forward, threading.Event(), threading.Event()
+    forward, in_call, closed = model.engine.forward, threading.Event(), threading.Event()
 
     def waiting(inputs: Any) -> Any:
         if stream.run.tokens:
@@ -231,7 +231,7 @@ def test_a_stream_is_closed_from_another_thread(model: Model, monkeypatch: pytes
             closed.wait(20)
         return forward(inputs)
 
-    monkeypatch.setattr(model._engine, "forward", waiting)
+    monkeypatch.setattr(model.engine, "forward", waiting)
     stream, got = model.stream(QUESTION, 400, **DRAWN), []
     reader = threading.Thread(target=lambda: got.extend(stream))
     reader.start()
@@ -298,7 +298,7 @@ def test_an_interrupt_leaves_the_model_usable(path: Path) -> None:
 def test_an_interrupted_stream_is_cancelled(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = load(path, threads=1)
     expected = model.generate(OTHER, 12)
-    forward, left = model._engine.forward, iter(range(4))
+    forward, left = model.engine.forward, iter(range(4))
 
     def interrupted(inputs: Any) -> Any:
         if next(left, None) is None:
@@ -307,7 +307,7 @@ def test_an_interrupted_stream_is_cancelled(path: Path, monkeypatch: pytest.Monk
 
     stream = model.stream(QUESTION, 40, **DRAWN)
     with monkeypatch.context() as patch:
-        patch.setattr(model._engine, "forward", interrupted)
+        patch.setattr(model.engine, "forward", interrupted)
         with pytest.raises(KeyboardInterrupt):
             list(stream)
     assert stream.run.finish_reason == "cancelled" and len(stream.run.tokens) == 4
@@ -370,7 +370,7 @@ def test_numbers_of_numpy_are_numbers(model: Model, path: Path) -> None:
 @pytest.mark.parametrize("name", ["max_new_tokens", "temperature", "top_p", "top_k", "seed", "timeout"])
 @pytest.mark.parametrize("value", [True, np.bool_(True), np.float64("nan"), [1], "1"], ids=repr)
 def test_what_is_not_a_number_is_refused(model: Model, name: str, value: Any) -> None:
-    with pytest.raises(PromptError, match=f"{name} is ") as caught:
+    with pytest.raises(PromptError, match=f"{name} must be ") as caught:
         model.generate(QUESTION, **{"max_new_tokens": 3, name: value})
     assert "\n" not in str(caught.value)
 
@@ -378,26 +378,26 @@ def test_what_is_not_a_number_is_refused(model: Model, name: str, value: Any) ->
 @pytest.mark.parametrize("name", ["max_new_tokens", "temperature", "top_k", "seed", "repetition_penalty", "timeout"])
 @pytest.mark.parametrize("value", [-(10**400), -(10**5000)], ids=["beyond floats", "beyond what Python writes"])
 def test_numbers_of_any_length_are_refused(model: Model, name: str, value: int) -> None:
-    with pytest.raises(PromptError, match=f"{name} is "):
+    with pytest.raises(PromptError, match=f"{name} must be "):
         model.generate(QUESTION, **{"max_new_tokens": 3, name: value})
 
 
 @pytest.mark.parametrize("name", ["temperature", "repetition_penalty", "timeout"])
 def test_numbers_beyond_all_floats_are_refused(model: Model, name: str) -> None:
-    with pytest.raises(PromptError, match=f"{name} is 1000"):
+    with pytest.raises(PromptError, match=f"{name} must be a finite number .* got 1000"):
         model.generate(QUESTION, **{"max_new_tokens": 3, name: 10**400})
 
 
 def test_other_options_quote_numbers_of_any_length(model: Model) -> None:
-    with pytest.raises(PromptError, match="stop is a number of thousands of digits"):
+    with pytest.raises(PromptError, match=r"stop must be .* got a number of thousands of digits"):
         model.generate(QUESTION, 3, stop=10**5000)  # type: ignore[arg-type]
-    with pytest.raises(PromptError, match="the answer is a number of thousands of digits"):
+    with pytest.raises(PromptError, match=r"the answer must be .* got a number of thousands of digits"):
         model.logits(QUESTION, [10**5000])
 
 
 @pytest.mark.parametrize("value", [True, 0, 1.5, np.float64(2), "2"], ids=repr)
 def test_bad_threads(path: Path, value: Any) -> None:
-    with pytest.raises(PromptError, match="threads is "):
+    with pytest.raises(PromptError, match="threads must be a whole number >= 1, got "):
         load(path, threads=value)
 
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from qvl_export.common.labels import read_labels
 from qvl_export.errors import ExportError
 from qvl_export.evaluate.sets.build_set import build_set
 from qvl_export.evaluate.sets.dataset import open_set
-from qvl_export.quant.calibration_data.labelled_set import read_labels
 from qvl_export.quant.calibration_data.selection import select
 from qvl_runtime.__main__ import main
 from qvl_runtime.common import files
@@ -100,7 +100,7 @@ def labelled(directory: Path) -> Path:
 def test_sets_refuse_pipes_for_images_and_labels(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=r"there is no image p\.png"):
         open_set(labelled(tmp_path))
-    with pytest.raises(ExportError, match="no such file"):
+    with pytest.raises(ExportError, match=r"labels\.jsonl:1: there is no image p\.png"):
         list(select(tmp_path).questions(lambda _: None))
     (tmp_path / "labels.jsonl").unlink()
     os.mkfifo(tmp_path / "labels.jsonl")
@@ -108,7 +108,7 @@ def test_sets_refuse_pipes_for_images_and_labels(tmp_path: Path) -> None:
         open_set(tmp_path)
 
 
-@pytest.mark.parametrize("read", [open_set, read_labels])
+@pytest.mark.parametrize("read", [open_set, lambda directory: list(read_labels(directory))])
 def test_a_line_without_end_is_refused(read: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "MAX_LINE_BYTES", 1 << 20)
     Image.new("RGB", (8, 8)).save(tmp_path / "p.png")

@@ -17,7 +17,7 @@ from packaging.requirements import Requirement
 
 import qvl_runtime
 
-ALLOWED = {"numpy", "tokenizers", "pillow", "minijinja", "msgspec"}
+ALLOWED = {"numpy", "tokenizers", "pillow", "minijinja", "msgspec", "click", "platformdirs"}
 FORBIDDEN = ["torch", "transformers", "onnx", "onnxscript", "onnx_ir", "qvl_export", "pydantic", "scipy", "jinja2"]
 IMPORT_SECONDS = {"import qvl_runtime": 0.3, "from qvl_runtime import load": 0.6}
 """The first loads nothing heavy; the second numpy, Pillow, tokenizers and minijinja, 0.19 s of computing."""

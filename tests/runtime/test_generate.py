@@ -18,7 +18,7 @@ from tokenizers import Tokenizer
 
 from qvl_runtime.answers import generate
 from qvl_runtime.answers.feature_cache import FeatureCache
-from qvl_runtime.answers.generate import Run
+from qvl_runtime.answers.generate import GenerationStats
 from qvl_runtime.answers.stream import Stream
 from qvl_runtime.errors import EngineError, MediaError, PromptError
 from qvl_runtime.model import Model, load
@@ -45,7 +45,7 @@ class Calls:
 
     def __init__(self, model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
         self.images, self.tokens = 0, []
-        encode, forward = model._engine.encode, model._engine.forward
+        encode, forward = model.engine.encode, model.engine.forward
 
         def counted_encode(*arguments: Any) -> Any:
             self.images += 1
@@ -55,8 +55,8 @@ class Calls:
             self.tokens.append(len(inputs.ids))
             return forward(inputs)
 
-        monkeypatch.setattr(model._engine, "encode", counted_encode)
-        monkeypatch.setattr(model._engine, "forward", counted_forward)
+        monkeypatch.setattr(model.engine, "encode", counted_encode)
+        monkeypatch.setattr(model.engine, "forward", counted_forward)
 
 
 def page(seed: int = 0, size: tuple[int, int] = (200, 120)) -> Image.Image:
@@ -72,10 +72,10 @@ def ask(question: str, *pages: Image.Image) -> list[dict[str, Any]]:
 def prompt_logits(model: Model, messages: list[dict[str, Any]]) -> np.ndarray:
     """Logits after the last prompt token, through whatever the model has cached."""
     prompt = model.prompt(messages)
-    return model._decoder.prefill(prompt, np.array([len(prompt.ids) - 1]), Run())[0]
+    return model.decoder.prefill(prompt, np.array([len(prompt.ids) - 1]), GenerationStats())[0]
 
 
-def drawn(model: Model, messages: list[dict[str, Any]], **options: Any) -> Run:
+def drawn(model: Model, messages: list[dict[str, Any]], **options: Any) -> GenerationStats:
     stream = model.stream(messages, **{"max_new_tokens": 12, **options})
     list(stream)
     return stream.run
@@ -87,7 +87,7 @@ def tokenizer() -> Tokenizer:
 
 
 def streamed(tokenizer: Tokenizer, ids: list[int]) -> list[str]:
-    return list(Stream(iter(ids), tokenizer, Run()))
+    return list(Stream(iter(ids), tokenizer, GenerationStats()))
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\ufffd"), max_size=20), st.integers(0, 60))
@@ -130,16 +130,16 @@ def test_max_new_tokens_and_finish_reason(fresh: Model, path: Path) -> None:
     assert (len(run.tokens), run.finish_reason, run.counts.generated) == (5, "length", 5)
     assert run.counts.prompt == len(fresh.prompt(ask("Read.")).ids)
     for count in (0, -3):
-        with pytest.raises(PromptError, match="at least one"):
+        with pytest.raises(PromptError, match="max_new_tokens must be a whole number >= 1, got"):
             fresh.stream(ask("Read."), max_new_tokens=count)
 
 
 @pytest.mark.parametrize("place", [0, 1, 4])
 def test_a_stop_token_ends_the_answer_unspoken(fresh: Model, place: int) -> None:
-    prompt, run = fresh.prompt(ask("Read.")), Run()
+    prompt, run = fresh.prompt(ask("Read.")), GenerationStats()
     script = iter([60, 61, 62, 63, 64, 65])
     stop = frozenset({60 + place})
-    assert list(fresh._decoder.generate(prompt, 6, stop, lambda _: next(script), run)) == list(range(60, 60 + place))
+    assert list(fresh.decoder.generate(prompt, 6, stop, lambda _: next(script), run)) == list(range(60, 60 + place))
     assert run.finish_reason == "stop"
     assert run.counts.generated == place
 
@@ -159,8 +159,8 @@ def test_a_growing_kv_cache_changes_nothing(fresh: Model, path: Path, monkeypatc
     monkeypatch.setattr(cpu, "CACHE_STEP", 16)
     small = load(path, threads=1)
     assert drawn(small, question, **options).tokens == whole.tokens
-    assert small._engine.llm._cache.capacity % 16 == 0
-    assert 0 <= small._engine.llm._cache.capacity - (whole.counts.prompt + 59) < 16
+    assert small.engine.llm.cache.capacity % 16 == 0
+    assert 0 <= small.engine.llm.cache.capacity - (whole.counts.prompt + 59) < 16
     assert np.abs(prompt_logits(small, ask("And now?", page())) - expected).max() < PRECISE
 
 
@@ -172,16 +172,16 @@ def test_prefill_in_chunks_changes_nothing(
     messages = ask("Compare these.", page(), page(1, (60, 60)), page(2, (90, 300)))
     prompt = fresh.prompt(messages)
     everywhere = np.arange(len(prompt.ids))
-    whole = fresh._decoder.prefill(prompt, everywhere, Run())
+    whole = fresh.decoder.prefill(prompt, everywhere, GenerationStats())
     monkeypatch.setattr(generate, "PREFILL_CHUNK", chunk)
     other = load(path, threads=1)
     calls = Calls(other, monkeypatch)
-    logits = other._decoder.prefill(prompt, everywhere, Run())
+    logits = other.decoder.prefill(prompt, everywhere, GenerationStats())
     assert np.abs(logits - whole).max() < PRECISE
     assert max(calls.tokens) == chunk
     assert calls.images == 3
     last = np.array([len(prompt.ids) - 1])
-    assert np.abs(load(path, threads=1)._decoder.prefill(prompt, last, Run()) - whole[-1]).max() < PRECISE
+    assert np.abs(load(path, threads=1).decoder.prefill(prompt, last, GenerationStats()) - whole[-1]).max() < PRECISE
 
 
 def test_a_second_question_reuses_the_page(fresh: Model, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -256,17 +256,17 @@ def test_a_newer_prompt_ends_an_older_stream(fresh: Model, path: Path) -> None:
 def test_teacher_forced_logits_equal_single_steps(fresh: Model, path: Path) -> None:
     messages, answer = ask("What is the total?", page()), "Total 12.50 元 😀"
     forced = fresh.logits(messages, answer)
-    ids = fresh._ids(answer)
+    ids = fresh.token_ids(answer)
     assert forced.shape == (len(ids), fresh.manifest.llm.vocab_size)
     other = load(path, threads=1)
     prompt = other.prompt(messages)
     steps = [prompt_logits(other, messages)]
     for index, token in enumerate(ids[:-1]):
-        steps.append(other._decoder.step(token, prompt.next_position + index))
+        steps.append(other.decoder.step(token, prompt.next_position + index))
     assert np.abs(forced - np.stack(steps)).max() < PRECISE
     again = fresh.logits(messages, answer)  # through the cached prefix
     assert np.abs(forced - again).max() < PRECISE
-    with pytest.raises(PromptError, match="the answer is"):
+    with pytest.raises(PromptError, match="the answer must be a text or ids from 0"):
         fresh.logits(messages, "")
 
 
@@ -314,7 +314,7 @@ def test_errors_leave_the_model_usable(fresh: Model, path: Path, part: str, monk
         raise Failing
 
     with monkeypatch.context() as broken:
-        broken.setattr(fresh._engine, part, fail)
+        broken.setattr(fresh.engine, part, fail)
         with pytest.raises(Failing):
             fresh.generate(ask("What is the date?", page(1)))
     assert drawn(fresh, ask("What is the date?", page(1))).tokens == expected
@@ -326,7 +326,7 @@ def test_an_error_between_chunks_leaves_a_true_prefix(
     messages = ask("What is the date?", page(1))
     expected = prompt_logits(load(path, threads=1), messages)
     drawn(fresh, ask("Another one entirely.", page()))
-    forward, left = fresh._engine.forward, iter(range(3))
+    forward, left = fresh.engine.forward, iter(range(3))
 
     def fail_later(inputs: Any) -> Any:
         if next(left, None) is None:
@@ -335,7 +335,7 @@ def test_an_error_between_chunks_leaves_a_true_prefix(
 
     with monkeypatch.context() as broken:
         broken.setattr(generate, "PREFILL_CHUNK", 7)
-        broken.setattr(fresh._engine, "forward", fail_later)
+        broken.setattr(fresh.engine, "forward", fail_later)
         with pytest.raises(Failing):
             prompt_logits(fresh, messages)
     assert np.abs(prompt_logits(fresh, messages) - expected).max() < PRECISE
@@ -387,7 +387,7 @@ def test_clear_forgets_and_close_ends(path: Path, monkeypatch: pytest.MonkeyPatc
         stream = reader.stream(question, max_new_tokens=4)
         next(stream)
         reader.clear()
-        assert reader._engine.llm._cache.capacity == 0
+        assert reader.engine.llm.cache.capacity == 0
         with pytest.raises(PromptError, match="or the model was cleared"):
             list(stream)
         calls = Calls(reader, monkeypatch)
@@ -407,7 +407,7 @@ def test_a_model_that_nobody_has_is_gone(path: Path) -> None:
     try:
         model = load(path, threads=1)
         model.generate([{"role": "user", "content": "Hi"}], 2)
-        gone = weakref.ref(model._engine)
+        gone = weakref.ref(model.engine)
         del model
         assert gone() is None
     finally:
@@ -419,14 +419,14 @@ def test_memory_that_runs_out_while_the_cache_grows_breaks_no_later_answer(
 ) -> None:
     short: Any = [{"role": "user", "content": "Hi"}]
     expected = fresh.generate(short, 4)
-    empty, calls = cpu.KvCache._empty, iter(range(99))
+    copied, calls = cpu.ort.OrtValue.ortvalue_from_numpy, iter(range(99))
 
-    def scarce(self: Any, capacity: int) -> np.ndarray:
+    def scarce(*arguments: Any) -> Any:
         if next(calls) == 1:
             raise MemoryError
-        return empty(self, capacity)
+        return copied(*arguments)
 
-    monkeypatch.setattr(cpu.KvCache, "_empty", scarce)
+    monkeypatch.setattr(cpu.ort.OrtValue, "ortvalue_from_numpy", scarce)
     with pytest.raises(MemoryError):
         fresh.generate([{"role": "user", "content": "word " * 600}], 4)
     assert fresh.generate(short, 4) == expected
@@ -439,13 +439,13 @@ def test_answers_to_force_are_any_ids(fresh: Model, answer: Any) -> None:
 
 @pytest.mark.parametrize("answer", [[], None, "", [1.5], ["a"], [-1], [1, 10**6], [[1]]])
 def test_answers_that_are_none(fresh: Model, answer: Any) -> None:
-    with pytest.raises(PromptError, match=r"the answer is .* \(give a text or ids from 0 to"):
+    with pytest.raises(PromptError, match=r"the answer must be a text or ids from 0 to .*, got"):
         fresh.logits([{"role": "user", "content": "Hi"}], answer)
 
 
 def test_a_closed_model_frees_its_sessions(path: Path) -> None:
     reader = load(path, threads=1)
-    session = weakref.ref(reader._engine.llm)
+    session = weakref.ref(reader.engine.llm)
     drawn(reader, ask("Read."))
     reader.close()
     gc.collect()

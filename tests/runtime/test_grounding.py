@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from qvl_export import families
 from qvl_export.families import qwen
 from qvl_runtime import drawing, grounding
 from qvl_runtime.answers.stream import Stream
@@ -21,32 +22,26 @@ from qvl_runtime.grounding import Box, Point, parse
 from qvl_runtime.model import load
 from qvl_runtime.resize import smart_resize
 from tests.conftest import REFERENCE, Loader
+from tests.oracles.families import find as find_family
 
 HELDOUT = Path(__file__).parents[2] / "calib_data" / "heldout"
-NOTATIONS = {
-    "qwen": "<ref>{0}</ref><box>({1},{2}),({3},{4})</box>",
-    "qwen2_vl": "<|object_ref_start|>{0}<|object_ref_end|><|box_start|>({1},{2}),({3},{4})<|box_end|>",
-    "qwen2_5_vl": '{{"bbox_2d": [{1}, {2}, {3}, {4}], "label": "{0}"}}',
-    "qwen3_vl": '{{"bbox_2d": [{1}, {2}, {3}, {4}], "label": "{0}"}}',
-    "qwen3_vl_moe": '{{"label": "{0}", "bbox_2d": [{1}, {2}, {3}, {4}]}}',
-}
 sides = st.integers(40, 3000)
 shares = st.tuples(*[st.floats(0, 0.999)] * 4)
 
 
-@pytest.mark.parametrize("family", NOTATIONS)
+@pytest.mark.parametrize("family", families.available())
 @given(width=sides, height=sides, boxes=st.lists(shares, min_size=1, max_size=5), data=st.data())
 def test_boxes_come_back_as_they_were_written(
     family: str, width: int, height: int, boxes: list[tuple[float, ...]], data: st.DataObject
 ) -> None:
     """Each coordinate, as a share of its side, is written as the family writes it and found within its rounding."""
-    resized = smart_resize(height, width, 28, 3136, 1 << 20)[::-1]
-    units = resized if family == "qwen2_5_vl" else (1000, 1000)
+    resized, expects = smart_resize(height, width, 28, 3136, 1 << 20)[::-1], find_family(family)
+    units = (1000, 1000) if expects.thousandths else resized
     written, expected = [], []
     for index, (a, b, c, d) in enumerate(boxes):
         x1, x2, y1, y2 = *sorted((a, b)), *sorted((c, d))
         numbers = [int(x1 * units[0]), int(y1 * units[1]), int(x2 * units[0]), int(y2 * units[1])]
-        written.append(NOTATIONS[family].format(f"label {index}", *numbers))
+        written.append(expects.notation.format(f"label {index}", *numbers))
         expected.append((f"label {index}", x1 * width, y1 * height, x2 * width, y2 * height))
     glue = data.draw(st.sampled_from(["", "\n", ", ", " and then "]))
     found = parse(glue.join(written), family, (width, height), resized)
@@ -223,9 +218,10 @@ def test_an_unknown_family_is_named() -> None:
 
 def test_marks_are_part_of_an_answer(model: Loader) -> None:
     reader = model("qwen2_vl", "small", "fp32")
-    answer = NOTATIONS["qwen2_vl"].format("the total", 10, 20, 30, 40)
-    ids = reader._ids(answer + "<|im_end|>")
-    text = "".join(Stream(iter(ids), reader.tokenizer, Any, marks=reader._marks))
+    answer = find_family("qwen2_vl").notation.format("the total", 10, 20, 30, 40)
+    ids = reader.token_ids(answer + "<|im_end|>")
+    marks = {id: mark for mark in grounding.MARKS if (id := reader.tokenizer.token_to_id(mark)) is not None}
+    text = "".join(Stream(iter(ids), reader.tokenizer, Any, marks=marks))
     assert text == answer
     assert reader.regions(text, Image.new("RGB", (500, 200))) == [Box("the total", 5, 4, 15, 8)]
 
@@ -283,7 +279,7 @@ def test_drawing(label: str, tmp_path: Path) -> None:
 
 def test_drawings_that_cannot_be_written(tmp_path: Path) -> None:
     page = Image.new("RGB", (40, 30))
-    with pytest.raises(MediaError, match=r"out\.txt: has no ending of an image format"):
+    with pytest.raises(MediaError, match=r"out\.txt: does not have the extension of an image format"):
         drawing.save(page, tmp_path / "out.txt")
     with pytest.raises(MediaError, match="cannot be written"):
         drawing.save(page, tmp_path / "missing" / "out.png")

@@ -25,7 +25,7 @@ from qvl_runtime.common import files
 from qvl_runtime.errors import MediaError, PromptError
 from qvl_runtime.media import images as media
 from qvl_runtime.media.images import count_pages, load_frames, load_image, load_pages
-from qvl_runtime.media.video import Sampling, load_clip
+from qvl_runtime.media.video import FrameSampling, load_clip
 from qvl_runtime.pdf import PDF_MAX_PIXELS, Pdf, PdfPage, parse_pages, pdf_pages
 from tests.pdfs import encrypt, pdf_source, text_pdf
 
@@ -362,7 +362,7 @@ def linked_device(directory: Path) -> Path:
 
 @pytest.mark.parametrize("make", [lambda _: Path("/dev/zero"), linked_device, named_pipe, named_socket])
 @pytest.mark.parametrize(
-    "read", [load_pages, count_pages, Pdf, lambda path: load_clip(path, Sampling(), lambda *_: (56, 56))]
+    "read", [load_pages, count_pages, Pdf, lambda path: load_clip(path, FrameSampling(), lambda *_: (56, 56))]
 )
 def test_only_regular_files_are_read(make: Any, read: Any, tmp_path: Path) -> None:
     """A device never ends, and a pipe without a writer never begins."""
@@ -387,26 +387,26 @@ def test_files_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 def test_arrays_are_measured_before_they_are_copied() -> None:
     """A view that repeats one pixel is as large as it likes, and takes no memory until it is copied."""
     wide = np.broadcast_to(np.uint8(255), (40_000, 40_000, 3))
-    with pytest.raises(MediaError, match="40000 × 40000 pixels: more than"):
+    with pytest.raises(MediaError, match="40000 × 40000 pixels; more than"):
         load_image(wide)
     with pytest.raises(MediaError, match=r"more than .* are refused"):
         load_image(np.broadcast_to(np.uint8(255), (1 << 40, 1 << 20)))
-    with pytest.raises(MediaError, match="12000 × 12000 pixels: more than"):
+    with pytest.raises(MediaError, match="12000 × 12000 pixels; more than"):
         load_image(Image.new("1", (12_000, 12_000)))
 
 
 @pytest.mark.parametrize("shape", [(10**6, 640, 480, 3), (1 << 20, 2, 2, 3), (2, 40_000, 40_000, 3), (10**12, 0, 8, 3)])
 def test_arrays_of_frames_are_measured_too(shape: tuple[int, ...]) -> None:
     with pytest.raises(MediaError, match=r"video: is an array of shape .* pixels \(give fewer or smaller frames"):
-        load_clip(np.broadcast_to(np.uint8(255), shape), Sampling(), lambda *_: (56, 56))
+        load_clip(np.broadcast_to(np.uint8(255), shape), FrameSampling(), lambda *_: (56, 56))
 
 
 def test_lists_of_frames_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(media, "MAX_CLIP_PIXELS", 3 * SIZE[0] * SIZE[1])
     assert len(load_frames([picture()] * 3)) == 3
-    with pytest.raises(MediaError, match=r"the first 4 frames of a video have .* \(give fewer"):
+    with pytest.raises(MediaError, match=r"the first 4 frames of the video have .* \(give fewer"):
         load_frames([picture()] * 1000)
-    with pytest.raises(MediaError, match=r"a video of 70,000 frames"):
+    with pytest.raises(MediaError, match=r"the video has 70,000 frames"):
         load_frames([picture()] * 70_000)
 
 
@@ -429,14 +429,14 @@ def test_a_tiff_of_thousands_of_pages_is_refused(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(media, "MAX_TIFF_PAGES", 3)
     dot = Image.new("L", (1, 1))
     assert len(load_pages(encoded(dot, "TIFF", save_all=True, append_images=[dot] * 2))) == 3
-    with pytest.raises(MediaError, match="its first 4 pages have 4 pixels, too many"):
+    with pytest.raises(MediaError, match="its first 4 pages have 4 pixels, which is too many"):
         load_pages(encoded(dot, "TIFF", save_all=True, append_images=[dot] * 9))
 
 
 def test_several_pages_where_one_image_is_wanted() -> None:
     tiff = io.BytesIO()
     picture().save(tiff, "TIFF", save_all=True, append_images=[picture()])
-    with pytest.raises(MediaError, match="has 2 pages where one image is wanted"):
+    with pytest.raises(MediaError, match="has 2 pages; one image is expected"):
         load_image(tiff.getvalue())
 
 
@@ -497,7 +497,7 @@ def test_a_bomb_on_the_second_page_is_refused(tmp_path: Path, monkeypatch: pytes
     seen: list[tuple[int, int]] = []
     transpose = ImageOps.exif_transpose
     monkeypatch.setattr(ImageOps, "exif_transpose", lambda image: (seen.append(image.size), transpose(image))[1])
-    with pytest.raises(MediaError, match=r"fax\.tif: 60 × 60 pixels"):
+    with pytest.raises(MediaError, match=r"fax\.tif: has 60 × 60 pixels"):
         load_pages(path)
     assert (60, 60) not in seen
 
@@ -522,7 +522,7 @@ def test_frames_of_a_video() -> None:
 
 @pytest.fixture
 def pdf(tmp_path: Path) -> Path:
-    """Three pages of one colour each, 72 × 144 points."""
+    """Three pages of one color each, 72 × 144 points."""
     pages = [Image.new("RGB", (72, 144), color) for color in ("red", "lime", "blue")]
     path = tmp_path / "letter.pdf"
     pages[0].save(path, "PDF", save_all=True, append_images=pages[1:], resolution=72)
@@ -656,5 +656,5 @@ def test_pages_that_are_no_numbers(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["0", "6", "3-6", "4-2", "1,0", "1-999999999"])
 def test_pages_outside_the_document(text: str) -> None:
-    with pytest.raises(MediaError, match=r"x\.pdf: (has 5 pages, asked for|pages 4-2 run backwards)"):
+    with pytest.raises(MediaError, match=r"x\.pdf: (has 5 pages, got page|page range 4-2 is reversed)"):
         parse_pages(text, 5, "x.pdf")

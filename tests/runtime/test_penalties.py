@@ -52,17 +52,17 @@ def processed(ids: list[int], logits: list[float], *processors: Any) -> np.ndarr
     return np.asarray(scores[0].numpy())
 
 
-def seen_by_chooser(penalties: Penalties, ids: list[int], logits: list[float], answered: int) -> np.ndarray:
+def seen_by_picker(penalties: Penalties, ids: list[int], logits: list[float], answered: int) -> np.ndarray:
     """The logits that a choice is made from when the last `answered` of the ids were chosen before."""
     script, seen = iter([*ids[len(ids) - answered :], 0]), []
 
-    def choose(row: np.ndarray) -> int:
+    def pick(row: np.ndarray) -> int:
         seen.append(row)
         return next(script)
 
-    chooser = penalties.chooser(choose, np.array(ids[: len(ids) - answered], np.int64))
+    picker = penalties.picker(pick, np.array(ids[: len(ids) - answered], np.int64))
     for _ in range(answered + 1):
-        chooser(np.array(logits, np.float32))
+        picker(np.array(logits, np.float32))
     return seen[-1]
 
 
@@ -70,7 +70,7 @@ def seen_by_chooser(penalties: Penalties, ids: list[int], logits: list[float], a
 def test_the_penalty_is_that_of_transformers_to_the_bit(
     ids: list[int], logits: list[float], penalty: float, answered: int
 ) -> None:
-    ours = seen_by_chooser(Penalties(penalty), ids, logits, min(answered, len(ids)))
+    ours = seen_by_picker(Penalties(penalty), ids, logits, min(answered, len(ids)))
     assert ours.dtype == np.float32
     assert ours.tolist() == processed(ids, logits, RepetitionPenaltyLogitsProcessor(penalty)).tolist()
 
@@ -80,7 +80,7 @@ def test_forbidden_ngrams_are_those_of_transformers(
     ids: list[int], logits: list[float], size: int, answered: int
 ) -> None:
     theirs = processed(ids, logits, NoRepeatNGramLogitsProcessor(size))
-    ours = seen_by_chooser(Penalties(1.0, size), ids, logits, min(answered, len(ids)))
+    ours = seen_by_picker(Penalties(1.0, size), ids, logits, min(answered, len(ids)))
     if np.isfinite(theirs).any():
         assert ours.tolist() == theirs.tolist()
     else:  # transformers would be at a loss
@@ -110,7 +110,7 @@ def test_all_together_in_the_order_of_transformers(
     )
     theirs = torch.softmax(torch.from_numpy(scores), -1).numpy()
     ours = Sampling(temperature, top_p, top_k, None, min_p).probabilities(
-        seen_by_chooser(Penalties(penalty), ids, logits, 0)
+        seen_by_picker(Penalties(penalty), ids, logits, 0)
     )
     differing = (ours > 0) != (theirs > 0)
     if not differing.any():
@@ -168,7 +168,7 @@ def test_image_placeholders_count_as_what_was_said(model: Loader) -> None:
         seen.append(logits)
         return 0
 
-    Penalties(2.0).chooser(first, prompt.ids)(np.ones(ours.manifest.llm.vocab_size, np.float32))
+    Penalties(2.0).picker(first, prompt.ids)(np.ones(ours.manifest.llm.vocab_size, np.float32))
     assert seen[0][IMAGE] == 0.5
     assert set(np.flatnonzero(seen[0] == 0.5)) == set(prompt.ids.tolist())
 
@@ -181,7 +181,7 @@ def test_image_placeholders_count_as_what_was_said(model: Loader) -> None:
     ids=str,
 )
 def test_options_out_of_range(model: Loader, options: dict[str, Any]) -> None:
-    with pytest.raises(PromptError, match=f"{next(iter(options))} is ") as caught:
+    with pytest.raises(PromptError, match=f"{next(iter(options))} must be ") as caught:
         model("qwen2_5_vl", "deep", "fp32").generate(asked(), **options)
     assert "\n" not in str(caught.value)
 
@@ -303,8 +303,8 @@ def test_the_command_line_has_all_of_them(
         list(stream)
         return stream.run.tokens
 
-    penalised = tokens("--use-generation-config")
-    assert penalised == expected(repetition_penalty=1.6) == tokens("--repetition-penalty", "1.6") != tokens()
+    penalized = tokens("--use-generation-config")
+    assert penalized == expected(repetition_penalty=1.6) == tokens("--repetition-penalty", "1.6") != tokens()
     assert tokens("--use-generation-config", "--repetition-penalty", "1") == tokens() == expected()
     assert tokens("--no-repeat-ngram-size", "1") == expected(no_repeat_ngram_size=1)
     drawn = {"temperature": 1.5, "min_p": 0.2, "seed": 3}

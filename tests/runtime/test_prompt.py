@@ -17,7 +17,8 @@ from qvl_runtime.errors import MediaError, PromptError
 from qvl_runtime.manifest import ImageGeometry, Manifest
 from qvl_runtime.model import Model
 from qvl_runtime.preprocess import resized_grid
-from qvl_runtime.prompts.prompt import Media, Prompt, ScaledImageWarning, build_prompt, collect, fit
+from qvl_runtime.prompts.prompt import Media, Prompt, ScaledImageWarning, build_prompt, collect, fit_pixel_budget
+from qvl_runtime.templates.chat import ChatTemplate
 from tests.conftest import REFERENCE, Loader
 from tests.oracles.tiny import FREE_SIZES, IMAGE, VIDEO
 
@@ -62,7 +63,9 @@ def limited(model: Model, max_length: int, **image: Any) -> Manifest:
 
 
 def built(model: Model, manifest: Manifest, messages: Any, reserve: int = 0) -> Prompt:
-    return build_prompt(messages, manifest, model._template.render, model._ids, reserve)
+    source = model.bundle / "chat_template.jinja"
+    template = ChatTemplate(source.read_text("utf-8"), source, manifest.special_tokens)
+    return build_prompt(messages, manifest, template.render, model.token_ids, reserve)
 
 
 CONVERSATIONS: dict[str, list[dict[str, Any]]] = {
@@ -116,31 +119,31 @@ MALFORMED = {
     "nothing": ([], "there are no messages"),
     "no text": ([{"role": "user", "content": "  "}], "the prompt is empty"),
     "no parts": ([user()], "the prompt is empty"),
-    "a string": ("Read the text.", "not a list"),
-    "a number": (5, "not a list"),
-    "a dict": ({"role": "user", "content": "x"}, "not a list"),
-    "no role": ([{"content": "x"}], "needs a role among"),
-    "unknown role": ([{"role": "robot", "content": "x"}], "needs a role among system, user"),
-    "no content": ([{"role": "user"}], "content is NoneType"),
-    "content a number": ([{"role": "user", "content": 7}], "content is int"),
-    "content a dict": ([{"role": "user", "content": text("x")}], "content is dict"),
+    "a string": ("Read the text.", "messages must be a list"),
+    "a number": (5, "messages must be a list"),
+    "a dict": ({"role": "user", "content": "x"}, "messages must be a list"),
+    "no role": ([{"content": "x"}], "role of a message must be one of"),
+    "unknown role": ([{"role": "robot", "content": "x"}], "must be one of system, user"),
+    "no content": ([{"role": "user"}], "content of a message must be .* got NoneType"),
+    "content a number": ([{"role": "user", "content": 7}], "must be a string or a list of parts, got int"),
+    "content a dict": ([{"role": "user", "content": text("x")}], "must be a string or a list of parts, got dict"),
     "content bytes": ([{"role": "user", "content": b"x"}], "cannot use the content part"),
     "bare strings": ([user("x")], "cannot use the content part"),
     "unknown part": ([user({"type": "audio", "audio": "a.wav"})], "cannot use the content part .*audio"),
     "no image": ([user({"type": "image"})], "cannot use the content part"),
     "text None": ([user({"type": "text", "text": None})], "cannot use the content part"),
     "video bytes": ([user({"type": "video", "video": b"clip"})], r"clip.*\[frame, …\]"),
-    "max_pixels": ([user({**image(), "max_pixels": 0})], "max_pixels is 0"),
-    "min_pixels": ([user({**image(), "min_pixels": "many"})], "min_pixels is 'many'"),
+    "max_pixels": ([user({**image(), "max_pixels": 0})], "max_pixels must be a whole number >= 1, got 0"),
+    "min_pixels": ([user({**image(), "min_pixels": "many"})], "min_pixels must be a whole number >= 1, got 'many'"),
     "pixel bounds": ([user({**image(), "min_pixels": 9, "max_pixels": 8})], "min_pixels 9 is above max_pixels 8"),
-    "frames": ([user({**video(4), "max_frames": 2.5})], r"max_frames is 2\.5"),
+    "frames": ([user({**video(4), "max_frames": 2.5})], r"max_frames must be a whole number >= 1, got 2\.5"),
     "frame bounds": ([user({**video(4), "max_frames": 4, "min_frames": 6})], "max_frames 4 is below min_frames 6"),
     "two rates": ([user({**video(4), "fps": 2, "nframes": 4})], "both fps and nframes"),
-    "fps text": ([user(video(fps="2"))], "'2' frames a second"),
-    "fps zero": ([user(video(fps=0))], "0 frames a second"),
-    "fps nan": ([user(video(fps=float("nan")))], "nan frames a second"),
-    "fps tiny": ([user(video(fps=1e-30))], "frames a second"),
-    "placeholder in text": ([user(text("<|image_pad|>"))], "1 image or video placeholders for 0 given"),
+    "fps text": ([user(video(fps="2"))], "fps must be a finite number >= .* got '2'"),
+    "fps zero": ([user(video(fps=0))], "fps must be >= 0.01 and <= 1000, got 0"),
+    "fps nan": ([user(video(fps=float("nan")))], "fps must be a finite number >= .* got nan"),
+    "fps tiny": ([user(video(fps=1e-30))], "fps must be >= 0.01 and <= 1000, got 1e-30"),
+    "placeholder in text": ([user(text("<|image_pad|>"))], "1 image or video placeholders for 0 images and videos"),
     "swapped placeholder": ([user(image(), text("<|video_pad|>"))], "do not write <|image_pad|>"),
 }
 
@@ -193,7 +196,7 @@ def test_fit_keeps_to_the_budget(model: Loader, drawn: list[tuple[int, int, int]
     with warnings.catch_warnings(record=True) as notes:
         warnings.simplefilter("always")
         try:
-            bounds = fit(media, manifest, budget)
+            bounds = fit_pixel_budget(media, manifest, budget)
         except PromptError:
             assert tokens(max(GEOMETRY.min_pixels, GEOMETRY.factor**2)) > budget
             return
@@ -235,7 +238,7 @@ UNFIT = {
 def test_what_cannot_fit_raises_before_any_graph_runs(tiny: Model, case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     messages, reason = UNFIT[case]
     for name in ("encode", "forward"):
-        monkeypatch.setattr(tiny._engine, name, lambda *_: pytest.fail("a graph ran"))
+        monkeypatch.setattr(tiny.engine, name, lambda *_: pytest.fail("a graph ran"))
     limit = {"text": 1, "answer": 9000, "images": 8192 - 900}[case]
     with pytest.raises(PromptError, match=reason):
         tiny.generate(messages, max_new_tokens=limit)

@@ -58,18 +58,18 @@ def test_a_tiny_temperature_is_nearly_greedy(logits: list[float], temperature: f
 
 def test_draws_follow_the_probabilities() -> None:
     logits = np.log(np.array([0.5, 0.3, 0.15, 0.05], np.float32))
-    choose = Sampling(1.0, seed=1).chooser()
-    drawn = np.bincount([choose(logits) for _ in range(4000)], minlength=4) / 4000
+    pick = Sampling(1.0, seed=1).picker()
+    drawn = np.bincount([pick(logits) for _ in range(4000)], minlength=4) / 4000
     assert np.abs(drawn - [0.5, 0.3, 0.15, 0.05]).max() < 0.03
 
 
 def test_a_seed_repeats_and_greedy_needs_none() -> None:
     logits = np.random.default_rng(0).standard_normal((20, 50)).astype(np.float32)
     first, again, other = (
-        [choose(row) for row in logits] for choose in (Sampling(1.5, 0.9, 20, seed).chooser() for seed in (7, 7, 8))
+        [pick(row) for row in logits] for pick in (Sampling(1.5, 0.9, 20, seed).picker() for seed in (7, 7, 8))
     )
     assert first == again != other
-    assert [Sampling().chooser()(row) for row in logits] == logits.argmax(1).tolist()
+    assert [Sampling().picker()(row) for row in logits] == logits.argmax(1).tolist()
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_a_seed_repeats_and_greedy_needs_none() -> None:
     ids=str,
 )
 def test_options_out_of_range(options: dict[str, Any]) -> None:
-    with pytest.raises(PromptError, match=f"{next(iter(options))} is "):
+    with pytest.raises(PromptError, match=f"{next(iter(options))} must be "):
         Sampling(**{"temperature": 1.0, **options})
 
 
@@ -98,10 +98,10 @@ def test_options_out_of_range(options: dict[str, Any]) -> None:
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_logits_that_are_not_finite_are_no_answer(temperature: float, bad: float) -> None:
     logits = np.array([0.5, bad, 1.0], np.float32)
-    with pytest.raises(EngineError, match="logits that are not finite"):
-        Sampling(temperature).chooser()(logits)
+    with pytest.raises(EngineError, match="logits are not finite"):
+        Sampling(temperature).picker()(logits)
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.7])
 def test_tokens_that_are_ruled_out_are_not_chosen(temperature: float) -> None:
-    assert Sampling(temperature).chooser()(np.array([-np.inf, 1.0, -np.inf], np.float32)) == 1
+    assert Sampling(temperature).picker()(np.array([-np.inf, 1.0, -np.inf], np.float32)) == 1

@@ -17,7 +17,7 @@ from PIL import Image
 from qvl_runtime.errors import MediaError, PromptError, QvlError
 from qvl_runtime.media import sources
 from qvl_runtime.media.images import load_image
-from qvl_runtime.media.sources import file_path, local, shown
+from qvl_runtime.media.sources import describe_source, file_path, resolve_source
 from qvl_runtime.model import Model
 from tests.conftest import Loader
 
@@ -112,9 +112,9 @@ def test_file_urls_elsewhere() -> None:
     with pytest.raises(MediaError, match=r"^/a\\ud800: no such file$"):
         load_image("file:///a\ud800")
     with pytest.raises(MediaError, match=r"^file://page\.png: has no absolute path \(write file:///directory/name"):
-        local("file://page.png")
-    with pytest.raises(MediaError, match="names a file of another machine, server"):
-        local("file://server/share/p.png")
+        resolve_source("file://page.png")
+    with pytest.raises(MediaError, match="names a file on another machine, server"):
+        resolve_source("file://server/share/p.png")
 
 
 def test_backslashes_are_slashes_where_that_is_a_file(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,9 +173,9 @@ def test_data_urls_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sources, "MAX_ESCAPES", 1000)
     whole = "data:;base64," + "A" * (4 << 20)
     for url in (whole, "data:," + "x" * ((1 << 20) + 1), "data:," + "%41" * 1001, "data:," + "%" * (1 << 22)):
-        with pytest.raises(MediaError, match=r"^data:;…: holds more than 1 MiB \(give the path of a file\)$"):
-            local(url)
-    assert len(local("data:," + "x" * (1 << 20))) == 1 << 20
+        with pytest.raises(MediaError, match=r"^data:;…: has more than 1 MiB \(give the path of a file\)$"):
+            resolve_source(url)
+    assert len(resolve_source("data:," + "x" * (1 << 20))) == 1 << 20
 
 
 def test_remote_urls_are_refused_without_what_they_keep_secret(tiny: Model) -> None:
@@ -193,6 +193,6 @@ def test_remote_urls_are_refused_without_what_they_keep_secret(tiny: Model) -> N
 
 def test_what_is_no_name_is_left_alone() -> None:
     for source in (b"data:,x", io.BytesIO(), 7, None):
-        assert local(source) is source
-    assert local("page.png") == "page.png" and shown("page.png") == "page.png"
-    assert shown(Path("C:/x.png")) == os.path.join("C:", "x.png")
+        assert resolve_source(source) is source
+    assert resolve_source("page.png") == "page.png" and describe_source("page.png") == "page.png"
+    assert describe_source(Path("C:/x.png")) == os.path.join("C:", "x.png")

@@ -109,7 +109,7 @@ def test_sources_beyond_the_bounds(source: str) -> None:
             "{{ ns.a|tojson }}",
             "nested too deeply",
         ),
-        ("{{ 'a' * 40000000 }}", "makes a prompt of 40000000 characters"),
+        ("{{ 'a' * 40000000 }}", "produces a prompt of 40000000 characters"),
     ],
 )
 def test_failures_are_one_line(source: str, reason: str | None) -> None:
@@ -117,7 +117,7 @@ def test_failures_are_one_line(source: str, reason: str | None) -> None:
     with pytest.raises(PromptError if reason is None else BundleError) as caught:
         template.render(MESSAGES)
     assert "\n" not in str(caught.value)
-    assert (reason or "the chat template refuses these messages") in str(caught.value)
+    assert (reason or "the chat template rejects these messages") in str(caught.value)
 
 
 def test_special_tokens_are_variables() -> None:
@@ -146,10 +146,10 @@ def test_template_args_that_collide(name: str) -> None:
 
 
 def test_template_args_that_the_template_does_not_know() -> None:
-    fix = r"has no variable 'enable_thinkng' \(it has add_vision_id, enable_thinking, template\)"
+    fix = r"has no variable 'enable_thinkng' \(its variables are add_vision_id, enable_thinking, template\)"
     with pytest.raises(PromptError, match=fix):
         ChatTemplate(THINKING, WHERE).render(MESSAGES, template_args={"enable_thinkng": False})
-    with pytest.raises(PromptError, match=r"has no variable 'x' \(it takes none\)"):
+    with pytest.raises(PromptError, match=r"has no variable 'x' \(it has none\)"):
         ChatTemplate("{{ messages }}", WHERE).render(MESSAGES, template_args={"x": False})
 
 

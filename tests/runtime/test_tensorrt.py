@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,12 +25,12 @@ from qvl_runtime.errors import BundleError, EngineError, InstallError, PromptErr
 from qvl_runtime.model import Model, load
 from qvl_runtime.positions import Grid
 from qvl_runtime.sessions._tensorrt import cuda_driver as cudas
-from qvl_runtime.sessions._tensorrt.context import Context
 from qvl_runtime.sessions._tensorrt.cuda_driver import Cuda
 from qvl_runtime.sessions.tensorrt_rtx import KernelCache
 from tests.oracles.fake_cuda import FakeCuda
-from tests.oracles.fake_tensorrt import library
+from tests.oracles.fake_tensorrt import ExecutionContext, library
 from tests.oracles.tiny import FAMILIES
+from tests.plans import changed
 
 Checkpoints = Callable[[str, str], Path]
 TARGETS = ("tensorrt", "tensorrt_rtx")
@@ -84,7 +84,8 @@ def gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Gpu:
 
 def make(source: Path, out: Path, target: str, **changes: Any) -> Path:
     pixels = None if "qwen-" in source.name else 512 * 512  # Qwen-VL's images have one size
-    export(replace(ExportPlan(source, out, target=target, max_pixels=pixels, max_length=1024), **changes))
+    plan = ExportPlan(source, out, target=target, max_pixels=pixels, max_length=1024)
+    export(changed(plan, **changes))
     return out
 
 
@@ -132,12 +133,10 @@ def test_answers_are_replayed_as_cuda_graphs(checkpoint: Checkpoints, gpu: Gpu) 
 
 def test_a_step_that_fails_while_it_is_recorded_does_not_spoil_the_next(checkpoint: Checkpoints, gpu: Gpu) -> None:
     out = make(checkpoint("qwen2_vl", "small"), gpu.work / "out", "tensorrt")
-    original = Context._execute
+    execute = ExecutionContext.execute_async_v3
 
-    def failing(context: Context) -> None:
-        if gpu.cuda.captured is not None:
-            raise EngineError("TensorRT failed to run the engine")
-        original(context)
+    def failing(context: ExecutionContext, stream: int) -> bool:
+        return gpu.cuda.captured is None and execute(context, stream)
 
     def read(model: Model) -> str:
         return "".join(model.stream(pages(1), max_new_tokens=8, ignore_eos=True))
@@ -146,7 +145,7 @@ def test_a_step_that_fails_while_it_is_recorded_does_not_spoil_the_next(checkpoi
         expected = read(model)
     with load(out) as model:
         with gpu.monkeypatch.context() as patch:
-            patch.setattr(Context, "_execute", failing)
+            patch.setattr(ExecutionContext, "execute_async_v3", failing)
             with pytest.raises(EngineError, match="failed to run"):
                 read(model)
         assert gpu.cuda.captured is None and not gpu.cuda.graphs
@@ -177,7 +176,7 @@ def test_a_video_takes_the_profile_of_videos(checkpoint: Checkpoints, gpu: Gpu) 
     with (
         load(make(source, gpu.work / "pages", "tensorrt")) as model,
         pytest.raises(
-            PromptError, match=r"vision\.engine: 3 temporal patches a video, it was built for 1 \(.*--profile video"
+            PromptError, match=r"vision\.engine: 3 temporal patches per video; it was built for 1 \(.*--profile video"
         ),
     ):
         model.generate(messages, max_new_tokens=8)
@@ -198,9 +197,9 @@ def test_a_page_beyond_the_profile_is_refused_in_one_line(checkpoint: Checkpoint
     with load(make(checkpoint("qwen2_vl", "small"), gpu.work / "out", "tensorrt_rtx")) as model:
         patches = np.zeros((1, 60 * 60, model.manifest.image.patch_dim), np.float32)
         with pytest.raises(
-            PromptError, match=r"vision\.engine: 3,600 patches a page, it was built for 16 to 1,336 \(resize it"
+            PromptError, match=r"vision\.engine: 3,600 patches per page; it was built for 16 to 1,336 \(resize it"
         ) as caught:
-            model._engine.encode(patches, Grid(1, 60, 60))
+            model.engine.encode(patches, Grid(1, 60, 60))
         assert "\n" not in str(caught.value) and "--max-pixels" in str(caught.value)
 
 
@@ -209,7 +208,7 @@ def test_a_gpu_that_is_too_small_or_not_meant_or_missing(checkpoint: Checkpoints
     gpu.cuda.memory = 200_000
     model = load(out)
     for _ in range(2):
-        with pytest.raises(EngineError, match=r"not enough GPU memory \(smaller pages"):
+        with pytest.raises(EngineError, match=r"not enough GPU memory \(use smaller pages"):
             model.generate(pages(1))
     gpu.cuda.memory = 1 << 30
     assert model.generate(pages(1), max_new_tokens=2)
@@ -218,7 +217,7 @@ def test_a_gpu_that_is_too_small_or_not_meant_or_missing(checkpoint: Checkpoints
     with pytest.raises(BundleError, match=r"built for compute capability 86, 120, this GPU has 75 \(export with"):
         load(out)
     gpu.cuda.memory = 0
-    with pytest.raises(EngineError, match=r"no CUDA GPU here: .*cudaErrorNoDevice \(install the NVIDIA driver"):
+    with pytest.raises(EngineError, match=r"no CUDA GPU was found: .*cudaErrorNoDevice \(install the NVIDIA driver"):
         load(out)
 
 
@@ -237,7 +236,7 @@ def test_an_engine_of_another_version_is_refused(checkpoint: Checkpoints, gpu: G
     out = make(checkpoint("qwen2_vl", "small"), gpu.work / "out", "tensorrt_rtx")
     engine = out / "vision.engine"
     engine.write_bytes(b"x" * engine.stat().st_size)
-    with pytest.raises(BundleError, match=r"TensorRT-RTX 1\.7\.1 refuses the engine, .* built: magic tag"):
+    with pytest.raises(BundleError, match=r"TensorRT-RTX 1\.7\.1 rejects the engine, .* built: magic tag"):
         load(out)
     assert not gpu.cuda.streams
 

@@ -55,7 +55,7 @@ def test_panics_of_the_library_are_errors() -> None:
 
 
 def test_tokens_beyond_the_table() -> None:
-    with pytest.raises(PromptError, match=r"'<\|im_end\|>' is token 353, beyond the model's table of 353"):
+    with pytest.raises(PromptError, match=r"'<\|im_end\|>' is token 353, but the model has 353 tokens"):
         encode(parse_tokenizer(json.dumps(WHOLE)), TEXT, 353)
 
 
@@ -86,7 +86,7 @@ TOOL = {"type": "function", "function": {"name": "f", "description": HALF, "para
     ids=["logits", "text", "part", "system", "tool", "stream"],
 )
 def test_half_of_a_surrogate_pair(model: Model, ask: Any) -> None:
-    with pytest.raises(PromptError, match="half of a surrogate pair"):
+    with pytest.raises(PromptError, match="a lone surrogate"):
         ask(model)
 
 
@@ -104,7 +104,7 @@ def changed(whole: Path, directory: Path, name: str, content: bytes, **manifest:
 
 def test_a_hostile_template_in_a_bundle(whole: Path, tmp_path: Path) -> None:
     source = b"{% set ns = namespace() %}{% set ns.a = ns %}{{ ns }}"
-    with pytest.raises(BundleError, match=r"chat_template\.jinja: cannot be rendered: it ends the process"):
+    with pytest.raises(BundleError, match=r"chat_template\.jinja: cannot be rendered: it crashes the process"):
         load(changed(whole, tmp_path, "chat_template.jinja", source), threads=1)
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 
+import platformdirs
 import pytest
 
 from qvl_runtime.common import user_cache
@@ -26,15 +29,21 @@ def test_a_directory_that_cannot_be_made_is_no_error(tmp_path: Path) -> None:
     assert user_cache.read(tmp_path / "file" / "engines") is None
 
 
-def test_users_without_a_home_keep_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    def nowhere() -> Path:
-        raise RuntimeError("Could not determine home directory.")
-
+def test_users_without_a_home_keep_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    monkeypatch.setattr(Path, "home", nowhere)
+    monkeypatch.setattr(os.path, "expanduser", str)  # "~" stays as it is
+    monkeypatch.chdir(tmp_path)
     path = user_cache.directory("program") / "engines"
     user_cache.keep(path, b"data")
-    assert user_cache.read(path) is None
+    assert user_cache.read(path) is None and not list(tmp_path.iterdir())
+
+
+def test_the_directory_is_the_platforms(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    found = user_cache.directory("program")
+    assert found == platformdirs.user_cache_path("program", appauthor=False)
+    if sys.platform == "linux":
+        assert found == Path.home() / ".cache" / "program", "where it was before platformdirs"
 
 
 def test_what_cannot_be_kept_leaves_nothing_beside(tmp_path: Path) -> None:

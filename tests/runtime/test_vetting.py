@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 import subprocess
@@ -19,7 +20,7 @@ from tests.runtime.templates import QWEN2_5_VL, QWEN3_VL
 
 SELF = "{% set ns = namespace() %}{% set ns.a = ns %}"
 GROWING = "{%% set ns = namespace(a=%s) %%}{%% for i in range(60) %%}{%% set ns.a = ns.a %s ns.a %%}{%% endfor %%}x"
-ENDS = "it ends the process that tries it"
+ENDS = "it crashes the process that tests it"
 MEMORY = "it needs too much memory|ran out of fuel|it takes too long"
 HOSTILE = {
     "holds itself": (SELF + "{{ ns }}", ENDS),
@@ -33,7 +34,7 @@ HOSTILE = {
     "joined": ("{{ (range(100000)|join('a' * 100000))|length }}", MEMORY),
     "text doubled": (GROWING % ("'a'", "~"), MEMORY),
     "repeated": ("{{ 'a' * 9000000000 }}", MEMORY),
-    "long": ("{{ 'a' * 2000000 }}", "it makes 2000000 characters of a short conversation"),
+    "long": ("{{ 'a' * 2000000 }}", "it renders a short conversation as 2000000 characters"),
     "endless": ("{% for a in range(9999) %}{% for b in range(9999) %}{% endfor %}{% endfor %}", "ran out of fuel"),
     "malformed": ("{% for", "syntax error"),
 }
@@ -79,7 +80,7 @@ def test_what_passed_is_not_tried_again(cache: Path, monkeypatch: pytest.MonkeyP
     assert template(QWEN3_VL) == template(QWEN2_5_VL) == {}
     assert len(list((cache / "qvl-runtime" / "vetted").iterdir())) == 2
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("tried again"))
-    monkeypatch.setattr(vetting, "_passed", set())  # as in another process
+    importlib.reload(vetting)  # as in another process
     assert template(QWEN3_VL) == template(QWEN2_5_VL) == {}
 
 

@@ -19,7 +19,7 @@ from PIL import Image
 from qvl_runtime.errors import InstallError, MediaError, PromptError
 from qvl_runtime.media import images as media
 from qvl_runtime.media import video
-from qvl_runtime.media.video import Budget, Sampling, load_clip, spread
+from qvl_runtime.media.video import FrameSampling, PixelBudget, evenly_spaced, load_clip
 from qvl_runtime.model import Model
 from qvl_runtime.resize import smart_resize
 from tests.conftest import Loader
@@ -67,27 +67,27 @@ MODEL_SEQ_LEN = 128_000
 
 @pytest.mark.parametrize(("total", "rate", "options", "expected"), COUNTS, ids=str)
 def test_as_many_frames_as_qwen_vl_utils(total: int, rate: float, options: dict[str, Any], expected: int) -> None:
-    assert Sampling.of(options).count(total, rate) == expected
+    assert FrameSampling.from_part(options).count(total, rate) == expected
 
 
 def test_a_video_of_one_frame_keeps_it() -> None:
-    assert Sampling().count(1, 30) == 1
-    with pytest.raises(PromptError, match="nframes is 8, the video has 5 frames"):
-        Sampling.of({"nframes": 8}).count(5, 30)
+    assert FrameSampling().count(1, 30) == 1
+    with pytest.raises(PromptError, match="nframes 8 does not fit a video of 5 frames"):
+        FrameSampling.from_part({"nframes": 8}).count(5, 30)
 
 
 @pytest.mark.parametrize("total", [2, 3, 10, 299, 7200, 90001])
 @pytest.mark.parametrize("count", [1, 2, 4, 20, 38, 600, 768])
 def test_the_same_frames(total: int, count: int) -> None:
     count = min(count, total)
-    assert spread(total, count).tolist() == torch.linspace(0, total - 1, count).round().long().tolist()
+    assert evenly_spaced(total, count).tolist() == torch.linspace(0, total - 1, count).round().long().tolist()
 
 
 @pytest.mark.parametrize(("frames", "size", "side", "options", "expected"), SIZES, ids=str)
 def test_frames_as_large(
     frames: int, size: tuple[int, int], side: int, options: dict[str, Any], expected: tuple[int, int]
 ) -> None:
-    low, high = Budget.of(options).frame_bounds(frames, side, MODEL_SEQ_LEN)
+    low, high = PixelBudget.from_part(options).frame_bounds(frames, side, MODEL_SEQ_LEN)
     height, width = smart_resize(size[1], size[0], side, low, high)
     assert (width, height) == expected
 
@@ -129,14 +129,14 @@ def greys(frames: Any) -> list[float]:
 @pytest.mark.parametrize("options", [{}, {"fps": 1.0}, {"fps": 4.0, "max_frames": 10}, {"nframes": 6}], ids=str)
 def test_a_file_gives_the_frames_that_were_asked_for(tiny: Model, film: Path, options: dict[str, Any]) -> None:
     (placed,) = tiny.prompt(ask(video=film, **options)).placed
-    count = Sampling.of(options).count(TOTAL, RATE)
+    count = FrameSampling.from_part(options).count(TOTAL, RATE)
     chosen = torch.linspace(0, TOTAL - 1, count).round().long().tolist()
     media = placed.media
     assert len(media.frames) == count
     assert np.abs(np.array(greys(media.frames)) - [shade(index) for index in chosen]).max() < 3
     assert media.fps == pytest.approx(count / TOTAL * RATE)
     assert media.times == pytest.approx([index / RATE for index in chosen])
-    low, high = Budget().frame_bounds(count, 28, tiny.manifest.llm.max_length)
+    low, high = PixelBudget().frame_bounds(count, 28, tiny.manifest.llm.max_length)
     height, width = smart_resize(SIZE[1], SIZE[0], 28, low, high)
     assert media.frames[0].size == (width, height), "resized while decoding"
     assert (placed.grid.t, placed.grid.h * 14, placed.grid.w * 14) == (count // 2, height, width)
@@ -146,7 +146,7 @@ def test_frames_of_a_file_are_bounded_together(tiny: Model, film: Path, monkeypa
     """However large each is asked for, before the first is kept."""
     large = {"resized_height": 280, "resized_width": 280, "nframes": 20}
     monkeypatch.setattr("qvl_runtime.media.video.MAX_CLIP_PIXELS", 20 * 280 * 280 - 1)
-    with pytest.raises(PromptError, match=r"20 frames of a video have 1,568,000 pixels .ask for fewer or smaller"):
+    with pytest.raises(PromptError, match=r"20 frames of the video have 1,568,000 pixels, .* \(request fewer"):
         tiny.prompt(ask(video=film, **large))
     assert tiny.prompt(ask(video=film, **{**large, "nframes": 18})).placed
 
@@ -162,7 +162,7 @@ def test_a_file_answers_as_its_frames_do(tiny: Model, film: Path) -> None:
 
 def test_urls_of_videos_are_named() -> None:
     with pytest.raises(MediaError, match=r"^https://x\.y/a\.mp4: is a URL \(URLs are not fetched"):
-        load_clip("https://x.y/a.mp4", Sampling(), lambda *_: (56, 56))
+        load_clip("https://x.y/a.mp4", FrameSampling(), lambda *_: (56, 56))
 
 
 def test_frames_given_one_by_one_are_thinned_out(tiny: Model) -> None:
@@ -186,7 +186,7 @@ def test_pixel_budgets_reach_the_grid(tiny: Model, film: Path) -> None:
     def tokens(**options: Any) -> int:
         return tiny.prompt(ask(video=film, **options)).placed[0].span.tokens
 
-    token, frames = 28 * 28, Sampling().count(TOTAL, RATE)
+    token, frames = 28 * 28, FrameSampling().count(TOTAL, RATE)
     assert tokens(max_pixels=20 * token) <= 20 * frames // 2 < tokens()
     assert tokens(total_pixels=100 * token, min_pixels=4 * token) <= 100
     assert tokens(nframes=4) < tokens()
@@ -203,11 +203,9 @@ def test_a_turned_film_is_upright(tmp_path: Path, film: Path) -> None:
             image.putpixel((0, 0), (255, 0, 0))
             return image
 
-    from qvl_runtime.media.video import _upright
-
-    upright = _upright(Frame())
-    assert upright.size == (2, 4)
-    assert upright.getpixel((1, 0)) == (255, 0, 0), "a quarter turn clockwise"
+    image = video.upright(Frame())
+    assert image.size == (2, 4)
+    assert image.getpixel((1, 0)) == (255, 0, 0), "a quarter turn clockwise"
 
 
 def test_what_is_no_video(tiny: Model, tmp_path: Path, film: Path) -> None:
@@ -223,8 +221,8 @@ def test_what_is_no_video(tiny: Model, tmp_path: Path, film: Path) -> None:
         "missing.mp4": "no such file",
         "text.mp4": "cannot be read as a video",
         "cut.mp4": "cannot be read as a video",
-        "playlist.m3u8": "cannot be read as a video|has no pictures|has no frames",
-        "sound.wav": "has no pictures",
+        "playlist.m3u8": "cannot be read as a video|has no video stream|has no frames",
+        "sound.wav": "has no video stream",
     }.items():
         with pytest.raises(MediaError, match=rf"{name}: ({reason})") as caught:
             tiny.prompt(ask(video=tmp_path / name))
@@ -251,8 +249,8 @@ def test_files_that_name_other_files_are_no_videos(name: str, tmp_path: Path, fi
     (tmp_path / "film.ts").write_bytes(transport_stream(film))
     (tmp_path / name).write_text(PLAYLISTS[name].format(film="film.ts"))
     with pytest.raises(MediaError, match=rf"{name}: cannot be read as a video: Invalid"):
-        load_clip(tmp_path / name, Sampling(), lambda *_: (56, 56))
-    assert load_clip(tmp_path / "film.ts", Sampling(), lambda *_: (56, 56)).frames
+        load_clip(tmp_path / name, FrameSampling(), lambda *_: (56, 56))
+    assert load_clip(tmp_path / "film.ts", FrameSampling(), lambda *_: (56, 56)).frames
 
 
 def transport_stream(film: Path) -> bytes:
@@ -272,7 +270,7 @@ def test_names_with_colons_and_metadata_in_latin(tmp_path: Path, film: Path) -> 
     source = film.read_bytes()
     at = source.index(b"Lavf")
     path.write_bytes(source[:at] + b"\xfc" + source[at + 1 :])
-    assert load_clip(path, Sampling(), lambda *_: (56, 56)).frames
+    assert load_clip(path, FrameSampling(), lambda *_: (56, 56)).frames
 
 
 @pytest.fixture(scope="module")
@@ -298,7 +296,7 @@ def test_damaged_films_are_read_or_refused(short: bytes, tmp_path: Path) -> None
             damaged[place : place + 4] = rng.choice([b"\xff" * 4, b"\0" * 4, b"\x7f\xff\xff\xff", rng.randbytes(1)])
         path.write_bytes(damaged)
         try:
-            clip = load_clip(path, Sampling(), lambda *_: (56, 56))
+            clip = load_clip(path, FrameSampling(), lambda *_: (56, 56))
         except MediaError as error:
             refused += str(error).startswith(f"{path}: ") and len(str(error)) < 400
         else:
@@ -310,31 +308,31 @@ def test_damaged_films_are_read_or_refused(short: bytes, tmp_path: Path) -> None
 def test_a_frame_larger_than_the_file_says_is_not_decoded(film: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The size in the file is looked at before; a decoder may find another in the stream."""
     seen: list[dict[str, str]] = []
-    length = video._length
+    inner = video.frames_and_rate
 
     def noting(container: Any, path: Path) -> tuple[int, float]:
-        found = length(container, path)
+        found = inner(container, path)
         seen.append(container.streams.video[0].codec_context.options)
         return found
 
-    monkeypatch.setattr(video, "_length", noting)
-    load_clip(film, Sampling(), lambda *_: (56, 56))
+    monkeypatch.setattr(video, "frames_and_rate", noting)
+    load_clip(film, FrameSampling(), lambda *_: (56, 56))
     assert seen == [{"max_pixels": str(media.MAX_IMAGE_PIXELS)}]
     monkeypatch.setattr(video, "MAX_IMAGE_PIXELS", SIZE[0] * SIZE[1] - 1)
     with pytest.raises(MediaError, match=r"film\.mp4: 320 × 240 pixels are too many"):
-        load_clip(film, Sampling(), lambda *_: (56, 56))
+        load_clip(film, FrameSampling(), lambda *_: (56, 56))
 
 
 def test_as_many_frames_as_a_damaged_file_claims(film: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(video, "_length", lambda *_: (1 << 40, float(RATE)))
-    with pytest.raises(PromptError, match="ask for at most 65,536"):
-        load_clip(film, Sampling.of({"nframes": 1 << 39}), lambda *_: (56, 56))
+    monkeypatch.setattr(video, "frames_and_rate", lambda *_: (1 << 40, float(RATE)))
+    with pytest.raises(PromptError, match="request at most 65,536"):
+        load_clip(film, FrameSampling.from_part({"nframes": 1 << 39}), lambda *_: (56, 56))
 
 
 def test_a_file_that_ends_too_soon_repeats_its_last_frame(film: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("qvl_runtime.media.video._length", lambda *_: (2 * TOTAL, float(RATE)))
-    clip = load_clip(film, Sampling(), lambda frames, size: size)
-    assert len(clip.frames) == Sampling().count(2 * TOTAL, RATE)
+    monkeypatch.setattr("qvl_runtime.media.video.frames_and_rate", lambda *_: (2 * TOTAL, float(RATE)))
+    clip = load_clip(film, FrameSampling(), lambda frames, size: size)
+    assert len(clip.frames) == FrameSampling().count(2 * TOTAL, RATE)
     assert greys(clip.frames[-1:])[0] == pytest.approx(shade(TOTAL - 1), abs=12)
 
 
@@ -349,15 +347,15 @@ def test_without_av_the_extra_is_named(film: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.delitem(sys.modules, "av")
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(InstallError, match=r"qvl-runtime\[video\]"):
-        load_clip(film, Sampling(), lambda frames, size: size)
+        load_clip(film, FrameSampling(), lambda frames, size: size)
 
 
 def test_frames_given_one_by_one_are_not_sampled_by_number() -> None:
-    frames, sampling = [Image.new("RGB", (56, 56))] * 8, Sampling.of({"nframes": 4})
-    with pytest.raises(PromptError, match="nframes samples video files"):
+    frames, sampling = [Image.new("RGB", (56, 56))] * 8, FrameSampling.from_part({"nframes": 4})
+    with pytest.raises(PromptError, match="nframes applies to video files only"):
         load_clip(frames, sampling, lambda *_: (56, 56))
 
 
 def test_one_image_is_no_array_of_frames() -> None:
     with pytest.raises(MediaError, match=r"array of shape \[60, 40, 3\] \(give \[frames, H, W, 3\]"):
-        load_clip(np.zeros((60, 40, 3), np.uint8), Sampling(), lambda *_: (56, 56))
+        load_clip(np.zeros((60, 40, 3), np.uint8), FrameSampling(), lambda *_: (56, 56))

@@ -16,7 +16,7 @@ from qvl_runtime.manifest import MANIFEST, FileEntry, Manifest
 from ..common import atomic_output as atomic
 from ..graph.build import Graph
 
-BUNDLE = atomic.Product("a bundle", (MANIFEST,))
+BUNDLE = atomic.OutputKind("a bundle", (MANIFEST,))
 
 
 def writing(out: Path, force: bool) -> AbstractContextManager[Path]:

@@ -62,7 +62,7 @@ def graph_entry(graph: Graph, written: Written, floats: str) -> GraphEntry:
         outputs=graph.outputs,
         precision=written.precision(floats),
         weight_bytes=written.weight_bytes,
-        linears={name: str(layout) for name, layout in sorted(graph.layouts.items())},
+        linears={name: str(format) for name, format in sorted(graph.formats.items())},
     )
 
 

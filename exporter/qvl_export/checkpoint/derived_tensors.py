@@ -10,9 +10,9 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from ..common.arrays import Floats
 from .safetensors_reader import CHUNK_BYTES, Tensor
 
-Floats = npt.NDArray[np.float32]
 BICUBIC = -0.75
 """The coefficient of PyTorch's bicubic interpolation."""
 

@@ -88,7 +88,9 @@ class Checkpoint:
         self._check_index(found)
         foreign.refuse_mlx_names(found, self.directory)
         if wrapped := [tensor.name for tensor in found.values() if without_wrappers(tensor.name) != tensor.name]:
-            self.notes.append(f"names of {len(wrapped)} tensors are read without a trainer's prefix: {few(wrapped, 1)}")
+            self.notes.append(
+                f"names of {len(wrapped)} tensors are read without a trainer's prefix: {abbreviate(wrapped, 1)}"
+            )
         if HEAD in found and TABLE not in found and self.ties_embeddings:
             found[TABLE] = found.pop(HEAD)
         return found
@@ -131,7 +133,7 @@ class Checkpoint:
         missing = [name for name in self._weight_map or {} if published_name(name) not in found]
         if missing:
             raise CheckpointError(
-                f"{len(missing)} tensors of the index are in no shard: {few(missing)}", where=self.directory
+                f"{len(missing)} tensors of the index are in no shard: {abbreviate(missing)}", where=self.directory
             )
 
 
@@ -148,7 +150,7 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def few(names: list[str], shown: int = 4) -> str:
+def abbreviate(names: list[str], shown: int = 4) -> str:
     """Returns the first names in sorted order, and how many more there are."""
     rest = f" and {len(names) - shown} more" if len(names) > shown else ""
     return shortened(", ".join(sorted(names)[:shown])) + rest

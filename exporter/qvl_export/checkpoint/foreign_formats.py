@@ -14,8 +14,8 @@ PICKLED = (
     "convert them in transformers: from_pretrained(…), for Qwen-VL with trust_remote_code=True, then "
     "save_pretrained(…, safe_serialization=True)"
 )
-GGUF = "export the safetensors release that it was made of"
-MLX = "export the original release that it was made of"
+GGUF = "export the safetensors release that it was converted from"
+MLX = "export the original release that it was converted from"
 
 
 def why_no_weights(files: Iterable[str]) -> tuple[str, str]:
@@ -36,7 +36,7 @@ def why_no_config(files: Iterable[str]) -> tuple[str, str]:
     """Returns what a directory without `config.json` is, and the fix."""
     names = set(files)
     if MANIFEST in names:
-        return "this is a bundle, not a checkpoint", "export the checkpoint that it was made of"
+        return "this is a bundle, not a checkpoint", "export the checkpoint that it was exported from"
     if any(name.endswith(".gguf") for name in names):
         return "GGUF files are llama.cpp's", GGUF
     return "not a checkpoint directory", ""

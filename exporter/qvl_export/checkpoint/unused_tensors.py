@@ -1,11 +1,11 @@
-"""Tensors of a checkpoint that an export does not need: they are left out, and the user is told which."""
+"""Tensors of a checkpoint that an export does not need: they are left out, and notes name them."""
 
 from __future__ import annotations
 
 import fnmatch
 from collections.abc import Mapping
 
-from .directory import few
+from .directory import abbreviate
 from .safetensors_reader import BUFFERS, StoredTensor, element_type
 
 COMPUTED = ("*rotary_emb.inv_freq", "*rotary_pos_emb.inv_freq")
@@ -31,4 +31,4 @@ def buffers(tensors: Mapping[str, StoredTensor]) -> list[str]:
 def notes(tensors: Mapping[str, StoredTensor]) -> list[str]:
     """Returns one note per kind of unused tensors."""
     kinds = {"heads that answers do not go through": heads(tensors), "integer buffers": buffers(tensors)}
-    return [f"left out, as {kind}: {few(names)}" for kind, names in kinds.items() if names]
+    return [f"left out, as {kind}: {abbreviate(names)}" for kind, names in kinds.items() if names]

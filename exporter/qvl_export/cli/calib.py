@@ -1,4 +1,4 @@
-"""`qvl-export calib`: makes calibration sets from a user's own pages."""
+"""`qvl-export calib`: builds calibration sets from a user's own pages."""
 
 from __future__ import annotations
 
@@ -21,17 +21,22 @@ DPI = click.IntRange(36, 1200)
 
 @click.group()
 def calib() -> None:
-    """Make sets of pages that quantization is calibrated on."""
+    """Build calibration sets from your own pages."""
 
 
-@calib.command(epilog=EXAMPLES)
+@calib.command(epilog=EXAMPLES, short_help="Build a set from images and PDFs.")
 @click.argument("sources", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.argument("out_set", type=click.Path(path_type=Path))
-@click.option("--samples", type=click.IntRange(1), help="Most pages, spread evenly over the sources (default: all).")
-@click.option("--dpi", type=DPI, default=PDF_DPI, show_default=True, help="Resolution at which PDF pages are drawn.")
+@click.option(
+    "--samples",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Use at most N pages, spread evenly over the sources (default: all).",
+)
+@click.option("--dpi", type=DPI, metavar="N", default=PDF_DPI, show_default=True, help="Resolution of PDF pages.")
 @click.option("--force", is_flag=True, help="Replace an existing set.")
-@click.option("--quiet", is_flag=True, help="Print nothing but errors.")
-@click.option("--json", "as_json", is_flag=True, help="Print what was made as one JSON object.")
+@click.option("--quiet", is_flag=True, help="Print only errors.")
+@click.option("--json", "as_json", is_flag=True, help="Print the counts as one JSON object.")
 def build(
     sources: tuple[Path, ...],
     out_set: Path,
@@ -41,10 +46,10 @@ def build(
     quiet: bool,
     as_json: bool,
 ) -> None:
-    """Make the calibration set OUT_SET from SOURCES, for `export --calib OUT_SET`.
+    """Build the calibration set OUT_SET from SOURCES, for `export --calib OUT_SET`.
 
-    SOURCES are images, PDFs, directories of these, and other sets. PDF pages are drawn, and their text layer is the
-    answer; look through OUT_SET/labels.jsonl and correct or complete it.
+    SOURCES are images, PDFs, directories of these, and other sets. PDF pages are rendered, and their text layer becomes
+    the answer; review OUT_SET/labels.jsonl and correct or complete it.
     """
     from ..quant.calibration_data.build_set import SetPlan
     from ..quant.calibration_data.build_set import build as run

@@ -1,4 +1,4 @@
-"""The commands that measure: `compare`, `blame`, `sweep`, `eval build`."""
+"""The commands that measure accuracy: `compare`, `blame`, `sweep`, `eval build`."""
 
 from __future__ import annotations
 
@@ -44,43 +44,54 @@ def register(cli: click.Group) -> None:
 @click.argument("reference", type=Directory)
 @click.argument("bundles", nargs=-1, required=True, type=Directory)
 @click.option("--data", required=True, type=Directory, help="Evaluation set: images and labels.jsonl.")
-@click.option("--out", required=True, type=Directory, help="Where index.html, report.md and report.json go.")
+@click.option("--out", required=True, type=Directory, help="Directory for index.html, report.md and report.json.")
+@click.option("--items", type=click.IntRange(1), metavar="N",
+              help="Evaluate at most N items, drawn with a fixed seed (default: all).")  # fmt: skip
+@click.option("--threads", type=click.IntRange(1), metavar="N", help="Cores for all processes together (default: all).")
 @click.option(
-    "--items", type=click.IntRange(1), help="Ask at most N items of the set, drawn with a fixed seed (default: all)."
+    "--workers", type=click.IntRange(1), metavar="N", help="Worker processes per model (default: one per machine)."
 )
-@click.option("--threads", type=click.IntRange(1), help="Cores for all processes together (default: all).")
-@click.option("--workers", type=click.IntRange(1), help="Worker processes per model (default: one per machine).")
-@click.option("--ray", metavar="ADDRESS", help="Spread the items over the Ray cluster there.")
-@click.option("--max-new-tokens", type=click.IntRange(1), help="Longest answer (default: the runtime's).")
-@click.option("--use-generation-config", is_flag=True, help="Answer as the checkpoint recommends, not greedily.")
+@click.option("--ray", metavar="ADDRESS", help="Distribute the items over the Ray cluster at this address.")
+@click.option(
+    "--max-new-tokens",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Maximum length of an answer, in tokens (default: the runtime's).",
+)
+@click.option(
+    "--use-generation-config", is_flag=True, help="Sample answers as the checkpoint recommends (default: greedy)."
+)
 @click.option("--reference", "engine", type=click.Choice(["bundle", "hf"]), default="bundle", show_default=True,
-              help="What REFERENCE is: a bundle, or a checkpoint run by PyTorch.")  # fmt: skip
-@click.option("--fail-if", "gates", multiple=True, metavar="COND", help='Such as "cer>+0.5pt": exit 1 where exceeded.')
-@click.option("--undecided", type=click.Choice(["pass", "fail"]), help="What --fail-if does about tasks with too few "
-              "items to decide: exit 0 (default: pass) or 1.")  # fmt: skip
-@click.option("--blame/--no-blame", "blamed", default=True, show_default=True, help="Trace the worst item by layer.")
+              help="Kind of REFERENCE: a bundle, or a checkpoint that PyTorch runs.")  # fmt: skip
+@click.option("--fail-if", "gates", multiple=True, metavar="COND",
+              help='Exit with 1 if a loss exceeds this limit, such as "cer>+0.5pt"; may be repeated.')  # fmt: skip
+@click.option("--undecided", type=click.Choice(["pass", "fail"]), help="Exit code of --fail-if for tasks with "
+              "too few items to decide: 0 (pass, the default) or 1 (fail).")  # fmt: skip
+@click.option(
+    "--blame/--no-blame", "blamed", default=True, show_default=True, help="Trace the worst item layer by layer."
+)
 @click.option("--template-arg", "template_args", multiple=True, metavar="NAME=VALUE",
-              help="A variable of the chat template, such as enable_thinking=false; may be repeated.")  # fmt: skip
+              help="Variable of the chat template, such as enable_thinking=false; may be repeated.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print report.json instead of the summary.")
-@click.option("--quiet", is_flag=True, help="No progress.")
+@click.option("--quiet", is_flag=True, help="Show no progress.")
 def compare(
     reference: Path, bundles: tuple[Path, ...], data: Path, out: Path, engine: str, gates: tuple[str, ...],
     undecided: str | None, blamed: bool, as_json: bool, quiet: bool, **options: Any,
 ) -> None:  # fmt: skip
-    """What BUNDLES lose against REFERENCE on the documents in --data, with statistics.
+    """Measure the accuracy that BUNDLES lose compared with REFERENCE on the documents in --data.
 
-    Goes on where a killed run stopped; with more BUNDLES later, answers that are there are used again.
+    The same command resumes a killed run. If BUNDLES are added later, existing answers are reused.
     """
     from qvl_runtime.templates.chat import parse_arguments
 
-    from ..evaluate.analysis.verdict import parse_gate
+    from ..evaluate.analysis.gates import parse_gate
     from ..evaluate.compare import ComparePlan
 
     options["template_args"] = parse_arguments(options["template_args"])
     limits = tuple(parse_gate(gate) for gate in gates)
     plan = ComparePlan(reference, bundles, data, out, hf=engine == "hf", blame=blamed, gates=limits, **options)
     if undecided and not gates:
-        raise click.UsageError("--undecided is for --fail-if: add one, or leave it out")
+        raise click.UsageError("--undecided requires --fail-if")
     _compare(plan, as_json, quiet, undecided == "fail")
 
 
@@ -91,7 +102,7 @@ def _compare(plan: Any, as_json: bool, quiet: bool, must_decide: bool = False) -
     """
     import msgspec
 
-    from ..evaluate.analysis.verdict import exceeded, undecided
+    from ..evaluate.analysis.gates import exceeded, undecided
     from ..evaluate.compare import compare as run
     from ..evaluate.report.render import markdown, write
 
@@ -103,13 +114,13 @@ def _compare(plan: Any, as_json: bool, quiet: bool, must_decide: bool = False) -
         progress.stop()
     show(msgspec.to_builtins(report) if as_json else markdown(report))
     if not as_json:
-        click.echo(f"{plan.out / 'index.html'}: the whole report")
-    open_questions, stopped = undecided(report, plan.gates), exceeded(report, plan.gates)
-    for line in open_questions:
-        say(f"not decided: {line}")
-    for line in stopped:
+        click.echo(f"{plan.out / 'index.html'}: the full report")
+    open_gates, failed_gates = undecided(report, plan.gates), exceeded(report, plan.gates)
+    for line in open_gates:
+        say(f"undecided: {line}")
+    for line in failed_gates:
         say(f"exceeded: {line}")
-    if stopped or (must_decide and open_questions):
+    if failed_gates or (must_decide and open_gates):
         sys.exit(LIMIT_EXCEEDED)
 
 
@@ -117,20 +128,20 @@ def _compare(plan: Any, as_json: bool, quiet: bool, must_decide: bool = False) -
 @click.argument("reference", type=Directory)
 @click.argument("bundle", type=Directory)
 @click.argument("prompt", default="Read the text.")
-@click.option("--image", "images", multiple=True, required=True, type=Directory, help="A page; may be repeated.")
-@click.option("--into", metavar="STAGE", help="Go into the linears of a stage, such as llm.layers.2.")
+@click.option("--image", "images", multiple=True, required=True, type=Directory, help="Page image; may be repeated.")
+@click.option("--into", metavar="STAGE", help="Compare the linears of this stage too, such as llm.layers.2.")
 @click.option("--reference", "engine", type=click.Choice(["bundle", "hf"]), default="bundle", show_default=True,
-              help="What REFERENCE is: a bundle, or a checkpoint run by PyTorch.")  # fmt: skip
-@click.option("--threads", type=click.IntRange(1), help="Cores to use (default: all).")
+              help="Kind of REFERENCE: a bundle, or a checkpoint that PyTorch runs.")  # fmt: skip
+@click.option("--threads", type=click.IntRange(1), metavar="N", help="Cores to use (default: all).")
 @click.option("--template-arg", "template_args", multiple=True, metavar="NAME=VALUE",
-              help="A variable of the chat template, such as enable_thinking=false; may be repeated.")  # fmt: skip
+              help="Variable of the chat template, such as enable_thinking=false; may be repeated.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-@click.option("--quiet", is_flag=True, help="No progress.")
+@click.option("--quiet", is_flag=True, help="Show no progress.")
 def blame(
     reference: Path, bundle: Path, prompt: str, images: tuple[Path, ...], into: str | None, engine: str,
     threads: int | None, template_args: tuple[str, ...], as_json: bool, quiet: bool,
 ) -> None:  # fmt: skip
-    """Where BUNDLE loses against REFERENCE on one input: cosine and SQNR after every stage."""
+    """Find the stage where BUNDLE departs from REFERENCE on one input: cosine and SQNR after every stage."""
     import msgspec
 
     from qvl_runtime.templates.chat import parse_arguments
@@ -150,36 +161,47 @@ def blame(
 
 @click.command(epilog=SWEEP_EXAMPLES)
 @click.argument("checkpoint")
-@click.option("--pixels", required=True, metavar="A,B,C", help="Pixel bounds to try, such as 200704,501760,1003520.")
-@click.option("--precisions", required=True, metavar="P,Q", help="Precisions to try, such as fp16,int4.")
+@click.option(
+    "--pixels", required=True, metavar="A,B,C", help="Pixel bounds to compare, such as 200704,501760,1003520."
+)
+@click.option("--precisions", required=True, metavar="P,Q", help="Precisions to compare, such as fp16,int4.")
 @click.option("--data", required=True, type=Directory, help="Evaluation set: images and labels.jsonl.")
-@click.option("--out", required=True, type=Directory, help="Where bundles and the report go.")
-@click.option("--calib", type=Directory, help="Calibration set for precisions that are quantized.")
-@click.option("--items", type=click.IntRange(1), help="Ask at most N items of the set (default: all).")
-@click.option("--threads", type=click.IntRange(1), help="Cores for all processes together (default: all).")
-@click.option("--workers", type=click.IntRange(1), help="Worker processes per model (default: one per machine).")
-@click.option("--ray", metavar="ADDRESS", help="Spread the items over the Ray cluster there.")
-@click.option("--max-new-tokens", type=click.IntRange(1), help="Longest answer (default: the runtime's).")
-@click.option("--use-generation-config", is_flag=True, help="Answer as the checkpoint recommends, not greedily.")
+@click.option("--out", required=True, type=Directory, help="Directory for bundles and the report.")
+@click.option("--calib", type=Directory, help="Calibration set for quantized precisions (default: the built-in set).")
+@click.option("--items", type=click.IntRange(1), metavar="N", help="Evaluate at most N items (default: all).")
+@click.option("--threads", type=click.IntRange(1), metavar="N", help="Cores for all processes together (default: all).")
+@click.option(
+    "--workers", type=click.IntRange(1), metavar="N", help="Worker processes per model (default: one per machine)."
+)
+@click.option("--ray", metavar="ADDRESS", help="Distribute the items over the Ray cluster at this address.")
+@click.option(
+    "--max-new-tokens",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Maximum length of an answer, in tokens (default: the runtime's).",
+)
+@click.option(
+    "--use-generation-config", is_flag=True, help="Sample answers as the checkpoint recommends (default: greedy)."
+)
 @click.option("--template-arg", "template_args", multiple=True, metavar="NAME=VALUE",
-              help="A variable of the chat template, such as enable_thinking=false; may be repeated.")  # fmt: skip
+              help="Variable of the chat template, such as enable_thinking=false; may be repeated.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print report.json instead of the summary.")
-@click.option("--quiet", is_flag=True, help="No progress.")
+@click.option("--quiet", is_flag=True, help="Show no progress.")
 def sweep(
     checkpoint: str, pixels: str, precisions: str, data: Path, out: Path, calib: Path | None, as_json: bool,
     quiet: bool, **options: Any,
 ) -> None:  # fmt: skip
-    """The trade-off between pixels, precision and accuracy of CHECKPOINT, drawn."""
+    """Plot the trade-off between image size, precision and accuracy of CHECKPOINT."""
     from qvl_runtime.templates.chat import parse_arguments
 
-    from ..evaluate.sweep import SweepPlan, make_bundles, parse_pixels
+    from ..evaluate.sweep import SweepPlan, export_bundles, parse_pixels
 
     options["template_args"] = parse_arguments(options["template_args"])
     wanted = tuple(part.strip() for part in precisions.split(","))
     plan = SweepPlan(checkpoint, parse_pixels(pixels), wanted, data, out, calib, options["ray"], options["threads"])
-    progress = RichProgress(quiet)  # counts bytes, like exports
+    progress = RichProgress(quiet)  # counts bytes, like an export
     try:
-        first, *others = make_bundles(plan, progress)
+        first, *others = export_bundles(plan, progress)
     finally:
         progress.stop()
     from ..evaluate.compare import ComparePlan
@@ -189,17 +211,20 @@ def sweep(
 
 @click.group("eval")
 def evaluation() -> None:
-    """Evaluation sets from one's own pages."""
+    """Build evaluation sets from your own pages."""
 
 
-@evaluation.command(epilog=EVAL_EXAMPLES)
+@evaluation.command(epilog=EVAL_EXAMPLES, short_help="Build a set from page images and a table of answers.")
 @click.argument("scans", type=Directory)
 @click.argument("truth", type=Directory)
 @click.argument("out_set", type=Directory)
 @click.option("--force", is_flag=True, help="Replace an existing set.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def build(scans: Path, truth: Path, out_set: Path, force: bool, as_json: bool) -> None:
-    """A set OUT_SET from the images in SCANS and the table TRUTH (CSV: image,prompt,task,answer[,kind])."""
+    """Build the evaluation set OUT_SET from images in SCANS and a table TRUTH.
+
+    TRUTH is a CSV file with the columns image,prompt,task,answer[,kind].
+    """
     from ..evaluate.sets.build_set import build_set
 
     counts = build_set(scans, truth, out_set, force)
@@ -207,4 +232,4 @@ def build(scans: Path, truth: Path, out_set: Path, force: bool, as_json: bool) -
         show(counts)
     else:
         tasks = ", ".join(f"{count} {task}" for task, count in counts["tasks"].items())
-        show(f"{out_set}: {counts['items']} items ({tasks}) about {counts['images']} pages")
+        show(f"{out_set}: {counts['items']} items ({tasks}) on {counts['images']} pages")

@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 import time
 from pathlib import Path
+from typing import Any
 
 import click
 
+from qvl_runtime import sessions
 from qvl_runtime.cli.describe import describe
 from qvl_runtime.common.standard_streams import show
 
@@ -29,35 +31,37 @@ Examples:
     "--target",
     default="cpu",
     show_default=True,
-    help="Engine to export for: cpu, cuda (ONNX Runtime), portable (ONNX for any), tensorrt-rtx (PC GPUs) or tensorrt.",
+    help=f"Engine to export for: {', '.join(sessions.available()).replace('_', '-')}. cpu and cuda are ONNX Runtime, "
+    "portable is plain ONNX for any engine, tensorrt-rtx is for GPUs in PCs.",
 )
 @click.option(
     "--layout",
     default="qvl",
     show_default=True,
-    help="What OUT is to be: qvl (a bundle) or genai (a directory for ONNX Runtime GenAI).",
+    help="Layout of OUT: qvl (a bundle) or genai (a directory for ONNX Runtime GenAI).",
 )
 @click.option(
     "--precision",
     default="fp16",
     show_default=True,
-    help="fp32, fp16, int8 (both towers W8A8), int4 (LLM int4, vision int8) or hybrid (int8, answers by int4).",
+    help="fp32, fp16, int8 (both towers W8A8), int4 (LLM int4, vision int8) or hybrid (LLM int8 for prefill, int4 for "
+    "decode).",
 )
 @click.option("--min-pixels", type=click.IntRange(1), help="Smallest image after resizing (default: the checkpoint's).")
 @click.option("--max-pixels", type=click.IntRange(1), help="Largest image after resizing (default: the checkpoint's).")
-@click.option("--max-length", type=click.IntRange(2), help="Tokens of prompt and answer together (default: 8192).")
+@click.option("--max-length", type=click.IntRange(2), help="Most tokens of prompt and answer together (default: 8192).")
 @click.option(
     "--accuracy-level",
     type=click.Choice(["0", "4"]),
     default="4",
     show_default=True,
-    help="4- and 8-bit weights times activations as int8 (4) or as float32 (0: slower, closer to the checkpoint).",
+    help="Activations that 4- and 8-bit weights are multiplied with: int8 (4) or float32 (0: slower, more accurate).",
 )
-@click.option("--vision-precision", help="Of the vision tower, where it is to differ: fp32, fp16, int8 or int4.")
-@click.option("--llm-precision", help="Of the LLM, where it is to differ: fp32, fp16, int8, int4 or hybrid.")
+@click.option("--vision-precision", help="Precision of the vision tower (default: that of --precision).")
+@click.option("--llm-precision", help="Precision of the language model (default: that of --precision).")
 @click.option("--reduce-range", is_flag=True, help="7-bit codes for int8: faster on x86 without VNNI, less accurate.")
-@click.option("--max-kl", type=float, help="Choose precisions so that answers diverge no more: mean KL, nats a token.")
-@click.option("--max-size", help="Choose precisions so that the bundle is no larger, such as 1.5GB.")
+@click.option("--max-kl", type=float, help="Choose precisions by a limit on the mean KL of answers, in nats per token.")
+@click.option("--max-size", help="Choose precisions by a limit on the size of the bundle, such as 1.5GB.")
 @click.option(
     "--block-size",
     type=int,
@@ -77,9 +81,8 @@ Examples:
     type=click.IntRange(1),
     default=128,
     show_default=True,
-    help="Most pages to calibrate on, spread evenly over all that --calib gives.",
+    help="Most pages to calibrate on, spread evenly over everything that --calib names.",
 )
-@click.option("--vision-weight", type=float, default=1.0, help="What image tokens count in GPTQ; text tokens count 1.")
 @click.option(
     "--save-gptq",
     type=click.Path(path_type=Path),
@@ -87,13 +90,14 @@ Examples:
 )
 @click.option(
     "--rotate/--no-rotate",
-    help="Fold a rotation into the language model's weights: better where a few channels are far larger than others.",
+    help="Experimental: fold a rotation into the language model's weights; it helps if a few channels are far larger "
+    "than the others.",
 )
 @click.option(
     "--gptq-experts/--no-gptq-experts",
     default=True,
     show_default=True,
-    help="int4 experts by GPTQ, or, several times as fast, rounded to nearest.",
+    help="Quantize int4 experts by GPTQ; rounding them to nearest is several times faster.",
 )
 @click.option("--compute-capability", help="tensorrt-rtx: GPUs to build engines for (default: 86,89,120).")
 @click.option(
@@ -101,82 +105,33 @@ Examples:
     type=click.Choice(PROFILES),
     default=PROFILES[0],
     show_default=True,
-    help="Engines that are built: for single images, or for videos too.",
+    help="Inputs of the engines: single images, or videos too.",
 )
 @click.option("--threads", type=click.IntRange(1), help="Cores to calibrate with (default: all).")
-@click.option("--ray", metavar="ADDRESS", help="Spread the calibration pages over the Ray cluster there.")
+@click.option("--ray", metavar="ADDRESS", help="Spread the calibration pages over the Ray cluster at this address.")
 @click.option("--revision", help="Branch, tag or commit of a Hugging Face id.")
 @click.option("--force", is_flag=True, help="Replace an existing bundle.")
 @click.option("--quiet", is_flag=True, help="Print nothing but errors.")
 @click.pass_context
 def export(
     context: click.Context,
+    /,
     checkpoint: str,
     out: Path,
-    target: str,
-    layout: str,
-    precision: str,
-    min_pixels: int | None,
-    max_pixels: int | None,
-    max_length: int | None,
     accuracy_level: str,
-    vision_precision: str | None,
-    llm_precision: str | None,
-    reduce_range: bool,
-    max_kl: float | None,
     max_size: str | None,
-    block_size: int,
-    calib: tuple[Path, ...],
-    samples: int,
-    vision_weight: float,
-    save_gptq: Path | None,
-    rotate: bool,
-    gptq_experts: bool,
-    compute_capability: str | None,
-    profile: str,
-    threads: int | None,
-    ray: str | None,
-    revision: str | None,
-    force: bool,
     quiet: bool,
+    **options: Any,
 ) -> None:
     """Export CHECKPOINT, a directory or a Hugging Face id, to the bundle directory OUT."""
-    from ..exporting.pipeline import ExportPlan
-    from ..exporting.pipeline import export as make
+    from ..exporting.pipeline import export as run
+    from ..exporting.plan import ExportPlan, grouped
 
-    plan = ExportPlan(
-        checkpoint=checkpoint,
-        out=out,
-        target=target,
-        layout=layout,
-        precision=precision,
-        min_pixels=min_pixels,
-        max_pixels=max_pixels,
-        max_length=max_length,
-        revision=revision,
-        force=force,
-        accuracy_level=int(accuracy_level),
-        vision_precision=vision_precision,
-        llm_precision=llm_precision,
-        reduce_range=reduce_range,
-        max_kl=max_kl,
-        max_size=_nbytes(max_size),
-        block_size=block_size,
-        calib=calib,
-        samples=samples,
-        vision_weight=vision_weight,
-        save_gptq=save_gptq,
-        rotate=rotate,
-        gptq_experts=gptq_experts,
-        compute_capability=compute_capability,
-        profile=profile,
-        ray=ray,
-        threads=threads,
-        given=_given(context),
-    )
+    options |= {"accuracy_level": int(accuracy_level), "max_size": _nbytes(max_size)}
+    plan = ExportPlan(checkpoint, out, **grouped(options), given=_given(context))
     progress, began = RichProgress(quiet), time.perf_counter()
     try:
-        manifest = make(plan, progress)
+        manifest = run(plan, progress)
     finally:
         progress.stop()
     if not quiet:

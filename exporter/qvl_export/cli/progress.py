@@ -23,10 +23,11 @@ from rich.progress import Progress as Bar
 from qvl_runtime.printable import printable
 
 LINE_SECONDS = 30
+"""Longest time between two progress lines."""
 
 
-class _Unread:
-    """A stream that ignores write errors: its reader may be gone, or its disk full."""
+class _IgnoringErrors:
+    """A stream that ignores write errors: its reader may be gone, or the disk full."""
 
     def __init__(self, stream: IO[str]) -> None:
         self._stream = stream
@@ -45,8 +46,8 @@ class _Unread:
 
 
 def progress_console(quiet: bool) -> Console:
-    """Returns a console on standard error; a write error must not end hours of work."""
-    file = cast(IO[str], _Unread(sys.stderr))
+    """Returns a console on standard error, whose write errors do not end hours of work."""
+    file = cast(IO[str], _IgnoringErrors(sys.stderr))
     return Console(file=file, quiet=quiet, highlight=False, soft_wrap=True, markup=False, emoji=False)
 
 
@@ -83,14 +84,14 @@ class ItemProgress:
         columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
         self._bar = Bar(*columns, console=self._console, transient=True)
         self._task: TaskID | None = None
-        self._lines = _Lines(0)
+        self._lines = ProgressLines(0)
 
     def stage(self, text: str, total: int = 0) -> None:
         self._console.print(printable(text))
         if self._task is not None:
             self._bar.remove_task(self._task)
             self._task = None
-        self._lines = _Lines(total)
+        self._lines = ProgressLines(total)
         if total and self._console.is_terminal:
             self._bar.start()
             self._task = self._bar.add_task("", total=total)
@@ -106,21 +107,21 @@ class ItemProgress:
             self._bar.stop()
 
 
-class _Lines:
-    """Progress lines without a bar: one per tenth of the items, and another after LINE_SECONDS without one."""
+class ProgressLines:
+    """Progress lines instead of a bar: one per tenth of the items, and at least one every LINE_SECONDS."""
 
     def __init__(self, total: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._total, self._clock = total, clock
-        self._done, self._told, self._began = 0, 0, clock()
+        self._done, self._reported, self._began = 0, 0, clock()
         self._last = self._began
 
     def after(self, count: int) -> str:
         """Returns a line if one is due, otherwise an empty string."""
         self._done += count
         now = self._clock()
-        due = self._done - self._told >= max(1, self._total // 10) or now - self._last >= LINE_SECONDS
+        due = self._done - self._reported >= max(1, self._total // 10) or now - self._last >= LINE_SECONDS
         if not self._total or not due:
             return ""
-        self._told, self._last = self._done, now
+        self._reported, self._last = self._done, now
         left = (now - self._began) / self._done * (self._total - self._done)
         return f"  {self._done} of {self._total}" + (f", {left:.0f} s left" if self._done < self._total else "")

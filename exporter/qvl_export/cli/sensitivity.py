@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 import msgspec
@@ -19,8 +20,6 @@ EXAMPLES = """\b
 Examples:
   qvl-export sensitivity CHECKPOINT
   qvl-export sensitivity CHECKPOINT --calib my_scans/ --samples 16 --json"""
-SHOWN = ("int4", "int8")
-"""Precisions with a column; a cell is empty if the linear would stay float."""
 
 
 @click.command(epilog=EXAMPLES)
@@ -38,37 +37,18 @@ SHOWN = ("int4", "int8")
 @click.option("--revision", help="Branch, tag or commit of a Hugging Face id.")
 @click.option("--quiet", is_flag=True, help="Print nothing but the table and errors.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list instead of a table.")
-def sensitivity(
-    checkpoint: str,
-    calib: tuple[Path, ...],
-    samples: int,
-    block_size: int,
-    max_pixels: int | None,
-    threads: int | None,
-    revision: str | None,
-    quiet: bool,
-    as_json: bool,
-) -> None:
-    """What int4 and int8 of each linear of CHECKPOINT cost its answers: mean KL divergence, nats a token.
+def sensitivity(checkpoint: str, quiet: bool, as_json: bool, **options: Any) -> None:
+    """What int4 and int8 of each linear of CHECKPOINT cost its answers: mean KL divergence, in nats per token.
 
-    The measurements that `export --max-kl` and `--max-size` choose by; worst first.
+    `export --max-kl` and `--max-size` choose by these measurements. The worst linear comes first.
     """
-    from ..exporting.pipeline import ExportPlan
     from ..exporting.pipeline import sensitivity as run
+    from ..exporting.plan import ExportPlan, grouped
 
-    plan = ExportPlan(
-        checkpoint,
-        "",
-        max_pixels=max_pixels,
-        revision=revision,
-        block_size=block_size,
-        calib=calib,
-        samples=samples,
-        threads=threads,
-    )
+    plan = ExportPlan(checkpoint, "", **grouped(options))
     progress = RichProgress(quiet)
     try:
-        rows = sorted(run(plan, progress), key=lambda row: -max(row.kl.get(name, 0.0) for name in SHOWN))
+        rows = sorted(run(plan, progress), key=lambda row: -max(row.kl.get(name, 0.0) for name in _shown()))
     finally:
         progress.stop()
     if as_json:
@@ -77,11 +57,19 @@ def sensitivity(
     click.echo(_table(rows))
 
 
+def _shown() -> Sequence[str]:
+    """Precisions with a column; a cell is empty if the linear would stay float."""
+    from ..quant.schemes import available
+
+    return available()
+
+
 def _table(rows: Sequence[Sensitivity]) -> str:
     """Returns a table as wide as the terminal, without trailing blanks."""
-    table = Table("linear", "shape", *(f"KL {name}" for name in SHOWN), box=None, pad_edge=False, header_style="")
+    shown = _shown()
+    table = Table("linear", "shape", *(f"KL {name}" for name in shown), box=None, pad_edge=False, header_style="")
     for row in rows:
-        costs = (f"{row.kl[name]:.2e}" if name in row.kl else "" for name in SHOWN)
+        costs = (f"{row.kl[name]:.2e}" if name in row.kl else "" for name in shown)
         table.add_row(row.name, f"{row.shape[0]} × {row.shape[1]}", *costs)
     console = Console(width=None if Console().is_terminal else 120)
     with console.capture() as captured:

@@ -15,7 +15,8 @@ from typing import IO
 
 from ..errors import ExportError, OutputError
 from .locks import lock
-from .scratch import LOCK, abandoned, new_id, place
+from .log import log
+from .scratch import LOCK, abandoned, new_id, path_in_state
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 """Errno values that only writing raises."""
@@ -29,7 +30,7 @@ WINDOWS = os.name == "nt"
 
 
 @dataclass(frozen=True)
-class Product:
+class OutputKind:
     """A kind of output directory: its name in messages, and the files that identify one that may be replaced."""
 
     noun: str
@@ -37,23 +38,23 @@ class Product:
 
 
 @contextlib.contextmanager
-def writing(out: Path, force: bool, product: Product) -> Iterator[Path]:
+def writing(out: Path, force: bool, kind: OutputKind) -> Iterator[Path]:
     """Yields a directory beside `out` that is renamed to `out` if the block succeeds and removed if it fails.
 
     Raises OutputError if `out` exists and `force` is not set, or if the disk is full or not writable.
     """
-    check_free(out, force, product)
+    check_free(out, force, kind)
     out = Path(os.path.realpath(out))
     _clear_leftovers(out)
-    check_free(out, force, product)
+    check_free(out, force, kind)
     id = new_id()
-    beside = place(out.parent, out.name, id, _PARTIAL)
-    with parents(out), told(beside, out), lock(place(out.parent, out.name, id, LOCK)):
+    beside = path_in_state(out.parent, out.name, id, _PARTIAL)
+    with parents(out), naming_output(beside, out), lock(path_in_state(out.parent, out.name, id, LOCK)):
         try:
             beside.mkdir()
             yield beside
             _sync(beside)
-            check_free(out, force, product)  # another process may have finished first
+            check_free(out, force, kind)  # another process may have finished first
             _replace(beside, out)
         finally:
             shutil.rmtree(beside, ignore_errors=True)
@@ -64,7 +65,7 @@ def parents(out: Path) -> Iterator[None]:
     """Creates the missing parents of `out`; those still empty after the block are removed."""
     created = [parent for parent in out.parents if not parent.exists()]
     try:
-        with told(out, out):
+        with naming_output(out, out):
             out.parent.mkdir(parents=True, exist_ok=True)
         yield
     finally:
@@ -72,7 +73,7 @@ def parents(out: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def told(beside: Path, out: Path) -> Iterator[None]:
+def naming_output(beside: Path, out: Path) -> Iterator[None]:
     """Turns OSErrors raised while `beside` is written into errors that name `out` or the unreadable file."""
     try:
         yield
@@ -84,13 +85,13 @@ def told(beside: Path, out: Path) -> Iterator[None]:
         if other and error.errno not in FULL and not out.is_relative_to(Path(error.filename)):
             raise ExportError(f"cannot be read: {reason}", where=error.filename) from error
         busy = WINDOWS and error.errno == errno.EACCES and error.filename is not None
-        fix = "end what has it open" if busy else "make room or choose another place"
-        fix = f"{fix}; it is as it was"
+        fix = "close the program that has it open" if busy else "free disk space or choose another directory"
+        fix = f"{fix}; the existing output is unchanged"
         raise OutputError(f"cannot be written: {reason}", where=out, fix=fix) from error
 
 
 @contextlib.contextmanager
-def written(path: Path) -> Iterator[IO[bytes]]:
+def atomic_file(path: Path) -> Iterator[IO[bytes]]:
     """Opens a file that is renamed to `path` once complete, even if two processes write the same path.
 
     Raises OutputError for an OSError that does not name the file, such as that of a full disk.
@@ -104,23 +105,25 @@ def written(path: Path) -> Iterator[IO[bytes]]:
         if error.filename is not None:
             raise
         reason = error.strerror or f"{error}: is the disk full?"  # NumPy says neither where nor why
-        raise OutputError(f"cannot be written: {reason}", where=path, fix="make room, then run it again") from error
+        raise OutputError(
+            f"cannot be written: {reason}", where=path, fix="free disk space, then run the command again"
+        ) from error
     finally:
         beside.unlink(missing_ok=True)
 
 
-def check_free(out: Path, force: bool, product: Product) -> None:
-    """Raises OutputError if `out` exists without `force`, is not a `product`, or contains the current directory.
+def check_free(out: Path, force: bool, kind: OutputKind) -> None:
+    """Raises OutputError if `out` exists without `force`, is not a `kind`, or contains the current directory.
 
     An empty directory counts as free.
     """
     if not out.exists() and not out.is_symlink():
         return
     empty = out.is_dir() and not any(out.iterdir())
-    if not empty and not all((out / mark).is_file() for mark in product.marks):
-        raise OutputError(f"exists and is not {product.noun}", where=out, fix="choose another place")
+    if not empty and not all((out / mark).is_file() for mark in kind.marks):
+        raise OutputError(f"exists and is not {kind.noun}", where=out, fix="choose another directory")
     if Path.cwd().is_relative_to(out.resolve()):
-        raise OutputError("is the current directory", where=out, fix="run it from elsewhere")
+        raise OutputError("is the current directory", where=out, fix="run the command from another directory")
     if not empty and not force:
         raise OutputError("already exists", where=out, fix="give --force to replace it")
 
@@ -128,7 +131,7 @@ def check_free(out: Path, force: bool, product: Product) -> None:
 def _clear_leftovers(out: Path) -> None:
     """Cleans up after processes that are gone; an old directory caught between two renames is restored."""
     for id in abandoned(out.parent, out.name, _PARTIAL, _REPLACED):
-        old, beside = (place(out.parent, out.name, id, state) for state in (_REPLACED, _PARTIAL))
+        old, beside = (path_in_state(out.parent, out.name, id, state) for state in (_REPLACED, _PARTIAL))
         if old.exists() and not out.exists():
             _rename(old, out)
         else:
@@ -176,6 +179,7 @@ def _replace(beside: Path, out: Path) -> None:
         if out.exists():
             _rename(out, old)
         _rename(beside, out)
+        log.debug("output in place: %s", out)
     except BaseException:  # an interruption too
         if old.exists() and not out.exists():
             _rename(old, out)

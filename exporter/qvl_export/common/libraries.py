@@ -16,4 +16,4 @@ def check() -> None:
         what = f"int8, int4 and --max-kl need {error.name}, which is not installed"
         raise ExportError(what, fix=install_fix("quant")) from error
     except (ImportError, OSError) as error:  # one of its shared libraries is missing or built for another system
-        raise ExportError(f"PyTorch cannot be loaded: {error}", fix="install it again") from error
+        raise ExportError(f"PyTorch cannot be loaded: {error}", fix="reinstall it") from error

@@ -16,7 +16,7 @@ class Progress(Protocol):
     def advance(self, count: int) -> None: ...
 
 
-class Silent:
+class NullProgress:
     """Reports nothing."""
 
     def stage(self, text: str, total: int = 0) -> None: ...

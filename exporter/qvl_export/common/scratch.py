@@ -26,7 +26,7 @@ def new_id() -> str:
     return uuid.uuid4().hex[:12]
 
 
-def place(parent: Path, name: str, id: str, state: str) -> Path:
+def path_in_state(parent: Path, name: str, id: str, state: str) -> Path:
     """Returns the path of a directory in a state, or of its lock."""
     return parent / f".{name}.{id}.{state}"
 
@@ -41,7 +41,7 @@ def abandoned(parent: Path, name: str, *states: str) -> Iterator[str]:
         return
     places = [(found[1], path) for path in parent.iterdir() if (found := pattern.fullmatch(path.name))]
     for id in sorted({id for id, path in places if path.suffix != f".{LOCK}" or _is_old(path)}):
-        with contextlib.suppress(OSError), lock(place(parent, name, id, LOCK)) as held:
+        with contextlib.suppress(OSError), lock(path_in_state(parent, name, id, LOCK)) as held:
             if held:
                 yield id
 
@@ -57,7 +57,7 @@ def _is_old(path: Path) -> bool:
 def clear(parent: Path, name: str = PROGRAM) -> None:
     """Removes the scratch directories in `parent` that killed processes left."""
     for id in abandoned(parent, name, SCRATCH):
-        shutil.rmtree(place(parent, name, id, SCRATCH), ignore_errors=True)
+        shutil.rmtree(path_in_state(parent, name, id, SCRATCH), ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -69,8 +69,8 @@ def scratch(parent: Path | None = None, name: str = PROGRAM) -> Iterator[Path]:
     parent = parent or Path(tempfile.gettempdir())
     clear(parent, name)
     id = new_id()
-    directory = place(parent, name, id, SCRATCH)
-    with lock(place(parent, name, id, LOCK)):
+    directory = path_in_state(parent, name, id, SCRATCH)
+    with lock(path_in_state(parent, name, id, LOCK)):
         directory.mkdir(mode=0o700)
         try:
             yield directory

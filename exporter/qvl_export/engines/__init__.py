@@ -16,7 +16,7 @@ from qvl_runtime.manifest import EngineEntry, GraphEntry, Manifest
 
 from ..common.progress import Progress
 from ..errors import ExportError
-from ..qtensor import Layout
+from ..qtensor import QuantFormat
 
 PROFILES = ("pages", "video")
 """Inputs of a vision engine: single images, or videos too."""
@@ -24,14 +24,14 @@ SCRIPT = "build_engines.sh"
 
 
 @dataclass(frozen=True)
-class EngineOptions:
+class BuildOptions:
     """Options of engines: compute capabilities (8.6 is 86; empty: the target's default), one of PROFILES, whether any
     weights are or may become `int4`, and the formats of weights that the checkpoint has `stored` quantized."""
 
     capabilities: tuple[int, ...] = ()
     profile: str = PROFILES[0]
     int4: bool = False
-    stored: frozenset[Layout] = frozenset()
+    stored: frozenset[QuantFormat] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -53,17 +53,19 @@ def capabilities(text: str | None) -> tuple[int, ...]:
         return ()
     found = [re.fullmatch(r"(\d+)\.?(\d)", part.strip()) for part in text.split(",")]
     if not all(found):
-        raise ExportError(f"compute capabilities {text!r} are no numbers", fix="such as --compute-capability 86,89,120")
+        raise ExportError(
+            f"compute capabilities {text!r} are not numbers", fix="such as --compute-capability 86,89,120"
+        )
     return tuple(dict.fromkeys(int(match[1] + match[2]) for match in found if match))
 
 
-def check(options: EngineOptions, library: str) -> None:
+def check(options: BuildOptions, library: str) -> None:
     """Raises ExportError for an unknown profile and for weights that no version of TensorRT supports."""
     if options.profile not in PROFILES:
         raise ExportError(f"profile {options.profile!r} is not known", fix=f"one of {', '.join(PROFILES)}")
-    if any(layout.asymmetric or layout.bits != 4 for layout in options.stored):
+    if any(format.asymmetric or format.bits != 4 for format in options.stored):
         raise ExportError(
-            f"the checkpoint's GPTQ weights are not symmetric int4, which is all that {library} takes",
+            f"the checkpoint's GPTQ weights are not symmetric int4, the only form that {library} supports",
             fix="export the unquantized checkpoint with --precision int4, or use --target cpu",
         )
 

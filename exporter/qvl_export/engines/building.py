@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from qvl_runtime.common.log import timed
 from qvl_runtime.manifest import EngineEntry, GraphEntry, Manifest, Profile
 from qvl_runtime.sessions._tensorrt.engine import logger
 
+from ..common.log import log
 from ..common.progress import Progress
 from ..errors import ExportError
 from . import Finished, engine_name, onnx_files, with_engine
@@ -42,8 +44,13 @@ class Library:
     keep: Configure = _nothing
 
     def refused(self, model: Path, errors: Sequence[str]) -> ExportError:
-        told = [error for error in errors if not any(noise in error for noise in NOISE)] or ["it does not say why"]
-        return ExportError(f"{self.name} refuses the graph: {told[0][:300]}", where=model.name)
+        reasons = [error for error in errors if not any(noise in error for noise in NOISE)] or ["it does not say why"]
+        return ExportError(f"{self.name} refuses the graph: {reasons[0][:300]}", where=model.name)
+
+
+def check(library: Library) -> None:
+    """Raises ExportError if the library does not support its configuration, before graphs are written."""
+    library.configure(library.trt.Builder(logger(library.trt)).create_builder_config())
 
 
 def finish(directory: Path, manifest: Manifest, progress: Progress, library: Library, kind: str) -> Finished:
@@ -52,7 +59,8 @@ def finish(directory: Path, manifest: Manifest, progress: Progress, library: Lib
     for name, entry in manifest.graphs.items():
         shapes = profiles(name, manifest, kind)
         progress.stage(f"building {engine_name(name)}", _size(entry))
-        build(directory / entry.model, directory / engine_name(name), entry, shapes, library, progress)
+        with timed(log, "engine built: %s", engine_name(name)):
+            build(directory / entry.model, directory / engine_name(name), entry, shapes, library, progress)
         engine = EngineEntry(
             file=engine_name(name),
             builder=f"{library.name} {library.trt.__version__}",
@@ -60,8 +68,8 @@ def finish(directory: Path, manifest: Manifest, progress: Progress, library: Lib
             profiles=shapes,
         )
         graphs[name] = with_engine(entry, engine, keep=False)
-    made = tuple(engine_name(name) for name in graphs)
-    return Finished(graphs, made, onnx_files(list(manifest.graphs.values())))
+    built = tuple(engine_name(name) for name in graphs)
+    return Finished(graphs, built, onnx_files(list(manifest.graphs.values())))
 
 
 def _size(entry: GraphEntry) -> int:
@@ -87,9 +95,9 @@ def build(
             raise library.refused(model, [*log.errors, f"profile {profile.name}"])
     with out.open("wb") as file:
         writer = _writer(trt, file, stopping)
-        made = stopping.run(lambda: builder.build_serialized_network_to_stream(network, config, writer))
+        built = stopping.run(lambda: builder.build_serialized_network_to_stream(network, config, writer))
     monitor.finish()
-    if not made:
+    if not built:
         raise library.refused(model, log.errors)
     library.keep(config)
 
@@ -110,11 +118,11 @@ def _let_decompose(trt: Any, network: Any) -> None:
 
 
 def _optimization(builder: Any, entry: GraphEntry, profile: Profile) -> Any:
-    made = builder.create_optimization_profile()
+    found = builder.create_optimization_profile()
     for port in entry.inputs:
         if port.dynamic:
-            made.set_shape(port.name, *(profile.shape(port, which) for which in ("min", "opt", "max")))
-    return made
+            found.set_shape(port.name, *(profile.shape(port, which) for which in ("min", "opt", "max")))
+    return found
 
 
 def _parser_errors(parser: Any) -> list[str]:
@@ -174,7 +182,7 @@ def _monitor(trt: Any, progress: Progress, total: int, stopping: Stopping) -> An
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
-            self.root, self.step, self.told = "", 0, 0
+            self.root, self.step, self.reported = "", 0, 0
 
         def phase_start(self, name: str, parent: str | None, steps: int) -> None:
             if parent is None:
@@ -182,16 +190,16 @@ def _monitor(trt: Any, progress: Progress, total: int, stopping: Stopping) -> An
 
         def step_complete(self, name: str, step: int) -> bool:
             return stopping.keeping(
-                lambda: self._tell(min(self.step, total - self.told)) if name == self.root else None
+                lambda: self._report(min(self.step, total - self.reported)) if name == self.root else None
             )
 
         def phase_finish(self, name: str) -> None: ...
 
         def finish(self) -> None:
-            self._tell(total - self.told)
+            self._report(total - self.reported)
 
-        def _tell(self, count: int) -> None:
-            self.told += count
+        def _report(self, count: int) -> None:
+            self.reported += count
             progress.advance(count)
 
     return Monitor()

@@ -1,4 +1,4 @@
-"""Measures what a bundle costs in accuracy: two bundles answer the same items, and a report compares the answers.
+"""Measures the accuracy that bundles lose: all answer the same items, and a report compares the answers.
 
 sets → answers (one or more processes per bundle) → metrics, agreement → statistics → summary → report
 """

@@ -14,28 +14,29 @@ import msgspec
 from qvl_runtime.bundle import read_manifest
 from qvl_runtime.errors import QvlError
 
-from ..common.progress import Progress, Silent
+from ..common.progress import NullProgress, Progress
 from ..errors import ExportError
 from ..jobs.open_pool import open_pool
 from ..jobs.pool import Pool
+from .analysis.gates import Gate, check_gates
 from .analysis.machine import this_machine
-from .analysis.results import Report
-from .analysis.summary import summarise
-from .analysis.verdict import Gate, check_gates
+from .analysis.results import Report, WorstItem
+from .analysis.summary import summarize
+from .answers.answer_runner import AnswerRunner
+from .answers.answerers import HF
 from .answers.models import Model, check_generation, open_models
 from .answers.records import Records
-from .answers.work_dir import Area
-from .answers.worker import HF
-from .report.output_dir import WORK, at_work
+from .report.output_dir import WORK, locked_output
 from .sets.dataset import EvalSet, open_set
 from .trace.blame import Blame, BlamePlan, blame
 
 NOISE_ITEMS = 100
+"""Most items on which the noise floor is measured."""
 
 
 @dataclass(frozen=True)
 class ComparePlan:
-    """What to compare, on what, and how.
+    """Which models to compare, on which items, and how.
 
     `reference` is a bundle, or with `hf` a checkpoint directory run by PyTorch; `items` is the number of items, drawn
     from the set with a fixed seed (default: all). `threads` are shared by `workers` processes (default: one per
@@ -65,32 +66,38 @@ def compare(plan: ComparePlan, progress: Progress | None = None) -> Report:
     """Answers the set with every model and compares the answers; raises ExportError, BundleError.
 
     `plan.out` is a new or empty directory, or a report that is resumed or replaced (see `report.output_dir`). `work/`
-    stays in it; a later run with the same set, items, reference and generation settings uses its records again.
+    stays in it; a later run with the same set, items, reference and generation settings reuses its records.
     """
-    with at_work(plan.out):
-        return _compare(plan, progress or Silent())
+    with locked_output(plan.out):
+        return _compare(plan, progress or NullProgress())
 
 
 def _compare(plan: ComparePlan, progress: Progress) -> Report:
     progress.stage(f"checking {plan.data}")
-    chosen = open_set(plan.data, plan.items)
-    if plan.items and plan.items > chosen.total:
-        progress.stage(f"--items {plan.items}: there are only {chosen.total}, and all are asked")
-    if plan.gates:
-        check_gates(plan.gates, chosen.tasks())
+    dataset = _open_dataset(plan, progress)
     reference, *others = open_models(plan.reference, plan.bundles, plan.hf)
     if plan.use_generation_config:
         check_generation([reference, *others])
     with open_pool(plan.ray) as pool:
-        area = _area(plan, chosen, reference, pool, progress)
-        noise = _answer_all(area, chosen, reference, others)
-        machine = this_machine(area.threads, area.workers, pool.machines, _engines([reference, *others]))
+        runner = _answer_runner(plan, dataset, reference, pool, progress)
+        noise = _answer_all(runner, dataset, reference, others)
+        machine = this_machine(runner.threads, runner.workers, pool.machines, _engines([reference, *others]))
     progress.stage("comparing")
-    first = reference.contender(area.work, f"reference-{reference.key}")
-    compared = [other.contender(area.work, other.key) for other in others]
-    report = summarise(chosen, first, compared, None if plan.hf else Records(area.work, noise))
+    first = reference.result(runner.directory, _reference_name(reference))
+    results = [other.result(runner.directory, other.key) for other in others]
+    report = summarize(dataset, first, results, None if plan.hf else Records(runner.directory, noise))
     report = msgspec.structs.replace(report, use_generation_config=plan.use_generation_config, machine=machine)
-    return msgspec.structs.replace(report, blame=_blames(plan, report, progress)) if plan.blame else report
+    return msgspec.structs.replace(report, blame=_blame_all(plan, report, progress)) if plan.blame else report
+
+
+def _open_dataset(plan: ComparePlan, progress: Progress) -> EvalSet:
+    """Checks the set and draws the items; raises ExportError, also for gates on metrics that it does not measure."""
+    dataset = open_set(plan.data, plan.items)
+    if plan.items and plan.items > dataset.total:
+        progress.stage(f"--items {plan.items}: the set has only {dataset.total} items; all are evaluated")
+    if plan.gates:
+        check_gates(plan.gates, dataset.tasks())
+    return dataset
 
 
 def _engines(models: Sequence[Model]) -> list[str]:
@@ -99,67 +106,77 @@ def _engines(models: Sequence[Model]) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def _answer_all(area: Area, chosen: EvalSet, reference: Model, others: Sequence[Model]) -> str:
+def _reference_name(reference: Model) -> str:
+    """Returns the name of the reference's records."""
+    return f"reference-{reference.key}"
+
+
+def _answer_all(runner: AnswerRunner, dataset: EvalSet, reference: Model, others: Sequence[Model]) -> str:
     """Answers the remaining items with every model; returns the name of the noise floor's records."""
-    other_count = 1 if area.threads > 1 else 2  # measures what the number of threads alone changes
-    noisy, noise = chosen.subset(NOISE_ITEMS), f"{reference.key}-threads{other_count}"
-    pending = [other for other in others if area.missing(other.key, chosen)]
-    floor = bool(area.missing(noise, noisy)) and reference.engine != HF
-    area.answer(reference, f"reference-{reference.key}", chosen, True, area.threads, bool(pending) or floor)
-    _check_answered(area, reference, chosen)
-    if floor:
-        area.answer(reference, noise, noisy, False, other_count, True, f"{reference.title} again (noise floor)")
+    other_threads = 1 if runner.threads > 1 else 2  # measures the effect of the number of threads alone
+    subset, noise = dataset.subset(NOISE_ITEMS), f"{reference.key}-threads{other_threads}"
+    pending = [other for other in others if runner.missing(other.key, dataset)]
+    measures_noise = bool(runner.missing(noise, subset)) and reference.engine != HF
+    needs_distributions = bool(pending) or measures_noise
+    runner.answer(reference, _reference_name(reference), dataset, runner.threads, True, needs_distributions)
+    _check_answered(runner, reference, dataset)
+    if measures_noise:
+        title = f"{reference.title} again (noise floor)"
+        runner.answer(reference, noise, subset, other_threads, even_if_complete=True, title=title)
     for other in others:
-        area.answer(other, other.key, chosen, False, area.threads, False)
-    for scratch in area.work.parent.glob(f"*/{area.scratch.name}"):  # an interrupted run keeps its own to resume
+        runner.answer(other, other.key, dataset, runner.threads)
+    for scratch in runner.directory.parent.glob(f"*/{runner.scratch.name}"):  # interrupted runs keep theirs to resume
         shutil.rmtree(scratch, ignore_errors=True)
     return noise
 
 
-def _check_answered(area: Area, reference: Model, chosen: EvalSet) -> None:
+def _check_answered(runner: AnswerRunner, reference: Model, dataset: EvalSet) -> None:
     """Raises ExportError with the first item's error if the reference answered no item."""
-    records = Records(area.work, f"reference-{reference.key}")
+    records = Records(runner.directory, _reference_name(reference))
     if len(records) or not (failed := sorted(records.failed)):
         return
     record = records.get(failed[0])
     cause = record.error if record else ""
-    raise ExportError(f"answers none of {chosen.count} items: {cause}", where=reference.path)
+    raise ExportError(f"failed on all {dataset.count} items: {cause}", where=reference.path)
 
 
-def _area(plan: ComparePlan, chosen: EvalSet, reference: Model, pool: Pool, progress: Progress) -> Area:
-    """Returns the work directory for this set, these items, the generation settings and the reference."""
+def _answer_runner(
+    plan: ComparePlan, dataset: EvalSet, reference: Model, pool: Pool, progress: Progress
+) -> AnswerRunner:
+    """Returns a runner with the work directory of this set, these items, the generation settings and the reference."""
     arguments, recommends = dict(plan.template_args), plan.use_generation_config
-    parts = [chosen.digest, chosen.chosen, plan.max_new_tokens, reference.key, arguments, recommends]
+    parts = [dataset.digest, dataset.chosen, plan.max_new_tokens, reference.key, arguments, recommends]
     key = msgspec.json.encode(parts, order="sorted")
-    work = plan.out / WORK / hashlib.sha256(key).hexdigest()[:12]
-    work.mkdir(parents=True, exist_ok=True)
+    directory = plan.out / WORK / hashlib.sha256(key).hexdigest()[:12]
+    directory.mkdir(parents=True, exist_ok=True)
     workers = plan.workers or pool.machines
     threads = max(1, (plan.threads or pool.cores) // workers)
-    return Area(work, pool, progress, workers, threads, plan.max_new_tokens, arguments, recommends)
+    return AnswerRunner(directory, pool, progress, workers, threads, plan.max_new_tokens, arguments, recommends)
 
 
-def _blames(plan: ComparePlan, report: Report, progress: Progress) -> dict[str, Blame]:
-    """Traces every bundle's worst item layer by layer, by title; a bundle that cannot be traced is reported instead."""
+def _blame_all(plan: ComparePlan, report: Report, progress: Progress) -> dict[str, Blame]:
+    """Traces every bundle's worst item layer by layer, by title; reports bundles that cannot be traced."""
     found = {}
     for path, bundle in zip(plan.bundles, report.bundles, strict=True):
         for worst in bundle.worst[:1]:
-            pages, threads = (Path(worst.image),), plan.threads
             progress.stage(f"tracing the worst item of {bundle.title}, {Path(worst.image).name}, layer by layer")
             try:
-                tracing = BlamePlan(
-                    plan.reference,
-                    path,
-                    pages,
-                    worst.prompt,
-                    None,
-                    threads,
-                    plan.hf,
-                    plan.template_args,
-                    plan.out / WORK,
-                )
-                traced = blame(tracing, progress)
+                traced = blame(_blame_plan(plan, path, worst), progress)
             except QvlError as error:
                 progress.stage(f"{bundle.title} cannot be traced: {error}")
             else:
                 found[bundle.title] = traced
     return found
+
+
+def _blame_plan(plan: ComparePlan, bundle: Path, item: WorstItem) -> BlamePlan:
+    return BlamePlan(
+        plan.reference,
+        bundle,
+        (Path(item.image),),
+        item.prompt,
+        threads=plan.threads,
+        hf=plan.hf,
+        template_args=plan.template_args,
+        work=plan.out / WORK,
+    )

@@ -1,1 +1,1 @@
-"""The export: its plan, the checkpoint opened for it, and its stages."""
+"""The export: its plan, the checks and inputs of the plan, and its stages."""

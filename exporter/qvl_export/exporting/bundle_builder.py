@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from pathlib import Path
 
 import onnx_ir as ir
@@ -12,25 +13,26 @@ from qvl_runtime.manifest import Calibration, GraphEntry, Manifest
 from ..bundle import files as bundle
 from ..bundle import manifest as describe
 from ..bundle.text_files import texts
+from ..common.log import log
 from ..common.progress import Progress
 from ..engines import Finisher
 from ..graph import weights
 from ..graph.build import Graph
 from ..graph.packed_sources import packed_parts
-from ..quant.calibration.work_dir import Quantized
-from .resolve import Opened, build_graph
+from ..quant.calibration.work_dir import TowerResult
+from .resolved_export import ResolvedExport, build_graph
 
 
-class Draft:
+class BundleBuilder:
     """Writes an export to `directory`: the text files immediately, then one graph after another.
 
     `graphs` holds the written graphs by name.
     """
 
-    def __init__(self, opened: Opened, directory: Path) -> None:
+    def __init__(self, resolved: ResolvedExport, directory: Path) -> None:
         self.directory = directory
-        self._opened = opened
-        names = texts.write(opened.texts, directory)
+        self._resolved = resolved
+        names = texts.write(resolved.texts, directory)
         self._files = {name: bundle.file_entry(directory / name) for name in names}
         self.graphs: dict[str, Graph] = {}
         self._entries: dict[str, GraphEntry] = {}
@@ -39,23 +41,23 @@ class Draft:
 
     def manifest(self, calibration: Calibration | None = None) -> Manifest:
         """Returns the manifest of everything written so far."""
-        opened = self._opened
-        origin = describe.origin(opened.source, self._read_hash, calibration, opened.plan.recorded())
-        target, special = opened.plan.target, opened.texts.special_tokens
-        return describe.manifest(opened.spec, target, self._entries, self._files, origin, special, opened.generation)
+        return self._resolved.manifest(self._entries, self._files, self._read_hash, calibration)
 
-    def add(self, name: str, quantized: Quantized, progress: Progress) -> None:
-        """Writes a graph and its weights; tensors in `quantized` replace those of the checkpoint."""
-        opened, target = self._opened, self._opened.targets[name]
-        linears = opened.linears(quantized)
-        graph = self.graphs[name] = build_graph(name, opened.spec, target, linears)
-        sources = {**opened.sources, **quantized.tensors, **packed_parts(linears, target)}
+    def add(self, name: str, tower_result: TowerResult, progress: Progress) -> None:
+        """Writes a graph and its weights; tensors in `tower_result` replace those of the checkpoint."""
+        resolved, target = self._resolved, self._resolved.targets[name]
+        linears = resolved.linears(tower_result)
+        began = time.perf_counter()
+        graph = self.graphs[name] = build_graph(name, resolved.spec, target, linears)
+        sources = {**resolved.sources, **tower_result.tensors, **packed_parts(linears, target)}
         progress.stage(f"writing {name}", weights.source_bytes(graph, sources))
         data = self.directory / f"{name}.onnx.data"
         written = weights.write(graph, sources, data, self._read_hash, progress.advance, self._stored)
         self._stored |= weights.stored(graph)
         bundle.save_graph(graph, self.directory)
-        self._entries[name] = describe.graph_entry(graph, written, opened.floats(name))
+        size, nodes = sum(written.weight_bytes.values()), len(graph.model.graph)
+        log.debug("graph written: %s, %d nodes, %d bytes, %.3f s", name, nodes, size, time.perf_counter() - began)
+        self._entries[name] = describe.graph_entry(graph, written, resolved.floats(name))
         self._files[data.name] = bundle.file_entry(data, written.sha256)
         self._files[f"{name}.onnx"] = bundle.file_entry(self.directory / f"{name}.onnx")
 

@@ -8,11 +8,13 @@ import re
 import sys
 from pathlib import Path
 
+from qvl_runtime.common.log import timed
 from qvl_runtime.errors import QvlError
 
 from .. import families
 from ..checkpoint import foreign_formats as foreign
 from ..checkpoint.directory import INDEX, WHOLE, Checkpoint
+from ..common.log import log
 from ..errors import CheckpointError, HubError
 
 NEEDED = [
@@ -55,10 +57,11 @@ def locate(name: str, revision: str | None) -> tuple[Checkpoint, str | None]:
             )
         return Checkpoint(path), None
     if path.exists() and path.suffix == ".gguf":
-        raise CheckpointError("is a GGUF file, which is llama.cpp's", where=name, fix=foreign.GGUF)
+        raise CheckpointError("is a GGUF file, the format of llama.cpp", where=name, fix=foreign.GGUF)
     if path.exists() or not _REPO_ID.fullmatch(name):
         raise CheckpointError("is neither a checkpoint directory nor a Hugging Face id (org/model)", where=name)
-    directory = _download(name, revision)
+    with timed(log, "downloaded: %s, revision %s", name, revision):
+        directory = _download(name, revision)
     _check_weights(name, directory)
     return Checkpoint(directory), directory.name
 

@@ -1,13 +1,17 @@
-"""Opens a checkpoint for a plan, and refuses one that does not fit before any long work begins."""
+"""Resolves a plan: finds, reads and checks its inputs, and refuses here whatever cannot be exported.
+
+After `resolve`, an export fails only for reasons that show while it works: an unreadable page, a value beyond float16's
+range, a full disk, an engine builder that refuses a graph.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from functools import partial
+import hashlib
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
-from qvl_runtime.manifest import DECODE, GenerationDefaults
+from qvl_runtime.manifest import FileEntry
 
 from .. import engines, families, targets
 from ..bundle import manifest as describe
@@ -16,91 +20,125 @@ from ..checkpoint import generation_config as generation
 from ..checkpoint import unused_tensors as leftovers
 from ..checkpoint.directory import HEAD, Checkpoint
 from ..checkpoint.quantized import detect as stored
+from ..checkpoint.quantized import gptq_writer
 from ..checkpoint.safetensors_reader import Tensor
+from ..common import atomic_output as atomic
+from ..common.log import log
 from ..common.progress import Progress
+from ..engines import Finisher
 from ..errors import ConfigError, ExportError
 from ..families.spec import ModelSpec
 from ..graph import build, weights
 from ..graph.packed_sources import packed_parts
 from ..graph.weight_matching import match
-from ..quant import precision, schemes
+from ..jobs.open_pool import check_pool
+from ..quant import format_checks, precision, schemes
 from ..quant import rotation as rotate
-from ..quant.calibration.work_dir import Quantized
-from ..quant.precision import MIXED
-from . import hub
+from ..quant.calibration.saved_linear import SavedLinear
+from ..quant.calibration_data.selection import Pages, select
+from ..quant.context import CalibrationSetup
+from ..quant.precision import INT4, MIXED
+from . import hub, layouts
+from .option_checks import adjusted_spec, check_effect, check_options, check_schemes, quantized
 from .plan import ExportPlan
-
-BUILD: dict[str, Callable[..., build.Graph]] = {
-    "vision": build.build_vision,
-    "llm": build.build_llm,
-    DECODE: partial(build.build_llm, name=DECODE),
-}
-Linears = Mapping[str, stored.QuantizedSource]
+from .resolved_export import DirectoryLayout, Linears, ResolvedExport, build_graph
 
 
-@dataclass(frozen=True)
-class Opened:
-    """A checkpoint that fits a plan; its spec and tensors have the plan's bounds and basis.
+def resolve(plan: ExportPlan, progress: Progress) -> ResolvedExport:
+    """Returns the plan's inputs for an export; writes nothing.
 
-    `precisions` and `targets` are by graph name, `own` the linears that the checkpoint stores quantized, `sources` the
-    values of every parameter, `texts` the files that prompts are built from, `generation` the checkpoint's recommended
-    generation settings.
+    Options, paths, calibration pages and engine libraries are checked before the checkpoint is located or downloaded,
+    everything else before calibration.
+
+    Raises ExportError (ConfigError, CheckpointError, HubError, OutputError), or InstallError for a missing library.
     """
-
-    plan: ExportPlan
-    precisions: Mapping[str, str]
-    targets: Mapping[str, targets.Target]
-    checkpoint: Checkpoint
-    source: describe.Source
-    spec: ModelSpec
-    tensors: Mapping[str, Tensor]
-    own: Linears
-    sources: Mapping[str, weights.Source]
-    texts: text_files.Texts
-    generation: GenerationDefaults
-
-    def floats(self, name: str) -> str:
-        """Returns the precision of a graph's unquantized values."""
-        return precision.of_floats(self.precisions[name], self.plan.precision)
-
-    @property
-    def options(self) -> schemes.Options:
-        """The options of quantization schemes for this plan and target."""
-        return replace(self.plan.options, static=self.targets["vision"].static_activations)
-
-    @property
-    def engine_options(self) -> engines.EngineOptions:
-        """The options of engines that follow from the plan and its weights."""
-        stored = frozenset(linear.layout() for linear in self.own.values())
-        int4 = any(layout.bits == 4 for layout in stored) or not {"int4", MIXED}.isdisjoint(self.precisions.values())
-        return engines.EngineOptions(
-            engines.capabilities(self.plan.compute_capability), self.plan.profile, int4, stored
-        )
-
-    def linears(self, quantized: Quantized) -> dict[str, stored.QuantizedSource]:
-        """Returns the checkpoint's own quantized linears and those of `quantized`."""
-        return {**self.own, **quantized.linears}
+    check_options(plan)
+    layout = layouts.find(plan.layout)
+    _check_outputs(plan, layout)
+    precisions, pages = plan.precisions(), None
+    if quantized(precisions):
+        pages = _select(plan)
+        check_pool(plan.calibration.ray)
+    lowered = _targets(plan, precisions)
+    _finisher(plan, precisions, {})
+    resolved = _read(plan, precisions, lowered, layout, progress)
+    check_effect(plan, resolved.targets, bool(resolved.own), resolved.spec.text.moe is not None)
+    if pages:
+        _report_fewer(plan, pages, progress)
+    layout.check(resolved)
+    _check_save_gptq(resolved)
+    finisher = _finisher(plan, precisions, resolved.own)
+    calibration = _calibration(resolved, pages, progress) if pages else None
+    return replace(resolved, finisher=finisher, calibration=calibration)
 
 
-def open_checkpoint(plan: ExportPlan, precisions: Mapping[str, str], progress: Progress) -> Opened:
-    """Finds, reads and checks the plan's checkpoint.
+def resolve_sensitivity(plan: ExportPlan, progress: Progress) -> ResolvedExport:
+    """Returns the plan's inputs for measuring sensitivities; its precisions and `out` have no effect.
 
-    Raises ExportError (HubError, ConfigError, CheckpointError).
+    Raises ExportError and InstallError as `resolve` does.
     """
-    lowered = {
-        name: targets.lower(plan.target, precision.of_floats(chosen, plan.precision), plan.accuracy_level)
+    check_schemes(plan, {MIXED})
+    pages = _select(plan)
+    mixed = dict.fromkeys(precision.TOWERS, MIXED)
+    resolved = _read(plan, mixed, _targets(plan, mixed), layouts.find(plan.layout), progress)
+    if resolved.own:
+        raise ExportError("the checkpoint is already quantized", fix="measure the original one")
+    return replace(resolved, calibration=_calibration(resolved, pages, progress))
+
+
+def _check_outputs(plan: ExportPlan, layout: DirectoryLayout) -> None:
+    """Raises OutputError for an output path that is not free."""
+    out = Path(plan.out)
+    atomic.check_free(out, plan.force, layout.OUTPUT_KIND)
+    if plan.quant.save_gptq is not None:
+        gptq_writer.check_place(Path(plan.quant.save_gptq), out, plan.force)
+
+
+def _select(plan: ExportPlan) -> Pages:
+    """Returns the calibration pages; raises ExportError or MediaError for those that are missing or damaged."""
+    return select(plan.calibration.calib, plan.calibration.samples)
+
+
+def _report_fewer(plan: ExportPlan, pages: Pages, progress: Progress) -> None:
+    """Reports if there are fewer calibration pages than were asked for."""
+    samples = plan.calibration.samples
+    if plan.is_asked("samples") and len(pages) < samples:
+        progress.stage(f"--samples {samples}: there are only {len(pages)}, and all are used")
+
+
+def _finisher(plan: ExportPlan, precisions: Mapping[str, str], own: Linears) -> Finisher | None:
+    """Returns the function that builds the target's engines, if any; `own` is empty until the checkpoint is read."""
+    formats = frozenset(linear.format() for linear in own.values())
+    found = quantized(precisions).values()
+    int4 = any(name == MIXED or schemes.find(name, plan.scheme_options).format(1).bits == 4 for name in found)
+    wanted = engines.capabilities(plan.engine.compute_capability)
+    options = engines.BuildOptions(
+        wanted, plan.engine.profile, int4 or any(format.bits == 4 for format in formats), formats
+    )
+    return targets.finisher(plan.target, options)
+
+
+def _targets(plan: ExportPlan, precisions: Mapping[str, str]) -> dict[str, targets.Target]:
+    """Returns the target of every graph; raises ExportError for an unknown one."""
+    return {
+        name: targets.lower(plan.target, precision.of_floats(chosen, plan.precision), plan.quant.accuracy_level)
         for name, chosen in precisions.items()
     }
+
+
+def _read(
+    plan: ExportPlan,
+    precisions: Mapping[str, str],
+    lowered: Mapping[str, targets.Target],
+    layout: DirectoryLayout,
+    progress: Progress,
+) -> ResolvedExport:
+    """Finds, reads and checks the plan's checkpoint."""
     progress.stage(f"locating {plan.checkpoint}")
     checkpoint, revision = hub.locate(str(plan.checkpoint), plan.revision)
     source = describe.Source(str(plan.checkpoint), checkpoint.directory, revision)
-    own = stored.quantized_linears(checkpoint)
-    if own and plan.rotate:
-        raise ExportError("the checkpoint is already quantized", where=checkpoint.directory, fix="use --no-rotate")
-    if own:
-        forms = ", ".join(sorted({str(linear.layout()) for linear in own.values()}))
-        progress.stage(f"{len(own)} linears stay as the checkpoint has them: {forms}")
-    spec = plan.adjusted(families.read_spec(checkpoint))
+    own = _own_linears(plan, checkpoint, progress)
+    spec = adjusted_spec(plan, families.read_spec(checkpoint))
     _check_depth(spec, checkpoint)
     recommended, dropped = generation.read(checkpoint)
     if dropped:
@@ -111,12 +149,22 @@ def open_checkpoint(plan: ExportPlan, precisions: Mapping[str, str], progress: P
     for note in (*checkpoint.notes, *leftovers.notes(checkpoint.tensors), *_headless(spec, checkpoint)):
         progress.stage(f"note: {note}")
     texts = text_files.read(checkpoint, spec, lambda note: progress.stage(f"note: {note}"))
-    return Opened(plan, precisions, lowered, checkpoint, source, spec, tensors, own, sources, texts, recommended)
+    size = sum(tensor.nbytes for tensor in tensors.values())
+    log.debug("checkpoint read: %s, %s, %d tensors, %d bytes", checkpoint.directory, spec.family, len(tensors), size)
+    return ResolvedExport(
+        plan, layout, precisions, lowered, checkpoint, source, spec, tensors, own, sources, texts, recommended
+    )
 
 
-def build_graph(name: str, spec: ModelSpec, target: targets.Target, linears: Linears) -> build.Graph:
-    """Returns the graph called `name` with `linears` quantized."""
-    return BUILD[name](spec, target, {name: linear.layout() for name, linear in linears.items()})
+def _own_linears(plan: ExportPlan, checkpoint: Checkpoint, progress: Progress) -> dict[str, stored.QuantizedSource]:
+    """Returns the linears that the checkpoint stores quantized, and reports their formats."""
+    own = stored.quantized_linears(checkpoint)
+    if own and plan.quant.rotate:
+        raise ExportError("the checkpoint is already quantized", where=checkpoint.directory, fix="use --no-rotate")
+    if own:
+        forms = ", ".join(sorted({str(linear.format()) for linear in own.values()}))
+        progress.stage(f"{len(own)} linears stay as the checkpoint has them: {forms}")
+    return own
 
 
 def _used(checkpoint: Checkpoint, spec: ModelSpec) -> dict[str, Tensor]:
@@ -129,7 +177,7 @@ def _headless(spec: ModelSpec, checkpoint: Checkpoint) -> list[str]:
     """Returns a note if the model should have a head of its own but has none."""
     if not spec.text.tied or HEAD in checkpoint.tensors or checkpoint.ties_embeddings:
         return []
-    return [f"there is no {HEAD}, and config.json ties none: the table of embeddings serves as head"]
+    return [f"there is no {HEAD}, and config.json does not tie it: the embedding serves as head"]
 
 
 def _match(
@@ -152,3 +200,49 @@ def _check_depth(spec: ModelSpec, checkpoint: Checkpoint) -> None:
                 where=checkpoint.directory / "config.json",
                 fix="weights and config.json are of different models",
             )
+
+
+def _check_save_gptq(resolved: ResolvedExport) -> None:
+    """Raises ExportError if the model cannot be saved as a GPTQ checkpoint."""
+    plan, spec = resolved.plan, resolved.spec
+    if plan.quant.save_gptq is None:
+        return
+    if "model.embed_tokens.weight" not in resolved.checkpoint.tensors:
+        raise ExportError(f"--save-gptq does not know the names of family {spec.family}", fix="leave it out")
+    scheme = schemes.find(INT4, plan.scheme_options)
+    shapes = build.llm_weights(spec.text, resolved.targets["llm"])
+    gptq_writer.check(
+        {name: SavedLinear(name, Path(), scheme.format(shape[1]), *shape) for name, shape in shapes.items()}
+    )
+
+
+def _calibration(resolved: ResolvedExport, pages: Pages, progress: Progress) -> CalibrationSetup:
+    """Returns the setup of the calibration on `pages`; reads all weights once.
+
+    Raises ExportError for a checkpoint, formats or a limit that the graphs cannot be quantized with.
+    """
+    plan, wanted = resolved.plan, quantized(resolved.precisions)
+    if resolved.own and "llm" in wanted:
+        raise ExportError(
+            "the checkpoint is already quantized",
+            fix="leave --precision, --llm-precision, --max-kl and --max-size out to use it as it is",
+        )
+    setup = CalibrationSetup(
+        resolved.spec,
+        resolved.targets,
+        resolved.checkpoint,
+        resolved.tensors,
+        Path(plan.out),
+        wanted,
+        replace(plan.scheme_options, static=resolved.targets["vision"].static_activations),
+        pages,
+        plan.limit,
+    )
+    format_checks.check_formats(setup)
+    files = {
+        name: FileEntry(size=len(content), sha256=hashlib.sha256(content).hexdigest())
+        for name, content in text_files.encoded(resolved.texts).items()
+    }
+    format_checks.check_size(setup, resolved.manifest({}, files, hashlib.sha256()))
+    weights.check_finite(resolved.checkpoint.tensors.values(), progress)
+    return setup

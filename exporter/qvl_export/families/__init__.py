@@ -1,6 +1,7 @@
 """Families: one module per `model_type`, found by name, each with `read(Checkpoint) -> ModelSpec`.
 
-A family whose tensors have other names or shapes than the graphs also has `tensors(Checkpoint)`, which maps them.
+A family whose tensors have other names or shapes than the graphs also has `tensors(Checkpoint)`, which maps them. If
+ONNX Runtime GenAI knows the family, GENAI_TYPE is its model type there.
 """
 
 from __future__ import annotations
@@ -46,6 +47,12 @@ def tensors(checkpoint: Checkpoint, spec: ModelSpec) -> Mapping[str, Tensor]:
     module = _module(spec.family)
     found: Mapping[str, Tensor] = module.tensors(checkpoint) if hasattr(module, "tensors") else checkpoint.tensors
     return found
+
+
+def genai_types() -> dict[str, str]:
+    """The model types in ONNX Runtime GenAI of the families that it knows."""
+    types = {family: getattr(_module(family), "GENAI_TYPE", None) for family in available()}
+    return {family: found for family, found in types.items() if found is not None}
 
 
 def _module(family: str) -> Any:

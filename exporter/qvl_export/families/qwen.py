@@ -168,7 +168,7 @@ def _image(visual: VisualConfig) -> ImageGeometry:
 def _vision(visual: VisualConfig, checkpoint: Checkpoint) -> VisionSpec:
     refuse_unless(visual.image_size % visual.patch_size == 0, "image_size is not whole patches", checkpoint)
     refuse_unless(visual.width % visual.heads == 0, f"{visual.heads} heads do not divide {visual.width}", checkpoint)
-    refuse_unless(visual.output_dim % HEAD_SIZE == 0, f"output_dim is no multiple of {HEAD_SIZE}", checkpoint)
+    refuse_unless(visual.output_dim % HEAD_SIZE == 0, f"output_dim is not a multiple of {HEAD_SIZE}", checkpoint)
     refuse_unless(
         visual.image_start_id >= SPECIAL_TOKENS.index("<img>"), f"image_start_id is {visual.image_start_id}", checkpoint
     )

@@ -14,6 +14,8 @@ from .config.text import QWEN2_DEFAULTS, read_text
 from .config.vision import check_vision, read_image, read_vision
 from .spec import ModelSpec, VisionSpec
 
+GENAI_TYPE = "qwen2_5_vl"
+
 
 class VisionConfig(msgspec.Struct):
     """`vision_config` with the defaults of transformers' `Qwen2_5_VLVisionConfig`."""

@@ -17,6 +17,7 @@ from .config.text import read_text
 from .config.vision import check_vision, read_image, read_vision
 from .spec import ModelSpec, TextSpec, VisionSpec
 
+GENAI_TYPE = "qwen3_vl"
 TEXT_DEFAULTS: Mapping[str, Any] = {
     "head_dim": 128,
     "max_position_embeddings": 128000,

@@ -13,6 +13,7 @@ from .config import Positive, convert, refuse_unless
 from .config.text import read_text
 from .spec import ModelSpec, MoeSpec
 
+GENAI_TYPE = qwen3_vl.GENAI_TYPE
 TEXT_DEFAULTS = {name: value for name, value in qwen3_vl.TEXT_DEFAULTS.items() if name != "head_dim"}
 """Defaults of transformers' `Qwen3VLMoeTextConfig`, whose default head size is the hidden size per head."""
 

@@ -13,7 +13,7 @@ from onnxscript import GraphBuilder
 from qvl_runtime.manifest import ImageGeometry, Port
 
 from ..families.spec import ModelSpec, TextSpec
-from ..qtensor import Layout
+from ..qtensor import QuantFormat
 from ..targets import PAST, Cache, Target, WindowInputs
 from .experts import ExpertWeight
 from .layers import Embedding, Linear
@@ -29,12 +29,12 @@ Axes = list[int | str]
 class Graph:
     """A model without weights: its initializers of types `Weight` and `Packed` have no values yet.
 
-    `layouts` holds the formats of its quantized linears by name.
+    `formats` holds the formats of its quantized linears by name.
     """
 
     name: str
     model: ir.Model
-    layouts: Mapping[str, Layout] = field(default_factory=dict)
+    formats: Mapping[str, QuantFormat] = field(default_factory=dict)
 
     @property
     def inputs(self) -> list[Port]:
@@ -137,13 +137,19 @@ def empty_graph(name: str, target: Target) -> ir.Graph:
 
 
 def finished(graph: ir.Graph, target: Target) -> ir.Model:
-    """Returns the model of a complete graph, without unused nodes, which ONNX Runtime would compute."""
+    """Returns the model of a complete graph.
+
+    Unused nodes, which ONNX Runtime would compute, and what the graph builder notes about its modules are removed.
+    """
     model = ir.Model(graph, ir_version=target.ir_version)
     RemoveUnusedNodesPass()(model)
+    for node in ir.traversal.RecursiveGraphIterator(graph):
+        for key in [key for key in node.metadata_props if key == "namespace" or key.startswith("pkg.onnxscript.")]:
+            del node.metadata_props[key]  # names of our classes, and its failed inferences
     return model
 
 
-def build_vision(spec: ModelSpec, target: Target, layouts: Mapping[str, Layout] | None = None) -> Graph:
+def build_vision(spec: ModelSpec, target: Target, formats: Mapping[str, QuantFormat] | None = None) -> Graph:
     """Builds the graph: pixels, patch positions, inputs for windows and interpolation → `image_features`.
 
     With DeepStack it also has outputs `deepstack_features.N`, where N is a layer of the language model.
@@ -151,7 +157,7 @@ def build_vision(spec: ModelSpec, target: Target, layouts: Mapping[str, Layout] 
     graph, image = empty_graph("vision", target), spec.image
     inputs = add_vision_inputs(graph, image, "pixel_values", ["frames", "patches", image.patch_dim])
     tower = VisionTower(target, spec.vision, patch_kernel(image))
-    used = quantize(tower, "visual", layouts or {})
+    used = quantize(tower, "visual", formats or {})
     features = tower(GraphBuilder(graph).op, inputs)
     names = ["image_features", *deepstack_names(spec.text)]
     for name, value in zip(names, features, strict=True):
@@ -179,7 +185,9 @@ def llm_weights(spec: TextSpec, target: Target) -> dict[str, tuple[int, int]]:
     return {name: (math.prod(shape[:-1]), shape[-1]) for name, shape in (linears | experts).items()}
 
 
-def build_llm(spec: ModelSpec, target: Target, layouts: Mapping[str, Layout] | None = None, name: str = "llm") -> Graph:
+def build_llm(
+    spec: ModelSpec, target: Target, formats: Mapping[str, QuantFormat] | None = None, name: str = "llm"
+) -> Graph:
     """Builds the graph: tokens, positions, image features and past → `logits` at `logits_positions`, and present."""
     graph, text = empty_graph(name, target), spec.text
     inputs = LlmInputs(
@@ -197,7 +205,7 @@ def build_llm(spec: ModelSpec, target: Target, layouts: Mapping[str, Layout] | N
         add_cache(graph, text, target, f"past_key_values.{index}.", state, capacity) for index in range(text.num_layers)
     ]
     llm = Llm(target, text)
-    used = quantize(llm, "", layouts or {})
+    used = quantize(llm, "", formats or {})
     logits, presents = llm(GraphBuilder(graph).op, inputs, caches)
     add_output(graph, logits, "logits", [1, "wanted", text.vocab_size])
     add_presents(graph, text, target, presents, total)

@@ -76,11 +76,11 @@ class SparseMlp(nn.Module):
 class StoredExperts:
     """Experts of a checkpoint in the graph's form: [experts, out, in] with rows in the graph's order.
 
-    `turned` is set if the checkpoint stores [experts, in, out], as the published ones do.
+    `transposed` is set if the checkpoint stores [experts, in, out], as the published ones do.
     """
 
     tensor: Tensor
-    turned: bool
+    transposed: bool
     rows: np.ndarray | None
 
     @property
@@ -100,12 +100,12 @@ class StoredExperts:
         for chunk in self.tensor.chunks(chunk_bytes):
             stored = chunk.view(f"u{chunk.itemsize}").reshape(-1, *self.tensor.shape[1:])  # bfloat16 copies slowly
             for matrix in stored:
-                turned = matrix.T if self.turned else matrix
-                ordered = turned if self.rows is None else turned[self.rows]
+                oriented = matrix.T if self.transposed else matrix
+                ordered = oriented if self.rows is None else oriented[self.rows]
                 yield np.ascontiguousarray(ordered).reshape(-1).view(chunk.dtype)
 
 
-def is_turned(name: str, weights: Mapping[str, Weight], tensors: Mapping[str, Tensor]) -> bool:
+def is_transposed(name: str, weights: Mapping[str, Weight], tensors: Mapping[str, Tensor]) -> bool:
     """Whether a checkpoint stores experts as [experts, in, out]; for square ones the layer's other tensor decides."""
     wanted = weights[name].source_shape
     if wanted[1] != wanted[2]:

@@ -13,7 +13,7 @@ import onnx_ir as ir
 from onnxscript import GraphBuilder, OpBuilder, nn
 
 from ..families.spec import ModelSpec, TextSpec
-from ..qtensor import Layout
+from ..qtensor import QuantFormat
 from ..targets import Target
 from . import grid_indices as indices
 from .build import (
@@ -34,7 +34,7 @@ from .quantized import quantize
 from .text import EmbeddedInputs, Llm
 from .vision import VisionInputs, VisionTower
 
-Layouts = Mapping[str, Layout]
+Formats = Mapping[str, QuantFormat]
 TABLE = "model.embed_tokens"
 
 
@@ -43,32 +43,32 @@ def row_width(spec: TextSpec) -> int:
     return (1 + spec.deepstack_layers) * spec.hidden_size
 
 
-def build(spec: ModelSpec, vision: Target, text: Target, layouts: Layouts) -> list[Graph]:
+def build(spec: ModelSpec, vision: Target, text: Target, formats: Formats) -> list[Graph]:
     """Builds all three graphs; together they have the parameters of `build.build_vision` and `build.build_llm`."""
     return [
-        build_vision(spec, vision, layouts),
-        build_embedding(spec, text, layouts),
-        build_text(spec.text, text, layouts),
+        build_vision(spec, vision, formats),
+        build_embedding(spec, text, formats),
+        build_text(spec.text, text, formats),
     ]
 
 
-def build_vision(spec: ModelSpec, target: Target, layouts: Layouts) -> Graph:
+def build_vision(spec: ModelSpec, target: Target, formats: Formats) -> Graph:
     """`pixel_values` [patches, C·T·P·P] and `image_grid_thw` [1, 3] → `image_features` [image_tokens, row]."""
     graph, image = empty_graph("vision", target), spec.image
     patches = add_input(graph, "pixel_values", FLOAT, ["patches", image.patch_dim])
     image_grid_thw = add_input(graph, "image_grid_thw", INT64, [1, 3])
     op = GraphBuilder(graph).op
     grid = indices.grid_of(op, image_grid_thw)
-    places = indices.patch_places(op, grid, image.spatial_merge_size)
+    coordinates = indices.patch_coordinates(op, grid, image.spatial_merge_size)
     frames = op.Concat(op.Unsqueeze(grid.t, [0]), [-1, image.patch_dim], axis=0)
     inputs = VisionInputs(
         op.Reshape(patches, frames),
-        indices.patch_positions(op, grid, places),
+        indices.patch_positions(op, grid, coordinates),
         indices.windows(op, grid, image),
-        indices.interpolation(op, grid, places, image),
+        indices.interpolation(op, grid, coordinates, image),
     )
     tower = VisionTower(target, spec.vision, patch_kernel(image))
-    used = quantize(tower, "visual", layouts)
+    used = quantize(tower, "visual", formats)
     features = op.Concat(*tower(op, inputs), axis=-1)
     add_output(graph, features, "image_features", ["image_tokens", row_width(spec.text)])
     return Graph("vision", finished(graph, target), used)
@@ -92,13 +92,13 @@ class _Embedder(nn.Module):
         return op.ScatterND(rows, positions, image_features)
 
 
-def build_embedding(spec: ModelSpec, target: Target, layouts: Layouts) -> Graph:
+def build_embedding(spec: ModelSpec, target: Target, formats: Formats) -> Graph:
     """`input_ids` [1, sequence] and `image_features` [image_tokens, row] → `inputs_embeds` [1, sequence, row]."""
     graph, width = empty_graph("embedding", target), row_width(spec.text)
     input_ids = add_input(graph, "input_ids", INT64, [1, "sequence"])
     features = add_input(graph, "image_features", FLOAT, ["image_tokens", width])
     embedder = _Embedder(target, spec.text)
-    used = quantize(embedder, "model", layouts)
+    used = quantize(embedder, "model", formats)
     embeds = embedder(GraphBuilder(graph).op, input_ids, features, spec.tokens.image)
     add_output(graph, embeds, "inputs_embeds", [1, "sequence", width])
     return Graph("embedding", finished(graph, target), used)
@@ -130,7 +130,7 @@ def _columns(op: OpBuilder, rows: ir.Value, parts: int) -> list[ir.Value]:
     return list(op.Split(rows, axis=-1, num_outputs=parts, _outputs=parts)) if parts > 1 else [rows]
 
 
-def build_text(spec: TextSpec, target: Target, layouts: Layouts) -> Graph:
+def build_text(spec: TextSpec, target: Target, formats: Formats) -> Graph:
     """Embeddings [1, sequence, row], `attention_mask` [1, past + sequence], positions and past → `logits` [1, 1, V].
 
     The logits are those of the last token. Only the mask's length is used, as the number of tokens: a batch of one has
@@ -146,7 +146,7 @@ def build_text(spec: TextSpec, target: Target, layouts: Layouts) -> Graph:
     x, *deepstack = _columns(op, inputs_embeds, 1 + spec.deepstack_layers)
     inputs = EmbeddedInputs(x, position_ids, op.Constant(value_ints=[-1]), tuple(deepstack))
     model = _Text(target, spec)
-    used = quantize(model, "", layouts)
+    used = quantize(model, "", formats)
     logits, presents = model(op, inputs, caches)
     add_output(graph, logits, "logits", [1, 1, spec.vocab_size])
     add_presents(graph, spec, target, presents)

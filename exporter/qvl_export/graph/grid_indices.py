@@ -26,7 +26,7 @@ class Grid(NamedTuple):
     w: ir.Value
 
 
-class Places(NamedTuple):
+class PatchCoordinates(NamedTuple):
     """Row and column of every patch of one frame in merge order, both [patches]."""
 
     rows: ir.Value
@@ -39,39 +39,41 @@ def grid_of(op: OpBuilder, image_grid_thw: ir.Value) -> Grid:
     return Grid(*(op.Gather(sizes, axis) for axis in range(3)))
 
 
-def patch_places(op: OpBuilder, grid: Grid, merge: int) -> Places:
+def patch_coordinates(op: OpBuilder, grid: Grid, merge: int) -> PatchCoordinates:
     """`qvl_runtime.positions.patch_positions`, with rows and columns as separate tensors."""
     patch = op.Range(0, op.Mul(grid.h, grid.w), 1)
     cell, inner = _divmod(op, patch, merge * merge)
     row, column = _divmod(op, cell, op.Div(grid.w, merge))
     down, across = _divmod(op, inner, merge)
-    return Places(op.Add(op.Mul(row, merge), down), op.Add(op.Mul(column, merge), across))
+    return PatchCoordinates(op.Add(op.Mul(row, merge), down), op.Add(op.Mul(column, merge), across))
 
 
-def patch_positions(op: OpBuilder, grid: Grid, places: Places) -> ir.Value:
+def patch_positions(op: OpBuilder, grid: Grid, coordinates: PatchCoordinates) -> ir.Value:
     """The input `patch_positions` of the vision graph, [frames, patches, 2]."""
-    frame = op.Concat(_each(op, places.rows), _each(op, places.columns), axis=1)
+    frame = op.Concat(_each(op, coordinates.rows), _each(op, coordinates.columns), axis=1)
     return op.Expand(op.Unsqueeze(frame, [0]), op.Concat(op.Unsqueeze(grid.t, [0]), [1, 1], axis=0))
 
 
-def interpolation(op: OpBuilder, grid: Grid, places: Places, image: ImageGeometry) -> tuple[ir.Value, ir.Value] | None:
+def interpolation(
+    op: OpBuilder, grid: Grid, coordinates: PatchCoordinates, image: ImageGeometry
+) -> tuple[ir.Value, ir.Value] | None:
     """`qvl_runtime.positions.interpolation`: table rows and weights, both [4, patches]; None without a table."""
     side = image.position_table
     if not side:
         return None
-    rows, row_weights = _neighbours(op, places.rows, grid.h, side)
-    columns, column_weights = _neighbours(op, places.columns, grid.w, side)
+    rows, row_weights = _neighbors(op, coordinates.rows, grid.h, side)
+    columns, column_weights = _neighbors(op, coordinates.columns, grid.w, side)
     indices = op.Add(op.Mul(op.Unsqueeze(rows, [1]), side), columns)  # [2, 1, patches] and [2, patches]
     weights = op.Mul(op.Unsqueeze(row_weights, [1]), column_weights)
     return op.Reshape(indices, [4, -1]), op.Reshape(weights, [4, -1])
 
 
-def _neighbours(op: OpBuilder, index: ir.Value, size: ir.Value, side: int) -> tuple[ir.Value, ir.Value]:
+def _neighbors(op: OpBuilder, index: ir.Value, size: ir.Value, side: int) -> tuple[ir.Value, ir.Value]:
     """Table entries before and after each position, and their weights, [2, n]; `size` positions span `side` entries."""
     steps = op.Cast(op.Max(op.Sub(size, 1), 1), to=FLOAT)
-    place = op.Div(op.Mul(op.Cast(index, to=FLOAT), float(side - 1)), steps)
-    both = op.Add(op.Floor(place), op.Constant(value=ir.tensor(np.array([[0], [1]], np.float32))))
-    return op.Cast(op.Min(both, float(side - 1)), to=INT64), op.Sub(1.0, op.Abs(op.Sub(place, both)))
+    position = op.Div(op.Mul(op.Cast(index, to=FLOAT), float(side - 1)), steps)
+    both = op.Add(op.Floor(position), op.Constant(value=ir.tensor(np.array([[0], [1]], np.float32))))
+    return op.Cast(op.Min(both, float(side - 1)), to=INT64), op.Sub(1.0, op.Abs(op.Sub(position, both)))
 
 
 class _Cells(NamedTuple):

@@ -10,7 +10,7 @@ import onnx_ir as ir
 from onnxscript import GraphBuilder, OpBuilder, nn
 
 from ..families.spec import ModelSpec, TextSpec, VisionSpec
-from ..qtensor import Layout
+from ..qtensor import QuantFormat
 from ..targets import Target
 from .build import (
     FLOAT,
@@ -36,7 +36,7 @@ from .vision import DeepstackMerger, VisionBlock, embed, image_merger, patch_emb
 
 PATCH_EMBED, POSITIONS = "visual.patch_embed", "visual.pos_embed"
 MERGER, DEEPSTACK = "visual.merger", "visual.deepstack_merger_list"
-Layouts = Mapping[str, Layout]
+Formats = Mapping[str, QuantFormat]
 M = TypeVar("M", bound=nn.Module)
 
 
@@ -70,7 +70,7 @@ def decoder_stages(spec: TextSpec) -> list[str]:
     return [f"model.layers.{index}" for index in range(spec.num_layers)]
 
 
-def decoder_stage(spec: TextSpec, target: Target, name: str, layouts: Layouts | None = None) -> Stage:
+def decoder_stage(spec: TextSpec, target: Target, name: str, formats: Formats | None = None) -> Stage:
     """One decoder layer: `hidden` [1, S, H], positions and an empty cache → `hidden_out`."""
     graph = empty_graph(name, target)
     hidden = add_input(graph, "hidden", FLOAT, [1, "sequence", spec.hidden_size])
@@ -82,7 +82,7 @@ def decoder_stage(spec: TextSpec, target: Target, name: str, layouts: Layouts | 
         features = add_input(graph, f"deepstack_features.{index}", FLOAT, ["image_tokens", spec.hidden_size])
         deepstack = Deepstack(features, add_input(graph, "image_positions", INT64, ["image_tokens", 2]))
     alpha = add_ntk_alpha(graph, spec)
-    found, op = _Parts(layouts or {}), GraphBuilder(graph).op
+    found, op = _Parts(formats or {}), GraphBuilder(graph).op
     layer = found.add(DecoderLayer(target, spec, index, name))
     x, delta, _ = layer(op, hidden, None, mrope(op, spec, position_ids, alpha), cache, deepstack)
     return found.stage(graph, target, op.Add(x, delta))
@@ -110,12 +110,12 @@ def head_stage(spec: TextSpec, target: Target) -> Graph:
     return Graph("head", finished(graph, target))
 
 
-def vision_stage(spec: ModelSpec, target: Target, name: str, layouts: Layouts | None = None) -> Stage:
+def vision_stage(spec: ModelSpec, target: Target, name: str, formats: Formats | None = None) -> Stage:
     """Patch embedding, block or merger: `hidden` [frames, patches, …] and positions → `hidden_out`."""
     graph, vision = empty_graph(name, target), spec.vision
     width = spec.image.patch_dim if name == PATCH_EMBED else vision.hidden_size
     inputs = add_vision_inputs(graph, spec.image, "hidden", ["frames", "patches", width])
-    op, found = GraphBuilder(graph).op, _Parts(layouts or {})
+    op, found = GraphBuilder(graph).op, _Parts(formats or {})
     if name == PATCH_EMBED:
         patches = found.add(patch_embed(target, vision, patch_kernel(spec.image), name))
         return found.stage(graph, target, embed(op, patches, position_table(target, vision, POSITIONS), inputs))
@@ -127,8 +127,8 @@ def vision_stage(spec: ModelSpec, target: Target, name: str, layouts: Layouts | 
     rope = patch_rope(op, vision, inputs.patch_positions)
     y = op.Add(*block(op, inputs.pixel_values, None, rope, inputs.windows))
     if index in vision.deepstack_blocks:
-        place = vision.deepstack_blocks.index(index)
-        found.add(DeepstackMerger(target, vision, f"{DEEPSTACK}.{place}"))(op, y)
+        number = vision.deepstack_blocks.index(index)
+        found.add(DeepstackMerger(target, vision, f"{DEEPSTACK}.{number}"))(op, y)
     return found.stage(graph, target, y)
 
 
@@ -136,12 +136,12 @@ def vision_stage(spec: ModelSpec, target: Target, name: str, layouts: Layouts | 
 class _Parts:
     """The modules of a stage, quantized as they are added."""
 
-    layouts: Layouts
+    formats: Formats
     modules: list[nn.Module] = field(default_factory=list)
-    used: dict[str, Layout] = field(default_factory=dict)
+    used: dict[str, QuantFormat] = field(default_factory=dict)
 
     def add(self, module: M) -> M:
-        self.used |= quantize(module, module.name or "", self.layouts)
+        self.used |= quantize(module, module.name or "", self.formats)
         self.modules.append(module)
         return module
 

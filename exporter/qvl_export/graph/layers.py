@@ -29,7 +29,7 @@ def constant(op: OpBuilder, value: np.ndarray, name: str) -> ir.Value:
 class Linear(nn.Module):
     """x · weightᵀ + bias; `input` is its latest x, which calibration reads.
 
-    A `wide` linear is known to read or produce values beyond float16's 65,504.
+    `exceeds_fp16` marks a linear known to read or produce values beyond float16's 65,504.
     """
 
     input: ir.Value
@@ -42,10 +42,10 @@ class Linear(nn.Module):
         bias: bool = True,
         source_shape: list[int] | None = None,
         name: str | None = None,
-        wide: bool = False,
+        exceeds_fp16: bool = False,
     ) -> None:
         super().__init__(name)
-        self.target, self.rows, self.columns, self.wide = target, outputs, inputs, wide
+        self.target, self.rows, self.columns, self.exceeds_fp16 = target, outputs, inputs, exceeds_fp16
         self.weight = Weight([outputs, inputs], target.weight_type, source_shape)
         self.bias = Weight([outputs], ir.DataType.FLOAT) if bias else None
 
@@ -54,7 +54,7 @@ class Linear(nn.Module):
         self.input = x
         if parts > 1:
             return self.target.linear_parts(op, x, self.weight, self.bias, parts)
-        return self.target.linear(op, x, self.weight, self.bias, self.wide)
+        return self.target.linear(op, x, self.weight, self.bias, self.exceeds_fp16)
 
 
 class Embedding(nn.Module):
@@ -131,8 +131,8 @@ class Mlp(nn.Module):
     ) -> None:
         super().__init__(name)
         self.target, self.activation, self.names = target, activation, (f"{fc}1", f"{fc}2")
-        setattr(self, self.names[0], Linear(target, size, inner, wide=True))  # needed for Qwen3-VL's linear_fc1
-        setattr(self, self.names[1], Linear(target, inner, outputs, wide=True))
+        setattr(self, self.names[0], Linear(target, size, inner, exceeds_fp16=True))  # needed for Qwen3-VL's linear_fc1
+        setattr(self, self.names[1], Linear(target, inner, outputs, exceeds_fp16=True))
 
     def forward(self, op: OpBuilder, x: ir.Value) -> ir.Value:
         first, second = (getattr(self, name) for name in self.names)
@@ -147,7 +147,7 @@ class GatedMlp(nn.Module):
         self.target, self.activation = target, activation
         self.gate_proj = Linear(target, size, inner, bias)
         self.up_proj = Linear(target, size, inner, bias)
-        self.down_proj = Linear(target, inner, size, bias, wide=True)  # needed for Qwen2.5-VL's last block
+        self.down_proj = Linear(target, inner, size, bias, exceeds_fp16=True)  # needed for Qwen2.5-VL's last block
 
     def forward(self, op: OpBuilder, x: ir.Value) -> ir.Value:
         gate = self.target.activation(op, self.gate_proj(op, x), self.activation)

@@ -39,6 +39,6 @@ def packed_parts(linears: Mapping[str, QuantizedSource], target: Target) -> dict
 
     sources = {}
     for name, linear in linears.items():
-        for kind, (shape, dtype) in target.packed_form(linear.rows, linear.columns, linear.layout()).items():
+        for kind, (shape, dtype) in target.packed_form(linear.rows, linear.columns, linear.format()).items():
             sources[f"{name}.{kind}"] = part(name, linear, kind, int(np.prod(shape) * dtype.itemsize))
     return sources

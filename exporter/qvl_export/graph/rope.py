@@ -45,8 +45,8 @@ def _log_length(op: OpBuilder, spec: TextSpec, positions: ir.Value) -> ir.Value 
     """max(1, log(position) / log(logn_length)), positions from 1: [1, S, 3] → [1, S, 1] (Qwen's `use_logn_attn`)."""
     if not spec.logn_length:
         return None
-    place = op.Add(op.Gather(positions, op.Constant(value_ints=[0]), axis=2), op.Constant(value_float=1.0))
-    log = op.Mul(op.Log(place), op.Constant(value_float=1 / math.log(spec.logn_length)))
+    position = op.Add(op.Gather(positions, op.Constant(value_ints=[0]), axis=2), op.Constant(value_float=1.0))
+    log = op.Mul(op.Log(position), op.Constant(value_float=1 / math.log(spec.logn_length)))
     return op.Max(log, op.Constant(value_float=1.0))
 
 

@@ -196,8 +196,8 @@ class Llm(nn.Module):
         super().__init__("")
         self.model = Decoder(target, spec)
         self.lm_head = None if spec.tied else Linear(target, spec.hidden_size, spec.vocab_size, bias=False)
-        turned = spec.tied and spec.rotation_seed is not None
-        self.head_rotation = Linear(target, spec.hidden_size, spec.hidden_size, bias=False) if turned else None
+        rotated = spec.tied and spec.rotation_seed is not None
+        self.head_rotation = Linear(target, spec.hidden_size, spec.hidden_size, bias=False) if rotated else None
 
     def forward(
         self, op: OpBuilder, inputs: LlmInputs | EmbeddedInputs, caches: list[Cache]

@@ -138,56 +138,57 @@ class PatchMerger(nn.Module):
 
     def __init__(self, target: Target, spec: VisionSpec, name: str | None = None) -> None:
         super().__init__(name)
-        self.wide = spec.hidden_size * spec.spatial_merge_size**2
+        self.merged_size = spec.hidden_size * spec.spatial_merge_size**2
         self.last_block = f"vision.blocks.{spec.depth - 1}"
         self.ln_q = AddNorm(target, spec.hidden_size, spec.norm, spec.eps)
-        wide = self.wide
-        first, last = Linear(target, wide, wide), Linear(target, wide, spec.out_hidden_size)
+        size = self.merged_size
+        first, last = Linear(target, size, size), Linear(target, size, spec.out_hidden_size)
         self.mlp = nn.Sequential(first, Activate(target, "gelu"), last)
 
     def forward(self, op: OpBuilder, x: ir.Value, delta: ir.Value | None) -> ir.Value:
         y, _ = self.ln_q(op, x, delta, name=self.last_block if delta is not None else None)
-        return self.mlp(op, op.Reshape(y, op.Constant(value_ints=[-1, self.wide])))
+        return self.mlp(op, op.Reshape(y, op.Constant(value_ints=[-1, self.merged_size])))
 
     def folds(self) -> tuple[Fold, ...]:
         """The norm's outputs are single patches, the first linear's input is `merge²` of them concatenated."""
         size = self.ln_q.weight.source_shape[0]
-        return (Fold((f"{self.name}.mlp.0",), f"{self.name}.ln_q", np.arange(self.wide) % size),)
+        return (Fold((f"{self.name}.mlp.0",), f"{self.name}.ln_q", np.arange(self.merged_size) % size),)
 
 
 class FlatMerger(Mlp):
     """A merger whose norm and linears are siblings in the checkpoint."""
 
     def __init__(self, target: Target, spec: VisionSpec, name: str | None = None) -> None:
-        self.wide, self.last_block = spec.hidden_size * spec.spatial_merge_size**2, f"vision.blocks.{spec.depth - 1}"
-        super().__init__(target, self.wide, self.wide, spec.out_hidden_size, "gelu", spec.fc, name)
+        self.merged_size = spec.hidden_size * spec.spatial_merge_size**2
+        self.last_block = f"vision.blocks.{spec.depth - 1}"
+        super().__init__(target, self.merged_size, self.merged_size, spec.out_hidden_size, "gelu", spec.fc, name)
         self.norm = AddNorm(target, spec.hidden_size, spec.norm, spec.eps)
 
     def forward(self, op: OpBuilder, x: ir.Value, delta: ir.Value | None = None) -> ir.Value:
         y, _ = self.norm(op, x, delta, name=self.last_block if delta is not None else None)
-        return super().forward(op, op.Reshape(y, op.Constant(value_ints=[-1, self.wide])))
+        return super().forward(op, op.Reshape(y, op.Constant(value_ints=[-1, self.merged_size])))
 
     def folds(self) -> tuple[Fold, ...]:
         """As in `PatchMerger`."""
         size = self.norm.weight.source_shape[0]
-        return (Fold((f"{self.name}.{self.names[0]}",), f"{self.name}.norm", np.arange(self.wide) % size),)
+        return (Fold((f"{self.name}.{self.names[0]}",), f"{self.name}.norm", np.arange(self.merged_size) % size),)
 
 
 class DeepstackMerger(Mlp):
     """A merger of the output of an inner block; its norm is applied to whole image tokens."""
 
     def __init__(self, target: Target, spec: VisionSpec, name: str | None = None) -> None:
-        self.wide = spec.hidden_size * spec.spatial_merge_size**2
-        super().__init__(target, self.wide, self.wide, spec.out_hidden_size, "gelu", spec.fc, name)
-        self.norm = AddNorm(target, self.wide, spec.norm, spec.eps)
+        self.merged_size = spec.hidden_size * spec.spatial_merge_size**2
+        super().__init__(target, self.merged_size, self.merged_size, spec.out_hidden_size, "gelu", spec.fc, name)
+        self.norm = AddNorm(target, self.merged_size, spec.norm, spec.eps)
 
     def forward(self, op: OpBuilder, x: ir.Value) -> ir.Value:
-        y, _ = self.norm(op, op.Reshape(x, op.Constant(value_ints=[-1, self.wide])))
+        y, _ = self.norm(op, op.Reshape(x, op.Constant(value_ints=[-1, self.merged_size])))
         return super().forward(op, y)
 
     def folds(self) -> tuple[Fold, ...]:
         """The norm's outputs are the first linear's inputs, channel by channel."""
-        return (Fold((f"{self.name}.{self.names[0]}",), f"{self.name}.norm", np.arange(self.wide)),)
+        return (Fold((f"{self.name}.{self.names[0]}",), f"{self.name}.norm", np.arange(self.merged_size)),)
 
 
 def image_merger(target: Target, spec: VisionSpec, name: str | None = None) -> PatchMerger | FlatMerger | Resampler:
@@ -201,7 +202,7 @@ def feature_linears(spec: VisionSpec) -> list[str]:
     """Names of the linears that produce image features and DeepStack features."""
     if spec.resampler:
         return ["visual.merger.proj"]
-    deepstack = [f"visual.deepstack_merger_list.{place}" for place in range(len(spec.deepstack_blocks))]
+    deepstack = [f"visual.deepstack_merger_list.{number}" for number in range(len(spec.deepstack_blocks))]
     if spec.fc == "fc":
         return ["visual.merger.mlp.2"]
     return [f"{merger}.{spec.fc}2" for merger in ("visual.merger", *deepstack)]

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from ..checkpoint.derived_tensors import Computed
-from ..checkpoint.directory import few
+from ..checkpoint.directory import abbreviate
 from ..checkpoint.safetensors_reader import FLOATS, QUANTIZED, Tensor, element_type
 from ..errors import CheckpointError
 from .build import Graph
@@ -30,8 +30,10 @@ def match(
     """
     wanted = {name: value for graph in graphs for name, value in parameters(graph)}
     weights = {name: value for name, value in wanted.items() if isinstance(value, Weight)}
-    if homeless := sorted(set(packed) - set(wanted)):
-        raise CheckpointError(f"{len(homeless)} quantized tensors have no place: {few(homeless)}", where=where)
+    if unknown := sorted(set(packed) - set(wanted)):
+        raise CheckpointError(
+            f"{len(unknown)} quantized tensors are not part of the model: {abbreviate(unknown)}", where=where
+        )
     _check_names(set(weights), set(tensors), unused, where)
     for name, weight in weights.items():
         _check_type(name, tensors[name])
@@ -44,13 +46,16 @@ def _check_names(wanted: set[str], stored: set[str], unused: Sequence[str], wher
     extra = [name for name in left if not any(fnmatch.fnmatchcase(name, pattern) for pattern in unused)]
     if missing:
         raise CheckpointError(
-            f"{len(missing)} tensors are missing: {few(missing)}" + (f"; not used: {few(extra)}" if extra else ""),
+            f"{len(missing)} tensors are missing: {abbreviate(missing)}"
+            + (f"; not used: {abbreviate(extra)}" if extra else ""),
             where=where,
             fix=_cause(missing, extra),
         )
     if extra:
         raise CheckpointError(
-            f"{len(extra)} tensors have no place in the model: {few(extra)}", where=where, fix=_cause(missing, extra)
+            f"{len(extra)} tensors are not part of the model: {abbreviate(extra)}",
+            where=where,
+            fix=_cause(missing, extra),
         )
 
 
@@ -91,7 +96,7 @@ def _cause(missing: list[str], extra: list[str]) -> str:
     if prefix := _common_prefix(missing, extra):
         return f"names begin with {prefix!r}, which is not known: save the model without what it is wrapped in"
     if "model.embed_tokens.weight" in missing and not any(name.startswith("visual.") for name in missing):
-        return 'if lm_head.weight is to be the table too, say "tie_word_embeddings": true in config.json'
+        return 'if lm_head.weight is the embedding table too, set "tie_word_embeddings": true in config.json'
     if any(".experts." in name for name in missing) and any(".experts." in name for name in extra):
         return "experts are expected as transformers saves them, all of a layer in one tensor"
     if any(name.startswith("visual.") for name in missing):

@@ -14,9 +14,9 @@ import onnx_ir as ir
 from ..checkpoint.safetensors_reader import CHUNK_BYTES, Array, Tensor
 from ..common.progress import Progress
 from ..errors import CheckpointError
-from ..qtensor import Layout
+from ..qtensor import QuantFormat
 from .build import Graph
-from .experts import ExpertWeight, StoredExperts, is_turned
+from .experts import ExpertWeight, StoredExperts, is_transposed
 from .layers import Weight
 from .quantized import Packed
 
@@ -51,12 +51,12 @@ class Written:
 
     weight_bytes: dict[str, int]
     sha256: str
-    layouts: Mapping[str, Layout]
+    formats: Mapping[str, QuantFormat]
 
     def precision(self, floats: str) -> str:
-        """The precision in words, such as `fp16`, or `int4 in blocks of 32, else fp16`."""
-        forms = sorted(set(map(str, self.layouts.values())))
-        return f"{', '.join(forms)}, else {floats}" if forms else floats
+        """The precision as manifests and messages name it, such as `fp16`, or `int4 in blocks of 32, else fp16`."""
+        formats = sorted(set(map(str, self.formats.values())))
+        return f"{', '.join(formats)}, else {floats}" if formats else floats
 
 
 def float_sources(graph: Graph, tensors: Mapping[str, Tensor]) -> dict[str, Source]:
@@ -69,7 +69,7 @@ def stored_sources(weights: Mapping[str, Weight], tensors: Mapping[str, Tensor])
 
     def source(name: str, weight: Weight) -> Source:
         if isinstance(weight, ExpertWeight):
-            return StoredExperts(tensors[name], is_turned(name, weights, tensors), weight.rows)
+            return StoredExperts(tensors[name], is_transposed(name, weights, tensors), weight.rows)
         return tensors[name]
 
     return {name: source(name, weight) for name, weight in weights.items()}
@@ -132,7 +132,7 @@ def write(
             weight.const_value = ir.ExternalTensor(
                 data.name, start, length, weight.dtype, shape=weight.shape, name=name, base_dir=data.parent
             )
-    return Written(sizes, digest.hexdigest(), graph.layouts)
+    return Written(sizes, digest.hexdigest(), graph.formats)
 
 
 def _same(tensor: ir.ExternalTensor, dtype: ir.DataType, source: Source) -> bool:

@@ -17,9 +17,10 @@ from typing import IO, Protocol
 
 import msgspec
 
-from qvl_runtime.cli.arguments import BAD_INPUT
+from qvl_runtime.common.exit_codes import BAD_INPUT
 from qvl_runtime.sessions import cores
 
+from ..common.log import log
 from ..errors import ExportError, StoppedError
 
 Advance = Callable[[int], None]
@@ -40,11 +41,11 @@ class Pool(Protocol):
         """Runs `python -m module` for every job, each on `threads` cores; calls `advance` for every line they print.
 
         Raises ExportError with the last error line of a failing process, StoppedError if a signal ended it, and
-        BrokenJob for a traceback; the other processes are then ended too.
+        JobCrashed for a traceback; the other processes are then ended too.
         """
 
 
-class BrokenJob(Exception):
+class JobCrashed(Exception):
     """A process ended by an internal bug, with its traceback; not an ExportError, which would mean bad input."""
 
 
@@ -62,17 +63,17 @@ class ThisMachine:
 def run_jobs(module: str, jobs: Sequence[msgspec.Struct], advance: Advance) -> None:
     """Runs `python -m module` for every job at the same time; see `Pool.run`."""
 
-    def follow(process: Running) -> None:
+    def follow(process: JobProcess) -> None:
         for count in process.lines():
             advance(count)
 
     with ThreadPoolExecutor(len(jobs)) as threads, contextlib.ExitStack() as stack:
-        running = [stack.enter_context(started(module, job)) for job in jobs]
-        for done in ended([threads.submit(follow, process) for process in running]):
+        running = [stack.enter_context(start_job(module, job)) for job in jobs]
+        for done in as_they_end([threads.submit(follow, process) for process in running]):
             done.result()
 
 
-def ended(futures: Sequence[Future[None]]) -> Iterator[Future[None]]:
+def as_they_end(futures: Sequence[Future[None]]) -> Iterator[Future[None]]:
     """Yields futures as they end; it polls because on Windows a wait without a timeout cannot be interrupted."""
     pending = set(futures)
     while pending:
@@ -80,35 +81,35 @@ def ended(futures: Sequence[Future[None]]) -> Iterator[Future[None]]:
         yield from done
 
 
-class Running:
+class JobProcess:
     """A running process."""
 
     def __init__(self, process: subprocess.Popen[str], errors: IO[str]) -> None:
         self._process, self._errors = process, errors
 
     def lines(self) -> Iterator[int]:
-        """Yields 1 for each line that it prints; raises ExportError if it fails, BrokenJob if that is a bug."""
+        """Yields 1 for each line that it prints; raises ExportError if it fails, JobCrashed if that is a bug."""
         assert self._process.stdout is not None
         for _ in self._process.stdout:
             yield 1
         if self._process.wait() != 0:
             raise self._failure()
 
-    def _failure(self) -> ExportError | BrokenJob:
+    def _failure(self) -> ExportError | JobCrashed:
         code = self._process.returncode
         if code < 0:
-            fix = "of want of memory mostly; run it again to go on where it stopped"
+            fix = "probably out of memory; run the command again to resume"
             return StoppedError(f"a process was ended by signal {-code}", fix=fix)
         self._errors.seek(0)
         if code != BAD_INPUT and TRACEBACK in (text := self._errors.read()):
-            return BrokenJob(f"in a process of its own:\n{text.rstrip()}")
+            return JobCrashed(f"in a process of its own:\n{text.rstrip()}")
         self._errors.seek(0)
-        said = [line.strip() for line in self._errors if line.strip()]
-        return ExportError(said[-1].removeprefix("error: ") if said else f"a process ended with {code}")
+        lines = [line.strip() for line in self._errors if line.strip()]
+        return ExportError(lines[-1].removeprefix("error: ") if lines else f"a process ended with exit code {code}")
 
 
 @contextlib.contextmanager
-def started(module: str, job: msgspec.Struct) -> Iterator[Running]:
+def start_job(module: str, job: msgspec.Struct) -> Iterator[JobProcess]:
     """Starts `python -m module` on a job; the process is ended with the block at the latest."""
     command, pipe = [sys.executable, "-P", "-m", module], subprocess.PIPE
     settings = {**os.environ, "PYTHONIOENCODING": "utf-8"}  # on Windows it would be the console's
@@ -116,11 +117,13 @@ def started(module: str, job: msgspec.Struct) -> Iterator[Running]:
         tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as errors,
         subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=errors, encoding="utf-8", env=settings) as process,
     ):
+        log.debug("job started: %s, process %d", module, process.pid)
         try:
             _hand_over(process, job)
-            yield Running(process, errors)
+            yield JobProcess(process, errors)
         finally:
             _end(process)
+            log.debug("job ended: process %d, exit code %s", process.pid, process.returncode)
 
 
 def _hand_over(process: subprocess.Popen[str], job: msgspec.Struct) -> None:

@@ -19,8 +19,9 @@ from typing import Any
 import msgspec
 
 from ..common.extras import install_fix
+from ..common.log import log
 from ..errors import ExportError, StoppedError
-from .pool import Advance, BrokenJob, Pool, ended, started
+from .pool import Advance, JobCrashed, Pool, as_they_end, start_job
 
 SECONDS = 10
 
@@ -28,19 +29,33 @@ SECONDS = 10
 @contextlib.contextmanager
 def cluster(address: str) -> Iterator[Pool]:
     """Yields the cluster at `address` (`HOST:PORT` or `auto`); raises ExportError if none answers."""
+    check(address)
+    import ray
+
+    with _answering(address), _own_end():
+        context = ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    with context:
+        yield RayPool(ray)
+
+
+def check(address: str) -> None:
+    """Raises ExportError if Ray is not installed or nothing listens at `address`."""
     try:
-        import ray
+        import ray  # noqa: F401
     except ImportError as error:
         raise ExportError("--ray needs ray", fix=install_fix("ray")) from error
-    try:
+    with _answering(address):
         _knock(address)
-        with _own_end():
-            context = ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+
+
+@contextlib.contextmanager
+def _answering(address: str) -> Iterator[None]:
+    """Turns exceptions of an unreachable cluster into ExportError."""
+    try:
+        yield
     except (OSError, RuntimeError, ValueError) as error:
         said = str(error).splitlines()[0]
         raise ExportError(f"no Ray cluster answers: {said}", where=address, fix="start one with `ray start`") from error
-    with context:
-        yield RayPool(ray)
 
 
 @contextlib.contextmanager
@@ -72,10 +87,11 @@ class RayPool:
         """See `pool.Pool.run`."""
         wanted = min(threads, self._most)  # a job that needs more cores than any machine has would wait forever
         task = self._ray.remote(_lines).options(num_cpus=wanted, num_returns="streaming", max_retries=0)
+        log.debug("jobs on the cluster: %d of %s, %d cores each", len(jobs), module, wanted)
         streams = [task.remote(module, job) for job in jobs]
         with ThreadPoolExecutor(len(jobs)) as pool:
             try:
-                for done in ended([pool.submit(self._follow, stream, advance) for stream in streams]):
+                for done in as_they_end([pool.submit(self._follow, stream, advance) for stream in streams]):
                     done.result()
             finally:
                 for stream in streams:
@@ -87,16 +103,16 @@ class RayPool:
             for line in stream:
                 advance(self._ray.get(line))
         except failed.RayTaskError as error:
-            if isinstance(error.cause, BrokenJob):
+            if isinstance(error.cause, JobCrashed):
                 raise error.cause from error
             kind = StoppedError if isinstance(error.cause, StoppedError) else ExportError
             raise kind(str(error.cause)) from error
         except failed.RayError as error:
-            fix = "run it again to go on where it stopped"
+            fix = "run the command again to resume"
             raise StoppedError(f"the cluster lost a job: {str(error).splitlines()[0]}", fix=fix) from error
 
 
 def _lines(module: str, job: msgspec.Struct) -> Iterator[int]:
     """Runs a job's process on a machine of the cluster; yields line by line."""
-    with started(module, job) as process:
+    with start_job(module, job) as process:
         yield from process.lines()

@@ -17,7 +17,7 @@ from typing import TypeVar
 
 import msgspec
 
-from qvl_runtime.cli.arguments import BAD_INPUT
+from qvl_runtime.common.exit_codes import BAD_INPUT
 from qvl_runtime.errors import QvlError
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -27,7 +27,7 @@ ORPHANED = 1
 Job = TypeVar("Job", bound=msgspec.Struct)
 
 
-def serve(kind: type[Job], run: Callable[[Job], None]) -> int:
+def run_job(kind: type[Job], run: Callable[[Job], None]) -> int:
     """Runs the job on standard input and returns the exit code: 2, with one line on standard error, for bad input.
 
     Exceptions caused by bugs are not caught: `jobs.pool` shows their traceback.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import msgspec
@@ -19,14 +20,15 @@ from ..common.progress import Report
 from ..errors import ExportError
 from ..families.spec import ModelSpec
 from ..jobs.pool import Pool
-from ..qtensor import Layout, check_table
+from ..qtensor import QuantFormat, check_table
 from ..targets import Target
 from . import schemes
-from .calibration.resume import directory_of
+from .calibration.resume import IMAGES, directory_of
 from .calibration_data.prompts import Sampler
-from .calibration_data.selection import Pages, Record
+from .calibration_data.selection import Pages
+from .calibration_data.stored_pages import StoredPages
 from .limit import Limit
-from .precision import MIXED
+from .precision import INT4, INT8, MIXED
 
 TABLE_BITS = 8
 """Bits of the embedding and the head: logits are the last place to save bits, and the table is read row by row."""
@@ -49,16 +51,14 @@ class CalibrationSetup:
     options: schemes.Options
     pages: Pages
     limit: Limit | None = None
-    vision_weight: float = 1.0
     pool: Pool | None = None
-    _record: list[Calibration] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         """Raises ExportError for options that the model does not support, before hours of calibration."""
         if self.spec.text.moe and MIXED in self.precisions.values():
-            raise ExportError("the sensitivity of experts cannot be measured", fix="give --precision int4 or int8")
+            raise ExportError("the sensitivity of experts cannot be measured", fix=f"give --precision {INT4} or {INT8}")
         if "llm" in self.precisions and self.tables:
-            check_table(self.spec.text.hidden_size, self.table_layout)
+            check_table(self.spec.text.hidden_size, self.table_format)
 
     @property
     def work(self) -> Path:
@@ -73,18 +73,18 @@ class CalibrationSetup:
         return ("model.embed_tokens",) if self.spec.text.tied else ("model.embed_tokens", "lm_head")
 
     @property
-    def table_layout(self) -> Layout:
+    def table_format(self) -> QuantFormat:
         """The quantization format of the tables."""
-        return Layout(TABLE_BITS, self.options.block_size)
+        return QuantFormat(TABLE_BITS, self.options.block_size)
+
+    @cached_property
+    def stored_pages(self) -> StoredPages:
+        """The questions about the pages, which are read once per export."""
+        return StoredPages(self.pages, self.work / IMAGES)
 
     def calibration(self, report: Report) -> Calibration:
-        """The manifest's entry for the pages, which are read on the first call."""
-        if not self._record:
-            record = Record(self.pages.names)
-            for question in self.pages.questions(report):
-                record.add(question)
-            self._record.append(record.calibration())
-        return self._record[0]
+        """The manifest's entry for the pages."""
+        return self.stored_pages.calibration(report)
 
 
 @dataclass(frozen=True)
@@ -99,31 +99,31 @@ class CalibrationContext:
     directory: Path
     report: Report
 
-    @property
+    @cached_property
     def sampler(self) -> Sampler:
         """Builds prompts from the pages, with the bundle's own tokenizer and template."""
         source = (self.directory / "chat_template.jinja").read_text("utf-8")
         template = ChatTemplate(source, self.directory, self.manifest.special_tokens)
         tokenizer = Tokenizer.from_file(str(self.directory / "tokenizer.json"))
-        return Sampler(self.setup.pages, self.report, self.manifest, template, tokenizer)
+        return Sampler(self.setup.stored_pages, self.report, self.manifest, template, tokenizer)
 
     @property
-    def pages(self) -> str:
-        """The pages in words, counted as in the manifest: blank and repeated pages do not count."""
+    def page_summary(self) -> str:
+        """Number and sources of the pages, counted as in the manifest: blank and repeated pages do not count."""
         count = self.setup.calibration(self.report).pages
         return f"{count} page{'s' if count != 1 else ''} of {', '.join(self.setup.pages.names)}"
 
     @property
     def key(self) -> dict[str, object]:
         """Everything that must be equal for a calibration to be resumed."""
-        return {**self.measured_key, "wanted": [repr(self.setup.limit), self.setup.vision_weight]}
+        return {**self.measured_key, "limit": repr(self.setup.limit)}
 
     @property
     def measured_key(self) -> dict[str, object]:
-        """Everything that sensitivities depend on; neither the limit nor the weight of image tokens is part of it."""
+        """Everything that sensitivities depend on; the limit is not part of it."""
         setup, described = self.setup, msgspec.to_builtins(self.manifest)
-        for said in ("created", "options"):  # the effect of options is in the other keys
-            described["provenance"].pop(said, None)
+        for field in ("created", "options"):  # the effect of options is in the other keys
+            described["provenance"].pop(field, None)
         return {
             "bundle": described,
             "checkpoint": stamps(setup.checkpoint.files),

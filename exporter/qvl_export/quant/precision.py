@@ -7,13 +7,18 @@ from qvl_runtime.manifest import DECODE
 from ..errors import ExportError
 from .schemes import available
 
-FLOATS = ("fp32", "fp16")
-TOWERS = ("vision", "llm")
+FP32, FP16 = "fp32", "fp16"
+FLOATS = (FP32, FP16)
+INT4, INT8 = "int4", "int8"
+"""Two of the schemes (`schemes.available`), which options and other precisions refer to."""
+HYBRID = "hybrid"
+"""A language model of two graphs, see `PHASES`."""
 MIXED = "mixed"
-"""A precision chosen per linear, see `mixed_precision`."""
-PER_TOWER = {"int4": {"vision": "int8", "llm": "int4"}, "hybrid": {"vision": "int8", "llm": "hybrid"}}
+"""A scheme chosen per linear under a limit, see `mixed_precision`."""
+TOWERS = ("vision", "llm")
+PER_TOWER = {INT4: {"vision": INT8, "llm": INT4}, HYBRID: {"vision": INT8, "llm": HYBRID}}
 """Precisions that differ between the towers: the vision tower is small, and pages need all of its accuracy."""
-PHASES = {"hybrid": {"llm": "int8", DECODE: "int4"}}
+PHASES = {HYBRID: {"llm": INT8, DECODE: INT4}}
 """Precisions with two language model graphs: prefill is bound by arithmetic, decode by memory bandwidth."""
 
 
@@ -33,6 +38,16 @@ def of_towers(precision: str, vision: str | None = None, llm: str | None = None)
     return chosen | PHASES.get(chosen["llm"], {})
 
 
+def quantized() -> tuple[str, ...]:
+    """The precisions of a graph with quantized linears: every scheme, and MIXED."""
+    return (*available(), MIXED)
+
+
+def with_scheme(name: str) -> tuple[str, str]:
+    """The precisions of a graph whose linears can be quantized by the scheme `name`: the scheme itself, and MIXED."""
+    return name, MIXED
+
+
 def of_floats(*precisions: str) -> str:
     """Returns the float type of unquantized weights: the first float in `precisions`, else fp16."""
-    return next((precision for precision in precisions if precision in FLOATS), "fp16")
+    return next((precision for precision in precisions if precision in FLOATS), FP16)

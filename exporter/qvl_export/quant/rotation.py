@@ -17,33 +17,32 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from qvl_runtime.rotation import Rotation
 
 from ..checkpoint.derived_tensors import Computed, whole
-from ..checkpoint.directory import few
+from ..checkpoint.directory import abbreviate
 from ..checkpoint.safetensors_reader import Tensor
+from ..common.arrays import Floats
 from ..errors import ExportError
 from ..families.spec import ModelSpec
 from ..graph.text import HEAD_ROTATION
 from ..graph.vision import feature_linears
 
-Floats = npt.NDArray[np.float32]
 SEED = 0
 FINAL_NORM = "model.norm.weight"
 UNTOUCHED = ("*.q_proj.bias", "*.k_proj.bias", "*.q_norm.weight", "*.k_norm.weight", "*.rotary_emb.inv_freq")
 """Tensors of layers that the rotation does not change."""
 
 
-class Turn(NamedTuple):
+class WeightRotation(NamedTuple):
     """Rotations of a weight [outputs, inputs]; the gains of the norm `gain` are folded in before `inputs` applies."""
 
     outputs: Rotation | None = None
     inputs: Rotation | None = None
     gain: str | None = None
 
-    def of(self, weight: Floats, gain: Floats | None) -> Floats:
+    def apply(self, weight: Floats, gain: Floats | None) -> Floats:
         """Rotates a weight or a bias, or some rows of a weight whose outputs are not rotated."""
         if gain is not None:
             weight = weight * gain
@@ -59,41 +58,41 @@ def rotated(tensors: Mapping[str, Tensor], spec: ModelSpec) -> dict[str, Tensor]
     """
     if spec.text.rotation_seed is None:
         return dict(tensors)
-    turns = turns_of(spec, spec.text.rotation_seed)
-    _check_known(tensors, {*turns, *gains(turns), FINAL_NORM})
+    rotations = weight_rotations(spec, spec.text.rotation_seed)
+    _check_known(tensors, {*rotations, *gains(rotations), FINAL_NORM})
     found = {**tensors}
-    for name, turn in turns.items():
-        if name in tensors and (turn.gain is None or turn.gain in tensors):
-            found[name] = _turned(tensors[name], turn, tensors.get(turn.gain or ""))
-    for name in {*gains(turns), FINAL_NORM} & set(tensors):
+    for name, rotation in rotations.items():
+        if name in tensors and (rotation.gain is None or rotation.gain in tensors):
+            found[name] = _rotated(tensors[name], rotation, tensors.get(rotation.gain or ""))
+    for name in {*gains(rotations), FINAL_NORM} & set(tensors):
         found[name] = Computed(name, tensors[name], tensors[name].shape, np.ones_like, by_row=True)
     if spec.text.tied and FINAL_NORM in tensors:
-        found[f"{HEAD_ROTATION}.weight"] = _head_rotation(tensors[FINAL_NORM], turns["model.embed_tokens.weight"])
+        found[f"{HEAD_ROTATION}.weight"] = _head_rotation(tensors[FINAL_NORM], rotations["model.embed_tokens.weight"])
     return found
 
 
-def gains(turns: Mapping[str, Turn]) -> set[str]:
+def gains(rotations: Mapping[str, WeightRotation]) -> set[str]:
     """The norms whose gains are folded into linears."""
-    return {turn.gain for turn in turns.values() if turn.gain}
+    return {rotation.gain for rotation in rotations.values() if rotation.gain}
 
 
-def turns_of(spec: ModelSpec, seed: int) -> dict[str, Turn]:
+def weight_rotations(spec: ModelSpec, seed: int) -> dict[str, WeightRotation]:
     """The rotation of every tensor that changes except norms, by name."""
     stream, heads = Rotation(spec.text.hidden_size, seed), Rotation(spec.text.head_dim, seed)
-    turns = {"model.embed_tokens.weight": Turn(inputs=stream)}
+    rotations = {"model.embed_tokens.weight": WeightRotation(inputs=stream)}
     for layer in (f"model.layers.{index}" for index in range(spec.text.num_layers)):
         attention, mlp = f"{layer}.self_attn", f"{layer}.mlp"
         before, between = f"{layer}.input_layernorm.weight", f"{layer}.post_attention_layernorm.weight"
-        turns |= {f"{attention}.{x}_proj.weight": Turn(None, stream, before) for x in "qk"}
-        turns[f"{attention}.v_proj.weight"] = Turn(heads, stream, before)
-        turns[f"{attention}.v_proj.bias"] = Turn(heads)
-        turns[f"{attention}.o_proj.weight"] = Turn(stream, heads)
-        turns |= {f"{mlp}.{x}_proj.weight": Turn(None, stream, between) for x in ("gate", "up")}
-        turns[f"{mlp}.down_proj.weight"] = Turn(stream)
+        rotations |= {f"{attention}.{x}_proj.weight": WeightRotation(None, stream, before) for x in "qk"}
+        rotations[f"{attention}.v_proj.weight"] = WeightRotation(heads, stream, before)
+        rotations[f"{attention}.v_proj.bias"] = WeightRotation(heads)
+        rotations[f"{attention}.o_proj.weight"] = WeightRotation(stream, heads)
+        rotations |= {f"{mlp}.{x}_proj.weight": WeightRotation(None, stream, between) for x in ("gate", "up")}
+        rotations[f"{mlp}.down_proj.weight"] = WeightRotation(stream)
     if not spec.text.tied:
-        turns["lm_head.weight"] = Turn(None, stream, FINAL_NORM)
+        rotations["lm_head.weight"] = WeightRotation(None, stream, FINAL_NORM)
     names = feature_linears(spec.vision)
-    return turns | {f"{name}.{part}": Turn(stream) for name in names for part in ("weight", "bias")}
+    return rotations | {f"{name}.{part}": WeightRotation(stream) for name in names for part in ("weight", "bias")}
 
 
 def _check_known(tensors: Mapping[str, Tensor], known: set[str]) -> None:
@@ -101,23 +100,27 @@ def _check_known(tensors: Mapping[str, Tensor], known: set[str]) -> None:
     unknown = [name for name in decoder - known if not any(fnmatch.fnmatchcase(name, pattern) for pattern in UNTOUCHED)]
     if unknown:
         raise ExportError(
-            f"{len(unknown)} tensors cannot be rotated: {few(unknown)}",
+            f"{len(unknown)} tensors cannot be rotated: {abbreviate(unknown)}",
             where=tensors[min(unknown)].file.parent,
             fix="use --no-rotate",
         )
 
 
-def _turned(source: Tensor, turn: Turn, gain: Tensor | None) -> Computed:
+def _rotated(source: Tensor, rotation: WeightRotation, gain: Tensor | None) -> Computed:
     def make(weight: Floats) -> Floats:
-        return turn.of(weight, None if gain is None else whole(gain))
+        return rotation.apply(weight, None if gain is None else whole(gain))
 
-    return Computed(source.name, source, source.shape, make, by_row=turn.outputs is None)
+    return Computed(source.name, source, source.shape, make, by_row=rotation.outputs is None)
 
 
-def _head_rotation(gain: Tensor, table: Turn) -> Computed:
+def _head_rotation(gain: Tensor, table: WeightRotation) -> Computed:
     """The matrix M, which is symmetric."""
     size = gain.shape[0]
-    turn = Turn(table.inputs, table.inputs)
+    rotation = WeightRotation(table.inputs, table.inputs)
     return Computed(
-        f"{HEAD_ROTATION}.weight", gain, (size, size), lambda values: turn.of(np.diag(values), None), by_row=False
+        f"{HEAD_ROTATION}.weight",
+        gain,
+        (size, size),
+        lambda values: rotation.apply(np.diag(values), None),
+        by_row=False,
     )

@@ -6,15 +6,14 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
+from ..common.arrays import Floats
 from ..errors import ExportError
 from .gptq import hessian as gram
 
-Floats = npt.NDArray[np.float32]
 KEPT_TOKENS = 1024
 """Tokens kept over all pages, to measure output errors."""
-LEAST_A_PAGE = 8
+LEAST_PER_PAGE = 8
 """Fewest tokens kept per page, more than one because the first token is the same on every page."""
 
 
@@ -31,7 +30,7 @@ class Statistics(NamedTuple):
         return Statistics(self.largest / scale, self.tokens / scale, hessian)
 
 
-class Part(NamedTuple):
+class PartialStatistics(NamedTuple):
     """The contribution of some pages to an input's statistics; `products` is their part of the Hessian, see `gram`."""
 
     largest: Floats
@@ -52,24 +51,21 @@ class Collector:
         self._largest: Floats | None = None
         self._products: Floats | None = None
 
-    def add(self, x: Floats, counts: Floats | None = None) -> None:
-        """Adds the tokens [T, K] of one page; `counts` [T] weights tokens in the Hessian (default: 1 each).
-
-        Raises ExportError if they are not finite.
-        """
+    def add(self, x: Floats) -> None:
+        """Adds the tokens [T, K] of one page; raises ExportError if they are not finite."""
         largest = np.abs(x).max(axis=0)
         if not np.isfinite(largest).all():
             raise ExportError(
                 f"the activations before {self.name} are not finite", fix="check the checkpoint and the pages"
             )
-        places = np.unique(np.linspace(0, len(x) - 1, max(LEAST_A_PAGE, KEPT_TOKENS // self.pages)).astype(int))
-        self._keep(largest, x[places])
+        kept = np.unique(np.linspace(0, len(x) - 1, max(LEAST_PER_PAGE, KEPT_TOKENS // self.pages)).astype(int))
+        self._keep(largest, x[kept])
         if self.hessian:
             if self._products is None:
                 self._products = gram.zeros(x.shape[1])
-            gram.add(self._products, x, counts)
+            gram.add(self._products, x)
 
-    def join(self, part: Part) -> None:
+    def join(self, part: PartialStatistics) -> None:
         """Adds the contribution of the pages that follow."""
         self._keep(part.largest, part.tokens)
         if self._products is None:
@@ -77,14 +73,14 @@ class Collector:
         elif part.products is not None:
             self._products += part.products
 
-    def part(self) -> Part:
+    def part(self) -> PartialStatistics:
         """The statistics collected so far, to be joined with other pages."""
         assert self._largest is not None
-        return Part(self._largest, np.concatenate(self._kept), self._products)
+        return PartialStatistics(self._largest, np.concatenate(self._kept), self._products)
 
     def statistics(self) -> Statistics:
         assert self._largest is not None
-        hessian = None if self._products is None else gram.whole(self._products, len(self._largest))
+        hessian = None if self._products is None else gram.full_matrix(self._products, len(self._largest))
         return Statistics(self._largest, np.concatenate(self._kept), hessian)
 
     def _keep(self, largest: Floats, tokens: Floats) -> None:

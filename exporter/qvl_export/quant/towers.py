@@ -20,7 +20,7 @@ def vision_tower(spec: ModelSpec, target: Target, tensors: Tensors, scheme: Sche
     return Tower(
         "vision",
         tuple(vision_stages(spec.vision)),
-        lambda name, layouts: vision_stage(spec, target, name, layouts),
+        lambda name, formats: vision_stage(spec, target, name, formats),
         target,
         tensors,
         scheme,
@@ -32,5 +32,5 @@ def llm_tower(spec: ModelSpec, target: Target, tensors: Tensors, scheme: SchemeO
     """Stages of the language model: its decoder layers."""
     stages = tuple(decoder_stages(spec.text))
     return Tower(
-        "llm", stages, lambda name, layouts: decoder_stage(spec.text, target, name, layouts), target, tensors, scheme
+        "llm", stages, lambda name, formats: decoder_stage(spec.text, target, name, formats), target, tensors, scheme
     )

@@ -8,19 +8,19 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import onnx_ir as ir
 from onnxscript import OpBuilder
 
-from ..engines import EngineOptions, Finisher
+from ..engines import BuildOptions, Finisher
 from ..errors import ExportError
-from ..qtensor import Layout, QTensor
+from ..qtensor import QTensor, QuantFormat
 
 Inputs = tuple[tuple[str, ir.DataType, list[int | str]], ...]
 """Inputs of a graph: name, element type and axes of each."""
-SCALED_LATER = "scaled_later_by"
+DEFERRED_SCALE = "scaled_later_by"
 """Node metadata: the output still has to be multiplied by the named per-token scales."""
 PAST = "past"
 """Name of the axis of the cache's capacity."""
@@ -44,7 +44,7 @@ class PackedWeight(NamedTuple):
     """A quantized weight [rows, columns] in its stored form: the values of `Target.packed_form` by name."""
 
     parts: Mapping[str, ir.Value]
-    layout: Layout
+    format: QuantFormat
     rows: int
     columns: int
 
@@ -98,23 +98,23 @@ class Target(Protocol):
         """Inputs of the `llm` graph that say how far its cache is filled."""
 
     def linear(
-        self, op: OpBuilder, x: ir.Value, weight: ir.Value, bias: ir.Value | None, wide: bool = False
+        self, op: OpBuilder, x: ir.Value, weight: ir.Value, bias: ir.Value | None, exceeds_fp16: bool = False
     ) -> ir.Value:
-        """x · weightᵀ + bias, weight [out, in]; with `wide`, x or the product may exceed float16's range."""
+        """x · weightᵀ + bias, weight [out, in]; `exceeds_fp16` if x or the product may exceed float16's range."""
 
     def linear_parts(
         self, op: OpBuilder, x: ir.Value, weight: ir.Value, bias: ir.Value | None, count: int
     ) -> Sequence[ir.Value]:
         """The outputs of `linear` in `count` equal parts."""
 
-    def packed_form(self, outputs: int, inputs: int, layout: Layout) -> dict[str, tuple[list[int], ir.DataType]]:
+    def packed_form(self, outputs: int, inputs: int, format: QuantFormat) -> dict[str, tuple[list[int], ir.DataType]]:
         """Shape and element type of each stored part of a quantized weight [outputs, inputs]."""
 
     def pack(self, tensor: QTensor) -> dict[str, np.ndarray]:
         """Returns the values of the parts of `packed_form`, without loss."""
 
     def quantized_linear(
-        self, op: OpBuilder, x: ir.Value, weight: PackedWeight, bias: ir.Value | None, wide: bool = False
+        self, op: OpBuilder, x: ir.Value, weight: PackedWeight, bias: ir.Value | None, exceeds_fp16: bool = False
     ) -> ir.Value:
         """x · dequantized weightᵀ + bias."""
 
@@ -154,7 +154,7 @@ class Target(Protocol):
         """
 
     def packed_experts_form(
-        self, experts: int, outputs: int, inputs: int, layout: Layout
+        self, experts: int, outputs: int, inputs: int, format: QuantFormat
     ) -> dict[str, tuple[list[int], ir.DataType]]:
         """Shape and type of the parts of all experts' matrices; bytes are those of one [experts · outputs, inputs]."""
 
@@ -165,7 +165,7 @@ class Target(Protocol):
         scores: ir.Value,
         gate_up: Mapping[str, ir.Value],
         down: Mapping[str, ir.Value],
-        layout: Layout,
+        format: QuantFormat,
         chosen: int,
     ) -> ir.Value:
         """`experts` with quantized matrices."""
@@ -196,7 +196,7 @@ def largest_of_tokens(op: OpBuilder, x: ir.Value) -> ir.Value:
 
 def ordered(op: OpBuilder, x: ir.Value, weight: PackedWeight) -> ir.Value:
     """x with its columns in the order of the weight's columns."""
-    return op.Gather(x, weight.parts["permutation"], axis=-1) if weight.layout.permuted else x
+    return op.Gather(x, weight.parts["permutation"], axis=-1) if weight.format.permuted else x
 
 
 def available() -> list[str]:
@@ -204,16 +204,20 @@ def available() -> list[str]:
     return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
 
 
-def finisher(name: str, options: EngineOptions) -> Finisher | None:
+def builds_engines(name: str) -> bool:
+    """Whether bundles of target `name` hold engines that are built from their graphs, see `engines`."""
+    return hasattr(_module(name), "finisher")
+
+
+def finisher(name: str, options: BuildOptions) -> Finisher | None:
     """Returns the function that builds engines from a target's written graphs; None if the graphs run directly.
 
     Raises ExportError for options that the target does not support, in general or on this machine.
     """
-    make = getattr(importlib.import_module(f"{__name__}.{name}"), "finisher", None)
-    if make is not None:
-        found: Finisher = make(options)
+    if builds_engines(name):
+        found: Finisher = _module(name).finisher(options)
         return found
-    if options.capabilities or options.profile != EngineOptions.profile:
+    if options.capabilities or options.profile != BuildOptions.profile:
         raise ExportError(f"target {name!r} builds no engines", fix="leave --compute-capability and --profile out")
     return None
 
@@ -231,5 +235,9 @@ def lower(name: str, precision: str, accuracy_level: int = 4) -> Target:
         raise ExportError(f"precision {precision!r} is not supported", fix=f"supported: {', '.join(WEIGHT_TYPES)}")
     if accuracy_level not in (0, 4):
         raise ExportError(f"accuracy level {accuracy_level} is not supported", fix="0 or 4")
-    target: Target = importlib.import_module(f"{__name__}.{name}").lower(precision, accuracy_level)
+    target: Target = _module(name).lower(precision, accuracy_level)
     return target
+
+
+def _module(name: str) -> Any:
+    return importlib.import_module(f"{__name__}.{name}")

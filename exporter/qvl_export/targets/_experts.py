@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 from onnxscript import OpBuilder
 
-from ..qtensor import Layout
+from ..qtensor import QuantFormat
 from ._standard import StandardOps, check_experts
 from ._w8a8 import MICROSOFT
 
@@ -41,13 +41,13 @@ class FusedExperts(StandardOps):
         return op.MoE(x, scores, *weights, k=chosen, **SWIGLU_EXPERTS, _domain=MICROSOFT)
 
     def packed_experts_form(
-        self, experts: int, outputs: int, inputs: int, layout: Layout
+        self, experts: int, outputs: int, inputs: int, format: QuantFormat
     ) -> dict[str, tuple[list[int], ir.DataType]]:
         """The form that QMoE takes; it supports neither partial blocks nor permuted columns."""
-        check_experts(inputs, layout)
+        check_experts(inputs, format)
         return {
-            "codes": ([experts, outputs, inputs * layout.bits // 8], ir.DataType.UINT8),
-            "scales": ([experts, outputs, layout.blocks(inputs)], ir.DataType.FLOAT16),
+            "codes": ([experts, outputs, inputs * format.bits // 8], ir.DataType.UINT8),
+            "scales": ([experts, outputs, format.blocks(inputs)], ir.DataType.FLOAT16),
         }
 
     def quantized_experts(
@@ -57,10 +57,10 @@ class FusedExperts(StandardOps):
         scores: ir.Value,
         gate_up: Mapping[str, ir.Value],
         down: Mapping[str, ir.Value],
-        layout: Layout,
+        format: QuantFormat,
         chosen: int,
     ) -> ir.Value:
         gate_scales, down_scales = (op.Cast(part["scales"], to=ir.DataType.FLOAT) for part in (gate_up, down))
         weights = gate_up["codes"], gate_scales, None, down["codes"], down_scales
-        form = {"expert_weight_bits": layout.bits, "block_size": layout.block, "accuracy_level": self.accuracy_level}
+        form = {"expert_weight_bits": format.bits, "block_size": format.block, "accuracy_level": self.accuracy_level}
         return op.QMoE(x, scores, *weights, k=chosen, **form, **SWIGLU_EXPERTS, _domain=MICROSOFT)

@@ -24,15 +24,15 @@ class HalfProducts(StandardOps):
         return x if self.weight_type == FLOAT else op.Cast(x, to=self.weight_type)
 
     def product(
-        self, op: OpBuilder, x: ir.Value, matrix: ir.Value, bias: ir.Value | None, wide: bool = False
+        self, op: OpBuilder, x: ir.Value, matrix: ir.Value, bias: ir.Value | None, exceeds_fp16: bool = False
     ) -> ir.Value:
-        """x · matrix + bias; `wide` divides tokens by their largest magnitude and multiplies the products by it."""
-        x, largest = self.in_range(op, x, wide)
+        """x · matrix + bias; with `exceeds_fp16`, tokens are scaled into range before the product."""
+        x, largest = self.in_range(op, x, exceeds_fp16)
         return self.out_of_range(op, op.MatMul(x, matrix), largest, bias)
 
-    def in_range(self, op: OpBuilder, x: ir.Value, wide: bool) -> tuple[ir.Value, ir.Value | None]:
+    def in_range(self, op: OpBuilder, x: ir.Value, exceeds_fp16: bool) -> tuple[ir.Value, ir.Value | None]:
         """Returns x in the type of products, and the divisor of its tokens or None."""
-        if not wide or self.weight_type == FLOAT:
+        if not exceeds_fp16 or self.weight_type == FLOAT:
             return self.narrow(op, x), None
         largest = largest_of_tokens(op, x)
         return self.narrow(op, op.Div(x, largest)), largest

@@ -11,7 +11,7 @@ import onnx_ir as ir
 from onnxscript import OpBuilder
 
 from ..errors import ExportError
-from ..qtensor import Layout
+from ..qtensor import QuantFormat
 from . import SWISH_SLOPE, PackedWeight, WindowInputs
 
 FLOAT = ir.DataType.FLOAT
@@ -35,13 +35,13 @@ class StandardOps(ABC):
 
     @abstractmethod
     def linear(
-        self, op: OpBuilder, x: ir.Value, weight: ir.Value, bias: ir.Value | None, wide: bool = False
+        self, op: OpBuilder, x: ir.Value, weight: ir.Value, bias: ir.Value | None, exceeds_fp16: bool = False
     ) -> ir.Value:
         """See `targets.Target`."""
 
     @abstractmethod
     def quantized_linear(
-        self, op: OpBuilder, x: ir.Value, weight: PackedWeight, bias: ir.Value | None, wide: bool = False
+        self, op: OpBuilder, x: ir.Value, weight: PackedWeight, bias: ir.Value | None, exceeds_fp16: bool = False
     ) -> ir.Value:
         """See `targets.Target`."""
 
@@ -106,7 +106,7 @@ def window_mask(op: OpBuilder, windows: WindowInputs) -> ir.Value:
     return op.Less(slots, op.Unsqueeze(windows.lengths, op.Constant(value_ints=[1, 2, 3])))
 
 
-def check_experts(inputs: int, layout: Layout) -> None:
+def check_experts(inputs: int, format: QuantFormat) -> None:
     """Raises ExportError for formats that experts cannot have: engines take only whole symmetric blocks of them."""
-    if inputs % layout.block or layout.asymmetric or layout.permuted:
-        raise ExportError(f"experts of {inputs} columns are not made of symmetric blocks of {layout.block}")
+    if inputs % format.block or format.asymmetric or format.permuted:
+        raise ExportError(f"experts of {inputs} columns are not made of symmetric blocks of {format.block}")

@@ -9,12 +9,12 @@ import numpy as np
 import onnx_ir as ir
 from onnxscript import OpBuilder
 
-from . import SCALED_LATER, largest_of_tokens
+from . import DEFERRED_SCALE, largest_of_tokens
 
 MICROSOFT = "com.microsoft"
 ROUNDED = "rounded to int8"
 """Key in a value's `meta` for its `Tokens`."""
-ROUNDED_TOGETHER = "rounded to int8 together"
+ROUNDED_PER_TENSOR = "rounded to int8 per tensor"
 """Key in a value's `meta` for its codes, their scale and zero point."""
 UNSCALED = "before its tokens were scaled"
 """Key in a value's `meta` for the value before scaling, and the per-token factors [batch, tokens, 1]."""
@@ -30,7 +30,7 @@ class Tokens(NamedTuple):
     shape: ir.Value
 
 
-def token_linear(op: OpBuilder, x: ir.Value, parts: Mapping[str, ir.Value], bias: ir.Value | None) -> ir.Value:
+def w8a8_per_token(op: OpBuilder, x: ir.Value, parts: Mapping[str, ir.Value], bias: ir.Value | None) -> ir.Value:
     """Rounds each token by its own largest magnitude, so that its result has the same bits alone and in a batch."""
     tokens = _rounded(op, x)
     one, zero = op.Constant(value_float=1.0), op.Constant(value=ir.tensor(ZERO))
@@ -43,11 +43,11 @@ def token_linear(op: OpBuilder, x: ir.Value, parts: Mapping[str, ir.Value], bias
     return y
 
 
-def together_linear(op: OpBuilder, x: ir.Value, parts: Mapping[str, ir.Value], bias: ir.Value | None) -> ir.Value:
+def w8a8_per_tensor(op: OpBuilder, x: ir.Value, parts: Mapping[str, ir.Value], bias: ir.Value | None) -> ir.Value:
     """Rounds all tokens with one scale and zero point, so that scales and bias are applied inside the product."""
-    if ROUNDED_TOGETHER not in x.meta:
-        x.meta[ROUNDED_TOGETHER] = op.DynamicQuantizeLinear(x, _outputs=3)
-    codes, step, zero = x.meta[ROUNDED_TOGETHER]
+    if ROUNDED_PER_TENSOR not in x.meta:
+        x.meta[ROUNDED_PER_TENSOR] = op.DynamicQuantizeLinear(x, _outputs=3)
+    codes, step, zero = x.meta[ROUNDED_PER_TENSOR]
     return op.MatMulIntegerToFloat(codes, parts["codes"], step, parts["scales"], zero, None, bias, _domain=MICROSOFT)
 
 
@@ -56,7 +56,7 @@ def gated(op: OpBuilder, gate: ir.Value, up: ir.Value) -> ir.Value:
     y = op.Mul(gate, up)
     if UNSCALED in up.meta:
         unscaled, factors = up.meta[UNSCALED]
-        unscaled.producer().metadata_props[SCALED_LATER] = factors.name
+        unscaled.producer().metadata_props[DEFERRED_SCALE] = factors.name
         y.meta[UNSCALED] = op.Mul(gate, unscaled), factors
     return y
 

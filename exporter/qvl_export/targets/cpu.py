@@ -11,11 +11,11 @@ from onnxscript import OpBuilder
 
 from qvl_runtime.packing import Codes, pack_nibbles
 
-from ..qtensor import Layout, QTensor
+from ..qtensor import Activations, QTensor, QuantFormat
 from . import WEIGHT_TYPES, Cache, Inputs, PackedWeight, WindowInputs, ordered
 from ._experts import FusedExperts
 from ._standard import split, window_mask
-from ._w8a8 import MICROSOFT, gated, together_linear, token_linear
+from ._w8a8 import MICROSOFT, gated, w8a8_per_tensor, w8a8_per_token
 
 
 def lower(precision: str, accuracy_level: int) -> CpuTarget:
@@ -43,39 +43,39 @@ class CpuTarget(FusedExperts):
         return ir.DataType.FLOAT
 
     def linear(
-        self, op: OpBuilder, x: ir.Value, weight: ir.Value, bias: ir.Value | None, wide: bool = False
+        self, op: OpBuilder, x: ir.Value, weight: ir.Value, bias: ir.Value | None, exceeds_fp16: bool = False
     ) -> ir.Value:
         y = op.FusedMatMul(x, self.widen(op, weight), transB=1, _domain=MICROSOFT)
         return y if bias is None else op.Add(y, bias)
 
-    def packed_form(self, outputs: int, inputs: int, layout: Layout) -> dict[str, tuple[list[int], ir.DataType]]:
+    def packed_form(self, outputs: int, inputs: int, format: QuantFormat) -> dict[str, tuple[list[int], ir.DataType]]:
         """The form of MatMulNBits: codes [N, blocks, bytes], scales [N, blocks], zero points packed along blocks.
 
         W8A8 has the form of MatMulIntegerToFloat: codes [K, N], scales [N].
         """
-        if layout.integer:
+        if format.integer:
             return {"codes": ([inputs, outputs], ir.DataType.INT8), "scales": ([outputs], ir.DataType.FLOAT)}
-        blocks = layout.blocks(inputs)
+        blocks = format.blocks(inputs)
         form = {
-            "codes": ([outputs, blocks, layout.block * layout.bits // 8], ir.DataType.UINT8),
+            "codes": ([outputs, blocks, format.block * format.bits // 8], ir.DataType.UINT8),
             "scales": ([outputs, blocks], ir.DataType.FLOAT16),
         }
-        if layout.asymmetric:
-            form["zeros"] = ([outputs, -(-blocks * layout.bits // 8)], ir.DataType.UINT8)
-        if layout.permuted:
+        if format.asymmetric:
+            form["zeros"] = ([outputs, -(-blocks * format.bits // 8)], ir.DataType.UINT8)
+        if format.permuted:
             form["permutation"] = ([inputs], ir.DataType.INT64)
         return form
 
     def pack(self, tensor: QTensor) -> dict[str, np.ndarray]:
-        layout, (rows, columns) = tensor.layout, tensor.codes.shape
-        if layout.integer:
-            signed = (tensor.codes.T.astype(np.int16) - layout.middle).astype(np.int8)
+        format, (rows, columns) = tensor.format, tensor.codes.shape
+        if format.integer:
+            signed = (tensor.codes.T.astype(np.int16) - format.default_zero_point).astype(np.int8)
             return {"codes": np.ascontiguousarray(signed), "scales": tensor.scales[:, 0]}
-        codes = np.full((rows, layout.blocks(columns) * layout.block), layout.middle, np.uint8)
+        codes = np.full((rows, format.blocks(columns) * format.block), format.default_zero_point, np.uint8)
         codes[:, :columns] = tensor.codes
-        packer: Callable[[Codes], Codes] = pack_nibbles if layout.bits == 4 else np.ascontiguousarray
+        packer: Callable[[Codes], Codes] = pack_nibbles if format.bits == 4 else np.ascontiguousarray
         parts: dict[str, np.ndarray] = {
-            "codes": packer(codes).reshape(rows, layout.blocks(columns), -1),
+            "codes": packer(codes).reshape(rows, format.blocks(columns), -1),
             "scales": tensor.scales,
         }
         if tensor.zeros is not None:
@@ -85,10 +85,11 @@ class CpuTarget(FusedExperts):
         return parts
 
     def quantized_linear(
-        self, op: OpBuilder, x: ir.Value, weight: PackedWeight, bias: ir.Value | None, wide: bool = False
+        self, op: OpBuilder, x: ir.Value, weight: PackedWeight, bias: ir.Value | None, exceeds_fp16: bool = False
     ) -> ir.Value:
-        if weight.layout.integer:
-            linear = together_linear if weight.layout.per_tensor else token_linear
+        if weight.format.integer:
+            per_tensor = weight.format.activations is Activations.INT8_PER_TENSOR
+            linear = w8a8_per_tensor if per_tensor else w8a8_per_token
             return linear(op, x, weight.parts, bias)
         return self.blocks_product(op, ordered(op, x, weight), weight, bias)
 
@@ -103,7 +104,7 @@ class CpuTarget(FusedExperts):
     def quantized_linear_parts(
         self, op: OpBuilder, x: ir.Value, weight: PackedWeight, bias: ir.Value | None, count: int
     ) -> Sequence[ir.Value]:
-        if not weight.layout.integer:
+        if not weight.format.integer:
             return super().quantized_linear_parts(op, x, weight, bias, count)
         codes, scales = split(op, weight.parts["codes"], 1, count), split(op, weight.parts["scales"], 0, count)
         biases = [None] * count if bias is None else split(op, bias, 0, count)
@@ -124,8 +125,8 @@ class CpuTarget(FusedExperts):
             bias,
             K=weight.columns,
             N=weight.rows,
-            bits=weight.layout.bits,
-            block_size=weight.layout.block,
+            bits=weight.format.bits,
+            block_size=weight.format.block,
             accuracy_level=self.accuracy_level,
             _domain=MICROSOFT,
         )
@@ -141,8 +142,8 @@ class CpuTarget(FusedExperts):
             table.parts["codes"],
             ids,
             scales,
-            bits=table.layout.bits,
-            block_size=table.layout.block,
+            bits=table.format.bits,
+            block_size=table.format.block,
             gather_axis=0,
             quantize_axis=2,
             _domain=MICROSOFT,

@@ -13,7 +13,7 @@ import onnx_ir as ir
 from onnxscript import OpBuilder
 
 from ..errors import ExportError
-from ..qtensor import Layout
+from ..qtensor import QuantFormat
 from . import WEIGHT_TYPES, Cache, PackedWeight, WindowInputs, largest_of_tokens, ordered
 from ._fp16_products import HalfProducts
 from ._w8a8 import MICROSOFT, ROUNDED
@@ -38,23 +38,23 @@ class CudaTarget(HalfProducts, CpuTarget):
     per_tensor_activations: bool = False
 
     def linear(
-        self, op: OpBuilder, x: ir.Value, weight: ir.Value, bias: ir.Value | None, wide: bool = False
+        self, op: OpBuilder, x: ir.Value, weight: ir.Value, bias: ir.Value | None, exceeds_fp16: bool = False
     ) -> ir.Value:
-        x, largest = self.in_range(op, x, wide)
+        x, largest = self.in_range(op, x, exceeds_fp16)
         y = op.FusedMatMul(x, weight, transB=1, _domain=MICROSOFT)
         return self.out_of_range(op, y, largest, bias)
 
-    def packed_form(self, outputs: int, inputs: int, layout: Layout) -> dict[str, tuple[list[int], ir.DataType]]:
+    def packed_form(self, outputs: int, inputs: int, format: QuantFormat) -> dict[str, tuple[list[int], ir.DataType]]:
         """The form of `cpu`, except that MatMulNBits takes scales in the type of its inputs."""
-        form = super().packed_form(outputs, inputs, layout)
-        return form if layout.integer else form | {"scales": (form["scales"][0], self.weight_type)}
+        form = super().packed_form(outputs, inputs, format)
+        return form if format.integer else form | {"scales": (form["scales"][0], self.weight_type)}
 
     def quantized_linear(
-        self, op: OpBuilder, x: ir.Value, weight: PackedWeight, bias: ir.Value | None, wide: bool = False
+        self, op: OpBuilder, x: ir.Value, weight: PackedWeight, bias: ir.Value | None, exceeds_fp16: bool = False
     ) -> ir.Value:
-        if weight.layout.integer:
+        if weight.format.integer:
             return self._integer_linear(op, x, weight.parts, bias)
-        x, largest = self.in_range(op, ordered(op, x, weight), wide)
+        x, largest = self.in_range(op, ordered(op, x, weight), exceeds_fp16)
         return self.out_of_range(op, self.blocks_product(op, x, weight, None), largest, bias)
 
     def _integer_linear(
@@ -78,7 +78,7 @@ class CudaTarget(HalfProducts, CpuTarget):
         raise NO_EXPERTS
 
     def packed_experts_form(
-        self, experts: int, outputs: int, inputs: int, layout: Layout
+        self, experts: int, outputs: int, inputs: int, format: QuantFormat
     ) -> dict[str, tuple[list[int], ir.DataType]]:
         raise NO_EXPERTS
 

@@ -1,8 +1,8 @@
 """Target `portable`: only standard ONNX operators of opset 24, for any engine that supports them.
 
 Values between the ops are float32. With `fp16` weights, matrix products and attention compute in float16 and return
-float32, so that norms, rotary angles, activations and residual streams never overflow; the inputs of a `wide` linear
-are scaled into float16's range per token first.
+float32, so that norms, rotary angles, activations and residual streams never overflow. The inputs of a linear that
+`exceeds_fp16` are first scaled into float16's range, per token.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from onnxscript import OpBuilder
 from qvl_runtime.packing import Codes, pack_nibbles
 
 from ..errors import ExportError
-from ..qtensor import Layout, QTensor
+from ..qtensor import Activations, QTensor, QuantFormat
 from . import PAST, WEIGHT_TYPES, Cache, Inputs, PackedWeight, WindowInputs, ordered
 from ._fp16_products import HalfProducts
 from ._standard import FLOAT, check_experts, window_mask
@@ -49,56 +49,56 @@ class PortableTarget(HalfProducts):
         return (("write_indices", INT64, [1]), ("attention_mask", ir.DataType.BOOL, [1, 1, "sequence", PAST]))
 
     def linear(
-        self, op: OpBuilder, x: ir.Value, weight: ir.Value, bias: ir.Value | None, wide: bool = False
+        self, op: OpBuilder, x: ir.Value, weight: ir.Value, bias: ir.Value | None, exceeds_fp16: bool = False
     ) -> ir.Value:
-        return self.product(op, x, op.Transpose(weight, perm=[1, 0]), bias, wide)
+        return self.product(op, x, op.Transpose(weight, perm=[1, 0]), bias, exceeds_fp16)
 
-    def packed_form(self, outputs: int, inputs: int, layout: Layout) -> dict[str, tuple[list[int], ir.DataType]]:
+    def packed_form(self, outputs: int, inputs: int, format: QuantFormat) -> dict[str, tuple[list[int], ir.DataType]]:
         """The form of DequantizeLinear: codes [K, N], scales [blocks, N]; W8A8 has scales [N] and one input scale."""
-        if layout.integer:
+        if format.integer:
             form = {"codes": ([inputs, outputs], ir.DataType.INT8), "scales": ([outputs], FLOAT)}
-            return form | ({"input_scale": ([], FLOAT)} if layout.static else {})
-        if inputs % layout.block:
+            return form | ({"input_scale": ([], FLOAT)} if format.activations is Activations.INT8_STATIC else {})
+        if inputs % format.block:
             raise ExportError(
-                f"linears of {inputs} columns are not made of whole blocks of {layout.block}",
+                f"linears of {inputs} columns are not made of whole blocks of {format.block}",
                 fix="another --block-size, or int8 for their tower",
             )
-        types = UNSIGNED if layout.asymmetric else SIGNED
-        blocks = [outputs] if _by_row(layout, inputs) else [layout.blocks(inputs), outputs]
-        form = {"codes": ([inputs, outputs], types[layout.bits]), "scales": (blocks, self.weight_type)}
-        if layout.asymmetric:
-            form["zeros"] = (blocks, types[layout.bits])
-        if layout.permuted:
+        types = UNSIGNED if format.asymmetric else SIGNED
+        blocks = [outputs] if _by_row(format, inputs) else [format.blocks(inputs), outputs]
+        form = {"codes": ([inputs, outputs], types[format.bits]), "scales": (blocks, self.weight_type)}
+        if format.asymmetric:
+            form["zeros"] = (blocks, types[format.bits])
+        if format.permuted:
             form["permutation"] = ([inputs], INT64)
         return form
 
     def pack(self, tensor: QTensor) -> dict[str, np.ndarray]:
-        layout = tensor.layout
-        codes = tensor.codes if layout.asymmetric else tensor.codes - np.uint8(layout.middle)
+        format = tensor.format
+        codes = tensor.codes if format.asymmetric else tensor.codes - np.uint8(format.default_zero_point)
         parts: dict[str, np.ndarray] = {
-            "codes": _bits(codes.T, layout),
+            "codes": _bits(codes.T, format),
             "scales": np.ascontiguousarray(tensor.scales.T),
         }
-        if layout.integer or _by_row(layout, tensor.codes.shape[1]):
+        if format.integer or _by_row(format, tensor.codes.shape[1]):
             parts["scales"] = tensor.scales[:, 0]
-        if layout.static:
+        if format.activations is Activations.INT8_STATIC:
             parts["input_scale"] = np.array([tensor.input_scale], np.float32)
         if tensor.zeros is not None:
-            parts["zeros"] = _bits(tensor.zeros.T, layout)
+            parts["zeros"] = _bits(tensor.zeros.T, format)
         if tensor.permutation is not None:
             parts["permutation"] = tensor.permutation
         return parts
 
     def quantized_linear(
-        self, op: OpBuilder, x: ir.Value, weight: PackedWeight, bias: ir.Value | None, wide: bool = False
+        self, op: OpBuilder, x: ir.Value, weight: PackedWeight, bias: ir.Value | None, exceeds_fp16: bool = False
     ) -> ir.Value:
-        parts, layout = weight.parts, weight.layout
-        if layout.integer:
+        parts, format = weight.parts, weight.format
+        if format.integer:
             return self._integer_linear(op, x, parts, bias)
         stored = [parts[name] for name in ("codes", "scales", "zeros") if name in parts]  # avoids an empty input
-        by_row = _by_row(layout, weight.columns)
-        matrix = op.DequantizeLinear(*stored, **{"axis": 1} if by_row else {"axis": 0, "block_size": layout.block})
-        return self.product(op, ordered(op, x, weight), matrix, bias, wide)
+        by_row = _by_row(format, weight.columns)
+        matrix = op.DequantizeLinear(*stored, **{"axis": 1} if by_row else {"axis": 0, "block_size": format.block})
+        return self.product(op, ordered(op, x, weight), matrix, bias, exceeds_fp16)
 
     def _integer_linear(
         self, op: OpBuilder, x: ir.Value, parts: Mapping[str, ir.Value], bias: ir.Value | None
@@ -131,21 +131,21 @@ class PortableTarget(HalfProducts):
         """Applies every expert to every token, with weight 0 for experts not chosen, so that no loops are needed."""
         gate_up, down = (op.Transpose(weight, perm=[0, 2, 1]) for weight in (gate_up, down))
         gate, up = op.Split(self.product(op, x, gate_up, None), axis=-1, num_outputs=2, _outputs=2)
-        y = self.product(op, op.Mul(self.activation(op, gate, "silu"), up), down, None, wide=True)
-        best, places = op.TopK(scores, op.Constant(value_ints=[chosen]), axis=-1, _outputs=2)
+        y = self.product(op, op.Mul(self.activation(op, gate, "silu"), up), down, None, exceeds_fp16=True)
+        best, indices = op.TopK(scores, op.Constant(value_ints=[chosen]), axis=-1, _outputs=2)
         nothing = op.Mul(scores, op.Constant(value_float=0.0))
-        shares = op.ScatterElements(nothing, places, op.Softmax(best, axis=-1), axis=-1)
+        shares = op.ScatterElements(nothing, indices, op.Softmax(best, axis=-1), axis=-1)
         shares = op.Unsqueeze(op.Transpose(shares, perm=[1, 0]), op.Constant(value_ints=[-1]))
         return op.ReduceSum(op.Mul(y, shares), op.Constant(value_ints=[0]), keepdims=1)
 
     def packed_experts_form(
-        self, experts: int, outputs: int, inputs: int, layout: Layout
+        self, experts: int, outputs: int, inputs: int, format: QuantFormat
     ) -> dict[str, tuple[list[int], ir.DataType]]:
         """Codes and scales in the order of the checkpoint, row by row."""
-        check_experts(inputs, layout)
+        check_experts(inputs, format)
         return {
-            "codes": ([experts, outputs, inputs], SIGNED[layout.bits]),
-            "scales": ([experts, outputs, layout.blocks(inputs)], self.weight_type),
+            "codes": ([experts, outputs, inputs], SIGNED[format.bits]),
+            "scales": ([experts, outputs, format.blocks(inputs)], self.weight_type),
         }
 
     def quantized_experts(
@@ -155,11 +155,11 @@ class PortableTarget(HalfProducts):
         scores: ir.Value,
         gate_up: Mapping[str, ir.Value],
         down: Mapping[str, ir.Value],
-        layout: Layout,
+        format: QuantFormat,
         chosen: int,
     ) -> ir.Value:
         floats = [
-            op.DequantizeLinear(parts["codes"], parts["scales"], axis=2, block_size=layout.block)
+            op.DequantizeLinear(parts["codes"], parts["scales"], axis=2, block_size=format.block)
             for parts in (gate_up, down)
         ]
         return self.experts(op, x, scores, floats[0], floats[1], chosen)
@@ -185,12 +185,12 @@ class PortableTarget(HalfProducts):
         return self.widen(op, op.Reshape(y, op.Constant(value_ints=[0, 0, -1]))), key, value
 
 
-def _by_row(layout: Layout, inputs: int) -> bool:
+def _by_row(format: QuantFormat, inputs: int) -> bool:
     """Whether each row of 8-bit codes has one scale, a form for engines without blocks of 8-bit codes."""
-    return layout.bits == 8 and layout.block >= inputs and not layout.asymmetric
+    return format.bits == 8 and format.block >= inputs and not format.asymmetric
 
 
-def _bits(codes: Codes, layout: Layout) -> Codes:
+def _bits(codes: Codes, format: QuantFormat) -> Codes:
     """Bytes of codes [K, N] in row-major order, two 4-bit codes per byte."""
     flat = np.ascontiguousarray(codes).reshape(-1)
-    return pack_nibbles(flat & np.uint8(15)) if layout.bits == 4 else flat
+    return pack_nibbles(flat & np.uint8(15)) if format.bits == 4 else flat

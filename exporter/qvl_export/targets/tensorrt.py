@@ -13,7 +13,7 @@ from qvl_runtime.common import user_cache
 from qvl_runtime.errors import EngineError, InstallError
 from qvl_runtime.sessions._tensorrt.cuda_driver import Cuda
 
-from ..engines import EngineOptions, Finisher, check
+from ..engines import BuildOptions, Finisher, check
 from ..errors import ExportError
 from . import tensorrt_rtx
 from .portable import PortableTarget
@@ -28,7 +28,7 @@ def lower(precision: str, accuracy_level: int) -> PortableTarget:
     return tensorrt_rtx.lower(precision, accuracy_level)
 
 
-def finisher(options: EngineOptions) -> Finisher:
+def finisher(options: BuildOptions) -> Finisher:
     """Returns a finisher that builds engines for this machine's GPU, or writes a script for another machine."""
     from ..engines import building, script
 

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from ..common.extras import install_fix
-from ..engines import EngineOptions, Finisher, check
+from ..engines import BuildOptions, Finisher, check
 from ..errors import ExportError
 from . import WEIGHT_TYPES
 from .portable import PortableTarget
@@ -28,7 +28,7 @@ def lower(precision: str, accuracy_level: int) -> PortableTarget:
     return PortableTarget(WEIGHT_TYPES[precision], static_cache=True)
 
 
-def finisher(options: EngineOptions) -> Finisher:
+def finisher(options: BuildOptions) -> Finisher:
     """Returns a finisher that builds the engines.
 
     Raises ExportError if the library is missing, or for GPUs that it or the weights do not support.
@@ -40,6 +40,7 @@ def finisher(options: EngineOptions) -> Finisher:
     chosen = options.capabilities or DEFAULT
     _check(trt, chosen, options)
     library = building.Library(trt, LIBRARY, chosen, partial(_configure, trt, chosen))
+    building.check(library)
     return partial(building.finish, library=library, kind=options.profile)
 
 
@@ -51,7 +52,7 @@ def _library() -> Any:
     return tensorrt_rtx
 
 
-def _check(trt: Any, chosen: tuple[int, ...], options: EngineOptions) -> None:
+def _check(trt: Any, chosen: tuple[int, ...], options: BuildOptions) -> None:
     known = [name[2:] for name in trt.ComputeCapability.__members__ if name not in SPECIAL]
     strange = [str(number) for number in chosen if str(number) not in known]
     if strange:
@@ -71,4 +72,4 @@ def _configure(trt: Any, chosen: tuple[int, ...], config: Any) -> None:
     config.num_compute_capabilities = len(chosen)
     for index, number in enumerate(chosen):
         if not config.set_compute_capability(getattr(trt.ComputeCapability, f"SM{number}"), index):
-            raise ExportError(f"{LIBRARY} does not take compute capability {number} together with the others")
+            raise ExportError(f"{LIBRARY} does not build for compute capability {number} together with the others")

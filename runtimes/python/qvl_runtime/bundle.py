@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 
 import msgspec
 
+from .common.log import log
 from .errors import BundleError
 from .manifest import (
     DECODE,
@@ -58,13 +59,15 @@ def read_manifest(bundle: Path) -> Manifest:
         if name not in manifest.files:
             raise BundleError("is used but not listed under files", where=bundle / name, fix="export again")
     _check_geometry(manifest, bundle / MANIFEST)
+    size, version = sum(entry.size for entry in manifest.files.values()), manifest.schema_version
+    log.debug("bundle read: %s, schema %d, target %s, %d bytes", bundle, version, manifest.target, size)
     return manifest
 
 
 def _parse(bundle: Path) -> Manifest:
     path = bundle / MANIFEST
     if not bundle.is_dir():
-        raise BundleError("is not a bundle directory", where=bundle, fix="make one with `qvl-export export`")
+        raise BundleError("is not a bundle directory", where=bundle, fix="create one with `qvl-export export`")
     if not path.is_file() and (bundle / GENAI_CONFIG).is_file():
         raise BundleError(
             "is a directory for ONNX Runtime GenAI, not a bundle",
@@ -80,7 +83,7 @@ def _parse(bundle: Path) -> Manifest:
             fix=f"export it first: qvl-export export {shlex.quote(str(bundle))} BUNDLE",
         )
     if not path.is_file():
-        raise BundleError("is missing: not a bundle, or an interrupted copy", where=path)
+        raise BundleError("is missing: this is not a bundle, or copying was interrupted", where=path)
     if path.stat().st_size > MAX_MANIFEST_BYTES:
         raise BundleError(f"is larger than {MAX_MANIFEST_BYTES} bytes", where=path)
     raw = path.read_bytes()
@@ -90,7 +93,7 @@ def _parse(bundle: Path) -> Manifest:
             raise BundleError(
                 f"has schema version {version}, this runtime reads up to {SCHEMA_VERSION}",
                 where=path,
-                fix="install the qvl-runtime of the qvl-export that made it",
+                fix="install the qvl-runtime that matches the qvl-export that wrote it",
             )
         return msgspec.json.decode(raw, type=Manifest)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
@@ -192,9 +195,7 @@ def inside(bundle: Path, name: str) -> Path:
     try:
         stays = path.resolve().is_relative_to(bundle.resolve())
     except (OSError, RuntimeError) as error:  # a symlink loop is a RuntimeError before Python 3.13
-        raise BundleError(
-            "is a link that leads nowhere", where=path, fix="copy the file itself into the bundle"
-        ) from error
+        raise BundleError("is a broken link", where=path, fix="copy the file itself into the bundle") from error
     if not stays:
-        raise BundleError("is a link that leaves the bundle", where=path, fix="copy the file itself into the bundle")
+        raise BundleError("is a link that leads outside the bundle", where=path, fix="copy the file itself")
     return path

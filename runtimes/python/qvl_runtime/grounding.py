@@ -1,8 +1,8 @@
 """Parses boxes and points in answers, from each family's notation to pixels of the original image.
 
-`qwen`: `<ref>label</ref><box>(x1,y1),(x2,y2)</box>`, 0 to 999 of each side. `qwen2_vl`: the same with the marks
-`<|object_ref_start|>` … `<|box_end|>`. `qwen2_5_vl`: JSON objects with `bbox_2d` or `point_2d`, pixels of the
-**resized** image. `qwen3_vl` and `qwen3_vl_moe`: such objects with coordinates from 0 to 1000 of each side.
+Families have one of two notations, see `_FAMILIES`. One is text, `<ref>label</ref><box>(x1,y1),(x2,y2)</box>`
+or the same with `<|object_ref_start|>` … `<|box_end|>`; the other is JSON objects with `bbox_2d` or `point_2d`.
+Coordinates are thousandths of each side, or pixels of the **resized** image.
 """
 
 from __future__ import annotations
@@ -56,26 +56,26 @@ _Found = tuple[str, list[float]]
 def parse(text: str, family: str, image_size: Size, resized_size: Size | None = None) -> list[Region]:
     """Returns the boxes and points of an answer in their order, in pixels of the image of `image_size`.
 
-    `resized_size` is the size the model saw; only `qwen2_5_vl` needs it, and None means the checkpoint's default
+    `resized_size` is the size the model saw, for families that answer in its pixels; None means Qwen2.5-VL's default
     bounds. Truncated or malformed boxes are skipped; a truncated list keeps its complete boxes. Raises PromptError for
     an unknown family.
     """
     if family not in _FAMILIES:
         raise PromptError(f"no box notation is known for family {family!r}", fix=f"one of {', '.join(_FAMILIES)}")
     find, thousandths = _FAMILIES[family]
-    seen = (1000, 1000) if thousandths else resized_size or _resized(image_size)
-    regions = (_region(label, numbers, image_size, seen) for label, numbers in find(text))
+    reference = (1000, 1000) if thousandths else resized_size or _default_resized(image_size)
+    regions = (_region(label, numbers, image_size, reference) for label, numbers in find(text))
     return [region for region in regions if region is not None]
 
 
-def _resized(image_size: Size) -> Size:
+def _default_resized(image_size: Size) -> Size:
     height, width = smart_resize(image_size[1], image_size[0], QWEN2_5_FACTOR, *QWEN2_5_PIXELS)
     return width, height
 
 
-def _region(label: str, numbers: Sequence[float], image: Size, seen: Size) -> Region | None:
+def _region(label: str, numbers: Sequence[float], image: Size, reference: Size) -> Region | None:
     """Returns a region scaled and clipped to the image, corners in order; a quadrilateral becomes its bounding box."""
-    xs, ys = ([_scaled(value, image[axis], seen[axis]) for value in numbers[axis::2]] for axis in (0, 1))
+    xs, ys = ([_scaled(value, image[axis], reference[axis]) for value in numbers[axis::2]] for axis in (0, 1))
     if len(numbers) == 2:
         return Point(label, xs[0], ys[0])
     if len(numbers) in (4, 8):
@@ -83,8 +83,8 @@ def _region(label: str, numbers: Sequence[float], image: Size, seen: Size) -> Re
     return None
 
 
-def _scaled(value: float, side: int, seen: int) -> float:
-    return min(max(value * side / seen, 0.0), float(side))
+def _scaled(value: float, side: int, reference: int) -> float:
+    return min(max(value * side / reference, 0.0), float(side))
 
 
 _TOKEN = re.compile(
@@ -98,7 +98,7 @@ _SENTENCE = re.compile(r"R[^rO]*r?|OPC|O?P(?:,?P)+x?C?")
 """A label, a point, or a box; a box whose last pair is truncated (x) is skipped."""
 
 
-def _marked(text: str) -> Iterator[_Found]:
+def _parse_marked(text: str) -> Iterator[_Found]:
     """Yields coordinates with the last label before them or, without labels, the text since the last coordinates."""
     kinds, spans = _tokens(text)
     label, end = None, 0
@@ -119,15 +119,15 @@ def _marked(text: str) -> Iterator[_Found]:
 
 def _tokens(text: str) -> tuple[str, list[tuple[int, int]]]:
     """Returns the kinds of the text's tokens and their spans; the last span is the end of the text."""
-    kinds, spans, at = "", [], 0
+    kinds, spans, index = "", [], 0
     found = [(match.lastgroup or "", match.span()) for match in _TOKEN.finditer(text)]
     for kind, span in [*found, ("", (len(text), len(text)))]:
-        if between := _between(text[at : span[0]]):
+        if between := _between(text[index : span[0]]):
             kinds += between
-            spans.append((at, span[0]))
+            spans.append((index, span[0]))
         kinds += kind
         spans.append(span)
-        at = span[1]
+        index = span[1]
     return kinds, spans
 
 
@@ -143,30 +143,30 @@ MAX_FAILED = 500
 """After this many objects that do not parse, none is parsed as JSON any more: each failure rescans earlier text."""
 
 
-def _json(text: str) -> Iterator[_Found]:
+def _parse_json(text: str) -> Iterator[_Found]:
     """Yields the coordinates of every object: in a list, in a code fence, within prose, or truncated."""
-    decoder, at, failed, wasted = json.JSONDecoder(), text.find("{"), 0, 0
-    while at >= 0:
-        end = at + 1
+    decoder, index, failed, wasted = json.JSONDecoder(), text.find("{"), 0, 0
+    while index >= 0:
+        end = index + 1
         try:
             if failed >= MAX_FAILED or wasted > 4 * len(text):
                 raise ValueError
-            value, end = decoder.raw_decode(text, at)
+            value, end = decoder.raw_decode(text, index)
         except (ValueError, RecursionError) as error:
-            failed, wasted = failed + 1, wasted + getattr(error, "pos", len(text)) - at
+            failed, wasted = failed + 1, wasted + getattr(error, "pos", len(text)) - index
             following = text.find("{", end)
-            yield from _remains(text, at, len(text) if following < 0 else following)
+            yield from _parse_malformed(text, index, len(text) if following < 0 else following)
         else:
-            yield from _walk(value, _key_before(text, at))
-        at = text.find("{", end)
+            yield from _nested_coordinates(value, _key_before(text, index))
+        index = text.find("{", end)
 
 
-def _walk(value: Any, name: str) -> Iterator[_Found]:
+def _nested_coordinates(value: Any, name: str) -> Iterator[_Found]:
     """Yields coordinates of nested objects, in order; the label of an object without one is the key that holds it."""
     stack: list[tuple[Any, str, bool]] = [(value, name, False)]
     while stack:
-        value, name, places = stack.pop()
-        if places:
+        value, name, is_coordinates = stack.pop()
+        if is_coordinates:
             yield from ((name, numbers) for numbers in _coordinates(value))
         elif isinstance(value, list):
             stack += [(item, name, False) for item in reversed(value)]
@@ -196,13 +196,13 @@ def _numbers(value: Any) -> list[float]:
 
 def _number(value: Any) -> float | None:
     if isinstance(value, str):
-        value = float(value) if _WRITTEN.fullmatch(value.strip()) else None
-    whole = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e9
-    return float(value) if whole else None
+        value = float(value) if _NUMBER.fullmatch(value.strip()) else None
+    finite = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e9
+    return float(value) if finite else None
 
 
 _NO_BRACKETS = dict.fromkeys(map(ord, "[]()"))
-_WRITTEN = re.compile(r"[-+]?\d{1,9}(?:\.\d{0,20})?")
+_NUMBER = re.compile(r"[-+]?\d{1,9}(?:\.\d{0,20})?")
 _QUOTED = r"""(?:"((?:[^"\\]|\\.)*)|'((?:[^'\\]|\\.|'(?!\s*(?:[,:}\]]|$)))*))"""
 """A string in quotes of either kind, possibly truncated; an apostrophe inside single quotes does not end it."""
 _LIST = re.compile(r"""["'](?:bbox|point)_2d["']\s*:\s*(\[(?:[^\[\]{}]|\[[^\[\]{}]*\])*\]|["'][^"'{}]*["'])""")
@@ -210,26 +210,26 @@ _LABEL = re.compile(rf"""["'](?:{"|".join(LABELS)})["']\s*:\s*{_QUOTED}""")
 LONGEST_KEY = 200
 
 
-def _key_before(text: str, at: int) -> str:
-    """Returns the key that holds the object at index `at`, directly or as the first of a list; else an empty text."""
-    before = text[max(0, at - LONGEST_KEY) : at].rstrip().removesuffix("[").rstrip()
+def _key_before(text: str, index: int) -> str:
+    """Returns the key that holds the object at `index`, directly or as the first of a list; else an empty text."""
+    before = text[max(0, index - LONGEST_KEY) : index].rstrip().removesuffix("[").rstrip()
     key = before[:-1].rstrip() if before.endswith(":") else ""
     return key[key.rfind(key[-1], 0, -1) + 1 : -1] if key.endswith(("'", '"')) else ""
 
 
-def _remains(text: str, at: int, end: int) -> Iterator[_Found]:
+def _parse_malformed(text: str, index: int, end: int) -> Iterator[_Found]:
     """Yields complete coordinates of an object that is not valid JSON: truncated, extra comma, or Python's quotes."""
-    body = text[at:end]
+    body = text[index:end]
     found = _LIST.findall(body) if "_2d" in body else []
     if not found:
         return
     label = _LABEL.search(body)
     if label is None:
-        name = _key_before(text, at)
+        name = _key_before(text, index)
     else:
         name = _unescaped(label[1]) if label[1] is not None else label[2].replace("\\'", "'")
-    for places in found:
-        lists = re.findall(r"\[([^\[\]]*)\]", places) or [places]
+    for lists_text in found:
+        lists = re.findall(r"\[([^\[\]]*)\]", lists_text) or [lists_text]
         for numbers in (_numbers(part.replace('"', "").replace("'", "")) for part in lists):
             if numbers:
                 yield name, numbers
@@ -244,10 +244,10 @@ def _unescaped(text: str) -> str:
 
 
 _FAMILIES: dict[str, tuple[Callable[[str], Iterator[_Found]], bool]] = {
-    "qwen": (_marked, True),
-    "qwen2_vl": (_marked, True),
-    "qwen2_5_vl": (_json, False),
-    "qwen3_vl": (_json, True),
-    "qwen3_vl_moe": (_json, True),
+    "qwen": (_parse_marked, True),
+    "qwen2_vl": (_parse_marked, True),
+    "qwen2_5_vl": (_parse_json, False),
+    "qwen3_vl": (_parse_json, True),
+    "qwen3_vl_moe": (_parse_json, True),
 }
-"""Function that finds coordinates, and whether they are thousandths of each side."""
+"""Function that finds coordinates, and whether they are thousandths of each side, else pixels of the resized image."""

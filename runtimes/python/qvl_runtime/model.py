@@ -12,16 +12,16 @@ import numpy as np
 
 from . import grounding
 from .answers.feature_cache import CachedEncoder
-from .answers.generate import Decoder, Halt, Run
-from .answers.options import AnswerOptions, Resolved
+from .answers.generate import Decoder, GenerationStats, Halt
+from .answers.options import AnswerOptions, ResolvedOptions
 from .answers.stream import Stream
 from .bundle import has_utf8_name, read_manifest
-from .common.checks import told, whole
+from .common.checks import check_int, quoted
 from .errors import BundleError, PromptError, TruncatedAnswerWarning
 from .manifest import Manifest
 from .media.images import ImageSource, load_image
 from .positions import Ints
-from .prompts.prompt import Media, Message, Placed, Prompt, build_prompt, put
+from .prompts.prompt import Media, Message, PlacedMedia, Prompt, build_prompt, place_media
 from .prune.rule import Rule, check_grid, parse_rule
 from .rotation import Rotation
 from .sessions import open_engine
@@ -52,12 +52,10 @@ def load(bundle: str | Path, threads: int | None = None, prune: str | float | No
     path = Path(bundle)
     rule = parse_rule(prune)
     if threads is not None:
-        threads = whole("threads", threads, 1, "give a positive whole number, or None for all cores")
+        threads = check_int("threads", threads, 1, fix="None uses all cores")
     manifest = read_manifest(path)  # the path as given, so that errors quote it
     if not has_utf8_name(path):
-        raise BundleError(
-            "its path is not UTF-8, so that no engine can open it", where=path, fix="rename the directory"
-        )
+        raise BundleError("its path is not UTF-8; engines cannot open it", where=path, fix="rename the directory")
     check_grid(rule, manifest)
     return Model(path.absolute(), manifest, threads, rule)
 
@@ -66,16 +64,17 @@ class Model:
     """A loaded bundle with one KV cache: threads that call `generate` take turns.
 
     Starting a second stream ends the first, which raises at its next piece; load the bundle twice to run both.
+    `engine` and `decoder` make single calls of the graphs, for measurements.
     """
 
     def __init__(self, bundle: Path, manifest: Manifest, threads: int | None = None, prune: Rule | None = None) -> None:
         self.bundle, self.manifest, self.prune = bundle, manifest, prune or parse_rule(manifest.image.prune)
         self.tokenizer, self._template = open_texts(bundle, manifest.special_tokens)
-        self._engine = open_engine(bundle, manifest, threads)
+        self.engine = open_engine(bundle, manifest, threads)
         ids = {mark: self.tokenizer.token_to_id(mark) for mark in grounding.MARKS}
         self._marks = {id: mark for mark, id in ids.items() if id is not None}
-        self._features = CachedEncoder(self._engine, manifest.image, FEATURE_CACHE_BYTES)
-        self._decoder = Decoder(self._engine, manifest.llm, self._features)
+        self._features = CachedEncoder(self.engine, manifest.image, FEATURE_CACHE_BYTES)
+        self.decoder = Decoder(self.engine, manifest.llm, self._features)
 
     def generate(
         self,
@@ -125,7 +124,7 @@ class Model:
             timeout=timeout,
         ).resolve(self.manifest)
         halt = Halt(options.timeout)
-        with self._decoder.lock:
+        with self.decoder.lock:
             stream = self._stream(messages, options, halt, tools, json_schema, template_args=template_args)
             answer = "".join(stream)
         _warn_of_cuts(stream.run, options)
@@ -176,7 +175,7 @@ class Model:
     def _stream(
         self,
         messages: Sequence[Message],
-        options: Resolved,
+        options: ResolvedOptions,
         halt: Halt,
         tools: Sequence[Tool] | None,
         json_schema: Schema | None,
@@ -184,22 +183,22 @@ class Model:
         template_args: Mapping[str, Any] | None = None,
     ) -> Stream:
         if json_schema is not None and (ignore_eos or options.stop):
-            raise PromptError(f"{'ignore_eos' if ignore_eos else 'stop'} and json_schema exclude each other")
+            raise PromptError(f"{'ignore_eos' if ignore_eos else 'stop'} and json_schema cannot be combined")
         constraint = None if json_schema is None else self._grammars.constraint(json_schema)
-        prompt, run = self.prompt(messages, options.max_new_tokens, tools, template_args), Run()
-        choose = options.penalties.chooser(options.sampling.chooser(), prompt.ids)
-        choose = constraint.chooser(choose) if constraint else choose
+        prompt, stats = self.prompt(messages, options.max_new_tokens, tools, template_args), GenerationStats()
+        pick = options.penalties.picker(options.sampling.picker(), prompt.ids)
+        pick = constraint.picker(pick) if constraint else pick
         stop = frozenset() if ignore_eos else frozenset(self.manifest.tokens.stop)
-        tokens = self._decoder.generate(prompt, options.max_new_tokens, stop, choose, run, halt)
-        tokens = constraint.closed(tokens, run) if constraint else tokens
-        return Stream(tokens, self.tokenizer, run, prompt, self._marks, options.stop, halt)
+        tokens = self.decoder.generate(prompt, options.max_new_tokens, stop, pick, stats, halt)
+        tokens = constraint.with_ending(tokens, stats) if constraint else tokens
+        return Stream(tokens, self.tokenizer, stats, prompt, self._marks, options.stop, halt)
 
-    def regions(self, answer: str, image: ImageSource | Placed) -> list[grounding.Region]:
+    def regions(self, answer: str, image: ImageSource | PlacedMedia) -> list[grounding.Region]:
         """Returns the boxes and points of an answer about `image`, in pixels of the image.
 
         For the i-th image of a prompt pass `stream.prompt.placed[i]`, which accounts for images scaled down to fit.
         """
-        placed = image if isinstance(image, Placed) else self._alone(image)
+        placed = image if isinstance(image, PlacedMedia) else self._place_alone(image)
         side = self.manifest.image.patch_size
         seen = placed.grid.w * side, placed.grid.h * side
         return grounding.parse(answer, self.manifest.family, placed.media.frames[0].size, seen)
@@ -209,13 +208,18 @@ class Model:
 
         They are those of the whole image, whatever `prune` leaves out of prompts.
         """
-        features, llm = self._encode(self._alone(image))[0], self.manifest.llm
+        features, llm = self.image_features(self._place_alone(image))[0], self.manifest.llm
         if llm.rotation_seed is not None:
             return Rotation(llm.hidden_size, llm.rotation_seed).undo(features)
         return np.ascontiguousarray(features)
 
-    def _alone(self, image: ImageSource) -> Placed:
-        return put(Media("image", (load_image(image),)), 0, self.manifest.image.max_pixels, self.manifest)
+    def image_features(self, placed: PlacedMedia) -> Floats:
+        """Returns the features [1 + D, tokens, hidden] of placed media and of D DeepStack layers, in `llm`'s basis."""
+        with self.decoder.lock:
+            return self._features(placed)
+
+    def _place_alone(self, image: ImageSource) -> PlacedMedia:
+        return place_media(Media("image", (load_image(image),)), 0, self.manifest.image.max_pixels, self.manifest)
 
     def logits(
         self,
@@ -225,23 +229,23 @@ class Model:
         template_args: Mapping[str, Any] | None = None,
     ) -> Floats:
         """Returns teacher-forced logits [answer tokens, vocab]: row i predicts token i of `answer` (text or ids)."""
-        ids = self._forced(answer)
+        ids = self._forced_ids(answer)
         prompt = self.prompt(messages, len(ids), tools, template_args)
         wanted = np.arange(len(prompt.ids) - 1, len(prompt.ids) + len(ids) - 1)
-        return self._decoder.prefill(prompt.followed_by(ids[:-1]), wanted, Run())
+        return self.decoder.prefill(prompt.followed_by(ids[:-1]), wanted, GenerationStats())
 
-    def _forced(self, answer: str | Sequence[int]) -> Ints:
+    def _forced_ids(self, answer: str | Sequence[int]) -> Ints:
         """Returns the token ids of a given answer; raises PromptError if it is not text or valid ids, or is empty."""
         if isinstance(answer, str):
-            answer = self._ids(answer)
+            answer = self.token_ids(answer)
         size = self.manifest.llm.vocab_size
         try:
             ids = np.array([] if answer is None else answer)
         except ValueError:  # lists of several lengths
             ids = np.array([])
-        whole = ids.ndim == 1 and len(ids) and np.issubdtype(ids.dtype, np.integer)
-        if not whole or ids.min() < 0 or ids.max() >= size:
-            raise PromptError(f"the answer is {told(answer)}", fix=f"give a text or ids from 0 to {size - 1} to force")
+        is_ids = ids.ndim == 1 and len(ids) and np.issubdtype(ids.dtype, np.integer)
+        if not is_ids or ids.min() < 0 or ids.max() >= size:
+            raise PromptError(f"the answer must be a text or ids from 0 to {size - 1}, got {quoted(answer)}")
         return ids.astype(np.int64)
 
     def prompt(
@@ -253,24 +257,29 @@ class Model:
     ) -> Prompt:
         """Returns the token ids, positions and media of chat messages, leaving `reserve` tokens for the answer."""
         render = partial(self._template.render, tools=check_tools(tools), template_args=template_args)
-        return build_prompt(messages, self.manifest, render, self._ids, reserve, self._template.reads, self.prune)
+        reads = self._template.reads
+        return build_prompt(messages, self.manifest, render, self.token_ids, reserve, reads, self.prune)
+
+    def token_ids(self, text: str) -> list[int]:
+        """Returns the token ids of a text; raises PromptError for tokens that the model does not have."""
+        return encode(self.tokenizer, text, self.manifest.llm.vocab_size)
 
     def clear(self) -> None:
         """Frees the KV cache and all cached image features; the next prompt is computed from scratch."""
-        with self._decoder.lock:
+        with self.decoder.lock:
             self._features.clear()
-            self._decoder.clear()
-            self._engine.clear()
+            self.decoder.clear()
+            self.engine.clear()
 
     def close(self) -> None:
         """Frees the engine too, after which the model cannot be used. May be called more than once.
 
         Waits for a `generate` call in another thread; an unfinished stream raises EngineError at its next piece.
         """
-        with self._decoder.lock:
+        with self.decoder.lock:
             self._features.clear()
-            self._decoder.close()
-            self._engine.close()
+            self.decoder.close()
+            self.engine.close()
 
     def __enter__(self) -> Self:
         return self
@@ -285,27 +294,19 @@ class Model:
         text = read_text(self.bundle / "tokenizer.json")
         return Grammars(text, self.manifest.llm.vocab_size, self.manifest.tokens.stop)
 
-    def _ids(self, text: str) -> list[int]:
-        return encode(self.tokenizer, text, self.manifest.llm.vocab_size)
-
-    def _encode(self, placed: Placed) -> Floats:
-        """Returns the features [1 + D, tokens, hidden] of the image and of D DeepStack layers, cached."""
-        with self._decoder.lock:
-            return self._features(placed)
-
     def __repr__(self) -> str:
         return f"Model({str(self.bundle)!r}, {self.manifest.family}, {self.manifest.graphs['llm'].precision})"
 
 
-def _warn_of_cuts(run: Run, options: Resolved) -> None:
+def _warn_of_cuts(stats: GenerationStats, options: ResolvedOptions) -> None:
     """Warns the caller of `generate`, who gets only the text, of an end that neither caller nor model chose."""
-    count, what = run.counts.generated, ""
-    if run.finish_reason == "timeout":
+    count, what = stats.counts.generated, ""
+    if stats.finish_reason == "timeout":
         what = f"the answer was cut off by timeout={options.timeout:g} after {count} tokens"
-    elif run.finish_reason == "length" and (options.limit_by_default or run.forced):
+    elif stats.finish_reason == "length" and (options.limit_by_default or stats.forced):
         default = ", the default of max_new_tokens" if options.limit_by_default else ""
         what = f"the answer was cut off after {count} tokens{default}"
-    if what and run.forced:
-        what += f"; {run.forced!r:.80} was added to make it JSON"
+    if what and stats.forced:
+        what += f"; {stats.forced!r:.80} was added to make it JSON"
     if what:
-        warnings.warn(f"{what} (stream() tells why an answer ended)", TruncatedAnswerWarning, stacklevel=3)
+        warnings.warn(f"{what} (stream() reports the finish_reason)", TruncatedAnswerWarning, stacklevel=3)

@@ -49,10 +49,10 @@ class Pdf:
             raise InstallError("PDFs need pypdfium2", fix=install_fix("pdf"))
         self.path, self._limits = path, limits
         self._document = Document(read_file(path, PDF_MAX_BYTES))
-        with self._naming("cannot be read as a PDF"):
-            self._count = _whole(self._ask("open")[0]["pages"])
+        with self._naming_file("cannot be read as a PDF"):
+            self._count = _check_count(self._ask("open")[0]["pages"])
         if self._count > PDF_MAX_PAGES:
-            raise MediaError(f"claims to have {self._count:,} pages, too many", where=path, fix="split it")
+            raise MediaError(f"has {self._count:,} pages, more than {PDF_MAX_PAGES:,}", where=path, fix="split it")
 
     def __len__(self) -> int:
         return self._count
@@ -78,19 +78,21 @@ class Pdf:
 
     def draw(self, index: int, dpi: int = PDF_DPI) -> Image.Image:
         """Renders a page in RGB."""
-        with self._naming(f"page {index + 1} cannot be drawn"):
+        with self._naming_file(f"page {index + 1} cannot be drawn"):
             scale, _ = _scaled(*self._points(index), dpi)
             head, pixels = self._ask("draw", page=index, scale=scale)
-            return Image.frombuffer("RGB", _size(head["size"]), pixels, "raw", "BGR", _whole(head["stride"]), 1)
+            return Image.frombuffer(
+                "RGB", _check_size(head["size"]), pixels, "raw", "BGR", _check_count(head["stride"]), 1
+            )
 
     def scaled(self, index: int, dpi: int = PDF_DPI) -> tuple[float, tuple[int, int]]:
         """Returns pixels per point (1/72 inch) of a page, and its width and height in pixels, without drawing it."""
-        with self._naming(f"page {index + 1} has no size"):
+        with self._naming_file(f"page {index + 1} has no size"):
             return _scaled(*self._points(index), dpi)
 
     def text(self, index: int) -> str:
         """Returns the text layer of a page as pdfium reports it; empty if there is none."""
-        with self._naming(f"the text of page {index + 1} cannot be read"):
+        with self._naming_file(f"the text of page {index + 1} cannot be read"):
             return str(self._ask("text", page=index)[0]["text"])
 
     def _points(self, index: int) -> tuple[float, float]:
@@ -109,14 +111,14 @@ class Pdf:
         return pdf_process(self._limits)
 
     @contextlib.contextmanager
-    def _naming(self, what: str) -> Iterator[None]:
+    def _naming_file(self, what: str) -> Iterator[None]:
         """Converts failures in the block into MediaErrors that name the file and say `what`."""
         try:
             yield
         except PdfFailure as error:
             raise MediaError(f"{what}: {error}", where=self.path) from error
         except (KeyError, TypeError, ValueError) as error:  # a process compromised by a PDF may reply anything
-            raise MediaError(f"{what}: pdfium's answer makes no sense", where=self.path) from error
+            raise MediaError(f"{what}: pdfium's reply is invalid", where=self.path) from error
 
 
 class PdfPage:
@@ -148,7 +150,11 @@ def pdf_pages(
     pdf = Pdf(path, limits)
     chosen = parse_pages(pages, len(pdf), path)
     if len(chosen) > MAX_PAGES:
-        raise MediaError(f"{len(chosen)} pages at once, at most {MAX_PAGES}", where=path, fix="choose with --pages")
+        raise MediaError(
+            f"{len(chosen)} pages, at most {MAX_PAGES} fit a prompt",
+            where=path,
+            fix="choose with --pages",
+        )
     return [PdfPage(pdf, index, dpi) for index in chosen]
 
 
@@ -159,15 +165,15 @@ def _scaled(width: float, height: float, dpi: int) -> tuple[float, tuple[int, in
     return scale, (math.ceil(width * scale), math.ceil(height * scale))
 
 
-def _whole(value: Any) -> int:
+def _check_count(value: Any) -> int:
     """Returns a count from the pdfium process; raises ValueError unless it is an int of at least 0."""
     if type(value) is not int or value < 0:
         raise ValueError(value)
     return value
 
 
-def _size(values: Any) -> tuple[int, int]:
-    width, height = map(_whole, values)
+def _check_size(values: Any) -> tuple[int, int]:
+    width, height = map(_check_count, values)
     if not 0 < width * height <= 2 * PDF_MAX_PIXELS:  # rounding up doubles the area of the thinnest page
         raise ValueError(values)
     return width, height
@@ -180,12 +186,12 @@ def parse_pages(pages: str | None, count: int, where: object) -> list[int]:
     chosen: list[int] = []
     for part in pages.split(","):
         if not (match := _PAGES.fullmatch(part)):
-            raise MediaError(f"pages {pages!r} are not numbers and ranges", where=where, fix='write "1-3,7"')
+            raise MediaError(f"pages {pages!r} must be numbers and ranges", where=where, fix='write "1-3,7"')
         start = int(match[1])
         end = int(match[3] or count) if match[2] else start
         if start > end and match[3]:
-            raise MediaError(f"pages {part.strip()} run backwards", where=where)
+            raise MediaError(f"page range {part.strip()} is reversed", where=where)
         if not 1 <= start <= end <= count:
-            raise MediaError(f"has {count} pages, asked for {part.strip()}", where=where)
+            raise MediaError(f"has {count} pages, got page {part.strip()}", where=where)
         chosen.extend(range(start - 1, end))
     return chosen

@@ -43,21 +43,21 @@ def interpolation(grid: Grid, merge: int, side: int) -> tuple[Ints, Floats]:
     Returns rows of the flattened table and their weights for every patch in merge order, both [4, h · w]
     (transformers `get_vision_interpolation_indices_and_weights`, in float32 as there).
     """
-    places = patch_positions(grid, merge)
+    cells = patch_positions(grid, merge)
     (rows, row_weights), (columns, column_weights) = (
-        _neighbours(places[:, axis], size, side) for axis, size in enumerate((grid.h, grid.w))
+        _neighbors(cells[:, axis], size, side) for axis, size in enumerate((grid.h, grid.w))
     )
     indices = rows[:, None] * side + columns[None]
     weights = row_weights[:, None] * column_weights[None]
     return indices.reshape(4, -1), weights.reshape(4, -1)
 
 
-def _neighbours(index: Ints, size: int, side: int) -> tuple[Ints, Floats]:
-    """Returns the entries before and after each of `size` places spread over `side` entries, and weights: [2, n]."""
-    place = index.astype(np.float32) * np.float32(side - 1) / np.float32(max(size - 1, 1))
-    before = np.floor(place)
+def _neighbors(index: Ints, size: int, side: int) -> tuple[Ints, Floats]:
+    """Returns the entries before and after each of `size` positions over `side` entries, and their weights, [2, n]."""
+    position = index.astype(np.float32) * np.float32(side - 1) / np.float32(max(size - 1, 1))
+    before = np.floor(position)
     both = before + np.array([[0], [1]], np.float32)
-    return np.minimum(both, side - 1).astype(np.int64), 1 - np.abs(place - both)
+    return np.minimum(both, side - 1).astype(np.int64), 1 - np.abs(position - both)
 
 
 @dataclass(frozen=True)
@@ -84,9 +84,9 @@ def window_layout(grid: Grid, merge: int, side: int) -> Windows:
     order = np.argsort(cells < 0, axis=1, kind="stable")  # real cells first, padding last
     cells = np.take_along_axis(cells, order, axis=1)
     patches = np.where(cells[..., None] < 0, -1, cells[..., None] * unit + np.arange(unit)).reshape(len(cells), -1)
-    places = np.flatnonzero(patches.ravel() >= 0)
-    scatter = np.empty(len(places), dtype=np.int64)
-    scatter[patches.ravel()[places]] = places
+    real = np.flatnonzero(patches.ravel() >= 0)
+    scatter = np.empty(len(real), dtype=np.int64)
+    scatter[patches.ravel()[real]] = real
     lengths = (patches >= 0).sum(1).astype(np.int32)
     return Windows(np.maximum(patches, 0).ravel(), lengths, scatter)
 
@@ -129,12 +129,12 @@ def mrope_positions(length: int, spans: Sequence[VisionSpan]) -> Ints:
     pieces: list[Ints] = []
     token = position = 0
     for span in spans:
-        pieces.append(_text(position, span.start - token))
+        pieces.append(_text_positions(position, span.start - token))
         position += span.start - token
-        pieces.append(_vision(position, span))
+        pieces.append(_vision_positions(position, span))
         position += max(span.h, span.w)
         token = span.end
-    pieces.append(_text(position, length - token))
+    pieces.append(_text_positions(position, length - token))
     return np.concatenate(pieces, axis=1)
 
 
@@ -149,11 +149,11 @@ def ntk_alpha(length: int, trained: int) -> float:
     return float(2 ** math.ceil(math.log2(length / trained) + 1) - 1)
 
 
-def _text(start: int, count: int) -> Ints:
+def _text_positions(start: int, count: int) -> Ints:
     return np.broadcast_to(np.arange(start, start + count, dtype=np.int64), (3, count))
 
 
-def _vision(start: int, span: VisionSpan) -> Ints:
+def _vision_positions(start: int, span: VisionSpan) -> Ints:
     grid = np.indices((span.t, span.h, span.w)).reshape(3, -1).astype(np.int64)
     grid[0] = (grid[0].astype(np.float32) * np.float32(span.interval)).astype(np.int64)
     return np.asarray((grid if span.kept is None else grid[:, span.kept]) + start)

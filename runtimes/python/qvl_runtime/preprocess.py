@@ -52,7 +52,7 @@ def patchify(frames: Sequence[Frame], geometry: ImageGeometry, grid: Grid | None
     the geometry's pixel bounds.
     """
     grid = grid or resized_grid(frames[0].size, len(frames), geometry, geometry.max_pixels)
-    return Patches(_cut(resized_frames(frames, geometry, grid), _normalisation(geometry), grid, geometry), grid)
+    return Patches(_cut(resized_frames(frames, geometry, grid), normalization_table(geometry), grid, geometry), grid)
 
 
 def resized_frames(frames: Sequence[Frame], geometry: ImageGeometry, grid: Grid) -> npt.NDArray[np.uint8]:
@@ -63,7 +63,7 @@ def resized_frames(frames: Sequence[Frame], geometry: ImageGeometry, grid: Grid)
     return np.concatenate((pixels, np.repeat(pixels[-1:], missing, axis=0))) if missing else pixels
 
 
-def _normalisation(geometry: ImageGeometry) -> Floats:
+def normalization_table(geometry: ImageGeometry) -> Floats:
     """Returns the value of each byte in each channel, [3, 256]: rescaled in float64, normalized in float32."""
     scaled = (np.arange(256, dtype=np.float64) * (1 / 255)).astype(np.float32)
     mean, std = (np.array(v, dtype=np.float32)[:, None] for v in (geometry.image_mean, geometry.image_std))

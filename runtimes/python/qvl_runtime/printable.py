@@ -17,7 +17,7 @@ _DATA_URL = re.compile(
 
 def printable(text: str) -> str:
     """Returns the text with control characters escaped; tabs and newlines stay."""
-    return _UNSAFE.sub(_spelt, text)
+    return _UNSAFE.sub(_escaped, text)
 
 
 def printable_json(text: str) -> str:
@@ -30,6 +30,6 @@ def one_line(text: str) -> str:
     return printable(" ".join(_DATA_URL.sub(r"\1;…", text).split()))
 
 
-def _spelt(match: re.Match[str]) -> str:
+def _escaped(match: re.Match[str]) -> str:
     code = ord(match[0])
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-from .common.checks import brief
+from .common.checks import abbreviated
 from .errors import PromptError
 
 Message = Mapping[str, Any]
@@ -98,17 +98,17 @@ def check_tools(tools: Sequence[Mapping[str, Any]] | None) -> list[dict[str, Any
     if tools is None or (isinstance(tools, Sequence) and not tools):
         return None
     if not isinstance(tools, Sequence) or isinstance(tools, str):
-        raise PromptError(f"tools are {type(tools).__name__}", fix="give a list of function descriptions")
+        raise PromptError(f"tools must be a list of function descriptions, got {type(tools).__name__}")
     for tool in tools:
         if not isinstance(_function(tool).get("name"), str):
             raise PromptError(
-                f"cannot use the tool {brief(tool, 80)!r}",
+                f"cannot use the tool {abbreviated(tool, 80)!r}",
                 fix='describe it as {"type": "function", "function": {"name": …, "description": …, "parameters": …}}',
             )
     try:
         json.dumps(list(tools))
     except (TypeError, ValueError, RecursionError) as error:
-        raise PromptError(f"tools are nothing that JSON can say: {error}") from error
+        raise PromptError(f"tools cannot be written as JSON: {error}") from error
     return [dict(tool) for tool in tools]
 
 
@@ -125,12 +125,12 @@ def check_calls(message: Message) -> None:
         function = _function(call)
         if not (isinstance(function.get("name"), str) and isinstance(function.get("arguments", {}), Mapping | str)):
             raise PromptError(
-                f"cannot use the tool call {brief(call, 80)!r}",
+                f"cannot use the tool call {abbreviated(call, 80)!r}",
                 fix='write {"type": "function", "function": {"name": …, "arguments": {…}}}',
             )
 
 
-def inline(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def inline_tools(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Rewrites a conversation for a template without tool support, with the wording of templates that have it.
 
     Tools are described in the system message, calls become text, and consecutive results become one user message.
@@ -138,13 +138,13 @@ def inline(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]) -> l
     first = messages[0] if messages[0]["role"] == "system" else {"role": "system", "content": DEFAULT_SYSTEM}
     rest = messages[1:] if first is messages[0] else messages
     lines = "\n".join(json.dumps(tool, ensure_ascii=False) for tool in tools)
-    described = {**first, "content": [*_parts(first), _text("\n\n" + _DESCRIPTION.format(lines))]}
-    return [described, *_plain(rest)]
+    system = {**first, "content": [*_parts(first), _text("\n\n" + _DESCRIPTION.format(lines))]}
+    return [system, *_without_tool_roles(rest)]
 
 
-def _plain(messages: Sequence[Message]) -> Iterator[dict[str, Any]]:
-    for of_tools, group in groupby(messages, lambda message: message["role"] == "tool"):
-        if of_tools:
+def _without_tool_roles(messages: Sequence[Message]) -> Iterator[dict[str, Any]]:
+    for is_tool_group, group in groupby(messages, lambda message: message["role"] == "tool"):
+        if is_tool_group:
             results = [part for message in group for part in _result(message)]
             yield {"role": "user", "content": [_text("<tool_response>\n"), *results[1:]]}
         else:
@@ -159,9 +159,9 @@ def _with_calls(message: Message) -> dict[str, Any]:
     content = _parts(message)
     for call in message.get("tool_calls") or []:
         function = _function(call)
-        written = json.dumps(function.get("arguments", {}), ensure_ascii=False)
+        arguments = json.dumps(function.get("arguments", {}), ensure_ascii=False)
         start = "\n" if any(part.get("text", "x") for part in content) else ""
-        content.append(_text(f'{start}{OPEN}\n{{"name": "{function["name"]}", "arguments": {written}}}\n{CLOSE}'))
+        content.append(_text(f'{start}{OPEN}\n{{"name": "{function["name"]}", "arguments": {arguments}}}\n{CLOSE}'))
     return {**{key: value for key, value in message.items() if key != "tool_calls"}, "content": content}
 
 

@@ -46,13 +46,13 @@ def choose(
         fault = candidate.fault or _fault(candidate, spec, tokenizer, special_tokens)
         if not fault:
             for where, reason in faults.items():
-                say(f"the chat template of {where.name} {reason}: that of {candidate.where.name} is taken")
+                say(f"the chat template of {where.name} {reason}: the one of {candidate.where.name} is used")
             return candidate.source
         faults[candidate.where] = fault
     if not faults:
         raise ConfigError("has no chat template", where=checkpoint.directory, fix=COPY)
     (where, reason), *others = faults.items()
-    also = "".join(f", and that of {other.name} {fault}" for other, fault in others)
+    also = "".join(f", and the one of {other.name} {fault}" for other, fault in others)
     raise ConfigError(reason + also, where=where, fix=COPY)
 
 

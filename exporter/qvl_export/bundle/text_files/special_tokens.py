@@ -43,7 +43,9 @@ def read(checkpoint: Checkpoint, spec: ModelSpec) -> SpecialTokens:
     said = {**config, **(checkpoint.json(SPECIAL) or {})} if legacy else config
     extra = said.get("extra_special_tokens") or said.get("additional_special_tokens") or []
     if not isinstance(extra, list | dict):
-        raise ConfigError(f"extra special tokens are {extra!r:.40}: no list", where=checkpoint.directory / CONFIG)
+        raise ConfigError(
+            f"extra special tokens must be a list, got {extra!r:.40}", where=checkpoint.directory / CONFIG
+        )
     defaults = DEFAULTS if config.get("tokenizer_class") in QWEN2 and spec.tiktoken is None else {}
     named = {**defaults, **_named(said), **(_texts(extra) if isinstance(extra, dict) else {})}
     others = [] if isinstance(extra, dict) else [_content(token) for token in extra if _content(token)]

@@ -32,9 +32,14 @@ def read(checkpoint: Checkpoint, spec: ModelSpec, say: Callable[[str], None] = l
     return Texts(words.text, template, special.named)
 
 
+def encoded(texts: Texts) -> dict[str, bytes]:
+    """Returns the content of both files by name."""
+    return {"tokenizer.json": texts.tokenizer.encode(), "chat_template.jinja": texts.template.encode()}
+
+
 def write(texts: Texts, directory: Path) -> list[str]:
     """Writes both files and returns their names."""
-    files = {"tokenizer.json": texts.tokenizer, "chat_template.jinja": texts.template}
-    for name, text in files.items():
-        (directory / name).write_bytes(text.encode())
+    files = encoded(texts)
+    for name, content in files.items():
+        (directory / name).write_bytes(content)
     return list(files)

@@ -33,7 +33,7 @@ def convert(text: str, special_tokens: Sequence[str], first_special: int, where:
     ranks = _parse(text, where)
     if sorted(ranks.values()) != list(range(first_special)):
         raise ConfigError(
-            f"has {len(ranks)} tokens where config.json has its special tokens from {first_special} on", where=where
+            f"has {len(ranks)} tokens, but the special tokens of config.json start at {first_special}", where=where
         )
     names = {token: "".join(BYTES[byte] for byte in token) for token in ranks}
     merges = [(names[left], names[right]) for left, right in recovered_merges(ranks)]

@@ -13,7 +13,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from qvl_runtime.templates import vetting
 from qvl_runtime.templates.tokenizer import parse_tokenizer, pipeline
 
-from ...checkpoint.directory import Checkpoint, few
+from ...checkpoint.directory import Checkpoint, abbreviate
 from ...errors import ConfigError
 from ...families.spec import ModelSpec
 from . import tiktoken_bpe
@@ -54,7 +54,7 @@ def read(checkpoint: Checkpoint, spec: ModelSpec, special: SpecialTokens, say: C
     if beyond:
         say(
             f"{len(beyond)} tokens are beyond the model's table of {spec.text.vocab_size}; prompts that have them are "
-            f"refused: {few(beyond)}"
+            f"refused: {abbreviate(beyond)}"
         )
     return Words(tokenizer, text)
 

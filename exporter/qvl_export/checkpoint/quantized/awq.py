@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...errors import CheckpointError, ConfigError
-from ...qtensor import Layout, QTensor
+from ...qtensor import QTensor, QuantFormat
 from ..safetensors_reader import StoredTensor
 from .packed_words import BLOCKS, Codes, block_of, convert, finite_scales, parts_of, unpack, whole
 
@@ -103,17 +103,17 @@ class AwqLinear:
         """Columns that share a scale and a zero point."""
         return self.columns if self.config.group_size == -1 else self.config.group_size
 
-    def layout(self) -> Layout:
+    def format(self) -> QuantFormat:
         """Returns the linear's format in a graph."""
         block = block_of(self.name, self.config.group_size, self.columns, self.file)
-        return Layout(BITS, block, asymmetric=True)
+        return QuantFormat(BITS, block, asymmetric=True)
 
     def read(self) -> QTensor:
         """Reads codes, scales and zero points unchanged; for group size −1 the scale is repeated for every block."""
-        layout, scales = self.layout(), finite_scales(self.name, self.scales)
-        blocks = np.arange(0, self.columns, layout.block) // self.group
+        format, scales = self.format(), finite_scales(self.name, self.scales)
+        blocks = np.arange(0, self.columns, format.block) // self.group
         return QTensor(
-            layout,
+            format,
             np.ascontiguousarray(_columns(whole(self.qweight)).T),
             np.ascontiguousarray(scales[blocks].T),
             np.ascontiguousarray(_columns(whole(self.qzeros))[blocks].T),

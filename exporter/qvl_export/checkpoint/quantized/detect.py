@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ...errors import ConfigError
-from ...qtensor import Layout, QTensor
+from ...qtensor import QTensor, QuantFormat
 from .. import foreign_formats as foreign
 from ..directory import Checkpoint
 from ..safetensors_reader import QUANTIZED, StoredTensor, Tensor, element_type
@@ -25,7 +25,7 @@ class QuantizedSource(Protocol):
     def rows(self) -> int: ...
     @property
     def columns(self) -> int: ...
-    def layout(self) -> Layout: ...
+    def format(self) -> QuantFormat: ...
     def read(self) -> QTensor: ...
 
 

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...errors import CheckpointError, ConfigError
-from ...qtensor import Layout, QTensor
+from ...qtensor import QTensor, QuantFormat
 from ..safetensors_reader import StoredTensor
 from .packed_words import BLOCKS, block_of, convert, finite_scales, parts_of, unpack, whole
 
@@ -123,22 +123,22 @@ class GptqLinear:
             )
         return index
 
-    def layout(self) -> Layout:
+    def format(self) -> QuantFormat:
         """Returns the linear's format in a graph; reads only `g_idx`."""
         index = self.groups()
         permuted = bool((np.diff(index) < 0).any())
         block = block_of(self.name, self.config.group_size, self.columns, self.file)
-        return Layout(self.config.bits, block, asymmetric=not self.config.sym, permuted=permuted)
+        return QuantFormat(self.config.bits, block, asymmetric=not self.config.sym, permuted=permuted)
 
     def read(self) -> QTensor:
         """Reads codes, scales and zero points unchanged; for group size −1 the scale is repeated for every block."""
-        layout, index, bits = self.layout(), self.groups(), self.config.bits
+        format, index, bits = self.format(), self.groups(), self.config.bits
         codes = unpack(whole(self.qweight), bits, axis=0).T
         zeros = unpack(whole(self.qzeros), bits, axis=1)[:, : self.rows].astype(np.int64)
         zeros += self.config.stored == "gptq"
         if zeros.max(initial=0) >= 1 << bits:
             raise CheckpointError(f"{self.name}.qzeros has zero points beyond {bits} bits", where=self.qzeros.file)
-        if not layout.asymmetric and (zeros != layout.middle).any():
+        if not format.asymmetric and (zeros != format.default_zero_point).any():
             raise CheckpointError(
                 f"{self.name} says sym but its zero points differ",
                 where=self.qzeros.file,
@@ -146,11 +146,11 @@ class GptqLinear:
             )
         scales = finite_scales(self.name, self.scales)
         order = np.argsort(index, kind="stable")
-        block_group = index[order][:: layout.block]
+        block_group = index[order][:: format.block]
         return QTensor(
-            layout,
+            format,
             np.ascontiguousarray(codes[:, order]),
             np.ascontiguousarray(scales[block_group].T),
-            np.ascontiguousarray(zeros[block_group].T.astype(np.uint8)) if layout.asymmetric else None,
-            order if layout.permuted else None,
+            np.ascontiguousarray(zeros[block_group].T.astype(np.uint8)) if format.asymmetric else None,
+            order if format.permuted else None,
         )

@@ -20,7 +20,7 @@ import numpy as np
 from ..._version import __version__
 from ...common import atomic_output as atomic
 from ...errors import ConfigError, OutputError
-from ...qtensor import Layout, QTensor
+from ...qtensor import QTensor, QuantFormat
 from ..directory import Checkpoint
 from ..safetensors_reader import Array
 from ..safetensors_writer import Advance, Source, nbytes, write
@@ -30,7 +30,7 @@ from .packed_words import pack_words
 
 CONFIG = "quantize_config.json"
 """auto-gptq's configuration file; a directory that has one is a GPTQ checkpoint and may be replaced with --force."""
-GPTQ = atomic.Product("a GPTQ checkpoint", (CONFIG,))
+GPTQ = atomic.OutputKind("a GPTQ checkpoint", (CONFIG,))
 COPIED = (".json", ".jinja", ".txt", ".tiktoken")
 WORD = 8
 """int4 codes per int32: rows and columns of a linear must be multiples of it."""
@@ -59,14 +59,14 @@ def check_place(out: Path, bundle_out: Path, force: bool) -> None:
     """Raises OutputError before the long work if the checkpoint cannot be written to `out`."""
     ours, theirs = out.resolve(), bundle_out.resolve()
     if ours.is_relative_to(theirs) or theirs.is_relative_to(ours):
-        raise OutputError("and the bundle would lie in each other", where=out, fix="give --save-gptq another directory")
+        raise OutputError("must not contain OUT or lie in it", where=out, fix="give --save-gptq another directory")
     atomic.check_free(out, force, GPTQ)
 
 
 def check(linears: Linears) -> None:
     """Raises ConfigError before the long work for shapes that the format does not support."""
     for name, linear in decoder_linears(linears).items():
-        block = linear.layout().block
+        block = linear.format().block
         if linear.rows % WORD or linear.columns % WORD or linear.columns % block:
             raise ConfigError(
                 f"{name} [{linear.rows}, {linear.columns}] does not fit the GPTQ format in groups of {block}",
@@ -79,7 +79,7 @@ def save(directory: Path, checkpoint: Checkpoint, linears: Linears, begin: Begin
     quantized = decoder_linears(linears)
     checkpoint_format = _checkpoint_format(quantized)
     tensors = dict(_tensors(checkpoint, quantized, checkpoint_format))
-    config = quantization_config(next(iter(quantized.values())).layout(), checkpoint_format)
+    config = quantization_config(next(iter(quantized.values())).format(), checkpoint_format)
     begin("writing the GPTQ checkpoint", sum(map(nbytes, tensors.values())))
     _copy_texts(checkpoint.directory, directory)
     _write_json(directory / "config.json", {**checkpoint.config, "quantization_config": config})
@@ -87,13 +87,13 @@ def save(directory: Path, checkpoint: Checkpoint, linears: Linears, begin: Begin
     write(directory, tensors, advance)
 
 
-def quantization_config(layout: Layout, checkpoint_format: str) -> dict[str, Any]:
+def quantization_config(format: QuantFormat, checkpoint_format: str) -> dict[str, Any]:
     """Returns the configuration that auto-gptq, GPTQModel and transformers read, under the name that each uses."""
     return {
-        "bits": layout.bits,
-        "group_size": layout.block,
+        "bits": format.bits,
+        "group_size": format.block,
         "desc_act": False,
-        "sym": not layout.asymmetric,
+        "sym": not format.asymmetric,
         "lm_head": False,
         "quant_method": "gptq",
         "checkpoint_format": checkpoint_format,
@@ -104,7 +104,7 @@ def quantization_config(layout: Layout, checkpoint_format: str) -> dict[str, Any
 
 def _checkpoint_format(linears: Linears) -> str:
     """Returns "gptq", which stores zero points minus one, or "gptq_v2" if a zero point is 0."""
-    zeros = (linear.read().zeros for linear in linears.values() if linear.layout().asymmetric)
+    zeros = (linear.read().zeros for linear in linears.values() if linear.format().asymmetric)
     return "gptq_v2" if any(stored is not None and (stored == 0).any() for stored in zeros) else "gptq"
 
 
@@ -120,9 +120,9 @@ def _tensors(checkpoint: Checkpoint, linears: Linears, checkpoint_format: str) -
 
 def _parts(name: str, linear: QuantizedSource, checkpoint_format: str) -> Iterator[tuple[str, Source]]:
     """Yields a linear's four tensors; as files are ordered by element width, a linear may be read twice."""
-    layout = linear.layout()
-    rows, columns, groups = linear.rows, linear.columns, linear.columns // layout.block
-    per_word, minus = 32 // layout.bits, int(checkpoint_format == "gptq")
+    format = linear.format()
+    rows, columns, groups = linear.rows, linear.columns, linear.columns // format.block
+    per_word, minus = 32 // format.bits, int(checkpoint_format == "gptq")
 
     @lru_cache(maxsize=1)
     def read() -> QTensor:
@@ -130,18 +130,18 @@ def _parts(name: str, linear: QuantizedSource, checkpoint_format: str) -> Iterat
 
     def zeros() -> Array:
         stored = read().zeros
-        whole = np.full((rows, groups), layout.middle, np.uint8) if stored is None else stored
-        return pack_words(whole.T - np.uint8(minus), layout.bits, axis=1)
+        whole = np.full((rows, groups), format.default_zero_point, np.uint8) if stored is None else stored
+        return pack_words(whole.T - np.uint8(minus), format.bits, axis=1)
 
     def part(dtype: type[np.generic], shape: tuple[int, ...], make: Callable[[], Array]) -> _Part:
         return _Part(np.dtype(dtype), shape, make)
 
     def codes() -> Array:
-        return pack_words(read().codes.T, layout.bits, axis=0)
+        return pack_words(read().codes.T, format.bits, axis=0)
 
     yield f"{name}.qweight", part(np.int32, (columns // per_word, rows), codes)
     yield f"{name}.qzeros", part(np.int32, (groups, rows // per_word), zeros)
-    yield f"{name}.g_idx", part(np.int32, (columns,), lambda: np.arange(columns, dtype=np.int32) // layout.block)
+    yield f"{name}.g_idx", part(np.int32, (columns,), lambda: np.arange(columns, dtype=np.int32) // format.block)
     yield f"{name}.scales", part(np.float16, (groups, rows), lambda: read().scales.T)
 
 

@@ -1,4 +1,4 @@
-"""The machine of a comparison: times, and answers that depend on rounding, hold only for similar machines."""
+"""Describes the machine of a comparison: times, and answers that depend on rounding, hold only for similar machines."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 
 import msgspec
 
+from qvl_runtime.common.extras import EXTRAS
 from qvl_runtime.sessions import cores
 
 CPUINFO = Path("/proc/cpuinfo")
@@ -24,14 +25,18 @@ INSTRUCTIONS = {
     "asimddp": "dot product",
     "i8mm": "int8 matrix product",
 }
-"""CPU flags that decide how fast integers are multiplied, with their names in the report."""
+"""CPU flags that decide the speed of integer products, and their names in the report."""
 PACKAGES = ("qvl-export", "qvl-runtime", "onnxruntime", "onnxruntime-gpu")
-ENGINE_PACKAGES = {"tensorrt": ("tensorrt",), "tensorrt_rtx": ("tensorrt-rtx",), "hf": ("torch", "transformers")}
-"""Packages of targets beside ONNX Runtime, and of a reference run by PyTorch."""
+REFERENCE = {"hf": ("torch", "transformers")}
+"""Packages of a reference that PyTorch runs."""
 
 
 class Machine(msgspec.Struct, frozen=True):
-    """`threads` is per process, for `workers` processes; `instructions` is empty if the system does not report them."""
+    """The machine of a report.
+
+    `threads` is per process, for `workers` processes per model. `instructions` is empty if the system does not report
+    them.
+    """
 
     processor: str
     instructions: list[str]
@@ -59,7 +64,7 @@ def this_machine(threads: int, workers: int, machines: int, engines: Collection[
         workers=workers,
         machines=machines,
         system=f"{platform.system()} {platform.release()} {platform.machine()}",
-        versions=_versions((*PACKAGES, *(name for engine in engines for name in ENGINE_PACKAGES.get(engine, ())))),
+        versions=_versions((*PACKAGES, *(name for engine in engines for name in _packages(engine)))),
     )
 
 
@@ -73,6 +78,12 @@ def _processor(info: str) -> str:
     """Returns the processor's name if the system reports it, otherwise its architecture."""
     found = re.search(r"^(?:model name|Hardware)\s*: (.+)$", info, re.MULTILINE)
     return " ".join((found[1] if found else platform.processor() or platform.machine() or os.name).split())
+
+
+def _packages(engine: str) -> tuple[str, ...]:
+    """The packages of a reference, or the first one of the runtime's extra for a target: its library."""
+    library = EXTRAS.get(engine.replace("_", "-"), ())[:1]
+    return REFERENCE.get(engine, tuple(re.split(r"[^\w.-]", requirement)[0] for requirement in library))
 
 
 def _versions(packages: tuple[str, ...]) -> dict[str, str]:

@@ -13,7 +13,7 @@ from .statistics import Interval
 
 
 class Speed(msgspec.Struct, frozen=True):
-    """A model's costs. `first_token_ms` counts only items with a new page; `peak_memory_mb` sums all processes."""
+    """A model's costs. `first_token_ms` covers only items with a new page; `peak_memory_mb` sums all processes."""
 
     size_mb: float
     load_seconds: float
@@ -26,9 +26,9 @@ class Speed(msgspec.Struct, frozen=True):
 class Comparison(msgspec.Struct, frozen=True):
     """One metric of one task or group: both rates and the difference (other − reference) as fractions of one.
 
-    `low` and `high` bound the difference at 95 %, `p_value` is from the paired permutation test, `items_needed` is the
-    number of items that would show a loss of one point. If items are `too_few` (see `statistics.ENOUGH`), the bounds
-    are meaningless. `direction` is the finding of the verdict's rule (see `verdict.directed`).
+    `low` and `high` bound the difference at 95 %. `p_value` is from the paired permutation test. `items_needed` is the
+    number of items that would show a loss of one point. If items are `too_few` (see `statistics.MIN_ITEMS`), the bounds
+    are meaningless. `direction` is set for significant differences (see `significance`).
     """
 
     metric: str
@@ -54,14 +54,14 @@ class Comparison(msgspec.Struct, frozen=True):
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """`outcome` over all tasks together, at 95 % confidence; `text` explains it to readers."""
+    """`outcome` over all tasks together, at 95 % confidence; `text` explains it."""
 
     outcome: Literal["identical", "no measurable loss", "loss", "gain", "too few items"]
     text: str
 
 
 class Recommendation(msgspec.Struct, frozen=True):
-    """What to ship, a bundle or the reference itself, and why; `title` is null if nothing can be recommended."""
+    """The model to ship, a bundle or the reference itself, and the reason; `title` is null if there is none."""
 
     title: str | None
     path: str
@@ -124,13 +124,13 @@ class ModelReport(msgspec.Struct, frozen=True):
 
 
 class ReferenceReport(ModelReport, frozen=True):
-    """The reference itself; `rates` by task and metric."""
+    """The reference, with its `rates` by task and metric."""
 
     rates: dict[str, dict[str, float]]
 
 
 class BundleReport(ModelReport, frozen=True):
-    """One bundle against the reference; `scores` by task and metric, first metrics also by kind and answer length."""
+    """One bundle compared with the reference, by task and metric; primary metrics also by kind and answer length."""
 
     verdict: Verdict
     scores: list[Comparison]

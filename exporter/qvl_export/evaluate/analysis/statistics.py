@@ -15,20 +15,23 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
 RESAMPLES = 2000
-LEVEL = 0.95
-POINT = 0.01
-ENOUGH = 20
-"""Items below which a bootstrap interval is not used: its length is √(1 − 1/n) · z / t(n − 1) of the correct one, 91 %
-at 20 items, 82 % at 10, 63 % at 5, and zero at one. If 20 items have no error, up to one in seven of all items may
-still have one."""
-_CELLS = 1 << 18
-"""Most numbers in memory at a time while resampling."""
+CONFIDENCE = 0.95
+"""Confidence level of every interval."""
+ONE_POINT = 0.01
+"""A loss of one point, the smallest that a report is expected to show."""
+MIN_ITEMS = 20
+"""Number of items below which no bootstrap interval is reported, because it would be too short.
+
+Its length is √(1 − 1/n) · z / t(n − 1) of the correct one: 91 % at 20 items, 82 % at 10, 63 % at 5, and zero at one. If
+20 items have no error, up to one in seven of all items may still have one."""
+_MAX_NUMBERS = 1 << 18
+"""Maximum count of numbers in memory at a time while resampling."""
 Z_LEVEL, Z_POWER = 1.959964, 0.841621
 """Normal quantiles of a two-sided 95 % test with a power of 80 %."""
 
 
 @dataclass(frozen=True)
-class Paired:
+class PairedScores:
     """Numerators and denominators [2, items] of the reference (row 0) and of another bundle (row 1)."""
 
     numerators: Floats
@@ -39,7 +42,7 @@ class Paired:
         return int(self.numerators.shape[1])
 
     def rates(self) -> tuple[float, float]:
-        """Returns the metric of both."""
+        """Returns the metric of the reference and of the other bundle."""
         first, second = _ratio(self.numerators.sum(1), self.denominators.sum(1))
         return float(first), float(second)
 
@@ -61,11 +64,11 @@ class Interval:
 
 
 def _ratio(numerators: Floats, denominators: Floats) -> Floats:
-    """Divides; zero where the denominator is zero."""
+    """Divides; the result is zero if the denominator is zero."""
     return np.divide(numerators, denominators, out=np.zeros_like(numerators), where=denominators != 0)
 
 
-def resampled(pairs: Paired, seed: int = 0, resamples: int = RESAMPLES) -> Floats:
+def bootstrap(pairs: PairedScores, seed: int = 0, resamples: int = RESAMPLES) -> Floats:
     """Returns differences [resamples] over items drawn with replacement; both bundles' results stay paired."""
     differences = []
     for rng, rows in _batches(pairs.items, seed, resamples):
@@ -75,24 +78,25 @@ def resampled(pairs: Paired, seed: int = 0, resamples: int = RESAMPLES) -> Float
     return np.concatenate(differences)
 
 
-def interval(differences: Floats, level: float = LEVEL) -> Interval:
+def percentile_interval(differences: Floats, confidence: float = CONFIDENCE) -> Interval:
     """Returns the percentile interval of resampled differences."""
-    low, high = np.quantile(differences, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(differences, [(1 - confidence) / 2, (1 + confidence) / 2])
     return Interval(float(low), float(high))
 
 
-def swap_test(pairs: Paired, seed: int = 0, resamples: int = RESAMPLES) -> float:
-    """Two-sided p-value of the paired permutation test, with the two bundles' results of an item exchangeable.
+def permutation_test(pairs: PairedScores, seed: int = 0, resamples: int = RESAMPLES) -> float:
+    """Returns the two-sided p-value of the paired permutation test, which swaps the two results of an item.
 
-    Unlike the bootstrap, it stays valid if only few items differ.
+    Unlike the bootstrap, it stays valid if only a few items differ.
     """
     observed, extreme = abs(pairs.difference()), 0
-    spread = np.diff(pairs.numerators, axis=0)[0], np.diff(pairs.denominators, axis=0)[0]
+    differences = np.diff(pairs.numerators, axis=0)[0], np.diff(pairs.denominators, axis=0)[0]
     totals = pairs.numerators.sum(1), pairs.denominators.sum(1)
     for rng, rows in _batches(pairs.items, seed, resamples):
         swapped = rng.integers(0, 2, (rows, pairs.items)).astype(np.float64)
         moved = [
-            np.outer(swapped @ part, (1, -1)).T + total[:, None] for part, total in zip(spread, totals, strict=True)
+            np.outer(swapped @ part, (1, -1)).T + total[:, None]
+            for part, total in zip(differences, totals, strict=True)
         ]
         rates = _ratio(moved[0], moved[1])
         extreme += int((np.abs(rates[1] - rates[0]) >= observed - 1e-12).sum())
@@ -106,7 +110,7 @@ def mcnemar(only_reference: int, only_other: int) -> float:
     return min(1.0, 2 * tail / 2**n) if n else 1.0
 
 
-def items_needed(pairs: Paired, loss: float = POINT) -> int:
+def items_needed(pairs: PairedScores, loss: float = ONE_POINT) -> int:
     """Returns the number of similar items that would show a difference of `loss` at the 95 % level with 80 % power.
 
     It follows from the standard deviation of the items' influences on the difference (linearized ratio).
@@ -125,6 +129,6 @@ def items_needed(pairs: Paired, loss: float = POINT) -> int:
 
 def _batches(items: int, seed: int, resamples: int) -> Iterator[tuple[np.random.Generator, int]]:
     """Yields the number of rows to draw at a time, so that items × rows stays small."""
-    rng, rows = np.random.default_rng(seed), max(1, _CELLS // max(items, 1))
+    rng, rows = np.random.default_rng(seed), max(1, _MAX_NUMBERS // max(items, 1))
     for start in range(0, resamples, rows):
         yield rng, min(rows, resamples - start)

@@ -1,4 +1,4 @@
-"""Computes the report's figures from the records of two or more models."""
+"""Computes a report from the records of two or more models."""
 
 from __future__ import annotations
 
@@ -13,15 +13,17 @@ from typing import Any
 import msgspec
 
 from ..._version import __version__
-from ..answers.contender import Contender
+from ..answers.model_result import ModelResult
 from ..answers.records import Record, Records
 from ..metrics.boxes import PageGeometry
-from ..metrics.scores import TASKS, Fraction, score
+from ..metrics.fraction import Fraction
+from ..metrics.scores import TASKS, score
 from ..sets.dataset import EvalSet
+from .accumulators import AgreementAccumulator, ComparisonAccumulator
 from .recommendation import recommend
 from .results import BundleReport, ReferenceReport, Report, Speed
-from .tally import AgreementTally, Tally
-from .verdict import directed, directed_groups, give_verdict
+from .significance import groups_with_directions, with_directions
+from .verdict import decide_verdict
 
 
 @dataclass
@@ -46,10 +48,14 @@ class _Totals:
         return {task: {m: n / d if d else 0.0 for m, (n, d) in self.scores[task].items()} for task in self.tasks}
 
 
-def summarise(chosen: EvalSet, reference: Contender, others: Sequence[Contender], noise: Records | None) -> Report:
+def summarize(dataset: EvalSet, reference: ModelResult, others: Sequence[ModelResult], noise: Records | None) -> Report:
     """Compares records item by item; items that failed in the reference are counted and left out."""
-    tallies, floor, totals = [(other, Tally()) for other in others], AgreementTally(), _Totals()
-    for item in chosen.items():
+    compared, noise_floor, totals = (
+        [(other, ComparisonAccumulator()) for other in others],
+        AgreementAccumulator(),
+        _Totals(),
+    )
+    for item in dataset.items():
         task, record = item.label.task, reference.records.get(item.index)
         totals.items[task] += 1
         if record is None or record.error:
@@ -58,56 +64,60 @@ def summarise(chosen: EvalSet, reference: Contender, others: Sequence[Contender]
         page = PageGeometry(reference.family or others[0].family, record.size, record.resized)
         scored = score(task, record.answer, item.label.answers, page)
         totals.add(task, scored)
-        for other, tally in tallies:
+        for other, comparison in compared:
             own = other.records.get(item.index) or Record(error="not answered")
-            tally.add(item, record, scored, own, other.family)
+            comparison.add(item, record, scored, own, other.family)
         if noise is not None and (again := noise.get(item.index)) is not None:
-            floor.add(record, again)
+            noise_floor.add(record, again)
     report = Report(
         producer=f"qvl-export {__version__}",
         created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        data=str(chosen.directory),
-        data_sha256=chosen.digest,
-        items=chosen.count,
-        of_items=chosen.total,
+        data=str(dataset.directory),
+        data_sha256=dataset.digest,
+        items=dataset.count,
+        of_items=dataset.total,
         tasks={task: totals.items[task] for task in TASKS if task in totals.items},
-        reference=ReferenceReport(**_described(reference, chosen, totals.failed), rates=totals.rates()),
-        bundles=[_bundle(other, tally, chosen, totals.tasks) for other, tally in tallies],
-        noise=floor.summary(),
+        reference=ReferenceReport(**_model_fields(reference, dataset, totals.failed), rates=totals.rates()),
+        bundles=[_bundle(other, comparison, dataset, totals.tasks) for other, comparison in compared],
+        noise=noise_floor.summary(),
     )
     return msgspec.structs.replace(report, recommendation=recommend(report))
 
 
-def _bundle(other: Contender, tally: Tally, chosen: EvalSet, tasks: Sequence[str]) -> BundleReport:
-    scores = directed(tally.by_metric(tasks))
+def _bundle(
+    other: ModelResult, comparison: ComparisonAccumulator, dataset: EvalSet, tasks: Sequence[str]
+) -> BundleReport:
+    scores = with_directions(comparison.compare_metrics(tasks))
     return BundleReport(
-        **_described(other, chosen, tally.failed),
-        verdict=give_verdict(tally.findings(tasks), bool(tasks) and not tally.differing, tally.failed, scores),
+        **_model_fields(other, dataset, comparison.failed),
+        verdict=decide_verdict(
+            comparison.primary_results(tasks), bool(tasks) and not comparison.differing, comparison.failed, scores
+        ),
         scores=scores,
-        by_kind=directed_groups(tally.grouped("kind:"), scores),
-        by_length=directed_groups(tally.grouped("length:"), scores),
-        agreement=tally.agreement.summary(),
-        worst=tally.worst_first(),
+        by_kind=groups_with_directions(comparison.compare_groups("kind:"), scores),
+        by_length=groups_with_directions(comparison.compare_groups("length:"), scores),
+        agreement=comparison.agreement.summary(),
+        worst=comparison.worst_items(),
     )
 
 
-def _described(model: Contender, chosen: EvalSet, failed: int) -> dict[str, Any]:
+def _model_fields(model: ModelResult, dataset: EvalSet, failed: int) -> dict[str, Any]:
     """Returns the fields of `ModelReport`."""
     return {
         "title": model.title,
         "path": model.path,
         "precisions": model.precisions,
         "family": model.family,
-        "speed": speed(model, chosen),
+        "speed": measure_speed(model, dataset),
         "answered": len(model.records),
         "failed": failed,
     }
 
 
-def speed(contender: Contender, chosen: EvalSet) -> Speed:
-    """Computes speeds from the times in the records."""
+def measure_speed(model: ModelResult, dataset: EvalSet) -> Speed:
+    """Computes a model's costs from the times in its records."""
     first, decode, tokens, seconds, count = array("d"), 0.0, 0, 0.0, 0
-    for record in _answered(contender.records, chosen):
+    for record in _answered(model.records, dataset):
         if record.fresh:
             first.append(record.first_token_seconds)
         decode += record.decode_seconds
@@ -115,16 +125,16 @@ def speed(contender: Contender, chosen: EvalSet) -> Speed:
         seconds += record.first_token_seconds + record.decode_seconds
         count += 1
     return Speed(
-        size_mb=round(contender.size_mb, 2),
-        load_seconds=contender.cost.load_seconds,
+        size_mb=round(model.size_mb, 2),
+        load_seconds=model.cost.load_seconds,
         first_token_ms=round(1000 * statistics.median(first), 2) if first else 0.0,
         tokens_per_second=round(tokens / decode, 1) if decode else 0.0,
         seconds_per_item=round(seconds / max(count, 1), 4),
-        peak_memory_mb=contender.cost.peak_memory_mb,
+        peak_memory_mb=model.cost.peak_memory_mb,
     )
 
 
-def _answered(records: Records, chosen: EvalSet) -> Iterator[Record]:
-    for item in chosen.items():
+def _answered(records: Records, dataset: EvalSet) -> Iterator[Record]:
+    for item in dataset.items():
         if (record := records.answered(item.index)) is not None:
             yield record

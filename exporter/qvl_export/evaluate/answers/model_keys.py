@@ -1,4 +1,4 @@
-"""Checks models before they run: each must be of the kind that the command accepts; a key identifies it."""
+"""Checks that models are of the expected kind before they run, and computes the key that identifies each."""
 
 from __future__ import annotations
 
@@ -16,15 +16,18 @@ CONFIG = "config.json"
 
 
 def model_keys(reference: Path, bundles: Sequence[Path], hf: bool) -> list[str]:
-    """Returns the keys of the reference (with `hf` a checkpoint) and the bundles; raises ExportError, BundleError."""
+    """Returns the keys of the reference and the bundles; with `hf`, the reference is a checkpoint.
+
+    Raises ExportError and BundleError.
+    """
     if not hf and _is_checkpoint(reference):
-        fix = "give --reference hf to run it by PyTorch, or export it first"
+        fix = "use --reference hf to run it with PyTorch, or export it first"
         raise ExportError("is a checkpoint, not a bundle", where=reference, fix=fix)
     return [_hf_key(reference) if hf else _bundle_key(reference), *map(_bundle_key, bundles)]
 
 
 def _is_checkpoint(path: Path) -> bool:
-    """Whether `path` has the configuration of a checkpoint but not that of a bundle."""
+    """Whether `path` has the configuration of a checkpoint but not of a bundle."""
     return (path / CONFIG).is_file() and not any((path / name).is_file() for name in (MANIFEST, GENAI_CONFIG))
 
 
@@ -37,5 +40,5 @@ def _bundle_key(path: Path) -> str:
 def _hf_key(path: Path) -> str:
     """Returns the hash of names, sizes and modification times of a checkpoint's files."""
     if not (path / CONFIG).is_file():
-        raise ExportError("is not a checkpoint directory", where=path, fix="--reference hf takes one")
+        raise ExportError("is not a checkpoint directory", where=path, fix="--reference hf requires one")
     return hashlib.sha256(repr(stamps(sorted(path.iterdir()))).encode()).hexdigest()[:12]

@@ -10,10 +10,10 @@ from qvl_runtime.bundle import read_manifest
 
 from ...checkpoint.directory import WHOLE
 from ...errors import ExportError
-from .contender import Contender
+from .answerers import HF
 from .model_keys import model_keys
+from .model_result import ModelResult
 from .records import Cost, Records
-from .worker import HF
 
 
 @dataclass(frozen=True)
@@ -25,18 +25,18 @@ class Model:
     title: str
     key: str
 
-    def contender(self, work: Path, name: str) -> Contender:
-        """Returns the data that the summary needs; the records are called `name` in `work`."""
+    def result(self, work: Path, name: str) -> ModelResult:
+        """Returns the model's cost and answers; its records have the name `name` in the directory `work`."""
         cost, records = Cost.load(work, name) or Cost(0.0, 0.0), Records(work, name)
         if self.engine == HF:
             whole = self.path / WHOLE  # transformers ignores shards beside it
             weights = [whole] if whole.is_file() else self.path.glob("*.safetensors")
             size = sum(file.stat().st_size for file in weights) / 1e6
-            return Contender(self.title, str(self.path), "PyTorch", "", size, cost, records)
+            return ModelResult(self.title, str(self.path), "PyTorch", "", size, cost, records)
         manifest = read_manifest(self.path)
         precisions = ", ".join(f"{graph} {entry.precision}" for graph, entry in manifest.graphs.items())
         size = sum(file.size for file in manifest.files.values()) / 1e6
-        return Contender(self.title, str(self.path), precisions, manifest.family, size, cost, records)
+        return ModelResult(self.title, str(self.path), precisions, manifest.family, size, cost, records)
 
 
 def open_models(reference: Path, bundles: Sequence[Path], hf: bool) -> list[Model]:
@@ -45,7 +45,7 @@ def open_models(reference: Path, bundles: Sequence[Path], hf: bool) -> list[Mode
     Raises ExportError and BundleError.
     """
     if not bundles:
-        raise ExportError("there is nothing to compare with the reference", fix="name at least one bundle")
+        raise ExportError("no bundle to compare with the reference", fix="name at least one")
     paths = [reference, *bundles]
     names = _titles(paths)
     keys = model_keys(reference, bundles, hf)
@@ -54,13 +54,13 @@ def open_models(reference: Path, bundles: Sequence[Path], hf: bool) -> list[Mode
 
 
 def check_generation(models: Sequence[Model]) -> None:
-    """Raises ExportError for bundles exported before bundles held the checkpoint's generation settings."""
+    """Raises ExportError for bundles of earlier versions, which lack the checkpoint's generation settings."""
     for model in models:
         if model.engine != HF and read_manifest(model.path).generation is None:
             raise ExportError(
-                "does not hold the checkpoint's generation settings",
+                "does not contain the checkpoint's generation settings",
                 where=model.path,
-                fix="export it again, or leave --use-generation-config out",
+                fix="export it again, or omit --use-generation-config",
             )
 
 

@@ -1,4 +1,4 @@
-"""The answers of a model: one JSON line per item, appended as they come and read one at a time."""
+"""The answers of a model: one JSON line per item, appended as soon as it is answered, and read one at a time."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import BinaryIO
 
 import msgspec
 
-from ...common.atomic_output import written
-from .agreement import Agreement
+from ...common.atomic_output import atomic_file
+from .token_agreement import Agreement
 
 CHUNK = 1 << 16
 
@@ -38,24 +38,25 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
 
 
 class Cost(msgspec.Struct, frozen=True):
-    """Load time and peak memory that a process measured."""
+    """Load time and peak memory of a process, or of all processes of a model."""
 
     load_seconds: float
     peak_memory_mb: float
 
     def save(self, directory: Path, name: str, rank: int) -> None:
-        with written(self.place(directory, name, rank)) as file:
+        """Writes the file of one process atomically."""
+        with atomic_file(self.path(directory, name, rank)) as file:
             file.write(msgspec.json.encode(self))
 
     @staticmethod
-    def place(directory: Path, name: str, rank: int | str) -> Path:
+    def path(directory: Path, name: str, rank: int | str) -> Path:
         """Returns the file of one process, or with rank `*` the pattern of all."""
         return directory / f"{name}.{rank}.cost.json"
 
     @staticmethod
-    def drop(directory: Path, name: str, workers: int) -> None:
+    def remove_beyond(directory: Path, name: str, workers: int) -> None:
         """Deletes the files of processes of rank `workers` or above, from an earlier run with more processes."""
-        for path in directory.glob(Cost.place(directory, name, "*").name):
+        for path in directory.glob(Cost.path(directory, name, "*").name):
             if int(path.name.split(".")[-3]) >= workers:
                 path.unlink()
 
@@ -64,69 +65,69 @@ class Cost(msgspec.Struct, frozen=True):
         """Returns the longest load time and the total memory of all processes; None if there are no files."""
         costs = [
             msgspec.json.decode(path.read_bytes(), type=Cost)
-            for path in sorted(directory.glob(Cost.place(directory, name, "*").name))
+            for path in sorted(directory.glob(Cost.path(directory, name, "*").name))
         ]
         if not costs:
             return None
         return Cost(max(cost.load_seconds for cost in costs), sum(cost.peak_memory_mb for cost in costs))
 
 
-class _Head(msgspec.Struct):
-    """The part of a line that shows whether its item is done."""
+class _Header(msgspec.Struct):
+    """The part of a record that shows whether its item was answered."""
 
     item: int = 0
     error: str = ""
 
 
 class Records:
-    """The answers of one model by item; only their offsets in the files are held in memory."""
+    """The answers of one model by item; only their offsets in the files are in memory."""
 
     def __init__(self, directory: Path, name: str) -> None:
-        self._places: dict[int, tuple[Path, int]] = {}
+        self._offsets: dict[int, tuple[Path, int]] = {}
         self.failed: set[int] = set()
         for path in sorted(directory.glob(f"{name}.*.jsonl")):
             self._scan(path)
 
     def _scan(self, path: Path) -> None:
-        place = 0
+        offset = 0
         with path.open("rb") as file:
             for line in file:
                 with contextlib.suppress(msgspec.MsgspecError):  # the line that a killed process was writing
-                    self._note(msgspec.json.decode(line, type=_Head), (path, place))
-                place += len(line)
+                    self._add(msgspec.json.decode(line, type=_Header), (path, offset))
+                offset += len(line)
 
-    def _note(self, head: _Head, place: tuple[Path, int]) -> None:
-        """Notes a line; a failure never replaces an answer, as files are not read in the order they were written."""
-        answered = head.item in self._places and head.item not in self.failed
-        if head.error and answered:
+    def _add(self, header: _Header, location: tuple[Path, int]) -> None:
+        """Adds a record. A failure never replaces an answer: files are not read in the order they were written."""
+        answered = header.item in self._offsets and header.item not in self.failed
+        if header.error and answered:
             return
-        self._places[head.item] = place
-        (self.failed.add if head.error else self.failed.discard)(head.item)
+        self._offsets[header.item] = location
+        (self.failed.add if header.error else self.failed.discard)(header.item)
 
     def __len__(self) -> int:
         """Number of items answered."""
-        return len(self._places) - len(self.failed)
+        return len(self._offsets) - len(self.failed)
 
     def get(self, item: int) -> Record | None:
         """Returns the last record of an item, which may be a failure; None if there is none."""
-        if item not in self._places:
+        if item not in self._offsets:
             return None
-        path, place = self._places[item]
+        path, offset = self._offsets[item]
         with path.open("rb") as file:
-            file.seek(place)
+            file.seek(offset)
             return msgspec.json.decode(file.readline(), type=Record)
 
     def answered(self, item: int) -> Record | None:
-        """Returns the record of an item that did not fail; the next run tries failed items again."""
+        """Returns the record of an item that did not fail, otherwise None; the next run repeats failed items."""
         return None if item in self.failed else self.get(item)
 
 
 @contextlib.contextmanager
-def appending(directory: Path, name: str, rank: int) -> Iterator[Callable[[Record], None]]:
+def record_writer(directory: Path, name: str, rank: int) -> Iterator[Callable[[Record], None]]:
     """Yields a function that appends a record; a partial line left by a killed process is cut off first."""
     path = directory / f"{name}.{rank}.jsonl"
     with path.open("ab+") as file:
-        _cut_half_line(file)
+        _truncate_partial_line(file)
 
         def append(record: Record) -> None:
             file.write(msgspec.json.encode(record) + b"\n")
@@ -135,8 +136,8 @@ def appending(directory: Path, name: str, rank: int) -> Iterator[Callable[[Recor
         yield append
 
 
-def _cut_half_line(file: BinaryIO) -> None:
-    """Truncates the file after its last line break, searching from the end."""
+def _truncate_partial_line(file: BinaryIO) -> None:
+    """Truncates the file after its last line break."""
     end = file.seek(0, os.SEEK_END)
     while end:
         start = max(0, end - CHUNK)

@@ -1,4 +1,4 @@
-"""The PyTorch model as the reference: transformers in float32 on the CPU. The only module that imports transformers.
+"""PyTorch as the reference: transformers in float32 on the CPU. No other module imports transformers.
 
 Images go through the processor that the runtime matches bit for bit (the Pillow one, which needs no torchvision).
 """
@@ -39,7 +39,7 @@ GREEDY = {
 
 
 class HfAnswerer:
-    """A checkpoint in transformers, see `worker.Answerer`; pages are loaded by the runtime."""
+    """A checkpoint in transformers, see `answerers.Answerer`; the runtime loads the pages."""
 
     def __init__(
         self,
@@ -58,15 +58,15 @@ class HfAnswerer:
         transformers.logging.disable_progress_bar()
         if threads:
             torch.set_num_threads(threads)
-        self.torch, where, self._recommended = torch, Path(path), use_generation_config
+        self.torch, directory, self._recommended = torch, Path(path), use_generation_config
         try:
             loader = transformers.AutoModelForImageTextToText
-            self.model: Any = loader.from_pretrained(where, dtype=torch.float32).eval()
-            self._images: Any = transformers.AutoImageProcessor.from_pretrained(where, backend="pil")
-            self._tokenizer: Any = transformers.AutoTokenizer.from_pretrained(where)
+            self.model: Any = loader.from_pretrained(directory, dtype=torch.float32).eval()
+            self._images: Any = transformers.AutoImageProcessor.from_pretrained(directory, backend="pil")
+            self._tokenizer: Any = transformers.AutoTokenizer.from_pretrained(directory)
         except (OSError, ValueError, KeyError) as error:
-            raise ConfigError(f"transformers refuses it: {str(error).splitlines()[0][:300]}", where=path) from error
-        checkpoint = Checkpoint(where)
+            raise ConfigError(f"transformers cannot load it: {str(error).splitlines()[0][:300]}", where=path) from error
+        checkpoint = Checkpoint(directory)
         self._template = texts.read(checkpoint, families.read_spec(checkpoint)).template
         self._template_args = template_args
 
@@ -130,11 +130,11 @@ class HfAnswerer:
             logits = self.model(**inputs).logits[0, start - 1 : -1]
         return np.asarray(logits.float().numpy())
 
-    def forget(self) -> None:
+    def clear_cache(self) -> None:
         """Does nothing: there is no state between calls."""
 
-    def prime(self, messages: list[dict[str, Any]], limit: int | None) -> None:
-        """Does nothing, see `forget`."""
+    def prefill(self, messages: list[dict[str, Any]], limit: int | None) -> None:
+        """Does nothing, see `clear_cache`."""
 
 
 class _Clock:

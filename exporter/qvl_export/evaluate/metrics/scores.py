@@ -1,40 +1,39 @@
-"""Scores of answers: one fraction (numerator, denominator) per item and metric.
+"""The metrics and the tasks that they measure: one fraction (numerator, denominator) per item and metric.
 
-A metric over a set is the sum of numerators / the sum of denominators: in CER, pages weigh by their length
+A metric over a set is the sum of numerators / the sum of denominators. In CER, pages therefore weigh by their length
 (micro-average), and statistics can resample items of any metric. Formulas are in docs/report.md.
+
+To add a metric, write its function in a module of this folder, then add it to METRICS and to a task of TASKS.
 """
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
-
-from rapidfuzz.distance import Levenshtein
 
 from . import teds as tables
-from .boxes import PageGeometry, intersection_over_union, parse_boxes
-from .text_normalisation import normal, squeeze
+from .boxes import PageGeometry, accuracy_at_50, boxes_parsed, mean_iou, parse_boxes
+from .fraction import Fraction
+from .json_scores import field_f1, fields, tool_call_match, tool_calls
+from .text_normalization import normalize
+from .text_scores import anls, error_rate, exact_match, without_whitespace, words
 
-Fraction = tuple[float, float]
-Paths = dict[tuple[int, str], int]
-"""The number of a JSON path by (number of its parent path, last key); the root is −1."""
-ANLS_THRESHOLD = 0.5
-HIT_IOU = 0.5
-_CJK = r"\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
-_WORD = re.compile(rf"[{_CJK}]|[^\s{_CJK}]+")
-_TOOL_CALL = re.compile(r"<tool_call>(.*?)(?:</tool_call>|$)", re.DOTALL)
-_FENCE = re.compile(r"^```\w*")
+Scorer = Callable[[str, Sequence[str], PageGeometry], Fraction]
+"""Scores an answer against the item's true answers, of which the best match counts."""
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric's name in tables, and whether lower is better. All are fractions of one, shown as percent."""
+    """A metric: its name in reports, its function, and whether lower is better.
+
+    All metrics are fractions of one, shown as percent. With `mcnemar`, every item is right or wrong, and comparisons
+    report McNemar's exact test too.
+    """
 
     title: str
+    score: Scorer
     lower_is_better: bool = False
+    mcnemar: bool = False
 
     def loss(self, reference: float, other: float) -> float:
         """Returns how much worse `other` is, in the metric's unit."""
@@ -42,19 +41,26 @@ class Metric:
 
 
 METRICS = {
-    "cer": Metric("CER", lower_is_better=True),
-    "cer_nospace": Metric("CER without spaces", lower_is_better=True),
-    "wer": Metric("WER", lower_is_better=True),
-    "exact": Metric("Exact match"),
-    "anls": Metric("ANLS"),
-    "field_f1": Metric("Field F1"),
-    "teds": Metric("TEDS"),
-    "teds_s": Metric("TEDS-S"),
-    "iou": Metric("Mean IoU"),
-    "acc50": Metric("Acc@0.5"),
-    "parsed": Metric("Boxes parsed"),
-    "tool": Metric("Tool call match"),
+    "cer": Metric("CER", lambda answer, truths, _: error_rate(answer, truths), lower_is_better=True),
+    "cer_nospace": Metric(
+        "CER without spaces",
+        lambda answer, truths, _: error_rate(answer, truths, without_whitespace),
+        lower_is_better=True,
+    ),
+    "wer": Metric("WER", lambda answer, truths, _: error_rate(answer, truths, words), lower_is_better=True),
+    "exact": Metric("Exact match", lambda answer, truths, _: exact_match(answer, truths), mcnemar=True),
+    "anls": Metric("ANLS", lambda answer, truths, _: (anls(answer, truths), 1.0)),
+    "field_f1": Metric("Field F1", lambda answer, truths, _: field_f1(answer, truths)),
+    "teds": Metric("TEDS", lambda answer, truths, _: (max(tables.teds(answer, truth) for truth in truths), 1.0)),
+    "teds_s": Metric(
+        "TEDS-S", lambda answer, truths, _: (max(tables.teds(answer, truth, False) for truth in truths), 1.0)
+    ),
+    "iou": Metric("Mean IoU", mean_iou),
+    "acc50": Metric("Acc@0.5", accuracy_at_50),
+    "parsed": Metric("Boxes parsed", lambda answer, _, page: boxes_parsed(answer, page)),
+    "tool": Metric("Tool call match", lambda answer, truths, _: tool_call_match(answer, truths), mcnemar=True),
 }
+"""Every metric by its name in report.json."""
 TASKS: dict[str, tuple[str, ...]] = {
     "ocr": ("cer", "cer_nospace", "wer", "exact"),
     "qa": ("anls", "exact", "cer"),
@@ -63,165 +69,45 @@ TASKS: dict[str, tuple[str, ...]] = {
     "grounding": ("iou", "acc50", "parsed"),
     "tool": ("tool",),
 }
-"""The metrics of each task; the first decides its verdict."""
-NEEDED = {
-    "kie": "a JSON object with a value",
-    "grounding": 'JSON such as [{"bbox_2d": [0, 0, 9, 9]}]',
-    "tool": 'JSON such as {"name": "pay", "arguments": {}}',
-}
+"""The metrics of each task; the first is the primary metric, by which items and groups are judged."""
+
+
+def primary_metric(task: str) -> str:
+    """Returns the name of the metric by which items and groups of a task are judged."""
+    return TASKS[task][0]
 
 
 def score(task: str, answer: str, truths: Sequence[str], page: PageGeometry) -> dict[str, Fraction]:
     """Returns every metric of the task for one answer; if there are several truths, the best match counts."""
-    return {name: _SCORERS[name](answer, truths, page) for name in TASKS[task]}
+    return {name: METRICS[name].score(answer, truths, page) for name in TASKS[task]}
 
 
 def truth_problem(task: str, truth: str) -> str:
     """Returns why the task's metrics cannot use a label's answer, as ` (the reason)`; empty if they can."""
-    if task == "table":
-        return f" ({problem})" if (problem := tables.truth_problem(truth)) else ""
-    if task == "kie":
-        usable = bool(fields(truth, {}))
-    elif task == "grounding":
-        usable = bool(parse_boxes(truth, PageGeometry.original((1, 1))))
-    else:
-        usable = tool_calls(truth) is not None if task == "tool" else bool(normal(truth))
-    return "" if usable else f" ({NEEDED.get(task, 'it is empty')})"
+    problem = _TRUTH_PROBLEMS.get(task, _empty)(truth)
+    return f" ({problem})" if problem else ""
 
 
-def words(text: str) -> list[str]:
-    """Splits a text into runs of non-blank characters; every ideograph or kana is a word of its own."""
-    return _WORD.findall(normal(text))
+def _empty(truth: str) -> str:
+    return "" if normalize(truth) else "it is empty"
 
 
-def characters(text: str) -> str:
-    """Returns the text without blanks."""
-    return "".join(normal(text).split())
+def _not_fields(truth: str) -> str:
+    return "" if fields(truth, {}) else "a JSON object with a value"
 
 
-def error_rate(answer: str, truths: Sequence[str], units: Callable[[str], Sequence[str]]) -> Fraction:
-    """Returns (Levenshtein distance, length of the truth) in units, for the truth with the lowest rate."""
-    given = units(answer)
-    pairs = [(float(Levenshtein.distance(given, truth)), float(len(truth))) for truth in map(units, truths)]
-    return min(pairs, key=lambda pair: pair[0] / max(pair[1], 1))
+def _not_boxes(truth: str) -> str:
+    return "" if parse_boxes(truth, PageGeometry.original((1, 1))) else 'JSON such as [{"bbox_2d": [0, 0, 9, 9]}]'
 
 
-def anls(answer: str, truths: Sequence[str]) -> float:
-    """Returns the ANLS term of one answer (Biten et al. 2019): 1 − normalized Levenshtein distance, 0 if that is ≥ 0.5.
-
-    The truth nearest to the answer counts; case and runs of blanks are ignored.
-    """
-    given = squeeze(answer).lower()
-    least = min(Levenshtein.normalized_distance(given, squeeze(truth).lower()) for truth in truths)
-    return 1 - least if least < ANLS_THRESHOLD else 0.0
+def _not_tool_calls(truth: str) -> str:
+    return "" if tool_calls(truth) is not None else 'JSON such as {"name": "pay", "arguments": {}}'
 
 
-def field_f1(answer: str, truth: str) -> Fraction:
-    """Returns (2 · equal fields, fields of both): summed over items, the micro-averaged F1. Not JSON: no fields."""
-    paths: Paths = {}
-    given, wanted = fields(answer, paths), fields(truth, paths)
-    equal = sum(given.get(path) == value for path, value in wanted.items())
-    return 2.0 * equal, float(len(given) + len(wanted))
-
-
-def fields(text: str, paths: Paths) -> dict[int, str]:
-    """Returns the leaves of the JSON object in an answer by path; empty leaves are not fields.
-
-    Paths are numbers from `paths`, because a hostile answer could repeat a long key before every leaf.
-    """
-    parsed = _json(text)
-    found: dict[int, str] = {}
-    left: list[tuple[int, Any]] = [(-1, parsed)] if isinstance(parsed, dict) else []
-    while left:
-        path, value = left.pop()
-        if isinstance(value, dict | list):
-            inner = value.items() if isinstance(value, dict) else enumerate(value)
-            left += [(paths.setdefault((path, str(key)), len(paths)), item) for key, item in inner]
-        elif value not in (None, ""):
-            found[path] = squeeze(str(value))
-    return found
-
-
-def tool_calls(text: str) -> list[tuple[str, Any]] | None:
-    """Returns name and arguments of every call, in order; None if one is not JSON with both."""
-    bodies = _TOOL_CALL.findall(text) or [text]
-    calls = []
-    for body in bodies:
-        call = _json(body)
-        if not isinstance(call, dict) or "name" not in call or "arguments" not in call:
-            return None
-        calls.append((str(call["name"]), call["arguments"]))
-    return calls
-
-
-def matched_ious(answer: str, truth: str, page: PageGeometry) -> tuple[list[float], bool]:
-    """Returns the IoU of every true box with its matched box (best pairs first), and whether a box was parsed.
-
-    Only the first n boxes of the answer count, for n true boxes; a true box without a match has IoU 0.
-    """
-    wanted = parse_boxes(truth, PageGeometry.original(page.size))
-    given = parse_boxes(answer, page)
-    free, left = given[: len(wanted)], list(range(len(wanted)))
-    ious = [0.0] * len(wanted)
-    pairs = sorted(((intersection_over_union(wanted[t], box), t, b) for t in left for b, box in enumerate(free)))
-    used: set[int] = set()
-    for iou, t, b in reversed(pairs):
-        if t in left and b not in used:
-            ious[t] = iou
-            left.remove(t)
-            used.add(b)
-    return ious, bool(given)
-
-
-def _json(text: str) -> Any:
-    """Returns the JSON value of an answer, also from within a code fence; None if there is none."""
-    bare = _FENCE.sub("", text.strip(), count=1).removesuffix("```")
-    try:
-        return json.loads(bare)
-    except (ValueError, RecursionError):
-        pass
-    try:  # words around it
-        return json.loads(bare[bare.index("{") : bare.rindex("}") + 1])
-    except (ValueError, RecursionError):
-        return None
-
-
-def _exact(answer: str, truths: Sequence[str], _: PageGeometry) -> Fraction:
-    return float(any(normal(answer) == normal(truth) for truth in truths)), 1.0
-
-
-def _tool(answer: str, truths: Sequence[str], _: PageGeometry) -> Fraction:
-    given = tool_calls(answer)
-    return float(given is not None and any(given == tool_calls(truth) for truth in truths)), 1.0
-
-
-def _best_ious(answer: str, truths: Sequence[str], page: PageGeometry) -> list[float]:
-    """Returns the IoUs with the truth whose mean IoU is highest."""
-    return max((matched_ious(answer, truth, page)[0] for truth in truths), key=lambda ious: sum(ious) / len(ious))
-
-
-def _iou(answer: str, truths: Sequence[str], page: PageGeometry) -> Fraction:
-    ious = _best_ious(answer, truths, page)
-    return sum(ious), float(len(ious))
-
-
-def _acc50(answer: str, truths: Sequence[str], page: PageGeometry) -> Fraction:
-    ious = _best_ious(answer, truths, page)
-    return float(sum(iou >= HIT_IOU for iou in ious)), float(len(ious))
-
-
-_Scorer = Callable[[str, Sequence[str], PageGeometry], Fraction]
-_SCORERS: dict[str, _Scorer] = {
-    "cer": lambda answer, truths, _: error_rate(answer, truths, normal),
-    "cer_nospace": lambda answer, truths, _: error_rate(answer, truths, characters),
-    "wer": lambda answer, truths, _: error_rate(answer, truths, words),
-    "exact": _exact,
-    "anls": lambda answer, truths, _: (anls(answer, truths), 1.0),
-    "field_f1": lambda answer, truths, _: max((field_f1(answer, truth) for truth in truths), key=lambda f: f[0] / f[1]),
-    "teds": lambda answer, truths, _: (max(tables.teds(answer, truth) for truth in truths), 1.0),
-    "teds_s": lambda answer, truths, _: (max(tables.teds(answer, truth, False) for truth in truths), 1.0),
-    "iou": _iou,
-    "acc50": _acc50,
-    "parsed": lambda answer, truths, page: (float(matched_ious(answer, truths[0], page)[1]), 1.0),
-    "tool": _tool,
+_TRUTH_PROBLEMS: dict[str, Callable[[str], str]] = {
+    "kie": _not_fields,
+    "table": tables.truth_problem,
+    "grounding": _not_boxes,
+    "tool": _not_tool_calls,
 }
+"""Checks of the true answers of tasks that need a certain form; a check returns what is wrong or what is needed."""

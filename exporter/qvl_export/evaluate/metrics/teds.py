@@ -1,7 +1,7 @@
 """TEDS of HTML tables (Zhong, ShafieiBavani, Jimeno Yepes 2020): 1 − tree edit distance / nodes of the larger tree.
 
 Rows and cells are the nodes. As in OmniDocBench, header cells count as cells, and `thead`, `tbody` and `tfoot` are
-ignored: they are a matter of style, not of reading. Parsing takes time linear in the answer's length; the distance is
+ignored, because they express style. Parsing takes time linear in the answer's length; the distance is
 bounded by MAX_NODES × the truth's nodes (see tree_distance.py).
 """
 
@@ -12,12 +12,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from html import unescape
 
-from .text_normalisation import squeeze
+from .text_normalization import collapse_whitespace
 from .tree_distance import Row, tree_distance
 
 MAX_SPAN = 1000
 MAX_NODES = 4000
-"""Most rows and cells of a true table; those of an answer beyond this number count as wrong."""
+"""Maximum number of rows and cells of a true table; those of an answer beyond it count as wrong."""
 _TAG = re.compile(r"<(/?)([a-zA-Z][^\s/<>]*+)([^<>]*+)>")
 _COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
 _DECLARATION = re.compile(r"<[!?][^<>]*+>")
@@ -25,39 +25,39 @@ _SPANS = re.compile(r"""\s(colspan|rowspan)\s*=\s*("[^"]*"|'[^']*'|[^\s"'/]+)"""
 
 
 @dataclass
-class Node:
+class TableNode:
     """A table, row or cell with its text."""
 
     tag: str
     colspan: int = 1
     rowspan: int = 1
     text: str = ""
-    children: list[Node] = field(default_factory=list)
+    children: list[TableNode] = field(default_factory=list)
 
-    def walk(self) -> Iterator[Node]:
+    def walk(self) -> Iterator[TableNode]:
         """Yields the nodes below this one."""
         for child in self.children:
             yield child
             yield from child.walk()
 
 
-class _Tables:
+class _TableParser:
     """Parses the first table of a text; cells and rows may be left open, tables in cells count as text.
 
     `html.parser` is not used: its time is quadratic in unclosed tags.
     """
 
     def __init__(self) -> None:
-        self.table: Node | None = None
-        self._cell: Node | None = None
+        self.table: TableNode | None = None
+        self._cell: TableNode | None = None
         self._texts: list[str] = []
         self._depth = 0
 
     def feed(self, html: str) -> None:
-        place = 0
+        end = 0
         for tag in _TAG.finditer(html):
-            self._data(unescape(html[place : tag.start()]))
-            name, place = tag[2].lower(), tag.end()
+            self._data(unescape(html[end : tag.start()]))
+            name, end = tag[2].lower(), tag.end()
             if tag[1]:
                 self._end(name)
             else:
@@ -65,23 +65,23 @@ class _Tables:
             if self._depth < 0:  # the text after the first table is ignored
                 break
         else:
-            self._data(unescape(html[place:]))
+            self._data(unescape(html[end:]))
         self._open(None)
 
     def _start(self, tag: str, attributes: str) -> None:
         if tag == "table":
             self._depth += 1
-            self.table = self.table or Node("table")
+            self.table = self.table or TableNode("table")
         if self.table is None or self._depth != 1:
             return
         if tag == "tr":
-            self.table.children.append(Node("tr"))
+            self.table.children.append(TableNode("tr"))
             self._open(None)
         elif tag in ("td", "th"):
             if not self.table.children:
-                self.table.children.append(Node("tr"))
+                self.table.children.append(TableNode("tr"))
             spans = {name.lower(): value.strip("\"'") for name, value in _SPANS.findall(attributes)}
-            self._open(Node("td", _span(spans.get("colspan")), _span(spans.get("rowspan"))))
+            self._open(TableNode("td", _span(spans.get("colspan")), _span(spans.get("rowspan"))))
         elif tag == "br":
             self._data(" ")
 
@@ -93,10 +93,10 @@ class _Tables:
         if tag in ("td", "th", "tr") and self._depth == 1:
             self._open(None)
 
-    def _open(self, cell: Node | None) -> None:
-        """Completes the text of the current cell; the following text belongs to `cell`, or to none."""
+    def _open(self, cell: TableNode | None) -> None:
+        """Completes the text of the current cell; the text that follows belongs to `cell`, or to no cell if None."""
         if self._cell is not None:
-            self._cell.text = squeeze("".join(self._texts))
+            self._cell.text = collapse_whitespace("".join(self._texts))
         if cell is not None and self.table is not None:
             self.table.children[-1].children.append(cell)
         self._cell, self._texts = cell, []
@@ -110,9 +110,9 @@ def _span(value: str | None) -> int:
     return min(int(value), MAX_SPAN) if value and re.fullmatch(r"[0-9]{1,6}", value) else 1
 
 
-def parse_table(html: str) -> Node | None:
+def parse_table(html: str) -> TableNode | None:
     """Returns the first table as a tree; None if there is none."""
-    parser = _Tables()
+    parser = _TableParser()
     parser.feed(_without_comments(html))
     return parser.table
 
@@ -145,11 +145,11 @@ def teds(answer: str, truth: str, contents: bool = True) -> float:
     return max(0.0, 1 - distance / max(nodes, 1))
 
 
-def _nodes(table: Node) -> int:
+def _nodes(table: TableNode) -> int:
     return sum(1 for _ in table.walk())
 
 
-def _rows(table: Node, contents: bool) -> tuple[list[Row], int]:
+def _rows(table: TableNode, contents: bool) -> tuple[list[Row], int]:
     """Returns every cell's shape and text, row by row, up to MAX_NODES nodes, and the number of nodes beyond."""
     rows: list[Row] = []
     left = MAX_NODES

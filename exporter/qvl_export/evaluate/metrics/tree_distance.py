@@ -33,7 +33,7 @@ def tree_distance(given: Sequence[Row], wanted: Sequence[Row]) -> float:
 
 
 class _Forest:
-    """The rows of one table in postorder: the cells of a row, then the row. Positions j are counted from 1."""
+    """The rows of one table in postorder: the cells of a row, then the row. Positions j are item_counts from 1."""
 
     def __init__(self, rows: Sequence[Row]) -> None:
         lengths = np.array([len(row) for row in rows], dtype=np.intp)
@@ -88,7 +88,7 @@ class _Forest:
         return subtree
 
     def _row_to_subtrees(self, renames: _Costs) -> _Costs:
-        """Returns a row's distance to each subtree: to a row, that of their cells; to a cell, with its best cell."""
+        """Returns a row's distance to each subtree: to a row, the edit distance of their cells; to a cell, a sum."""
         subtree = np.empty(self.size + 1)
         subtree[self._cells] = len(renames) + (renames.min(0) if len(renames) else 1.0)
         subtree[self._ends] = self._edits(renames)[self._ends - 1]

@@ -8,20 +8,20 @@ from typing import Any
 import msgspec
 
 from ..analysis.results import Report, Speed
-from ..metrics.scores import METRICS, TASKS
+from ..metrics.scores import METRICS, primary_metric
 from . import svg as figures
-from .svg import Line, Mark
+from .svg import Line, Point
 
-SQNR_SHOWN = 100.0
-"""Decibels above which values are practically equal."""
+MAX_SQNR_SHOWN = 100.0
+"""SQNR in decibels above which values are practically equal, the upper end of the axis."""
 
 
 def trade_offs(report: Report) -> list[dict[str, str]]:
-    """Plots the first metric of each task against size and against time; metrics are never mixed."""
+    """Plots the primary metric of each task against size and against time; metrics are never mixed."""
     costs = {"size in MB": lambda speed: speed.size_mb, "seconds per item": lambda speed: speed.seconds_per_item}
     return [
         {
-            "title": f"{METRICS[TASKS[task][0]].title} in {task} against {title}",
+            "title": f"{METRICS[primary_metric(task)].title} in {task} against {title}",
             "svg": _trade_off(report, task, title, cost),
         }
         for task in report.reference.rates
@@ -30,10 +30,10 @@ def trade_offs(report: Report) -> list[dict[str, str]]:
 
 
 def _trade_off(report: Report, task: str, title: str, cost: Callable[[Speed], float]) -> str:
-    """Plots one metric against one cost; a bundle's span is the interval of its difference from the reference."""
-    metric = TASKS[task][0]
+    """Plots one metric against one cost, with the interval of each bundle's difference from the reference."""
+    metric = primary_metric(task)
     at = 100 * report.reference.rates[task][metric]
-    marks = [Mark(report.reference.title, cost(report.reference.speed), at, at, at, 0)]
+    points = [Point(report.reference.title, cost(report.reference.speed), at, at, at, 0)]
     for number, bundle in enumerate(report.bundles, 1):
         for found in bundle.scores:
             if (found.task, found.metric) == (task, metric):
@@ -41,12 +41,12 @@ def _trade_off(report: Report, task: str, title: str, cost: Callable[[Speed], fl
                     (0.0, 0.0) if found.too_few else (found.low - found.difference, found.high - found.difference)
                 )
                 y = 100 * found.other
-                marks.append(Mark(bundle.title, cost(bundle.speed), y, y + 100 * low, y + 100 * high, number))
+                points.append(Point(bundle.title, cost(bundle.speed), y, y + 100 * low, y + 100 * high, number))
     better = "lower" if METRICS[metric].lower_is_better else "higher"
-    return figures.scatter(marks, title, f"{METRICS[metric].title}, % ({better} is better)")
+    return figures.scatter(points, title, f"{METRICS[metric].title}, % ({better} is better)")
 
 
-def layers(report: Report) -> dict[str, Any]:
+def layer_plot(report: Report) -> dict[str, Any]:
     """Returns the per-layer plot from the blame of every bundle; empty if there is none."""
     blamed = msgspec.to_builtins(report.blame)
     if not blamed:
@@ -67,4 +67,4 @@ def layers(report: Report) -> dict[str, Any]:
 def _decibels(part: dict[str, Any] | None) -> float | None:
     if part is None:
         return None
-    return SQNR_SHOWN if part["sqnr"] is None else min(float(part["sqnr"]), SQNR_SHOWN)
+    return MAX_SQNR_SHOWN if part["sqnr"] is None else min(float(part["sqnr"]), MAX_SQNR_SHOWN)

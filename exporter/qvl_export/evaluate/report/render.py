@@ -10,15 +10,25 @@ from typing import Any
 import minijinja
 import msgspec
 
-from ...common.atomic_output import written
+from ...common.atomic_output import atomic_file
 from ..analysis.results import AgreementSummary, BundleReport, Comparison, Report
-from ..analysis.statistics import ENOUGH, Interval
+from ..analysis.statistics import MIN_ITEMS, Interval
 from ..metrics.scores import METRICS
 from . import svg as figures
-from .charts import layers, trade_offs
+from .charts import layer_plot, trade_offs
 from .output_dir import REPORT
-from .text import advice, change, counted, headline, main_table, measured_on, notes, percent, too_few
-from .worst_items import worst
+from .text import (
+    change,
+    describe_machine,
+    headline,
+    item_counts,
+    main_table,
+    notes,
+    percent,
+    recommendation_title,
+    too_few,
+)
+from .worst_items import item_values
 
 TEMPLATE = Path(__file__).with_name("report.html.jinja")
 BADGES = {"loss": "loss", "too few items": "unsure"}
@@ -34,22 +44,22 @@ def write(report: Report, out: Path) -> None:
 
 
 def _write(path: Path, data: bytes) -> None:
-    with written(path) as file:
+    with atomic_file(path) as file:
         file.write(data)
 
 
 def markdown(report: Report) -> str:
     """Renders the recommendation, verdicts, main table and machine."""
-    lines = [f"# What it costs: {counted(report)}", ""]
+    lines = [f"# Accuracy report: {item_counts(report)}", ""]
     if report.recommendation:
-        lines += [f"**{advice(report.recommendation)}**: {report.recommendation.reason}", ""]
+        lines += [f"**{recommendation_title(report.recommendation)}**: {report.recommendation.reason}", ""]
     lines += [f"- **{bundle.title}**: {bundle.verdict.text}" for bundle in report.bundles]
     head, rows = main_table(report)
     lines += ["", f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
     lines += [f"| {' | '.join(cell.replace('<br>', ' ') for cell in row)} |" for row in rows]
     lines += ["", *(f"{name} {text}" for name, text in notes(report))]
     if report.machine:
-        lines += ["", f"Measured on: {measured_on(report.machine)}; {report.created}."]
+        lines += ["", f"Measured on: {describe_machine(report.machine)}; {report.created}."]
     return "\n".join(lines)
 
 
@@ -63,23 +73,23 @@ def html(report: Report) -> str:
         "report.html",
         report=msgspec.to_builtins(report),
         headline=headline(report),
-        counted=counted(report),
+        item_counts=item_counts(report),
         head=head,
         rows=[{"name": row[0], "cells": row[1:]} for row in rows],
         notes=notes(report),
         bundles=[_bundle(report, bundle, number) for number, bundle in enumerate(report.bundles, 1)],
-        advice=advice(report.recommendation),
-        machine=measured_on(report.machine) if report.machine else "",
+        recommendation_title=recommendation_title(report.recommendation),
+        machine=describe_machine(report.machine) if report.machine else "",
         agreement=_agreement(report),
         plots=trade_offs(report),
-        layers=layers(report),
-        enough=ENOUGH if any(each.too_few for each in _every(report)) else None,
+        layers=layer_plot(report),
+        min_items=MIN_ITEMS if any(each.too_few for each in _all_comparisons(report)) else None,
     )
 
 
 def _bundle(report: Report, bundle: BundleReport, series: int) -> dict[str, Any]:
     """Returns the template's values for one bundle."""
-    bounds = _loss_bounds(_every(report))
+    bounds = _loss_bounds(_all_comparisons(report))
     ratio = report.reference.speed.size_mb / bundle.speed.size_mb if bundle.speed.size_mb else 0
     rows = partial(_forest, bounds=bounds, series=series)
     return {
@@ -94,22 +104,22 @@ def _bundle(report: Report, bundle: BundleReport, series: int) -> dict[str, Any]
         "scores": rows(bundle.scores),
         "by_kind": rows(bundle.by_kind),
         "by_length": rows(bundle.by_length),
-        "worst": [worst(item, report, bundle) for item in bundle.worst],
+        "worst": [item_values(item, report, bundle) for item in bundle.worst],
     }
 
 
-def _every(report: Report) -> list[Comparison]:
+def _all_comparisons(report: Report) -> list[Comparison]:
     return [found for each in report.bundles for found in (*each.scores, *each.by_kind, *each.by_length)]
 
 
 def _loss_bounds(found: Sequence[Comparison]) -> tuple[float, float]:
-    """Returns the scale that all forest plots share: all intervals, at least ±2 points and at most ±25 points."""
-    intervals = [_span(each) for each in found]
+    """Returns the scale of all forest plots: it covers all intervals, at least ±2 points and at most ±25 points."""
+    intervals = [_loss_interval(each) for each in found]
     lows, highs = sorted(each.low for each in intervals), sorted(each.high for each in intervals)
     return max(min(-0.02, *lows), -0.25) if lows else -0.02, min(max(0.02, *highs), 0.25) if highs else 0.02
 
 
-def _span(each: Comparison) -> Interval:
+def _loss_interval(each: Comparison) -> Interval:
     """Returns the interval to draw for a loss; only the loss itself if there are too few items."""
     middle = METRICS[each.metric].loss(each.reference, each.other)
     return Interval(middle, middle) if each.too_few else each.loss()
@@ -121,7 +131,7 @@ def _forest(found: Sequence[Comparison], bounds: tuple[float, float], series: in
 
 
 def _forest_row(each: Comparison, bounds: tuple[float, float], series: int) -> dict[str, str]:
-    metric, loss = METRICS[each.metric], _span(each)
+    metric, loss = METRICS[each.metric], _loss_interval(each)
     values = (loss.low, metric.loss(each.reference, each.other), loss.high)
     low, middle, high = (min(max(value, bounds[0]), bounds[1]) for value in values)
     return {
@@ -151,17 +161,17 @@ def _agreement(report: Report) -> dict[str, Any]:
 def _agreement_column(found: AgreementSummary) -> dict[str, str]:
     """Returns the figures of one bundle by name."""
     first = "never" if found.first_divergence_median is None else f"token {found.first_divergence_median + 1:g}"
-    bounds = too_few(found.items) if found.items < ENOUGH else f"{found.kl_low:.2g} to {found.kl_high:.2g}"
+    bounds = too_few(found.items) if found.items < MIN_ITEMS else f"{found.kl_low:.2g} to {found.kl_high:.2g}"
     return {
         "KL, mean": f"{found.kl_mean:.2g}<br>{bounds}",
         "KL, median": f"{found.kl_median:.2g}",
-        "KL, 99 % of tokens below": f"{found.kl_p99:.2g}",
-        "KL, largest": f"{found.kl_max:.2g}",
-        "same likeliest token": f"{100 * found.same_top:.2f} %",
-        "ratio of perplexities": f"{found.perplexity_ratio:.4f}",
-        "items whose answer would diverge": f"{found.diverging_items:,} of {found.items:,}",
+        "KL, 99th percentile": f"{found.kl_p99:.2g}",
+        "KL, maximum": f"{found.kl_max:.2g}",
+        "same top token": f"{100 * found.same_top:.2f} %",
+        "perplexity ratio": f"{found.perplexity_ratio:.4f}",
+        "items with a diverging token": f"{found.diverging_items:,} of {found.items:,}",
         "first diverging token, median": first,
-        "same answers": f"{found.same_answers:,} of {found.items:,}",
+        "identical answers": f"{found.same_answers:,} of {found.items:,}",
         "empty answers (reference's)": f"{found.empty_answers} ({found.empty_answers_reference})",
-        "length of answers, ratio": f"{found.length_ratio:.3f}",
+        "answer length, ratio": f"{found.length_ratio:.3f}",
     }

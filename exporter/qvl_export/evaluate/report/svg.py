@@ -14,7 +14,7 @@ SERIES = 6
 
 
 @dataclass(frozen=True)
-class Mark:
+class Point:
     """A labeled point with an interval in y."""
 
     label: str
@@ -46,7 +46,7 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
 
 
 def whisker(low: float, middle: float, high: float, bounds: tuple[float, float], series: int) -> str:
-    """Draws an interval and its middle on a line, with zero marked."""
+    """Draws an interval and its middle on a horizontal line, with zero marked."""
     width, height = 300.0, 20.0
 
     def x(value: float) -> float:
@@ -61,24 +61,24 @@ def whisker(low: float, middle: float, high: float, bounds: tuple[float, float],
     )
 
 
-def scatter(marks: Sequence[Mark], x_title: str, y_title: str) -> str:
+def scatter(points: Sequence[Point], x_title: str, y_title: str) -> str:
     """Plots accuracy against a cost, with intervals and labels that do not overlap."""
     frame = _Frame(
-        _padded(0.0, max(mark.x for mark in marks)), _padded(*_extent([v for m in marks for v in (m.low, m.high)]))
+        _padded(0.0, max(point.x for point in points)), _padded(*_extent([v for p in points for v in (p.low, p.high)]))
     )
     parts = [frame.axes(x_title, y_title)]
-    for mark in marks:
-        x, colour = frame.x(mark.x), f"s{mark.series % SERIES}"
+    for point in points:
+        x, color = frame.x(point.x), f"s{point.series % SERIES}"
         parts.append(
-            f'<line class="span {colour}" x1="{x:.1f}" x2="{x:.1f}" y1="{frame.y(mark.low):.1f}" '
-            f'y2="{frame.y(mark.high):.1f}"/>'
-            f'<circle class="point {colour}" cx="{x:.1f}" cy="{frame.y(mark.y):.1f}" r="5"/>'
+            f'<line class="span {color}" x1="{x:.1f}" x2="{x:.1f}" y1="{frame.y(point.low):.1f}" '
+            f'y2="{frame.y(point.high):.1f}"/>'
+            f'<circle class="point {color}" cx="{x:.1f}" cy="{frame.y(point.y):.1f}" r="5"/>'
         )
-    taken = [area for mark in marks for area in _drawn(frame, mark)]
-    for mark in marks:
-        area = _label_area(frame, mark, taken)
-        taken.append(area)
-        parts.append(f'<text class="name" x="{area.x:.1f}" y="{area.y + 11:.1f}">{escape(mark.label)}</text>')
+    taken = [box for point in points for box in _occupied(frame, point)]
+    for point in points:
+        box = _label_box(frame, point, taken)
+        taken.append(box)
+        parts.append(f'<text class="name" x="{box.x:.1f}" y="{box.y + 11:.1f}">{escape(point.label)}</text>')
     return frame.wrap("".join(parts), f"{y_title} against {x_title}")
 
 
@@ -101,7 +101,7 @@ def lines(series: Sequence[Line], stages: Sequence[str], y_title: str) -> str:
 
 
 def _stage_names(frame: _Frame, stages: Sequence[str]) -> str:
-    """Draws names below the axis, as many as there is room for."""
+    """Draws stage names below the axis, at most about 24."""
     every = max(1, math.ceil(len(stages) / 24))
     names = []
     for index, stage in enumerate(stages):
@@ -118,7 +118,7 @@ def _stage_names(frame: _Frame, stages: Sequence[str]) -> str:
 
 
 def _runs(values: Sequence[float | None]) -> list[list[tuple[int, float]]]:
-    """Splits values into stretches without gaps."""
+    """Splits values into runs without gaps."""
     runs: list[list[tuple[int, float]]] = [[]]
     for index, value in enumerate(values):
         if value is None:
@@ -172,33 +172,33 @@ def _extent(values: Sequence[float]) -> tuple[float, float]:
 
 
 def _padded(low: float, high: float) -> tuple[float, float]:
-    """Adds some room at the ends; the range is never empty, and a lower bound of zero stays."""
+    """Adds some margin at the ends; the range is never empty, and a lower bound of zero stays."""
     room = 0.08 * (high - low) or max(abs(high), 1.0) * 0.02
     return (low - room if low != 0 else 0.0), high + room
 
 
-class _Area(NamedTuple):
+class _Box(NamedTuple):
     x: float
     y: float
     width: float
     height: float
 
-    def meets(self, other: _Area) -> bool:
+    def overlaps(self, other: _Box) -> bool:
         apart = self.x + self.width <= other.x or other.x + other.width <= self.x
         return not (apart or self.y + self.height <= other.y or other.y + other.height <= self.y)
 
 
-def _drawn(frame: _Frame, mark: Mark) -> list[_Area]:
-    """Returns the areas of the point and its interval."""
-    x, top = frame.x(mark.x), frame.y(mark.high)
-    return [_Area(x - 6, frame.y(mark.y) - 6, 12, 12), _Area(x - 2, top, 4, frame.y(mark.low) - top)]
+def _occupied(frame: _Frame, point: Point) -> list[_Box]:
+    """Returns the boxes that the point and its interval occupy."""
+    x, top = frame.x(point.x), frame.y(point.high)
+    return [_Box(x - 6, frame.y(point.y) - 6, 12, 12), _Box(x - 2, top, 4, frame.y(point.low) - top)]
 
 
-def _label_area(frame: _Frame, mark: Mark, taken: Sequence[_Area]) -> _Area:
-    """Returns the first free place on the canvas beside, above or below the point, or further down."""
-    x, y, width = frame.x(mark.x), frame.y(mark.y), 7.4 * len(mark.label)
+def _label_box(frame: _Frame, point: Point, taken: Sequence[_Box]) -> _Box:
+    """Returns the first free position on the canvas beside, above or below the point, or further down."""
+    x, y, width = frame.x(point.x), frame.y(point.y), 7.4 * len(point.label)
     sides = [(x + 9, y - 7), (x - 9 - width, y - 7), (x - width / 2, y - 23), (x - width / 2, y + 9)]
-    places = [_Area(left, top + 15 * down, width, 14) for down in range(6) for left, top in sides]
-    free = [place for place in places if not any(place.meets(area) for area in taken)]
+    candidates = [_Box(left, top + 15 * down, width, 14) for down in range(6) for left, top in sides]
+    free = [candidate for candidate in candidates if not any(candidate.overlaps(box) for box in taken)]
     inside = [p for p in free if p.x > frame.left and p.x + p.width < frame.width and 0 < p.y < frame.bottom - 12]
-    return (inside or free or places)[0]
+    return (inside or free or candidates)[0]

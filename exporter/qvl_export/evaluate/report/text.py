@@ -1,4 +1,4 @@
-"""The report's figures and verdicts as text, shared by Markdown and the page."""
+"""The report's figures and verdicts as text, for both Markdown and HTML."""
 
 from __future__ import annotations
 
@@ -8,21 +8,22 @@ from typing import Any
 from ...common.enumeration import joined
 from ..analysis.machine import Machine
 from ..analysis.results import Comparison, Recommendation, Report
-from ..metrics.scores import METRICS, TASKS
+from ..metrics.scores import METRICS, primary_metric
 
 
-def counted(report: Report) -> str:
+def item_counts(report: Report) -> str:
+    """Returns the number of items in total and by task, and the name of the set."""
     tasks = ", ".join(f"{count} {task}" for task, count in report.tasks.items())
     how = ", answered with the checkpoint's generation settings" if report.use_generation_config else ""
     return f"{report.items:,} items ({tasks}) of {Path(report.data).name}{how}"
 
 
 def main_table(report: Report) -> tuple[list[str], list[list[str]]]:
-    """Returns head and rows: the reference and every bundle, with the first metric of every task and the costs."""
+    """Returns head and rows: the reference and every bundle, with the primary metric of every task and the costs."""
     tasks = list(report.reference.rates)
-    head = ["", "MB", *(f"{METRICS[TASKS[task][0]].title} ({task})" for task in tasks), "KL", "same top token"]
+    head = ["", "MB", *(f"{METRICS[primary_metric(task)].title} ({task})" for task in tasks), "KL", "same top token"]
     head += ["load s", "first token ms", "tokens/s", "peak memory MB"]
-    rates = [percent(report.reference.rates[task][TASKS[task][0]]) for task in tasks]
+    rates = [percent(report.reference.rates[task][primary_metric(task)]) for task in tasks]
     rows = [
         _row(
             f"{report.reference.title} (reference)",
@@ -32,7 +33,7 @@ def main_table(report: Report) -> tuple[list[str], list[list[str]]]:
         )
     ]
     for bundle in report.bundles:
-        first = {found.task: found for found in bundle.scores if found.metric == TASKS[found.task][0]}
+        first = {found.task: found for found in bundle.scores if found.metric == primary_metric(found.task)}
         cells = [f"{percent(first[task].other)}<br>{change(first[task])}" for task in tasks]
         agreed = bundle.agreement
         cells += [f"{agreed.kl_mean:.2g}", percent(agreed.same_top)] if agreed else ["", ""]
@@ -57,7 +58,11 @@ def change(found: Comparison) -> str:
 
 
 def too_few(items: int) -> str:
-    return f"{items} {'item' if items == 1 else 'items'}: too few to tell"
+    return f"{_items(items)}, too few"
+
+
+def _items(count: int) -> str:
+    return f"{count} {'item' if count == 1 else 'items'}"
 
 
 def points(rate: float, sign: bool = False) -> str:
@@ -69,25 +74,25 @@ def notes(report: Report) -> list[tuple[str, str]]:
     """Returns notes that are needed to read the figures: the noise floor and failed items."""
     found = []
     if floor := report.noise:
-        same = f"{floor.same_answers} of {floor.items} answers are the same"
-        text = f"the reference against itself on another number of threads: KL {floor.kl_mean:.2g}, {same}."
+        same = f"{floor.same_answers} of {floor.items} answers are identical"
+        text = f"the reference compared with itself at a different number of threads: KL {floor.kl_mean:.2g}, {same}."
         found.append(("Noise floor:", text))
     if report.reference.failed:
-        found.append(("Left out:", f"{report.reference.failed} items at which the reference itself failed."))
+        found.append(("Excluded:", f"{_items(report.reference.failed)} on which the reference failed."))
     for bundle in report.bundles:
         if bundle.failed:
-            found.append((f"{bundle.title}:", f"failed at {bundle.failed} items, which count as empty answers."))
+            found.append((f"{bundle.title}:", f"failed on {_items(bundle.failed)}; failures count as empty answers."))
     return found
 
 
-def advice(found: Recommendation | None) -> str:
-    """Returns the recommendation in a few words."""
+def recommendation_title(found: Recommendation | None) -> str:
+    """Returns the title of the recommendation."""
     if found is None:
         return ""
-    return f"Ship {found.title}" if found.title else "Nothing to ship yet"
+    return f"Ship {found.title}" if found.title else "No recommendation yet"
 
 
-def measured_on(machine: Machine) -> str:
+def describe_machine(machine: Machine) -> str:
     """Describes the machine in one line."""
     instructions = f" ({', '.join(machine.instructions)})" if machine.instructions else ""
     processes = "1 process" if machine.workers == 1 else f"{machine.workers} processes per model"
@@ -100,17 +105,19 @@ def measured_on(machine: Machine) -> str:
 
 def headline(report: Report) -> str:
     """Returns all verdicts in one sentence."""
-    said: dict[str, list[str]] = {}
+    titles: dict[str, list[str]] = {}
     for bundle in report.bundles:
-        said.setdefault(bundle.verdict.outcome, []).append(bundle.title)
-    words = {
+        titles.setdefault(bundle.verdict.outcome, []).append(bundle.title)
+    clauses = {
         "loss": ("loses accuracy", "lose accuracy"),
-        "no measurable loss": ("loses nothing measurable", "lose nothing measurable"),
-        "too few items": ("was asked too few items to tell", "were asked too few items to tell"),
-        "gain": ("reads better than the reference", "read better than the reference"),
-        "identical": ("answers exactly as the reference", "answer exactly as the reference"),
+        "no measurable loss": ("shows no measurable loss", "show no measurable loss"),
+        "too few items": ("was evaluated on too few items", "were evaluated on too few items"),
+        "gain": ("is more accurate than the reference", "are more accurate than the reference"),
+        "identical": ("answers exactly like the reference", "answer exactly like the reference"),
     }
     parts = [
-        f"{joined(said[outcome])} {words[outcome][len(said[outcome]) > 1]}" for outcome in words if outcome in said
+        f"{joined(titles[outcome])} {clauses[outcome][len(titles[outcome]) > 1]}"
+        for outcome in clauses
+        if outcome in titles
     ]
     return "; ".join(parts) + "."

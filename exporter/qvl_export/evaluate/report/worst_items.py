@@ -1,4 +1,4 @@
-"""The items that lost most, for the page: pictures, boxes, and answers with their differences marked."""
+"""The items with the largest losses, for the page: pictures, boxes, and answers with their differences marked."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from .text import percent
 
 THUMBNAIL = 460
 """Longest side of a page's thumbnail, in pixels."""
-DETAILS = 4000
-"""Most characters of an answer that are shown."""
+MAX_ANSWER_SHOWN = 4000
+"""Number of characters of an answer that are shown."""
 
 
-def worst(item: WorstItem, report: Report, bundle: BundleReport) -> dict[str, Any]:
-    """Returns an item with its picture, boxes, and both answers with their differences marked."""
-    reference, other = marked(item.reference_answer[:DETAILS], item.answer[:DETAILS])
+def item_values(item: WorstItem, report: Report, bundle: BundleReport) -> dict[str, Any]:
+    """Returns the template's values of an item: its picture, boxes, and both answers with their differences marked."""
+    reference, other = mark_differences(item.reference_answer[:MAX_ANSWER_SHOWN], item.answer[:MAX_ANSWER_SHOWN])
     picture, size = thumbnail(Path(item.image))
     boxes = []
     if item.task == "grounding" and size:
         family = report.reference.family or bundle.family
-        places = [
+        sources = [
             ("truth", item.truth, PageGeometry.original(size)),
             ("reference", item.reference_answer, PageGeometry(family, size, item.reference_resized)),
             ("other", item.answer, PageGeometry(bundle.family, size, item.resized)),
         ]
-        boxes = [_rectangle(kind, box) for kind, text, page in places for box in parse_boxes(text, page)[:50]]
+        boxes = [_rectangle(kind, box) for kind, text, page in sources for box in parse_boxes(text, page)[:50]]
     return {
         "picture": picture,
         "size": size or (1, 1),
@@ -44,7 +44,7 @@ def worst(item: WorstItem, report: Report, bundle: BundleReport) -> dict[str, An
         "task": item.task,
         "kind": item.kind,
         "prompt": item.prompt,
-        "truth": item.truth[:DETAILS],
+        "truth": item.truth[:MAX_ANSWER_SHOWN],
         "reference": reference,
         "other": other,
         "metric": METRICS[item.metric].title,
@@ -58,7 +58,7 @@ def _rectangle(kind: str, box: Box) -> dict[str, Any]:
     return {"kind": kind, "x": box[0], "y": box[1], "w": max(box[2] - box[0], 0), "h": max(box[3] - box[1], 0)}
 
 
-def marked(reference: str, other: str) -> tuple[str, str]:
+def mark_differences(reference: str, other: str) -> tuple[str, str]:
     """Returns both answers as HTML, with the reference's deleted text and the other's inserted text marked."""
     one, two = [], []
     for step in Levenshtein.opcodes(reference, other):

@@ -1,4 +1,4 @@
-"""`eval build`: makes a labeled set from a user's own pages and a table of truths."""
+"""`eval build`: builds a labeled set from a user's own pages and a table of truths."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ from PIL import Image
 from qvl_runtime.common.files import check_regular
 from qvl_runtime.media.images import MAX_IMAGE_BYTES
 
-from ...common.atomic_output import Product, writing
+from ...common.atomic_output import OutputKind, writing
+from ...common.labels import LABELS, Label
 from ...common.portable_paths import with_slashes
 from ...errors import ExportError
-from .dataset import LABELS, Label, check
+from .dataset import check
 
 COLUMNS = ("image", "prompt", "task", "answer")
 OPTIONAL = ("kind",)
@@ -29,7 +30,7 @@ MAX_TABLE_BYTES = 1 << 30
 DELIMITERS = ",;\t"
 """Delimiters that spreadsheets use; the most frequent one in the first row is taken."""
 _SEPARATOR = re.compile(r"sep=(.)\r?\n", re.IGNORECASE)
-SET = Product("an evaluation set", (LABELS,))
+SET = OutputKind("an evaluation set", (LABELS,))
 
 
 def build_set(scans: Path, truth: Path, out: Path, force: bool = False) -> dict[str, Any]:
@@ -39,7 +40,7 @@ def build_set(scans: Path, truth: Path, out: Path, force: bool = False) -> dict[
     `force` replaces an existing set, but never one that contains the sources.
     """
     if out.exists() and any(path.resolve().is_relative_to(out.resolve()) for path in (scans, truth)):
-        raise ExportError("would take the place of what it is made of", where=out, fix="choose another place")
+        raise ExportError("would replace its own sources", where=out, fix="choose another path for the set")
     with writing(out, force, SET) as beside:
         tasks, images = _fill(beside, scans, truth)
     return {"items": sum(tasks.values()), "images": len(images), "tasks": dict(tasks)}
@@ -48,15 +49,15 @@ def build_set(scans: Path, truth: Path, out: Path, force: bool = False) -> dict[
 def _fill(directory: Path, scans: Path, truth: Path) -> tuple[Counter[str], set[str]]:
     tasks: Counter[str] = Counter()
     images: set[str] = set()
-    names = {alike(LABELS): LABELS}
+    names = {collision_key(LABELS): LABELS}
     with (directory / LABELS).open("w", encoding="utf-8") as file:
         for label in read_truth(truth, scans):
             if label.image not in images:
-                folder = alike(PurePosixPath(label.image).parts[0])
-                other = LABELS if folder == alike(LABELS) else names.setdefault(alike(label.image), label.image)
+                reserved = collision_key(PurePosixPath(label.image).parts[0]) == collision_key(LABELS)
+                other = LABELS if reserved else names.setdefault(collision_key(label.image), label.image)
                 if other != label.image or other == LABELS:
-                    what = f"image {label.image} would take the place of {other}"
-                    raise ExportError(what, where=truth, fix="rename it, there and in the table")
+                    what = f"image {label.image} would replace {other}"
+                    raise ExportError(what, where=truth, fix="rename the file, and its entry in the table")
                 target = directory / label.image
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(scans / label.image, target)
@@ -68,7 +69,7 @@ def _fill(directory: Path, scans: Path, truth: Path) -> tuple[Counter[str], set[
     return tasks, images
 
 
-def alike(name: str) -> str:
+def collision_key(name: str) -> str:
     """Returns a key that is equal for names that some file systems do not distinguish: by case or composition."""
     return unicodedata.normalize("NFC", str(PurePosixPath(name))).casefold()
 
@@ -99,10 +100,10 @@ def read_truth(truth: Path, scans: Path) -> Iterator[Label]:
 def _rows(file: TextIO, truth: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yields each row's line number and its cells by lowercase column name; raises ExportError for missing columns."""
     head = file.readline()
-    told, skipped = _SEPARATOR.fullmatch(head), 1  # as Excel writes and reads it
-    if told:
+    separator, skipped = _SEPARATOR.fullmatch(head), 1  # as Excel writes and reads it
+    if separator:
         head, skipped = file.readline(), 2
-    delimiter = told[1] if told else max(DELIMITERS, key=head.count)
+    delimiter = separator[1] if separator else max(DELIMITERS, key=head.count)
     names = [name.strip().lower() for name in next(csv.reader([head], delimiter=delimiter), [])]
     if missing := [name for name in COLUMNS if name not in names]:
         fix = f"the first row must name {','.join(COLUMNS)}"
@@ -118,7 +119,7 @@ def _label(row: dict[str, Any], where: str, scans: Path) -> Label:
         raise ExportError("has too few or too many cells", where=where, fix="quote cells that contain commas")
     optional = {name: row[name] for name in OPTIONAL if row.get(name)}
     name = with_slashes(row["image"], scans)
-    label = Label(name, row["prompt"], row["task"], [row["answer"]], **optional)
+    label = Label(image=name, prompt=row["prompt"], task=row["task"], answers=[row["answer"]], **optional)
     if problem := check(label):
         raise ExportError(problem, where=where)
     if not (scans / label.image).is_file():

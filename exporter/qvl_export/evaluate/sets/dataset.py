@@ -2,39 +2,23 @@
 
 from __future__ import annotations
 
-import codecs
-import contextlib
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
 import numpy as np
 
-from qvl_runtime.common.files import read_lines
-
-from ...common.portable_paths import is_inside, with_slashes
+from ...common.labels import LABELS, Label, image_path, line_name, read_labels
 from ...errors import ExportError
 from ..metrics.scores import TASKS, truth_problem
 
-LABELS = "labels.jsonl"
 CHUNK = 1 << 17
-
-
-class Label(msgspec.Struct, frozen=True):
-    """A line of `labels.jsonl`; `kind` is the sort of document, by which losses are grouped."""
-
-    image: str
-    prompt: str
-    task: str
-    answers: list[str]
-    kind: str = "document"
 
 
 @dataclass(frozen=True)
 class Item:
-    """A question about a page; `index` is its 0-based line in the set."""
+    """A question about a page; `index` is its 0-based line in the set. Losses are grouped by the label's `kind`."""
 
     index: int
     image: Path
@@ -57,7 +41,7 @@ class EvalSet:
     def items(self) -> Iterator[Item]:
         """Yields the chosen items in order, with one line in memory at a time."""
         wanted = None if self.chosen is None else frozenset(self.chosen)
-        for index, label in read_labels(self.directory):
+        for index, label in checked_labels(self.directory):
             if wanted is None or index in wanted:
                 yield Item(index, self.directory / label.image, label)
 
@@ -69,9 +53,9 @@ class EvalSet:
         """Draws at most `count` items with a seed: labels often repeat in a pattern that even steps would follow."""
         if count >= self.count:
             return self
-        places = range(self.total) if self.chosen is None else self.chosen
-        drawn = np.random.default_rng(seed).choice(len(places), count, replace=False)
-        return EvalSet(self.directory, self.total, self.digest, tuple(sorted(places[i] for i in drawn.tolist())))
+        lines = range(self.total) if self.chosen is None else self.chosen
+        drawn = np.random.default_rng(seed).choice(len(lines), count, replace=False)
+        return EvalSet(self.directory, self.total, self.digest, tuple(sorted(lines[i] for i in drawn.tolist())))
 
 
 def open_set(directory: Path, limit: int | None = None) -> EvalSet:
@@ -79,42 +63,31 @@ def open_set(directory: Path, limit: int | None = None) -> EvalSet:
 
     Raises ExportError with file and line.
     """
-    path, digest, total = directory / LABELS, hashlib.sha256(), 0
-    for index, label in read_labels(directory):
-        if not (directory / label.image).is_file():
-            raise ExportError(f"there is no image {label.image}", where=f"{path}:{index + 1}")
+    digest, total = hashlib.sha256(), 0
+    for index, label in checked_labels(directory):
+        image_path(directory, index, label)
         total += 1
-    if not total:
-        raise ExportError("is empty", where=path)
-    with path.open("rb") as file:
+    with (directory / LABELS).open("rb") as file:
         while piece := file.read(CHUNK):
             digest.update(piece)
     whole = EvalSet(directory, total, digest.hexdigest())
     return whole if limit is None else whole.subset(limit)
 
 
-def read_labels(directory: Path) -> Iterator[tuple[int, Label]]:
-    """Yields index and label of every line; raises ExportError with file and line for malformed ones."""
-    path = directory / LABELS
-    if not path.is_file():
-        fix = "make one with `qvl-export eval build`, see docs/report.md"
-        raise ExportError(f"has no {LABELS}", where=directory, fix=fix)
-    with contextlib.closing(read_lines(path, ExportError)) as lines:
-        for index, line in enumerate(lines):
-            try:
-                label = msgspec.json.decode(line if index else line.removeprefix(codecs.BOM_UTF8), type=Label)
-            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-                raise ExportError(f"is malformed: {error}", where=f"{path}:{index + 1}") from error
-            label = msgspec.structs.replace(label, image=with_slashes(label.image, directory))
-            if problem := check(label):
-                raise ExportError(problem, where=f"{path}:{index + 1}")
-            yield index, label
+def checked_labels(directory: Path) -> Iterator[tuple[int, Label]]:
+    """Yields index and label of every line; raises ExportError with file and line for those that cannot be scored."""
+    for index, label in read_labels(directory):
+        if problem := check(label):
+            raise ExportError(problem, where=line_name(directory, index))
+        yield index, label
 
 
 def check(label: Label) -> str:
-    """Returns what is wrong with a label; empty if nothing is."""
-    if not is_inside(label.image):
-        return f"image {label.image!r} is not inside the set"
+    """Returns why a label cannot be scored; empty if it can."""
+    if problem := label.problem():
+        return problem
+    if not label.task:
+        return f"needs a task: {', '.join(TASKS)}"
     if label.task not in TASKS:
         return f"task {label.task!r} is not one of {', '.join(TASKS)}"
     if not label.prompt.strip() or not label.answers:

@@ -17,7 +17,7 @@ from qvl_runtime.manifest import Manifest
 
 from ...bundle.files import file_entry, link_files, write_manifest
 from ...common.scratch import scratch
-from ...targets import SCALED_LATER
+from ...targets import DEFERRED_SCALE
 
 STREAM = re.compile(r"(vision\.blocks|llm\.layers)\.(\d+)")
 PRODUCTS = (
@@ -44,21 +44,21 @@ def expose(bundle: Path, into: str | None, directory: Path) -> dict[str, list[st
 
 
 @contextlib.contextmanager
-def copied(bundle: Path, otherwise: Path) -> Iterator[Path]:
+def copy_directory(bundle: Path, fallback: Path) -> Iterator[Path]:
     """Yields a temporary directory for the copy, on the bundle's file system so that it can use hard links.
 
-    If that cannot be written, the directory is in the folder `otherwise`.
+    If that cannot be written, the directory is in `fallback`.
     """
     with contextlib.ExitStack() as stack:
         try:
             directory = stack.enter_context(scratch(bundle.resolve().parent))
         except OSError:
-            directory = otherwise / "copy"
+            directory = fallback / "copy"
             directory.mkdir()
         yield directory
 
 
-def streams(bundle: Path) -> list[str]:
+def residual_streams(bundle: Path) -> list[str]:
     """Returns the residual streams of a bundle's graphs in order; raises BundleError if it has engines."""
     graphs = _open(bundle).graphs.values()
     models = (onnx.load(bundle / entry.model, load_external_data=False) for entry in graphs)
@@ -71,7 +71,7 @@ def _open(bundle: Path) -> Manifest:
     manifest = read_manifest(bundle)
     if any(entry.engine for entry in manifest.graphs.values()):
         raise BundleError(
-            "has engines, which show nothing of their inside", where=bundle, fix="export --target portable"
+            "contains engines, whose inner values cannot be read", where=bundle, fix="export with --target portable"
         )
     return manifest
 
@@ -89,7 +89,7 @@ def _expose(path: Path, into: str | None) -> list[str]:
 
 
 def linears(graph: Any, stage: str | None) -> list[str]:
-    """Names the outputs of a stage's linears, after the bias, `stage/linear`; returns these names in run order.
+    """Renames the outputs of a stage's linears, after the bias, to `stage/linear`; returns these names in run order.
 
     A value's name contains the module that computes it; a module is a linear if it multiplies matrices. If it does so
     in parts, their outputs are concatenated.
@@ -108,25 +108,25 @@ def linears(graph: Any, stage: str | None) -> list[str]:
             ends.setdefault(name, []).append(node)
         elif name in ends and ends[name][-1].output[0] in node.input and node.op_type != "Split":
             ends[name][-1] = node  # bias and scales
-    _rename(graph, {name: node for name, (node, *more) in ends.items() if not more and not _later(node)})
+    _rename(graph, {name: node for name, (node, *more) in ends.items() if not more and not _deferred_scale(node)})
     for name, (node, *more) in ends.items():
-        if factors := _later(node):
-            _after(graph, node, onnx.helper.make_node("Mul", [node.output[0], factors], [name]))
+        if factors := _deferred_scale(node):
+            _insert_after(graph, node, onnx.helper.make_node("Mul", [node.output[0], factors], [name]))
         elif more:
             parts = [part.output[0] for part in (node, *more)]
-            _after(graph, more[-1], onnx.helper.make_node("Concat", parts, [name], axis=-1))
+            _insert_after(graph, more[-1], onnx.helper.make_node("Concat", parts, [name], axis=-1))
     return list(ends)
 
 
-def _later(node: Any) -> str | None:
-    """Returns the name of the scales that a node's output still has to be multiplied by, if any."""
-    return next((item.value for item in node.metadata_props if item.key == SCALED_LATER), None)
+def _deferred_scale(node: Any) -> str | None:
+    """Returns the name of the scales that a node's output has yet to be multiplied by, if any."""
+    return next((item.value for item in node.metadata_props if item.key == DEFERRED_SCALE), None)
 
 
-def _after(graph: Any, node: Any, new: Any) -> None:
+def _insert_after(graph: Any, node: Any, new: Any) -> None:
     """Inserts a new node after another."""
-    place = next(index for index, other in enumerate(graph.node) if other.output[0] == node.output[0])
-    graph.node.insert(place + 1, new)
+    position = next(index for index, other in enumerate(graph.node) if other.output[0] == node.output[0])
+    graph.node.insert(position + 1, new)
 
 
 def _rename(graph: Any, nodes: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""One model runs one input and keeps its intermediate values: `python -m qvl_export.evaluate.trace.worker`.
+"""One model runs one input and writes its intermediate values: `python -m qvl_export.evaluate.trace.worker`.
 
 A bundle runs as copied by `expose_graph`: its own graphs with additional outputs.
 """
@@ -20,17 +20,17 @@ from qvl_runtime.prompts.prompt import Prompt
 from qvl_runtime.rotation import Rotation
 
 from ...common.scratch import scratch
-from ...jobs.worker import serve
-from ..answers.worker import HF
+from ...jobs.worker import run_job
+from ..answers.answerers import HF
 from .expose_graph import expose
-from .tap_files import Taps, file_name
+from .trace_files import TRACE_FILE, TraceInfo, file_name
 
-AT_ONCE = 8
-"""Additional outputs per session run: all vision streams of a page would be most of a gigabyte in a 3B model."""
+OUTPUTS_PER_RUN = 8
+"""Number of additional outputs per session run: all vision streams of a page take almost 1 GB in a 3B model."""
 FEATURES, LOGITS, PIXELS = "vision.merger", "logits", "preprocessing"
 
 
-class TapJob(msgspec.Struct, frozen=True):
+class TraceJob(msgspec.Struct, frozen=True):
     """Runs `prompt` with `images` and writes one array per stage to `out`; `into` adds the linears of a stage.
 
     The bundle is copied to the empty directory `copy`, by default to a system temporary directory.
@@ -47,7 +47,7 @@ class TapJob(msgspec.Struct, frozen=True):
     copy: str = ""
 
 
-class Tapped:
+class TracingSession:
     """An ONNX Runtime session that writes the additional outputs of every run to a directory."""
 
     def __init__(self, session: Any, names: Sequence[str], directory: Path) -> None:
@@ -58,14 +58,14 @@ class Tapped:
         return getattr(self._session, name)
 
     def run(self, outputs: Sequence[str] | None, feeds: Any, options: Any = None) -> list[np.ndarray]:
-        """Runs the session once per AT_ONCE additional outputs; `outputs` None means those of the contract."""
+        """Runs the session once per OUTPUTS_PER_RUN additional outputs; `outputs` None means those of the contract."""
         if outputs is None:
             outputs = [port.name for port in self._session.get_outputs() if port.name not in self.names]
         found: list[np.ndarray] = []
-        for start in range(0, max(len(self.names), 1), AT_ONCE):
-            few = self.names[start : start + AT_ONCE]
-            found = self._session.run([*outputs, *few], feeds, options)
-            self._keep(few, found[len(outputs) :])
+        for start in range(0, max(len(self.names), 1), OUTPUTS_PER_RUN):
+            names = self.names[start : start + OUTPUTS_PER_RUN]
+            found = self._session.run([*outputs, *names], feeds, options)
+            self._save(names, found[len(outputs) :])
         self._runs += 1
         return found[: len(outputs)]
 
@@ -74,49 +74,51 @@ class Tapped:
             binding.bind_output(name, "cpu")
         self._session.run_with_iobinding(binding, *arguments)
         last = binding.get_outputs()[-len(self.names) :]  # in binding order: ours after the engine's
-        self._keep(self.names, (value.numpy() for value in last))
+        self._save(self.names, (value.numpy() for value in last))
         self._runs += 1
 
-    def _keep(self, names: Sequence[str], values: Iterable[np.ndarray]) -> None:
+    def _save(self, names: Sequence[str], values: Iterable[np.ndarray]) -> None:
         for name, value in zip(names, values, strict=True):
             np.save(self._file(name, self._runs), value)
 
     def _file(self, name: str, run: int) -> Path:
         return self._directory / f"{file_name(name)}.run{run}.npy"
 
-    def kept(self, name: str) -> list[np.ndarray]:
-        """Returns an output of all runs."""
+    def values(self, name: str) -> list[np.ndarray]:
+        """Returns an additional output, one array per run."""
         return [np.load(self._file(name, run)) for run in range(self._runs)]
 
 
-def run(job: TapJob) -> Taps:
-    """Writes every stage to `out/NAME.npy` [tokens, features]."""
+def run(job: TraceJob) -> TraceInfo:
+    """Writes every stage to `out/NAME.npy` [tokens, features]; returns their names and the image tokens."""
     out = Path(job.out)
     parts = [*({"type": "image", "image": image} for image in job.images), {"type": "text", "text": job.prompt}]
     messages: list[dict[str, Any]] = [{"role": "user", "content": parts}]
     if job.engine == HF:
-        from .transformers_taps import tap
+        from .transformers_trace import trace
 
-        return tap(job.model, messages, out, job.threads, job.template_args)
+        return trace(job.model, messages, out, job.threads, job.template_args)
     with nullcontext(Path(job.copy)) if job.copy else scratch() as directory:
         names = expose(Path(job.model), job.into, directory)
         model: Any = load(directory, job.threads, prune="off")  # stages of two bundles have the same rows
-        engine = model._engine
-        vision, language = engine.encode.__self__, engine.llm
-        vision._session = Tapped(vision._session, names["vision"], directory)
-        language._sessions[0] = Tapped(language._sessions[0], names["llm"], directory)
+        engine = model.engine
+        vision, language = engine.vision, engine.llm
+        vision.session = TracingSession(vision.session, names["vision"], directory)
+        language.sessions[0] = TracingSession(language.sessions[0], names["llm"], directory)
         prompt: Prompt = model.prompt(messages, 1, template_args=job.template_args)
-        logits = model._decoder.prefill(prompt, np.arange(len(prompt.ids)), _run())
-        return _save(out, model, prompt, vision._session, language._sessions[0], logits)
+        logits = model.decoder.prefill(prompt, np.arange(len(prompt.ids)), _run())
+        return _save(out, model, prompt, vision.session, language.sessions[0], logits)
 
 
 def _run() -> Any:
-    from qvl_runtime.answers.generate import Run
+    from qvl_runtime.answers.generate import GenerationStats
 
-    return Run()
+    return GenerationStats()
 
 
-def _save(out: Path, model: Any, prompt: Prompt, vision: Tapped, language: Tapped, logits: np.ndarray) -> Taps:
+def _save(
+    out: Path, model: Any, prompt: Prompt, vision: TracingSession, language: TracingSession, logits: np.ndarray
+) -> TraceInfo:
     """Writes the stages in chain order; concatenates the images and the chunks of a prompt."""
     placed = prompt.placed
     features = [FEATURES] if placed else []
@@ -125,16 +127,16 @@ def _save(out: Path, model: Any, prompt: Prompt, vision: Tapped, language: Tappe
         if name == PIXELS:
             values = [item.patches(model.manifest.image).pixel_values for item in placed]
         elif name == FEATURES:
-            values = [model._encode(item) for item in placed]
+            values = [model.image_features(item) for item in placed]
         else:
-            values = [logits] if name == LOGITS else (language if name in language.names else vision).kept(name)
+            values = [logits] if name == LOGITS else (language if name in language.names else vision).values(name)
         rows = np.concatenate([value.reshape(-1, value.shape[-1]) for value in values])
-        np.save(out / f"{file_name(name)}.npy", _own_basis(name, rows, model.manifest).astype(np.float32))
-    tokens = [place for item in placed for place in range(item.span.start, item.span.end)]
-    return Taps(stages, tokens, len(prompt.ids))
+        np.save(out / f"{file_name(name)}.npy", _checkpoint_basis(name, rows, model.manifest).astype(np.float32))
+    tokens = [position for item in placed for position in range(item.span.start, item.span.end)]
+    return TraceInfo(stages, tokens, len(prompt.ids))
 
 
-def _own_basis(name: str, rows: np.ndarray, manifest: Manifest) -> np.ndarray:
+def _checkpoint_basis(name: str, rows: np.ndarray, manifest: Manifest) -> np.ndarray:
     """Rotates hidden states of a rotated bundle back to the checkpoint's basis; returns other values unchanged."""
     llm = manifest.llm
     hidden = name == FEATURES or (name.startswith("llm.") and name.endswith(("o_proj", "down_proj", *"0123456789")))
@@ -143,9 +145,9 @@ def _own_basis(name: str, rows: np.ndarray, manifest: Manifest) -> np.ndarray:
     return Rotation(llm.hidden_size, llm.rotation_seed).undo(rows)
 
 
-def _keep(job: TapJob) -> None:
-    (Path(job.out) / "taps.json").write_bytes(msgspec.json.encode(run(job)))
+def _run_and_describe(job: TraceJob) -> None:
+    (Path(job.out) / TRACE_FILE).write_bytes(msgspec.json.encode(run(job)))
 
 
 if __name__ == "__main__":
-    sys.exit(serve(TapJob, _keep))
+    sys.exit(run_job(TraceJob, _run_and_describe))

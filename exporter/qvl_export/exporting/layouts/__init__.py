@@ -4,28 +4,10 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Protocol, cast
+from typing import cast
 
-from qvl_runtime.manifest import Manifest
-
-from ...common.atomic_output import Product
 from ...errors import ExportError
-from ...graph.build import Graph
-from ..resolve import Opened
-
-
-class DirectoryLayout(Protocol):
-    """Interface of a module of this package; `PRODUCT` is the kind of directory that `--force` may replace."""
-
-    PRODUCT: Product
-
-    def check(self, opened: Opened) -> None:
-        """Raises ExportError before the long work if the layout cannot hold this export."""
-
-    def finish(self, directory: Path, opened: Opened, graphs: Mapping[str, Graph], manifest: Manifest) -> None:
-        """Completes the layout from what is already written: text files, `graphs` and their weights."""
+from ..resolved_export import DirectoryLayout
 
 
 def available() -> list[str]:

@@ -14,23 +14,20 @@ from typing import Any
 
 from qvl_runtime.manifest import GENAI_CONFIG, ImageGeometry, Manifest
 
+from ... import families
 from ...bundle.files import save_graph
 from ...checkpoint.directory import Checkpoint
-from ...common.atomic_output import Product
+from ...common.atomic_output import OutputKind
 from ...errors import ConfigError, ExportError
 from ...families.spec import ModelSpec, TextSpec
 from ...graph import genai_graphs as split
 from ...graph import weights
 from ...graph.build import Graph
-from ..resolve import Opened
+from ...quant.precision import HYBRID, INT4, INT8
+from ..resolved_export import ResolvedExport
 
-PRODUCT = Product("a directory for ONNX Runtime GenAI", (GENAI_CONFIG,))
-TYPES = {
-    "qwen2_vl": "qwen2_5_vl",
-    "qwen2_5_vl": "qwen2_5_vl",
-    "qwen3_vl": "qwen3_vl",
-    "qwen3_vl_moe": "qwen3_vl",
-}
+OUTPUT_KIND = OutputKind("a directory for ONNX Runtime GenAI", (GENAI_CONFIG,))
+TYPES = families.genai_types()
 """GenAI's model type of each family; families of one type have the same positions and tokens of images."""
 VISION_START = "<|vision_start|>"
 """GenAI searches prompts for this text and inserts the image tokens after it."""
@@ -44,30 +41,32 @@ SESSION_OPTIONS: dict[str, Any] = {
 """Session options of all three graphs: the vision and embedding sections have none of their own."""
 
 
-def check(opened: Opened) -> None:
+def check(resolved: ResolvedExport) -> None:
     """Raises ExportError for families, targets, precisions and tokenizers that the layout does not support."""
-    family, target = opened.spec.family, opened.plan.target
+    family, target = resolved.spec.family, resolved.plan.target
     if family not in TYPES:
-        raise ExportError(f"--layout genai knows no {family}", fix=f"it knows {', '.join(TYPES)}")
+        raise ExportError(f"--layout genai does not support family {family}", fix=f"supported: {', '.join(TYPES)}")
     if target != "cpu":
-        raise ExportError(f"--layout genai is not for target {target}", fix="use --target cpu")
-    if set(opened.precisions) != TOWERS:
-        raise ExportError("--layout genai has one language model", fix="use int8 or int4 instead of hybrid")
-    _vision_start(opened)
+        raise ExportError(f"--layout genai does not support target {target}", fix="use --target cpu")
+    if set(resolved.precisions) != TOWERS:
+        raise ExportError(
+            "--layout genai takes a single graph of the language model", fix=f"use {INT8} or {INT4} instead of {HYBRID}"
+        )
+    _vision_start(resolved)
 
 
-def finish(directory: Path, opened: Opened, graphs: Mapping[str, Graph], manifest: Manifest) -> None:
+def finish(directory: Path, resolved: ResolvedExport, graphs: Mapping[str, Graph], manifest: Manifest) -> None:
     """Replaces the bundle's two graphs by three, and writes the tokenizer and configuration files."""
     stored = {name: tensor for graph in graphs.values() for name, tensor in weights.stored(graph).items()}
-    layouts = {name: layout for graph in graphs.values() for name, layout in graph.layouts.items()}
+    formats = {name: format for graph in graphs.values() for name, format in graph.formats.items()}
     for name in graphs:
         (directory / f"{name}.onnx").unlink()
-    for graph in split.build(opened.spec, opened.targets["vision"], opened.targets["llm"], layouts):
+    for graph in split.build(resolved.spec, resolved.targets["vision"], resolved.targets["llm"], formats):
         weights.share(graph, stored)
         save_graph(graph, directory)
-    _write_tokenizer(directory, opened.checkpoint)
-    _write(directory / "processor_config.json", processor_config(opened.spec.image))
-    _write(directory / GENAI_CONFIG, genai_config(opened.spec, _vision_start(opened), _padding(opened)))
+    _write_tokenizer(directory, resolved.checkpoint)
+    _write(directory / "processor_config.json", processor_config(resolved.spec.image))
+    _write(directory / GENAI_CONFIG, genai_config(resolved.spec, _vision_start(resolved), _padding(resolved)))
 
 
 def _write(path: Path, value: Any) -> None:
@@ -81,12 +80,12 @@ def _write_tokenizer(directory: Path, checkpoint: Checkpoint) -> None:
     _write(directory / "tokenizer_config.json", {**config, "chat_template": template})
 
 
-def _vision_start(opened: Opened) -> int:
+def _vision_start(resolved: ResolvedExport) -> int:
     """Returns the id of the token that starts an image; raises ConfigError if the tokenizer has none."""
-    added = json.loads(opened.texts.tokenizer).get("added_tokens") or []
+    added = json.loads(resolved.texts.tokenizer).get("added_tokens") or []
     found = [token["id"] for token in added if token["content"] == VISION_START]
     if not found:
-        raise ConfigError(f"has no token {VISION_START}", where=opened.checkpoint.directory / "tokenizer.json")
+        raise ConfigError(f"has no token {VISION_START}", where=resolved.checkpoint.directory / "tokenizer.json")
     return int(found[0])
 
 
@@ -106,12 +105,12 @@ def processor_config(image: ImageGeometry) -> dict[str, Any]:
     return {"processor": {"name": "qwen2_5_image_processor", "transforms": transforms}}
 
 
-def _padding(opened: Opened) -> int:
+def _padding(resolved: ResolvedExport) -> int:
     """Returns the padding token, which GenAI skips in positions wherever it occurs in a prompt."""
-    for config in (opened.checkpoint.json("generation_config.json") or {}, opened.checkpoint.config):
+    for config in (resolved.checkpoint.json("generation_config.json") or {}, resolved.checkpoint.config):
         if type(token := config.get("pad_token_id")) is int:
             return token
-    return opened.spec.tokens.stop[-1]
+    return resolved.spec.tokens.stop[-1]
 
 
 def genai_config(spec: ModelSpec, vision_start: int, padding: int) -> dict[str, Any]:

@@ -9,15 +9,15 @@ from qvl_runtime.manifest import Manifest
 
 from ...bundle import files as bundle
 from ...graph.build import Graph
-from ..resolve import Opened
+from ..resolved_export import ResolvedExport
 
-PRODUCT = bundle.BUNDLE
+OUTPUT_KIND = bundle.BUNDLE
 
 
-def check(opened: Opened) -> None:
+def check(resolved: ResolvedExport) -> None:
     """Accepts everything: a bundle can hold any export."""
 
 
-def finish(directory: Path, opened: Opened, graphs: Mapping[str, Graph], manifest: Manifest) -> None:
+def finish(directory: Path, resolved: ResolvedExport, graphs: Mapping[str, Graph], manifest: Manifest) -> None:
     """Writes `bundle.json`, the last file; the graphs stay unchanged."""
     bundle.write_manifest(directory, manifest)

@@ -55,24 +55,24 @@ def read_tokens(checkpoint: Checkpoint, vocab_size: int) -> Tokens:
     image = _default(root.image_token_id, IMAGE_TOKEN, vocab_size)
     if image is None:
         raise ConfigError(
-            "image_token_id is missing", where=checkpoint.directory / "config.json", fix="say that of <|image_pad|>"
+            "image_token_id is missing", where=checkpoint.directory / "config.json", fix="add the id of <|image_pad|>"
         )
     video = _default(root.video_token_id, VIDEO_TOKEN, vocab_size)
     return Tokens(image=image, video=video, stop=_stop_tokens(checkpoint))
 
 
-def _default(said: int | None, default: int, vocab_size: int) -> int | None:
-    return default if said is None and default < vocab_size else said
+def _default(stated: int | None, default: int, vocab_size: int) -> int | None:
+    return default if stated is None and default < vocab_size else stated
 
 
 def _stop_tokens(checkpoint: Checkpoint) -> list[int]:
     """The stop tokens of `generation_config.json`, else of `config.json`; null counts as missing."""
     nested = checkpoint.config.get("text_config")
     levels = checkpoint.json("generation_config.json"), checkpoint.config, nested
-    said = (level.get("eos_token_id") for level in levels if isinstance(level, dict))
-    eos = next((value for value in said if value is not None), None)
+    stated = (level.get("eos_token_id") for level in levels if isinstance(level, dict))
+    eos = next((value for value in stated if value is not None), None)
     stop: list[Any] = eos if isinstance(eos, list) else [eos]
     if not stop or not all(type(token) is int and 0 <= token < 1 << 31 for token in stop):
         shown = eos if eos is None or isinstance(eos, int | str) else f"a {type(eos).__name__}"
-        raise ConfigError(f"eos_token_id is {shown!r}: no stop token", where=checkpoint.directory)
+        raise ConfigError(f"eos_token_id is {shown!r}, which is not a stop token", where=checkpoint.directory)
     return stop

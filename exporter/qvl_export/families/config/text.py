@@ -89,8 +89,8 @@ def read_text(
 def _text_config(checkpoint: Checkpoint, defaults: Mapping[str, Any], windows: bool) -> TextConfig:
     """Reads the part of `config.json`; without `windows`, the family has no sliding window and its keys are ignored."""
     root = checkpoint.config
-    said = root.get("text_config") or root
-    raw = {**defaults, **said} if isinstance(said, dict) else said
+    stated = root.get("text_config") or root
+    raw = {**defaults, **stated} if isinstance(stated, dict) else stated
     part = "text_config" if "text_config" in root else ""
     text = convert(raw, TextConfig, checkpoint.directory / "config.json", part)
     refuse_unless(text.hidden_act == "silu", f"hidden_act {text.hidden_act!r} is not supported", checkpoint)

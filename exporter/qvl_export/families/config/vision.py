@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
@@ -72,15 +73,12 @@ def read_image(checkpoint: Checkpoint, window: int = 0, position_table: int = 0)
             where=checkpoint.directory,
             fix="copy it from the base model",
         )
-    read = convert(_said(raw), _Preprocessor, where)
+    read = convert(_normalized(raw), _Preprocessor, where)
     if read.resample != BICUBIC or not abs(read.rescale_factor * 255 - 1) <= 1e-6:
         raise ConfigError("resample and rescale_factor must be bicubic (3) and 1/255", where=where)
     if not (read.do_resize and read.do_rescale and read.do_normalize):
         raise ConfigError("do_resize, do_rescale and do_normalize must be true", where=where)
-    low = read.min_pixels or read.size.shortest_edge or read.size.min_pixels
-    high = read.max_pixels or read.size.longest_edge or read.size.max_pixels
-    if low is None or high is None or low > high:
-        raise ConfigError(f"min_pixels {low} and max_pixels {high} are not bounds", where=where)
+    low, high = _pixel_bounds(read, where)
     return ImageGeometry(
         patch_size=read.patch_size,
         temporal_patch_size=read.temporal_patch_size,
@@ -94,12 +92,23 @@ def read_image(checkpoint: Checkpoint, window: int = 0, position_table: int = 0)
     )
 
 
-def _said(raw: Any) -> Any:
+def _pixel_bounds(read: _Preprocessor, where: Path) -> tuple[int, int]:
+    """The smallest and largest number of pixels; raises ConfigError if one is missing or they are reversed."""
+    low = read.min_pixels or read.size.shortest_edge or read.size.min_pixels
+    high = read.max_pixels or read.size.longest_edge or read.size.max_pixels
+    if low is None or high is None:
+        raise ConfigError("min_pixels or max_pixels is missing", where=where)
+    if low > high:
+        raise ConfigError(f"min_pixels {low} is above max_pixels {high}", where=where)
+    return low, high
+
+
+def _normalized(raw: Any) -> Any:
     """Normalizes a preprocessor's configuration: removes null values and turns 14.0 into 14."""
     if not isinstance(raw, dict):
         return raw
-    said = {key: _said(value) if key == "size" else value for key, value in raw.items() if value is not None}
-    return {key: int(value) if _is_whole(value) else value for key, value in said.items()}
+    kept = {key: _normalized(value) if key == "size" else value for key, value in raw.items() if value is not None}
+    return {key: int(value) if _is_whole(value) else value for key, value in kept.items()}
 
 
 def _is_whole(value: Any) -> bool:
@@ -110,12 +119,12 @@ def check_vision(
     image: ImageGeometry, patch: tuple[int, int, int], width: int, heads: int, checkpoint: Checkpoint
 ) -> None:
     """Raises ConfigError if patches (side, frames, merge) differ from the preprocessor's, or if heads do not fit."""
-    theirs = (image.patch_size, image.temporal_patch_size, image.spatial_merge_size)
+    preprocessor = (image.patch_size, image.temporal_patch_size, image.spatial_merge_size)
     refuse_unless(
-        patch == theirs,
-        f"vision patches {patch} are not the preprocessor's {theirs}",
+        patch == preprocessor,
+        f"vision patches {patch} are not the preprocessor's {preprocessor}",
         checkpoint,
-        "say patch_size, temporal_patch_size and merge_size in preprocessor_config.json",
+        "set patch_size, temporal_patch_size and merge_size in preprocessor_config.json",
     )
     refuse_unless(
         width % (heads * 4) == 0, f"{heads} vision heads do not divide {width} into multiples of 4", checkpoint

@@ -17,15 +17,16 @@ from qvl_runtime.manifest import Manifest
 from qvl_runtime.positions import Grid
 from qvl_runtime.preprocess import Patches
 
+from ...common.arrays import Floats
 from ...jobs.pool import Pool
-from ...jobs.worker import serve
-from .cluster import shared, shares, threads_each
-from .work_dir import Floats, Sample, StageRecord, Work
+from ...jobs.worker import run_job
+from .cluster import divide_shards, open_work_dir, threads_per_machine
+from .work_dir import Sample, StageRecord, Work
 
 MODULE = "qvl_export.quant.calibration.encode_images"
 
 
-class Job(msgspec.Struct, frozen=True):
+class EncodeJob(msgspec.Struct, frozen=True):
     """Encodes `shards`, each given as its first image and the one after its last, with the vision graph in `bundle`."""
 
     directory: str
@@ -50,18 +51,18 @@ def encode(pool: Pool, work: Work, images: Iterable[Patches], bundle: Path, mani
     """Yields features [1 + D, tokens, H] per image; all images are encoded on the first `next`."""
     work.begin(Sample(image.pixel_values, {"grid": np.array(astuple(image.grid))}) for image in images)
     if work.record(0) is None:
-        threads, place = threads_each(pool), (str(work.directory.resolve()), str(bundle.resolve()))
-        jobs = [Job(*place, manifest, share, threads) for share in shares(pool, work.pages)]
+        threads, paths = threads_per_machine(pool), (str(work.directory.resolve()), str(bundle.resolve()))
+        jobs = [EncodeJob(*paths, manifest, part, threads) for part in divide_shards(pool, work.pages)]
         pool.run(MODULE, jobs, threads, lambda _: None)
         work.finish(0, StageRecord({}, {}), ())
     yield from (sample.hidden for sample in work.samples(1))
 
 
-def run(job: Job) -> None:
+def run(job: EncodeJob) -> None:
     """Runs a job and prints one line per finished shard."""
-    from qvl_runtime.sessions.cpu import open_vision  # imported here so that `serve` reports a failing import
+    from qvl_runtime.sessions.cpu import open_vision  # imported here so that `run_job` reports a failing import
 
-    work = shared(job.directory)
+    work = open_work_dir(job.directory)
     vision = open_vision(Path(job.bundle), job.manifest, job.threads)
     for first, last in job.shards:
         pages = range(first, last)
@@ -71,4 +72,4 @@ def run(job: Job) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(serve(Job, run))
+    sys.exit(run_job(EncodeJob, run))

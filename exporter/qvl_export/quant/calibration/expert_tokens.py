@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ...checkpoint.safetensors_reader import StoredTensor
+from ...common.arrays import Floats
 
-Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 TOKENS_AT_ONCE = 4096
 
@@ -29,8 +29,8 @@ class Routed:
     experts: list[Ints] = field(default_factory=list)
     shares: list[Floats] = field(default_factory=list)
 
-    def add(self, file: IO[bytes], x: Floats, scores: Floats, counts: Floats | None = None) -> None:
-        """Adds the tokens x [1, T, K] of one page with the router's scores [T, experts]; see `Collector.add`.
+    def add(self, file: IO[bytes], x: Floats, scores: Floats) -> None:
+        """Adds the tokens x [1, T, K] of one page with the router's scores [T, experts].
 
         The tokens are appended to the open `file`, which becomes `self.file` when it is closed.
         """
@@ -40,13 +40,13 @@ class Routed:
         shares /= shares.sum(axis=1, keepdims=True)
         file.write(np.ascontiguousarray(x, np.float32).tobytes())
         self.experts.append(experts)
-        self.shares.append(shares if counts is None else shares * np.sqrt(counts)[:, None])
+        self.shares.append(shares)
 
     def tokens(self, expert: int, columns: int) -> Iterator[tuple[Floats, Floats]]:
         """Yields an expert's tokens [t, columns] and its share of each [t, 1], up to TOKENS_AT_ONCE at a time."""
         experts, shares = np.concatenate(self.experts), np.concatenate(self.shares)
         stored = StoredTensor(self.file.name, self.file, np.dtype(np.float32), (len(experts), columns), 0)
-        places, ranks = np.nonzero(experts == expert)
-        for first in range(0, len(places), TOKENS_AT_ONCE):
+        indices, ranks = np.nonzero(experts == expert)
+        for first in range(0, len(indices), TOKENS_AT_ONCE):
             mine = slice(first, first + TOKENS_AT_ONCE)
-            yield stored.rows(places[mine]), shares[places[mine], ranks[mine], None]
+            yield stored.rows(indices[mine]), shares[indices[mine], ranks[mine], None]

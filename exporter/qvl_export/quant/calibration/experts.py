@@ -12,18 +12,19 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from ...common.arrays import Floats
 from ...graph.experts import EXPERT_PARTS, ExpertWeight
 from ...graph.layer_graphs import Stage
 from ...graph.weights import Source
-from ...qtensor import Layout, QTensor
+from ...qtensor import QTensor, QuantFormat
 from ..gptq.solver import gptq, round_to_nearest
+from ..schemes import Scheme
 from .expert_tokens import Routed
 from .rtn_tables import quantize_rows
 from .tower import Tower
 from .work_dir import LinearRecord, Work
 
-Floats = npt.NDArray[np.float32]
-INTEGER_EXPERTS = Layout(8, 32)
+INTEGER_EXPERTS = QuantFormat(8, 32)
 """Format under W8A8: experts have no integer kernel, so their weights are 8 bits in blocks of 32."""
 LEAST_TOKENS = 1 / 16
 """Tokens per column of a matrix below which it is rounded to nearest: the fewest measured (docs/benchmarks.md)."""
@@ -60,31 +61,34 @@ def hessians(
 class _Matrices:
     """The quantized matrices of all experts, filled one expert at a time."""
 
-    layout: Layout
+    format: QuantFormat
     shape: tuple[int, ...]
     rounded: int = 0
 
     def __post_init__(self) -> None:
         count, outputs, inputs = self.shape
-        self.tensor = QTensor.empty(self.layout, count * outputs, inputs)
+        self.tensor = QTensor.empty(self.format, count * outputs, inputs)
 
     def quantize(self, expert: int, weight: Floats, hessian: Floats, tokens: int) -> None:
         """Quantizes one matrix [out, in]: by GPTQ if it saw enough tokens, else to nearest."""
         enough = tokens >= LEAST_TOKENS * weight.shape[1]
         # refinement on so few tokens would lose accuracy on others: docs/decisions.md
-        found = gptq(weight, hessian, self.layout, rounds=0) if enough else round_to_nearest(weight, self.layout)
+        found = gptq(weight, hessian, self.format, rounds=0) if enough else round_to_nearest(weight, self.format)
         self.tensor.fill(expert * len(weight), found)
         self.rounded += not enough
 
 
 def gptq_experts(
-    weights: tuple[ExpertWeight, ExpertWeight], sources: tuple[Source, Source], routed: Sequence[Routed], layout: Layout
+    weights: tuple[ExpertWeight, ExpertWeight],
+    sources: tuple[Source, Source],
+    routed: Sequence[Routed],
+    format: QuantFormat,
 ) -> tuple[QTensor, QTensor, int]:
     """Quantizes gate-up and down of all experts, each [experts · out, in]; also returns how many saw too few tokens.
 
     Raises ExportError if weights or activations are not finite.
     """
-    gate_up, down = (_Matrices(layout, weight.source_shape) for weight in weights)
+    gate_up, down = (_Matrices(format, weight.source_shape) for weight in weights)
     pairs = zip(*(source.chunks() for source in sources), strict=True)
     for expert, pair in enumerate(pairs):
         first, second = (
@@ -118,12 +122,12 @@ def quantize_experts(
     first, second = (next(name for name in stage.experts if name.endswith(part)) for part in EXPERT_PARTS)
     scheme = tower.scheme(first)
     assert scheme is not None
-    weights, layout = (stage.experts[first], stage.experts[second]), scheme.layout(stage.experts[first].source_shape[2])
-    gate_up, down, rounded = gptq_experts(weights, (sources[first], sources[second]), routed, layout)
+    weights, format = (stage.experts[first], stage.experts[second]), scheme.format(stage.experts[first].source_shape[2])
+    gate_up, down, rounded = gptq_experts(weights, (sources[first], sources[second]), routed, format)
     records = {}
     for name, tensor in ((first, gate_up), (second, down)):
         work.save(name, tensor)
-        records[name] = LinearRecord(layout, (tensor.codes.shape[0], tensor.codes.shape[1]), None)
+        records[name] = LinearRecord(format, (tensor.codes.shape[0], tensor.codes.shape[1]), None)
     return records, rounded
 
 
@@ -133,6 +137,12 @@ def _round(tower: Tower, weight: ExpertWeight, name: str, source: Source, work: 
     scheme = tower.scheme(name)
     if scheme is None:
         return LinearRecord(None, (count * outputs, inputs), None)
-    layout = INTEGER_EXPERTS if scheme.layout(inputs).integer else scheme.layout(inputs)
-    quantize_rows(name, source, (count * outputs, inputs), layout, work.directory)
-    return LinearRecord(layout, (count * outputs, inputs), None)
+    format = expert_format(scheme, inputs)
+    quantize_rows(name, source, (count * outputs, inputs), format, work.directory)
+    return LinearRecord(format, (count * outputs, inputs), None)
+
+
+def expert_format(scheme: Scheme, columns: int) -> QuantFormat:
+    """The format of experts of `columns` inputs under a scheme."""
+    format = scheme.format(columns)
+    return INTEGER_EXPERTS if format.integer else format

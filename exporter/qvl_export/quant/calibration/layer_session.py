@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from ...common.arrays import Floats
 from ...common.threads import thread_limit
-from .work_dir import Floats, Sample
+from .work_dir import Sample
 
 if TYPE_CHECKING:
     from qvl_runtime._onnxruntime.library import ort

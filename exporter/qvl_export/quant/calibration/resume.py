@@ -16,6 +16,8 @@ from ...errors import OutputError, is_bad_input
 
 MEASURED = "table.json"
 """The measured sensitivities, which are valid for other limits too."""
+IMAGES = "images"
+"""Folder for pages that this export has rendered, see `calibration_data.stored_pages`; no later run uses them."""
 DONE = ("pages", "stage.*.json", "step.*.json", MEASURED)
 Seen = dict[Path, int]
 
@@ -33,18 +35,20 @@ def calibrating(out: Path) -> Iterator[None]:
     """
     directory = directory_of(out)
     with atomic.parents(out), _claimed(out, directory):
+        shutil.rmtree(directory / IMAGES, ignore_errors=True)
         before = _seen(directory)
-        for half in directory.rglob(".*.tmp"):
-            half.unlink(missing_ok=True)
+        for partial in directory.rglob(".*.tmp"):
+            partial.unlink(missing_ok=True)
         try:
             yield
         except BaseException as error:
+            shutil.rmtree(directory / IMAGES, ignore_errors=True)
             if is_bad_input(error):
                 _forget(directory, before)
             if not any(path.is_file() for name in DONE for path in directory.rglob(name)):
                 shutil.rmtree(directory, ignore_errors=True)
             elif _seen(directory) != before:
-                error.add_note(f"{directory} keeps what is done so far: the next run goes on from it")
+                error.add_note(f"{directory} keeps the finished work: run the command again to resume")
             raise
         shutil.rmtree(directory, ignore_errors=True)
 
@@ -52,11 +56,11 @@ def calibrating(out: Path) -> Iterator[None]:
 @contextlib.contextmanager
 def _claimed(out: Path, directory: Path) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
-        with atomic.told(directory, out):
+        with atomic.naming_output(directory, out):
             held = stack.enter_context(lock(directory.with_name(f"{directory.name}.lock")))
         if held is False:
-            fix = "wait until it ends, or choose another place"
-            raise OutputError("another export is at work on it", where=out, fix=fix)
+            fix = "wait for it to end, or choose another path"
+            raise OutputError("another export is writing to it", where=out, fix=fix)
         yield
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from ...common.atomic_output import written
-from ...qtensor import Layout, QTensor
+from ...common.atomic_output import atomic_file
+from ...qtensor import QTensor, QuantFormat
 
 
 @dataclass(frozen=True)
@@ -18,17 +18,17 @@ class SavedLinear:
 
     name: str
     file: Path
-    form: Layout
+    form: QuantFormat
     rows: int
     columns: int
 
-    def layout(self) -> Layout:
+    def format(self) -> QuantFormat:
         return self.form
 
     def save(self, tensor: QTensor) -> None:
         """Writes a temporary file, then renames it."""
         parts: dict[str, Any] = {name: getattr(tensor, name) for name in ("codes", "scales", "zeros", "input_scale")}
-        with written(self.file) as file:
+        with atomic_file(self.file) as file:
             np.savez(file, **{name: value for name, value in parts.items() if value is not None})
 
     def read(self) -> QTensor:

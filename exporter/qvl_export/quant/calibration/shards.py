@@ -15,11 +15,12 @@ from typing import IO, TYPE_CHECKING, NamedTuple, Protocol
 import msgspec
 import numpy as np
 
-from ...common.atomic_output import written
-from ..statistics import Collector, Part
+from ...common.arrays import Floats
+from ...common.atomic_output import atomic_file
+from ..statistics import Collector, PartialStatistics
 from .expert_tokens import Routed
 from .layer_session import open_session, run, through
-from .work_dir import Floats, Sample
+from .work_dir import Sample
 
 if TYPE_CHECKING:
     from qvl_runtime._onnxruntime.library import ort
@@ -27,46 +28,45 @@ if TYPE_CHECKING:
 SHARD_PAGES = 16
 
 
-class Tap(msgspec.Struct, frozen=True):
-    """A stage's output, the name of a linear applied to it, and whether its Hessian is needed."""
+class CapturedInput(msgspec.Struct, frozen=True):
+    """An output of a stage, the name of a linear that takes it as input, and whether its Hessian is needed."""
 
     output: str
     linear: str
     hessian: bool
 
 
-class Watch(msgspec.Struct, frozen=True):
-    """What to collect from a stage over `pages` pages; image tokens have weight `vision_weight`.
+class CaptureRequest(msgspec.Struct, frozen=True):
+    """The inputs to capture from a stage over `pages` pages.
 
     `routed` names the outputs with the experts' inputs and the router's scores; each token goes to `chosen` experts.
     """
 
-    taps: list[Tap]
+    inputs: list[CapturedInput]
     pages: int
-    vision_weight: float
     routed: tuple[str, str] | None
     chosen: int
 
     @property
     def outputs(self) -> list[str]:
-        return [*(tap.output for tap in self.taps), *(self.routed or ())]
+        return [*(captured.output for captured in self.inputs), *(self.routed or ())]
 
     def collectors(self) -> list[Collector]:
-        """One empty collector per tap."""
-        return [Collector(tap.linear, self.pages, tap.hessian) for tap in self.taps]
+        """One empty collector per input."""
+        return [Collector(captured.linear, self.pages, captured.hessian) for captured in self.inputs]
 
 
-class Found(NamedTuple):
-    """A shard's contribution to the statistics of every tap, in tap order, and its tokens routed to experts."""
+class ShardStatistics(NamedTuple):
+    """A shard's contribution to the statistics of every captured input, in order, and its tokens routed to experts."""
 
-    parts: Iterable[Part]
+    parts: Iterable[PartialStatistics]
     routed: Routed | None
 
 
 class Runner(Protocol):
     """Runs a stage over all its pages."""
 
-    def observed(self, model: Path, watch: Watch) -> Iterator[Found]:
+    def statistics(self, model: Path, request: CaptureRequest) -> Iterator[ShardStatistics]:
         """Yields the statistics of each shard in order; raises ExportError if activations are not finite."""
 
     def outputs(self, model: Path) -> Iterable[Floats]:
@@ -74,17 +74,17 @@ class Runner(Protocol):
 
 
 @dataclass(frozen=True)
-class Here:
+class LocalRunner:
     """Runs a stage in this process; each call of `samples` starts a new iteration over the samples."""
 
     samples: Callable[[], Iterable[Sample]]
     directory: Path
 
-    def observed(self, model: Path, watch: Watch) -> Iterator[Found]:
-        """See `Runner.observed`."""
+    def statistics(self, model: Path, request: CaptureRequest) -> Iterator[ShardStatistics]:
+        """See `Runner.statistics`."""
         session, samples = open_session(model), iter(self.samples())
-        for shard in shards(watch.pages):
-            yield gather(session, islice(samples, len(shard)), watch, self.directory / tokens_file(shard))
+        for shard in shards(request.pages):
+            yield collect_shard(session, islice(samples, len(shard)), request, self.directory / tokens_file(shard))
 
     def outputs(self, model: Path) -> Iterator[Floats]:
         """See `Runner.outputs`."""
@@ -102,43 +102,38 @@ def tokens_file(shard: range) -> str:
     return f"routed.{shard.start}.bin"
 
 
-def gather(session: ort.InferenceSession, samples: Iterable[Sample], watch: Watch, tokens: Path) -> Found:
+def collect_shard(
+    session: ort.InferenceSession, samples: Iterable[Sample], request: CaptureRequest, tokens: Path
+) -> ShardStatistics:
     """Runs the pages of a shard and collects statistics; tokens routed to experts go to the file `tokens`."""
-    collectors, outputs = watch.collectors(), watch.outputs
-    routed = Routed(tokens, watch.chosen) if watch.routed else None
-    with written(tokens) if routed else contextlib.nullcontext() as file:
+    collectors, outputs = request.collectors(), request.outputs
+    routed = Routed(tokens, request.chosen) if request.routed else None
+    with atomic_file(tokens) if routed else contextlib.nullcontext() as file:
         for sample in samples:
-            values, counts = run(session, sample, outputs), token_weights(sample, watch.vision_weight)
+            values = run(session, sample, outputs)
             for collector, value in zip(collectors, values[: len(collectors)], strict=True):
-                collector.add(value.reshape(-1, value.shape[-1]), counts)
+                collector.add(value.reshape(-1, value.shape[-1]))
             if routed and file:
-                routed.add(file, values[-2], values[-1], counts)
-    return Found([collector.part() for collector in collectors], routed)
+                routed.add(file, values[-2], values[-1])
+    return ShardStatistics([collector.part() for collector in collectors], routed)
 
 
-def token_weights(sample: Sample, vision_weight: float) -> Floats | None:
-    """The weight of each token [T], or None if all weigh the same."""
-    places = sample.feeds.get("image_positions")
-    if places is None or vision_weight == 1:
-        return None
-    counts = np.ones(sample.hidden.shape[1], np.float32)
-    counts[places[:, 1]] = vision_weight
-    return counts
-
-
-def write(found: Found, file: IO[bytes]) -> None:
+def write(statistics: ShardStatistics, file: IO[bytes]) -> None:
     """Writes the arrays one after another, in the order that `read` expects."""
-    if found.routed:
-        np.save(file, np.concatenate(found.routed.experts))
-        np.save(file, np.concatenate(found.routed.shares))
-    for part in found.parts:
+    if statistics.routed:
+        np.save(file, np.concatenate(statistics.routed.experts))
+        np.save(file, np.concatenate(statistics.routed.shares))
+    for part in statistics.parts:
         for array in part:
             if array is not None:
                 np.save(file, array)
 
 
-def read(file: IO[bytes], watch: Watch, tokens: Path) -> Found:
+def read(file: IO[bytes], request: CaptureRequest, tokens: Path) -> ShardStatistics:
     """Reads the output of `write`; parts are read lazily."""
-    routed = Routed(tokens, watch.chosen, [np.load(file)], [np.load(file)]) if watch.routed else None
-    parts = (Part(np.load(file), np.load(file), np.load(file) if tap.hessian else None) for tap in watch.taps)
-    return Found(parts, routed)
+    routed = Routed(tokens, request.chosen, [np.load(file)], [np.load(file)]) if request.routed else None
+    parts = (
+        PartialStatistics(np.load(file), np.load(file), np.load(file) if captured.hessian else None)
+        for captured in request.inputs
+    )
+    return ShardStatistics(parts, routed)

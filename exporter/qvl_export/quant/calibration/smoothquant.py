@@ -11,10 +11,11 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from ...common.arrays import Floats
 from ...graph.layer_graphs import Stage
 from ...graph.scale_folds import Fold
 from ..output_error import relative_noise
-from ..schemes import Floats, Scheme
+from ..schemes import Scheme
 from ..statistics import Statistics
 from .tower import Tower
 
@@ -61,7 +62,7 @@ def smooth(
 def _integer_scheme(tower: Tower, fold: Fold) -> Scheme | None:
     """The scheme of the fold's linears if all of them have integer activations, else None."""
     schemes = [tower.scheme(name) for name in fold.linears]
-    return schemes[0] if all(scheme and scheme.layout(1).integer for scheme in schemes) else None
+    return schemes[0] if all(scheme and scheme.format(1).integer for scheme in schemes) else None
 
 
 def _divide_rows(tensor: Floats, scale: Floats) -> Floats:

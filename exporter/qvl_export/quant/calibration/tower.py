@@ -12,14 +12,15 @@ import numpy as np
 import onnx_ir as ir
 
 from ...checkpoint.safetensors_reader import Tensor
+from ...common.arrays import Floats
 from ...graph import weights
 from ...graph.build import Graph
-from ...graph.layer_graphs import Layouts, Stage
+from ...graph.layer_graphs import Formats, Stage
 from ...graph.packed_sources import packed_parts
 from ...targets import Target
-from ..schemes import Floats, Scheme
+from ..schemes import Scheme
 from .layer_session import open_session
-from .work_dir import Quantized
+from .work_dir import TowerResult
 
 MOST_OPEN = 4
 """Names for stage files: the sessions that can be open at a time, and the next one."""
@@ -31,18 +32,17 @@ if TYPE_CHECKING:
 class Tower:
     """A tower to quantize: its stages in order, a function that builds each, its weights, and the scheme per linear.
 
-    `vision_weight` is the weight of image tokens in Hessians; `cache_scales` come from the tower that shares its KV
-    cache. `experts_per_token` is the number of experts per token; if it is 0, experts are rounded to nearest instead of
-    by GPTQ. `per_tensor` allows one scale for all inputs of a linear, if the tokens of an image always run together.
+    `cache_scales` come from the tower that shares its KV cache. `experts_per_token` is the number of experts per token;
+    if it is 0, experts are rounded to nearest instead of by GPTQ. `per_tensor` allows one scale for all inputs of a
+    linear, if the tokens of an image always run together.
     """
 
     name: str
     stages: tuple[str, ...]
-    build: Callable[[str, Layouts], Stage]
+    build: Callable[[str, Formats], Stage]
     target: Target
     tensors: Mapping[str, Tensor]
     scheme: Callable[[str], Scheme | None]
-    vision_weight: float = 1.0
     cache_scales: Mapping[str, Floats] = field(default_factory=dict)
     experts_per_token: int = 0
     per_tensor: bool = False
@@ -57,11 +57,11 @@ class Tower:
         """The sources of a graph's float weights."""
         return weights.float_sources(graph, self.tensors)
 
-    def open(self, stage: Stage, quantized: Quantized, directory: Path) -> ort.InferenceSession:
+    def open(self, stage: Stage, quantized: TowerResult, directory: Path) -> ort.InferenceSession:
         """Writes a stage and opens it in the runtime's engine."""
         return open_session(self.write(stage, quantized, directory))
 
-    def write(self, stage: Stage, quantized: Quantized, directory: Path) -> Path:
+    def write(self, stage: Stage, quantized: TowerResult, directory: Path) -> Path:
         """Writes a stage with its weights as an export does; returns the path of its graph."""
         graph = stage.graph
         sources: dict[str, weights.Source] = {

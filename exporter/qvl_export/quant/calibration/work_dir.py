@@ -15,11 +15,12 @@ import numpy as np
 import numpy.typing as npt
 
 from ...checkpoint.safetensors_reader import StoredTensor
-from ...common.atomic_output import written
-from ...qtensor import Layout, QTensor
+from ...common.arrays import Floats
+from ...common.atomic_output import atomic_file
+from ...common.log import log
+from ...qtensor import QTensor, QuantFormat
 from .saved_linear import SavedLinear
 
-Floats = npt.NDArray[np.float32]
 Feeds = dict[str, npt.NDArray[Any]]
 
 
@@ -33,7 +34,7 @@ class Sample(NamedTuple):
 class LinearRecord(msgspec.Struct, frozen=True):
     """The result for a linear: its format (None if it stays float), its shape [N, K], and its SQNR in dB."""
 
-    layout: Layout | None
+    format: QuantFormat | None
     shape: tuple[int, int]
     sqnr: float | None
 
@@ -49,7 +50,7 @@ class StageRecord(msgspec.Struct, frozen=True):
 
 
 @dataclass(frozen=True)
-class Quantized:
+class TowerResult:
     """A tower's quantized linears, and the float tensors that differ from the checkpoint's.
 
     `cache_scales` are the divisors of those linears' outputs that are stored in the KV cache.
@@ -60,7 +61,7 @@ class Quantized:
     cache_scales: Mapping[str, Floats] = field(default_factory=dict)
 
     @property
-    def layouts(self) -> dict[str, Layout]:
+    def formats(self) -> dict[str, QuantFormat]:
         return {name: linear.form for name, linear in self.linears.items()}
 
 
@@ -78,6 +79,8 @@ class Work:
         finds its subdirectory gone.
         """
         self.directory = directory if key is None else directory / _digest(key)
+        other = "new, since the key differs" if directory.is_dir() else "new"
+        log.debug("work directory: %s, %s", self.directory, "resumed" if self.directory.is_dir() else other)
         if key is not None and not self.directory.is_dir():
             shutil.rmtree(directory, ignore_errors=True)
             self.directory.mkdir(parents=True)
@@ -89,7 +92,7 @@ class Work:
         count = 0
         for count, sample in enumerate(samples, 1):
             self.keep(0, count - 1, sample.hidden)
-            with written(self.directory / f"feeds.{count - 1}.npz") as file:
+            with atomic_file(self.directory / f"feeds.{count - 1}.npz") as file:
                 np.savez(file, **sample.feeds)  # type: ignore[arg-type]
         self._write("pages", str(count).encode())
 
@@ -99,7 +102,7 @@ class Work:
 
     def keep(self, stage: int, page: int, hidden: Floats) -> None:
         """Saves the hidden states of a page that are the input of stage number `stage`."""
-        with written(self._hidden(stage, page)) as file:
+        with atomic_file(self._hidden(stage, page)) as file:
             np.save(file, hidden)
 
     def samples(self, stage: int, pages: Iterable[int] | None = None) -> Iterator[Sample]:
@@ -124,7 +127,7 @@ class Work:
     def save(self, name: str, tensor: QTensor) -> None:
         """Saves a quantized linear."""
         rows, columns = tensor.codes.shape
-        SavedLinear(name, self.directory / f"{name}.npz", tensor.layout, rows, columns).save(tensor)
+        SavedLinear(name, self.directory / f"{name}.npz", tensor.format, rows, columns).save(tensor)
 
     def save_tensor(self, name: str, values: Floats) -> None:
         """Saves a rewritten float tensor."""
@@ -140,14 +143,14 @@ class Work:
     def linears(self, record: StageRecord) -> dict[str, SavedLinear]:
         """The linears that a stage quantized."""
         return {
-            name: SavedLinear(name, self.directory / f"{name}.npz", found.layout, *found.shape)
+            name: SavedLinear(name, self.directory / f"{name}.npz", found.format, *found.shape)
             for name, found in record.linears.items()
-            if found.layout
+            if found.format
         }
 
-    def quantized(self, *records: StageRecord) -> Quantized:
+    def quantized(self, *records: StageRecord) -> TowerResult:
         """Combines the results of several stages."""
-        return Quantized(
+        return TowerResult(
             {name: linear for record in records for name, linear in self.linears(record).items()},
             {name: tensor for record in records for name, tensor in self.tensors(record).items()},
             {name: np.array(scale, np.float32) for record in records for name, scale in record.cache_scales.items()},
@@ -157,5 +160,5 @@ class Work:
         return self.directory / f"hidden.{stage}.{page}.npy"
 
     def _write(self, name: str, content: bytes) -> None:
-        with written(self.directory / name) as file:
+        with atomic_file(self.directory / name) as file:
             file.write(content)

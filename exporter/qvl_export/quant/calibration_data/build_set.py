@@ -21,15 +21,15 @@ from qvl_runtime.media.images import load_image
 from qvl_runtime.pdf import PDF_DPI
 
 from ..._version import __version__
-from ...common.atomic_output import Product, writing
+from ...common.atomic_output import OutputKind, writing
 from ...common.fingerprint import versions
+from ...common.labels import LABELS, Label
 from ...common.progress import Report
-from .labelled_set import LABELS, Label
 from .page_question import Question
 from .selection import Record, select
 
 MANIFEST = "manifest.json"
-SET = Product("a calibration set", (LABELS, MANIFEST))
+SET = OutputKind("a calibration set", (LABELS, MANIFEST))
 KEPT = {b"\x89PNG\r\n": "png", b"\xff\xd8\xff": "jpg"}
 """First bytes of files that are copied unchanged, and their extensions."""
 LONGEST_STEM = 60
@@ -60,7 +60,7 @@ class BuiltSet:
 
 
 @dataclass
-class _Draft:
+class _SetWriter:
     """A set while it is written: its lines, the sources of its images, and duplicates."""
 
     folder: Path
@@ -77,7 +77,7 @@ class _Draft:
         digest = hashlib.sha256(content).hexdigest()
         if (digest, question.prompt) in self.asked:
             self.duplicates.append(str(question.origin))
-            self.report(f"{question.origin}: is the same as {self._source(digest)}, kept once")
+            self.report(f"{question.origin}: is the same as {self._source(digest)} and is kept once")
             return
         self.asked.add((digest, question.prompt))
         if digest not in self.images:
@@ -103,8 +103,8 @@ class _Draft:
         name = f"{len(self.images) + 1:04d}_{Path(origin.name).stem[:LONGEST_STEM]}{page}.{extension}"
         (self.folder / name).write_bytes(content)
         self.images[digest] = name
-        place = {"page": origin.page} if origin.page else {}
-        self.sources[name] = {"file": origin.name, **place, "sha256": origin.sha256}
+        number = {"page": origin.page} if origin.page else {}
+        self.sources[name] = {"file": origin.name, **number, "sha256": origin.sha256}
 
     def _source(self, digest: str) -> str:
         source = self.sources[self.images[digest]]
@@ -121,21 +121,21 @@ def build(plan: SetPlan, report: Report) -> BuiltSet:
     with writing(out, plan.force, SET) as folder:
         pages = select(plan.sources, plan.samples)
         report(f"reading {len(pages)} pages of {', '.join(pages.names)}")
-        draft = _Draft(folder, report)
-        for question in pages.questions(report, plan.dpi, draft.leave_out):
-            draft.add(question)
-        _write_labels(draft)
-        _write_manifest(draft, plan)
+        writer = _SetWriter(folder, report)
+        for question in pages.questions(report, plan.dpi, writer.leave_out):
+            writer.add(question)
+        _write_labels(writer)
+        _write_manifest(writer, plan)
     used = Record([out.name])
     for question in select(out).questions(report):
         used.add(question)
     return BuiltSet(
         out=str(plan.out),
-        pages=len(draft.images),
-        questions=len(draft.labels),
-        answered=sum(bool(label.answers) for label in draft.labels),
-        duplicates=draft.duplicates,
-        left_out=draft.left_out,
+        pages=len(writer.images),
+        questions=len(writer.labels),
+        answered=sum(bool(label.answers) for label in writer.labels),
+        duplicates=writer.duplicates,
+        left_out=writer.left_out,
         sha256=used.calibration().sha256,
     )
 
@@ -159,20 +159,20 @@ def _lean(image: Image.Image) -> Image.Image:
     return red if red.tobytes() == green.tobytes() == blue.tobytes() else image
 
 
-def _write_labels(draft: _Draft) -> None:
-    lines = [msgspec.json.encode(label) + b"\n" for label in draft.labels]
-    (draft.folder / LABELS).write_bytes(b"".join(lines))
+def _write_labels(writer: _SetWriter) -> None:
+    lines = [msgspec.json.encode(label) + b"\n" for label in writer.labels]
+    (writer.folder / LABELS).write_bytes(b"".join(lines))
 
 
-def _write_manifest(draft: _Draft, plan: SetPlan) -> None:
+def _write_manifest(writer: _SetWriter, plan: SetPlan) -> None:
     """Writes the manifest in the form of `calib_data`: arguments, versions that affect the bytes, sources, sha256."""
-    files = sorted(path for path in draft.folder.iterdir())
+    files = sorted(path for path in writer.folder.iterdir())
     content = {
         "producer": f"qvl-export {__version__}",
         "arguments": {"samples": plan.samples, "dpi": plan.dpi},
         **versions(("pillow", "pypdfium2")),  # pypdfium2 is not needed for images
-        "source": draft.sources,
+        "source": writer.sources,
         "sha256": {path.name: sha256(path) for path in files},
     }
     text = json.dumps(content, ensure_ascii=False, indent=1)
-    (draft.folder / MANIFEST).write_text(text + "\n", "utf-8")
+    (writer.folder / MANIFEST).write_text(text + "\n", "utf-8")

@@ -13,8 +13,11 @@ from PIL import Image
 
 from ...common.progress import Report
 
+DEFAULT_TASK = "ocr"
+"""The task of pages without labels, and of labels that name none."""
 
-def shown(name: str) -> str:
+
+def utf8_name(name: str) -> str:
     """Returns a file's name as valid text; bytes that are not UTF-8 are replaced."""
     return os.fsencode(name).decode("utf-8", "replace")
 
@@ -43,7 +46,7 @@ class Question:
     image: Path | Image.Image
     prompt: str
     answers: tuple[str, ...] = ()
-    task: str = "ocr"
+    task: str = DEFAULT_TASK
     kind: str = "document"
 
     @property
@@ -58,7 +61,7 @@ class Question:
         return hashlib.sha256("\0".join(seen).encode()).hexdigest()
 
 
-class Source(Protocol):
+class PageSource(Protocol):
     """The pages that one `--calib` names; `len` is the number of its questions."""
 
     @property

@@ -15,7 +15,7 @@ from qvl_runtime.errors import QvlError
 from qvl_runtime.manifest import Manifest
 from qvl_runtime.positions import Grid
 from qvl_runtime.preprocess import Patches
-from qvl_runtime.prompts.prompt import Placed, Prompt, ScaledImageWarning, build_prompt
+from qvl_runtime.prompts.prompt import PlacedMedia, Prompt, ScaledImageWarning, build_prompt
 from qvl_runtime.sessions.feeds import cache_state, vision_feeds
 from qvl_runtime.templates.chat import ChatTemplate
 
@@ -24,7 +24,12 @@ from ...common.progress import Report
 from ...errors import ExportError
 from ..calibration.work_dir import Feeds, Sample
 from .page_question import Question
-from .selection import Pages
+
+
+class Questions(Protocol):
+    """A source of questions that can be read several times: `Pages` or `StoredPages`."""
+
+    def questions(self, report: Report) -> Iterator[Question]: ...
 
 
 class Encoder(Protocol):
@@ -34,7 +39,7 @@ class Encoder(Protocol):
         """Returns the image features and the features of D DeepStack layers, [1 + D, tokens, H]."""
 
 
-def places(prompt: Prompt) -> npt.NDArray[np.int64]:
+def image_token_positions(prompt: Prompt) -> npt.NDArray[np.int64]:
     """Positions of the prompt's image tokens, [N]."""
     return np.concatenate([np.arange(placed.span.start, placed.span.end) for placed in prompt.placed])
 
@@ -44,7 +49,7 @@ def llm_feeds(manifest: Manifest, prompt: Prompt, deepstack: npt.NDArray[np.floa
 
     The head takes the positions that predict the last `answer` tokens, or the last position if `answer` is 0.
     """
-    count, llm, image = len(prompt.ids), manifest.llm, places(prompt)
+    count, llm, image = len(prompt.ids), manifest.llm, image_token_positions(prompt)
     empty = np.zeros((1, llm.num_key_value_heads, count, llm.head_dim), np.float32)
     return {
         "position_ids": np.ascontiguousarray(prompt.positions[:, None]),
@@ -62,7 +67,7 @@ def llm_feeds(manifest: Manifest, prompt: Prompt, deepstack: npt.NDArray[np.floa
 class Sampler:
     """Builds prompts from questions about pages, with the bundle's tokenizer and template."""
 
-    pages: Pages
+    pages: Questions
     report: Report
     manifest: Manifest
     template: ChatTemplate
@@ -90,13 +95,13 @@ class Sampler:
 
         Raises ExportError with the page that cannot be used.
         """
-        for question in self.pages.questions(self.report, leave_out=lambda _: None):  # reported when pages were counted
+        for question in self.pages.questions(self.report):
             try:
                 with warnings.catch_warnings():  # large images are scaled down; the runtime does so too, and warns
                     warnings.simplefilter("ignore", ScaledImageWarning)
                     yield self._prompt(question)
             except QvlError as error:
-                raise ExportError(f"cannot calibrate with it: {error}", where=question.origin) from error
+                raise ExportError(f"cannot be used for calibration: {error}", where=question.origin) from error
 
     def _prompt(self, question: Question) -> tuple[Prompt, int]:
         """Page, prompt and answer, which is cut to half of the maximum length; and the answer's number of tokens."""
@@ -113,10 +118,10 @@ class Sampler:
         """Returns the prompt's embeddings [1, S, H], with image features [N, H] at the image tokens."""
         unique, rows = np.unique(prompt.ids, return_inverse=True)
         hidden = embeddings.rows(unique.tolist()).astype(np.float32)[rows]
-        hidden[places(prompt)] = features
+        hidden[image_token_positions(prompt)] = features
         return np.asarray(hidden[None], np.float32)
 
-    def _encode_placed(self, placed: Placed, vision: Encoder) -> npt.NDArray[np.float32]:
+    def _encode_placed(self, placed: PlacedMedia, vision: Encoder) -> npt.NDArray[np.float32]:
         """Returns the features of one placed image and its DeepStack features, [1 + D, tokens, H]."""
         patches = placed.patches(self.manifest.image)
         features = vision.encode(patches.pixel_values, patches.grid)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,11 +16,12 @@ import numpy as np
 from qvl_runtime.manifest import Calibration
 from qvl_runtime.pdf import PDF_DPI
 
+from ...common.labels import LABELS, read_labels
 from ...common.progress import Report
 from ...errors import ExportError
-from .labelled_set import LABELS, LabelledSet, read_labels
-from .page_question import Origin, Question, Source, shown
-from .unlabelled_pages import PlainPages, find
+from .labeled_set import LabeledSet
+from .page_question import Origin, PageSource, Question, utf8_name
+from .unlabeled_pages import PlainPages, find_pages
 
 BUILT_IN = "built-in"
 _INSTALLED = Path(__file__).parents[2] / "calibration"
@@ -32,7 +33,7 @@ REPORT_SECONDS = 10
 class Pages:
     """Questions chosen from `sources`; `chosen` holds the indices per source."""
 
-    sources: tuple[Source, ...]
+    sources: tuple[PageSource, ...]
     chosen: tuple[Sequence[int], ...]
 
     def __len__(self) -> int:
@@ -49,17 +50,26 @@ class Pages:
 
         Raises ExportError and MediaError with the file and page that cannot be read, ExportError if all are blank.
         """
-        began = told = time.monotonic()
-        found = 0
-        for source, chosen in zip(self.sources, self.chosen, strict=True):
-            for question in source.questions(chosen, leave_out or report, dpi):
-                yield question
-                found += 1
-                if (now := time.monotonic()) - told > REPORT_SECONDS:
-                    left, told = (now - began) / found * (len(self) - found), now
-                    report(f"page {found} of {len(self)} read, about {left:.0f} s left")
+        found = False
+        for question in with_progress(self._questions(leave_out or report, dpi), len(self), report):
+            found = True
+            yield question
         if not found:
-            raise ExportError("every page is blank", where=", ".join(self.names), fix="give pages with something on")
+            raise ExportError("every page is blank", where=", ".join(self.names), fix="give pages that are not blank")
+
+    def _questions(self, leave_out: Report, dpi: int) -> Iterator[Question]:
+        for source, chosen in zip(self.sources, self.chosen, strict=True):
+            yield from source.questions(chosen, leave_out, dpi)
+
+
+def with_progress(questions: Iterable[Question], total: int, report: Report) -> Iterator[Question]:
+    """Yields the questions; every REPORT_SECONDS it reports how many of `total` the caller has used."""
+    began = reported = time.monotonic()
+    for count, question in enumerate(questions, 1):
+        yield question
+        if (now := time.monotonic()) - reported > REPORT_SECONDS:
+            left, reported = (now - began) / count * (total - count), now
+            report(f"page {count} of {total} read, about {left:.0f} s left")
 
 
 @dataclass
@@ -86,7 +96,7 @@ def select(paths: str | Path | Sequence[str | Path] = (), limit: int | None = No
     Raises ExportError and MediaError if a source does not exist, has no pages, or is damaged or malformed.
     """
     given = [paths] if isinstance(paths, str | Path) else paths
-    sources = tuple(_source(Path(path)) for path in given) or (_labelled(built_in(), BUILT_IN),)
+    sources = tuple(_source(Path(path)) for path in given) or (_labeled(built_in(), BUILT_IN),)
     counts = [len(source) for source in sources]
     shares = share(counts, sum(counts) if limit is None else limit)
     return Pages(sources, tuple(evenly(count, wanted) for count, wanted in zip(counts, shares, strict=True)))
@@ -114,14 +124,14 @@ def built_in() -> Path:
     raise ExportError("the built-in calibration pages are missing", where=_INSTALLED, fix="reinstall, or give --calib")
 
 
-def _source(path: Path) -> Source:
+def _source(path: Path) -> PageSource:
     if not path.exists():
         raise ExportError("no such file or directory", where=path)
-    name = shown(path.resolve().name)
+    name = utf8_name(path.resolve().name)
     if (path / LABELS).is_file():
-        return _labelled(path, name)
-    return PlainPages(name, path, tuple(find(path)))
+        return _labeled(path, name)
+    return PlainPages(name, path, tuple(find_pages(path)))
 
 
-def _labelled(directory: Path, name: str) -> LabelledSet:
-    return LabelledSet(name, directory, tuple(read_labels(directory)))
+def _labeled(directory: Path, name: str) -> LabeledSet:
+    return LabeledSet(name, directory, tuple(label for _, label in read_labels(directory)))

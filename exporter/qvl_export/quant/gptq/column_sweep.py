@@ -10,7 +10,7 @@ COLUMNS_AT_ONCE = 128
 """Columns per block; a block's errors are propagated to all later columns in one product."""
 
 
-def one_by_one(values: Tensor, influence: Tensor, decide: Callable[[int, Tensor], Tensor]) -> None:
+def sweep_columns(values: Tensor, influence: Tensor, decide: Callable[[int, Tensor], Tensor]) -> None:
     """Calls e = `decide(k, values[k])` for all k in order, and subtracts influence[k, j] · e [N] from values[j], j > k.
 
     `values` [K, N] has one row per column of a weight, so that a column is contiguous in memory; it is overwritten.

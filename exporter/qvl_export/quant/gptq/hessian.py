@@ -1,4 +1,4 @@
-"""Σ xᵀ diag(counts) x over the tokens x [T, K] of many pages, stored as blocks of rows from the diagonal on.
+"""Σ xᵀx over the tokens x [T, K] of many pages, stored as blocks of rows from the diagonal on.
 
 The matrix is symmetric, so this takes half the memory and half the work. Each block is multiplied by a single thread,
 so that a sum has the same bits on any number of cores.
@@ -11,31 +11,30 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-import numpy.typing as npt
 
-Floats = npt.NDArray[np.float32]
+from ...common.arrays import Floats
+
 ROWS = 256
 """Rows per block; 8,960 columns give 35 blocks, enough for as many cores."""
 
 
 def zeros(size: int) -> Floats:
     """Returns a zero sum for `size` channels: all blocks one after another in one flat array."""
-    return np.zeros(sum(rows * (size - first) for first, rows in _places(size)), np.float32)
+    return np.zeros(sum(rows * (size - first) for first, rows in _block_rows(size)), np.float32)
 
 
-def add(total: Floats, x: Floats, counts: Floats | None = None) -> None:
-    """Adds the tokens x [T, K] of a page in place, weighted by `counts` [T] (default: 1 each)."""
+def add(total: Floats, x: Floats) -> None:
+    """Adds the tokens x [T, K] of a page in place."""
     import torch  # adds a product in place; NumPy would allocate the product first
 
-    left = torch.from_numpy(np.asarray(x, np.float32))
-    right = left if counts is None else left * torch.from_numpy(counts)[:, None]
+    tokens = torch.from_numpy(np.asarray(x, np.float32))
 
-    def one(place: tuple[int, Floats]) -> None:
-        first, block = place
-        torch.from_numpy(block).addmm_(left[:, first : first + len(block)].T, right[:, first:])
+    def add_block(entry: tuple[int, Floats]) -> None:
+        first, block = entry
+        torch.from_numpy(block).addmm_(tokens[:, first : first + len(block)].T, tokens[:, first:])
 
     with _one_thread_each() as pool:
-        list(pool.map(one, _blocks(total, x.shape[1])))
+        list(pool.map(add_block, _blocks(total, x.shape[1])))
 
 
 @contextlib.contextmanager
@@ -55,7 +54,7 @@ def _one_thread_each() -> Iterator[ThreadPoolExecutor]:
         torch.set_num_threads(threads)
 
 
-def whole(total: Floats, size: int) -> Floats:
+def full_matrix(total: Floats, size: int) -> Floats:
     """Returns the full matrix [K, K] of a sum over `size` channels."""
     found = np.empty((size, size), np.float32)
     for first, block in _blocks(total, size):
@@ -64,7 +63,7 @@ def whole(total: Floats, size: int) -> Floats:
     return found
 
 
-def _places(size: int) -> list[tuple[int, int]]:
+def _block_rows(size: int) -> list[tuple[int, int]]:
     """The first row of each block and its number of rows."""
     return [(first, min(ROWS, size - first)) for first in range(0, size, ROWS)]
 
@@ -72,7 +71,7 @@ def _places(size: int) -> list[tuple[int, int]]:
 def _blocks(total: Floats, size: int) -> Iterator[tuple[int, Floats]]:
     """Yields the first row of each block, and the block as a view [rows, K − first]."""
     start = 0
-    for first, rows in _places(size):
+    for first, rows in _block_rows(size):
         end = start + rows * (size - first)
         yield first, total[start:end].reshape(rows, size - first)
         start = end

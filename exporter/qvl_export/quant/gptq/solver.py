@@ -7,32 +7,30 @@ belong to fixed blocks of neighboring columns (static groups), so no `g_idx` is 
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from ...common.arrays import Floats
 from ...errors import ExportError
-from ...qtensor import Layout, QTensor
-from . import scale_search as grid
-from .column_sweep import one_by_one
+from ...qtensor import QTensor, QuantFormat
+from .column_sweep import sweep_columns
 from .refine import ROUNDS, Objective, mean_diagonal, refine
+from .scale_search import BlockGrid, expand_blocks, quantize, search
 
 DAMP_PERCENT = 0.01
 DAMP_STEP = 3.0
 
-Floats = npt.NDArray[np.float32]
 
-
-def round_to_nearest(weight: Floats, layout: Layout, importance: Floats | None = None) -> QTensor:
+def round_to_nearest(weight: Floats, format: QuantFormat, importance: Floats | None = None) -> QTensor:
     """Rounds every weight to its nearest code, with searched scales; weight [N, K], importance [K]."""
     matrix = _finite(weight, "weights")
     weigh = None if importance is None else _finite(importance, "importances")
-    found = grid.search(matrix, weigh, layout)
-    return _qtensor(_nearest(matrix, found, layout), found, layout)
+    grid = search(matrix, weigh, format)
+    return _qtensor(_nearest(matrix, grid, format), grid, format)
 
 
 def gptq(
-    weight: Floats, hessian: Floats, layout: Layout, damp_percent: float = DAMP_PERCENT, rounds: int = ROUNDS
+    weight: Floats, hessian: Floats, format: QuantFormat, damp_percent: float = DAMP_PERCENT, rounds: int = ROUNDS
 ) -> QTensor:
     """Quantizes weight [N, K] with hessian [K, K] = Σ x xᵀ; never worse than round-to-nearest with the same scales.
 
@@ -43,18 +41,18 @@ def gptq(
     matrix, h = _finite(weight, "weights"), _finite(hessian, "activation statistics")
     order = torch.argsort(h.diagonal(), descending=True, stable=True)
     factor, damp = _inverse_factor(h[order][:, order], damp_percent)
-    found = grid.search(matrix, _importance(factor, order), layout)
-    codes = _sweep(matrix, factor, order, found, layout)
+    grid = search(matrix, _importance(factor, order), format)
+    codes = _sweep(matrix, factor, order, grid, format)
     del factor
-    nearest = _qtensor(_nearest(matrix, found, layout), found, layout)
-    refined = refine(matrix, codes, found, Objective.of(h, damp), layout, rounds) if rounds else (codes, found)
-    result = _qtensor(*refined, layout)
+    nearest = _qtensor(_nearest(matrix, grid, format), grid, format)
+    refined = refine(matrix, codes, grid, Objective.of(h, damp), format, rounds) if rounds else (codes, grid)
+    result = _qtensor(*refined, format)
     return result if output_error(weight, result, h) <= output_error(weight, nearest, h) else nearest
 
 
-def _nearest(matrix: Tensor, found: grid.Grid, layout: Layout) -> Tensor:
-    scale, zero = (grid.spread(part, layout, matrix.shape[1]) for part in found)
-    return grid.quantize(matrix, scale, zero, layout)
+def _nearest(matrix: Tensor, grid: BlockGrid, format: QuantFormat) -> Tensor:
+    scale, zero = (expand_blocks(part, format, matrix.shape[1]) for part in grid)
+    return quantize(matrix, scale, zero, format)
 
 
 def _importance(factor: Tensor, order: Tensor) -> Tensor:
@@ -73,19 +71,19 @@ def output_error(weight: Floats, quantized: QTensor, hessian: Tensor) -> float:
     return float(((difference @ hessian.double()) * difference).sum())
 
 
-def _sweep(matrix: Tensor, factor: Tensor, order: Tensor, found: grid.Grid, layout: Layout) -> Tensor:
+def _sweep(matrix: Tensor, factor: Tensor, order: Tensor, grid: BlockGrid, format: QuantFormat) -> Tensor:
     """Quantizes columns in `order` and returns the codes [N, K] in the original order.
 
     `factor` is the upper Cholesky factor of the inverse Hessian, with rows and columns in that order.
     """
-    scale, zero = (grid.spread(part, layout, matrix.shape[1])[:, order].T.contiguous() for part in found)
+    scale, zero = (expand_blocks(part, format, matrix.shape[1])[:, order].T.contiguous() for part in grid)
     codes = torch.empty_like(scale)
 
     def decide(k: int, column: Tensor) -> Tensor:
-        codes[k] = grid.quantize(column, scale[k], zero[k], layout)
+        codes[k] = quantize(column, scale[k], zero[k], format)
         return (column - (codes[k] - zero[k]) * scale[k]) / factor[k, k]
 
-    one_by_one(matrix[:, order].T.contiguous(), factor, decide)
+    sweep_columns(matrix[:, order].T.contiguous(), factor, decide)
     result = torch.empty_like(matrix)
     result[:, order] = codes.T
     return result
@@ -119,9 +117,9 @@ def _damped_factor(hessian: Tensor, damp: float, unused: float) -> Tensor | None
     return None if failed or not bool(torch.isfinite(upper).all()) else upper.float()
 
 
-def _qtensor(codes: Tensor, found: grid.Grid, layout: Layout) -> QTensor:
-    zeros = found.zero.to(torch.uint8).numpy() if layout.asymmetric else None
-    return QTensor(layout, codes.to(torch.uint8).numpy(), found.scale.to(torch.float16).numpy(), zeros)
+def _qtensor(codes: Tensor, grid: BlockGrid, format: QuantFormat) -> QTensor:
+    zeros = grid.zero.to(torch.uint8).numpy() if format.asymmetric else None
+    return QTensor(format, codes.to(torch.uint8).numpy(), grid.scale.to(torch.float16).numpy(), zeros)
 
 
 def _finite(values: Floats, what: str) -> Tensor:

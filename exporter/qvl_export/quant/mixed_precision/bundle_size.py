@@ -20,12 +20,12 @@ from ...graph.build import Graph, build_llm, build_vision
 from ...graph.layers import Weight
 from ...graph.quantized import Packed
 from ...graph.weights import ALIGNMENT, Written
-from ...qtensor import Layout
+from ...qtensor import QuantFormat
 from ...targets import Target
 from .search import FLOAT
 from .sensitivity_table import Sensitivity
 
-Forms = Mapping[str, Layout]
+Forms = Mapping[str, QuantFormat]
 """Formats of quantized linears by name."""
 NO_HASH = "0" * 64
 
@@ -55,7 +55,7 @@ class Sizes:
         described = msgspec.json.format(msgspec.json.encode(manifest), indent=1)
         return sum(entry.size for entry in files.values()) + len(described) + 1
 
-    def weight(self, shape: tuple[int, int], form: Layout | None) -> int:
+    def weight(self, shape: tuple[int, int], form: QuantFormat | None) -> int:
         """Bytes of a weight including the padding after its parts; without a form, in float."""
         target = self.targets["llm"]
         parts = target.packed_form(*shape, form) if form else {"weight": (list(shape), target.weight_type)}
@@ -97,7 +97,7 @@ def _lay_out(graph: Graph) -> tuple[int, Written]:
             )
             kinds[value.dtype.name.lower()] = kinds.get(value.dtype.name.lower(), 0) + length
             end = start + length
-    return end, Written(kinds, NO_HASH, graph.layouts)
+    return end, Written(kinds, NO_HASH, graph.formats)
 
 
 def _nbytes(shape: Sequence[int], dtype: ir.DataType) -> int:

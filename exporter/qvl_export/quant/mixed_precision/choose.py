@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -16,7 +15,8 @@ from qvl_runtime.manifest import Calibration, Manifest
 from qvl_runtime.sessions.cpu import CpuVision, open_vision
 
 from ...bundle import manifest as describe
-from ...common.atomic_output import written
+from ...common.arrays import Floats
+from ...common.atomic_output import atomic_file
 from ...common.threads import thread_limit
 from ...graph import weights
 from ...graph.build import Graph, build_vision
@@ -24,62 +24,63 @@ from ...graph.layer_graphs import head_stage
 from .. import schemes
 from ..calibration.layer_session import open_session
 from ..calibration.tower import Tower
-from ..calibration.work_dir import Floats, Sample, Work
-from ..calibration_data.prompts import Sampler
+from ..calibration.work_dir import Sample, Work
 from ..context import CalibrationContext, CalibrationSetup
+from ..precision import INT4, INT8
 from ..towers import llm_tower, vision_tower
-from . import measure as sensitivity
-from . import search
-from . import size_limit as fit
+from . import measure, search, size_limit
 from .bundle_size import NO_HASH, Sizes
 from .measure import Chain
-from .pinned_scheme import Pinned
+from .pinned_scheme import PinnedScheme
 from .sensitivity_table import Sensitivity
 from .single_linear import shape_of
 
-CANDIDATES = {"vision": ("int8",), "llm": ("int4", "int8")}
+CANDIDATES = {"vision": (INT8,), "llm": (INT4, INT8)}
 """Precisions tried for the linears of each tower beside float, coarsest first."""
 
 
 def choose(context: CalibrationContext) -> dict[str, schemes.Scheme | None]:
-    """Returns the scheme of every linear by name, None if it stays float; ExportError if no choice keeps the limit.
-
-    A size limit too small for any choice is refused before sensitivities are measured.
-    """
-    setup, sizes = context.setup, _sizes(context)
-    limit = setup.limit
-    assert limit is not None
-    fit.check(_unmeasured(setup), limit, sizes)
+    """Returns the scheme of every linear by name, None if it stays float; ExportError if no choice keeps the limit."""
+    setup = context.setup
+    assert setup.limit is not None
     table = sensitivities(context)
-    chosen = fit.choose(table, limit, sizes)
-    context.report(f"KL of {search.predicted(table, chosen):.2g} expected of the precisions chosen")
-    found = {name: schemes.find(name, setup.options) for name in schemes.available()}
-    forms = fit.forms(table, chosen)
-    return {name: Pinned(found[how.split()[0]], forms[name]) if name in forms else None for name, how in chosen.items()}
+    chosen = size_limit.choose(table, setup.limit, _sizes(setup, context.manifest))
+    context.report(f"expected KL of the chosen precisions: {search.predicted(table, chosen):.2g}")
+    available = {name: schemes.find(name, setup.options) for name in schemes.available()}
+    formats = size_limit.formats(table, chosen)
+    return {
+        name: PinnedScheme(available[precision.split()[0]], formats[name]) if name in formats else None
+        for name, precision in chosen.items()
+    }
 
 
-def _sizes(context: CalibrationContext) -> Sizes:
+def check_size(setup: CalibrationSetup, manifest: Manifest) -> None:
+    """Raises ExportError if no choice keeps the size limit; nothing is measured. `manifest` lists no graphs yet."""
+    assert setup.limit is not None
+    size_limit.check(_unmeasured(setup), setup.limit, _sizes(setup, manifest))
+
+
+def _sizes(setup: CalibrationSetup, manifest: Manifest) -> Sizes:
     """Sizes of the plan's bundles; the placeholder for the pages' entry has the length of the final entry."""
-    setup, draft = context.setup, context.manifest
     record = Calibration(sources=setup.pages.names, pages=len(setup.pages), sha256=NO_HASH)
-    origin = msgspec.structs.replace(draft.provenance, calibration=record)
-    tables = dict.fromkeys(setup.tables, setup.table_layout)
-    return Sizes(setup.spec, setup.targets, tables, msgspec.structs.replace(draft, provenance=origin))
+    origin = msgspec.structs.replace(manifest.provenance, calibration=record)
+    tables = dict.fromkeys(setup.tables, setup.table_format)
+    return Sizes(setup.spec, setup.targets, tables, msgspec.structs.replace(manifest, provenance=origin))
 
 
 def _unmeasured(setup: CalibrationSetup) -> list[Sensitivity]:
     """The most favorable table possible: every linear in its smallest formats, at zero cost."""
     table = []
-    for tower, found in zip(_towers(setup), _candidates(setup).values(), strict=True):
+    for tower, candidates in zip(_towers(setup), _candidates(setup).values(), strict=True):
         names = [name for stage in tower.stages for tap in tower.build(stage, {}).taps.values() for name in tap]
         for name in names:
             shape = shape_of(tower, name)
-            layouts = {precision: scheme.layout(shape[1]) for precision, scheme in found.items()}
-            forms = {
-                precision: replace(form, per_tensor=tower.per_tensor and form.integer)
-                for precision, form in layouts.items()
+            formats = {precision: scheme.format(shape[1]) for precision, scheme in candidates.items()}
+            smallest = {
+                precision: format.with_inputs_per_tensor() if tower.per_tensor and format.integer else format
+                for precision, format in formats.items()
             }
-            table.append(Sensitivity(name, shape, dict.fromkeys(forms, 0.0), forms))
+            table.append(Sensitivity(name, shape, dict.fromkeys(smallest, 0.0), smallest))
     return table
 
 
@@ -98,21 +99,20 @@ def sensitivities(context: CalibrationContext) -> list[Sensitivity]:
     if not kept.is_file():
         works = {tower: Work(setup.work / f"sensitivities.{tower}", key) for tower in CANDIDATES}
         report(f"measuring sensitivities on {len(setup.pages)} pages of {', '.join(setup.pages.names)}")
-        sampler = context.sampler
-        works["vision"].begin(sampler.patches())
-        works["llm"].begin(_tokens(setup, sampler, context.manifest, works["llm"].directory))
-        table = sensitivity.measure(_chain(setup, works["llm"]), works, _candidates(setup), report)
-        with written(kept) as file:
+        works["vision"].begin(context.sampler.patches())
+        works["llm"].begin(_tokens(context, works["llm"].directory))
+        table = measure.measure(_chain(setup, works["llm"]), works, _candidates(setup), report)
+        with atomic_file(kept) as file:
             file.write(msgspec.json.encode(table))
         for work in works.values():
             shutil.rmtree(work.directory)
     return msgspec.json.decode(kept.read_bytes(), type=list[Sensitivity])
 
 
-def _tokens(setup: CalibrationSetup, sampler: Sampler, draft: Manifest, directory: Path) -> Iterator[Sample]:
+def _tokens(context: CalibrationContext, directory: Path) -> Iterator[Sample]:
     """Yields samples of the language model; the vision graph is written only when the first is requested."""
-    vision = _float_vision(setup, draft, directory)
-    yield from sampler.tokens(vision, setup.tensors["model.embed_tokens.weight"])
+    vision = _float_vision(context, directory)
+    yield from context.sampler.tokens(vision, context.setup.tensors["model.embed_tokens.weight"])
 
 
 def _candidates(setup: CalibrationSetup) -> dict[str, dict[str, schemes.Scheme]]:
@@ -135,12 +135,13 @@ def _chain(setup: CalibrationSetup, work: Work) -> Chain:
     return Chain(*_towers(setup), head, splice)
 
 
-def _float_vision(setup: CalibrationSetup, draft: Manifest, directory: Path) -> CpuVision:
-    """The vision graph with float weights, which computes the language model's image features."""
+def _float_vision(context: CalibrationContext, directory: Path) -> CpuVision:
+    """Writes and opens the vision graph with float weights, which computes the language model's image features."""
+    setup = context.setup
     graph = build_vision(setup.spec, setup.targets["vision"])
     written = _write(graph, setup, directory / "vision.onnx")
     entry = describe.graph_entry(graph, written, search.FLOAT)
-    return open_vision(directory, msgspec.structs.replace(draft, graphs={"vision": entry}), thread_limit())
+    return open_vision(directory, msgspec.structs.replace(context.manifest, graphs={"vision": entry}), thread_limit())
 
 
 def _write(graph: Graph, setup: CalibrationSetup, path: Path) -> weights.Written:

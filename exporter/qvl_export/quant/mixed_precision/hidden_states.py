@@ -1,7 +1,7 @@
-"""Hidden states of every page on disk, undisturbed and with one stage disturbed, and the results of finished stages.
+"""Hidden states of every page on disk: of the float model, and of variants with one quantized stage.
 
-A killed run resumes in the step that it was in: states move one by one, each file is complete or absent, and the
-undisturbed states, from which a step can start again, stay until the step's record is written.
+A killed run resumes in the step that it was in: states advance one by one, each file is complete or absent, and the
+float model's states, from which a step can start again, stay until the step's record is written.
 """
 
 from __future__ import annotations
@@ -12,29 +12,34 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from ...common.atomic_output import written
-from ...qtensor import Layout
-from ..calibration.work_dir import Floats, Sample
+from ...common.arrays import Floats
+from ...common.atomic_output import atomic_file
+from ...qtensor import QuantFormat
+from ..calibration.work_dir import Sample
 
-CLEAN = "float"
+FLOAT_MODEL = "float"
+"""The name of the variant without quantization."""
 
 
-class Part(msgspec.Struct, frozen=True):
+class LinearNoise(msgspec.Struct, frozen=True):
     """A linear's shape, its format in each precision, and the energy of the noise that this adds to its stage's output;
     precisions under which it stays float are left out."""
 
     shape: tuple[int, int]
-    forms: dict[str, Layout]
+    forms: dict[str, QuantFormat]
     noise: dict[str, float]
 
 
 class Step(msgspec.Struct, frozen=True):
-    """The result of a step. A stage has its linears by name, all of which precision `coarsest` disturbed at once; a
-    step that only moves states has none."""
+    """The result of a step.
+
+    For a stage: its linears by name, all of which were quantized to precision `coarsest` at once. A step that only
+    prepares states has no linears.
+    """
 
     name: str
     coarsest: str
-    parts: dict[str, Part]
+    linears: dict[str, LinearNoise]
 
 
 class Variants:
@@ -49,7 +54,7 @@ class Variants:
 
     @property
     def names(self) -> list[str]:
-        return [CLEAN, *(step.name for step in self.steps if step.parts)]
+        return [FLOAT_MODEL, *(step.name for step in self.steps if step.linears)]
 
     def load(self, name: str, page: int) -> Floats:
         """The input of the next step for a page."""
@@ -57,20 +62,20 @@ class Variants:
 
     def save(self, name: str, page: int, hidden: Floats) -> None:
         """Saves the output of the next step for a page."""
-        with written(self._path(len(self.steps) + 1, name, page)) as file:
+        with atomic_file(self._path(len(self.steps) + 1, name, page)) as file:
             np.save(file, hidden)
 
-    def move(self, name: str, page: int, sample: Sample, through: Callable[[Floats, Sample], Floats]) -> None:
-        """Moves a state through the next step if not done yet; undisturbed inputs stay until the step is finished."""
+    def advance(self, name: str, page: int, sample: Sample, run: Callable[[Floats, Sample], Floats]) -> None:
+        """Runs the next step on a state, unless an earlier run did; inputs of the float model stay until `finish`."""
         if not self._path(len(self.steps) + 1, name, page).is_file():
-            self.save(name, page, through(self.load(name, page), sample))
-        if name != CLEAN:
+            self.save(name, page, run(self.load(name, page), sample))
+        if name != FLOAT_MODEL:
             self._path(len(self.steps), name, page).unlink(missing_ok=True)
 
     def finish(self, step: Step) -> None:
         """Saves the record of the next step, then removes its inputs."""
         number = len(self.steps)
-        with written(self._record(number)) as file:
+        with atomic_file(self._record(number)) as file:
             file.write(msgspec.json.encode(step))
         self.steps.append(step)
         for path in self.directory.glob(f"{number}.*.npy"):

@@ -14,20 +14,20 @@ from dataclasses import dataclass, replace
 from itertools import islice
 
 import numpy as np
-import numpy.typing as npt
 
+from ...common.arrays import Floats
 from ...common.kl import divergence, log_softmax
+from ...common.log import log
 from ...common.progress import Report
 from ..calibration.layer_session import through
-from ..calibration.layerwise import observe, quantize_linears
-from ..calibration.shards import Here
+from ..calibration.layerwise import collect_statistics, quantize_linears
+from ..calibration.shards import LocalRunner
 from ..calibration.tower import Tower
 from ..calibration.work_dir import Sample, StageRecord, Work
-from .hidden_states import CLEAN, Part, Step, Variants
+from .hidden_states import FLOAT_MODEL, LinearNoise, Step, Variants
 from .sensitivity_table import Sensitivity
-from .single_linear import Candidates, open_stage, smoothed, try_linears
+from .single_linear import Candidates, StageNoise, open_stage, smooth_stage
 
-Floats = npt.NDArray[np.float32]
 TINY = 1e-30
 NOISE_PAGES = 2
 """Pages on which the noise of single linears is measured."""
@@ -45,21 +45,22 @@ class Chain:
 
 @dataclass
 class Pace:
-    """Seconds that stages took: `disturbing` is the same for every stage, `moving` grows by one state per stage."""
+    """Seconds that stages took: `measuring` is the same for every stage, `advancing` grows by one state per stage."""
 
     stages: int = 0
     states: int = 0
-    disturbing: float = 0.0
-    moving: float = 0.0
+    measuring: float = 0.0
+    advancing: float = 0.0
 
-    def add(self, disturbing: float, moving: float, states: int) -> None:
+    def add(self, measuring: float, advancing: float, states: int) -> None:
+        """Adds a finished stage, through which `states` states advanced."""
         self.stages, self.states = self.stages + 1, self.states + states
-        self.disturbing, self.moving = self.disturbing + disturbing, self.moving + moving
+        self.measuring, self.advancing = self.measuring + measuring, self.advancing + advancing
 
     def left(self, stages: int, states: int) -> str:
-        """Estimates the time for `stages` more stages, the first of which moves `states` states."""
-        moves = sum(range(states, states + stages))
-        seconds = self.disturbing / self.stages * stages + self.moving / self.states * moves
+        """Estimates the time for `stages` more stages; `states` states advance through the first of them."""
+        runs = sum(range(states, states + stages))
+        seconds = self.measuring / self.stages * stages + self.advancing / self.states * runs
         return f"about {seconds:.0f} s left"
 
 
@@ -74,20 +75,20 @@ def measure(
     for tower in (chain.vision, chain.llm):
         work = works[tower.name]
         if len(variants.steps) == steps:
-            _enter(chain, tower, work, variants)
+            _begin_tower(chain, tower, work, variants)
         _measure_tower(tower, work, variants, schemes[tower.name], len(variants.steps) - steps - 1, report)
         steps += 1 + len(tower.stages)
     return _share_out(variants.steps, _divergences(chain, works["llm"], variants))
 
 
-def _enter(chain: Chain, tower: Tower, work: Work, variants: Variants) -> None:
+def _begin_tower(chain: Chain, tower: Tower, work: Work, variants: Variants) -> None:
     """A separate step that makes the tower's inputs: from pages for the vision tower, else from its image features."""
     for page, sample in enumerate(work.samples(0)):
         if tower is chain.vision:
-            variants.save(CLEAN, page, sample.hidden)
+            variants.save(FLOAT_MODEL, page, sample.hidden)
         else:
             for name in variants.names:
-                variants.move(name, page, sample, chain.splice)
+                variants.advance(name, page, sample, chain.splice)
     variants.finish(Step(tower.name, "", {}))
 
 
@@ -98,52 +99,58 @@ def _measure_tower(
     pace = Pace()
     for number, name in list(enumerate(tower.stages))[done:]:
         began = time.monotonic()
-        parts = _disturb(tower, name, work, variants, schemes)
-        disturbed = time.monotonic()
-        _move(tower, name, work, variants)
-        pace.add(disturbed - began, time.monotonic() - disturbed, len(variants.names))
-        variants.finish(Step(name, next(iter(schemes)), parts))
+        linears = measure_stage(tower, name, work, variants, schemes)
+        measured = time.monotonic()
+        _advance(tower, name, work, variants)
+        pace.add(measured - began, time.monotonic() - measured, len(variants.names))
+        variants.finish(Step(name, next(iter(schemes)), linears))
+        log.debug("sensitivity measured: %s, %.3f s", name, time.monotonic() - began)
         left = pace.left(len(tower.stages) - number - 1, len(variants.names))
         report(f"{tower.name}: sensitivity of {number + 1} of {len(tower.stages)} stages measured, {left}")
 
 
-def _disturb(tower: Tower, name: str, work: Work, variants: Variants, schemes: Candidates) -> dict[str, Part]:
-    """Saves the states after a stage with all linears in the coarsest scheme; returns the results of its linears."""
+def measure_stage(
+    tower: Tower, name: str, work: Work, variants: Variants, schemes: Candidates
+) -> dict[str, LinearNoise]:
+    """Saves the states after a stage with all linears in the coarsest scheme; returns the noise of its linears."""
     stage = tower.build(name, {})
     coarsest = replace(tower, scheme=lambda _: next(iter(schemes.values())))
-    statistics, _ = observe(coarsest, stage, work, Here(lambda: _clean(work, variants), work.directory))
-    undisturbed = open_stage(tower, name, StageRecord({}, {}), work)
-    record = quantize_linears(coarsest, stage, *smoothed(coarsest, stage, statistics), work)
-    disturbed = open_stage(coarsest, name, record, work)
-    for page, sample in enumerate(_clean(work, variants)):
-        variants.save(name, page, through(disturbed, sample))
-    few = list(islice(_clean(work, variants), NOISE_PAGES))
-    return try_linears(tower, stage, work, few, statistics, schemes, undisturbed)
+    runner = LocalRunner(lambda: _float_samples(work, variants), work.directory)
+    statistics, _ = collect_statistics(coarsest, stage, work, runner)
+    float_session = open_stage(tower, name, StageRecord({}, {}), work)
+    smoothed = smooth_stage(coarsest, stage, statistics)
+    record = quantize_linears(coarsest, stage, smoothed.statistics, dict(smoothed.tensors), work)
+    session = open_stage(coarsest, name, record, work)
+    for page, sample in enumerate(_float_samples(work, variants)):
+        variants.save(name, page, through(session, sample))
+    samples = list(islice(_float_samples(work, variants), NOISE_PAGES))
+    exact = [through(float_session, sample) for sample in samples]
+    return StageNoise(tower, stage, work, samples, exact).linears(statistics, schemes)
 
 
-def _move(tower: Tower, name: str, work: Work, variants: Variants) -> None:
-    """Moves all earlier states through a stage in float."""
-    undisturbed = open_stage(tower, name, StageRecord({}, {}), work)
+def _advance(tower: Tower, name: str, work: Work, variants: Variants) -> None:
+    """Runs a stage in float on all earlier states."""
+    session = open_stage(tower, name, StageRecord({}, {}), work)
 
-    def moved(hidden: Floats, sample: Sample) -> Floats:
-        return through(undisturbed, sample._replace(hidden=hidden))
+    def run(hidden: Floats, sample: Sample) -> Floats:
+        return through(session, sample._replace(hidden=hidden))
 
     for page, sample in enumerate(work.samples(0)):
         for variant in variants.names:
-            variants.move(variant, page, sample, moved)
+            variants.advance(variant, page, sample, run)
 
 
-def _clean(work: Work, variants: Variants) -> Iterator[Sample]:
-    """Yields the undisturbed samples, page by page."""
+def _float_samples(work: Work, variants: Variants) -> Iterator[Sample]:
+    """Yields the float model's samples, page by page."""
     for page, sample in enumerate(work.samples(0)):
-        yield sample._replace(hidden=variants.load(CLEAN, page))
+        yield sample._replace(hidden=variants.load(FLOAT_MODEL, page))
 
 
 def _divergences(chain: Chain, work: Work, variants: Variants) -> dict[str, float]:
     """Mean KL(float ‖ variant) over the tokens of all answers, per variant."""
     total: dict[str, list[float]] = {name: [] for name in variants.names}
     for page, sample in enumerate(work.samples(0)):
-        exact = log_softmax(chain.head(variants.load(CLEAN, page), sample))
+        exact = log_softmax(chain.head(variants.load(FLOAT_MODEL, page), sample))
         for name in variants.names:
             other = log_softmax(chain.head(variants.load(name, page), sample))
             total[name].extend(divergence(exact, other).tolist())
@@ -154,10 +161,9 @@ def _share_out(steps: Sequence[Step], divergences: Mapping[str, float]) -> list[
     """Divides each stage's divergence over its linears in proportion to the energy of their noise."""
     found = []
     for step in steps:
-        whole = sum(part.noise.get(step.coarsest, 0.0) for part in step.parts.values())
-        for name, part in step.parts.items():
-            kl = {
-                precision: divergences[step.name] * noise / max(whole, TINY) for precision, noise in part.noise.items()
-            }
-            found.append(Sensitivity(name, part.shape, kl, part.forms))
+        total = sum(linear.noise.get(step.coarsest, 0.0) for linear in step.linears.values())
+        for name, linear in step.linears.items():
+            divergence = divergences[step.name]
+            kl = {precision: divergence * noise / max(total, TINY) for precision, noise in linear.noise.items()}
+            found.append(Sensitivity(name, linear.shape, kl, linear.forms))
     return found

@@ -4,28 +4,29 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ...qtensor import Layout, QTensor
-from ..schemes import Floats, Scheme
+from ...common.arrays import Floats
+from ...qtensor import Activations, QTensor, QuantFormat
+from ..schemes import Scheme
 from ..statistics import Statistics
 
 
 @dataclass(frozen=True)
-class Pinned:
+class PinnedScheme:
     """`scheme` with the measured format: inputs rounded per tensor, per token, or kept in float."""
 
     scheme: Scheme
-    form: Layout
+    measured: QuantFormat
 
     @property
     def hessian(self) -> bool:
         return self.scheme.hessian
 
-    def layout(self, columns: int) -> Layout:
+    def format(self, columns: int) -> QuantFormat:
         """The scheme's own format, before the measured one is applied."""
-        return self.scheme.layout(columns)
+        return self.scheme.format(columns)
 
     def quantize(self, weight: Floats, statistics: Statistics) -> QTensor:
         tensor = self.scheme.quantize(weight, statistics)
-        if self.form.per_tensor:
+        if self.measured.activations is Activations.INT8_PER_TENSOR:
             return tensor.with_inputs_per_tensor()
-        return tensor.weight_only() if tensor.layout.integer and not self.form.integer else tensor
+        return tensor.weight_only() if tensor.format.integer and not self.measured.integer else tensor

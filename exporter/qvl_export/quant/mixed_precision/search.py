@@ -6,10 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 
 from ...errors import ExportError
 from ..limit import Limit
+from ..precision import FP16
 from .knapsack import choose
 from .sensitivity_table import Sensitivity
 
-FLOAT = "fp16"
+FLOAT = FP16
+"""The precision of a linear that is not quantized."""
 Bytes = Callable[[str, str], int]
 """Bytes of a linear, by its name and a precision."""
 
@@ -37,8 +39,8 @@ def solve(table: Sequence[Sensitivity], limit: Limit, nbytes: Bytes, fixed: int)
 def too_small(limit: Limit, least: int) -> ExportError:
     """The error for a limit below the least possible size."""
     return ExportError(
-        f"no bundle is as small as {limit.max_size:,} bytes",
-        fix=f"the least is {least:,}: give --max-size that much or more",
+        f"no bundle fits in {limit.max_size:,} bytes",
+        fix=f"--max-size must be at least {least:,}",
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from ...qtensor import Layout
+from ...qtensor import QuantFormat
 
 
 class Sensitivity(msgspec.Struct, frozen=True):
@@ -16,4 +16,4 @@ class Sensitivity(msgspec.Struct, frozen=True):
     name: str
     shape: tuple[int, int]
     kl: dict[str, float]
-    forms: dict[str, Layout] = {}
+    forms: dict[str, QuantFormat] = {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from ...qtensor import Layout
+from ...qtensor import QuantFormat
 from ..limit import Limit
 from . import search
 from .bundle_size import Sizes
@@ -23,7 +23,7 @@ def check(table: Sequence[Sensitivity], limit: Limit, sizes: Sizes) -> None:
         return sizes.weight(shapes[name].shape, shapes[name].forms.get(precision))
 
     if limit.max_size is not None:
-        least = sizes.bundle(forms(table, _lightest(table, weight)))
+        least = sizes.bundle(formats(table, _lightest(table, weight)))
         if least > limit.max_size:
             raise search.too_small(limit, least)
 
@@ -38,18 +38,18 @@ def choose(table: Sequence[Sensitivity], limit: Limit, sizes: Sizes) -> dict[str
     if limit.max_size is None:
         return search.solve(table, limit, nbytes, 0)
     lightest = _lightest(table, nbytes)
-    least, spare = sizes.bundle(forms(table, lightest)), 0
+    least, spare = sizes.bundle(formats(table, lightest)), 0
     fixed = least - sum(parts[part] for part in lightest.items())
     for _ in range(ATTEMPTS):
         chosen = search.solve(table, limit, nbytes, fixed + spare)
-        over = sizes.bundle(forms(table, chosen)) - limit.max_size
+        over = sizes.bundle(formats(table, chosen)) - limit.max_size
         if over <= 0:
             return chosen
         spare = min(spare + over, limit.max_size - least)
     return lightest
 
 
-def forms(table: Sequence[Sensitivity], chosen: Mapping[str, str]) -> dict[str, Layout]:
+def formats(table: Sequence[Sensitivity], chosen: Mapping[str, str]) -> dict[str, QuantFormat]:
     """The formats of the linears that a choice quantizes."""
     return {row.name: row.forms[chosen[row.name]] for row in table if chosen[row.name] in row.forms}
 

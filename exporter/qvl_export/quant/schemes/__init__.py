@@ -1,22 +1,21 @@
-"""Quantization schemes: one module per scheme, found by name, whose `make(options)` returns a `Scheme`."""
+"""Quantization schemes: one module per scheme, found by name.
+
+Its `make(options)` returns a `Scheme`; READS names the fields of `Options` that the scheme reads.
+"""
 
 from __future__ import annotations
 
 import importlib
 import pkgutil
 from dataclasses import dataclass
-from typing import Protocol
-
-import numpy as np
-import numpy.typing as npt
+from typing import Any, Protocol
 
 from ...checkpoint.quantized.packed_words import BLOCKS
 from ...common import libraries
+from ...common.arrays import Floats
 from ...errors import ExportError
-from ...qtensor import Layout, QTensor
+from ...qtensor import QTensor, QuantFormat
 from ..statistics import Statistics
-
-Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ class Scheme(Protocol):
     def hessian(self) -> bool:
         """Whether `quantize` needs the Hessian of the inputs."""
 
-    def layout(self, columns: int) -> Layout:
+    def format(self, columns: int) -> QuantFormat:
         """The quantization format of a linear with `columns` inputs."""
 
     def quantize(self, weight: Floats, statistics: Statistics) -> QTensor:
@@ -63,8 +62,17 @@ def find(name: str, options: Options) -> Scheme:
 
     Raises ExportError for an unknown name or if PyTorch is missing, InstallError if ONNX Runtime is missing.
     """
+    scheme: Scheme = _module(name).make(options)
+    return scheme
+
+
+def reads(name: str, option: str) -> bool:
+    """Whether the scheme called `name` reads this field of `Options`; raises the errors of `find`."""
+    return option in _module(name).READS
+
+
+def _module(name: str) -> Any:
     if name not in available():
         raise ExportError(f"precision {name!r} is not supported", fix=f"supported: {', '.join(available())}")
     libraries.check()
-    scheme: Scheme = importlib.import_module(f"{__name__}.{name}").make(options)
-    return scheme
+    return importlib.import_module(f"{__name__}.{name}")

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ...qtensor import Layout, QTensor
+from ...common.arrays import Floats
+from ...qtensor import QTensor, QuantFormat
 from ..gptq.solver import gptq
 from ..statistics import Statistics
-from . import Floats, Options
+from . import Options
+
+READS = frozenset({"block_size", "gptq_experts"})
 
 
 @dataclass(frozen=True)
@@ -17,12 +20,12 @@ class Int4:
     block_size: int
     hessian: bool = True
 
-    def layout(self, columns: int) -> Layout:
-        return Layout(4, self.block_size)
+    def format(self, columns: int) -> QuantFormat:
+        return QuantFormat(4, self.block_size)
 
     def quantize(self, weight: Floats, statistics: Statistics) -> QTensor:
         assert statistics.hessian is not None
-        return gptq(weight, statistics.hessian, self.layout(weight.shape[1]))
+        return gptq(weight, statistics.hessian, self.format(weight.shape[1]))
 
 
 def make(options: Options) -> Int4:

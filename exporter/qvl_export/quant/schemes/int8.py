@@ -9,12 +9,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ...common.arrays import Floats
 from ...errors import ExportError
-from ...qtensor import Layout, QTensor
-from ..output_error import round_inputs
+from ...qtensor import Activations, QTensor, QuantFormat
+from ..output_error import round_static
 from ..statistics import Statistics
-from . import Floats, Options
+from . import Options
 
+READS = frozenset({"reduce_range", "static"})
 TINY = 1e-30
 """The scale of a row of zeros."""
 CLIPS = (1.0, 0.8, 0.6, 0.45, 0.3, 0.2, 0.1)
@@ -29,25 +31,28 @@ class Int8:
     static: bool = False
     hessian: bool = False
 
-    def layout(self, columns: int) -> Layout:
-        return Layout(self.bits, columns, integer=True, static=self.static)
+    def format(self, columns: int) -> QuantFormat:
+        activations = Activations.INT8_STATIC if self.static else Activations.INT8_PER_TOKEN
+        return QuantFormat(self.bits, columns, activations=activations)
 
     def quantize(self, weight: Floats, statistics: Statistics | None = None) -> QTensor:
         """Rounds to nearest: the error of 8-bit weights is negligible beside the rounding of activations."""
         if not np.isfinite(weight).all():
             raise ExportError("weights are not finite", fix="check the checkpoint")
-        layout = self.layout(weight.shape[1])
-        scales = np.maximum(np.abs(weight).max(axis=1, keepdims=True) / (layout.middle - 1), TINY).astype(np.float32)
-        codes = np.rint(weight / scales) + layout.middle
+        format = self.format(weight.shape[1])
+        scales = np.maximum(np.abs(weight).max(axis=1, keepdims=True) / (format.default_zero_point - 1), TINY).astype(
+            np.float32
+        )
+        codes = np.rint(weight / scales) + format.default_zero_point
         step = _input_scale(statistics) if self.static and statistics else None
-        return QTensor(layout, codes.astype(np.uint8), scales, input_scale=step)
+        return QTensor(format, codes.astype(np.uint8), scales, input_scale=step)
 
 
 def _input_scale(statistics: Statistics) -> float:
     """The step with the least squared error on the kept tokens; values beyond 127 steps are clipped."""
     largest = max(float(statistics.largest.max()), TINY)
     steps = [largest * clip / 127 for clip in CLIPS]
-    losses = [np.square(statistics.tokens - round_inputs(statistics.tokens, step)).sum() for step in steps]
+    losses = [np.square(statistics.tokens - round_static(statistics.tokens, step)).sum() for step in steps]
     return steps[int(np.argmin(losses))]
 
 

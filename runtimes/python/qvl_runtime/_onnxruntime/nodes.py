@@ -25,40 +25,41 @@ def crashing_attribute(model: bytes) -> str | None:
 
     Raises ValueError if the bytes are not a model or have more than MAX_FIELDS fields.
     """
-    left = iter(range(MAX_FIELDS))
-    holders = [(NODES_OF.get(field), value) for field, value in _fields(memoryview(model), left)]
+    budget = iter(range(MAX_FIELDS))
+    holders = [(NODES_OF.get(field), value) for field, value in _fields(memoryview(model), budget)]
     while holders:
         nodes, holder = holders.pop()
-        for field, node in _fields(holder, left) if nodes and isinstance(holder, memoryview) else ():
+        for field, node in _fields(holder, budget) if nodes and isinstance(holder, memoryview) else ():
             graphs = list[memoryview]()
-            if field == nodes and isinstance(node, memoryview) and (found := _crashing(node, left, graphs)):
+            if field == nodes and isinstance(node, memoryview) and (found := _crashing_in_node(node, budget, graphs)):
                 return found
             holders += [(GRAPH_NODE, graph) for graph in graphs]
     return None
 
 
-def _crashing(node: memoryview, left: Iterator[int], graphs: list[memoryview]) -> str | None:
+def _crashing_in_node(node: memoryview, budget: Iterator[int], graphs: list[memoryview]) -> str | None:
     """Describes the first such attribute of a node; appends the node's subgraphs to `graphs`."""
-    kind, outputs, numbers = "", 0, dict[str, int]()
-    for field, value in _fields(node, left):
+    op_type, outputs, numbers = "", 0, dict[str, int]()
+    for field, value in _fields(node, budget):
         if field == NODE_OUTPUT:
             outputs += 1
         elif field == NODE_TYPE and isinstance(value, memoryview):
-            kind = _text(value)
+            op_type = _text(value)
         elif field == NODE_ATTRIBUTE and isinstance(value, memoryview):
-            numbers.update(_number(value, left, graphs))
-    wrong = (name for name, number in numbers.items() if abs(number) > LARGEST or _other_count(name, number, outputs))
-    return next((f"{name} {numbers[name]} of {kind[:60]}" for name in wrong if kind != "Constant"), None)
+            numbers.update(_integer(value, budget, graphs))
+    crashing = (name for name, number in numbers.items() if _crashes(name, number, outputs))
+    return next((f"{name} {numbers[name]} of {op_type[:60]}" for name in crashing if op_type != "Constant"), None)
 
 
-def _other_count(name: str, number: int, outputs: int) -> bool:
-    return name == "num_outputs" and number != outputs
+def _crashes(name: str, number: int, outputs: int) -> bool:
+    """Whether a value overflows 32 bits, or is a number of outputs other than the node's."""
+    return abs(number) > LARGEST or (name == "num_outputs" and number != outputs)
 
 
-def _number(attribute: memoryview, left: Iterator[int], graphs: list[memoryview]) -> Iterator[tuple[str, int]]:
+def _integer(attribute: memoryview, budget: Iterator[int], graphs: list[memoryview]) -> Iterator[tuple[str, int]]:
     """Yields name and value of an integer attribute; appends graphs of an attribute to `graphs`."""
     name, number = "", None
-    for field, value in _fields(attribute, left):
+    for field, value in _fields(attribute, budget):
         if field == ATTRIBUTE_NAME and isinstance(value, memoryview):
             name = _text(value)
         elif field == ATTRIBUTE_INT and isinstance(value, int):
@@ -73,41 +74,41 @@ def _text(value: memoryview) -> str:
     return bytes(value[:200]).decode("utf-8", "replace")
 
 
-def _fields(message: memoryview, left: Iterator[int]) -> Iterator[tuple[int, int | memoryview]]:
+def _fields(message: memoryview, budget: Iterator[int]) -> Iterator[tuple[int, int | memoryview]]:
     """Yields number and value of every field: an integer, or bytes.
 
-    Takes one item from `left` per field. Raises ValueError if none is left, or if the message is truncated.
+    Takes one item from `budget` per field. Raises ValueError if none is left, or if the message is truncated.
     """
-    place, end = 0, len(message)
-    while place < end:
-        if next(left, None) is None:
+    offset, end = 0, len(message)
+    while offset < end:
+        if next(budget, None) is None:
             raise ValueError(f"more than {MAX_FIELDS:,} fields")
-        key, place = _varint(message, place)
-        kind = key & 7
-        if kind == VARINT:
-            value, place = _varint(message, place)
+        key, offset = _varint(message, offset)
+        wire_type = key & 7
+        if wire_type == VARINT:
+            value, offset = _varint(message, offset)
             yield key >> 3, value
             continue
-        if kind == DELIMITED:
-            size, place = _varint(message, place)
-        elif kind in (FIXED64, FIXED32):
-            size = 8 if kind == FIXED64 else 4
+        if wire_type == DELIMITED:
+            size, offset = _varint(message, offset)
+        elif wire_type in (FIXED64, FIXED32):
+            size = 8 if wire_type == FIXED64 else 4
         else:
-            raise ValueError(f"a field of unknown wire type {kind}")
-        if size > end - place:
-            raise ValueError("a field that is cut off")
-        yield key >> 3, message[place : place + size]
-        place += size
+            raise ValueError(f"a field of unknown wire type {wire_type}")
+        if size > end - offset:
+            raise ValueError("a truncated field")
+        yield key >> 3, message[offset : offset + size]
+        offset += size
 
 
-def _varint(message: memoryview, place: int) -> tuple[int, int]:
+def _varint(message: memoryview, offset: int) -> tuple[int, int]:
     value = 0
     for shift in range(0, 70, 7):
-        if place >= len(message):
+        if offset >= len(message):
             break
-        byte = message[place]
-        place += 1
+        byte = message[offset]
+        offset += 1
         value |= (byte & 127) << shift
         if byte < 128:
-            return value & ((1 << 64) - 1), place
-    raise ValueError("a number that is cut off")
+            return value & ((1 << 64) - 1), offset
+    raise ValueError("a truncated number")

@@ -9,7 +9,6 @@ from __future__ import annotations
 import atexit
 import errno
 import functools
-import importlib.util
 import json
 import os
 import struct
@@ -17,10 +16,10 @@ import subprocess
 import sys
 import threading
 import warnings
-from pathlib import Path
 from typing import Any, cast
 
-from ..common.interpreter import interpreter
+from ..common.interpreter import interpreter, locations
+from ..common.log import log
 from ..errors import InstallError
 from .limits import Document, PdfFailure, PdfLimits
 from .reader import LENGTHS, RawFile, Reader, Reply, fill, send
@@ -36,11 +35,11 @@ _BUSY = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
 _START = "import sys; sys.path[:] = {path!a}; from {package}.reader import main; main({memory})"
 
 
-class _Refused(PdfFailure):
+class _RequestFailed(PdfFailure):
     """pdfium rejected a request; the process keeps running."""
 
 
-class _Ended(PdfFailure):
+class _ProcessEnded(PdfFailure):
     """The process ended; `late` if it exceeded its time. `used` are the documents it had opened."""
 
     def __init__(self, reason: str, late: bool, used: set[str]) -> None:
@@ -48,7 +47,7 @@ class _Ended(PdfFailure):
         self.late, self.used = late, used
 
 
-class _NoProcess(Exception):
+class _CannotStart(Exception):
     """Processes cannot be started here."""
 
 
@@ -57,15 +56,20 @@ class PdfProcess:
 
     def __init__(self, limits: PdfLimits) -> None:
         self._limits, self._lock = limits, threading.Lock()
-        self._child: _Child | _Here | None = None
-        self._ever = False
+        self._child: _Child | _InProcess | None = None
+        self._started_before = False
+
+    @property
+    def pid(self) -> int | None:
+        """The id of the process that runs now, or None."""
+        return self._child.pid if isinstance(self._child, _Child) else None
 
     def ask(self, document: Document, do: str, **arguments: Any) -> Reply:
         """Returns pdfium's reply about a document; raises PdfFailure, also if a limit is exceeded."""
         with self._lock:
             try:
                 return self._ask(document, do, arguments)
-            except _Ended as error:
+            except _ProcessEnded as error:
                 if error.late or error.used <= {document.name}:
                     raise
             # earlier documents may have used up the process's memory: retry in a fresh one
@@ -77,7 +81,7 @@ class PdfProcess:
         self._child = self._child or self._start()
         try:
             return self._child.ask(document, do, arguments)
-        except _Refused:
+        except _RequestFailed:
             raise
         except BaseException:  # KeyboardInterrupt too: the rest of the reply would be read as the next one
             self._end()
@@ -106,17 +110,17 @@ class PdfProcess:
             self._child.disown()
         self._child = None
 
-    def _start(self) -> _Child | _Here:
+    def _start(self) -> _Child | _InProcess:
         if not sys.executable or getattr(sys, "frozen", False):
-            return _Here()
+            return _InProcess()
         try:
             child = _Child(self._limits)
-        except _NoProcess as error:
-            if self._ever:
+        except _CannotStart as error:
+            if self._started_before:
                 raise PdfFailure(f"no process can be started: {error}") from error
             warnings.warn(f"PDFs are read without limits on memory and time: {error}", UserWarning, stacklevel=2)
-            return _Here()
-        self._ever = True
+            return _InProcess()
+        self._started_before = True
         return child
 
     def _end(self) -> None:
@@ -125,24 +129,24 @@ class PdfProcess:
             child.end()
 
 
-class _Here:
+class _InProcess:
     """pdfium in this process, with the interface of a child process."""
 
     def __init__(self) -> None:
         try:
             self._reader, self._open = Reader(), ""
         except Exception as error:
-            raise _broken(error) from error
+            raise _load_error(error) from error
 
     def ask(self, document: Document, do: str, arguments: dict[str, Any]) -> Reply:
         with _PDFIUM:
             if self._open != document.name:
                 self._open = ""
-                found = _checked(self._reader.answer({"do": "open"}, document.content))
+                found = _raise_errors(self._reader.answer({"do": "open"}, document.content))
                 self._open = document.name
                 if do == "open":
                     return found
-            return _checked(self._reader.answer({"do": do, **arguments}, b""))
+            return _raise_errors(self._reader.answer({"do": do, **arguments}, b""))
 
     def release(self, document: Document) -> None:
         if self._open == document.name and _PDFIUM.acquire(blocking=False):
@@ -166,32 +170,36 @@ class _Child:
         self._process = _popen(limits)
         try:
             head, _ = self._reply(START_SECONDS)
-        except _Ended as error:
+        except _ProcessEnded as error:
             self.end()
             if error.late:
                 raise
-            raise _NoProcess(f"{sys.executable} does not start") from error
+            raise _CannotStart(f"{sys.executable} does not start") from error
         except BaseException:
             self.end()
             raise
         if "error" in head:
             self.end()
-            raise _broken(head["error"])
+            raise _load_error(head["error"])
 
     def ask(self, document: Document, do: str, arguments: dict[str, Any]) -> Reply:
         if self._open != document.name:
             self._open = ""
             self._used.add(document.name)
-            found = _checked(self._reply(self._limits.seconds, {"do": "open"}, document.content))
+            found = _raise_errors(self._reply(self._limits.seconds, {"do": "open"}, document.content))
             self._open = document.name
             if do == "open":
                 return found
-        return _checked(self._reply(self._limits.seconds, {"do": do, **arguments}))
+        return _raise_errors(self._reply(self._limits.seconds, {"do": do, **arguments}))
 
     def release(self, document: Document) -> None:
         if self._open == document.name:
             self._open = ""
             self._reply(self._limits.seconds, {"do": "close"})
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
     def alive(self) -> bool:
         return self._process.poll() is None
@@ -214,27 +222,27 @@ class _Child:
         try:
             deadline = _Deadline(seconds, self._process)
         except RuntimeError as error:
-            raise PdfFailure(f"nothing would end it in time: {error}") from error
+            raise PdfFailure(f"its time cannot be limited: {error}") from error
         try:
             if head is not None:
                 send(cast(RawFile, self._process.stdin), head, body)
             reply = _received(cast(RawFile, self._process.stdout))
         except (EOFError, OSError, ValueError, RecursionError, struct.error) as error:
-            raise self._ended(seconds, deadline.over()) from error
+            raise self._ended(seconds, deadline.cancel()) from error
         except BaseException:
-            deadline.over()
+            deadline.cancel()
             raise
-        if deadline.over():
+        if deadline.cancel():
             raise self._ended(seconds, True)
         return reply
 
-    def _ended(self, seconds: float, late: bool) -> _Ended:
-        memory = f"it takes more than {self._limits.memory >> 20:,} MiB of memory, or is damaged and ends pdfium"
-        return _Ended(f"it takes more than {seconds:g} s" if late else memory, late, self._used)
+    def _ended(self, seconds: float, late: bool) -> _ProcessEnded:
+        memory = f"it takes more than {self._limits.memory >> 20:,} MiB of memory, or is damaged and crashes pdfium"
+        return _ProcessEnded(f"it takes longer than {seconds:g} s" if late else memory, late, self._used)
 
 
 class _Deadline:
-    """Kills a process after some seconds, unless `over` is called first."""
+    """Kills a process after some seconds, unless `cancel` is called first."""
 
     def __init__(self, seconds: float, process: subprocess.Popen[bytes]) -> None:
         self._process, self._lock = process, threading.Lock()
@@ -249,7 +257,7 @@ class _Deadline:
                 self._late = True
                 self._process.kill()
 
-    def over(self) -> bool:
+    def cancel(self) -> bool:
         """Cancels the deadline; returns whether the process was already killed."""
         with self._lock:
             self._done = True
@@ -260,8 +268,9 @@ class _Deadline:
 def _popen(limits: PdfLimits) -> subprocess.Popen[bytes]:
     python = interpreter()
     if python is None:  # another executable may never end
-        raise _NoProcess(f"{sys.executable} is no Python")
-    code = _START.format(path=_search_path(), package=__package__, memory=limits.memory)
+        raise _CannotStart(f"{sys.executable} is not a Python interpreter")
+    path = [*map(str, sys.path), *locations("qvl_runtime", "pypdfium2")]  # import hooks may find them elsewhere
+    code = _START.format(path=path, package=__package__, memory=limits.memory)
     try:
         process = subprocess.Popen(
             [python, "-P", "-c", code],
@@ -274,12 +283,13 @@ def _popen(limits: PdfLimits) -> subprocess.Popen[bytes]:
     except OSError as error:
         if error.errno in _BUSY:
             raise PdfFailure(f"no process can be started: {error.strerror}") from error
-        raise _NoProcess(f"{sys.executable}: {error.strerror}") from error
-    _widen(process.stdout)
+        raise _CannotStart(f"{sys.executable}: {error.strerror}") from error
+    log.debug("PDF process started: %d", process.pid)
+    _enlarge_pipe(process.stdout)
     return process
 
 
-def _widen(pipe: Any) -> None:
+def _enlarge_pipe(pipe: Any) -> None:
     """Enlarges a pipe, which halves the transfer time of a page's pixels; only possible on Linux."""
     try:
         import fcntl
@@ -287,13 +297,6 @@ def _widen(pipe: Any) -> None:
         fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
     except (ImportError, AttributeError, OSError):
         pass
-
-
-def _search_path() -> list[str]:
-    """Returns this process's search path, and the locations of this package and pypdfium2 if found otherwise."""
-    found = [importlib.util.find_spec(name) for name in (str(__package__).partition(".")[0], "pypdfium2")]
-    own = [str(Path(spec.origin).parents[1]) for spec in found if spec and spec.origin]
-    return [*map(str, sys.path), *own]
 
 
 def _received(pipe: RawFile) -> Reply:
@@ -309,13 +312,13 @@ def _received(pipe: RawFile) -> Reply:
     return json.loads(head), body
 
 
-def _checked(reply: Reply) -> Reply:
+def _raise_errors(reply: Reply) -> Reply:
     if "error" in reply[0]:
-        raise _Refused(str(reply[0]["error"]))
+        raise _RequestFailed(str(reply[0]["error"]))
     return reply
 
 
-def _broken(error: object) -> InstallError:
+def _load_error(error: object) -> InstallError:
     return InstallError(f"pypdfium2 cannot be loaded: {error}", fix="install it again")
 
 

@@ -167,8 +167,8 @@ def _limit(memory: int) -> bool:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:
         hard = resource.getrlimit(resource.RLIMIT_AS)[1]
-        most = memory if hard == resource.RLIM_INFINITY else min(memory, hard)
-        resource.setrlimit(resource.RLIMIT_AS, (most, most))
+        limit = memory if hard == resource.RLIM_INFINITY else min(memory, hard)
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     except (AttributeError, ValueError, OSError):
         return False
     return sys.platform != "darwin"  # macOS accepts the limit but does not enforce it
@@ -202,5 +202,5 @@ def _resident_on_windows() -> int:
     kernel = ctypes.WinDLL("kernel32")  # type: ignore[attr-defined]
     kernel.GetCurrentProcess.restype = ctypes.c_void_p
     process = ctypes.c_void_p(kernel.GetCurrentProcess())
-    told = kernel.K32GetProcessMemoryInfo(process, ctypes.byref(counters), ctypes.sizeof(counters))
-    return int(counters[-2]) if told else 0
+    succeeded = kernel.K32GetProcessMemoryInfo(process, ctypes.byref(counters), ctypes.sizeof(counters))
+    return int(counters[-2]) if succeeded else 0

@@ -1,7 +1,8 @@
 """Constrains answers to JSON of a schema: each step allows only tokens that can still lead to it (llguidance).
 
 An answer cut off by `max_new_tokens` or `timeout` is closed with the shortest ending found that the schema allows, so
-that it is always valid JSON. `Run.forced` holds that ending, which the model did not generate; `finish_reason` stays.
+that it is always valid JSON. `GenerationStats.forced` holds
+that ending, which the model did not generate; `finish_reason` stays.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ import numpy.typing as npt
 from ..common.extras import install_fix
 from ..errors import InstallError, PromptError
 from . import json_schemas
-from .generate import Run
+from .generate import GenerationStats
 from .json_schemas import Schema
-from .sampling import Chooser, Logits
+from .sampling import Logits, TokenPicker
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
@@ -40,7 +41,7 @@ class Grammars:
         try:
             import llguidance
         except ImportError as error:
-            raise InstallError("answers of a schema need llguidance", fix=install_fix("json")) from error
+            raise InstallError("json_schema needs llguidance", fix=install_fix("json")) from error
         self._library, self.vocab_size = llguidance, vocab_size
         self.tokenizer: LLTokenizer = llguidance.LLTokenizer(tokenizer, n_vocab=vocab_size, eos_token=list(stop))
 
@@ -73,30 +74,30 @@ class Constraint:
     def __init__(self, matcher: LLMatcher, grammars: Grammars) -> None:
         self._matcher, self._grammars = matcher, grammars
 
-    def chooser(self, choose: Chooser) -> Chooser:
-        """Restricts `choose` to allowed tokens and advances the grammar by each chosen token."""
+    def picker(self, pick: TokenPicker) -> TokenPicker:
+        """Restricts `pick` to allowed tokens and advances the grammar by each chosen token."""
 
         def constrained(logits: Logits) -> int:
             allowed, matcher = self._allowed(self._matcher), self._matcher
             if matcher.is_error():  # the mask then allows only stop tokens, as if the answer were complete
                 raise PromptError(f"json_schema cannot be followed: {_first_line(matcher.get_error())}")
-            token = choose(np.where(allowed, logits, -np.inf).astype(np.float32))
+            token = pick(np.where(allowed, logits, -np.inf).astype(np.float32))
             if not matcher.consume_token(token):
                 raise PromptError(f"json_schema cannot be followed: {_first_line(matcher.get_error())}")
             return token
 
         return constrained
 
-    def closed(self, tokens: Iterator[int], run: Run) -> Iterator[int]:
+    def with_ending(self, tokens: Iterator[int], stats: GenerationStats) -> Iterator[int]:
         """Yields the answer's tokens and, if it was cut off, the tokens that close it."""
         yield from tokens
-        if run.finish_reason not in ("length", "timeout"):
+        if stats.finish_reason not in ("length", "timeout"):
             return
         if self._matcher.is_stopped():  # the last token within the limit completed the answer
-            run.finish_reason = "stop"
+            stats.finish_reason = "stop"
             return
         ending = self._ending()
-        run.forced = self._grammars.tokenizer.decode_bytes(ending).decode("utf-8", errors="ignore")
+        stats.forced = self._grammars.tokenizer.decode_bytes(ending).decode("utf-8", errors="ignore")
         yield from ending
 
     def _allowed(self, matcher: LLMatcher) -> npt.NDArray[np.bool_]:

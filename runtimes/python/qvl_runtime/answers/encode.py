@@ -8,7 +8,7 @@ import numpy as np
 
 from ..manifest import ImageGeometry
 from ..positions import Grid, Ints
-from ..prompts.prompt import Placed
+from ..prompts.prompt import PlacedMedia
 from ..prune.kept import patches_of
 from ..sessions.engine import Floats
 
@@ -16,7 +16,7 @@ Encode = Callable[[Floats, Grid, Ints | None], Floats]
 """`sessions.engine.Engine.encode`."""
 
 
-def encode(tower: Encode, placed: Placed, geometry: ImageGeometry) -> Floats:
+def encode(tower: Encode, placed: PlacedMedia, geometry: ImageGeometry) -> Floats:
     """Returns the features [1 + D, tokens, hidden] of the whole media and of D DeepStack layers.
 
     Temporal patches that keep the same blocks are one call of the tower: each attends only to itself.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 
 from ..manifest import ImageGeometry
-from ..prompts.prompt import Placed
+from ..prompts.prompt import PlacedMedia
 from ..sessions.engine import Engine, Floats
 from .encode import encode
 
@@ -40,7 +40,7 @@ class CachedEncoder:
     def __init__(self, engine: Engine, image: ImageGeometry, limit: int) -> None:
         self._engine, self._image, self._cache = engine, image, FeatureCache(limit)
 
-    def __call__(self, placed: Placed) -> Floats:
+    def __call__(self, placed: PlacedMedia) -> Floats:
         """Returns the features [1 + D, tokens, hidden] of the image and of D DeepStack layers."""
         if (features := self._cache.get(placed.key)) is None:
             features = encode(self._engine.encode, placed, self._image)

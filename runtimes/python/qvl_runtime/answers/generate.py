@@ -12,17 +12,18 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from ..common.log import log
 from ..errors import EngineError, PromptError
 from ..manifest import LlmGeometry
 from ..positions import Ints
-from ..prompts.prompt import Placed, Prompt, text_keys
+from ..prompts.prompt import PlacedMedia, Prompt, text_keys
 from ..sessions.engine import Engine, LlmInputs
-from .sampling import Chooser
+from .sampling import TokenPicker
 
 PREFILL_CHUNK = 1024
 """Prompt tokens per engine call: bounds activation memory at no cost in speed."""
 Floats = npt.NDArray[np.float32]
-Encoder = Callable[[Placed], Floats]
+Encoder = Callable[[PlacedMedia], Floats]
 FinishReason = Literal["stop", "length", "timeout", "cancelled", "error"]
 """Why an answer ended: stop token or string, token limit, timeout, ended by the caller, or an exception."""
 
@@ -55,7 +56,7 @@ class Halt:
 
 
 @dataclass
-class Times:
+class PhaseSeconds:
     """Seconds spent in image encoding, prefill and decoding; `first_token` is counted from the start."""
 
     vision: float = 0.0
@@ -65,7 +66,7 @@ class Times:
 
 
 @dataclass
-class Counts:
+class TokenCounts:
     """Numbers of prompt tokens, those reused from the KV cache, image tokens in the prompt, and generated tokens.
 
     `pruned` counts the image tokens that were left out of the prompt.
@@ -79,7 +80,7 @@ class Counts:
 
 
 @dataclass
-class Run:
+class GenerationStats:
     """Statistics and outcome of one generation.
 
     `finish_reason` is None until it ends. `stop_token` or `stop_string` is set if that ended it (the string's tokens
@@ -91,8 +92,8 @@ class Run:
     stop_token: int | None = None
     stop_string: str | None = None
     forced: str = ""
-    times: Times = field(default_factory=Times)
-    counts: Counts = field(default_factory=Counts)
+    times: PhaseSeconds = field(default_factory=PhaseSeconds)
+    counts: TokenCounts = field(default_factory=TokenCounts)
 
 
 class Decoder:
@@ -105,13 +106,13 @@ class Decoder:
         self._engine, self._encoder = engine, encoder
         self._no_features = np.empty((1 + llm.deepstack_layers, 0, llm.hidden_size), np.float32)
         self._cached = np.empty(0, dtype=np.int64)
-        self._prompts, self._ntk_alpha, self._closed = 0, 1.0, False
+        self._prompt_count, self._ntk_alpha, self._closed = 0, 1.0, False
         self.lock = threading.RLock()
 
     def clear(self) -> None:
         """Discards the KV cache's content; an unfinished stream ends with an error."""
         with self.lock:
-            self._prompts += 1
+            self._prompt_count += 1
             self._cached = self._cached[:0]
 
     def close(self) -> None:
@@ -119,126 +120,138 @@ class Decoder:
         self.clear()
         self._closed = True
 
-    def prefill(self, prompt: Prompt, wanted: Ints, run: Run, halt: Halt | None = None) -> Floats:
+    def prefill(self, prompt: Prompt, wanted: Ints, stats: GenerationStats, halt: Halt | None = None) -> Floats:
         """Returns logits [K, vocab] at the prompt indices `wanted` (increasing), running only tokens not yet cached.
 
         Tokens of an answer appended to the prompt run as generated tokens do, but many per call.
         """
         with self.lock:
-            self._prompts += 1
-            return self._prefill(prompt, wanted, run, halt or Halt())
+            self._prompt_count += 1
+            return self._prefill(prompt, wanted, stats, halt or Halt())
 
-    def _prefill(self, prompt: Prompt, wanted: Ints, run: Run, halt: Halt) -> Floats:
+    def _prefill(self, prompt: Prompt, wanted: Ints, stats: GenerationStats, halt: Halt) -> Floats:
         keys = prompt.prefix_keys()
         start = min(_shared_prefix(self._cached, keys), int(wanted[0]))
         self._cached, self._ntk_alpha = keys[:start], prompt.ntk_alpha
-        run.counts.prompt, run.counts.reused = len(prompt.ids), start
-        run.counts.image = sum(item.span.tokens for item in prompt.placed)
-        run.counts.pruned = sum(item.span.cells for item in prompt.placed) - run.counts.image
+        stats.counts.prompt, stats.counts.reused = len(prompt.ids), start
+        stats.counts.image = sum(item.span.tokens for item in prompt.placed)
+        stats.counts.pruned = sum(item.span.cells for item in prompt.placed) - stats.counts.image
+        log.debug("prompt: %d tokens, %d in the cache, %d of images", len(prompt.ids), start, stats.counts.image)
         logits = []
-        border = len(keys) - prompt.answered
-        for first, last in (*_chunks(start, border), *_chunks(max(start, border), len(keys))):
-            logits.append(self._chunk(prompt, first, last, wanted, run, halt))
+        answer_start = len(keys) - prompt.answer_tokens
+        for first, last in (*_chunks(start, answer_start), *_chunks(max(start, answer_start), len(keys))):
+            logits.append(self._chunk(prompt, first, last, wanted, stats, halt))
             self._cached = keys[:last]
         return np.concatenate(logits)
 
-    def _chunk(self, prompt: Prompt, first: int, last: int, wanted: Ints, run: Run, halt: Halt) -> Floats:
-        features, places = self._features(prompt, first, last, run, halt)
+    def _chunk(self, prompt: Prompt, first: int, last: int, wanted: Ints, stats: GenerationStats, halt: Halt) -> Floats:
+        features, indices = self._features(prompt, first, last, stats, halt)
         halt.check()
-        here = wanted[(wanted >= first) & (wanted < last)] - first
-        began = time.perf_counter()
+        wanted_here = wanted[(wanted >= first) & (wanted < last)] - first
+        started = time.perf_counter()
         logits = self._engine.forward(
             LlmInputs(
                 prompt.ids[first:last],
                 prompt.positions[:, first:last],
                 features,
-                places,
-                here,
+                indices,
+                wanted_here,
                 first,
-                answer=first >= len(prompt.ids) - prompt.answered,
+                answer=first >= len(prompt.ids) - prompt.answer_tokens,
                 ntk_alpha=prompt.ntk_alpha,
             )
         )
-        run.times.prefill += time.perf_counter() - began
+        stats.times.prefill += time.perf_counter() - started
         return logits
 
-    def _features(self, prompt: Prompt, first: int, last: int, run: Run, halt: Halt) -> tuple[Floats, Ints]:
+    def _features(
+        self, prompt: Prompt, first: int, last: int, stats: GenerationStats, halt: Halt
+    ) -> tuple[Floats, Ints]:
         """Returns features [1 + D, N, H] and indices [N], relative to `first`, of the image tokens in [first, last)."""
-        rows, places = [self._no_features], [np.empty(0, np.int64)]
+        rows, indices = [self._no_features], [np.empty(0, np.int64)]
         for item in prompt.placed:
             begin, end = max(first, item.span.start), min(last, item.span.end)
             if begin < end:
                 halt.check()
-                began = time.perf_counter()
+                started = time.perf_counter()
                 offset = item.first_row - item.span.start
                 rows.append(self._encoder(item)[:, begin + offset : end + offset])
-                run.times.vision += time.perf_counter() - began
-                places.append(np.arange(begin, end) - first)
-        return np.concatenate(rows, axis=1), np.concatenate(places)
+                stats.times.vision += time.perf_counter() - started
+                indices.append(np.arange(begin, end) - first)
+        return np.concatenate(rows, axis=1), np.concatenate(indices)
 
     def step(self, token: int, position: int) -> Floats:
         """Returns logits [vocab] after `token`, whose three M-RoPE positions all equal `position`."""
         past = len(self._cached)
-        none = self._no_features, np.empty(0, np.int64)
+        no_images = self._no_features, np.empty(0, np.int64)
         ids, positions, alpha = np.array([token]), np.full((3, 1), position), self._ntk_alpha
         logits = self._engine.forward(
-            LlmInputs(ids, positions, *none, np.zeros(1, np.int64), past, answer=True, ntk_alpha=alpha)
+            LlmInputs(ids, positions, *no_images, np.zeros(1, np.int64), past, answer=True, ntk_alpha=alpha)
         )
         self._cached = np.append(self._cached, text_keys(ids, alpha))
         return np.asarray(logits[0])
 
     def generate(
-        self, prompt: Prompt, limit: int, stop: frozenset[int], choose: Chooser, run: Run, halt: Halt | None = None
+        self,
+        prompt: Prompt,
+        limit: int,
+        stop: frozenset[int],
+        pick: TokenPicker,
+        stats: GenerationStats,
+        halt: Halt | None = None,
     ) -> Iterator[int]:
         """Yields tokens until a stop token (not yielded), `limit` tokens, or `halt`.
 
         Raises PromptError if another prompt has taken over the KV cache meanwhile, EngineError if the model was closed.
         """
         try:
-            yield from self._tokens(prompt, limit, stop, choose, run, halt or Halt())
+            yield from self._tokens(prompt, limit, stop, pick, stats, halt or Halt())
         except Halted as halted:
-            run.finish_reason = halted.reason
+            stats.finish_reason = halted.reason
         except (GeneratorExit, KeyboardInterrupt):
-            run.finish_reason = run.finish_reason or "cancelled"
+            stats.finish_reason = stats.finish_reason or "cancelled"
             raise
         except BaseException:
-            run.finish_reason = "error"
+            stats.finish_reason = "error"
             raise
+        finally:
+            decoded, reason = stats.times.decode, stats.finish_reason
+            log.debug("answer: %d tokens, %s, decoded in %.3f s", len(stats.tokens), reason, decoded)
 
     def _tokens(
-        self, prompt: Prompt, limit: int, stop: frozenset[int], choose: Chooser, run: Run, halt: Halt
+        self, prompt: Prompt, limit: int, stop: frozenset[int], pick: TokenPicker, stats: GenerationStats, halt: Halt
     ) -> Iterator[int]:
-        began = time.perf_counter()
+        started = time.perf_counter()
         with self.lock:
-            logits = self.prefill(prompt, np.array([len(prompt.ids) - 1]), run, halt)[0]
-            mine = self._prompts
-        run.times.first_token = time.perf_counter() - began
+            logits = self.prefill(prompt, np.array([len(prompt.ids) - 1]), stats, halt)[0]
+            number = self._prompt_count
+        stats.times.first_token = time.perf_counter() - started
         for index in range(limit):
-            token = choose(logits)
+            token = pick(logits)
             if token in stop:
-                run.finish_reason, run.stop_token = "stop", token
+                stats.finish_reason, stats.stop_token = "stop", token
                 return
-            run.tokens.append(token)
-            run.counts.generated = len(run.tokens)
+            stats.tokens.append(token)
+            stats.counts.generated = len(stats.tokens)
             yield token
             if index + 1 < limit:
-                logits = self._following(mine, token, prompt.next_position + index, run, halt)
-        run.finish_reason = "length"
+                logits = self._next_logits(number, token, prompt.next_position + index, stats, halt)
+        stats.finish_reason = "length"
 
-    def _following(self, mine: int, token: int, position: int, run: Run, halt: Halt) -> Floats:
-        """Returns logits after `token`; raises if the answer was halted or the cache is no longer prompt `mine`'s."""
+    def _next_logits(self, number: int, token: int, position: int, stats: GenerationStats, halt: Halt) -> Floats:
+        """Returns logits after `token`; raises if the answer was halted or another prompt uses the cache."""
         halt.check()
         with self.lock:
-            self._check_turn(mine)
-            began = time.perf_counter()
+            self._check_current(number)
+            started = time.perf_counter()
             logits = self.step(token, position)
-        run.times.decode += time.perf_counter() - began
+        stats.times.decode += time.perf_counter() - started
         return logits
 
-    def _check_turn(self, mine: int) -> None:
+    def _check_current(self, number: int) -> None:
         if self._closed:
             raise EngineError("the model was closed before this answer ended", fix="end or close() its streams first")
-        if self._prompts != mine:
+        if self._prompt_count != number:
             raise PromptError(
                 "another prompt was started on this model, or the model was cleared, before this answer ended",
                 fix="finish one answer first, use generate(), or load the bundle twice",

@@ -73,7 +73,7 @@ def check(schema: dict[str, Any]) -> None:
     unknown = [(key, at) for node, at in nodes for key in node if key not in KEYWORDS and not key.startswith("x-")]
     for key, at in unknown[:4]:
         near = difflib.get_close_matches(key, KEYWORDS, 1)
-        hint = f", is {near[0]!r} meant?" if near else ""
+        hint = f"; did you mean {near[0]!r}?" if near else ""
         warnings.warn(
             f"json_schema: {key[:40]!r} at {at[:80]} is not a keyword of JSON Schema and constrains nothing{hint}",
             IgnoredKeywordWarning,
@@ -81,8 +81,8 @@ def check(schema: dict[str, Any]) -> None:
         )
     if any("$ref" in node for node, _ in nodes) and not _can_end(schema, [node for node, _ in nodes]):
         raise PromptError(
-            "json_schema allows no answer that ends: what it needs contains itself",
-            fix="do not require the field or the items that refer back, or allow null there",
+            "json_schema allows no finite answer: a required part contains itself",
+            fix="make the field or the items that refer back optional, or allow null there",
         )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from ..common.checks import real, told, whole
+from ..common.checks import check_float, check_int, quoted
 from ..errors import PromptError
 from ..manifest import GenerationDefaults, Manifest
 from .penalties import Penalties
@@ -34,10 +34,10 @@ class AnswerOptions:
     stop: str | Sequence[str] = ()
     timeout: float | None = None
 
-    def resolve(self, manifest: Manifest) -> Resolved:
+    def resolve(self, manifest: Manifest) -> ResolvedOptions:
         """Returns the options with defaults filled in; raises PromptError for values out of range."""
         checkpoint = self._checkpoint(manifest)
-        return Resolved(
+        return ResolvedOptions(
             max_new_tokens=self._limit(checkpoint, manifest.llm.max_length),
             limit_by_default=self.max_new_tokens is None,
             sampling=Sampling(
@@ -52,13 +52,13 @@ class AnswerOptions:
                 _first(self.no_repeat_ngram_size, checkpoint.no_repeat_ngram_size),
             ),
             stop=_stop_strings(self.stop),
-            timeout=None if self.timeout is None else real("timeout", self.timeout, "seconds, above 0", above=True),
+            timeout=None if self.timeout is None else check_float("timeout", self.timeout, above=True, fix="seconds"),
         )
 
     def _limit(self, checkpoint: GenerationDefaults, max_length: int) -> int:
         """Returns the token limit; the default leaves room for a prompt."""
         if self.max_new_tokens is not None:
-            return whole("max_new_tokens", self.max_new_tokens, 1, "ask for a whole number, at least one")
+            return check_int("max_new_tokens", self.max_new_tokens, 1)
         if checkpoint.max_new_tokens is not None:
             return max(1, min(checkpoint.max_new_tokens, max_length // 2))
         return max(1, min(MAX_NEW_TOKENS, max_length // 4))
@@ -75,7 +75,7 @@ class AnswerOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Resolved:
+class ResolvedOptions:
     """The effective options of one answer; `limit_by_default` if the caller gave no `max_new_tokens`."""
 
     max_new_tokens: int
@@ -93,5 +93,5 @@ def _first(given: T | None, default: T) -> T:
 def _stop_strings(stop: str | Sequence[str]) -> tuple[str, ...]:
     strings = (stop,) if isinstance(stop, str) else stop
     if not isinstance(strings, Sequence) or not all(isinstance(text, str) and text for text in strings):
-        raise PromptError(f"stop is {told(stop)}", fix="give a text that ends the answer, or a list of them")
+        raise PromptError(f"stop must be a text or a list of texts, none empty, got {quoted(stop)}")
     return tuple(strings)

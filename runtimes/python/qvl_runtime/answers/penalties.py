@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..common.checks import real, whole
+from ..common.checks import check_float, check_int
 from ..positions import Ints
-from .sampling import Chooser, Logits
+from .sampling import Logits, TokenPicker
 
 
 @dataclass(frozen=True)
@@ -27,29 +27,29 @@ class Penalties:
     no_repeat_ngram_size: int = 0
 
     def __post_init__(self) -> None:
-        penalty = real("repetition_penalty", self.repetition_penalty, "above 0, 1 changes nothing", above=True)
-        size = whole("no_repeat_ngram_size", self.no_repeat_ngram_size, 0, "a whole number, 0 forbids nothing")
+        penalty = check_float("repetition_penalty", self.repetition_penalty, above=True, fix="1 disables it")
+        size = check_int("no_repeat_ngram_size", self.no_repeat_ngram_size, 0, fix="0 disables it")
         object.__setattr__(self, "repetition_penalty", penalty)
         object.__setattr__(self, "no_repeat_ngram_size", size)
 
-    def chooser(self, choose: Chooser, prompt: Ints) -> Chooser:
-        """Applies `choose` to penalized logits; the tokens it chooses count as seen from then on."""
+    def picker(self, pick: TokenPicker, prompt: Ints) -> TokenPicker:
+        """Applies `pick` to penalized logits; the tokens it chooses count as seen from then on."""
         if self == Penalties():
-            return choose
+            return pick
         ngrams, seen = _Ngrams(self.no_repeat_ngram_size, prompt.tolist()), np.zeros(0, np.bool_)
 
-        def penalised(logits: Logits) -> int:
+        def penalized(logits: Logits) -> int:
             nonlocal seen
             if not seen.size:
                 seen = np.isin(np.arange(len(logits)), prompt)
-            token = choose(ngrams.without_repeats(self.penalised(logits, seen)))
+            token = pick(ngrams.without_repeats(self.penalized(logits, seen)))
             seen[token] = True
             ngrams.append(token)
             return token
 
-        return penalised
+        return penalized
 
-    def penalised(self, logits: Logits, seen: np.ndarray) -> Logits:
+    def penalized(self, logits: Logits, seen: np.ndarray) -> Logits:
         """Returns logits [vocab] with the penalty applied to the `seen` tokens [vocab]."""
         penalty = np.float32(self.repetition_penalty)
         return np.where(seen, np.where(logits < 0, logits * penalty, logits / penalty), logits)

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ..common.checks import real, whole
+from ..common.checks import check_float, check_int
 from ..errors import EngineError
 
 Logits = npt.NDArray[np.float32]
-Chooser = Callable[[Logits], int]
+TokenPicker = Callable[[Logits], int]
 
 
 @dataclass(frozen=True)
@@ -31,16 +31,16 @@ class Sampling:
 
     def __post_init__(self) -> None:
         checked = {
-            "temperature": real("temperature", self.temperature, "0 or more"),
-            "top_p": real("top_p", self.top_p, "above 0, at most 1", most=1, above=True),
-            "top_k": whole("top_k", self.top_k, 0, "a whole number, 0 keeps all"),
-            "seed": None if self.seed is None else whole("seed", self.seed, 0, "a whole number, 0 or more"),
-            "min_p": real("min_p", self.min_p, "from 0 to 1", most=1),
+            "temperature": check_float("temperature", self.temperature),
+            "top_p": check_float("top_p", self.top_p, most=1, above=True),
+            "top_k": check_int("top_k", self.top_k, 0, fix="0 keeps all tokens"),
+            "seed": None if self.seed is None else check_int("seed", self.seed, 0),
+            "min_p": check_float("min_p", self.min_p, most=1),
         }
         for name, value in checked.items():
             object.__setattr__(self, name, value)
 
-    def chooser(self) -> Chooser:
+    def picker(self) -> TokenPicker:
         """Returns a function from logits [vocab] to a token id, with its own random state."""
         if self.temperature == 0:
             return _best
@@ -72,7 +72,7 @@ def _best(logits: Logits) -> int:
     """Returns the likeliest token, the first among equals; raises EngineError if its logit is not finite."""
     best = int(logits.argmax())  # the index of a NaN if there is one
     if not np.isfinite(logits[best]):
-        raise EngineError("the model gives logits that are not finite", fix="`inspect --verify` the bundle")
+        raise EngineError("the model's logits are not finite", fix="check the bundle with `inspect --verify`")
     return best
 
 

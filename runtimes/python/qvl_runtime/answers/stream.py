@@ -11,14 +11,14 @@ from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 
 from ..prompts.prompt import Prompt
-from .generate import Halt, Run
+from .generate import GenerationStats, Halt
 from .stop_strings import StopStrings
 
 NO_MARKS: Mapping[int, str] = MappingProxyType({})
 
 
 class Stream(Iterator[str]):
-    """Iterates over pieces of the answer to `prompt`; `run` is updated as they are generated.
+    """Iterates over pieces of the answer to `prompt`; `run` holds its statistics, updated as they are generated.
 
     Special tokens are skipped, except for `marks` (id → text), which are part of an answer. The answer ends before the
     first `stop` string. Callers that do not read to the end must call `close()` or use the stream in a `with`.
@@ -28,13 +28,13 @@ class Stream(Iterator[str]):
         self,
         tokens: Iterator[int],
         tokenizer: Tokenizer,
-        run: Run,
+        stats: GenerationStats,
         prompt: Prompt | None = None,
         marks: Mapping[int, str] = NO_MARKS,
         stop: Sequence[str] = (),
         halt: Halt | None = None,
     ) -> None:
-        self._tokens, self._tokenizer, self.run, self._marks = tokens, tokenizer, run, marks
+        self._tokens, self._tokenizer, self.run, self._marks = tokens, tokenizer, stats, marks
         self.prompt = prompt
         self._decoder = DecodeStream(skip_special_tokens=True)
         self._stop, self._halt, self._ended = StopStrings(stop), halt or Halt(), False

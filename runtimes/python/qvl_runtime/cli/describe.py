@@ -48,8 +48,10 @@ def _recommended(generation: GenerationDefaults) -> str:
     """Describes the settings of `--use-generation-config` that differ from the neutral ones."""
     neutral = (_NEUTRAL_DRAWN if generation.do_sample and generation.temperature else {}) | _NEUTRAL
     settings = {name: getattr(generation, name) for name in neutral}
-    told = {name: value for name, value in settings.items() if value != neutral[name]}
-    return f"greedy; with --use-generation-config {_options(told)}" if told else "greedy, as the checkpoint recommends"
+    chosen = {name: value for name, value in settings.items() if value != neutral[name]}
+    return (
+        f"greedy; with --use-generation-config {_options(chosen)}" if chosen else "greedy, as the checkpoint recommends"
+    )
 
 
 def _options(options: Mapping[str, object]) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..drawing import is_image
 from ..errors import MediaError
-from ..media.sources import is_remote, local, shown
+from ..media.sources import describe_source, is_remote, resolve_source
 
 VIDEO_FORMS = (
     "--video a.mp4 --video b.mp4 for two videos, --video 'frames/*.png' or --video frames for images as frames"
@@ -22,7 +22,7 @@ def video_source(name: str) -> str | list[str]:
 
     Raises MediaError if a directory or a pattern has no images.
     """
-    path = local(name)
+    path = resolve_source(name)
     if isinstance(path, bytes) or is_remote(name):  # not a pattern, even with a question mark
         return name
     text = os.fspath(path)
@@ -44,15 +44,15 @@ def _matching(pattern: str) -> list[str]:
 def _frames(found: list[str], name: str, problem: str) -> list[str]:
     for file in found:
         if not is_image(Path(file)):
-            problem = f"is no frame of a video but {_kind(file)}"
-            raise MediaError(problem, where=shown(file), fix=f"a pattern names images: {VIDEO_FORMS}")
+            problem = f"is {_kind(file)}, not a frame of a video"
+            raise MediaError(problem, where=describe_source(file), fix=f"a pattern names images: {VIDEO_FORMS}")
     if not found:
-        raise MediaError(problem, where=shown(name), fix=f"write {VIDEO_FORMS}")
+        raise MediaError(problem, where=describe_source(name), fix=f"write {VIDEO_FORMS}")
     return sorted(found, key=_counted)
 
 
 def _kind(file: str) -> str:
-    return "a video of its own" if looks_like_media(file) else "a file of another kind"
+    return "a video" if looks_like_media(file) else "a file of another kind"
 
 
 def _counted(name: str) -> tuple[list[tuple[int, str]], str]:

@@ -10,29 +10,34 @@ from typing import Any
 from ..errors import PromptError
 
 
-def whole(name: str, value: Any, least: int, fix: str) -> int:
-    """Returns `value` as an int of at least `least`; raises PromptError otherwise, also for a bool."""
+def check_int(name: str, value: Any, least: int, most: float = math.inf, fix: str = "") -> int:
+    """Returns `value` as an int from `least` to `most`; raises PromptError otherwise, also for a bool."""
     try:
-        number = least - 1 if isinstance(value, bool) else operator.index(value)
+        number = None if isinstance(value, bool) else operator.index(value)
     except TypeError:
-        number = least - 1
-    if number < least:
-        raise PromptError(f"{name} is {told(value)}", fix=fix)
+        number = None
+    if number is None or not least <= number <= most:
+        bound = f"<= {most:g}" if number is not None and number > most else f">= {least}"
+        raise PromptError(f"{name} must be a whole number {bound}, got {quoted(value)}", fix=fix)
     return number
 
 
-def real(name: str, value: Any, fix: str, least: float = 0.0, most: float = math.inf, *, above: bool = False) -> float:
+def check_float(
+    name: str, value: Any, least: float = 0.0, most: float = math.inf, *, above: bool = False, fix: str = ""
+) -> float:
     """Returns `value` as a finite float from `least` (exclusive if `above`) to `most`; raises PromptError otherwise."""
     try:
         number = float(value) if isinstance(value, numbers.Real) and not isinstance(value, bool) else math.nan
     except OverflowError:  # an integer or fraction beyond the range of floats
         number = math.inf
     if not (math.isfinite(number) and least <= number <= most) or (above and number == least):
-        raise PromptError(f"{name} is {told(value)}", fix=fix)
+        kind = "" if math.isfinite(number) else "a finite number "
+        bounds = f"{'>' if above else '>='} {least:g}" + (f" and <= {most:g}" if most < math.inf else "")
+        raise PromptError(f"{name} must be {kind}{bounds}, got {quoted(value)}", fix=fix)
     return number
 
 
-def told(value: Any) -> str:
+def quoted(value: Any) -> str:
     """Returns a value as errors quote it; Python refuses to format integers of thousands of digits."""
     try:
         return f"{value!r:.80}"
@@ -40,9 +45,9 @@ def told(value: Any) -> str:
         return "a number of thousands of digits"
 
 
-def brief(value: Any, most: int) -> str:
-    """Returns the first `most` characters of a value's text."""
+def abbreviated(value: Any, length: int) -> str:
+    """Returns the first `length` characters of a value's text."""
     try:
-        return str(value)[:most]
+        return str(value)[:length]
     except ValueError:
-        return told(value)[:most]
+        return quoted(value)[:length]

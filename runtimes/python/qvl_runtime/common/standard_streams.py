@@ -10,6 +10,7 @@ import sys
 from typing import Any
 
 from ..printable import one_line, printable, printable_json
+from .exit_codes import BAD_INPUT
 
 
 def open_streams() -> None:
@@ -56,12 +57,12 @@ def show(value: Any) -> None:
         print_json(value)
 
 
-def told(error: OutputError) -> int:
+def report_output_error(error: OutputError) -> int:
     """Returns the exit code after an output error: 0 if the reader went away, as `head` does, else 2 with a message."""
     if isinstance(error.__cause__, BrokenPipeError):
         return 0
     say(f"error: the output cannot be written: {error.__cause__}")
-    return 2
+    return BAD_INPUT
 
 
 def print_json(value: Any, indent: int | None = None) -> None:

@@ -6,24 +6,34 @@ import contextlib
 import os
 from pathlib import Path
 
+from .log import log
+
 
 def directory(program: str) -> Path:
-    """Returns the cache directory of `program`; source: XDG Base Directory Specification.
+    """Returns the cache directory of `program`: the platform's, or that in XDG_CACHE_HOME, on every platform.
 
     For users without a home it is a path where nothing can be stored; a shared directory would be open to others.
     """
+    if override := os.environ.get("XDG_CACHE_HOME"):
+        return Path(override) / program
+    import platformdirs  # only needed here
+
     try:
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / program
-    except RuntimeError:
-        return Path(os.devnull) / program
+        path = platformdirs.user_cache_path(program, appauthor=False)
+    except RuntimeError:  # no home; earlier versions return a path that begins with "~"
+        path = Path("~")
+    return path if path.is_absolute() else Path(os.devnull) / program
 
 
 def read(path: Path) -> bytes | None:
     """Returns the cached bytes, or None if there are none."""
     try:
-        return path.read_bytes()
+        content = path.read_bytes()
     except OSError:
+        log.debug("not in the user's cache: %s", path)
         return None
+    log.debug("read from the user's cache: %s, %d bytes", path, len(content))
+    return content
 
 
 def keep(path: Path, data: bytes) -> None:
@@ -34,5 +44,6 @@ def keep(path: Path, data: bytes) -> None:
         try:
             beside.write_bytes(data)
             beside.replace(path)
+            log.debug("stored in the user's cache: %s, %d bytes", path, len(data))
         finally:
             beside.unlink(missing_ok=True)

@@ -18,7 +18,7 @@ from ..common.files import check_regular, is_pipe, read_file
 from ..errors import MediaError, QvlError
 from ..pdf import PdfPage
 from ..resize import MAX_ASPECT_RATIO
-from .sources import is_remote, local, shown
+from .sources import describe_source, is_remote, resolve_source
 
 MAX_IMAGE_PIXELS = 1 << 27
 """Larger images are rejected before decoding: 134 million pixels, an A3 page at 800 dpi."""
@@ -34,9 +34,10 @@ MAX_IMAGE_BYTES = 1 << 30
 """Larger files are rejected."""
 MAX_CLIP_FRAMES = 1 << 16
 FEWER_FRAMES = "give fewer or smaller frames, or a video file"
+COMPLETE = "check that the file is complete"
 CHUNK = 1 << 20
 _REFUSED = ("EPS", "WMF")  # Pillow runs Ghostscript or Windows on these
-_PILLOW = threading.Lock()
+_PILLOW_LOCK = threading.Lock()
 
 Numbers = np.ndarray[Any, Any]
 Bytes = np.ndarray[Any, np.dtype[np.uint8]]
@@ -72,13 +73,13 @@ def load_pages(source: ImageSource) -> list[Image.Image] | list[PdfPage]:
     """
     if isinstance(source, PdfPage):
         return [source]
-    where = _describe(source)
+    where = describe_source(source)
     with _reading(where):
-        source = local(source)
+        source = resolve_source(source)
         if isinstance(source, Image.Image):
-            return [_page(source, where)]
+            return [_upright_rgb(source, where)]
         with _open(source, where) as image:
-            return [_page(_at(image, index), where) for index in range(_count_pages(image, where))]
+            return [_upright_rgb(_seek(image, index), where) for index in range(_count_pages(image, where))]
 
 
 def count_pages(path: str | Path) -> int:
@@ -98,14 +99,16 @@ def _reading(where: str) -> Iterator[None]:
         hint = "give PDFs with --pdf" if where.lower().endswith(".pdf") else ""
         raise MediaError("is not an image in a known format", where=where, fix=hint) from error
     except Exception as error:  # on damaged files Pillow's parsers raise exceptions of any type
-        raise MediaError(f"cannot be read: {str(error)[:200]}", where=where, fix="is the file complete?") from error
+        raise MediaError(f"cannot be read: {str(error)[:200]}", where=where, fix=COMPLETE) from error
 
 
 def load_image(source: ImageSource) -> Image.Image:
     """Loads an image source of one page; raises MediaError for several pages."""
     pages = load_pages(source)
     if len(pages) > 1:
-        raise MediaError(f"has {len(pages)} pages where one image is wanted", where=_describe(source), fix="split it")
+        raise MediaError(
+            f"has {len(pages)} pages; one image is expected", where=describe_source(source), fix="split it"
+        )
     return pages[0].draw() if isinstance(pages[0], PdfPage) else pages[0]
 
 
@@ -116,7 +119,7 @@ def check_aspect(pages: Sequence[Frame], source: ImageSource) -> None:
             width, height = page.size
             raise MediaError(
                 f"aspect ratio of {width} × {height} is above {MAX_ASPECT_RATIO}",
-                where=_describe(source),
+                where=describe_source(source),
                 fix="crop it",
             )
 
@@ -126,16 +129,19 @@ def load_frames(sources: Sequence[ImageSource]) -> list[Image.Image]:
     frames: list[Image.Image] = []
     pixels = 0
     if len(sources) > MAX_CLIP_FRAMES:
-        raise MediaError(f"a video of {len(sources):,} frames", fix=FEWER_FRAMES)
+        raise MediaError(f"the video has {len(sources):,} frames, more than {MAX_CLIP_FRAMES:,}", fix=FEWER_FRAMES)
     for source in sources:
         frames.append(load_image(source))
         pixels += frames[-1].width * frames[-1].height
         if pixels > MAX_CLIP_PIXELS:
-            raise MediaError(f"the first {len(frames):,} frames of a video have {pixels:,} pixels", fix=FEWER_FRAMES)
+            raise MediaError(
+                f"the first {len(frames):,} frames of the video have {pixels:,} pixels",
+                fix=FEWER_FRAMES,
+            )
     if not frames:
         raise MediaError("a video needs at least one frame")
     if len(sizes := {frame.size for frame in frames}) > 1:
-        raise MediaError(f"frames of a video differ in size: {sorted(sizes)}", fix="resize them to one size")
+        raise MediaError(f"the frames of the video differ in size: {sorted(sizes)}", fix="resize them to one size")
     return frames
 
 
@@ -144,12 +150,10 @@ def check_clip(frames: np.ndarray[Any, Any]) -> None:
     pixels = math.prod(frames.shape[:3])
     if pixels > MAX_CLIP_PIXELS or len(frames) > MAX_CLIP_FRAMES:
         raise MediaError(
-            f"is an array of shape {list(frames.shape)}: {pixels:,} pixels", where="video", fix=FEWER_FRAMES
+            f"is an array of shape {list(frames.shape)}: {pixels:,} pixels",
+            where="video",
+            fix=FEWER_FRAMES,
         )
-
-
-def _describe(source: ImageSource) -> str:
-    return shown(source)
 
 
 def _open(source: str | Path | bytes | BinaryIO | np.ndarray[Any, Any], where: str) -> Image.Image:
@@ -162,19 +166,19 @@ def _open(source: str | Path | bytes | BinaryIO | np.ndarray[Any, Any], where: s
         _check_pixels(source.shape[1], source.shape[0], where)  # the array may be a view that repeats one pixel
         return Image.fromarray(source)
     if not isinstance(source, str | Path | bytes) and hasattr(source, "read"):
-        source = _content(source, where)
+        source = _read_all(source, where)
     if isinstance(source, bytes | bytearray):
         return _identify(io.BytesIO(source))
     if not isinstance(source, str | Path):
         raise MediaError("is not an image", where=where, fix="give a path, bytes, a PIL image or a uint8 array")
-    check_there(source)
+    check_exists(source)
     if is_pipe(source):
         return _identify(io.BytesIO(read_file(source, MAX_IMAGE_BYTES)))
     check_regular(source, MAX_IMAGE_BYTES)
     return _identify(Path(source))
 
 
-def _content(source: BinaryIO, where: str) -> bytes:
+def _read_all(source: BinaryIO, where: str) -> bytes:
     """Reads an open file completely, from its start if it is seekable."""
     if hasattr(source, "seekable") and source.seekable():
         source.seek(0)
@@ -188,21 +192,21 @@ def _content(source: BinaryIO, where: str) -> bytes:
     return bytes(content)
 
 
-def check_there(source: str | Path) -> None:
+def check_exists(source: str | Path) -> None:
     """Raises MediaError if there is no such file, with a hint for URLs."""
     text = str(source)
     if os.path.exists(source):  # unlike pathlib, it takes any text
         return
     if is_remote(text):
-        raise MediaError("is a URL", where=shown(source), fix="URLs are not fetched: download it first")
+        raise MediaError("is a URL", where=describe_source(source), fix="URLs are not fetched; download the file first")
     if text.lower().startswith("data:"):
         fix = "write data:image/png;base64,…"
-        raise MediaError("is a data: URL without data", where=shown(source), fix=fix)
-    raise MediaError("no such file", where=shown(source), fix="" if text else "the path is empty")
+        raise MediaError("is a data: URL without data", where=describe_source(source), fix=fix)
+    raise MediaError("no such file", where=describe_source(source), fix="" if text else "the path is empty")
 
 
 def _identify(file: Path | io.BytesIO) -> Image.Image:
-    with _own_bound():
+    with _no_pillow_limit():
         image = Image.open(file)
     if image.format in _REFUSED:
         image.close()
@@ -210,10 +214,10 @@ def _identify(file: Path | io.BytesIO) -> Image.Image:
     return image
 
 
-def _at(image: Image.Image, index: int) -> Image.Image:
+def _seek(image: Image.Image, index: int) -> Image.Image:
     """Moves the image to one of its pages and returns it; reads only the page's header."""
     if image.tell() != index:
-        with _own_bound():
+        with _no_pillow_limit():
             image.seek(index)
     return image
 
@@ -228,10 +232,10 @@ def _count_pages(image: Image.Image, where: str) -> int:
     count, total = 0, 0
     with contextlib.suppress(EOFError):
         while True:
-            _check_size(_at(image, count), where)
+            _check_size(_seek(image, count), where)
             count, total = count + 1, total + image.width * image.height
             if count > MAX_TIFF_PAGES or total > MAX_PAGES_PIXELS:
-                problem = f"its first {count} pages have {total:,} pixels, too many"
+                problem = f"its first {count} pages have {total:,} pixels, which is too many"
                 raise MediaError(problem, where=where, fix="split it")
     return count
 
@@ -241,20 +245,20 @@ def _check_scans(image: Image.Image, where: str) -> None:
     file: Any = getattr(image, "fp", None)
     if file is None:
         return
-    place, scans, last = file.tell(), 0, b""
+    position, scans, last = file.tell(), 0, b""
     file.seek(0)
     while piece := file.read(CHUNK):
         scans += (last + piece).count(b"\xff\xda")  # no pixel data contains it
         last = piece[-1:]
-    file.seek(place)
+    file.seek(position)
     if scans * image.width * image.height > MAX_SCANNED_PIXELS:
         raise MediaError(f"its {scans:,} scans take too long to read", where=where, fix="save it again")
 
 
 @contextlib.contextmanager
-def _own_bound() -> Iterator[None]:
+def _no_pillow_limit() -> Iterator[None]:
     """Disables Pillow's process-wide size limit, which warns first and names no file; `_check_size` replaces it."""
-    with _PILLOW:
+    with _PILLOW_LOCK:
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
             yield
@@ -269,7 +273,7 @@ def _check_size(image: Image.Image, where: str) -> None:
 def _check_pixels(width: int, height: int, where: str) -> None:
     if width * height > MAX_IMAGE_PIXELS:
         raise MediaError(
-            f"{width} × {height} pixels: more than {MAX_IMAGE_PIXELS:,} are refused as a decompression bomb",
+            f"has {width} × {height} pixels; more than {MAX_IMAGE_PIXELS:,} are refused as a decompression bomb",
             where=where,
             fix="scale it down",
         )
@@ -277,7 +281,7 @@ def _check_pixels(width: int, height: int, where: str) -> None:
         raise MediaError("has no pixels", where=where)
 
 
-def _page(image: Image.Image, where: str) -> Image.Image:
+def _upright_rgb(image: Image.Image, where: str) -> Image.Image:
     _check_size(image, where)
     return _rgb(ImageOps.exif_transpose(image))
 
@@ -289,9 +293,9 @@ def _rgb(image: Image.Image) -> Image.Image:
         return Image.fromarray(_bytes_of_floats(np.asarray(image))).convert("RGB")
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
-        paper = Image.new("RGB", rgba.size, "white")
-        paper.paste(rgba, mask=rgba.getchannel("A"))
-        return paper
+        background = Image.new("RGB", rgba.size, "white")
+        background.paste(rgba, mask=rgba.getchannel("A"))
+        return background
     return image.convert("RGB")
 
 

@@ -1,6 +1,6 @@
 """Resolves names of media: paths, `file:` URLs and `data:` URLs. Nothing is fetched from a network.
 
-`local` turns a name into a path or the bytes themselves; `shown` is how an error may quote it.
+`resolve_source` turns a name into a path or the bytes themselves; `describe_source` is how an error may quote it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _DRIVE = re.compile(r"[/\\]+([A-Za-z])[:|](?=[/\\]|$)")
 Source = TypeVar("Source")
 
 
-def local(source: Source) -> Source | Path | bytes:
+def resolve_source(source: Source) -> Source | Path | bytes:
     """Returns the path of a `file:` URL or the bytes of a `data:` URL; other sources unchanged.
 
     In a path that does not exist, backslashes become slashes if that path exists. Raises MediaError for a damaged URL.
@@ -37,16 +37,16 @@ def local(source: Source) -> Source | Path | bytes:
         return source
     text = str(source)
     if match := _DATA.match(text):
-        return _payload(text, match)
+        return _decode_data_url(text, match)
     if text[:5].lower() == "file:" and not os.path.exists(text):
         return Path(file_path(text))
     if os.sep == "/" and "\\" in text and not os.path.exists(text):
-        turned = text.replace("\\", "/")
-        return Path(turned) if os.path.exists(turned) else source
+        with_slashes = text.replace("\\", "/")
+        return Path(with_slashes) if os.path.exists(with_slashes) else source
     return source
 
 
-def shown(source: object) -> str:
+def describe_source(source: object) -> str:
     """Returns how errors name a source: without the payload of a `data:` URL and without credentials or query."""
     if not isinstance(source, str | Path):
         return f"image given as {type(source).__name__}"
@@ -68,15 +68,17 @@ def file_path(url: str, windows: bool = os.name == "nt") -> str:
     """Returns the path of a `file:` URL; raises MediaError unless it is an absolute path on this machine."""
     match = _FILE.match(url)
     if not match:
-        raise MediaError("has no absolute path", where=shown(url), fix="write file:///directory/name, or a plain path")
+        raise MediaError(
+            "has no absolute path", where=describe_source(url), fix="write file:///directory/name, or a plain path"
+        )
     host, rest = (match["host"] or "").lower(), url[match.end() :]
     path = unquote(rest) if windows else _unquoted(rest)
     if windows:
         path = _DRIVE.sub(r"\1:", path, count=1) if _DRIVE.match(path) else path
         return path if host in ("", "localhost") else f"//{host}{path}"
     if host not in ("", "localhost"):
-        problem = f"names a file of another machine, {host}"
-        raise MediaError(problem, where=shown(url), fix="write file:///directory/name, or a plain path")
+        problem = f"names a file on another machine, {host}"
+        raise MediaError(problem, where=describe_source(url), fix="write file:///directory/name, or a plain path")
     return path
 
 
@@ -88,9 +90,9 @@ def _unquoted(path: str) -> str:
         return path
 
 
-def _payload(url: str, match: re.Match[str]) -> bytes:
+def _decode_data_url(url: str, match: re.Match[str]) -> bytes:
     """Decodes the content of a `data:` URL: strict base64 or percent-encoded bytes."""
-    where, escapes = shown(url), url.count("%", match.end())
+    where, escapes = describe_source(url), url.count("%", match.end())
     if escapes > MAX_ESCAPES or len(url) - match.end() - 2 * escapes > MAX_DATA_BYTES * 4 // 3 + 4:
         raise _too_large(where)
     data = unquote_to_bytes(url[match.end() :].encode("utf-8", "replace"))
@@ -98,7 +100,7 @@ def _payload(url: str, match: re.Match[str]) -> bytes:
         try:
             data = base64.b64decode(data, validate=True)
         except binascii.Error as error:
-            raise MediaError(f"is not base64: {error}", where=where, fix="is the URL complete?") from error
+            raise MediaError(f"is not base64: {error}", where=where, fix="check that the URL is complete") from error
     if len(data) > MAX_DATA_BYTES:
         raise _too_large(where)
     if not data:
@@ -107,4 +109,4 @@ def _payload(url: str, match: re.Match[str]) -> bytes:
 
 
 def _too_large(where: str) -> MediaError:
-    return MediaError(f"holds more than {MAX_DATA_BYTES >> 20} MiB", where=where, fix="give the path of a file")
+    return MediaError(f"has more than {MAX_DATA_BYTES >> 20} MiB", where=where, fix="give the path of a file")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import math
-import operator
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from numbers import Integral, Real
@@ -14,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from ..common.checks import real, told
+from ..common.checks import check_float, check_int
 from ..common.extras import install_fix
 from ..common.files import check_regular
 from ..errors import InstallError, MediaError, PromptError, QvlError
 from ..positions import Ints
 from ..resize import MAX_ASPECT_RATIO, smart_resize
-from .images import MAX_CLIP_FRAMES, MAX_CLIP_PIXELS, MAX_IMAGE_PIXELS, check_clip, check_there, load_frames
-from .sources import local, shown
+from .images import COMPLETE, MAX_CLIP_FRAMES, MAX_CLIP_PIXELS, MAX_IMAGE_PIXELS, check_clip, check_exists, load_frames
+from .sources import describe_source, resolve_source
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -36,7 +35,7 @@ MIN_TOKENS, MAX_TOKENS = 128, 768
 """Default minimum and maximum image tokens of a frame."""
 RESIZED_TOKENS = 4, 16384
 """Minimum and maximum image tokens of an explicitly requested size."""
-SHARE = 0.9
+VIDEO_SHARE = 0.9
 """Fraction of the maximum length that the frames of one video may take together."""
 MAX_VIDEO_BYTES = 1 << 34
 """Larger files are rejected: 16 GiB."""
@@ -45,15 +44,14 @@ FORMATS = (
     "yuv4mpegpipe,wav,mp3,flac,aac"
 )
 """FFmpeg's names of the accepted containers; playlists (HLS, DASH, concat) would open further files and URLs."""
-OPENED_WITH = {"protocol_whitelist": "file", "format_whitelist": FORMATS}
-COMPLETE = "is the file complete?"
+AV_OPTIONS = {"protocol_whitelist": "file", "format_whitelist": FORMATS}
 Size = tuple[int, int]
 Resize = Callable[[int, Size], Size]
 """Number of frames and their size (width, height) → the size to resize them to."""
 
 
 @dataclass(frozen=True)
-class Budget:
+class PixelBudget:
     """Pixel bounds of an image or a frame, and of all temporal patches of a video together; None means the default.
 
     `resized` is an explicit width and height, which replaces the bounds.
@@ -65,14 +63,14 @@ class Budget:
     resized: Size | None = None
 
     @classmethod
-    def of(cls, part: Mapping[str, Any]) -> Budget:
+    def from_part(cls, part: Mapping[str, Any]) -> PixelBudget:
         """Reads the budget of a content part; raises PromptError for invalid values."""
-        low, high, total = (_count(part, name) for name in ("min_pixels", "max_pixels", "total_pixels"))
+        low, high, total = (_positive_int(part, name) for name in ("min_pixels", "max_pixels", "total_pixels"))
         if low and high and low > high:
             raise PromptError(f"min_pixels {low} is above max_pixels {high}")
-        height, width = _count(part, "resized_height"), _count(part, "resized_width")
+        height, width = _positive_int(part, "resized_height"), _positive_int(part, "resized_width")
         if (height is None) != (width is None):
-            raise PromptError("resized_height and resized_width are given together", fix="give both of them")
+            raise PromptError("resized_height and resized_width must be given together")
         if height and width and max(height, width) > MAX_ASPECT_RATIO * min(height, width):
             raise PromptError(f"resized_width {width} to resized_height {height} is above {MAX_ASPECT_RATIO} to 1")
         return cls(low, high, total, (width, height) if height and width else None)
@@ -91,14 +89,14 @@ class Budget:
         """Returns minimum and maximum pixels of each of `frames` frames; a token is `token_side` pixels square."""
         token = token_side**2
         low = self.min_pixels or MIN_TOKENS * token
-        total = self.total_pixels or max_length * token * SHARE
+        total = self.total_pixels or max_length * token * VIDEO_SHARE
         high = max(min(MAX_TOKENS * token, total / _even(frames, math.ceil) * FRAME_FACTOR), int(low * 1.05))
         high = int(min(self.max_pixels or high, high))
         return min(low, high), high
 
 
 @dataclass(frozen=True)
-class Sampling:
+class FrameSampling:
     """`frames` in total, or `fps` per second but `min_frames` to `max_frames`, between seconds `start` and `end`."""
 
     fps: float = DEFAULT_FPS
@@ -109,33 +107,31 @@ class Sampling:
     end: float | None = None
 
     @classmethod
-    def of(cls, part: Mapping[str, Any]) -> Sampling:
+    def from_part(cls, part: Mapping[str, Any]) -> FrameSampling:
         """Reads the sampling options of a content part; raises PromptError for invalid or conflicting values."""
         given = {name: part[name] for name in ("fps", "sample_fps", "nframes") if part.get(name) is not None}
         rates = list(given)
         if len(rates) > 1:
             raise PromptError(f"a video has both {rates[0]} and {rates[1]}", fix="give one of them")
-        fps = given.get("fps", given.get("sample_fps", DEFAULT_FPS))
-        if not _is_number(fps) or not MIN_FPS <= fps <= MAX_FPS:
-            problem = f"a video has {told(fps)} frames a second"
-            raise PromptError(problem, fix=f"give a number from {MIN_FPS} to {MAX_FPS}")
-        low, high = _count(part, "min_frames"), _count(part, "max_frames")
+        name = "sample_fps" if "sample_fps" in given else "fps"
+        fps = check_float(name, given.get(name, DEFAULT_FPS), MIN_FPS, MAX_FPS)
+        low, high = _positive_int(part, "min_frames"), _positive_int(part, "max_frames")
         if high is not None and high < max(low or 0, FRAME_FACTOR):
             problem = f"max_frames {high} is below min_frames {low or FRAME_FACTOR}"
             raise PromptError(problem, fix=f"frames come in pairs: give at least {max(low or 0, FRAME_FACTOR)}")
-        start, end = _second(part, "video_start"), _second(part, "video_end")
-        return cls(float(fps), _count(part, "nframes"), low or MIN_FRAMES, high, start, end)
+        start, end = _seconds(part, "video_start"), _seconds(part, "video_end")
+        return cls(fps, _positive_int(part, "nframes"), low or MIN_FRAMES, high, start, end)
 
     def range(self, total: int, rate: float) -> tuple[int, int]:
         """Returns first frame and number of frames of the requested time span (`calculate_video_frame_range`)."""
         if self.start is None and self.end is None:
             return 0, total
         longest = total / rate
-        start, end = (max(0.0, min(second, longest)) for second in (self.start or 0.0, _or(self.end, longest)))
+        start, end = (max(0.0, min(second, longest)) for second in (self.start or 0.0, _value_or(self.end, longest)))
         first, last = math.ceil(start * rate), min(math.floor(end * rate), total - 1)
         if first >= last:
             raise PromptError(
-                f"video_start {self.start or 0:g} to video_end {_or(self.end, longest):g} holds no two frames",
+                f"video_start {self.start or 0:g} to video_end {_value_or(self.end, longest):g} holds under two frames",
                 fix=f"the video is {longest:.2f} seconds long",
             )
         return first, last - first + 1
@@ -145,7 +141,8 @@ class Sampling:
         if self.frames is not None:
             wanted = round(self.frames / FRAME_FACTOR) * FRAME_FACTOR
             if not FRAME_FACTOR <= wanted <= total:
-                problem, most = f"nframes is {self.frames}, the video has {total} frames", _even(total, math.floor)
+                most = _even(total, math.floor)
+                problem = f"nframes {self.frames} does not fit a video of {total} frames"
                 raise PromptError(problem, fix=f"frames come in pairs: give {FRAME_FACTOR} to {most}")
             return wanted
         low = _even(self.min_frames, math.ceil)
@@ -153,7 +150,7 @@ class Sampling:
         return max(min(total, FRAME_FACTOR), _even(min(max(total / rate * self.fps, low), high, total), math.floor))
 
 
-def _or(value: float | None, default: float) -> float:
+def _value_or(value: float | None, default: float) -> float:
     return default if value is None else value
 
 
@@ -161,45 +158,33 @@ def _even(number: float, rounded: Callable[[float], int]) -> int:
     return rounded(number / FRAME_FACTOR) * FRAME_FACTOR
 
 
-def _count(part: Mapping[str, Any], name: str) -> int | None:
+def _positive_int(part: Mapping[str, Any], name: str) -> int | None:
     """Returns a positive whole number of a content part, of any numeric type, or None if absent."""
     value = part.get(name)
-    if value is None:
-        return None
-    try:
-        number = None if isinstance(value, bool) else operator.index(_whole(value))
-    except (TypeError, OverflowError):
-        number = None
-    if number is None or not 0 < number < MAX_COUNT:
-        raise PromptError(f"{name} is {told(value)}", fix="give a positive whole number")
-    return number
+    return None if value is None else check_int(name, _without_fraction(value), 1, MAX_COUNT)
 
 
-def _whole(value: Any) -> Any:
-    """Converts a float without a fraction to an int, such as the result of `0.5 * 1568000`."""
-    floating = _is_number(value) and not isinstance(value, Integral)
-    return int(value) if floating and math.isfinite(value) and value == int(value) else value
+def _without_fraction(value: Any) -> Any:
+    """Converts a float without a fraction to an int, such as the result of `0.5 * 1568000`; others stay."""
+    floating = isinstance(value, Real) and not isinstance(value, Integral)
+    return int(value) if floating and -MAX_COUNT <= value <= MAX_COUNT and value == int(value) else value
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool)
-
-
-def _second(part: Mapping[str, Any], name: str) -> float | None:
+def _seconds(part: Mapping[str, Any], name: str) -> float | None:
     value = part.get(name)
-    return None if value is None else real(name, value, "give a number of seconds", -MAX_COUNT, MAX_COUNT)
+    return None if value is None else check_float(name, value, -MAX_COUNT, MAX_COUNT, fix="seconds")
 
 
-def spread(total: int, count: int, first: int = 0) -> Ints:
+def evenly_spaced(total: int, count: int, first: int = 0) -> Ints:
     """Returns `count` evenly spaced indices of `total` frames starting at `first`, both ends included.
 
     Equals `torch.linspace(…).round()` in float32.
     """
     step = np.float32(total - 1) / np.float32(max(count - 1, 1))
-    place = np.arange(count, dtype=np.float32)
-    from_start = np.float32(first) + step * place
-    from_end = np.float32(first + total - 1) - step * (count - 1 - place)
-    first_half = place < max(count // 2, 1)
+    index = np.arange(count, dtype=np.float32)
+    from_start = np.float32(first) + step * index
+    from_end = np.float32(first + total - 1) - step * (count - 1 - index)
+    first_half = index < max(count // 2, 1)
     return np.asarray(np.where(first_half, from_start, from_end).round(), dtype=np.int64)
 
 
@@ -213,7 +198,7 @@ class Clip:
     resized: bool
 
 
-def load_clip(source: Any, sampling: Sampling, resize: Resize) -> Clip:
+def load_clip(source: Any, sampling: FrameSampling, resize: Resize) -> Clip:
     """Loads a video file, a list of images, or a uint8 array [frames, H, W, 3].
 
     A file is sampled, and its frames are resized as they are decoded. Frames given as images or an array already have
@@ -223,34 +208,37 @@ def load_clip(source: Any, sampling: Sampling, resize: Resize) -> Clip:
         return _from_file(source, sampling, resize)
     for name, value in (("nframes", sampling.frames), ("video_start", sampling.start), ("video_end", sampling.end)):
         if value is not None:
-            raise PromptError(f"{name} samples video files", fix="choose among the frames, or give max_frames")
+            raise PromptError(
+                f"{name} applies to video files only",
+                fix="select the frames, or give max_frames",
+            )
     if isinstance(source, np.ndarray):
         if source.ndim != 4:
             raise MediaError(f"is an array of shape {list(source.shape)}", where="video", fix="give [frames, H, W, 3]")
         check_clip(source)
     total = len(source)
-    chosen = spread(total, min(total, sampling.max_frames or total))
+    chosen = evenly_spaced(total, min(total, sampling.max_frames or total))
     frames = load_frames([source[index] for index in chosen])
     return Clip(tuple(frames), sampling.fps * len(chosen) / total, tuple((chosen / sampling.fps).tolist()), False)
 
 
-def _from_file(source: str | Path, sampling: Sampling, resize: Resize) -> Clip:
+def _from_file(source: str | Path, sampling: FrameSampling, resize: Resize) -> Clip:
     try:
         import av
     except ImportError as error:
         raise InstallError("video files need av", fix=install_fix("video")) from error
-    path, where = local(source), shown(source)
+    path, where = resolve_source(source), describe_source(source)
     if not isinstance(path, bytes):
-        check_there(path)
+        check_exists(path)
         check_regular(path, MAX_VIDEO_BYTES)
     try:
         # without "file:", text before a colon in the name would be taken for a protocol
         file = io.BytesIO(path) if isinstance(path, bytes) else f"file:{path}"
-        with av.open(file, "r", options=OPENED_WITH, metadata_errors="replace") as container:
-            total, rate = _length(container, where)
+        with av.open(file, "r", options=AV_OPTIONS, metadata_errors="replace") as container:
+            total, rate = frames_and_rate(container, where)
             container.seek(0)
             first, total = sampling.range(total, rate)
-            chosen = spread(total, _bounded(sampling.count(total, rate)), first)
+            chosen = evenly_spaced(total, _check_count(sampling.count(total, rate)), first)
             frames = list(_decoded(container, chosen, resize))
     except QvlError:
         raise
@@ -258,7 +246,7 @@ def _from_file(source: str | Path, sampling: Sampling, resize: Resize) -> Clip:
         raise MediaError(f"cannot be read as a video: {error.strerror}", where=where) from error
     except MemoryError:
         raise
-    except Exception as error:  # PyAV also trips over what a damaged file lacks
+    except Exception as error:  # on damaged files PyAV raises exceptions of other types too
         raise MediaError(f"cannot be read as a video: {str(error)[:200]}", where=where, fix=COMPLETE) from error
     if not frames:
         raise MediaError("no frame of the video can be decoded", where=where)
@@ -266,19 +254,19 @@ def _from_file(source: str | Path, sampling: Sampling, resize: Resize) -> Clip:
     return Clip(tuple(frames), len(chosen) / total * rate, tuple((chosen / rate).tolist()), True)
 
 
-def _bounded(frames: int) -> int:
+def _check_count(frames: int) -> int:
     if frames > MAX_CLIP_FRAMES:
-        raise PromptError(f"{frames:,} frames of a video", fix=f"ask for at most {MAX_CLIP_FRAMES:,}")
+        raise PromptError(f"{frames:,} frames of a video are too many", fix=f"request at most {MAX_CLIP_FRAMES:,}")
     return frames
 
 
-def _length(container: InputContainer, where: str) -> tuple[int, float]:
+def frames_and_rate(container: InputContainer, where: str) -> tuple[int, float]:
     """Returns the number of frames, counted if the file does not state it, and the frames per second."""
     if not container.streams.video:
-        raise MediaError("has no pictures", where=where)
+        raise MediaError("has no video stream", where=where)
     stream = container.streams.video[0]
     if stream.codec_context is None:
-        raise MediaError("its pictures are in a form that is not known", where=where)
+        raise MediaError("its video codec is unknown", where=where)
     stream.thread_type = "AUTO"
     stream.codec_context.options = {"max_pixels": str(MAX_IMAGE_PIXELS)}  # for frames larger than the header says
     if stream.width * stream.height > MAX_IMAGE_PIXELS:
@@ -286,7 +274,7 @@ def _length(container: InputContainer, where: str) -> tuple[int, float]:
     total = stream.frames or sum(packet.size > 0 for packet in container.demux(stream))
     rate = float(stream.average_rate or 0)
     if total < 1 or rate <= 0:
-        raise MediaError("has no frames, or no frame rate", where=where)
+        raise MediaError("has no frames or no frame rate", where=where)
     return total, rate
 
 
@@ -296,19 +284,19 @@ def _decoded(container: InputContainer, chosen: Ints, resize: Resize) -> Iterato
     following = next(wanted, None)
     for index, frame in enumerate(container.decode(video=0)):
         if index == following:
-            image = _upright(frame)
+            image = upright(frame)
             width, height = resize(len(chosen), image.size)
             if (pixels := len(chosen) * width * height) > MAX_CLIP_PIXELS:
-                problem = f"{len(chosen):,} frames of a video have {pixels:,} pixels"
-                raise PromptError(problem, fix="ask for fewer or smaller ones")
+                problem = f"{len(chosen):,} frames of the video have {pixels:,} pixels, more than {MAX_CLIP_PIXELS:,}"
+                raise PromptError(problem, fix="request fewer or smaller frames")
             yield image.resize((width, height), Image.Resampling.BICUBIC)
             following = next(wanted, None)
             if following is None:
                 return
 
 
-def _upright(frame: Any) -> Image.Image:
+def upright(frame: Any) -> Image.Image:
     """Returns the frame as an image, rotated as players show it: phones store how they were held."""
     image: Image.Image = frame.to_image()
-    turned = getattr(frame, "rotation", 0)  # degrees counterclockwise, PyAV 14 and newer
-    return image.rotate(turned, expand=True) if turned else image
+    degrees = getattr(frame, "rotation", 0)  # degrees counterclockwise, PyAV 14 and newer
+    return image.rotate(degrees, expand=True) if degrees else image

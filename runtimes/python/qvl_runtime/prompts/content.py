@@ -11,16 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from ..common.checks import brief
+from ..common.checks import abbreviated
 from ..errors import PromptError
 from ..manifest import Manifest
 from ..media.images import Frame, check_aspect, load_pages
-from ..media.video import DEFAULT_FPS, Budget, Sampling, load_clip
+from ..media.video import DEFAULT_FPS, FrameSampling, PixelBudget, load_clip
 from ..positions import Grid
 from ..preprocess import resized_grid
 from ..prune.rule import Rule, parse_rule
 from ..tools import check_calls
-from .part_keys import PARTS, Reads, check_message, extra_keys, read_nothing
+from .part_keys import PART_KEYS, Reads, check_message, extra_keys, read_nothing
 
 ROLES = ("system", "user", "assistant", "tool")
 URL_PARTS = {"image_url": "image", "video_url": "video"}
@@ -71,7 +71,7 @@ def collect(
     Raises PromptError for malformed messages and for unknown keys, unless the chat template `reads` them.
     """
     if isinstance(messages, str | Mapping) or not isinstance(messages, Iterable | None):
-        raise PromptError("messages are not a list", fix='give [{"role": "user", "content": …}]')
+        raise PromptError("messages must be a list", fix='give [{"role": "user", "content": …}]')
     if not messages:
         raise PromptError("there are no messages")
     media: list[Media] = []
@@ -79,7 +79,7 @@ def collect(
     for message in messages:
         role = message.get("role") if isinstance(message, Mapping) else None
         if not isinstance(role, str) or role not in ROLES:
-            raise PromptError(f"a message needs a role among {', '.join(ROLES)}")
+            raise PromptError(f"the role of a message must be one of {', '.join(ROLES)}")
         check_message(message, reads)
         content = message.get("content")
         check_calls(message)
@@ -99,11 +99,11 @@ def _has_text(content: str | list[dict[str, Any]]) -> bool:
 
 def _parts(content: Any, media: list[Media], manifest: Manifest, reads: Reads) -> Iterator[dict[str, Any]]:
     if not isinstance(content, Sequence):
-        raise PromptError(f"a message's content is {type(content).__name__}", fix="give a string or a list of parts")
+        raise PromptError(f"the content of a message must be a string or a list of parts, got {type(content).__name__}")
     for part in content:
         kind = part.get("type") if isinstance(part, Mapping) else None
-        extra = extra_keys(kind, part, reads) if isinstance(kind, str) and kind in PARTS else {}
-        kind, source = _source(part, kind)
+        extra = extra_keys(kind, part, reads) if isinstance(kind, str) and kind in PART_KEYS else {}
+        kind, source = _kind_and_source(part, kind)
         if kind == "text" and isinstance(source, str):
             yield {"type": "text", "text": source, **extra}
         elif kind == "image" and source is not None:
@@ -111,21 +111,21 @@ def _parts(content: Any, media: list[Media], manifest: Manifest, reads: Reads) -
             media += images
             yield from ({"type": "image", **extra} for _ in images)
         elif kind == "video" and manifest.tokens.video is None:
-            raise PromptError("this model takes no videos", fix="give some of its frames as images")
+            raise PromptError("this model does not accept videos", fix="give some of its frames as images")
         elif kind == "video" and isinstance(source, list | tuple | str | Path | np.ndarray):
             media.append(_video(source, part, manifest))
             yield {"type": "video", **extra}
         else:
             raise PromptError(
-                f"cannot use the content part {brief(part, 80)!r}",
+                f"cannot use the content part {abbreviated(part, 80)!r}",
                 fix='use {"type": "text", "text": …}, {"type": "image", "image": …} or '
                 '{"type": "video", "video": path or [frame, …]}',
             )
 
 
-def _source(part: Any, kind: Any) -> tuple[Any, Any]:
+def _kind_and_source(part: Any, kind: Any) -> tuple[Any, Any]:
     """Returns the type and the content of a part; the content is None if the type is unknown."""
-    if not isinstance(kind, str) or kind not in PARTS:
+    if not isinstance(kind, str) or kind not in PART_KEYS:
         return kind, None
     source = part.get(kind)
     if kind in URL_PARTS and isinstance(source, Mapping):
@@ -140,9 +140,9 @@ def _check_url(kind: str, source: Mapping[str, Any]) -> None:
         raise PromptError(f"an {kind} has no url", fix=f'write {{"type": "{kind}", "{kind}": {{"url": …}}}}')
     for key, value in source.items():
         if key == "detail" and value is not None and not (isinstance(value, str) and value in ("auto", "high")):
-            raise PromptError(f"detail {value!r:.40} is not known here", fix="give max_pixels beside the url")
+            raise PromptError(f"detail {value!r:.40} is not supported", fix="give max_pixels beside the url")
         if key not in ("url", "detail") and value is not None:
-            raise PromptError(f"an {kind} has the unknown key {brief(key, 60)!r}", fix="its keys are url, detail")
+            raise PromptError(f"an {kind} has the unknown key {abbreviated(key, 60)!r}", fix="its keys are url, detail")
 
 
 def _images(source: Any, part: Mapping[str, Any], manifest: Manifest) -> list[Media]:
@@ -157,15 +157,15 @@ def _images(source: Any, part: Mapping[str, Any], manifest: Manifest) -> list[Me
     return [Media("image", (page,), bounds=bounds, size=size, prune=rule) for page in pages]
 
 
-def _budget(part: Mapping[str, Any], manifest: Manifest) -> Budget:
+def _budget(part: Mapping[str, Any], manifest: Manifest) -> PixelBudget:
     """Returns the sizes that a part requests; raises PromptError for any if the model has one fixed image size."""
-    budget = Budget.of(part)
-    if manifest.image.square and budget != Budget():
-        raise PromptError(f"this model sees every image in {manifest.image.square} × {manifest.image.square} pixels")
+    budget = PixelBudget.from_part(part)
+    if manifest.image.square and budget != PixelBudget():
+        raise PromptError(f"this model resizes every image to {manifest.image.square} × {manifest.image.square} pixels")
     return budget
 
 
-def _image_bounds(budget: Budget, manifest: Manifest) -> tuple[int, int]:
+def _image_bounds(budget: PixelBudget, manifest: Manifest) -> tuple[int, int]:
     """Returns the minimum and maximum pixels of an image: those its part requests, else the bundle's."""
     image = manifest.image
     high = budget.max_pixels or max(image.max_pixels, budget.min_pixels or 0)
@@ -186,7 +186,7 @@ def _video(source: Any, part: Mapping[str, Any], manifest: Manifest) -> Media:
         grid = resized_grid(size or own, frames, manifest.image, high, low)
         return grid.w * manifest.image.patch_size, grid.h * manifest.image.patch_size
 
-    clip = load_clip(source, Sampling.of(part), resize)
+    clip = load_clip(source, FrameSampling.from_part(part), resize)
     width, height = clip.frames[0].size
     kept = (1, width * height) if clip.resized else bounds(len(clip.frames))
     return Media("video", clip.frames, clip.fps, kept, clip.times, size, parse_rule(part.get("prune")))

@@ -20,7 +20,17 @@ from .part_keys import Reads, read_nothing
 from .selection import Selection
 from .timestamps import patch_times, write_times
 
-__all__ = ["Media", "Message", "Placed", "Prompt", "ScaledImageWarning", "build_prompt", "collect", "fit", "put"]
+__all__ = [
+    "Media",
+    "Message",
+    "PlacedMedia",
+    "Prompt",
+    "ScaledImageWarning",
+    "build_prompt",
+    "collect",
+    "fit_pixel_budget",
+    "place_media",
+]
 
 
 class ScaledImageWarning(UserWarning):
@@ -28,7 +38,7 @@ class ScaledImageWarning(UserWarning):
 
 
 @dataclass(frozen=True)
-class Placed:
+class PlacedMedia:
     """Media, or some temporal patches of it, with its span in the prompt and the patch grid it is resized to.
 
     Its features start at row `first_row` of the media's features, which are those of the `kept` blocks (None: of all).
@@ -52,15 +62,15 @@ class Placed:
 
 @dataclass(frozen=True)
 class Prompt:
-    """Token `ids` [S], `positions` [3, S] and placed media; the last `answered` tokens belong to an answer.
+    """Token `ids` [S], `positions` [3, S] and placed media; the last `answer_tokens` tokens belong to an answer.
 
     `ntk_alpha` is the scale of the RoPE base (see `positions.ntk_alpha`); 1 leaves it unchanged.
     """
 
     ids: Ints
     positions: Ints
-    placed: tuple[Placed, ...]
-    answered: int = 0
+    placed: tuple[PlacedMedia, ...]
+    answer_tokens: int = 0
     ntk_alpha: float = 1.0
 
     @property
@@ -72,8 +82,8 @@ class Prompt:
         """Returns the prompt followed by the text tokens of an answer."""
         tail = np.broadcast_to(self.next_position + np.arange(len(ids)), (3, len(ids)))
         positions = np.concatenate((self.positions, tail), axis=1)
-        answered, ids = self.answered + len(ids), np.concatenate((self.ids, ids))
-        return replace(self, ids=ids, positions=positions, answered=answered)
+        answer_tokens, ids = self.answer_tokens + len(ids), np.concatenate((self.ids, ids))
+        return replace(self, ids=ids, positions=positions, answer_tokens=answer_tokens)
 
     def prefix_keys(self) -> Ints:
         """Returns keys of the tokens [S]: equal prefixes of keys mean equal KV cache entries.
@@ -110,17 +120,16 @@ def build_prompt(
     """
     template_messages, media = collect(messages, manifest, reads)
     tokens = manifest.tokens
-    raw = np.array(encode(_timed(render(template_messages), media, manifest)), dtype=np.int64)
-    places = np.flatnonzero(np.isin(raw, [token for token in (tokens.image, tokens.video) if token is not None]))
-    expected = [
-        tokens.image if item.kind == "image" else tokens.video for item in media for _ in range(_blocks(item, manifest))
-    ]
-    if raw[places].tolist() != expected:
+    raw = np.array(encode(_with_timestamps(render(template_messages), media, manifest)), dtype=np.int64)
+    placeholders = np.flatnonzero(np.isin(raw, [token for token in (tokens.image, tokens.video) if token is not None]))
+    kinds = [item.kind for item in media for _ in range(_count_blocks(item, manifest))]
+    expected = [tokens.image if kind == "image" else tokens.video for kind in kinds]
+    if raw[placeholders].tolist() != expected:
         raise PromptError(
-            f"the prompt has {len(places)} image or video placeholders for {len(media)} given",
+            f"the prompt has {len(placeholders)} image or video placeholders for {len(media)} images and videos",
             fix="do not write <|image_pad|>, <|video_pad|> or <imgpad> in a text",
         )
-    budget = manifest.llm.max_length - reserve - (len(raw) - len(places))
+    budget = manifest.llm.max_length - reserve - (len(raw) - len(placeholders))
     if budget < len(media):
         raise PromptError(
             f"a prompt of {len(raw)} tokens and an answer of {reserve} do not fit the maximum length of "
@@ -128,30 +137,32 @@ def build_prompt(
             fix="shorten it, lower --max-new-tokens, or export with a larger --max-length",
         )
     selection = Selection(manifest, prune)
-    bounds = fit(media, manifest, budget, selection)
-    return _expand(raw, places, media, bounds, manifest, selection)
+    bounds = fit_pixel_budget(media, manifest, budget, selection)
+    return _expand(raw, placeholders, media, bounds, manifest, selection)
 
 
-def _timed(text: str, media: Sequence[Media], manifest: Manifest) -> str:
+def _with_timestamps(text: str, media: Sequence[Media], manifest: Manifest) -> str:
     """Returns the rendered prompt, with timestamps in its videos if the family uses them."""
     if not manifest.video.timestamps:
         return text
-    videos = [_seconds(item) for item in media if item.kind == "video"]
+    videos = [_frame_times(item) for item in media if item.kind == "video"]
     return write_times(text, [patch_times(times, manifest.image.temporal_patch_size) for times in videos])
 
 
-def _seconds(video: Media) -> Sequence[float]:
+def _frame_times(video: Media) -> Sequence[float]:
     """Returns the time of each frame: from its file, else evenly spaced."""
     return video.times or [index / video.fps for index in range(len(video.frames))]
 
 
-def _blocks(item: Media, manifest: Manifest) -> int:
+def _count_blocks(item: Media, manifest: Manifest) -> int:
     """Returns the number of vision blocks of an item: a video with timestamps has one per temporal patch."""
     timed = manifest.video.timestamps and item.kind == "video"
     return -(-len(item.frames) // manifest.image.temporal_patch_size) if timed else 1
 
 
-def fit(media: Sequence[Media], manifest: Manifest, budget: int, selection: Selection | None = None) -> list[int]:
+def fit_pixel_budget(
+    media: Sequence[Media], manifest: Manifest, budget: int, selection: Selection | None = None
+) -> list[int]:
     """Returns a pixel bound for every item so that all image tokens together stay within `budget`.
 
     Warns with ScaledImageWarning if it had to lower the bounds; raises PromptError if even the smallest do not fit.
@@ -161,14 +172,14 @@ def fit(media: Sequence[Media], manifest: Manifest, budget: int, selection: Sele
     def tokens(bound: int) -> int:
         return sum(chosen.tokens(item, item.grid(bound, manifest)) for item in media)
 
-    own = [item.max_pixels(manifest) for item in media]
-    if not media or tokens(max(own)) <= budget:
-        return own
+    own_bounds = [item.max_pixels(manifest) for item in media]
+    if not media or tokens(max(own_bounds)) <= budget:
+        return own_bounds
     unit = geometry.factor**2
-    low, high = -(-geometry.min_pixels // unit), -(-max(own) // unit)
+    low, high = -(-geometry.min_pixels // unit), -(-max(own_bounds) // unit)
     if tokens(low * unit) > budget:
         raise PromptError(
-            f"{len(media)} images or videos do not fit into {budget} tokens, even at the least size the model reads",
+            f"{len(media)} images or videos do not fit into {budget} tokens, even at the model's smallest image size",
             fix="give fewer of them, or export with a larger --max-length",
         )
     while high - low > 1:
@@ -180,23 +191,28 @@ def fit(media: Sequence[Media], manifest: Manifest, budget: int, selection: Sele
         ScaledImageWarning,
         stacklevel=2,
     )
-    return [min(low * unit, bound) for bound in own]
+    return [min(low * unit, bound) for bound in own_bounds]
 
 
 def _expand(
-    raw: Ints, places: Ints, media: Sequence[Media], bounds: Sequence[int], manifest: Manifest, selection: Selection
+    raw: Ints,
+    placeholders: Ints,
+    media: Sequence[Media],
+    bounds: Sequence[int],
+    manifest: Manifest,
+    selection: Selection,
 ) -> Prompt:
     """Expands every placeholder to one token per kept cell of its part of the grid."""
     repeats = np.ones(len(raw), dtype=np.int64)
-    placed: list[Placed] = []
-    shift, remaining = 0, iter(places.tolist())
+    placed: list[PlacedMedia] = []
+    shift, remaining = 0, iter(placeholders.tolist())
     for item, bound in zip(media, bounds, strict=True):
-        whole, first_row = put(item, 0, bound, manifest, selection), 0
-        for part in _parts(whole, _blocks(item, manifest)):
-            place = next(remaining)
-            span = replace(part, start=place + shift)
-            placed.append(replace(whole, span=span, first_row=first_row))
-            repeats[place] = span.tokens
+        entire, first_row = place_media(item, 0, bound, manifest, selection), 0
+        for part in _parts(entire, _count_blocks(item, manifest)):
+            placeholder = next(remaining)
+            span = replace(part, start=placeholder + shift)
+            placed.append(replace(entire, span=span, first_row=first_row))
+            repeats[placeholder] = span.tokens
             first_row += span.tokens
             shift += span.tokens - 1
     ids = np.repeat(raw, repeats)
@@ -205,7 +221,7 @@ def _expand(
     return Prompt(ids, mrope_positions(len(ids), spans), tuple(placed), ntk_alpha=alpha)
 
 
-def _parts(placed: Placed, count: int) -> Iterator[VisionSpan]:
+def _parts(placed: PlacedMedia, count: int) -> Iterator[VisionSpan]:
     """Yields the spans of the `count` vision blocks of one item, which share its temporal patches evenly."""
     each = placed.span.t // count
     for index in range(count):
@@ -213,7 +229,9 @@ def _parts(placed: Placed, count: int) -> Iterator[VisionSpan]:
         yield replace(placed.span, t=each, kept=kept)
 
 
-def put(item: Media, start: int, bound: int, manifest: Manifest, selection: Selection | None = None) -> Placed:
+def place_media(
+    item: Media, start: int, bound: int, manifest: Manifest, selection: Selection | None = None
+) -> PlacedMedia:
     """Places media at token `start` of a prompt, resized to at most `bound` pixels per frame.
 
     Without a `selection` nothing is left out.
@@ -223,7 +241,8 @@ def put(item: Media, start: int, bound: int, manifest: Manifest, selection: Sele
     h, w = (1, queries) if queries else (grid.h // merge, grid.w // merge)
     kept = selection.kept(item, grid) if selection else None
     span = VisionSpan(start, grid.t, h, w, _interval(item, manifest))
-    return Placed(item, span if kept is None else replace(span, kept=kept.flat(0, grid.t, h * w)), grid, kept=kept)
+    span = span if kept is None else replace(span, kept=kept.flat(0, grid.t, h * w))
+    return PlacedMedia(item, span, grid, kept=kept)
 
 
 def _interval(item: Media, manifest: Manifest) -> float:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from numbers import Real
 
-from ..common.checks import told
+from ..common.checks import quoted
 from ..errors import PromptError
 from ..manifest import Manifest
 from .blocks import LEAST
@@ -48,8 +48,8 @@ def parse_rule(value: object, name: str = "prune") -> Rule | None:
         return RULES[value]
     tolerance = _number(value)
     if tolerance is None or not 0 <= tolerance <= MAX_TOLERANCE:
-        names = ", ".join(f'"{each}"' for each in RULES)
-        raise PromptError(f"{name} is {told(value)}", fix=f"give {names} or a tolerance from 0 to {MAX_TOLERANCE:g}")
+        allowed = f"{', '.join(RULES)} or a number from 0 to {MAX_TOLERANCE:g}"
+        raise PromptError(f"{name} must be {allowed}, got {quoted(value)}")
     return Rule(tolerance)
 
 

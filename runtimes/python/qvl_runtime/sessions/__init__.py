@@ -30,9 +30,9 @@ def open_engine(bundle: Path, manifest: Manifest, threads: int | None) -> Engine
     """Opens the engine of the bundle's target; raises BundleError for a target this runtime does not know."""
     if manifest.target not in available():
         raise BundleError(
-            f"is for target {manifest.target!r}, this runtime has {', '.join(available())}",
+            f"is for target {manifest.target!r}; this runtime has {', '.join(available())}",
             where=bundle,
-            fix="install the qvl-runtime of the qvl-export that made it, or export for one of these",
+            fix="install the qvl-runtime that matches the qvl-export that wrote it, or export for one of these",
         )
     engine: Engine = importlib.import_module(f"{__name__}.{manifest.target}").open(bundle, manifest, threads)
     return engine

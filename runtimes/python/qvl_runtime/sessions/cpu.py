@@ -13,11 +13,12 @@ from .._onnxruntime.library import ort
 from .._onnxruntime.nodes import crashing_attribute
 from .._onnxruntime.saturation import saturates
 from ..bundle import inside
+from ..common.log import log, timed
 from ..errors import BundleError, EngineError, InstallError
 from ..manifest import DECODE, GraphEntry, ImageGeometry, Manifest
 from ..positions import Grid, Ints
 from . import cores
-from .engine import Floats, LlmInputs, closed
+from .engine import Floats, LlmInputs, raise_closed
 from .feeds import llm_feeds, vision_feeds
 
 CACHE_STEP = 512
@@ -54,7 +55,7 @@ def open(bundle: Path, manifest: Manifest, threads: int | None, device: Device =
 
 def open_vision(bundle: Path, manifest: Manifest, threads: int | None, device: Device = CPU) -> CpuVision:
     """Loads only the vision graph."""
-    return CpuVision(manifest.image, _session(bundle, manifest.graphs["vision"], threads, device), device)
+    return CpuVision(manifest.image, _open_checked(bundle, manifest.graphs["vision"], threads, device), device)
 
 
 def session_options(threads: int | None = None) -> ort.SessionOptions:
@@ -74,43 +75,44 @@ def open_session(
 ) -> ort.InferenceSession:
     """Opens a session with `options` (default: `session_options()`); ONNX Runtime's exceptions propagate."""
     options = options or session_options()
-    return ort.InferenceSession(str(path), options, providers=[provider], disabled_optimizers=[BYTES_TO_UNSIGNED])
+    with timed(log, "session opened: %s, %s, %d threads", path, provider, options.intra_op_num_threads):
+        return ort.InferenceSession(str(path), options, providers=[provider], disabled_optimizers=[BYTES_TO_UNSIGNED])
 
 
 def _check_attributes(path: Path) -> None:
     """Raises BundleError for a model whose attributes would crash ONNX Runtime, instead of making it raise."""
     try:
-        wrong = crashing_attribute(path.read_bytes())
+        attribute = crashing_attribute(path.read_bytes())
     except ValueError as error:
         raise BundleError(f"is not an ONNX model: {error}", where=path, fix="copy or export it again") from error
     except OSError as error:
         raise BundleError(f"cannot be read: {error.strerror}", where=path) from error
-    if wrong:
-        raise BundleError(f"has an impossible attribute: {wrong}", where=path, fix="export it again")
+    if attribute:
+        raise BundleError(f"has an invalid attribute: {attribute}", where=path, fix="export it again")
 
 
-def _session(bundle: Path, graph: GraphEntry, threads: int | None, device: Device) -> ort.InferenceSession:
+def _open_checked(bundle: Path, graph: GraphEntry, threads: int | None, device: Device) -> ort.InferenceSession:
     path = inside(bundle, graph.model)
     _check_attributes(path)
     try:
         session = open_session(path, session_options(threads), device.provider)
     except Exception as error:  # ONNX Runtime's exception types share no base class
         raise BundleError(
-            f"ONNX Runtime refuses it: {str(error).splitlines()[0][:300]}",
+            f"ONNX Runtime rejects it: {str(error).splitlines()[0][:300]}",
             where=path,
-            fix="`inspect --verify` tells whether the bundle is damaged",
+            fix="check the bundle with `inspect --verify`",
         ) from error
     if device.provider not in session.get_providers():
         raise InstallError(f"ONNX Runtime could not load its {device.provider}", fix=device.fix)
     ports = [(port.name, port.shape) for port in (*graph.inputs, *graph.outputs)]
     found = [(value.name, value.shape) for value in (*session.get_inputs(), *session.get_outputs())]
     if ports != found[: len(ports)]:  # further outputs cost nothing: they are never requested
-        raise BundleError("inputs and outputs are not those of the manifest", where=path, fix="export again")
+        raise BundleError("inputs and outputs differ from the manifest", where=path, fix="export again")
     return session
 
 
 @contextlib.contextmanager
-def _telling() -> Iterator[None]:
+def _raising_engine_errors() -> Iterator[None]:
     """Converts ONNX Runtime's exceptions into EngineError."""
     try:
         yield
@@ -159,16 +161,16 @@ class CpuVision:
     """The vision graph."""
 
     def __init__(self, image: ImageGeometry, session: ort.InferenceSession, device: Device) -> None:
-        self._image, self._session = image, session
-        self._shrink = ort.RunOptions()  # the arena does not keep a page's activations for the next
-        self._shrink.add_run_config_entry("memory.enable_memory_arena_shrinkage", device.arena)
-        self._shrink.log_severity_level = SILENT
+        self._image, self.session = image, session
+        self._run_options = ort.RunOptions()  # the arena does not keep a page's activations for the next
+        self._run_options.add_run_config_entry("memory.enable_memory_arena_shrinkage", device.arena)
+        self._run_options.log_severity_level = SILENT
 
     def encode(self, pixel_values: Floats, grid: Grid, cells: Ints | None = None) -> Floats:
         """Patches [frames, patches, dim] → features [1 + D, tokens, H] of the image and of D DeepStack layers."""
         feeds = {"pixel_values": pixel_values, **vision_feeds(self._image, grid, cells)}
-        with _telling():
-            features = self._session.run(None, feeds, self._shrink)  # in the manifest's order
+        with _raising_engine_errors():
+            features = self.session.run(None, feeds, self._run_options)  # in the manifest's order
         return np.stack(features)
 
 
@@ -180,7 +182,9 @@ class CpuLlm:
 
     def __init__(self, bundle: Path, manifest: Manifest, threads: int | None, device: Device = CPU) -> None:
         graphs = [manifest.graphs[name] for name in ("llm", DECODE) if name in manifest.graphs]
-        self._sessions = [_session(bundle, graph, threads, device) for graph in graphs]  # for prompts and for answers
+        self.sessions = [
+            _open_checked(bundle, graph, threads, device) for graph in graphs
+        ]  # for prompts and for answers
         self._manifest, self._vocab_size, self._device = manifest, manifest.llm.vocab_size, device
         self._silent = ort.RunOptions()
         self._silent.log_severity_level = SILENT
@@ -188,21 +192,21 @@ class CpuLlm:
 
     def clear(self) -> None:
         """Frees the KV cache; the next call starts with an empty one."""
-        self._cache = KvCache(self._manifest, self._device)  # first, in case of an interrupt
-        self._bindings = [session.io_binding() for session in self._sessions]
+        self.cache = KvCache(self._manifest, self._device)  # first, in case of an interrupt
+        self._bindings = [session.io_binding() for session in self.sessions]
 
     def forward(self, inputs: LlmInputs) -> Floats:
         """Returns logits [K, vocab]; the cache then holds past + S tokens."""
         total = inputs.past + len(inputs.ids)
         which = -1 if inputs.answer else 0
-        session, binding = self._sessions[which], self._bindings[which]
-        with _telling():
-            self._cache.reserve(total, inputs.past, self._bindings)
-        for name, array in llm_feeds(self._manifest, inputs, self._cache.capacity).items():
+        session, binding = self.sessions[which], self._bindings[which]
+        with _raising_engine_errors():
+            self.cache.reserve(total, inputs.past, self._bindings)
+        for name, array in llm_feeds(self._manifest, inputs, self.cache.capacity).items():
             binding.bind_cpu_input(name, array)
         logits = np.empty((1, len(inputs.wanted), self._vocab_size), np.float32)
         binding.bind_ortvalue_output("logits", ort.OrtValue.ortvalue_from_numpy(logits))
-        with _telling():
+        with _raising_engine_errors():
             session.run_with_iobinding(binding, self._silent)
         return np.asarray(logits[0])
 
@@ -211,7 +215,7 @@ class CpuEngine:
     """All graphs of a bundle in ONNX Runtime; see `sessions.engine.Engine`."""
 
     def __init__(self, vision: CpuVision, llm: CpuLlm) -> None:
-        self.llm, self.encode, self.forward = llm, vision.encode, llm.forward
+        self.vision, self.llm, self.encode, self.forward = vision, llm, vision.encode, llm.forward
 
     def clear(self) -> None:
         """Frees the KV cache; the next call starts with an empty one."""
@@ -219,5 +223,6 @@ class CpuEngine:
 
     def close(self) -> None:
         """Frees the sessions; any later call raises EngineError."""
-        self.encode = self.forward = self.clear = closed  # type: ignore[method-assign]
-        self.__dict__.pop("llm", None)
+        self.encode = self.forward = self.clear = raise_closed  # type: ignore[method-assign]
+        for part in ("vision", "llm"):
+            self.__dict__.pop(part, None)

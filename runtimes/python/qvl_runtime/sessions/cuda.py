@@ -25,7 +25,7 @@ def open(bundle: Path, manifest: Manifest, threads: int | None) -> CpuEngine:
     """Loads the graphs; raises InstallError naming what is missing, BundleError if ONNX Runtime rejects a graph."""
     if "CUDAExecutionProvider" not in ort.get_available_providers():
         raise InstallError(
-            "the installed ONNX Runtime has no CUDA",
+            "the installed ONNX Runtime does not support CUDA",
             fix=f"pip uninstall -y onnxruntime, then {install_fix('cuda')}",
         )
     ort.preload_dlls()  # CUDA and cuDNN as pip installs them
@@ -36,7 +36,7 @@ def open(bundle: Path, manifest: Manifest, threads: int | None) -> CpuEngine:
 def _missing() -> str:
     """Describes the libraries that are not found."""
     absent = [what for library, what in LIBRARIES.items() if not _found(library)]
-    return ", ".join(absent) or "libraries of CUDA itself, or a GPU (nvidia-smi tells)"
+    return ", ".join(absent) or "CUDA libraries or a GPU (check with nvidia-smi)"
 
 
 def _found(library: str) -> bool:

@@ -18,7 +18,7 @@ Floats = npt.NDArray[np.float32]
 class LlmInputs:
     """One call of the `llm` graph: new tokens after `past` cached ones.
 
-    `ids` [S], `positions` [3, S], `features` [1 + D, N, H] for the tokens at `feature_places` [N], logits requested at
+    `ids` [S], `positions` [3, S], `features` [1 + D, N, H] for the tokens at `feature_indices` [N], logits requested at
     `wanted` [K]; both index from the first new token. Features are those of images and of D DeepStack layers.
     Tokens of an `answer` are run by the decode graph if the bundle has one. `ntk_alpha` is the prompt's.
     """
@@ -26,7 +26,7 @@ class LlmInputs:
     ids: Ints
     positions: Ints
     features: Floats
-    feature_places: Ints
+    feature_indices: Ints
     wanted: Ints
     past: int
     answer: bool = False
@@ -52,6 +52,6 @@ class Engine(Protocol):
         """Frees everything; any later call raises EngineError."""
 
 
-def closed(*_: Any, **__: Any) -> NoReturn:
+def raise_closed(*_: Any, **__: Any) -> NoReturn:
     """Replaces the methods of a closed engine; raises EngineError."""
     raise EngineError("the model is closed", fix="load the bundle again")

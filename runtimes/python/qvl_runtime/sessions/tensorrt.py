@@ -21,7 +21,7 @@ def open(bundle: Path, manifest: Manifest, threads: int | None) -> TrtEngine:
         import tensorrt as trt
     except ImportError as error:
         raise InstallError(
-            "TensorRT is not installed", fix=f"{install_fix('tensorrt')}; a Jetson has it in JetPack"
+            "TensorRT is not installed", fix=f"{install_fix('tensorrt')}; on a Jetson, JetPack includes it"
         ) from error
     return TrtEngine(bundle, manifest, Library(trt, "TensorRT", _make_context, record=True))
 

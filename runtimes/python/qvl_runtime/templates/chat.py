@@ -10,10 +10,10 @@ from types import MappingProxyType
 from typing import Any
 
 from ..errors import BundleError, PromptError
-from ..tools import inline
-from .engine import TemplateFault, compiled, rendered, variables
+from ..tools import inline_tools
+from .engine import TemplateFault, compile_template, render_template, template_variables
 
-NOTHING: Mapping[str, Any] = MappingProxyType({})
+NO_VARIABLES: Mapping[str, Any] = MappingProxyType({})
 _REASONING = ("reasoning_content", "thinking", "reasoning")
 RESERVED = ("messages", "tools", "documents", "add_generation_prompt", "raise_exception", "strftime_now")
 """Variables and functions that the runtime provides to templates."""
@@ -41,7 +41,7 @@ def _check_texts(given: Any) -> None:
         json.dumps(given, ensure_ascii=False, skipkeys=True, default=lambda value: type(value).__name__).encode()
     except UnicodeEncodeError as error:
         part = error.object[max(0, error.start - 20) : error.start].encode("utf-8", "replace").decode()
-        raise PromptError(f"a text has half of a surrogate pair after {part!r}", fix="give texts of Unicode") from error
+        raise PromptError(f"a text has a lone surrogate after {part!r}", fix="give valid Unicode") from error
     except (ValueError, RecursionError) as error:
         raise PromptError(f"the messages cannot be used: {error}") from error
 
@@ -59,13 +59,13 @@ class ChatTemplate:
     Special tokens of the tokenizer's configuration (`eos_token`, …) are variables of the template.
     """
 
-    def __init__(self, source: str, where: Path, special_tokens: Mapping[str, str] = NOTHING) -> None:
+    def __init__(self, source: str, where: Path, special_tokens: Mapping[str, str] = NO_VARIABLES) -> None:
         self.where, self._source, self._special_tokens = where, source, dict(special_tokens)
         self._knows_tools = re.search(r"\btools\b", source) is not None
         try:
-            self._environment = compiled(source)
+            self._environment = compile_template(source)
         except TemplateFault as fault:
-            raise self._broken(fault) from fault
+            raise self._render_error(fault) from fault
 
     def render(
         self,
@@ -80,7 +80,7 @@ class ChatTemplate:
         """
         _check_texts([messages, tools, template_args])
         if tools and not self._knows_tools:
-            messages = inline(messages, tools)
+            messages = inline_tools(messages, tools)
         given = {
             "messages": [_normalized(message) for message in messages],
             "tools": tools,
@@ -88,26 +88,30 @@ class ChatTemplate:
             "add_generation_prompt": True,
         }
         try:
-            return rendered(self._environment, {**self._special_tokens, **self._checked(template_args), **given})
+            return render_template(
+                self._environment, {**self._special_tokens, **self._check_arguments(template_args), **given}
+            )
         except TemplateFault as fault:
-            raise self._broken(fault) from fault
+            raise self._render_error(fault) from fault
 
     def reads(self, key: str) -> bool:
         """Whether the template accesses the key, as in `message.key` or `message['key']`."""
         return re.search(rf"""\.{re.escape(key)}\b|['"]{re.escape(key)}['"]""", self._source) is not None
 
-    def _checked(self, arguments: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    def _check_arguments(self, arguments: Mapping[str, Any] | None) -> Mapping[str, Any]:
         if not arguments:
-            return NOTHING
+            return NO_VARIABLES
         if not isinstance(arguments, Mapping):
-            raise PromptError(f"template_args are {type(arguments).__name__}", fix='give {"enable_thinking": False}')
+            raise PromptError(
+                f"template_args must be a mapping, got {type(arguments).__name__}",
+            )
         if taken := sorted(set(arguments) & set(RESERVED)):
             raise PromptError(f"template_args cannot set {taken[0]}", fix="messages and tools have their own arguments")
-        known = variables(self._environment) - set(RESERVED)
+        known = template_variables(self._environment) - set(RESERVED)
         if unknown := sorted(str(name) for name in set(arguments) - known):
-            fix = f"it has {', '.join(sorted(known))}" if known else "it takes none"
+            fix = f"its variables are {', '.join(sorted(known))}" if known else "it has none"
             raise PromptError(f"the chat template has no variable {unknown[0]!r}", fix=fix)
         return arguments
 
-    def _broken(self, fault: TemplateFault) -> BundleError:
+    def _render_error(self, fault: TemplateFault) -> BundleError:
         return BundleError(f"cannot be rendered: {fault}", where=self.where)

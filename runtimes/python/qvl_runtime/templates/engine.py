@@ -23,7 +23,7 @@ MAX_OUTPUT = 32 << 20
 MAX_INDENT = 16
 MAX_WIDTH = 10_000
 MAX_TIME_PATTERN = 256
-_WIDE = re.compile(r"%[^%a-zA-Z]*(?:\*|\d{5})")
+_WIDE_FORMAT = re.compile(r"%[^%a-zA-Z]*(?:\*|\d{5})")
 _NAME = "chat"
 
 
@@ -31,11 +31,11 @@ class TemplateFault(Exception):
     """A template is broken; the message is one line."""
 
 
-def compiled(source: str) -> minijinja.Environment:
+def compile_template(source: str) -> minijinja.Environment:
     """Returns an environment with the template; raises TemplateFault if it is malformed or exceeds the limits."""
     environment = minijinja.Environment(trim_blocks=True, lstrip_blocks=True)
     environment.fuel = FUEL
-    _add_python(environment)
+    _add_python_features(environment)
     try:
         environment.add_template(_NAME, prepare(source))
     except SourceError as error:
@@ -45,22 +45,22 @@ def compiled(source: str) -> minijinja.Environment:
     return environment
 
 
-def variables(environment: minijinja.Environment) -> set[str]:
+def template_variables(environment: minijinja.Environment) -> set[str]:
     """Returns the names of the template's undeclared variables, which the caller must provide."""
     return set(environment.undeclared_variables_in_template(_NAME)) - set(environment.globals)
 
 
-def rendered(environment: minijinja.Environment, context: Mapping[str, Any]) -> str:
+def render_template(environment: minijinja.Environment, context: Mapping[str, Any]) -> str:
     """Renders the template; raises PromptError if it rejects the variables, TemplateFault if it fails."""
     try:
         text = environment.render_template(_NAME, **context)
     except BaseException as error:
-        refused = error if isinstance(error, PromptError) else error.__cause__
-        if isinstance(refused, PromptError):
-            raise PromptError(refused.what) from error
+        rejection = error if isinstance(error, PromptError) else error.__cause__
+        if isinstance(rejection, PromptError):
+            raise PromptError(rejection.what) from error
         raise _fault(error) from error
     if len(text) > MAX_OUTPUT:
-        raise TemplateFault(f"it makes a prompt of {len(text)} characters, more than {MAX_OUTPUT}")
+        raise TemplateFault(f"it produces a prompt of {len(text)} characters, more than {MAX_OUTPUT}")
     return str(text)
 
 
@@ -71,11 +71,11 @@ def _fault(error: BaseException) -> TemplateFault:
     if isinstance(error, MemoryError):
         raise error
     if isinstance(error, RecursionError):
-        return TemplateFault("it makes values that are nested too deeply")
+        return TemplateFault("it creates values that are nested too deeply")
     return TemplateFault((str(error).strip() or type(error).__name__).splitlines()[0][:300])
 
 
-def _add_python(environment: minijinja.Environment) -> None:
+def _add_python_features(environment: minijinja.Environment) -> None:
     environment.add_filter("tojson", _to_json)
     environment.add_global("raise_exception", _raise_exception)
     environment.add_global("strftime_now", _strftime_now)
@@ -102,7 +102,7 @@ def _method(name: str) -> Any:
 
 def _percent(pattern: str, *values: Any) -> str:
     """Returns `pattern % values`, as Python formats it."""
-    if _WIDE.search(pattern):
+    if _WIDE_FORMAT.search(pattern):
         raise ValueError(f"the format {pattern[:40]!r} is too wide")
     return pattern % (values[0] if len(values) == 1 and isinstance(values[0], Mapping) else values)
 
@@ -133,4 +133,4 @@ def _strftime_now(pattern: str) -> str:
 
 
 def _raise_exception(*message: Any) -> None:
-    raise PromptError("the chat template refuses these messages" + "".join(f": {text}" for text in message))
+    raise PromptError("the chat template rejects these messages" + "".join(f": {text}" for text in message))

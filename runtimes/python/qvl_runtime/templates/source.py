@@ -30,7 +30,7 @@ _TOKEN = re.compile(
     re.DOTALL,
 )
 _CHAINS = frozenset(("+", "-", "*", "/", "//", "%", "**", "~", "|", ".", "(", "[", "<", ">", "==", "!=", "<=", ">="))
-_WORDS = frozenset(("not", "and", "or", "is", "in", "if", "else", "elif", "set", "for", "recursive"))
+_KEYWORDS = frozenset(("not", "and", "or", "is", "in", "if", "else", "elif", "set", "for", "recursive"))
 _CLOSING = {"(": ")", "[": "]", "{": "}"}
 _OPENING_OF = {closing: opening for opening, closing in _CLOSING.items()}
 
@@ -49,7 +49,7 @@ class Token(NamedTuple):
 
     @property
     def is_name(self) -> bool:
-        return self.kind == "name" and self.text not in _WORDS
+        return self.kind == "name" and self.text not in _KEYWORDS
 
 
 class SourceError(ValueError):
@@ -61,155 +61,155 @@ def prepare(source: str) -> str:
     if len(source) > MAX_SOURCE:
         raise SourceError(f"it has {len(source)} characters, more than {MAX_SOURCE}")
     pieces, branches = list[str](), 0
-    for piece in _pieces(_GENERATION.sub(_neutral_block, source)):
+    for piece in _pieces(_GENERATION.sub(_replace_generation, source)):
         if isinstance(piece, str):
             pieces.append(piece)
             continue
         branches += sum(token.text == "elif" for token in piece)
         _check_chain(piece)
-        pieces += [token.space + token.text for token in _with_filters(piece)]
+        pieces += [token.space + token.text for token in _rewrite(piece)]
     if branches > MAX_BRANCHES:
         raise SourceError(f"it has {branches} elifs, more than {MAX_BRANCHES}")
     return "".join(pieces)
 
 
-def _neutral_block(match: re.Match[str]) -> str:
+def _replace_generation(match: re.Match[str]) -> str:
     """Replaces `{% generation %}`, which only marks training tokens, by a true `if`, keeping whitespace control."""
     before, end, after = match.groups()
     return f"{{%{before} {'endif' if end else 'if true'} {after}%}}"
 
 
 def _check_chain(tokens: list[Token]) -> None:
-    operators = sum(token.text in (_CHAINS if token.kind == "op" else _WORDS) for token in tokens)
+    operators = sum(token.text in (_CHAINS if token.kind == "op" else _KEYWORDS) for token in tokens)
     if operators > MAX_OPERATORS:
         raise SourceError(f"an expression has {operators} operators, more than {MAX_OPERATORS}")
 
 
 def _pieces(source: str) -> Iterator[str | list[Token]]:
     """Yields tags as token lists, and the text between them, comments included, as strings."""
-    place = 0
-    while found := _OPENING.search(source, place):
+    index = 0
+    while found := _OPENING.search(source, index):
         if found.group() == "{#":
             end = source.find("#}", found.end())
             end = len(source) if end < 0 else end + 2
-            yield source[place:end]
-            place = end
+            yield source[index:end]
+            index = end
             continue
-        yield source[place : found.end()]
-        tokens, place = _tag(source, found.end())
+        yield source[index : found.end()]
+        tokens, index = _tag(source, found.end())
         yield tokens
         if [token.text for token in tokens if token.kind == "name"] == ["raw"]:
-            raw = _RAW_END.search(source, place)
+            raw = _RAW_END.search(source, index)
             end = raw.start() if raw else len(source)
-            yield source[place:end]
-            place = end
-    yield source[place:]
+            yield source[index:end]
+            index = end
+    yield source[index:]
 
 
 def _tag(source: str, start: int) -> tuple[list[Token], int]:
     """Returns the tokens of a tag up to its end and the index after it; braces of inner mappings do not end it."""
-    tokens, depth, place = list[Token](), 0, start
-    while match := _TOKEN.match(source, place):
+    tokens, depth, index = list[Token](), 0, start
+    while match := _TOKEN.match(source, index):
         kind, space = str(match.lastgroup), match["space"]
-        text, place = match[kind], match.end()
+        text, index = match[kind], match.end()
         if kind == "close" and depth and text[-2] == "}":  # the first brace closes a mapping
-            place -= len(text) - 1
+            index -= len(text) - 1
             kind, text = "op", text[0]
         depth += (text == "{") - (text == "}") if kind == "op" else 0
         tokens.append(Token(kind, text, space))
         if kind in ("close", "end"):
             break
-    return tokens, place
+    return tokens, index
 
 
-def _with_filters(tokens: list[Token]) -> list[Token]:
+def _rewrite(tokens: list[Token]) -> list[Token]:
     """Rewrites `a.rsplit(b)` as `(a|py_rsplit(b))`, `"…" % x` as `("…"|py_percent(x))`; leaves unparsable tokens."""
-    place = 0
-    while place < len(tokens):
-        if tokens[place].text == "." and tokens[place].kind == "op":
-            tokens = _method(tokens, place)
+    index = 0
+    while index < len(tokens):
+        if tokens[index].text == "." and tokens[index].kind == "op":
+            tokens = _rewrite_method(tokens, index)
         elif (
-            tokens[place].text in ("boolean", "default_value")
-            and tokens[place + 1 : place + 2][:1]
-            and (tokens[place + 1].text == "=" and tokens[place - 1].text in ("(", ","))
+            tokens[index].text in ("boolean", "default_value")
+            and tokens[index + 1 : index + 2][:1]
+            and (tokens[index + 1].text == "=" and tokens[index - 1].text in ("(", ","))
         ):  # minijinja's `default` takes no keyword arguments
-            tokens = [*tokens[:place], *tokens[place + 2 :]]
-        elif tokens[place].text == "%" and place and tokens[place - 1].kind == "string":
-            tokens = _percent(tokens, place)
-        place += 1
+            tokens = [*tokens[:index], *tokens[index + 2 :]]
+        elif tokens[index].text == "%" and index and tokens[index - 1].kind == "string":
+            tokens = _rewrite_percent(tokens, index)
+        index += 1
     return tokens
 
 
-def _method(tokens: list[Token], dot: int) -> list[Token]:
+def _rewrite_method(tokens: list[Token], dot: int) -> list[Token]:
     """Returns the tokens with the method call at `dot` rewritten as a filter, if minijinja lacks the method."""
     if [token.text in wanted for token, wanted in zip(tokens[dot + 1 :], (METHODS, "("), strict=False)] != [True] * 2:
         return tokens
-    start, end = _value_start(tokens, dot - 1), _matching(tokens, dot + 2)
+    start, end = _value_start(tokens, dot - 1), _closing_bracket(tokens, dot + 2)
     if start is None or end is None:
         return tokens
-    called = tokens[dot + 1]._replace(text=f"py_{tokens[dot + 1].text}")
-    inner = [*_bare(tokens[start:dot]), Token("op", "|"), called, *tokens[dot + 2 : end + 1]]
+    method_filter = tokens[dot + 1]._replace(text=f"py_{tokens[dot + 1].text}")
+    inner = [*_strip_first(tokens[start:dot]), Token("op", "|"), method_filter, *tokens[dot + 2 : end + 1]]
     return [*tokens[:start], Token("op", "(", tokens[start].space), *inner, Token("op", ")"), *tokens[end + 1 :]]
 
 
-def _percent(tokens: list[Token], sign: int) -> list[Token]:
+def _rewrite_percent(tokens: list[Token], sign: int) -> list[Token]:
     """Returns the tokens with the `%` at `sign`, whose left operand is a string, rewritten as a filter."""
     end = _value_end(tokens, sign + 1)
     if end is None:
         return tokens
-    operand = _bare(tokens[sign + 1 : end + 1])
-    if operand[0].text != "(" or _matching(operand, 0) != len(operand) - 1:
+    operand = _strip_first(tokens[sign + 1 : end + 1])
+    if operand[0].text != "(" or _closing_bracket(operand, 0) != len(operand) - 1:
         operand = [Token("op", "("), *operand, Token("op", ")")]
     text = tokens[sign - 1]
-    inner = [*_bare([text]), Token("op", "|"), Token("name", "py_percent"), *operand]
+    inner = [*_strip_first([text]), Token("op", "|"), Token("name", "py_percent"), *operand]
     return [*tokens[: sign - 1], Token("op", "(", text.space), *inner, Token("op", ")"), *tokens[end + 1 :]]
 
 
-def _bare(tokens: list[Token]) -> list[Token]:
+def _strip_first(tokens: list[Token]) -> list[Token]:
     """Returns the tokens without the whitespace before the first."""
     return [tokens[0]._replace(space=""), *tokens[1:]]
 
 
-def _matching(tokens: list[Token], opened: int) -> int | None:
+def _closing_bracket(tokens: list[Token], opened: int) -> int | None:
     """Returns the index of the bracket that closes the one at `opened`."""
     depth = 0
-    for place in range(opened, len(tokens)):
-        if tokens[place].kind == "op":
-            depth += (tokens[place].text in _CLOSING) - (tokens[place].text in _OPENING_OF)
+    for index in range(opened, len(tokens)):
+        if tokens[index].kind == "op":
+            depth += (tokens[index].text in _CLOSING) - (tokens[index].text in _OPENING_OF)
         if depth == 0:
-            return place
+            return index
     return None
 
 
-def _opened(tokens: list[Token], closed: int) -> int | None:
+def _opening_bracket(tokens: list[Token], closed: int) -> int | None:
     """Returns the index of the bracket that the one at `closed` closes."""
-    found = _matching([token._replace(text=_OPENING_OF.get(token.text, _CLOSING.get(token.text, token.text)))
+    found = _closing_bracket([token._replace(text=_OPENING_OF.get(token.text, _CLOSING.get(token.text, token.text)))
                        if token.kind == "op" else token for token in reversed(tokens[: closed + 1])], 0)  # fmt: skip
     return None if found is None else closed - found
 
 
-def _value_start(tokens: list[Token], place: int) -> int | None:
-    """Returns the first index of the value that ends at `place`, including calls, subscripts and attributes."""
-    while place >= 0 and tokens[place].ends_value:
-        if tokens[place].kind == "op":
-            opened = _opened(tokens, place)
+def _value_start(tokens: list[Token], index: int) -> int | None:
+    """Returns the first index of the value that ends at `index`, including calls, subscripts and attributes."""
+    while index >= 0 and tokens[index].ends_value:
+        if tokens[index].kind == "op":
+            opened = _opening_bracket(tokens, index)
             if opened is None or opened == 0 or not tokens[opened - 1].ends_value:
                 return opened
-            place = opened - 1
-        elif place and tokens[place - 1].text == "." and tokens[place].is_name:
-            place -= 2
+            index = opened - 1
+        elif index and tokens[index - 1].text == "." and tokens[index].is_name:
+            index -= 2
         else:
-            return place
+            return index
     return None
 
 
-def _value_end(tokens: list[Token], place: int) -> int | None:
-    """Returns the last index of the value that begins at `place`."""
-    end = _matching(tokens, place) if tokens[place].text in _CLOSING else place
+def _value_end(tokens: list[Token], index: int) -> int | None:
+    """Returns the last index of the value that begins at `index`."""
+    end = _closing_bracket(tokens, index) if tokens[index].text in _CLOSING else index
     if end is None or not tokens[end].ends_value:
         return None
     while tokens[end + 1 : end + 2] and tokens[end + 1].text in (".", "(", "["):
-        after = end + 2 if tokens[end + 1].text == "." else _matching(tokens, end + 1)
+        after = end + 2 if tokens[end + 1].text == "." else _closing_bracket(tokens, end + 1)
         if after is None or after >= len(tokens):
             return None
         end = after

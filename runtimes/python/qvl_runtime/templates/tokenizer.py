@@ -51,11 +51,11 @@ def encode(tokenizer: Tokenizer, text: str, vocab_size: int) -> list[int]:
     try:
         ids = list(tokenizer.encode(text, add_special_tokens=False).ids)
     except BaseException as error:
-        reason = "it has half of a surrogate pair" if not _is_unicode(text) else _reason(error)
+        reason = "it has a lone surrogate" if not _is_unicode(text) else _reason(error)
         raise PromptError(f"a text cannot be tokenized: {reason}") from error
     if beyond := [token for token in ids if token >= vocab_size]:
         raise PromptError(
-            f"{tokenizer.id_to_token(beyond[0])!r} is token {beyond[0]}, beyond the model's table of {vocab_size}",
+            f"{tokenizer.id_to_token(beyond[0])!r} is token {beyond[0]}, but the model has {vocab_size} tokens",
             fix="leave it out of the messages",
         )
     return ids

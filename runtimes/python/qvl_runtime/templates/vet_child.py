@@ -49,25 +49,25 @@ def limit() -> None:
         import resource
     except ImportError:  # not on Windows
         return
-    for kind, most in ((resource.RLIMIT_AS, MEMORY), (resource.RLIMIT_CPU, SECONDS), (resource.RLIMIT_CORE, 0)):
+    for kind, maximum in ((resource.RLIMIT_AS, MEMORY), (resource.RLIMIT_CPU, SECONDS), (resource.RLIMIT_CORE, 0)):
         with contextlib.suppress(OSError, ValueError):
-            resource.setrlimit(kind, (most, most))
+            resource.setrlimit(kind, (maximum, maximum))
 
 
 def template_fault(source: str, special_tokens: dict[str, str]) -> str:
     """Renders every conversation with and without tools and returns a fault; rejecting some messages is not one."""
     from qvl_runtime.errors import PromptError
-    from qvl_runtime.templates.engine import TemplateFault, compiled, rendered
+    from qvl_runtime.templates.engine import TemplateFault, compile_template, render_template
 
     try:
-        environment = compiled(source)
+        environment = compile_template(source)
     except TemplateFault as fault:
         return str(fault)
     for messages in CONVERSATIONS:
         for tools in (None, TOOLS):
             given = {"messages": messages, "tools": tools, "documents": None, "add_generation_prompt": True}
             try:
-                text = rendered(environment, {**special_tokens, **given})
+                text = render_template(environment, {**special_tokens, **given})
             except PromptError:
                 continue
             except TemplateFault as fault:
@@ -75,7 +75,7 @@ def template_fault(source: str, special_tokens: dict[str, str]) -> str:
                     return str(fault)
                 continue
             if len(text) > MAX_OUTPUT:
-                return f"it makes {len(text)} characters of a short conversation"
+                return f"it renders a short conversation as {len(text)} characters"
     return ""
 
 
@@ -102,13 +102,13 @@ def _characters(pipeline: str) -> list[str]:
 
 def main() -> None:
     """Prints one line per job, in order: its fault as a JSON string, empty if there is none."""
-    asked = json.load(sys.stdin)
-    sys.path[:0] = asked["path"]
+    request = json.load(sys.stdin)
+    sys.path[:0] = request["path"]
     limit()
-    for name in asked["jobs"]:
+    for name in request["jobs"]:
         importlib.import_module(LIBRARIES[name])  # a failed import says nothing about the job
     print("started", flush=True)
-    for name, job in asked["jobs"].items():
+    for name, job in request["jobs"].items():
         fault = template_fault(**job) if name == "template" else tokenizer_fault(job)
         print(json.dumps(fault), flush=True)
 

@@ -16,7 +16,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ..common import user_cache
-from ..common.interpreter import interpreter
+from ..common.interpreter import interpreter, locations
+from ..common.log import log
 
 VERSION = 1
 """Version of the tests: raising it makes every file be tried again."""
@@ -25,7 +26,7 @@ SECONDS = 60.0
 _PASSED = b"passed\n"
 _passed: set[Path] = set()
 """Files that passed in this process: later loads need no child even if the cache is not writable."""
-_ENDS = {-6: "it needs too much memory", -9: "it takes too long", -24: "it takes too long"}
+_EXIT_FAULTS = {-6: "it needs too much memory", -9: "it takes too long", -24: "it takes too long"}
 """Exit codes → faults: SIGABRT after a failed allocation, SIGKILL, and SIGXCPU at the limit of CPU time."""
 
 
@@ -43,40 +44,41 @@ def faults(jobs: Mapping[str, object]) -> dict[str, str]:
     python = interpreter()
     if python is None:
         return {}
-    places = {name: _place(job) for name, job in jobs.items()}
-    untried = {name: job for name, job in jobs.items() if not _has_passed(places[name])}
-    verdicts = _ask(python, untried) if untried else {}
+    records = {name: _record_path(job) for name, job in jobs.items()}
+    untested = {name: job for name, job in jobs.items() if not _has_passed(records[name])}
+    verdicts = _run_child(python, untested) if untested else {}
+    log.debug("vetted: %s; passed earlier: %s", list(verdicts), [name for name in jobs if name not in untested])
     for name in (name for name, fault in verdicts.items() if not fault):
-        _passed.add(places[name])
-        user_cache.keep(places[name], _PASSED)
+        _passed.add(records[name])
+        user_cache.keep(records[name], _PASSED)
     return {name: fault for name, fault in verdicts.items() if fault}
 
 
-def _has_passed(place: Path) -> bool:
-    return place in _passed or user_cache.read(place) == _PASSED
+def _has_passed(record: Path) -> bool:
+    return record in _passed or user_cache.read(record) == _PASSED
 
 
-def _place(job: object) -> Path:
+def _record_path(job: object) -> Path:
     """Returns the cache path that records that a job passed with the installed libraries."""
     import minijinja
     import tokenizers
 
     libraries = [Path(str(module.__file__)).parent for module in (minijinja, tokenizers)]
-    binaries = [(file.name, file.stat().st_size) for place in libraries for file in sorted(place.glob("_lowlevel*"))]
+    binaries = [(file.name, file.stat().st_size) for folder in libraries for file in sorted(folder.glob("_lowlevel*"))]
     binaries += [(file.name, file.stat().st_size) for file in sorted(libraries[1].glob("tokenizers*"))]
     key = json.dumps([VERSION, sys.version, binaries, job], sort_keys=True)
     return user_cache.directory("qvl-runtime") / "vetted" / hashlib.sha256(key.encode()).hexdigest()
 
 
-def _ask(python: str, jobs: Mapping[str, object]) -> dict[str, str]:
+def _run_child(python: str, jobs: Mapping[str, object]) -> dict[str, str]:
     """Returns a child's verdict per job, an empty text if it is sound; no verdicts if no child could be started."""
     import subprocess
 
     command = [python, "-I", "-S", str(Path(__file__).with_name("vet_child.py"))]
     try:
-        done = subprocess.run(
+        result = subprocess.run(
             command,
-            input=json.dumps({"jobs": jobs, "path": _search_path()}).encode(),
+            input=json.dumps({"jobs": jobs, "path": locations("minijinja", "tokenizers", "qvl_runtime")}).encode(),
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             timeout=SECONDS,
@@ -88,28 +90,17 @@ def _ask(python: str, jobs: Mapping[str, object]) -> dict[str, str]:
         return _verdicts(jobs, error.stdout or b"", -9)
     except OSError:
         return {}
-    return _verdicts(jobs, done.stdout, done.returncode)
+    return _verdicts(jobs, result.stdout, result.returncode)
 
 
-def _search_path() -> list[str]:
-    """Returns the directories that the child imports from: those of this package and of the two libraries."""
-    import minijinja
-    import tokenizers
-
-    import qvl_runtime
-
-    files = str(minijinja.__file__), str(tokenizers.__file__), str(qvl_runtime.__file__)
-    return list(dict.fromkeys(str(Path(file).absolute().parents[1]) for file in files))
-
-
-def _verdicts(jobs: Mapping[str, object], said: bytes, code: int) -> dict[str, str]:
+def _verdicts(jobs: Mapping[str, object], output: bytes, code: int) -> dict[str, str]:
     """Parses the child's output: one line per tried job after the first; it ended in the first job without a line."""
-    started, *lines = said.decode("utf-8", "replace").splitlines() or [""]
+    started, *lines = output.decode("utf-8", "replace").splitlines() or [""]
     if started != "started":
         return {}  # not a Python with our libraries
     found = {name: str(json.loads(line)) for name, line in zip(jobs, lines, strict=False)}
-    unsaid = [name for name in jobs if name not in found]
-    if unsaid:
-        end = _ENDS.get(code, f"it ends the process that tries it (exit code {code})")
-        found[unsaid[0]] = end
+    unreported = [name for name in jobs if name not in found]
+    if unreported:
+        end = _EXIT_FAULTS.get(code, f"it crashes the process that tests it (exit code {code})")
+        found[unreported[0]] = end
     return found

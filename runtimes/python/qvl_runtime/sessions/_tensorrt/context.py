@@ -17,7 +17,7 @@ class Context:
         self._cuda, self._context = cuda, context
         self._buffers: dict[str, Buffer] = {}
         self._state: dict[str, object] = {}  # shapes and addresses
-        self._before: dict[str, object] | None = None
+        self._last_state: dict[str, object] | None = None
         self._recorded: tuple[dict[str, object], Any] | None = None
         if not context.set_optimization_profile_async(profile, cuda.stream):
             raise EngineError(f"profile {profile} of the engine cannot be used")
@@ -29,13 +29,13 @@ class Context:
         self._state[what] = value
         return changed
 
-    def shape(self, name: str, array: np.ndarray) -> None:
+    def set_shape(self, name: str, array: np.ndarray) -> None:
         if self._changed(f"shape of {name}", array.shape) and not self._context.set_input_shape(name, array.shape):
-            raise EngineError(f"the engine refuses {name} of shape {list(array.shape)}")
+            raise EngineError(f"the engine rejects {name} of shape {list(array.shape)}")
 
     def feed(self, name: str, array: np.ndarray) -> None:
         """Binds an input to a buffer and copies the array to it."""
-        self.address(name, self.buffer(name, array.nbytes).address)
+        self.set_address(name, self.buffer(name, array.nbytes).address)
         self._cuda.upload(self._buffers[name].address, array)
 
     def buffer(self, name: str, nbytes: int) -> Buffer:
@@ -46,9 +46,9 @@ class Context:
             self._buffers[name] = self._cuda.allocate(nbytes)
         return self._buffers[name]
 
-    def address(self, name: str, address: int) -> None:
+    def set_address(self, name: str, address: int) -> None:
         if self._changed(name, address) and not self._context.set_tensor_address(name, address):
-            raise EngineError(f"the engine refuses the buffer of {name}")
+            raise EngineError(f"the engine rejects the buffer of {name}")
 
     def output_shape(self, name: str) -> tuple[int, ...]:
         return tuple(self._context.get_tensor_shape(name))
@@ -59,14 +59,14 @@ class Context:
         With `record` the second call with equal shapes and buffers is recorded as a CUDA graph; later ones launch it.
         """
         state = dict(self._state)
-        if record and state == self._before:
+        if record and state == self._last_state:
             if self._recorded is None or self._recorded[0] != state:
                 self._record(state)
             assert self._recorded is not None
             self._cuda.launch(self._recorded[1])
         else:
             self._execute()
-        self._before = state
+        self._last_state = state
 
     def _execute(self) -> None:
         if not self._context.execute_async_v3(self._cuda.stream):
@@ -79,7 +79,7 @@ class Context:
 
     def _forget(self) -> None:
         if self._recorded is not None:
-            self._cuda.drop(self._recorded[1])
+            self._cuda.destroy_graph(self._recorded[1])
             self._recorded = None
 
     def free(self) -> None:

@@ -39,7 +39,7 @@ class Cuda:
                 raise EngineError("no device")
         except EngineError as error:
             raise EngineError(
-                f"there is no CUDA GPU here: {error.what}", fix="install the NVIDIA driver, or export with --target cpu"
+                f"no CUDA GPU was found: {error.what}", fix="install the NVIDIA driver, or export with --target cpu"
             ) from error
         attribute = self._rt.cudaDeviceAttr
         major = self._call("cudaDeviceGetAttribute", attribute.cudaDevAttrComputeCapabilityMajor, 0)
@@ -52,7 +52,7 @@ class Cuda:
         error, *results = getattr(self._rt, name)(*arguments)
         if error != self._rt.cudaError_t.cudaSuccess:
             if error.name == NO_MEMORY:
-                raise EngineError("not enough GPU memory", fix="smaller pages (--max-pixels) or a shorter --max-length")
+                raise EngineError("not enough GPU memory", fix="use smaller pages (--max-pixels) or --max-length")
             text = self._rt.cudaGetErrorString(error)[1]
             raise EngineError(f"{name}: {text.decode() if isinstance(text, bytes) else text}")
         return results[0] if results else None
@@ -102,7 +102,7 @@ class Cuda:
     def launch(self, graph: Any) -> None:
         self._call("cudaGraphLaunch", graph, self.stream)
 
-    def drop(self, graph: Any) -> None:
+    def destroy_graph(self, graph: Any) -> None:
         self._call("cudaGraphExecDestroy", graph)
 
     def close(self) -> None:

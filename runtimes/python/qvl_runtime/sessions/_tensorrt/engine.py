@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 
 from ...bundle import inside
+from ...common.log import log as messages
+from ...common.log import timed
 from ...errors import BundleError, PromptError
 from ...manifest import GraphEntry, Profile
 from .context import Context
@@ -22,9 +24,9 @@ from .cuda_driver import Buffer, Cuda
 Arrays = dict[str, np.ndarray]
 NOTHING: Mapping[str, Buffer] = MappingProxyType({})
 MakeContext = Callable[[Any, str], Any]
-"""Makes an execution context from an engine and its file's name; differs between the two libraries."""
+"""Creates an execution context from an engine and its file's name; differs between the two libraries."""
 DTYPES = {"float": np.float32, "float16": np.float16, "int64": np.int64, "int32": np.int32, "bool": np.bool_}
-AXES = {"patches": "patches a page", "frames": "temporal patches a video", "windows": "windows a video"}
+AXES = {"patches": "patches per page", "frames": "temporal patches per video", "windows": "windows per video"}
 FIX = "resize it, or export with a larger --max-pixels or --max-length; --profile video for videos"
 
 
@@ -43,7 +45,7 @@ def logger(trt: Any) -> Any:
     return Logger()
 
 
-def load(bundle: Path, entry: GraphEntry, cuda: Cuda, trt: Any, library: str) -> tuple[Any, tuple[Any, ...]]:
+def load_engine(bundle: Path, entry: GraphEntry, cuda: Cuda, trt: Any, library: str) -> tuple[Any, tuple[Any, ...]]:
     """Returns a graph's deserialized engine and the objects it depends on; raises BundleError if it cannot be used."""
     assert entry.engine is not None
     path = inside(bundle, entry.engine.file)
@@ -52,18 +54,19 @@ def load(bundle: Path, entry: GraphEntry, cuda: Cuda, trt: Any, library: str) ->
     built_for = entry.engine.compute_capabilities
     if built_for and cuda.compute_capability not in built_for:
         raise BundleError(
-            f"is built for compute capability {', '.join(map(str, built_for))}, this GPU has {cuda.compute_capability}",
+            f"is built for compute capability {', '.join(map(str, built_for))}; this GPU has {cuda.compute_capability}",
             where=path,
             fix=f"export with --compute-capability {cuda.compute_capability}",
         )
     log = logger(trt)
     runtime = trt.Runtime(log)
-    engine = runtime.deserialize_cuda_engine(path.read_bytes())
+    with timed(messages, "engine loaded: %s, %d bytes", path, path.stat().st_size):
+        engine = runtime.deserialize_cuda_engine(path.read_bytes())
     if engine is None:
-        told = log.errors[-1] if log.errors else "it does not say why"
-        made = entry.engine.builder or "another version"
+        reason = log.errors[-1] if log.errors else "no reason given"
+        builder = entry.engine.builder or "another version"
         raise BundleError(
-            f"{library} {trt.__version__} refuses the engine, which {made} built: {told[:300]}",
+            f"{library} {trt.__version__} rejects the engine, which {builder} built: {reason[:300]}",
             where=path,
             fix=f"install the {library} that built it, or export again",
         )
@@ -80,7 +83,7 @@ def axis_sizes(entry: GraphEntry, feeds: Mapping[str, np.ndarray]) -> dict[str, 
     return sizes
 
 
-def choose(profiles: Sequence[Profile], sizes: Mapping[str, int], where: str) -> int:
+def choose_profile(profiles: Sequence[Profile], sizes: Mapping[str, int], where: str) -> int:
     """Returns the index of the smallest profile of the engine `where` that fits the sizes.
 
     Raises PromptError if none does, naming the axis.
@@ -96,10 +99,10 @@ def choose(profiles: Sequence[Profile], sizes: Mapping[str, int], where: str) ->
         bounds = [profile.axes[axis] for profile in profiles]
         if not any(size in bound for bound in bounds):
             least, most = min(bound.min for bound in bounds), max(bound.max for bound in bounds)
-            held = f"{least:,} to {most:,}" if least < most else f"{most:,}"
-            raise PromptError(f"{size:,} {AXES.get(axis, axis)}, it was built for {held}", where=where, fix=FIX)
-    asked = ", ".join(f"{size:,} {axis}" for axis, size in sizes.items())
-    raise PromptError(f"{asked}: none of its profiles holds all of it", where=where, fix=FIX)
+            bounds_text = f"{least:,} to {most:,}" if least < most else f"{most:,}"
+            raise PromptError(f"{size:,} {AXES.get(axis, axis)}; it was built for {bounds_text}", where=where, fix=FIX)
+    requested = ", ".join(f"{size:,} {axis}" for axis, size in sizes.items())
+    raise PromptError(f"{requested}: no profile of the engine fits all of these sizes", where=where, fix=FIX)
 
 
 class TrtGraph:
@@ -110,7 +113,7 @@ class TrtGraph:
     ) -> None:
         assert entry.engine is not None
         self.entry, self.profiles, self._cuda = entry, entry.engine.profiles, cuda
-        self._engine, self._alive = load(bundle, entry, cuda, trt, library)
+        self._engine, self._dependencies = load_engine(bundle, entry, cuda, trt, library)
         self._make_context, self._file = make_context, entry.engine.file
         self._contexts: dict[int, Context] = {}
         self._check(inside(bundle, self._file))
@@ -119,18 +122,18 @@ class TrtGraph:
         """Raises BundleError unless the engine has the graph's inputs and outputs."""
         found = {self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors)}
         if found != {port.name for port in (*self.entry.inputs, *self.entry.outputs)}:
-            raise BundleError("inputs and outputs are not those of the manifest", where=path, fix="export again")
+            raise BundleError("inputs and outputs differ from the manifest", where=path, fix="export again")
 
-    def most(self, axis: str) -> int:
+    def max_size(self, axis: str) -> int:
         """Returns the largest size of an axis in any profile."""
         return max(profile.axes[axis].max for profile in self.profiles)
 
     def context(self, feeds: Mapping[str, np.ndarray]) -> Context:
         """Returns the context whose profile fits the inputs, created on first use; raises PromptError if none fits."""
-        index = choose(self.profiles, axis_sizes(self.entry, feeds), self._file)
+        index = choose_profile(self.profiles, axis_sizes(self.entry, feeds), self._file)
         if index not in self._contexts:
-            made = self._make_context(self._engine, self._file)
-            self._contexts[index] = Context(self._cuda, made, index)
+            created = self._make_context(self._engine, self._file)
+            self._contexts[index] = Context(self._cuda, created, index)
         return self._contexts[index]
 
     def prepare(self, feeds: Mapping[str, np.ndarray], shared: Mapping[str, Buffer]) -> tuple[Context, Arrays]:
@@ -138,15 +141,15 @@ class TrtGraph:
         context = self.context(feeds)
         results: Arrays = {}
         for name, array in feeds.items():
-            context.shape(name, array)
+            context.set_shape(name, array)
         for name, array in feeds.items():
             context.feed(name, array)
         for name, buffer in shared.items():
-            context.address(name, buffer.address)
+            context.set_address(name, buffer.address)
         for port in self.entry.outputs:
             if port.name not in shared:
                 array = results[port.name] = np.empty(context.output_shape(port.name), DTYPES[port.dtype])
-                context.address(port.name, context.buffer(port.name, array.nbytes).address)
+                context.set_address(port.name, context.buffer(port.name, array.nbytes).address)
         return context, results
 
     def call(self, feeds: Arrays, shared: Mapping[str, Buffer] = NOTHING, record: bool = False) -> list[np.ndarray]:
@@ -165,7 +168,7 @@ class TrtGraph:
             context.free()
         self._contexts.clear()
         self._engine = None
-        self._alive = ()
+        self._dependencies = ()
 
 
 def _dtype(entry: GraphEntry, name: str) -> Any:

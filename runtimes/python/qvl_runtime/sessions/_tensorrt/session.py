@@ -12,7 +12,7 @@ import numpy as np
 from ...errors import EngineError
 from ...manifest import DECODE, Manifest
 from ...positions import Grid, Ints
-from ..engine import Floats, LlmInputs, closed
+from ..engine import Floats, LlmInputs, raise_closed
 from ..feeds import llm_feeds, vision_feeds
 from .cuda_driver import Buffer, Cuda
 from .engine import MakeContext, TrtGraph
@@ -56,17 +56,17 @@ class TrtEngine:
     def forward(self, inputs: LlmInputs) -> Floats:
         """Returns logits [K, vocab]; the cache then holds past + S tokens."""
         graph = self._graphs[DECODE if inputs.answer and DECODE in self._graphs else "llm"]
-        pieces = _pieces(inputs, graph.most("sequence"), graph.most("wanted"))
+        pieces = _split_call(inputs, graph.max_size("sequence"), graph.max_size("wanted"))
         return np.concatenate([self._run(graph, piece)[: len(piece.wanted)] for piece in pieces])
 
     def _run(self, graph: TrtGraph, inputs: LlmInputs) -> Floats:
         """Runs one call; engines return logits for at least one token: for the first if none are requested."""
-        asked = inputs if len(inputs.wanted) else replace(inputs, wanted=np.zeros(1, np.int64))
-        feeds = llm_feeds(self._manifest, asked, self._manifest.llm.max_length)
-        logits = graph.call(feeds, self._shared(), self._library.record and len(inputs.ids) == 1)[0]
+        request = inputs if len(inputs.wanted) else replace(inputs, wanted=np.zeros(1, np.int64))
+        feeds = llm_feeds(self._manifest, request, self._manifest.llm.max_length)
+        logits = graph.call(feeds, self._cache_buffers(), self._library.record and len(inputs.ids) == 1)[0]
         return np.asarray(logits[0])
 
-    def _shared(self) -> dict[str, Buffer]:
+    def _cache_buffers(self) -> dict[str, Buffer]:
         """Returns the cache buffers by past and present names; initially zeros, since masked values must be finite."""
         if not self._cache:
             llm = self._manifest.llm
@@ -93,23 +93,23 @@ class TrtEngine:
         for graph in self._graphs.values():
             graph.close()
         self._cuda.close()
-        self.encode = self.forward = self.clear = closed  # type: ignore[method-assign]
-        self.close = _nothing  # type: ignore[method-assign]
+        self.encode = self.forward = self.clear = raise_closed  # type: ignore[method-assign]
+        self.close = _do_nothing  # type: ignore[method-assign]
 
 
-def _pieces(inputs: LlmInputs, most_tokens: int, most_wanted: int) -> Iterator[LlmInputs]:
+def _split_call(inputs: LlmInputs, most_tokens: int, most_wanted: int) -> Iterator[LlmInputs]:
     """Splits a call if it has more tokens or requests more logits than the engine takes at once."""
-    start, count = 0, len(inputs.ids)
-    while start < count:
-        later = inputs.wanted[inputs.wanted >= start]
-        end = min(count, start + most_tokens, *later[most_wanted : most_wanted + 1].tolist())
-        here = (inputs.feature_places >= start) & (inputs.feature_places < end)
+    start, total = 0, len(inputs.ids)
+    while start < total:
+        remaining = inputs.wanted[inputs.wanted >= start]
+        end = min(total, start + most_tokens, *remaining[most_wanted : most_wanted + 1].tolist())
+        in_range = (inputs.feature_indices >= start) & (inputs.feature_indices < end)
         yield LlmInputs(
             inputs.ids[start:end],
             inputs.positions[:, start:end],
-            inputs.features[:, here],
-            inputs.feature_places[here] - start,
-            later[later < end] - start,
+            inputs.features[:, in_range],
+            inputs.feature_indices[in_range] - start,
+            remaining[remaining < end] - start,
             inputs.past + start,
             inputs.answer,
             inputs.ntk_alpha,
@@ -117,4 +117,4 @@ def _pieces(inputs: LlmInputs, most_tokens: int, most_wanted: int) -> Iterator[L
         start = end
 
 
-def _nothing() -> None: ...
+def _do_nothing() -> None: ...

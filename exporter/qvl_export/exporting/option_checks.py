@@ -1,0 +1,180 @@
+"""Refuses options of a plan that are invalid, that contradict each other, or that have no effect."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import msgspec
+
+from qvl_runtime.bundle import has_utf8_name
+from qvl_runtime.manifest import DECODE
+
+from ..errors import ExportError
+from ..families.spec import ModelSpec
+from ..quant import precision, schemes
+from ..quant import rotation as rotate
+from ..quant.precision import INT4, INT8, MIXED
+from ..targets import Target
+from .plan import ExportPlan
+
+DEFAULT_MAX_LENGTH = 8192
+_LLM = ("llm", DECODE)
+_GRAPHS = ("vision", *_LLM)
+
+
+@dataclass(frozen=True)
+class Reader:
+    """An option that has an effect only in quantized graphs: in any of `graphs`, and in those of `by_scheme` whose
+    scheme reads it. `what` and `fix` are parts of the error message."""
+
+    field: str
+    graphs: tuple[str, ...] = _GRAPHS
+    by_scheme: tuple[str, ...] = ()
+    what: str = "quantization"
+    fix: str = f"add --precision {INT8} or {INT4}"
+
+    def has_effect(self, graph: str, chosen: str) -> bool:
+        """Whether the option has an effect in a graph of this precision; raises the errors of `schemes.find`."""
+        if chosen in precision.FLOATS:
+            return False
+        return graph in self.graphs or (graph in self.by_scheme and _is_read(self.field, chosen))
+
+
+_ADD_INT4 = f"add --precision {INT4}"
+READ_BY = {
+    "--calib": Reader("calib"),
+    "--samples": Reader("samples"),
+    "--threads": Reader("threads"),
+    "--ray": Reader("ray"),
+    "--block-size": Reader("block_size", _LLM, ("vision",), f"quantization of the language model, or to {INT4}"),
+    "--reduce-range": Reader("reduce_range", (), _GRAPHS, INT8, f"add --precision {INT8}"),
+    "--no-gptq-experts": Reader("gptq_experts", (), _LLM, f"{INT4} of the language model", _ADD_INT4),
+}
+"""Options that have no effect unless a graph has a certain precision."""
+
+
+def _is_read(option: str, chosen: str) -> bool:
+    """Whether the quantized precision `chosen` reads an option of schemes; MIXED reads all of them."""
+    return chosen == MIXED or schemes.reads(chosen, option)
+
+
+def _any_reads(option: str, precisions: Mapping[str, str]) -> bool:
+    return any(_is_read(option, chosen) for chosen in quantized(precisions).values())
+
+
+def quantized(precisions: Mapping[str, str]) -> dict[str, str]:
+    """Returns the entries of `precisions` that are not float types."""
+    return {name: chosen for name, chosen in precisions.items() if chosen not in precision.FLOATS}
+
+
+def check_options(plan: ExportPlan) -> None:
+    """Raises ExportError for options that are invalid with any checkpoint; InstallError if a library is missing."""
+    _check_limit(plan)
+    precisions, quant = plan.precisions(), plan.quant
+    for path in (plan.out, quant.save_gptq):
+        if path is not None and not has_utf8_name(Path(path)):
+            raise ExportError("is not UTF-8, so no engine can open it", where=path, fix="give another directory")
+    if quant.save_gptq is not None and precisions["llm"] != INT4:
+        raise ExportError(f"--save-gptq writes {INT4} only", fix=f"add --llm-precision {INT4}, or leave it out")
+    if quant.rotate and (quant.save_gptq is not None or plan.limit):
+        raise ExportError(
+            "--rotate cannot be combined with --save-gptq, --max-kl or --max-size", fix="leave --rotate out"
+        )
+    for option, count in (("--samples", plan.calibration.samples), ("--threads", plan.calibration.threads)):
+        if count is not None and count < 1:
+            raise ExportError(f"{option} must be >= 1, got {count}")
+    _check_read(plan, precisions)
+    check_schemes(plan, set(quantized(precisions).values()))
+
+
+def check_schemes(plan: ExportPlan, precisions: set[str]) -> None:
+    """Raises ExportError or InstallError if the schemes of these precisions do not support the options or this
+    machine."""
+    for name in schemes.available():
+        if not precisions.isdisjoint(precision.with_scheme(name)):
+            schemes.find(name, plan.scheme_options)
+
+
+def _check_limit(plan: ExportPlan) -> None:
+    quant = plan.quant
+    limits = [value for value in (quant.max_kl, quant.max_size) if value is not None]
+    own = quant.vision_precision or quant.llm_precision or plan.precision != ExportPlan.precision
+    if limits and (len(limits) > 1 or own):
+        raise ExportError(
+            "--max-kl, --max-size and precisions exclude one another",
+            fix="give one of --max-kl, --max-size, --precision",
+        )
+    if limits and not 0 < limits[0] < math.inf:
+        raise ExportError(f"a limit of {limits[0]} cannot be kept", fix="--max-kl and --max-size must be above 0")
+
+
+def _check_read(plan: ExportPlan, precisions: Mapping[str, str]) -> None:
+    """Refuses options without effect: accepting them silently would be misleading."""
+    for option, reader in READ_BY.items():
+        asked = plan.is_asked(reader.field)
+        if asked and not any(reader.has_effect(graph, chosen) for graph, chosen in precisions.items()):
+            raise ExportError(f"{option} is for {reader.what}", fix=f"{reader.fix}, or leave it out")
+    if plan.quant.vision_precision and plan.quant.llm_precision and plan.precision not in precision.FLOATS:
+        raise ExportError(
+            "--precision has no effect if both towers have their own",
+            fix="leave it out, or --vision-precision or --llm-precision",
+        )
+
+
+def check_effect(plan: ExportPlan, lowered: Mapping[str, Target], own: bool, experts: bool) -> None:
+    """Raises ExportError for options that have no effect with this target or checkpoint.
+
+    `own` says whether the checkpoint stores quantized linears, `experts` whether the model has experts.
+    """
+    precisions = plan.precisions()
+    if plan.is_asked("accuracy_level"):
+        if not any(hasattr(target, "accuracy_level") for target in lowered.values()):
+            raise ExportError(f"target {plan.target} does not read --accuracy-level", fix="leave it out")
+        if not own and not quantized({name: chosen for name, chosen in precisions.items() if name != "vision"}):
+            fix = f"{_ADD_INT4}, or leave it out"
+            raise ExportError("--accuracy-level is for a quantized language model", fix=fix)
+    in_tables = lowered["llm"].quantized_tables
+    if plan.is_asked("block_size") and not (in_tables or _any_reads("block_size", precisions)):
+        raise ExportError(f"--block-size is for {INT4}: target {plan.target} keeps tables float", fix="leave it out")
+    if plan.is_asked("gptq_experts") and not experts:
+        raise ExportError("--no-gptq-experts is for models with experts", fix="leave it out")
+
+
+def adjusted_spec(plan: ExportPlan, spec: ModelSpec) -> ModelSpec:
+    """Returns the spec with the plan's pixel bounds, length and rotation; raises ExportError for invalid bounds."""
+    low, high = _pixels(plan, spec)
+    image = msgspec.structs.replace(spec.image, min_pixels=low, max_pixels=high)
+    text = replace(spec.text, rotation_seed=rotate.SEED if plan.quant.rotate else None)
+    return replace(spec, image=image, max_positions=_length(plan, spec), text=text)
+
+
+def _pixels(plan: ExportPlan, spec: ModelSpec) -> tuple[int, int]:
+    if spec.image.square and (plan.min_pixels or plan.max_pixels):
+        raise ExportError(
+            f"family {spec.family} resizes every image to {spec.image.square} × {spec.image.square} pixels",
+            fix="leave --min-pixels and --max-pixels out",
+        )
+    low, high = plan.min_pixels or spec.image.min_pixels, plan.max_pixels or spec.image.max_pixels
+    if plan.max_pixels and not plan.min_pixels:
+        low = min(low, high)
+    least = spec.image.factor**2
+    if low < 1 or high < least:
+        raise ExportError(
+            f"min_pixels {low} and max_pixels {high} are too small",
+            fix=f"an image token has {least} pixels",
+        )
+    if low > high:
+        raise ExportError(f"min_pixels {low} is above max_pixels {high}", fix="lower --min-pixels")
+    return low, high
+
+
+def _length(plan: ExportPlan, spec: ModelSpec) -> int:
+    length = plan.max_length or min(DEFAULT_MAX_LENGTH, spec.max_positions)
+    if not 1 < length <= spec.max_positions:
+        raise ExportError(
+            f"--max-length {length} is not within the model's {spec.max_positions} positions", fix="give fewer"
+        )
+    return length

@@ -1,0 +1,73 @@
+"""The options of an export in groups; every field is one option of `qvl-export export`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..common.field_types import Checked
+from ..engines import PROFILES
+
+
+@dataclass(frozen=True)
+class QuantOptions(Checked):
+    """Precisions that differ from that of the plan, and how linears are quantized.
+
+    Raises ExportError for values of a wrong type.
+    """
+
+    vision_precision: str | None = None
+    """Precision of the vision tower (default: that of the plan)."""
+    llm_precision: str | None = None
+    """Precision of the language model (default: that of the plan)."""
+    max_kl: float | None = None
+    """Largest mean KL divergence of the answers from the checkpoint's, in nats per token; replaces a precision: each
+    linear gets the precision that its measured cost allows."""
+    max_size: int | None = None
+    """Largest size of the bundle in bytes; replaces a precision like `max_kl`."""
+    block_size: int = 32
+    """Columns that share a scale in int4 linears and in a quantized embedding."""
+    accuracy_level: int = 4
+    """4 multiplies 4- and 8-bit weights with activations rounded to int8; 0 keeps activations float32."""
+    reduce_range: bool = False
+    """Whether int8 weights have 7-bit codes: fast on x86 without VNNI, at some cost in accuracy."""
+    gptq_experts: bool = True
+    """Whether GPTQ quantizes int4 experts; rounding them to nearest is several times faster."""
+    rotate: bool = False
+    """Experimental: folds a rotation of hidden states into the weights of the language model. The answers of a float
+    bundle do not change; a quantized one is more accurate if a few channels are far larger than the others (see
+    docs/decisions.md)."""
+    save_gptq: str | Path | None = None
+    """Directory to which the int4 language model is also written as a GPTQ checkpoint."""
+
+
+@dataclass(frozen=True)
+class CalibrationOptions(Checked):
+    """The pages that quantization is calibrated on, and the machines that run them.
+
+    Raises ExportError for values of a wrong type.
+    """
+
+    calib: str | Path | Sequence[str | Path] = ()
+    """Calibration sets (directories with `labels.jsonl`), images, PDFs, or directories of these (default: the built-in
+    set)."""
+    samples: int = 128
+    """Most pages to calibrate on, spread evenly over everything in `calib`."""
+    threads: int | None = None
+    """Cores of this machine to calibrate with (default: all)."""
+    ray: str | None = None
+    """Address of a Ray cluster whose machines run the pages (default: this machine runs them)."""
+
+
+@dataclass(frozen=True)
+class EngineOptions(Checked):
+    """The engines of targets that build engines.
+
+    Raises ExportError for values of a wrong type.
+    """
+
+    compute_capability: str | None = None
+    """Compute capabilities of the GPUs to build for, such as "86,89,120" (default: the target's)."""
+    profile: str = PROFILES[0]
+    """Inputs to build for: "pages", or "video" for videos too."""

@@ -1,0 +1,66 @@
+"""Checks before the long work that the target supports the formats of a calibration, and that a size limit can be kept.
+
+Both build graphs without weights, which takes seconds for large models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import prod
+
+from qvl_runtime.manifest import Manifest
+
+from ..graph.layer_graphs import Stage
+from ..targets import Target
+from . import schemes
+from .calibration.tower import Tower
+from .context import CalibrationSetup
+from .precision import MIXED
+from .schemes import Scheme
+from .towers import llm_tower, vision_tower
+
+
+def check_formats(setup: CalibrationSetup) -> None:
+    """Raises ExportError if a target does not support the format that a linear or an expert would get."""
+    for name, precision in setup.precisions.items():
+        make, target = vision_tower if name == "vision" else llm_tower, setup.targets[name]
+        tower = make(setup.spec, target, setup.tensors, lambda _: None)
+        stages = [tower.build(stage, {}) for stage in tower.stages]
+        for scheme in _schemes(name, precision, setup):
+            for stage in stages:
+                for rows, columns in _linears(tower, stage):
+                    target.packed_form(rows, columns, scheme.format(columns))
+                _check_experts(target, stage, scheme)
+
+
+def check_size(setup: CalibrationSetup, draft: Manifest) -> None:
+    """Raises ExportError if no choice of precisions keeps the size limit; `draft` describes the bundle's text files."""
+    if setup.limit and setup.limit.max_size is not None:
+        from .mixed_precision import choose as mixed
+
+        mixed.check_size(setup, draft)
+
+
+def _schemes(name: str, precision: str, setup: CalibrationSetup) -> Iterator[Scheme]:
+    """Yields the schemes that linears of the graph `name` may get."""
+    if precision != MIXED:
+        yield schemes.find(precision, setup.options)
+        return
+    from .mixed_precision.choose import CANDIDATES
+
+    yield from (schemes.find(candidate, setup.options) for candidate in CANDIDATES[name])
+
+
+def _linears(tower: Tower, stage: Stage) -> Iterator[tuple[int, int]]:
+    """Yields the shapes [N, K] of a float stage's linears."""
+    for name in (name for names in stage.taps.values() for name in names):
+        shape = tower.tensors[f"{name}.weight"].shape
+        yield shape[0], prod(shape[1:])
+
+
+def _check_experts(target: Target, stage: Stage, scheme: Scheme) -> None:
+    from .calibration.experts import expert_format  # imports PyTorch, which only calibration needs
+
+    for weight in stage.experts.values():
+        count, outputs, inputs = weight.source_shape
+        target.packed_experts_form(count, outputs, inputs, expert_format(scheme, inputs))

@@ -1,0 +1,124 @@
+"""Options that several commands share, and the types of numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import click
+
+from .messages import MediaOptions
+from .verbose import verbose_option
+
+MAX_DIGITS = 18
+QUOTED = 40
+"""Most characters of a whole number (seeds are long), and of a number that an error quotes."""
+Function = Callable[..., Any]
+
+
+def integer(value: object) -> int:
+    """Parses a whole number. Python refuses to read one of thousands of digits; here the error is short."""
+    text = str(value)
+    if not text.removeprefix("-").isdecimal() or len(text) > QUOTED:
+        raise click.BadParameter(f"{text[:QUOTED]!r} is not a whole number")
+    return int(text)
+
+
+def positive(value: object) -> int:
+    """Parses a whole number above zero."""
+    text = str(value)
+    if not text.isdecimal() or len(text) > MAX_DIGITS or int(text) < 1:
+        raise click.BadParameter(f"{text[:QUOTED]!r} is not a positive whole number")
+    return int(text)
+
+
+bundle_argument = click.argument("bundle", type=Path)
+threads_option = click.option("--threads", type=positive, metavar="N", help="Cores to use (default: all).")
+verbose = verbose_option("qvl_runtime")
+template_args_option = click.option(
+    "--template-arg",
+    "template_args",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="A variable of the chat template, such as enable_thinking=false; may be repeated.",
+)
+generation_config_option = click.option(
+    "--use-generation-config",
+    is_flag=True,
+    help="Use the sampling and penalties that the checkpoint recommends (see `inspect`); other options override them.",
+)
+_MEDIA = (
+    click.option("--image", multiple=True, metavar="FILE", help="An image; may be repeated."),
+    click.option("--pdf", multiple=True, metavar="FILE", help="A PDF whose pages are images; may be repeated."),
+    click.option("--pages", metavar="1-3,7-", help="Pages of the PDFs, counted from 1 (default: all)."),
+    click.option(
+        "--video",
+        multiple=True,
+        metavar="FILE",
+        help="A video, or a directory or quoted pattern of images as its frames ('frames/*.png'); may be repeated.",
+    ),
+    click.option(
+        "--fps",
+        type=float,
+        metavar="N",
+        help="Frames per second to take from videos, or at which their images were taken (default: 2).",
+    ),
+    click.option("--max-frames", type=positive, metavar="N", help="Most frames of a video (default: 768)."),
+)
+_SAMPLING = (
+    click.option(
+        "--max-new-tokens",
+        type=positive,
+        metavar="N",
+        help="Longest answer in tokens (default: 512, or a quarter of the bundle's length).",
+    ),
+    click.option("--temperature", type=float, metavar="T", help="Sampling temperature; 0 is greedy (default)."),
+    click.option("--top-p", type=float, metavar="P", help="Keep the likeliest tokens of this mass (default: 1)."),
+    click.option("--top-k", type=integer, metavar="K", help="Keep the K likeliest tokens; 0 keeps all (default)."),
+    click.option(
+        "--min-p",
+        type=float,
+        metavar="P",
+        help="Keep tokens at least P times as likely as the likeliest (default: 0).",
+    ),
+    click.option("--seed", type=integer, metavar="N", help="Make sampling repeatable."),
+    click.option(
+        "--repetition-penalty",
+        type=float,
+        metavar="F",
+        help="Divide the logits of tokens that occurred by F (default: 1).",
+    ),
+    click.option(
+        "--no-repeat-ngram-size",
+        type=integer,
+        metavar="N",
+        help="Let no run of N tokens occur twice; 0 allows all (default).",
+    ),
+    generation_config_option,
+    click.option("--stop", multiple=True, metavar="TEXT", help="End the answer before this text; may be repeated."),
+    click.option("--timeout", type=float, metavar="SECONDS", help="End the answer after this time."),
+)
+
+
+def media_options(function: Function) -> Function:
+    """Adds the options that name images, PDFs and videos, and gives them to the function as `media`."""
+
+    @wraps(function)
+    def with_media(*arguments: Any, **options: Any) -> Any:
+        media = MediaOptions(**{name: options.pop(name) for name in MediaOptions._fields})
+        return function(*arguments, media=media, **options)
+
+    return _add(_MEDIA, with_media)
+
+
+def sampling_options(function: Function) -> Function:
+    """Adds the options of an answer, named as the parameters of `Model.stream`."""
+    return _add(_SAMPLING, function)
+
+
+def _add(options: Sequence[Callable[[Function], Function]], function: Function) -> Function:
+    for option in reversed(options):
+        function = option(function)
+    return function

@@ -1,0 +1,10 @@
+"""Exit codes of commands and jobs."""
+
+from __future__ import annotations
+
+DAMAGED = 1
+"""`inspect --verify` found damaged files."""
+BAD_INPUT = 2
+"""The command cannot succeed as it was given: bad input, options or environment."""
+INTERRUPTED = 130
+"""Ctrl-C: 128 + SIGINT, as shells have it."""

@@ -1,0 +1,36 @@
+"""Models are checked before they run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from qvl_export.errors import ExportError
+from qvl_export.evaluate.answers.answerers import HF
+from qvl_export.evaluate.answers.models import Model, open_models
+from qvl_export.evaluate.trace.blame import BlamePlan, blame
+from tests.heldout import HELDOUT
+from tests.oracles.tiny import REFERENCE
+
+PAGE = HELDOUT / "simple_0001.png"
+
+
+def test_a_checkpoint_instead_of_a_bundle_is_refused(reference_bundle: Path) -> None:
+    checkpoint = Path(REFERENCE)
+    said = r": is a checkpoint, not a bundle \(use --reference hf to run it with PyTorch, or export it first\)$"
+    with pytest.raises(ExportError, match=said):
+        open_models(checkpoint, (reference_bundle,), hf=False)
+    with pytest.raises(ExportError, match=said):
+        blame(BlamePlan(checkpoint, reference_bundle, (PAGE,), "?"))
+    assert [model.engine for model in open_models(checkpoint, (reference_bundle,), hf=True)] == ["hf", "bundle"]
+
+
+def test_the_size_of_the_reference_counts_only_files_that_are_read(tmp_path: Path) -> None:
+    """A whole file, and not the old shards beside it."""
+    for name in ("model.safetensors", "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"):
+        (tmp_path / name).write_bytes(bytes(1000))
+    model = Model(tmp_path, HF, "t", "k")
+    assert model.result(tmp_path, "none").size_mb == 0.001
+    (tmp_path / "model.safetensors").unlink()
+    assert model.result(tmp_path, "none").size_mb == 0.002

@@ -1,0 +1,59 @@
+"""What holds for the metrics of every task."""
+
+from __future__ import annotations
+
+import pytest
+
+from qvl_export.evaluate.metrics.boxes import PageGeometry
+from qvl_export.evaluate.metrics.scores import METRICS, TASKS, score, truth_problem
+
+PAGE = PageGeometry.original((400, 300))
+
+
+EXAMPLES = {
+    "ocr": "total 12.00",
+    "qa": "Yes",
+    "kie": '{"total": "12.00"}',
+    "table": "<table><tr><td>a<td>b</table>",
+    "grounding": '[{"bbox_2d": [0, 0, 10, 10]}]',
+    "tool": '{"name": "pay", "arguments": {}}',
+}
+"""A true answer of each task."""
+FORMS = {
+    "kie": "a JSON object with a value",
+    "table": "has no <table>",
+    "grounding": 'JSON such as [{"bbox_2d": [0, 0, 9, 9]}]',
+    "tool": 'JSON such as {"name": "pay", "arguments": {}}',
+}
+"""What is said of true answers that lack the form that their task needs."""
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_nothing_is_better_than_the_truth_nor_worse_than_silence(task: str) -> None:
+    assert truth_problem(task, EXAMPLES[task]) == ""
+    truths = ["x" + EXAMPLES[task], EXAMPLES[task]]
+    right, silent = (score(task, answer, truths, PAGE) for answer in (EXAMPLES[task], ""))
+    for name in TASKS[task]:
+        best, worst = (found[name][0] / found[name][1] for found in (right, silent))
+        assert METRICS[name].loss(best, worst) == METRICS[name].loss(worst, best) * -1 == 1
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_truth_of_the_wrong_form_is_refused(task: str) -> None:
+    needed = FORMS.get(task, "it is empty")
+    assert truth_problem(task, " \n") == f" ({needed})"
+    assert truth_problem(task, "a") == (f" ({needed})" if task in FORMS else "")
+
+
+def test_the_truth_of_the_lowest_rate_counts_not_that_of_the_fewest_edits() -> None:
+    assert score("ocr", "ab", ["a", "abcdef"], PAGE)["cer"] == (4, 6)
+    assert score("ocr", "a b", ["a", "a b c d e f"], PAGE)["wer"] == (4, 6)
+    one, two = '{"a": "1"}', '{"a": "2", "b": "2", "c": "3", "d": "4"}'
+    assert score("kie", '{"a": "1", "b": "2", "c": "3", "d": "4"}', [one, two], PAGE)["field_f1"] == (6, 8)
+    assert score("kie", '{"a": "1"}', [one, '{"a": "1", "b": "2"}'], PAGE)["field_f1"] == (2, 2)
+    one, two = '[{"bbox_2d": [0, 0, 8, 10]}]', '[{"bbox_2d": [0, 0, 10, 10]}, {"bbox_2d": [20, 0, 30, 10]}]'
+    assert score("grounding", '[{"bbox_2d": [0, 0, 10, 10]}]', [one, two], PAGE)["iou"] == (0.8, 1)
+
+
+def test_the_best_of_several_truths_counts() -> None:
+    assert score("qa", "12.00", ["$ 12.00 total", "12.00"], PAGE) == {"anls": (1, 1), "exact": (1, 1), "cer": (0, 5)}

@@ -1,0 +1,61 @@
+"""What every scheme found must do, on every target whose graphs run without a GPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from qvl_export.errors import ExportError
+from qvl_export.qtensor import QTensor
+from qvl_export.quant.calibration.layer_session import open_session
+from qvl_export.quant.output_error import sqnr
+from qvl_export.quant.schemes import Options, Scheme, available, find
+from qvl_export.quant.statistics import Collector, Statistics
+from qvl_export.targets import lower
+from tests.conftest import GRAPH_TARGETS
+from tests.quant.layers import save_linear
+
+ROWS, COLUMNS = 48, 128
+LEAST_SQNR = 15
+"""Decibels that a random weight keeps in any format worth having; 4-bit codes rounded to nearest keep 20."""
+every_scheme = pytest.mark.parametrize("name", available())
+
+
+def case(name: str, static: bool = False) -> tuple[Scheme, np.ndarray, Statistics, QTensor]:
+    """A scheme, a random weight, statistics of random inputs, and the quantized weight."""
+    rng, scheme = np.random.default_rng(0), find(name, Options(static=static))
+    collector = Collector("x", 1, scheme.hessian)
+    collector.add(rng.standard_normal((512, COLUMNS)).astype(np.float32))
+    weight, statistics = rng.standard_normal((ROWS, COLUMNS)).astype(np.float32), collector.statistics()
+    return scheme, weight, statistics, scheme.quantize(weight, statistics)
+
+
+@every_scheme
+def test_the_format_is_known_beforehand_and_the_error_is_small(name: str) -> None:
+    scheme, weight, statistics, tensor = case(name)
+    assert tensor.format == scheme.format(COLUMNS)
+    assert tensor.codes.shape == weight.shape
+    assert tensor.scales.shape == (ROWS, tensor.format.blocks(COLUMNS))
+    assert sqnr(weight, tensor, statistics) > LEAST_SQNR
+
+
+@every_scheme
+def test_weights_that_are_not_finite_are_refused(name: str) -> None:
+    scheme, weight, statistics, _ = case(name)
+    weight[3, 5] = np.nan
+    with pytest.raises(ExportError, match="finite"):
+        scheme.quantize(weight, statistics)
+
+
+@every_scheme
+@pytest.mark.parametrize("target", GRAPH_TARGETS)
+def test_engines_multiply_by_it(name: str, target: str, tmp_path: Path) -> None:
+    ops = lower(target, "fp16")
+    _, _, statistics, tensor = case(name, ops.static_activations)
+    save_linear(ops, tensor, None, tmp_path / "linear.onnx")
+    x = statistics.tokens[:16]
+    (y,) = open_session(tmp_path / "linear.onnx").run(["y"], {"x": x[None]})
+    expected = x.astype(np.float64) @ tensor.dequantize().T
+    assert np.abs(y[0] - expected).max() < 0.05 * np.abs(expected).max()
