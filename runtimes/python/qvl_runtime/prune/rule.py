@@ -35,10 +35,10 @@ CHOSEN = RULES["scan"]
 """The rule of `True`, chosen by measurement (docs/pruning.md)."""
 
 
-def parse_rule(value: object, name: str = "prune") -> Rule | None:
+def parse_rule(value: object, name: str = "prune", fix: str = "") -> Rule | None:
     """Returns the rule that `value` names: a name, a tolerance, True (`CHOSEN`) or False; None if it is None.
 
-    Raises PromptError for anything else. `name` is what errors call the option.
+    Raises PromptError for anything else; errors name the option `name` and advise `fix`.
     """
     if value is None:
         return None
@@ -49,7 +49,7 @@ def parse_rule(value: object, name: str = "prune") -> Rule | None:
     tolerance = _number(value)
     if tolerance is None or not 0 <= tolerance <= MAX_TOLERANCE:
         allowed = f"{', '.join(RULES)} or a number from 0 to {MAX_TOLERANCE:g}"
-        raise PromptError(f"{name} must be {allowed}, got {quoted(value)}")
+        raise PromptError(f"{name} must be {allowed}, got {quoted(value)}", fix=fix)
     return Rule(tolerance)
 
 
