@@ -21,6 +21,7 @@ Examples:
   qvl-export export Qwen/Qwen2.5-VL-3B-Instruct bundle
   qvl-export export CHECKPOINT bundle --precision int4 --calib my_scans/ --samples 64
   qvl-export export CHECKPOINT bundle --max-size 2.1GB
+  qvl-export export CHECKPOINT bundle --prune=scan
   qvl-export export CHECKPOINT bundle --target tensorrt-rtx --compute-capability 89"""
 
 
@@ -50,6 +51,15 @@ Examples:
 @click.option("--min-pixels", type=click.IntRange(1), help="Smallest image after resizing (default: the checkpoint's).")
 @click.option("--max-pixels", type=click.IntRange(1), help="Largest image after resizing (default: the checkpoint's).")
 @click.option("--max-length", type=click.IntRange(2), help="Most tokens of prompt and answer together (default: 8192).")
+@click.option(
+    "--prune",
+    is_flag=False,
+    flag_value=True,
+    type=click.UNPROCESSED,
+    metavar="[RULE]",
+    help="Leave out blank paper, unless `run` says otherwise: off (default), exact, scan, or a tolerance from 0 to "
+    "255; scan if no RULE follows.",
+)
 @click.option(
     "--accuracy-level",
     type=click.Choice(["0", "4"]),

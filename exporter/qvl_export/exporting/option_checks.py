@@ -21,6 +21,8 @@ from ..targets import Target
 from .plan import ExportPlan
 
 DEFAULT_MAX_LENGTH = 8192
+GENAI = "genai"
+"""The layout for ONNX Runtime GenAI."""
 _LLM = ("llm", DECODE)
 _GRAPHS = ("vision", *_LLM)
 
@@ -73,6 +75,7 @@ def quantized(precisions: Mapping[str, str]) -> dict[str, str]:
 def check_options(plan: ExportPlan) -> None:
     """Raises ExportError for options that are invalid with any checkpoint; InstallError if a library is missing."""
     _check_limit(plan)
+    _check_prune(plan)
     precisions, quant = plan.precisions(), plan.quant
     for path in (plan.out, quant.save_gptq):
         if path is not None and not has_utf8_name(Path(path)):
@@ -96,6 +99,13 @@ def check_schemes(plan: ExportPlan, precisions: set[str]) -> None:
     for name in schemes.available():
         if not precisions.isdisjoint(precision.with_scheme(name)):
             schemes.find(name, plan.scheme_options)
+
+
+def _check_prune(plan: ExportPlan) -> None:
+    if plan.default_prune is not None and plan.layout == GENAI:
+        raise ExportError(
+            f"--layout {GENAI} does not support --prune: GenAI always sees whole pages", fix="leave it out"
+        )
 
 
 def _check_limit(plan: ExportPlan) -> None:
@@ -144,9 +154,17 @@ def check_effect(plan: ExportPlan, lowered: Mapping[str, Target], own: bool, exp
 
 
 def adjusted_spec(plan: ExportPlan, spec: ModelSpec) -> ModelSpec:
-    """Returns the spec with the plan's pixel bounds, length and rotation; raises ExportError for invalid bounds."""
+    """Returns the spec with the plan's pixel bounds, length, rotation and pruning.
+
+    Raises ExportError for those that the model does not support.
+    """
     low, high = _pixels(plan, spec)
-    image = msgspec.structs.replace(spec.image, min_pixels=low, max_pixels=high)
+    if spec.image.square and plan.default_prune not in (None, "off"):
+        size = f"{spec.image.square} × {spec.image.square} pixels"
+        raise ExportError(
+            f"family {spec.family} sees every image in {size} and cannot leave out any", fix="leave --prune out"
+        )
+    image = msgspec.structs.replace(spec.image, min_pixels=low, max_pixels=high, prune=plan.default_prune)
     text = replace(spec.text, rotation_seed=rotate.SEED if plan.quant.rotate else None)
     return replace(spec, image=image, max_positions=_length(plan, spec), text=text)
 

@@ -7,7 +7,11 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from qvl_runtime.errors import PromptError
+from qvl_runtime.prune.rule import parse_option, recorded_rule
+
 from ..common.field_types import Checked
+from ..errors import ExportError
 from ..quant import precision, schemes
 from ..quant.limit import Limit
 from ..quant.precision import MIXED
@@ -19,6 +23,7 @@ GROUP_OF = {option.name: group for group, options in GROUPS.items() for option i
 RECORDED = (
     *("precision", "vision_precision", "llm_precision", "max_kl", "max_size", "min_pixels", "max_pixels", "max_length"),
     *("accuracy_level", "reduce_range", "block_size", "samples", "rotate", "gptq_experts"),
+    "prune",
 )
 """Options that a bundle records about its export, under these names."""
 
@@ -48,6 +53,9 @@ class ExportPlan(Checked):
     """Largest image after resizing (default: the checkpoint's)."""
     max_length: int | None = None
     """Most tokens of prompt and answer together (default: 8,192, or the model's limit if that is lower)."""
+    prune: str | float | bool | None = None
+    """What the runtime leaves out of images by default: "off", "exact", "scan", a tolerance from 0 to 255, or True (see
+    docs/pruning.md); None leaves out nothing."""
     revision: str | None = None
     """Branch, tag or commit of an id on the hub."""
     force: bool = False
@@ -79,6 +87,14 @@ class ExportPlan(Checked):
         """The options of quantization schemes; raises ExportError for a block size that is not supported."""
         return schemes.Options(self.quant.block_size, self.quant.reduce_range, self.quant.gptq_experts)
 
+    @property
+    def default_prune(self) -> str | float | None:
+        """`prune` as bundles record it; raises ExportError for a rule that does not exist."""
+        try:
+            return recorded_rule(parse_option(self.prune))
+        except PromptError as error:
+            raise ExportError(str(error)) from error
+
     def precisions(self) -> dict[str, str]:
         """Returns the precision of every graph by name; raises ExportError for unknown precisions."""
         if self.limit:
@@ -95,7 +111,8 @@ class ExportPlan(Checked):
 
     def recorded(self) -> dict[str, str | int | float | bool]:
         """Returns the non-default options that affect numbers; paths are left out, as they describe the machine."""
-        return {name: self.option(name) for name in RECORDED if self._differs(name)}
+        options = {name: self.option(name) for name in RECORDED if self._differs(name)}
+        return options | ({"prune": self.default_prune} if "prune" in options else {})
 
     def _differs(self, name: str) -> bool:
         owner = GROUPS[GROUP_OF[name]] if name in GROUP_OF else ExportPlan

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-SCHEMA_VERSION = 7
+SCHEMA_VERSION = 8
 MANIFEST = "bundle.json"
 GENAI_CONFIG = "genai_config.json"
 """A directory with this file is not a bundle but a model for ONNX Runtime GenAI."""

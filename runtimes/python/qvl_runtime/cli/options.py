@@ -114,9 +114,9 @@ _SAMPLING = (
 
 def check_prune(prune: Any, media: MediaOptions | None = None) -> None:
     """Raises PromptError for a `--prune` that is not a rule, and for one without any of the `media` that it needs."""
-    from ..prune.rule import parse_rule
+    from ..prune.rule import parse_option
 
-    parse_rule(prune, "--prune", fix="without a value it goes last, or before another option")
+    parse_option(prune)
     if prune is not None and media is not None and not (media.image or media.pdf or media.video):
         raise PromptError("--prune needs --image, --pdf or --video")
 

@@ -25,7 +25,7 @@ class Rule:
     tolerance: float | None
 
     def __str__(self) -> str:
-        return next((name for name, rule in RULES.items() if rule == self), f"{self.tolerance}")
+        return str(recorded_rule(self))
 
 
 OFF = Rule(None)
@@ -51,6 +51,18 @@ def parse_rule(value: object, name: str = "prune", fix: str = "") -> Rule | None
         allowed = f"{', '.join(RULES)} or a number from 0 to {MAX_TOLERANCE:g}"
         raise PromptError(f"{name} must be {allowed}, got {quoted(value)}", fix=fix)
     return Rule(tolerance)
+
+
+def parse_option(value: object) -> Rule | None:
+    """Returns the rule of a command's `--prune`; raises PromptError as `parse_rule` does."""
+    return parse_rule(value, "--prune", fix="without a value it goes last, or before another option")
+
+
+def recorded_rule(rule: Rule | None) -> str | float | None:
+    """Returns the rule as `bundle.json` has it: its name, else its tolerance."""
+    if rule is None:
+        return None
+    return next((name for name, named in RULES.items() if named == rule), rule.tolerance)
 
 
 def _number(value: object) -> float | None:
