@@ -21,7 +21,7 @@ Examples:
   qvl-export export Qwen/Qwen2.5-VL-3B-Instruct bundle
   qvl-export export CHECKPOINT bundle --precision int4 --calib my_scans/ --samples 64
   qvl-export export CHECKPOINT bundle --max-size 2.1GB
-  qvl-export export CHECKPOINT bundle --prune=scan
+  qvl-export export CHECKPOINT bundle --prune scan
   qvl-export export CHECKPOINT bundle --target tensorrt-rtx --compute-capability 89"""
 
 

@@ -39,7 +39,7 @@ EXAMPLES = (
     'run bundle --image page.png "What is the total?"',
     'run bundle --pdf contract.pdf --pages 1-3 "Who signs?" --json',
     'run bundle --image page.png "The fields." --json-schema schema.json',
-    'run bundle --image scan.png --prune=scan "Read the text."',
+    'run bundle --image scan.png --prune scan "Read the text."',
     'run bundle --image page.png "Locate the total." --draw boxes.png',
     'run bundle --video clip.mp4 --fps 1 "What happens?"',
 )
