@@ -94,6 +94,14 @@ Examples:
     help="Most pages to calibrate on, spread evenly over everything that --calib names.",
 )
 @click.option(
+    "--calib-prune",
+    is_flag=False,
+    flag_value=True,
+    type=click.UNPROCESSED,
+    metavar="[RULE]",
+    help="Leave out blank paper of the calibration pages too, with a rule as that of --prune (default: off).",
+)
+@click.option(
     "--save-gptq",
     type=click.Path(path_type=Path),
     help="Also write the int4 LLM as a GPTQ checkpoint to this directory.",

@@ -11,6 +11,7 @@ import msgspec
 
 from qvl_runtime.bundle import has_utf8_name
 from qvl_runtime.manifest import DECODE
+from qvl_runtime.prune.rule import recorded_rule
 
 from ..errors import ExportError
 from ..families.spec import ModelSpec
@@ -49,6 +50,7 @@ _ADD_INT4 = f"add --precision {INT4}"
 READ_BY = {
     "--calib": Reader("calib"),
     "--samples": Reader("samples"),
+    "--calib-prune": Reader("calib_prune"),
     "--threads": Reader("threads"),
     "--ray": Reader("ray"),
     "--block-size": Reader("block_size", _LLM, ("vision",), f"quantization of the language model, or to {INT4}"),
@@ -102,6 +104,8 @@ def check_schemes(plan: ExportPlan, precisions: set[str]) -> None:
 
 
 def _check_prune(plan: ExportPlan) -> None:
+    """Raises ExportError for rules that do not exist, and for a default where none can be recorded."""
+    _ = plan.calibration_prune
     if plan.default_prune is not None and plan.layout == GENAI:
         raise ExportError(
             f"--layout {GENAI} does not support --prune: GenAI always sees whole pages", fix="leave it out"
@@ -159,10 +163,12 @@ def adjusted_spec(plan: ExportPlan, spec: ModelSpec) -> ModelSpec:
     Raises ExportError for those that the model does not support.
     """
     low, high = _pixels(plan, spec)
-    if spec.image.square and plan.default_prune not in (None, "off"):
+    rules = {"--prune": plan.default_prune, "--calib-prune": recorded_rule(plan.calibration_prune)}
+    given = [option for option, rule in rules.items() if rule not in (None, "off")]
+    if spec.image.square and given:
         size = f"{spec.image.square} × {spec.image.square} pixels"
         raise ExportError(
-            f"family {spec.family} sees every image in {size} and cannot leave out any", fix="leave --prune out"
+            f"family {spec.family} sees every image in {size} and cannot leave out any", fix=f"leave {given[0]} out"
         )
     image = msgspec.structs.replace(spec.image, min_pixels=low, max_pixels=high, prune=plan.default_prune)
     text = replace(spec.text, rotation_seed=rotate.SEED if plan.quant.rotate else None)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from qvl_runtime.errors import PromptError
-from qvl_runtime.prune.rule import parse_option, recorded_rule
+from qvl_runtime.prune.rule import Rule, parse_option, recorded_rule
 
 from ..common.field_types import Checked
 from ..errors import ExportError
@@ -23,7 +23,7 @@ GROUP_OF = {option.name: group for group, options in GROUPS.items() for option i
 RECORDED = (
     *("precision", "vision_precision", "llm_precision", "max_kl", "max_size", "min_pixels", "max_pixels", "max_length"),
     *("accuracy_level", "reduce_range", "block_size", "samples", "rotate", "gptq_experts"),
-    "prune",
+    *("prune", "calib_prune"),
 )
 """Options that a bundle records about its export, under these names."""
 
@@ -90,10 +90,12 @@ class ExportPlan(Checked):
     @property
     def default_prune(self) -> str | float | None:
         """`prune` as bundles record it; raises ExportError for a rule that does not exist."""
-        try:
-            return recorded_rule(parse_option(self.prune))
-        except PromptError as error:
-            raise ExportError(str(error)) from error
+        return recorded_rule(_parse_prune(self.prune, "--prune"))
+
+    @property
+    def calibration_prune(self) -> Rule | None:
+        """The rule of `calib_prune`; raises ExportError for a rule that does not exist."""
+        return _parse_prune(self.calibration.calib_prune, "--calib-prune")
 
     def precisions(self) -> dict[str, str]:
         """Returns the precision of every graph by name; raises ExportError for unknown precisions."""
@@ -112,11 +114,19 @@ class ExportPlan(Checked):
     def recorded(self) -> dict[str, str | int | float | bool]:
         """Returns the non-default options that affect numbers; paths are left out, as they describe the machine."""
         options = {name: self.option(name) for name in RECORDED if self._differs(name)}
-        return options | ({"prune": self.default_prune} if "prune" in options else {})
+        rules = {"prune": self.default_prune, "calib_prune": recorded_rule(self.calibration_prune)}
+        return options | {name: rule for name, rule in rules.items() if rule is not None}
 
     def _differs(self, name: str) -> bool:
         owner = GROUPS[GROUP_OF[name]] if name in GROUP_OF else ExportPlan
         return bool(self.option(name) != getattr(owner, name))
+
+
+def _parse_prune(value: str | float | bool | None, option: str) -> Rule | None:
+    try:
+        return parse_option(value, option)
+    except PromptError as error:
+        raise ExportError(str(error)) from error
 
 
 def grouped(options: Mapping[str, Any]) -> dict[str, Any]:

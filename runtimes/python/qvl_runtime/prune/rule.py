@@ -53,9 +53,9 @@ def parse_rule(value: object, name: str = "prune", fix: str = "") -> Rule | None
     return Rule(tolerance)
 
 
-def parse_option(value: object) -> Rule | None:
-    """Returns the rule of a command's `--prune`; raises PromptError as `parse_rule` does."""
-    return parse_rule(value, "--prune", fix="without a value it goes last, or before another option")
+def parse_option(value: object, name: str = "--prune") -> Rule | None:
+    """Returns the rule of a command's option; raises PromptError as `parse_rule` does."""
+    return parse_rule(value, name, fix="without a value it goes last, or before another option")
 
 
 def recorded_rule(rule: Rule | None) -> str | float | None:
@@ -85,6 +85,7 @@ def check_grid(rule: Rule | None, manifest: Manifest, name: str = "prune") -> No
 
 def least_blocks(manifest: Manifest) -> int:
     """Returns the fewest blocks of a temporal patch that may be kept: a few, or as many as the engine was built for."""
-    engine, unit = manifest.graphs["vision"].engine, manifest.image.spatial_merge_size**2
-    fewest = [-(-profile.axes["patches"].min // unit) for profile in engine.profiles] if engine else []
+    graph, unit = manifest.graphs.get("vision"), manifest.image.spatial_merge_size**2  # none yet during calibration
+    profiles = graph.engine.profiles if graph and graph.engine else []
+    fewest = [-(-profile.axes["patches"].min // unit) for profile in profiles]
     return max([LEAST, *fewest])
