@@ -111,7 +111,7 @@ def test_sensitivities_are_of_every_linear_and_make_sense(table: list[Sensitivit
     vision = [row for row in table if row.name.startswith("visual.")]
     assert {"int8"} <= set().union(*(row.kl for row in vision)) <= {"int8", "int8 together"}
     assert all(row.kl["int8 together"] > row.kl["int8"] for row in vision if "int8 together" in row.kl)
-    assert all(row.kl.keys() == row.forms.keys() for row in table)
+    assert all(row.kl.keys() == row.formats.keys() for row in table)
 
 
 class Stages(NullProgress):

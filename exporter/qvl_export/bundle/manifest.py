@@ -28,7 +28,7 @@ from ..graph.weights import Written
 
 
 @dataclass(frozen=True)
-class Source:
+class CheckpointSource:
     """The checkpoint's name as given, its directory, and the hub's commit."""
 
     name: str
@@ -37,7 +37,10 @@ class Source:
 
 
 def origin(
-    source: Source, read_hash: Any, calibration: Calibration | None, options: Mapping[str, str | int | float | bool]
+    source: CheckpointSource,
+    read_hash: Any,
+    calibration: Calibration | None,
+    options: Mapping[str, str | int | float | bool],
 ) -> Provenance:
     """Returns the provenance; `read_hash` (hashlib) is over the weights read. A local path is reduced to its name."""
     config = (source.directory / "config.json").read_bytes()

@@ -114,7 +114,7 @@ def _compare(plan: Any, as_json: bool, quiet: bool, must_decide: bool = False) -
         progress.stop()
     show(msgspec.to_builtins(report) if as_json else markdown(report))
     if not as_json:
-        click.echo(f"{plan.out / 'index.html'}: the full report")
+        show(f"{plan.out / 'index.html'}: the full report")
     open_gates, failed_gates = undecided(report, plan.gates), exceeded(report, plan.gates)
     for line in open_gates:
         say(f"undecided: {line}")

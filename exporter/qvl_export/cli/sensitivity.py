@@ -54,7 +54,7 @@ def sensitivity(checkpoint: str, quiet: bool, as_json: bool, **options: Any) -> 
     if as_json:
         show(msgspec.to_builtins(rows))
         return
-    click.echo(_table(rows))
+    show(_table(rows))
 
 
 def _shown() -> Sequence[str]:

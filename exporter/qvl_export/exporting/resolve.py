@@ -136,7 +136,7 @@ def _read(
     """Finds, reads and checks the plan's checkpoint."""
     progress.stage(f"locating {plan.checkpoint}")
     checkpoint, revision = hub.locate(str(plan.checkpoint), plan.revision)
-    source = describe.Source(str(plan.checkpoint), checkpoint.directory, revision)
+    source = describe.CheckpointSource(str(plan.checkpoint), checkpoint.directory, revision)
     own = _own_linears(plan, checkpoint, progress)
     spec = adjusted_spec(plan, families.read_spec(checkpoint))
     _check_depth(spec, checkpoint)
@@ -162,8 +162,8 @@ def _own_linears(plan: ExportPlan, checkpoint: Checkpoint, progress: Progress) -
     if own and plan.quant.rotate:
         raise ExportError("the checkpoint is already quantized", where=checkpoint.directory, fix="use --no-rotate")
     if own:
-        forms = ", ".join(sorted({str(linear.format()) for linear in own.values()}))
-        progress.stage(f"{len(own)} linears stay as the checkpoint has them: {forms}")
+        formats = ", ".join(sorted({str(linear.format()) for linear in own.values()}))
+        progress.stage(f"{len(own)} linears stay as the checkpoint has them: {formats}")
     return own
 
 
@@ -182,7 +182,7 @@ def _headless(spec: ModelSpec, checkpoint: Checkpoint) -> list[str]:
 
 def _match(
     spec: ModelSpec, tensors: Mapping[str, Tensor], where: Path, lowered: Mapping[str, targets.Target], own: Linears
-) -> dict[str, weights.Source]:
+) -> dict[str, weights.WeightSource]:
     """Returns the checkpoint's tensor for every parameter; raises CheckpointError if tensors do not fit."""
     graphs = [build_graph(name, spec, target, own) for name, target in lowered.items()]
     tied = ("lm_head.weight",) if spec.text.tied else ()
