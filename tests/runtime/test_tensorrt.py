@@ -214,7 +214,7 @@ def test_a_gpu_that_is_too_small_or_not_meant_or_missing(checkpoint: Checkpoints
     assert model.generate(pages(1), max_new_tokens=2)
     model.close()
     gpu.cuda.memory, gpu.cuda.capability = 1 << 30, 75
-    with pytest.raises(BundleError, match=r"built for compute capability 86, 120, this GPU has 75 \(export with"):
+    with pytest.raises(BundleError, match=r"built for compute capability 86, 120; this GPU has 75 \(export with"):
         load(out)
     gpu.cuda.memory = 0
     with pytest.raises(EngineError, match=r"no CUDA GPU was found: .*cudaErrorNoDevice \(install the NVIDIA driver"):
