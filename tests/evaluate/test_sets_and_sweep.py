@@ -198,6 +198,7 @@ def test_a_table_in_another_encoding_is_named(tmp_path: Path) -> None:
         build_set(scans(tmp_path), tmp_path / "truth.csv", tmp_path / "out")
 
 
-def test_malformed_pixels_are_refused() -> None:
+@pytest.mark.parametrize("text", ["200704,many", "200704,0", "²"])
+def test_malformed_pixels_are_refused(text: str) -> None:
     with pytest.raises(ExportError, match="is not a list of positive whole numbers"):
-        parse_pixels("200704,many")
+        parse_pixels(text)

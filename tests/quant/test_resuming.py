@@ -27,7 +27,7 @@ from tests.oracles.tiny import REFERENCE
 from tests.plans import export_plan
 
 INT4 = {"llm_precision": "int4", "samples": 2}
-KEPT = r"; \S*/\.b\.calibration keeps the finished work: run the command again to resume\n$"
+KEPT = r"; \S*/\.b\.calibration contains the finished work; run the command again to resume\n$"
 STOPPING = """
 import sys, time
 from qvl_export.cli import main as cli
@@ -59,7 +59,7 @@ def test_an_export_that_is_ended_says_what_it_keeps(tmp_path: Path, how: signal.
     command = [sys.executable, "-c", STOPPING, str(REFERENCE), str(out)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None and process.stdout.readline() == "one\n"
-        with pytest.raises(OutputError, match=r"b: another export is writing to it \(wait for it to end"):
+        with pytest.raises(OutputError, match=r"b: is in use by another export \(wait until it ends"):
             export(export_plan(REFERENCE, out, **INT4))
         process.send_signal(how)
         _, errors = process.communicate()
@@ -78,7 +78,7 @@ def test_what_is_kept_is_gone_on_with_and_then_gone(tmp_path: Path, monkeypatch:
         with pytest.raises(KeyboardInterrupt) as interrupted:
             export(export_plan(REFERENCE, tmp_path / "b", **INT4))
     (note,) = interrupted.value.__notes__
-    assert note == f"{tmp_path / '.b.calibration'} keeps the finished work: run the command again to resume"
+    assert note == f"{tmp_path / '.b.calibration'} contains the finished work; run the command again to resume"
     (half,) = tmp_path.glob(".b.calibration/llm/*")
     (half / f".{'0' * 32}.tmp").touch()
     begun = []
@@ -151,7 +151,7 @@ def test_a_full_disk_while_calibrating_names_the_place(tmp_path: Path, monkeypat
     monkeypatch.setattr(calibrate, "smooth", full)
     with pytest.raises(OutputError, match=r"/b: cannot be written: No space left on device") as error:
         export(export_plan(REFERENCE, tmp_path / "b", **INT4))
-    assert "keeps the finished work" in error.value.__notes__[0]
+    assert "contains the finished work" in error.value.__notes__[0]
 
 
 def test_measured_sensitivities_outlive_a_limit_that_cannot_be_kept(

@@ -39,7 +39,7 @@ from ..quant.calibration_data.selection import Pages, select
 from ..quant.context import CalibrationSetup
 from ..quant.precision import INT4, MIXED
 from . import hub, layouts
-from .option_checks import adjusted_spec, check_effect, check_options, check_schemes, quantized
+from .option_checks import adjusted_spec, check_counts, check_effect, check_options, check_schemes, quantized
 from .plan import ExportPlan
 from .resolved_export import DirectoryLayout, Linears, ResolvedExport, build_graph
 
@@ -77,6 +77,7 @@ def resolve_sensitivity(plan: ExportPlan, progress: Progress) -> ResolvedExport:
 
     Raises ExportError and InstallError as `resolve` does.
     """
+    check_counts(plan)
     check_schemes(plan, {MIXED})
     pages = _select(plan)
     mixed = dict.fromkeys(precision.TOWERS, MIXED)
@@ -91,7 +92,7 @@ def _check_outputs(plan: ExportPlan, layout: DirectoryLayout) -> None:
     out = Path(plan.out)
     atomic.check_free(out, plan.force, layout.OUTPUT_KIND)
     if plan.quant.save_gptq is not None:
-        gptq_writer.check_place(Path(plan.quant.save_gptq), out, plan.force)
+        gptq_writer.check_output(Path(plan.quant.save_gptq), out, plan.force)
 
 
 def _select(plan: ExportPlan) -> Pages:

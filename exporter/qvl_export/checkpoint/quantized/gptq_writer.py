@@ -55,11 +55,13 @@ def decoder_linears(linears: Linears) -> dict[str, QuantizedSource]:
     return {name: linear for name, linear in linears.items() if name.startswith("model.layers.")}
 
 
-def check_place(out: Path, bundle_out: Path, force: bool) -> None:
+def check_output(out: Path, bundle_out: Path, force: bool) -> None:
     """Raises OutputError before the long work if the checkpoint cannot be written to `out`."""
     ours, theirs = out.resolve(), bundle_out.resolve()
     if ours.is_relative_to(theirs) or theirs.is_relative_to(ours):
-        raise OutputError("must not contain OUT or lie in it", where=out, fix="give --save-gptq another directory")
+        raise OutputError(
+            "must not contain OUT or lie in it", where=out, fix="choose another directory for --save-gptq"
+        )
     atomic.check_free(out, force, GPTQ)
 
 
