@@ -1,4 +1,4 @@
-"""What the distributions declare: one version, extras as errors name them, and nothing of Optimum's but in its own."""
+"""What the distributions declare: one version, extras as errors name them, Optimum's namespace in one distribution."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_all_have_one_version_and_want_it_of_each_other() -> None:
 
 
 def test_errors_name_the_extras_as_they_are() -> None:
-    """An application that is frozen has no metadata to read, so the runtime holds a table of its own."""
+    """An application that is frozen has no metadata to read, so the runtime has its own table."""
     declared = project("qvl-runtime")["optional-dependencies"]
     assert declared == {name: list(wanted) for name, wanted in EXTRAS.items()}
     for name, wanted in EXPORTER_EXTRAS.items():

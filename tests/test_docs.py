@@ -1,4 +1,4 @@
-"""Whatever the documents name exists: links, anchors, commands, options, files, modules, imports of Python snippets."""
+"""Everything that the documents name exists: links, anchors, commands, options, files, modules, names in snippets."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def anchors(path: Path) -> frozenset[str]:
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=names(DOCUMENTS))
-def test_links_and_anchors_lead_somewhere(path: Path) -> None:
+def test_links_and_anchors_resolve(path: Path) -> None:
     for target in ("".join(groups) for groups in LINK.findall(prose(path))):
         if re.match(r"[a-z]+:", target):
             continue
@@ -81,7 +81,7 @@ def test_links_and_anchors_lead_somewhere(path: Path) -> None:
 
 @cache
 def exporter_options() -> dict[str, frozenset[str]]:
-    """The options of every command of the exporter, by its words: `eval build`."""
+    """The options of every command of the exporter, by the command's name, such as `eval build`."""
     found: dict[str, frozenset[str]] = {}
 
     def collect(command: click.Command, words: tuple[str, ...]) -> None:
@@ -107,7 +107,7 @@ def helped(command: tuple[str, ...]) -> frozenset[str]:
 
 
 def options(words: list[str]) -> tuple[str, frozenset[str]] | None:
-    """The command that a line begins with, and its options; None if it is not one of ours."""
+    """The command that a line begins with, and its options; None if it is not a command of this project."""
     if words[:3] == ["python", "-m", "qvl_runtime"] and len(words) > 3:
         return words[3], runtime_options()[words[3]]
     if words[:1] != ["qvl-export"] or len(words) < 2:

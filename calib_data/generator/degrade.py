@@ -74,7 +74,7 @@ def light(image: Image.Image, rng: Random) -> Image.Image:
 
 
 def fade(image: Image.Image, rng: Random) -> Image.Image:
-    """Less contrast: black becomes grey, white a little darker."""
+    """Less contrast: black becomes gray, white a little darker."""
     return _image(_pixels(image) * rng.uniform(0.5, 0.75) + rng.uniform(40, 60))
 
 

@@ -26,7 +26,7 @@ from .prompts import read
 
 DPI = 100
 LEVELS = 16
-"""Shades of grey that are kept: a PNG of four bits a pixel."""
+"""Shades of gray that are kept: a PNG of four bits per pixel."""
 SHORTEST = 300
 LONGEST = {"en": 1900, "zh": 1400}
 """Characters of an answer; less for Chinese, where a character is more tokens."""

@@ -71,7 +71,7 @@ class RandomLinear:
 
 @dataclass(frozen=True)
 class RandomQuantizer:
-    """In the place of `quantizer.Quantizer`: every linear that it would quantize, and the tables."""
+    """Instead of `quantizer.Quantizer`: every linear that it would quantize, and the tables."""
 
     spec: ModelSpec
     checkpoint: Checkpoint
@@ -113,7 +113,7 @@ class RandomQuantizer:
 
 
 def export_random(plan: ExportPlan, progress: Progress | None = None) -> Manifest:
-    """The plan's bundle, with random codes where it would calibrate."""
+    """The plan's bundle, with random codes instead of calibrated ones."""
 
     def quantizer(setup: CalibrationSetup) -> RandomQuantizer:
         return RandomQuantizer(setup.spec, setup.checkpoint, setup.precisions, setup.targets, setup.options)

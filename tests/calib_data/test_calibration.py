@@ -1,4 +1,4 @@
-"""The committed calibration set: whole, licensed, mixed, apart from every other set; and that it can be made again."""
+"""The committed calibration set: whole, licensed, mixed, disjoint from every other set, and reproducible."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ IMAGES = sorted(path.name for path in FOLDER.iterdir() if path.suffix in (".png"
 
 
 def need_documents() -> None:
-    """Skip, naming the package, where the documents or what reads them are not installed."""
+    """Skip, naming the package, if the documents or their reader are not installed."""
     pytest.importorskip("pypdfium2")
     for document in DOCUMENTS:
         try:
@@ -120,7 +120,7 @@ def test_no_seed_serves_two_sets() -> None:
 
 
 def test_no_page_is_in_another_set() -> None:
-    """Neither as a file, nor as a picture, nor by its text."""
+    """Not as a file, not as a picture, and not by its text."""
     own = {pixels(FOLDER / image) for image in IMAGES}
     assert len(own) == 96
     texts = {line["answers"][0] for line in LABELS if line["task"] == "ocr"}
@@ -203,8 +203,8 @@ def test_another_version_of_a_document_is_refused(
 
 
 @pytest.mark.slow
-def test_set_is_made_again(tmp_path: Path) -> None:
-    """All of its labels, and where Pillow is the same all of its bytes."""
+def test_set_is_reproducible(tmp_path: Path) -> None:
+    """All of its labels, and all of its bytes if Pillow is the same."""
     need_documents()
     for kind in kinds():
         need_fonts(kind)

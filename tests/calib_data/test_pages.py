@@ -96,7 +96,7 @@ def uncovered(page: Page) -> bool:
 
 
 def test_turn_moves_boxes_with_the_picture() -> None:
-    """Where all dark pixels lay inside boxes (some simple pages have a rule below), they still do."""
+    """If all dark pixels were inside boxes (some simple pages have a rule below), they still are."""
     tried = [page for page in pages("simple") if not uncovered(page)]
     assert len(tried) > 3
     for page in tried:

@@ -41,7 +41,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def test_same_seed_same_bytes(tmp_path: Path) -> None:
-    """In another process too, where hashes of strings differ."""
+    """In another process too, in which hashes of strings differ."""
     need_fonts("simple")
     arguments = ["--kind", "simple", "--count", "4", "--seed", "s", "--degrade", "0.5"]
     assert main([str(tmp_path / "a"), *arguments]) == 0

@@ -120,7 +120,7 @@ class Sampler:
         return Batch(self.images([page for page, _ in items], size), ids, labels, cells, len(self.prefix))
 
     def images(self, pages: list[Page], size: tuple[int, int]) -> Tensor:
-        """[pages, 3, height, width], resized and normalised."""
+        """[pages, 3, height, width], resized and normalized."""
         resized = [np.asarray(page.image.resize(size, Image.Resampling.BICUBIC)) for page in pages]
         pixels = torch.from_numpy(np.stack(resized)).permute(0, 3, 1, 2).contiguous().float()
         mean, std = (torch.tensor(self.preprocessing[name]).view(1, 3, 1, 1) for name in ("image_mean", "image_std"))

@@ -1,4 +1,4 @@
-"""Evaluation sets: what is read, what is refused, and that reading is a stream."""
+"""Evaluation sets: valid ones, refused ones, and reading line by line."""
 
 from __future__ import annotations
 

@@ -135,7 +135,7 @@ def test_images_may_be_called_as_files_of_other_directories_are(tmp_path: Path) 
 
 
 def test_a_set_is_replaced_when_asked(tmp_path: Path) -> None:
-    """The refusal names an option that there is, and a set is not replaced by one made of what lies in it."""
+    """The refusal names an option that exists, and a set is not replaced by one that is built from its own files."""
     folder, truth, out = scans(tmp_path), tmp_path / "truth.csv", tmp_path / "set"
     words = ["eval", "build", str(folder), str(truth), str(out)]
     for row in ("a.png,Read.,ocr,x,\n", "may/b.png,Read.,ocr,y,\n"):
@@ -149,11 +149,11 @@ def test_a_set_is_replaced_when_asked(tmp_path: Path) -> None:
     assert item.label.image == "may/b.png" and not (out / "a.png").exists()
 
 
-@pytest.mark.parametrize("place", ["/proc/new", "/dev/null/new"])
-def test_a_place_that_cannot_be_written_is_named(tmp_path: Path, place: str) -> None:
+@pytest.mark.parametrize("out", ["/proc/new", "/dev/null/new"])
+def test_a_directory_that_cannot_be_written_is_named(tmp_path: Path, out: str) -> None:
     (tmp_path / "truth.csv").write_text(HEAD + "a.png,Read.,ocr,x,\n", "utf-8")
-    with pytest.raises(ExportError, match=rf"^{place}: cannot be written: "):
-        build_set(scans(tmp_path), tmp_path / "truth.csv", Path(place))
+    with pytest.raises(ExportError, match=rf"^{out}: cannot be written: "):
+        build_set(scans(tmp_path), tmp_path / "truth.csv", Path(out))
 
 
 def test_a_sweep_shares_weights_between_pixel_bounds(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""TEDS against its recursive definition, worked examples, and tables made to be slow."""
+"""TEDS against its recursive definition, worked examples, and tables designed to be slow."""
 
 from __future__ import annotations
 

@@ -165,7 +165,7 @@ def test_names_with_wildcards_are_names(source: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("state", ["partial", "replaced"])
 @pytest.mark.parametrize("other", ["out.v2", f"out.{GONE}.partial", "out.v2.0"])
-def test_what_was_left_of_a_name_that_begins_alike_is_not_ours(
+def test_leftovers_of_a_name_with_the_same_beginning_stay(
     source: Path, copy: Path, tmp_path: Path, other: str, state: str
 ) -> None:
     """An export to `out.v2` was killed between its renames: its old bundle is neither `out` nor to be cleared away."""
@@ -256,7 +256,7 @@ def test_the_schema_is_that_of_the_types_and_bundles_follow_it(bundle: Callable[
 
 
 def test_what_appears_while_exporting_is_not_replaced(tmp_path: Path) -> None:
-    """Without --force, a directory that someone made in the meantime stays as it is."""
+    """Without --force, a directory that was created in the meantime stays unchanged."""
     out = tmp_path / "out"
 
     def interfere() -> None:

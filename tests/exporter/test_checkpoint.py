@@ -171,7 +171,7 @@ def test_published_configurations(expected: Published, untied: bool, tmp_path: P
 
 
 def with_head(factor: float) -> d.Damage:
-    """An `lm_head.weight` that is so many times the embedding table."""
+    """An `lm_head.weight` that is a multiple of the embedding table."""
     return d.tensors(lambda tensors: tensors.update({HEAD: tensors[EMBEDDING] * factor}))
 
 

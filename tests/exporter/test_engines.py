@@ -159,7 +159,7 @@ def test_a_missing_library_is_named(
 def test_what_the_parser_says_is_told(
     checkpoint: Checkpoints, page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A graph that the library does not take: one line with its words, and no bundle."""
+    """A graph that the library refuses: one line with its message, and no bundle."""
     from qvl_export.targets import portable
 
     monkeypatch.setattr(portable.PortableTarget, "rotary", lambda self, op, x, *_: op.Unheard(x))
@@ -188,7 +188,7 @@ def test_a_full_disk_is_an_error_and_no_crash(checkpoint: Checkpoints, tmp_path:
 
 
 def test_a_build_can_be_interrupted(checkpoint: Checkpoints, page: Path, tmp_path: Path) -> None:
-    """An exception in a callback would be lost in the library: the build is told to end instead."""
+    """An exception in a callback would be lost in the library: the callback returns that the build must end."""
 
     class Interrupting(NullProgress):
         building, told = False, 0
@@ -226,7 +226,7 @@ def test_spellings_of_compute_capabilities() -> None:
 
 @pytest.mark.parametrize("tokens", [1, 7, 64, 333])
 def test_no_image_has_more_windows_than_its_profile(tokens: int) -> None:
-    """Every shape of so many tokens that resizing can make, counted by the layout itself."""
+    """Every shape of this number of tokens that resizing can produce, counted by the layout itself."""
     most = 0
     for rows in range(1, tokens + 1):
         for columns in range(1, min(tokens // rows, 400) + 1):

@@ -43,7 +43,7 @@ PROMPT = "What is the total?"
 
 @pytest.fixture(scope="session")
 def directory(checkpoint: Checkpoints, tmp_path_factory: pytest.TempPathFactory) -> Directory:
-    """The directory made of a checkpoint at a precision."""
+    """The directory exported from a checkpoint at a precision."""
     cache: dict[tuple[str, str, str], Path] = {}
 
     def get(family: str, shape: str, precision: str) -> Path:
@@ -58,7 +58,7 @@ def directory(checkpoint: Checkpoints, tmp_path_factory: pytest.TempPathFactory)
 
 @dataclass
 class Answer:
-    """What that runtime made of images and a prompt: its inputs, its first logits, its greedy tokens."""
+    """The results of that runtime for images and a prompt: its inputs, its first logits, its greedy tokens."""
 
     inputs: Any
     logits: np.ndarray
@@ -241,7 +241,7 @@ def test_weights_are_stored_once(directory: Directory, bundle: Bundles, family: 
 
 
 def table_of(graph: Path) -> dict[str, str] | None:
-    """Where the graph's embedding table lies."""
+    """Location of the graph's embedding table."""
     for tensor in onnx.load(graph, load_external_data=False).graph.initializer:
         if tensor.name == "model.embed_tokens.weight":
             return {entry.key: entry.value for entry in tensor.external_data}

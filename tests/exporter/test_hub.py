@@ -27,7 +27,7 @@ UNNEEDED = {"pytorch_model.bin": b"pickle", "README.md": b"# tiny", "onnx/model.
 
 
 class Hub(ThreadingHTTPServer):
-    """One repository, served as huggingface.co does; remembers the files that were asked for."""
+    """One repository, served as huggingface.co does; remembers the files that were requested."""
 
     daemon_threads = True
 
@@ -167,7 +167,7 @@ def drop_weights(hub: Hub) -> None:
 
 
 def test_shards_are_those_that_the_index_names(hub: Hub, export: Export, tmp_path: Path) -> None:
-    """Qwen3.5 calls them model.safetensors-00001-of-00003.safetensors; others may be whatever they are."""
+    """Qwen3.5 calls them model.safetensors-00001-of-00003.safetensors; others may have any name."""
     index = json.loads(hub.files["model.safetensors.index.json"])
     shards = sorted(set(index["weight_map"].values()))
     renamed = {name: name.replace("model-", "model.safetensors-") for name in shards}
@@ -175,7 +175,7 @@ def test_shards_are_those_that_the_index_names(hub: Hub, export: Export, tmp_pat
     for old, new in renamed.items():
         hub.files[new] = hub.files.pop(old)
     hub.files["model.safetensors.index.json"] = json.dumps(index).encode()
-    hub.files["model-extra.safetensors"] = b"not asked for"
+    hub.files["model-extra.safetensors"] = b"not requested"
     done = export(hub.endpoint)
     assert (done.returncode, done.stderr) == (0, "")
     fetched = {name for _, name in hub.fetched if name.endswith(".safetensors")}

@@ -1,4 +1,4 @@
-"""Options of `export`: those that nothing reads are refused, threads are kept to, and what was given is told."""
+"""Options of `export`: those that nothing reads are refused, and the number of threads is respected."""
 
 from __future__ import annotations
 

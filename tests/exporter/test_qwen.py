@@ -1,4 +1,4 @@
-"""Qwen-VL (v1): what it has and its successors have not. The rest of its tests are theirs, see FAMILIES."""
+"""Qwen-VL (v1): features that its successors lack. All other tests run over every family."""
 
 from __future__ import annotations
 
@@ -206,7 +206,7 @@ def test_the_base_grows_with_the_prompt(length: int, alpha: float) -> None:
 
 
 def of_length(model: Model, length: int) -> Any:
-    """A prompt with a picture and exactly so many tokens."""
+    """A prompt with a picture and exactly `length` tokens."""
     few = len(model.prompt(user(picture(), "x")).ids)
     prompt = model.prompt(user(picture(), "x" + " 1" * ((length - few) // 2) + "," * ((length - few) % 2)))
     assert len(prompt.ids) == length

@@ -1,4 +1,4 @@
-"""Whatever cannot be exported is refused before the long work, much of it before the checkpoint is looked for."""
+"""Everything that cannot be exported is refused before the long work, much of it before the checkpoint is located."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ Checkpoints = Callable[[str, str], Path]
     ],
     ids=str,
 )
-def test_before_the_checkpoint_is_looked_for(options: dict[str, Any], message: str, tmp_path: Path) -> None:
+def test_before_the_checkpoint_is_located(options: dict[str, Any], message: str, tmp_path: Path) -> None:
     pages = {"calib": PAGE} if "int" in options.get("precision", "") else {}
     with pytest.raises(ExportError, match=message):
         export(export_plan(tmp_path / "nowhere", tmp_path / "b", **pages, **options))

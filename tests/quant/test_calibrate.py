@@ -1,4 +1,4 @@
-"""Calibration runs what ships, layer by layer, goes on after a kill, and is worth it."""
+"""Calibration runs what ships, layer by layer, resumes after a kill, and improves accuracy."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_layers_on_their_own_are_the_layers_of_the_model(
         ).hidden_states
     features = model(family, "deep", "fp32").image_features(prompt.placed[0])
     state, feeds = theirs[0].numpy(), llm_feeds(model(family, "deep", "fp32").manifest, prompt, features[1:])
-    for index, name in enumerate(stages[:-1]):  # transformers gives the last one normalised
+    for index, name in enumerate(stages[:-1]):  # transformers gives the last one normalized
         stage = build(name, {})
         session = tower.open(stage, TowerResult(), tmp_path)
         state = run(session, Sample(state, feeds), ["hidden_out"])[0]

@@ -1,4 +1,4 @@
-"""W8A8: exact integer products, token by token, whatever the CPU; and scales moved where they do no harm."""
+"""W8A8: exact integer products per token on every CPU, and scales moved into places where they do no harm."""
 
 from __future__ import annotations
 

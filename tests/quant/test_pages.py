@@ -1,4 +1,4 @@
-"""Pages to calibrate on: from sets, images and PDFs, spread evenly, each with what is known of its text."""
+"""Pages to calibrate on: from sets, images and PDFs, spread evenly, each with its known text."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def scan(path: Path, ink: int = 0) -> Path:
-    """A page with a line on it, whose colour makes it one of its kind."""
+    """A page with a line on it, whose color makes it unique."""
     path.parent.mkdir(exist_ok=True)
     image = Image.new("RGB", (60, 80), "white")
     image.paste((ink, 0, 0), (5, 20, 50, 24))
@@ -193,7 +193,7 @@ def test_a_set_without_lines_is_empty(tmp_path: Path) -> None:
 
 
 def test_what_was_used_is_recorded(tmp_path: Path) -> None:
-    """The same content has the same hash wherever it lies; any change of page, prompt or answer another one."""
+    """The same content has the same hash in any directory; another page, prompt or answer changes it."""
 
     def recorded(folder: str, prompt: str = "Read.", answer: str = "x", ink: int = 0) -> str:
         scan(tmp_path / folder / "p.png", ink)
@@ -211,7 +211,7 @@ def test_what_was_used_is_recorded(tmp_path: Path) -> None:
 
 
 def test_the_built_in_set_is_the_projects_own() -> None:
-    """In a checkout it is where it is made; the wheel takes it along to where an installation looks for it."""
+    """In a checkout it is where it is generated; the wheel installs it where an installation looks for it."""
     assert built_in() == ROOT / "calib_data" / "calibration"
     assert len(select()) == 96 and select().names == ["built-in"] and len(select(limit=10)) == 10
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))

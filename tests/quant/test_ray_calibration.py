@@ -80,7 +80,7 @@ def test_experts_are_calibrated_on_two_machines(
     jobs: list[AnyJob],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """And what they take is encoded there; OUT is told from where the command runs."""
+    """Their inputs are encoded there; OUT is relative to the directory in which the command runs."""
     source = checkpoint("qwen3_vl_moe", "small").resolve()
     monkeypatch.chdir(tmp_path)
     for name, ray in (("alone", None), ("spread", ray_cluster)):

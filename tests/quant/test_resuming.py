@@ -1,4 +1,4 @@
-"""The calibration directory: one export at a time, kept where a run can go on from it, gone where it cannot."""
+"""The calibration directory: one export at a time, kept if a run can resume from it, removed if it cannot."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`--save-gptq`: our int4 as a GPTQ checkpoint, bit for bit what the bundle holds, and refused where it cannot be had.
+"""`--save-gptq`: int4 as a GPTQ checkpoint, bit for bit equal to the bundle, or a refusal.
 
 That GPTQModel takes it is held by `load_in_gptqmodel.py`, which needs an environment of its own.
 """
@@ -40,7 +40,7 @@ FORMAT = QuantFormat(4, 32)
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A bundle and the GPTQ checkpoint made with it."""
+    """A bundle and the GPTQ checkpoint saved with it."""
     directory = tmp_path_factory.mktemp("saved")
     export(export_plan(REFERENCE, directory / "bundle", save_gptq=directory / "gptq", **INT4))
     assert sorted(path.name for path in directory.iterdir()) == ["bundle", "gptq"]

@@ -1,4 +1,4 @@
-"""Shards come to the same bits whoever gathers them, and to what a plain sum over all pages comes to."""
+"""Shards give the same bits wherever they are gathered, and equal a plain sum over all pages."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ ROUTED = msgspec.structs.replace(REQUEST, routed=("doubled", "scores"), chosen=C
 
 
 class Pool:
-    """Jobs of so many machines, one after another in this process."""
+    """Jobs of several machines, one after another in this process."""
 
     def __init__(self, machines: int) -> None:
         self.machines, self.cores = machines, 2 * machines

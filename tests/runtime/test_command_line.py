@@ -162,7 +162,7 @@ def test_what_holds_no_frames_is_refused(call: Call, path: Path, frames: Path, t
         (frames / "*", "notes.txt: is a file of another kind, not a frame of a video"),
     ):
         assert reason in refused(call("run", path, "What?", "--video", name))
-    url = "https://x.y/a.mp4?part=[1]"  # which is no pattern
+    url = "https://x.y/a.mp4?part=[1]"  # which is not a pattern
     assert "https://x.y/a.mp4: is a URL (URLs are not fetched" in refused(call("run", path, "What?", "--video", url))
 
 
@@ -227,7 +227,7 @@ def test_an_empty_system_message_is_one(call: Call, path: Path, monkeypatch: pyt
 
 @pytest.fixture
 def unloaded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fails where the bundle is opened at all."""
+    """Fails if the bundle is opened at all."""
     monkeypatch.setattr("qvl_runtime.model.load", lambda *_: pytest.fail("the bundle was loaded"))
 
 
@@ -395,7 +395,7 @@ def test_names_are_no_markup_of_progress(capsys: pytest.CaptureFixture[str]) -> 
 def test_answers_send_no_escape_codes_to_a_terminal(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, terminal: bool
 ) -> None:
-    """What reads from a pipe gets the answer as it is."""
+    """A reader of a pipe gets the answer unchanged."""
     monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal)
     stream: Any = ["a\n", HOSTILE]
     assert answering.print_pieces(stream, quiet=False) == "a\n" + HOSTILE
@@ -471,7 +471,7 @@ def test_closed_streams(module: str, closed: str, out: bytes, errors: bytes) -> 
 
 @pytest.mark.skipif(os.name == "nt", reason="sh")
 def test_closed_streams_of_commands_that_work(path: Path, tmp_path: Path, checkpoint: Any) -> None:
-    """Nor does a file that is opened take the place of a closed stream, and get what is printed."""
+    """A file that is opened does not take the descriptor of a closed stream, and does not get the output."""
     assert shell('-m qvl_runtime run "$1" x --max-new-tokens 2 >&- 2>&- <&-', path).returncode == 0
     done = shell(
         '-m qvl_export.cli.main export "$1" "$2" --precision fp32 >&- 2>&- <&-',

@@ -1,4 +1,4 @@
-"""Keys of messages and their parts: honoured as qwen-vl-utils does, handed to the template, or refused by name."""
+"""Keys of messages and their parts: honored as qwen-vl-utils does, handed to the template, or refused by name."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ RESIZED = [
     ((60, 11000), 28, (56, 11004)),
     ((6000, 6000), 32, (4096, 4096)),
 ]
-"""resized_height and resized_width, side of a token, and what `smart_resize` of qwen-vl-utils 0.0.14 made of them."""
+"""resized_height and resized_width, side of a token, and what `smart_resize` of qwen-vl-utils 0.0.14 returned."""
 RANGES: list[tuple[int, float, dict[str, Any], tuple[int, int], int, float]] = [
     (300, 30.0, {"video_start": 2}, (60, 240), 16, 2.0),
     (300, 30.0, {"video_end": 4.5}, (0, 136), 8, 1.7647058823529411),
@@ -44,7 +44,7 @@ RANGES: list[tuple[int, float, dict[str, Any], tuple[int, int], int, float]] = [
     (9000, 23.976, {"video_start": 100.5, "video_end": 250, "fps": 1}, (2410, 3585), 148, 0.9898041841004184),
     (45, 10.0, {"video_start": 0.5, "nframes": 6}, (5, 40), 6, 1.5),
 ]
-"""Frames, frames a second, options; first frame and number of frames in that time, how many are taken and their rate,
+"""Frames, frames per second, options; first frame and number of frames in that time, how many are taken and their rate,
 all as qwen-vl-utils 0.0.14 answered."""
 
 
@@ -81,8 +81,8 @@ def test_a_size_asked_for_is_that_of_qwen_vl_utils(
     assert budget.resized_to(side) == expected[::-1]
 
 
-def test_a_size_asked_for_reaches_the_grid(tiny: Model) -> None:
-    """Whatever the picture's own size and shape, and the bundle's bounds."""
+def test_a_requested_size_reaches_the_grid(tiny: Model) -> None:
+    """For any size and shape of the picture, and any bounds of the bundle."""
     size = {"resized_height": 280, "resized_width": 420}
     film = np.stack([np.asarray(picture(84, 56))] * 4)
     parts = image(**size), {**video(**size)}, {**video(**size), "video": film}
@@ -93,7 +93,7 @@ def test_a_size_asked_for_reaches_the_grid(tiny: Model) -> None:
     same = tiny.prompt(user({"type": "image", "image": plain, "min_pixels": 1})).placed[0]
     assert np.array_equal(pixels, same.patches(tiny.manifest.image).pixel_values)
     box = tiny.regions('{"bbox_2d": [42, 28, 84, 56], "label": "x"}', placed[0])[0]
-    assert (box.x1, box.y1) == pytest.approx((15, 9)), "in pixels of the picture, not of what was asked for"  # type: ignore[union-attr]
+    assert (box.x1, box.y1) == pytest.approx((15, 9)), "in pixels of the picture, not of the requested size"  # type: ignore[union-attr]
 
 
 def test_a_size_asked_for_still_fits_the_maximum_length(model: Loader) -> None:
@@ -124,7 +124,7 @@ def test_the_same_frames_of_a_time(first: int, total: int, count: int) -> None:
 
 @pytest.fixture(scope="module")
 def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """45 grey frames at 10 a second, each lighter than the last."""
+    """45 gray frames at 10 per second, each lighter than the last."""
     av = pytest.importorskip("av")
     path = tmp_path_factory.mktemp("films") / "film.mp4"
     with av.open(str(path), "w") as container:

@@ -1,4 +1,4 @@
-"""Files that a user names: regular ones, up to a bound; whatever else stands there is an error in one line."""
+"""Files that a user names: regular ones, up to a bound; everything else is an error in one line."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LABEL = {"image": "p.png", "prompt": "Read the text.", "task": "ocr", "answers":
 
 @pytest.fixture
 def pipe(tmp_path: Path) -> Path:
-    """A named pipe that nobody writes to."""
+    """A named pipe without a writer."""
     os.mkfifo(tmp_path / "pipe.pdf")
     return tmp_path / "pipe.pdf"
 

@@ -70,7 +70,7 @@ def ask(question: str, *pages: Image.Image) -> list[dict[str, Any]]:
 
 
 def prompt_logits(model: Model, messages: list[dict[str, Any]]) -> np.ndarray:
-    """Logits after the last prompt token, through whatever the model has cached."""
+    """Logits after the last prompt token, using everything that the model has cached."""
     prompt = model.prompt(messages)
     return model.decoder.prefill(prompt, np.array([len(prompt.ids) - 1]), GenerationStats())[0]
 
@@ -288,7 +288,7 @@ def test_the_feature_cache_is_bounded() -> None:
     cache.get(b"\7")
     cache.put(b"x", item)
     assert cache.get(b"\7") is not None and cache.get(b"\x08") is None
-    for _ in range(20):  # the same key again is no growth
+    for _ in range(20):  # the same key again adds nothing
         cache.put(b"x", item)
     assert cache.get(b"\7") is not None
     cache.put(b"huge", np.zeros(5000, np.float32))  # larger than the bound: kept alone, for its own prompt
@@ -353,7 +353,7 @@ def test_a_bundle_too_short_for_the_default_answer_says_so(fresh: Model) -> None
 
 
 def test_threads_that_generate_take_turns(model: Loader) -> None:
-    """One model, four threads, each with its own question: every answer is the one it gets alone."""
+    """One model, four threads, each with its own question: every answer equals the answer of a single thread."""
     shared = model("qwen2_5_vl", "deep", "fp32")
     questions = [[{"role": "user", "content": f"What is the {word}?"}] for word in ("total", "date", "name", "tax")]
     alone = [shared.generate(question, max_new_tokens=12) for question in questions]

@@ -309,7 +309,7 @@ threads = [threading.Thread(target=read, args=(path,)) for path in sys.argv[1:]]
 
 
 def test_threads_that_read_pdfs_take_turns(tmp_path: Path) -> None:
-    """pdfium is not made for threads and takes the process with it."""
+    """pdfium is not thread-safe and would end the process."""
     paths = [text_pdf(tmp_path / f"{index}.pdf", [["Total: 12", "Paid"]]) for index in range(2)]
     assert subprocess.run([sys.executable, "-c", THREADS, *map(str, paths)], check=False).returncode == 0
 

@@ -73,7 +73,7 @@ def children() -> set[int]:
 
 
 def gone(pid: int, seconds: float = 30.0) -> bool:
-    """Whether a process ends in so many seconds; one that nobody waits for is gone too."""
+    """Whether a process ends within `seconds`; one that nobody waits for has ended too."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         try:
@@ -207,7 +207,7 @@ def test_what_other_documents_left_behind_ends_no_page(
 
 
 def test_an_interrupt_in_the_middle_of_a_page(attack: Path, letter: Path, fresh: Any) -> None:
-    """What was left of its reply is not taken for the next one's."""
+    """The rest of its reply is not taken for the next reply."""
     pages = pdf_pages(attack, limits=PdfLimits(seconds=60))
     signal.signal(signal.SIGALRM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     signal.setitimer(signal.ITIMER_REAL, 0.5)
@@ -243,7 +243,7 @@ def test_where_no_process_can_be_started_pdfium_works_here(
 
 
 def test_an_application_is_not_started_again(letter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that embeds Python would open a second window in the place of pdfium."""
+    """A program that embeds Python would open a second window instead of running pdfium."""
     kiosk = tmp_path / "kiosk"
     kiosk.write_text(f"#!/bin/sh\ntouch {tmp_path}/started\nexec sleep 600\n")
     kiosk.chmod(0o755)
@@ -320,7 +320,7 @@ READ = "import sys; from qvl_runtime.pdf import Pdf; print(Pdf(sys.argv[1]).text
 
 @pytest.mark.parametrize("flags", [(), ("-P",), ("-s", "-B")], ids=str)
 def test_how_the_host_was_started_does_not_matter(flags: tuple[str, ...], letter: Path, tmp_path: Path) -> None:
-    """Its standard input is its own; its directory is no place to import from unless it says so."""
+    """Its standard input is its own; nothing is imported from its directory unless that is requested."""
     (tmp_path / "pypdfium2.py").write_text("raise SystemExit('imported')") if "-P" in flags else None
     done = run(READ, letter, cwd=tmp_path, input="mine", flags=flags)
     assert (done.stdout.split("\n")[:2], done.stderr) == (["Total: 12", "mine"], "")

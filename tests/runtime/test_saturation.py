@@ -1,4 +1,4 @@
-"""The probe for saturating byte products: the stored model is what this file makes, and what it finds is so.
+"""The probe for saturating byte products: the stored model equals the one built here, and its result is true.
 
 `python -m tests.runtime.test_saturation` writes the model anew.
 """

@@ -1,4 +1,4 @@
-"""Prompts with tools equal transformers' to the letter, and calls are found in whatever a model answers."""
+"""Prompts with tools equal transformers' to the letter, and calls are found in any answer."""
 
 from __future__ import annotations
 

@@ -142,7 +142,7 @@ def test_hostile_tokenizers(changes: dict[str, Any], reason: str) -> None:
 
 
 def test_both_at_once(cache: Path) -> None:
-    """A template that ends the child is told from a tokenizer that was not tried for it."""
+    """A template that ends the child is distinguished from a tokenizer that was not tried because of it."""
     words = pipeline((REFERENCE / "tokenizer.json").read_text("utf-8"))
     jobs = {"template": vetting.template_job(SELF + "{{ ns }}", {}), "tokenizer": words}
     assert list(vetting.faults(jobs)) == ["template"] and not cache.exists()

@@ -79,8 +79,25 @@ def manifest(
     generation: GenerationDefaults,
 ) -> Manifest:
     """Returns the manifest of a bundle, which may still lack its later graphs."""
+    return Manifest(
+        schema_version=SCHEMA_VERSION,
+        family=spec.family,
+        target=target,
+        image=spec.image,
+        llm=_llm_geometry(spec),
+        tokens=spec.tokens,
+        video=spec.video,
+        graphs=dict(graphs),
+        files=dict(files),
+        provenance=provenance,
+        special_tokens=dict(special_tokens),
+        generation=generation,
+    )
+
+
+def _llm_geometry(spec: ModelSpec) -> LlmGeometry:
     text = spec.text
-    llm = LlmGeometry(
+    return LlmGeometry(
         hidden_size=text.hidden_size,
         vocab_size=text.vocab_size,
         num_layers=text.num_layers,
@@ -91,18 +108,4 @@ def manifest(
         rotation_seed=text.rotation_seed,
         flat_positions=text.flat_positions,
         ntk_length=text.ntk_length,
-    )
-    return Manifest(
-        schema_version=SCHEMA_VERSION,
-        family=spec.family,
-        target=target,
-        image=spec.image,
-        llm=llm,
-        tokens=spec.tokens,
-        video=spec.video,
-        graphs=dict(graphs),
-        files=dict(files),
-        provenance=provenance,
-        special_tokens=dict(special_tokens),
-        generation=generation,
     )
