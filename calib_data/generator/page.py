@@ -17,7 +17,7 @@ class Span:
 
     text: str
     box: Box
-    centres: tuple[tuple[float, float], ...] = ()
+    centers: tuple[tuple[float, float], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -140,9 +140,9 @@ def _size(page: Any) -> tuple[int, int]:
 
 
 def _render(page: Any) -> Image.Image:
-    grey = page.render(scale=DPI / 72, grayscale=True).to_pil().convert("L")
+    gray = page.render(scale=DPI / 72, grayscale=True).to_pil().convert("L")
     step = 255 / (LEVELS - 1)
-    shades: Image.Image = grey.point([round(round(value / step) * step) for value in range(256)])
+    shades: Image.Image = gray.point([round(round(value / step) * step) for value in range(256)])
     return shades.convert("RGB")
 
 

@@ -167,8 +167,8 @@ def test_lines_of_a_document_are_where_their_ink_is() -> None:
     for document in DOCUMENTS:
         number = next(s["page"] for s in MANIFEST["source"].values() if s.get("file") == document.file)
         page = document_page(document, number)
-        grey = page.image.convert("L")
-        assert all(int(np.asarray(grey.crop(span.box)).min()) < 128 for (span,) in page.lines)
+        gray = page.image.convert("L")
+        assert all(int(np.asarray(gray.crop(span.box)).min()) < 128 for (span,) in page.lines)
 
 
 @pytest.mark.parametrize(

@@ -276,7 +276,7 @@ CONFIGS = [
     Row(
         "preprocessor malformed",
         r"preprocessor_config\.json: .*image_mean",
-        d.edit("preprocessor_config.json", image_mean="grey"),
+        d.edit("preprocessor_config.json", image_mean="gray"),
     ),
     Row(
         "preprocessor bounds",

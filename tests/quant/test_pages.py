@@ -140,7 +140,7 @@ def test_progress_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert [line.split(",")[0] for line in told] == ["page 1 of 2 read", "page 2 of 2 read"]
 
 
-def labelled(line: str) -> Callable[[Path], Path]:
+def labeled(line: str) -> Callable[[Path], Path]:
     def make(here: Path) -> Path:
         (here / "set").mkdir()
         good = {"image": "p.png", "prompt": "", "answers": []}
@@ -172,13 +172,13 @@ def pictures(*names: str) -> Callable[[Path], Path]:
         (lambda here: text_pdf(here / "a.pdf", []), r"a\.pdf: (has no pages|cannot be read as a PDF)"),
         (lambda here: text_pdf(here / "a.pdf", [[], []]), r"^a\.pdf: every page is blank"),
         (lambda here: Path(__file__), r"test_pages\.py: is not an image"),
-        (labelled("{"), r"set/labels\.jsonl:2: is malformed"),
-        (labelled(""), r"set/labels\.jsonl:2: is malformed"),
-        (labelled("\udcff\udcfe"), r"set/labels\.jsonl:2: is malformed"),
-        (labelled("[" * 100_000), r"set/labels\.jsonl:2: is malformed"),
-        (labelled('{"image": "p.png", "prompt": ""}'), r"set/labels\.jsonl:2: is malformed: .*answers"),
-        (labelled('{"image": "/p.png", "prompt": "", "answers": []}'), r"labels\.jsonl:2: image .* is not inside"),
-        (labelled('{"image": "", "prompt": "", "answers": []}'), r"labels\.jsonl:2: image .* is not inside"),
+        (labeled("{"), r"set/labels\.jsonl:2: is malformed"),
+        (labeled(""), r"set/labels\.jsonl:2: is malformed"),
+        (labeled("\udcff\udcfe"), r"set/labels\.jsonl:2: is malformed"),
+        (labeled("[" * 100_000), r"set/labels\.jsonl:2: is malformed"),
+        (labeled('{"image": "p.png", "prompt": ""}'), r"set/labels\.jsonl:2: is malformed: .*answers"),
+        (labeled('{"image": "/p.png", "prompt": "", "answers": []}'), r"labels\.jsonl:2: image .* is not inside"),
+        (labeled('{"image": "", "prompt": "", "answers": []}'), r"labels\.jsonl:2: image .* is not inside"),
     ],
 )  # fmt: skip
 def test_sources_that_cannot_be_used(tmp_path: Path, make: Callable[[Path], Path], message: str) -> None:

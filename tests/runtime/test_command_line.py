@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import av
+import click
 import numpy as np
 import pytest
 from PIL import Image
@@ -24,6 +25,7 @@ from qvl_export.errors import ExportError
 from qvl_runtime import __main__ as cli
 from qvl_runtime import drawing
 from qvl_runtime.cli import run as answering
+from qvl_runtime.cli.entry_point import run
 from qvl_runtime.cli.frames import video_source
 from qvl_runtime.common import standard_streams
 from qvl_runtime.drawing import check_writable
@@ -99,6 +101,20 @@ def test_every_video_is_one(parts: Any, frames: Path, tmp_path: Path) -> None:
     assert (first["video"], second["video"]) == (str(tmp_path / "a.mp4"), str(tmp_path / "b.mp4"))
     assert first["fps"] == second["fps"] == 2.0 and "max_frames" not in first
     assert question == {"type": "text", "text": "What happens?"}
+
+
+def test_arguments_are_not_expanded_on_windows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "f1.png").touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["program", "f*.png", "Is it $HOME or ~?"])
+    found: list[str] = []
+    command = click.Command(
+        "program", params=[click.Argument(["given"], nargs=-1)], callback=lambda given: found.extend(given)
+    )
+    with monkeypatch.context() as windows:
+        windows.setattr(os, "name", "nt")
+        assert run(command, None) == 0
+    assert found == ["f*.png", "Is it $HOME or ~?"]
 
 
 @pytest.mark.parametrize("how", ["directory", "pattern", "file: URL"])
