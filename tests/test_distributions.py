@@ -34,7 +34,7 @@ def test_all_have_one_version_and_want_it_of_each_other() -> None:
     assert project("qvl-export")["optional-dependencies"]["optimum"] == [f"qvl-export-optimum=={version}"]
 
 
-def test_errors_name_the_extras_as_they_are() -> None:
+def test_errors_name_the_declared_extras() -> None:
     """An application that is frozen has no metadata to read, so the runtime has its own table."""
     declared = project("qvl-runtime")["optional-dependencies"]
     assert declared == {name: list(wanted) for name, wanted in EXTRAS.items()}
@@ -49,7 +49,7 @@ def test_engines_and_pytorch_are_extras() -> None:
 
 
 @pytest.mark.parametrize("name", PLACES)
-def test_who_made_it_and_under_which_licence(name: str) -> None:
+def test_author_and_license_are_declared(name: str) -> None:
     found, place = project(name), ROOT / PLACES[name]
     assert found["authors"] == [{"name": "qvl-export contributors"}]
     assert found["license"] == "Apache-2.0"

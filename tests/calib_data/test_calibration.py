@@ -59,7 +59,7 @@ def test_files_match_the_manifest() -> None:
     assert {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()} == MANIFEST["sha256"]
 
 
-def test_every_page_is_asked_one_valid_question() -> None:
+def test_every_page_has_one_valid_question() -> None:
     assert sorted(line["image"] for line in LABELS) == IMAGES
     for line in LABELS:
         assert list(line) == ["image", "prompt", "task", "answers", "kind"]

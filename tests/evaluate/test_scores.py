@@ -29,7 +29,7 @@ FORMS = {
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_nothing_is_better_than_the_truth_nor_worse_than_silence(task: str) -> None:
+def test_the_truth_is_the_best_answer_and_silence_the_worst(task: str) -> None:
     assert truth_problem(task, EXAMPLES[task]) == ""
     truths = ["x" + EXAMPLES[task], EXAMPLES[task]]
     right, silent = (score(task, answer, truths, PAGE) for answer in (EXAMPLES[task], ""))

@@ -61,7 +61,7 @@ def test_a_table_as_spreadsheets_write_it(tmp_path: Path, head: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["labels.jsonl", "./Labels.jsonl", "labels.jsonl/a.png"])
-def test_an_image_cannot_take_the_place_of_the_labels(tmp_path: Path, name: str) -> None:
+def test_an_image_cannot_replace_the_labels(tmp_path: Path, name: str) -> None:
     pages = scans(tmp_path)
     (pages / name).parent.mkdir(exist_ok=True)
     shutil.copyfile(pages / "a.png", pages / name)
@@ -134,7 +134,7 @@ def test_images_may_be_called_as_files_of_other_directories_are(tmp_path: Path) 
     assert [item.label.image for item in open_set(tmp_path / "out").items()] == names
 
 
-def test_a_set_is_replaced_when_asked(tmp_path: Path) -> None:
+def test_a_set_is_replaced_by_force(tmp_path: Path) -> None:
     """The refusal names an option that exists, and a set is not replaced by one that is built from its own files."""
     folder, truth, out = scans(tmp_path), tmp_path / "truth.csv", tmp_path / "set"
     words = ["eval", "build", str(folder), str(truth), str(out)]

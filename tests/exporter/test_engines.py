@@ -122,7 +122,7 @@ def test_what_cannot_be_built_is_refused_in_one_line(
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)
-def test_gptq_checkpoints_are_built_where_they_are_symmetric(example: Path, page: Path, tmp_path: Path) -> None:
+def test_symmetric_gptq_checkpoints_are_built(example: Path, page: Path, tmp_path: Path) -> None:
     asked = plan(example, tmp_path / "out", page)
     if any(linear.format().asymmetric for linear in quantized_linears(Checkpoint(example)).values()):
         with pytest.raises(
@@ -156,7 +156,7 @@ def test_a_missing_library_is_named(
         export(plan(checkpoint("qwen2_vl", "small"), tmp_path / "out", page))
 
 
-def test_what_the_parser_says_is_told(
+def test_what_the_parser_says_is_reported(
     checkpoint: Checkpoints, page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A graph that the library refuses: one line with its message, and no bundle."""
@@ -191,21 +191,21 @@ def test_a_build_can_be_interrupted(checkpoint: Checkpoints, page: Path, tmp_pat
     """An exception in a callback would be lost in the library: the callback returns that the build must end."""
 
     class Interrupting(NullProgress):
-        building, told = False, 0
+        building, updates = False, 0
 
         def stage(self, text: str, total: int = 0) -> None:
             self.building = text.startswith("building vision.engine")
 
         def advance(self, count: int) -> None:
             if self.building:
-                self.told += 1
+                self.updates += 1
                 os.kill(os.getpid(), signal.SIGINT)
                 time.sleep(1)  # as a build is long
 
     progress = Interrupting()
     with pytest.raises(KeyboardInterrupt):
         export(plan(checkpoint("qwen2_vl", "small"), tmp_path / "out", page), progress)
-    assert progress.told == 1 and not list(tmp_path.iterdir())
+    assert progress.updates == 1 and not list(tmp_path.iterdir())
 
 
 def test_the_command_line_takes_both_spellings(
@@ -216,8 +216,8 @@ def test_the_command_line_takes_both_spellings(
         limits = ["--compute-capability", "89", "--max-pixels", "100000", "--max-length", "512", "--profile", "pages"]
         monkeypatch.setattr(sys, "argv", ["qvl-export", "export", *arguments, *limits])
         cli.main()
-        told = capsys.readouterr().out
-        assert "for compute capability 8.9" in told and "profile page" in told
+        printed = capsys.readouterr().out
+        assert "for compute capability 8.9" in printed and "profile page" in printed
 
 
 def test_spellings_of_compute_capabilities() -> None:

@@ -199,7 +199,7 @@ def test_precisions_are_those_of_the_bundle(
     assert_same_answers(*made, pictures("several"), PROMPT)
 
 
-def test_a_gptq_checkpoint_is_used_as_it_is(pictures: Pictures, tmp_path: Path) -> None:
+def test_a_gptq_checkpoint_is_used_unchanged(pictures: Pictures, tmp_path: Path) -> None:
     assert_same_answers(*quantized(tmp_path, GPTQ), pictures("one"), PROMPT)
 
 
@@ -257,7 +257,7 @@ def test_the_checker_accepts_its_graphs(directory: Directory, family: str) -> No
 
 
 @pytest.mark.parametrize(("command", "prompt"), [("inspect", []), ("run", ["Read."])])
-def test_it_is_no_bundle_and_says_so(
+def test_it_is_not_a_bundle_and_says_so(
     directory: Directory, command: str, prompt: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert runtime_main([command, str(directory("qwen2_5_vl", "small", "fp32")), *prompt]) == 2
@@ -272,7 +272,7 @@ def test_it_is_no_bundle_and_says_so(
         ({"layout": "genai", "precision": "hybrid"}, "takes a single graph of the language model"),
     ],
 )
-def test_what_it_cannot_hold_is_refused_early(
+def test_unsupported_exports_are_refused_early(
     checkpoint: Checkpoints, tmp_path: Path, options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ExportError, match=message):

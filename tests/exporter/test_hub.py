@@ -139,7 +139,7 @@ def test_only_needed_files_are_fetched_and_the_cache_serves_offline(
     assert read_manifest(tmp_path / "out").files == manifest.files
 
 
-def test_the_revision_is_the_one_asked_for(hub: Hub, export: Export, tmp_path: Path) -> None:
+def test_the_revision_is_the_requested_one(hub: Hub, export: Export, tmp_path: Path) -> None:
     assert export(hub.endpoint, "--revision", "v1").returncode == 0
     assert {commit for commit, _ in hub.fetched} == {OLDER}
     assert read_manifest(tmp_path / "out").provenance.revision == OLDER
@@ -184,12 +184,12 @@ def test_shards_are_those_that_the_index_names(hub: Hub, export: Export, tmp_pat
     assert export("http://127.0.0.1:9", "--force", HF_HUB_OFFLINE="1").returncode == 0
 
 
-def test_shards_are_of_the_revision_asked_for(hub: Hub, export: Export) -> None:
+def test_shards_are_of_the_requested_revision(hub: Hub, export: Export) -> None:
     assert export(hub.endpoint, "--revision", "v1").returncode == 0
     assert {commit for commit, name in hub.fetched if name.endswith(".safetensors")} == {OLDER}
 
 
-def test_a_whole_file_is_fetched_in_place_of_shards(hub: Hub, export: Export, checkpoint: Any, tmp_path: Path) -> None:
+def test_a_whole_file_is_fetched_instead_of_shards(hub: Hub, export: Export, checkpoint: Any, tmp_path: Path) -> None:
     hub.files["model.safetensors"] = (checkpoint("qwen2_5_vl", "small") / "model.safetensors").read_bytes()
     assert export(hub.endpoint).returncode == 0
     assert {name for _, name in hub.fetched if name.endswith(".safetensors")} == {"model.safetensors"}

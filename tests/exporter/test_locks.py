@@ -52,7 +52,7 @@ def test_a_lock_ends_with_its_process(tmp_path: Path, environment: dict[str, str
     assert not list(parent.iterdir())
 
 
-def test_a_lock_that_was_removed_meanwhile_is_made_anew(tmp_path: Path) -> None:
+def test_a_lock_that_was_removed_meanwhile_is_created_again(tmp_path: Path) -> None:
     path = tmp_path / "a.lock"
     with lock(path) as first:
         path.unlink()
@@ -61,7 +61,7 @@ def test_a_lock_that_was_removed_meanwhile_is_made_anew(tmp_path: Path) -> None:
     assert not path.exists()
 
 
-def test_where_there_are_no_locks_one_goes_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_export_without_locks_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def unsupported(*_: object) -> None:
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 

@@ -116,7 +116,7 @@ def test_the_published_configuration(tmp_path: Path) -> None:
     assert (spec.image.square, spec.image.queries, spec.image.max_pixels) == (448, 256, 448 * 448)
 
 
-def test_the_published_sizes_have_their_places(tmp_path: Path) -> None:
+def test_the_published_sizes_have_their_indices(tmp_path: Path) -> None:
     """Every tensor of the full model by its published name; as many parameters as table 1 of the paper has."""
     checkpoint = described(tmp_path, "chatml")
     with torch.device("meta"):

@@ -94,7 +94,7 @@ def test_ids_of_special_tokens(trained: Ranks) -> None:
     assert 151643 + places["<img>"] == 151857
 
 
-def test_merges_are_those_the_vocabulary_was_made_by() -> None:
+def test_merges_are_those_of_the_vocabulary() -> None:
     merges = json.loads((REFERENCE / "tokenizer.json").read_text())["model"]["merges"]
     names = bytes_to_unicode()
     recovered = recovered_merges(parsed(reference_ranks()))

@@ -33,7 +33,7 @@ GPTQ = Path(__file__).parents[1] / "quant" / "gptq"
 Checkpoints = Callable[[str, str], Path]
 
 
-class Told(NullProgress):
+class NoteRecorder(NullProgress):
     """Keeps the notes."""
 
     def __init__(self) -> None:
@@ -45,9 +45,9 @@ class Told(NullProgress):
 
 def exported(source: Path, out: Path, **plan: Any) -> tuple[list[str], list[str]]:
     """The hashes of both weight files, and the notes."""
-    told = Told()
-    files = export(export_plan(source, out, **plan), told).files
-    return [files[f"{name}.onnx.data"].sha256 for name in ("vision", "llm")], told.notes
+    recorder = NoteRecorder()
+    files = export(export_plan(source, out, **plan), recorder).files
+    return [files[f"{name}.onnx.data"].sha256 for name in ("vision", "llm")], recorder.notes
 
 
 def copied(source: Path, to: Path, *changes: d.Damage) -> Path:
@@ -88,7 +88,7 @@ def test_it_is_refused_by_its_name(kind: zoo.Refused, checkpoint: Checkpoints, t
     assert "\n" not in str(error.value) and not (tmp_path / "b").exists()
 
 
-def test_notes_are_told_on_standard_error_as_they_are(
+def test_notes_are_printed_unchanged_on_standard_error(
     checkpoint: Checkpoints, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Names are a stranger's: no markup, no escape codes."""
@@ -100,17 +100,17 @@ def test_notes_are_told_on_standard_error_as_they_are(
 
 
 @pytest.mark.parametrize("progress", [RichProgress, ItemProgress])
-def test_a_bar_takes_names_as_they_are(
+def test_a_bar_shows_names_unchanged(
     progress: type[RichProgress | ItemProgress], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """On a terminal, the text of a stage is also printed before its bar."""
     monkeypatch.setenv("FORCE_COLOR", "1")
-    told = progress(quiet=False)
+    shown = progress(quiet=False)
     try:
-        told.stage("writing [/red]:smile:", 5)
-        told.advance(2)
+        shown.stage("writing [/red]:smile:", 5)
+        shown.advance(2)
     finally:
-        told.stop()
+        shown.stop()
     said = capfd.readouterr().err
     assert "\x1b[?25l" in said and "writing [/red]:smile:" in said
 

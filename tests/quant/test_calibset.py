@@ -66,13 +66,13 @@ def test_pixels_are_those_of_the_source(tmp_path: Path) -> None:
         assert (page.size, page.mode) == ((200, 100), "L")
 
 
-def test_the_same_page_is_kept_once_and_told(tmp_path: Path) -> None:
+def test_the_same_page_is_kept_once_and_reported(tmp_path: Path) -> None:
     first = scan(tmp_path / "a" / "first.png")
     again = scan(tmp_path / "b" / "again.png")
-    told: list[str] = []
-    built = build(SetPlan([first, again, scan(tmp_path / "c.png", 9)], tmp_path / "set"), told.append)
+    reported: list[str] = []
+    built = build(SetPlan([first, again, scan(tmp_path / "c.png", 9)], tmp_path / "set"), reported.append)
     assert (built.pages, built.duplicates) == (2, [str(again)])
-    assert f"{again}: is the same as first.png and is kept once" in told
+    assert f"{again}: is the same as first.png and is kept once" in reported
 
 
 def test_other_questions_about_a_page_share_its_image(tmp_path: Path) -> None:

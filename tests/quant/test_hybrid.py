@@ -152,7 +152,7 @@ def test_it_is_two_graphs_over_one_table(bundles: Callable[[str], Path]) -> None
     assert files["model.layers.0.input_layernorm.weight"] == "llm_decode.onnx.data"  # the other one is smoothed
 
 
-def test_a_killed_calibration_goes_on(bundles: Callable[[str], Path], tmp_path: Path) -> None:
+def test_a_killed_calibration_resumes(bundles: Callable[[str], Path], tmp_path: Path) -> None:
     plan = export_plan(REFERENCE, tmp_path / "bundle", precision="hybrid", **PLAN)
     with stopped_after("llm_decode", 2):
         export(plan)

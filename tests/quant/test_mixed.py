@@ -280,7 +280,9 @@ def test_int8_that_would_stay_float_is_not_a_choice(tmp_path: Path, monkeypatch:
         export(changed(plan, max_size=5_000_000))
 
 
-def test_small_divergences_are_told(table: list[Sensitivity], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_small_divergences_are_reported(
+    table: list[Sensitivity], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     quieter = [msgspec.structs.replace(row, kl={name: kl / 1000 for name, kl in row.kl.items()}) for row in table]
     monkeypatch.setattr(mixed, "sensitivities", lambda *_: quieter)
     monkeypatch.setattr(calibrate, "quantize_tower", lambda *_: stop_with([], None))

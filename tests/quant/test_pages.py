@@ -127,17 +127,17 @@ def test_pages_of_a_directory(tmp_path: Path) -> None:
     assert [f"{o.name} {o.page or ''}".strip() for o in found] == [f"{name}/{item}" for item in expected]
 
 
-def test_blank_pages_are_told_and_left_out(tmp_path: Path) -> None:
-    pdf, told = text_pdf(tmp_path / "a.pdf", [["one"], [], ["three"]]), list[str]()
-    assert [question.answer for question in select(pdf).questions(told.append)] == ["one", "three"]
-    assert told == [f"{pdf}: page 2: is blank, left out"]
+def test_blank_pages_are_reported_and_left_out(tmp_path: Path) -> None:
+    pdf, reported = text_pdf(tmp_path / "a.pdf", [["one"], [], ["three"]]), list[str]()
+    assert [question.answer for question in select(pdf).questions(reported.append)] == ["one", "three"]
+    assert reported == [f"{pdf}: page 2: is blank, left out"]
 
 
-def test_progress_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "REPORT_SECONDS", -1)
-    told: list[str] = []
-    list(select(text_pdf(tmp_path / "a.pdf", [["one"], ["two"]])).questions(told.append))
-    assert [line.split(",")[0] for line in told] == ["page 1 of 2 read", "page 2 of 2 read"]
+    reported: list[str] = []
+    list(select(text_pdf(tmp_path / "a.pdf", [["one"], ["two"]])).questions(reported.append))
+    assert [line.split(",")[0] for line in reported] == ["page 1 of 2 read", "page 2 of 2 read"]
 
 
 def labeled(line: str) -> Callable[[Path], Path]:
@@ -192,7 +192,7 @@ def test_a_set_without_lines_is_empty(tmp_path: Path) -> None:
         list(read_labels(tmp_path))
 
 
-def test_what_was_used_is_recorded(tmp_path: Path) -> None:
+def test_used_pages_are_recorded(tmp_path: Path) -> None:
     """The same content has the same hash in any directory; another page, prompt or answer changes it."""
 
     def recorded(folder: str, prompt: str = "Read.", answer: str = "x", ink: int = 0) -> str:

@@ -54,7 +54,9 @@ def done(place: Path) -> bool:
 @pytest.mark.parametrize(
     ("how", "said", "code"), [(signal.SIGINT, "interrupted", 130), (signal.SIGTERM, "terminated", 143)]
 )
-def test_an_export_that_is_ended_says_what_it_keeps(tmp_path: Path, how: signal.Signals, said: str, code: int) -> None:
+def test_an_export_that_is_terminated_says_what_it_keeps(
+    tmp_path: Path, how: signal.Signals, said: str, code: int
+) -> None:
     out = tmp_path / "b"
     command = [sys.executable, "-c", STOPPING, str(REFERENCE), str(out)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
@@ -72,7 +74,7 @@ def stop(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-def test_what_is_kept_is_gone_on_with_and_then_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kept_work_is_resumed_and_then_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(calibrate, "smooth", stop)
         with pytest.raises(KeyboardInterrupt) as interrupted:
@@ -144,7 +146,7 @@ def test_only_what_helps_the_next_run_is_kept(
     assert (tmp_path / "new" / ".b.calibration").exists() is kept is (tmp_path / "new").exists()
 
 
-def test_a_full_disk_while_calibrating_names_the_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_while_calibrating_names_the_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(tmp_path / ".b.calibration" / "llm" / "x"))
 
@@ -171,9 +173,7 @@ def test_measured_sensitivities_outlive_a_limit_that_cannot_be_kept(
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == [table]
 
 
-def test_the_end_that_is_asked_for_is_told_once(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_requested_end_is_reported_once(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def ended(*_: object, **__: object) -> None:
         try:
             os.kill(os.getpid(), signal.SIGTERM)

@@ -108,7 +108,7 @@ def test_tensors_can_be_read_in_pieces(checkpoint: Callable[[str, str], Path], s
     assert ("head_rotation.weight" in tensors) == spec.text.tied
 
 
-def test_outlying_channels_are_gone(tmp_path: Path) -> None:
+def test_outlying_channels_are_removed(tmp_path: Path) -> None:
     """Three gains of 50: their columns of the weights that take them in are far larger than the others, turned not."""
     source = Checkpoint(REFERENCE)
     spec = read_spec(source)

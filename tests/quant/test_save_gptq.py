@@ -156,7 +156,7 @@ def full(directory: Path, *names: str) -> Path:
     return directory
 
 
-def test_places_that_are_refused(tmp_path: Path) -> None:
+def test_directories_that_are_refused(tmp_path: Path) -> None:
     """Before anything is calibrated: the calibration set does not exist."""
     plan: dict[str, Any] = {**INT4, "calib": Path("nowhere")}
     for place, message in [
@@ -211,7 +211,7 @@ def test_the_command(tmp_path: Path) -> None:
     assert "--save-gptq writes int4 only" in str(result.exception)
 
 
-def test_a_place_that_cannot_be_written_is_known_before_calibration(
+def test_a_directory_that_cannot_be_written_is_refused_before_calibration(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Quantizer, "tower", lambda *_: pytest.fail("calibrated first"))

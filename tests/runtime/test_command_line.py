@@ -160,7 +160,7 @@ def test_several_names_after_video_are_refused_with_the_fix(
     assert "--video a.mp4 --video b.mp4 for two videos, --video 'frames/*.png' or --video frames for images" in errors
 
 
-def test_a_file_in_the_place_of_the_question_is_refused(
+def test_a_file_instead_of_the_question_is_refused(
     call: Call, parts: Any, path: Path, frames: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(frames)
@@ -202,7 +202,7 @@ def test_patterns_that_no_file_has(name: str, tmp_path: Path, monkeypatch: pytes
 
 
 @pytest.mark.parametrize("number", ["0", "-1", "²", "9" * 5000, "1.0"])
-def test_numbers_of_whatever_length(call: Call, path: Path, number: str) -> None:
+def test_numbers_of_any_length(call: Call, path: Path, number: str) -> None:
     for option in ("--max-new-tokens", "--threads"):
         errors = refused(call("run", path, "x", option, number))
         assert "is not a positive whole number" in errors
@@ -247,7 +247,7 @@ def unloaded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("qvl_runtime.model.load", lambda *_: pytest.fail("the bundle was loaded"))
 
 
-def test_where_nothing_can_be_drawn_is_said_before_anything_runs(
+def test_images_that_cannot_be_drawn_on_are_refused_early(
     call: Call, path: Path, frames: Path, tmp_path: Path, unloaded: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     page = tmp_path / "page.png"
@@ -274,7 +274,7 @@ def test_where_nothing_can_be_drawn_is_said_before_anything_runs(
 
 
 @pytest.mark.skipif(not os.access("/proc", os.X_OK), reason="there is no /proc")
-def test_a_place_that_takes_no_files_is_refused() -> None:
+def test_a_directory_that_takes_no_files_is_refused() -> None:
     with pytest.raises(MediaError, match=r"^/proc/x\.png: cannot be written"):
         check_writable(Path("/proc/x.png"))
 
@@ -312,7 +312,7 @@ def test_what_stops_an_answer_is_one_line(
 # bundles
 
 
-def test_a_checkpoint_in_the_place_of_a_bundle(call: Call, checkpoint: Any) -> None:
+def test_a_checkpoint_instead_of_a_bundle(call: Call, checkpoint: Any) -> None:
     place = checkpoint("qwen2_5_vl", "small")
     for command in (["run", place, "x"], ["inspect", place], ["bench", place]):
         assert refused(call(*command)) == (
@@ -331,7 +331,7 @@ def test_a_bundle_is_read_where_it_was_found(path: Path, tmp_path: Path, monkeyp
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names are Unicode elsewhere")
-def test_names_that_are_no_utf_8(call: Call, path: Path, checkpoint: Any, tmp_path: Path) -> None:
+def test_names_that_are_not_utf_8(call: Call, path: Path, checkpoint: Any, tmp_path: Path) -> None:
     odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))
     odd.mkdir()
     shutil.copytree(path, odd / "bundle")
@@ -401,7 +401,7 @@ def test_errors_of_exports_print_no_escape_codes(capsys: Any, monkeypatch: pytes
         assert "\x1b" not in errors and "\u202e" not in errors and errors.count("error: ") == 1
 
 
-def test_names_are_no_markup_of_progress(capsys: pytest.CaptureFixture[str]) -> None:
+def test_names_are_not_markup_of_progress(capsys: pytest.CaptureFixture[str]) -> None:
     for progress in (RichProgress(quiet=False), ItemProgress(quiet=False)):
         progress.stage(f"locating [/x] [bold]{HOSTILE}")
         assert capsys.readouterr().err == f"locating [/x] [bold]{SPELT}\n"
@@ -510,7 +510,7 @@ def test_a_full_disk_is_one_line(path: Path) -> None:
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")
 @pytest.mark.parametrize("unread", ["2>/dev/full", "2>&1 | true"], ids=["full", "gone"])
-def test_an_export_whose_progress_cannot_be_written_goes_on(unread: str, tmp_path: Path, checkpoint: Any) -> None:
+def test_an_export_whose_progress_cannot_be_written_continues(unread: str, tmp_path: Path, checkpoint: Any) -> None:
     out = tmp_path / "out"
     shell(f'-m qvl_export.cli.main export "$1" "$2" --precision fp32 {unread}', checkpoint("qwen2_5_vl", "small"), out)
     assert (out / MANIFEST).is_file()

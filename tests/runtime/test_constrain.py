@@ -222,7 +222,7 @@ def test_the_command_line_refuses_it(babbler: Model, tmp_path: Path, capsys: pyt
     assert out.err.startswith("error: json_schema allows no finite answer")
 
 
-def test_an_engine_that_gives_up_is_no_end_of_an_answer(babbler: Model, grammars: Grammars) -> None:
+def test_an_engine_that_fails_is_not_the_end_of_an_answer(babbler: Model, grammars: Grammars) -> None:
     """It then allows only to stop."""
 
     class GivenUp:
@@ -268,7 +268,7 @@ def test_keys_that_are_numbers_are_texts_in_json(babbler: Model) -> None:
         babbler.generate(QUESTION, 5, json_schema={1: 2, "type": "array"})  # type: ignore[dict-item]
 
 
-def test_a_tokenizer_that_is_gone_is_told(bundle: Bundles, tmp_path: Path) -> None:
+def test_a_missing_tokenizer_is_reported(bundle: Bundles, tmp_path: Path) -> None:
     """A schema reads it once more, long after the bundle was loaded."""
     path = shutil.copytree(bundle("qwen2_5_vl", "small", "fp32"), tmp_path / "bundle")
     with load(path, threads=1) as model:
@@ -277,7 +277,7 @@ def test_a_tokenizer_that_is_gone_is_told(bundle: Bundles, tmp_path: Path) -> No
             model.generate(QUESTION, 5, json_schema={"type": "array"})
 
 
-def test_a_key_that_is_no_keyword_is_noted(babbler: Model) -> None:
+def test_a_key_that_is_not_a_keyword_is_noted(babbler: Model) -> None:
     """A misspelt one used to be passed over without a word."""
     inner = {"type": "object", "requierd": ["a"], "x-order": 3, "title": "t"}
     with pytest.warns(IgnoredKeywordWarning) as caught:
@@ -290,7 +290,7 @@ def test_a_key_that_is_no_keyword_is_noted(babbler: Model) -> None:
 
 
 @pytest.mark.parametrize("schema", [{"parameters": FLAT, "name": "f"}, {"propertes": {}}, {"name": "f"}], ids=str)
-def test_what_is_no_schema_is_refused(babbler: Model, schema: dict[str, Any]) -> None:
+def test_values_that_are_not_schemas_are_refused(babbler: Model, schema: dict[str, Any]) -> None:
     with pytest.raises(PromptError, match="json_schema would constrain nothing: "):
         babbler.stream(QUESTION, json_schema=schema)
 

@@ -74,9 +74,7 @@ def user(*parts: Any) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize(("asked", "side", "expected"), RESIZED)
-def test_a_size_asked_for_is_that_of_qwen_vl_utils(
-    asked: tuple[int, int], side: int, expected: tuple[int, int]
-) -> None:
+def test_a_requested_size_equals_qwen_vl_utils(asked: tuple[int, int], side: int, expected: tuple[int, int]) -> None:
     budget = PixelBudget.from_part({"resized_height": asked[0], "resized_width": asked[1]})
     assert budget.resized_to(side) == expected[::-1]
 
@@ -96,7 +94,7 @@ def test_a_requested_size_reaches_the_grid(tiny: Model) -> None:
     assert (box.x1, box.y1) == pytest.approx((15, 9)), "in pixels of the picture, not of the requested size"  # type: ignore[union-attr]
 
 
-def test_a_size_asked_for_still_fits_the_maximum_length(model: Loader) -> None:
+def test_a_requested_size_still_fits_the_maximum_length(model: Loader) -> None:
     tiny = model("qwen2_5_vl", "small", "fp32")
     with pytest.warns(UserWarning, match="scaled down"):
         prompt = tiny.prompt(user(image(resized_height=2800, resized_width=2800), text()), 100)
@@ -209,7 +207,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("part", "reason"), REFUSED.values(), ids=REFUSED)
-def test_keys_that_nobody_heeds_are_refused(tiny: Model, part: dict[str, Any], reason: str) -> None:
+def test_keys_that_nothing_reads_are_refused(tiny: Model, part: dict[str, Any], reason: str) -> None:
     with pytest.raises(PromptError, match=reason) as caught:
         tiny.prompt(user(part))
     assert "\n" not in str(caught.value)
@@ -221,14 +219,14 @@ def test_a_time_without_frames_is_refused(tiny: Model, film: Path, options: dict
         tiny.prompt(user({"type": "video", "video": film, **options}))
 
 
-def test_sizes_are_refused_where_the_model_has_one_size(model: Loader) -> None:
+def test_sizes_are_refused_if_the_model_has_one_size(model: Loader) -> None:
     square = model("qwen", "small", "fp32")
     for key in ("max_pixels", "min_pixels"):
         with pytest.raises(PromptError, match=r"resizes every image to \d+ × \d+ pixels"):
             square.prompt(user(image(**{key: 5000})))
 
 
-def test_none_is_no_value(tiny: Model) -> None:
+def test_none_is_not_a_value(tiny: Model) -> None:
     """Data sets give all parts the same keys."""
     keys = {key: None for keys in PART_KEYS.values() for key in keys if key != "type"}
     parts = {**keys, "type": "image", "image": picture()}, {**keys, "type": "text", "text": "Read."}

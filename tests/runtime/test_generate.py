@@ -216,7 +216,7 @@ def test_the_same_frames_at_another_speed_are_not_reused(fresh: Model, path: Pat
     assert np.abs(prompt_logits(fresh, video(0.5)) - expected).max() < PRECISE
 
 
-def test_a_conversation_goes_on(fresh: Model, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_conversation_continues(fresh: Model, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = Calls(fresh, monkeypatch)
     first = ask("What is the total?", page())
     answered = drawn(fresh, first)
@@ -341,7 +341,7 @@ def test_an_error_between_chunks_leaves_a_true_prefix(
     assert np.abs(prompt_logits(fresh, messages) - expected).max() < PRECISE
 
 
-def test_positions_go_on_after_a_prompt(fresh: Model) -> None:
+def test_positions_continue_after_a_prompt(fresh: Model) -> None:
     """An image takes fewer positions than tokens; the first answer token follows the largest."""
     prompt: Prompt = fresh.prompt(ask("Read.", page()))
     assert prompt.next_position == prompt.positions.max() + 1 < len(prompt.ids)
@@ -373,7 +373,7 @@ def test_a_stream_of_another_thread_ends_with_an_error_not_with_a_wrong_answer(m
         list(first)
 
 
-def test_ignore_eos_goes_on_to_the_limit(reference_bundle: Path) -> None:
+def test_ignore_eos_generates_up_to_the_limit(reference_bundle: Path) -> None:
     reader = load(reference_bundle, threads=1)
     stream = reader.stream([{"role": "user", "content": "Read the text."}], max_new_tokens=40, ignore_eos=True)
     list(stream)
@@ -400,7 +400,7 @@ def test_clear_forgets_and_close_ends(path: Path, monkeypatch: pytest.MonkeyPatc
             use()
 
 
-def test_a_model_that_nobody_has_is_gone(path: Path) -> None:
+def test_a_model_without_references_is_freed(path: Path) -> None:
     """At once, without the garbage collector: a device has room for one."""
     gc.collect()
     gc.disable()

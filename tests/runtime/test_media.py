@@ -262,7 +262,7 @@ def test_damaged_chunks_of_a_png_are_read_or_refused() -> None:
 @pytest.mark.parametrize(
     "content", [b"", b"just text", b"%PDF-1.7", b"\0" * 4096], ids=["empty", "text", "pdf", "zeros"]
 )
-def test_files_that_are_no_images(content: bytes, tmp_path: Path) -> None:
+def test_files_that_are_not_images(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "notes.txt"
     path.write_bytes(content)
     with pytest.raises(MediaError, match=r"notes\.txt: is not an image in a known format"):
@@ -281,7 +281,7 @@ def test_urls_are_named_not_quoted() -> None:
     assert len(str(error.value)) < 100
 
 
-def test_an_open_file_can_be_asked_about_twice(tmp_path: Path) -> None:
+def test_an_open_file_can_be_read_twice(tmp_path: Path) -> None:
     file = io.BytesIO(encoded(picture(), "PNG"))
     assert pixels(load_image(file)).tolist() == pixels(load_image(file)).tolist()
     (tmp_path / "a.txt").write_text("text")
@@ -433,7 +433,7 @@ def test_a_tiff_of_thousands_of_pages_is_refused(monkeypatch: pytest.MonkeyPatch
         load_pages(encoded(dot, "TIFF", save_all=True, append_images=[dot] * 9))
 
 
-def test_several_pages_where_one_image_is_wanted() -> None:
+def test_several_pages_instead_of_one_image() -> None:
     tiff = io.BytesIO()
     picture().save(tiff, "TIFF", save_all=True, append_images=[picture()])
     with pytest.raises(MediaError, match="has 2 pages; one image is expected"):
@@ -649,7 +649,7 @@ def test_parse_pages(text: str | None, indices: list[int]) -> None:
 
 
 @pytest.mark.parametrize("text", ["", ",", "a", "1,", "-2", "1--2", "1-2-3", "²", "1.5", "9" * 5000, "+1"])
-def test_pages_that_are_no_numbers(text: str) -> None:
+def test_pages_that_are_not_numbers(text: str) -> None:
     with pytest.raises(MediaError, match=r"x\.pdf: pages .*write"):
         parse_pages(text, 5, "x.pdf")
 

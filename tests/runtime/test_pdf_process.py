@@ -118,7 +118,7 @@ def test_the_error_names_file_page_and_limit(tmp_path: Path) -> None:
     assert str(caught.value) == f"{tmp_path}/bill.pdf: page 3 cannot be drawn: it takes longer than 0.5 s"
 
 
-def test_a_model_goes_on_serving(model: Loader, attack: Path, letter: Path) -> None:
+def test_a_model_continues_to_serve(model: Loader, attack: Path, letter: Path) -> None:
     reader = model("qwen2_5_vl", "small", "fp32")
 
     def ask(path: Path, page: str) -> str:
@@ -225,7 +225,7 @@ def no_executable(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("arrange", [frozen, no_executable])
-def test_where_no_process_can_be_started_pdfium_works_here(
+def test_if_no_process_can_be_started_pdfium_runs_in_this_one(
     arrange: Callable[[pytest.MonkeyPatch], None], letter: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     drawn, text, before = array(Pdf(letter).draw(1)), Pdf(letter).text(1), children()
@@ -255,7 +255,7 @@ def test_an_application_is_not_started_again(letter: Path, tmp_path: Path, monke
 
 
 @pytest.mark.parametrize("program", ["/bin/false", "/no/such/python"])
-def test_a_program_that_is_no_python(program: str, letter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_program_that_is_not_python(program: str, letter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An application that embeds Python may name itself as the interpreter."""
     monkeypatch.setattr(sys, "executable", program)
     with pytest.warns(UserWarning, match="PDFs are read without limits on memory and time"):
@@ -263,7 +263,7 @@ def test_a_program_that_is_no_python(program: str, letter: Path, monkeypatch: py
     assert pdf.text(0) == "Total: 12"
 
 
-def test_a_busy_system_is_no_reason_to_give_up_the_limits(letter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_busy_system_does_not_lift_the_limits(letter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def busy(*_: Any, **__: Any) -> None:
         raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
 

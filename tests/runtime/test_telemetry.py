@@ -62,7 +62,7 @@ def test_an_answer_leaves_no_file(code: str, small: Path, tmp_path: Path) -> Non
     assert not files(tmp_path)
 
 
-def test_whoever_imports_it_first_sets_the_variable(small: Path, tmp_path: Path) -> None:
+def test_the_first_import_sets_the_variable(small: Path, tmp_path: Path) -> None:
     """As the README says; without it, files appear on import, and this test sees them."""
     run(tmp_path / "set", EARLIER, small, **{VARIABLE: "1"})
     assert not files(tmp_path / "set")

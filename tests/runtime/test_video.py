@@ -127,7 +127,7 @@ def greys(frames: Any) -> list[float]:
 
 
 @pytest.mark.parametrize("options", [{}, {"fps": 1.0}, {"fps": 4.0, "max_frames": 10}, {"nframes": 6}], ids=str)
-def test_a_file_gives_the_frames_that_were_asked_for(tiny: Model, film: Path, options: dict[str, Any]) -> None:
+def test_a_file_gives_the_requested_frames(tiny: Model, film: Path, options: dict[str, Any]) -> None:
     (placed,) = tiny.prompt(ask(video=film, **options)).placed
     count = FrameSampling.from_part(options).count(TOTAL, RATE)
     chosen = torch.linspace(0, TOTAL - 1, count).round().long().tolist()
@@ -208,7 +208,7 @@ def test_a_turned_film_is_upright(tmp_path: Path, film: Path) -> None:
     assert image.getpixel((1, 0)) == (255, 0, 0), "a quarter turn clockwise"
 
 
-def test_what_is_no_video(tiny: Model, tmp_path: Path, film: Path) -> None:
+def test_files_that_are_not_a_video(tiny: Model, tmp_path: Path, film: Path) -> None:
     (tmp_path / "text.mp4").write_text("no video")
     (tmp_path / "cut.mp4").write_bytes(film.read_bytes()[:200])
     (tmp_path / "playlist.m3u8").write_text("#EXTM3U\n#EXTINF:1,\nhttp://127.0.0.1:9/a.ts\n")
@@ -244,7 +244,7 @@ PLAYLISTS = {
 
 
 @pytest.mark.parametrize("name", PLAYLISTS)
-def test_files_that_name_other_files_are_no_videos(name: str, tmp_path: Path, film: Path) -> None:
+def test_files_that_name_other_files_are_not_videos(name: str, tmp_path: Path, film: Path) -> None:
     """Names in a video file are not opened, although FFmpeg would open them."""
     (tmp_path / "film.ts").write_bytes(transport_stream(film))
     (tmp_path / name).write_text(PLAYLISTS[name].format(film="film.ts"))
@@ -356,6 +356,6 @@ def test_frames_given_one_by_one_are_not_sampled_by_number() -> None:
         load_clip(frames, sampling, lambda *_: (56, 56))
 
 
-def test_one_image_is_no_array_of_frames() -> None:
+def test_one_image_is_not_an_array_of_frames() -> None:
     with pytest.raises(MediaError, match=r"array of shape \[60, 40, 3\] \(give \[frames, H, W, 3\]"):
         load_clip(np.zeros((60, 40, 3), np.uint8), FrameSampling(), lambda *_: (56, 56))

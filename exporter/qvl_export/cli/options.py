@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
-from qvl_runtime.cli.options import template_args_option
+from qvl_runtime.cli.options import generation_config_option, template_args_option
 
 __all__ = [
     "any_path",
@@ -60,11 +60,6 @@ max_new_tokens_option = click.option(
     type=positive,
     metavar="N",
     help="Maximum length of an answer in tokens (default: 512, or a quarter of the bundle's length).",
-)
-generation_config_option = click.option(
-    "--use-generation-config",
-    is_flag=True,
-    help="Use the sampling and penalties that the checkpoint recommends (default: greedy).",
 )
 engine_option = click.option(
     "--reference",
