@@ -309,7 +309,7 @@ def refused(checkpoint: Path, out: Path, **plan: Any) -> str:
         ({"kv_channels": 64}, "kv_channels"),
         ({"visual": None}, "visual"),
         ({"visual": {"heads": 3}}, "visual"),
-        ({"visual": {**TINY_VISUAL, "image_start_id": 566}}, "special tokens from 352 on"),
+        ({"visual": {**TINY_VISUAL, "image_start_id": 566}}, "special tokens of config.json start at 352"),
         ({"visual": {**TINY_VISUAL, "image_size": 220}}, "not whole patches"),
     ],
 )
@@ -332,7 +332,7 @@ def test_options_it_does_not_take(checkpoint: Checkpoints, tmp_path: Path) -> No
     assert "224 × 224 pixels" in refused(source, tmp_path / "b", max_pixels=100000)
     assert "names of family qwen" in refused(source, tmp_path / "b", precision="int4", save_gptq=tmp_path / "g")
     assert "--max-length 9000" in refused(source, tmp_path / "b", max_length=9000)
-    assert "--layout genai knows no qwen" in refused(source, tmp_path / "b", layout="genai")
+    assert "--layout genai does not support family qwen" in refused(source, tmp_path / "b", layout="genai")
 
 
 def test_quantized_ones_are_refused(checkpoint: Checkpoints, tmp_path: Path) -> None:
