@@ -118,7 +118,7 @@ def test_a_token_no_merge_leads_to_is_a_whole_word() -> None:
         ("*** 0\n", "is not a tiktoken vocabulary"),
         ("YQ==\n", "is not a tiktoken vocabulary"),
         ("YQ== 0\n", "lacks 255 of the 256 bytes"),
-        ("".join(reference_ranks().splitlines(True)[:-5]), "has 346 tokens, but the special tokens of config.json start at 351"),
+        ("".join(reference_ranks().splitlines(True)[:-5]), "has 346 tokens, but the special tokens .* start at 351"),
     ],
 )
 def test_damaged_vocabularies(text: str, message: str) -> None:
