@@ -22,6 +22,7 @@ from qvl_export.common.progress import NullProgress
 from qvl_export.exporting import pipeline
 from qvl_export.exporting.option_checks import adjusted_spec
 from qvl_export.families import read_spec
+from qvl_export.quant import schemes
 from qvl_export.quant.calibration import layerwise as calibrate
 from qvl_export.quant.calibration.work_dir import Sample
 from qvl_export.quant.calibration_data.selection import Pages
@@ -152,6 +153,8 @@ def test_what_is_left_grows_with_the_states_that_are_moved() -> None:
 
 
 def test_the_printed_table_ends_where_its_rows_do(table: list[Sensitivity], monkeypatch: pytest.MonkeyPatch) -> None:
+    """And has no column for a scheme that is not measured."""
+    monkeypatch.setattr(schemes, "available", lambda: ["int4", "int8", "other"])
     monkeypatch.setattr(pipeline, "sensitivity", lambda *_: table)
     lines = CliRunner().invoke(cli, ["sensitivity", str(REFERENCE)], catch_exceptions=False).output.splitlines()
     assert lines[0].split() == ["linear", "shape", "KL", "int4", "KL", "int8"]
