@@ -53,11 +53,11 @@ class CalibrationOptions(Checked):
     """Calibration sets (directories with `labels.jsonl`), images, PDFs, or directories of these (default: the built-in
     set)."""
     samples: int = 128
-    """Most pages to calibrate on, spread evenly over everything in `calib`."""
+    """Maximum number of pages to calibrate on, spread evenly over everything in `calib`."""
     calib_prune: str | float | bool | None = None
     """What is left out of the calibration pages, as `prune` of the plan; None leaves out nothing."""
     threads: int | None = None
-    """Cores of this machine to calibrate with (default: all)."""
+    """Cores of this machine to use (default: all)."""
     ray: str | None = None
     """Address of a Ray cluster whose machines run the pages (default: this machine runs them)."""
 

@@ -52,7 +52,7 @@ class ExportPlan(Checked):
     max_pixels: int | None = None
     """Largest image after resizing (default: the checkpoint's)."""
     max_length: int | None = None
-    """Most tokens of prompt and answer together (default: 8,192, or the model's limit if that is lower)."""
+    """Maximum tokens of prompt and answer together (default: 8,192, or the model's limit if that is lower)."""
     prune: str | float | bool | None = None
     """What the runtime leaves out of images by default: "off", "exact", "scan", a tolerance from 0 to 255, or True (see
     docs/pruning.md); None leaves out nothing."""

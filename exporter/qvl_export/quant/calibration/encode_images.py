@@ -15,9 +15,9 @@ import numpy as np
 
 from qvl_runtime.answers.encode import TowerInput
 from qvl_runtime.manifest import Manifest
-from qvl_runtime.positions import Grid, Ints
+from qvl_runtime.positions import Grid
 
-from ...common.arrays import Floats
+from ...common.arrays import Floats, Ints
 from ...jobs.pool import Pool
 from ...jobs.worker import run_job
 from .cluster import divide_shards, open_work_dir, threads_per_machine

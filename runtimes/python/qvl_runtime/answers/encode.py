@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..common.arrays import Floats, Ints
 from ..manifest import ImageGeometry
-from ..positions import Grid, Ints
+from ..positions import Grid
 from ..prompts.prompt import PlacedMedia
 from ..prune.kept import patches_of
-from ..sessions.engine import Floats
 
 Encode = Callable[[Floats, Grid, Ints | None], Floats]
 """`sessions.engine.Engine.encode`."""

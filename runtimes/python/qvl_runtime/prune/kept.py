@@ -11,8 +11,8 @@ from functools import cached_property
 
 import numpy as np
 
+from ..common.arrays import Ints
 from ..manifest import ImageGeometry
-from ..positions import Ints
 from .blocks import Mask
 
 

@@ -6,8 +6,9 @@ import importlib
 
 import numpy as np
 
+from ..common.arrays import Ints
 from ..manifest import ImageGeometry, Manifest
-from ..positions import Grid, Ints, interpolation, patch_positions, window_layout
+from ..positions import Grid, interpolation, patch_positions, window_layout
 from ..prune.kept import only
 from .engine import LlmInputs
 
