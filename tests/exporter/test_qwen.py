@@ -189,13 +189,6 @@ def test_pixels_are_those_of_the_original_transform(tmp_path: Path, size: tuple[
     assert np.abs(ours.pixel_values[0] - expected.numpy()).max() < 1e-6
 
 
-@pytest.mark.parametrize("sizes", [(16, 32), (16, 8), (16, 16), (16, 5), (7, 19), (1, 4)])
-def test_tables_are_interpolated_as_pytorch_does(sizes: tuple[int, int]) -> None:
-    size, wanted = sizes
-    table = torch.randn(1, 3, size, size, generator=torch.manual_seed(0))
-    expected = torch.nn.functional.interpolate(table, (wanted, wanted), mode="bicubic", align_corners=False)
-    matrix = interpolation_matrix(size, wanted)
-    assert np.abs(matrix @ table[0].numpy() @ matrix.T - expected[0].numpy()).max() < 1e-5
 
 
 @pytest.mark.parametrize(("length", "alpha"), [(1, 1), (2048, 1), (2049, 3), (4096, 3), (4097, 7), (8192, 7)])

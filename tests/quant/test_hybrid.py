@@ -211,7 +211,3 @@ def test_plans_that_cannot_be_done(tmp_path: Path, options: dict[str, Any], says
         export(export_plan(REFERENCE, tmp_path / "b", **{**PLAN, **options}))
 
 
-def test_towers_choose_for_themselves() -> None:
-    assert of_towers("hybrid") == {"vision": "int8", "llm": "int8", "llm_decode": "int4"}
-    assert of_towers("fp16", llm="hybrid") == {"vision": "fp16", "llm": "int8", "llm_decode": "int4"}
-    assert of_towers("hybrid", llm="int4") == {"vision": "int8", "llm": "int4"}
