@@ -15,11 +15,6 @@ from qvl_export.cli.main import cli
 from qvl_export.errors import ExportError
 from qvl_export.evaluate.sets.build_set import build_set
 from qvl_export.evaluate.sets.dataset import open_set
-from qvl_export.evaluate.sweep import SweepPlan, export_bundles, parse_pixels
-from qvl_export.exporting.pipeline import NullProgress
-from qvl_runtime import load
-from tests.heldout import HELDOUT
-from tests.oracles.tiny import REFERENCE
 
 HEAD = "image,prompt,task,answer,kind\n"
 
@@ -156,15 +151,7 @@ def test_a_directory_that_cannot_be_written_is_named(tmp_path: Path, out: str) -
         build_set(scans(tmp_path), tmp_path / "truth.csv", Path(out))
 
 
-
-
-
-
-
-
 def test_a_table_in_another_encoding_is_named(tmp_path: Path) -> None:
     (tmp_path / "truth.csv").write_bytes((HEAD + "a.png,Read.,ocr,Müller,\n").encode("latin-1"))
     with pytest.raises(ExportError, match=r"truth\.csv: is not UTF-8: .*save it as CSV UTF-8"):
         build_set(scans(tmp_path), tmp_path / "truth.csv", tmp_path / "out")
-
-

@@ -1,17 +1,15 @@
 """`sweep`: bundles of one checkpoint at several precisions and pixel bounds."""
 
 from __future__ import annotations
+
 import json
-import os
 import shutil
 from pathlib import Path
+
 import pytest
-from click.testing import CliRunner
 from PIL import Image
-from qvl_export.cli.main import cli
+
 from qvl_export.errors import ExportError
-from qvl_export.evaluate.sets.build_set import build_set
-from qvl_export.evaluate.sets.dataset import open_set
 from qvl_export.evaluate.sweep import SweepPlan, export_bundles, parse_pixels
 from qvl_export.exporting.pipeline import NullProgress
 from qvl_runtime import load

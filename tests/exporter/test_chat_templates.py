@@ -1,40 +1,27 @@
 """The chat template of a checkpoint: the first that takes images, in the order of transformers."""
 
 from __future__ import annotations
-import json
-import shutil
+
 from pathlib import Path
 from typing import Any
+
 import pytest
-from transformers import AutoTokenizer
 from transformers.processing_utils import ProcessorMixin
-from transformers.utils import logging
-from qvl_export import ExportPlan, export, families
-from qvl_export.bundle.text_files import texts
-from qvl_export.bundle.text_files.texts import Texts
-from qvl_export.checkpoint.directory import Checkpoint
-from qvl_export.cli.progress import RichProgress
+
 from qvl_export.errors import ConfigError
-from qvl_runtime.bundle import read_manifest
-from qvl_runtime.model import load
-from tests.oracles.tiny import REFERENCE
+from tests.exporter.text_files import (
+    BOM,
+    put,
+    read,
+    without_texts,
+)
 from tests.runtime.templates import QWEN2_5_TOOLS, QWEN2_5_VL, QWEN3_VL
-from .test_texts import put, read
-
-
-FILES = ("tokenizer.json", "config.json", "preprocessor_config.json", "generation_config.json", "model.safetensors")
-
-
-BOM = "\ufeff"
 
 
 @pytest.fixture
 def here(tmp_path: Path) -> Path:
     """A checkpoint without a tokenizer's configuration and chat template."""
-    logging.set_verbosity_error()
-    for name in FILES:
-        (tmp_path / name).symlink_to(REFERENCE / name)
-    return tmp_path
+    return without_texts(tmp_path)
 
 
 TEXT_ONLY = QWEN2_5_TOOLS

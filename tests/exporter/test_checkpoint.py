@@ -15,9 +15,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
-from qvl_export import CheckpointError, ExportPlan, export
+from qvl_export import ExportPlan, export
 from qvl_export.checkpoint.directory import Checkpoint
-from qvl_export.checkpoint.safetensors_reader import StoredTensor
 from qvl_export.families import read_spec
 from qvl_runtime import load
 from tests.exporter import damage as d
@@ -189,7 +188,3 @@ def test_a_separate_head_is_used_for_any_configuration(variant: Any, tmp_path: P
         export(ExportPlan(source, tmp_path / f"out{number}", precision="fp32"))
         logits.append(load(tmp_path / f"out{number}", threads=1).logits(MESSAGES, "text"))
     np.testing.assert_allclose(logits[1], 2 * logits[0], rtol=1e-4, atol=1e-4)
-
-
-
-

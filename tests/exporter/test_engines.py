@@ -20,15 +20,13 @@ from qvl_export.checkpoint.quantized.detect import quantized_linears
 from qvl_export.cli import main as cli
 from qvl_export.common.progress import NullProgress
 from qvl_export.engines import BuildOptions, building, capabilities, check
-from qvl_export.engines.profiles import most_windows, profiles
+from qvl_export.engines.profiles import profiles
 from qvl_export.evaluate.trace.expose_graph import expose
 from qvl_export.qtensor import QuantFormat
 from qvl_export.targets.tensorrt_rtx import _configure
 from qvl_runtime.bundle import read_manifest
 from qvl_runtime.errors import BundleError, EngineError, InstallError, QvlError
 from qvl_runtime.model import load
-from qvl_runtime.positions import Grid, window_layout
-from qvl_runtime.preprocess import resized_grid
 from qvl_runtime.sessions._tensorrt.cuda_driver import Cuda
 from tests.oracles.tiny import FAMILIES, FREE_SIZES
 from tests.plans import changed, export_plan
@@ -222,7 +220,3 @@ def test_the_command_line_takes_both_spellings(
 
 def test_spellings_of_compute_capabilities() -> None:
     assert capabilities("8.6, 89,12.0,86") == (86, 89, 120) and capabilities(None) == ()
-
-
-
-

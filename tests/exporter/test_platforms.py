@@ -13,10 +13,8 @@ from pathlib import Path, PureWindowsPath
 import pytest
 
 from qvl_export.checkpoint.directory import Checkpoint
-from qvl_export.common.labels import Label, read_labels
-from qvl_export.common.portable_paths import is_inside, is_plain
-from qvl_export.errors import CheckpointError, ExportError
-from qvl_export.evaluate.sets.dataset import check
+from qvl_export.common.portable_paths import is_plain
+from qvl_export.errors import CheckpointError
 from qvl_runtime.bundle import inside
 from qvl_runtime.errors import BundleError
 from tests.heldout import HELDOUT
@@ -107,10 +105,6 @@ def test_a_console_that_cannot_show_all_is_not_an_error(encoding: str) -> None:
     print_all += "cli.callback = None\n@cli.command()\ndef show(): click.echo('28 \u00d7 28 \u2190 \u2265 \u65e5')\n"
     found = without_posix(f"{print_all}run(cli, ['show'])", PYTHONIOENCODING=encoding)
     assert (found.returncode, found.stderr) == (0, "") and found.stdout.startswith("28 ")
-
-
-
-
 
 
 @pytest.mark.parametrize(

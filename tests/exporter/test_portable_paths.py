@@ -1,23 +1,16 @@
 """File names in untrusted input mean the same on every platform."""
 
 from __future__ import annotations
+
 import json
-import os
-import subprocess
-import sys
-import tempfile
-from collections.abc import Callable
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
+
 import pytest
-from qvl_export.checkpoint.directory import Checkpoint
+
 from qvl_export.common.labels import Label, read_labels
 from qvl_export.common.portable_paths import is_inside, is_plain
-from qvl_export.errors import CheckpointError, ExportError
+from qvl_export.errors import ExportError
 from qvl_export.evaluate.sets.dataset import check
-from qvl_runtime.bundle import inside
-from qvl_runtime.errors import BundleError
-from tests.heldout import HELDOUT
-from tests.oracles.tiny import REFERENCE
 
 
 @pytest.mark.parametrize(

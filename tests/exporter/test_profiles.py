@@ -1,45 +1,20 @@
 """Optimization profiles hold every page within the pixel bounds."""
 
 from __future__ import annotations
-import os
-import signal
-import sys
-import time
+
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
+
 import numpy as np
 import pytest
-from PIL import Image
-from qvl_export import ExportError, ExportPlan, export
-from qvl_export.checkpoint.directory import Checkpoint
-from qvl_export.checkpoint.quantized.detect import quantized_linears
-from qvl_export.cli import main as cli
-from qvl_export.common.progress import NullProgress
-from qvl_export.engines import BuildOptions, building, capabilities, check
+
+from qvl_export import ExportPlan, export
 from qvl_export.engines.profiles import most_windows, profiles
-from qvl_export.evaluate.trace.expose_graph import expose
-from qvl_export.qtensor import QuantFormat
-from qvl_export.targets.tensorrt_rtx import _configure
 from qvl_runtime.bundle import read_manifest
-from qvl_runtime.errors import BundleError, EngineError, InstallError, QvlError
-from qvl_runtime.model import load
 from qvl_runtime.positions import Grid, window_layout
 from qvl_runtime.preprocess import resized_grid
-from qvl_runtime.sessions._tensorrt.cuda_driver import Cuda
-from tests.oracles.tiny import FAMILIES, FREE_SIZES
-from tests.plans import changed, export_plan
-from tests.quant.test_gptq_checkpoint import EXAMPLES
-
 
 Checkpoints = Callable[[str, str], Path]
-
-
-@pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("calib") / "page.png"
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (112, 168, 3), np.uint8)).save(path)
-    return path
 
 
 @pytest.mark.parametrize("tokens", [1, 7, 64, 333])

@@ -17,7 +17,6 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from qvl_export import ExportError, ExportPlan, export, families
-from qvl_export.checkpoint.derived_tensors import interpolation_matrix
 from qvl_export.checkpoint.directory import Checkpoint
 from qvl_export.checkpoint.safetensors_reader import StoredTensor
 from qvl_export.families import qwen, read_spec
@@ -187,8 +186,6 @@ def test_pixels_are_those_of_the_original_transform(tmp_path: Path, size: tuple[
     ours = patchify([page], geometry)
     assert ours.pixel_values.shape == (1, 1024, 588)
     assert np.abs(ours.pixel_values[0] - expected.numpy()).max() < 1e-6
-
-
 
 
 @pytest.mark.parametrize(("length", "alpha"), [(1, 1), (2048, 1), (2049, 3), (4096, 3), (4097, 7), (8192, 7)])

@@ -1,24 +1,14 @@
 """Tensors are read in chunks of whole rows, and truncated files are refused."""
 
 from __future__ import annotations
-import json
-import shutil
-from collections.abc import Callable
-from dataclasses import dataclass
+
 from pathlib import Path
-from typing import Any
+
 import numpy as np
 import pytest
-import torch
-from safetensors.torch import load_file, save_file
-from transformers import PreTrainedModel
-from qvl_export import CheckpointError, ExportPlan, export
-from qvl_export.checkpoint.directory import Checkpoint
+
+from qvl_export import CheckpointError
 from qvl_export.checkpoint.safetensors_reader import StoredTensor
-from qvl_export.families import read_spec
-from qvl_runtime import load
-from tests.exporter import damage as d
-from tests.oracles import tiny
 
 
 @pytest.mark.parametrize(

@@ -1,33 +1,17 @@
 """Safetensors files are written as the safetensors library reads them, in one file or in shards."""
 
 from __future__ import annotations
+
 import json
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+
 import numpy as np
-import onnx
 import pytest
-from click.testing import CliRunner
-from onnx.numpy_helper import to_array
 from safetensors.numpy import load_file
-from qvl_export import ExportError, ExportPlan, export
+
 from qvl_export.checkpoint import safetensors_writer
 from qvl_export.checkpoint.directory import Checkpoint
-from qvl_export.checkpoint.quantized import gptq_writer as save_gptq
-from qvl_export.checkpoint.quantized.detect import quantized_linears
-from qvl_export.checkpoint.safetensors_reader import same_elements
-from qvl_export.checkpoint.tensor_names import nested_name, published_name
-from qvl_export.cli.main import cli
-from qvl_export.common import atomic_output as atomic
-from qvl_export.qtensor import QTensor, QuantFormat
-from qvl_export.quant.calibration.saved_linear import SavedLinear
-from qvl_export.quant.quantizer import Quantizer
-from qvl_runtime.packing import unpack_nibbles
-from tests.heldout import HELDOUT
-from tests.oracles.tiny import REFERENCE
-from tests.plans import export_plan
-from ..quant.test_save_gptq import Whole
+from tests.quant.test_gptq_writer import Whole
 
 
 @pytest.mark.parametrize(("shard_bytes", "shards"), [(1 << 30, 1), (300, 3), (1, 5)])

@@ -1,52 +1,35 @@
 """Special and added tokens are those that transformers reads."""
 
 from __future__ import annotations
-import json
-import shutil
+
 from pathlib import Path
 from typing import Any
+
 import pytest
 from transformers import AutoTokenizer
-from transformers.processing_utils import ProcessorMixin
-from transformers.utils import logging
-from qvl_export import ExportPlan, export, families
-from qvl_export.bundle.text_files import texts
-from qvl_export.bundle.text_files.texts import Texts
-from qvl_export.checkpoint.directory import Checkpoint
-from qvl_export.cli.progress import RichProgress
+
 from qvl_export.errors import ConfigError
-from qvl_runtime.bundle import read_manifest
-from qvl_runtime.model import load
-from tests.oracles.tiny import REFERENCE
-from tests.runtime.templates import QWEN2_5_TOOLS, QWEN2_5_VL, QWEN3_VL
-from .test_texts import by_id, ids, put, read
-
-
-FILES = ("tokenizer.json", "config.json", "preprocessor_config.json", "generation_config.json", "model.safetensors")
-
-
-WHOLE = json.loads((REFERENCE / "tokenizer.json").read_text("utf-8"))
-
-
-IM_START, IM_END, IMAGE = "<|im_start|>", "<|im_end|>", "<|image_pad|>"
-
-
-TEXT = f"Read e\u0301 1.5  don't{IM_END}\n<|new|>é<|x|>{IMAGE}"
+from tests.exporter.text_files import (
+    AS_OBJECT,
+    IM_END,
+    IM_START,
+    IMAGE,
+    QWEN2,
+    TEXT,
+    WHOLE,
+    by_id,
+    ids,
+    put,
+    read,
+    without_texts,
+)
+from tests.runtime.templates import QWEN2_5_VL
 
 
 @pytest.fixture
 def here(tmp_path: Path) -> Path:
     """A checkpoint without a tokenizer's configuration and chat template."""
-    logging.set_verbosity_error()
-    for name in FILES:
-        (tmp_path / name).symlink_to(REFERENCE / name)
-    return tmp_path
-
-
-QWEN2: dict[str, Any] = {"tokenizer_class": "Qwen2Tokenizer"}
-
-
-AS_OBJECT = {"content": IM_START, "lstrip": False, "normalized": False, "rstrip": False, "single_word": False}
+    return without_texts(tmp_path)
 
 
 CONFIGS = {
@@ -78,6 +61,7 @@ def test_special_tokens_are_those_of_transformers(here: Path, config: Any, speci
 
 
 MORE = [{**AS_OBJECT, "content": "<|new|>", "special": True, "id": 365}]
+MORE += [{**AS_OBJECT, "content": "<|x|>", "special": False, "normalized": True, "id": 366}]
 
 
 @pytest.mark.parametrize(

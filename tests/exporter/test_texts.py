@@ -5,88 +5,41 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 from transformers import AutoTokenizer
-from transformers.processing_utils import ProcessorMixin
-from transformers.utils import logging
 
-from qvl_export import ExportPlan, export, families
-from qvl_export.bundle.text_files import texts
-from qvl_export.bundle.text_files.texts import Texts
-from qvl_export.checkpoint.directory import Checkpoint
+from qvl_export import ExportPlan, export
 from qvl_export.cli.progress import RichProgress
 from qvl_export.errors import ConfigError
 from qvl_runtime.bundle import read_manifest
 from qvl_runtime.model import load
+from tests.exporter.text_files import (
+    BOM,
+    IM_END,
+    QWEN2,
+    TEXT,
+    WHOLE,
+    by_id,
+    ids,
+    put,
+    read,
+    without_texts,
+)
 from tests.oracles.tiny import REFERENCE
 from tests.runtime.templates import QWEN2_5_TOOLS, QWEN2_5_VL, QWEN3_VL
-
-FILES = ("tokenizer.json", "config.json", "preprocessor_config.json", "generation_config.json", "model.safetensors")
-WHOLE = json.loads((REFERENCE / "tokenizer.json").read_text("utf-8"))
-IM_START, IM_END, IMAGE = "<|im_start|>", "<|im_end|>", "<|image_pad|>"
-TEXT = f"Read e\u0301 1.5  don't{IM_END}\n<|new|>é<|x|>{IMAGE}"
-BOM = "\ufeff"
 
 
 @pytest.fixture
 def here(tmp_path: Path) -> Path:
     """A checkpoint without a tokenizer's configuration and chat template."""
-    logging.set_verbosity_error()
-    for name in FILES:
-        (tmp_path / name).symlink_to(REFERENCE / name)
-    return tmp_path
-
-
-def put(here: Path, **files: Any) -> None:
-    """Files whose dots are underscores twice: texts as they are, all else as JSON."""
-    for name, content in files.items():
-        path = here / name.replace("__", ".")
-        path.unlink(missing_ok=True)
-        path.write_text(content if isinstance(content, str) else json.dumps(content), "utf-8")
-
-
-def read(here: Path, said: list[str] | None = None) -> Texts:
-    checkpoint = Checkpoint(here)
-    return texts.read(checkpoint, families.read_spec(checkpoint), (said if said is not None else []).append)
-
-
-def ids(found: Texts, text: str = TEXT) -> list[int]:
-    from tokenizers import Tokenizer
-
-    return list(Tokenizer.from_str(found.tokenizer).encode(text, add_special_tokens=False).ids)
-
-
-def by_id(tokens: list[dict[str, Any]]) -> dict[str, Any]:
-    """`added_tokens` of a tokenizer.json as the `added_tokens_decoder` of a tokenizer_config.json."""
-    return {str(token["id"]): {key: value for key, value in token.items() if key != "id"} for token in tokens}
-
-
-QWEN2: dict[str, Any] = {"tokenizer_class": "Qwen2Tokenizer"}
-AS_OBJECT = {"content": IM_START, "lstrip": False, "normalized": False, "rstrip": False, "single_word": False}
-
-
+    return without_texts(tmp_path)
 
 
 def test_a_tokenizer_that_is_whole_is_not_rewritten(here: Path) -> None:
     shutil.copyfile(REFERENCE / "tokenizer_config.json", here / "tokenizer_config.json")
     put(here, chat_template__jinja=QWEN2_5_VL)
     assert read(here).tokenizer == (REFERENCE / "tokenizer.json").read_text("utf-8")
-
-
-MORE = [{**AS_OBJECT, "content": "<|new|>", "special": True, "id": 365}]
-MORE += [{**AS_OBJECT, "content": "<|x|>", "special": False, "normalized": True, "id": 366}]
-
-
-
-
-
-
-
-
-
-
 
 
 @pytest.mark.parametrize("mark", ["", BOM], ids=["", "byte order mark"])
@@ -143,14 +96,6 @@ TEXT_ONLY = QWEN2_5_TOOLS
 PARTS = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Read."}]}]
 
 
-
-
-
-
-
-
-
-
 def test_skipped_templates_are_reported_like_other_notes(
     here: Path, tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -180,5 +125,3 @@ def test_a_hostile_template_leaves_nothing(here: Path, tmp_path_factory: pytest.
     with pytest.raises(ConfigError, match=r"chat_template\.jinja: cannot be rendered: it crashes the process"):
         export(ExportPlan(here, out / "bundle"))
     assert list(out.iterdir()) == []
-
-

@@ -15,7 +15,6 @@ import onnx
 import pytest
 from click.testing import CliRunner
 from onnx.numpy_helper import to_array
-from safetensors.numpy import load_file
 
 from qvl_export import ExportError, ExportPlan, export
 from qvl_export.checkpoint import safetensors_writer
@@ -23,7 +22,6 @@ from qvl_export.checkpoint.directory import Checkpoint
 from qvl_export.checkpoint.quantized import gptq_writer as save_gptq
 from qvl_export.checkpoint.quantized.detect import quantized_linears
 from qvl_export.checkpoint.safetensors_reader import same_elements
-from qvl_export.checkpoint.tensor_names import nested_name, published_name
 from qvl_export.cli.main import cli
 from qvl_export.common import atomic_output as atomic
 from qvl_export.qtensor import QTensor, QuantFormat
@@ -114,10 +112,6 @@ class Whole:
 
     def chunks(self) -> Iterator[np.ndarray]:
         yield self.value
-
-
-
-
 
 
 def full(directory: Path, *names: str) -> Path:

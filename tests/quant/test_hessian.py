@@ -1,31 +1,16 @@
 """The sum of products of tokens: equal to the plain product, with the same bits on any number of threads."""
 
 from __future__ import annotations
+
 import os
 import subprocess
 import sys
-import weakref
-from collections.abc import Iterator, Sequence
-from functools import partial
-from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
-import msgspec
+
 import numpy as np
-import onnx
 import pytest
 import torch
-from onnx import TensorProto, helper
-from qvl_export.errors import ExportError
-from qvl_export.jobs.pool import Advance
-from qvl_export.quant.calibration import cluster, shards
-from qvl_export.quant.calibration import layerwise as calibrate
-from qvl_export.quant.calibration.cluster import ClusterRunner, ShardJob
-from qvl_export.quant.calibration.layer_session import open_session
-from qvl_export.quant.calibration.shards import CapturedInput, CaptureRequest, LocalRunner, Runner
-from qvl_export.quant.calibration.work_dir import Sample, Work
+
 from qvl_export.quant.gptq import hessian as gram
-from qvl_export.quant.statistics import Collector, Statistics
 
 
 def test_a_gram_matrix_is_the_product() -> None:

@@ -15,7 +15,6 @@ import pytest
 from qvl_export import ExportError, export
 from qvl_export.graph.scale_folds import Fold
 from qvl_export.quant.calibration import smoothquant as smooth
-from qvl_export.quant.precision import of_towers
 from qvl_runtime.answers.generate import GenerationStats
 from qvl_runtime.bundle import read_manifest
 from qvl_runtime.cli.describe import describe
@@ -209,5 +208,3 @@ def test_bundles_of_older_schemas_are_read(bundles: Callable[[str], Path], tmp_p
 def test_plans_that_cannot_be_done(tmp_path: Path, options: dict[str, Any], says: str) -> None:
     with pytest.raises(ExportError, match=says):
         export(export_plan(REFERENCE, tmp_path / "b", **{**PLAN, **options}))
-
-

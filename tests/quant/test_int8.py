@@ -12,12 +12,10 @@ from safetensors.numpy import load_file, save_file
 
 from qvl_export import ExportPlan, export
 from qvl_export.evaluate.trace.blame import BlamePlan, blame
-from qvl_export.graph.scale_folds import Fold
 from qvl_export.qtensor import Activations, QTensor
 from qvl_export.quant.calibration.layer_session import open_session
 from qvl_export.quant.calibration.layerwise import _per_tensor
-from qvl_export.quant.calibration.smoothquant import best_scale
-from qvl_export.quant.output_error import relative_noise, round_per_tensor, round_per_token, sqnr
+from qvl_export.quant.output_error import round_per_tensor, round_per_token, sqnr
 from qvl_export.quant.schemes import Options, find
 from qvl_export.quant.statistics import Collector, Statistics
 from qvl_export.targets import lower
@@ -120,12 +118,6 @@ def test_codes_are_the_nearest_of_a_symmetric_range(reduce_range: bool, steps: i
     assert np.abs(tensor.dequantize() - weight).max() <= scale.max() / 2 * 1.0001
     assert np.array_equal(tensor.dequantize()[3], np.zeros(33))
     assert int(tensor.codes.max()) - tensor.format.default_zero_point <= steps
-
-
-
-
-
-
 
 
 @pytest.mark.parametrize("family", FAMILIES)

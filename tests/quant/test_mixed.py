@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -12,48 +10,23 @@ import msgspec
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from qvl_export import ExportError, ExportPlan, export
-from qvl_export.checkpoint.directory import Checkpoint
+from qvl_export import ExportError, export
 from qvl_export.cli.main import cli, run
 from qvl_export.common.progress import NullProgress
 from qvl_export.exporting import pipeline
-from qvl_export.exporting.option_checks import adjusted_spec
-from qvl_export.families import read_spec
 from qvl_export.quant.calibration import layerwise as calibrate
-from qvl_export.quant.calibration.work_dir import Sample
 from qvl_export.quant.calibration_data.selection import Pages
-from qvl_export.quant.limit import Limit
 from qvl_export.quant.mixed_precision import choose as mixed
 from qvl_export.quant.mixed_precision import measure, search
-from qvl_export.quant.mixed_precision.bundle_size import Sizes
-from qvl_export.quant.mixed_precision.hidden_states import FLOAT_MODEL, LinearNoise, Step, Variants
-from qvl_export.quant.mixed_precision.knapsack import BUCKETS, choose
-from qvl_export.quant.mixed_precision.measure import Pace
 from qvl_export.quant.mixed_precision.sensitivity_table import Sensitivity
-from qvl_export.targets import lower
 from qvl_runtime.bundle import read_manifest
 from qvl_runtime.common.exit_codes import BAD_INPUT
 from qvl_runtime.model import load
 from tests.heldout import HELDOUT, divergence
-from tests.oracles.tiny import FAMILIES, REFERENCE
+from tests.oracles.tiny import REFERENCE
 from tests.plans import changed, export_plan
 from tests.quant.stopping import Stopped, quantized_stages, stopped_after, stopped_after_measuring
-
-
-
-
-
-
-
-
-
-
-
-
-
 
 
 @pytest.fixture(scope="module")
@@ -105,8 +78,6 @@ def test_limits_are_kept(
         assert measured < 3 * limit["max_kl"]
 
 
-
-
 def test_the_printed_table_ends_where_its_rows_do(table: list[Sensitivity], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline, "sensitivity", lambda *_: table)
     lines = CliRunner().invoke(cli, ["sensitivity", str(REFERENCE)], catch_exceptions=False).output.splitlines()
@@ -137,8 +108,6 @@ def test_a_killed_measurement_resumes_with_the_next_stage(
         export(plan)
     assert measured == STAGES[STAGES.index(killed) + 1 :]
     assert by_name(found[0]) == by_name(table)
-
-
 
 
 def size_of(directory: Path) -> int:
@@ -185,8 +154,6 @@ def test_the_least_size_is_named_before_anything_is_measured_and_can_be_had(
         export(changed(plan, max_size=least - 1))
     export(changed(plan, max_size=least))
     assert size_of(tmp_path / "b") == least
-
-
 
 
 def test_int8_that_would_stay_float_is_not_a_choice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

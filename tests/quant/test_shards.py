@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import weakref
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -16,7 +13,6 @@ import msgspec
 import numpy as np
 import onnx
 import pytest
-import torch
 from onnx import TensorProto, helper
 
 from qvl_export.errors import ExportError
@@ -112,10 +108,6 @@ def same(first: Statistics, second: Statistics) -> bool:
 
 def test_shards_are_runs_of_pages_for_any_machines() -> None:
     assert shards.shards(PAGES) == [range(0, 3), range(3, 6), range(6, 9), range(9, 11)]
-
-
-
-
 
 
 def test_shards_add_up_to_what_all_pages_at_once_do(model: Path, work: Work) -> None:

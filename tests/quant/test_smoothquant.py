@@ -1,31 +1,14 @@
 """SmoothQuant's scales: they undo outlier channels and never make an error worse."""
 
 from __future__ import annotations
-from collections.abc import Callable
-from pathlib import Path
-import numpy as np
-import onnxruntime as ort
-import pytest
-from safetensors.numpy import load_file, save_file
-from qvl_export import ExportPlan, export
-from qvl_export.evaluate.trace.blame import BlamePlan, blame
-from qvl_export.graph.scale_folds import Fold
-from qvl_export.qtensor import Activations, QTensor
-from qvl_export.quant.calibration.layer_session import open_session
-from qvl_export.quant.calibration.layerwise import _per_tensor
-from qvl_export.quant.calibration.smoothquant import best_scale
-from qvl_export.quant.output_error import relative_noise, round_per_tensor, round_per_token, sqnr
-from qvl_export.quant.schemes import Options, find
-from qvl_export.quant.statistics import Collector, Statistics
-from qvl_export.targets import lower
-from qvl_runtime.bundle import read_manifest
-from qvl_runtime.model import Model, load
-from tests.heldout import HELDOUT, divergence, items
-from tests.oracles.tiny import FAMILIES, REFERENCE
-from tests.plans import export_plan
-from tests.quant.layers import save_linear
-from .test_int8 import statistics
 
+import numpy as np
+
+from qvl_export.graph.scale_folds import Fold
+from qvl_export.quant.calibration.smoothquant import best_scale
+from qvl_export.quant.output_error import relative_noise, sqnr
+from qvl_export.quant.schemes import Options, find
+from tests.quant.test_int8 import statistics
 
 RNG = np.random.default_rng(0)
 
@@ -63,10 +46,3 @@ def test_smoothing_leaves_what_the_linears_do_not_see() -> None:
     scale = best_scale(fold, {"proj": weight}, statistics(tokens), find("int8", Options()))
     assert scale[83] > 5
     assert np.array_equal(scale[:80], np.ones(80))
-
-
-@pytest.fixture(scope="module")
-def int8(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("int8") / "bundle"
-    export(export_plan(REFERENCE, out, precision="int8", calib=HELDOUT, samples=8))
-    return out
