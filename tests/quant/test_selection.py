@@ -11,31 +11,17 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
 
 from qvl_export.common.labels import read_labels
 from qvl_export.errors import ExportError
 from qvl_export.quant.calibration_data import selection as module
-from qvl_export.quant.calibration_data.page_question import Question
 from qvl_export.quant.calibration_data.selection import Record, built_in, evenly, select, share
 from qvl_runtime.errors import QvlError
 from tests.heldout import HELDOUT
 from tests.pdfs import text_pdf
+from tests.quant.pages import questions, scan
 
 ROOT = Path(__file__).parents[2]
-
-
-def scan(path: Path, ink: int = 0) -> Path:
-    """A page with a line on it, whose color makes it unique."""
-    path.parent.mkdir(exist_ok=True)
-    image = Image.new("RGB", (60, 80), "white")
-    image.paste((ink, 0, 0), (5, 20, 50, 24))
-    image.save(path)
-    return path
-
-
-def questions(*sources: Path, limit: int | None = None) -> list[Question]:
-    return list(select(sources, limit).questions(lambda _: None))
 
 
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=6), st.integers(1, 120))

@@ -5,21 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
 from qvl_export.quant.calibration_data.selection import select
 from qvl_export.quant.calibration_data.unlabeled_pages import READING_PROMPTS, clean_text, prompt_language
 from tests.pdfs import text_pdf
-from tests.quant.test_selection import questions, scan
-
-
-def book(path: Path, count: int) -> Path:
-    """A TIFF of several pages."""
-    pages = [Image.new("RGB", (60, 80), "white") for _ in range(count)]
-    for number, page in enumerate(pages):
-        page.paste("black", (5, 5 + number, 50, 9 + number))
-    pages[0].save(path, save_all=True, append_images=pages[1:])
-    return path
+from tests.quant.pages import book, questions, scan
 
 
 def test_the_text_layer_is_the_answer(tmp_path: Path) -> None:
