@@ -28,5 +28,5 @@ def test_heads_and_buffers_are_unused_and_weights_are_not() -> None:
 def test_one_note_per_kind() -> None:
     heads, buffers = unused_tensors.notes(TENSORS)
     assert heads == "left out, as heads that answers do not go through: mtp.layers.0.weight, score.weight"
-    assert buffers == "left out, as integer buffers: model.position_ids, model.mask"
+    assert buffers == "left out, as integer buffers: model.mask, model.position_ids"
     assert unused_tensors.notes({"model.norm.weight": TENSORS["model.norm.weight"]}) == []
