@@ -39,7 +39,7 @@ from tests.oracles import tiny
 from tests.oracles.families import qwen as tiny_qwen
 from tests.oracles.qwen_vl import QwenVl
 from tests.plans import export_plan
-from tests.quant.test_awq_checkpoint import CONFIG, quantized
+from tests.quant.test_awq import CONFIG, quantized
 
 Checkpoints = Callable[[str, str], Path]
 PUBLISHED = {

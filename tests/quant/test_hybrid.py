@@ -26,7 +26,7 @@ from tests.heldout import HELDOUT, Item, divergence, items
 from tests.oracles.tiny import FAMILIES, REFERENCE
 from tests.plans import export_plan
 from tests.quant.stopping import quantized_stages, stopped_after
-from tests.quant.test_calibrate import hashes
+from tests.quant.test_layerwise import hashes
 
 PAGES = 8
 PLAN: dict[str, Any] = {"calib": HELDOUT, "samples": PAGES}
