@@ -12,7 +12,7 @@ import numpy as np
 
 from . import grounding
 from .answers.feature_cache import CachedEncoder
-from .answers.generate import Decoder, GenerationStats, Halt
+from .answers.generate import Decoder, GenerationStats, Halt, never
 from .answers.options import AnswerOptions, ResolvedOptions
 from .answers.stream import Stream
 from .bundle import has_utf8_name, read_manifest
@@ -181,7 +181,8 @@ class Model:
         pick = options.penalties.picker(options.sampling.picker(), prompt.ids)
         pick = constraint.picker(pick) if constraint else pick
         stop = frozenset() if ignore_eos else frozenset(self.manifest.tokens.stop)
-        tokens = self.decoder.generate(prompt, options.max_new_tokens, stop, pick, stats, halt)
+        certain = constraint.certain if constraint else never
+        tokens = self.decoder.generate(prompt, options.max_new_tokens, stop, pick, stats, halt, certain)
         tokens = constraint.with_ending(tokens, stats) if constraint else tokens
         return Stream(tokens, self.tokenizer, stats, prompt, self._marks, options.stop, halt)
 

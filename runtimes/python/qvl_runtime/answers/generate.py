@@ -1,10 +1,14 @@
-"""The decoding loop: prefill in chunks over a reused prefix, then one token at a time."""
+"""The decoding loop: prefill in chunks over a reused prefix, then tokens as they are chosen.
+
+A token is run once the next one depends on its logits: tokens that are certain beforehand wait for each other and run
+in one call.
+"""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from time import monotonic
 from typing import Literal
@@ -26,6 +30,11 @@ Floats = npt.NDArray[np.float32]
 Encoder = Callable[[PlacedMedia], Floats]
 FinishReason = Literal["stop", "length", "timeout", "cancelled", "error"]
 """Why an answer ended: stop token or string, token limit, timeout, ended by the caller, or an exception."""
+
+
+def never() -> bool:
+    """The answer to whether the next token is certain if there is no constraint."""
+    return False
 
 
 class Halted(Exception):
@@ -67,12 +76,16 @@ class PhaseSeconds:
 
 @dataclass
 class TokenCounts:
-    """Numbers of prompt tokens, those reused from the KV cache, image tokens in the prompt, and generated tokens."""
+    """Numbers of prompt tokens, those reused from the KV cache, image tokens in the prompt, and generated tokens.
+
+    `certain` of the generated tokens were the only ones that the schema allowed, so that no logits were needed.
+    """
 
     prompt: int = 0
     reused: int = 0
     image: int = 0
     generated: int = 0
+    certain: int = 0
 
 
 @dataclass
@@ -177,12 +190,14 @@ class Decoder:
 
     def step(self, token: int, position: int) -> Floats:
         """Returns logits [vocab] after `token`, whose three M-RoPE positions all equal `position`."""
-        past = len(self._cached)
-        no_images = self._no_features, np.empty(0, np.int64)
-        ids, positions, alpha = np.array([token]), np.full((3, 1), position), self._ntk_alpha
-        logits = self._engine.forward(
-            LlmInputs(ids, positions, *no_images, np.zeros(1, np.int64), past, answer=True, ntk_alpha=alpha)
-        )
+        return self.extend([token], position)
+
+    def extend(self, tokens: Sequence[int], position: int) -> Floats:
+        """Returns logits [vocab] after the last of `tokens`, which are run in one call; the first is at `position`."""
+        ids, past, alpha = np.array(tokens, np.int64), len(self._cached), self._ntk_alpha
+        positions = np.tile(np.arange(position, position + len(ids)), (3, 1))
+        no_images, last = (self._no_features, np.empty(0, np.int64)), np.array([len(ids) - 1])
+        logits = self._engine.forward(LlmInputs(ids, positions, *no_images, last, past, answer=True, ntk_alpha=alpha))
         self._cached = np.append(self._cached, text_keys(ids, alpha))
         return np.asarray(logits[0])
 
@@ -194,13 +209,15 @@ class Decoder:
         pick: TokenPicker,
         stats: GenerationStats,
         halt: Halt | None = None,
+        certain: Callable[[], bool] = never,
     ) -> Iterator[int]:
         """Yields tokens until a stop token (not yielded), `limit` tokens, or `halt`.
 
+        If `certain()`, `pick` returns the same token for any logits; it is then given those of an earlier token.
         Raises PromptError if another prompt has taken over the KV cache meanwhile, EngineError if the model was closed.
         """
         try:
-            yield from self._tokens(prompt, limit, stop, pick, stats, halt or Halt())
+            yield from self._tokens(prompt, limit, stop, pick, stats, halt or Halt(), certain)
         except Halted as halted:
             stats.finish_reason = halted.reason
         except (GeneratorExit, KeyboardInterrupt):
@@ -214,33 +231,48 @@ class Decoder:
             log.debug("answer: %d tokens, %s, decoded in %.3f s", len(stats.tokens), reason, decoded)
 
     def _tokens(
-        self, prompt: Prompt, limit: int, stop: frozenset[int], pick: TokenPicker, stats: GenerationStats, halt: Halt
+        self,
+        prompt: Prompt,
+        limit: int,
+        stop: frozenset[int],
+        pick: TokenPicker,
+        stats: GenerationStats,
+        halt: Halt,
+        certain: Callable[[], bool],
     ) -> Iterator[int]:
         started = time.perf_counter()
         with self.lock:
             logits = self.prefill(prompt, np.array([len(prompt.ids) - 1]), stats, halt)[0]
             number = self._prompt_count
         stats.times.first_token = time.perf_counter() - started
+        waiting: list[int] = []  # tokens that were not run yet
         for index in range(limit):
+            if index:
+                halt.check()
+                self._check_current(number)
+            known = certain()
+            if waiting and not known:
+                logits = self._run(number, waiting, prompt.next_position + index - len(waiting), stats, halt)
+                waiting = []
             token = pick(logits)
             if token in stop:
                 stats.finish_reason, stats.stop_token = "stop", token
                 return
             stats.tokens.append(token)
-            stats.counts.generated = len(stats.tokens)
+            stats.counts.generated, stats.counts.certain = len(stats.tokens), stats.counts.certain + known
+            waiting.append(token)
             yield token
-            if index + 1 < limit:
-                logits = self._next_logits(number, token, prompt.next_position + index, stats, halt)
         stats.finish_reason = "length"
 
-    def _next_logits(self, number: int, token: int, position: int, stats: GenerationStats, halt: Halt) -> Floats:
-        """Returns logits after `token`; raises if the answer was halted or another prompt uses the cache."""
-        halt.check()
-        with self.lock:
-            self._check_current(number)
-            started = time.perf_counter()
-            logits = self.step(token, position)
-        stats.times.decode += time.perf_counter() - started
+    def _run(self, number: int, tokens: Sequence[int], position: int, stats: GenerationStats, halt: Halt) -> Floats:
+        """Returns logits after `tokens`; raises if the answer was halted or another prompt uses the cache."""
+        for first, last in _chunks(0, len(tokens)):
+            halt.check()
+            with self.lock:
+                self._check_current(number)
+                started = time.perf_counter()
+                logits = self.extend(tokens[first:last], position + first)
+            stats.times.decode += time.perf_counter() - started
         return logits
 
     def _check_current(self, number: int) -> None:
