@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from qvl_runtime.answers import generate
 from qvl_runtime.answers.constrain import Constraint, Grammars
 from qvl_runtime.answers.generate import GenerationStats
+from qvl_runtime.answers.lookup import COST, MOST, START, Lookup
 from qvl_runtime.answers.stream import Stream
 from qvl_runtime.errors import EngineError, PromptError
 from qvl_runtime.model import Model, load
@@ -42,9 +44,9 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
     found: list[list[int]] = []
     extend = generate.Decoder.extend
 
-    def counted(decoder: generate.Decoder, tokens: Any, position: int) -> Any:
+    def counted(decoder: generate.Decoder, tokens: Any, *more: Any) -> Any:
         found.append(list(tokens))
-        return extend(decoder, tokens, position)
+        return extend(decoder, tokens, *more)
 
     monkeypatch.setattr(generate.Decoder, "extend", counted)
     return found
@@ -174,6 +176,126 @@ def test_certain_tokens_are_those_of_the_tokenizer(merging: Tokenizer) -> None:
     assert (merging.decode(said), said) == ('{"name": "John", "total": 12}', wanted)
     assert {'{"', "name", "total"} <= set(names)
     assert not {"J", "o", "12", "1"} & set(names)
+
+
+def test_guesses_follow_the_latest_occurrence() -> None:
+    lookup = Lookup([1, 2, 3, 4, 5, 9, 1, 2, 3, 6, 7, 8, 1, 2])
+    assert lookup.guess(5) == []
+    lookup.add(3)
+    assert lookup.guess(5) == [6, 7], "as many as may be lost"
+    lookup.accept()
+    lookup.accept()
+    assert lookup.guess(1) == [6]
+
+
+def test_guesses_that_fail_end_and_those_that_hold_grow() -> None:
+    wrong, right = Lookup([1, 2, 3] * 20), Lookup([1, 2, 3] * 20)
+    tried = sum(len(wrong.guess(100)) for _ in range(100))
+    assert tried * COST <= START
+    grown = []
+    for _ in range(9):
+        guesses = right.guess(100)
+        grown.append(len(guesses))
+        for token in guesses:
+            right.accept()
+            right.add(token)
+        assert guesses == ([1, 2, 3] * 4)[(guesses or [1])[0] - 1 :][: len(guesses)]
+    assert (grown[0], grown[-1]) == (int(START / COST), MOST)
+
+
+@pytest.mark.parametrize(
+    "options", [WAYS["greedy"], {"no_repeat_ngram_size": 9}, {"repetition_penalty": 1.05}], ids=str
+)
+def test_guesses_do_not_change_answers(babbler: Model, options: dict[str, Any], runs: list[list[int]]) -> None:
+    """Greedy random weights repeat themselves; what was run in vain leaves no trace, in later prompts neither."""
+    for limit in (1, 2, 3, 30, 90):
+        for question in ("Read.", "abc abc abc abc"):
+            messages = ask(question, page())
+            alone = outcome(*answered(babbler, limit, messages, lookup=False, **options))
+            runs.clear()
+            stream, pieces = answered(babbler, limit, messages, lookup=True, **options)
+            assert outcome(stream, pieces) == alone
+            counts = stream.run.counts
+            assert len(runs) == counts.generated - counts.accepted - (stream.run.finish_reason == "length")
+            assert sum(map(len, runs)) <= counts.generated + counts.proposed - counts.accepted
+            assert stream.prompt is not None
+            assert max([len(stream.prompt.ids), *_filled(babbler)]) < len(stream.prompt.ids) + limit + 1
+
+
+def _filled(model: Model) -> list[int]:
+    """The number of cached tokens."""
+    return [len(model.decoder._cached)]
+
+
+def scripted(model: Model, script: list[int], limit: int, **more: Any) -> GenerationStats:
+    """An answer whose tokens are given, whatever the logits, with guesses."""
+    prompt, run, tokens = model.prompt(ask("Read.")), GenerationStats(), iter(script)
+    lookup = Lookup(prompt.ids.tolist())
+    decoded = model.decoder.generate(
+        prompt, limit, frozenset({353}), lambda _: next(tokens), run, lookup=lookup, **more
+    )
+    assert list(decoded) == run.tokens
+    return run
+
+
+def test_logits_are_those_of_the_tokens_before(babbler: Model, runs: list[list[int]]) -> None:
+    """Guesses that hold, fail, and hold in part: the cache is that of the answer alone."""
+    script = [60, 61, 62, 63, 64, 65, 60, 61, 62, 63, 64, 70, 60, 61, 62, 63, 64, 70, 60, 61, 62, 63, 64, 71, 353]
+    run = scripted(babbler, script, 40)
+    assert (run.tokens, run.stop_token) == (script[:-1], 353)
+    assert run.counts.proposed > run.counts.accepted > 0
+    assert len(runs) == len(run.tokens) - run.counts.accepted
+    follow = babbler.prompt(ask("Read.")).followed_by(np.array([*script[:-1], 80, 81]))
+    last, stats = np.array([len(follow.ids) - 1]), GenerationStats()
+    reused = babbler.decoder.prefill(follow, last, stats)
+    assert stats.counts.reused >= len(follow.ids) - 4
+    babbler.clear()
+    assert np.abs(reused - babbler.decoder.prefill(follow, last, GenerationStats())).max() < 1e-4
+
+
+@pytest.mark.parametrize("limit", range(1, 14))
+def test_a_limit_cuts_guesses(babbler: Model, limit: int) -> None:
+    script = [60, 61, 62] * 10
+    run = scripted(babbler, script, limit)
+    assert (run.tokens, run.finish_reason) == (script[:limit], "length")
+    assert len(babbler.decoder._cached) <= run.counts.prompt + limit - 1, "room was reserved for no more"
+
+
+def test_stop_strings_and_ends_among_guesses(babbler: Model) -> None:
+    free = babbler.generate(ask("Read."), 60, lookup=False)
+    for stop in {free[10:13], free[25:28], free[40:42]}:
+        for lookup in (True, False):
+            stream = babbler.stream(ask("Read."), 60, stop=stop, lookup=lookup)
+            assert ("".join(stream), stream.run.stop_string) == (free[: free.index(stop)], stop)
+    with babbler.stream(ask("Read."), 60, lookup=True) as stream:
+        for _ in range(20):
+            next(stream)
+    assert stream.run.finish_reason == "cancelled"
+    assert babbler.generate(ask("Read."), 60, lookup=True) == free
+
+
+def test_guesses_and_a_schema(babbler: Model) -> None:
+    for schema in (SCHEMAS["many fields"], SCHEMAS["list"], FIELDS):
+        alone, together = (outcome(*answered(babbler, 90, json_schema=schema, lookup=on)) for on in (False, True))
+        assert together == alone
+
+
+def test_sampling_does_not_guess(babbler: Model) -> None:
+    options = {"temperature": 1.5, "seed": 3}
+    stream, _ = answered(babbler, 60, lookup=True, **options)
+    assert stream.run.counts.proposed == 0
+    assert stream.run.tokens == answered(babbler, 60, lookup=False, **options)[0].run.tokens
+
+
+def test_by_default_nothing_that_may_change_an_answer(babbler: Model, int4_bundle: Path) -> None:
+    """Kernels of several tokens round differently, which int8 activations enlarge: there it has to be asked for."""
+    stream, _ = answered(babbler, 60, json_schema=FIELDS)
+    assert stream.run.counts.certain > 0 == stream.run.counts.proposed
+    with load(int4_bundle, threads=1) as quantized:
+        assert answered(quantized, 60, json_schema=FIELDS)[0].run.counts.certain == 0
+        assert answered(quantized, 60, json_schema=FIELDS, lookup=True)[0].run.counts.certain > 0
+    with pytest.raises(PromptError, match="lookup must be True, False or None, got 1"):
+        babbler.stream(QUESTION, lookup=1)  # type: ignore[arg-type]
 
 
 def choose(logits: np.ndarray, wanted: int) -> int:

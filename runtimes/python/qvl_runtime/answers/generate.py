@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from time import monotonic
 from typing import Literal
 
@@ -22,6 +23,8 @@ from ..manifest import LlmGeometry
 from ..positions import Ints
 from ..prompts.prompt import PlacedMedia, Prompt, text_keys
 from ..sessions.engine import Engine, LlmInputs
+from .lookup import Lookup, NoLookup
+from .pending import PendingTokens
 from .sampling import TokenPicker
 
 PREFILL_CHUNK = 1024
@@ -78,7 +81,8 @@ class PhaseSeconds:
 class TokenCounts:
     """Numbers of prompt tokens, those reused from the KV cache, image tokens in the prompt, and generated tokens.
 
-    `certain` of the generated tokens were the only ones that the schema allowed, so that no logits were needed.
+    `certain` of the generated tokens were the only ones that the schema allowed, so that no logits were needed;
+    `accepted` of the `proposed` guesses of a lookup are generated tokens too.
     """
 
     prompt: int = 0
@@ -86,6 +90,8 @@ class TokenCounts:
     image: int = 0
     generated: int = 0
     certain: int = 0
+    proposed: int = 0
+    accepted: int = 0
 
 
 @dataclass
@@ -190,16 +196,20 @@ class Decoder:
 
     def step(self, token: int, position: int) -> Floats:
         """Returns logits [vocab] after `token`, whose three M-RoPE positions all equal `position`."""
-        return self.extend([token], position)
+        return np.asarray(self.extend([token], position, len(self._cached))[0])
 
-    def extend(self, tokens: Sequence[int], position: int) -> Floats:
-        """Returns logits [vocab] after the last of `tokens`, which are run in one call; the first is at `position`."""
-        ids, past, alpha = np.array(tokens, np.int64), len(self._cached), self._ntk_alpha
+    def extend(self, tokens: Sequence[int], position: int, past: int, more: int = 0) -> Floats:
+        """Runs text tokens after the first `past` cached ones, in one call; `position` is that of the first.
+
+        Returns logits [1 + more, vocab] after the token before the last `more`, and after each of these.
+        """
+        ids, alpha, no_images = np.array(tokens, np.int64), self._ntk_alpha, (self._no_features, np.empty(0, np.int64))
         positions = np.tile(np.arange(position, position + len(ids)), (3, 1))
-        no_images, last = (self._no_features, np.empty(0, np.int64)), np.array([len(ids) - 1])
-        logits = self._engine.forward(LlmInputs(ids, positions, *no_images, last, past, answer=True, ntk_alpha=alpha))
+        wanted = np.arange(len(ids) - 1 - more, len(ids))
+        self._cached = self._cached[:past]
+        logits = self._engine.forward(LlmInputs(ids, positions, *no_images, wanted, past, answer=True, ntk_alpha=alpha))
         self._cached = np.append(self._cached, text_keys(ids, alpha))
-        return np.asarray(logits[0])
+        return logits
 
     def generate(
         self,
@@ -210,14 +220,16 @@ class Decoder:
         stats: GenerationStats,
         halt: Halt | None = None,
         certain: Callable[[], bool] = never,
+        lookup: Lookup | None = None,
     ) -> Iterator[int]:
         """Yields tokens until a stop token (not yielded), `limit` tokens, or `halt`.
 
         If `certain()`, `pick` returns the same token for any logits; it is then given those of an earlier token.
+        `lookup` guesses tokens that are run together; what `pick` chooses decides how many of them stay.
         Raises PromptError if another prompt has taken over the KV cache meanwhile, EngineError if the model was closed.
         """
         try:
-            yield from self._tokens(prompt, limit, stop, pick, stats, halt or Halt(), certain)
+            yield from self._tokens(prompt, limit, stop, pick, stats, halt or Halt(), certain, lookup or NoLookup())
         except Halted as halted:
             stats.finish_reason = halted.reason
         except (GeneratorExit, KeyboardInterrupt):
@@ -239,39 +251,46 @@ class Decoder:
         stats: GenerationStats,
         halt: Halt,
         certain: Callable[[], bool],
+        lookup: Lookup,
     ) -> Iterator[int]:
         started = time.perf_counter()
         with self.lock:
             logits = self.prefill(prompt, np.array([len(prompt.ids) - 1]), stats, halt)[0]
             number = self._prompt_count
         stats.times.first_token = time.perf_counter() - started
-        waiting: list[int] = []  # tokens that were not run yet
+        pending = PendingTokens(logits, partial(self._run, number, prompt, stats, halt), lookup, limit)
         for index in range(limit):
             if index:
                 halt.check()
                 self._check_current(number)
             known = certain()
-            if waiting and not known:
-                logits = self._run(number, waiting, prompt.next_position + index - len(waiting), stats, halt)
-                waiting = []
-            token = pick(logits)
+            token = pick(pending.last() if known else pending.logits())
             if token in stop:
                 stats.finish_reason, stats.stop_token = "stop", token
                 return
             stats.tokens.append(token)
+            pending.add(token)
             stats.counts.generated, stats.counts.certain = len(stats.tokens), stats.counts.certain + known
-            waiting.append(token)
+            stats.counts.proposed, stats.counts.accepted = pending.proposed, pending.accepted
             yield token
         stats.finish_reason = "length"
 
-    def _run(self, number: int, tokens: Sequence[int], position: int, stats: GenerationStats, halt: Halt) -> Floats:
-        """Returns logits after `tokens`; raises if the answer was halted or another prompt uses the cache."""
-        for first, last in _chunks(0, len(tokens)):
+    def _run(
+        self, number: int, prompt: Prompt, stats: GenerationStats, halt: Halt, tokens: Sequence[int], at: int, more: int
+    ) -> Floats:
+        """Runs tokens of the answer to `prompt`, the first of which has index `at` in it; see `extend`.
+
+        Raises if the answer was halted or another prompt uses the cache.
+        """
+        tail = max(0, len(tokens) - PREFILL_CHUNK)  # the last call, which has all logits that are wanted
+        for first, end in (*_chunks(0, tail), (tail, len(tokens))):
             halt.check()
             with self.lock:
                 self._check_current(number)
                 started = time.perf_counter()
-                logits = self.extend(tokens[first:last], position + first)
+                start = at + first
+                past, count = len(prompt.ids) + start, more if end == len(tokens) else 0
+                logits = self.extend(tokens[first:end], prompt.next_position + start, past, count)
             stats.times.decode += time.perf_counter() - started
         return logits
 
