@@ -17,7 +17,7 @@ from qvl_runtime.answers.lookup import COST, MOST, START, Lookup
 from qvl_runtime.answers.stream import Stream
 from qvl_runtime.errors import EngineError, PromptError
 from qvl_runtime.model import Model, load
-from tests.conftest import Bundles
+from tests.conftest import Bundles, Loader
 
 from .test_constrain import NUMBER, QUESTION, SCHEMAS, TEXT, thing
 from .test_generate import ask, page
@@ -167,8 +167,9 @@ def test_certain_tokens_are_those_of_the_tokenizer(merging: Tokenizer) -> None:
     constraint = grammars.constraint(thing(name=TEXT, total=NUMBER))
     wanted = merging.encode('{"name": "John", "total": 12}').ids
     script = iter(wanted)
-    pick, said = constraint.picker(lambda logits: choose(logits, next(script))), []
-    certain = []
+    pick = constraint.picker(lambda logits: choose(logits, next(script)))
+    said: list[int] = []
+    certain: list[bool] = []
     for _ in wanted:
         certain.append(constraint.certain())
         said.append(pick(np.random.default_rng(len(said)).standard_normal(size).astype(np.float32)))
@@ -272,6 +273,18 @@ def test_stop_strings_and_ends_among_guesses(babbler: Model) -> None:
             next(stream)
     assert stream.run.finish_reason == "cancelled"
     assert babbler.generate(ask("Read."), 60, lookup=True) == free
+
+
+@pytest.mark.parametrize("target", ["portable", "cuda"])
+def test_every_cache_can_be_cut(model: Loader, target: str) -> None:
+    """Also one that the graph updates at an index, with a mask over all of it."""
+    other = model("qwen3_vl", "deep", "fp32", target)
+    for options in ({"json_schema": FIELDS}, {}):
+        alone, together = (answered(other, 60, ask("Read.", page()), lookup=on, **options) for on in (False, True))
+        assert outcome(*together) == outcome(*alone)
+        counts = together[0].run.counts
+        assert counts.certain + counts.proposed > 0
+    assert answered(other, 60, json_schema=FIELDS)[0].run.counts.certain == 0, "not measured, so not by default"
 
 
 def test_guesses_and_a_schema(babbler: Model) -> None:
