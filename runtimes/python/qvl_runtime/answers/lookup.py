@@ -12,7 +12,7 @@ NGRAM = 3
 MOST = 8
 """Guesses per call."""
 COST = 0.4
-"""What a guess costs, in calls of one token: the highest measured, in int4 (docs/benchmarks.md)."""
+"""What a guess is taken to cost, in calls of one token; 0.1 to 0.4 were measured (docs/benchmarks.md, Known tokens)."""
 START, INTEREST = 1.0, 0.02
 """What guessing may lose, in calls of one token: at first, and more with each token of the answer."""
 
@@ -20,8 +20,8 @@ START, INTEREST = 1.0, 0.02
 class Lookup:
     """Guesses for one answer to `prompt`; guesses that do not pay are left out until there is something to lose again.
 
-    The `allowance` pays for guesses and is repaid by accepted ones: all of an answer's guesses together lose at most
-    START and INTEREST.
+    The `allowance` pays for guesses and is repaid by accepted ones, so that all guesses of an answer together lose at
+    most START and, with each token, INTEREST.
     """
 
     def __init__(self, prompt: Sequence[int]) -> None:
