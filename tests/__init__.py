@@ -1,4 +1,4 @@
-"""All tests; whatever imports ONNX Runtime first, and every process that a test starts, does so without telemetry."""
+"""All tests; ONNX Runtime is imported without telemetry, here and in every process that a test starts."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""Fixtures shared by all tests: tiny checkpoints and their bundles, made once a session."""
+"""Fixtures shared by all tests: tiny checkpoints and their bundles, created once per session."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def model(bundle: Bundles) -> Loader:
 
 @pytest.fixture(scope="session")
 def reader_bundle(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Path]:
-    """The trained checkpoint of a family, exported to a precision; 24 pages calibrate what is quantized."""
+    """The trained checkpoint of a family, exported to a precision; quantized towers are calibrated on 24 pages."""
     cache: dict[tuple[str, str], Path] = {}
 
     def get(family: str, precision: str) -> Path:

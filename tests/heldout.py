@@ -1,4 +1,4 @@
-"""The held-out pages of the reference checkpoint's kind, and what an answer to them is worth."""
+"""The held-out pages of the reference checkpoint's kind, and the scores of answers."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def character_error_rate(answers: list[str], truths: list[str]) -> float:
 
 
 def divergence(reference: Model, other: Model, pages: Sequence[Item] | None = None) -> float:
-    """Mean KL of next-token distributions along true answers, by default of twelve pages nobody calibrated on."""
+    """Mean KL of next-token distributions along true answers, by default of twelve pages."""
     found = []
     for item in list(items("ocr"))[100:112] if pages is None else pages:
         p, q = (log_softmax(model.logits(item.messages, item.answer)) for model in (reference, other))

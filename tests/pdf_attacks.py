@@ -12,8 +12,8 @@ PAGE = "<</Type /Page /Parent 2 0 R /MediaBox [0 0 600 800] /Contents 4 0 R /Res
 
 def document(contents: str, resources: str = "<<>>", objects: tuple[str, ...] = ()) -> bytes:
     """A PDF of one page; `objects` are numbered from 5."""
-    catalogue, pages = "<</Type /Catalog /Pages 2 0 R>>", "<</Type /Pages /Kids [3 0 R] /Count 1>>"
-    return pdf_source([catalogue, pages, PAGE.format(resources), contents, *objects])
+    catalog, pages = "<</Type /Catalog /Pages 2 0 R>>", "<</Type /Pages /Kids [3 0 R] /Count 1>>"
+    return pdf_source([catalog, pages, PAGE.format(resources), contents, *objects])
 
 
 def stream(content: str, entries: str = "") -> str:
@@ -25,7 +25,7 @@ def deflated(content: bytes) -> str:
 
 
 def thrice_deflated(block: bytes, count: int, entries: str = "") -> str:
-    """A stream of `count` times `block`, which is never made."""
+    """A stream of `count` times `block`, which is never held in memory."""
     packed = zlib.compress(zlib.compress(repeated(block, count), 9), 9)
     return stream(packed.hex(), f"{entries} /Filter [/ASCIIHexDecode /FlateDecode /FlateDecode /FlateDecode]")
 
@@ -81,8 +81,8 @@ def many_rectangles(count: int = 2_000_000) -> bytes:
     return document(deflated(b"0 0 600 800 re f\n" * count))
 
 
-def endless_catalogue() -> bytes:
-    """The catalogue is in an object stream of gigabytes: this one does its harm when it is opened."""
+def endless_catalog() -> bytes:
+    """The catalog is in an object stream of gigabytes: the harm is done when the file is opened."""
     objects = thrice_deflated(b" " * (1 << 24), 256, "/Type /ObjStm /N 1 /First 4")
     body = f"%PDF-1.7\n2 0 obj\n{objects}\nendobj\n".encode()
     # the first object is the first in object stream 2, which is here, as the table itself is
@@ -98,5 +98,5 @@ ATTACKS: dict[str, Callable[[], bytes]] = {
     "tiny tiles": tiny_tiles,
     "transparency groups": transparency_groups,
     "many rectangles": many_rectangles,
-    "endless catalogue": endless_catalogue,
+    "endless catalog": endless_catalog,
 }

@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def pdf_source(objects: Sequence[str]) -> bytes:
-    """A PDF of these objects, the first of which is the catalogue."""
+    """A PDF of these objects, the first of which is the catalog."""
     body, offsets = b"%PDF-1.7\n", []
     for number, content in enumerate(objects, 1):
         offsets.append(len(body))
@@ -36,7 +36,7 @@ def text_pdf(path: Path, pages: Sequence[Sequence[str]]) -> Path:
 
 
 def encrypt(source: bytes) -> bytes:
-    """A PDF that asks for a password nobody knows."""
+    """A PDF that needs an unknown password."""
     zeros = "0" * 64
     keys = f"<</Filter /Standard /V 2 /R 3 /Length 128 /P -4 /O <{zeros}> /U <{zeros}>>>"
     start = source.index(b"<<", source.rindex(b"trailer")) + 2

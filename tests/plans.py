@@ -1,4 +1,4 @@
-"""Export plans of options in one flat list, as a command line has them."""
+"""Export plans of options in one flat list, as on a command line."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 from qvl_export.exporting.plan import GROUP_OF, ExportPlan, grouped
 
 
-def export_plan(*places: Any, **options: Any) -> ExportPlan:
-    """A plan for `places` (checkpoint and OUT), each option in its group."""
-    return ExportPlan(*places, **grouped(options))
+def export_plan(*paths: Any, **options: Any) -> ExportPlan:
+    """A plan for `paths` (checkpoint and OUT), each option in its group."""
+    return ExportPlan(*paths, **grouped(options))
 
 
 def changed(plan: ExportPlan, **options: Any) -> ExportPlan:

@@ -1,4 +1,4 @@
-"""What the distributions declare: one version, extras as errors name them, and nothing of Optimum's but in its own."""
+"""What the distributions declare: one version, extras as errors name them, Optimum's namespace in one distribution."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def test_all_have_one_version_and_want_it_of_each_other() -> None:
     assert project("qvl-export")["optional-dependencies"]["optimum"] == [f"qvl-export-optimum=={version}"]
 
 
-def test_errors_name_the_extras_as_they_are() -> None:
-    """An application that is frozen has no metadata to read, so the runtime holds a table of its own."""
+def test_errors_name_the_declared_extras() -> None:
+    """An application that is frozen has no metadata to read, so the runtime has its own table."""
     declared = project("qvl-runtime")["optional-dependencies"]
     assert declared == {name: list(wanted) for name, wanted in EXTRAS.items()}
     for name, wanted in EXPORTER_EXTRAS.items():
@@ -49,7 +49,7 @@ def test_engines_and_pytorch_are_extras() -> None:
 
 
 @pytest.mark.parametrize("name", PLACES)
-def test_who_made_it_and_under_which_licence(name: str) -> None:
+def test_author_and_license_are_declared(name: str) -> None:
     found, place = project(name), ROOT / PLACES[name]
     assert found["authors"] == [{"name": "qvl-export contributors"}]
     assert found["license"] == "Apache-2.0"

@@ -44,7 +44,7 @@ def documented() -> list[tuple[str, ...]]:
 
 
 def from_wheels(line: tuple[str, ...]) -> tuple[str, ...]:
-    """Names in the place of folders."""
+    """Names instead of folders."""
     found = [OURS.fullmatch(argument) for argument in line]
     if not any(match and match[1] in NAMES for match in found):
         return line
@@ -158,7 +158,7 @@ def check_runtime(python: Path, chosen: set[str], bundle: Path) -> None:
 
 
 def check_exporter(python: Path, chosen: set[str], checkpoint: Path, out: Path) -> None:
-    """It exports fp16 without PyTorch, and int8 with it; transformers is not told of an Optimum that is not there."""
+    """It exports fp16 without PyTorch, and int8 with it; transformers does not take Optimum for installed."""
     export = (python.with_name("qvl-export"), "export", checkpoint)
     run(*export, out / "fp16", cwd=out)
     done = run(*export, out / "int8", "--precision", "int8", "--samples", "1", cwd=out, ok=False)
@@ -181,7 +181,7 @@ def metadata(checkout: Path, name: str) -> tuple[Message, list[str]]:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES.values())
 def test_metadata_of_wheels(checkout: Path, name: str) -> None:
-    """Who made it, under which licence, and a description whose links lead somewhere."""
+    """Author, license, and a description whose links resolve."""
     found, files = metadata(checkout, name)
     assert found["Author"] == "qvl-export contributors"
     assert found["License-Expression"] == "Apache-2.0"

@@ -74,7 +74,7 @@ def arrows(package: str) -> Iterator[tuple[Name, str, str]]:
 
 
 @pytest.mark.parametrize("package", PACKAGES)
-def test_every_room_has_its_place(package: str) -> None:
+def test_the_order_names_every_room(package: str) -> None:
     assert {name[1] for name in modules(package) if len(name) > 1} == set(ORDER[package])
 
 

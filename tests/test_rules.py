@@ -58,8 +58,8 @@ def test_cuda_has_one_file() -> None:
     assert importers(EXPORTER, "cuda") | importers(RUNTIME, "cuda") == {"sessions/_tensorrt/cuda_driver.py"}
 
 
-def test_onnx_runtime_is_imported_in_one_place() -> None:
-    """That place turns its telemetry off first."""
+def test_onnx_runtime_is_imported_in_one_module() -> None:
+    """That module turns its telemetry off first."""
     assert importers(EXPORTER, "onnxruntime") | importers(RUNTIME, "onnxruntime") == {"_onnxruntime/library.py"}
 
 

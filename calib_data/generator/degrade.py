@@ -1,6 +1,6 @@
 """Damage as by a scanner or a telephone: slant, blur, uneven light, low contrast, noise, JPEG artefacts.
 
-Slanting turns the boxes and character centres with the picture; everything else leaves geometry alone.
+Slanting turns the boxes and character centers with the picture; everything else leaves geometry alone.
 The returned image is a decoded JPEG, so that it can be stored once more without a second loss (`quality="keep"`).
 """
 
@@ -42,7 +42,7 @@ class Turn:
         xs, ys = [x for x, _ in corners], [y for _, y in corners]
         low, high = (math.floor(min(xs)), math.floor(min(ys))), (math.ceil(max(xs)), math.ceil(max(ys)))
         box = (max(0, low[0]), max(0, low[1]), min(self.size[0], high[0]), min(self.size[1], high[1]))
-        return Span(span.text, box, tuple(self.point(*centre) for centre in span.centres))
+        return Span(span.text, box, tuple(self.point(*center) for center in span.centers))
 
 
 def turn(page: Page, degrees: float) -> Page:
@@ -74,7 +74,7 @@ def light(image: Image.Image, rng: Random) -> Image.Image:
 
 
 def fade(image: Image.Image, rng: Random) -> Image.Image:
-    """Less contrast: black becomes grey, white a little darker."""
+    """Less contrast: black becomes gray, white a little darker."""
     return _image(_pixels(image) * rng.uniform(0.5, 0.75) + rng.uniform(40, 60))
 
 

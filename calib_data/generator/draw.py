@@ -24,11 +24,11 @@ def load_font(path: str, size: int) -> ImageFont.FreeTypeFont:
 def draw_span(
     draw: ImageDraw.ImageDraw, at: tuple[int, int], text: str, font: ImageFont.FreeTypeFont, fill: Colour
 ) -> Span:
-    """Draw `text` with its top left corner at `at` and return the span with its character centres."""
+    """Draw `text` with its top left corner at `at` and return the span with its character centers."""
     draw.text(at, text, font=font, fill=fill)
     left, top, right, bottom = (round(edge) for edge in draw.textbbox(at, text, font=font))
     ends = [at[0] + font.getlength(text[: i + 1]) for i in range(len(text))]
     middle = (top + bottom) / 2
     starts = [float(at[0]), *ends[:-1]]
-    centres = tuple(((start + end) / 2, middle) for start, end in zip(starts, ends, strict=True))
-    return Span(text, (left, top, right, bottom), centres)
+    centers = tuple(((start + end) / 2, middle) for start, end in zip(starts, ends, strict=True))
+    return Span(text, (left, top, right, bottom), centers)

@@ -23,15 +23,15 @@ def _lossless(image: Image.Image) -> list[Image.Image]:
     if bool((pixels == pixels[:, :, :1]).all()):
         forms.append(Image.fromarray(pixels[:, :, 0]))
     packed = (pixels.astype(np.uint32) << np.array([16, 8, 0], dtype=np.uint32)).sum(axis=2, dtype=np.uint32)
-    colours, indices = np.unique(packed, return_inverse=True)
-    if len(colours) <= 256:
-        forms.append(_palette(colours, indices.reshape(packed.shape).astype(np.uint8)))
+    colors, indices = np.unique(packed, return_inverse=True)
+    if len(colors) <= 256:
+        forms.append(_palette(colors, indices.reshape(packed.shape).astype(np.uint8)))
     return forms
 
 
-def _palette(colours: npt.NDArray[np.uint32], indices: npt.NDArray[np.uint8]) -> Image.Image:
+def _palette(colors: npt.NDArray[np.uint32], indices: npt.NDArray[np.uint8]) -> Image.Image:
     form = Image.fromarray(indices)
-    form.putpalette([int(colour) >> shift & 255 for colour in colours for shift in (16, 8, 0)])
+    form.putpalette([int(color) >> shift & 255 for color in colors for shift in (16, 8, 0)])
     return form
 
 

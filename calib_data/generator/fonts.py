@@ -1,4 +1,4 @@
-"""The fonts pages are drawn with: where each is installed, which Debian package holds it, under which licence.
+"""The fonts pages are drawn with: where each is installed, which Debian package holds it, under which license.
 
 None of these licences asks anything of a picture of text set in the font; no font file is kept in this repository.
 """

@@ -1,4 +1,4 @@
-"""Tables: columns measured from their cells, drawn with one of three rulings, and told as HTML for TEDS."""
+"""Tables: columns measured from their cells, drawn with one of three rulings, and written as HTML for TEDS."""
 
 from __future__ import annotations
 

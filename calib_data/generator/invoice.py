@@ -48,16 +48,16 @@ def invoice_page(rng: Random) -> Page:
 def _head(sheet: Sheet, rng: Random, pen: Pen, bold: str) -> int:
     """The seller on the left and the title below, or in the middle."""
     language, y = sheet.language, rng.randint(24, 40)
-    colour = rng.choice((INK, (20, 60, 130), (130, 30, 30), (20, 90, 60)))
-    sheet.put(MARGIN, y, rng.choice(words.COMPANIES[language]), Pen(bold, pen.size + 4, colour))
+    color = rng.choice((INK, (20, 60, 130), (130, 30, 30), (20, 90, 60)))
+    sheet.put(MARGIN, y, rng.choice(words.COMPANIES[language]), Pen(bold, pen.size + 4, color))
     y += pen.pitch + 8
     for text in (words.address(rng, language), words.phone(rng, language)):
         sheet.put(MARGIN, y, text, pen)
         y += pen.pitch
     at, align = rng.choice(((MARGIN, "left"), (sheet.image.width // 2, "middle")))
-    sheet.put(at, y + 8, rng.choice(TITLES[language]), Pen(bold, pen.size + 10, colour), align)
+    sheet.put(at, y + 8, rng.choice(TITLES[language]), Pen(bold, pen.size + 10, color), align)
     y += 2 * pen.pitch + 16
-    sheet.rule(MARGIN, y - 8, sheet.image.width - MARGIN, colour, 2)
+    sheet.rule(MARGIN, y - 8, sheet.image.width - MARGIN, color, 2)
     return y
 
 

@@ -13,11 +13,11 @@ Box = tuple[int, int, int, int]
 
 @dataclass(frozen=True)
 class Span:
-    """A run of text as drawn: its string, its box, and the centre of every character in pixels."""
+    """A run of text as drawn: its string, its box, and the center of every character in pixels."""
 
     text: str
     box: Box
-    centres: tuple[tuple[float, float], ...] = ()
+    centers: tuple[tuple[float, float], ...] = ()
 
 
 @dataclass(frozen=True)

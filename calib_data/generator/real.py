@@ -26,7 +26,7 @@ from .prompts import read
 
 DPI = 100
 LEVELS = 16
-"""Shades of grey that are kept: a PNG of four bits a pixel."""
+"""Shades of gray that are kept: a PNG of four bits per pixel."""
 SHORTEST = 300
 LONGEST = {"en": 1900, "zh": 1400}
 """Characters of an answer; less for Chinese, where a character is more tokens."""
@@ -140,9 +140,9 @@ def _size(page: Any) -> tuple[int, int]:
 
 
 def _render(page: Any) -> Image.Image:
-    grey = page.render(scale=DPI / 72, grayscale=True).to_pil().convert("L")
+    gray = page.render(scale=DPI / 72, grayscale=True).to_pil().convert("L")
     step = 255 / (LEVELS - 1)
-    shades: Image.Image = grey.point([round(round(value / step) * step) for value in range(256)])
+    shades: Image.Image = gray.point([round(round(value / step) * step) for value in range(256)])
     return shades.convert("RGB")
 
 

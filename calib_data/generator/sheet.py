@@ -19,7 +19,7 @@ BASELINE = 0.95
 
 @dataclass(frozen=True)
 class Pen:
-    """A font (its key) at a size in pixels, in a colour."""
+    """A font (its key) at a size in pixels, in a color."""
 
     font: str
     size: int

@@ -55,5 +55,5 @@ def write_down(sheet: Sheet, x: int, y: int, text: str, pen: Pen) -> Span:
     left, top, right, bottom = (round(edge) for edge in box)
     ends = [y + font.getlength(text[: i + 1], direction="ttb", features=["vert"]) for i in range(len(text))]
     starts = [float(y), *ends[:-1]]
-    centres = tuple(((left + right) / 2, (start + end) / 2) for start, end in zip(starts, ends, strict=True))
-    return Span(text, (left, top, right, bottom), centres)
+    centers = tuple(((left + right) / 2, (start + end) / 2) for start, end in zip(starts, ends, strict=True))
+    return Span(text, (left, top, right, bottom), centers)

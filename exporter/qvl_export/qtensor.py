@@ -8,7 +8,7 @@ from enum import Enum
 import numpy as np
 import numpy.typing as npt
 
-from .common.arrays import Floats
+from .common.arrays import Floats, Ints
 from .errors import ExportError
 
 
@@ -101,7 +101,7 @@ class QTensor:
     codes: npt.NDArray[np.uint8]
     scales: npt.NDArray[np.float16 | np.float32]
     zeros: npt.NDArray[np.uint8] | None = None
-    permutation: npt.NDArray[np.int64] | None = None
+    permutation: Ints | None = None
     input_scale: float | None = None
 
     @classmethod

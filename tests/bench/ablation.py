@@ -1,4 +1,4 @@
-"""What each part of quantization is worth on the reference checkpoint, on held-out pages it was not calibrated on.
+"""The benefit of each part of quantization for the reference checkpoint, on held-out pages it was not calibrated on.
 
 python -m tests.bench.ablation [PAGES] [SAMPLES]
 
@@ -56,7 +56,7 @@ class Held:
                 yield log_softmax(model.logits(item.messages, answer))
 
     def measure(self, model: Model) -> list[str]:
-        """Mean KL(fp16 ‖ model) along the answers of fp16, how often both favour the same token, and CER."""
+        """Mean KL(fp16 ‖ model) along the answers of fp16, how often both have the same top token, and CER."""
         pairs = list(zip(self.expected, self._distributions(model), strict=True))
         kl = np.concatenate([divergence(p, q) for p, q in pairs]).mean()
         same = np.concatenate([p.argmax(-1) == q.argmax(-1) for p, q in pairs]).mean()
@@ -81,7 +81,7 @@ def like_documents(directory: Path, kind: str) -> Path:
 
 
 class Experiments:
-    """Exports in a scratch directory and what they come to, each made once."""
+    """Exports in a scratch directory and their results, each computed once."""
 
     def __init__(self, held: Held, directory: Path, samples: int) -> None:
         self.held, self.directory, self.samples = held, directory, samples
@@ -90,7 +90,7 @@ class Experiments:
         self.measure = cache(self._measure)
 
     def _measure(self, checkpoint: str, block: int | None, rotate: bool, kind: str, learns: bool) -> list[str]:
-        """Of int4 language models in blocks of `block`, or of int8 in both towers where it is None."""
+        """Of int4 language models in blocks of `block`, or of int8 in both towers if it is None."""
         precision: dict[str, Any] = {"llm_precision": "int4", "block_size": block} if block else {"precision": "int8"}
         plan = export_plan(
             self.checkpoints[checkpoint],

@@ -87,7 +87,7 @@ def tiny_rows(work: Path) -> Iterator[Row]:
 
 
 def layer_row(checkpoint: Path, out: Path, precision: str) -> Row:
-    """One export in this process, whose peak memory is its own."""
+    """One export in this process, whose peak memory is measured."""
     clock = Clock()
     return clock.row(export_random(plan(checkpoint, out, precision), clock))
 

@@ -26,7 +26,7 @@ LIMIT = 160
 
 
 def divergences(reference: Model, other: Model, questions: list[Item], answers: list[str]) -> tuple[float, float]:
-    """Mean KL(reference ‖ other) along the reference's own answers, and how often both favour the same token."""
+    """Mean KL(reference ‖ other) along the reference's own answers, and how often both have the same top token."""
     kl, same = [], []
     for item, answer in zip(questions, answers, strict=True):
         if answer:

@@ -40,34 +40,38 @@ class RandomLinear:
     """
 
     name: str
-    form: QuantFormat
+    quant_format: QuantFormat
     rows: int
     columns: int
     file: Path = Path("random")
 
     def format(self) -> QuantFormat:
-        return self.form
+        return self.quant_format
 
     def per_tensor(self) -> RandomLinear:
         """With inputs that are rounded all together, if they are rounded at all."""
-        return replace(self, form=self.form.with_inputs_per_tensor()) if self.form.integer else self
+        return (
+            replace(self, quant_format=self.quant_format.with_inputs_per_tensor())
+            if self.quant_format.integer
+            else self
+        )
 
     def _random(self) -> np.random.Generator:
         return np.random.default_rng(zlib.crc32(self.name.encode()))
 
     def read(self) -> QTensor:
         """Codes drawn once for a megabyte and repeated: kernels take the same time for any."""
-        top = 1 << self.form.bits
+        top = 1 << self.quant_format.bits
         codes = np.resize(self._random().integers(1, top, 1 << 20, np.uint8), (self.rows, self.columns))
         scale = SPREAD / (top / 12**0.5)
-        scales = np.full((self.rows, self.form.blocks(self.columns)), scale, self.form.scale_type)
-        static = self.form.activations is Activations.INT8_STATIC
-        return QTensor(self.form, codes, scales, input_scale=INPUT_SCALE if static else None)
+        scales = np.full((self.rows, self.quant_format.blocks(self.columns)), scale, self.quant_format.scale_type)
+        static = self.quant_format.activations is Activations.INT8_STATIC
+        return QTensor(self.quant_format, codes, scales, input_scale=INPUT_SCALE if static else None)
 
 
 @dataclass(frozen=True)
 class RandomQuantizer:
-    """In the place of `quantizer.Quantizer`: every linear that it would quantize, and the tables."""
+    """Instead of `quantizer.Quantizer`: every linear that it would quantize, and the tables."""
 
     spec: ModelSpec
     checkpoint: Checkpoint
@@ -109,7 +113,7 @@ class RandomQuantizer:
 
 
 def export_random(plan: ExportPlan, progress: Progress | None = None) -> Manifest:
-    """The plan's bundle, with random codes where it would calibrate."""
+    """The plan's bundle, with random codes instead of calibrated ones."""
 
     def quantizer(setup: CalibrationSetup) -> RandomQuantizer:
         return RandomQuantizer(setup.spec, setup.checkpoint, setup.precisions, setup.targets, setup.options)

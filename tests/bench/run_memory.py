@@ -1,4 +1,4 @@
-"""Memory of running a bundle: the most while it is loaded, what it takes then, the most while it runs.
+"""Memory of running a bundle: the peak while it is loaded, the memory after that, the peak while it runs.
 
     python -m tests.bench.run_memory [--blocks N] [--threads 2] [--precisions fp16,int8,int4]
 
@@ -55,7 +55,7 @@ def run(part: str, bundle: Path, threads: int) -> dict[str, int]:
 
 
 def measure(part: str, shape: str, options: argparse.Namespace) -> dict[str, Any]:
-    """By precision, what `run` finds in a process of its own."""
+    """The result of `run` in a process of its own, by precision."""
     found = {}
     with tempfile.TemporaryDirectory(dir=os.environ.get("QVL_BENCH_DIR")) as directory:
         counts = (

@@ -55,7 +55,7 @@ KINDS = {
     ),
     "rounding": ("Abs", "ReduceMax", "Max", "Div", "QuantizeLinear", "DynamicQuantizeLinear"),
 }
-"""Operators by what their time goes to; rounding is that of activations, token by token."""
+"""Operators by what they spend time on; rounding is of activations, token by token."""
 
 
 def take_turns(sides: Mapping[str, Callable[[], Any]], repeat: int) -> dict[str, list[Any]]:
@@ -73,7 +73,7 @@ def seconds(action: Callable[[], object]) -> float:
 
 
 def split(graph: Path, feeds: dict[str, Any], threads: int) -> dict[str, float]:
-    """Seconds by kind of operator in the third run, which asks for no new memory, as ONNX Runtime's profiler tells."""
+    """Seconds by kind of operator in the third run, which allocates no memory, from ONNX Runtime's profiler."""
     options = session_options(threads)
     options.enable_profiling, options.profile_file_prefix = True, str(graph.with_suffix(".profile"))
     session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
@@ -101,14 +101,14 @@ def page(image: ImageGeometry) -> np.ndarray:
 
 
 def page_through(bundle: Path, threads: int) -> Callable[[], float]:
-    """What times a page through the vision tower."""
+    """Times a page through the vision tower."""
     manifest = read_manifest(bundle)
     engine, pixels = open_vision(bundle, manifest, threads), page(manifest.image)
     return lambda: seconds(lambda: engine.encode(pixels, PAGE))
 
 
 def vision(here: Path, shape: str, options: argparse.Namespace) -> dict[str, Any]:
-    """Seconds a page in fp16 and INT8, their ratio, and the split of each."""
+    """Seconds per page in fp16 and INT8, their ratio, and the split of each."""
     source = make(shape, here / "checkpoint", layers=1, blocks=options.blocks)
     made = bundles(here, source, ("fp16", "int8"), options.block_size)
     image = read_manifest(made["fp16"]).image
@@ -132,7 +132,7 @@ def weights_read(bundle: Path, graph: str) -> float:
 
 
 def read_and_write(bundle: Path, threads: int) -> Callable[[], tuple[float, float]]:
-    """What times one prompt and its answer: tokens a second of either."""
+    """Times one prompt and its answer: tokens per second of each."""
     manifest = read_manifest(bundle)
     decoder = Decoder(cast(Any, CpuLlm(bundle, manifest, threads)), manifest.llm, cast(Any, None))
     draw = np.random.default_rng(0)
@@ -148,7 +148,7 @@ def read_and_write(bundle: Path, threads: int) -> Callable[[], tuple[float, floa
 
 
 def llm(here: Path, shape: str, options: argparse.Namespace) -> dict[str, Any]:
-    """Tokens a second of prompt and answer by precision, how many times fp16 that is, and GB/s that answers read."""
+    """Tokens per second of prompt and answer by precision, how many times fp16 that is, and GB/s that answers read."""
     source = make(shape, here / "checkpoint", layers=options.blocks, blocks=1)
     made = bundles(here, source, ("fp16", "int8", "int4", "hybrid"), options.block_size)
     sides = {name: read_and_write(path, options.threads) for name, path in made.items()}

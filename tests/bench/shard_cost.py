@@ -1,4 +1,4 @@
-"""What it costs to run the pages of a stage in processes that leave files, as `--ray` does, instead of in this one.
+"""The cost of running the pages of a stage in processes that write files, as `--ray` does, instead of in this one.
 
     python -m tests.bench.shard_cost [--pages 32] [--tokens 512] [--ray ADDRESS]
 

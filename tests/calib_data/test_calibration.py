@@ -1,4 +1,4 @@
-"""The committed calibration set: whole, licensed, mixed, apart from every other set; and that it can be made again."""
+"""The committed calibration set: whole, licensed, mixed, disjoint from every other set, and reproducible."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ IMAGES = sorted(path.name for path in FOLDER.iterdir() if path.suffix in (".png"
 
 
 def need_documents() -> None:
-    """Skip, naming the package, where the documents or what reads them are not installed."""
+    """Skip, naming the package, if the documents or their reader are not installed."""
     pytest.importorskip("pypdfium2")
     for document in DOCUMENTS:
         try:
@@ -59,7 +59,7 @@ def test_files_match_the_manifest() -> None:
     assert {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()} == MANIFEST["sha256"]
 
 
-def test_every_page_is_asked_one_valid_question() -> None:
+def test_every_page_has_one_valid_question() -> None:
     assert sorted(line["image"] for line in LABELS) == IMAGES
     for line in LABELS:
         assert list(line) == ["image", "prompt", "task", "answers", "kind"]
@@ -120,7 +120,7 @@ def test_no_seed_serves_two_sets() -> None:
 
 
 def test_no_page_is_in_another_set() -> None:
-    """Neither as a file, nor as a picture, nor by its text."""
+    """Not as a file, not as a picture, and not by its text."""
     own = {pixels(FOLDER / image) for image in IMAGES}
     assert len(own) == 96
     texts = {line["answers"][0] for line in LABELS if line["task"] == "ocr"}
@@ -167,8 +167,8 @@ def test_lines_of_a_document_are_where_their_ink_is() -> None:
     for document in DOCUMENTS:
         number = next(s["page"] for s in MANIFEST["source"].values() if s.get("file") == document.file)
         page = document_page(document, number)
-        grey = page.image.convert("L")
-        assert all(int(np.asarray(grey.crop(span.box)).min()) < 128 for (span,) in page.lines)
+        gray = page.image.convert("L")
+        assert all(int(np.asarray(gray.crop(span.box)).min()) < 128 for (span,) in page.lines)
 
 
 @pytest.mark.parametrize(
@@ -203,8 +203,8 @@ def test_another_version_of_a_document_is_refused(
 
 
 @pytest.mark.slow
-def test_set_is_made_again(tmp_path: Path) -> None:
-    """All of its labels, and where Pillow is the same all of its bytes."""
+def test_set_is_reproducible(tmp_path: Path) -> None:
+    """All of its labels, and all of its bytes if Pillow is the same."""
     need_documents()
     for kind in kinds():
         need_fonts(kind)

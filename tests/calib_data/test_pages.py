@@ -22,8 +22,8 @@ def spans(page: Page) -> list[Span]:
 def contrast(page: Page, span: Span) -> int:
     """Darkest against lightest pixel inside the span's box."""
     left, top, right, bottom = span.box
-    grey = np.asarray(page.image.convert("L"), dtype=np.int32)[top:bottom, left:right]
-    return int(grey.max() - grey.min()) if grey.size else 0
+    gray = np.asarray(page.image.convert("L"), dtype=np.int32)[top:bottom, left:right]
+    return int(gray.max() - gray.min()) if gray.size else 0
 
 
 def assert_truth_on_page(page: Page) -> None:
@@ -32,8 +32,8 @@ def assert_truth_on_page(page: Page) -> None:
         left, top, right, bottom = span.box
         assert 0 <= left < right <= width and 0 <= top < bottom <= height, (span.text, span.box, page.image.size)
         assert span.text == span.text.strip() != ""
-        assert len(span.centres) == len(span.text)
-        assert all(left - 2 <= x <= right + 2 for x, _ in span.centres), span
+        assert len(span.centers) == len(span.text)
+        assert all(left - 2 <= x <= right + 2 for x, _ in span.centers), span
 
 
 @pytest.mark.parametrize("kind", NAMES)
@@ -53,8 +53,8 @@ def test_boxes_contain_ink(kind: str) -> None:
 def test_edges_are_paper(kind: str) -> None:
     """Nothing is cut off at the top or the sides."""
     for page in pages(kind, 4):
-        grey = np.asarray(page.image.convert("L"), dtype=np.int32)
-        frame = np.concatenate([grey[0], grey[:, 0], grey[:, -1]])
+        gray = np.asarray(page.image.convert("L"), dtype=np.int32)
+        frame = np.concatenate([gray[0], gray[:, 0], gray[:, -1]])
         assert frame.max() - frame.min() < 40
 
 
@@ -96,7 +96,7 @@ def uncovered(page: Page) -> bool:
 
 
 def test_turn_moves_boxes_with_the_picture() -> None:
-    """Where all dark pixels lay inside boxes (some simple pages have a rule below), they still do."""
+    """If all dark pixels were inside boxes (some simple pages have a rule below), they still are."""
     tried = [page for page in pages("simple") if not uncovered(page)]
     assert len(tried) > 3
     for page in tried:

@@ -41,7 +41,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def test_same_seed_same_bytes(tmp_path: Path) -> None:
-    """In another process too, where hashes of strings differ."""
+    """In another process too, in which hashes of strings differ."""
     need_fonts("simple")
     arguments = ["--kind", "simple", "--count", "4", "--seed", "s", "--degrade", "0.5"]
     assert main([str(tmp_path / "a"), *arguments]) == 0
@@ -92,11 +92,11 @@ def test_missing_fonts_are_named_before_the_first_page(
     assert "apt-get install fonts-arphic-ukai" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("colours", [2, 16, 200, 5000])
-def test_encoding_keeps_pixels(colours: int) -> None:
+@pytest.mark.parametrize("colors", [2, 16, 200, 5000])
+def test_encoding_keeps_pixels(colors: int) -> None:
     source = np.random.default_rng(0)
-    palette = source.integers(0, 256, (colours, 3), dtype=np.uint8)
-    pixels = palette[source.integers(0, colours, (60, 90))]
+    palette = source.integers(0, 256, (colors, 3), dtype=np.uint8)
+    pixels = palette[source.integers(0, colors, (60, 90))]
     extension, data = encode(Image.fromarray(pixels))
     assert extension == "png" and np.array_equal(np.asarray(Image.open(io.BytesIO(data)).convert("RGB")), pixels)
 
@@ -128,9 +128,9 @@ def test_committed_boxes_lie_inside_their_images(name: str) -> None:
         if line["task"] == "grounding":
             left, top, right, bottom = json.loads(line["answers"][0])["bbox_2d"]
             with Image.open(SETS / name / line["image"]) as image:
-                grey = np.asarray(image.convert("L"), dtype=np.int32)[top:bottom, left:right]
+                gray = np.asarray(image.convert("L"), dtype=np.int32)[top:bottom, left:right]
                 assert 0 <= left < right <= image.width and 0 <= top < bottom <= image.height
-            assert grey.max() - grey.min() > 25
+            assert gray.max() - gray.min() > 25
 
 
 def test_no_heldout_page_equals_another() -> None:

@@ -83,8 +83,8 @@ def test_amounts() -> None:
 def test_table_texts_are_drawn_texts(kind: str) -> None:
     for page in pages(kind, 20):
         drawn = [span.text for line in page.lines for span in line]
-        told = [text for row in Cells(page.tables[0]).rows for text in row if text]
-        assert all(text in drawn for text in told) and len(told) > 6
+        cells = [text for row in Cells(page.tables[0]).rows for text in row if text]
+        assert all(text in drawn for text in cells) and len(cells) > 6
 
 
 def test_table_rows_cover_all_columns() -> None:

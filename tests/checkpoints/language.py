@@ -1,4 +1,4 @@
-"""The language model that both trained checkpoints have, for batches of prompts with one image at the same place.
+"""The language model that both trained checkpoints have, for batches of prompts with one image at the same position.
 
 Parameters carry the names of transformers. All prompts of a batch share their positions, so rotary tables are computed
 once a batch; this is several times faster than the general model.

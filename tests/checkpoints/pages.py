@@ -35,7 +35,7 @@ class Batch:
 
 
 def cell_targets(page: Page, size: tuple[int, int], cell: int) -> Tensor:
-    """[cells, lines · slots] classes of the characters whose centres fall in each cell of the resized page.
+    """[cells, lines · slots] classes of the characters whose centers fall in each cell of the resized page.
 
     Class 0 is blank, 1 + ord − 32 a printable.
     """
@@ -45,7 +45,7 @@ def cell_targets(page: Page, size: tuple[int, int], cell: int) -> Tensor:
     for line in page.lines:
         found: dict[int, list[int]] = {}
         for span in line:
-            for character, (x, y) in zip(span.text, span.centres, strict=True):
+            for character, (x, y) in zip(span.text, span.centers, strict=True):
                 if character != " ":
                     row = min(int(y * down), height - 1)
                     found.setdefault(row * width + min(int(x * across), width - 1), []).append(ord(character) - 31)
@@ -120,7 +120,7 @@ class Sampler:
         return Batch(self.images([page for page, _ in items], size), ids, labels, cells, len(self.prefix))
 
     def images(self, pages: list[Page], size: tuple[int, int]) -> Tensor:
-        """[pages, 3, height, width], resized and normalised."""
+        """[pages, 3, height, width], resized and normalized."""
         resized = [np.asarray(page.image.resize(size, Image.Resampling.BICUBIC)) for page in pages]
         pixels = torch.from_numpy(np.stack(resized)).permute(0, 3, 1, 2).contiguous().float()
         mean, std = (torch.tensor(self.preprocessing[name]).view(1, 3, 1, 1) for name in ("image_mean", "image_std"))

@@ -69,6 +69,6 @@ class Reader(nn.Module):
 
     @torch.no_grad()
     def fade(self) -> None:
-        """Make the first features smaller where there is DeepStack, so that a page must be read from the others."""
+        """Make the first features smaller if there is DeepStack, so that a page must be read from the others."""
         if self.deepstack:
             self.model["visual"].merger.linear_fc2.weight.mul_(1 - FADE)

@@ -1,6 +1,6 @@
 """The vision towers of the trained checkpoints, for batches of images of one size.
 
-Parameters carry the names of transformers. Patches run in merge order: the MERGE² of one cell are neighbours.
+Parameters carry the names of transformers. Patches run in merge order: the MERGE² of one cell are neighbors.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ def rarely_wrong(index: int) -> str:
 
 
 def spread_errors(index: int) -> str:
-    """As many characters wrong as in `gathered_errors`, in three words where that has them in one."""
+    """As many wrong characters as in `gathered_errors`, but in three words instead of one."""
     return "alphX bXta gammX delta" if index % 3 else "alpha beta gamma delta"
 
 

@@ -15,7 +15,7 @@ from qvl_export.jobs.worker import run_job
 
 
 class Job(msgspec.Struct, frozen=True):
-    """`how` it ends; one that waits leaves its process id in a `place`."""
+    """`how` it ends; one that waits writes its process id into the directory `place`."""
 
     how: str
     place: str = ""

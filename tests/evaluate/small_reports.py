@@ -1,4 +1,4 @@
-"""Reports of small sets, made without a model."""
+"""Reports of small sets, computed without a model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stands for `evaluate.answers.worker` if the comparison itself is measured: its whole loop, without a model.
+"""Replaces `evaluate.answers.worker` if the comparison itself is measured: its whole loop, without a model.
 
 A prompt contains its own answer after a colon; the model called `other` gets one in seven wrong.
 """

@@ -1,4 +1,4 @@
-"""The runner starts processes for what is missing."""
+"""The runner starts processes for missing answers."""
 
 from __future__ import annotations
 

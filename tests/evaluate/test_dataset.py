@@ -1,4 +1,4 @@
-"""Evaluation sets: what is read, what is refused, and that reading is a stream."""
+"""Evaluation sets: valid ones, refused ones, and reading line by line."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_labels_as_windows_writes_them(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("line", ['{"image": "p.png"', "", "[]", "\x00"])
-def test_lines_that_are_no_labels(tmp_path: Path, line: str) -> None:
+def test_lines_that_are_not_labels(tmp_path: Path, line: str) -> None:
     write(tmp_path, json.dumps(GOOD), line)
     with pytest.raises(ExportError, match=r"labels\.jsonl:2: is malformed"):
         open_set(tmp_path)

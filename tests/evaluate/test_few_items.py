@@ -43,7 +43,7 @@ def test_enough_items_have_bounds(tmp_path: Path) -> None:
 
 
 def test_an_answer_without_agreement_may_differ(tmp_path: Path) -> None:
-    """Where the reference's distributions were missing; its answers are compared all the same."""
+    """If the reference's distributions are missing, its answers are compared nevertheless."""
     found = report(tmp_path, TASKS * MIN_ITEMS, 1)
     assert found.bundles[0].agreement is None and found.bundles[0].verdict.outcome != "identical"
     (tmp_path / "equal").mkdir()

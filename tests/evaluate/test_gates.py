@@ -1,4 +1,4 @@
-"""Gates: parsing, and what they decide."""
+"""Gates: parsing and decisions."""
 
 from __future__ import annotations
 

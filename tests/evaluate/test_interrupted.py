@@ -92,7 +92,7 @@ def test_an_interrupted_run_gives_the_figures_of_an_uninterrupted_one(command: l
 
 @pytest.mark.slow
 def test_a_bundle_added_later_has_the_same_results(command: list[str], tmp_path: Path) -> None:
-    """The reference's distributions are gone by then, and made again."""
+    """The reference's distributions have been removed by then, and are computed again."""
     at_once, later = tmp_path / "at-once", tmp_path / "later"
     CliRunner().invoke(cli, [*command, str(at_once)], catch_exceptions=False)
     itself = [*command[:2], command[1], *command[3:]]

@@ -1,4 +1,4 @@
-"""Field F1 and tool calls: worked examples, and answers made to be slow."""
+"""Field F1 and tool calls: worked examples, and answers designed to be slow."""
 
 from __future__ import annotations
 

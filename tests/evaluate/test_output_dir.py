@@ -99,7 +99,7 @@ def test_the_current_directory_is_locked_from_outside(tmp_path: Path, monkeypatc
 
 
 @pytest.mark.parametrize("place", ["/proc/new", "/dev/null/new"])
-def test_a_place_that_cannot_be_written_is_named(place: str) -> None:
+def test_a_directory_that_cannot_be_written_is_named(place: str) -> None:
     with pytest.raises(OutputError, match=rf"^{place}: cannot be written: "), locked_output(Path(place)):
         pass
 

@@ -87,7 +87,7 @@ def running(id: str) -> bool:
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("platform", ["posix", "windows"])
-def test_processes_end_with_whoever_started_them(tmp_path: Path, how: signal.Signals, platform: str) -> None:
+def test_processes_end_with_their_parent(tmp_path: Path, how: signal.Signals, platform: str) -> None:
     alike = [str(ROOT / "tests" / "oracles" / "without_posix")] if platform == "windows" else []
     settings = {**os.environ, "PYTHONPATH": os.pathsep.join([*alike, os.environ["PYTHONPATH"]])}
     with subprocess.Popen(

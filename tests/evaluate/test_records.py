@@ -1,4 +1,4 @@
-"""Records and costs: what is read back, and what a killed process leaves."""
+"""Records and costs: reading them back, also after a killed process."""
 
 from __future__ import annotations
 

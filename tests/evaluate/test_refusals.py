@@ -103,7 +103,7 @@ def test_a_sweep_looks_at_the_set_before_it_exports(
         str(done.exception) == "none: has no labels.jsonl (make one with `qvl-export eval build`, see docs/report.md)"
     )
     done = CliRunner().invoke(cli, [*arguments, "--data", "none", "--out", "new", "--calib", "x"])
-    said = "--calib is used only by quantization (add int8 or int4 to --precisions, or omit it)"
+    said = "--calib is used only by quantization (add int8 or int4 to --precisions, or leave it out)"
     assert str(done.exception) == said and not list(tmp_path.iterdir())
 
 

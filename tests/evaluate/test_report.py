@@ -43,7 +43,7 @@ def test_a_loss_in_a_further_metric_is_one_in_the_headline_too(chosen: EvalSet) 
 
 @pytest.mark.parametrize("seed", range(8))
 def test_headline_and_colors_follow_one_rule(chosen: EvalSet, seed: int) -> None:
-    """Whatever the answers: nothing is red under a headline without loss, and a loss has something red."""
+    """For any answers: nothing is red under a headline without loss, and a loss has something red."""
     rng = np.random.default_rng(seed)
     spoilt = [rng.random(ITEMS) < share for share in rng.uniform(0, 0.25, 2)]
     answers = [lambda index, which=which: wrong(index) if which[index] else TRUTH for which in spoilt]

@@ -61,7 +61,7 @@ def test_a_table_as_spreadsheets_write_it(tmp_path: Path, head: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["labels.jsonl", "./Labels.jsonl", "labels.jsonl/a.png"])
-def test_an_image_cannot_take_the_place_of_the_labels(tmp_path: Path, name: str) -> None:
+def test_an_image_cannot_replace_the_labels(tmp_path: Path, name: str) -> None:
     pages = scans(tmp_path)
     (pages / name).parent.mkdir(exist_ok=True)
     shutil.copyfile(pages / "a.png", pages / name)
@@ -134,8 +134,8 @@ def test_images_may_be_called_as_files_of_other_directories_are(tmp_path: Path) 
     assert [item.label.image for item in open_set(tmp_path / "out").items()] == names
 
 
-def test_a_set_is_replaced_when_asked(tmp_path: Path) -> None:
-    """The refusal names an option that there is, and a set is not replaced by one made of what lies in it."""
+def test_a_set_is_replaced_by_force(tmp_path: Path) -> None:
+    """The refusal names an option that exists, and a set is not replaced by one that is built from its own files."""
     folder, truth, out = scans(tmp_path), tmp_path / "truth.csv", tmp_path / "set"
     words = ["eval", "build", str(folder), str(truth), str(out)]
     for row in ("a.png,Read.,ocr,x,\n", "may/b.png,Read.,ocr,y,\n"):
@@ -149,11 +149,11 @@ def test_a_set_is_replaced_when_asked(tmp_path: Path) -> None:
     assert item.label.image == "may/b.png" and not (out / "a.png").exists()
 
 
-@pytest.mark.parametrize("place", ["/proc/new", "/dev/null/new"])
-def test_a_place_that_cannot_be_written_is_named(tmp_path: Path, place: str) -> None:
+@pytest.mark.parametrize("out", ["/proc/new", "/dev/null/new"])
+def test_a_directory_that_cannot_be_written_is_named(tmp_path: Path, out: str) -> None:
     (tmp_path / "truth.csv").write_text(HEAD + "a.png,Read.,ocr,x,\n", "utf-8")
-    with pytest.raises(ExportError, match=rf"^{place}: cannot be written: "):
-        build_set(scans(tmp_path), tmp_path / "truth.csv", Path(place))
+    with pytest.raises(ExportError, match=rf"^{out}: cannot be written: "):
+        build_set(scans(tmp_path), tmp_path / "truth.csv", Path(out))
 
 
 def test_a_sweep_shares_weights_between_pixel_bounds(tmp_path: Path) -> None:
@@ -198,6 +198,7 @@ def test_a_table_in_another_encoding_is_named(tmp_path: Path) -> None:
         build_set(scans(tmp_path), tmp_path / "truth.csv", tmp_path / "out")
 
 
-def test_malformed_pixels_are_refused() -> None:
+@pytest.mark.parametrize("text", ["200704,many", "200704,0", "²"])
+def test_malformed_pixels_are_refused(text: str) -> None:
     with pytest.raises(ExportError, match="is not a list of positive whole numbers"):
-        parse_pixels("200704,many")
+        parse_pixels(text)

@@ -114,7 +114,7 @@ def test_a_rate_is_of_sums_and_nothing_counted_by_one_is_zero() -> None:
 def test_as_many_are_drawn_however_many_items_there_are(items: int, resamples: int) -> None:
     pairs = PairedScores(np.stack([np.zeros(items), np.arange(items) % 2]), np.ones((2, items)))
     assert len(bootstrap(pairs, resamples=resamples)) == resamples
-    assert permutation_test(pairs, resamples=resamples) == 1 / (resamples + 1), "the least that so many draws can say"
+    assert permutation_test(pairs, resamples=resamples) == 1 / (resamples + 1), "the smallest possible p-value"
 
 
 def test_resampling_has_bounded_memory() -> None:

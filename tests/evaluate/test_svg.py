@@ -27,7 +27,7 @@ def test_labels_of_equal_points_do_not_overlap() -> None:
         assert abs(one[1] - two[1]) >= 14 or one[0] + one[2] <= two[0] or two[0] + two[2] <= one[0]
 
 
-def test_a_line_has_a_gap_where_a_value_is_missing() -> None:
+def test_a_line_has_a_gap_for_a_missing_value() -> None:
     drawn = lines([Line("a", [1.0, 2.0, None, 3.0], 1)], ["s1", "s2", "s3", "s4"], "dB")
     assert drawn.count("<polyline") == 2 and drawn.count("<circle") == 3
 

@@ -1,4 +1,4 @@
-"""TEDS against its recursive definition, worked examples, and tables made to be slow."""
+"""TEDS against its recursive definition, worked examples, and tables designed to be slow."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_cells_of_any_two_shapes_are_different() -> None:
     [("colspan='2'", 2), ("colspan = 2", 2), ("colspan=x", 1), ("colspan=''", 1), ("acolspan=2", 1), ("colspan=-2", 1)]
     + [("colspan=1001", 1000), ("colspan=999999", 1000), ("colspan=1000000", 1)],
 )
-def test_spans_as_they_are_written(written: str, meant: int) -> None:
+def test_spans_as_models_write_them(written: str, meant: int) -> None:
     parsed = tables.parse_table(f"<table><td {written}>a</table>")
     assert parsed is not None and parsed.children[0].children == [tables.TableNode("td", meant, 1, "a")]
 

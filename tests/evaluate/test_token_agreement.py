@@ -18,7 +18,7 @@ TOKENS = 70
 
 
 def pair(vocabulary: int, noise: float) -> tuple[np.ndarray, np.ndarray, list[int]]:
-    """Logits of two models along the first one's favourite tokens."""
+    """Logits of two models along the first one's most likely tokens."""
     rng = np.random.default_rng(0)
     one = (rng.standard_normal((TOKENS, vocabulary)) * 4).astype(np.float32)
     two = one + (rng.standard_normal(one.shape) * noise).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Time of a call, for tests of answers that are made to be slow."""
+"""Time of a call, for tests of answers that are designed to be slow."""
 
 from __future__ import annotations
 

@@ -126,7 +126,7 @@ def header(change: Callable[[Header], object]) -> Damage:
 
 
 def raw_header(encoded: bytes, length: int | None = None) -> Damage:
-    """A shard that starts with this header, `length` bytes by its own account."""
+    """A shard that starts with this header, which states a length of `length` bytes."""
     prefix = struct.pack("<Q", len(encoded) if length is None else length)
     return lambda here: (here / SHARD).write_bytes(prefix + encoded + bytes(64))
 
@@ -140,7 +140,7 @@ def offsets(name: str, shift: Callable[[int, int], tuple[int, int]]) -> Damage:
 
 
 def overlap(entries: Header) -> None:
-    """Two tensors of one size at one place."""
+    """Two tensors of one size at one offset."""
     entries[PROJECTION]["data_offsets"] = entries[MLP]["data_offsets"]
 
 
@@ -198,7 +198,7 @@ def second_shard(here: Path) -> None:
 
 
 def index(content: str) -> Damage:
-    """A shard in place of the whole file, and an index."""
+    """A shard instead of the whole file, and an index."""
 
     def damage(here: Path) -> None:
         (here / SHARD).rename(here / "model-1.safetensors")

@@ -18,7 +18,7 @@ def test_a_file_is_there_when_it_is_whole(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
-def test_a_full_disk_is_named_where_numpy_says_nothing(tmp_path: Path) -> None:
+def test_a_full_disk_is_named_if_numpy_says_nothing(tmp_path: Path) -> None:
     said = r"/a: cannot be written: 20 requested and 7 written: is the disk full\?"
     with pytest.raises(OutputError, match=said), atomic_file(tmp_path / "a"):
         raise OSError("20 requested and 7 written")
@@ -31,7 +31,7 @@ def test_what_cannot_be_read_meanwhile_keeps_its_name(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_an_empty_directory_is_a_free_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_empty_directory_is_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out, box = tmp_path / "out", OutputKind("a box", ("lid",))
     out.mkdir()
     with writing(out, force=False, kind=box) as directory:

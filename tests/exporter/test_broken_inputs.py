@@ -32,7 +32,7 @@ PDF = (*RUN, "--pdf", "page.pdf")
 
 @dataclass(frozen=True)
 class Row:
-    """What is broken, what the error must say, and the command that meets it."""
+    """The damage, the expected error, and the command that reports it."""
 
     name: str
     says: str
@@ -233,7 +233,7 @@ CONFIGS = [
     Row("model_type is a module", r"model_type 'spec' is not supported", d.config(model_type="spec")),
     Row("half of a character", r"config\.json: is not JSON", d.config(model_type="\ud800")),
     Row(
-        "a value that goes on and on",
+        "a value that is very long",
         r"eos_token_id is .{100,1500}$",
         d.edit("generation_config.json", eos_token_id="x" * 10**6),
     ),
@@ -276,7 +276,7 @@ CONFIGS = [
     Row(
         "preprocessor malformed",
         r"preprocessor_config\.json: .*image_mean",
-        d.edit("preprocessor_config.json", image_mean="grey"),
+        d.edit("preprocessor_config.json", image_mean="gray"),
     ),
     Row(
         "preprocessor bounds",

@@ -145,7 +145,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(source: Path, tmp_path: Path
     assert names(tmp_path) == []
 
 
-def test_no_space_left_names_the_place(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_space_left_names_the_directory(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -165,7 +165,7 @@ def test_names_with_wildcards_are_names(source: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("state", ["partial", "replaced"])
 @pytest.mark.parametrize("other", ["out.v2", f"out.{GONE}.partial", "out.v2.0"])
-def test_what_was_left_of_a_name_that_begins_alike_is_not_ours(
+def test_leftovers_of_a_name_with_the_same_beginning_stay(
     source: Path, copy: Path, tmp_path: Path, other: str, state: str
 ) -> None:
     """An export to `out.v2` was killed between its renames: its old bundle is neither `out` nor to be cleared away."""
@@ -199,7 +199,7 @@ def test_an_interruption_between_the_renames_leaves_the_old_bundle(copy: Path, m
     assert listing(copy) == before and names(copy.parent) == ["out"]
 
 
-def test_what_was_replaced_is_whole_as_long_as_it_is_called_so(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_directory_called_replaced_is_complete(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that is killed while it takes the old bundle apart leaves no part of it that could come back."""
     taken: list[str] = []
     monkeypatch.setattr(atomic.shutil, "rmtree", lambda path, **_: taken.append(Path(path).suffix))
@@ -223,7 +223,7 @@ def test_verify_finds_a_flipped_bit(
     assert [line.split()[1] for line in lines if line.startswith("DAMAGED")] == [name]
 
 
-def test_a_bundle_tells_the_options_it_was_made_with(
+def test_a_bundle_records_the_options_of_its_export(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     plain = export(ExportPlan(source, tmp_path / "plain"))
@@ -256,7 +256,7 @@ def test_the_schema_is_that_of_the_types_and_bundles_follow_it(bundle: Callable[
 
 
 def test_what_appears_while_exporting_is_not_replaced(tmp_path: Path) -> None:
-    """Without --force, a directory that someone made in the meantime stays as it is."""
+    """Without --force, a directory that was created in the meantime stays unchanged."""
     out = tmp_path / "out"
 
     def interfere() -> None:

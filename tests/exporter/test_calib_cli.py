@@ -1,4 +1,4 @@
-"""`export --calib` and `calib build` as commands: what they print, and one line with exit code 2 for each bad input."""
+"""`export --calib` and `calib build` as commands: their output, and one line with exit code 2 for each bad input."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     return command
 
 
-def test_build_prints_what_it_made(run: Run, tmp_path: Path) -> None:
+def test_build_prints_its_counts(run: Run, tmp_path: Path) -> None:
     text_pdf(tmp_path / "bill.pdf", [["Total: 12"], []])
     scan(tmp_path / "scans" / "a.png")
     code, out, err = run("calib", "build", "bill.pdf", "scans", "set")
@@ -69,7 +69,7 @@ def test_help_names_every_option(run: Run) -> None:
 
 @pytest.fixture
 def sources(tmp_path: Path) -> Path:
-    """Sources each of which is broken in its own way."""
+    """Sources, each broken in another way."""
     (tmp_path / "empty").mkdir()
     scan(tmp_path / "scans" / "good.png")
     (tmp_path / "scans" / "bad.png").write_bytes(b"no pixels")

@@ -171,7 +171,7 @@ def test_published_configurations(expected: Published, untied: bool, tmp_path: P
 
 
 def with_head(factor: float) -> d.Damage:
-    """An `lm_head.weight` that is so many times the embedding table."""
+    """An `lm_head.weight` that is a multiple of the embedding table."""
     return d.tensors(lambda tensors: tensors.update({HEAD: tensors[EMBEDDING] * factor}))
 
 
@@ -181,7 +181,7 @@ def test_a_head_equal_to_the_table_is_stored_once(variant: Any, tmp_path: Path) 
     assert data_hashes(copied, tmp_path / "one") == data_hashes(plain, tmp_path / "two")
 
 
-def test_a_head_of_its_own_is_used_whatever_the_configuration_says(variant: Any, tmp_path: Path) -> None:
+def test_a_separate_head_is_used_for_any_configuration(variant: Any, tmp_path: Path) -> None:
     plain, doubled = (variant("qwen2_5_vl", "small", *pair) for pair in (("a", d.nothing), ("b", with_head(2))))
     assert Checkpoint(doubled).config["tie_word_embeddings"] and not read_spec(Checkpoint(doubled)).text.tied
     logits = []

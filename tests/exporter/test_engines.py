@@ -122,7 +122,7 @@ def test_what_cannot_be_built_is_refused_in_one_line(
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)
-def test_gptq_checkpoints_are_built_where_they_are_symmetric(example: Path, page: Path, tmp_path: Path) -> None:
+def test_symmetric_gptq_checkpoints_are_built(example: Path, page: Path, tmp_path: Path) -> None:
     asked = plan(example, tmp_path / "out", page)
     if any(linear.format().asymmetric for linear in quantized_linears(Checkpoint(example)).values()):
         with pytest.raises(
@@ -156,10 +156,10 @@ def test_a_missing_library_is_named(
         export(plan(checkpoint("qwen2_vl", "small"), tmp_path / "out", page))
 
 
-def test_what_the_parser_says_is_told(
+def test_what_the_parser_says_is_reported(
     checkpoint: Checkpoints, page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A graph that the library does not take: one line with its words, and no bundle."""
+    """A graph that the library refuses: one line with its message, and no bundle."""
     from qvl_export.targets import portable
 
     monkeypatch.setattr(portable.PortableTarget, "rotary", lambda self, op, x, *_: op.Unheard(x))
@@ -188,24 +188,24 @@ def test_a_full_disk_is_an_error_and_no_crash(checkpoint: Checkpoints, tmp_path:
 
 
 def test_a_build_can_be_interrupted(checkpoint: Checkpoints, page: Path, tmp_path: Path) -> None:
-    """An exception in a callback would be lost in the library: the build is told to end instead."""
+    """An exception in a callback would be lost in the library: the callback returns that the build must end."""
 
     class Interrupting(NullProgress):
-        building, told = False, 0
+        building, updates = False, 0
 
         def stage(self, text: str, total: int = 0) -> None:
             self.building = text.startswith("building vision.engine")
 
         def advance(self, count: int) -> None:
             if self.building:
-                self.told += 1
+                self.updates += 1
                 os.kill(os.getpid(), signal.SIGINT)
                 time.sleep(1)  # as a build is long
 
     progress = Interrupting()
     with pytest.raises(KeyboardInterrupt):
         export(plan(checkpoint("qwen2_vl", "small"), tmp_path / "out", page), progress)
-    assert progress.told == 1 and not list(tmp_path.iterdir())
+    assert progress.updates == 1 and not list(tmp_path.iterdir())
 
 
 def test_the_command_line_takes_both_spellings(
@@ -216,8 +216,8 @@ def test_the_command_line_takes_both_spellings(
         limits = ["--compute-capability", "89", "--max-pixels", "100000", "--max-length", "512", "--profile", "pages"]
         monkeypatch.setattr(sys, "argv", ["qvl-export", "export", *arguments, *limits])
         cli.main()
-        told = capsys.readouterr().out
-        assert "for compute capability 8.9" in told and "profile page" in told
+        printed = capsys.readouterr().out
+        assert "for compute capability 8.9" in printed and "profile page" in printed
 
 
 def test_spellings_of_compute_capabilities() -> None:
@@ -226,7 +226,7 @@ def test_spellings_of_compute_capabilities() -> None:
 
 @pytest.mark.parametrize("tokens", [1, 7, 64, 333])
 def test_no_image_has_more_windows_than_its_profile(tokens: int) -> None:
-    """Every shape of so many tokens that resizing can make, counted by the layout itself."""
+    """Every shape of this number of tokens that resizing can produce, counted by the layout itself."""
     most = 0
     for rows in range(1, tokens + 1):
         for columns in range(1, min(tokens // rows, 400) + 1):

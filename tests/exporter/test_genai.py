@@ -43,7 +43,7 @@ PROMPT = "What is the total?"
 
 @pytest.fixture(scope="session")
 def directory(checkpoint: Checkpoints, tmp_path_factory: pytest.TempPathFactory) -> Directory:
-    """The directory made of a checkpoint at a precision."""
+    """The directory exported from a checkpoint at a precision."""
     cache: dict[tuple[str, str, str], Path] = {}
 
     def get(family: str, shape: str, precision: str) -> Path:
@@ -58,7 +58,7 @@ def directory(checkpoint: Checkpoints, tmp_path_factory: pytest.TempPathFactory)
 
 @dataclass
 class Answer:
-    """What that runtime made of images and a prompt: its inputs, its first logits, its greedy tokens."""
+    """The results of that runtime for images and a prompt: its inputs, its first logits, its greedy tokens."""
 
     inputs: Any
     logits: np.ndarray
@@ -199,7 +199,7 @@ def test_precisions_are_those_of_the_bundle(
     assert_same_answers(*made, pictures("several"), PROMPT)
 
 
-def test_a_gptq_checkpoint_is_used_as_it_is(pictures: Pictures, tmp_path: Path) -> None:
+def test_a_gptq_checkpoint_is_used_unchanged(pictures: Pictures, tmp_path: Path) -> None:
     assert_same_answers(*quantized(tmp_path, GPTQ), pictures("one"), PROMPT)
 
 
@@ -241,7 +241,7 @@ def test_weights_are_stored_once(directory: Directory, bundle: Bundles, family: 
 
 
 def table_of(graph: Path) -> dict[str, str] | None:
-    """Where the graph's embedding table lies."""
+    """Location of the graph's embedding table."""
     for tensor in onnx.load(graph, load_external_data=False).graph.initializer:
         if tensor.name == "model.embed_tokens.weight":
             return {entry.key: entry.value for entry in tensor.external_data}
@@ -257,7 +257,7 @@ def test_the_checker_accepts_its_graphs(directory: Directory, family: str) -> No
 
 
 @pytest.mark.parametrize(("command", "prompt"), [("inspect", []), ("run", ["Read."])])
-def test_it_is_no_bundle_and_says_so(
+def test_it_is_not_a_bundle_and_says_so(
     directory: Directory, command: str, prompt: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert runtime_main([command, str(directory("qwen2_5_vl", "small", "fp32")), *prompt]) == 2
@@ -272,7 +272,7 @@ def test_it_is_no_bundle_and_says_so(
         ({"layout": "genai", "precision": "hybrid"}, "takes a single graph of the language model"),
     ],
 )
-def test_what_it_cannot_hold_is_refused_early(
+def test_unsupported_exports_are_refused_early(
     checkpoint: Checkpoints, tmp_path: Path, options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ExportError, match=message):
@@ -281,7 +281,7 @@ def test_what_it_cannot_hold_is_refused_early(
 
 
 def test_other_families_and_targets_are_refused(checkpoint: Checkpoints, tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match=r"does not support family qwen \(supported: qwen2_5_vl, qwen2_vl, "):
+    with pytest.raises(ExportError, match=r"does not support family qwen \(supported: qwen2_5_vl, "):
         export(ExportPlan(checkpoint("qwen", "small"), tmp_path / "out", layout="genai"))
     with pytest.raises(ExportError, match="does not support target portable"):
         export(ExportPlan(checkpoint("qwen2_vl", "small"), tmp_path / "out", layout="genai", target="portable"))

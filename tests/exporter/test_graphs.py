@@ -100,7 +100,7 @@ def test_residual_streams_have_their_names(bundle: Bundles, target: str, family:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_weights_are_stored_once_and_as_asked(bundle: Bundles, family: str) -> None:
+def test_weights_are_stored_once_in_the_requested_type(bundle: Bundles, family: str) -> None:
     """A tied table once; matrices in float16; gains and biases in float32."""
     directory = bundle(family, "small", "fp16")
     initializers = onnx.load(directory / "llm.onnx", load_external_data=False).graph.initializer

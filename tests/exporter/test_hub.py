@@ -27,7 +27,7 @@ UNNEEDED = {"pytorch_model.bin": b"pickle", "README.md": b"# tiny", "onnx/model.
 
 
 class Hub(ThreadingHTTPServer):
-    """One repository, served as huggingface.co does; remembers the files that were asked for."""
+    """One repository, served as huggingface.co does; remembers the files that were requested."""
 
     daemon_threads = True
 
@@ -139,7 +139,7 @@ def test_only_needed_files_are_fetched_and_the_cache_serves_offline(
     assert read_manifest(tmp_path / "out").files == manifest.files
 
 
-def test_the_revision_is_the_one_asked_for(hub: Hub, export: Export, tmp_path: Path) -> None:
+def test_the_revision_is_the_requested_one(hub: Hub, export: Export, tmp_path: Path) -> None:
     assert export(hub.endpoint, "--revision", "v1").returncode == 0
     assert {commit for commit, _ in hub.fetched} == {OLDER}
     assert read_manifest(tmp_path / "out").provenance.revision == OLDER
@@ -167,7 +167,7 @@ def drop_weights(hub: Hub) -> None:
 
 
 def test_shards_are_those_that_the_index_names(hub: Hub, export: Export, tmp_path: Path) -> None:
-    """Qwen3.5 calls them model.safetensors-00001-of-00003.safetensors; others may be whatever they are."""
+    """Qwen3.5 calls them model.safetensors-00001-of-00003.safetensors; others may have any name."""
     index = json.loads(hub.files["model.safetensors.index.json"])
     shards = sorted(set(index["weight_map"].values()))
     renamed = {name: name.replace("model-", "model.safetensors-") for name in shards}
@@ -175,7 +175,7 @@ def test_shards_are_those_that_the_index_names(hub: Hub, export: Export, tmp_pat
     for old, new in renamed.items():
         hub.files[new] = hub.files.pop(old)
     hub.files["model.safetensors.index.json"] = json.dumps(index).encode()
-    hub.files["model-extra.safetensors"] = b"not asked for"
+    hub.files["model-extra.safetensors"] = b"not requested"
     done = export(hub.endpoint)
     assert (done.returncode, done.stderr) == (0, "")
     fetched = {name for _, name in hub.fetched if name.endswith(".safetensors")}
@@ -184,12 +184,12 @@ def test_shards_are_those_that_the_index_names(hub: Hub, export: Export, tmp_pat
     assert export("http://127.0.0.1:9", "--force", HF_HUB_OFFLINE="1").returncode == 0
 
 
-def test_shards_are_of_the_revision_asked_for(hub: Hub, export: Export) -> None:
+def test_shards_are_of_the_requested_revision(hub: Hub, export: Export) -> None:
     assert export(hub.endpoint, "--revision", "v1").returncode == 0
     assert {commit for commit, name in hub.fetched if name.endswith(".safetensors")} == {OLDER}
 
 
-def test_a_whole_file_is_fetched_in_place_of_shards(hub: Hub, export: Export, checkpoint: Any, tmp_path: Path) -> None:
+def test_a_whole_file_is_fetched_instead_of_shards(hub: Hub, export: Export, checkpoint: Any, tmp_path: Path) -> None:
     hub.files["model.safetensors"] = (checkpoint("qwen2_5_vl", "small") / "model.safetensors").read_bytes()
     assert export(hub.endpoint).returncode == 0
     assert {name for _, name in hub.fetched if name.endswith(".safetensors")} == {"model.safetensors"}

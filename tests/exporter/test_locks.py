@@ -52,7 +52,7 @@ def test_a_lock_ends_with_its_process(tmp_path: Path, environment: dict[str, str
     assert not list(parent.iterdir())
 
 
-def test_a_lock_that_was_removed_meanwhile_is_made_anew(tmp_path: Path) -> None:
+def test_a_lock_that_was_removed_meanwhile_is_created_again(tmp_path: Path) -> None:
     path = tmp_path / "a.lock"
     with lock(path) as first:
         path.unlink()
@@ -61,7 +61,7 @@ def test_a_lock_that_was_removed_meanwhile_is_made_anew(tmp_path: Path) -> None:
     assert not path.exists()
 
 
-def test_where_there_are_no_locks_one_goes_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_export_without_locks_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def unsupported(*_: object) -> None:
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
@@ -73,8 +73,8 @@ def test_where_there_are_no_locks_one_goes_without(tmp_path: Path, monkeypatch: 
     assert not list(tmp_path.iterdir())
 
 
-def test_a_lock_just_made_is_not_taken_from_who_made_it(tmp_path: Path) -> None:
-    """It is open, and held in a moment; only one that stays alone is of a process that is gone."""
+def test_a_new_lock_is_not_taken_from_its_creator(tmp_path: Path) -> None:
+    """It is open, and will be held in a moment; only a lock that stays unheld belongs to a process that has ended."""
     path = tmp_path / ".box.0123456789ab.lock"
     path.touch()
     assert not list(abandoned(tmp_path, "box", "scratch")) and path.exists()

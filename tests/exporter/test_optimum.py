@@ -1,4 +1,4 @@
-"""`optimum-cli export qvl` is `qvl-export export`: run as a user runs it, in a process of its own."""
+"""`optimum-cli export qvl` is `qvl-export export`: run like a user would, in a process of its own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Options of `export`: those that nothing reads are refused, threads are kept to, and what was given is told."""
+"""Options of `export`: those that nothing reads are refused, and the number of threads is respected."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_options_that_something_reads_are_taken(given: dict) -> None:
     check_options(export_plan(REFERENCE, "b", **given, given=frozenset(given)))
 
 
-class Told:
+class Recorder:
     """Keeps what an export says."""
 
     def __init__(self) -> None:
@@ -97,11 +97,11 @@ class Told:
     def advance(self, count: int) -> None: ...
 
 
-def test_calibration_keeps_to_its_threads_and_tells_of_missing_pages(
+def test_calibration_uses_its_threads_and_reports_missing_pages(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    saturates()  # asked for once, in a session of one thread
-    monkeypatch.setattr(cpu, "cores", lambda: 7)  # what a session would take by itself
+    saturates()  # cached after its first call, which opens a session of one thread
+    monkeypatch.setattr(cpu, "cores", lambda: 7)  # the default of a session
     opened: list[int] = []
     whole = ort.InferenceSession
 
@@ -111,11 +111,11 @@ def test_calibration_keeps_to_its_threads_and_tells_of_missing_pages(
 
     monkeypatch.setattr(ort, "InferenceSession", noted)
     pages = [HELDOUT / f"simple_{number:04}.png" for number in range(2)]
-    before, told = torch.get_num_threads(), Told()
+    before, recorder = torch.get_num_threads(), Recorder()
     plan = export_plan(
         REFERENCE, tmp_path / "b", precision="int8", calib=pages, threads=3, samples=9, given=frozenset({"samples"})
     )
-    manifest = export(plan, told)
+    manifest = export(plan, recorder)
     assert opened and set(opened) == {3} and torch.get_num_threads() == before
-    assert "--samples 9: there are only 2, and all are used" in told.lines
+    assert "--samples 9: there are only 2, and all are used" in recorder.lines
     assert manifest.provenance.calibration is not None and manifest.provenance.calibration.pages == 2

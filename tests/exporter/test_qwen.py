@@ -1,4 +1,4 @@
-"""Qwen-VL (v1): what it has and its successors have not. The rest of its tests are theirs, see FAMILIES."""
+"""Qwen-VL (v1): features that its successors lack. All other tests run over every family."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def test_the_published_configuration(tmp_path: Path) -> None:
     assert (spec.image.square, spec.image.queries, spec.image.max_pixels) == (448, 256, 448 * 448)
 
 
-def test_the_published_sizes_have_their_places(tmp_path: Path) -> None:
+def test_the_published_sizes_have_their_indices(tmp_path: Path) -> None:
     """Every tensor of the full model by its published name; as many parameters as table 1 of the paper has."""
     checkpoint = described(tmp_path, "chatml")
     with torch.device("meta"):
@@ -206,7 +206,7 @@ def test_the_base_grows_with_the_prompt(length: int, alpha: float) -> None:
 
 
 def of_length(model: Model, length: int) -> Any:
-    """A prompt with a picture and exactly so many tokens."""
+    """A prompt with a picture and exactly `length` tokens."""
     few = len(model.prompt(user(picture(), "x")).ids)
     prompt = model.prompt(user(picture(), "x" + " 1" * ((length - few) // 2) + "," * ((length - few) % 2)))
     assert len(prompt.ids) == length
@@ -309,7 +309,7 @@ def refused(checkpoint: Path, out: Path, **plan: Any) -> str:
         ({"kv_channels": 64}, "kv_channels"),
         ({"visual": None}, "visual"),
         ({"visual": {"heads": 3}}, "visual"),
-        ({"visual": {**TINY_VISUAL, "image_start_id": 566}}, "special tokens from 352 on"),
+        ({"visual": {**TINY_VISUAL, "image_start_id": 566}}, "special tokens of config.json start at 352"),
         ({"visual": {**TINY_VISUAL, "image_size": 220}}, "not whole patches"),
     ],
 )
@@ -332,7 +332,7 @@ def test_options_it_does_not_take(checkpoint: Checkpoints, tmp_path: Path) -> No
     assert "224 × 224 pixels" in refused(source, tmp_path / "b", max_pixels=100000)
     assert "names of family qwen" in refused(source, tmp_path / "b", precision="int4", save_gptq=tmp_path / "g")
     assert "--max-length 9000" in refused(source, tmp_path / "b", max_length=9000)
-    assert "--layout genai knows no qwen" in refused(source, tmp_path / "b", layout="genai")
+    assert "--layout genai does not support family qwen" in refused(source, tmp_path / "b", layout="genai")
 
 
 def test_quantized_ones_are_refused(checkpoint: Checkpoints, tmp_path: Path) -> None:

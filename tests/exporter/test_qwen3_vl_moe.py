@@ -96,8 +96,8 @@ def test_experts_of_another_size_are_refused(checkpoint: Callable[[str, str], Pa
 def test_int4_experts(checkpoint: Callable[[str, str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All experts in int4, the router in float, the answer near that of float, and nearer by GPTQ.
 
-    What GPTQ is worth is seen where nothing but experts is quantized, in a model to which they matter: those of random
-    checkpoints are so small that whatever is done to them is lost in the noise of other linears.
+    GPTQ's benefit shows if only experts are quantized, in a model in which they matter: experts of random
+    checkpoints are so small that their error is lost in the noise of other linears.
     """
     source = Path(shutil.copytree(checkpoint(FAMILY, "deep"), tmp_path / "loud"))
     for file in source.glob("*.safetensors"):

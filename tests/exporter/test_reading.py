@@ -81,7 +81,7 @@ def test_quantized_deepstack_reads(precision: str, reader_bundle: Bundle, float_
 def test_pages_are_not_read_without_deepstack(
     reader_bundle: Bundle, float_rate: Callable[[str], float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The features that the vision tower hands past the first layer hold what is read."""
+    """The DeepStack features, which enter after the first layer, are needed for reading."""
     model = load(reader_bundle("qwen3_vl", "fp16"), threads=1)
     encode = model.engine.encode
 

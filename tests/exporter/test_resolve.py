@@ -1,4 +1,4 @@
-"""Whatever cannot be exported is refused before the long work, much of it before the checkpoint is looked for."""
+"""Everything that cannot be exported is refused before the long work, much of it before the checkpoint is located."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 from qvl_export import export
 from qvl_export.common.progress import NullProgress
 from qvl_export.errors import ExportError
+from qvl_export.exporting.pipeline import sensitivity
 from qvl_export.exporting.resolve import resolve
 from qvl_export.graph import weights
 from qvl_export.quant.quantizer import Quantizer
@@ -40,7 +41,7 @@ Checkpoints = Callable[[str, str], Path]
     ],
     ids=str,
 )
-def test_before_the_checkpoint_is_looked_for(options: dict[str, Any], message: str, tmp_path: Path) -> None:
+def test_before_the_checkpoint_is_located(options: dict[str, Any], message: str, tmp_path: Path) -> None:
     pages = {"calib": PAGE} if "int" in options.get("precision", "") else {}
     with pytest.raises(ExportError, match=message):
         export(export_plan(tmp_path / "nowhere", tmp_path / "b", **pages, **options))
@@ -74,6 +75,26 @@ def test_before_the_weights_are_read(
     with pytest.raises(ExportError, match=message):
         export(export_plan(found, tmp_path / "b", calib=PAGE, **options))
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"min_pixels": 0}, r"min_pixels 0 and max_pixels \d+ are too small"),
+        ({"max_pixels": 0}, r"min_pixels 0 and max_pixels 0 are too small"),
+        ({"max_length": 0}, "--max-length 0 is not within the model's"),
+    ],
+    ids=str,
+)
+def test_zero_is_not_the_default(options: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=message):
+        resolve(export_plan(REFERENCE, tmp_path / "b", **options), NullProgress())
+
+
+@pytest.mark.parametrize("option", ["samples", "threads"])
+def test_sensitivities_need_pages_and_threads(option: str, tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=f"--{option} must be >= 1, got 0"):
+        sensitivity(export_plan(tmp_path / "nowhere", "", calib=PAGE, **{option: 0}))
 
 
 def test_it_writes_nothing(tmp_path: Path) -> None:

@@ -190,15 +190,15 @@ def test_a_hostile_tokenizer(here: Path) -> None:
         read(here)
 
 
-def test_tokens_beyond_the_table_are_told(here: Path) -> None:
+def test_tokens_beyond_the_table_are_reported(here: Path) -> None:
     config = json.loads((REFERENCE / "config.json").read_text("utf-8"))
     size = config.get("text_config", config)["vocab_size"]
     known = {"<|new|>": 365, **{f"<|{number}|>": number for number in range(366, size + 2)}}
     put(here, tokenizer_config__json=QWEN2, added_tokens__json=known, chat_template__jinja=QWEN2_5_VL)
     said: list[str] = []
     read(here, said)
-    told = f"2 tokens are beyond the model's table of {size}; prompts that have them are refused: "
-    assert said == [f"{told}<|{size}|>, <|{size + 1}|>"]
+    beginning = f"2 tokens are beyond the model's table of {size}; prompts that have them are refused: "
+    assert said == [f"{beginning}<|{size}|>, <|{size + 1}|>"]
 
 
 # Chat templates
@@ -316,7 +316,7 @@ def test_no_template_that_takes_images(here: Path, files: dict[str, Any], reason
     assert "\n" not in str(caught.value)
 
 
-def test_what_was_passed_over_is_told_as_other_notes_are(
+def test_skipped_templates_are_reported_like_other_notes(
     here: Path, tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str]
 ) -> None:
     put(here, chat_template__jinja=TEXT_ONLY, tokenizer_config__json={"chat_template": QWEN3_VL})

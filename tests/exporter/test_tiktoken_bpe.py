@@ -94,7 +94,7 @@ def test_ids_of_special_tokens(trained: Ranks) -> None:
     assert 151643 + places["<img>"] == 151857
 
 
-def test_merges_are_those_the_vocabulary_was_made_by() -> None:
+def test_merges_are_those_of_the_vocabulary() -> None:
     merges = json.loads((REFERENCE / "tokenizer.json").read_text())["model"]["merges"]
     names = bytes_to_unicode()
     recovered = recovered_merges(parsed(reference_ranks()))
@@ -118,7 +118,7 @@ def test_a_token_no_merge_leads_to_is_a_whole_word() -> None:
         ("*** 0\n", "is not a tiktoken vocabulary"),
         ("YQ==\n", "is not a tiktoken vocabulary"),
         ("YQ== 0\n", "lacks 255 of the 256 bytes"),
-        ("".join(reference_ranks().splitlines(True)[:-5]), "has 346 tokens where config.json .* from 351 on"),
+        ("".join(reference_ranks().splitlines(True)[:-5]), "has 346 tokens, but the special tokens .* start at 351"),
     ],
 )
 def test_damaged_vocabularies(text: str, message: str) -> None:

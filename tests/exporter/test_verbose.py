@@ -42,9 +42,10 @@ def test_every_command_has_the_option_once() -> None:
 
 
 def test_a_shared_option_has_one_text() -> None:
-    for name in ("--verbose", "--template-arg"):
-        shared = (item for command in commands(cli) for item in command.params if name in item.opts)
-        assert len({str(getattr(item, "help", None)) for item in shared}) == 1, name
+    names = "--verbose", "--template-arg", "--threads", "--ray", "--revision", "--image", "--use-generation-config"
+    for name in names:
+        shared = [item for command in commands(cli) for item in command.params if name in item.opts]
+        assert len(shared) > 1 and len({str(getattr(item, "help", None)) for item in shared}) == 1, name
 
 
 def test_it_is_silent_by_default(small: Path, tmp_path: Path, capsys: Capture) -> None:
@@ -106,7 +107,7 @@ def test_data_urls_are_cut(small: Path, capsys: Capture) -> None:
 
 @pytest.mark.parametrize("closed", ["2>&-", "2>/dev/full"])
 @pytest.mark.skipif(sys.platform != "linux", reason="/dev/full")
-def test_nobody_has_to_read_them(closed: str, small: Path) -> None:
+def test_messages_need_no_reader(closed: str, small: Path) -> None:
     words = ["sh", "-c", f'"$0" -m qvl_runtime inspect "$1" --json --verbose {closed}', sys.executable, str(small)]
     done: Any = subprocess.run(words, capture_output=True, timeout=60)
     assert done.returncode == 0 and json.loads(done.stdout)

@@ -33,7 +33,7 @@ GPTQ = Path(__file__).parents[1] / "quant" / "gptq"
 Checkpoints = Callable[[str, str], Path]
 
 
-class Told(NullProgress):
+class NoteRecorder(NullProgress):
     """Keeps the notes."""
 
     def __init__(self) -> None:
@@ -45,9 +45,9 @@ class Told(NullProgress):
 
 def exported(source: Path, out: Path, **plan: Any) -> tuple[list[str], list[str]]:
     """The hashes of both weight files, and the notes."""
-    told = Told()
-    files = export(export_plan(source, out, **plan), told).files
-    return [files[f"{name}.onnx.data"].sha256 for name in ("vision", "llm")], told.notes
+    recorder = NoteRecorder()
+    files = export(export_plan(source, out, **plan), recorder).files
+    return [files[f"{name}.onnx.data"].sha256 for name in ("vision", "llm")], recorder.notes
 
 
 def copied(source: Path, to: Path, *changes: d.Damage) -> Path:
@@ -88,7 +88,7 @@ def test_it_is_refused_by_its_name(kind: zoo.Refused, checkpoint: Checkpoints, t
     assert "\n" not in str(error.value) and not (tmp_path / "b").exists()
 
 
-def test_notes_are_told_on_standard_error_as_they_are(
+def test_notes_are_printed_unchanged_on_standard_error(
     checkpoint: Checkpoints, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Names are a stranger's: no markup, no escape codes."""
@@ -100,17 +100,17 @@ def test_notes_are_told_on_standard_error_as_they_are(
 
 
 @pytest.mark.parametrize("progress", [RichProgress, ItemProgress])
-def test_a_bar_takes_names_as_they_are(
+def test_a_bar_shows_names_unchanged(
     progress: type[RichProgress | ItemProgress], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """On a terminal, where the text of a stage stands before its bar too."""
+    """On a terminal, the text of a stage is also printed before its bar."""
     monkeypatch.setenv("FORCE_COLOR", "1")
-    told = progress(quiet=False)
+    shown = progress(quiet=False)
     try:
-        told.stage("writing [/red]:smile:", 5)
-        told.advance(2)
+        shown.stage("writing [/red]:smile:", 5)
+        shown.advance(2)
     finally:
-        told.stop()
+        shown.stop()
     said = capfd.readouterr().err
     assert "\x1b[?25l" in said and "writing [/red]:smile:" in said
 
@@ -131,7 +131,7 @@ def test_a_rotated_export_leaves_buffers_and_heads_out_too(checkpoint: Checkpoin
 
 
 def test_integers_are_refused_in_a_rotated_export(checkpoint: Checkpoints, tmp_path: Path) -> None:
-    """What is computed of them would be floats."""
+    """Values computed from them would be floats."""
     source = copied(checkpoint(*zoo.SMALL), tmp_path / "c", d.stored(d.MLP, torch.float8_e4m3fn))
     with pytest.raises(ExportError, match=r"has element type F8_E4M3"):
         export(export_plan(source, tmp_path / "b", rotate=True))
@@ -141,7 +141,7 @@ def test_integers_are_refused_in_a_rotated_export(checkpoint: Checkpoints, tmp_p
 
 
 def requantized(source: str, to: Path, change: Callable[[dict[str, torch.Tensor]], object], **said: Any) -> Path:
-    """A GPTQ example with other tensors, and other words in its configuration."""
+    """A GPTQ example with other tensors, and other keys in its configuration."""
     copied(GPTQ / source, to, d.tensors(change))
     (to / "quantize_config.json").unlink(missing_ok=True)
     config = json.loads((to / "config.json").read_text())
@@ -152,7 +152,7 @@ def requantized(source: str, to: Path, change: Callable[[dict[str, torch.Tensor]
 
 
 def as_v2(tensors: dict[str, torch.Tensor]) -> None:
-    """Zero points as they are, where gptq has them minus one."""
+    """Zero points unchanged; format gptq stores them minus one."""
     for name, value in tensors.items():
         if name.endswith(".qzeros"):
             tensors[name] = (value.view(torch.uint8) + 0x11).view(torch.int32)
@@ -163,7 +163,7 @@ def as_v2(tensors: dict[str, torch.Tensor]) -> None:
 )
 @pytest.mark.parametrize("example", ["qwen2_vl_g32_asym", "qwen2_5_vl_g32_sym"])
 def test_zero_points_of_gptq_v2(example: str, said: dict[str, Any], tmp_path: Path) -> None:
-    """Either key tells it, as do both."""
+    """Either key or both say so."""
     v2 = requantized(example, tmp_path / "v2", as_v2, **{"format": "gptq_v2", "checkpoint_format": "gptq_v2", **said})
     assert exported(v2, tmp_path / "a") == exported(GPTQ / example, tmp_path / "b")
 
@@ -308,8 +308,8 @@ def test_a_model_without_a_video_token_is_exported_without_videos(
     assert export(ExportPlan(source, tmp_path / "b")).tokens.video is None
 
 
-def test_tokens_that_are_not_said_are_those_of_transformers(checkpoint: Checkpoints, tmp_path: Path) -> None:
-    """Where the vocabulary reaches so far."""
+def test_missing_token_ids_are_the_defaults_of_transformers(checkpoint: Checkpoints, tmp_path: Path) -> None:
+    """If the vocabulary is large enough."""
     silent = d.config(video_token_id=d.REMOVE, image_token_id=d.REMOVE)
     tokens = spec_of(checkpoint(*zoo.SMALL), tmp_path / "c", silent, d.text(vocab_size=151936)).tokens
     theirs = AutoConfig.from_pretrained(tmp_path / "c")

@@ -1,4 +1,4 @@
-"""Checkpoints as people have them, made of a good one: of base classes, trainers, other libraries and old files."""
+"""Checkpoints as users have them, derived from a good one: base classes, trainers, other libraries, old files."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SMALL, UNTIED, THIRD, EXPERTS = (
 
 @dataclass(frozen=True)
 class Kind:
-    """A checkpoint that is exported as its twin is: what makes each of a good one, and what the user is told.
+    """A checkpoint that is exported like its twin: how each is derived from a good one, and the user's note.
 
     `reference` says that transformers reads it too, and to the same model.
     """
@@ -149,7 +149,7 @@ def mlx_quantized(tensors: Tensors) -> None:
 
 
 def packed(linear: str) -> d.Damage:
-    """A linear in the place of any other, of 32 columns and 8 rows, in AWQ's form."""
+    """Replaces a linear by one of 32 columns and 8 rows in AWQ's format."""
     parts = {
         "qweight": torch.zeros(32, 1, dtype=torch.int32),
         "qzeros": torch.zeros(1, 1, dtype=torch.int32),
@@ -159,7 +159,7 @@ def packed(linear: str) -> d.Damage:
 
 
 def only(name: str) -> d.Damage:
-    """Weights of another kind in place of safetensors."""
+    """Weights of another kind instead of safetensors."""
     return d.together(d.delete(d.SHARD), d.write(name, "weights"))
 
 

@@ -42,7 +42,7 @@ Work = Callable[[], None]
 
 
 class FakeCuda:
-    """The module, with `memory` bytes of one GPU (none where that is zero)."""
+    """The module, with `memory` bytes of one GPU (no GPU if that is zero)."""
 
     cudaError_t, cudaDeviceAttr, cudaMemcpyKind = cudaError_t, cudaDeviceAttr, cudaMemcpyKind
     cudaStreamCaptureMode = cudaStreamCaptureMode
@@ -60,7 +60,7 @@ class FakeCuda:
         (self.queue if self.captured is None else self.captured).append(work)
 
     def view(self, address: int, nbytes: int) -> np.ndarray:
-        """The bytes of a buffer; raises where there are none."""
+        """The bytes of a buffer; raises if there are none."""
         buffer = self.buffers[address]
         assert nbytes <= buffer.nbytes, f"{nbytes} of {buffer.nbytes} bytes"
         return buffer[:nbytes]

@@ -226,7 +226,7 @@ class ExecutionContext:
                 sizes |= {axis: size for axis, size in pairs if isinstance(axis, str)}
         if "patch_positions" in self._engine.inputs:
             sizes["image_tokens"] = sizes["frames"] * sizes["patches"] // 4
-        elif "pixel_values" in self._engine.inputs:  # squares become so many tokens as the graph says
+        elif "pixel_values" in self._engine.inputs:  # squares become as many tokens as the graph says
             pixels = np.zeros(self._shapes["pixel_values"], np.float32)
             sizes["image_tokens"] = len(self._engine.session.run(["image_features"], {"pixel_values": pixels})[0])
         return sizes

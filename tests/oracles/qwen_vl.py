@@ -125,7 +125,7 @@ class Rotary:
         self.dynamic = config["use_dynamic_ntk"]
 
     def tables(self, positions: Tensor, prompt: int) -> tuple[Tensor, Tensor]:
-        """cos and sin [S, dim] for a prompt of so many tokens."""
+        """cos and sin [S, dim] for a prompt of this number of tokens."""
         alpha = max(2 ** math.ceil(math.log(prompt / self.trained, 2) + 1) - 1, 1) if self.dynamic else 1
         base = self.base * alpha ** (self.dim / (self.dim - 2))
         angles = torch.outer(positions.float(), 1 / base ** (torch.arange(0, self.dim, 2).float() / self.dim))
@@ -196,7 +196,7 @@ class QwenVl(nn.Module):
         return SimpleNamespace(visual=self.transformer["visual"])
 
     def embed(self, ids: Tensor, pixel_values: Tensor | None, image_grid_thw: Tensor | None) -> Tensor:
-        """Image features take the places between each start and end tag."""
+        """Image features replace the embeddings between each start and end tag."""
         x, start = self.transformer["wte"](ids), self.raw["visual"]["image_start_id"]
         if pixel_values is not None:
             features = self.transformer["visual"](pixel_values, image_grid_thw).pooler_output

@@ -1,4 +1,4 @@
-"""A job's process that is killed at its work, as for want of memory."""
+"""A job's process that is killed while it works, as if it were out of memory."""
 
 import os
 import signal

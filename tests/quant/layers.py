@@ -110,7 +110,7 @@ def save_linear(target: Target, tensor: QTensor, bias: np.ndarray | None, path: 
 
 
 def stored(packed: np.ndarray, dtype: ir.DataType, shape: Sequence[int], name: str) -> ir.TensorProtocol:
-    """A part of a packed weight as a graph holds it; what is smaller than a byte comes in packed."""
+    """A part of a packed weight as a graph stores it; types smaller than a byte are packed."""
     raw = packed if dtype.bitwidth < 8 else packed.astype(dtype.numpy())
     proto = onnx.TensorProto(name=name, data_type=int(dtype), dims=shape, raw_data=np.ascontiguousarray(raw).tobytes())
     return ir.from_proto(proto)

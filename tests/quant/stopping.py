@@ -33,7 +33,7 @@ def quantized_stages() -> Iterator[list[tuple[str, int]]]:
 
 @contextlib.contextmanager
 def stopped_after(tower: str, stages: int) -> Iterator[None]:
-    """The export in the block must end when it has quantized so many stages of `tower`."""
+    """The export in the block must end when it has quantized `stages` stages of `tower`."""
     original = layerwise.quantize_stage
 
     def quantize(quantized: Tower, number: int, *rest: Any) -> None:

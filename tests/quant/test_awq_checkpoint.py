@@ -123,7 +123,7 @@ def test_names_in_configurations(names: dict[str, str]) -> None:
     """transformers 4 and 5, and AutoAWQ's own."""
     raw = {names.get(key, key): value for key, value in (CONFIG | {"version": "GEMM"}).items()}
     config = read_config(raw, Path("config.json"))
-    assert (config.bits, config.group_size, config.form) == (4, 32, "gemm")
+    assert (config.bits, config.group_size, config.packing) == (4, 32, "gemm")
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Calibration runs what ships, layer by layer, goes on after a kill, and is worth it."""
+"""Calibration runs what ships, layer by layer, resumes after a kill, and improves accuracy."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_layers_on_their_own_are_the_layers_of_the_model(
         ).hidden_states
     features = model(family, "deep", "fp32").image_features(prompt.placed[0])
     state, feeds = theirs[0].numpy(), llm_feeds(model(family, "deep", "fp32").manifest, prompt, features[1:])
-    for index, name in enumerate(stages[:-1]):  # transformers gives the last one normalised
+    for index, name in enumerate(stages[:-1]):  # transformers gives the last one normalized
         stage = build(name, {})
         session = tower.open(stage, TowerResult(), tmp_path)
         state = run(session, Sample(state, feeds), ["hidden_out"])[0]
@@ -99,7 +99,7 @@ def test_vision_stages_in_a_row_are_the_tower(
     assert np.abs(state - model(family, "deep", "fp32").encode(picture)).max() < 1e-4
 
 
-def test_it_is_worth_it(
+def test_it_improves_accuracy(
     calibrated: Path, reference_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """GPTQ is closer to float than round-to-nearest, and close at that."""
@@ -128,7 +128,7 @@ def hashes(bundle: Path) -> dict[str, str]:
     return {name: entry.sha256 for name, entry in read_manifest(bundle).files.items()}
 
 
-def test_a_killed_calibration_goes_on(calibrated: Path, tmp_path: Path) -> None:
+def test_a_killed_calibration_resumes(calibrated: Path, tmp_path: Path) -> None:
     out = tmp_path / "bundle"
     with stopped_after("llm", 2):
         export(export_plan(REFERENCE, out, **INT4))

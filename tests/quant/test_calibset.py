@@ -56,7 +56,7 @@ def test_files_match_the_manifest(tmp_path: Path) -> None:
 
 
 def test_pixels_are_those_of_the_source(tmp_path: Path) -> None:
-    """JPEG and PNG to the byte; other formats without loss; a page of 200 × 100 points at the resolution asked for."""
+    """JPEG and PNG to the byte; other formats without loss; a page of 200 × 100 points at the given resolution."""
     jpeg, bitmap = scan(tmp_path / "a.jpg", 200), scan(tmp_path / "b.bmp", 100)
     made(tmp_path / "set", jpeg, bitmap, text_pdf(tmp_path / "c.pdf", [["one"]]), dpi=72)
     assert (tmp_path / "set" / "0001_a.jpg").read_bytes() == jpeg.read_bytes()
@@ -66,17 +66,17 @@ def test_pixels_are_those_of_the_source(tmp_path: Path) -> None:
         assert (page.size, page.mode) == ((200, 100), "L")
 
 
-def test_the_same_page_is_kept_once_and_told(tmp_path: Path) -> None:
+def test_the_same_page_is_kept_once_and_reported(tmp_path: Path) -> None:
     first = scan(tmp_path / "a" / "first.png")
     again = scan(tmp_path / "b" / "again.png")
-    told: list[str] = []
-    built = build(SetPlan([first, again, scan(tmp_path / "c.png", 9)], tmp_path / "set"), told.append)
+    reported: list[str] = []
+    built = build(SetPlan([first, again, scan(tmp_path / "c.png", 9)], tmp_path / "set"), reported.append)
     assert (built.pages, built.duplicates) == (2, [str(again)])
-    assert f"{again}: is the same as first.png and is kept once" in told
+    assert f"{again}: is the same as first.png and is kept once" in reported
 
 
 def test_other_questions_about_a_page_share_its_image(tmp_path: Path) -> None:
-    """The held-out set asks two or three questions a page."""
+    """The held-out set asks two or three questions per page."""
     built, lines, _ = made(tmp_path / "set", HELDOUT, samples=1196)
     originals = [json.loads(line) for line in (HELDOUT / "labels.jsonl").read_text("utf-8").splitlines()]
     assert (built.pages, built.questions, built.answered, built.duplicates) == (400, 1196, 1196, [])

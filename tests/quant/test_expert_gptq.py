@@ -1,4 +1,4 @@
-"""GPTQ for experts: Hessians of the tokens that are routed to each, against loops, and what they are worth."""
+"""GPTQ for experts: Hessians of the tokens that are routed to each, against loops, and their benefit."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Layer:
 
 
 def shares(scores: Floats) -> Floats:
-    """Of every expert in every token, 0 where it is not chosen, token by token."""
+    """The share of every expert per token, 0 if it is not chosen."""
     found = np.zeros_like(scores)
     for token, row in enumerate(scores):
         chosen = np.argsort(-row)[:CHOSEN]

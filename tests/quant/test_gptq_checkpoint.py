@@ -179,7 +179,7 @@ def test_configurations_that_cannot_be_used(change: dict[str, Any], message: str
 
 
 def damaged(tmp_path: Path, **changes: np.ndarray | None) -> Path:
-    """The first example with tensors of one linear replaced, or dropped where None."""
+    """The first example with tensors of one linear replaced, or dropped if None."""
     out = tmp_path / "damaged"
     shutil.copytree(EXAMPLES[0], out)
     tensors = load_file(out / "model.safetensors")

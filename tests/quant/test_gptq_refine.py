@@ -89,7 +89,7 @@ def test_no_row_gets_worse_in_any_round(format: QuantFormat) -> None:
         before = cost
 
 
-def test_rows_are_refined_alike_however_many_go_together(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_are_refined_alike_in_any_grouping(monkeypatch: pytest.MonkeyPatch) -> None:
     format = QuantFormat(4, 32)
     given = case(format, rows=12)
     codes = given.steps + expand_blocks(given.grid.zero, format, given.weight.shape[1])
@@ -118,7 +118,7 @@ def test_blocks_of_zeros_keep_their_scales() -> None:
     assert not torch.equal(found[:, 1], grid.scale[:, 1])
 
 
-def test_where_no_input_ever_fires_all_errors_count_alike() -> None:
+def test_without_active_inputs_all_errors_count_alike() -> None:
     weight, _ = problem(4, 64, seed=2)
     format = QuantFormat(4, 32)
     found, nearest = gptq(weight, np.zeros((64, 64), np.float32), format), round_to_nearest(weight, format)

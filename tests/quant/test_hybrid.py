@@ -53,7 +53,7 @@ def hybrid(bundles: Callable[[str], Path]) -> Model:
 
 
 def read_to_the_end(model: Model, item: Item) -> np.ndarray:
-    """Logits after the last token of a prompt, through whatever the model has cached."""
+    """Logits after the last token of a prompt, using everything that the model has cached."""
     prompt = model.prompt(item.messages)
     return model.decoder.prefill(prompt, np.array([len(prompt.ids) - 1]), GenerationStats())[0]
 
@@ -73,10 +73,10 @@ def test_answers_are_as_good_as_those_of_int4(
     assert ours < min(0.03, 1.5 * int4)
 
 
-def test_both_graphs_scale_what_lies_in_the_cache(
+def test_both_graphs_scale_the_cache_alike(
     reference_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever the int8 graph divides its values by, the int4 graph reads and writes the same."""
+    """The int4 graph reads and writes values divided by the int8 graph's scales."""
     draw = np.random.default_rng(0).uniform
 
     def scale(fold: Fold, *_: Any) -> np.ndarray:
@@ -107,7 +107,7 @@ def test_forced_answers_are_run_as_generated_ones(hybrid: Model, monkeypatch: py
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_every_family_goes_on_where_the_prompt_ended(
+def test_every_family_continues_after_the_prompt(
     checkpoint: Callable[[str, str], Path], model: Callable[[str, str, str], Model], tmp_path: Path, family: str
 ) -> None:
     """Answers over the int8 graph's cache are no further from float than those over int4's own."""
@@ -153,7 +153,7 @@ def test_it_is_two_graphs_over_one_table(bundles: Callable[[str], Path]) -> None
     assert files["model.layers.0.input_layernorm.weight"] == "llm_decode.onnx.data"  # the other one is smoothed
 
 
-def test_a_killed_calibration_goes_on(bundles: Callable[[str], Path], tmp_path: Path) -> None:
+def test_a_killed_calibration_resumes(bundles: Callable[[str], Path], tmp_path: Path) -> None:
     plan = export_plan(REFERENCE, tmp_path / "bundle", precision="hybrid", **PLAN)
     with stopped_after("llm_decode", 2):
         export(plan)

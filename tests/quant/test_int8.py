@@ -1,4 +1,4 @@
-"""W8A8: exact integer products, token by token, whatever the CPU; and scales moved where they do no harm."""
+"""W8A8: exact integer products per token on every CPU, and scales moved into places where they do no harm."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_the_kernel_rounds_the_tokens_of_an_image_together(
 
 
 @pytest.mark.parametrize(("loud", "together"), [(1, True), (100, False)])
-def test_tokens_share_a_scale_where_they_are_alike(loud: float, together: bool) -> None:
+def test_tokens_share_a_scale_if_they_are_alike(loud: float, together: bool) -> None:
     """A token of a hundred times the size takes the others' precision from them."""
     tokens = RNG.uniform(-1, 1, (64, 40)).astype(np.float32)
     weight = RNG.standard_normal((8, 40)).astype(np.float32)
@@ -191,7 +191,7 @@ def test_int8_reads_like_float(reference_bundle: Path, int8: Path) -> None:
     assert divergence(load(reference_bundle, threads=1), load(int8, threads=1)) < 0.001
 
 
-def test_blame_finds_all_linears_alike(reference_bundle: Path, int8: Path) -> None:
+def test_blame_treats_all_linears_alike(reference_bundle: Path, int8: Path) -> None:
     """Though `up_proj` is divided channel by channel, and scaled only after the product that it goes into."""
     page = HELDOUT / "simple_0001.png"
     found = blame(BlamePlan(reference_bundle, int8, (page,), "Read the text.", into="llm.layers.0", threads=1))

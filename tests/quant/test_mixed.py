@@ -1,4 +1,4 @@
-"""Mixed precision: an exact choice under a limit, by sensitivities that foretell what it costs."""
+"""Mixed precision: an exact choice under a limit, by sensitivities that predict its cost."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from qvl_export.common.progress import NullProgress
 from qvl_export.exporting import pipeline
 from qvl_export.exporting.option_checks import adjusted_spec
 from qvl_export.families import read_spec
+from qvl_export.quant import schemes
 from qvl_export.quant.calibration import layerwise as calibrate
 from qvl_export.quant.calibration.work_dir import Sample
 from qvl_export.quant.calibration_data.selection import Pages
@@ -87,7 +88,7 @@ def test_a_size_that_cannot_be_kept() -> None:
 
 
 @pytest.mark.parametrize("count", [1, 7, 300])
-def test_the_lightest_options_are_chosen_at_their_very_weight(count: int) -> None:
+def test_the_lightest_options_are_chosen_at_exactly_their_weight(count: int) -> None:
     """Not only well above it, where what rounding adds to every item has room."""
     costs, weights = [[2.0, 1.0]] * count, [[3.0, 4.0]] * count
     assert choose(costs, weights, 3.0 * count) == [0] * count
@@ -111,7 +112,7 @@ def test_sensitivities_are_of_every_linear_and_make_sense(table: list[Sensitivit
     vision = [row for row in table if row.name.startswith("visual.")]
     assert {"int8"} <= set().union(*(row.kl for row in vision)) <= {"int8", "int8 together"}
     assert all(row.kl["int8 together"] > row.kl["int8"] for row in vision if "int8 together" in row.kl)
-    assert all(row.kl.keys() == row.forms.keys() for row in table)
+    assert all(row.kl.keys() == row.formats.keys() for row in table)
 
 
 class Stages(NullProgress):
@@ -130,7 +131,7 @@ def test_limits_are_kept(
     monkeypatch: pytest.MonkeyPatch,
     limit: dict[str, float],
 ) -> None:
-    """The bundle is as small as asked; the divergence foretold is that measured on other pages, give or take."""
+    """The bundle is as small as asked; the predicted divergence is about the one measured on other pages."""
     monkeypatch.setattr(mixed, "sensitivities", lambda *_: table)
     export(export_plan(REFERENCE, tmp_path / "b", **limit, calib=HELDOUT, samples=8))
     used = {
@@ -152,6 +153,8 @@ def test_what_is_left_grows_with_the_states_that_are_moved() -> None:
 
 
 def test_the_printed_table_ends_where_its_rows_do(table: list[Sensitivity], monkeypatch: pytest.MonkeyPatch) -> None:
+    """And has no column for a scheme that is not measured."""
+    monkeypatch.setattr(schemes, "available", lambda: ["int4", "int8", "other"])
     monkeypatch.setattr(pipeline, "sensitivity", lambda *_: table)
     lines = CliRunner().invoke(cli, ["sensitivity", str(REFERENCE)], catch_exceptions=False).output.splitlines()
     assert lines[0].split() == ["linear", "shape", "KL", "int4", "KL", "int8"]
@@ -164,10 +167,10 @@ STAGES += [f"model.layers.{i}" for i in range(4)]
 
 
 @pytest.mark.parametrize("killed", ["visual.merger", "model.layers.0"])
-def test_a_killed_measurement_goes_on_with_the_next_stage(
+def test_a_killed_measurement_resumes_with_the_next_stage(
     table: list[Sensitivity], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed: str
 ) -> None:
-    """And comes to the very same numbers."""
+    """With exactly the same numbers."""
     plan = export_plan(REFERENCE, tmp_path / "b", max_kl=0.001, calib=HELDOUT, samples=8)
     with stopped_after_measuring(killed):
         export(plan)
@@ -217,7 +220,7 @@ def stop_with(kept: list[Any], value: Any) -> NoReturn:
 
 
 def test_another_limit_is_chosen_for_without_measuring_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was calibrated for the old limit is not gone on with."""
+    """A calibration for the old limit is not resumed."""
     measured: list[int] = []
     original = measure.measure
     monkeypatch.setattr(measure, "measure", lambda *rest: (measured.append(1), original(*rest))[1])
@@ -234,7 +237,7 @@ def test_another_limit_is_chosen_for_without_measuring_again(tmp_path: Path, mon
 def test_the_least_size_is_named_before_anything_is_measured_and_can_be_had(
     table: list[Sensitivity], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """To the byte: the bundle has the very size that was foretold."""
+    """The bundle has exactly the predicted size."""
     plan = export_plan(REFERENCE, tmp_path / "b", max_size=1_000_000, calib=HELDOUT, samples=8)
     monkeypatch.setattr(Pages, "questions", lambda *_: pytest.fail("pages were read"))
     with pytest.raises(ExportError, match="no bundle fits in 1,000,000 bytes") as refused:
@@ -256,7 +259,7 @@ def test_the_least_size_is_named_before_anything_is_measured_and_can_be_had(
 def test_sizes_are_those_of_bundles(
     checkpoint: Callable[[str, str], Path], tmp_path: Path, family: str, target: str
 ) -> None:
-    """To the byte, whatever the family and the target."""
+    """To the byte, for every family and target."""
     plan = ExportPlan(checkpoint(family, "deep"), tmp_path / "b", target=target)
     manifest = export(plan)
     spec = adjusted_spec(plan, read_spec(Checkpoint(Path(plan.checkpoint))))
@@ -266,8 +269,8 @@ def test_sizes_are_those_of_bundles(
     assert sizes.bundle({}) == size_of(tmp_path / "b")
 
 
-def test_int8_that_would_stay_float_is_no_choice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It would be taken for small and for free. Nor does the size that was foretold without it hold."""
+def test_int8_that_would_stay_float_is_not_a_choice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would be taken for small and free, and the size predicted without it would be wrong."""
     monkeypatch.setattr(calibrate, "LEAST_SQNR", np.inf)
     plan = export_plan(REFERENCE, tmp_path / "b", calib=HELDOUT, samples=1)
     rows = pipeline.sensitivity(plan)
@@ -280,7 +283,9 @@ def test_int8_that_would_stay_float_is_no_choice(tmp_path: Path, monkeypatch: py
         export(changed(plan, max_size=5_000_000))
 
 
-def test_small_divergences_are_told(table: list[Sensitivity], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_small_divergences_are_reported(
+    table: list[Sensitivity], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     quieter = [msgspec.structs.replace(row, kl={name: kl / 1000 for name, kl in row.kl.items()}) for row in table]
     monkeypatch.setattr(mixed, "sensitivities", lambda *_: quieter)
     monkeypatch.setattr(calibrate, "quantize_tower", lambda *_: stop_with([], None))

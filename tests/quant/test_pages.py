@@ -1,4 +1,4 @@
-"""Pages to calibrate on: from sets, images and PDFs, spread evenly, each with what is known of its text."""
+"""Pages to calibrate on: from sets, images and PDFs, spread evenly, each with its known text."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def scan(path: Path, ink: int = 0) -> Path:
-    """A page with a line on it, whose colour makes it one of its kind."""
+    """A page with a line on it, whose color makes it unique."""
     path.parent.mkdir(exist_ok=True)
     image = Image.new("RGB", (60, 80), "white")
     image.paste((ink, 0, 0), (5, 20, 50, 24))
@@ -127,20 +127,20 @@ def test_pages_of_a_directory(tmp_path: Path) -> None:
     assert [f"{o.name} {o.page or ''}".strip() for o in found] == [f"{name}/{item}" for item in expected]
 
 
-def test_blank_pages_are_told_and_left_out(tmp_path: Path) -> None:
-    pdf, told = text_pdf(tmp_path / "a.pdf", [["one"], [], ["three"]]), list[str]()
-    assert [question.answer for question in select(pdf).questions(told.append)] == ["one", "three"]
-    assert told == [f"{pdf}: page 2: is blank, left out"]
+def test_blank_pages_are_reported_and_left_out(tmp_path: Path) -> None:
+    pdf, reported = text_pdf(tmp_path / "a.pdf", [["one"], [], ["three"]]), list[str]()
+    assert [question.answer for question in select(pdf).questions(reported.append)] == ["one", "three"]
+    assert reported == [f"{pdf}: page 2: is blank, left out"]
 
 
-def test_progress_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "REPORT_SECONDS", -1)
-    told: list[str] = []
-    list(select(text_pdf(tmp_path / "a.pdf", [["one"], ["two"]])).questions(told.append))
-    assert [line.split(",")[0] for line in told] == ["page 1 of 2 read", "page 2 of 2 read"]
+    reported: list[str] = []
+    list(select(text_pdf(tmp_path / "a.pdf", [["one"], ["two"]])).questions(reported.append))
+    assert [line.split(",")[0] for line in reported] == ["page 1 of 2 read", "page 2 of 2 read"]
 
 
-def labelled(line: str) -> Callable[[Path], Path]:
+def labeled(line: str) -> Callable[[Path], Path]:
     def make(here: Path) -> Path:
         (here / "set").mkdir()
         good = {"image": "p.png", "prompt": "", "answers": []}
@@ -172,13 +172,13 @@ def pictures(*names: str) -> Callable[[Path], Path]:
         (lambda here: text_pdf(here / "a.pdf", []), r"a\.pdf: (has no pages|cannot be read as a PDF)"),
         (lambda here: text_pdf(here / "a.pdf", [[], []]), r"^a\.pdf: every page is blank"),
         (lambda here: Path(__file__), r"test_pages\.py: is not an image"),
-        (labelled("{"), r"set/labels\.jsonl:2: is malformed"),
-        (labelled(""), r"set/labels\.jsonl:2: is malformed"),
-        (labelled("\udcff\udcfe"), r"set/labels\.jsonl:2: is malformed"),
-        (labelled("[" * 100_000), r"set/labels\.jsonl:2: is malformed"),
-        (labelled('{"image": "p.png", "prompt": ""}'), r"set/labels\.jsonl:2: is malformed: .*answers"),
-        (labelled('{"image": "/p.png", "prompt": "", "answers": []}'), r"labels\.jsonl:2: image .* is not inside"),
-        (labelled('{"image": "", "prompt": "", "answers": []}'), r"labels\.jsonl:2: image .* is not inside"),
+        (labeled("{"), r"set/labels\.jsonl:2: is malformed"),
+        (labeled(""), r"set/labels\.jsonl:2: is malformed"),
+        (labeled("\udcff\udcfe"), r"set/labels\.jsonl:2: is malformed"),
+        (labeled("[" * 100_000), r"set/labels\.jsonl:2: is malformed"),
+        (labeled('{"image": "p.png", "prompt": ""}'), r"set/labels\.jsonl:2: is malformed: .*answers"),
+        (labeled('{"image": "/p.png", "prompt": "", "answers": []}'), r"labels\.jsonl:2: image .* is not inside"),
+        (labeled('{"image": "", "prompt": "", "answers": []}'), r"labels\.jsonl:2: image .* is not inside"),
     ],
 )  # fmt: skip
 def test_sources_that_cannot_be_used(tmp_path: Path, make: Callable[[Path], Path], message: str) -> None:
@@ -192,8 +192,8 @@ def test_a_set_without_lines_is_empty(tmp_path: Path) -> None:
         list(read_labels(tmp_path))
 
 
-def test_what_was_used_is_recorded(tmp_path: Path) -> None:
-    """The same content has the same hash wherever it lies; any change of page, prompt or answer another one."""
+def test_used_pages_are_recorded(tmp_path: Path) -> None:
+    """The same content has the same hash in any directory; another page, prompt or answer changes it."""
 
     def recorded(folder: str, prompt: str = "Read.", answer: str = "x", ink: int = 0) -> str:
         scan(tmp_path / folder / "p.png", ink)
@@ -211,7 +211,7 @@ def test_what_was_used_is_recorded(tmp_path: Path) -> None:
 
 
 def test_the_built_in_set_is_the_projects_own() -> None:
-    """In a checkout it is where it is made; the wheel takes it along to where an installation looks for it."""
+    """In a checkout it is where it is generated; the wheel installs it where an installation looks for it."""
     assert built_in() == ROOT / "calib_data" / "calibration"
     assert len(select()) == 96 and select().names == ["built-in"] and len(select(limit=10)) == 10
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))

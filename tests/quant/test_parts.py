@@ -1,4 +1,4 @@
-"""A linear whose output is wanted in parts gives those of the whole one, whatever its form, on every engine."""
+"""A linear whose output is requested in parts gives the parts of its whole output, in every format, on every engine."""
 
 from __future__ import annotations
 

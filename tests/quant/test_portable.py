@@ -149,7 +149,7 @@ def features(bundle: Path) -> np.ndarray:
 
 
 @pytest.mark.parametrize("family", LOUD)
-def test_what_overflows_float16_comes_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str) -> None:
+def test_values_beyond_float16_are_computed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str) -> None:
     """As close to fp32 as fp16 is; without the tokens' own scales it is not a number."""
     source = tiny.save(loud(tiny.build(family, tiny.SHAPES["small"]), LOUD[family]), tmp_path / "checkpoint")
 

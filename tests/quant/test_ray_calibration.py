@@ -80,7 +80,7 @@ def test_experts_are_calibrated_on_two_machines(
     jobs: list[AnyJob],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """And what they take is encoded there; OUT is told from where the command runs."""
+    """Their inputs are encoded there; OUT is relative to the directory in which the command runs."""
     source = checkpoint("qwen3_vl_moe", "small").resolve()
     monkeypatch.chdir(tmp_path)
     for name, ray in (("alone", None), ("spread", ray_cluster)):
@@ -137,13 +137,13 @@ def test_a_machine_that_dies_is_one_line_and_its_stage_is_done_again(
     assert done == [0, 1, 1]
 
 
-def test_nothing_to_calibrate_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_nothing_to_calibrate_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert failing(command(tmp_path / "b", "127.0.0.1:1"), capsys) == (
         "error: --ray is for quantization (add --precision int8 or int4, or leave it out)"
     )
 
 
-def test_no_cluster_is_told_before_anything_is_done(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_cluster_is_reported_before_anything_is_done(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("ray")
     line = failing(command(tmp_path / "b", "127.0.0.1:1", "--precision", "int8"), capsys)
     assert line.startswith("error: 127.0.0.1:1: no Ray cluster answers")

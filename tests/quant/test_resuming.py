@@ -1,4 +1,4 @@
-"""The calibration directory: one export at a time, kept where a run can go on from it, gone where it cannot."""
+"""The calibration directory: one export at a time, kept if a run can resume from it, removed if it cannot."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.oracles.tiny import REFERENCE
 from tests.plans import export_plan
 
 INT4 = {"llm_precision": "int4", "samples": 2}
-KEPT = r"; \S*/\.b\.calibration keeps the finished work: run the command again to resume\n$"
+KEPT = r"; \S*/\.b\.calibration contains the finished work; run the command again to resume\n$"
 STOPPING = """
 import sys, time
 from qvl_export.cli import main as cli
@@ -54,12 +54,14 @@ def done(place: Path) -> bool:
 @pytest.mark.parametrize(
     ("how", "said", "code"), [(signal.SIGINT, "interrupted", 130), (signal.SIGTERM, "terminated", 143)]
 )
-def test_an_export_that_is_ended_says_what_it_keeps(tmp_path: Path, how: signal.Signals, said: str, code: int) -> None:
+def test_an_export_that_is_terminated_says_what_it_keeps(
+    tmp_path: Path, how: signal.Signals, said: str, code: int
+) -> None:
     out = tmp_path / "b"
     command = [sys.executable, "-c", STOPPING, str(REFERENCE), str(out)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None and process.stdout.readline() == "one\n"
-        with pytest.raises(OutputError, match=r"b: another export is writing to it \(wait for it to end"):
+        with pytest.raises(OutputError, match=r"b: is in use by another export \(wait until it ends"):
             export(export_plan(REFERENCE, out, **INT4))
         process.send_signal(how)
         _, errors = process.communicate()
@@ -72,13 +74,13 @@ def stop(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-def test_what_is_kept_is_gone_on_with_and_then_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kept_work_is_resumed_and_then_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(calibrate, "smooth", stop)
         with pytest.raises(KeyboardInterrupt) as interrupted:
             export(export_plan(REFERENCE, tmp_path / "b", **INT4))
     (note,) = interrupted.value.__notes__
-    assert note == f"{tmp_path / '.b.calibration'} keeps the finished work: run the command again to resume"
+    assert note == f"{tmp_path / '.b.calibration'} contains the finished work; run the command again to resume"
     (half,) = tmp_path.glob(".b.calibration/llm/*")
     (half / f".{'0' * 32}.tmp").touch()
     begun = []
@@ -144,14 +146,14 @@ def test_only_what_helps_the_next_run_is_kept(
     assert (tmp_path / "new" / ".b.calibration").exists() is kept is (tmp_path / "new").exists()
 
 
-def test_a_full_disk_while_calibrating_names_the_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_while_calibrating_names_the_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(tmp_path / ".b.calibration" / "llm" / "x"))
 
     monkeypatch.setattr(calibrate, "smooth", full)
     with pytest.raises(OutputError, match=r"/b: cannot be written: No space left on device") as error:
         export(export_plan(REFERENCE, tmp_path / "b", **INT4))
-    assert "keeps the finished work" in error.value.__notes__[0]
+    assert "contains the finished work" in error.value.__notes__[0]
 
 
 def test_measured_sensitivities_outlive_a_limit_that_cannot_be_kept(
@@ -171,9 +173,7 @@ def test_measured_sensitivities_outlive_a_limit_that_cannot_be_kept(
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == [table]
 
 
-def test_the_end_that_is_asked_for_is_told_once(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_requested_end_is_reported_once(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def ended(*_: object, **__: object) -> None:
         try:
             os.kill(os.getpid(), signal.SIGTERM)

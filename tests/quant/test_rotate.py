@@ -52,7 +52,7 @@ def test_hadamard_is_sylvesters_and_the_seed_decides() -> None:
     one = np.ones(256, np.float32)
     assert np.array_equal(Rotation(256, 1).apply(one), Rotation(256, 1).apply(one))
     assert not np.allclose(Rotation(256, 1).apply(one), Rotation(256, 2).apply(one))
-    assert Rotation(8, 0).signs.tolist() == [-1, 1, 1, 1, -1, -1, -1, -1]  # bundles made long ago stay readable
+    assert Rotation(8, 0).signs.tolist() == [-1, 1, 1, 1, -1, -1, -1, -1]  # older bundles stay readable
 
 
 def everywhere(model: Model, content: list[dict[str, Any]]) -> np.ndarray:
@@ -81,10 +81,10 @@ def test_the_function_is_the_same(
     assert np.abs(plain.encode(page) - turned.encode(page)).max() < 1e-4
 
 
-def test_hidden_states_are_turned(
+def test_hidden_states_are_rotated(
     checkpoint: Callable[[str, str], Path], model: Callable[[str, str, str], Model], tmp_path: Path
 ) -> None:
-    """What lies between the graphs is in the new basis: else the test above would say nothing."""
+    """Values between the graphs are in the new basis; otherwise the test above would prove nothing."""
     export(export_plan(checkpoint("qwen3_vl", "deep"), tmp_path / "b", precision="fp32", rotate=True))
     plain, turned = model("qwen3_vl", "deep", "fp32"), load(tmp_path / "b", threads=1)
     prompts = [each.prompt([{"role": "user", "content": one_image()}]).placed[0] for each in (plain, turned)]
@@ -108,7 +108,7 @@ def test_tensors_can_be_read_in_pieces(checkpoint: Callable[[str, str], Path], s
     assert ("head_rotation.weight" in tensors) == spec.text.tied
 
 
-def test_outlying_channels_are_gone(tmp_path: Path) -> None:
+def test_outlying_channels_are_removed(tmp_path: Path) -> None:
     """Three gains of 50: their columns of the weights that take them in are far larger than the others, turned not."""
     source = Checkpoint(REFERENCE)
     spec = read_spec(source)

@@ -1,4 +1,4 @@
-"""`--save-gptq`: our int4 as a GPTQ checkpoint, bit for bit what the bundle holds, and refused where it cannot be had.
+"""`--save-gptq`: int4 as a GPTQ checkpoint, bit for bit equal to the bundle, or a refusal.
 
 That GPTQModel takes it is held by `load_in_gptqmodel.py`, which needs an environment of its own.
 """
@@ -40,7 +40,7 @@ FORMAT = QuantFormat(4, 32)
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A bundle and the GPTQ checkpoint made with it."""
+    """A bundle and the GPTQ checkpoint saved with it."""
     directory = tmp_path_factory.mktemp("saved")
     export(export_plan(REFERENCE, directory / "bundle", save_gptq=directory / "gptq", **INT4))
     assert sorted(path.name for path in directory.iterdir()) == ["bundle", "gptq"]
@@ -156,7 +156,7 @@ def full(directory: Path, *names: str) -> Path:
     return directory
 
 
-def test_places_that_are_refused(tmp_path: Path) -> None:
+def test_directories_that_are_refused(tmp_path: Path) -> None:
     """Before anything is calibrated: the calibration set does not exist."""
     plan: dict[str, Any] = {**INT4, "calib": Path("nowhere")}
     for place, message in [
@@ -211,7 +211,7 @@ def test_the_command(tmp_path: Path) -> None:
     assert "--save-gptq writes int4 only" in str(result.exception)
 
 
-def test_a_place_that_cannot_be_written_is_known_before_calibration(
+def test_a_directory_that_cannot_be_written_is_refused_before_calibration(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Quantizer, "tower", lambda *_: pytest.fail("calibrated first"))

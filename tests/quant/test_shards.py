@@ -1,4 +1,4 @@
-"""Shards come to the same bits whoever gathers them, and to what a plain sum over all pages comes to."""
+"""Shards give the same bits wherever they are gathered, and equal a plain sum over all pages."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ ROUTED = msgspec.structs.replace(REQUEST, routed=("doubled", "scores"), chosen=C
 
 
 class Pool:
-    """Jobs of so many machines, one after another in this process."""
+    """Jobs of several machines, one after another in this process."""
 
     def __init__(self, machines: int) -> None:
         self.machines, self.cores = machines, 2 * machines
@@ -110,7 +110,7 @@ def same(first: Statistics, second: Statistics) -> bool:
     return all(np.array_equal(a, b) if a is not None else b is None for a, b in zip(first, second, strict=True))
 
 
-def test_shards_are_runs_of_pages_whatever_the_machines() -> None:
+def test_shards_are_runs_of_pages_for_any_machines() -> None:
     assert shards.shards(PAGES) == [range(0, 3), range(3, 6), range(6, 9), range(9, 11)]
 
 
@@ -157,7 +157,7 @@ def test_shards_add_up_to_what_all_pages_at_once_do(model: Path, work: Work) -> 
 
 
 @pytest.mark.parametrize("machines", [1, 2, 3, 9])
-def test_any_number_of_machines_comes_to_the_same_bits(model: Path, work: Work, machines: int) -> None:
+def test_any_number_of_machines_gives_the_same_bits(model: Path, work: Work, machines: int) -> None:
     pool = Pool(machines)
     alone, tokens = gathered(here(work), model, ROUTED)
     spread_out, theirs = gathered(ClusterRunner(pool, work, 0), model, ROUTED)
@@ -198,13 +198,13 @@ def test_one_shard_is_in_the_memory_of_a_job(model: Path, work: Work, alive: lis
     assert alive == [0, 0, 0, 0]
 
 
-def test_a_machine_that_does_not_see_the_work_is_told(model: Path, tmp_path: Path) -> None:
+def test_a_machine_that_does_not_see_the_work_is_reported(model: Path, tmp_path: Path) -> None:
     elsewhere: Any = SimpleNamespace(directory=tmp_path / "elsewhere", pages=3)
     with pytest.raises(ExportError, match=r"/elsewhere: does not exist on .+ \(put OUT on a file system"):
         ClusterRunner(Pool(1), elsewhere, 0).outputs(model)
 
 
-def test_a_killed_job_does_not_write_into_what_was_begun_anew(model: Path, work: Work, tmp_path: Path) -> None:
+def test_a_killed_job_does_not_write_into_a_new_run(model: Path, work: Work, tmp_path: Path) -> None:
     """It is at its shard while the same directory is begun with other settings."""
     path = str(work.directory)
     other = Work(tmp_path / "work", {"samples": 3})

@@ -1,4 +1,4 @@
-"""Calibration pages are read once per export, whatever it measures on them, and not kept in memory."""
+"""Calibration pages are read once per export, for all of its measurements, and not kept in memory."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def test_rendered_pages_are_removed_if_the_export_fails(
 
 
 def test_reading_stops_at_the_first_page_that_cannot_be_read(tmp_path: Path) -> None:
-    """And starts again on the next use, instead of going on with some pages."""
+    """And starts again on the next use, instead of continuing with some pages."""
     pages, calls = select(book(tmp_path / "a.tif", 2)), list[int]()
     original = Pages.questions
 

@@ -1,4 +1,4 @@
-"""`python -m qvl_runtime`: what it prints, where, and the exit codes scripts rely on."""
+"""`python -m qvl_runtime`: its output, its streams, and the exit codes that scripts rely on."""
 
 from __future__ import annotations
 

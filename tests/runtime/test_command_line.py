@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import av
+import click
 import numpy as np
 import pytest
 from PIL import Image
@@ -24,6 +25,7 @@ from qvl_export.errors import ExportError
 from qvl_runtime import __main__ as cli
 from qvl_runtime import drawing
 from qvl_runtime.cli import run as answering
+from qvl_runtime.cli.entry_point import run
 from qvl_runtime.cli.frames import video_source
 from qvl_runtime.common import standard_streams
 from qvl_runtime.drawing import check_writable
@@ -101,6 +103,20 @@ def test_every_video_is_one(parts: Any, frames: Path, tmp_path: Path) -> None:
     assert question == {"type": "text", "text": "What happens?"}
 
 
+def test_arguments_are_not_expanded_on_windows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "f1.png").touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["program", "f*.png", "Is it $HOME or ~?"])
+    found: list[str] = []
+    command = click.Command(
+        "program", params=[click.Argument(["given"], nargs=-1)], callback=lambda given: found.extend(given)
+    )
+    with monkeypatch.context() as windows:
+        windows.setattr(os, "name", "nt")
+        assert run(command, None) == 0
+    assert found == ["f*.png", "Is it $HOME or ~?"]
+
+
 @pytest.mark.parametrize("how", ["directory", "pattern", "file: URL"])
 def test_images_are_the_frames_of_a_video_in_natural_order(parts: Any, frames: Path, how: str) -> None:
     name = {"directory": frames, "pattern": frames / "f*.png", "file: URL": frames.as_uri()}[how]
@@ -144,7 +160,7 @@ def test_several_names_after_video_are_refused_with_the_fix(
     assert "--video a.mp4 --video b.mp4 for two videos, --video 'frames/*.png' or --video frames for images" in errors
 
 
-def test_a_file_in_the_place_of_the_question_is_refused(
+def test_a_file_instead_of_the_question_is_refused(
     call: Call, parts: Any, path: Path, frames: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(frames)
@@ -162,7 +178,7 @@ def test_what_holds_no_frames_is_refused(call: Call, path: Path, frames: Path, t
         (frames / "*", "notes.txt: is a file of another kind, not a frame of a video"),
     ):
         assert reason in refused(call("run", path, "What?", "--video", name))
-    url = "https://x.y/a.mp4?part=[1]"  # which is no pattern
+    url = "https://x.y/a.mp4?part=[1]"  # which is not a pattern
     assert "https://x.y/a.mp4: is a URL (URLs are not fetched" in refused(call("run", path, "What?", "--video", url))
 
 
@@ -186,7 +202,7 @@ def test_patterns_that_no_file_has(name: str, tmp_path: Path, monkeypatch: pytes
 
 
 @pytest.mark.parametrize("number", ["0", "-1", "²", "9" * 5000, "1.0"])
-def test_numbers_of_whatever_length(call: Call, path: Path, number: str) -> None:
+def test_numbers_of_any_length(call: Call, path: Path, number: str) -> None:
     for option in ("--max-new-tokens", "--threads"):
         errors = refused(call("run", path, "x", option, number))
         assert "is not a positive whole number" in errors
@@ -227,11 +243,11 @@ def test_an_empty_system_message_is_one(call: Call, path: Path, monkeypatch: pyt
 
 @pytest.fixture
 def unloaded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fails where the bundle is opened at all."""
+    """Fails if the bundle is opened at all."""
     monkeypatch.setattr("qvl_runtime.model.load", lambda *_: pytest.fail("the bundle was loaded"))
 
 
-def test_where_nothing_can_be_drawn_is_said_before_anything_runs(
+def test_images_that_cannot_be_drawn_on_are_refused_early(
     call: Call, path: Path, frames: Path, tmp_path: Path, unloaded: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     page = tmp_path / "page.png"
@@ -258,7 +274,7 @@ def test_where_nothing_can_be_drawn_is_said_before_anything_runs(
 
 
 @pytest.mark.skipif(not os.access("/proc", os.X_OK), reason="there is no /proc")
-def test_a_place_that_takes_no_files_is_refused() -> None:
+def test_a_directory_that_takes_no_files_is_refused() -> None:
     with pytest.raises(MediaError, match=r"^/proc/x\.png: cannot be written"):
         check_writable(Path("/proc/x.png"))
 
@@ -296,7 +312,7 @@ def test_what_stops_an_answer_is_one_line(
 # bundles
 
 
-def test_a_checkpoint_in_the_place_of_a_bundle(call: Call, checkpoint: Any) -> None:
+def test_a_checkpoint_instead_of_a_bundle(call: Call, checkpoint: Any) -> None:
     place = checkpoint("qwen2_5_vl", "small")
     for command in (["run", place, "x"], ["inspect", place], ["bench", place]):
         assert refused(call(*command)) == (
@@ -315,7 +331,7 @@ def test_a_bundle_is_read_where_it_was_found(path: Path, tmp_path: Path, monkeyp
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names are Unicode elsewhere")
-def test_names_that_are_no_utf_8(call: Call, path: Path, checkpoint: Any, tmp_path: Path) -> None:
+def test_names_that_are_not_utf_8(call: Call, path: Path, checkpoint: Any, tmp_path: Path) -> None:
     odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))
     odd.mkdir()
     shutil.copytree(path, odd / "bundle")
@@ -385,7 +401,7 @@ def test_errors_of_exports_print_no_escape_codes(capsys: Any, monkeypatch: pytes
         assert "\x1b" not in errors and "\u202e" not in errors and errors.count("error: ") == 1
 
 
-def test_names_are_no_markup_of_progress(capsys: pytest.CaptureFixture[str]) -> None:
+def test_names_are_not_markup_of_progress(capsys: pytest.CaptureFixture[str]) -> None:
     for progress in (RichProgress(quiet=False), ItemProgress(quiet=False)):
         progress.stage(f"locating [/x] [bold]{HOSTILE}")
         assert capsys.readouterr().err == f"locating [/x] [bold]{SPELT}\n"
@@ -395,7 +411,7 @@ def test_names_are_no_markup_of_progress(capsys: pytest.CaptureFixture[str]) -> 
 def test_answers_send_no_escape_codes_to_a_terminal(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, terminal: bool
 ) -> None:
-    """What reads from a pipe gets the answer as it is."""
+    """A reader of a pipe gets the answer unchanged."""
     monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal)
     stream: Any = ["a\n", HOSTILE]
     assert answering.print_pieces(stream, quiet=False) == "a\n" + HOSTILE
@@ -471,7 +487,7 @@ def test_closed_streams(module: str, closed: str, out: bytes, errors: bytes) -> 
 
 @pytest.mark.skipif(os.name == "nt", reason="sh")
 def test_closed_streams_of_commands_that_work(path: Path, tmp_path: Path, checkpoint: Any) -> None:
-    """Nor does a file that is opened take the place of a closed stream, and get what is printed."""
+    """A file that is opened does not take the descriptor of a closed stream, and does not get the output."""
     assert shell('-m qvl_runtime run "$1" x --max-new-tokens 2 >&- 2>&- <&-', path).returncode == 0
     done = shell(
         '-m qvl_export.cli.main export "$1" "$2" --precision fp32 >&- 2>&- <&-',
@@ -494,7 +510,7 @@ def test_a_full_disk_is_one_line(path: Path) -> None:
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")
 @pytest.mark.parametrize("unread", ["2>/dev/full", "2>&1 | true"], ids=["full", "gone"])
-def test_an_export_whose_progress_cannot_be_written_goes_on(unread: str, tmp_path: Path, checkpoint: Any) -> None:
+def test_an_export_whose_progress_cannot_be_written_continues(unread: str, tmp_path: Path, checkpoint: Any) -> None:
     out = tmp_path / "out"
     shell(f'-m qvl_export.cli.main export "$1" "$2" --precision fp32 {unread}', checkpoint("qwen2_5_vl", "small"), out)
     assert (out / MANIFEST).is_file()

@@ -40,7 +40,7 @@ SCHEMAS: dict[str, dict[str, Any]] = {
     "nested": thing(items={"type": "array", "minItems": 2, "items": thing(name=TEXT, price=NUMBER)}, date=TEXT),
     "enum": thing(kind={"enum": ["receipt", "发票"]}, paid={"type": "boolean"}, note={"type": ["string", "null"]}),
     "pattern": thing(date={"type": "string", "pattern": "^[0-9]{4}-[0-9]{2}-[0-9]{2}$"}),
-    "a pattern that could go on for ever": thing(code={"type": "string", "pattern": "^A*BC$"}),
+    "a pattern without an end": thing(code={"type": "string", "pattern": "^A*BC$"}),
     "lengths": thing(code={"type": "string", "minLength": 30, "maxLength": 40}),
     "range": thing(year={"type": "integer", "minimum": 1900, "maximum": 2100}),
     "open": {"type": "object", "additionalProperties": NUMBER, "minProperties": 1},
@@ -60,7 +60,7 @@ def reader(reference_bundle: Path) -> Model:
 
 @pytest.fixture(scope="module")
 def babbler(bundle: Any) -> Model:
-    """Random weights: what it says is the grammar's doing alone."""
+    """Random weights: only the grammar shapes the answer."""
     return load(bundle("qwen2_5_vl", "deep", "fp32"), threads=1)
 
 
@@ -112,8 +112,8 @@ def test_the_last_token_that_fits_may_be_the_last_needed(babbler: Model) -> None
     assert ("".join(cut), cut.run.finish_reason, cut.run.forced) == ('"ab"', "stop", "")
 
 
-def test_what_the_model_knows_is_still_its_own(reader: Model) -> None:
-    """Where the model answers with such JSON by itself, a schema changes nothing."""
+def test_a_schema_changes_nothing_that_the_model_writes_anyway(reader: Model) -> None:
+    """If the model answers with such JSON by itself, a schema changes nothing."""
     page = REFERENCE.parents[2] / "calib_data" / "heldout" / "simple_0000.png"
     content = [{"type": "image", "image": page}, {"type": "text", "text": "Locate the city."}]
     messages = [{"role": "user", "content": content}]
@@ -222,7 +222,7 @@ def test_the_command_line_refuses_it(babbler: Model, tmp_path: Path, capsys: pyt
     assert out.err.startswith("error: json_schema allows no finite answer")
 
 
-def test_an_engine_that_gives_up_is_no_end_of_an_answer(babbler: Model, grammars: Grammars) -> None:
+def test_an_engine_that_fails_is_not_the_end_of_an_answer(babbler: Model, grammars: Grammars) -> None:
     """It then allows only to stop."""
 
     class GivenUp:
@@ -268,7 +268,7 @@ def test_keys_that_are_numbers_are_texts_in_json(babbler: Model) -> None:
         babbler.generate(QUESTION, 5, json_schema={1: 2, "type": "array"})  # type: ignore[dict-item]
 
 
-def test_a_tokenizer_that_is_gone_is_told(bundle: Bundles, tmp_path: Path) -> None:
+def test_a_missing_tokenizer_is_reported(bundle: Bundles, tmp_path: Path) -> None:
     """A schema reads it once more, long after the bundle was loaded."""
     path = shutil.copytree(bundle("qwen2_5_vl", "small", "fp32"), tmp_path / "bundle")
     with load(path, threads=1) as model:
@@ -277,7 +277,7 @@ def test_a_tokenizer_that_is_gone_is_told(bundle: Bundles, tmp_path: Path) -> No
             model.generate(QUESTION, 5, json_schema={"type": "array"})
 
 
-def test_a_key_that_is_no_keyword_is_noted(babbler: Model) -> None:
+def test_a_key_that_is_not_a_keyword_is_noted(babbler: Model) -> None:
     """A misspelt one used to be passed over without a word."""
     inner = {"type": "object", "requierd": ["a"], "x-order": 3, "title": "t"}
     with pytest.warns(IgnoredKeywordWarning) as caught:
@@ -290,7 +290,7 @@ def test_a_key_that_is_no_keyword_is_noted(babbler: Model) -> None:
 
 
 @pytest.mark.parametrize("schema", [{"parameters": FLAT, "name": "f"}, {"propertes": {}}, {"name": "f"}], ids=str)
-def test_what_is_no_schema_is_refused(babbler: Model, schema: dict[str, Any]) -> None:
+def test_values_that_are_not_schemas_are_refused(babbler: Model, schema: dict[str, Any]) -> None:
     with pytest.raises(PromptError, match="json_schema would constrain nothing: "):
         babbler.stream(QUESTION, json_schema=schema)
 
@@ -378,14 +378,14 @@ def test_an_ending_that_cannot_be_found_is_an_error(babbler: Model, monkeypatch:
 
 
 def test_endings_are_searched_not_guessed(babbler: Model, grammars: Grammars) -> None:
-    """Only `B` leads out of this string, and it is no likely ending."""
-    constraint: Constraint = grammars.constraint(SCHEMAS["a pattern that could go on for ever"])
+    """Only `B` leads out of this string, and it is an unlikely ending."""
+    constraint: Constraint = grammars.constraint(SCHEMAS["a pattern without an end"])
 
     def nothing() -> Iterator[int]:
         return iter(())
 
     text = babbler.tokenizer.decode(list(constraint.with_ending(nothing(), GenerationStats(finish_reason="length"))))
-    jsonschema.validate(json.loads(text), SCHEMAS["a pattern that could go on for ever"])
+    jsonschema.validate(json.loads(text), SCHEMAS["a pattern without an end"])
 
 
 def test_other_answers_stay_free(babbler: Model, model: Loader) -> None:

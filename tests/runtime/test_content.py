@@ -1,4 +1,4 @@
-"""Keys of messages and their parts: honoured as qwen-vl-utils does, handed to the template, or refused by name."""
+"""Keys of messages and their parts: honored as qwen-vl-utils does, handed to the template, or refused by name."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ RESIZED = [
     ((60, 11000), 28, (56, 11004)),
     ((6000, 6000), 32, (4096, 4096)),
 ]
-"""resized_height and resized_width, side of a token, and what `smart_resize` of qwen-vl-utils 0.0.14 made of them."""
+"""resized_height and resized_width, side of a token, and what `smart_resize` of qwen-vl-utils 0.0.14 returned."""
 RANGES: list[tuple[int, float, dict[str, Any], tuple[int, int], int, float]] = [
     (300, 30.0, {"video_start": 2}, (60, 240), 16, 2.0),
     (300, 30.0, {"video_end": 4.5}, (0, 136), 8, 1.7647058823529411),
@@ -44,7 +44,7 @@ RANGES: list[tuple[int, float, dict[str, Any], tuple[int, int], int, float]] = [
     (9000, 23.976, {"video_start": 100.5, "video_end": 250, "fps": 1}, (2410, 3585), 148, 0.9898041841004184),
     (45, 10.0, {"video_start": 0.5, "nframes": 6}, (5, 40), 6, 1.5),
 ]
-"""Frames, frames a second, options; first frame and number of frames in that time, how many are taken and their rate,
+"""Frames, frames per second, options; first frame and number of frames in that time, how many are taken and their rate,
 all as qwen-vl-utils 0.0.14 answered."""
 
 
@@ -74,15 +74,13 @@ def user(*parts: Any) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize(("asked", "side", "expected"), RESIZED)
-def test_a_size_asked_for_is_that_of_qwen_vl_utils(
-    asked: tuple[int, int], side: int, expected: tuple[int, int]
-) -> None:
+def test_a_requested_size_equals_qwen_vl_utils(asked: tuple[int, int], side: int, expected: tuple[int, int]) -> None:
     budget = PixelBudget.from_part({"resized_height": asked[0], "resized_width": asked[1]})
     assert budget.resized_to(side) == expected[::-1]
 
 
-def test_a_size_asked_for_reaches_the_grid(tiny: Model) -> None:
-    """Whatever the picture's own size and shape, and the bundle's bounds."""
+def test_a_requested_size_reaches_the_grid(tiny: Model) -> None:
+    """For any size and shape of the picture, and any bounds of the bundle."""
     size = {"resized_height": 280, "resized_width": 420}
     film = np.stack([np.asarray(picture(84, 56))] * 4)
     parts = image(**size), {**video(**size)}, {**video(**size), "video": film}
@@ -93,10 +91,10 @@ def test_a_size_asked_for_reaches_the_grid(tiny: Model) -> None:
     same = tiny.prompt(user({"type": "image", "image": plain, "min_pixels": 1})).placed[0]
     assert np.array_equal(pixels, same.patches(tiny.manifest.image).pixel_values)
     box = tiny.regions('{"bbox_2d": [42, 28, 84, 56], "label": "x"}', placed[0])[0]
-    assert (box.x1, box.y1) == pytest.approx((15, 9)), "in pixels of the picture, not of what was asked for"  # type: ignore[union-attr]
+    assert (box.x1, box.y1) == pytest.approx((15, 9)), "in pixels of the picture, not of the requested size"  # type: ignore[union-attr]
 
 
-def test_a_size_asked_for_still_fits_the_maximum_length(model: Loader) -> None:
+def test_a_requested_size_still_fits_the_maximum_length(model: Loader) -> None:
     tiny = model("qwen2_5_vl", "small", "fp32")
     with pytest.warns(UserWarning, match="scaled down"):
         prompt = tiny.prompt(user(image(resized_height=2800, resized_width=2800), text()), 100)
@@ -124,7 +122,7 @@ def test_the_same_frames_of_a_time(first: int, total: int, count: int) -> None:
 
 @pytest.fixture(scope="module")
 def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """45 grey frames at 10 a second, each lighter than the last."""
+    """45 gray frames at 10 per second, each lighter than the last."""
     av = pytest.importorskip("av")
     path = tmp_path_factory.mktemp("films") / "film.mp4"
     with av.open(str(path), "w") as container:
@@ -209,7 +207,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("part", "reason"), REFUSED.values(), ids=REFUSED)
-def test_keys_that_nobody_heeds_are_refused(tiny: Model, part: dict[str, Any], reason: str) -> None:
+def test_keys_that_nothing_reads_are_refused(tiny: Model, part: dict[str, Any], reason: str) -> None:
     with pytest.raises(PromptError, match=reason) as caught:
         tiny.prompt(user(part))
     assert "\n" not in str(caught.value)
@@ -221,14 +219,14 @@ def test_a_time_without_frames_is_refused(tiny: Model, film: Path, options: dict
         tiny.prompt(user({"type": "video", "video": film, **options}))
 
 
-def test_sizes_are_refused_where_the_model_has_one_size(model: Loader) -> None:
+def test_sizes_are_refused_if_the_model_has_one_size(model: Loader) -> None:
     square = model("qwen", "small", "fp32")
     for key in ("max_pixels", "min_pixels"):
         with pytest.raises(PromptError, match=r"resizes every image to \d+ × \d+ pixels"):
             square.prompt(user(image(**{key: 5000})))
 
 
-def test_none_is_no_value(tiny: Model) -> None:
+def test_none_is_not_a_value(tiny: Model) -> None:
     """Data sets give all parts the same keys."""
     keys = {key: None for keys in PART_KEYS.values() for key in keys if key != "type"}
     parts = {**keys, "type": "image", "image": picture()}, {**keys, "type": "text", "text": "Read."}

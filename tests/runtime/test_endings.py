@@ -1,4 +1,4 @@
-"""How answers end: by stop strings, their time, their caller, an interrupt; and what is said of it."""
+"""How answers end: by stop strings, their time, their caller, an interrupt; and the warnings about it."""
 
 from __future__ import annotations
 
@@ -200,7 +200,7 @@ def test_a_schema_is_not_closed_where_the_stream_is(model: Model) -> None:
 
 
 def test_a_stream_that_is_being_closed_is_at_its_end(model: Model) -> None:
-    """For whoever reads it meanwhile in another thread."""
+    """Also for a reader in another thread."""
     closing, go_on = threading.Event(), threading.Event()
 
     def tokens() -> Iterator[int]:
@@ -222,7 +222,7 @@ def test_a_stream_that_is_being_closed_is_at_its_end(model: Model) -> None:
 
 
 def test_a_stream_is_closed_from_another_thread(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While that one waits for a token."""
+    """While another thread waits for a token."""
     forward, in_call, closed = model.engine.forward, threading.Event(), threading.Event()
 
     def waiting(inputs: Any) -> Any:
@@ -340,7 +340,7 @@ def test_generate_says_when_the_default_cuts_it(path: Path, monkeypatch: pytest.
     monkeypatch.setattr("qvl_runtime.answers.options.MAX_NEW_TOKENS", 6)
     (line,) = warned(lambda: model.generate(QUESTION))
     assert line.startswith("the answer was cut off after 6 tokens, the default of max_new_tokens")
-    assert warned(lambda: model.generate(QUESTION, max_new_tokens=6)) == [], "as it was asked for"
+    assert warned(lambda: model.generate(QUESTION, max_new_tokens=6)) == [], "as requested"
     assert warned(lambda: "".join(model.stream(QUESTION))) == [], "its run says so"
     assert warned(lambda: model.generate(QUESTION, stop=model.generate(QUESTION, 6)[:2])) == []
     (line,) = warned(lambda: model.generate(QUESTION, 6, json_schema={"type": "array", "minItems": 9}))

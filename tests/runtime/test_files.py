@@ -1,4 +1,4 @@
-"""Files that a user names: regular ones, up to a bound; whatever else stands there is an error in one line."""
+"""Files that a user names: regular ones, up to a bound; everything else is an error in one line."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LABEL = {"image": "p.png", "prompt": "Read the text.", "task": "ocr", "answers":
 
 @pytest.fixture
 def pipe(tmp_path: Path) -> Path:
-    """A named pipe that nobody writes to."""
+    """A named pipe without a writer."""
     os.mkfifo(tmp_path / "pipe.pdf")
     return tmp_path / "pipe.pdf"
 
@@ -90,7 +90,7 @@ def test_calibration_refuses_them_too(name: str, pipe: Path) -> None:
         select(pipe.parent / name)
 
 
-def labelled(directory: Path) -> Path:
+def labeled(directory: Path) -> Path:
     """A set whose one image is a pipe."""
     os.mkfifo(directory / "p.png")
     (directory / "labels.jsonl").write_text(json.dumps(LABEL) + "\n")
@@ -99,7 +99,7 @@ def labelled(directory: Path) -> Path:
 
 def test_sets_refuse_pipes_for_images_and_labels(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=r"there is no image p\.png"):
-        open_set(labelled(tmp_path))
+        open_set(labeled(tmp_path))
     with pytest.raises(ExportError, match=r"labels\.jsonl:1: there is no image p\.png"):
         list(select(tmp_path).questions(lambda _: None))
     (tmp_path / "labels.jsonl").unlink()

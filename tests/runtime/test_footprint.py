@@ -49,7 +49,7 @@ def run(code: str, where: Path, *arguments: object, **variables: str) -> str:
 
 @pytest.mark.parametrize("statement", IMPORT_SECONDS)
 def test_import_is_quick(tmp_path: Path, statement: str) -> None:
-    """In seconds of computing, with what Python compiled the first time kept, as for whoever installed it."""
+    """In seconds of CPU time, with Python's compiled files cached, as after an installation."""
     kept = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(tmp_path / "compiled")}
     seconds = min(float(run(IMPORT, tmp_path, statement, **kept)) for _ in range(5))
     print(f"{statement}: {seconds * 1000:.1f} ms")
@@ -63,7 +63,7 @@ def test_an_answer_loads_no_exporter_package(bundle: Any, tmp_path: Path) -> Non
 
 
 def required(distribution: str) -> set[str]:
-    """What it needs on this machine, without extras."""
+    """The packages that it needs on this machine, without extras."""
     parsed = [Requirement(line) for line in declared(distribution)]
     return {canonical(item.name) for item in parsed if not item.marker or item.marker.evaluate({"extra": ""})}
 

@@ -70,7 +70,7 @@ def ask(question: str, *pages: Image.Image) -> list[dict[str, Any]]:
 
 
 def prompt_logits(model: Model, messages: list[dict[str, Any]]) -> np.ndarray:
-    """Logits after the last prompt token, through whatever the model has cached."""
+    """Logits after the last prompt token, using everything that the model has cached."""
     prompt = model.prompt(messages)
     return model.decoder.prefill(prompt, np.array([len(prompt.ids) - 1]), GenerationStats())[0]
 
@@ -216,7 +216,7 @@ def test_the_same_frames_at_another_speed_are_not_reused(fresh: Model, path: Pat
     assert np.abs(prompt_logits(fresh, video(0.5)) - expected).max() < PRECISE
 
 
-def test_a_conversation_goes_on(fresh: Model, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_conversation_continues(fresh: Model, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = Calls(fresh, monkeypatch)
     first = ask("What is the total?", page())
     answered = drawn(fresh, first)
@@ -288,7 +288,7 @@ def test_the_feature_cache_is_bounded() -> None:
     cache.get(b"\7")
     cache.put(b"x", item)
     assert cache.get(b"\7") is not None and cache.get(b"\x08") is None
-    for _ in range(20):  # the same key again is no growth
+    for _ in range(20):  # the same key again adds nothing
         cache.put(b"x", item)
     assert cache.get(b"\7") is not None
     cache.put(b"huge", np.zeros(5000, np.float32))  # larger than the bound: kept alone, for its own prompt
@@ -341,7 +341,7 @@ def test_an_error_between_chunks_leaves_a_true_prefix(
     assert np.abs(prompt_logits(fresh, messages) - expected).max() < PRECISE
 
 
-def test_positions_go_on_after_a_prompt(fresh: Model) -> None:
+def test_positions_continue_after_a_prompt(fresh: Model) -> None:
     """An image takes fewer positions than tokens; the first answer token follows the largest."""
     prompt: Prompt = fresh.prompt(ask("Read.", page()))
     assert prompt.next_position == prompt.positions.max() + 1 < len(prompt.ids)
@@ -353,7 +353,7 @@ def test_a_bundle_too_short_for_the_default_answer_says_so(fresh: Model) -> None
 
 
 def test_threads_that_generate_take_turns(model: Loader) -> None:
-    """One model, four threads, each with its own question: every answer is the one it gets alone."""
+    """One model, four threads, each with its own question: every answer equals the answer of a single thread."""
     shared = model("qwen2_5_vl", "deep", "fp32")
     questions = [[{"role": "user", "content": f"What is the {word}?"}] for word in ("total", "date", "name", "tax")]
     alone = [shared.generate(question, max_new_tokens=12) for question in questions]
@@ -373,7 +373,7 @@ def test_a_stream_of_another_thread_ends_with_an_error_not_with_a_wrong_answer(m
         list(first)
 
 
-def test_ignore_eos_goes_on_to_the_limit(reference_bundle: Path) -> None:
+def test_ignore_eos_generates_up_to_the_limit(reference_bundle: Path) -> None:
     reader = load(reference_bundle, threads=1)
     stream = reader.stream([{"role": "user", "content": "Read the text."}], max_new_tokens=40, ignore_eos=True)
     list(stream)
@@ -400,7 +400,7 @@ def test_clear_forgets_and_close_ends(path: Path, monkeypatch: pytest.MonkeyPatc
             use()
 
 
-def test_a_model_that_nobody_has_is_gone(path: Path) -> None:
+def test_a_model_without_references_is_freed(path: Path) -> None:
     """At once, without the garbage collector: a device has room for one."""
     gc.collect()
     gc.disable()

@@ -1,4 +1,4 @@
-"""Boxes and points of every family's notation, in pixels of the original image, whatever a model leaves unfinished."""
+"""Boxes and points of every family's notation, in pixels of the original image, even in unfinished answers."""
 
 from __future__ import annotations
 
@@ -248,7 +248,7 @@ def iou(a: Box, b: Box) -> float:
 
 
 def test_the_reference_checkpoint_locates_fields(reference_bundle: Path) -> None:
-    """Twelve held-out pages: the boxes of the answers parse, and lie near the true ones."""
+    """Twelve held-out pages: the boxes of the answers parse, and are near the true ones."""
     reader = load(reference_bundle, threads=1)
     lines = (json.loads(line) for line in (HELDOUT / "labels.jsonl").open(encoding="utf-8"))
     questions = [line for line in lines if line["task"] == "grounding"][:12]

@@ -126,7 +126,9 @@ def test_attributes_that_crash_onnx_runtime_are_refused(
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff" * 11, b"\x3a\x7f\x0a", b"\x3b", b"\x39\x01"])
-def test_what_is_no_model_is_refused(bundle: Path, content: bytes, capsys: pytest.CaptureFixture[str]) -> None:
+def test_files_that_are_not_models_are_refused(
+    bundle: Path, content: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
     replace(bundle, bundle / "llm.onnx", content)
     assert main(["run", str(bundle), "Hello"]) == 2
     assert_one_line(capsys.readouterr().err)
@@ -155,7 +157,7 @@ def test_graphs_of_a_million_nodes_are_refused_in_time(bundle: Path, capsys: pyt
     assert f"more than {MAX_FIELDS:,} fields" in error
 
 
-def test_files_that_cannot_be_opened_are_told(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_that_cannot_be_opened_are_reported(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(BundleError, match="aaa: cannot be read: File name too long"):
         read_manifest(bundle / ("a" * 5000))
 

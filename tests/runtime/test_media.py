@@ -89,15 +89,15 @@ def test_a_palette_with_a_transparent_entry_is_laid_on_white() -> None:
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
 def test_sixteen_bit_grey_keeps_its_upper_byte(kind: str) -> None:
-    grey = (np.arange(SIZE[0] * SIZE[1], dtype=np.uint16).reshape(SIZE[::-1]) * 150).astype(np.uint16)
-    shown = pixels(load_image(encoded(Image.fromarray(grey), kind)))
-    assert np.array_equal(shown[..., 0], grey // 256)
+    gray = (np.arange(SIZE[0] * SIZE[1], dtype=np.uint16).reshape(SIZE[::-1]) * 150).astype(np.uint16)
+    shown = pixels(load_image(encoded(Image.fromarray(gray), kind)))
+    assert np.array_equal(shown[..., 0], gray // 256)
     assert np.array_equal(shown[..., 0], shown[..., 2])
 
 
 def test_thirty_two_bit_grey_is_clipped() -> None:
-    grey = np.array([[-5, 0, 256, 70000]], np.int32)
-    assert pixels(load_image(encoded(Image.fromarray(grey), "TIFF")))[0, :, 0].tolist() == [0, 0, 1, 255]
+    gray = np.array([[-5, 0, 256, 70000]], np.int32)
+    assert pixels(load_image(encoded(Image.fromarray(gray), "TIFF")))[0, :, 0].tolist() == [0, 0, 1, 255]
 
 
 @pytest.mark.parametrize(
@@ -112,8 +112,8 @@ def test_float_tiff(values: list[float], shown: list[int]) -> None:
 
 def test_one_bit_and_grey() -> None:
     assert set(np.unique(pixels(load_image(encoded(picture().convert("1"), "PNG"))))) == {0, 255}
-    grey = picture().convert("L")
-    assert np.array_equal(pixels(load_image(encoded(grey, "BMP")))[..., 1], np.asarray(grey))
+    gray = picture().convert("L")
+    assert np.array_equal(pixels(load_image(encoded(gray, "BMP")))[..., 1], np.asarray(gray))
 
 
 def test_cmyk_jpeg() -> None:
@@ -143,8 +143,8 @@ def test_the_same_picture_from_every_kind_of_source(tmp_path: Path) -> None:
     opaque = np.dstack((array, np.full(array.shape[:2], 255, np.uint8)))
     for source in (path, str(path), path.read_bytes(), picture(), array, opaque, array[::1]):
         assert np.array_equal(pixels(load_image(source)), array)
-    grey = np.asarray(picture().convert("L"))
-    assert np.array_equal(pixels(load_image(grey))[..., 2], grey)
+    gray = np.asarray(picture().convert("L"))
+    assert np.array_equal(pixels(load_image(gray))[..., 2], gray)
 
 
 def test_a_callers_image_is_neither_changed_nor_closed(tmp_path: Path) -> None:
@@ -262,7 +262,7 @@ def test_damaged_chunks_of_a_png_are_read_or_refused() -> None:
 @pytest.mark.parametrize(
     "content", [b"", b"just text", b"%PDF-1.7", b"\0" * 4096], ids=["empty", "text", "pdf", "zeros"]
 )
-def test_files_that_are_no_images(content: bytes, tmp_path: Path) -> None:
+def test_files_that_are_not_images(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "notes.txt"
     path.write_bytes(content)
     with pytest.raises(MediaError, match=r"notes\.txt: is not an image in a known format"):
@@ -281,7 +281,7 @@ def test_urls_are_named_not_quoted() -> None:
     assert len(str(error.value)) < 100
 
 
-def test_an_open_file_can_be_asked_about_twice(tmp_path: Path) -> None:
+def test_an_open_file_can_be_read_twice(tmp_path: Path) -> None:
     file = io.BytesIO(encoded(picture(), "PNG"))
     assert pixels(load_image(file)).tolist() == pixels(load_image(file)).tolist()
     (tmp_path / "a.txt").write_text("text")
@@ -290,8 +290,8 @@ def test_an_open_file_can_be_asked_about_twice(tmp_path: Path) -> None:
 
 
 def test_greys_of_eight_bits_in_a_wider_mode_keep_their_light() -> None:
-    grey = Image.new("L", (9, 9), 200)
-    assert pixels(load_image(grey.convert("I"))).tolist() == pixels(load_image(grey)).tolist()
+    gray = Image.new("L", (9, 9), 200)
+    assert pixels(load_image(gray.convert("I"))).tolist() == pixels(load_image(gray)).tolist()
 
 
 THREADS = """
@@ -309,7 +309,7 @@ threads = [threading.Thread(target=read, args=(path,)) for path in sys.argv[1:]]
 
 
 def test_threads_that_read_pdfs_take_turns(tmp_path: Path) -> None:
-    """pdfium is not made for threads and takes the process with it."""
+    """pdfium is not thread-safe and would end the process."""
     paths = [text_pdf(tmp_path / f"{index}.pdf", [["Total: 12", "Paid"]]) for index in range(2)]
     assert subprocess.run([sys.executable, "-c", THREADS, *map(str, paths)], check=False).returncode == 0
 
@@ -411,7 +411,7 @@ def test_lists_of_frames_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def scans(count: int) -> bytes:
-    """A progressive JPEG of 4096² grey pixels, whose last scan comes again and again."""
+    """A progressive JPEG of 4096² gray pixels, whose last scan comes again and again."""
     data = encoded(Image.new("L", (4096, 4096), 128), "JPEG", progressive=True)
     tables = data.rindex(b"\xff\xc4")
     return data[:-2] + data[tables:-2] * count + b"\xff\xd9"
@@ -433,7 +433,7 @@ def test_a_tiff_of_thousands_of_pages_is_refused(monkeypatch: pytest.MonkeyPatch
         load_pages(encoded(dot, "TIFF", save_all=True, append_images=[dot] * 9))
 
 
-def test_several_pages_where_one_image_is_wanted() -> None:
+def test_several_pages_instead_of_one_image() -> None:
     tiff = io.BytesIO()
     picture().save(tiff, "TIFF", save_all=True, append_images=[picture()])
     with pytest.raises(MediaError, match="has 2 pages; one image is expected"):
@@ -649,7 +649,7 @@ def test_parse_pages(text: str | None, indices: list[int]) -> None:
 
 
 @pytest.mark.parametrize("text", ["", ",", "a", "1,", "-2", "1--2", "1-2-3", "²", "1.5", "9" * 5000, "+1"])
-def test_pages_that_are_no_numbers(text: str) -> None:
+def test_pages_that_are_not_numbers(text: str) -> None:
     with pytest.raises(MediaError, match=r"x\.pdf: pages .*write"):
         parse_pages(text, 5, "x.pdf")
 

@@ -38,8 +38,8 @@ def test_its_files_are_whole(version: int) -> None:
 
 @pytest.mark.parametrize("saturating", [None, True])
 @pytest.mark.parametrize("version", VERSIONS)
-def test_it_gives_what_it_gave(version: int, saturating: bool | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On this processor, and as on one whose byte products saturate, where exact ones are asked for."""
+def test_its_logits_are_unchanged(version: int, saturating: bool | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On this processor, and in the mode for processors whose byte products saturate."""
     if saturating:
         monkeypatch.setattr("qvl_runtime.sessions.cpu.saturates", lambda: True)
     assert_equal_logits(version)

@@ -73,7 +73,7 @@ def children() -> set[int]:
 
 
 def gone(pid: int, seconds: float = 30.0) -> bool:
-    """Whether a process ends in so many seconds; one that nobody waits for is gone too."""
+    """Whether a process ends within `seconds`; one that nobody waits for has ended too."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         try:
@@ -118,7 +118,7 @@ def test_the_error_names_file_page_and_limit(tmp_path: Path) -> None:
     assert str(caught.value) == f"{tmp_path}/bill.pdf: page 3 cannot be drawn: it takes longer than 0.5 s"
 
 
-def test_a_model_goes_on_serving(model: Loader, attack: Path, letter: Path) -> None:
+def test_a_model_continues_to_serve(model: Loader, attack: Path, letter: Path) -> None:
     reader = model("qwen2_5_vl", "small", "fp32")
 
     def ask(path: Path, page: str) -> str:
@@ -207,7 +207,7 @@ def test_what_other_documents_left_behind_ends_no_page(
 
 
 def test_an_interrupt_in_the_middle_of_a_page(attack: Path, letter: Path, fresh: Any) -> None:
-    """What was left of its reply is not taken for the next one's."""
+    """The rest of its reply is not taken for the next reply."""
     pages = pdf_pages(attack, limits=PdfLimits(seconds=60))
     signal.signal(signal.SIGALRM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     signal.setitimer(signal.ITIMER_REAL, 0.5)
@@ -225,7 +225,7 @@ def no_executable(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("arrange", [frozen, no_executable])
-def test_where_no_process_can_be_started_pdfium_works_here(
+def test_if_no_process_can_be_started_pdfium_runs_in_this_one(
     arrange: Callable[[pytest.MonkeyPatch], None], letter: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     drawn, text, before = array(Pdf(letter).draw(1)), Pdf(letter).text(1), children()
@@ -243,7 +243,7 @@ def test_where_no_process_can_be_started_pdfium_works_here(
 
 
 def test_an_application_is_not_started_again(letter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that embeds Python would open a second window in the place of pdfium."""
+    """A program that embeds Python would open a second window instead of running pdfium."""
     kiosk = tmp_path / "kiosk"
     kiosk.write_text(f"#!/bin/sh\ntouch {tmp_path}/started\nexec sleep 600\n")
     kiosk.chmod(0o755)
@@ -255,7 +255,7 @@ def test_an_application_is_not_started_again(letter: Path, tmp_path: Path, monke
 
 
 @pytest.mark.parametrize("program", ["/bin/false", "/no/such/python"])
-def test_a_program_that_is_no_python(program: str, letter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_program_that_is_not_python(program: str, letter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An application that embeds Python may name itself as the interpreter."""
     monkeypatch.setattr(sys, "executable", program)
     with pytest.warns(UserWarning, match="PDFs are read without limits on memory and time"):
@@ -263,7 +263,7 @@ def test_a_program_that_is_no_python(program: str, letter: Path, monkeypatch: py
     assert pdf.text(0) == "Total: 12"
 
 
-def test_a_busy_system_is_no_reason_to_give_up_the_limits(letter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_busy_system_does_not_lift_the_limits(letter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def busy(*_: Any, **__: Any) -> None:
         raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
 
@@ -320,7 +320,7 @@ READ = "import sys; from qvl_runtime.pdf import Pdf; print(Pdf(sys.argv[1]).text
 
 @pytest.mark.parametrize("flags", [(), ("-P",), ("-s", "-B")], ids=str)
 def test_how_the_host_was_started_does_not_matter(flags: tuple[str, ...], letter: Path, tmp_path: Path) -> None:
-    """Its standard input is its own; its directory is no place to import from unless it says so."""
+    """Its standard input is its own; nothing is imported from its directory unless that is requested."""
     (tmp_path / "pypdfium2.py").write_text("raise SystemExit('imported')") if "-P" in flags else None
     done = run(READ, letter, cwd=tmp_path, input="mine", flags=flags)
     assert (done.stdout.split("\n")[:2], done.stderr) == (["Total: 12", "mine"], "")

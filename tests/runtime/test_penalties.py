@@ -212,10 +212,10 @@ def exported(checkpoint: Any, tmp_path: Path) -> Callable[..., Path]:
 
 
 @pytest.mark.parametrize("config", RECOMMENDED.values(), ids=RECOMMENDED)
-def test_the_checkpoints_settings_are_kept_and_followed(
+def test_the_checkpoints_settings_are_stored_and_applied(
     exported: Callable[..., Path], oracle: Oracle, config: dict[str, Any]
 ) -> None:
-    """Token for token, where one token can be drawn; without being asked, answers stay greedy."""
+    """Token by token, if only one token can be drawn; by default answers are greedy."""
     ours, theirs = load(exported(config), threads=1), oracle("qwen2_5_vl", "deep")
     kept = msgspec.to_builtins(ours.manifest.generation)
     assert kept == {**msgspec.to_builtins(GenerationDefaults()), **config}

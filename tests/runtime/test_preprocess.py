@@ -50,7 +50,7 @@ def test_smart_resize(height: int, width: int, factor: int, low: int, more: int)
 
 @pytest.mark.parametrize(("size", "expected"), [((42, 70), (56, 56)), ((10, 1000), (28, 560))], ids=str)
 def test_smart_resize_known_traps(size: tuple[int, int], expected: tuple[int, int]) -> None:
-    """Half to even, and thin images, where transformers and qwen-vl-utils differ."""
+    """Half to even, and thin images, for which transformers and qwen-vl-utils differ."""
     theirs = their_smart_resize(*size, min_pixels=3136, max_pixels=12845056)
     assert smart_resize(*size, 28, 3136, 12845056) == theirs
     assert theirs == expected

@@ -264,7 +264,7 @@ def test_images_have_pixel_bounds_of_their_own(tiny: Model) -> None:
 
 @pytest.mark.parametrize(("fps", "step"), [(2.0, 2), (1.0, 4), (0.5, 8), (8.0, 0.5)])
 def test_fps_moves_temporal_positions(tiny: Model, fps: float, step: float) -> None:
-    """Two tokens a second, two frames a patch; families without a clock count patches."""
+    """Two tokens per second, two frames per patch; families without a clock count patches."""
     prompt = tiny.prompt([user(video(6, fps=fps))])
     span = prompt.placed[0].span
     times = prompt.positions[0, span.start : span.end].reshape(3, -1)[:, 0]

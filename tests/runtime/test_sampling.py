@@ -96,7 +96,7 @@ def test_options_out_of_range(options: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("temperature", [0.0, 0.7])
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_logits_that_are_not_finite_are_no_answer(temperature: float, bad: float) -> None:
+def test_logits_that_are_not_finite_are_an_error(temperature: float, bad: float) -> None:
     logits = np.array([0.5, bad, 1.0], np.float32)
     with pytest.raises(EngineError, match="logits are not finite"):
         Sampling(temperature).picker()(logits)

@@ -1,4 +1,4 @@
-"""The probe for saturating byte products: the stored model is what this file makes, and what it finds is so.
+"""The probe for saturating byte products: the stored model equals the one built here, and its result is true.
 
 `python -m tests.runtime.test_saturation` writes the model anew.
 """
@@ -29,7 +29,7 @@ def probe() -> bytes:
     return bytes(model.SerializeToString(deterministic=True))
 
 
-def test_the_model_is_the_one_made_here() -> None:
+def test_the_model_equals_the_one_built_here() -> None:
     stored = onnx.load_from_string(saturation.PROBE.read_bytes())
     assert stored == onnx.load_from_string(probe())
 
@@ -43,7 +43,7 @@ def test_it_finds_what_the_processor_has() -> None:
 
 
 @pytest.mark.parametrize("found", [True, False])
-def test_precision_is_asked_for_only_where_needed(monkeypatch: pytest.MonkeyPatch, found: bool) -> None:
+def test_precision_is_requested_only_where_needed(monkeypatch: pytest.MonkeyPatch, found: bool) -> None:
     monkeypatch.setattr("qvl_runtime.sessions.cpu.saturates", lambda: found)
     assert session_options(1).get_session_config_entry("session.x64quantprecision") == str(int(found))
 

@@ -117,7 +117,7 @@ def test_file_urls_elsewhere() -> None:
         resolve_source("file://server/share/p.png")
 
 
-def test_backslashes_are_slashes_where_that_is_a_file(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_backslashes_are_slashes_if_that_is_a_file(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(page.parent.parent)
     name = f"{page.parent.name}\\{page.name}"
     assert load_image(name).size == (90, 60)
@@ -191,7 +191,7 @@ def test_remote_urls_are_refused_without_what_they_keep_secret(tiny: Model) -> N
         assert "\n" not in str(caught.value)
 
 
-def test_what_is_no_name_is_left_alone() -> None:
+def test_texts_that_are_not_names_are_left_alone() -> None:
     for source in (b"data:,x", io.BytesIO(), 7, None):
         assert resolve_source(source) is source
     assert resolve_source("page.png") == "page.png" and describe_source("page.png") == "page.png"

@@ -1,4 +1,4 @@
-"""No file and no variable of a user's is touched by ONNX Runtime's telemetry, in whatever order things are imported."""
+"""ONNX Runtime's telemetry touches no file and no variable of the user, in any order of imports."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ with load(sys.argv[1], threads=1) as model:
 """
 LATER = "import qvl_runtime, onnxruntime\n" + ANSWER
 EARLIER = "import onnxruntime\n" + ANSWER
-TOLD = """
+CALLED = """
 import sys, types
-told, fake = [], types.ModuleType("onnxruntime")
-fake.InferenceSession, fake.disable_telemetry_events = object, lambda: told.append(1)
+calls, fake = [], types.ModuleType("onnxruntime")
+fake.InferenceSession, fake.disable_telemetry_events = object, lambda: calls.append(1)
 sys.modules["onnxruntime"] = fake
 import qvl_runtime._onnxruntime.library, os
-print(len(told), os.environ["ORT_DISABLE_TELEMETRY"])
+print(len(calls), os.environ["ORT_DISABLE_TELEMETRY"])
 """
 VALUE = "import {module}, os; print(os.environ['ORT_DISABLE_TELEMETRY'])"
 
 
 def run(home: Path, code: str, *arguments: object, **variables: str) -> str:
-    """In a process whose every place to write to is below `home`."""
+    """In a process whose writable directories are all below `home`."""
     environment = {key: value for key, value in os.environ.items() if key != VARIABLE} | variables
     for variable in ("HOME", "TMPDIR", "XDG_CACHE_HOME", "XDG_DATA_HOME", "XDG_CONFIG_HOME", "XDG_STATE_HOME"):
         (home / variable).mkdir(parents=True, exist_ok=True)
@@ -62,8 +62,8 @@ def test_an_answer_leaves_no_file(code: str, small: Path, tmp_path: Path) -> Non
     assert not files(tmp_path)
 
 
-def test_whoever_imports_it_first_sets_the_variable(small: Path, tmp_path: Path) -> None:
-    """As the README says; without it there are files before we are asked for anything, which this test would see."""
+def test_the_first_import_sets_the_variable(small: Path, tmp_path: Path) -> None:
+    """As the README says; without it, files appear on import, and this test sees them."""
     run(tmp_path / "set", EARLIER, small, **{VARIABLE: "1"})
     assert not files(tmp_path / "set")
     if sys.platform == "linux":
@@ -71,10 +71,10 @@ def test_whoever_imports_it_first_sets_the_variable(small: Path, tmp_path: Path)
         assert files(tmp_path / "unset"), "no telemetry any more: the other tests of this file show nothing"
 
 
-@pytest.mark.parametrize(("own", "told", "value"), [(None, 1, "1"), ("1", 0, "1"), ("0", 0, "0")])
-def test_one_that_is_there_already_is_told(own: str | None, told: int, value: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("own", "calls", "value"), [(None, 1, "1"), ("1", 0, "1"), ("0", 0, "0")])
+def test_an_imported_module_is_switched_off(own: str | None, calls: int, value: str, tmp_path: Path) -> None:
     """Unless the user has decided; children get the variable in any case."""
-    assert run(tmp_path, TOLD, **({} if own is None else {VARIABLE: own})) == f"{told} {value}\n"
+    assert run(tmp_path, CALLED, **({} if own is None else {VARIABLE: own})) == f"{calls} {value}\n"
 
 
 @pytest.mark.parametrize(

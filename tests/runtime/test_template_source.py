@@ -61,7 +61,7 @@ def test_python_in_templates(source: str) -> None:
     assert ChatTemplate(source, WHERE).render(MESSAGES) == theirs(source)
 
 
-def test_published_templates_are_left_as_they_are() -> None:
+def test_published_templates_are_unchanged() -> None:
     published = [value for name, value in vars(templates).items() if name.startswith("QWEN") and isinstance(value, str)]
     assert len(published) >= 3
     for source in published:

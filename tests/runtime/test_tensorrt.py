@@ -60,7 +60,7 @@ open(named["saveEngine"], "wb").write(fake_tensorrt.serialize(onnx.load(named["o
 
 @dataclass(frozen=True)
 class Gpu:
-    """The fakes that are installed, and where exports go."""
+    """The installed fakes, and the directory of exports."""
 
     cuda: FakeCuda
     monkeypatch: pytest.MonkeyPatch
@@ -221,7 +221,7 @@ def test_a_gpu_that_is_too_small_or_not_meant_or_missing(checkpoint: Checkpoints
     assert model.generate(pages(1), max_new_tokens=2)
     model.close()
     gpu.cuda.memory, gpu.cuda.capability = 1 << 30, 75
-    with pytest.raises(BundleError, match=r"built for compute capability 86, 120, this GPU has 75 \(export with"):
+    with pytest.raises(BundleError, match=r"built for compute capability 86, 120; this GPU has 75 \(export with"):
         load(out)
     gpu.cuda.memory = 0
     with pytest.raises(EngineError, match=r"no CUDA GPU was found: .*cudaErrorNoDevice \(install the NVIDIA driver"):
@@ -286,7 +286,7 @@ def test_compiled_kernels_are_kept_for_the_next_start(checkpoint: Checkpoints, g
 
 @pytest.mark.parametrize("version", ["10.15.1", "11.1.0"])
 def test_the_builder_on_a_machine_with_a_gpu(checkpoint: Checkpoints, gpu: Gpu, version: str) -> None:
-    """Typed by flag before 11; what was measured is kept for the next build."""
+    """Strongly typed by a flag before version 11; timings are cached for the next build."""
     gpu.install({"tensorrt": version})
     flags = []
     fake: Any = sys.modules["tensorrt"]
@@ -313,7 +313,7 @@ def test_an_old_tensorrt_is_refused(checkpoint: Checkpoints, gpu: Gpu) -> None:
 
 
 def test_the_device_builds_its_own_engines(checkpoint: Checkpoints, gpu: Gpu) -> None:
-    """Exported where there is no TensorRT; `build_engines.sh` and a fake trtexec then make what the session loads."""
+    """Exported without TensorRT; `build_engines.sh` and a fake trtexec then build the engines for the session."""
     source = checkpoint("qwen2_5_vl", "small")
     expected = load(make(source, gpu.work / "portable", "portable"), threads=1).generate(pages(2), max_new_tokens=8)
     gpu.monkeypatch.setitem(sys.modules, "tensorrt", None)

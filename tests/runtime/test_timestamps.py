@@ -101,7 +101,7 @@ def test_times_are_means_of_first_and_last(times: list[float], size: int) -> Non
 
 @pytest.mark.parametrize("content", ["<|video_pad|>", "<|vision_start|><|video_pad|><|vision_end|>"])
 @pytest.mark.parametrize("before", [True, False])
-def test_placeholders_of_ones_own_are_refused(tiny: Model, content: str, before: bool) -> None:
+def test_placeholders_in_a_text_are_refused(tiny: Model, content: str, before: bool) -> None:
     parts = [text(content), video(4)] if before else [video(4), text(content)]
     with pytest.raises(PromptError, match="placeholders for"):
         tiny.prompt([{"role": "user", "content": parts}])

@@ -1,4 +1,4 @@
-"""Prompts with tools equal transformers' to the letter, and calls are found in whatever a model answers."""
+"""Prompts with tools equal transformers' to the letter, and calls are found in any answer."""
 
 from __future__ import annotations
 
@@ -99,13 +99,13 @@ def test_parts_among_tools(conversation: list[Any]) -> None:
 
 
 @pytest.mark.parametrize("conversation", CONVERSATIONS.values(), ids=CONVERSATIONS)
-def test_a_template_without_tools_gets_them_in_the_words_of_one_with(conversation: list[Any]) -> None:
+def test_a_template_without_tools_gets_the_text_of_one_with_tools(conversation: list[Any]) -> None:
     """Qwen2.5-VL publishes two templates, one with images and one with tools; this is the first for both."""
     ours = ChatTemplate(QWEN2_5_VL, WHERE).render(conversation, TOOLS)
     assert ours == rendered(QWEN2_5_TOOLS, conversation)
 
 
-def test_images_keep_their_place_in_such_a_template() -> None:
+def test_images_keep_their_position_in_such_a_template() -> None:
     ours = ChatTemplate(QWEN2_5_VL, WHERE).render(PARTS["image as a result"], TOOLS)
     image = "<|vision_start|><|image_pad|><|vision_end|>"
     assert f"<|im_start|>user\nZoom in.{image}<|im_end|>\n" in ours
@@ -183,13 +183,13 @@ def test_a_model_takes_tools_and_their_results(model: Loader) -> None:
     [{"name": "f"}, "f", 3, [1], [{}], [{"function": {}}], [{"function": "f"}], [{"name": "f", "x": {1}}]],
     ids=str,
 )
-def test_what_is_no_tool(model: Loader, tools: Any) -> None:
+def test_values_that_are_not_tools(model: Loader, tools: Any) -> None:
     with pytest.raises(PromptError, match=r"tools must be|tools cannot be written|cannot use the tool"):
         model("qwen2_5_vl", "small", "fp32").prompt([says("user", "x")], tools=tools)
 
 
 @pytest.mark.parametrize("calls", [3, "f", ["f"], [{}], [{"function": {"name": "f", "arguments": [1]}}]], ids=str)
-def test_what_is_no_call(model: Loader, calls: Any) -> None:
+def test_texts_that_are_not_calls(model: Loader, calls: Any) -> None:
     message = {"role": "assistant", "content": "", "tool_calls": calls}
     with pytest.raises(PromptError, match="cannot use the tool call"):
         model("qwen2_5_vl", "small", "fp32").prompt([says("user", "x"), message])

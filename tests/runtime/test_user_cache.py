@@ -23,7 +23,7 @@ def test_what_is_kept_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert [file.name for file in path.parent.iterdir()] == ["engines"]
 
 
-def test_a_directory_that_cannot_be_made_is_no_error(tmp_path: Path) -> None:
+def test_a_directory_that_cannot_be_created_is_not_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     user_cache.keep(tmp_path / "file" / "engines", b"data")
     assert user_cache.read(tmp_path / "file" / "engines") is None

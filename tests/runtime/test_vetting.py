@@ -93,7 +93,7 @@ def test_without_a_cache_it_is_tried_once_in_a_process(tmp_path: Path, monkeypat
 
 
 @pytest.mark.parametrize("executable", ["", "/usr/bin/uwsgi", None])
-def test_no_child_where_this_is_no_python(executable: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_child_if_the_program_is_not_python(executable: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", executable)
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("started"))
     assert template(SELF + "{{ ns }}") == {}
@@ -105,7 +105,7 @@ def test_no_child_in_a_frozen_application(monkeypatch: pytest.MonkeyPatch) -> No
     assert template(SELF + "{{ ns }}") == {}
 
 
-def test_a_child_that_is_no_python_of_ours_says_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_child_that_is_not_our_python_says_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     other = tmp_path / "python3"
     other.write_text("#!/bin/sh\nexit 1\n")
     other.chmod(0o755)
@@ -142,7 +142,7 @@ def test_hostile_tokenizers(changes: dict[str, Any], reason: str) -> None:
 
 
 def test_both_at_once(cache: Path) -> None:
-    """A template that ends the child is told from a tokenizer that was not tried for it."""
+    """A template that ends the child is distinguished from a tokenizer that was not tried because of it."""
     words = pipeline((REFERENCE / "tokenizer.json").read_text("utf-8"))
     jobs = {"template": vetting.template_job(SELF + "{{ ns }}", {}), "tokenizer": words}
     assert list(vetting.faults(jobs)) == ["template"] and not cache.exists()

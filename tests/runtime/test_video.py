@@ -44,7 +44,7 @@ COUNTS = [
     (50, 30, {"max_frames": 100, "fps": 60}, 50),
     (1000, 12.5, {"fps": 3}, 240),
 ]
-"""Frames, frames a second, options, and what `smart_nframes` of qwen-vl-utils 0.0.14 answered."""
+"""Frames, frames per second, options, and what `smart_nframes` of qwen-vl-utils 0.0.14 returned."""
 SIZES = [
     (8, (1920, 1080), 28, {}, (1008, 560)),
     (8, (1920, 1080), 32, {}, (1152, 640)),
@@ -101,7 +101,7 @@ def shade(index: int) -> int:
 
 @pytest.fixture(scope="module")
 def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """45 grey frames at 10 a second, each a little lighter than the last."""
+    """45 gray frames at 10 per second, each a little lighter than the last."""
     path = tmp_path_factory.mktemp("films") / "film.mp4"
     with av.open(str(path), "w") as container:
         stream = container.add_stream("mpeg4", rate=RATE)
@@ -127,7 +127,7 @@ def greys(frames: Any) -> list[float]:
 
 
 @pytest.mark.parametrize("options", [{}, {"fps": 1.0}, {"fps": 4.0, "max_frames": 10}, {"nframes": 6}], ids=str)
-def test_a_file_gives_the_frames_that_were_asked_for(tiny: Model, film: Path, options: dict[str, Any]) -> None:
+def test_a_file_gives_the_requested_frames(tiny: Model, film: Path, options: dict[str, Any]) -> None:
     (placed,) = tiny.prompt(ask(video=film, **options)).placed
     count = FrameSampling.from_part(options).count(TOTAL, RATE)
     chosen = torch.linspace(0, TOTAL - 1, count).round().long().tolist()
@@ -174,7 +174,7 @@ def test_frames_given_one_by_one_are_thinned_out(tiny: Model) -> None:
 
 
 def test_times_of_a_file_are_written_before_its_patches(model: Loader, film: Path) -> None:
-    """Where a family writes times; frames 0, 15, 29 and 44 of ten a second are no multiples of a rate."""
+    """If a family writes times; frames 0, 15, 29 and 44 at ten per second are not multiples of a rate."""
     timed = model("qwen3_vl", "small", "fp32")
     prompt = timed.prompt(ask(video=film, nframes=4))
     text = timed.tokenizer.decode(prompt.ids.tolist(), skip_special_tokens=True)
@@ -208,7 +208,7 @@ def test_a_turned_film_is_upright(tmp_path: Path, film: Path) -> None:
     assert image.getpixel((1, 0)) == (255, 0, 0), "a quarter turn clockwise"
 
 
-def test_what_is_no_video(tiny: Model, tmp_path: Path, film: Path) -> None:
+def test_files_that_are_not_a_video(tiny: Model, tmp_path: Path, film: Path) -> None:
     (tmp_path / "text.mp4").write_text("no video")
     (tmp_path / "cut.mp4").write_bytes(film.read_bytes()[:200])
     (tmp_path / "playlist.m3u8").write_text("#EXTM3U\n#EXTINF:1,\nhttp://127.0.0.1:9/a.ts\n")
@@ -244,8 +244,8 @@ PLAYLISTS = {
 
 
 @pytest.mark.parametrize("name", PLAYLISTS)
-def test_files_that_name_other_files_are_no_videos(name: str, tmp_path: Path, film: Path) -> None:
-    """What they name is no business of whoever gives a video; FFmpeg would open it."""
+def test_files_that_name_other_files_are_not_videos(name: str, tmp_path: Path, film: Path) -> None:
+    """Names in a video file are not opened, although FFmpeg would open them."""
     (tmp_path / "film.ts").write_bytes(transport_stream(film))
     (tmp_path / name).write_text(PLAYLISTS[name].format(film="film.ts"))
     with pytest.raises(MediaError, match=rf"{name}: cannot be read as a video: Invalid"):
@@ -356,6 +356,6 @@ def test_frames_given_one_by_one_are_not_sampled_by_number() -> None:
         load_clip(frames, sampling, lambda *_: (56, 56))
 
 
-def test_one_image_is_no_array_of_frames() -> None:
+def test_one_image_is_not_an_array_of_frames() -> None:
     with pytest.raises(MediaError, match=r"array of shape \[60, 40, 3\] \(give \[frames, H, W, 3\]"):
         load_clip(np.zeros((60, 40, 3), np.uint8), FrameSampling(), lambda *_: (56, 56))

@@ -28,7 +28,7 @@ from ..graph.weights import Written
 
 
 @dataclass(frozen=True)
-class Source:
+class CheckpointSource:
     """The checkpoint's name as given, its directory, and the hub's commit."""
 
     name: str
@@ -37,7 +37,10 @@ class Source:
 
 
 def origin(
-    source: Source, read_hash: Any, calibration: Calibration | None, options: Mapping[str, str | int | float | bool]
+    source: CheckpointSource,
+    read_hash: Any,
+    calibration: Calibration | None,
+    options: Mapping[str, str | int | float | bool],
 ) -> Provenance:
     """Returns the provenance; `read_hash` (hashlib) is over the weights read. A local path is reduced to its name."""
     config = (source.directory / "config.json").read_bytes()
@@ -76,8 +79,25 @@ def manifest(
     generation: GenerationDefaults,
 ) -> Manifest:
     """Returns the manifest of a bundle, which may still lack its later graphs."""
+    return Manifest(
+        schema_version=SCHEMA_VERSION,
+        family=spec.family,
+        target=target,
+        image=spec.image,
+        llm=_llm_geometry(spec),
+        tokens=spec.tokens,
+        video=spec.video,
+        graphs=dict(graphs),
+        files=dict(files),
+        provenance=provenance,
+        special_tokens=dict(special_tokens),
+        generation=generation,
+    )
+
+
+def _llm_geometry(spec: ModelSpec) -> LlmGeometry:
     text = spec.text
-    llm = LlmGeometry(
+    return LlmGeometry(
         hidden_size=text.hidden_size,
         vocab_size=text.vocab_size,
         num_layers=text.num_layers,
@@ -88,18 +108,4 @@ def manifest(
         rotation_seed=text.rotation_seed,
         flat_positions=text.flat_positions,
         ntk_length=text.ntk_length,
-    )
-    return Manifest(
-        schema_version=SCHEMA_VERSION,
-        family=spec.family,
-        target=target,
-        image=spec.image,
-        llm=llm,
-        tokens=spec.tokens,
-        video=spec.video,
-        graphs=dict(graphs),
-        files=dict(files),
-        provenance=provenance,
-        special_tokens=dict(special_tokens),
-        generation=generation,
     )

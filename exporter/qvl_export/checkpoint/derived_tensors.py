@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-import numpy.typing as npt
 
-from ..common.arrays import Floats
+from ..common.arrays import Doubles, Floats, Ints
 from .safetensors_reader import CHUNK_BYTES, Tensor
 
 BICUBIC = -0.75
@@ -55,7 +54,7 @@ def whole(tensor: Tensor) -> Floats:
     return np.concatenate([chunk.astype(np.float32) for chunk in tensor.chunks()])
 
 
-def reordered(source: Tensor, order: npt.NDArray[np.int64]) -> Computed:
+def reordered(source: Tensor, order: Ints) -> Computed:
     """Returns the tensor with its rows in another order."""
     return Computed(source.name, source, source.shape, lambda rows: rows[order], by_row=False)
 
@@ -93,7 +92,7 @@ def interpolation_matrix(size: int, wanted: int) -> Floats:
     return matrix.astype(np.float32)
 
 
-def _cubic(distance: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def _cubic(distance: Doubles) -> Doubles:
     near = ((BICUBIC + 2) * distance - (BICUBIC + 3)) * distance**2 + 1
     far = BICUBIC * (((distance - 5) * distance + 8) * distance - 4)
     return np.where(distance <= 1, near, np.where(distance < 2, far, 0))

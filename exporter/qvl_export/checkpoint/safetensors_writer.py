@@ -21,7 +21,7 @@ NAMES = {dtype: name for name, dtype in DTYPES.items()}
 Advance = Callable[[int], None]
 
 
-class Source(Protocol):
+class TensorValues(Protocol):
     """A tensor whose values are computed or read while it is written."""
 
     @property
@@ -31,11 +31,13 @@ class Source(Protocol):
     def chunks(self) -> Iterator[Array]: ...
 
 
-def nbytes(source: Source) -> int:
+def nbytes(source: TensorValues) -> int:
     return math.prod(source.shape) * source.dtype.itemsize
 
 
-def write(directory: Path, tensors: Mapping[str, Source], advance: Advance, shard_bytes: int = SHARD_BYTES) -> None:
+def write(
+    directory: Path, tensors: Mapping[str, TensorValues], advance: Advance, shard_bytes: int = SHARD_BYTES
+) -> None:
     """Writes `model.safetensors`, or numbered shards and their index if the tensors exceed `shard_bytes`."""
     shards = list(_shards(tensors, shard_bytes))
     files = [f"model-{number:05}-of-{len(shards):05}.safetensors" for number in range(1, len(shards) + 1)]
@@ -50,7 +52,7 @@ def write(directory: Path, tensors: Mapping[str, Source], advance: Advance, shar
         (directory / "model.safetensors.index.json").write_text(json.dumps(index, indent=1) + "\n", "utf-8")
 
 
-def _shards(tensors: Mapping[str, Source], shard_bytes: int) -> Iterator[list[str]]:
+def _shards(tensors: Mapping[str, TensorValues], shard_bytes: int) -> Iterator[list[str]]:
     """Yields names in order, with a new shard if the next tensor does not fit; a larger tensor gets its own shard."""
     ends = itertools.accumulate(map(nbytes, tensors.values()))
     shard: list[str] = []
@@ -63,7 +65,7 @@ def _shards(tensors: Mapping[str, Source], shard_bytes: int) -> Iterator[list[st
     yield shard
 
 
-def _write_file(path: Path, tensors: Mapping[str, Source], advance: Advance) -> None:
+def _write_file(path: Path, tensors: Mapping[str, TensorValues], advance: Advance) -> None:
     """Writes one file, wide element types first: every tensor must start at a multiple of its element size."""
     order = sorted(tensors, key=lambda name: -tensors[name].dtype.itemsize)
     with path.open("wb") as file:
@@ -76,7 +78,7 @@ def _write_file(path: Path, tensors: Mapping[str, Source], advance: Advance) -> 
             assert file.tell() - written == nbytes(tensors[name]), name
 
 
-def _header(tensors: Iterable[tuple[str, Source]]) -> bytes:
+def _header(tensors: Iterable[tuple[str, TensorValues]]) -> bytes:
     """Returns length and JSON, padded so that the tensors start at a multiple of eight."""
     entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     start = 0

@@ -10,6 +10,7 @@ import click
 from qvl_runtime.common.standard_streams import show
 from qvl_runtime.pdf import PDF_DPI
 
+from .options import any_path, counts_json_option, only_errors_option, samples_option
 from .progress import RichProgress
 
 EXAMPLES = """\b
@@ -25,18 +26,13 @@ def calib() -> None:
 
 
 @calib.command(epilog=EXAMPLES, short_help="Build a set from images and PDFs.")
-@click.argument("sources", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.argument("out_set", type=click.Path(path_type=Path))
-@click.option(
-    "--samples",
-    type=click.IntRange(1),
-    metavar="N",
-    help="Use at most N pages, spread evenly over the sources (default: all).",
-)
+@click.argument("sources", nargs=-1, required=True, type=any_path)
+@click.argument("out_set", type=any_path)
+@samples_option(None)
 @click.option("--dpi", type=DPI, metavar="N", default=PDF_DPI, show_default=True, help="Resolution of PDF pages.")
 @click.option("--force", is_flag=True, help="Replace an existing set.")
-@click.option("--quiet", is_flag=True, help="Print only errors.")
-@click.option("--json", "as_json", is_flag=True, help="Print the counts as one JSON object.")
+@only_errors_option
+@counts_json_option
 def build(
     sources: tuple[Path, ...],
     out_set: Path,

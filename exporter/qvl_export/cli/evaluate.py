@@ -10,6 +10,22 @@ import click
 
 from qvl_runtime.common.standard_streams import say, show
 
+from .options import (
+    any_path,
+    counts_json_option,
+    data_option,
+    engine_option,
+    generation_config_option,
+    items_option,
+    json_option,
+    max_new_tokens_option,
+    no_progress_option,
+    ray_option,
+    report_json_option,
+    template_args_option,
+    threads_option,
+    workers_option,
+)
 from .progress import ItemProgress, RichProgress
 
 LIMIT_EXCEEDED = 1
@@ -31,7 +47,6 @@ Example:
 A row of truth.csv (commas, semicolons or tabs):
   image,prompt,task,answer,kind
   may/invoice.png,What is the total?,qa,12.00,invoice"""
-Directory = click.Path(path_type=Path)
 
 
 def register(cli: click.Group) -> None:
@@ -41,28 +56,17 @@ def register(cli: click.Group) -> None:
 
 
 @click.command(epilog=COMPARE_EXAMPLES)
-@click.argument("reference", type=Directory)
-@click.argument("bundles", nargs=-1, required=True, type=Directory)
-@click.option("--data", required=True, type=Directory, help="Evaluation set: images and labels.jsonl.")
-@click.option("--out", required=True, type=Directory, help="Directory for index.html, report.md and report.json.")
-@click.option("--items", type=click.IntRange(1), metavar="N",
-              help="Evaluate at most N items, drawn with a fixed seed (default: all).")  # fmt: skip
-@click.option("--threads", type=click.IntRange(1), metavar="N", help="Cores for all processes together (default: all).")
-@click.option(
-    "--workers", type=click.IntRange(1), metavar="N", help="Worker processes per model (default: one per machine)."
-)
-@click.option("--ray", metavar="ADDRESS", help="Distribute the items over the Ray cluster at this address.")
-@click.option(
-    "--max-new-tokens",
-    type=click.IntRange(1),
-    metavar="N",
-    help="Maximum length of an answer, in tokens (default: the runtime's).",
-)
-@click.option(
-    "--use-generation-config", is_flag=True, help="Sample answers as the checkpoint recommends (default: greedy)."
-)
-@click.option("--reference", "engine", type=click.Choice(["bundle", "hf"]), default="bundle", show_default=True,
-              help="Kind of REFERENCE: a bundle, or a checkpoint that PyTorch runs.")  # fmt: skip
+@click.argument("reference", type=any_path)
+@click.argument("bundles", nargs=-1, required=True, type=any_path)
+@data_option
+@click.option("--out", required=True, type=any_path, help="Directory for index.html, report.md and report.json.")
+@items_option
+@threads_option
+@workers_option
+@ray_option
+@max_new_tokens_option
+@generation_config_option
+@engine_option
 @click.option("--fail-if", "gates", multiple=True, metavar="COND",
               help='Exit with 1 if a loss exceeds this limit, such as "cer>+0.5pt"; may be repeated.')  # fmt: skip
 @click.option("--undecided", type=click.Choice(["pass", "fail"]), help="Exit code of --fail-if for tasks with "
@@ -70,10 +74,9 @@ def register(cli: click.Group) -> None:
 @click.option(
     "--blame/--no-blame", "blamed", default=True, show_default=True, help="Trace the worst item layer by layer."
 )
-@click.option("--template-arg", "template_args", multiple=True, metavar="NAME=VALUE",
-              help="Variable of the chat template, such as enable_thinking=false; may be repeated.")  # fmt: skip
-@click.option("--json", "as_json", is_flag=True, help="Print report.json instead of the summary.")
-@click.option("--quiet", is_flag=True, help="Show no progress.")
+@template_args_option
+@report_json_option
+@no_progress_option
 def compare(
     reference: Path, bundles: tuple[Path, ...], data: Path, out: Path, engine: str, gates: tuple[str, ...],
     undecided: str | None, blamed: bool, as_json: bool, quiet: bool, **options: Any,
@@ -114,7 +117,7 @@ def _compare(plan: Any, as_json: bool, quiet: bool, must_decide: bool = False) -
         progress.stop()
     show(msgspec.to_builtins(report) if as_json else markdown(report))
     if not as_json:
-        click.echo(f"{plan.out / 'index.html'}: the full report")
+        show(f"{plan.out / 'index.html'}: the full report")
     open_gates, failed_gates = undecided(report, plan.gates), exceeded(report, plan.gates)
     for line in open_gates:
         say(f"undecided: {line}")
@@ -125,18 +128,16 @@ def _compare(plan: Any, as_json: bool, quiet: bool, must_decide: bool = False) -
 
 
 @click.command(epilog=BLAME_EXAMPLES)
-@click.argument("reference", type=Directory)
-@click.argument("bundle", type=Directory)
+@click.argument("reference", type=any_path)
+@click.argument("bundle", type=any_path)
 @click.argument("prompt", default="Read the text.")
-@click.option("--image", "images", multiple=True, required=True, type=Directory, help="Page image; may be repeated.")
+@click.option("--image", "images", multiple=True, required=True, type=any_path, help="An image; may be repeated.")
 @click.option("--into", metavar="STAGE", help="Compare the linears of this stage too, such as llm.layers.2.")
-@click.option("--reference", "engine", type=click.Choice(["bundle", "hf"]), default="bundle", show_default=True,
-              help="Kind of REFERENCE: a bundle, or a checkpoint that PyTorch runs.")  # fmt: skip
-@click.option("--threads", type=click.IntRange(1), metavar="N", help="Cores to use (default: all).")
-@click.option("--template-arg", "template_args", multiple=True, metavar="NAME=VALUE",
-              help="Variable of the chat template, such as enable_thinking=false; may be repeated.")  # fmt: skip
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-@click.option("--quiet", is_flag=True, help="Show no progress.")
+@engine_option
+@threads_option
+@template_args_option
+@json_option
+@no_progress_option
 def blame(
     reference: Path, bundle: Path, prompt: str, images: tuple[Path, ...], into: str | None, engine: str,
     threads: int | None, template_args: tuple[str, ...], as_json: bool, quiet: bool,
@@ -165,28 +166,18 @@ def blame(
     "--pixels", required=True, metavar="A,B,C", help="Pixel bounds to compare, such as 200704,501760,1003520."
 )
 @click.option("--precisions", required=True, metavar="P,Q", help="Precisions to compare, such as fp16,int4.")
-@click.option("--data", required=True, type=Directory, help="Evaluation set: images and labels.jsonl.")
-@click.option("--out", required=True, type=Directory, help="Directory for bundles and the report.")
-@click.option("--calib", type=Directory, help="Calibration set for quantized precisions (default: the built-in set).")
-@click.option("--items", type=click.IntRange(1), metavar="N", help="Evaluate at most N items (default: all).")
-@click.option("--threads", type=click.IntRange(1), metavar="N", help="Cores for all processes together (default: all).")
-@click.option(
-    "--workers", type=click.IntRange(1), metavar="N", help="Worker processes per model (default: one per machine)."
-)
-@click.option("--ray", metavar="ADDRESS", help="Distribute the items over the Ray cluster at this address.")
-@click.option(
-    "--max-new-tokens",
-    type=click.IntRange(1),
-    metavar="N",
-    help="Maximum length of an answer, in tokens (default: the runtime's).",
-)
-@click.option(
-    "--use-generation-config", is_flag=True, help="Sample answers as the checkpoint recommends (default: greedy)."
-)
-@click.option("--template-arg", "template_args", multiple=True, metavar="NAME=VALUE",
-              help="Variable of the chat template, such as enable_thinking=false; may be repeated.")  # fmt: skip
-@click.option("--json", "as_json", is_flag=True, help="Print report.json instead of the summary.")
-@click.option("--quiet", is_flag=True, help="Show no progress.")
+@data_option
+@click.option("--out", required=True, type=any_path, help="Directory for bundles and the report.")
+@click.option("--calib", type=any_path, help="Pages to calibrate on, as for `export` (default: the built-in set).")
+@items_option
+@threads_option
+@workers_option
+@ray_option
+@max_new_tokens_option
+@generation_config_option
+@template_args_option
+@report_json_option
+@no_progress_option
 def sweep(
     checkpoint: str, pixels: str, precisions: str, data: Path, out: Path, calib: Path | None, as_json: bool,
     quiet: bool, **options: Any,
@@ -215,11 +206,11 @@ def evaluation() -> None:
 
 
 @evaluation.command(epilog=EVAL_EXAMPLES, short_help="Build a set from page images and a table of answers.")
-@click.argument("scans", type=Directory)
-@click.argument("truth", type=Directory)
-@click.argument("out_set", type=Directory)
+@click.argument("scans", type=any_path)
+@click.argument("truth", type=any_path)
+@click.argument("out_set", type=any_path)
 @click.option("--force", is_flag=True, help="Replace an existing set.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@counts_json_option
 def build(scans: Path, truth: Path, out_set: Path, force: bool, as_json: bool) -> None:
     """Build the evaluation set OUT_SET from images in SCANS and a table TRUTH.
 

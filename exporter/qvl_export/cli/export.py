@@ -14,6 +14,16 @@ from qvl_runtime.cli.describe import describe
 from qvl_runtime.common.standard_streams import show
 
 from ..engines import PROFILES
+from .options import (
+    any_path,
+    max_pixels_option,
+    only_errors_option,
+    positive,
+    ray_option,
+    revision_option,
+    samples_option,
+    threads_option,
+)
 from .progress import RichProgress
 
 EXAMPLES = """\b
@@ -26,7 +36,7 @@ Examples:
 
 @click.command(epilog=EXAMPLES)
 @click.argument("checkpoint")
-@click.argument("out", type=click.Path(path_type=Path))
+@click.argument("out", type=any_path)
 @click.option(
     "--target",
     default="cpu",
@@ -47,9 +57,17 @@ Examples:
     help="fp32, fp16, int8 (both towers W8A8), int4 (LLM int4, vision int8) or hybrid (LLM int8 for prefill, int4 for "
     "decode).",
 )
-@click.option("--min-pixels", type=click.IntRange(1), help="Smallest image after resizing (default: the checkpoint's).")
-@click.option("--max-pixels", type=click.IntRange(1), help="Largest image after resizing (default: the checkpoint's).")
-@click.option("--max-length", type=click.IntRange(2), help="Most tokens of prompt and answer together (default: 8192).")
+@click.option(
+    "--min-pixels", type=positive, metavar="N", help="Smallest image after resizing (default: the checkpoint's)."
+)
+@max_pixels_option
+@click.option(
+    "--max-length",
+    type=click.IntRange(2),
+    metavar="N",
+    help="Maximum number of tokens of prompt and answer together (default: 8192, or "
+    "the model's limit if that is lower).",
+)
 @click.option(
     "--accuracy-level",
     type=click.Choice(["0", "4"]),
@@ -65,6 +83,7 @@ Examples:
 @click.option(
     "--block-size",
     type=int,
+    metavar="N",
     default=32,
     show_default=True,
     help="Columns that share a scale in int4 linears and in a quantized embedding.",
@@ -72,25 +91,19 @@ Examples:
 @click.option(
     "--calib",
     multiple=True,
-    type=click.Path(path_type=Path),
+    type=any_path,
     help="Pages to calibrate on: an image, a PDF, a directory of these, or a set of `calib build`; may be repeated "
     "(default: the built-in set).",
 )
-@click.option(
-    "--samples",
-    type=click.IntRange(1),
-    default=128,
-    show_default=True,
-    help="Most pages to calibrate on, spread evenly over everything that --calib names.",
-)
+@samples_option(128)
 @click.option(
     "--save-gptq",
-    type=click.Path(path_type=Path),
+    type=any_path,
     help="Also write the int4 LLM as a GPTQ checkpoint to this directory.",
 )
 @click.option(
     "--rotate/--no-rotate",
-    help="Experimental: fold a rotation into the language model's weights; it helps if a few channels are far larger "
+    help="Experimental: fold a rotation into the language model's weights; helps if a few channels are far larger "
     "than the others.",
 )
 @click.option(
@@ -107,11 +120,11 @@ Examples:
     show_default=True,
     help="Inputs of the engines: single images, or videos too.",
 )
-@click.option("--threads", type=click.IntRange(1), help="Cores to calibrate with (default: all).")
-@click.option("--ray", metavar="ADDRESS", help="Spread the calibration pages over the Ray cluster at this address.")
-@click.option("--revision", help="Branch, tag or commit of a Hugging Face id.")
+@threads_option
+@ray_option
+@revision_option
 @click.option("--force", is_flag=True, help="Replace an existing bundle.")
-@click.option("--quiet", is_flag=True, help="Print nothing but errors.")
+@only_errors_option
 @click.pass_context
 def export(
     context: click.Context,

@@ -35,7 +35,7 @@ verbose = verbose_option("qvl_export", "qvl_runtime")
 @click.version_option(__version__, prog_name="qvl-export")
 @verbose
 def cli() -> None:
-    """Turn a Qwen-VL checkpoint into a bundle that runs where no PyTorch belongs."""
+    """Turn Qwen-VL checkpoints into bundles that run without PyTorch, and measure what quantization costs."""
 
 
 def _make_verbose(group: click.Group) -> None:

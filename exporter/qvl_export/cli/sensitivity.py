@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import click
@@ -14,6 +13,7 @@ from rich.table import Table
 from qvl_runtime.common.standard_streams import show
 
 from ..quant.mixed_precision.sensitivity_table import Sensitivity
+from .options import any_path, max_pixels_option, no_progress_option, revision_option, samples_option, threads_option
 from .progress import RichProgress
 
 EXAMPLES = """\b
@@ -27,18 +27,20 @@ Examples:
 @click.option(
     "--calib",
     multiple=True,
-    type=click.Path(path_type=Path),
+    type=any_path,
     help="Pages to measure on, as for `export`; may be repeated (default: the built-in set).",
 )
-@click.option("--samples", type=click.IntRange(1), default=8, show_default=True, help="Most pages to measure on.")
-@click.option("--block-size", type=int, default=32, show_default=True, help="Columns that share an int4 scale.")
-@click.option("--max-pixels", type=click.IntRange(1), help="Largest image after resizing (default: the checkpoint's).")
-@click.option("--threads", type=click.IntRange(1), help="Cores to measure with (default: all).")
-@click.option("--revision", help="Branch, tag or commit of a Hugging Face id.")
-@click.option("--quiet", is_flag=True, help="Print nothing but the table and errors.")
+@samples_option(8)
+@click.option(
+    "--block-size", type=int, metavar="N", default=32, show_default=True, help="Columns that share an int4 scale."
+)
+@max_pixels_option
+@threads_option
+@revision_option
+@no_progress_option
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list instead of a table.")
 def sensitivity(checkpoint: str, quiet: bool, as_json: bool, **options: Any) -> None:
-    """What int4 and int8 of each linear of CHECKPOINT cost its answers: mean KL divergence, in nats per token.
+    """Measure what int4 and int8 of each linear of CHECKPOINT cost its answers: mean KL divergence, in nats per token.
 
     `export --max-kl` and `--max-size` choose by these measurements. The worst linear comes first.
     """
@@ -54,14 +56,14 @@ def sensitivity(checkpoint: str, quiet: bool, as_json: bool, **options: Any) -> 
     if as_json:
         show(msgspec.to_builtins(rows))
         return
-    click.echo(_table(rows))
+    show(_table(rows))
 
 
 def _shown() -> Sequence[str]:
     """Precisions with a column; a cell is empty if the linear would stay float."""
-    from ..quant.schemes import available
+    from ..quant.precision import MIXED, schemes_of
 
-    return available()
+    return schemes_of(MIXED)
 
 
 def _table(rows: Sequence[Sensitivity]) -> str:

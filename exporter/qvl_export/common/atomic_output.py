@@ -106,7 +106,7 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
             raise
         reason = error.strerror or f"{error}: is the disk full?"  # NumPy says neither where nor why
         raise OutputError(
-            f"cannot be written: {reason}", where=path, fix="free disk space, then run the command again"
+            f"cannot be written: {reason}", where=path, fix="free disk space and run the command again"
         ) from error
     finally:
         beside.unlink(missing_ok=True)

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
-Floats = npt.NDArray[np.float64]
+from .arrays import Doubles, Floats
 
 
-def log_softmax(logits: npt.NDArray[np.float32]) -> Floats:
+def log_softmax(logits: Floats) -> Doubles:
     """Returns float64 log-probabilities over the last axis."""
     shifted = logits.astype(np.float64) - logits.max(-1, keepdims=True)
     return np.asarray(shifted - np.log(np.exp(shifted).sum(-1, keepdims=True)))
 
 
-def divergence(log_p: Floats, log_q: Floats) -> Floats:
+def divergence(log_p: Doubles, log_q: Doubles) -> Doubles:
     """Returns KL(p ‖ q) = Σ p (log p − log q) over the last axis, in nats."""
     return np.asarray((np.exp(log_p) * (log_p - log_q)).sum(-1))

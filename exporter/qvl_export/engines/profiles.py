@@ -17,8 +17,9 @@ PAGE_PIXELS = 1240 * 1754
 WANTED = 64
 """Most logits positions per call; the runtime splits calls that need more."""
 ANSWER_TOKENS = 128
-"""Most tokens per call in the answer profile. At exactly 1, TensorRT-RTX 1.7 stores most weights a second time in
-another order (one full-size layer of Qwen2.5-VL-3B: 881 instead of 782 MB); at 2 to 64 it fails on small heads."""
+"""Maximum number of tokens per call in the answer profile. At exactly 1, TensorRT-RTX 1.7 stores most weights a second
+time in another order (one full-size layer of Qwen2.5-VL-3B: 881 instead of 782 MB); at 2 to 64 it fails on small
+heads."""
 MOST_ASPECT = 400
 """Largest aspect ratio of a resized image: 200 is the limit before resizing, which at most halves the shorter side."""
 

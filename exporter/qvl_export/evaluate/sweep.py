@@ -48,7 +48,7 @@ class SweepPlan:
 def parse_pixels(text: str) -> tuple[int, ...]:
     """Parses pixel bounds, largest first; raises ConfigError if one is not a positive whole number."""
     parts = [part.strip().replace("_", "") for part in text.split(",")]
-    if not all(part.isdigit() and int(part) for part in parts):
+    if not all(part.isdecimal() and int(part) for part in parts):
         raise ConfigError(
             f"--pixels {text!r} is not a list of positive whole numbers", fix="such as 200704,501760,1003520"
         )
@@ -63,7 +63,9 @@ def export_bundles(plan: SweepPlan, progress: Progress) -> list[Path]:
     if len(plan.pixels) * len(plan.precisions) < 2:
         raise ExportError("a sweep needs at least two combinations", fix="add values to --pixels or --precisions")
     if plan.calib is not None and set(plan.precisions) <= set(FLOATS):
-        raise ExportError("--calib is used only by quantization", fix="add int8 or int4 to --precisions, or omit it")
+        raise ExportError(
+            "--calib is used only by quantization", fix="add int8 or int4 to --precisions, or leave it out"
+        )
     with locked_output(plan.out):
         open_set(plan.data)
         for precision in plan.precisions:

@@ -67,22 +67,11 @@ def locate(name: str, revision: str | None) -> tuple[Checkpoint, str | None]:
 
 
 def _download(repo_id: str, revision: str | None) -> Path:
-    """Downloads a snapshot and returns its directory, whose name is the commit."""
-    from huggingface_hub import snapshot_download
+    """Downloads a snapshot and returns its directory, whose name is the commit; raises HubError if that fails."""
     from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
-    from huggingface_hub.utils.tqdm import disable_progress_bars
 
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
-    if not sys.stderr.isatty():
-        disable_progress_bars()
     try:
-        directory = Path(snapshot_download(repo_id, revision=revision, allow_patterns=NEEDED))
-        if (directory / "config.json").is_file():
-            families.model_type(Checkpoint(directory))  # refuses unknown families before gigabytes are downloaded
-        snapshot_download(repo_id, revision=directory.name, allow_patterns=[WHOLE])
-        if (shards := Checkpoint(directory).shards) != [WHOLE]:
-            snapshot_download(repo_id, revision=directory.name, allow_patterns=shards)
-        return directory
+        return _snapshot(repo_id, revision)
     except QvlError:  # from reading the configuration or the index
         raise
     except LocalEntryNotFoundError as error:
@@ -102,6 +91,23 @@ def _download(repo_id: str, revision: str | None) -> Path:
     except Exception as error:  # huggingface_hub does not wrap errors of its HTTP library, which varies by version
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise HubError(f"cannot be downloaded: {reason}", where=repo_id) from error
+
+
+def _snapshot(repo_id: str, revision: str | None) -> Path:
+    """Downloads the files that an export needs, weights last; raises the exceptions of `huggingface_hub`."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.utils.tqdm import disable_progress_bars
+
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    if not sys.stderr.isatty():
+        disable_progress_bars()
+    directory = Path(snapshot_download(repo_id, revision=revision, allow_patterns=NEEDED))
+    if (directory / "config.json").is_file():
+        families.model_type(Checkpoint(directory))  # refuses unknown families before gigabytes are downloaded
+    snapshot_download(repo_id, revision=directory.name, allow_patterns=[WHOLE])
+    if (shards := Checkpoint(directory).shards) != [WHOLE]:
+        snapshot_download(repo_id, revision=directory.name, allow_patterns=shards)
+    return directory
 
 
 def _check_weights(repo_id: str, directory: Path) -> None:

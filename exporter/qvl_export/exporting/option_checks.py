@@ -16,7 +16,7 @@ from ..errors import ExportError
 from ..families.spec import ModelSpec
 from ..quant import precision, schemes
 from ..quant import rotation as rotate
-from ..quant.precision import INT4, INT8, MIXED
+from ..quant.precision import INT4, INT8
 from ..targets import Target
 from .plan import ExportPlan
 
@@ -57,8 +57,8 @@ READ_BY = {
 
 
 def _is_read(option: str, chosen: str) -> bool:
-    """Whether the quantized precision `chosen` reads an option of schemes; MIXED reads all of them."""
-    return chosen == MIXED or schemes.reads(chosen, option)
+    """Whether any scheme of the quantized precision `chosen` reads an option of schemes."""
+    return any(schemes.reads(name, option) for name in precision.schemes_of(chosen))
 
 
 def _any_reads(option: str, precisions: Mapping[str, str]) -> bool:
@@ -76,26 +76,30 @@ def check_options(plan: ExportPlan) -> None:
     precisions, quant = plan.precisions(), plan.quant
     for path in (plan.out, quant.save_gptq):
         if path is not None and not has_utf8_name(Path(path)):
-            raise ExportError("is not UTF-8, so no engine can open it", where=path, fix="give another directory")
+            raise ExportError("is not UTF-8, so no engine can open it", where=path, fix="choose another directory")
     if quant.save_gptq is not None and precisions["llm"] != INT4:
         raise ExportError(f"--save-gptq writes {INT4} only", fix=f"add --llm-precision {INT4}, or leave it out")
     if quant.rotate and (quant.save_gptq is not None or plan.limit):
         raise ExportError(
             "--rotate cannot be combined with --save-gptq, --max-kl or --max-size", fix="leave --rotate out"
         )
+    check_counts(plan)
+    _check_read(plan, precisions)
+    check_schemes(plan, set(quantized(precisions).values()))
+
+
+def check_counts(plan: ExportPlan) -> None:
+    """Raises ExportError for numbers of pages and threads that are not positive."""
     for option, count in (("--samples", plan.calibration.samples), ("--threads", plan.calibration.threads)):
         if count is not None and count < 1:
             raise ExportError(f"{option} must be >= 1, got {count}")
-    _check_read(plan, precisions)
-    check_schemes(plan, set(quantized(precisions).values()))
 
 
 def check_schemes(plan: ExportPlan, precisions: set[str]) -> None:
     """Raises ExportError or InstallError if the schemes of these precisions do not support the options or this
     machine."""
-    for name in schemes.available():
-        if not precisions.isdisjoint(precision.with_scheme(name)):
-            schemes.find(name, plan.scheme_options)
+    for name in sorted({name for chosen in precisions for name in precision.schemes_of(chosen)}):
+        schemes.find(name, plan.scheme_options)
 
 
 def _check_limit(plan: ExportPlan) -> None:
@@ -152,14 +156,15 @@ def adjusted_spec(plan: ExportPlan, spec: ModelSpec) -> ModelSpec:
 
 
 def _pixels(plan: ExportPlan, spec: ModelSpec) -> tuple[int, int]:
-    if spec.image.square and (plan.min_pixels or plan.max_pixels):
+    low, high = plan.min_pixels, plan.max_pixels
+    if spec.image.square and (low is not None or high is not None):
         raise ExportError(
             f"family {spec.family} resizes every image to {spec.image.square} × {spec.image.square} pixels",
             fix="leave --min-pixels and --max-pixels out",
         )
-    low, high = plan.min_pixels or spec.image.min_pixels, plan.max_pixels or spec.image.max_pixels
-    if plan.max_pixels and not plan.min_pixels:
-        low = min(low, high)
+    high = spec.image.max_pixels if high is None else high
+    if low is None:
+        low = spec.image.min_pixels if plan.max_pixels is None else min(spec.image.min_pixels, high)
     least = spec.image.factor**2
     if low < 1 or high < least:
         raise ExportError(
@@ -172,7 +177,7 @@ def _pixels(plan: ExportPlan, spec: ModelSpec) -> tuple[int, int]:
 
 
 def _length(plan: ExportPlan, spec: ModelSpec) -> int:
-    length = plan.max_length or min(DEFAULT_MAX_LENGTH, spec.max_positions)
+    length = min(DEFAULT_MAX_LENGTH, spec.max_positions) if plan.max_length is None else plan.max_length
     if not 1 < length <= spec.max_positions:
         raise ExportError(
             f"--max-length {length} is not within the model's {spec.max_positions} positions", fix="give fewer"

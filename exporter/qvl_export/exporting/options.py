@@ -53,9 +53,9 @@ class CalibrationOptions(Checked):
     """Calibration sets (directories with `labels.jsonl`), images, PDFs, or directories of these (default: the built-in
     set)."""
     samples: int = 128
-    """Most pages to calibrate on, spread evenly over everything in `calib`."""
+    """Maximum number of pages to calibrate on, spread evenly over everything in `calib`."""
     threads: int | None = None
-    """Cores of this machine to calibrate with (default: all)."""
+    """Cores of this machine to use (default: all)."""
     ray: str | None = None
     """Address of a Ray cluster whose machines run the pages (default: this machine runs them)."""
 

@@ -47,7 +47,7 @@ class ExportPlan(Checked):
     max_pixels: int | None = None
     """Largest image after resizing (default: the checkpoint's)."""
     max_length: int | None = None
-    """Most tokens of prompt and answer together (default: 8,192, or the model's limit if that is lower)."""
+    """Maximum tokens of prompt and answer together (default: 8,192, or the model's limit if that is lower)."""
     revision: str | None = None
     """Branch, tag or commit of an id on the hub."""
     force: bool = False

@@ -39,7 +39,7 @@ from ..quant.calibration_data.selection import Pages, select
 from ..quant.context import CalibrationSetup
 from ..quant.precision import INT4, MIXED
 from . import hub, layouts
-from .option_checks import adjusted_spec, check_effect, check_options, check_schemes, quantized
+from .option_checks import adjusted_spec, check_counts, check_effect, check_options, check_schemes, quantized
 from .plan import ExportPlan
 from .resolved_export import DirectoryLayout, Linears, ResolvedExport, build_graph
 
@@ -77,6 +77,7 @@ def resolve_sensitivity(plan: ExportPlan, progress: Progress) -> ResolvedExport:
 
     Raises ExportError and InstallError as `resolve` does.
     """
+    check_counts(plan)
     check_schemes(plan, {MIXED})
     pages = _select(plan)
     mixed = dict.fromkeys(precision.TOWERS, MIXED)
@@ -91,7 +92,7 @@ def _check_outputs(plan: ExportPlan, layout: DirectoryLayout) -> None:
     out = Path(plan.out)
     atomic.check_free(out, plan.force, layout.OUTPUT_KIND)
     if plan.quant.save_gptq is not None:
-        gptq_writer.check_place(Path(plan.quant.save_gptq), out, plan.force)
+        gptq_writer.check_output(Path(plan.quant.save_gptq), out, plan.force)
 
 
 def _select(plan: ExportPlan) -> Pages:
@@ -136,7 +137,7 @@ def _read(
     """Finds, reads and checks the plan's checkpoint."""
     progress.stage(f"locating {plan.checkpoint}")
     checkpoint, revision = hub.locate(str(plan.checkpoint), plan.revision)
-    source = describe.Source(str(plan.checkpoint), checkpoint.directory, revision)
+    source = describe.CheckpointSource(str(plan.checkpoint), checkpoint.directory, revision)
     own = _own_linears(plan, checkpoint, progress)
     spec = adjusted_spec(plan, families.read_spec(checkpoint))
     _check_depth(spec, checkpoint)
@@ -162,8 +163,8 @@ def _own_linears(plan: ExportPlan, checkpoint: Checkpoint, progress: Progress) -
     if own and plan.quant.rotate:
         raise ExportError("the checkpoint is already quantized", where=checkpoint.directory, fix="use --no-rotate")
     if own:
-        forms = ", ".join(sorted({str(linear.format()) for linear in own.values()}))
-        progress.stage(f"{len(own)} linears stay as the checkpoint has them: {forms}")
+        formats = ", ".join(sorted({str(linear.format()) for linear in own.values()}))
+        progress.stage(f"{len(own)} linears stay as the checkpoint has them: {formats}")
     return own
 
 
@@ -182,7 +183,7 @@ def _headless(spec: ModelSpec, checkpoint: Checkpoint) -> list[str]:
 
 def _match(
     spec: ModelSpec, tensors: Mapping[str, Tensor], where: Path, lowered: Mapping[str, targets.Target], own: Linears
-) -> dict[str, weights.Source]:
+) -> dict[str, weights.WeightSource]:
     """Returns the checkpoint's tensor for every parameter; raises CheckpointError if tensors do not fit."""
     graphs = [build_graph(name, spec, target, own) for name, target in lowered.items()]
     tied = ("lm_head.weight",) if spec.text.tied else ()

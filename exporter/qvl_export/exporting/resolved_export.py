@@ -61,11 +61,11 @@ class ResolvedExport:
     precisions: Mapping[str, str]
     targets: Mapping[str, targets.Target]
     checkpoint: Checkpoint
-    source: describe.Source
+    source: describe.CheckpointSource
     spec: ModelSpec
     tensors: Mapping[str, Tensor]
     own: Linears
-    sources: Mapping[str, weights.Source]
+    sources: Mapping[str, weights.WeightSource]
     texts: Texts
     generation: GenerationDefaults
     calibration: CalibrationSetup | None = None

@@ -18,7 +18,7 @@ from ..targets import WindowInputs
 from .build import FLOAT, INT32, INT64
 
 
-class Grid(NamedTuple):
+class GridSizes(NamedTuple):
     """Temporal patches, rows and columns of patches, each a scalar."""
 
     t: ir.Value
@@ -33,13 +33,13 @@ class PatchCoordinates(NamedTuple):
     columns: ir.Value
 
 
-def grid_of(op: OpBuilder, image_grid_thw: ir.Value) -> Grid:
+def grid_of(op: OpBuilder, image_grid_thw: ir.Value) -> GridSizes:
     """The grid of the single image, from [1, 3]."""
     sizes = op.Reshape(image_grid_thw, [3])
-    return Grid(*(op.Gather(sizes, axis) for axis in range(3)))
+    return GridSizes(*(op.Gather(sizes, axis) for axis in range(3)))
 
 
-def patch_coordinates(op: OpBuilder, grid: Grid, merge: int) -> PatchCoordinates:
+def patch_coordinates(op: OpBuilder, grid: GridSizes, merge: int) -> PatchCoordinates:
     """`qvl_runtime.positions.patch_positions`, with rows and columns as separate tensors."""
     patch = op.Range(0, op.Mul(grid.h, grid.w), 1)
     cell, inner = _divmod(op, patch, merge * merge)
@@ -48,14 +48,14 @@ def patch_coordinates(op: OpBuilder, grid: Grid, merge: int) -> PatchCoordinates
     return PatchCoordinates(op.Add(op.Mul(row, merge), down), op.Add(op.Mul(column, merge), across))
 
 
-def patch_positions(op: OpBuilder, grid: Grid, coordinates: PatchCoordinates) -> ir.Value:
+def patch_positions(op: OpBuilder, grid: GridSizes, coordinates: PatchCoordinates) -> ir.Value:
     """The input `patch_positions` of the vision graph, [frames, patches, 2]."""
     frame = op.Concat(_each(op, coordinates.rows), _each(op, coordinates.columns), axis=1)
     return op.Expand(op.Unsqueeze(frame, [0]), op.Concat(op.Unsqueeze(grid.t, [0]), [1, 1], axis=0))
 
 
 def interpolation(
-    op: OpBuilder, grid: Grid, coordinates: PatchCoordinates, image: ImageGeometry
+    op: OpBuilder, grid: GridSizes, coordinates: PatchCoordinates, image: ImageGeometry
 ) -> tuple[ir.Value, ir.Value] | None:
     """`qvl_runtime.positions.interpolation`: table rows and weights, both [4, patches]; None without a table."""
     side = image.position_table
@@ -95,7 +95,7 @@ class _Cells(NamedTuple):
         return op.Min(op.Sub(self.rows, top), self.side), op.Min(op.Sub(self.columns, left), self.side)
 
 
-def windows(op: OpBuilder, grid: Grid, image: ImageGeometry) -> WindowInputs | None:
+def windows(op: OpBuilder, grid: GridSizes, image: ImageGeometry) -> WindowInputs | None:
     """`qvl_runtime.positions.window_layout`, lengths for all frames; None without windows."""
     side, merge = image.window, image.spatial_merge_size
     if not side:

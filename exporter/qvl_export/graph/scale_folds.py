@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
+from ..common.arrays import Ints
 
 
 @dataclass(frozen=True)
@@ -18,5 +17,5 @@ class Fold:
 
     linears: tuple[str, ...]
     source: str
-    channels: npt.NDArray[np.int64]
+    channels: Ints
     cached: bool = False

@@ -53,7 +53,7 @@ class PatchEmbed(nn.Module):
         return self.proj(op, patches)
 
 
-class PlacedPatchEmbed(PatchEmbed):
+class PositionedPatchEmbed(PatchEmbed):
     """A patch embedding that adds a learned position per patch and a norm."""
 
     def __init__(self, target: Target, spec: VisionSpec, kernel: list[int], name: str | None = None) -> None:
@@ -68,7 +68,7 @@ class PlacedPatchEmbed(PatchEmbed):
 
 def patch_embed(target: Target, spec: VisionSpec, kernel: list[int], name: str | None = None) -> PatchEmbed:
     """Returns the module that turns pixel patches into inputs of the first block."""
-    return (PlacedPatchEmbed if spec.patches else PatchEmbed)(target, spec, kernel, name)
+    return (PositionedPatchEmbed if spec.patches else PatchEmbed)(target, spec, kernel, name)
 
 
 def embed(op: OpBuilder, patches: PatchEmbed, table: Embedding | None, inputs: VisionInputs) -> ir.Value:

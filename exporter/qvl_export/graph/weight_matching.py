@@ -13,16 +13,16 @@ from ..errors import CheckpointError
 from .build import Graph
 from .experts import ExpertWeight
 from .layers import Weight
-from .weights import Source, parameters, stored_sources
+from .weights import WeightSource, parameters, stored_sources
 
 
 def match(
     graphs: Iterable[Graph],
     tensors: Mapping[str, Tensor],
-    packed: Mapping[str, Source],
+    packed: Mapping[str, WeightSource],
     unused: Sequence[str],
     where: Path,
-) -> dict[str, Source]:
+) -> dict[str, WeightSource]:
     """Returns the source of every parameter: stored tensors for weights, `packed` parts for quantized weights.
 
     `unused` are patterns of names that may be left over. Raises CheckpointError with the names of tensors that are

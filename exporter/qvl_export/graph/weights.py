@@ -33,7 +33,7 @@ LARGEST_IN_FLOAT16 = {"bfloat16": 0x477F, "float16": 0x7BFF, "float32": 0x477FE0
 Advance = Callable[[int], None]
 
 
-class Source(Protocol):
+class WeightSource(Protocol):
     """The source of a parameter's values: a stored tensor, or a part of a quantized weight."""
 
     @property
@@ -59,15 +59,15 @@ class Written:
         return f"{', '.join(formats)}, else {floats}" if formats else floats
 
 
-def float_sources(graph: Graph, tensors: Mapping[str, Tensor]) -> dict[str, Source]:
+def float_sources(graph: Graph, tensors: Mapping[str, Tensor]) -> dict[str, WeightSource]:
     """The sources of a graph's float weights."""
     return stored_sources({name: value for name, value in parameters(graph) if isinstance(value, Weight)}, tensors)
 
 
-def stored_sources(weights: Mapping[str, Weight], tensors: Mapping[str, Tensor]) -> dict[str, Source]:
+def stored_sources(weights: Mapping[str, Weight], tensors: Mapping[str, Tensor]) -> dict[str, WeightSource]:
     """The sources of weights, with experts in the order of the graph."""
 
-    def source(name: str, weight: Weight) -> Source:
+    def source(name: str, weight: Weight) -> WeightSource:
         if isinstance(weight, ExpertWeight):
             return StoredExperts(tensors[name], is_transposed(name, weights, tensors), weight.rows)
         return tensors[name]
@@ -81,7 +81,7 @@ def parameters(graph: Graph) -> list[tuple[str, Weight | Packed]]:
     return [(name, value) for name, value in initializers.items() if isinstance(value, Weight | Packed)]
 
 
-def source_bytes(graph: Graph, sources: Mapping[str, Source]) -> int:
+def source_bytes(graph: Graph, sources: Mapping[str, WeightSource]) -> int:
     """Bytes that `write` reads to fill the graph."""
     return sum(sources[name].nbytes for name, _ in parameters(graph))
 
@@ -100,7 +100,7 @@ def share(graph: Graph, stored: Mapping[str, ir.ExternalTensor]) -> None:
 
 def write(
     graph: Graph,
-    sources: Mapping[str, Source],
+    sources: Mapping[str, WeightSource],
     data: Path,
     read_hash: Any,
     advance: Advance,
@@ -135,7 +135,7 @@ def write(
     return Written(sizes, digest.hexdigest(), graph.formats)
 
 
-def _same(tensor: ir.ExternalTensor, dtype: ir.DataType, source: Source) -> bool:
+def _same(tensor: ir.ExternalTensor, dtype: ir.DataType, source: WeightSource) -> bool:
     """Whether the stored tensor has the type and bytes that `source` would have."""
     if tensor.dtype != dtype:
         return False
@@ -156,7 +156,7 @@ def _emit(file: BinaryIO, digest: Any, data: bytes | memoryview) -> None:
     digest.update(data)
 
 
-def check_finite(tensors: Iterable[Source], progress: Progress) -> None:
+def check_finite(tensors: Iterable[WeightSource], progress: Progress) -> None:
     """Reads all weights once, before long work starts; raises CheckpointError with one that is not finite."""
     tensors = list(tensors)
     progress.stage("checking the weights", sum(tensor.nbytes for tensor in tensors))
@@ -167,7 +167,7 @@ def check_finite(tensors: Iterable[Source], progress: Progress) -> None:
             progress.advance(chunk.nbytes)
 
 
-def _largest(chunk: Array, source: Source) -> int:
+def _largest(chunk: Array, source: WeightSource) -> int:
     """The bits of the largest magnitude; raises CheckpointError if a value is infinite or NaN."""
     unsigned, infinite = BITS[chunk.dtype.name]
     largest = int((chunk.view(unsigned) & (np.iinfo(unsigned).max >> 1)).max(initial=0))
@@ -178,7 +178,7 @@ def _largest(chunk: Array, source: Source) -> int:
     return largest
 
 
-def _convert(chunk: Array, dtype: ir.DataType, source: Source) -> Array:
+def _convert(chunk: Array, dtype: ir.DataType, source: WeightSource) -> Array:
     """Converts elements to `dtype`; raises CheckpointError if they are not finite or overflow float16.
 
     Elements smaller than a byte are packed already.

@@ -17,15 +17,14 @@ from .answers.lookup import Lookup
 from .answers.options import AnswerOptions, ResolvedOptions
 from .answers.stream import Stream
 from .bundle import has_utf8_name, read_manifest
+from .common.arrays import Floats, Ints
 from .common.checks import check_int, quoted
 from .errors import BundleError, PromptError, TruncatedAnswerWarning
 from .manifest import DECODE, Manifest
 from .media.images import ImageSource, load_image
-from .positions import Ints
 from .prompts.prompt import Media, Message, PlacedMedia, Prompt, build_prompt, place_media
 from .rotation import Rotation
 from .sessions import open_engine
-from .sessions.engine import Floats
 from .templates.bundle_texts import open_texts, read_text
 from .templates.tokenizer import encode
 from .tools import check_tools

@@ -9,12 +9,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from .common.arrays import Floats
 from .manifest import ImageGeometry
 from .media.images import Frame
 from .positions import Grid
 from .resize import smart_resize
-
-Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)

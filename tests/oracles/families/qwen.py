@@ -55,7 +55,7 @@ def config(shape: Shape) -> dict[str, Any]:
 
 
 def save_texts(directory: Path) -> None:
-    """A tiktoken vocabulary instead of a tokenizer; the family has no chat template of its own."""
+    """A tiktoken vocabulary instead of a tokenizer; the family has no chat template."""
     (directory / "qwen.tiktoken").write_text(reference_ranks())
     (directory / "generation_config.json").write_text(json.dumps({"chat_format": "chatml"}))
 

@@ -36,7 +36,7 @@ class AwqConfig(msgspec.Struct):
     format: str | None = None
 
     @property
-    def form(self) -> str:
+    def packing(self) -> str:
         """The order of the packed codes; AutoAWQ's default if not given."""
         return (self.version or self.format or "gemm").lower()
 
@@ -46,12 +46,12 @@ class AwqConfig(msgspec.Struct):
 
 
 def read_config(raw: Mapping[str, Any], where: Path) -> AwqConfig:
-    """Reads the configuration; raises ConfigError for unsupported forms and sizes."""
+    """Reads the configuration; raises ConfigError for unsupported packings and sizes."""
     named = {"w_bit": "bits", "q_group_size": "group_size"}  # names in AutoAWQ's own quant_config.json
     config = convert({named.get(key, key): value for key, value in raw.items()}, AwqConfig, where)
-    if config.form != "gemm" or not config.zero_point:
+    if config.packing != "gemm" or not config.zero_point:
         raise ConfigError(
-            f"AWQ of version {config.form!r} with zero_point {str(config.zero_point).lower()} is not supported",
+            f"AWQ of version {config.packing!r} with zero_point {str(config.zero_point).lower()} is not supported",
             where=where,
             fix="version gemm with zero points is",
         )

@@ -15,8 +15,8 @@ from typing import Any
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 
+from ...common.arrays import Ints
 from ...errors import CheckpointError, ConfigError
 from ...qtensor import QTensor, QuantFormat
 from ..safetensors_reader import StoredTensor
@@ -110,7 +110,7 @@ class GptqLinear:
         """Output features, N."""
         return self.qweight.shape[1]
 
-    def groups(self) -> npt.NDArray[np.int64]:
+    def groups(self) -> Ints:
         """Returns the group of every column; raises CheckpointError if groups are incomplete."""
         size = self.columns if self.config.group_size == -1 else self.config.group_size
         if self.g_idx is None:

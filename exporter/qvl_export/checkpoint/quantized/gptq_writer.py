@@ -23,7 +23,7 @@ from ...errors import ConfigError, OutputError
 from ...qtensor import QTensor, QuantFormat
 from ..directory import Checkpoint
 from ..safetensors_reader import Array
-from ..safetensors_writer import Advance, Source, nbytes, write
+from ..safetensors_writer import Advance, TensorValues, nbytes, write
 from ..tensor_names import nested_name
 from .detect import QuantizedSource
 from .packed_words import pack_words
@@ -55,11 +55,13 @@ def decoder_linears(linears: Linears) -> dict[str, QuantizedSource]:
     return {name: linear for name, linear in linears.items() if name.startswith("model.layers.")}
 
 
-def check_place(out: Path, bundle_out: Path, force: bool) -> None:
+def check_output(out: Path, bundle_out: Path, force: bool) -> None:
     """Raises OutputError before the long work if the checkpoint cannot be written to `out`."""
     ours, theirs = out.resolve(), bundle_out.resolve()
     if ours.is_relative_to(theirs) or theirs.is_relative_to(ours):
-        raise OutputError("must not contain OUT or lie in it", where=out, fix="give --save-gptq another directory")
+        raise OutputError(
+            "must not contain OUT or lie in it", where=out, fix="choose another directory for --save-gptq"
+        )
     atomic.check_free(out, force, GPTQ)
 
 
@@ -108,7 +110,7 @@ def _checkpoint_format(linears: Linears) -> str:
     return "gptq_v2" if any(stored is not None and (stored == 0).any() for stored in zeros) else "gptq"
 
 
-def _tensors(checkpoint: Checkpoint, linears: Linears, checkpoint_format: str) -> Iterator[tuple[str, Source]]:
+def _tensors(checkpoint: Checkpoint, linears: Linears, checkpoint_format: str) -> Iterator[tuple[str, TensorValues]]:
     """Yields tensors in the source's order; the parts of a quantized linear replace its weight."""
     for name, tensor in checkpoint.tensors.items():
         linear = linears.get(name.removesuffix(".weight")) if name.endswith(".weight") else None
@@ -118,7 +120,7 @@ def _tensors(checkpoint: Checkpoint, linears: Linears, checkpoint_format: str) -
             yield from _parts(nested_name(name.removesuffix(".weight")), linear, checkpoint_format)
 
 
-def _parts(name: str, linear: QuantizedSource, checkpoint_format: str) -> Iterator[tuple[str, Source]]:
+def _parts(name: str, linear: QuantizedSource, checkpoint_format: str) -> Iterator[tuple[str, TensorValues]]:
     """Yields a linear's four tensors; as files are ordered by element width, a linear may be read twice."""
     format = linear.format()
     rows, columns, groups = linear.rows, linear.columns, linear.columns // format.block

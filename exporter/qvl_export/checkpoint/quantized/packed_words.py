@@ -49,9 +49,9 @@ def parts_of(
     for part, tensor in found.items():
         types, dimensions = FORMS[part]
         if tensor.dtype.name not in types or len(tensor.shape) != dimensions:
-            form = f"{tensor.dtype} of {len(tensor.shape)} dimensions"
+            actual = f"{tensor.dtype} of {len(tensor.shape)} dimensions"
             wanted = f"{' or '.join(types)} of {dimensions}"
-            raise CheckpointError(f"{name}.{part} is {form}, not {wanted}", where=tensor.file)
+            raise CheckpointError(f"{name}.{part} is {actual}, not {wanted}", where=tensor.file)
     return found
 
 

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-Floats = npt.NDArray[np.float64]
+from ...common.arrays import Doubles
+
 RESAMPLES = 2000
 CONFIDENCE = 0.95
 """Confidence level of every interval."""
@@ -34,8 +34,8 @@ Z_LEVEL, Z_POWER = 1.959964, 0.841621
 class PairedScores:
     """Numerators and denominators [2, items] of the reference (row 0) and of another bundle (row 1)."""
 
-    numerators: Floats
-    denominators: Floats
+    numerators: Doubles
+    denominators: Doubles
 
     @property
     def items(self) -> int:
@@ -63,12 +63,12 @@ class Interval:
         return self.low > 0 or self.high < 0
 
 
-def _ratio(numerators: Floats, denominators: Floats) -> Floats:
+def _ratio(numerators: Doubles, denominators: Doubles) -> Doubles:
     """Divides; the result is zero if the denominator is zero."""
     return np.divide(numerators, denominators, out=np.zeros_like(numerators), where=denominators != 0)
 
 
-def bootstrap(pairs: PairedScores, seed: int = 0, resamples: int = RESAMPLES) -> Floats:
+def bootstrap(pairs: PairedScores, seed: int = 0, resamples: int = RESAMPLES) -> Doubles:
     """Returns differences [resamples] over items drawn with replacement; both bundles' results stay paired."""
     differences = []
     for rng, rows in _batches(pairs.items, seed, resamples):
@@ -78,7 +78,7 @@ def bootstrap(pairs: PairedScores, seed: int = 0, resamples: int = RESAMPLES) ->
     return np.concatenate(differences)
 
 
-def percentile_interval(differences: Floats, confidence: float = CONFIDENCE) -> Interval:
+def percentile_interval(differences: Doubles, confidence: float = CONFIDENCE) -> Interval:
     """Returns the percentile interval of resampled differences."""
     low, high = np.quantile(differences, [(1 - confidence) / 2, (1 + confidence) / 2])
     return Interval(float(low), float(high))

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-import numpy as np
-import numpy.typing as npt
-
+from ...common.arrays import Floats
 from .records import Record
 
 HF = "hf"
 """The engine of a checkpoint that PyTorch runs."""
-Floats = npt.NDArray[np.float32]
 
 
 class Answerer(Protocol):

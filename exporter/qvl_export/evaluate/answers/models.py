@@ -60,7 +60,7 @@ def check_generation(models: Sequence[Model]) -> None:
             raise ExportError(
                 "does not contain the checkpoint's generation settings",
                 where=model.path,
-                fix="export it again, or omit --use-generation-config",
+                fix="export it again, or leave --use-generation-config out",
             )
 
 

@@ -15,8 +15,9 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from ...common.arrays import Doubles, Floats
 from ...common.atomic_output import atomic_file
-from ...common.kl import Floats, log_softmax
+from ...common.kl import log_softmax
 
 STORED_TOKENS = 256
 ROWS_AT_A_TIME = 32
@@ -48,9 +49,9 @@ class StoredDistributions:
 
     tokens: npt.NDArray[np.int32]
     ids: npt.NDArray[np.int32]
-    log_probs: npt.NDArray[np.float32]
-    log_rest: npt.NDArray[np.float32]
-    log_likelihood: npt.NDArray[np.float32]
+    log_probs: Floats
+    log_rest: Floats
+    log_likelihood: Floats
 
     def save(self, path: Path) -> None:
         """Writes the file atomically."""
@@ -64,9 +65,7 @@ class StoredDistributions:
             return StoredDistributions(**dict(parts))
 
 
-def compress_distributions(
-    logits: npt.NDArray[np.float32], tokens: list[int], top: int = STORED_TOKENS
-) -> StoredDistributions:
+def compress_distributions(logits: Floats, tokens: list[int], top: int = STORED_TOKENS) -> StoredDistributions:
     """Compresses the reference's logits [T, V] along its own `tokens`.
 
     Raises ArithmeticError if logits are not finite.
@@ -84,7 +83,7 @@ def compress_distributions(
     return StoredDistributions(np.array(tokens, np.int32), *parts)
 
 
-def compare_distributions(stored: StoredDistributions, logits: npt.NDArray[np.float32]) -> Agreement:
+def compare_distributions(stored: StoredDistributions, logits: Floats) -> Agreement:
     """Compares another model's logits [T, V] along the same tokens with the reference.
 
     Raises ArithmeticError if logits are not finite.
@@ -109,13 +108,13 @@ def compare_distributions(stored: StoredDistributions, logits: npt.NDArray[np.fl
     )
 
 
-def _log_probs(logits: npt.NDArray[np.float32]) -> Floats:
+def _log_probs(logits: Floats) -> Doubles:
     if not np.isfinite(logits).all():
         raise ArithmeticError("logits along the reference's answer are not finite")
     return log_softmax(logits)
 
 
-def _divergence(stored: StoredDistributions, rows: slice, log_q: Floats) -> Floats:
+def _divergence(stored: StoredDistributions, rows: slice, log_q: Doubles) -> Doubles:
     """Returns Σ p (log p − log q) over the stored tokens and the bucket of all others, in nats."""
     ids, log_p = stored.ids[rows].astype(np.int64), stored.log_probs[rows].astype(np.float64)
     kl = (np.exp(log_p) * (log_p - np.take_along_axis(log_q, ids, -1))).sum(-1)
@@ -126,7 +125,7 @@ def _divergence(stored: StoredDistributions, rows: slice, log_q: Floats) -> Floa
     return np.asarray(np.maximum(kl, 0.0))
 
 
-def _log_rest(log_p: Floats, chosen: npt.NDArray[np.integer]) -> Floats:
+def _log_rest(log_p: Doubles, chosen: npt.NDArray[np.integer]) -> Doubles:
     """Returns the log of the probability outside `chosen` [T, K]; −inf if nothing is outside."""
     outside = np.exp(log_p)
     np.put_along_axis(outside, chosen, 0.0, -1)
@@ -134,5 +133,5 @@ def _log_rest(log_p: Floats, chosen: npt.NDArray[np.integer]) -> Floats:
         return np.asarray(np.log(outside.sum(-1)))
 
 
-def _log_probs_of(log_p: Floats, tokens: list[int]) -> Floats:
+def _log_probs_of(log_p: Doubles, tokens: list[int]) -> Doubles:
     return np.asarray(log_p[np.arange(len(tokens)), tokens])

@@ -12,7 +12,6 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from qvl_runtime.errors import PromptError
 from qvl_runtime.media.images import load_pages
@@ -20,11 +19,11 @@ from qvl_runtime.media.images import load_pages
 from ... import families
 from ...bundle.text_files import texts
 from ...checkpoint.directory import Checkpoint
+from ...common.arrays import Floats
 from ...common.extras import install_fix
 from ...errors import ConfigError, ExportError
 from .records import Record
 
-Floats = npt.NDArray[np.float32]
 MAX_NEW_TOKENS = 512
 NO_ARGUMENTS: Mapping[str, Any] = MappingProxyType({})
 GREEDY = {

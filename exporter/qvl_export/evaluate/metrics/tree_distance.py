@@ -13,14 +13,15 @@ from collections.abc import Sequence
 from itertools import chain
 
 import numpy as np
-import numpy.typing as npt
 from rapidfuzz.distance import Levenshtein
 from rapidfuzz.process import cdist
+
+from ...common.arrays import Doubles
 
 Cell = tuple[int, str]
 """A number that stands for the cell's shape, and its text."""
 Row = Sequence[Cell]
-_Costs = npt.NDArray[np.float64]
+_Costs = Doubles
 
 
 def tree_distance(given: Sequence[Row], wanted: Sequence[Row]) -> float:

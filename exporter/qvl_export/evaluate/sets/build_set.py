@@ -40,7 +40,7 @@ def build_set(scans: Path, truth: Path, out: Path, force: bool = False) -> dict[
     `force` replaces an existing set, but never one that contains the sources.
     """
     if out.exists() and any(path.resolve().is_relative_to(out.resolve()) for path in (scans, truth)):
-        raise ExportError("would replace its own sources", where=out, fix="choose another path for the set")
+        raise ExportError("would replace its own sources", where=out, fix="choose another directory")
     with writing(out, force, SET) as beside:
         tasks, images = _fill(beside, scans, truth)
     return {"items": sum(tasks.values()), "images": len(images), "tasks": dict(tasks)}

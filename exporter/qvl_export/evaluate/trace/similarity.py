@@ -6,12 +6,12 @@ import math
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
+
+from ...common.arrays import Floats
 
 TINY = 1e-30
 NOT_FINITE = -300.0
 """SQNR in decibels that stands for values that are not finite."""
-Floats = npt.NDArray[np.float32]
 
 
 class Similarity(msgspec.Struct, frozen=True):

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from qvl_runtime.positions import Grid, window_layout
 
-from ..answers.transformers_reference import NO_ARGUMENTS, Floats, HfAnswerer
+from ...common.arrays import Floats, Ints
+from ..answers.transformers_reference import NO_ARGUMENTS, HfAnswerer
 from .trace_files import TraceInfo
 
 
@@ -51,7 +51,7 @@ def _saving_hook(save: Callable[[str, Any], None], name: str) -> Any:
     return hook
 
 
-def _window_order(vision: Any, grids: list[list[int]]) -> npt.NDArray[np.int64] | None:
+def _window_order(vision: Any, grids: list[list[int]]) -> Ints | None:
     """Returns the index of every patch (in merge order) in transformers' window order; None without windows."""
     side = getattr(vision, "window_size", 0) // (vision.patch_size * vision.spatial_merge_size)
     if not side:
@@ -65,7 +65,7 @@ def _window_order(vision: Any, grids: list[list[int]]) -> npt.NDArray[np.int64] 
     return np.concatenate(indices)
 
 
-def _in_merge_order(rows: Floats, name: str, order: npt.NDArray[np.int64] | None) -> Floats:
+def _in_merge_order(rows: Floats, name: str, order: Ints | None) -> Floats:
     """Reorders rows to merge order: transformers runs a tower with windows, including its merger, in window order."""
     if order is None or not name.startswith("vision."):
         return rows

@@ -8,12 +8,10 @@ from pathlib import Path
 from typing import IO
 
 import numpy as np
-import numpy.typing as npt
 
 from ...checkpoint.safetensors_reader import StoredTensor
-from ...common.arrays import Floats
+from ...common.arrays import Floats, Ints
 
-Ints = npt.NDArray[np.int64]
 TOKENS_AT_ONCE = 4096
 
 

@@ -10,12 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from ...common.arrays import Floats
+from ...common.arrays import Floats, Ints
 from ...graph.experts import EXPERT_PARTS, ExpertWeight
 from ...graph.layer_graphs import Stage
-from ...graph.weights import Source
+from ...graph.weights import WeightSource
 from ...qtensor import QTensor, QuantFormat
 from ..gptq.solver import gptq, round_to_nearest
 from ..schemes import Scheme
@@ -30,7 +29,7 @@ LEAST_TOKENS = 1 / 16
 """Tokens per column of a matrix below which it is rounded to nearest: the fewest measured (docs/benchmarks.md)."""
 
 
-def gated(y: Floats, rows: npt.NDArray[np.int64] | None) -> Floats:
+def gated(y: Floats, rows: Ints | None) -> Floats:
     """silu(gate) · up of y [T, 2 · inner]; `rows` is the order of its columns (None: all of gate, then all of up)."""
     stored = y if rows is None else y[:, np.argsort(rows)]
     gate, up = np.split(stored, 2, axis=1)
@@ -38,9 +37,7 @@ def gated(y: Floats, rows: npt.NDArray[np.int64] | None) -> Floats:
         return np.asarray(gate / (1 + np.exp(-gate)) * up)
 
 
-def hessians(
-    routed: Sequence[Routed], expert: int, gate_up: Floats, rows: npt.NDArray[np.int64] | None
-) -> tuple[Floats, Floats, int]:
+def hessians(routed: Sequence[Routed], expert: int, gate_up: Floats, rows: Ints | None) -> tuple[Floats, Floats, int]:
     """Σ x xᵀ over an expert's tokens for the inputs of both its matrices, and the number of tokens.
 
     Each input is scaled by its share, as a token's share scales the expert's output and thus its error. `gate_up` is
@@ -80,7 +77,7 @@ class _Matrices:
 
 def gptq_experts(
     weights: tuple[ExpertWeight, ExpertWeight],
-    sources: tuple[Source, Source],
+    sources: tuple[WeightSource, WeightSource],
     routed: Sequence[Routed],
     format: QuantFormat,
 ) -> tuple[QTensor, QTensor, int]:
@@ -131,7 +128,7 @@ def quantize_experts(
     return records, rounded
 
 
-def _round(tower: Tower, weight: ExpertWeight, name: str, source: Source, work: Work) -> LinearRecord:
+def _round(tower: Tower, weight: ExpertWeight, name: str, source: WeightSource, work: Work) -> LinearRecord:
     """Rounds one projection of all experts to nearest, or keeps it in float if it has no scheme."""
     count, outputs, inputs = weight.source_shape
     scheme = tower.scheme(name)

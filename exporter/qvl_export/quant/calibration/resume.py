@@ -48,7 +48,7 @@ def calibrating(out: Path) -> Iterator[None]:
             if not any(path.is_file() for name in DONE for path in directory.rglob(name)):
                 shutil.rmtree(directory, ignore_errors=True)
             elif _seen(directory) != before:
-                error.add_note(f"{directory} keeps the finished work: run the command again to resume")
+                error.add_note(f"{directory} contains the finished work; run the command again to resume")
             raise
         shutil.rmtree(directory, ignore_errors=True)
 
@@ -59,8 +59,8 @@ def _claimed(out: Path, directory: Path) -> Iterator[None]:
         with atomic.naming_output(directory, out):
             held = stack.enter_context(lock(directory.with_name(f"{directory.name}.lock")))
         if held is False:
-            fix = "wait for it to end, or choose another path"
-            raise OutputError("another export is writing to it", where=out, fix=fix)
+            fix = "wait until it ends, or choose another directory"
+            raise OutputError("is in use by another export", where=out, fix=fix)
         yield
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ...graph.weights import Source
+from ...graph.weights import WeightSource
 from ...qtensor import QTensor, QuantFormat
 from ..gptq.solver import round_to_nearest
 from .saved_linear import SavedLinear
@@ -15,7 +15,7 @@ ROWS_BYTES = 16 << 20
 
 
 def quantize_rows(
-    name: str, source: Source, shape: tuple[int, int], format: QuantFormat, directory: Path
+    name: str, source: WeightSource, shape: tuple[int, int], format: QuantFormat, directory: Path
 ) -> SavedLinear:
     """Quantizes the table `name` of `shape` [rows, columns] and saves it in `directory`, unless it is there already."""
     linear = SavedLinear(name, directory / f"{name}.npz", format, *shape)

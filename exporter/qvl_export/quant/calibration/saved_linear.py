@@ -18,12 +18,12 @@ class SavedLinear:
 
     name: str
     file: Path
-    form: QuantFormat
+    quant_format: QuantFormat
     rows: int
     columns: int
 
     def format(self) -> QuantFormat:
-        return self.form
+        return self.quant_format
 
     def save(self, tensor: QTensor) -> None:
         """Writes a temporary file, then renames it."""
@@ -34,4 +34,4 @@ class SavedLinear:
     def read(self) -> QTensor:
         with np.load(self.file) as parts:
             step = float(parts["input_scale"]) if "input_scale" in parts else None
-            return QTensor(self.form, parts["codes"], parts["scales"], parts.get("zeros"), input_scale=step)
+            return QTensor(self.quant_format, parts["codes"], parts["scales"], parts.get("zeros"), input_scale=step)

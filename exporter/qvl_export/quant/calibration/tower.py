@@ -53,7 +53,7 @@ class Tower:
         flat = np.concatenate([chunk.astype(np.float32) for chunk in stored.chunks()])
         return flat.reshape(stored.shape[0], -1) if len(stored.shape) > 1 else flat
 
-    def sources(self, graph: Graph) -> dict[str, weights.Source]:
+    def sources(self, graph: Graph) -> dict[str, weights.WeightSource]:
         """The sources of a graph's float weights."""
         return weights.float_sources(graph, self.tensors)
 
@@ -64,7 +64,7 @@ class Tower:
     def write(self, stage: Stage, quantized: TowerResult, directory: Path) -> Path:
         """Writes a stage with its weights as an export does; returns the path of its graph."""
         graph = stage.graph
-        sources: dict[str, weights.Source] = {
+        sources: dict[str, weights.WeightSource] = {
             **self.sources(graph),
             **quantized.tensors,
             **packed_parts(quantized.linears, self.target),

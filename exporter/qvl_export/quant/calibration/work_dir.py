@@ -62,7 +62,7 @@ class TowerResult:
 
     @property
     def formats(self) -> dict[str, QuantFormat]:
-        return {name: linear.form for name, linear in self.linears.items()}
+        return {name: linear.format() for name, linear in self.linears.items()}
 
 
 def _digest(key: Mapping[str, object]) -> str:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 from tokenizers import Tokenizer
 
 from qvl_runtime.errors import QvlError
@@ -20,6 +19,7 @@ from qvl_runtime.sessions.feeds import cache_state, vision_feeds
 from qvl_runtime.templates.chat import ChatTemplate
 
 from ...checkpoint.safetensors_reader import Tensor
+from ...common.arrays import Floats, Ints
 from ...common.progress import Report
 from ...errors import ExportError
 from ..calibration.work_dir import Feeds, Sample
@@ -35,16 +35,16 @@ class Questions(Protocol):
 class Encoder(Protocol):
     """A vision tower, or its stored outputs for the images, in order."""
 
-    def encode(self, pixel_values: npt.NDArray[np.float32], grid: Grid) -> npt.NDArray[np.float32]:
+    def encode(self, pixel_values: Floats, grid: Grid) -> Floats:
         """Returns the image features and the features of D DeepStack layers, [1 + D, tokens, H]."""
 
 
-def image_token_positions(prompt: Prompt) -> npt.NDArray[np.int64]:
+def image_token_positions(prompt: Prompt) -> Ints:
     """Positions of the prompt's image tokens, [N]."""
     return np.concatenate([np.arange(placed.span.start, placed.span.end) for placed in prompt.placed])
 
 
-def llm_feeds(manifest: Manifest, prompt: Prompt, deepstack: npt.NDArray[np.float32], answer: int = 0) -> Feeds:
+def llm_feeds(manifest: Manifest, prompt: Prompt, deepstack: Floats, answer: int = 0) -> Feeds:
     """Inputs of decoder stages beside hidden states: positions, an empty cache, and `deepstack` features [D, N, H].
 
     The head takes the positions that predict the last `answer` tokens, or the last position if `answer` is 0.
@@ -114,14 +114,14 @@ class Sampler:
     def _encode(self, text: str) -> list[int]:
         return list(self.tokenizer.encode(text, add_special_tokens=False).ids)
 
-    def _embed(self, prompt: Prompt, features: npt.NDArray[np.float32], embeddings: Tensor) -> npt.NDArray[np.float32]:
+    def _embed(self, prompt: Prompt, features: Floats, embeddings: Tensor) -> Floats:
         """Returns the prompt's embeddings [1, S, H], with image features [N, H] at the image tokens."""
         unique, rows = np.unique(prompt.ids, return_inverse=True)
         hidden = embeddings.rows(unique.tolist()).astype(np.float32)[rows]
         hidden[image_token_positions(prompt)] = features
         return np.asarray(hidden[None], np.float32)
 
-    def _encode_placed(self, placed: PlacedMedia, vision: Encoder) -> npt.NDArray[np.float32]:
+    def _encode_placed(self, placed: PlacedMedia, vision: Encoder) -> Floats:
         """Returns the features of one placed image and its DeepStack features, [1 + D, tokens, H]."""
         patches = placed.patches(self.manifest.image)
         features = vision.encode(patches.pixel_values, patches.grid)

@@ -51,7 +51,7 @@ class StoredPages:
         return self._questions
 
     def _store(self, question: Question) -> Question:
-        """Replaces the image by its file; a page of a PDF or TIFF is atomic_file to one."""
+        """Replaces the image by its file; a page of a PDF or TIFF is first written to one."""
         if isinstance(question.image, Path):
             return question
         if question.origin.page is None:
@@ -61,7 +61,7 @@ class StoredPages:
 
     def _write(self, image: Image.Image, name: str) -> Path:
         bare = image.copy()
-        bare.info.clear()  # metadata such as color profiles would be atomic_file too
+        bare.info.clear()  # metadata such as color profiles would be written too
         self.directory.mkdir(parents=True, exist_ok=True)
         with atomic_file(self.directory / name) as file:
             bare.save(file, "PNG", compress_level=PNG_LEVEL)

@@ -133,6 +133,6 @@ def clean_text(layer: str) -> str:
 
 
 def prompt_language(text: str) -> str:
-    """The prompt_language of the prompt: "zh" if enough of the text is ideographs, else "en"."""
+    """The language of the prompt: "zh" if enough of the text is ideographs, else "en"."""
     ideographs = sum("一" <= char <= "鿿" for char in text)
     return "zh" if text and ideographs >= LEAST_CHINESE * len(text) else "en"

@@ -25,7 +25,7 @@ from ...targets import Target
 from .search import FLOAT
 from .sensitivity_table import Sensitivity
 
-Forms = Mapping[str, QuantFormat]
+Formats = Mapping[str, QuantFormat]
 """Formats of quantized linears by name."""
 NO_HASH = "0" * 64
 
@@ -36,15 +36,15 @@ class Sizes:
 
     spec: ModelSpec
     targets: Mapping[str, Target]
-    tables: Forms
+    tables: Formats
     draft: Manifest
 
-    def bundle(self, forms: Forms) -> int:
+    def bundle(self, formats: Formats) -> int:
         """Total bytes of all files."""
         entries, files = {}, dict(self.draft.files)
         graphs = (
-            build_vision(self.spec, self.targets["vision"], forms),
-            build_llm(self.spec, self.targets["llm"], {**forms, **self.tables}),
+            build_vision(self.spec, self.targets["vision"], formats),
+            build_llm(self.spec, self.targets["llm"], {**formats, **self.tables}),
         )
         for graph in graphs:
             data, written = _lay_out(graph)
@@ -55,10 +55,10 @@ class Sizes:
         described = msgspec.json.format(msgspec.json.encode(manifest), indent=1)
         return sum(entry.size for entry in files.values()) + len(described) + 1
 
-    def weight(self, shape: tuple[int, int], form: QuantFormat | None) -> int:
-        """Bytes of a weight including the padding after its parts; without a form, in float."""
+    def weight(self, shape: tuple[int, int], format: QuantFormat | None) -> int:
+        """Bytes of a weight including the padding after its parts; in float without a format."""
         target = self.targets["llm"]
-        parts = target.packed_form(*shape, form) if form else {"weight": (list(shape), target.weight_type)}
+        parts = target.packed_form(*shape, format) if format else {"weight": (list(shape), target.weight_type)}
         sizes = [_nbytes(size, dtype) for size, dtype in parts.values()]
         return sum(size + -size % ALIGNMENT for size in sizes)
 
@@ -67,9 +67,9 @@ class Sizes:
         found = {(row.name, FLOAT): self.weight(row.shape, None) for row in table}
         plain = self.bundle({})
         for members in _alike(table):
-            grown = self.bundle({row.name: row.forms[precision] for row, precision in members}) - plain
+            grown = self.bundle({row.name: row.formats[precision] for row, precision in members}) - plain
             weights = {
-                (row.name, precision): self.weight(row.shape, row.forms[precision]) for row, precision in members
+                (row.name, precision): self.weight(row.shape, row.formats[precision]) for row, precision in members
             }
             grown -= sum(size - found[name, FLOAT] for (name, _), size in weights.items())
             found |= {key: size + grown // len(members) for key, size in weights.items()}
@@ -80,8 +80,8 @@ def _alike(table: Sequence[Sensitivity]) -> list[list[tuple[Sensitivity, str]]]:
     """Groups linears and precisions by the kind of nodes that computes them."""
     kinds: dict[tuple[str, str], list[tuple[Sensitivity, str]]] = {}
     for row in table:
-        for precision, form in row.forms.items():
-            kinds.setdefault((precision, str(form)), []).append((row, precision))
+        for precision, format in row.formats.items():
+            kinds.setdefault((precision, str(format)), []).append((row, precision))
     return list(kinds.values())
 
 

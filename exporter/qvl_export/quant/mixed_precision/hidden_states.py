@@ -26,7 +26,7 @@ class LinearNoise(msgspec.Struct, frozen=True):
     precisions under which it stays float are left out."""
 
     shape: tuple[int, int]
-    forms: dict[str, QuantFormat]
+    formats: dict[str, QuantFormat]
     noise: dict[str, float]
 
 

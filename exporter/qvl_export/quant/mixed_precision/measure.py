@@ -165,5 +165,5 @@ def _share_out(steps: Sequence[Step], divergences: Mapping[str, float]) -> list[
         for name, linear in step.linears.items():
             divergence = divergences[step.name]
             kl = {precision: divergence * noise / max(total, TINY) for precision, noise in linear.noise.items()}
-            found.append(Sensitivity(name, linear.shape, kl, linear.forms))
+            found.append(Sensitivity(name, linear.shape, kl, linear.formats))
     return found

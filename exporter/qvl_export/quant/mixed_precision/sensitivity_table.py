@@ -10,10 +10,10 @@ from ...qtensor import QuantFormat
 class Sensitivity(msgspec.Struct, frozen=True):
     """A linear [N, K] and the cost of each precision: mean KL divergence over the answers' tokens, in nats.
 
-    `forms` are its measured formats; precisions under which the linear stays float are left out.
+    `formats` are the measured formats, `forms` in JSON; precisions under which the linear stays float are left out.
     """
 
     name: str
     shape: tuple[int, int]
     kl: dict[str, float]
-    forms: dict[str, QuantFormat] = {}
+    formats: dict[str, QuantFormat] = msgspec.field(default_factory=dict, name="forms")

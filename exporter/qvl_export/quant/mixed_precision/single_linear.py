@@ -77,7 +77,7 @@ class StageNoise:
                 np.square(through(session, sample) - exact).sum()
                 for sample, exact in zip(self.samples, self.exact, strict=True)
             ]
-            noise.forms[precision], noise.noise[precision] = format, float(sum(energies))
+            noise.formats[precision], noise.noise[precision] = format, float(sum(energies))
         return format
 
 

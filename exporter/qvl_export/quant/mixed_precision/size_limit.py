@@ -20,7 +20,7 @@ def check(table: Sequence[Sensitivity], limit: Limit, sizes: Sizes) -> None:
     shapes = {row.name: row for row in table}
 
     def weight(name: str, precision: str) -> int:
-        return sizes.weight(shapes[name].shape, shapes[name].forms.get(precision))
+        return sizes.weight(shapes[name].shape, shapes[name].formats.get(precision))
 
     if limit.max_size is not None:
         least = sizes.bundle(formats(table, _lightest(table, weight)))
@@ -51,8 +51,8 @@ def choose(table: Sequence[Sensitivity], limit: Limit, sizes: Sizes) -> dict[str
 
 def formats(table: Sequence[Sensitivity], chosen: Mapping[str, str]) -> dict[str, QuantFormat]:
     """The formats of the linears that a choice quantizes."""
-    return {row.name: row.forms[chosen[row.name]] for row in table if chosen[row.name] in row.forms}
+    return {row.name: row.formats[chosen[row.name]] for row in table if chosen[row.name] in row.formats}
 
 
 def _lightest(table: Sequence[Sensitivity], nbytes: Bytes) -> dict[str, str]:
-    return {row.name: min((*row.forms, FLOAT), key=lambda choice: nbytes(row.name, choice)) for row in table}
+    return {row.name: min((*row.formats, FLOAT), key=lambda choice: nbytes(row.name, choice)) for row in table}

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
+from ..common.arrays import Floats
 from ..manifest import ImageGeometry
 from ..prompts.prompt import PlacedMedia
-from ..sessions.engine import Engine, Floats
+from ..sessions.engine import Engine
 
 
 class FeatureCache:

@@ -15,12 +15,11 @@ from time import monotonic
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
+from ..common.arrays import Floats, Ints
 from ..common.log import log
 from ..errors import EngineError, PromptError
 from ..manifest import LlmGeometry
-from ..positions import Ints
 from ..prompts.prompt import PlacedMedia, Prompt, text_keys
 from ..sessions.engine import Engine, LlmInputs
 from .lookup import Lookup, NoLookup
@@ -29,7 +28,6 @@ from .sampling import TokenPicker
 
 PREFILL_CHUNK = 1024
 """Prompt tokens per engine call: bounds activation memory at no cost in speed."""
-Floats = npt.NDArray[np.float32]
 Encoder = Callable[[PlacedMedia], Floats]
 FinishReason = Literal["stop", "length", "timeout", "cancelled", "error"]
 """Why an answer ended: stop token or string, token limit, timeout, ended by the caller, or an exception."""

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..common.arrays import Ints
 from ..common.checks import check_float, check_int
-from ..positions import Ints
 from .sampling import Logits, TokenPicker
 
 

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from ..common.arrays import Doubles, Floats
 from ..common.checks import check_float, check_int
 from ..errors import EngineError
 
-Logits = npt.NDArray[np.float32]
+Logits = Floats
 TokenPicker = Callable[[Logits], int]
 
 
@@ -52,7 +53,7 @@ class Sampling:
 
         return draw
 
-    def probabilities(self, logits: Logits) -> npt.NDArray[np.float64]:
+    def probabilities(self, logits: Logits) -> Doubles:
         """Softmax at `temperature` over the `top_k` likeliest tokens, cut to the smallest set of mass `top_p`.
 
         Filters apply in the order of transformers: `top_k`, then `top_p`, then `min_p`.
@@ -76,12 +77,12 @@ def _best(logits: Logits) -> int:
     return best
 
 
-def _falling(scores: npt.NDArray[np.float64]) -> npt.NDArray[np.intp]:
+def _falling(scores: Doubles) -> npt.NDArray[np.intp]:
     """Returns indices from the highest score to the lowest, the lower index first among equals."""
     return np.argsort(-scores, kind="stable")
 
 
-def _likeliest(scores: npt.NDArray[np.float64], count: int) -> npt.NDArray[np.intp]:
+def _likeliest(scores: Doubles, count: int) -> npt.NDArray[np.intp]:
     """Returns the first `count` of `_falling(scores)` without sorting the whole vocabulary."""
     border = np.partition(scores, -count)[-count]
     above, equal = np.flatnonzero(scores > border), np.flatnonzero(scores == border)

@@ -32,8 +32,9 @@ def run(command: click.Command, arguments: Sequence[str] | None, program: str | 
 
 
 def _main(command: click.Command, arguments: Sequence[str] | None, program: str | None) -> int:
+    """Runs the command on its arguments as they are: on Windows, click would expand patterns and variables in them."""
     try:
-        code = command.main(arguments, program, standalone_mode=False)
+        code = command.main(arguments, program, standalone_mode=False, windows_expand_args=False)
     except NoArgsIsHelpError as error:
         show(error.format_message())
         return BAD_INPUT

@@ -65,17 +65,24 @@ _MEDIA = (
         metavar="N",
         help="Frames per second to take from videos, or at which their images were taken (default: 2).",
     ),
-    click.option("--max-frames", type=positive, metavar="N", help="Most frames of a video (default: 768)."),
+    click.option(
+        "--max-frames", type=positive, metavar="N", help="Maximum number of frames of a video (default: 768)."
+    ),
 )
 _SAMPLING = (
     click.option(
         "--max-new-tokens",
         type=positive,
         metavar="N",
-        help="Longest answer in tokens (default: 512, or a quarter of the bundle's length).",
+        help="Maximum length of an answer in tokens (default: 512, or a quarter of the bundle's length).",
     ),
     click.option("--temperature", type=float, metavar="T", help="Sampling temperature; 0 is greedy (default)."),
-    click.option("--top-p", type=float, metavar="P", help="Keep the likeliest tokens of this mass (default: 1)."),
+    click.option(
+        "--top-p",
+        type=float,
+        metavar="P",
+        help="Keep the likeliest tokens that together have probability P (default: 1).",
+    ),
     click.option("--top-k", type=integer, metavar="K", help="Keep the K likeliest tokens; 0 keeps all (default)."),
     click.option(
         "--min-p",

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from ..common.arrays import Ints
 from ..common.checks import check_float, check_int
 from ..common.extras import install_fix
 from ..common.files import check_regular
 from ..errors import InstallError, MediaError, PromptError, QvlError
-from ..positions import Ints
 from ..resize import MAX_ASPECT_RATIO, smart_resize
 from .images import COMPLETE, MAX_CLIP_FRAMES, MAX_CLIP_PIXELS, MAX_IMAGE_PIXELS, check_clip, check_exists, load_frames
 from .sources import describe_source, resolve_source

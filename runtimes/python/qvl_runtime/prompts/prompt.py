@@ -9,9 +9,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from ..common.arrays import Ints
 from ..errors import PromptError
 from ..manifest import ImageGeometry, Manifest
-from ..positions import Grid, Ints, VisionSpan, mrope_positions, ntk_alpha
+from ..positions import Grid, VisionSpan, mrope_positions, ntk_alpha
 from ..preprocess import Patches, image_tokens, patchify
 from .content import Media, Message, collect
 from .part_keys import Reads, read_nothing

@@ -13,12 +13,13 @@ from .._onnxruntime.library import ort
 from .._onnxruntime.nodes import crashing_attribute
 from .._onnxruntime.saturation import saturates
 from ..bundle import inside
+from ..common.arrays import Floats
 from ..common.log import log, timed
 from ..errors import BundleError, EngineError, InstallError
 from ..manifest import DECODE, GraphEntry, ImageGeometry, Manifest
 from ..positions import Grid
 from . import cores
-from .engine import Floats, LlmInputs, raise_closed
+from .engine import LlmInputs, raise_closed
 from .feeds import llm_feeds, vision_feeds
 
 CACHE_STEP = 512

@@ -5,13 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, NoReturn, Protocol
 
-import numpy as np
-import numpy.typing as npt
-
+from ..common.arrays import Floats, Ints
 from ..errors import EngineError
-from ..positions import Grid, Ints
-
-Floats = npt.NDArray[np.float32]
+from ..positions import Grid
 
 
 @dataclass(frozen=True)

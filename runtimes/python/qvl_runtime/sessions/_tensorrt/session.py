@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from ...common.arrays import Floats
 from ...errors import EngineError
 from ...manifest import DECODE, Manifest
 from ...positions import Grid
-from ..engine import Floats, LlmInputs, raise_closed
+from ..engine import LlmInputs, raise_closed
 from ..feeds import llm_feeds, vision_feeds
 from .cuda_driver import Buffer, Cuda
 from .engine import MakeContext, TrtGraph
