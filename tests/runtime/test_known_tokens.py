@@ -241,11 +241,12 @@ def scripted(model: Model, script: list[int], limit: int, **more: Any) -> Genera
 
 def test_logits_are_those_of_the_tokens_before(babbler: Model, runs: list[list[int]]) -> None:
     """Guesses that hold, fail, and hold in part: the cache is that of the answer alone."""
-    script = [60, 61, 62, 63, 64, 65, 60, 61, 62, 63, 64, 70, 60, 61, 62, 63, 64, 70, 60, 61, 62, 63, 64, 71, 353]
+    script = [60, 61, 62, 63, 64, 65, 60, 61, 62, 63, 64, 70, 60, 61, 62, 63, 64, 70, 60, 61, 62, 63, 64, 353]
     run = scripted(babbler, script, 40)
     assert (run.tokens, run.stop_token) == (script[:-1], 353)
     assert run.counts.proposed > run.counts.accepted > 0
     assert len(runs) == len(run.tokens) - run.counts.accepted
+    assert sum(map(len, runs)) == len(run.tokens) - run.counts.accepted + run.counts.proposed, "the last guesses too"
     follow = babbler.prompt(ask("Read.")).followed_by(np.array([*script[:-1], 80, 81]))
     last, stats = np.array([len(follow.ids) - 1]), GenerationStats()
     reused = babbler.decoder.prefill(follow, last, stats)

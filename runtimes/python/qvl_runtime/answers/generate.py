@@ -263,13 +263,14 @@ class Decoder:
                 self._check_current(number)
             known = certain()
             token = pick(pending.last() if known else pending.logits())
+            stats.counts.proposed = pending.proposed
             if token in stop:
                 stats.finish_reason, stats.stop_token = "stop", token
                 return
             stats.tokens.append(token)
             pending.add(token)
-            stats.counts.generated, stats.counts.certain = len(stats.tokens), stats.counts.certain + known
-            stats.counts.proposed, stats.counts.accepted = pending.proposed, pending.accepted
+            stats.counts.generated, stats.counts.accepted = len(stats.tokens), pending.accepted
+            stats.counts.certain += known
             yield token
         stats.finish_reason = "length"
 
