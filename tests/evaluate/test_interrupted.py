@@ -19,7 +19,7 @@ from qvl_export.cli.main import cli
 from qvl_export.common.scratch import scratch
 from qvl_export.evaluate.answers.records import Records
 from tests.evaluate.test_blame import damage
-from tests.evaluate.test_processes import eventually
+from tests.evaluate.test_pool import eventually
 from tests.heldout import HELDOUT
 
 PAGES = 3

@@ -16,7 +16,7 @@ from tests.exporter.test_broken_inputs import listing
 from tests.heldout import HELDOUT
 from tests.oracles.tiny import REFERENCE
 from tests.pdfs import encrypt, text_pdf
-from tests.quant.test_pages import scan
+from tests.quant.pages import scan
 
 Run = Callable[..., tuple[int, str, str]]
 EXPORT = "export", str(REFERENCE), "bundle", "--llm-precision", "int4", "--max-pixels", "40000"

@@ -15,9 +15,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
-from qvl_export import CheckpointError, ExportPlan, export
+from qvl_export import ExportPlan, export
 from qvl_export.checkpoint.directory import Checkpoint
-from qvl_export.checkpoint.safetensors_reader import StoredTensor
 from qvl_export.families import read_spec
 from qvl_runtime import load
 from tests.exporter import damage as d
@@ -189,33 +188,3 @@ def test_a_separate_head_is_used_for_any_configuration(variant: Any, tmp_path: P
         export(ExportPlan(source, tmp_path / f"out{number}", precision="fp32"))
         logits.append(load(tmp_path / f"out{number}", threads=1).logits(MESSAGES, "text"))
     np.testing.assert_allclose(logits[1], 2 * logits[0], rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize(
-    ("shape", "chunk_bytes", "sizes"),
-    [
-        ((7, 5), 45, [10, 10, 10, 5]),
-        ((7, 5), 1, [5] * 7),
-        ((7, 5), 1 << 20, [35]),
-        ((3, 2, 4), 70, [16, 8]),
-        ((6,), 8, [2, 2, 2]),
-        ((), 64, [1]),
-        ((0, 5), 64, []),
-    ],
-)
-def test_chunks_are_whole_rows(shape: tuple[int, ...], chunk_bytes: int, sizes: list[int], tmp_path: Path) -> None:
-    values = np.random.default_rng(0).normal(size=shape).astype(np.float32)
-    (tmp_path / "data").write_bytes(b"head" + values.tobytes() + b"tail")
-    tensor = StoredTensor("name", tmp_path / "data", np.dtype(np.float32), shape, 4)
-    chunks = list(tensor.chunks(chunk_bytes))
-    assert [len(chunk) for chunk in chunks] == sizes
-    np.testing.assert_array_equal(np.concatenate([*chunks, []]), values.ravel())
-
-
-def test_a_file_that_shrinks_while_it_is_read_is_an_error(tmp_path: Path) -> None:
-    (tmp_path / "data").write_bytes(bytes(30))
-    tensor = StoredTensor("name", tmp_path / "data", np.dtype(np.float32), (4, 5), 0)
-    with pytest.raises(CheckpointError, match="data: ends within tensor name"):
-        list(tensor.chunks())
-    with pytest.raises(CheckpointError, match="data: ends within tensor name"):
-        tensor.rows([0, 3])

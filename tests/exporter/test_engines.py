@@ -20,15 +20,13 @@ from qvl_export.checkpoint.quantized.detect import quantized_linears
 from qvl_export.cli import main as cli
 from qvl_export.common.progress import NullProgress
 from qvl_export.engines import BuildOptions, building, capabilities, check
-from qvl_export.engines.profiles import most_windows, profiles
+from qvl_export.engines.profiles import profiles
 from qvl_export.evaluate.trace.expose_graph import expose
 from qvl_export.qtensor import QuantFormat
 from qvl_export.targets.tensorrt_rtx import _configure
 from qvl_runtime.bundle import read_manifest
 from qvl_runtime.errors import BundleError, EngineError, InstallError, QvlError
 from qvl_runtime.model import load
-from qvl_runtime.positions import Grid, window_layout
-from qvl_runtime.preprocess import resized_grid
 from qvl_runtime.sessions._tensorrt.cuda_driver import Cuda
 from tests.oracles.tiny import FAMILIES, FREE_SIZES
 from tests.plans import changed, export_plan
@@ -59,6 +57,7 @@ def plan(checkpoint: Path, out: Path, page: Path, precision: str = "fp16") -> Ex
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("precision", ["fp16", "int8", "int4"])
 def test_engines_of_every_family_and_precision(
@@ -87,6 +86,7 @@ def test_engines_of_every_family_and_precision(
         load(tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_the_engines_of_videos(checkpoint: Checkpoints, page: Path, tmp_path: Path) -> None:
     export(changed(plan(checkpoint("qwen2_5_vl", "small"), tmp_path / "out", page), profile="video"))
     engine = read_manifest(tmp_path / "out").graphs["vision"].engine
@@ -121,6 +121,7 @@ def test_what_cannot_be_built_is_refused_in_one_line(
     assert "\n" not in str(caught.value) and not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)
 def test_symmetric_gptq_checkpoints_are_built(example: Path, page: Path, tmp_path: Path) -> None:
     asked = plan(example, tmp_path / "out", page)
@@ -142,6 +143,7 @@ def test_other_forms_of_stored_weights_are_refused(format: QuantFormat) -> None:
     check(BuildOptions(stored=frozenset({QuantFormat(4, 32)})), "TensorRT")
 
 
+@pytest.mark.slow
 def test_engines_show_nothing_of_their_inside(checkpoint: Checkpoints, page: Path, tmp_path: Path) -> None:
     export(plan(checkpoint("qwen2_vl", "small"), tmp_path / "out", page))
     with pytest.raises(BundleError, match=r"contains engines.*export with --target portable"):
@@ -208,6 +210,7 @@ def test_a_build_can_be_interrupted(checkpoint: Checkpoints, page: Path, tmp_pat
     assert progress.updates == 1 and not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_the_command_line_takes_both_spellings(
     checkpoint: Checkpoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -222,25 +225,3 @@ def test_the_command_line_takes_both_spellings(
 
 def test_spellings_of_compute_capabilities() -> None:
     assert capabilities("8.6, 89,12.0,86") == (86, 89, 120) and capabilities(None) == ()
-
-
-@pytest.mark.parametrize("tokens", [1, 7, 64, 333])
-def test_no_image_has_more_windows_than_its_profile(tokens: int) -> None:
-    """Every shape of this number of tokens that resizing can produce, counted by the layout itself."""
-    most = 0
-    for rows in range(1, tokens + 1):
-        for columns in range(1, min(tokens // rows, 400) + 1):
-            most = max(most, len(window_layout(Grid(1, 2 * rows, 2 * columns), 2, 4).lengths))
-    assert most == most_windows(tokens, 4)
-
-
-def test_profiles_hold_every_page_within_the_pixel_bounds(checkpoint: Checkpoints, tmp_path: Path) -> None:
-    export(ExportPlan(checkpoint("qwen2_5_vl", "small"), tmp_path / "out", max_pixels=300_000, max_length=2048))
-    manifest = read_manifest(tmp_path / "out")
-    page = profiles("vision", manifest, "pages")[0]
-    rng = np.random.default_rng(0)
-    for width, height in rng.integers(10, 2000, (300, 2)).tolist():
-        grid = resized_grid((width, height), 1, manifest.image, manifest.image.max_pixels)
-        windows = window_layout(grid, 2, manifest.image.window)
-        sizes = {"patches": grid.h * grid.w, "windows": len(windows.lengths), "window_slots": len(windows.gather)}
-        assert all(size in page.axes[axis] for axis, size in sizes.items()), (width, height)

@@ -17,7 +17,6 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from qvl_export import ExportError, ExportPlan, export, families
-from qvl_export.checkpoint.derived_tensors import interpolation_matrix
 from qvl_export.checkpoint.directory import Checkpoint
 from qvl_export.checkpoint.safetensors_reader import StoredTensor
 from qvl_export.families import qwen, read_spec
@@ -40,7 +39,7 @@ from tests.oracles import tiny
 from tests.oracles.families import qwen as tiny_qwen
 from tests.oracles.qwen_vl import QwenVl
 from tests.plans import export_plan
-from tests.quant.test_awq_checkpoint import CONFIG, quantized
+from tests.quant.test_awq import CONFIG, quantized
 
 Checkpoints = Callable[[str, str], Path]
 PUBLISHED = {
@@ -189,15 +188,6 @@ def test_pixels_are_those_of_the_original_transform(tmp_path: Path, size: tuple[
     assert np.abs(ours.pixel_values[0] - expected.numpy()).max() < 1e-6
 
 
-@pytest.mark.parametrize("sizes", [(16, 32), (16, 8), (16, 16), (16, 5), (7, 19), (1, 4)])
-def test_tables_are_interpolated_as_pytorch_does(sizes: tuple[int, int]) -> None:
-    size, wanted = sizes
-    table = torch.randn(1, 3, size, size, generator=torch.manual_seed(0))
-    expected = torch.nn.functional.interpolate(table, (wanted, wanted), mode="bicubic", align_corners=False)
-    matrix = interpolation_matrix(size, wanted)
-    assert np.abs(matrix @ table[0].numpy() @ matrix.T - expected[0].numpy()).max() < 1e-5
-
-
 @pytest.mark.parametrize(("length", "alpha"), [(1, 1), (2048, 1), (2049, 3), (4096, 3), (4097, 7), (8192, 7)])
 def test_the_base_grows_with_the_prompt(length: int, alpha: float) -> None:
     assert ntk_alpha(length, 2048) == alpha
@@ -232,6 +222,7 @@ def test_answers_across_the_trained_length(oracle: Callable[[str, str], QwenVl],
     assert_close(forced, np.stack(steps), "fp32")
 
 
+@pytest.mark.slow
 def test_frequencies_and_growing_queries_can_be_off(checkpoint: Checkpoints, tmp_path: Path) -> None:
     """Each changes long prompts alone."""
     source, found = checkpoint("qwen", "deep"), {}

@@ -27,7 +27,7 @@ from tests.exporter import damage as d
 from tests.exporter import zoo
 from tests.exporter.test_parity import image, oracle_inputs
 from tests.plans import export_plan
-from tests.quant import test_awq_checkpoint as awq
+from tests.quant import test_awq as awq
 
 GPTQ = Path(__file__).parents[1] / "quant" / "gptq"
 Checkpoints = Callable[[str, str], Path]

@@ -12,7 +12,7 @@ from qvl_export.qtensor import QuantFormat
 from qvl_export.quant.gptq.refine import Objective, descend, fit_scales, refine
 from qvl_export.quant.gptq.scale_search import BlockGrid, expand_blocks
 from qvl_export.quant.gptq.solver import gptq, output_error, round_to_nearest
-from tests.quant.test_gptq import FORMATS, problem
+from tests.quant.test_gptq_solver import FORMATS, problem
 
 DAMP = 0.5
 

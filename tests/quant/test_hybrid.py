@@ -15,7 +15,6 @@ import pytest
 from qvl_export import ExportError, export
 from qvl_export.graph.scale_folds import Fold
 from qvl_export.quant.calibration import smoothquant as smooth
-from qvl_export.quant.precision import of_towers
 from qvl_runtime.answers.generate import GenerationStats
 from qvl_runtime.bundle import read_manifest
 from qvl_runtime.cli.describe import describe
@@ -27,7 +26,7 @@ from tests.heldout import HELDOUT, Item, divergence, items
 from tests.oracles.tiny import FAMILIES, REFERENCE
 from tests.plans import export_plan
 from tests.quant.stopping import quantized_stages, stopped_after
-from tests.quant.test_calibrate import hashes
+from tests.quant.test_layerwise import hashes
 
 PAGES = 8
 PLAN: dict[str, Any] = {"calib": HELDOUT, "samples": PAGES}
@@ -210,9 +209,3 @@ def test_bundles_of_older_schemas_are_read(bundles: Callable[[str], Path], tmp_p
 def test_plans_that_cannot_be_done(tmp_path: Path, options: dict[str, Any], says: str) -> None:
     with pytest.raises(ExportError, match=says):
         export(export_plan(REFERENCE, tmp_path / "b", **{**PLAN, **options}))
-
-
-def test_towers_choose_for_themselves() -> None:
-    assert of_towers("hybrid") == {"vision": "int8", "llm": "int8", "llm_decode": "int4"}
-    assert of_towers("fp16", llm="hybrid") == {"vision": "fp16", "llm": "int8", "llm_decode": "int4"}
-    assert of_towers("hybrid", llm="int4") == {"vision": "int8", "llm": "int4"}

@@ -12,12 +12,10 @@ from safetensors.numpy import load_file, save_file
 
 from qvl_export import ExportPlan, export
 from qvl_export.evaluate.trace.blame import BlamePlan, blame
-from qvl_export.graph.scale_folds import Fold
 from qvl_export.qtensor import Activations, QTensor
 from qvl_export.quant.calibration.layer_session import open_session
 from qvl_export.quant.calibration.layerwise import _per_tensor
-from qvl_export.quant.calibration.smoothquant import best_scale
-from qvl_export.quant.output_error import relative_noise, round_per_tensor, round_per_token, sqnr
+from qvl_export.quant.output_error import round_per_tensor, round_per_token, sqnr
 from qvl_export.quant.schemes import Options, find
 from qvl_export.quant.statistics import Collector, Statistics
 from qvl_export.targets import lower
@@ -122,41 +120,7 @@ def test_codes_are_the_nearest_of_a_symmetric_range(reduce_range: bool, steps: i
     assert int(tensor.codes.max()) - tensor.format.default_zero_point <= steps
 
 
-def test_smoothing_undoes_outlier_channels() -> None:
-    """A few channels a thousand times the others: rounding tokens loses the rest, unless the weights take the scale."""
-    tokens = RNG.standard_normal((256, 64)).astype(np.float32)
-    weight = RNG.standard_normal((48, 64)).astype(np.float32)
-    tokens[:, [3, 40]] *= 1000
-    weight[:, [3, 40]] /= 1000
-    scheme, fold = find("int8", Options()), Fold(("l",), "norm", np.arange(64))
-    before = statistics(tokens)
-    scale = best_scale(fold, {"l": weight}, before, scheme)
-    after = before.divided(scale)
-    plain = sqnr(weight, scheme.quantize(weight, before), before)
-    smooth = sqnr(weight * scale, scheme.quantize(weight * scale, after), after)
-    assert plain < 5
-    assert smooth > 30
-
-
-def test_smoothing_never_makes_it_worse() -> None:
-    tokens, weight = RNG.standard_normal((64, 40)).astype(np.float32), RNG.standard_normal((8, 40)).astype(np.float32)
-    scheme, before = find("int8", Options()), statistics(tokens)
-    scale = best_scale(Fold(("l",), "norm", np.arange(40)), {"l": weight}, before, scheme)
-    after = before.divided(scale)
-    noise = relative_noise(weight * scale, scheme.quantize(weight * scale, after), after)
-    assert noise <= relative_noise(weight, scheme.quantize(weight, before), before)
-
-
-def test_smoothing_leaves_what_the_linears_do_not_see() -> None:
-    """Queries and keys come out of the same linear as the values before a projection, and go elsewhere."""
-    tokens, weight = RNG.standard_normal((64, 40)).astype(np.float32), RNG.standard_normal((8, 40)).astype(np.float32)
-    tokens[:, 3] *= 100
-    fold = Fold(("proj",), "qkv", np.arange(40) + 80)
-    scale = best_scale(fold, {"proj": weight}, statistics(tokens), find("int8", Options()))
-    assert scale[83] > 5
-    assert np.array_equal(scale[:80], np.ones(80))
-
-
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("precision", ["int8", "int4"])
 def test_every_family_stays_close_to_float(
@@ -184,6 +148,7 @@ def int8(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_int8_reads_like_float(reference_bundle: Path, int8: Path) -> None:
     entry = read_manifest(int8).graphs
     assert entry["vision"].precision == "int8 × int8, int8 × int8 per tensor, else fp16"
@@ -191,6 +156,7 @@ def test_int8_reads_like_float(reference_bundle: Path, int8: Path) -> None:
     assert divergence(load(reference_bundle, threads=1), load(int8, threads=1)) < 0.001
 
 
+@pytest.mark.slow
 def test_blame_treats_all_linears_alike(reference_bundle: Path, int8: Path) -> None:
     """Though `up_proj` is divided channel by channel, and scaled only after the product that it goes into."""
     page = HELDOUT / "simple_0001.png"
@@ -226,6 +192,7 @@ def twin(target: Path) -> Path:
 CHANNELS = [5, 50, 101]
 
 
+@pytest.mark.slow
 def test_an_outlier_twin_loses_nothing(reference_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without moving scales W8A8 fails on it; with it, it is as good as on the reference checkpoint."""
     plan = {"precision": "int8", "samples": 24}  # of the built-in pages, as shipped

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -12,88 +10,26 @@ import msgspec
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from qvl_export import ExportError, ExportPlan, export
-from qvl_export.checkpoint.directory import Checkpoint
+from qvl_export import ExportError, export
 from qvl_export.cli.main import cli, run
 from qvl_export.common.progress import NullProgress
 from qvl_export.exporting import pipeline
-from qvl_export.exporting.option_checks import adjusted_spec
-from qvl_export.families import read_spec
 from qvl_export.quant import schemes
 from qvl_export.quant.calibration import layerwise as calibrate
-from qvl_export.quant.calibration.work_dir import Sample
 from qvl_export.quant.calibration_data.selection import Pages
-from qvl_export.quant.limit import Limit
 from qvl_export.quant.mixed_precision import choose as mixed
 from qvl_export.quant.mixed_precision import measure, search
-from qvl_export.quant.mixed_precision.bundle_size import Sizes
-from qvl_export.quant.mixed_precision.hidden_states import FLOAT_MODEL, LinearNoise, Step, Variants
-from qvl_export.quant.mixed_precision.knapsack import BUCKETS, choose
-from qvl_export.quant.mixed_precision.measure import Pace
 from qvl_export.quant.mixed_precision.sensitivity_table import Sensitivity
-from qvl_export.targets import lower
 from qvl_runtime.bundle import read_manifest
 from qvl_runtime.common.exit_codes import BAD_INPUT
 from qvl_runtime.model import load
 from tests.heldout import HELDOUT, divergence
-from tests.oracles.tiny import FAMILIES, REFERENCE
+from tests.oracles.tiny import REFERENCE
 from tests.plans import changed, export_plan
 from tests.quant.stopping import Stopped, quantized_stages, stopped_after, stopped_after_measuring
 
-options = st.lists(st.tuples(st.floats(0, 10), st.floats(0, 10)), min_size=1, max_size=3)
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.lists(options, min_size=1, max_size=5), st.floats(0.5, 40))
-def test_knapsack_against_trying_everything(items: list[list[tuple[float, float]]], limit: float) -> None:
-    """Never above the limit, and no worse than the best that keeps the rounding's distance from it."""
-    costs, weights = [[c for c, _ in item] for item in items], [[w for _, w in item] for item in items]
-
-    def totals(chosen: tuple[int, ...]) -> tuple[float, float]:
-        return tuple(sum(part[i][k] for i, k in enumerate(chosen)) for part in (costs, weights))
-
-    every = [totals(chosen) for chosen in itertools.product(*(range(len(item)) for item in items))]
-    found = choose(costs, weights, limit)
-    margin = limit * (1 - len(items) / BUCKETS)
-    if found is None:
-        assert min(weight for _, weight in every) > margin
-        return
-    cost, weight = totals(tuple(found))
-    assert weight <= limit * (1 + 1e-9)
-    assert cost <= min((c for c, w in every if w <= margin), default=np.inf) + 1e-9
-
-
-TABLE = [Sensitivity(f"l{i}", (64, 64), {"int4": 0.01 * (i + 1), "int8": 0.001 * (i + 1)}) for i in range(4)]
-BYTES = {"int4": 2, "int8": 4, "fp16": 8}
-
-
-def nbytes(name: str, precision: str) -> int:
-    return BYTES[precision]
-
-
-def test_the_most_sensitive_keep_their_precision() -> None:
-    assert search.solve(TABLE, Limit(max_kl=1.0), nbytes, 0) == dict.fromkeys(("l0", "l1", "l2", "l3"), "int4")
-    assert search.solve(TABLE, Limit(max_kl=0.0101), nbytes, 0) == dict.fromkeys(("l0", "l1", "l2", "l3"), "int8")
-    chosen = search.solve(TABLE, Limit(max_size=110), nbytes, 100)
-    assert chosen == {"l0": "int4", "l1": "int4", "l2": "int4", "l3": "int8"}
-    assert search.predicted(TABLE, chosen) == pytest.approx(0.064)
-
-
-def test_a_size_that_cannot_be_kept() -> None:
-    with pytest.raises(ExportError, match=r"no bundle fits in 107 bytes \(--max-size must be at least 108\)"):
-        search.solve(TABLE, Limit(max_size=107), nbytes, 100)
-
-
-@pytest.mark.parametrize("count", [1, 7, 300])
-def test_the_lightest_options_are_chosen_at_exactly_their_weight(count: int) -> None:
-    """Not only well above it, where what rounding adds to every item has room."""
-    costs, weights = [[2.0, 1.0]] * count, [[3.0, 4.0]] * count
-    assert choose(costs, weights, 3.0 * count) == [0] * count
-    assert choose(costs, weights, 3.0 * count + 1) == [*[0] * (count - 1), 1][::-1]
-    assert choose(costs, weights, 3.0 * count - 0.01) is None
+pytestmark = pytest.mark.slow  # sensitivities are measured first, in ten seconds
 
 
 @pytest.fixture(scope="module")
@@ -145,13 +81,6 @@ def test_limits_are_kept(
         assert measured < 3 * limit["max_kl"]
 
 
-def test_what_is_left_grows_with_the_states_that_are_moved() -> None:
-    pace = Pace()
-    pace.add(10, 1, 1)
-    pace.add(12, 2, 2)
-    assert pace.left(3, 3) == f"about {3 * 11 + 3 + 4 + 5} s left"
-
-
 def test_the_printed_table_ends_where_its_rows_do(table: list[Sensitivity], monkeypatch: pytest.MonkeyPatch) -> None:
     """And has no column for a scheme that is not measured."""
     monkeypatch.setattr(schemes, "available", lambda: ["int4", "int8", "other"])
@@ -184,26 +113,6 @@ def test_a_killed_measurement_resumes_with_the_next_stage(
         export(plan)
     assert measured == STAGES[STAGES.index(killed) + 1 :]
     assert by_name(found[0]) == by_name(table)
-
-
-def test_states_are_moved_once(tmp_path: Path) -> None:
-    """A run that was killed while it moved the states of a step moves the others."""
-    state, sample = np.arange(3, dtype=np.float32), Sample(np.zeros(0, np.float32), {})
-    before = Variants(tmp_path)
-    before.save(FLOAT_MODEL, 0, state)
-    before.finish(Step("begin", "", {}))
-    before.save("a", 0, 10 * state)
-    before.advance(FLOAT_MODEL, 0, sample, lambda x, _: x + 1)
-    before.finish(Step("a", "int8", {"l": LinearNoise((1, 1), {}, {})}))
-    before.advance("a", 0, sample, lambda x, _: x + 1)
-    after = Variants(tmp_path)
-    assert after.names == [FLOAT_MODEL, "a"]
-    for name in after.names:
-        after.advance(name, 0, sample, lambda x, _: x + 1)
-    after.finish(Step("b", "", {}))
-    assert np.array_equal(after.load("a", 0), 10 * state + 1)
-    assert np.array_equal(after.load(FLOAT_MODEL, 0), state + 2)
-    assert len(list(tmp_path.glob("*.npy"))) == 2
 
 
 def size_of(directory: Path) -> int:
@@ -250,23 +159,6 @@ def test_the_least_size_is_named_before_anything_is_measured_and_can_be_had(
         export(changed(plan, max_size=least - 1))
     export(changed(plan, max_size=least))
     assert size_of(tmp_path / "b") == least
-
-
-@pytest.mark.parametrize(
-    ("family", "target"),
-    [*((family, "cpu") for family in FAMILIES), ("qwen2_5_vl", "cuda"), ("qwen2_5_vl", "portable")],
-)
-def test_sizes_are_those_of_bundles(
-    checkpoint: Callable[[str, str], Path], tmp_path: Path, family: str, target: str
-) -> None:
-    """To the byte, for every family and target."""
-    plan = ExportPlan(checkpoint(family, "deep"), tmp_path / "b", target=target)
-    manifest = export(plan)
-    spec = adjusted_spec(plan, read_spec(Checkpoint(Path(plan.checkpoint))))
-    texts = {name: entry for name, entry in manifest.files.items() if ".onnx" not in name}
-    draft = msgspec.structs.replace(manifest, files=texts, graphs={})
-    sizes = Sizes(spec, dict.fromkeys(("vision", "llm"), lower(target, "fp16")), {}, draft)
-    assert sizes.bundle({}) == size_of(tmp_path / "b")
 
 
 def test_int8_that_would_stay_float_is_not_a_choice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,7 @@ from tests.heldout import HELDOUT
 from tests.oracles.tiny import REFERENCE
 from tests.plans import export_plan
 from tests.quant.stopping import stopped_after
-from tests.quant.test_calibrate import hashes
+from tests.quant.test_layerwise import hashes
 
 PLAN: dict[str, Any] = {"precision": "int4", "calib": HELDOUT, "samples": 5}
 MODULE = cluster.MODULE

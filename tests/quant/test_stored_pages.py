@@ -22,7 +22,7 @@ from tests.heldout import HELDOUT
 from tests.oracles.tiny import REFERENCE
 from tests.pdfs import text_pdf
 from tests.plans import export_plan
-from tests.quant.test_pages import book, scan
+from tests.quant.pages import book, scan
 
 
 def ignore(_: str) -> None:

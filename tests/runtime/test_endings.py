@@ -4,24 +4,17 @@ from __future__ import annotations
 
 import json
 import signal
-import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from qvl_runtime import TruncatedAnswerWarning
 from qvl_runtime import __main__ as cli
-from qvl_runtime.answers.generate import GenerationStats
-from qvl_runtime.answers.sampling import Sampling
-from qvl_runtime.answers.stop_strings import StopStrings
-from qvl_runtime.answers.stream import Stream
 from qvl_runtime.errors import EngineError, PromptError
 from qvl_runtime.model import Model, load
 
@@ -39,78 +32,6 @@ def path(bundle: Any) -> Path:
 @pytest.fixture(scope="module")
 def model(path: Path) -> Model:
     return load(path, threads=1)
-
-
-def scripted(model: Model, text: str, stop: Any = ()) -> Stream:
-    """A stream whose tokens are those of a text."""
-    run = GenerationStats()
-
-    def tokens() -> Iterator[int]:
-        for token in model.token_ids(text):
-            run.tokens.append(token)
-            yield token
-        run.finish_reason = "length"
-
-    return Stream(tokens(), model.tokenizer, run, stop=stop)
-
-
-pieces = st.lists(st.text("ab", max_size=3), max_size=12)
-
-
-@given(pieces, st.lists(st.text("ab", min_size=1, max_size=4), max_size=3))
-def test_stop_strings_wherever_tokens_part(parts: list[str], strings: list[str]) -> None:
-    """Against a search after every character: the first to be complete ends the answer, and none of it is shown."""
-    text = "".join(parts)
-    ends = [(end, -len(s), s) for end in range(1, len(text) + 1) for s in strings if text[:end].endswith(s)]
-    expected, found = (text[: min(ends)[0] + min(ends)[1]], min(ends)[2]) if ends else (text, None)
-    watch, shown = StopStrings(strings), []
-    for part in parts:
-        shown.append(watch.feed(part))
-        assert expected.startswith("".join(shown))
-        if watch.found is not None:
-            break
-    shown.append(watch.rest())
-    assert ("".join(shown), watch.found) == (expected, found)
-
-
-@pytest.mark.parametrize(
-    ("stop", "shown", "found"),
-    [
-        ("\n\n", "Total: 发票 12", "\n\n"),
-        (["票 1", "zzz"], "Total: 发", "票 1"),
-        (["Total"], "", "Total"),
-        (("2\n\nEnd.",), "Total: 发票 1", "2\n\nEnd."),
-        (["End. "], "Total: 发票 12\n\nEnd.", None),
-    ],
-)
-def test_an_answer_ends_before_its_stop_string(model: Model, stop: Any, shown: str, found: str | None) -> None:
-    stream = scripted(model, "Total: 发票 12\n\nEnd.", (stop,) if isinstance(stop, str) else stop)
-    assert "".join(stream) == shown
-    assert (stream.run.stop_string, stream.run.finish_reason) == (found, "stop" if found else "length")
-    assert found is None or len(stream.run.tokens) <= len(model.token_ids("Total: 发票 12\n\nEnd."))
-
-
-def test_generate_and_stream_stop(model: Model) -> None:
-    whole = model.generate(QUESTION, 40, **DRAWN)
-    stop = whole[9:12]
-    cut = whole[: whole.index(stop)]
-    assert model.generate(QUESTION, 40, stop=stop, **DRAWN) == cut
-    stream = model.stream(QUESTION, 40, stop=["never ever", stop], **DRAWN)
-    assert "".join(stream) == cut
-    assert (stream.run.finish_reason, stream.run.stop_string) == ("stop", stop)
-    assert stream.run.counts.generated == len(stream.run.tokens) < 40
-    assert model.generate(QUESTION, 40, **DRAWN) == whole, "the model is as it was"
-
-
-@pytest.mark.parametrize("stop", ["", [""], ["a", 3], 5, {"a"}, b"x"], ids=repr)
-def test_bad_stop_strings(model: Model, stop: Any) -> None:
-    with pytest.raises(PromptError, match="stop must be "):
-        model.stream(QUESTION, stop=stop)
-
-
-def test_a_schema_goes_with_no_stop_string(model: Model) -> None:
-    with pytest.raises(PromptError, match="stop and json_schema cannot be combined"):
-        model.generate(QUESTION, json_schema={}, stop="x")
 
 
 def slowed(model: Model, monkeypatch: pytest.MonkeyPatch) -> list[int]:
@@ -156,92 +77,6 @@ def test_a_schema_holds_when_time_is_over(model: Model, monkeypatch: pytest.Monk
     assert len(json.loads("".join(stream))) >= 60
     assert (stream.run.finish_reason, len(stream.run.tokens)) == ("timeout", 6)
     assert stream.run.forced
-
-
-@pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf"), "1", True])
-def test_bad_timeouts(model: Model, timeout: Any) -> None:
-    with pytest.raises(PromptError, match="timeout must be "):
-        model.generate(QUESTION, timeout=timeout)
-
-
-def test_streams_can_be_closed(model: Model) -> None:
-    expected = model.generate(OTHER, 12)
-    with model.stream(QUESTION, 40, **DRAWN) as stream:
-        first = next(stream)
-        assert (bool(first), stream.run.finish_reason) == (True, None)
-    assert stream.run.finish_reason == "cancelled"
-    assert list(stream) == []
-    stream.close()
-    assert model.generate(OTHER, 12) == expected
-    never = model.stream(QUESTION, 40)
-    never.close()
-    assert (list(never), never.run.finish_reason, never.run.tokens) == ([], "cancelled", [])
-    done = model.stream(QUESTION, 3)
-    list(done)
-    done.close()
-    assert done.run.finish_reason == "length"
-
-
-def test_an_abandoned_stream_is_cancelled(model: Model) -> None:
-    stream = model.stream(QUESTION, 40, **DRAWN)
-    next(stream)
-    run = stream.run
-    assert run.finish_reason is None
-    del stream
-    assert run.finish_reason == "cancelled"
-
-
-def test_a_schema_is_not_closed_where_the_stream_is(model: Model) -> None:
-    stream = model.stream(QUESTION, 200, json_schema={"type": "array", "minItems": 50})
-    text = next(stream)
-    stream.close()
-    assert (text + "".join(stream)).startswith("[") and not stream.run.forced
-    assert stream.run.finish_reason == "cancelled"
-
-
-def test_a_stream_that_is_being_closed_is_at_its_end(model: Model) -> None:
-    """Also for a reader in another thread."""
-    closing, go_on = threading.Event(), threading.Event()
-
-    def tokens() -> Iterator[int]:
-        try:
-            yield from model.token_ids("Paid in full.")
-        finally:
-            closing.set()
-            go_on.wait(20)
-
-    stream = Stream(tokens(), model.tokenizer, GenerationStats())
-    assert next(stream)
-    closer = threading.Thread(target=stream.close)
-    closer.start()
-    assert closing.wait(20)
-    threading.Timer(0.2, go_on.set).start()
-    assert list(stream) == []
-    closer.join()
-    assert stream.run.finish_reason == "cancelled"
-
-
-def test_a_stream_is_closed_from_another_thread(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While another thread waits for a token."""
-    forward, in_call, closed = model.engine.forward, threading.Event(), threading.Event()
-
-    def waiting(inputs: Any) -> Any:
-        if stream.run.tokens:
-            in_call.set()
-            closed.wait(20)
-        return forward(inputs)
-
-    monkeypatch.setattr(model.engine, "forward", waiting)
-    stream, got = model.stream(QUESTION, 400, **DRAWN), []
-    reader = threading.Thread(target=lambda: got.extend(stream))
-    reader.start()
-    assert in_call.wait(20)
-    stream.close()
-    assert stream.run.finish_reason is None, "it still waits"
-    closed.set()
-    reader.join(20)
-    assert not reader.is_alive()
-    assert (stream.run.finish_reason, len(stream.run.tokens)) == ("cancelled", 2)
 
 
 def test_what_a_failed_answer_says_of_its_end(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -345,54 +180,6 @@ def test_generate_says_when_the_default_cuts_it(path: Path, monkeypatch: pytest.
     assert warned(lambda: model.generate(QUESTION, stop=model.generate(QUESTION, 6)[:2])) == []
     (line,) = warned(lambda: model.generate(QUESTION, 6, json_schema={"type": "array", "minItems": 9}))
     assert "after 6 tokens; '" in line and "was added to make it JSON" in line
-
-
-NUMPY: dict[str, Any] = {
-    "max_new_tokens": np.int64(5),
-    "temperature": np.float32(0.5),
-    "top_p": np.float64(0.9),
-    "top_k": np.int32(7),
-    "seed": np.uint8(3),
-    "min_p": np.float16(0.25),
-    "repetition_penalty": np.float32(1.5),
-    "no_repeat_ngram_size": np.int64(2),
-    "timeout": np.int64(500),
-}
-
-
-def test_numbers_of_numpy_are_numbers(model: Model, path: Path) -> None:
-    plain = {name: value.item() for name, value in NUMPY.items()}
-    assert model.generate(QUESTION, **NUMPY) == model.generate(QUESTION, **plain)
-    assert load(path, threads=np.int64(1)).generate(QUESTION, 3) == model.generate(QUESTION, 3)
-    assert Sampling(np.float32(1), seed=np.int64(2)) == Sampling(1.0, seed=2)
-
-
-@pytest.mark.parametrize("name", ["max_new_tokens", "temperature", "top_p", "top_k", "seed", "timeout"])
-@pytest.mark.parametrize("value", [True, np.bool_(True), np.float64("nan"), [1], "1"], ids=repr)
-def test_what_is_not_a_number_is_refused(model: Model, name: str, value: Any) -> None:
-    with pytest.raises(PromptError, match=f"{name} must be ") as caught:
-        model.generate(QUESTION, **{"max_new_tokens": 3, name: value})
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize("name", ["max_new_tokens", "temperature", "top_k", "seed", "repetition_penalty", "timeout"])
-@pytest.mark.parametrize("value", [-(10**400), -(10**5000)], ids=["beyond floats", "beyond what Python writes"])
-def test_numbers_of_any_length_are_refused(model: Model, name: str, value: int) -> None:
-    with pytest.raises(PromptError, match=f"{name} must be "):
-        model.generate(QUESTION, **{"max_new_tokens": 3, name: value})
-
-
-@pytest.mark.parametrize("name", ["temperature", "repetition_penalty", "timeout"])
-def test_numbers_beyond_all_floats_are_refused(model: Model, name: str) -> None:
-    with pytest.raises(PromptError, match=f"{name} must be a finite number .* got 1000"):
-        model.generate(QUESTION, **{"max_new_tokens": 3, name: 10**400})
-
-
-def test_other_options_quote_numbers_of_any_length(model: Model) -> None:
-    with pytest.raises(PromptError, match=r"stop must be .* got a number of thousands of digits"):
-        model.generate(QUESTION, 3, stop=10**5000)  # type: ignore[arg-type]
-    with pytest.raises(PromptError, match=r"the answer must be .* got a number of thousands of digits"):
-        model.logits(QUESTION, [10**5000])
 
 
 @pytest.mark.parametrize("value", [True, 0, 1.5, np.float64(2), "2"], ids=repr)

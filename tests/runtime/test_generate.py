@@ -2,29 +2,20 @@
 
 from __future__ import annotations
 
-import gc
-import weakref
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
-from tokenizers import Tokenizer
 
 from qvl_runtime.answers import generate
-from qvl_runtime.answers.feature_cache import FeatureCache
 from qvl_runtime.answers.generate import GenerationStats
-from qvl_runtime.answers.stream import Stream
-from qvl_runtime.errors import EngineError, MediaError, PromptError
+from qvl_runtime.errors import MediaError, PromptError
 from qvl_runtime.model import Model, load
 from qvl_runtime.prompts.prompt import Prompt
 from qvl_runtime.sessions import cpu
-from tests.conftest import REFERENCE, Loader
 
 PRECISE = 1e-4
 
@@ -79,42 +70,6 @@ def drawn(model: Model, messages: list[dict[str, Any]], **options: Any) -> Gener
     stream = model.stream(messages, **{"max_new_tokens": 12, **options})
     list(stream)
     return stream.run
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> Tokenizer:
-    return Tokenizer.from_file(str(REFERENCE / "tokenizer.json"))
-
-
-def streamed(tokenizer: Tokenizer, ids: list[int]) -> list[str]:
-    return list(Stream(iter(ids), tokenizer, GenerationStats()))
-
-
-@given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\ufffd"), max_size=20), st.integers(0, 60))
-def test_pieces_never_split_a_character(tokenizer: Tokenizer, text: str, cut: int) -> None:
-    """Byte-level tokens hold parts of characters; an answer cut inside one ends before it."""
-    text = tokenizer.decode(tokenizer.encode(text, add_special_tokens=False).ids)
-    ids = tokenizer.encode(text, add_special_tokens=False).ids
-    whole, part = streamed(tokenizer, ids), streamed(tokenizer, ids[:cut])
-    assert "".join(whole) == text
-    assert not any("\ufffd" in piece for piece in whole + part)
-    assert text.startswith("".join(part))
-
-
-def test_chinese_and_emoji_come_character_by_character(tokenizer: Tokenizer) -> None:
-    ids = tokenizer.encode("发票😀ok", add_special_tokens=False).ids
-    assert len(ids) > 10
-    assert streamed(tokenizer, ids)[:3] == ["发", "票", "😀"]
-    assert streamed(tokenizer, ids[:4]) == ["发"]
-
-
-@settings(deadline=None)
-@given(st.lists(st.integers(0, 400), max_size=30))
-def test_any_tokens_stream_as_they_decode(tokenizer: Tokenizer, ids: list[int]) -> None:
-    """Random models say broken UTF-8 and ids beyond the vocabulary; only a broken end is held back."""
-    text, joined = tokenizer.decode(ids, skip_special_tokens=True), "".join(streamed(tokenizer, ids))
-    assert text.startswith(joined)
-    assert set(text[len(joined) :]) <= {"\ufffd"}
 
 
 def test_pieces_join_to_the_answer(fresh: Model) -> None:
@@ -270,33 +225,6 @@ def test_teacher_forced_logits_equal_single_steps(fresh: Model, path: Path) -> N
         fresh.logits(messages, "")
 
 
-def test_encode_gives_the_features_of_a_prompt(fresh: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    features = fresh.encode(page())
-    prompt = fresh.prompt(ask("Read.", page()))
-    assert features.shape == (prompt.placed[0].span.tokens, fresh.manifest.llm.hidden_size)
-    assert np.isfinite(features).all()
-    calls = Calls(fresh, monkeypatch)
-    drawn(fresh, ask("Read.", page()))
-    assert calls.images == 0
-
-
-def test_the_feature_cache_is_bounded() -> None:
-    cache, item = FeatureCache(10_000), np.zeros(1000, np.float32)
-    for index in range(9):
-        cache.put(bytes([index]), item + index)
-    assert [index for index in range(9) if cache.get(bytes([index])) is not None] == [7, 8]
-    cache.get(b"\7")
-    cache.put(b"x", item)
-    assert cache.get(b"\7") is not None and cache.get(b"\x08") is None
-    for _ in range(20):  # the same key again adds nothing
-        cache.put(b"x", item)
-    assert cache.get(b"\7") is not None
-    cache.put(b"huge", np.zeros(5000, np.float32))  # larger than the bound: kept alone, for its own prompt
-    assert cache.get(b"huge") is not None and cache.get(b"x") is None
-    cache.put(b"y", item)
-    assert cache.get(b"huge") is None
-
-
 class Failing(Exception):
     """What a broken engine raises."""
 
@@ -352,66 +280,11 @@ def test_a_bundle_too_short_for_the_default_answer_says_so(fresh: Model) -> None
         fresh.generate(ask("Read."), max_new_tokens=fresh.manifest.llm.max_length)
 
 
-def test_threads_that_generate_take_turns(model: Loader) -> None:
-    """One model, four threads, each with its own question: every answer equals the answer of a single thread."""
-    shared = model("qwen2_5_vl", "deep", "fp32")
-    questions = [[{"role": "user", "content": f"What is the {word}?"}] for word in ("total", "date", "name", "tax")]
-    alone = [shared.generate(question, max_new_tokens=12) for question in questions]
-    with ThreadPoolExecutor(4) as pool:
-        for _ in range(5):
-            assert list(pool.map(lambda q: shared.generate(q, max_new_tokens=12), questions)) == alone
-    assert [shared.generate(question, max_new_tokens=12) for question in questions] == alone
-
-
-def test_a_stream_of_another_thread_ends_with_an_error_not_with_a_wrong_answer(model: Loader) -> None:
-    shared = model("qwen2_5_vl", "deep", "fp32")
-    first = shared.stream([{"role": "user", "content": "What is the total?"}], max_new_tokens=8)
-    next(first)
-    with ThreadPoolExecutor(1) as pool:
-        pool.submit(shared.generate, [{"role": "user", "content": "Read the text."}], 4).result()
-    with pytest.raises(PromptError, match="another prompt was started"):
-        list(first)
-
-
 def test_ignore_eos_generates_up_to_the_limit(reference_bundle: Path) -> None:
     reader = load(reference_bundle, threads=1)
     stream = reader.stream([{"role": "user", "content": "Read the text."}], max_new_tokens=40, ignore_eos=True)
     list(stream)
     assert len(stream.run.tokens) == 40
-
-
-def test_clear_forgets_and_close_ends(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    question = ask("What is the total?", page())
-    with load(path, threads=1) as reader:
-        expected = drawn(reader, question).tokens
-        stream = reader.stream(question, max_new_tokens=4)
-        next(stream)
-        reader.clear()
-        assert reader.engine.llm.cache.capacity == 0
-        with pytest.raises(PromptError, match="or the model was cleared"):
-            list(stream)
-        calls = Calls(reader, monkeypatch)
-        again = drawn(reader, question)
-        assert (again.tokens, again.counts.reused, calls.images) == (expected, 0, 1)
-        monkeypatch.undo()
-    reader.close()  # twice is once
-    for use in (lambda: reader.generate(question), lambda: reader.encode(page()), reader.clear):
-        with pytest.raises(EngineError, match="the model is closed"):
-            use()
-
-
-def test_a_model_without_references_is_freed(path: Path) -> None:
-    """At once, without the garbage collector: a device has room for one."""
-    gc.collect()
-    gc.disable()
-    try:
-        model = load(path, threads=1)
-        model.generate([{"role": "user", "content": "Hi"}], 2)
-        gone = weakref.ref(model.engine)
-        del model
-        assert gone() is None
-    finally:
-        gc.enable()
 
 
 def test_memory_that_runs_out_while_the_cache_grows_breaks_no_later_answer(
@@ -441,12 +314,3 @@ def test_answers_to_force_are_any_ids(fresh: Model, answer: Any) -> None:
 def test_answers_that_are_none(fresh: Model, answer: Any) -> None:
     with pytest.raises(PromptError, match=r"the answer must be a text or ids from 0 to .*, got"):
         fresh.logits([{"role": "user", "content": "Hi"}], answer)
-
-
-def test_a_closed_model_frees_its_sessions(path: Path) -> None:
-    reader = load(path, threads=1)
-    session = weakref.ref(reader.engine.llm)
-    drawn(reader, ask("Read."))
-    reader.close()
-    gc.collect()
-    assert session() is None

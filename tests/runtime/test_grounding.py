@@ -15,9 +15,9 @@ from PIL import Image
 
 from qvl_export import families
 from qvl_export.families import qwen
-from qvl_runtime import drawing, grounding
+from qvl_runtime import grounding
 from qvl_runtime.answers.stream import Stream
-from qvl_runtime.errors import MediaError, PromptError
+from qvl_runtime.errors import PromptError
 from qvl_runtime.grounding import Box, Point, parse
 from qvl_runtime.model import load
 from qvl_runtime.resize import smart_resize
@@ -260,44 +260,6 @@ def test_the_reference_checkpoint_locates_fields(reference_bundle: Path) -> None
         found = reader.regions(reader.generate([{"role": "user", "content": content}], max_new_tokens=60), page)
         overlaps.append(iou(*found, truth))
     assert np.mean(overlaps) > 0.12, overlaps  # a small reader: its boxes are near, a random one overlaps by 0.02
-
-
-@pytest.mark.parametrize("label", ["total", "合计", ""])
-def test_drawing(label: str, tmp_path: Path) -> None:
-    page = Image.new("RGB", (400, 300), "white")
-    out = tmp_path / "drawn.png"
-    drawing.save(drawing.draw(page, [Box(label, 100, 100, 200, 150), Point("p", 300, 200)]), out)
-    drawn = np.asarray(Image.open(out)).astype(int)
-    assert drawn.shape == (300, 400, 3)
-    assert (drawn[100, 110:190] != 255).any(axis=1).all() and (drawn[110:140, 200] != 255).any(axis=1).all()
-    assert (drawn[120, 120:180] == 255).all(), "the inside of a box stays readable"
-    assert (drawn[200, 300] != 255).any()
-    assert (drawn[80:99, 100:140] != 255).any() == bool(label)
-    assert np.asarray(page).min() == 255, "the page itself is left alone"
-    assert [file.name for file in tmp_path.iterdir()] == ["drawn.png"]
-
-
-def test_drawings_that_cannot_be_written(tmp_path: Path) -> None:
-    page = Image.new("RGB", (40, 30))
-    with pytest.raises(MediaError, match=r"out\.txt: does not have the extension of an image format"):
-        drawing.save(page, tmp_path / "out.txt")
-    with pytest.raises(MediaError, match="cannot be written"):
-        drawing.save(page, tmp_path / "missing" / "out.png")
-    (tmp_path / "old.png").write_text("kept")
-    with pytest.raises(MediaError, match="cannot be written"):
-        drawing.save(_Broken(page), tmp_path / "old.png")
-    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("old.png", "kept")]
-
-
-class _Broken(Image.Image):
-    """An image whose saving fails half way."""
-
-    def __init__(self, page: Image.Image) -> None:
-        super().__init__()
-
-    def save(self, fp: Any, format: str | None = None, **_: Any) -> None:
-        Path(fp).write_bytes(b"half")
-        raise OSError("disk full")
 
 
 def test_the_marks_are_those_of_the_tokenizers() -> None:

@@ -15,7 +15,6 @@ import onnx
 import pytest
 from click.testing import CliRunner
 from onnx.numpy_helper import to_array
-from safetensors.numpy import load_file
 
 from qvl_export import ExportError, ExportPlan, export
 from qvl_export.checkpoint import safetensors_writer
@@ -23,7 +22,6 @@ from qvl_export.checkpoint.directory import Checkpoint
 from qvl_export.checkpoint.quantized import gptq_writer as save_gptq
 from qvl_export.checkpoint.quantized.detect import quantized_linears
 from qvl_export.checkpoint.safetensors_reader import same_elements
-from qvl_export.checkpoint.tensor_names import nested_name, published_name
 from qvl_export.cli.main import cli
 from qvl_export.common import atomic_output as atomic
 from qvl_export.qtensor import QTensor, QuantFormat
@@ -114,39 +112,6 @@ class Whole:
 
     def chunks(self) -> Iterator[np.ndarray]:
         yield self.value
-
-
-@pytest.mark.parametrize(("shard_bytes", "shards"), [(1 << 30, 1), (300, 3), (1, 5)])
-def test_shards(tmp_path: Path, shard_bytes: int, shards: int) -> None:
-    """Against safetensors' own reader; odd numbers of narrow elements must not push wide ones off their alignment."""
-    rng = np.random.default_rng(0)
-    tensors = {
-        "a": rng.random(3).astype(np.float16),
-        "b": rng.integers(-9, 9, (5, 7), dtype=np.int32),
-        "c": rng.random((3, 5)).astype(np.float16),
-        "d": rng.random((8, 9)).astype(np.float32),
-        "e": rng.random(64).astype(np.float32),
-    }
-    counted: list[int] = []
-    safetensors_writer.write(
-        tmp_path, {name: Whole(value) for name, value in tensors.items()}, counted.append, shard_bytes
-    )
-    files = sorted(tmp_path.glob("*.safetensors"))
-    assert len(files) == shards
-    read = {name: value for file in files for name, value in load_file(file).items()}
-    assert read.keys() == tensors.keys()
-    assert all(np.array_equal(read[name], value) for name, value in tensors.items())
-    assert sum(counted) == sum(value.nbytes for value in tensors.values())
-    if shards > 1:
-        index = json.loads((tmp_path / "model.safetensors.index.json").read_text())
-        assert index["metadata"]["total_size"] == sum(counted)
-        assert set(index["weight_map"]) == set(tensors)
-    assert Checkpoint(tmp_path).tensors.keys() == tensors.keys()
-
-
-@pytest.mark.parametrize("name", ["visual.merger.ln_q.weight", "model.layers.0.mlp.up_proj.weight", "lm_head.weight"])
-def test_names(name: str) -> None:
-    assert published_name(nested_name(name)) == name
 
 
 def full(directory: Path, *names: str) -> Path:

@@ -21,7 +21,7 @@ from qvl_export.quant.calibration import layerwise as calibrate
 from qvl_export.quant.calibration.resume import calibrating
 from qvl_export.quant.calibration.work_dir import Work
 from qvl_export.quant.mixed_precision import choose as mixed
-from tests.evaluate.test_processes import eventually
+from tests.evaluate.test_pool import eventually
 from tests.heldout import HELDOUT
 from tests.oracles.tiny import REFERENCE
 from tests.plans import export_plan

@@ -11,41 +11,17 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
 
 from qvl_export.common.labels import read_labels
 from qvl_export.errors import ExportError
 from qvl_export.quant.calibration_data import selection as module
-from qvl_export.quant.calibration_data.page_question import Question
 from qvl_export.quant.calibration_data.selection import Record, built_in, evenly, select, share
-from qvl_export.quant.calibration_data.unlabeled_pages import READING_PROMPTS, clean_text, prompt_language
 from qvl_runtime.errors import QvlError
 from tests.heldout import HELDOUT
 from tests.pdfs import text_pdf
+from tests.quant.pages import questions, scan
 
 ROOT = Path(__file__).parents[2]
-
-
-def scan(path: Path, ink: int = 0) -> Path:
-    """A page with a line on it, whose color makes it unique."""
-    path.parent.mkdir(exist_ok=True)
-    image = Image.new("RGB", (60, 80), "white")
-    image.paste((ink, 0, 0), (5, 20, 50, 24))
-    image.save(path)
-    return path
-
-
-def book(path: Path, count: int) -> Path:
-    """A TIFF of several pages."""
-    pages = [Image.new("RGB", (60, 80), "white") for _ in range(count)]
-    for number, page in enumerate(pages):
-        page.paste("black", (5, 5 + number, 50, 9 + number))
-    pages[0].save(path, save_all=True, append_images=pages[1:])
-    return path
-
-
-def questions(*sources: Path, limit: int | None = None) -> list[Question]:
-    return list(select(sources, limit).questions(lambda _: None))
 
 
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=6), st.integers(1, 120))
@@ -78,59 +54,6 @@ def test_samples_are_spread_over_sources(tmp_path: Path) -> None:
     assert [question.origin.name.split("/")[0] for question in found] == ["scans"] * 3 + ["long.pdf"] * 4 + [
         "heldout"
     ] * 4
-
-
-def test_the_text_layer_is_the_answer(tmp_path: Path) -> None:
-    (page, picture) = questions(text_pdf(tmp_path / "a.pdf", [["Total:  12", "Thank you"]]), scan(tmp_path / "b.png"))
-    assert (page.prompt, page.answers, str(page.origin)) == (
-        READING_PROMPTS["en"],
-        ("Total: 12\nThank you",),
-        f"{tmp_path}/a.pdf: page 1",
-    )
-    assert (picture.prompt, picture.answers, picture.answer, picture.origin.page) == (
-        READING_PROMPTS["en"],
-        (),
-        "",
-        None,
-    )
-
-
-@pytest.mark.parametrize(
-    ("layer", "text", "asked"),
-    [
-        ("a\r\n  b   c\r\n\r\n", "a\nb c", "en"),
-        ("cali\ufffebrated", "cali-\nbrated", "en"),
-        ("发票号码 12\r\n合计", "发票号码 12\n合计", "zh"),
-        ("\x01\x02\x03 a", "", "en"),
-        ("\ufffd\ufffd ab", "", "en"),
-        ("", "", "en"),
-    ],
-)
-def test_text_layers(layer: str, text: str, asked: str) -> None:
-    assert clean_text(layer) == text and prompt_language(text) == asked
-
-
-def test_pages_of_a_directory(tmp_path: Path) -> None:
-    """Every page of images, TIFFs and PDFs in it and below; not what is hidden, not sets, not other files."""
-    scan(tmp_path / "b.png")
-    scan(tmp_path / "2024" / "C.JPG", 1)
-    book(tmp_path / "a.tif", 2)
-    text_pdf(tmp_path / "d.PDF", [["one"], ["two"]])
-    scan(tmp_path / ".thumbnails" / "b.png")
-    scan(tmp_path / "._b.png")
-    (tmp_path / "notes.txt").write_text("mine")
-    scan(tmp_path / "set" / "p.png")
-    (tmp_path / "set" / "labels.jsonl").write_text("")
-    name = tmp_path.name
-    expected = ["2024/C.JPG", "a.tif 1", "a.tif 2", "b.png", "d.PDF 1", "d.PDF 2"]
-    found = [question.origin for question in questions(tmp_path)]
-    assert [f"{o.name} {o.page or ''}".strip() for o in found] == [f"{name}/{item}" for item in expected]
-
-
-def test_blank_pages_are_reported_and_left_out(tmp_path: Path) -> None:
-    pdf, reported = text_pdf(tmp_path / "a.pdf", [["one"], [], ["three"]]), list[str]()
-    assert [question.answer for question in select(pdf).questions(reported.append)] == ["one", "three"]
-    assert reported == [f"{pdf}: page 2: is blank, left out"]
 
 
 def test_progress_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,7 +94,7 @@ def pictures(*names: str) -> Callable[[Path], Path]:
         (pictures("a.pdf"), r"scans/a\.pdf: cannot be read as a PDF"),
         (lambda here: text_pdf(here / "a.pdf", []), r"a\.pdf: (has no pages|cannot be read as a PDF)"),
         (lambda here: text_pdf(here / "a.pdf", [[], []]), r"^a\.pdf: every page is blank"),
-        (lambda here: Path(__file__), r"test_pages\.py: is not an image"),
+        (lambda here: Path(__file__), r"test_selection\.py: is not an image"),
         (labeled("{"), r"set/labels\.jsonl:2: is malformed"),
         (labeled(""), r"set/labels\.jsonl:2: is malformed"),
         (labeled("\udcff\udcfe"), r"set/labels\.jsonl:2: is malformed"),

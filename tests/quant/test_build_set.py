@@ -18,7 +18,7 @@ from qvl_runtime.errors import MediaError
 from tests.exporter.test_broken_inputs import listing
 from tests.heldout import HELDOUT
 from tests.pdfs import text_pdf
-from tests.quant.test_pages import book, scan
+from tests.quant.pages import book, scan
 
 
 def made(out: Path, *sources: Path, **options: Any) -> tuple[BuiltSet, list[dict[str, Any]], dict[str, Any]]:
