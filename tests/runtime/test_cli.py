@@ -120,7 +120,8 @@ def test_run_json(call: Any, path: Path, model: Model, page: Path) -> None:
     result = json.loads(out)
     assert (code, errors, out.count("\n")) == (0, "", 1)
     assert set(result) == {"text", "tokens", "finish_reason", "counts", "seconds", "tokens_per_second"}
-    assert set(result["counts"]) == {"prompt", "reused", "image", "pruned", "generated"}
+    expected = {"prompt", "reused", "image", "pruned", "generated", "certain", "proposed", "accepted"}
+    assert set(result["counts"]) == expected
     assert set(result["seconds"]) == {"vision", "prefill", "first_token", "decode"}
     assert result["text"] == model.generate([user(image(page), text("Read."))], max_new_tokens=6)
     assert len(result["tokens"]) == result["counts"]["generated"] == 6

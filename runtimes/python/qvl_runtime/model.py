@@ -12,14 +12,15 @@ import numpy as np
 
 from . import grounding
 from .answers.feature_cache import CachedEncoder
-from .answers.generate import Decoder, GenerationStats, Halt
+from .answers.generate import Decoder, GenerationStats, Halt, never
+from .answers.lookup import Lookup
 from .answers.options import AnswerOptions, ResolvedOptions
 from .answers.stream import Stream
 from .bundle import has_utf8_name, read_manifest
 from .common.arrays import Floats, Ints
 from .common.checks import check_int, quoted
 from .errors import BundleError, PromptError, TruncatedAnswerWarning
-from .manifest import Manifest
+from .manifest import DECODE, Manifest
 from .media.images import ImageSource, load_image
 from .prompts.prompt import Media, Message, PlacedMedia, Prompt, build_prompt, place_media
 from .prune.rule import Rule, check_grid, parse_rule
@@ -92,6 +93,7 @@ class Model:
         use_generation_config: bool = False,
         stop: str | Sequence[str] = (),
         timeout: float | None = None,
+        lookup: bool | None = None,
         template_args: Mapping[str, Any] | None = None,
     ) -> str:
         """Returns the answer to chat messages; decoding is greedy by default.
@@ -105,6 +107,10 @@ class Model:
         The answer ends before the first of the `stop` strings, and `timeout` seconds after this call; the time is
         checked before every token, every image and every 1,024 prompt tokens. `template_args` are variables of the
         chat template, such as `{"enable_thinking": False}`.
+
+        With `lookup` several tokens run in one call: those that a schema determines and, in greedy decoding, guesses
+        from repetitions in prompt and answer, of which the model keeps what it would have chosen. False runs every
+        token by itself. By default tokens of a schema run together where the answer stays the same to the token.
 
         Warns with TruncatedAnswerWarning if the answer was cut off by the default `max_new_tokens` or by `timeout`, or
         had to be closed. `stream` yields pieces as they are generated.
@@ -121,6 +127,7 @@ class Model:
             use_generation_config=use_generation_config,
             stop=stop,
             timeout=timeout,
+            lookup=lookup,
         ).resolve(self.manifest)
         halt = Halt(options.timeout)
         with self.decoder.lock:
@@ -147,6 +154,7 @@ class Model:
         use_generation_config: bool = False,
         stop: str | Sequence[str] = (),
         timeout: float | None = None,
+        lookup: bool | None = None,
         template_args: Mapping[str, Any] | None = None,
     ) -> Stream:
         """Streams the answer in pieces, never splitting a character; `.run` has tokens, times and `finish_reason`.
@@ -168,6 +176,7 @@ class Model:
             use_generation_config=use_generation_config,
             stop=stop,
             timeout=timeout,
+            lookup=lookup,
         ).resolve(self.manifest)
         return self._stream(messages, options, Halt(options.timeout), tools, json_schema, ignore_eos, template_args)
 
@@ -188,7 +197,10 @@ class Model:
         pick = options.penalties.picker(options.sampling.picker(), prompt.ids)
         pick = constraint.picker(pick) if constraint else pick
         stop = frozenset() if ignore_eos else frozenset(self.manifest.tokens.stop)
-        tokens = self.decoder.generate(prompt, options.max_new_tokens, stop, pick, stats, halt)
+        together = self._runs_together if options.lookup is None else options.lookup
+        certain = constraint.certain if constraint and together else never
+        lookup = Lookup(prompt.ids.tolist()) if options.lookup and options.sampling.temperature == 0 else None
+        tokens = self.decoder.generate(prompt, options.max_new_tokens, stop, pick, stats, halt, certain, lookup)
         tokens = constraint.with_ending(tokens, stats) if constraint else tokens
         return Stream(tokens, self.tokenizer, stats, prompt, self._marks, options.stop, halt)
 
@@ -285,6 +297,15 @@ class Model:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    @property
+    def _runs_together(self) -> bool:
+        """Whether tokens that run in one call give the same answers as one by one: kernels round to other bits.
+
+        Float weights pass on such a difference as it is; int8 activations, rounded token by token, enlarge it.
+        """
+        answers = self.manifest.graphs.get(DECODE, self.manifest.graphs["llm"])
+        return self.manifest.target == "cpu" and answers.precision in ("fp32", "fp16")
 
     @cached_property
     def _grammars(self) -> Grammars:

@@ -116,6 +116,12 @@ _SAMPLING = (
     generation_config_option,
     click.option("--stop", multiple=True, metavar="TEXT", help="End the answer before this text; may be repeated."),
     click.option("--timeout", type=float, metavar="SECONDS", help="End the answer after this time."),
+    click.option(
+        "--lookup/--no-lookup",
+        default=None,
+        help="Run several tokens per call: guesses from the prompt, and those that a schema determines (default: only "
+        "the latter, in bundles of float weights).",
+    ),
 )
 
 
