@@ -20,10 +20,11 @@ $(STAMP): pyproject.toml runtimes/python/pyproject.toml integrations/optimum/pyp
 demo: $(STAMP)
 	$(BIN)/python -m tests.demo
 
+# In two processes. Whole files, so that what a file's tests share is made once.
 test: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
-# What is not marked slow, on two cores. Whole files, so that what a file's tests share is made once.
+# The same without the tests marked slow.
 quick: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
 

@@ -15,7 +15,10 @@ from pathlib import Path
 import click
 import pytest
 
+from qvl_export import targets
 from qvl_export.cli.main import cli
+from qvl_export.evaluate.metrics.scores import METRICS, TASKS
+from qvl_export.quant import schemes
 
 ROOT = Path(__file__).parents[1]
 LEFT_OUT = {"build", "demo_out", "dist"}
@@ -165,6 +168,23 @@ def test_python_snippets_import_what_exists(path: Path) -> None:
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("qvl_"):
                 module = importlib.import_module(node.module or "")
                 assert all(hasattr(module, alias.name) for alias in node.names), block
+
+
+@pytest.mark.parametrize("name", [*schemes.available(), *targets.available()])
+def test_schemes_and_targets_are_documented(name: str) -> None:
+    """In the document of exports, in the help, and schemes in README.md, which gives targets their products' names."""
+    shown = cli.commands["export"].get_help(click.Context(cli.commands["export"]))
+    places = {"docs/exporting.md": text(ROOT / "docs" / "exporting.md"), "export --help": shown}
+    if name in schemes.available():
+        places["README.md"] = text(ROOT / "README.md")
+    named = re.compile(rf"(?<![\w-]){name.replace('_', '-')}(?![\w-])")
+    assert [place for place, content in places.items() if not named.search(content)] == []
+
+
+def test_the_metrics_of_tasks_are_documented() -> None:
+    rows = re.findall(r"^\| `(\w+)` \|[^|]*\| ([^|]+) \|$", text(ROOT / "docs" / "report.md"), re.M)
+    listed = {task: ", ".join(METRICS[name].title for name in metrics).casefold() for task, metrics in TASKS.items()}
+    assert {task: metrics.casefold() for task, metrics in rows} == listed
 
 
 def test_the_index_of_decisions_is_right() -> None:

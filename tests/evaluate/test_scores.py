@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
+from qvl_export.evaluate.analysis.gates import parse_gate
 from qvl_export.evaluate.metrics.boxes import PageGeometry
 from qvl_export.evaluate.metrics.scores import METRICS, TASKS, score, truth_problem
 
@@ -36,6 +39,37 @@ def test_the_truth_is_the_best_answer_and_silence_the_worst(task: str) -> None:
     for name in TASKS[task]:
         best, worst = (found[name][0] / found[name][1] for found in (right, silent))
         assert METRICS[name].loss(best, worst) == METRICS[name].loss(worst, best) * -1 == 1
+
+
+ODD_ANSWERS = [
+    "\0",
+    "\ud800",
+    "٣²",
+    "-",
+    "<",
+    "{" * 5000,
+    "[" * 5000,
+    "<table>" * 50,
+    '{"bbox_2d": [NaN, 1e999]}',
+    "null",
+]
+"""What no model should answer, and some do."""
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_odd_answers_are_scored(task: str) -> None:
+    """Reports count every item, so that every denominator is at least 1, whatever answer and truth."""
+    truths = [EXAMPLES[task]] if task in FORMS else [EXAMPLES[task], "a", "-", "中"]
+    for answer in (*truths, "", *ODD_ANSWERS):
+        for truth in truths:
+            for name, (above, below) in score(task, answer, [truth], PAGE).items():
+                assert 0 <= above < math.inf and 1 <= below < math.inf, (name, answer, truth)
+
+
+def test_every_metric_is_of_a_task_and_can_be_a_gate() -> None:
+    assert set(METRICS) == {name for metrics in TASKS.values() for name in metrics}
+    for name, metric in METRICS.items():
+        assert parse_gate(f"{name}{'>+' if metric.lower_is_better else '<-'}0.5pt").metric == name
 
 
 @pytest.mark.parametrize("task", TASKS)

@@ -1,9 +1,14 @@
-"""Random tiny checkpoints of each family, as transformers saves them, with the reference tokenizer and template."""
+"""Random tiny checkpoints of each family, as transformers saves them, with the reference tokenizer and template.
+
+`python -m tests.oracles.tiny FAMILY OUT` writes one, to be exported by hand. The linears of its language model are
+whole blocks of 32 columns, which every target takes.
+"""
 
 from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -58,3 +63,8 @@ def save(model: Any, directory: Path, dtype: torch.dtype = torch.float32, **opti
         (directory / "preprocessor_config.json").write_text(json.dumps(images | family.images))
     (directory / "generation_config.json").write_text(json.dumps({"eos_token_id": [IM_END, 351]}))
     return directory
+
+
+if __name__ == "__main__":
+    name, out = sys.argv[1:]
+    save(build(name, SHAPES["small"]), Path(out))

@@ -15,6 +15,7 @@ from qvl_export import ExportError, export
 from qvl_export.cli.main import cli, run
 from qvl_export.common.progress import NullProgress
 from qvl_export.exporting import pipeline
+from qvl_export.quant import schemes
 from qvl_export.quant.calibration import layerwise as calibrate
 from qvl_export.quant.calibration_data.selection import Pages
 from qvl_export.quant.mixed_precision import choose as mixed
@@ -79,6 +80,8 @@ def test_limits_are_kept(
 
 
 def test_the_printed_table_ends_where_its_rows_do(table: list[Sensitivity], monkeypatch: pytest.MonkeyPatch) -> None:
+    """And has no column for a scheme that is not measured."""
+    monkeypatch.setattr(schemes, "available", lambda: ["int4", "int8", "other"])
     monkeypatch.setattr(pipeline, "sensitivity", lambda *_: table)
     lines = CliRunner().invoke(cli, ["sensitivity", str(REFERENCE)], catch_exceptions=False).output.splitlines()
     assert lines[0].split() == ["linear", "shape", "KL", "int4", "KL", "int8"]

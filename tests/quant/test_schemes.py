@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from qvl_export import export
 from qvl_export.errors import ExportError
 from qvl_export.qtensor import QTensor
 from qvl_export.quant.calibration.layer_session import open_session
 from qvl_export.quant.output_error import sqnr
-from qvl_export.quant.schemes import Options, Scheme, available, find
+from qvl_export.quant.schemes import Options, Scheme, available, find, reads
 from qvl_export.quant.statistics import Collector, Statistics
 from qvl_export.targets import lower
-from tests.conftest import GRAPH_TARGETS
+from qvl_runtime.model import load
+from tests.conftest import GRAPH_TARGETS, Loader
+from tests.heldout import HELDOUT, items
+from tests.plans import export_plan
 from tests.quant.layers import save_linear
 
 ROWS, COLUMNS = 48, 128
@@ -47,6 +53,29 @@ def test_weights_that_are_not_finite_are_refused(name: str) -> None:
     weight[3, 5] = np.nan
     with pytest.raises(ExportError, match="finite"):
         scheme.quantize(weight, statistics)
+
+
+@every_scheme
+def test_options_that_change_it_are_in_its_reads(name: str) -> None:
+    scheme = find(name, Options())
+    assert find(name, Options()) == scheme, "schemes are frozen dataclasses, which compare by their fields"
+    for option in fields(Options):
+        other = not option.default if isinstance(option.default, bool) else 2 * option.default
+        assert find(name, replace(Options(), **{option.name: other})) == scheme or reads(name, option.name), option.name
+
+
+@every_scheme
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl_moe"])
+def test_a_bundle_of_it_answers(
+    checkpoint: Callable[[str, str], Path], model: Loader, name: str, family: str, tmp_path: Path
+) -> None:
+    """About what the float bundle does; linears of experts too."""
+    plan = export_plan(checkpoint(family, "deep"), tmp_path / "b", precision=name, calib=HELDOUT, samples=2)
+    assert "int" in export(plan).graphs["llm"].precision
+    item = next(items("ocr"))
+    expected = model(family, "deep", "fp32").logits(item.messages, item.answer)
+    off = load(tmp_path / "b", threads=1).logits(item.messages, item.answer) - expected
+    assert np.linalg.norm(off) < 0.5 * np.linalg.norm(expected)
 
 
 @every_scheme

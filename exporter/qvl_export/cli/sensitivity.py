@@ -61,9 +61,9 @@ def sensitivity(checkpoint: str, quiet: bool, as_json: bool, **options: Any) -> 
 
 def _shown() -> Sequence[str]:
     """Precisions with a column; a cell is empty if the linear would stay float."""
-    from ..quant.schemes import available
+    from ..quant.precision import MIXED, schemes_of
 
-    return available()
+    return schemes_of(MIXED)
 
 
 def _table(rows: Sequence[Sensitivity]) -> str:

@@ -16,7 +16,7 @@ from ..errors import ExportError
 from ..families.spec import ModelSpec
 from ..quant import precision, schemes
 from ..quant import rotation as rotate
-from ..quant.precision import INT4, INT8, MIXED
+from ..quant.precision import INT4, INT8
 from ..targets import Target
 from .plan import ExportPlan
 
@@ -57,8 +57,8 @@ READ_BY = {
 
 
 def _is_read(option: str, chosen: str) -> bool:
-    """Whether the quantized precision `chosen` reads an option of schemes; MIXED reads all of them."""
-    return chosen == MIXED or schemes.reads(chosen, option)
+    """Whether any scheme of the quantized precision `chosen` reads an option of schemes."""
+    return any(schemes.reads(name, option) for name in precision.schemes_of(chosen))
 
 
 def _any_reads(option: str, precisions: Mapping[str, str]) -> bool:
@@ -98,9 +98,8 @@ def check_counts(plan: ExportPlan) -> None:
 def check_schemes(plan: ExportPlan, precisions: set[str]) -> None:
     """Raises ExportError or InstallError if the schemes of these precisions do not support the options or this
     machine."""
-    for name in schemes.available():
-        if not precisions.isdisjoint(precision.with_scheme(name)):
-            schemes.find(name, plan.scheme_options)
+    for name in sorted({name for chosen in precisions for name in precision.schemes_of(chosen)}):
+        schemes.find(name, plan.scheme_options)
 
 
 def _check_limit(plan: ExportPlan) -> None:

@@ -15,7 +15,7 @@ from ..targets import Target
 from . import schemes
 from .calibration.tower import Tower
 from .context import CalibrationSetup
-from .precision import MIXED
+from .precision import CANDIDATES, MIXED
 from .schemes import Scheme
 from .towers import llm_tower, vision_tower
 
@@ -46,8 +46,6 @@ def _schemes(name: str, precision: str, setup: CalibrationSetup) -> Iterator[Sch
     if precision != MIXED:
         yield schemes.find(precision, setup.options)
         return
-    from .mixed_precision.choose import CANDIDATES
-
     yield from (schemes.find(candidate, setup.options) for candidate in CANDIDATES[name])
 
 

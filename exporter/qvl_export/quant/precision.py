@@ -20,6 +20,8 @@ PER_TOWER = {INT4: {"vision": INT8, "llm": INT4}, HYBRID: {"vision": INT8, "llm"
 """Precisions that differ between the towers: the vision tower is small, and pages need all of its accuracy."""
 PHASES = {HYBRID: {"llm": INT8, DECODE: INT4}}
 """Precisions with two language model graphs: prefill is bound by arithmetic, decode by memory bandwidth."""
+CANDIDATES = {"vision": (INT8,), "llm": (INT4, INT8)}
+"""Schemes that MIXED chooses from for the linears of each tower, beside float; the coarsest is the first."""
 
 
 def of_towers(precision: str, vision: str | None = None, llm: str | None = None) -> dict[str, str]:
@@ -38,14 +40,11 @@ def of_towers(precision: str, vision: str | None = None, llm: str | None = None)
     return chosen | PHASES.get(chosen["llm"], {})
 
 
-def quantized() -> tuple[str, ...]:
-    """The precisions of a graph with quantized linears: every scheme, and MIXED."""
-    return (*available(), MIXED)
-
-
-def with_scheme(name: str) -> tuple[str, str]:
-    """The precisions of a graph whose linears can be quantized by the scheme `name`: the scheme itself, and MIXED."""
-    return name, MIXED
+def schemes_of(quantized: str) -> list[str]:
+    """The schemes that quantize linears of a graph of this precision: its own, or all candidates of MIXED."""
+    if quantized == MIXED:
+        return sorted({name for names in CANDIDATES.values() for name in names})
+    return [quantized]
 
 
 def of_floats(*precisions: str) -> str:

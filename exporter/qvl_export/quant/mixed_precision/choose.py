@@ -26,7 +26,7 @@ from ..calibration.layer_session import open_session
 from ..calibration.tower import Tower
 from ..calibration.work_dir import Sample, Work
 from ..context import CalibrationContext, CalibrationSetup
-from ..precision import INT4, INT8
+from ..precision import CANDIDATES
 from ..towers import llm_tower, vision_tower
 from . import measure, search, size_limit
 from .bundle_size import NO_HASH, Sizes
@@ -34,9 +34,6 @@ from .measure import Chain
 from .pinned_scheme import PinnedScheme
 from .sensitivity_table import Sensitivity
 from .single_linear import shape_of
-
-CANDIDATES = {"vision": (INT8,), "llm": (INT4, INT8)}
-"""Precisions tried for the linears of each tower beside float, coarsest first."""
 
 
 def choose(context: CalibrationContext) -> dict[str, schemes.Scheme | None]:
