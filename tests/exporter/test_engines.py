@@ -57,6 +57,7 @@ def plan(checkpoint: Path, out: Path, page: Path, precision: str = "fp16") -> Ex
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("precision", ["fp16", "int8", "int4"])
 def test_engines_of_every_family_and_precision(
@@ -85,6 +86,7 @@ def test_engines_of_every_family_and_precision(
         load(tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_the_engines_of_videos(checkpoint: Checkpoints, page: Path, tmp_path: Path) -> None:
     export(changed(plan(checkpoint("qwen2_5_vl", "small"), tmp_path / "out", page), profile="video"))
     engine = read_manifest(tmp_path / "out").graphs["vision"].engine
@@ -119,6 +121,7 @@ def test_what_cannot_be_built_is_refused_in_one_line(
     assert "\n" not in str(caught.value) and not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)
 def test_symmetric_gptq_checkpoints_are_built(example: Path, page: Path, tmp_path: Path) -> None:
     asked = plan(example, tmp_path / "out", page)
@@ -140,6 +143,7 @@ def test_other_forms_of_stored_weights_are_refused(format: QuantFormat) -> None:
     check(BuildOptions(stored=frozenset({QuantFormat(4, 32)})), "TensorRT")
 
 
+@pytest.mark.slow
 def test_engines_show_nothing_of_their_inside(checkpoint: Checkpoints, page: Path, tmp_path: Path) -> None:
     export(plan(checkpoint("qwen2_vl", "small"), tmp_path / "out", page))
     with pytest.raises(BundleError, match=r"contains engines.*export with --target portable"):
@@ -206,6 +210,7 @@ def test_a_build_can_be_interrupted(checkpoint: Checkpoints, page: Path, tmp_pat
     assert progress.updates == 1 and not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_the_command_line_takes_both_spellings(
     checkpoint: Checkpoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -179,6 +179,7 @@ def ask_for_exact_products(directory: Path) -> None:
     (directory / "genai_config.json").write_text(json.dumps(config), "utf-8")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("rounded_as_theirs")
 @pytest.mark.parametrize(
     ("family", "options"),

@@ -27,7 +27,9 @@ STEPS = 32
 MAX_ABS = {"fp32": 1e-3}
 MIN_COSINE = {"fp32": 0.9999, "fp16": 0.999}
 
-shapes = pytest.mark.parametrize("shape", SHAPES)
+shapes = pytest.mark.parametrize(
+    "shape", [name if name == "small" else pytest.param(name, marks=pytest.mark.slow) for name in SHAPES]
+)
 WAYS = [way for way in product(GRAPH_TARGETS, ("fp32", "fp16")) if way != ("cuda", "fp32")]
 """Targets and precisions; in fp32, `cuda` has the graphs of `cpu`."""
 ways = pytest.mark.parametrize(("target", "precision"), WAYS)

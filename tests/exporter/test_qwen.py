@@ -222,6 +222,7 @@ def test_answers_across_the_trained_length(oracle: Callable[[str, str], QwenVl],
     assert_close(forced, np.stack(steps), "fp32")
 
 
+@pytest.mark.slow
 def test_frequencies_and_growing_queries_can_be_off(checkpoint: Checkpoints, tmp_path: Path) -> None:
     """Each changes long prompts alone."""
     source, found = checkpoint("qwen", "deep"), {}

@@ -120,6 +120,7 @@ def test_codes_are_the_nearest_of_a_symmetric_range(reduce_range: bool, steps: i
     assert int(tensor.codes.max()) - tensor.format.default_zero_point <= steps
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("precision", ["int8", "int4"])
 def test_every_family_stays_close_to_float(
@@ -147,6 +148,7 @@ def int8(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_int8_reads_like_float(reference_bundle: Path, int8: Path) -> None:
     entry = read_manifest(int8).graphs
     assert entry["vision"].precision == "int8 × int8, int8 × int8 per tensor, else fp16"
@@ -154,6 +156,7 @@ def test_int8_reads_like_float(reference_bundle: Path, int8: Path) -> None:
     assert divergence(load(reference_bundle, threads=1), load(int8, threads=1)) < 0.001
 
 
+@pytest.mark.slow
 def test_blame_treats_all_linears_alike(reference_bundle: Path, int8: Path) -> None:
     """Though `up_proj` is divided channel by channel, and scaled only after the product that it goes into."""
     page = HELDOUT / "simple_0001.png"
@@ -189,6 +192,7 @@ def twin(target: Path) -> Path:
 CHANNELS = [5, 50, 101]
 
 
+@pytest.mark.slow
 def test_an_outlier_twin_loses_nothing(reference_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without moving scales W8A8 fails on it; with it, it is as good as on the reference checkpoint."""
     plan = {"precision": "int8", "samples": 24}  # of the built-in pages, as shipped

@@ -29,6 +29,8 @@ from tests.oracles.tiny import REFERENCE
 from tests.plans import changed, export_plan
 from tests.quant.stopping import Stopped, quantized_stages, stopped_after, stopped_after_measuring
 
+pytestmark = pytest.mark.slow  # sensitivities are measured first, in ten seconds
+
 
 @pytest.fixture(scope="module")
 def table(tmp_path_factory: pytest.TempPathFactory) -> list[Sensitivity]:

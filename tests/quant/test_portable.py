@@ -163,6 +163,7 @@ def test_values_beyond_float16_are_computed(tmp_path: Path, monkeypatch: pytest.
     assert not np.isfinite(made("naive")).all()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("processor")
 @pytest.mark.parametrize(("precision", "most"), [("int8", 0.002), ("int4", 0.03)])
 def test_a_portable_bundle_reads_like_float(

@@ -89,6 +89,7 @@ def test_attributes_within_other_graphs_are_found(function: bool) -> None:
     assert crashing_attribute(model.SerializeToString()) == f"kv_num_heads {1 << 62} of GroupQueryAttention"
 
 
+@pytest.mark.slow
 def test_graphs_of_a_million_nodes_are_refused_in_time(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Here empty ones, of two bytes each; a file has gigabytes of them."""
     replace(bundle, bundle / "llm.onnx", b"\x3a\x80\x80\x80\x04" + b"\x0a\x00" * (1 << 22))
