@@ -42,7 +42,7 @@ OTHERS = {
     *("--find-links", "--no-index", "--no-deps", "--wheel-dir"),  # pip
     *("--nproc-per-node", "--minutes", "--tokens", "--rate", "--init", "--glyphs", "--bfloat16"),  # tests.checkpoints
     *("--kind", "--count", "--seed", "--task", "--degrade"),  # calib_data.generator
-    *("--blocks", "--layers", "--part", "--repeat", "--pages", "--cores"),  # tests.bench
+    *("--blocks", "--layers", "--part", "--repeat", "--pages", "--cores", "--margin"),  # tests.bench
 }
 """Options of other programs that documents name."""
 

@@ -20,7 +20,18 @@ ORDER = {
         *("jobs", "quant", "exporting", "evaluate", "cli"),
     ),
     "qvl_runtime": (
-        *("printable", "errors", "packing", "common", "rotation", "manifest", "bundle", "positions", "_onnxruntime"),
+        *(
+            "printable",
+            "errors",
+            "packing",
+            "common",
+            "rotation",
+            "manifest",
+            "bundle",
+            "positions",
+            "prune",
+            "_onnxruntime",
+        ),
         *(
             "sessions",
             "_pdf",

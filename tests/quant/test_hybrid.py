@@ -90,13 +90,14 @@ def test_both_graphs_scale_the_cache_alike(
 def test_forced_answers_are_run_as_generated_ones(hybrid: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     """What an accuracy report measures is what the user gets: logits of both ways, token by token."""
     item, seen = UNSEEN[0], []
-    step = hybrid.decoder.step
+    extend = hybrid.decoder.extend
 
     def kept(*arguments: Any) -> np.ndarray:
-        seen.append(step(*arguments))
-        return seen[-1]
+        rows = extend(*arguments)
+        seen.append(rows[-1])
+        return rows
 
-    monkeypatch.setattr(hybrid.decoder, "step", kept)
+    monkeypatch.setattr(hybrid.decoder, "extend", kept)
     answer = hybrid.generate(item.messages, 24)
     tokens = len(hybrid.token_ids(answer))
     forced = load(hybrid.bundle, threads=1).logits(item.messages, answer)

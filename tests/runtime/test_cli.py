@@ -120,7 +120,8 @@ def test_run_json(call: Any, path: Path, model: Model, page: Path) -> None:
     result = json.loads(out)
     assert (code, errors, out.count("\n")) == (0, "", 1)
     assert set(result) == {"text", "tokens", "finish_reason", "counts", "seconds", "tokens_per_second"}
-    assert set(result["counts"]) == {"prompt", "reused", "image", "generated"}
+    expected = {"prompt", "reused", "image", "pruned", "generated", "certain", "proposed", "accepted"}
+    assert set(result["counts"]) == expected
     assert set(result["seconds"]) == {"vision", "prefill", "first_token", "decode"}
     assert result["text"] == model.generate([user(image(page), text("Read."))], max_new_tokens=6)
     assert len(result["tokens"]) == result["counts"]["generated"] == 6
@@ -207,6 +208,12 @@ BAD = {
     "inspect": (["inspect", "missing"], "missing: is not a bundle directory"),
     "template variable": (["run", "BUNDLE", "x", "--template-arg", "loud=1"], "has no variable 'loud' (it has none)"),
     "template arguments": (["run", "missing", "x", "--template-arg", "loud"], "'loud' is not NAME=VALUE"),
+    "prune": (
+        ["run", "missing", "x", "--prune", "exakt"],
+        "--prune must be off, exact, scan or a number from 0 to 255",
+    ),
+    "prune's tolerance": (["bench", "missing", "--prune", "256"], "got '256'"),
+    "prune takes the prompt": (["run", "missing", "--prune", "Read."], "got 'Read.' (without a value it goes last, or"),
     "bench's template variable": (["bench", "BUNDLE", "--template-arg", "loud=1"], "has no variable 'loud'"),
     "bench": (["bench", "BUNDLE", "--image", "none.png"], "none.png: no such file"),
 }
@@ -279,6 +286,36 @@ def test_bench(call: Any, path: Path, page: Path) -> None:
     shown = [line.split()[0] for line in out.splitlines()]
     others = [name for name in result if name not in ("load_seconds", "seconds")]
     assert (code, shown) == (0, ["load", *result["seconds"], *others])
+
+
+@pytest.fixture(scope="module")
+def mostly_paper(page: Path) -> Path:
+    """A page with margins of several blocks on its right and below."""
+    paper = Image.new("RGB", (400, 400), "white")
+    paper.paste(Image.open(page))
+    file = page.with_name("paper.png")
+    paper.save(file)
+    return file
+
+
+@pytest.mark.parametrize(("rule", "expected"), [((), None), (("--prune",), True), (("--prune", "exact"), "exact"),
+                                                (("--prune=2.5",), 2.5), (("--prune", "off"), "off")])  # fmt: skip
+def test_tokens_left_out_are_in_json(
+    call: Any, path: Path, mostly_paper: Path, rule: tuple[str, ...], expected: Any
+) -> None:
+    ask = ["--image", mostly_paper, "--max-new-tokens", 2, "--json"]
+    code, out, errors = call("run", path, "Read.", *ask, *rule)
+    assert (code, errors) == (0, "")
+    with load(path, threads=1, prune=expected) as pruning:
+        stream = pruning.stream([{"role": "user", "content": [{"type": "image", "image": mostly_paper},
+                                                              {"type": "text", "text": "Read."}]}], 2)  # fmt: skip
+        list(stream)
+    result = json.loads(out)
+    assert result["tokens"] == stream.run.tokens
+    assert result["counts"]["pruned"] == stream.run.counts.pruned
+    assert bool(stream.run.counts.pruned) == (expected not in (None, "off"))
+    code, out, _ = call("bench", path, "Read.", "--repeat", 1, *ask, *rule)
+    assert (code, json.loads(out)["pruned_tokens"]) == (0, stream.run.counts.pruned)
 
 
 @pytest.mark.parametrize("command", [None, *COMMANDS])

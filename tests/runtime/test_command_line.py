@@ -182,6 +182,8 @@ IDLE = {
     "fps": (["--fps", "1"], "--fps needs --video"),
     "max-frames": (["--max-frames", "4"], "--max-frames needs --video"),
     "pages": (["--pages", "1"], "--pages needs --pdf"),
+    "prune": (["--prune", "off"], "--prune needs --image, --pdf or --video"),
+    "prune alone": (["--prune"], "--prune needs --image, --pdf or --video"),
     "top-p": (["--top-p", "0.9"], "--top-p does nothing at temperature 0 (add --temperature 0.7)"),
     "top-k": (["--top-k", "5", "--temperature", "0"], "--top-k does nothing at temperature 0"),
     "min-p": (["--min-p", "0.1"], "--min-p does nothing at temperature 0"),

@@ -35,13 +35,13 @@ def test_an_image_is_encoded_once_until_the_cache_is_cleared() -> None:
 
         calls = 0
 
-        def encode(self, pixel_values: np.ndarray, grid: Grid) -> np.ndarray:
+        def encode(self, pixel_values: np.ndarray, grid: Grid, cells: None) -> np.ndarray:
             self.calls += 1
             return np.full((1, 2, 4), self.calls, np.float32)
 
     def placed(key: bytes) -> Any:
         patches = SimpleNamespace(pixel_values=np.zeros((1, 4, 8), np.float32), grid=Grid(1, 2, 2))
-        return SimpleNamespace(key=key, patches=lambda image: patches)
+        return SimpleNamespace(key=key, kept=None, patches=lambda image: patches)
 
     engine: Any = Engine()
     encoder = CachedEncoder(engine, GEOMETRY, 10_000)

@@ -192,6 +192,13 @@ def test_a_hybrid_has_one_cache_for_both_engines(checkpoint: Checkpoints, gpu: G
         assert model.generate(pages(1)) == expected
 
 
+def test_several_tokens_of_an_answer_run_in_one_call(checkpoint: Checkpoints, gpu: Gpu) -> None:
+    options = {"json_schema": {"enum": ["paid in full"]}, "max_new_tokens": 40}
+    with load(make(checkpoint("qwen2_vl", "small"), gpu.work / "out", "tensorrt")) as model:
+        alone = [model.generate(pages(1), 40, lookup=False), model.generate(pages(1), lookup=False, **options)]
+        assert [model.generate(pages(1), 40, lookup=True), model.generate(pages(1), lookup=True, **options)] == alone
+
+
 def test_a_page_beyond_the_profile_is_refused_in_one_line(checkpoint: Checkpoints, gpu: Gpu) -> None:
     """As when a manifest's pixel bound is larger than what the engine was built for."""
     with load(make(checkpoint("qwen2_vl", "small"), gpu.work / "out", "tensorrt_rtx")) as model:

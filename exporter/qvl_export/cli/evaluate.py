@@ -32,6 +32,7 @@ LIMIT_EXCEEDED = 1
 COMPARE_EXAMPLES = """\b
 Examples:
   qvl-export compare fp16 int8 int4 --data my_set --out report
+  qvl-export compare int4 int4@prune=scan --data my_set --out report
   qvl-export compare CHECKPOINT int4 --reference hf --data my_set --out report
   qvl-export compare fp16 int4 --data my_set --out report --fail-if "cer>+0.5pt" --undecided fail"""
 BLAME_EXAMPLES = """\b
@@ -39,8 +40,9 @@ Examples:
   qvl-export blame fp16 int4 --image page.png "What is the total?"
   qvl-export blame fp16 int4 --image page.png --into llm.layers.2"""
 SWEEP_EXAMPLES = """\b
-Example:
-  qvl-export sweep CHECKPOINT --pixels 200704,501760 --precisions fp16,int4 --data my_set --out sweep"""
+Examples:
+  qvl-export sweep CHECKPOINT --pixels 200704,501760 --precisions fp16,int4 --data my_set --out sweep
+  qvl-export sweep CHECKPOINT --pixels 200704,501760 --precisions int4 --prune off,scan --data my_set --out sweep"""
 EVAL_EXAMPLES = """\b
 Example:
   qvl-export eval build my_scans/ truth.csv my_set
@@ -83,7 +85,8 @@ def compare(
 ) -> None:  # fmt: skip
     """Measure the accuracy that BUNDLES lose compared with REFERENCE on the documents in --data.
 
-    The same command resumes a killed run. If BUNDLES are added later, existing answers are reused.
+    BUNDLE@prune=RULE runs a bundle with that rule of leaving out blank paper. The same command resumes a killed run. If
+    BUNDLES are added later, existing answers are reused.
     """
     from qvl_runtime.templates.chat import parse_arguments
 
@@ -166,6 +169,8 @@ def blame(
     "--pixels", required=True, metavar="A,B,C", help="Pixel bounds to compare, such as 200704,501760,1003520."
 )
 @click.option("--precisions", required=True, metavar="P,Q", help="Precisions to compare, such as fp16,int4.")
+@click.option("--prune", metavar="R,S", help="Rules of leaving out blank paper to compare, such as off,exact,scan "
+              "(default: off alone).")  # fmt: skip
 @data_option
 @click.option("--out", required=True, type=any_path, help="Directory for bundles and the report.")
 @click.option("--calib", type=any_path, help="Pages to calibrate on, as for `export` (default: the built-in set).")
@@ -179,17 +184,18 @@ def blame(
 @report_json_option
 @no_progress_option
 def sweep(
-    checkpoint: str, pixels: str, precisions: str, data: Path, out: Path, calib: Path | None, as_json: bool,
-    quiet: bool, **options: Any,
+    checkpoint: str, pixels: str, precisions: str, prune: str | None, data: Path, out: Path, calib: Path | None,
+    as_json: bool, quiet: bool, **options: Any,
 ) -> None:  # fmt: skip
-    """Plot the trade-off between image size, precision and accuracy of CHECKPOINT."""
+    """Plot the trade-off between image size, precision, pruning and accuracy of CHECKPOINT."""
     from qvl_runtime.templates.chat import parse_arguments
 
-    from ..evaluate.sweep import SweepPlan, export_bundles, parse_pixels
+    from ..evaluate.sweep import SweepPlan, export_bundles, parse_pixels, parse_prune
 
     options["template_args"] = parse_arguments(options["template_args"])
     wanted = tuple(part.strip() for part in precisions.split(","))
-    plan = SweepPlan(checkpoint, parse_pixels(pixels), wanted, data, out, calib, options["ray"], options["threads"])
+    bounds, rules = parse_pixels(pixels), parse_prune(prune)
+    plan = SweepPlan(checkpoint, bounds, wanted, data, out, calib, options["ray"], options["threads"], rules)
     progress = RichProgress(quiet)  # counts bytes, like an export
     try:
         first, *others = export_bundles(plan, progress)

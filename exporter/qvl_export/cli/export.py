@@ -31,6 +31,7 @@ Examples:
   qvl-export export Qwen/Qwen2.5-VL-3B-Instruct bundle
   qvl-export export CHECKPOINT bundle --precision int4 --calib my_scans/ --samples 64
   qvl-export export CHECKPOINT bundle --max-size 2.1GB
+  qvl-export export CHECKPOINT bundle --prune scan
   qvl-export export CHECKPOINT bundle --target tensorrt-rtx --compute-capability 89"""
 
 
@@ -69,6 +70,15 @@ Examples:
     "the model's limit if that is lower).",
 )
 @click.option(
+    "--prune",
+    is_flag=False,
+    flag_value=True,
+    type=click.UNPROCESSED,
+    metavar="[RULE]",
+    help="Leave out blank paper, unless `run` says otherwise: off (default), exact, scan, or a tolerance from 0 to "
+    "255; scan if no RULE follows.",
+)
+@click.option(
     "--accuracy-level",
     type=click.Choice(["0", "4"]),
     default="4",
@@ -96,6 +106,14 @@ Examples:
     "(default: the built-in set).",
 )
 @samples_option(128)
+@click.option(
+    "--calib-prune",
+    is_flag=False,
+    flag_value=True,
+    type=click.UNPROCESSED,
+    metavar="[RULE]",
+    help="Leave out blank paper of the calibration pages too, with a rule as that of --prune (default: off).",
+)
 @click.option(
     "--save-gptq",
     type=any_path,

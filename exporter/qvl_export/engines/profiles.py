@@ -11,6 +11,7 @@ import math
 from qvl_runtime.answers.generate import PREFILL_CHUNK
 from qvl_runtime.manifest import Bounds, Manifest, Profile
 from qvl_runtime.media.video import FRAME_FACTOR, MAX_FRAMES, MAX_TOKENS
+from qvl_runtime.prune.blocks import LEAST
 
 PAGE_PIXELS = 1240 * 1754
 """Pixels of an A4 page at 150 dpi, the size for which vision kernels are chosen."""
@@ -85,8 +86,8 @@ def _videos(manifest: Manifest) -> list[Profile]:
 def _frames(name: str, manifest: Manifest, frames: tuple[int, int, int], tokens: tuple[int, int, int]) -> Profile:
     """A vision profile for `frames` and image `tokens` per frame, each (min, opt, max)."""
     image = manifest.image
-    unit = image.spatial_merge_size**2
-    axes = {"frames": _b(frames), "patches": _b((unit * tokens[0], unit * tokens[1], unit * tokens[2]))}
+    unit, least = image.spatial_merge_size**2, min(LEAST, tokens[0])  # blank paper may be left out
+    axes = {"frames": _b(frames), "patches": _b((unit * least, unit * tokens[1], unit * tokens[2]))}
     if image.window:
         side = image.window
         windows = (1, _square_windows(tokens[1], side), most_windows(tokens[2], side))

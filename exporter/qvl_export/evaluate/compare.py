@@ -38,7 +38,8 @@ NOISE_ITEMS = 100
 class ComparePlan:
     """Which models to compare, on which items, and how.
 
-    `reference` is a bundle, or with `hf` a checkpoint directory run by PyTorch; `items` is the number of items, drawn
+    `reference` is a bundle, or with `hf` a checkpoint directory run by PyTorch; names of bundles may have options, such
+    as `int4@prune=scan`. `items` is the number of items, drawn
     from the set with a fixed seed (default: all). `threads` are shared by `workers` processes (default: one per
     machine), on the Ray cluster at the address `ray` if given. The report and its work directory go into `out`. `blame`
     traces the worst item of every bundle layer by layer. `gates` must name metrics that the set measures.
@@ -75,19 +76,19 @@ def compare(plan: ComparePlan, progress: Progress | None = None) -> Report:
 def _compare(plan: ComparePlan, progress: Progress) -> Report:
     progress.stage(f"checking {plan.data}")
     dataset = _open_dataset(plan, progress)
-    reference, *others = open_models(plan.reference, plan.bundles, plan.hf)
+    reference, *others = models = open_models(plan.reference, plan.bundles, plan.hf)
     if plan.use_generation_config:
-        check_generation([reference, *others])
+        check_generation(models)
     with open_pool(plan.ray) as pool:
         runner = _answer_runner(plan, dataset, reference, pool, progress)
         noise = _answer_all(runner, dataset, reference, others)
-        machine = this_machine(runner.threads, runner.workers, pool.machines, _engines([reference, *others]))
+        machine = this_machine(runner.threads, runner.workers, pool.machines, _engines(models))
     progress.stage("comparing")
     first = reference.result(runner.directory, _reference_name(reference))
     results = [other.result(runner.directory, other.key) for other in others]
     report = summarize(dataset, first, results, None if plan.hf else Records(runner.directory, noise))
     report = msgspec.structs.replace(report, use_generation_config=plan.use_generation_config, machine=machine)
-    return msgspec.structs.replace(report, blame=_blame_all(plan, report, progress)) if plan.blame else report
+    return msgspec.structs.replace(report, blame=_blame_all(plan, models, report, progress)) if plan.blame else report
 
 
 def _open_dataset(plan: ComparePlan, progress: Progress) -> EvalSet:
@@ -154,14 +155,21 @@ def _answer_runner(
     return AnswerRunner(directory, pool, progress, workers, threads, plan.max_new_tokens, arguments, recommends)
 
 
-def _blame_all(plan: ComparePlan, report: Report, progress: Progress) -> dict[str, Blame]:
-    """Traces every bundle's worst item layer by layer, by title; reports bundles that cannot be traced."""
+def _blame_all(plan: ComparePlan, models: Sequence[Model], report: Report, progress: Progress) -> dict[str, Blame]:
+    """Traces every bundle's worst item layer by layer, by title; reports bundles that cannot be traced.
+
+    Traces see whole pages. A bundle that prunes otherwise than the reference would be compared on other input.
+    """
     found = {}
-    for path, bundle in zip(plan.bundles, report.bundles, strict=True):
+    reference, *others = models
+    for model, bundle in zip(others, report.bundles, strict=True):
+        if model.rule() != reference.rule():
+            progress.stage(f"{bundle.title} is not traced: it leaves out other parts of pages than the reference")
+            continue
         for worst in bundle.worst[:1]:
             progress.stage(f"tracing the worst item of {bundle.title}, {Path(worst.image).name}, layer by layer")
             try:
-                traced = blame(_blame_plan(plan, path, worst), progress)
+                traced = blame(_blame_plan(plan, reference.path, model.path, worst), progress)
             except QvlError as error:
                 progress.stage(f"{bundle.title} cannot be traced: {error}")
             else:
@@ -169,9 +177,9 @@ def _blame_all(plan: ComparePlan, report: Report, progress: Progress) -> dict[st
     return found
 
 
-def _blame_plan(plan: ComparePlan, bundle: Path, item: WorstItem) -> BlamePlan:
+def _blame_plan(plan: ComparePlan, reference: Path, bundle: Path, item: WorstItem) -> BlamePlan:
     return BlamePlan(
-        plan.reference,
+        reference,
         bundle,
         (Path(item.image),),
         item.prompt,

@@ -11,7 +11,9 @@ from pathlib import Path
 import msgspec
 
 from qvl_runtime.bundle import read_manifest
+from qvl_runtime.errors import PromptError
 from qvl_runtime.manifest import MANIFEST
+from qvl_runtime.prune.rule import parse_rule, recorded_rule
 
 from ..bundle import files as bundle
 from ..common.fingerprint import fingerprint, stamps
@@ -20,6 +22,7 @@ from ..errors import ConfigError, ExportError
 from ..exporting.option_checks import check_options
 from ..exporting.pipeline import CalibrationOptions, ExportPlan, export
 from ..quant.precision import FLOATS
+from .answers.bundle_names import BundleName
 from .report.output_dir import BUNDLES, is_bundle, locked_output
 from .sets.dataset import open_set
 
@@ -29,7 +32,7 @@ INPUTS_KEY = ".made-of"
 
 @dataclass(frozen=True)
 class SweepPlan:
-    """The pixel bounds and precisions to compare; the first of each are the reference's.
+    """The pixel bounds, precisions and rules of pruning to compare; the first of each are the reference's.
 
     Quantized precisions are calibrated on `calib`, by default on the built-in set. Calibration runs on the Ray cluster
     at the address `ray` if given, else on `threads` local cores.
@@ -43,6 +46,18 @@ class SweepPlan:
     calib: Path | None = None
     ray: str | None = None
     threads: int | None = None
+    prune: tuple[str | float, ...] = ()
+
+
+def parse_prune(text: str | None) -> tuple[str | float, ...]:
+    """Parses rules of pruning, in their order; raises ConfigError for one that does not exist."""
+    if text is None:
+        return ()
+    try:
+        rules = [recorded_rule(parse_rule(part.strip(), "--prune")) for part in text.split(",")]
+    except PromptError as error:
+        raise ConfigError(error.what, fix="such as off,exact,scan") from error
+    return tuple(rule for rule in dict.fromkeys(rules) if rule is not None)
 
 
 def parse_pixels(text: str) -> tuple[int, ...]:
@@ -56,12 +71,16 @@ def parse_pixels(text: str) -> tuple[int, ...]:
 
 
 def export_bundles(plan: SweepPlan, progress: Progress) -> list[Path]:
-    """Returns all bundles; the one with the first precision and the most pixels comes first.
+    """Returns the names of all bundles; the one with the first precision and rule and the most pixels comes first.
+
+    Rules of `prune` are options of the names (`answers.bundle_names`).
 
     Existing bundles are reused if they come from the same checkpoint, calibration pages and code.
     """
-    if len(plan.pixels) * len(plan.precisions) < 2:
-        raise ExportError("a sweep needs at least two combinations", fix="add values to --pixels or --precisions")
+    if len(plan.pixels) * len(plan.precisions) * max(len(plan.prune), 1) < 2:
+        raise ExportError(
+            "a sweep needs at least two combinations", fix="add values to --pixels, --precisions or --prune"
+        )
     if plan.calib is not None and set(plan.precisions) <= set(FLOATS):
         raise ExportError(
             "--calib is used only by quantization", fix="add int8 or int4 to --precisions, or leave it out"
@@ -72,7 +91,9 @@ def export_bundles(plan: SweepPlan, progress: Progress) -> list[Path]:
             check_options(_export_plan(plan, precision, plan.out))
         key = _key(plan)
         _remove_stale(plan.out / BUNDLES, key, progress)
-        return list(_bundles(plan, key, progress))
+        suffixes = ["" if rule == "off" else BundleName(plan.out, rule).suffix for rule in plan.prune] or [""]
+        bundles = list(_bundles(plan, key, progress))
+        return [bundle.with_name(f"{bundle.name}{suffix}") for bundle in bundles for suffix in suffixes]
 
 
 def _key(plan: SweepPlan) -> str:

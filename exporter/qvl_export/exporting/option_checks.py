@@ -11,6 +11,7 @@ import msgspec
 
 from qvl_runtime.bundle import has_utf8_name
 from qvl_runtime.manifest import DECODE
+from qvl_runtime.prune.rule import recorded_rule
 
 from ..errors import ExportError
 from ..families.spec import ModelSpec
@@ -21,6 +22,8 @@ from ..targets import Target
 from .plan import ExportPlan
 
 DEFAULT_MAX_LENGTH = 8192
+GENAI = "genai"
+"""The layout for ONNX Runtime GenAI."""
 _LLM = ("llm", DECODE)
 _GRAPHS = ("vision", *_LLM)
 
@@ -47,6 +50,7 @@ _ADD_INT4 = f"add --precision {INT4}"
 READ_BY = {
     "--calib": Reader("calib"),
     "--samples": Reader("samples"),
+    "--calib-prune": Reader("calib_prune"),
     "--threads": Reader("threads"),
     "--ray": Reader("ray"),
     "--block-size": Reader("block_size", _LLM, ("vision",), f"quantization of the language model, or to {INT4}"),
@@ -73,6 +77,7 @@ def quantized(precisions: Mapping[str, str]) -> dict[str, str]:
 def check_options(plan: ExportPlan) -> None:
     """Raises ExportError for options that are invalid with any checkpoint; InstallError if a library is missing."""
     _check_limit(plan)
+    _check_prune(plan)
     precisions, quant = plan.precisions(), plan.quant
     for path in (plan.out, quant.save_gptq):
         if path is not None and not has_utf8_name(Path(path)):
@@ -100,6 +105,15 @@ def check_schemes(plan: ExportPlan, precisions: set[str]) -> None:
     machine."""
     for name in sorted({name for chosen in precisions for name in precision.schemes_of(chosen)}):
         schemes.find(name, plan.scheme_options)
+
+
+def _check_prune(plan: ExportPlan) -> None:
+    """Raises ExportError for rules that do not exist, and for a default where none can be recorded."""
+    _ = plan.calibration_prune
+    if plan.default_prune is not None and plan.layout == GENAI:
+        raise ExportError(
+            f"--layout {GENAI} does not support --prune: GenAI always sees whole pages", fix="leave it out"
+        )
 
 
 def _check_limit(plan: ExportPlan) -> None:
@@ -148,9 +162,19 @@ def check_effect(plan: ExportPlan, lowered: Mapping[str, Target], own: bool, exp
 
 
 def adjusted_spec(plan: ExportPlan, spec: ModelSpec) -> ModelSpec:
-    """Returns the spec with the plan's pixel bounds, length and rotation; raises ExportError for invalid bounds."""
+    """Returns the spec with the plan's pixel bounds, length, rotation and pruning.
+
+    Raises ExportError for those that the model does not support.
+    """
     low, high = _pixels(plan, spec)
-    image = msgspec.structs.replace(spec.image, min_pixels=low, max_pixels=high)
+    rules = {"--prune": plan.default_prune, "--calib-prune": recorded_rule(plan.calibration_prune)}
+    given = [option for option, rule in rules.items() if rule not in (None, "off")]
+    if spec.image.square and given:
+        size = f"{spec.image.square} × {spec.image.square} pixels"
+        raise ExportError(
+            f"family {spec.family} sees every image in {size} and cannot leave out any", fix=f"leave {given[0]} out"
+        )
+    image = msgspec.structs.replace(spec.image, min_pixels=low, max_pixels=high, prune=plan.default_prune)
     text = replace(spec.text, rotation_seed=rotate.SEED if plan.quant.rotate else None)
     return replace(spec, image=image, max_positions=_length(plan, spec), text=text)
 

@@ -54,6 +54,8 @@ class CalibrationOptions(Checked):
     set)."""
     samples: int = 128
     """Maximum number of pages to calibrate on, spread evenly over everything in `calib`."""
+    calib_prune: str | float | bool | None = None
+    """What is left out of the calibration pages, as `prune` of the plan; None leaves out nothing."""
     threads: int | None = None
     """Cores of this machine to use (default: all)."""
     ray: str | None = None

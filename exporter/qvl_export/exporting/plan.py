@@ -7,7 +7,11 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from qvl_runtime.errors import PromptError
+from qvl_runtime.prune.rule import Rule, parse_option, recorded_rule
+
 from ..common.field_types import Checked
+from ..errors import ExportError
 from ..quant import precision, schemes
 from ..quant.limit import Limit
 from ..quant.precision import MIXED
@@ -19,6 +23,7 @@ GROUP_OF = {option.name: group for group, options in GROUPS.items() for option i
 RECORDED = (
     *("precision", "vision_precision", "llm_precision", "max_kl", "max_size", "min_pixels", "max_pixels", "max_length"),
     *("accuracy_level", "reduce_range", "block_size", "samples", "rotate", "gptq_experts"),
+    *("prune", "calib_prune"),
 )
 """Options that a bundle records about its export, under these names."""
 
@@ -48,6 +53,9 @@ class ExportPlan(Checked):
     """Largest image after resizing (default: the checkpoint's)."""
     max_length: int | None = None
     """Maximum tokens of prompt and answer together (default: 8,192, or the model's limit if that is lower)."""
+    prune: str | float | bool | None = None
+    """What the runtime leaves out of images by default: "off", "exact", "scan", a tolerance from 0 to 255, or True (see
+    docs/pruning.md); None leaves out nothing."""
     revision: str | None = None
     """Branch, tag or commit of an id on the hub."""
     force: bool = False
@@ -79,6 +87,16 @@ class ExportPlan(Checked):
         """The options of quantization schemes; raises ExportError for a block size that is not supported."""
         return schemes.Options(self.quant.block_size, self.quant.reduce_range, self.quant.gptq_experts)
 
+    @property
+    def default_prune(self) -> str | float | None:
+        """`prune` as bundles record it; raises ExportError for a rule that does not exist."""
+        return recorded_rule(_parse_prune(self.prune, "--prune"))
+
+    @property
+    def calibration_prune(self) -> Rule | None:
+        """The rule of `calib_prune`; raises ExportError for a rule that does not exist."""
+        return _parse_prune(self.calibration.calib_prune, "--calib-prune")
+
     def precisions(self) -> dict[str, str]:
         """Returns the precision of every graph by name; raises ExportError for unknown precisions."""
         if self.limit:
@@ -95,11 +113,20 @@ class ExportPlan(Checked):
 
     def recorded(self) -> dict[str, str | int | float | bool]:
         """Returns the non-default options that affect numbers; paths are left out, as they describe the machine."""
-        return {name: self.option(name) for name in RECORDED if self._differs(name)}
+        options = {name: self.option(name) for name in RECORDED if self._differs(name)}
+        rules = {"prune": self.default_prune, "calib_prune": recorded_rule(self.calibration_prune)}
+        return options | {name: rule for name, rule in rules.items() if rule is not None}
 
     def _differs(self, name: str) -> bool:
         owner = GROUPS[GROUP_OF[name]] if name in GROUP_OF else ExportPlan
         return bool(self.option(name) != getattr(owner, name))
+
+
+def _parse_prune(value: str | float | bool | None, option: str) -> Rule | None:
+    try:
+        return parse_option(value, option)
+    except PromptError as error:
+        raise ExportError(str(error)) from error
 
 
 def grouped(options: Mapping[str, Any]) -> dict[str, Any]:

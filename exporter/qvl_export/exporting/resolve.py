@@ -238,6 +238,7 @@ def _calibration(resolved: ResolvedExport, pages: Pages, progress: Progress) -> 
         replace(plan.scheme_options, static=resolved.targets["vision"].static_activations),
         pages,
         plan.limit,
+        prune=plan.calibration_prune,
     )
     format_checks.check_formats(setup)
     files = {

@@ -11,6 +11,7 @@ import msgspec
 from tokenizers import Tokenizer
 
 from qvl_runtime.manifest import Calibration, Manifest
+from qvl_runtime.prune.rule import Rule
 from qvl_runtime.templates.chat import ChatTemplate
 
 from ..checkpoint.directory import Checkpoint
@@ -39,7 +40,8 @@ class CalibrationSetup:
     """The model, the scheme of each graph by name (`vision`, `llm`, `llm_decode`), their options, and the pages.
 
     `tensors` are the checkpoint's tensors, rotated if the plan says so. Pages run on the machines of `pool`, or in this
-    process if it is None. `out` is the path of the bundle.
+    process if it is None. `out` is the path of the bundle. `prune` is the rule by which blocks of the pages are left
+    out.
     """
 
     spec: ModelSpec
@@ -52,6 +54,7 @@ class CalibrationSetup:
     pages: Pages
     limit: Limit | None = None
     pool: Pool | None = None
+    prune: Rule | None = None
 
     def __post_init__(self) -> None:
         """Raises ExportError for options that the model does not support, before hours of calibration."""
@@ -105,7 +108,7 @@ class CalibrationContext:
         source = (self.directory / "chat_template.jinja").read_text("utf-8")
         template = ChatTemplate(source, self.directory, self.manifest.special_tokens)
         tokenizer = Tokenizer.from_file(str(self.directory / "tokenizer.json"))
-        return Sampler(self.setup.stored_pages, self.report, self.manifest, template, tokenizer)
+        return Sampler(self.setup.stored_pages, self.report, self.manifest, template, tokenizer, self.setup.prune)
 
     @property
     def page_summary(self) -> str:
@@ -130,5 +133,6 @@ class CalibrationContext:
             "pages": setup.calibration(self.report).sha256,
             "schemes": [repr(setup.options), dict(setup.precisions)],
             "targets": repr(setup.targets),
+            "prune": str(setup.prune),
             "made_by": fingerprint(),
         }

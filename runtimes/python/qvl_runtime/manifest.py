@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import inspect
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
-SCHEMA_VERSION = 7
+SCHEMA_VERSION = 8
 MANIFEST = "bundle.json"
 GENAI_CONFIG = "genai_config.json"
 """A directory with this file is not a bundle but a model for ONNX Runtime GenAI."""
@@ -125,6 +125,7 @@ class ImageGeometry(_Frozen, frozen=True):
     `window` is the side of an attention window in merged cells, `position_table` the side of the square table of
     learned position embeddings that is interpolated. If `square` is set, every image is resized to a square of that
     many pixels per side and becomes `queries` image tokens without a grid. 0 means that the model has none of these.
+    `prune` is the rule by which blocks are left out by default (`prune.rule`): a name or a tolerance; None is "off".
     """
 
     patch_size: Annotated[int, msgspec.Meta(gt=0, le=256)]
@@ -138,6 +139,7 @@ class ImageGeometry(_Frozen, frozen=True):
     position_table: Annotated[int, msgspec.Meta(ge=0, le=4096)] = 0
     square: Annotated[int, msgspec.Meta(ge=0, le=1 << 14)] = 0
     queries: Annotated[int, msgspec.Meta(ge=0, le=1 << 16)] = 0
+    prune: Annotated[float, msgspec.Meta(ge=0, le=255)] | Literal["off", "exact", "scan"] | None = None
 
     @property
     def factor(self) -> int:

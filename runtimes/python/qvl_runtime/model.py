@@ -12,16 +12,18 @@ import numpy as np
 
 from . import grounding
 from .answers.feature_cache import CachedEncoder
-from .answers.generate import Decoder, GenerationStats, Halt
+from .answers.generate import Decoder, GenerationStats, Halt, never
+from .answers.lookup import Lookup
 from .answers.options import AnswerOptions, ResolvedOptions
 from .answers.stream import Stream
 from .bundle import has_utf8_name, read_manifest
 from .common.arrays import Floats, Ints
 from .common.checks import check_int, quoted
 from .errors import BundleError, PromptError, TruncatedAnswerWarning
-from .manifest import Manifest
+from .manifest import DECODE, Manifest
 from .media.images import ImageSource, load_image
 from .prompts.prompt import Media, Message, PlacedMedia, Prompt, build_prompt, place_media
+from .prune.rule import Rule, check_grid, parse_rule
 from .rotation import Rotation
 from .sessions import open_engine
 from .templates.bundle_texts import open_texts, read_text
@@ -36,19 +38,26 @@ FEATURE_CACHE_BYTES = 256 << 20
 Tool = Mapping[str, Any]
 
 
-def load(bundle: str | Path, threads: int | None = None) -> Model:
+def load(bundle: str | Path, threads: int | None = None, prune: str | float | None = None) -> Model:
     """Opens a bundle directory; `threads` limits the cores used (None: all).
 
+    `prune` says what is left out of images and videos that do not say it themselves: "off" (nothing), "exact" (blocks
+    that their neighbours predict in every pixel), "scan" or a tolerance (nearly), True (the rule that measured best),
+    None (as the bundle was exported, by default nothing).
+
     Raises BundleError if it is missing, damaged, truncated or of a newer schema version, InstallError for a broken
-    installation, EngineError if the engine fails, PromptError if `threads` is not a positive whole number.
+    installation, EngineError if the engine fails, PromptError if `threads` is not a positive whole number, or for a
+    `prune` that is no rule or that the model cannot follow.
     """
     path = Path(bundle)
+    rule = parse_rule(prune)
     if threads is not None:
         threads = check_int("threads", threads, 1, fix="None uses all cores")
     manifest = read_manifest(path)  # the path as given, so that errors quote it
     if not has_utf8_name(path):
         raise BundleError("its path is not UTF-8; engines cannot open it", where=path, fix="rename the directory")
-    return Model(path.absolute(), manifest, threads)
+    check_grid(rule, manifest)
+    return Model(path.absolute(), manifest, threads, rule)
 
 
 class Model:
@@ -58,8 +67,8 @@ class Model:
     `engine` and `decoder` make single calls of the graphs, for measurements.
     """
 
-    def __init__(self, bundle: Path, manifest: Manifest, threads: int | None = None) -> None:
-        self.bundle, self.manifest = bundle, manifest
+    def __init__(self, bundle: Path, manifest: Manifest, threads: int | None = None, prune: Rule | None = None) -> None:
+        self.bundle, self.manifest, self.prune = bundle, manifest, prune or parse_rule(manifest.image.prune)
         self.tokenizer, self._template = open_texts(bundle, manifest.special_tokens)
         self.engine = open_engine(bundle, manifest, threads)
         ids = {mark: self.tokenizer.token_to_id(mark) for mark in grounding.MARKS}
@@ -84,6 +93,7 @@ class Model:
         use_generation_config: bool = False,
         stop: str | Sequence[str] = (),
         timeout: float | None = None,
+        lookup: bool | None = None,
         template_args: Mapping[str, Any] | None = None,
     ) -> str:
         """Returns the answer to chat messages; decoding is greedy by default.
@@ -97,6 +107,10 @@ class Model:
         The answer ends before the first of the `stop` strings, and `timeout` seconds after this call; the time is
         checked before every token, every image and every 1,024 prompt tokens. `template_args` are variables of the
         chat template, such as `{"enable_thinking": False}`.
+
+        With `lookup` several tokens run in one call: those that a schema determines and, in greedy decoding, guesses
+        from repetitions in prompt and answer, of which the model keeps what it would have chosen. False runs every
+        token by itself. By default tokens of a schema run together where the answer stays the same to the token.
 
         Warns with TruncatedAnswerWarning if the answer was cut off by the default `max_new_tokens` or by `timeout`, or
         had to be closed. `stream` yields pieces as they are generated.
@@ -113,6 +127,7 @@ class Model:
             use_generation_config=use_generation_config,
             stop=stop,
             timeout=timeout,
+            lookup=lookup,
         ).resolve(self.manifest)
         halt = Halt(options.timeout)
         with self.decoder.lock:
@@ -139,6 +154,7 @@ class Model:
         use_generation_config: bool = False,
         stop: str | Sequence[str] = (),
         timeout: float | None = None,
+        lookup: bool | None = None,
         template_args: Mapping[str, Any] | None = None,
     ) -> Stream:
         """Streams the answer in pieces, never splitting a character; `.run` has tokens, times and `finish_reason`.
@@ -160,6 +176,7 @@ class Model:
             use_generation_config=use_generation_config,
             stop=stop,
             timeout=timeout,
+            lookup=lookup,
         ).resolve(self.manifest)
         return self._stream(messages, options, Halt(options.timeout), tools, json_schema, ignore_eos, template_args)
 
@@ -180,7 +197,10 @@ class Model:
         pick = options.penalties.picker(options.sampling.picker(), prompt.ids)
         pick = constraint.picker(pick) if constraint else pick
         stop = frozenset() if ignore_eos else frozenset(self.manifest.tokens.stop)
-        tokens = self.decoder.generate(prompt, options.max_new_tokens, stop, pick, stats, halt)
+        together = self._runs_together if options.lookup is None else options.lookup
+        certain = constraint.certain if constraint and together else never
+        lookup = Lookup(prompt.ids.tolist()) if options.lookup and options.sampling.temperature == 0 else None
+        tokens = self.decoder.generate(prompt, options.max_new_tokens, stop, pick, stats, halt, certain, lookup)
         tokens = constraint.with_ending(tokens, stats) if constraint else tokens
         return Stream(tokens, self.tokenizer, stats, prompt, self._marks, options.stop, halt)
 
@@ -195,7 +215,10 @@ class Model:
         return grounding.parse(answer, self.manifest.family, placed.media.frames[0].size, seen)
 
     def encode(self, image: ImageSource) -> Floats:
-        """Returns the image features [tokens, hidden] in the checkpoint's basis, without the DeepStack features."""
+        """Returns the image features [tokens, hidden] in the checkpoint's basis, without the DeepStack features.
+
+        They are those of the whole image, whatever `prune` leaves out of prompts.
+        """
         features, llm = self.image_features(self._place_alone(image))[0], self.manifest.llm
         if llm.rotation_seed is not None:
             return Rotation(llm.hidden_size, llm.rotation_seed).undo(features)
@@ -245,7 +268,8 @@ class Model:
     ) -> Prompt:
         """Returns the token ids, positions and media of chat messages, leaving `reserve` tokens for the answer."""
         render = partial(self._template.render, tools=check_tools(tools), template_args=template_args)
-        return build_prompt(messages, self.manifest, render, self.token_ids, reserve, self._template.reads)
+        reads = self._template.reads
+        return build_prompt(messages, self.manifest, render, self.token_ids, reserve, reads, self.prune)
 
     def token_ids(self, text: str) -> list[int]:
         """Returns the token ids of a text; raises PromptError for tokens that the model does not have."""
@@ -273,6 +297,15 @@ class Model:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    @property
+    def _runs_together(self) -> bool:
+        """Whether tokens that run in one call give the same answers as one by one: kernels round to other bits.
+
+        Float weights pass on such a difference as it is; int8 activations, rounded token by token, enlarge it.
+        """
+        answers = self.manifest.graphs.get(DECODE, self.manifest.graphs["llm"])
+        return self.manifest.target == "cpu" and answers.precision in ("fp32", "fp16")
 
     @cached_property
     def _grammars(self) -> Grammars:

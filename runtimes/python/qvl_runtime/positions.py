@@ -92,16 +92,25 @@ def window_layout(grid: Grid, merge: int, side: int) -> Windows:
 
 @dataclass(frozen=True)
 class VisionSpan:
-    """Image tokens in a prompt: first token, merged grid, and temporal positions per temporal patch."""
+    """Image tokens in a prompt: first token, merged grid, and temporal positions per temporal patch.
+
+    Without those cells of the grid that are not `kept` (None: all are), numbered frame by frame and row by row.
+    """
 
     start: int
     t: int
     h: int
     w: int
     interval: float = 1.0
+    kept: tuple[int, ...] | None = None
 
     @property
     def tokens(self) -> int:
+        return self.cells if self.kept is None else len(self.kept)
+
+    @property
+    def cells(self) -> int:
+        """Number of cells of the grid, kept or not."""
         return self.t * self.h * self.w
 
     @property
@@ -112,7 +121,8 @@ class VisionSpan:
 def mrope_positions(length: int, spans: Sequence[VisionSpan]) -> Ints:
     """Returns positions [3, length] (time, row, column) of a prompt; `spans` are in order and do not overlap.
 
-    Text advances all axes by one per token; a span starts at the current position and advances it by its longer side
+    Text advances all axes by one per token; a span starts at the current position and advances it by its longer side,
+    whatever of it is kept: kept cells and the text after them have the positions that they have in the whole prompt
     (transformers 5 `get_rope_index`; temporal positions are truncated after a float32 product, as there).
     """
     pieces: list[Ints] = []
@@ -145,4 +155,4 @@ def _text_positions(start: int, count: int) -> Ints:
 def _vision_positions(start: int, span: VisionSpan) -> Ints:
     grid = np.indices((span.t, span.h, span.w)).reshape(3, -1).astype(np.int64)
     grid[0] = (grid[0].astype(np.float32) * np.float32(span.interval)).astype(np.int64)
-    return np.asarray(grid + start)
+    return np.asarray((grid if span.kept is None else grid[:, span.kept]) + start)

@@ -51,12 +51,15 @@ def patchify(frames: Sequence[Frame], geometry: ImageGeometry, grid: Grid | None
     the geometry's pixel bounds.
     """
     grid = grid or resized_grid(frames[0].size, len(frames), geometry, geometry.max_pixels)
+    return Patches(_cut(resized_frames(frames, geometry, grid), normalization_table(geometry), grid, geometry), grid)
+
+
+def resized_frames(frames: Sequence[Frame], geometry: ImageGeometry, grid: Grid) -> npt.NDArray[np.uint8]:
+    """Returns the pixels of frames resized to a grid (bicubic), [t · T, H, W, C]; the last is repeated to fill T."""
     side = (grid.w * geometry.patch_size, grid.h * geometry.patch_size)
     pixels = np.stack([np.asarray(frame.resize(side, Image.Resampling.BICUBIC)) for frame in frames])
     missing = grid.t * geometry.temporal_patch_size - len(frames)
-    if missing:
-        pixels = np.concatenate((pixels, np.repeat(pixels[-1:], missing, axis=0)))
-    return Patches(_cut(pixels, normalization_table(geometry), grid, geometry), grid)
+    return np.concatenate((pixels, np.repeat(pixels[-1:], missing, axis=0))) if missing else pixels
 
 
 def normalization_table(geometry: ImageGeometry) -> Floats:

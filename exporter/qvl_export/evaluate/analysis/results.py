@@ -13,7 +13,11 @@ from .statistics import Interval
 
 
 class Speed(msgspec.Struct, frozen=True):
-    """A model's costs. `first_token_ms` covers only items with a new page; `peak_memory_mb` sums all processes."""
+    """A model's costs. `first_token_ms` covers only items with a new page; `peak_memory_mb` sums all processes.
+
+    `image_tokens` and `pruned_tokens` are means per item, of those in the prompt and of those left out of it; None if
+    they were not counted.
+    """
 
     size_mb: float
     load_seconds: float
@@ -21,6 +25,8 @@ class Speed(msgspec.Struct, frozen=True):
     tokens_per_second: float
     seconds_per_item: float
     peak_memory_mb: float
+    image_tokens: float | None = None
+    pruned_tokens: float | None = None
 
 
 class Comparison(msgspec.Struct, frozen=True):

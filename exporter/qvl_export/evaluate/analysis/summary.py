@@ -117,6 +117,7 @@ def _model_fields(model: ModelResult, dataset: EvalSet, failed: int) -> dict[str
 def measure_speed(model: ModelResult, dataset: EvalSet) -> Speed:
     """Computes a model's costs from the times in its records."""
     first, decode, tokens, seconds, count = array("d"), 0.0, 0, 0.0, 0
+    image, pruned, counted = 0, 0, 0
     for record in _answered(model.records, dataset):
         if record.fresh:
             first.append(record.first_token_seconds)
@@ -124,6 +125,8 @@ def measure_speed(model: ModelResult, dataset: EvalSet) -> Speed:
         tokens += max(len(record.tokens) - 1, 0)
         seconds += record.first_token_seconds + record.decode_seconds
         count += 1
+        image, pruned = image + record.image_tokens, pruned + record.pruned_tokens
+        counted += record.image_tokens > 0
     return Speed(
         size_mb=round(model.size_mb, 2),
         load_seconds=model.cost.load_seconds,
@@ -131,6 +134,8 @@ def measure_speed(model: ModelResult, dataset: EvalSet) -> Speed:
         tokens_per_second=round(tokens / decode, 1) if decode else 0.0,
         seconds_per_item=round(seconds / max(count, 1), 4),
         peak_memory_mb=model.cost.peak_memory_mb,
+        image_tokens=round(image / counted, 1) if counted else None,
+        pruned_tokens=round(pruned / counted, 1) if counted else None,
     )
 
 

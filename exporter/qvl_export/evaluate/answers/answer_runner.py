@@ -83,4 +83,5 @@ class AnswerRunner:
             rank=rank,
             workers=self.workers,
             template_args=self.template_args,
+            prune=model.prune,
         )

@@ -31,11 +31,16 @@ class BundleAnswerer:
     """A bundle in the runtime, as users run it."""
 
     def __init__(
-        self, path: str, threads: int | None, template_args: dict[str, Any], use_generation_config: bool = False
+        self,
+        path: str,
+        threads: int | None,
+        template_args: dict[str, Any],
+        use_generation_config: bool = False,
+        prune: str | float | None = None,
     ) -> None:
         from qvl_runtime import load
 
-        self._model, self._template_args = load(path, threads), template_args
+        self._model, self._template_args = load(path, threads, prune), template_args
         self._patch = self._model.manifest.image.patch_size
         self._recommended = use_generation_config
 
@@ -59,6 +64,8 @@ class BundleAnswerer:
             decode_seconds=round(run.times.decode, 5),
             size=size,
             resized=resized,
+            image_tokens=run.counts.image,
+            pruned_tokens=run.counts.pruned,
         )
 
     def logits(self, messages: list[dict[str, Any]], tokens: list[int]) -> Floats:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from qvl_runtime.bundle import read_manifest
+from qvl_runtime.prune.rule import OFF, Rule
 
 from ...checkpoint.directory import WHOLE
 from ...errors import ExportError
 from .answerers import HF
+from .bundle_names import BundleName, check_name, parse_name
 from .model_keys import model_keys
 from .model_result import ModelResult
 from .records import Cost, Records
@@ -18,12 +21,20 @@ from .records import Cost, Records
 
 @dataclass(frozen=True)
 class Model:
-    """A bundle or checkpoint to run: its path, engine, name in the report, and the key that identifies it."""
+    """A bundle or checkpoint to run: its path, engine, name in the report, and the key that identifies it.
+
+    `prune` replaces the bundle's default.
+    """
 
     path: Path
     engine: str
     title: str
     key: str
+    prune: str | float | None = None
+
+    def rule(self) -> Rule:
+        """Returns the rule by which blocks of images are left out."""
+        return OFF if self.engine == HF else BundleName(self.path, self.prune).rule()
 
     def result(self, work: Path, name: str) -> ModelResult:
         """Returns the model's cost and answers; its records have the name `name` in the directory `work`."""
@@ -35,22 +46,35 @@ class Model:
             return ModelResult(self.title, str(self.path), "PyTorch", "", size, cost, records)
         manifest = read_manifest(self.path)
         precisions = ", ".join(f"{graph} {entry.precision}" for graph, entry in manifest.graphs.items())
+        precisions += "" if self.rule() == OFF else f", prune {self.rule()}"
         size = sum(file.size for file in manifest.files.values()) / 1e6
         return ModelResult(self.title, str(self.path), precisions, manifest.family, size, cost, records)
 
 
 def open_models(reference: Path, bundles: Sequence[Path], hf: bool) -> list[Model]:
-    """Checks and returns the reference and the bundles; equal names are prefixed with their parent directories.
+    """Checks and returns the reference and the bundles, whose names may have options (`bundle_names`).
 
-    Raises ExportError and BundleError.
+    Equal names are prefixed with their parent directories. Raises ExportError and BundleError.
     """
     if not bundles:
         raise ExportError("no bundle to compare with the reference", fix="name at least one")
-    paths = [reference, *bundles]
-    names = _titles(paths)
-    keys = model_keys(reference, bundles, hf)
+    first, *others = names = [parse_name(name) for name in (reference, *bundles)]
+    if hf and first.suffix:
+        raise ExportError("PyTorch always sees whole pages", where=reference, fix=f"leave {first.suffix} out")
+    paths = [name.path for name in names]
+    keys = model_keys(paths[0], paths[1:], hf)
+    for name in others if hf else names:
+        check_name(name)
     engines = [HF if hf else "bundle", *["bundle"] * len(bundles)]
-    return [Model(*parts) for parts in zip(paths, engines, names, keys, strict=True)]
+    return [
+        Model(name.path, engine, f"{title}{name.suffix}", _key(key, name), name.prune)
+        for name, engine, title, key in zip(names, engines, _titles(paths), keys, strict=True)
+    ]
+
+
+def _key(key: str, name: BundleName) -> str:
+    """Returns the key of a bundle with its options; without options it stays `key`."""
+    return hashlib.sha256(f"{key}{name.suffix}".encode()).hexdigest()[:12] if name.suffix else key
 
 
 def check_generation(models: Sequence[Model]) -> None:

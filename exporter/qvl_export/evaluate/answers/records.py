@@ -21,7 +21,7 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
 
     `tokens` includes the stop token if the answer ended with one. `fresh` means that the page differs from the previous
     item's, so that its image features were not cached. `size` and `resized` are (width, height) of the page before and
-    after resizing for the model.
+    after resizing for the model. `image_tokens` were in the prompt, and `pruned_tokens` were left out of it.
     """
 
     item: int = 0
@@ -33,6 +33,8 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     fresh: bool = True
     size: tuple[int, int] = (1, 1)
     resized: tuple[int, int] = (1, 1)
+    image_tokens: int = 0
+    pruned_tokens: int = 0
     agreement: Agreement | None = None
     error: str = ""
 

@@ -34,6 +34,7 @@ class AnswerJob(msgspec.Struct, frozen=True):
     """The work of one process: one model answers the items of a set whose number is `rank` modulo `workers`.
 
     `engine` is "bundle" or "hf". A `reference` writes its distributions to `scratch`; others are compared with them.
+    `prune` replaces a bundle's default.
     """
 
     model: str
@@ -52,6 +53,7 @@ class AnswerJob(msgspec.Struct, frozen=True):
     rank: int = 0
     workers: int = 1
     template_args: dict[str, Any] = {}
+    prune: str | float | None = None
 
     def items(self) -> Iterator[Item]:
         """Yields this process's share of the items."""
@@ -69,7 +71,7 @@ def open_answerer(job: AnswerJob) -> Answerer:
         from .transformers_reference import HfAnswerer
 
         return HfAnswerer(job.model, job.threads, job.template_args, job.use_generation_config)
-    return BundleAnswerer(job.model, job.threads, job.template_args, job.use_generation_config)
+    return BundleAnswerer(job.model, job.threads, job.template_args, job.use_generation_config, job.prune)
 
 
 def run(

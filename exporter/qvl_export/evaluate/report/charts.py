@@ -11,14 +11,23 @@ from ..analysis.results import Report, Speed
 from ..metrics.scores import METRICS, primary_metric
 from . import svg as figures
 from .svg import Line, Point
+from .text import prunes
 
 MAX_SQNR_SHOWN = 100.0
 """SQNR in decibels above which values are practically equal, the upper end of the axis."""
 
 
 def trade_offs(report: Report) -> list[dict[str, str]]:
-    """Plots the primary metric of each task against size and against time; metrics are never mixed."""
-    costs = {"size in MB": lambda speed: speed.size_mb, "seconds per item": lambda speed: speed.seconds_per_item}
+    """Plots the primary metric of each task against size and time, and against image tokens if a model left some out.
+
+    Metrics are never mixed.
+    """
+    costs: dict[str, Callable[[Speed], float | None]] = {
+        "size in MB": lambda speed: speed.size_mb,
+        "seconds per item": lambda speed: speed.seconds_per_item,
+    }
+    if prunes(report):
+        costs["image tokens per item"] = lambda speed: speed.image_tokens
     return [
         {
             "title": f"{METRICS[primary_metric(task)].title} in {task} against {title}",
@@ -29,19 +38,25 @@ def trade_offs(report: Report) -> list[dict[str, str]]:
     ]
 
 
-def _trade_off(report: Report, task: str, title: str, cost: Callable[[Speed], float]) -> str:
-    """Plots one metric against one cost, with the interval of each bundle's difference from the reference."""
+def _trade_off(report: Report, task: str, title: str, cost: Callable[[Speed], float | None]) -> str:
+    """Plots one metric against one cost, with the interval of each bundle's difference from the reference.
+
+    Models without that cost, such as PyTorch's image tokens, are left out.
+    """
     metric = primary_metric(task)
     at = 100 * report.reference.rates[task][metric]
-    points = [Point(report.reference.title, cost(report.reference.speed), at, at, at, 0)]
+    x = cost(report.reference.speed)
+    points = [] if x is None else [Point(report.reference.title, x, at, at, at, 0)]
     for number, bundle in enumerate(report.bundles, 1):
+        if (x := cost(bundle.speed)) is None:
+            continue
         for found in bundle.scores:
             if (found.task, found.metric) == (task, metric):
                 low, high = (
                     (0.0, 0.0) if found.too_few else (found.low - found.difference, found.high - found.difference)
                 )
                 y = 100 * found.other
-                points.append(Point(bundle.title, cost(bundle.speed), y, y + 100 * low, y + 100 * high, number))
+                points.append(Point(bundle.title, x, y, y + 100 * low, y + 100 * high, number))
     better = "lower" if METRICS[metric].lower_is_better else "higher"
     return figures.scatter(points, title, f"{METRICS[metric].title}, % ({better} is better)")
 

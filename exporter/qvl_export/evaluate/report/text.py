@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from ...common.enumeration import joined
 from ..analysis.machine import Machine
-from ..analysis.results import Comparison, Recommendation, Report
+from ..analysis.results import Comparison, Recommendation, Report, Speed
 from ..metrics.scores import METRICS, primary_metric
 
 
@@ -22,7 +21,7 @@ def main_table(report: Report) -> tuple[list[str], list[list[str]]]:
     """Returns head and rows: the reference and every bundle, with the primary metric of every task and the costs."""
     tasks = list(report.reference.rates)
     head = ["", "MB", *(f"{METRICS[primary_metric(task)].title} ({task})" for task in tasks), "KL", "same top token"]
-    head += ["load s", "first token ms", "tokens/s", "peak memory MB"]
+    head += ["load s", "first token ms", "tokens/s", "peak memory MB", *(["image tokens"] if prunes(report) else [])]
     rates = [percent(report.reference.rates[task][primary_metric(task)]) for task in tasks]
     rows = [
         _row(
@@ -38,10 +37,26 @@ def main_table(report: Report) -> tuple[list[str], list[list[str]]]:
         agreed = bundle.agreement
         cells += [f"{agreed.kl_mean:.2g}", percent(agreed.same_top)] if agreed else ["", ""]
         rows.append(_row(bundle.title, bundle.speed.size_mb, cells, bundle.speed))
+    if prunes(report):
+        for row, model in zip(rows, (report.reference, *report.bundles), strict=True):
+            row.append(_image_tokens(model.speed))
     return head, rows
 
 
-def _row(title: str, size: float, cells: list[str], speed: Any) -> list[str]:
+def prunes(report: Report) -> bool:
+    """Whether any model left image tokens out."""
+    return any(model.speed.pruned_tokens for model in (report.reference, *report.bundles))
+
+
+def _image_tokens(speed: Speed) -> str:
+    """Returns the mean number of image tokens per item, and the share that was left out."""
+    if speed.image_tokens is None or speed.pruned_tokens is None:
+        return ""
+    share = speed.pruned_tokens / (speed.image_tokens + speed.pruned_tokens)
+    return f"{speed.image_tokens:,.0f}" + (f"<br>{percent(share)} left out" if share else "")
+
+
+def _row(title: str, size: float, cells: list[str], speed: Speed) -> list[str]:
     costs = [f"{speed.load_seconds:.2f}", f"{speed.first_token_ms:.0f}", f"{speed.tokens_per_second:.0f}"]
     return [title, f"{size:,.1f}", *cells, *costs, f"{speed.peak_memory_mb:,.0f}"]
 

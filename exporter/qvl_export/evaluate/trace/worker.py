@@ -100,7 +100,7 @@ def run(job: TraceJob) -> TraceInfo:
         return trace(job.model, messages, out, job.threads, job.template_args)
     with nullcontext(Path(job.copy)) if job.copy else scratch() as directory:
         names = expose(Path(job.model), job.into, directory)
-        model: Any = load(directory, job.threads)
+        model: Any = load(directory, job.threads, prune="off")  # stages of two bundles have the same rows
         engine = model.engine
         vision, language = engine.vision, engine.llm
         vision.session = TracingSession(vision.session, names["vision"], directory)

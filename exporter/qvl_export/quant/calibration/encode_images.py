@@ -13,15 +13,15 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+from qvl_runtime.answers.encode import TowerInput
 from qvl_runtime.manifest import Manifest
 from qvl_runtime.positions import Grid
-from qvl_runtime.preprocess import Patches
 
-from ...common.arrays import Floats
+from ...common.arrays import Floats, Ints
 from ...jobs.pool import Pool
 from ...jobs.worker import run_job
 from .cluster import divide_shards, open_work_dir, threads_per_machine
-from .work_dir import Sample, StageRecord, Work
+from .work_dir import Feeds, Sample, StageRecord, Work
 
 MODULE = "qvl_export.quant.calibration.encode_images"
 
@@ -42,20 +42,25 @@ class Encoded:
 
     features: Iterator[Floats]
 
-    def encode(self, pixel_values: Floats, grid: Grid) -> Floats:
+    def encode(self, pixel_values: Floats, grid: Grid, cells: Ints | None = None) -> Floats:
         """Returns the features of the next image."""
         return next(self.features)
 
 
-def encode(pool: Pool, work: Work, images: Iterable[Patches], bundle: Path, manifest: Manifest) -> Iterator[Floats]:
+def encode(pool: Pool, work: Work, images: Iterable[TowerInput], bundle: Path, manifest: Manifest) -> Iterator[Floats]:
     """Yields features [1 + D, tokens, H] per image; all images are encoded on the first `next`."""
-    work.begin(Sample(image.pixel_values, {"grid": np.array(astuple(image.grid))}) for image in images)
+    work.begin(Sample(image.pixel_values, _grid_feeds(image)) for image in images)
     if work.record(0) is None:
         threads, paths = threads_per_machine(pool), (str(work.directory.resolve()), str(bundle.resolve()))
         jobs = [EncodeJob(*paths, manifest, part, threads) for part in divide_shards(pool, work.pages)]
         pool.run(MODULE, jobs, threads, lambda _: None)
         work.finish(0, StageRecord({}, {}), ())
     yield from (sample.hidden for sample in work.samples(1))
+
+
+def _grid_feeds(image: TowerInput) -> Feeds:
+    """Returns the grid of an image, and the cells that its patches are in if they are not all."""
+    return {"grid": np.array(astuple(image.grid)), **({} if image.cells is None else {"cells": image.cells})}
 
 
 def run(job: EncodeJob) -> None:
@@ -67,7 +72,8 @@ def run(job: EncodeJob) -> None:
     for first, last in job.shards:
         pages = range(first, last)
         for page, sample in zip(pages, work.samples(0, pages), strict=True):
-            work.keep(1, page, vision.encode(sample.hidden, Grid(*sample.feeds["grid"].tolist())))
+            grid = Grid(*sample.feeds["grid"].tolist())
+            work.keep(1, page, vision.encode(sample.hidden, grid, sample.feeds.get("cells")))
         print(first, flush=True)
 
 

@@ -10,11 +10,12 @@ from typing import Protocol
 import numpy as np
 from tokenizers import Tokenizer
 
+from qvl_runtime.answers.encode import TowerInput, encode, tower_inputs
 from qvl_runtime.errors import QvlError
 from qvl_runtime.manifest import Manifest
 from qvl_runtime.positions import Grid
-from qvl_runtime.preprocess import Patches
 from qvl_runtime.prompts.prompt import PlacedMedia, Prompt, ScaledImageWarning, build_prompt
+from qvl_runtime.prune.rule import Rule
 from qvl_runtime.sessions.feeds import cache_state, vision_feeds
 from qvl_runtime.templates.chat import ChatTemplate
 
@@ -35,7 +36,7 @@ class Questions(Protocol):
 class Encoder(Protocol):
     """A vision tower, or its stored outputs for the images, in order."""
 
-    def encode(self, pixel_values: Floats, grid: Grid) -> Floats:
+    def encode(self, pixel_values: Floats, grid: Grid, cells: Ints | None = None) -> Floats:
         """Returns the image features and the features of D DeepStack layers, [1 + D, tokens, H]."""
 
 
@@ -65,23 +66,28 @@ def llm_feeds(manifest: Manifest, prompt: Prompt, deepstack: Floats, answer: int
 
 @dataclass(frozen=True)
 class Sampler:
-    """Builds prompts from questions about pages, with the bundle's tokenizer and template."""
+    """Builds prompts from questions about pages, with the bundle's tokenizer and template.
+
+    `prune` is the rule by which blocks of the pages are left out (None: whole pages).
+    """
 
     pages: Questions
     report: Report
     manifest: Manifest
     template: ChatTemplate
     tokenizer: Tokenizer
+    prune: Rule | None = None
 
-    def images(self) -> Iterator[Patches]:
-        """Yields the images of all prompts, in the order in which `tokens` encodes them."""
+    def images(self) -> Iterator[TowerInput]:
+        """Yields the vision tower's calls for all prompts, in the order in which `tokens` makes them."""
         for prompt, _ in self._prompts():
-            yield from (placed.patches(self.manifest.image) for placed in prompt.placed)
+            for placed in prompt.placed:
+                yield from tower_inputs(placed, self.manifest.image)
 
     def patches(self) -> Iterator[Sample]:
         """Yields samples of the vision tower, `hidden` [1, patches, patch_dim]."""
         for image in self.images():
-            yield Sample(image.pixel_values, vision_feeds(self.manifest.image, image.grid))
+            yield Sample(image.pixel_values, vision_feeds(self.manifest.image, image.grid, image.cells))
 
     def tokens(self, vision: Encoder, embeddings: Tensor) -> Iterator[Sample]:
         """Yields samples of the language model, `hidden` [1, S, H]: all tokens at once, with an empty cache."""
@@ -108,7 +114,9 @@ class Sampler:
         parts = [{"type": "image", "image": question.image}, {"type": "text", "text": question.prompt}]
         answer = np.array(self._encode(question.answer)[: self.manifest.llm.max_length // 2], dtype=np.int64)
         messages = [{"role": "user", "content": parts}]
-        prompt = build_prompt(messages, self.manifest, self.template.render, self._encode, len(answer))
+        prompt = build_prompt(
+            messages, self.manifest, self.template.render, self._encode, len(answer), prune=self.prune
+        )
         return prompt.followed_by(answer), len(answer)
 
     def _encode(self, text: str) -> list[int]:
@@ -123,6 +131,5 @@ class Sampler:
 
     def _encode_placed(self, placed: PlacedMedia, vision: Encoder) -> Floats:
         """Returns the features of one placed image and its DeepStack features, [1 + D, tokens, H]."""
-        patches = placed.patches(self.manifest.image)
-        features = vision.encode(patches.pixel_values, patches.grid)
+        features = encode(vision.encode, placed, self.manifest.image)
         return features[:, placed.first_row : placed.first_row + placed.span.tokens]

@@ -73,15 +73,28 @@ class Constraint:
 
     def __init__(self, matcher: LLMatcher, grammars: Grammars) -> None:
         self._matcher, self._grammars = matcher, grammars
+        self._mask: npt.NDArray[np.bool_] | None = None  # of the next token, once computed
+
+    def certain(self) -> bool:
+        """Returns whether the grammar allows only one token next.
+
+        Where the text is determined, llguidance allows only the tokens that the tokenizer itself splits it into.
+        """
+        return int(np.count_nonzero(self._next_mask())) == 1
+
+    def _next_mask(self) -> npt.NDArray[np.bool_]:
+        if self._mask is None:
+            self._mask = self._allowed(self._matcher)
+        return self._mask
 
     def picker(self, pick: TokenPicker) -> TokenPicker:
         """Restricts `pick` to allowed tokens and advances the grammar by each chosen token."""
 
         def constrained(logits: Logits) -> int:
-            allowed, matcher = self._allowed(self._matcher), self._matcher
+            allowed, matcher = self._next_mask(), self._matcher
             if matcher.is_error():  # the mask then allows only stop tokens, as if the answer were complete
                 raise PromptError(f"json_schema cannot be followed: {_first_line(matcher.get_error())}")
-            token = pick(np.where(allowed, logits, -np.inf).astype(np.float32))
+            token, self._mask = pick(np.where(allowed, logits, -np.inf).astype(np.float32)), None
             if not matcher.consume_token(token):
                 raise PromptError(f"json_schema cannot be followed: {_first_line(matcher.get_error())}")
             return token

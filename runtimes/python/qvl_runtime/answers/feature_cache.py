@@ -8,6 +8,7 @@ from ..common.arrays import Floats
 from ..manifest import ImageGeometry
 from ..prompts.prompt import PlacedMedia
 from ..sessions.engine import Engine
+from .encode import encode
 
 
 class FeatureCache:
@@ -43,8 +44,7 @@ class CachedEncoder:
     def __call__(self, placed: PlacedMedia) -> Floats:
         """Returns the features [1 + D, tokens, hidden] of the image and of D DeepStack layers."""
         if (features := self._cache.get(placed.key)) is None:
-            patches = placed.patches(self._image)
-            features = self._engine.encode(patches.pixel_values, patches.grid)
+            features = encode(self._engine.encode, placed, self._image)
             self._cache.put(placed.key, features)
         return features
 

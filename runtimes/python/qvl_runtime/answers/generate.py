@@ -1,11 +1,16 @@
-"""The decoding loop: prefill in chunks over a reused prefix, then one token at a time."""
+"""The decoding loop: prefill in chunks over a reused prefix, then tokens as they are chosen.
+
+A token is run once the next one depends on its logits: tokens that are certain beforehand wait for each other and run
+in one call.
+"""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from time import monotonic
 from typing import Literal
 
@@ -17,6 +22,8 @@ from ..errors import EngineError, PromptError
 from ..manifest import LlmGeometry
 from ..prompts.prompt import PlacedMedia, Prompt, text_keys
 from ..sessions.engine import Engine, LlmInputs
+from .lookup import Lookup, NoLookup
+from .pending import PendingTokens
 from .sampling import TokenPicker
 
 PREFILL_CHUNK = 1024
@@ -24,6 +31,11 @@ PREFILL_CHUNK = 1024
 Encoder = Callable[[PlacedMedia], Floats]
 FinishReason = Literal["stop", "length", "timeout", "cancelled", "error"]
 """Why an answer ended: stop token or string, token limit, timeout, ended by the caller, or an exception."""
+
+
+def never() -> bool:
+    """The answer to whether the next token is certain if there is no constraint."""
+    return False
 
 
 class Halted(Exception):
@@ -65,12 +77,21 @@ class PhaseSeconds:
 
 @dataclass
 class TokenCounts:
-    """Numbers of prompt tokens, those reused from the KV cache, image tokens in the prompt, and generated tokens."""
+    """Numbers of prompt tokens, those reused from the KV cache, image tokens in the prompt, and generated tokens.
+
+    `pruned` counts the image tokens that were left out of the prompt;
+    `certain` of the generated tokens were the only ones that the schema allowed, so that no logits were needed;
+    `accepted` of the `proposed` guesses of a lookup are generated tokens too.
+    """
 
     prompt: int = 0
     reused: int = 0
     image: int = 0
+    pruned: int = 0
     generated: int = 0
+    certain: int = 0
+    proposed: int = 0
+    accepted: int = 0
 
 
 @dataclass
@@ -129,6 +150,7 @@ class Decoder:
         self._cached, self._ntk_alpha = keys[:start], prompt.ntk_alpha
         stats.counts.prompt, stats.counts.reused = len(prompt.ids), start
         stats.counts.image = sum(item.span.tokens for item in prompt.placed)
+        stats.counts.pruned = sum(item.span.cells for item in prompt.placed) - stats.counts.image
         log.debug("prompt: %d tokens, %d in the cache, %d of images", len(prompt.ids), start, stats.counts.image)
         logits = []
         answer_start = len(keys) - prompt.answer_tokens
@@ -175,14 +197,20 @@ class Decoder:
 
     def step(self, token: int, position: int) -> Floats:
         """Returns logits [vocab] after `token`, whose three M-RoPE positions all equal `position`."""
-        past = len(self._cached)
-        no_images = self._no_features, np.empty(0, np.int64)
-        ids, positions, alpha = np.array([token]), np.full((3, 1), position), self._ntk_alpha
-        logits = self._engine.forward(
-            LlmInputs(ids, positions, *no_images, np.zeros(1, np.int64), past, answer=True, ntk_alpha=alpha)
-        )
+        return np.asarray(self.extend([token], position, len(self._cached))[0])
+
+    def extend(self, tokens: Sequence[int], position: int, past: int, more: int = 0) -> Floats:
+        """Runs text tokens after the first `past` cached ones, in one call; `position` is that of the first.
+
+        Returns logits [1 + more, vocab] after the token before the last `more`, and after each of these.
+        """
+        ids, alpha, no_images = np.array(tokens, np.int64), self._ntk_alpha, (self._no_features, np.empty(0, np.int64))
+        positions = np.tile(np.arange(position, position + len(ids)), (3, 1))
+        wanted = np.arange(len(ids) - 1 - more, len(ids))
+        self._cached = self._cached[:past]
+        logits = self._engine.forward(LlmInputs(ids, positions, *no_images, wanted, past, answer=True, ntk_alpha=alpha))
         self._cached = np.append(self._cached, text_keys(ids, alpha))
-        return np.asarray(logits[0])
+        return logits
 
     def generate(
         self,
@@ -192,13 +220,17 @@ class Decoder:
         pick: TokenPicker,
         stats: GenerationStats,
         halt: Halt | None = None,
+        certain: Callable[[], bool] = never,
+        lookup: Lookup | None = None,
     ) -> Iterator[int]:
         """Yields tokens until a stop token (not yielded), `limit` tokens, or `halt`.
 
+        If `certain()`, `pick` returns the same token for any logits; it is then given those of an earlier token.
+        `lookup` guesses tokens that are run together; what `pick` chooses decides how many of them stay.
         Raises PromptError if another prompt has taken over the KV cache meanwhile, EngineError if the model was closed.
         """
         try:
-            yield from self._tokens(prompt, limit, stop, pick, stats, halt or Halt())
+            yield from self._tokens(prompt, limit, stop, pick, stats, halt or Halt(), certain, lookup or NoLookup())
         except Halted as halted:
             stats.finish_reason = halted.reason
         except (GeneratorExit, KeyboardInterrupt):
@@ -212,33 +244,56 @@ class Decoder:
             log.debug("answer: %d tokens, %s, decoded in %.3f s", len(stats.tokens), reason, decoded)
 
     def _tokens(
-        self, prompt: Prompt, limit: int, stop: frozenset[int], pick: TokenPicker, stats: GenerationStats, halt: Halt
+        self,
+        prompt: Prompt,
+        limit: int,
+        stop: frozenset[int],
+        pick: TokenPicker,
+        stats: GenerationStats,
+        halt: Halt,
+        certain: Callable[[], bool],
+        lookup: Lookup,
     ) -> Iterator[int]:
         started = time.perf_counter()
         with self.lock:
             logits = self.prefill(prompt, np.array([len(prompt.ids) - 1]), stats, halt)[0]
             number = self._prompt_count
         stats.times.first_token = time.perf_counter() - started
+        pending = PendingTokens(logits, partial(self._run, number, prompt, stats, halt), lookup, limit)
         for index in range(limit):
-            token = pick(logits)
+            if index:
+                halt.check()
+                self._check_current(number)
+            known = certain()
+            token = pick(pending.last() if known else pending.logits())
+            stats.counts.proposed = pending.proposed
             if token in stop:
                 stats.finish_reason, stats.stop_token = "stop", token
                 return
             stats.tokens.append(token)
-            stats.counts.generated = len(stats.tokens)
+            pending.add(token)
+            stats.counts.generated, stats.counts.accepted = len(stats.tokens), pending.accepted
+            stats.counts.certain += known
             yield token
-            if index + 1 < limit:
-                logits = self._next_logits(number, token, prompt.next_position + index, stats, halt)
         stats.finish_reason = "length"
 
-    def _next_logits(self, number: int, token: int, position: int, stats: GenerationStats, halt: Halt) -> Floats:
-        """Returns logits after `token`; raises if the answer was halted or another prompt uses the cache."""
-        halt.check()
-        with self.lock:
-            self._check_current(number)
-            started = time.perf_counter()
-            logits = self.step(token, position)
-        stats.times.decode += time.perf_counter() - started
+    def _run(
+        self, number: int, prompt: Prompt, stats: GenerationStats, halt: Halt, tokens: Sequence[int], at: int, more: int
+    ) -> Floats:
+        """Runs tokens of the answer to `prompt`, the first of which has index `at` in it; see `extend`.
+
+        Raises if the answer was halted or another prompt uses the cache.
+        """
+        tail = max(0, len(tokens) - PREFILL_CHUNK)  # the last call, which has all logits that are wanted
+        for first, end in (*_chunks(0, tail), (tail, len(tokens))):
+            halt.check()
+            with self.lock:
+                self._check_current(number)
+                started = time.perf_counter()
+                start = at + first
+                past, count = len(prompt.ids) + start, more if end == len(tokens) else 0
+                logits = self.extend(tokens[first:end], prompt.next_position + start, past, count)
+            stats.times.decode += time.perf_counter() - started
         return logits
 
     def _check_current(self, number: int) -> None:

@@ -33,6 +33,7 @@ class AnswerOptions:
     use_generation_config: bool = False
     stop: str | Sequence[str] = ()
     timeout: float | None = None
+    lookup: bool | None = None
 
     def resolve(self, manifest: Manifest) -> ResolvedOptions:
         """Returns the options with defaults filled in; raises PromptError for values out of range."""
@@ -53,6 +54,7 @@ class AnswerOptions:
             ),
             stop=_stop_strings(self.stop),
             timeout=None if self.timeout is None else check_float("timeout", self.timeout, above=True, fix="seconds"),
+            lookup=_flag("lookup", self.lookup),
         )
 
     def _limit(self, checkpoint: GenerationDefaults, max_length: int) -> int:
@@ -84,6 +86,13 @@ class ResolvedOptions:
     penalties: Penalties
     stop: tuple[str, ...]
     timeout: float | None
+    lookup: bool | None
+
+
+def _flag(name: str, value: object) -> bool | None:
+    if value is None or isinstance(value, bool):
+        return value
+    raise PromptError(f"{name} must be True, False or None, got {quoted(value)}")
 
 
 def _first(given: T | None, default: T) -> T:

@@ -14,9 +14,11 @@ from .command import PromptCommand, prompt_argument
 from .messages import MediaOptions, build_messages
 from .options import (
     bundle_argument,
+    check_prune,
     generation_config_option,
     media_options,
     positive,
+    prune_option,
     template_args_option,
     threads_option,
     verbose,
@@ -34,6 +36,7 @@ EXAMPLES = ("bench bundle --image page.png", "bench bundle --image page.png --th
 @bundle_argument
 @prompt_argument
 @media_options
+@prune_option
 @click.option("--repeat", type=positive, default=3, show_default=True, metavar="N",
               help="Runs; the medians of their times are printed.")  # fmt: skip
 @click.option("--max-new-tokens", type=positive, default=32, show_default=True, metavar="N",
@@ -44,7 +47,7 @@ EXAMPLES = ("bench bundle --image page.png", "bench bundle --image page.png --th
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @verbose
 def bench(
-    bundle: Path, prompt: str | None, media: MediaOptions, repeat: int, template_args: tuple[str, ...],
+    bundle: Path, prompt: str | None, media: MediaOptions, prune: Any, repeat: int, template_args: tuple[str, ...],
     threads: int | None, as_json: bool, **settings: Any,
 ) -> None:  # fmt: skip
     """Time loading, image encoding, prefill and generation.
@@ -55,11 +58,12 @@ def bench(
     from ..templates.chat import parse_arguments
 
     settings["template_args"] = parse_arguments(template_args)
+    check_prune(prune, media)
     messages = build_messages(media, prompt or PROMPT)
     loads, runs = [], []
     for _ in range(repeat):
         began = time.perf_counter()
-        with load(bundle, threads) as model:
+        with load(bundle, threads, prune) as model:
             loads.append(time.perf_counter() - began)
             runs.append(_answer(model, messages, settings))
     _print(_medians(loads, runs), as_json)
@@ -83,6 +87,7 @@ def _medians(loads: list[float], runs: list[dict[str, Any]]) -> dict[str, Any]:
         "tokens_per_second": statistics.median(speeds) if speeds else None,
         "prompt_tokens": runs[0]["counts"]["prompt"],
         "image_tokens": runs[0]["counts"]["image"],
+        "pruned_tokens": runs[0]["counts"]["pruned"],
         "peak_memory_mb": _peak_memory_mb(),
         "repeat": len(runs),
     }

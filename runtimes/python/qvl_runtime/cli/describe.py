@@ -41,7 +41,8 @@ def describe(manifest: Manifest, ports: bool = True) -> str:
 def _images(image: ImageGeometry) -> str:
     if image.queries:
         return f"{image.square} × {image.square} pixels whatever their shape, {image.queries} tokens each"
-    return f"{image.min_pixels:,} to {image.max_pixels:,} pixels, a token is {image.factor} × {image.factor}"
+    size = f"{image.min_pixels:,} to {image.max_pixels:,} pixels, a token is {image.factor} × {image.factor}"
+    return size if image.prune is None else f"{size}, --prune {image.prune} by default"
 
 
 def _recommended(generation: GenerationDefaults) -> str:

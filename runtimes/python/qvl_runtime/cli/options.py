@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from ..errors import PromptError
 from .messages import MediaOptions
 from .verbose import verbose_option
 
@@ -48,6 +49,15 @@ generation_config_option = click.option(
     "--use-generation-config",
     is_flag=True,
     help="Use the sampling and penalties that the checkpoint recommends (see `inspect`); other options override them.",
+)
+prune_option = click.option(
+    "--prune",
+    is_flag=False,
+    flag_value=True,
+    type=click.UNPROCESSED,
+    metavar="[RULE]",
+    help="Leave out blank paper: off, exact, scan, or a tolerance from 0 to 255; scan if no RULE follows (default: the "
+    "bundle's, see `inspect`).",
 )
 _MEDIA = (
     click.option("--image", multiple=True, metavar="FILE", help="An image; may be repeated."),
@@ -106,7 +116,22 @@ _SAMPLING = (
     generation_config_option,
     click.option("--stop", multiple=True, metavar="TEXT", help="End the answer before this text; may be repeated."),
     click.option("--timeout", type=float, metavar="SECONDS", help="End the answer after this time."),
+    click.option(
+        "--lookup/--no-lookup",
+        default=None,
+        help="Run several tokens per call: guesses from the prompt, and those that a schema determines (default: only "
+        "the latter, in bundles of float weights).",
+    ),
 )
+
+
+def check_prune(prune: Any, media: MediaOptions | None = None) -> None:
+    """Raises PromptError for a `--prune` that is not a rule, and for one without any of the `media` that it needs."""
+    from ..prune.rule import parse_option
+
+    parse_option(prune)
+    if prune is not None and media is not None and not (media.image or media.pdf or media.video):
+        raise PromptError("--prune needs --image, --pdf or --video")
 
 
 def media_options(function: Function) -> Function:

@@ -17,7 +17,16 @@ from ..errors import PromptError
 from ..printable import printable
 from .command import PromptCommand, prompt_argument
 from .messages import MediaOptions, build_messages
-from .options import bundle_argument, media_options, sampling_options, template_args_option, threads_option, verbose
+from .options import (
+    bundle_argument,
+    check_prune,
+    media_options,
+    prune_option,
+    sampling_options,
+    template_args_option,
+    threads_option,
+    verbose,
+)
 from .report import report
 
 if TYPE_CHECKING:
@@ -30,6 +39,7 @@ EXAMPLES = (
     'run bundle --image page.png "What is the total?"',
     'run bundle --pdf contract.pdf --pages 1-3 "Who signs?" --json',
     'run bundle --image page.png "The fields." --json-schema schema.json',
+    'run bundle --image scan.png --prune scan "Read the text."',
     'run bundle --image page.png "Locate the total." --draw boxes.png',
     'run bundle --video clip.mp4 --fps 1 "What happens?"',
 )
@@ -43,6 +53,7 @@ CUTS: dict[str | None, str] = {"length": "--max-new-tokens", "timeout": "--timeo
 @bundle_argument
 @prompt_argument
 @media_options
+@prune_option
 @click.option("--system", metavar="TEXT", help="A system message, in place of the template's own.")
 @sampling_options
 @template_args_option
@@ -53,9 +64,9 @@ CUTS: dict[str | None, str] = {"length": "--max-new-tokens", "timeout": "--timeo
 @click.option("--json", "as_json", is_flag=True, help="Print text, tokens and times as one JSON object.")
 @verbose
 def run(
-    bundle: Path, prompt: str | None, media: MediaOptions, system: str | None, template_args: tuple[str, ...],
-    tools: Path | None, json_schema: Path | None, draw: Path | None, threads: int | None, as_json: bool,
-    **settings: Any,
+    bundle: Path, prompt: str | None, media: MediaOptions, prune: Any, system: str | None,
+    template_args: tuple[str, ...], tools: Path | None, json_schema: Path | None, draw: Path | None,
+    threads: int | None, as_json: bool, **settings: Any,
 ) -> None:  # fmt: skip
     """Answer PROMPT about images, streaming the answer.
 
@@ -68,12 +79,13 @@ def run(
     settings["template_args"] = parse_arguments(template_args)
     if draw:
         check_writable(draw, [*media.image, *media.pdf])
+    check_prune(prune, media)
     _check_sampling(settings)
     settings["tools"], settings["json_schema"] = _json_file(tools), _json_file(json_schema)
     if json_schema and settings["json_schema"] is None:
         raise PromptError("is null, which is not a schema", where=json_schema)
     messages = build_messages(media, prompt, system)
-    with load(bundle, threads) as model:
+    with load(bundle, threads, prune) as model:
         answer(model, messages, settings, draw, as_json)
 
 

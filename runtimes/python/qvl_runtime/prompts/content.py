@@ -18,6 +18,7 @@ from ..media.images import Frame, check_aspect, load_pages
 from ..media.video import DEFAULT_FPS, FrameSampling, PixelBudget, load_clip
 from ..positions import Grid
 from ..preprocess import resized_grid
+from ..prune.rule import Rule, parse_rule
 from ..tools import check_calls
 from .part_keys import PART_KEYS, Reads, check_message, extra_keys, read_nothing
 
@@ -32,7 +33,7 @@ class Media:
     """An image (one frame) or a video: RGB frames of one size, frames per second, and frame `times` (video files only).
 
     `bounds` are the minimum and maximum pixels of a resized frame (None: the bundle's); `size`, if a size was
-    requested, replaces the frames' own size.
+    requested, replaces the frames' own size. `prune` says what is left out (None: what the prompt's default says).
     """
 
     kind: str
@@ -41,6 +42,7 @@ class Media:
     bounds: tuple[int, int] | None = None
     times: tuple[float, ...] = ()
     size: tuple[int, int] | None = None
+    prune: Rule | None = None
 
     def grid(self, bound: int, manifest: Manifest) -> Grid:
         """Returns the patch grid after resizing to at most `bound` pixels per frame, within the media's own bounds."""
@@ -151,7 +153,8 @@ def _images(source: Any, part: Mapping[str, Any], manifest: Manifest) -> list[Me
     if size is None:
         check_aspect(pages, source)
     bounds = (1, size[0] * size[1]) if size else _image_bounds(budget, manifest)
-    return [Media("image", (page,), bounds=bounds, size=size) for page in pages]
+    rule = parse_rule(part.get("prune"))
+    return [Media("image", (page,), bounds=bounds, size=size, prune=rule) for page in pages]
 
 
 def _budget(part: Mapping[str, Any], manifest: Manifest) -> PixelBudget:
@@ -186,4 +189,4 @@ def _video(source: Any, part: Mapping[str, Any], manifest: Manifest) -> Media:
     clip = load_clip(source, FrameSampling.from_part(part), resize)
     width, height = clip.frames[0].size
     kept = (1, width * height) if clip.resized else bounds(len(clip.frames))
-    return Media("video", clip.frames, clip.fps, kept, clip.times, size)
+    return Media("video", clip.frames, clip.fps, kept, clip.times, size, parse_rule(part.get("prune")))

@@ -16,13 +16,14 @@ Reads = Callable[[str], bool]
 """Whether the chat template reads a key."""
 MESSAGE_KEYS = ("role", "content", "tool_calls", "tool_call_id", "name", "reasoning_content", "reasoning", "thinking")
 _SIZES = ("min_pixels", "max_pixels", "resized_height", "resized_width")
+_PRUNE = ("prune",)
 _FRAMES = ("total_pixels", "fps", "sample_fps", "nframes", "min_frames", "max_frames", "video_start", "video_end")
 PART_KEYS: Mapping[str, tuple[str, ...]] = {
     "text": ("type", "text"),
-    "image": ("type", "image", *_SIZES),
-    "video": ("type", "video", *_SIZES, *_FRAMES),
-    "image_url": ("type", "image_url", *_SIZES),
-    "video_url": ("type", "video_url", *_SIZES, *_FRAMES),
+    "image": ("type", "image", *_SIZES, *_PRUNE),
+    "video": ("type", "video", *_SIZES, *_FRAMES, *_PRUNE),
+    "image_url": ("type", "image_url", *_SIZES, *_PRUNE),
+    "video_url": ("type", "video_url", *_SIZES, *_FRAMES, *_PRUNE),
 }
 _CONTENT_KEYS = set(PART_KEYS)
 """Keys that hold a part's content; each part has exactly one."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,9 +13,12 @@ from ..common.arrays import Ints
 from ..errors import PromptError
 from ..manifest import ImageGeometry, Manifest
 from ..positions import Grid, VisionSpan, mrope_positions, ntk_alpha
-from ..preprocess import Patches, image_tokens, patchify
+from ..preprocess import Patches, patchify
+from ..prune.kept import Kept
+from ..prune.rule import Rule
 from .content import Media, Message, collect
 from .part_keys import Reads, read_nothing
+from .selection import Selection
 from .timestamps import patch_times, write_times
 
 __all__ = [
@@ -39,21 +42,22 @@ class ScaledImageWarning(UserWarning):
 class PlacedMedia:
     """Media, or some temporal patches of it, with its span in the prompt and the patch grid it is resized to.
 
-    Its features start at row `first_row` of the media's features.
+    Its features start at row `first_row` of the media's features, which are those of the `kept` blocks (None: of all).
     """
 
     media: Media
     span: VisionSpan
     grid: Grid
     first_row: int = 0
+    kept: Kept | None = None
 
     @property
     def key(self) -> bytes:
         """Equal keys mean equal image features."""
-        return self.media.digest + repr(self.grid).encode()
+        return self.media.digest + repr(self.grid).encode() + (b"" if self.kept is None else repr(self.kept).encode())
 
     def patches(self, geometry: ImageGeometry) -> Patches:
-        """Returns the pixels in the layout that the vision graph takes."""
+        """Returns the pixels of all blocks in the layout that the vision graph takes."""
         return patchify(self.media.frames, geometry, self.grid)
 
 
@@ -108,11 +112,12 @@ def build_prompt(
     encode: Callable[[str], Sequence[int]],
     reserve: int,
     reads: Reads = read_nothing,
+    prune: Rule | None = None,
 ) -> Prompt:
     """Builds a prompt that leaves `reserve` tokens of the bundle's maximum length for the answer.
 
-    `reads` tells which extra message keys the chat template reads. Raises PromptError for malformed messages and for
-    prompts that cannot fit, before any graph runs.
+    `reads` tells which extra message keys the chat template reads, `prune` what is left out of media that do not say
+    it themselves. Raises PromptError for malformed messages and for prompts that cannot fit, before any graph runs.
     """
     template_messages, media = collect(messages, manifest, reads)
     tokens = manifest.tokens
@@ -132,8 +137,9 @@ def build_prompt(
             f"{manifest.llm.max_length}",
             fix="shorten it, lower --max-new-tokens, or export with a larger --max-length",
         )
-    bounds = fit_pixel_budget(media, manifest, budget)
-    return _expand(raw, placeholders, media, bounds, manifest)
+    selection = Selection(manifest, prune)
+    bounds = fit_pixel_budget(media, manifest, budget, selection)
+    return _expand(raw, placeholders, media, bounds, manifest, selection)
 
 
 def _with_timestamps(text: str, media: Sequence[Media], manifest: Manifest) -> str:
@@ -155,15 +161,17 @@ def _count_blocks(item: Media, manifest: Manifest) -> int:
     return -(-len(item.frames) // manifest.image.temporal_patch_size) if timed else 1
 
 
-def fit_pixel_budget(media: Sequence[Media], manifest: Manifest, budget: int) -> list[int]:
+def fit_pixel_budget(
+    media: Sequence[Media], manifest: Manifest, budget: int, selection: Selection | None = None
+) -> list[int]:
     """Returns a pixel bound for every item so that all image tokens together stay within `budget`.
 
     Warns with ScaledImageWarning if it had to lower the bounds; raises PromptError if even the smallest do not fit.
     """
-    geometry = manifest.image
+    geometry, chosen = manifest.image, selection or Selection(manifest)
 
     def tokens(bound: int) -> int:
-        return sum(image_tokens(item.grid(bound, manifest), geometry) for item in media)
+        return sum(chosen.tokens(item, item.grid(bound, manifest)) for item in media)
 
     own_bounds = [item.max_pixels(manifest) for item in media]
     if not media or tokens(max(own_bounds)) <= budget:
@@ -187,18 +195,26 @@ def fit_pixel_budget(media: Sequence[Media], manifest: Manifest, budget: int) ->
     return [min(low * unit, bound) for bound in own_bounds]
 
 
-def _expand(raw: Ints, placeholders: Ints, media: Sequence[Media], bounds: Sequence[int], manifest: Manifest) -> Prompt:
-    """Expands every placeholder to one token per merged cell of its part of the grid."""
+def _expand(
+    raw: Ints,
+    placeholders: Ints,
+    media: Sequence[Media],
+    bounds: Sequence[int],
+    manifest: Manifest,
+    selection: Selection,
+) -> Prompt:
+    """Expands every placeholder to one token per kept cell of its part of the grid."""
     repeats = np.ones(len(raw), dtype=np.int64)
     placed: list[PlacedMedia] = []
     shift, remaining = 0, iter(placeholders.tolist())
     for item, bound in zip(media, bounds, strict=True):
-        entire, count = place_media(item, 0, bound, manifest), _count_blocks(item, manifest)
-        for index in range(count):
+        entire, first_row = place_media(item, 0, bound, manifest, selection), 0
+        for part in _parts(entire, _count_blocks(item, manifest)):
             placeholder = next(remaining)
-            span = replace(entire.span, start=placeholder + shift, t=entire.span.t // count)
-            placed.append(replace(entire, span=span, first_row=index * span.tokens))
+            span = replace(part, start=placeholder + shift)
+            placed.append(replace(entire, span=span, first_row=first_row))
             repeats[placeholder] = span.tokens
+            first_row += span.tokens
             shift += span.tokens - 1
     ids = np.repeat(raw, repeats)
     spans = [] if manifest.llm.flat_positions else [item.span for item in placed]
@@ -206,13 +222,28 @@ def _expand(raw: Ints, placeholders: Ints, media: Sequence[Media], bounds: Seque
     return Prompt(ids, mrope_positions(len(ids), spans), tuple(placed), ntk_alpha=alpha)
 
 
-def place_media(item: Media, start: int, bound: int, manifest: Manifest) -> PlacedMedia:
-    """Places media at token `start` of a prompt, resized to at most `bound` pixels per frame."""
+def _parts(placed: PlacedMedia, count: int) -> Iterator[VisionSpan]:
+    """Yields the spans of the `count` vision blocks of one item, which share its temporal patches evenly."""
+    each = placed.span.t // count
+    for index in range(count):
+        kept = None if placed.kept is None else placed.kept.flat(index * each, each, placed.span.h * placed.span.w)
+        yield replace(placed.span, t=each, kept=kept)
+
+
+def place_media(
+    item: Media, start: int, bound: int, manifest: Manifest, selection: Selection | None = None
+) -> PlacedMedia:
+    """Places media at token `start` of a prompt, resized to at most `bound` pixels per frame.
+
+    Without a `selection` nothing is left out.
+    """
     merge, queries = manifest.image.spatial_merge_size, manifest.image.queries
     grid = item.grid(bound, manifest)
     h, w = (1, queries) if queries else (grid.h // merge, grid.w // merge)
+    kept = selection.kept(item, grid) if selection else None
     span = VisionSpan(start, grid.t, h, w, _interval(item, manifest))
-    return PlacedMedia(item, span, grid)
+    span = span if kept is None else replace(span, kept=kept.flat(0, grid.t, h * w))
+    return PlacedMedia(item, span, grid, kept=kept)
 
 
 def _interval(item: Media, manifest: Manifest) -> float:

@@ -13,7 +13,7 @@ from .._onnxruntime.library import ort
 from .._onnxruntime.nodes import crashing_attribute
 from .._onnxruntime.saturation import saturates
 from ..bundle import inside
-from ..common.arrays import Floats
+from ..common.arrays import Floats, Ints
 from ..common.log import log, timed
 from ..errors import BundleError, EngineError, InstallError
 from ..manifest import DECODE, GraphEntry, ImageGeometry, Manifest
@@ -167,9 +167,9 @@ class CpuVision:
         self._run_options.add_run_config_entry("memory.enable_memory_arena_shrinkage", device.arena)
         self._run_options.log_severity_level = SILENT
 
-    def encode(self, pixel_values: Floats, grid: Grid) -> Floats:
+    def encode(self, pixel_values: Floats, grid: Grid, cells: Ints | None = None) -> Floats:
         """Patches [frames, patches, dim] → features [1 + D, tokens, H] of the image and of D DeepStack layers."""
-        feeds = {"pixel_values": pixel_values, **vision_feeds(self._image, grid)}
+        feeds = {"pixel_values": pixel_values, **vision_feeds(self._image, grid, cells)}
         with _raising_engine_errors():
             features = self.session.run(None, feeds, self._run_options)  # in the manifest's order
         return np.stack(features)

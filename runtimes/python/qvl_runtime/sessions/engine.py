@@ -32,8 +32,11 @@ class LlmInputs:
 class Engine(Protocol):
     """Runs the graphs of one bundle and owns their KV cache."""
 
-    def encode(self, pixel_values: Floats, grid: Grid) -> Floats:
-        """Patches [frames, patches, dim] → features [1 + D, tokens, H] of the image and of D DeepStack layers."""
+    def encode(self, pixel_values: Floats, grid: Grid, cells: Ints | None = None) -> Floats:
+        """Patches [frames, patches, dim] → features [1 + D, tokens, H] of the image and of D DeepStack layers.
+
+        Patches are all of the grid, or those of its `cells` [n], the same of every frame.
+        """
 
     def forward(self, inputs: LlmInputs) -> Floats:
         """Returns logits [K, vocab]; the cache then holds past + S tokens."""

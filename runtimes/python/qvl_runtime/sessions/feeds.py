@@ -6,13 +6,18 @@ import importlib
 
 import numpy as np
 
+from ..common.arrays import Ints
 from ..manifest import ImageGeometry, Manifest
 from ..positions import Grid, interpolation, patch_positions, window_layout
+from ..prune.kept import only
 from .engine import LlmInputs
 
 
-def vision_feeds(image: ImageGeometry, grid: Grid) -> dict[str, np.ndarray]:
-    """Returns the vision graph's inputs except the pixels: patch positions and windows; none for square images."""
+def vision_feeds(image: ImageGeometry, grid: Grid, cells: Ints | None = None) -> dict[str, np.ndarray]:
+    """Returns the vision graph's inputs except the pixels: patch positions and windows; none for square images.
+
+    They are those of all patches, or of those in the `cells` [n] of the merged grid that are kept of every frame.
+    """
     if image.queries:
         return {}
     feeds: dict[str, np.ndarray] = {
@@ -25,7 +30,7 @@ def vision_feeds(image: ImageGeometry, grid: Grid) -> dict[str, np.ndarray]:
     if image.position_table:
         indices, weights = interpolation(grid, image.spatial_merge_size, image.position_table)
         feeds |= {"interpolation_indices": indices, "interpolation_weights": weights}
-    return feeds
+    return feeds if cells is None else only(feeds, cells, image)
 
 
 def llm_feeds(manifest: Manifest, inputs: LlmInputs, capacity: int) -> dict[str, np.ndarray]:

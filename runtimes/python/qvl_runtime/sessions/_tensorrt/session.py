@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ...common.arrays import Floats
+from ...common.arrays import Floats, Ints
 from ...errors import EngineError
 from ...manifest import DECODE, Manifest
 from ...positions import Grid
@@ -46,12 +46,12 @@ class TrtEngine:
             TrtEngine.close(self)
             raise
 
-    def encode(self, pixel_values: Floats, grid: Grid) -> Floats:
+    def encode(self, pixel_values: Floats, grid: Grid, cells: Ints | None = None) -> Floats:
         """Patches [frames, patches, dim] → features [1 + D, tokens, H] of the image and of D DeepStack layers.
 
         Raises PromptError for more patches than the engine was built for.
         """
-        feeds = {"pixel_values": pixel_values, **vision_feeds(self._manifest.image, grid)}
+        feeds = {"pixel_values": pixel_values, **vision_feeds(self._manifest.image, grid, cells)}
         return np.stack(self._graphs["vision"].call(feeds))
 
     def forward(self, inputs: LlmInputs) -> Floats:
