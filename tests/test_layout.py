@@ -1,4 +1,7 @@
-"""The layout: imports run downwards, from later rooms to earlier ones, and no two folders import each other."""
+"""The layout: imports run downwards, from later rooms to earlier ones, and no two folders import each other.
+
+Every module that has logic has a test file of its name.
+"""
 
 from __future__ import annotations
 
@@ -105,3 +108,105 @@ def test_no_rooms_of_a_folder_import_each_other(package: str) -> None:
     for graph in graphs.values():
         TopologicalSorter(graph).prepare()
     assert graphs
+
+
+TESTS = {"qvl_export": ("exporter", "quant", "evaluate"), "qvl_runtime": ("runtime",)}
+"""The directories of each package's tests, the first one for all parts that have none of their own."""
+COVERED = {
+    "qvl_export.bundle.manifest": "exporter/test_bundle.py",
+    "qvl_export.bundle.text_files.tokenizer": "exporter/test_texts.py",
+    "qvl_export.checkpoint.directory": "exporter/test_checkpoint.py",
+    "qvl_export.checkpoint.quantized.detect": "quant/test_gptq_checkpoint.py",
+    "qvl_export.checkpoint.quantized.gptq": "quant/test_gptq_checkpoint.py",
+    "qvl_export.cli": "exporter/test_broken_inputs.py",
+    "qvl_export.cli.calib": "exporter/test_calib_cli.py",
+    "qvl_export.cli.evaluate": "evaluate/test_refusals.py",
+    "qvl_export.cli.sensitivity": "quant/test_mixed.py",
+    "qvl_export.common.libraries": "exporter/test_without_torch.py",
+    "qvl_export.engines.building": "exporter/test_engines.py",
+    "qvl_export.evaluate.analysis.results": "evaluate/test_significance.py",
+    "qvl_export.evaluate.trace.transformers_trace": "evaluate/test_blame.py",
+    "qvl_export.exporting": "exporter/test_resolve.py",
+    "qvl_export.exporting.bundle_builder": "exporter/test_bundle.py",
+    "qvl_export.families": "exporter/test_checkpoint.py",
+    "qvl_export.families.config.vision": "exporter/test_zoo.py",
+    "qvl_export.graph": "exporter/test_parity.py",
+    "qvl_export.graph.genai_graphs": "exporter/test_genai.py",
+    "qvl_export.graph.quantized": "quant/test_parts.py",
+    "qvl_export.graph.weights": "exporter/test_memory.py",
+    "qvl_export.jobs.worker": "evaluate/test_pool.py",
+    "qvl_export.quant.calibration": "quant/test_layerwise.py",
+    "qvl_export.quant.calibration.cluster": "quant/test_shards.py",
+    "qvl_export.quant.calibration.encode_images": "quant/test_ray_calibration.py",
+    "qvl_export.quant.calibration_data.prompts": "quant/test_layer_graphs.py",
+    "qvl_export.quant.context": "exporter/test_resolve.py",
+    "qvl_export.quant.format_checks": "exporter/test_resolve.py",
+    "qvl_export.quant.mixed_precision": "quant/test_mixed.py",
+    "qvl_export.quant.quantizer": "quant/test_hybrid.py",
+    "qvl_export.quant.schemes.int4": "quant/test_schemes.py",
+    "qvl_export.quant.towers": "quant/test_layerwise.py",
+    "qvl_export.targets": "quant/test_schemes.py",
+    "qvl_export.targets.tensorrt": "exporter/test_engines.py",
+    "qvl_export.targets.tensorrt_rtx": "exporter/test_engines.py",
+    "qvl_runtime.__main__": "runtime/test_cli.py",
+    "qvl_runtime._pdf.reader": "runtime/test_pdf_process.py",
+    "qvl_runtime.bundle": "runtime/test_hostile_bundles.py",
+    "qvl_runtime.cli": "runtime/test_cli.py",
+    "qvl_runtime.sessions": "exporter/test_parity.py",
+    "qvl_runtime.sessions._tensorrt": "runtime/test_tensorrt.py",
+    "qvl_runtime.sessions.engine": "runtime/test_sessions.py",
+    "qvl_runtime.sessions.portable": "runtime/test_sessions.py",
+    "qvl_runtime.sessions.tensorrt_rtx": "runtime/test_tensorrt.py",
+    "qvl_runtime.templates.vet_child": "runtime/test_vetting.py",
+}
+"""Modules whose logic is tested in a file of another name; a folder stands for its modules that are not listed."""
+
+
+def has_logic(path: Path) -> bool:
+    """Whether a function of the module has a statement; those of protocols have docstrings alone."""
+    functions = (
+        node
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    )
+    statements = (statement for function in functions for statement in function.body)
+    return any(not (isinstance(each, ast.Expr) and isinstance(each.value, ast.Constant)) for each in statements)
+
+
+def own_files(name: Name, package: str) -> set[str]:
+    """The files that may hold the tests of a module: `test_MODULE.py`, or `test_FOLDER_MODULE.py`.
+
+    FOLDER may be in the singular. If several modules share the name, the first form counts in the directory of the
+    module's part alone.
+    """
+    module, folder = name[-1].lstrip("_"), name[-2].lstrip("_")
+    part = name[1] if name[1] in TESTS[package] else TESTS[package][0]
+    alone = sum(other[-1].lstrip("_") == module for other in modules(package) if len(other) > 1) == 1
+    files = {f"{directory}/test_{module}.py" for directory in (TESTS[package] if alone else (part,))}
+    for directory in TESTS[package]:
+        files |= {f"{directory}/test_{word}_{module}.py" for word in (folder, folder.removesuffix("s"))}
+    return files
+
+
+def listed(name: Name) -> str | None:
+    """The entry of COVERED for a module: its own, or that of the nearest folder."""
+    names = (".".join(name[:length]) for length in range(len(name), 1, -1))
+    return next((found for found in names if found in COVERED), None)
+
+
+def untested() -> Iterator[Name]:
+    """The modules that have logic and no test file of their name."""
+    for package in PACKAGES:
+        for name, path in modules(package).items():
+            files = own_files(name, package) if len(name) > 1 else set()
+            if files and has_logic(path) and not any((ROOT / "tests" / file).is_file() for file in files):
+                yield name
+
+
+def test_every_module_with_logic_has_a_test_file() -> None:
+    assert not [".".join(name) for name in untested() if listed(name) is None]
+
+
+def test_the_table_names_what_is_needed_and_there() -> None:
+    assert {listed(name) for name in untested()} == COVERED.keys()
+    assert not [file for file in COVERED.values() if not (ROOT / "tests" / file).is_file()]
