@@ -16,7 +16,7 @@ import click
 import pytest
 
 from qvl_export import targets
-from qvl_export.cli.main import cli
+from qvl_export.cli.commands import cli
 from qvl_export.evaluate.metrics.scores import METRICS, TASKS
 from qvl_export.quant import schemes
 

@@ -83,7 +83,7 @@ def test_networks_read_specs_and_no_model_type(package: str) -> None:
         assert "model_type" not in [item for item in mentions if isinstance(item, str)], name
 
 
-@pytest.mark.parametrize("module", ["qvl_export", "qvl_export.cli.main"])
+@pytest.mark.parametrize("module", ["qvl_export", "qvl_export.cli.commands"])
 def test_the_exporter_starts_without_heavy_packages(module: str) -> None:
     """`--help` and `run` must not wait for torch."""
     code = (

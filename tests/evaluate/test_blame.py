@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 from qvl_export import export
-from qvl_export.cli.main import cli
+from qvl_export.cli.commands import cli
 from qvl_export.errors import ExportError
 from qvl_export.evaluate.trace.blame import BlamePlan, blame
 from qvl_runtime import load

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from qvl_export.cli.main import cli
+from qvl_export.cli.commands import cli
 from qvl_export.errors import ExportError
 from qvl_export.evaluate.sets.build_set import build_set
 from qvl_export.evaluate.sets.dataset import open_set

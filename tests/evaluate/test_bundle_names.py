@@ -12,7 +12,7 @@ import msgspec
 import pytest
 from click.testing import CliRunner
 
-from qvl_export.cli.main import cli
+from qvl_export.cli.commands import cli
 from qvl_export.common.progress import NullProgress
 from qvl_export.errors import ConfigError, ExportError
 from qvl_export.evaluate.analysis.results import Report

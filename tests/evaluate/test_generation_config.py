@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from qvl_export import ExportPlan, export
-from qvl_export.cli.main import cli
+from qvl_export.cli.commands import cli
 from qvl_export.evaluate.answers.records import Records
 from qvl_runtime.model import load
 

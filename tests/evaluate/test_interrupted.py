@@ -15,7 +15,7 @@ import msgspec
 import pytest
 from click.testing import CliRunner
 
-from qvl_export.cli.main import cli
+from qvl_export.cli.commands import cli
 from qvl_export.common.scratch import scratch
 from qvl_export.evaluate.answers.records import Records
 from tests.evaluate.test_blame import damage

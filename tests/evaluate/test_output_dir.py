@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from qvl_export.cli.main import cli
+from qvl_export.cli.commands import cli
 from qvl_export.errors import OutputError
 from qvl_export.evaluate.report.output_dir import check_output, locked_output
 from qvl_export.evaluate.report.render import write

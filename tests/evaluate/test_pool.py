@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 MODULE = "tests.evaluate.broken_job"
 BLAME = f"""
 import sys
-from qvl_export.cli.main import cli, run
+from qvl_export.cli.commands import cli, run
 from qvl_export.evaluate.trace import blame
 from tests.evaluate.broken_job import Job
 

@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from qvl_export.cli.main import cli
+from qvl_export.cli.commands import cli
 from qvl_export.errors import ExportError
 from qvl_export.evaluate import compare as comparing
 from qvl_export.evaluate.trace import blame as blaming

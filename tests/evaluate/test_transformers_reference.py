@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from qvl_export.cli.main import cli
+from qvl_export.cli.commands import cli
 from qvl_export.evaluate.answers.transformers_reference import HfAnswerer
 from qvl_runtime.errors import PromptError
 from tests.heldout import HELDOUT

@@ -10,7 +10,7 @@ import torch
 from click.testing import CliRunner
 
 from qvl_export import export
-from qvl_export.cli.main import cli
+from qvl_export.cli.commands import cli
 from qvl_export.errors import ExportError
 from qvl_export.exporting.option_checks import READ_BY, check_options
 from qvl_export.exporting.plan import GROUP_OF

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from qvl_export import CalibrationOptions, EngineOptions, ExportError, ExportPlan, QuantOptions
-from qvl_export.cli.main import cli
+from qvl_export.cli.commands import cli
 from qvl_export.exporting.plan import GROUP_OF, RECORDED, grouped
 from tests.plans import export_plan
 

@@ -101,7 +101,7 @@ def test_models_are_quantized_and_compared(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("encoding", ["cp437", "cp1252", "ascii"])
 def test_a_console_that_cannot_show_all_is_not_an_error(encoding: str) -> None:
-    print_all = "from qvl_export.cli.main import cli, run\nimport click, sys\n"
+    print_all = "from qvl_export.cli.commands import cli, run\nimport click, sys\n"
     print_all += "cli.callback = None\n@cli.command()\ndef show(): click.echo('28 \u00d7 28 \u2190 \u2265 \u65e5')\n"
     found = without_posix(f"{print_all}run(cli, ['show'])", PYTHONIOENCODING=encoding)
     assert (found.returncode, found.stderr) == (0, "") and found.stdout.startswith("28 ")

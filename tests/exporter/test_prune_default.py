@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from qvl_export import ExportPlan, export
-from qvl_export.cli.main import cli
+from qvl_export.cli.commands import cli
 from qvl_export.errors import ExportError
 from qvl_runtime import load
 from qvl_runtime.bundle import read_manifest

@@ -3,11 +3,25 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 import threading
 
 import pytest
 
 from qvl_export.common.signals import Terminated, terminable
+
+INTERRUPTED_IMPORT = """
+import sys
+from qvl_export.cli.main import main
+class Interrupting:
+    def find_spec(self, name, path, target=None):
+        if name == {module!r}:
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Interrupting())
+sys.argv = ["qvl-export", "--version"]
+main()
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -44,3 +58,11 @@ def test_other_threads_change_no_handler() -> None:
     thread.start()
     thread.join()
     assert found == [signal.SIG_DFL]
+
+
+@pytest.mark.parametrize("module", ["click", "qvl_export.cli.commands", "qvl_export.cli.sensitivity"])
+def test_an_interrupt_during_the_imports_is_one_line(module: str) -> None:
+    """These modules are not imported before `main` runs."""
+    code = INTERRUPTED_IMPORT.format(module=module)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")

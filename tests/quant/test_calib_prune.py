@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 
 from qvl_export import export
 from qvl_export.checkpoint.directory import Checkpoint
-from qvl_export.cli.main import cli
+from qvl_export.cli.commands import cli
 from qvl_export.errors import ExportError
 from qvl_export.quant.calibration import encode_images
 from qvl_export.quant.calibration.work_dir import Work

@@ -22,7 +22,7 @@ from qvl_export.checkpoint.directory import Checkpoint
 from qvl_export.checkpoint.quantized import gptq_writer as save_gptq
 from qvl_export.checkpoint.quantized.detect import quantized_linears
 from qvl_export.checkpoint.safetensors_reader import same_elements
-from qvl_export.cli.main import cli
+from qvl_export.cli.commands import cli
 from qvl_export.common import atomic_output as atomic
 from qvl_export.qtensor import QTensor, QuantFormat
 from qvl_export.quant.calibration.saved_linear import SavedLinear

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from qvl_export import ExportError, export
-from qvl_export.cli.main import cli, run
+from qvl_export.cli.commands import cli, run
 from qvl_export.common.progress import NullProgress
 from qvl_export.exporting import pipeline
 from qvl_export.quant import schemes

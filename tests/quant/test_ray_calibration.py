@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from qvl_export import ExportError, export
-from qvl_export.cli.main import cli, run
+from qvl_export.cli.commands import cli, run
 from qvl_export.quant.calibration import cluster, shards
 from qvl_export.quant.calibration import encode_images as encoding
 from qvl_export.quant.calibration import layerwise as calibrate

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from qvl_export import export
-from qvl_export.cli.main import cli, run
+from qvl_export.cli.commands import cli, run
 from qvl_export.errors import ExportError, OutputError, StoppedError
 from qvl_export.quant.calibration import layerwise as calibrate
 from qvl_export.quant.calibration.resume import calibrating

@@ -20,7 +20,7 @@ from click import Group, Option
 from click.testing import CliRunner
 from PIL import Image
 
-from qvl_export.cli import main as export_cli
+from qvl_export.cli import commands as export_cli
 from qvl_export.cli.main import main as export_main
 from qvl_runtime import __main__ as cli
 from qvl_runtime.bundle import read_manifest

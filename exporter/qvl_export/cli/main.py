@@ -1,78 +1,23 @@
-"""`qvl-export`: parses arguments, calls, prints. Bad input gives one line on standard error and exit code 2."""
+"""Entry point of `qvl-export`. It imports the commands late, so that a Ctrl-C during their import is one line too."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 
-import click
-
-from qvl_runtime.cli.command import Group
-from qvl_runtime.cli.entry_point import fail
-from qvl_runtime.cli.entry_point import run as run_command
-from qvl_runtime.cli.main import cli as runtime
-from qvl_runtime.cli.verbose import verbose_option
-
-from .._version import __version__
-from ..common.signals import Terminated, terminable
-from .calib import calib
-from .evaluate import register
-from .export import export
-from .sensitivity import sensitivity
-
-EXAMPLES = (
-    "export Qwen/Qwen2.5-VL-3B-Instruct bundle",
-    "export my_checkpoint/ small --precision int4 --calib my_scans/",
-    'run bundle --image page.png "What is the total?"',
-    "inspect bundle --verify",
-    "eval build my_scans/ truth.csv my_set",
-    "compare bundle small --data my_set --out report",
-)
-verbose = verbose_option("qvl_export", "qvl_runtime")
-
-
-@click.group("qvl-export", cls=Group, examples=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="qvl-export")
-@verbose
-def cli() -> None:
-    """Turn Qwen-VL checkpoints into bundles that run without PyTorch, and measure what quantization costs."""
-
-
-def _make_verbose(group: click.Group) -> None:
-    """Adds `--verbose` to every command of a group and of its groups."""
-    for command in group.commands.values():
-        if isinstance(command, click.Group):
-            _make_verbose(command)
-        else:
-            verbose(command)
-
-
-cli.add_command(export)
-cli.add_command(calib)
-cli.add_command(sensitivity)
-register(cli)
-_make_verbose(cli)
-for _command in runtime.commands.values():  # they have it already
-    cli.add_command(_command)
+from qvl_runtime.common.exit_codes import INTERRUPTED
+from qvl_runtime.common.standard_streams import open_streams, say
 
 
 def main() -> None:
-    """Entry point of the console script."""
-    run(cli, sys.argv[1:], cli.name)
-
-
-def run(command: click.Command, arguments: Sequence[str], program: str | None = None) -> None:
-    """Runs a command as `program`, and exits unless it succeeds.
-
-    Errors are those of `qvl_runtime.cli.entry_point.run`; a termination signal ends the command as Ctrl-C does.
-    """
+    """Runs the command line; exits unless the command succeeds."""
     try:
-        with terminable():
-            code = run_command(command, arguments, program)
-    except Terminated as error:
-        code = fail("terminated", error, int(error.code or 0))
-    if code:
-        sys.exit(code)
+        from .commands import cli, run
+
+        run(cli, sys.argv[1:], cli.name)
+    except KeyboardInterrupt:
+        open_streams()
+        say("interrupted")
+        sys.exit(INTERRUPTED)
 
 
 if __name__ == "__main__":

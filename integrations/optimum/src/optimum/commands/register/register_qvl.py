@@ -23,7 +23,7 @@ class QvlExportCommand(BaseOptimumCLICommand):
         parser.add_argument("arguments", nargs=REMAINDER)
 
     def run(self) -> None:
-        from qvl_export.cli.main import export, run
+        from qvl_export.cli.commands import export, run
 
         run(export, self.args.arguments, "optimum-cli export qvl")
 
