@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from click import Command, Group
 
-from qvl_export.cli.main import cli, run
+from qvl_export.cli.commands import cli, run
 from qvl_runtime.__main__ import main
 from tests.oracles.tiny import REFERENCE
 
@@ -29,10 +29,10 @@ def small(bundle: Callable[..., Path]) -> Path:
 
 
 def commands(group: Group) -> list[Command]:
-    """Every command that does work, in groups too."""
+    """Every command and group of a group, and those of its groups."""
     found = []
     for command in group.commands.values():
-        found += commands(command) if isinstance(command, Group) else [command]
+        found += [command, *(commands(command) if isinstance(command, Group) else [])]
     return found
 
 
