@@ -28,7 +28,7 @@ class Checked:
             value = getattr(self, field.name)
             if not _fits(value, hints[field.name]):
                 expected = f"{field.name} must be {_described(hints[field.name])}"
-                raise ExportError(f"{expected}, got {_shown(value)}")
+                raise ExportError(f"{expected}, got {shown(value)}")
 
 
 def _fits(value: Any, hint: Any) -> bool:
@@ -57,6 +57,7 @@ def _described(hint: Any) -> str:
     return NAMES.get(hint, f"an instance of {hint.__name__}")
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """Returns a wrong value as errors show it, cut to LONGEST characters."""
     text = repr(value)
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"

@@ -11,9 +11,11 @@ from qvl_runtime.manifest import Manifest
 
 from ..checkpoint.quantized import gptq_writer
 from ..common import atomic_output as atomic
+from ..common.field_types import shown
 from ..common.progress import NullProgress, Progress
 from ..common.scratch import scratch
 from ..common.threads import limited_threads
+from ..errors import ExportError
 from ..jobs.open_pool import open_pool
 from ..quant.calibration.resume import calibrating
 from ..quant.calibration.work_dir import TowerResult
@@ -45,7 +47,7 @@ def export(plan: ExportPlan, progress: Progress | None = None) -> Manifest:
 
     Raises ExportError (ConfigError, CheckpointError, HubError, OutputError).
     """
-    progress = progress or NullProgress()
+    progress = _checked(plan, progress)
     resolved = resolve(plan, progress)
     with (
         limited_threads(plan.calibration.threads),
@@ -73,13 +75,25 @@ def sensitivity(plan: ExportPlan, progress: Progress | None = None) -> list[Sens
 
     Raises ExportError as `export` does.
     """
-    progress = progress or NullProgress()
+    progress = _checked(plan, progress)
     resolved = resolve_sensitivity(plan, progress)
     assert resolved.calibration is not None
     with limited_threads(plan.calibration.threads), scratch() as work:
         quantizer = Quantizer(replace(resolved.calibration, out=work / "b"))
         context = quantizer.context(BundleBuilder(resolved, work).manifest(), work, progress.stage)
         return quantizer.sensitivities(context)
+
+
+def _checked(plan: object, progress: Progress | None) -> Progress:
+    """Returns the progress to report to; raises ExportError for a plan or a progress of a wrong type."""
+    if not isinstance(plan, ExportPlan):
+        raise ExportError(f"plan must be an instance of ExportPlan, got {shown(plan)}")
+    if progress is None:
+        return NullProgress()
+    methods = (getattr(progress, name, None) for name in ("stage", "advance"))
+    if isinstance(progress, type) or not all(map(callable, methods)):
+        raise ExportError(f"progress must have the methods stage and advance, or be None, got {shown(progress)}")
+    return progress
 
 
 @contextlib.contextmanager
