@@ -21,8 +21,8 @@ def test_the_cheapest_bundle_without_loss_is_to_be_shipped(chosen: EvalSet) -> N
         "/b/int8",
     )
     assert re.fullmatch(
-        r"it has no measurable loss \(at most 0\.\d points of CER in ocr\) and takes 4\.0 times less disk space and "
-        r"4\.0 times less memory than fp32; int4 loses accuracy\.",
+        r"it has no measurable loss \(at most 0\.\d points of CER in ocr\), and it takes 4\.0 times less disk space "
+        r"and 4\.0 times less memory than fp32; int4 loses accuracy\.",
         advice.reason,
     )
     assert f"**Ship int8**: {advice.reason}" in pages.markdown(found)
@@ -41,7 +41,14 @@ def test_the_cheapest_bundle_without_loss_is_to_be_shipped(chosen: EvalSet) -> N
             [("fp16", right, 2), ("copy", right, 2)],
             {},
             "fp16",
-            "it is the reference itself; copy loses nothing but saves too little.",
+            "it is the reference itself; copy loses nothing but saves nothing overall.",
+        ),
+        (
+            [("fp16", right, 2), ("fp32", right, 4), ("copy", right, 1.99)],
+            {},
+            "fp16",
+            "it is the reference itself; copy loses nothing but saves too little; "
+            "fp32 loses nothing but saves nothing overall.",
         ),
         (
             [("fp16", right, 2), ("int8", right, 1)],

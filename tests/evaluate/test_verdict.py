@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 
 from qvl_export.evaluate.analysis.statistics import PairedScores
@@ -41,6 +43,12 @@ def test_the_number_of_items_needed_is_reported() -> None:
     )
     assert one == "Too few items: 1 for ocr (at least 20 needed)."
     assert two == "Too few items: 2 for ocr (about 197 needed to detect a loss of one point)."
+
+
+def test_a_set_that_cannot_show_a_loss_of_one_point() -> None:
+    text = decide_verdict([PrimaryResult("ocr", "cer", pairs([2.0] + [0.0] * 29))], False, 0).text
+    said = r"No measurable loss\. CER in ocr is at most \d\.\d points worse\. Detecting a loss of one point takes "
+    assert re.fullmatch(said + r"[\d,]+ items; the set has 30\.", text)
 
 
 def test_a_task_of_few_items_beside_one_of_many() -> None:

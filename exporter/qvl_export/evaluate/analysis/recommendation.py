@@ -41,7 +41,10 @@ def recommend(report: Report) -> Recommendation:
     if _is_torch(report):
         return Recommendation(None, "", _sentence("no bundle matches PyTorch", notes))
     if best is not None:
-        notes += _clause(qualified, "loses nothing but saves too little", "lose nothing but save too little")
+        saving = [each for each in qualified if _cost(each.speed, report.reference.speed) < 1]
+        useless = [each for each in qualified if each not in saving]
+        notes += _clause(saving, "loses nothing but saves too little", "lose nothing but save too little")
+        notes += _clause(useless, "loses nothing but saves nothing overall", "lose nothing but save nothing overall")
     return Recommendation(report.reference.title, report.reference.path, _sentence("it is the reference itself", notes))
 
 
@@ -96,13 +99,13 @@ def _evidence(bundle: BundleReport) -> str:
 
 
 def _savings(speed: Speed, report: Report) -> str:
-    """Returns ` and takes 3.1 times less memory … than fp16`, for costs that differ by about 5 % or more."""
+    """Returns `, and it takes 3.1 times less memory … than fp16`, for costs that differ by about 5 % or more."""
     parts = [
         f"{max(ratio, 1 / ratio):.1f} times {'more' if ratio > 1 else 'less'} {COSTS[name]}"
         for name, ratio in _ratios(speed, report.reference.speed)
         if ratio <= MAX_COST_RATIO or ratio >= 1 / MAX_COST_RATIO
     ]
-    return f" and takes {joined(parts)} than {report.reference.title}" if parts else ""
+    return f", and it takes {joined(parts)} than {report.reference.title}" if parts else ""
 
 
 def _ratios(speed: Speed, reference: Speed) -> Iterator[tuple[str, float]]:

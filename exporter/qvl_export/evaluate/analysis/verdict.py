@@ -107,7 +107,7 @@ def _upper_bound(judged: _Judged) -> str:
     pairs, needed = judged.result.pairs, items_needed(judged.result.pairs)
     text = f"{judged.result.name} is at most {100 * max(judged.loss.high, 0):.1f} points worse"
     if needed > pairs.items:
-        return f"{text}; detecting a loss of one point takes {needed:,} items, the set has {pairs.items:,}."
+        return f"{text}. Detecting a loss of one point takes {needed:,} items; the set has {pairs.items:,}."
     return f"{text}."
 
 
