@@ -39,6 +39,14 @@ def test_a_set_from_scans_and_a_table(tmp_path: Path) -> None:
     assert (second.image, second.answers, second.kind) == ("may/b.png", ["one\ntwo"], "document")
 
 
+def test_a_missing_directory_of_scans_is_named_first(tmp_path: Path) -> None:
+    for missing, said in ((tmp_path / "nope", "no such directory"), (scans(tmp_path) / "a.png", "is not a directory")):
+        with pytest.raises(ExportError) as caught:
+            build_set(missing, tmp_path / "truth.csv", tmp_path / "set")
+        assert str(caught.value) == f"{missing}: {said}"
+    assert [path.name for path in tmp_path.iterdir()] == ["scans"]
+
+
 @pytest.mark.parametrize("head", ["", "sep=;\n"])
 def test_a_table_as_spreadsheets_write_it(tmp_path: Path, head: str) -> None:
     """Semicolons, capitals, blanks in the first row, backslashes, and line numbers that are still right."""

@@ -99,9 +99,13 @@ def test_a_sweep_looks_at_the_set_before_it_exports(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     done = CliRunner().invoke(cli, [*arguments, "--data", "none", "--out", "new"])
+    assert str(done.exception) == "none: no such directory"
+    (tmp_path / "empty").mkdir()
+    done = CliRunner().invoke(cli, [*arguments, "--data", "empty", "--out", "new"])
     assert (
-        str(done.exception) == "none: has no labels.jsonl (make one with `qvl-export eval build`, see docs/report.md)"
+        str(done.exception) == "empty: has no labels.jsonl (make one with `qvl-export eval build`, see docs/report.md)"
     )
+    (tmp_path / "empty").rmdir()
     done = CliRunner().invoke(cli, [*arguments, "--data", "none", "--out", "new", "--calib", "x"])
     said = "--calib is used only by quantization (add int8 or int4 to --precisions, or leave it out)"
     assert str(done.exception) == said and not list(tmp_path.iterdir())

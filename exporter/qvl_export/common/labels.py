@@ -37,8 +37,10 @@ class Label(msgspec.Struct, frozen=True, kw_only=True):
 def read_labels(directory: Path) -> Iterator[tuple[int, Label]]:
     """Yields the index and label of every line, with one line in memory at a time.
 
-    Raises ExportError with file and line number for a malformed line, and if the file is missing or empty.
+    Raises ExportError with file and line number for a malformed line, and if the directory or its file is missing or
+    the file is empty.
     """
+    check_directory(directory)
     path, empty = directory / LABELS, True
     if not path.is_file():
         fix = "make one with `qvl-export eval build`, see docs/report.md"
@@ -49,6 +51,12 @@ def read_labels(directory: Path) -> Iterator[tuple[int, Label]]:
             empty = False
     if empty:
         raise ExportError("is empty", where=path, fix="give it one line per question")
+
+
+def check_directory(path: Path) -> None:
+    """Raises ExportError if the directory of a set or of its sources does not exist."""
+    if not path.is_dir():
+        raise ExportError("is not a directory" if path.exists() else "no such directory", where=path)
 
 
 def image_path(directory: Path, index: int, label: Label) -> Path:

@@ -19,7 +19,7 @@ from qvl_runtime.common.files import check_regular
 from qvl_runtime.media.images import MAX_IMAGE_BYTES
 
 from ...common.atomic_output import OutputKind, writing
-from ...common.labels import LABELS, Label
+from ...common.labels import LABELS, Label, check_directory
 from ...common.portable_paths import with_slashes
 from ...errors import ExportError
 from .dataset import check
@@ -39,6 +39,7 @@ def build_set(scans: Path, truth: Path, out: Path, force: bool = False) -> dict[
     Raises ExportError with file and row for malformed input, and leaves nothing behind.
     `force` replaces an existing set, but never one that contains the sources.
     """
+    check_directory(scans)
     if out.exists() and any(path.resolve().is_relative_to(out.resolve()) for path in (scans, truth)):
         raise ExportError("would replace its own sources", where=out, fix="choose another directory")
     with writing(out, force, SET) as beside:
