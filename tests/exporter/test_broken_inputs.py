@@ -345,7 +345,7 @@ ARGUMENTS = [
     ),
     Row(
         "pixel bound below a token",
-        r"min_pixels 10 and max_pixels 10 are too small",
+        r"max_pixels 10 is too small \(an image token",
         command=(*EXPORT, "--max-pixels", "10"),
     ),
     Row(

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from qvl_export import export
+from qvl_export import ExportPlan, export
 from qvl_export.common.progress import NullProgress
 from qvl_export.errors import ExportError
 from qvl_export.exporting.pipeline import sensitivity
@@ -80,15 +80,27 @@ def test_before_the_weights_are_read(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"min_pixels": 0}, r"min_pixels 0 and max_pixels \d+ are too small"),
-        ({"max_pixels": 0}, r"min_pixels 0 and max_pixels 0 are too small"),
-        ({"max_length": 0}, "--max-length 0 is not within the model's"),
+        ({"min_pixels": 0}, r"^min_pixels 0 is too small \(an image token has 784 pixels\)"),
+        ({"max_pixels": 0}, "^max_pixels 0 is too small"),
+        ({"min_pixels": 0, "max_pixels": 0}, "^min_pixels 0 and max_pixels 0 are too small"),
+        ({"max_length": 0}, r"--max-length 0 is not within the model's (\d+) positions \(give 2 to \1\)"),
     ],
     ids=str,
 )
 def test_zero_is_not_the_default(options: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=message):
         resolve(export_plan(REFERENCE, tmp_path / "b", **options), NullProgress())
+
+
+@pytest.mark.parametrize("run", [export, sensitivity])
+def test_a_plan_and_a_progress_of_a_wrong_type_are_refused(run: Callable[..., object], tmp_path: Path) -> None:
+    for plan, said in ((None, "None"), ("a", "'a'"), (ExportPlan, "<class 'qvl_export.exporting.plan.ExportPlan'>")):
+        with pytest.raises(ExportError) as caught:
+            run(plan)
+        assert str(caught.value) == f"plan must be an instance of ExportPlan, got {said}"
+    for progress in (3, 0, NullProgress):
+        with pytest.raises(ExportError, match="progress must have the methods stage and advance, or be None, got "):
+            run(export_plan(tmp_path / "nowhere", tmp_path / "b"), progress)
 
 
 @pytest.mark.parametrize("option", ["samples", "threads"])

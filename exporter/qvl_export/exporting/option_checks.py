@@ -13,6 +13,7 @@ from qvl_runtime.bundle import has_utf8_name
 from qvl_runtime.manifest import DECODE
 from qvl_runtime.prune.rule import recorded_rule
 
+from ..common.enumeration import joined
 from ..errors import ExportError
 from ..families.spec import ModelSpec
 from ..quant import precision, schemes
@@ -190,11 +191,12 @@ def _pixels(plan: ExportPlan, spec: ModelSpec) -> tuple[int, int]:
     if low is None:
         low = spec.image.min_pixels if plan.max_pixels is None else min(spec.image.min_pixels, high)
     least = spec.image.factor**2
-    if low < 1 or high < least:
-        raise ExportError(
-            f"min_pixels {low} and max_pixels {high} are too small",
-            fix=f"an image token has {least} pixels",
-        )
+    small = [f"max_pixels {high}"] if high < least else []
+    if low < 1 and (plan.min_pixels is not None or not small):  # else it was derived from max_pixels
+        small.insert(0, f"min_pixels {low}")
+    if small:
+        verb = "is" if len(small) == 1 else "are"
+        raise ExportError(f"{joined(small)} {verb} too small", fix=f"an image token has {least} pixels")
     if low > high:
         raise ExportError(f"min_pixels {low} is above max_pixels {high}", fix="lower --min-pixels")
     return low, high
@@ -204,6 +206,7 @@ def _length(plan: ExportPlan, spec: ModelSpec) -> int:
     length = min(DEFAULT_MAX_LENGTH, spec.max_positions) if plan.max_length is None else plan.max_length
     if not 1 < length <= spec.max_positions:
         raise ExportError(
-            f"--max-length {length} is not within the model's {spec.max_positions} positions", fix="give fewer"
+            f"--max-length {length} is not within the model's {spec.max_positions} positions",
+            fix=f"give 2 to {spec.max_positions}",
         )
     return length
