@@ -47,6 +47,8 @@ def test_build_prints_its_counts(run: Run, tmp_path: Path) -> None:
     assert (code, out) == (0, "set: 2 pages, 1 of 2 questions with an answer\n")
     assert err == "reading 3 pages of bill.pdf, scans\nbill.pdf: page 2: is blank, left out\n"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bill.pdf", "scans", "set"]
+    _, out, err = run("calib", "build", "scans", "one")
+    assert (out, err) == ("one: 1 page, 0 of 1 question with an answer\n", "reading 1 page of scans\n")
 
 
 def test_build_as_json_and_quiet(run: Run, tmp_path: Path) -> None:
@@ -109,6 +111,10 @@ def test_sources_that_cannot_be_used(run: Run, tmp_path: Path, command: str, sou
     [
         (("calib", "build", "good.pdf"), r"SOURCES"),
         (("calib", "build"), r"SOURCES|OUT_SET"),
+        (("calib", "build", "good.pdf", ""), r"'OUT_SET': the path is empty"),
+        (("calib", "build", "", "out"), r"'SOURCES...': the path is empty"),
+        (("export", str(REFERENCE), ""), r"'OUT': the path is empty"),
+        (("export", "", "b", "--quiet"), r"the checkpoint's name is empty"),
         (("calib", "build", "good.pdf", "out", "--dpi", "5"), r"--dpi"),
         (("calib", "build", "good.pdf", "out", "--samples", "0"), r"--samples"),
         (("calib", "build", "good.pdf", "empty/../scans", "--force"), r"scans: exists and is not a calibration set"),

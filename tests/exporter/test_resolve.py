@@ -29,6 +29,9 @@ Checkpoints = Callable[[str, str], Path]
     [
         ({"rotate": True, "max_kl": 0.1}, "--rotate cannot be combined with --save-gptq, --max-kl or --max-size"),
         ({"precision": "int4", "rotate": True, "save_gptq": "g"}, "--rotate cannot be combined with --save-gptq"),
+        ({"precision": "int8", "calib": ""}, "the path of calibration pages is empty"),
+        ({"precision": "int8", "calib": [PAGE, ""]}, "the path of calibration pages is empty"),
+        ({"precision": "int4", "save_gptq": ""}, "the output path is empty"),
         ({"precision": "int8", "samples": 0}, "--samples must be >= 1, got 0"),
         ({"precision": "int8", "threads": 0}, "--threads must be >= 1, got 0"),
         ({"precision": "int8", "ray": "localhost:1"}, "localhost:1: no Ray cluster answers"),
@@ -44,7 +47,7 @@ Checkpoints = Callable[[str, str], Path]
 def test_before_the_checkpoint_is_located(options: dict[str, Any], message: str, tmp_path: Path) -> None:
     pages = {"calib": PAGE} if "int" in options.get("precision", "") else {}
     with pytest.raises(ExportError, match=message):
-        export(export_plan(tmp_path / "nowhere", tmp_path / "b", **pages, **options))
+        export(export_plan(tmp_path / "nowhere", tmp_path / "b", **{**pages, **options}))
 
 
 @pytest.mark.parametrize(
@@ -90,6 +93,17 @@ def test_before_the_weights_are_read(
 def test_zero_is_not_the_default(options: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=message):
         resolve(export_plan(REFERENCE, tmp_path / "b", **options), NullProgress())
+
+
+def test_empty_paths_are_not_the_current_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for paths, message in (
+        ((REFERENCE, ""), "the output path is empty"),
+        (("", "b"), "the checkpoint's name is empty"),
+    ):
+        with pytest.raises(ExportError, match=message):
+            export(export_plan(*paths))
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("run", [export, sensitivity])

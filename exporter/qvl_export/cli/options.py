@@ -33,8 +33,19 @@ __all__ = [
 ]
 
 Command = TypeVar("Command", bound="Callable[..., Any] | click.Command")
+
+
+class _NonEmptyPath(click.Path):
+    """A path that is not empty: `Path` would take an empty one as the current directory."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "":
+            self.fail("the path is empty", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 positive = click.IntRange(1)
-any_path = click.Path(path_type=Path)
+any_path = _NonEmptyPath(path_type=Path)
 
 threads_option = click.option("--threads", type=positive, metavar="N", help="Cores to use (default: all).")
 workers_option = click.option(

@@ -81,6 +81,8 @@ def check_options(plan: ExportPlan) -> None:
     _check_prune(plan)
     precisions, quant = plan.precisions(), plan.quant
     for path in (plan.out, quant.save_gptq):
+        if path == "":
+            raise ExportError("the output path is empty", fix="name a directory")
         if path is not None and not has_utf8_name(Path(path)):
             raise ExportError("is not UTF-8, so no engine can open it", where=path, fix="choose another directory")
     if quant.save_gptq is not None and precisions["llm"] != INT4:

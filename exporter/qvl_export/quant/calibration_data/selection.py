@@ -93,9 +93,11 @@ class Record:
 def select(paths: str | Path | Sequence[str | Path] = (), limit: int | None = None) -> Pages:
     """Selects up to `limit` questions, spread evenly over the sources and within each (default: the built-in set).
 
-    Raises ExportError and MediaError if a source does not exist, has no pages, or is damaged or malformed.
+    Raises ExportError and MediaError if a source is empty or does not exist, has no pages, or is damaged or malformed.
     """
     given = [paths] if isinstance(paths, str | Path) else paths
+    if "" in given:
+        raise ExportError("the path of calibration pages is empty", fix="give images, PDFs, or a directory of them")
     sources = tuple(_source(Path(path)) for path in given) or (_labeled(built_in(), BUILT_IN),)
     counts = [len(source) for source in sources]
     shares = share(counts, sum(counts) if limit is None else limit)
