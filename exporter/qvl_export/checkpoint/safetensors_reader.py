@@ -17,6 +17,8 @@ import ml_dtypes
 import msgspec
 import numpy as np
 
+from qvl_runtime.common.counted import counted
+
 from ..errors import CheckpointError
 from . import json_text
 
@@ -172,7 +174,9 @@ def _check_layout(tensors: list[StoredTensor], path: Path, base: int, file_size:
             raise CheckpointError(f"tensor {tensor.name} {relation}", where=path, fix="download it again")
         end += tensor.nbytes
     if end != file_size:
-        raise CheckpointError(f"has {file_size - end} bytes after the last tensor", where=path, fix="download it again")
+        raise CheckpointError(
+            f"has {counted(file_size - end, 'byte')} after the last tensor", where=path, fix="download it again"
+        )
 
 
 def _stored(name: str, entry: _HeaderEntry, path: Path, base: int, file_size: int) -> StoredTensor:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from qvl_runtime.common.counted import counted
 from qvl_runtime.common.standard_streams import show
 from qvl_runtime.pdf import PDF_DPI
 
@@ -55,4 +56,5 @@ def build(
     if as_json:
         show(asdict(built))
     elif not quiet:
-        show(f"{out_set}: {built.pages} pages, {built.answered} of {built.questions} questions with an answer")
+        answered = f"{built.answered:,} of {counted(built.questions, 'question')} with an answer"
+        show(f"{out_set}: {counted(built.pages, 'page')}, {answered}")

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from qvl_runtime.common.counted import counted
 from qvl_runtime.common.standard_streams import say, show
 
 from .options import (
@@ -229,4 +230,4 @@ def build(scans: Path, truth: Path, out_set: Path, force: bool, as_json: bool) -
         show(counts)
     else:
         tasks = ", ".join(f"{count} {task}" for task, count in counts["tasks"].items())
-        show(f"{out_set}: {counts['items']} items ({tasks}) on {counts['images']} pages")
+        show(f"{out_set}: {counted(counts['items'], 'item')} ({tasks}) on {counted(counts['images'], 'page')}")

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from qvl_runtime.bundle import read_manifest
+from qvl_runtime.common.counted import counted
 from qvl_runtime.errors import QvlError
 
 from ..common.progress import NullProgress, Progress
@@ -95,7 +96,7 @@ def _open_dataset(plan: ComparePlan, progress: Progress) -> EvalSet:
     """Checks the set and draws the items; raises ExportError, also for gates on metrics that it does not measure."""
     dataset = open_set(plan.data, plan.items)
     if plan.items and plan.items > dataset.total:
-        progress.stage(f"--items {plan.items}: the set has only {dataset.total} items; all are evaluated")
+        progress.stage(f"--items {plan.items}: the set has only {counted(dataset.total, 'item')}; all are evaluated")
     if plan.gates:
         check_gates(plan.gates, dataset.tasks())
     return dataset
@@ -138,7 +139,7 @@ def _check_answered(runner: AnswerRunner, reference: Model, dataset: EvalSet) ->
         return
     record = records.get(failed[0])
     cause = record.error if record else ""
-    raise ExportError(f"failed on all {dataset.count} items: {cause}", where=reference.path)
+    raise ExportError(f"failed on all {counted(dataset.count, 'item')}: {cause}", where=reference.path)
 
 
 def _answer_runner(

@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 from tokenizers import Tokenizer
 
+from qvl_runtime.common.counted import counted
 from qvl_runtime.manifest import Calibration, Manifest
 from qvl_runtime.prune.rule import Rule
 from qvl_runtime.templates.chat import ChatTemplate
@@ -114,7 +115,7 @@ class CalibrationContext:
     def page_summary(self) -> str:
         """Number and sources of the pages, counted as in the manifest: blank and repeated pages do not count."""
         count = self.setup.calibration(self.report).pages
-        return f"{count} page{'s' if count != 1 else ''} of {', '.join(self.setup.pages.names)}"
+        return f"{counted(count, 'page')} of {', '.join(self.setup.pages.names)}"
 
     @property
     def key(self) -> dict[str, object]:

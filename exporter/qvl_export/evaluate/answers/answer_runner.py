@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from qvl_runtime.common.counted import counted
+
 from ...common.log import log
 from ...common.progress import Progress
 from ...jobs.pool import Pool
@@ -59,7 +61,9 @@ class AnswerRunner:
         log.debug("answers of %s: %d of %d items missing in %s", model.title, missing, dataset.count, self.directory)
         if not missing and not even_if_complete:
             return
-        self.progress.stage(f"{title or model.title}: {missing} of {dataset.count} items to answer", missing)
+        self.progress.stage(
+            f"{title or model.title}: {missing:,} of {counted(dataset.count, 'item')} to answer", missing
+        )
         self.scratch.mkdir(parents=True, exist_ok=True)
         Cost.remove_beyond(self.directory, name, self.workers)
         jobs = [self._job(model, name, dataset, threads, reference, rank) for rank in range(self.workers)]

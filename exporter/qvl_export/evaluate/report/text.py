@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from qvl_runtime.common.counted import counted
+
 from ...common.enumeration import joined
 from ..analysis.machine import Machine
 from ..analysis.results import Comparison, Recommendation, Report, Speed
@@ -14,7 +16,7 @@ def item_counts(report: Report) -> str:
     """Returns the number of items in total and by task, and the name of the set."""
     tasks = ", ".join(f"{count} {task}" for task, count in report.tasks.items())
     how = ", answered with the checkpoint's generation settings" if report.use_generation_config else ""
-    return f"{report.items:,} items ({tasks}) of {Path(report.data).name}{how}"
+    return f"{counted(report.items, 'item')} ({tasks}) of {Path(report.data).name}{how}"
 
 
 def main_table(report: Report) -> tuple[list[str], list[list[str]]]:
@@ -73,11 +75,7 @@ def change(found: Comparison) -> str:
 
 
 def too_few(items: int) -> str:
-    return f"{_items(items)}, too few"
-
-
-def _items(count: int) -> str:
-    return f"{count} {'item' if count == 1 else 'items'}"
+    return f"{counted(items, 'item')}, too few"
 
 
 def points(rate: float, sign: bool = False) -> str:
@@ -93,10 +91,12 @@ def notes(report: Report) -> list[tuple[str, str]]:
         text = f"the reference compared with itself at a different number of threads: KL {floor.kl_mean:.2g}, {same}."
         found.append(("Noise floor:", text))
     if report.reference.failed:
-        found.append(("Excluded:", f"{_items(report.reference.failed)} on which the reference failed."))
+        found.append(("Excluded:", f"{counted(report.reference.failed, 'item')} on which the reference failed."))
     for bundle in report.bundles:
         if bundle.failed:
-            found.append((f"{bundle.title}:", f"failed on {_items(bundle.failed)}; failures count as empty answers."))
+            found.append(
+                (f"{bundle.title}:", f"failed on {counted(bundle.failed, 'item')}; failures count as empty answers.")
+            )
     return found
 
 

@@ -17,6 +17,7 @@ import msgspec
 from PIL import Image
 
 from qvl_runtime.bundle import sha256
+from qvl_runtime.common.counted import counted
 from qvl_runtime.media.images import load_image
 from qvl_runtime.pdf import PDF_DPI
 
@@ -120,7 +121,7 @@ def build(plan: SetPlan, report: Report) -> BuiltSet:
     out = Path(plan.out)
     with writing(out, plan.force, SET) as folder:
         pages = select(plan.sources, plan.samples)
-        report(f"reading {len(pages)} pages of {', '.join(pages.names)}")
+        report(f"reading {counted(len(pages), 'page')} of {', '.join(pages.names)}")
         writer = _SetWriter(folder, report)
         for question in pages.questions(report, plan.dpi, writer.leave_out):
             writer.add(question)

@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 import onnx_ir as ir
 
+from qvl_runtime.common.counted import counted
 from qvl_runtime.manifest import Calibration, Manifest
 from qvl_runtime.sessions.cpu import CpuVision, open_vision
 
@@ -95,7 +96,7 @@ def sensitivities(context: CalibrationContext) -> list[Sensitivity]:
     kept = Work(setup.work / "sensitivities", key).directory / "table.json"
     if not kept.is_file():
         works = {tower: Work(setup.work / f"sensitivities.{tower}", key) for tower in CANDIDATES}
-        report(f"measuring sensitivities on {len(setup.pages)} pages of {', '.join(setup.pages.names)}")
+        report(f"measuring sensitivities on {counted(len(setup.pages), 'page')} of {', '.join(setup.pages.names)}")
         works["vision"].begin(context.sampler.patches())
         works["llm"].begin(_tokens(context, works["llm"].directory))
         table = measure.measure(_chain(setup, works["llm"]), works, _candidates(setup), report)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+from qvl_runtime.common.counted import counted
+
 from ...errors import ExportError
 from ..limit import Limit
 from ..precision import FP16
@@ -39,7 +41,7 @@ def solve(table: Sequence[Sensitivity], limit: Limit, nbytes: Bytes, fixed: int)
 def too_small(limit: Limit, least: int) -> ExportError:
     """The error for a limit below the least possible size."""
     return ExportError(
-        f"no bundle fits in {limit.max_size:,} bytes",
+        f"no bundle fits in {counted(limit.max_size, 'byte')}",
         fix=f"--max-size must be at least {least:,}",
     )
 

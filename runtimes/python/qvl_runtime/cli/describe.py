@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from ..common.counted import counted
 from ..manifest import Bounds, Calibration, EngineEntry, GenerationDefaults, ImageGeometry, Manifest, Port
 from ..printable import printable
 
@@ -61,7 +62,7 @@ def _options(options: Mapping[str, object]) -> str:
 
 def _calibrated(calibration: Calibration) -> str:
     names = ", ".join(calibration.sources)
-    return f"{calibration.pages:,} pages of {names} (sha256 {calibration.sha256[:12]})"
+    return f"{counted(calibration.pages, 'page')} of {names} (sha256 {calibration.sha256[:12]})"
 
 
 def _engine(engine: EngineEntry) -> list[str]:
