@@ -40,6 +40,7 @@ def solve(table: Sequence[Sensitivity], limit: Limit, nbytes: Bytes, fixed: int)
 
 def too_small(limit: Limit, least: int) -> ExportError:
     """The error for a limit below the least possible size."""
+    assert limit.max_size is not None
     return ExportError(
         f"no bundle fits in {counted(limit.max_size, 'byte')}",
         fix=f"--max-size must be at least {least:,}",
