@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..common.files import read_file
-from ..common.standard_streams import print_json, put, say
+from ..common.standard_streams import end_line, print_json, put, say
 from ..errors import PromptError
 from ..printable import printable
 from .command import PromptCommand, prompt_argument
@@ -156,7 +156,9 @@ def print_pieces(stream: Stream, quiet: bool) -> str:
         pieces.append(piece)
         if not quiet:
             put(clean(piece), end="")
-    if not quiet:
+    if pieces and not quiet:
+        end_line()
+    elif not quiet:
         put("")
     return "".join(pieces)
 
