@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -242,6 +243,21 @@ def test_wrong_usage_is_code_2(call: Any, path: Path, arguments: list[str]) -> N
     assert (code, out) == (2, "")
     assert errors.startswith("error: ") and errors.count("\n") == 1
     assert "(see python -m qvl_runtime" in errors and "_positive" not in errors
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["ru"], r"No such command 'ru' \((did you mean run\? )?see python -m qvl_runtime --help\)"),
+        (["run", "x", "--imag"], r"No such option:? '?--imag'? \(did you mean --image.*\? see .* run --help\)"),
+        (["run", "x", "- a"], r"No such option:? '?- '? \(see .* run --help\); a prompt that begins .* goes after --"),
+        (["bench", "x", "--a b"], r"No such option:? '?--a b'? \(see .* bench --help\); a prompt that .* after --"),
+    ],
+    ids=["command", "option", "dash", "two dashes"],
+)
+def test_the_fix_of_wrong_usage_is_named(call: Any, arguments: list[str], message: str) -> None:
+    code, _, errors = call(*arguments)
+    assert code == 2 and re.fullmatch(f"error: {message}\n", errors), errors
 
 
 def test_inspect(call: Any, path: Path, short: Path) -> None:
