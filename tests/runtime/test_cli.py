@@ -197,6 +197,12 @@ def test_a_scaled_image_is_noted_in_one_line(call: Any, short: Path, page: Path)
 
 BAD = {
     "no bundle": (["run", "missing", "Read."], "missing: is not a bundle directory"),
+    "empty path": (["run", "", "Read."], "error: the path of the bundle is empty\n"),
+    "empty path to inspect": (["inspect", ""], "error: the path of the bundle is empty\n"),
+    "empty image": (["run", "BUNDLE", "x", "--image", ""], "error: the path is empty\n"),
+    "empty pdf": (["run", "BUNDLE", "x", "--pdf", ""], "error: the path is empty\n"),
+    "empty video": (["run", "BUNDLE", "x", "--video", ""], "error: the path is empty\n"),
+    "empty tools": (["run", "BUNDLE", "x", "--tools", ""], "Invalid value for '--tools': the path is empty (see "),
     "no prompt": (["run", "BUNDLE"], "the prompt is empty"),
     "no image": (["run", "BUNDLE", "x", "--image", "none.png"], "none.png: no such file"),
     "no pdf": (["run", "BUNDLE", "x", "--pdf", "none.pdf"], "none.pdf: no such file"),
@@ -288,6 +294,14 @@ def test_inspect_verify(call: Any, path: Path, tmp_path: Path) -> None:
     code, out, _ = call("inspect", path, "--verify", "--json")
     assert (code, json.loads(out)["damaged"]) == (0, [])
     assert "damaged" not in json.loads(call("inspect", path, "--json")[1])
+
+
+def test_inspect_verify_of_another_size_is_an_error(call: Any, path: Path, tmp_path: Path) -> None:
+    shutil.copytree(path, tmp_path / "copy")
+    with (tmp_path / "copy" / "vision.onnx.data").open("ab") as file:
+        file.write(b"more")
+    code, out, errors = call("inspect", tmp_path / "copy", "--verify")
+    assert (code, out) == (2, "") and "vision.onnx.data: is changed: " in errors
 
 
 def test_bench(call: Any, path: Path, page: Path) -> None:
