@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import logging
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -70,6 +71,19 @@ def test_the_steps_of_an_answer_are_logged(before: bool, small: Path, capsys: Ca
     assert "Secret" not in errors
     assert main(words) == 0
     assert capsys.readouterr().err == "", "it ends with the command"
+
+
+def test_a_message_never_continues_the_answer(small: Path) -> None:
+    sampling = ["--max-new-tokens", "4", "--temperature", "9", "--seed", "3"]
+    words = [sys.executable, "-m", "qvl_runtime", "run", str(small), "Hi", *sampling]
+    answer = subprocess.run(words, capture_output=True, timeout=60, check=True).stdout
+    assert answer.splitlines()[-1] != b"", "a last line of text"
+    mixed = subprocess.run([*words, "--verbose"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=60).stdout
+    lines = mixed.splitlines(keepends=True)
+    messages = [line for line in lines if b" qvl_runtime: " in line]
+    assert messages[-1].split(b"qvl_runtime: ")[1].startswith(b"answer: 4 tokens")
+    assert [line for line in messages if not re.match(rb"\d+\.\d{3} s qvl_runtime: ", line)] == []
+    assert b"".join(line for line in lines if line not in messages and not line.startswith(b"note: ")) == answer
 
 
 def test_twice_is_once(small: Path, capsys: Capture) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -196,6 +197,12 @@ def test_a_scaled_image_is_noted_in_one_line(call: Any, short: Path, page: Path)
 
 BAD = {
     "no bundle": (["run", "missing", "Read."], "missing: is not a bundle directory"),
+    "empty path": (["run", "", "Read."], "error: the path of the bundle is empty\n"),
+    "empty path to inspect": (["inspect", ""], "error: the path of the bundle is empty\n"),
+    "empty image": (["run", "BUNDLE", "x", "--image", ""], "error: the path is empty\n"),
+    "empty pdf": (["run", "BUNDLE", "x", "--pdf", ""], "error: the path is empty\n"),
+    "empty video": (["run", "BUNDLE", "x", "--video", ""], "error: the path is empty\n"),
+    "empty tools": (["run", "BUNDLE", "x", "--tools", ""], "Invalid value for '--tools': the path is empty (see "),
     "no prompt": (["run", "BUNDLE"], "the prompt is empty"),
     "no image": (["run", "BUNDLE", "x", "--image", "none.png"], "none.png: no such file"),
     "no pdf": (["run", "BUNDLE", "x", "--pdf", "none.pdf"], "none.pdf: no such file"),
@@ -244,6 +251,21 @@ def test_wrong_usage_is_code_2(call: Any, path: Path, arguments: list[str]) -> N
     assert "(see python -m qvl_runtime" in errors and "_positive" not in errors
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["ru"], r"No such command 'ru' \((did you mean run\? )?see python -m qvl_runtime --help\)"),
+        (["run", "x", "--imag"], r"No such option:? '?--imag'? \(did you mean --image.*\? see .* run --help\)"),
+        (["run", "x", "- a"], r"No such option:? '?- '? \(see .* run --help\); a prompt that begins .* goes after --"),
+        (["bench", "x", "--a b"], r"No such option:? '?--a b'? \(see .* bench --help\); a prompt that .* after --"),
+    ],
+    ids=["command", "option", "dash", "two dashes"],
+)
+def test_the_fix_of_wrong_usage_is_named(call: Any, arguments: list[str], message: str) -> None:
+    code, _, errors = call(*arguments)
+    assert code == 2 and re.fullmatch(f"error: {message}\n", errors), errors
+
+
 def test_inspect(call: Any, path: Path, short: Path) -> None:
     code, out, errors = call("inspect", path)
     assert (code, errors) == (0, "")
@@ -272,6 +294,14 @@ def test_inspect_verify(call: Any, path: Path, tmp_path: Path) -> None:
     code, out, _ = call("inspect", path, "--verify", "--json")
     assert (code, json.loads(out)["damaged"]) == (0, [])
     assert "damaged" not in json.loads(call("inspect", path, "--json")[1])
+
+
+def test_inspect_verify_of_another_size_is_an_error(call: Any, path: Path, tmp_path: Path) -> None:
+    shutil.copytree(path, tmp_path / "copy")
+    with (tmp_path / "copy" / "vision.onnx.data").open("ab") as file:
+        file.write(b"more")
+    code, out, errors = call("inspect", tmp_path / "copy", "--verify")
+    assert (code, out) == (2, "") and "vision.onnx.data: is changed: " in errors
 
 
 def test_bench(call: Any, path: Path, page: Path) -> None:

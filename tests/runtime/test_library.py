@@ -57,3 +57,20 @@ except InstallError as error:
     assert found.count("\n") == 1
     with pytest.raises(AssertionError, match=message):
         raise AssertionError(found)
+
+
+@pytest.mark.parametrize("interrupt", ["KeyboardInterrupt()", "SystemExit(143)"])
+def test_an_interrupt_while_it_is_imported_is_not_damage(interrupt: str, tmp_path: Path) -> None:
+    """Its C++ module raises `ImportError: initialization failed` from the interrupt."""
+    (tmp_path / "onnxruntime").mkdir()
+    lines = f"try:\n    raise {interrupt}", "except BaseException as error:\n    raise ImportError('failed') from error"
+    (tmp_path / "onnxruntime" / "__init__.py").write_text("\n".join(lines))
+    code = f"""
+import sys
+sys.path.insert(0, {str(tmp_path)!r})
+try:
+    import qvl_runtime._onnxruntime.library
+except (KeyboardInterrupt, SystemExit) as error:
+    print(repr(error))
+"""
+    assert out(code).strip() == interrupt

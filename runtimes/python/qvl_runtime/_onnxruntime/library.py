@@ -34,6 +34,13 @@ def _installed(distribution: str) -> bool:
     return True
 
 
+def _interrupt(error: BaseException | None) -> BaseException | None:
+    """Returns the KeyboardInterrupt or SystemExit that an error stands for: a C++ module reports one as ImportError."""
+    while isinstance(error, Exception):
+        error = error.__cause__ or error.__context__
+    return error
+
+
 check_install()  # first, so that two distributions raise an error instead of crashing
 try:
     import onnxruntime as ort
@@ -42,6 +49,8 @@ except ModuleNotFoundError as error:
         raise InstallError(f"ONNX Runtime needs {error.name}, which is missing", fix=install_fix("cpu")) from error
     raise InstallError("no ONNX Runtime is installed", fix=MISSING) from error
 except ImportError as error:
+    if interrupt := _interrupt(error):
+        raise interrupt from None
     raise InstallError(f"ONNX Runtime cannot be loaded: {error}", fix="install it again") from error
 if not hasattr(ort, "InferenceSession"):  # an uninstalled distribution left a folder behind
     raise InstallError("ONNX Runtime is damaged: it has no InferenceSession", fix=MISSING)

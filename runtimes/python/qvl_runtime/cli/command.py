@@ -11,6 +11,7 @@ import click
 
 from ..common.standard_streams import put, say
 
+DASH_FIX = "a prompt that begins with a dash goes after --"
 MEMORY_FIX = "take fewer or smaller images, or a smaller bundle"
 
 
@@ -59,7 +60,12 @@ class PromptCommand(Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         literal = "--" in args
-        rest = super().parse_args(ctx, args)
+        try:
+            rest = super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            if " " in error.option_name or not error.possibilities:
+                error.add_note(DASH_FIX)
+            raise
         words: tuple[str, ...] = ctx.params["prompt"]
         if not literal:
             _refuse_file_names(ctx, words)

@@ -59,7 +59,10 @@ def _message(error: BaseException) -> str:
 
 def _usage(error: click.ClickException) -> str:
     """Returns the message of a usage error, cut to LONGEST characters, with the command that explains the usage."""
-    message = error.format_message().removesuffix(".")
+    similar: Sequence[str] | None = getattr(error, "possibilities", None)
+    message = (error.message if similar else error.format_message()).removesuffix(".")
     message = message if len(message) <= LONGEST else f"{message[:LONGEST]}…"
     context = error.ctx if isinstance(error, click.UsageError) else None
-    return f"{message} (see {context.command_path} --help)" if context else message
+    hints = [f"did you mean {' or '.join(similar)}?"] if similar else []
+    hints += [f"see {context.command_path} --help"] if context else []
+    return f"{message} ({' '.join(hints)})" if hints else message

@@ -21,7 +21,8 @@ EXAMPLES = ("inspect bundle", "inspect bundle --verify", "inspect bundle --json"
 
 @click.command(cls=Command, examples=EXAMPLES)
 @bundle_argument
-@click.option("--verify", is_flag=True, help="Recompute the sha256 of every file; exit with 1 if one differs.")
+@click.option("--verify", is_flag=True, help="Recompute the sha256 of every file; exit with 1 if the "
+              "content of one differs, with 2 if one is missing or has another size.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON.")
 @verbose
 @click.pass_context

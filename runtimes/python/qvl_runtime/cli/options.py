@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from ..errors import PromptError
+from ..errors import BundleError, PromptError
 from .messages import MediaOptions
 from .verbose import verbose_option
 
@@ -35,7 +35,21 @@ def positive(value: object) -> int:
     return int(text)
 
 
-bundle_argument = click.argument("bundle", type=Path)
+def bundle_path(value: object) -> Path:
+    """Parses the path of a bundle; an empty one, which would be the current directory, raises BundleError."""
+    if not str(value):
+        raise BundleError("the path of the bundle is empty")
+    return Path(str(value))
+
+
+def file_path(value: object) -> Path:
+    """Parses the path of a file; an empty one, which would be the current directory, is refused."""
+    if not str(value):
+        raise click.BadParameter("the path is empty")
+    return Path(str(value))
+
+
+bundle_argument = click.argument("bundle", type=bundle_path)
 threads_option = click.option("--threads", type=positive, metavar="N", help="Cores to use (default: all).")
 verbose = verbose_option("qvl_runtime")
 template_args_option = click.option(

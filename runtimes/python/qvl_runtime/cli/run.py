@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..common.files import read_file
-from ..common.standard_streams import print_json, put, say
+from ..common.standard_streams import end_line, print_json, put, say
 from ..errors import PromptError
 from ..printable import printable
 from .command import PromptCommand, prompt_argument
@@ -20,6 +20,7 @@ from .messages import MediaOptions, build_messages
 from .options import (
     bundle_argument,
     check_prune,
+    file_path,
     media_options,
     prune_option,
     sampling_options,
@@ -57,9 +58,11 @@ CUTS: dict[str | None, str] = {"length": "--max-new-tokens", "timeout": "--timeo
 @click.option("--system", metavar="TEXT", help="A system message, in place of the template's own.")
 @sampling_options
 @template_args_option
-@click.option("--tools", type=Path, metavar="FILE", help="JSON list of functions that the model may call.")
-@click.option("--json-schema", type=Path, metavar="FILE", help="Answer in JSON of this schema.")
-@click.option("--draw", type=Path, metavar="FILE", help="Draw the boxes of the answer on the image, and write it here.")
+@click.option("--tools", type=file_path, metavar="FILE", help="JSON list of functions that the model may call.")
+@click.option("--json-schema", type=file_path, metavar="FILE", help="Answer in JSON of this schema.")
+@click.option(
+    "--draw", type=file_path, metavar="FILE", help="Draw the boxes of the answer on the image, and write it here."
+)
 @threads_option
 @click.option("--json", "as_json", is_flag=True, help="Print text, tokens and times as one JSON object.")
 @verbose
@@ -156,7 +159,9 @@ def print_pieces(stream: Stream, quiet: bool) -> str:
         pieces.append(piece)
         if not quiet:
             put(clean(piece), end="")
-    if not quiet:
+    if pieces and not quiet:
+        end_line()
+    elif not quiet:
         put("")
     return "".join(pieces)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 DAMAGED = 1
-"""`inspect --verify` found damaged files."""
+"""`inspect --verify` found files of the right size with other content."""
 BAD_INPUT = 2
 """The command cannot succeed as it was given: bad input, options or environment."""
 INTERRUPTED = 130

@@ -29,6 +29,8 @@ def is_pipe(path: str | Path) -> bool:
 
 def open_regular(path: str | Path, limit: int, error: type[QvlError] = MediaError) -> IO[bytes]:
     """Opens a regular file of at most `limit` bytes for reading; raises `error` for anything else."""
+    if not str(path):
+        raise error("the path is empty")
     try:
         # without O_NONBLOCK, opening a pipe waits for its writer
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))

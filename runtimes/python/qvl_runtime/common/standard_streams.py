@@ -29,8 +29,22 @@ def open_streams() -> None:
             stream.reconfigure(errors="backslashreplace")  # an answer may hold characters the terminal cannot show
 
 
+class _Output:
+    """The state of standard output."""
+
+    unfinished = False
+    """Whether its last line has no end yet."""
+
+
 def say(text: str) -> None:
-    """Prints a line without control characters on standard error; ignores errors, since nobody may be reading."""
+    """Prints a line without control characters on standard error; ignores errors, since nobody may be reading.
+
+    If standard output goes to the same terminal or file, its unfinished line is ended first.
+    """
+    with contextlib.suppress(OSError, ValueError):
+        if _Output.unfinished and os.path.sameopenfile(sys.stdout.fileno(), sys.stderr.fileno()):
+            print(flush=True)
+            _Output.unfinished = False
     with contextlib.suppress(OSError, ValueError):
         print(one_line(text), file=sys.stderr, flush=True)
 
@@ -47,6 +61,13 @@ def put(text: str, end: str = "\n") -> None:
         with contextlib.suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise OutputError from error
+    _Output.unfinished = not end
+
+
+def end_line() -> None:
+    """Ends the line of standard output that `put` left unfinished, unless a message has ended it."""
+    if _Output.unfinished:
+        put("")
 
 
 def show(value: Any) -> None:

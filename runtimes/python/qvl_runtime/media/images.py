@@ -197,12 +197,14 @@ def check_exists(source: str | Path) -> None:
     text = str(source)
     if os.path.exists(source):  # unlike pathlib, it takes any text
         return
+    if not text:
+        raise MediaError("the path is empty")
     if is_remote(text):
         raise MediaError("is a URL", where=describe_source(source), fix="URLs are not fetched; download the file first")
     if text.lower().startswith("data:"):
         fix = "write data:image/png;base64,…"
         raise MediaError("is a data: URL without data", where=describe_source(source), fix=fix)
-    raise MediaError("no such file", where=describe_source(source), fix="" if text else "the path is empty")
+    raise MediaError("no such file", where=describe_source(source))
 
 
 def _identify(file: Path | io.BytesIO) -> Image.Image:
