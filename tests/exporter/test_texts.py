@@ -13,6 +13,7 @@ from qvl_export import ExportPlan, export
 from qvl_export.cli.progress import RichProgress
 from qvl_export.errors import ConfigError
 from qvl_runtime.bundle import read_manifest
+from qvl_runtime.manifest import SCHEMA_VERSION
 from qvl_runtime.model import load
 from tests.exporter.text_files import (
     BOM,
@@ -111,7 +112,7 @@ def test_special_tokens_travel_in_the_bundle(here: Path, tmp_path_factory: pytes
     out = tmp_path_factory.mktemp("out") / "bundle"
     manifest = export(ExportPlan(here, out))
     assert read_manifest(out).special_tokens == manifest.special_tokens == read(here).special_tokens
-    assert manifest.special_tokens["eos_token"] == IM_END and manifest.schema_version == 7
+    assert manifest.special_tokens["eos_token"] == IM_END and manifest.schema_version == SCHEMA_VERSION
     theirs = AutoTokenizer.from_pretrained(here).apply_chat_template(
         [{"role": "user", "content": "Hi"}], add_generation_prompt=True
     )
