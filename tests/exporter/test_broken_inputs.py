@@ -584,6 +584,7 @@ def test_broken_input_is_one_line(
     assert listing(tmp_path) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("row", [row for row in ROWS if row.name in REAL], ids=lambda row: row.name)
 def test_broken_input_of_the_real_command(row: Row, prepare: Callable[[Row], None], tmp_path: Path) -> None:
     prepare(row)

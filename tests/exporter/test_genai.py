@@ -121,6 +121,7 @@ def assert_same_answers(directory: Path, runtime: Model, files: list[Path], prom
     assert [token for token in theirs.tokens if token not in runtime.manifest.tokens.stop] == tokens
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", genai.TYPES)
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("kind", PIXELS)

@@ -97,6 +97,7 @@ class Recorder:
     def advance(self, count: int) -> None: ...
 
 
+@pytest.mark.slow
 def test_calibration_uses_its_threads_and_reports_missing_pages(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

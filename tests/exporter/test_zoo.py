@@ -66,6 +66,7 @@ def test_it_is_exported_as_its_twin(kind: zoo.Kind, checkpoint: Checkpoints, tmp
     assert len(notes) == bool(kind.note) and re.search(kind.note, " ".join(notes)), notes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [kind for kind in zoo.KINDS if kind.reference], ids=lambda kind: kind.name)
 def test_transformers_reads_the_same_model(kind: zoo.Kind, checkpoint: Checkpoints, tmp_path: Path) -> None:
     ours = copied(checkpoint(*kind.source), tmp_path / "ours", kind.change)

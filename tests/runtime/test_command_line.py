@@ -467,6 +467,7 @@ def test_a_full_disk_is_one_line(path: Path) -> None:
     assert shell("-m qvl_runtime inspect nowhere 2>/dev/full").returncode == 2
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")
 @pytest.mark.parametrize("unread", ["2>/dev/full", "2>&1 | true"], ids=["full", "gone"])
 def test_an_export_whose_progress_cannot_be_written_continues(unread: str, tmp_path: Path, checkpoint: Any) -> None:

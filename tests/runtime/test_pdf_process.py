@@ -89,6 +89,7 @@ def array(image: Image.Image) -> np.ndarray:
     return np.asarray(image)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ATTACKS)
 def test_attacks_are_ended_within_their_limits(name: str, tmp_path: Path, letter: Path) -> None:
     path = tmp_path / "attack.pdf"

@@ -211,6 +211,7 @@ def exported(checkpoint: Any, tmp_path: Path) -> Callable[..., Path]:
     return make
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", RECOMMENDED.values(), ids=RECOMMENDED)
 def test_the_checkpoints_settings_are_stored_and_applied(
     exported: Callable[..., Path], oracle: Oracle, config: dict[str, Any]

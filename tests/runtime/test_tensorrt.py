@@ -106,6 +106,7 @@ def answers(model: Model) -> tuple[str, str, np.ndarray, np.ndarray]:
     return first, second, forced, model.encode(pages(1)[0]["content"][0]["image"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("target", TARGETS)
 def test_answers_are_those_of_the_portable_bundle(checkpoint: Checkpoints, gpu: Gpu, family: str, target: str) -> None:
@@ -182,6 +183,7 @@ def test_a_video_takes_the_profile_of_videos(checkpoint: Checkpoints, gpu: Gpu) 
         model.generate(messages, max_new_tokens=8)
 
 
+@pytest.mark.slow
 def test_a_hybrid_has_one_cache_for_both_engines(checkpoint: Checkpoints, gpu: Gpu) -> None:
     page = gpu.work / "page.png"
     pages(1)[0]["content"][0]["image"].save(page)
@@ -312,6 +314,7 @@ def test_an_old_tensorrt_is_refused(checkpoint: Checkpoints, gpu: Gpu) -> None:
         make(checkpoint("qwen2_vl", "small"), gpu.work / "out", "tensorrt")
 
 
+@pytest.mark.slow
 def test_the_device_builds_its_own_engines(checkpoint: Checkpoints, gpu: Gpu) -> None:
     """Exported without TensorRT; `build_engines.sh` and a fake trtexec then build the engines for the session."""
     source = checkpoint("qwen2_5_vl", "small")
