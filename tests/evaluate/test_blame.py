@@ -23,6 +23,8 @@ from tests.heldout import HELDOUT
 from tests.oracles.tiny import REFERENCE
 from tests.plans import export_plan
 
+pytestmark = pytest.mark.slow
+
 PAGE = HELDOUT / "simple_0001.png"
 
 

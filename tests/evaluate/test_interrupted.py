@@ -22,6 +22,8 @@ from tests.evaluate.test_blame import damage
 from tests.evaluate.test_pool import eventually
 from tests.heldout import HELDOUT
 
+pytestmark = pytest.mark.slow
+
 PAGES = 3
 TIMED = ("first_token_seconds", "decode_seconds")
 

@@ -21,6 +21,8 @@ from qvl_runtime.bundle import sha256
 from tests.evaluate.test_blame import damage
 from tests.heldout import HELDOUT
 
+pytestmark = pytest.mark.slow
+
 PAGES = 4
 
 

@@ -17,6 +17,8 @@ from tests.heldout import HELDOUT
 from tests.oracles.tiny import REFERENCE
 from tests.runtime.templates import QWEN2_5_TOOLS, QWEN2_5_VL
 
+pytestmark = pytest.mark.slow
+
 PAGE = str(HELDOUT / "simple_0003.png")
 MESSAGES: list[dict[str, Any]] = [
     {"role": "user", "content": [{"type": "image", "image": PAGE}, {"type": "text", "text": "Read the text."}]}

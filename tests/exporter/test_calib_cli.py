@@ -18,6 +18,8 @@ from tests.oracles.tiny import REFERENCE
 from tests.pdfs import encrypt, text_pdf
 from tests.quant.pages import scan
 
+pytestmark = pytest.mark.slow
+
 Run = Callable[..., tuple[int, str, str]]
 EXPORT = "export", str(REFERENCE), "bundle", "--llm-precision", "int4", "--max-pixels", "40000"
 

@@ -20,6 +20,8 @@ from transformers import PreTrainedModel
 from qvl_runtime.bundle import read_manifest
 from tests.oracles import tiny
 
+pytestmark = pytest.mark.slow
+
 REPO = "acme/tiny-vl"
 COMMIT, OLDER = "c0ffee" + "0" * 34, "beef" + "0" * 36
 REVISIONS = {"main": COMMIT, COMMIT: COMMIT, "v1": OLDER, OLDER: OLDER}

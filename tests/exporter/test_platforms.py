@@ -20,6 +20,8 @@ from qvl_runtime.errors import BundleError
 from tests.heldout import HELDOUT
 from tests.oracles.tiny import REFERENCE
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 MAIN = "import sys; from qvl_export.cli.main import main; sys.argv[0] = 'qvl-export'; main()"
 IMPORTS = """

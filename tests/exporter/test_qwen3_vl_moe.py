@@ -93,6 +93,7 @@ def test_experts_of_another_size_are_refused(checkpoint: Callable[[str, str], Pa
         export(ExportPlan(copy, tmp_path / "out"))
 
 
+@pytest.mark.slow
 def test_int4_experts(checkpoint: Callable[[str, str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All experts in int4, the router in float, the answer near that of float, and nearer by GPTQ.
 

@@ -16,6 +16,8 @@ from tests.checkpoints.reader import FAMILIES
 from tests.exporter.test_parity import oracle_inputs
 from tests.heldout import Item, character_error_rate, items
 
+pytestmark = pytest.mark.slow
+
 PAGES = 100
 STATED = {"qwen2_5_vl": 0.04, "qwen3_vl": 0.13}
 """The character error rates of the checkpoints on these pages are 3.3 % and 12.1 %, see their READMEs."""

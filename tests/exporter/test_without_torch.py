@@ -15,6 +15,8 @@ from qvl_export.jobs.pool import ThisMachine
 from qvl_export.quant.calibration.cluster import MODULE, ShardJob
 from qvl_runtime.bundle import read_manifest
 
+pytestmark = pytest.mark.slow
+
 PROGRAM = """
 import sys
 for name in sys.argv.pop(1).split(","):

@@ -32,6 +32,8 @@ from tests.heldout import HELDOUT
 from tests.oracles.tiny import REFERENCE
 from tests.plans import export_plan
 
+pytestmark = pytest.mark.slow
+
 INT4: dict[str, Any] = {"llm_precision": "int4", "calib": HELDOUT, "samples": 2}
 FORMAT = QuantFormat(4, 32)
 

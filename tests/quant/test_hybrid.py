@@ -28,6 +28,8 @@ from tests.plans import export_plan
 from tests.quant.stopping import quantized_stages, stopped_after
 from tests.quant.test_layerwise import hashes
 
+pytestmark = pytest.mark.slow
+
 PAGES = 8
 PLAN: dict[str, Any] = {"calib": HELDOUT, "samples": PAGES}
 UNSEEN = list(items("ocr"))[100:108]

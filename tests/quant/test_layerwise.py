@@ -21,6 +21,8 @@ from tests.oracles.tiny import REFERENCE
 from tests.plans import export_plan
 from tests.quant.stopping import quantized_stages, stopped_after
 
+pytestmark = pytest.mark.slow
+
 PAGES = 8
 INT4: dict[str, Any] = {"llm_precision": "int4", "calib": HELDOUT, "samples": PAGES, "accuracy_level": 0}
 

@@ -23,6 +23,8 @@ from tests.plans import export_plan
 from tests.quant.stopping import stopped_after
 from tests.quant.test_layerwise import hashes
 
+pytestmark = pytest.mark.slow
+
 PLAN: dict[str, Any] = {"precision": "int4", "calib": HELDOUT, "samples": 5}
 MODULE = cluster.MODULE
 AnyJob = cluster.ShardJob | encoding.EncodeJob

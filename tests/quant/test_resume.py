@@ -51,6 +51,7 @@ def done(place: Path) -> bool:
     return any(place.rglob("stage.0.json"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("how", "said", "code"), [(signal.SIGINT, "interrupted", 130), (signal.SIGTERM, "terminated", 143)]
 )

@@ -26,6 +26,8 @@ from tests.oracles import families
 from tests.oracles.tiny import FAMILIES, FREE_SIZES, REFERENCE, SHAPES
 from tests.plans import export_plan
 
+pytestmark = pytest.mark.slow
+
 GPTQ = Path(__file__).parent / "gptq" / "qwen2_vl_g32_sym"
 
 DENSE = [family for family in FAMILIES if not families.find(family).experts]

@@ -64,6 +64,7 @@ def test_options_that_change_it_are_in_its_reads(name: str) -> None:
         assert find(name, replace(Options(), **{option.name: other})) == scheme or reads(name, option.name), option.name
 
 
+@pytest.mark.slow
 @every_scheme
 @pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl_moe"])
 def test_a_bundle_of_it_answers(

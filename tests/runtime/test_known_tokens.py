@@ -66,6 +66,7 @@ def outcome(stream: Stream, pieces: list[str]) -> tuple[Any, ...]:
     return run.tokens, pieces, run.finish_reason, run.stop_token, run.forced, run.counts.generated
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", WAYS.values(), ids=WAYS)
 def test_answers_are_those_of_one_token_at_a_time(
     babbler: Model, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
@@ -301,6 +302,7 @@ def test_sampling_does_not_guess(babbler: Model) -> None:
     assert stream.run.tokens == answered(babbler, 60, lookup=False, **options)[0].run.tokens
 
 
+@pytest.mark.slow
 def test_by_default_nothing_that_may_change_an_answer(babbler: Model, int4_bundle: Path) -> None:
     """Kernels of several tokens round differently, which int8 activations enlarge: there it has to be asked for."""
     stream, _ = answered(babbler, 60, json_schema=FIELDS)

@@ -12,6 +12,8 @@ import pytest
 
 from qvl_runtime.common.telemetry import VARIABLE
 
+pytestmark = pytest.mark.slow
+
 ANSWER = """
 import sys
 from qvl_runtime import load
