@@ -209,6 +209,7 @@ HOSTILE_TABLES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("body", HOSTILE_TABLES.values(), ids=HOSTILE_TABLES)
 def test_a_hostile_table_is_scored_in_a_moment(body: str) -> None:
     truth = numbers(20, 5, 0)

@@ -145,6 +145,7 @@ def rounded_as_theirs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preprocess, "normalization_table", table)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("rounded_as_theirs")
 @pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl"])
 @pytest.mark.parametrize("kind", ["one", "several", "large", "small"])

@@ -49,6 +49,7 @@ def test_cache_inputs_of_targets() -> None:
         assert {name for name, _, _ in targets.lower(target, "fp16").cache_inputs} == names
 
 
+@pytest.mark.slow
 @every_bundle
 @pytest.mark.parametrize("graph", ["vision", "llm"])
 def test_the_checker_accepts_it(bundle: Bundles, target: str, family: str, precision: str, graph: str) -> None:

@@ -128,6 +128,7 @@ def oracle_inputs(model: Model, prompt: Prompt) -> dict[str, Any]:
     return inputs
 
 
+@pytest.mark.slow
 @shapes
 @ways
 @pytest.mark.parametrize(("family", "content"), contents_for(one_image, three_images, a_video, only_text))

@@ -121,6 +121,7 @@ def windows(visual: Any, thw: torch.Tensor, kept: torch.Tensor, unit: int) -> di
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FREE_SIZES)
 @pytest.mark.parametrize(("target", "precision"), TARGETS)
 @pytest.mark.parametrize("content", CONTENTS)

@@ -160,6 +160,7 @@ def test_prompts_are_chatml_with_numbered_pictures() -> None:
     assert own.startswith("<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", tiny.SHAPES)
 @ways
 def test_image_features(

@@ -57,6 +57,7 @@ def copied(source: Path, to: Path, *changes: d.Damage) -> Path:
     return to
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", zoo.KINDS, ids=lambda kind: kind.name)
 def test_it_is_exported_as_its_twin(kind: zoo.Kind, checkpoint: Checkpoints, tmp_path: Path) -> None:
     ours = copied(checkpoint(*kind.source), tmp_path / "ours", kind.change)

@@ -59,6 +59,7 @@ def published(name: str) -> str:
     return name.replace("model.language_model.", "model.")
 
 
+@pytest.mark.slow
 @examples
 def test_linears_are_bit_equal(example: Path, decoded: dict[Path, dict[str, np.ndarray]]) -> None:
     linears = quantized_linears(Checkpoint(example))

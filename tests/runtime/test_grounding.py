@@ -193,6 +193,7 @@ HOSTILE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("family", "unit"), [(family, unit) for family in HOSTILE for unit in HOSTILE[family]])
 @pytest.mark.parametrize("start", ["", "(1,2)", '{"bbox_2d":['])
 def test_hostile_answers_take_no_long_time(family: str, unit: str, start: str) -> None:
