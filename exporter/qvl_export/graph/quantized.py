@@ -103,8 +103,8 @@ def quantize(root: nn.Module, prefix: str, formats: Mapping[str, QuantFormat]) -
             whole = f"{path}.{name}" if path else name
             format = formats.get(whole)
             if format and isinstance(child, Linear | Embedding):
-                kind = QuantizedLinear if isinstance(child, Linear) else QuantizedEmbedding
-                setattr(parent, name, kind(child, format))  # type: ignore[arg-type]
+                new = QuantizedLinear(child, format) if isinstance(child, Linear) else QuantizedEmbedding(child, format)
+                setattr(parent, name, new)
                 used[whole] = format
             elif isinstance(child, Experts) and (format := formats.get(f"{whole}.{EXPERT_PARTS[0]}")):
                 setattr(parent, name, QuantizedExperts(child, format))
