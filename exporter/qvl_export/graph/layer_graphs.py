@@ -54,6 +54,11 @@ class Stage:
     routed: tuple[str, str] | None = None
 
     @property
+    def linears(self) -> list[str]:
+        """The names of the float linears, in the order of their inputs."""
+        return [name for names in self.taps.values() for name in names]
+
+    @property
     def experts(self) -> dict[str, ExpertWeight]:
         """The float matrices of experts."""
         values = self.graph.model.graph.initializers.items()

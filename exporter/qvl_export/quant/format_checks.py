@@ -6,14 +6,12 @@ Both build graphs without weights, which takes seconds for large models.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from math import prod
 
 from qvl_runtime.manifest import Manifest
 
 from ..graph.layer_graphs import Stage
 from ..targets import Target
 from . import schemes
-from .calibration.tower import Tower
 from .context import CalibrationSetup
 from .precision import CANDIDATES, MIXED
 from .schemes import Scheme
@@ -28,7 +26,7 @@ def check_formats(setup: CalibrationSetup) -> None:
         stages = [tower.build(stage, {}) for stage in tower.stages]
         for scheme in _schemes(name, precision, setup):
             for stage in stages:
-                for rows, columns in _linears(tower, stage):
+                for rows, columns in map(tower.shape, stage.linears):
                     target.packed_form(rows, columns, scheme.format(columns))
                 _check_experts(target, stage, scheme)
 
@@ -47,13 +45,6 @@ def _schemes(name: str, precision: str, setup: CalibrationSetup) -> Iterator[Sch
         yield schemes.find(precision, setup.options)
         return
     yield from (schemes.find(candidate, setup.options) for candidate in CANDIDATES[name])
-
-
-def _linears(tower: Tower, stage: Stage) -> Iterator[tuple[int, int]]:
-    """Yields the shapes [N, K] of a float stage's linears."""
-    for name in (name for names in stage.taps.values() for name in names):
-        shape = tower.tensors[f"{name}.weight"].shape
-        yield shape[0], prod(shape[1:])
 
 
 def _check_experts(target: Target, stage: Stage, scheme: Scheme) -> None:

@@ -118,7 +118,7 @@ def quantize_linears(
 ) -> StageRecord:
     """Quantizes and saves all linears of a stage, and saves the rewritten float tensors."""
     linears: dict[str, LinearRecord] = {}
-    for name in (name for names in stage.taps.values() for name in names):
+    for name in stage.linears:
         scheme = tower.scheme(name)
         if scheme is None:
             continue

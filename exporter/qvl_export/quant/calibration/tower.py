@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,6 +47,11 @@ class Tower:
     cache_scales: Mapping[str, Floats] = field(default_factory=dict)
     experts_per_token: int = 0
     per_tensor: bool = False
+
+    def shape(self, linear: str) -> tuple[int, int]:
+        """Returns a linear's shape [N, K], whatever its shape in the checkpoint."""
+        shape = self.tensors[f"{linear}.weight"].shape
+        return shape[0], math.prod(shape[1:])
 
     def tensor(self, name: str) -> Floats:
         """Reads a stored tensor in float32; linears become [N, K] whatever their shape in the checkpoint."""

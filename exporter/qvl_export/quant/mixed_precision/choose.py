@@ -34,7 +34,6 @@ from .bundle_size import NO_HASH, Sizes
 from .measure import Chain
 from .pinned_scheme import PinnedScheme
 from .sensitivity_table import Sensitivity
-from .single_linear import shape_of
 
 
 def choose(context: CalibrationContext) -> dict[str, schemes.Scheme | None]:
@@ -70,9 +69,9 @@ def _unmeasured(setup: CalibrationSetup) -> list[Sensitivity]:
     """The most favorable table possible: every linear in its smallest formats, at zero cost."""
     table = []
     for tower, candidates in zip(_towers(setup), _candidates(setup).values(), strict=True):
-        names = [name for stage in tower.stages for tap in tower.build(stage, {}).taps.values() for name in tap]
+        names = [name for stage in tower.stages for name in tower.build(stage, {}).linears]
         for name in names:
-            shape = shape_of(tower, name)
+            shape = tower.shape(name)
             formats = {precision: scheme.format(shape[1]) for precision, scheme in candidates.items()}
             smallest = {
                 precision: format.with_inputs_per_tensor() if tower.per_tensor and format.integer else format

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
@@ -53,7 +52,7 @@ class StageNoise:
 
         If a linear's inputs keep one scale per token, one scale for all inputs is measured as a separate precision.
         """
-        found = {linear: LinearNoise(shape_of(self.tower, linear), {}, {}) for linear in statistics}
+        found = {linear: LinearNoise(self.tower.shape(linear), {}, {}) for linear in statistics}
         for precision, scheme in schemes.items():
             uniform = replace(self.tower, scheme=dict.fromkeys(statistics, scheme).get)
             smoothed = smooth_stage(uniform, self.stage, statistics)
@@ -79,12 +78,6 @@ class StageNoise:
             ]
             noise.formats[precision], noise.noise[precision] = format, float(sum(energies))
         return format
-
-
-def shape_of(tower: Tower, linear: str) -> tuple[int, int]:
-    """The linear's shape [N, K], whatever its shape in the checkpoint."""
-    shape = tower.tensors[f"{linear}.weight"].shape
-    return shape[0], math.prod(shape[1:])
 
 
 def smooth_stage(tower: Tower, stage: Stage, statistics: Mapping[str, Statistics]) -> Smoothed:
