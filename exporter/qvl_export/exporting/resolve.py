@@ -60,14 +60,15 @@ def resolve(plan: ExportPlan, progress: Progress) -> ResolvedExport:
         pages = _select(plan)
         check_pool(plan.calibration.ray)
     lowered = _targets(plan, precisions)
-    _finisher(plan, precisions, {})
+    finisher = _finisher(plan, precisions, {})
     resolved = _read(plan, precisions, lowered, layout, progress)
     check_effect(plan, resolved.targets, bool(resolved.own), resolved.spec.text.moe is not None)
     if pages:
         _report_fewer(plan, pages, progress)
     layout.check(resolved)
     _check_save_gptq(resolved)
-    finisher = _finisher(plan, precisions, resolved.own)
+    if resolved.own:
+        finisher = _finisher(plan, precisions, resolved.own)
     calibration = _calibration(resolved, pages, progress) if pages else None
     return replace(resolved, finisher=finisher, calibration=calibration)
 
