@@ -135,12 +135,13 @@ def _compare_stage(directory: Path, name: str, info: TraceInfo) -> Stage:
         )
     if name.endswith(SMOOTHED) and np.isfinite(two).all():
         two = undo_smoothing(one, two)
+    whole = similarity(one, two)
     if not name.startswith(("llm.", LOGITS)):
-        return Stage(name, similarity(one, two), similarity(one, two), None)
+        return Stage(name, whole, whole, None)
     is_image = np.zeros(len(one), dtype=bool)
     is_image[info.image_tokens] = True
     vision, text = (similarity(one[rows], two[rows]) if rows.any() else None for rows in (is_image, ~is_image))
-    return Stage(name, similarity(one, two), vision, text)
+    return Stage(name, whole, vision, text)
 
 
 def describe(found: Blame) -> str:
