@@ -6,6 +6,8 @@ import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
+from qvl_runtime.common.counted import counted
+
 from ...errors import ExportError
 from ..metrics.scores import METRICS, TASKS
 from .results import Comparison, Report
@@ -71,7 +73,7 @@ def exceeded(report: Report, gates: Sequence[Gate]) -> list[str]:
 def undecided(report: Report, gates: Sequence[Gate]) -> list[str]:
     """Returns one line per bundle and task with too few items for a gate to decide."""
     return [
-        f"{bundle.title}: {_name(score)} has {score.items} {'item' if score.items == 1 else 'items'}, "
+        f"{bundle.title}: {_name(score)} has {counted(score.items, 'item')}, "
         f"too few to decide (at least {MIN_ITEMS} needed)"
         for bundle in report.bundles
         for gate in gates
