@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from qvl_runtime.manifest import FileEntry
+from qvl_runtime.manifest import FileEntry, Manifest
 
 from .. import engines, families, targets
 from ..bundle import manifest as describe
@@ -242,10 +242,16 @@ def _calibration(resolved: ResolvedExport, pages: Pages, progress: Progress) -> 
         prune=plan.calibration_prune,
     )
     format_checks.check_formats(setup)
+    if plan.quant.max_size is not None:
+        format_checks.check_size(setup, _draft(resolved))
+    weights.check_finite(resolved.checkpoint.tensors.values(), progress)
+    return setup
+
+
+def _draft(resolved: ResolvedExport) -> Manifest:
+    """Returns the manifest of the bundle before any graph is written."""
     files = {
         name: FileEntry(size=len(content), sha256=hashlib.sha256(content).hexdigest())
         for name, content in text_files.encoded(resolved.texts).items()
     }
-    format_checks.check_size(setup, resolved.manifest({}, files, hashlib.sha256()))
-    weights.check_finite(resolved.checkpoint.tensors.values(), progress)
-    return setup
+    return resolved.manifest({}, files, hashlib.sha256())

@@ -33,10 +33,9 @@ def check_formats(setup: CalibrationSetup) -> None:
 
 def check_size(setup: CalibrationSetup, draft: Manifest) -> None:
     """Raises ExportError if no choice of precisions keeps the size limit; `draft` describes the bundle's text files."""
-    if setup.limit and setup.limit.max_size is not None:
-        from .mixed_precision import choose as mixed
+    from .mixed_precision import choose as mixed  # imports PyTorch, which only calibration needs
 
-        mixed.check_size(setup, draft)
+    mixed.check_size(setup, draft)
 
 
 def _schemes(name: str, precision: str, setup: CalibrationSetup) -> Iterator[Scheme]:
