@@ -102,7 +102,7 @@ class RandomQuantizer:
         return [decoder_stage(self.spec.text, target, stage) for stage in decoder_stages(self.spec.text)]
 
     def _names(self, name: str) -> list[str]:
-        return [linear for stage in self._stages(name) for names in stage.taps.values() for linear in names]
+        return [linear for stage in self._stages(name) for linear in stage.linears]
 
     def _linear(self, name: str, format: Any) -> RandomLinear:
         rows, *rest = self.checkpoint.tensors[f"{name}.weight"].shape
