@@ -54,7 +54,7 @@ class PlacedMedia:
     @property
     def key(self) -> bytes:
         """Equal keys mean equal image features."""
-        return self.media.digest + repr(self.grid).encode() + (b"" if self.kept is None else repr(self.kept).encode())
+        return self.media.digest + repr(self.grid).encode() + (b"" if self.kept is None else self.kept.digest)
 
     def patches(self, geometry: ImageGeometry) -> Patches:
         """Returns the pixels of all blocks in the layout that the vision graph takes."""
