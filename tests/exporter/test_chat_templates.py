@@ -13,16 +13,8 @@ from tests.exporter.text_files import (
     BOM,
     put,
     read,
-    without_texts,
 )
 from tests.runtime.templates import QWEN2_5_TOOLS, QWEN2_5_VL, QWEN3_VL
-
-
-@pytest.fixture
-def here(tmp_path: Path) -> Path:
-    """A checkpoint without a tokenizer's configuration and chat template."""
-    return without_texts(tmp_path)
-
 
 TEXT_ONLY = QWEN2_5_TOOLS
 

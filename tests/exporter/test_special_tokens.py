@@ -21,16 +21,8 @@ from tests.exporter.text_files import (
     ids,
     put,
     read,
-    without_texts,
 )
 from tests.runtime.templates import QWEN2_5_VL
-
-
-@pytest.fixture
-def here(tmp_path: Path) -> Path:
-    """A checkpoint without a tokenizer's configuration and chat template."""
-    return without_texts(tmp_path)
-
 
 CONFIGS = {
     "nothing": {},

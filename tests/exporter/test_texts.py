@@ -25,16 +25,9 @@ from tests.exporter.text_files import (
     ids,
     put,
     read,
-    without_texts,
 )
 from tests.oracles.tiny import REFERENCE
 from tests.runtime.templates import QWEN2_5_TOOLS, QWEN2_5_VL, QWEN3_VL
-
-
-@pytest.fixture
-def here(tmp_path: Path) -> Path:
-    """A checkpoint without a tokenizer's configuration and chat template."""
-    return without_texts(tmp_path)
 
 
 def test_a_tokenizer_that_is_whole_is_not_rewritten(here: Path) -> None:

@@ -11,24 +11,13 @@ import pytest
 from qvl_runtime.answers.sampling import Sampling
 from qvl_runtime.errors import PromptError
 from qvl_runtime.model import Model, load
-
-QUESTION = [{"role": "user", "content": "What is the total?"}]
-
-
-@pytest.fixture(scope="module")
-def path(bundle: Any) -> Path:
-    return bundle("qwen2_5_vl", "deep", "fp32")
-
-
-@pytest.fixture(scope="module")
-def model(path: Path) -> Model:
-    return load(path, threads=1)
+from tests.runtime.test_endings import QUESTION
 
 
 @pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf"), "1", True])
-def test_bad_timeouts(model: Model, timeout: Any) -> None:
+def test_bad_timeouts(deep_model: Model, timeout: Any) -> None:
     with pytest.raises(PromptError, match="timeout must be "):
-        model.generate(QUESTION, timeout=timeout)
+        deep_model.generate(QUESTION, timeout=timeout)
 
 
 NUMPY: dict[str, Any] = {
@@ -44,36 +33,36 @@ NUMPY: dict[str, Any] = {
 }
 
 
-def test_numbers_of_numpy_are_numbers(model: Model, path: Path) -> None:
+def test_numbers_of_numpy_are_numbers(deep_model: Model, deep_path: Path) -> None:
     plain = {name: value.item() for name, value in NUMPY.items()}
-    assert model.generate(QUESTION, **NUMPY) == model.generate(QUESTION, **plain)
-    assert load(path, threads=np.int64(1)).generate(QUESTION, 3) == model.generate(QUESTION, 3)
+    assert deep_model.generate(QUESTION, **NUMPY) == deep_model.generate(QUESTION, **plain)
+    assert load(deep_path, threads=np.int64(1)).generate(QUESTION, 3) == deep_model.generate(QUESTION, 3)
     assert Sampling(np.float32(1), seed=np.int64(2)) == Sampling(1.0, seed=2)
 
 
 @pytest.mark.parametrize("name", ["max_new_tokens", "temperature", "top_p", "top_k", "seed", "timeout"])
 @pytest.mark.parametrize("value", [True, np.bool_(True), np.float64("nan"), [1], "1"], ids=repr)
-def test_what_is_not_a_number_is_refused(model: Model, name: str, value: Any) -> None:
+def test_what_is_not_a_number_is_refused(deep_model: Model, name: str, value: Any) -> None:
     with pytest.raises(PromptError, match=f"{name} must be ") as caught:
-        model.generate(QUESTION, **{"max_new_tokens": 3, name: value})
+        deep_model.generate(QUESTION, **{"max_new_tokens": 3, name: value})
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["max_new_tokens", "temperature", "top_k", "seed", "repetition_penalty", "timeout"])
 @pytest.mark.parametrize("value", [-(10**400), -(10**5000)], ids=["beyond floats", "beyond what Python writes"])
-def test_numbers_of_any_length_are_refused(model: Model, name: str, value: int) -> None:
+def test_numbers_of_any_length_are_refused(deep_model: Model, name: str, value: int) -> None:
     with pytest.raises(PromptError, match=f"{name} must be "):
-        model.generate(QUESTION, **{"max_new_tokens": 3, name: value})
+        deep_model.generate(QUESTION, **{"max_new_tokens": 3, name: value})
 
 
 @pytest.mark.parametrize("name", ["temperature", "repetition_penalty", "timeout"])
-def test_numbers_beyond_all_floats_are_refused(model: Model, name: str) -> None:
+def test_numbers_beyond_all_floats_are_refused(deep_model: Model, name: str) -> None:
     with pytest.raises(PromptError, match=f"{name} must be a finite number .* got 1000"):
-        model.generate(QUESTION, **{"max_new_tokens": 3, name: 10**400})
+        deep_model.generate(QUESTION, **{"max_new_tokens": 3, name: 10**400})
 
 
-def test_other_options_quote_numbers_of_any_length(model: Model) -> None:
+def test_other_options_quote_numbers_of_any_length(deep_model: Model) -> None:
     with pytest.raises(PromptError, match=r"stop must be .* got a number of thousands of digits"):
-        model.generate(QUESTION, 3, stop=10**5000)  # type: ignore[arg-type]
+        deep_model.generate(QUESTION, 3, stop=10**5000)  # type: ignore[arg-type]
     with pytest.raises(PromptError, match=r"the answer must be .* got a number of thousands of digits"):
-        model.logits(QUESTION, [10**5000])
+        deep_model.logits(QUESTION, [10**5000])

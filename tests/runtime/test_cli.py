@@ -37,16 +37,6 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
 @pytest.fixture(scope="module")
-def path(bundle: Any) -> Path:
-    return bundle("qwen2_5_vl", "deep", "fp32")
-
-
-@pytest.fixture(scope="module")
-def model(path: Path) -> Model:
-    return load(path, threads=1)
-
-
-@pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("pages") / "page.png"
     pixels = np.random.default_rng(0).integers(0, 256, (120, 200, 3), dtype=np.uint8)
@@ -55,13 +45,13 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def short(path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def short(deep_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same bundle with room for 90 tokens."""
     copy = tmp_path_factory.mktemp("short")
-    for file in path.iterdir():
+    for file in deep_path.iterdir():
         if file.name != MANIFEST:
             shutil.copyfile(file, copy / file.name)
-    manifest = read_manifest(path)
+    manifest = read_manifest(deep_path)
     llm = msgspec.structs.replace(manifest.llm, max_length=90)
     (copy / MANIFEST).write_bytes(msgspec.json.encode(msgspec.structs.replace(manifest, llm=llm)))
     return copy
@@ -92,90 +82,90 @@ def image(source: Any) -> dict[str, Any]:
     return {"type": "image", "image": source}
 
 
-def test_run_prints_the_answer(call: Any, path: Path, model: Model, page: Path) -> None:
-    expected = model.generate([user(image(str(page)), text("Read."))], max_new_tokens=8)
-    assert call("run", path, "Read.", "--image", page, "--max-new-tokens", 8) == (0, expected + "\n", CUT)
+def test_run_prints_the_answer(call: Any, deep_path: Path, deep_model: Model, page: Path) -> None:
+    expected = deep_model.generate([user(image(str(page)), text("Read."))], max_new_tokens=8)
+    assert call("run", deep_path, "Read.", "--image", page, "--max-new-tokens", 8) == (0, expected + "\n", CUT)
 
 
-def test_the_prompt_may_come_after_options(call: Any, path: Path, page: Path) -> None:
+def test_the_prompt_may_come_after_options(call: Any, deep_path: Path, page: Path) -> None:
     options = ["--image", page, "--max-new-tokens", 4]
-    before = call("run", path, "Read.", *options)
-    assert call("run", path, *options, "Read.") == before
-    assert call("run", *options, path, "Read.") == before
-    code, _, errors = call("run", path, *options, "Read.", "twice")
+    before = call("run", deep_path, "Read.", *options)
+    assert call("run", deep_path, *options, "Read.") == before
+    assert call("run", *options, deep_path, "Read.") == before
+    code, _, errors = call("run", deep_path, *options, "Read.", "twice")
     assert (code, "unexpected arguments: twice; put the prompt in quotes" in errors) == (2, True)
-    code, _, errors = call("run", path, "Read.", *options, "--nonsense")
+    code, _, errors = call("run", deep_path, "Read.", *options, "--nonsense")
     assert (code, "No such option" in errors and "--nonsense" in errors) == (2, True)
 
 
-def test_an_answer_arrives_piece_by_piece(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_answer_arrives_piece_by_piece(deep_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     printed: list[tuple[str, bool]] = []
     monkeypatch.setattr("builtins.print", lambda *a, flush=False, **_: printed.append(("".join(a), flush)))
-    assert cli.main(["run", str(path), "Read.", "--max-new-tokens", "9"]) == 0
+    assert cli.main(["run", str(deep_path), "Read.", "--max-new-tokens", "9"]) == 0
     assert len(printed) > 3
     assert all(flush for _, flush in printed[:-2])  # then the end of the line, and the note that it was cut off
 
 
-def test_run_json(call: Any, path: Path, model: Model, page: Path) -> None:
-    code, out, errors = call("run", path, "Read.", "--image", page, "--max-new-tokens", 6, "--json")
+def test_run_json(call: Any, deep_path: Path, deep_model: Model, page: Path) -> None:
+    code, out, errors = call("run", deep_path, "Read.", "--image", page, "--max-new-tokens", 6, "--json")
     result = json.loads(out)
     assert (code, errors, out.count("\n")) == (0, "", 1)
     assert set(result) == {"text", "tokens", "finish_reason", "counts", "seconds", "tokens_per_second"}
     expected = {"prompt", "reused", "image", "pruned", "generated", "certain", "proposed", "accepted"}
     assert set(result["counts"]) == expected
     assert set(result["seconds"]) == {"vision", "prefill", "first_token", "decode"}
-    assert result["text"] == model.generate([user(image(page), text("Read."))], max_new_tokens=6)
+    assert result["text"] == deep_model.generate([user(image(page), text("Read."))], max_new_tokens=6)
     assert len(result["tokens"]) == result["counts"]["generated"] == 6
     assert result["finish_reason"] == "length"
-    assert result["counts"]["image"] == model.encode(page).shape[0]
+    assert result["counts"]["image"] == deep_model.encode(page).shape[0]
 
 
-def test_several_images_and_a_system_message(call: Any, path: Path, model: Model, page: Path) -> None:
+def test_several_images_and_a_system_message(call: Any, deep_path: Path, deep_model: Model, page: Path) -> None:
     messages = [{"role": "system", "content": "Be brief."}, user(image(page), image(page), text("Same?"))]
-    expected = model.generate(messages, max_new_tokens=8)
+    expected = deep_model.generate(messages, max_new_tokens=8)
     options = ["--image", page, "--image", page, "--system", "Be brief.", "--max-new-tokens", 8]
-    assert call("run", path, "Same?", *options)[1] == expected + "\n"
+    assert call("run", deep_path, "Same?", *options)[1] == expected + "\n"
 
 
-def test_pdf_pages(call: Any, path: Path, page: Path, tmp_path: Path) -> None:
+def test_pdf_pages(call: Any, deep_path: Path, page: Path, tmp_path: Path) -> None:
     pdf = tmp_path / "letter.pdf"
     Image.open(page).save(pdf, save_all=True, append_images=[Image.open(page)] * 2, resolution=300)
 
     def tokens(*options: object) -> int:
-        code, out, _ = call("run", path, "Read.", "--pdf", pdf, *options, "--max-new-tokens", 1, "--json")
+        code, out, _ = call("run", deep_path, "Read.", "--pdf", pdf, *options, "--max-new-tokens", 1, "--json")
         assert code == 0
         return int(json.loads(out)["counts"]["image"])
 
     assert tokens() == 3 * tokens("--pages", "2") > tokens("--pages", "1,3") > 0
-    assert call("run", path, "Read.", "--pdf", pdf, "--pages", "4")[0] == 2
-    code, _, errors = call("run", path, "Read.", "--pages", "4")
+    assert call("run", deep_path, "Read.", "--pdf", pdf, "--pages", "4")[0] == 2
+    code, _, errors = call("run", deep_path, "Read.", "--pages", "4")
     assert (code, errors) == (2, "error: --pages needs --pdf\n")
 
 
-def test_video_frames_and_fps(call: Any, path: Path, model: Model, page: Path, tmp_path: Path) -> None:
+def test_video_frames_and_fps(call: Any, deep_path: Path, deep_model: Model, page: Path, tmp_path: Path) -> None:
     frames = [tmp_path / f"{index}.png" for index in range(4)]
     for index, frame in enumerate(frames):
         Image.new("RGB", (60, 60), (60 * index, 0, 0)).save(frame)
     for fps in (0.5, 4.0):
         messages = [user({"type": "video", "video": [str(frame) for frame in frames], "fps": fps}, text("What?"))]
-        expected = model.generate(messages, max_new_tokens=8)
-        out = call("run", path, "What?", "--video", tmp_path, "--fps", fps, "--max-new-tokens", 8)[1]
+        expected = deep_model.generate(messages, max_new_tokens=8)
+        out = call("run", deep_path, "What?", "--video", tmp_path, "--fps", fps, "--max-new-tokens", 8)[1]
         assert out == expected + "\n"
-    assert call("run", path, "What?", "--video", page, "--fps", 0)[0] == 2
+    assert call("run", deep_path, "What?", "--video", page, "--fps", 0)[0] == 2
 
 
-def test_sampling_options_reach_the_model(call: Any, path: Path, model: Model) -> None:
+def test_sampling_options_reach_the_model(call: Any, deep_path: Path, deep_model: Model) -> None:
     options = {"temperature": 1.5, "top_p": 0.9, "top_k": 30, "seed": 4, "max_new_tokens": 20}
     flags = [item for name, value in options.items() for item in ("--" + name.replace("_", "-"), value)]
-    assert call("run", path, "Read.", *flags)[1] == model.generate([user(text("Read."))], **options) + "\n"
+    assert call("run", deep_path, "Read.", *flags)[1] == deep_model.generate([user(text("Read."))], **options) + "\n"
 
 
-def test_template_arguments_reach_the_model(call: Any, path: Path, tmp_path: Path) -> None:
-    for file in path.iterdir():
+def test_template_arguments_reach_the_model(call: Any, deep_path: Path, tmp_path: Path) -> None:
+    for file in deep_path.iterdir():
         shutil.copyfile(file, tmp_path / file.name)
     source = "{% if loud %}{{ loud * 3 }}{% endif %}{{ messages[0].content[0].text }}"
     (tmp_path / "chat_template.jinja").write_text(source)
-    manifest = read_manifest(path)
+    manifest = read_manifest(deep_path)
     files = {**manifest.files, "chat_template.jinja": FileEntry(size=len(source), sha256="0" * 64)}
     (tmp_path / MANIFEST).write_bytes(msgspec.json.encode(msgspec.structs.replace(manifest, files=files)))
     counts = [
@@ -236,16 +226,16 @@ USAGE = {
 
 
 @pytest.mark.parametrize(("arguments", "reason"), BAD.values(), ids=BAD)
-def test_bad_input_is_one_line_and_code_2(call: Any, path: Path, arguments: list[str], reason: str) -> None:
-    code, out, errors = call(*[str(path) if argument == "BUNDLE" else argument for argument in arguments])
+def test_bad_input_is_one_line_and_code_2(call: Any, deep_path: Path, arguments: list[str], reason: str) -> None:
+    code, out, errors = call(*[str(deep_path) if argument == "BUNDLE" else argument for argument in arguments])
     assert (code, out) == (2, "")
     assert errors.startswith("error: ") and errors.count("\n") == 1
     assert reason in errors
 
 
 @pytest.mark.parametrize("arguments", USAGE.values(), ids=USAGE)
-def test_wrong_usage_is_code_2(call: Any, path: Path, arguments: list[str]) -> None:
-    code, out, errors = call(*[str(path) if argument == "BUNDLE" else argument for argument in arguments])
+def test_wrong_usage_is_code_2(call: Any, deep_path: Path, arguments: list[str]) -> None:
+    code, out, errors = call(*[str(deep_path) if argument == "BUNDLE" else argument for argument in arguments])
     assert (code, out) == (2, "")
     assert errors.startswith("error: ") and errors.count("\n") == 1
     assert "(see python -m qvl_runtime" in errors and "_positive" not in errors
@@ -266,46 +256,46 @@ def test_the_fix_of_wrong_usage_is_named(call: Any, arguments: list[str], messag
     assert code == 2 and re.fullmatch(f"error: {message}\n", errors), errors
 
 
-def test_inspect(call: Any, path: Path, short: Path) -> None:
-    code, out, errors = call("inspect", path)
+def test_inspect(call: Any, deep_path: Path, short: Path) -> None:
+    code, out, errors = call("inspect", deep_path)
     assert (code, errors) == (0, "")
     for expected in ("qwen2_5_vl for cpu", "8,192 tokens", "pixel_values", "logits", "present.N.key, .value"):
         assert expected in out
-    code, out, _ = call("inspect", path, "--json")
-    assert (code, msgspec.convert(json.loads(out), Manifest)) == (0, read_manifest(path))
+    code, out, _ = call("inspect", deep_path, "--json")
+    assert (code, msgspec.convert(json.loads(out), Manifest)) == (0, read_manifest(deep_path))
 
 
-def test_inspect_verify(call: Any, path: Path, tmp_path: Path) -> None:
-    code, out, _ = call("inspect", path, "--verify")
+def test_inspect_verify(call: Any, deep_path: Path, tmp_path: Path) -> None:
+    code, out, _ = call("inspect", deep_path, "--verify")
     assert (code, "DAMAGED" in out) == (0, False)
-    for file in path.iterdir():
+    for file in deep_path.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     data = bytearray((tmp_path / "vision.onnx.data").read_bytes())
     data[100] ^= 1
     (tmp_path / "vision.onnx.data").write_bytes(data)
     code, out, _ = call("inspect", tmp_path, "--verify")
     assert (code, "DAMAGED  vision.onnx.data" in out, out.count("DAMAGED")) == (1, True, 1)
-    files = len(read_manifest(path).files)
+    files = len(read_manifest(deep_path).files)
     assert out.endswith(f"\n1 of {files} files differ from what was written: copy or export the bundle again\n")
     code, out, _ = call("inspect", tmp_path, "--verify", "--json")
     assert code == 1
     assert [name for name, good in json.loads(out)["verified"].items() if not good] == ["vision.onnx.data"]
     assert json.loads(out)["damaged"] == ["vision.onnx.data"]
-    code, out, _ = call("inspect", path, "--verify", "--json")
+    code, out, _ = call("inspect", deep_path, "--verify", "--json")
     assert (code, json.loads(out)["damaged"]) == (0, [])
-    assert "damaged" not in json.loads(call("inspect", path, "--json")[1])
+    assert "damaged" not in json.loads(call("inspect", deep_path, "--json")[1])
 
 
-def test_inspect_verify_of_another_size_is_an_error(call: Any, path: Path, tmp_path: Path) -> None:
-    shutil.copytree(path, tmp_path / "copy")
+def test_inspect_verify_of_another_size_is_an_error(call: Any, deep_path: Path, tmp_path: Path) -> None:
+    shutil.copytree(deep_path, tmp_path / "copy")
     with (tmp_path / "copy" / "vision.onnx.data").open("ab") as file:
         file.write(b"more")
     code, out, errors = call("inspect", tmp_path / "copy", "--verify")
     assert (code, out) == (2, "") and "vision.onnx.data: is changed: " in errors
 
 
-def test_bench(call: Any, path: Path, page: Path) -> None:
-    options = [path, "--image", page, "--repeat", 2, "--max-new-tokens", 4, "--threads", 1]
+def test_bench(call: Any, deep_path: Path, page: Path) -> None:
+    options = [deep_path, "--image", page, "--repeat", 2, "--max-new-tokens", 4, "--threads", 1]
     code, out, errors = call("bench", *options, "--json")
     result = json.loads(out)
     assert (code, errors) == (0, "")
@@ -331,12 +321,12 @@ def mostly_paper(page: Path) -> Path:
 @pytest.mark.parametrize(("rule", "expected"), [((), None), (("--prune",), True), (("--prune", "exact"), "exact"),
                                                 (("--prune=2.5",), 2.5), (("--prune", "off"), "off")])  # fmt: skip
 def test_tokens_left_out_are_in_json(
-    call: Any, path: Path, mostly_paper: Path, rule: tuple[str, ...], expected: Any
+    call: Any, deep_path: Path, mostly_paper: Path, rule: tuple[str, ...], expected: Any
 ) -> None:
     ask = ["--image", mostly_paper, "--max-new-tokens", 2, "--json"]
-    code, out, errors = call("run", path, "Read.", *ask, *rule)
+    code, out, errors = call("run", deep_path, "Read.", *ask, *rule)
     assert (code, errors) == (0, "")
-    with load(path, threads=1, prune=expected) as pruning:
+    with load(deep_path, threads=1, prune=expected) as pruning:
         stream = pruning.stream([{"role": "user", "content": [{"type": "image", "image": mostly_paper},
                                                               {"type": "text", "text": "Read."}]}], 2)  # fmt: skip
         list(stream)
@@ -344,7 +334,7 @@ def test_tokens_left_out_are_in_json(
     assert result["tokens"] == stream.run.tokens
     assert result["counts"]["pruned"] == stream.run.counts.pruned
     assert bool(stream.run.counts.pruned) == (expected not in (None, "off"))
-    code, out, _ = call("bench", path, "Read.", "--repeat", 1, *ask, *rule)
+    code, out, _ = call("bench", deep_path, "Read.", "--repeat", 1, *ask, *rule)
     assert (code, json.loads(out)["pruned_tokens"]) == (0, stream.run.counts.pruned)
 
 
@@ -389,12 +379,12 @@ def test_every_option_is_explained() -> None:
 
 
 def test_qvl_export_runs_bundles_alike(
-    call: Any, path: Path, page: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    call: Any, deep_path: Path, page: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = ["run", str(path), "--image", str(page), "Read.", "--max-new-tokens", "6"]
-    bad = ["run", str(path), "x", "--image", "none.png"]
-    dashes = ["run", str(path), "--max-new-tokens", "2", "--", "--json"]
-    for arguments in (run, bad, dashes, ["inspect", str(path), "--json"]):
+    run = ["run", str(deep_path), "--image", str(page), "Read.", "--max-new-tokens", "6"]
+    bad = ["run", str(deep_path), "x", "--image", "none.png"]
+    dashes = ["run", str(deep_path), "--max-new-tokens", "2", "--", "--json"]
+    for arguments in (run, bad, dashes, ["inspect", str(deep_path), "--json"]):
         expected = call(*arguments)
         monkeypatch.setattr(sys, "argv", ["qvl-export", *arguments])
         code: object = 0
@@ -408,9 +398,20 @@ def test_qvl_export_runs_bundles_alike(
     assert capsys.readouterr().out.startswith("Usage: qvl-export run")
 
 
-def test_as_a_process(path: Path, model: Model, page: Path) -> None:
-    expected = model.generate([user(image(page), text("读出文字"))], max_new_tokens=6)
-    command = [sys.executable, "-m", "qvl_runtime", "run", path, "读出文字", "--image", page, "--max-new-tokens", "6"]
+def test_as_a_process(deep_path: Path, deep_model: Model, page: Path) -> None:
+    expected = deep_model.generate([user(image(page), text("读出文字"))], max_new_tokens=6)
+    command = [
+        sys.executable,
+        "-m",
+        "qvl_runtime",
+        "run",
+        deep_path,
+        "读出文字",
+        "--image",
+        page,
+        "--max-new-tokens",
+        "6",
+    ]
     done = subprocess.run(command, capture_output=True, env=ENVIRONMENT, cwd="/", timeout=60)
     assert (done.returncode, done.stdout.decode(), done.stderr) == (0, expected + "\n", CUT.encode())
     poor = {**ENVIRONMENT, "PYTHONIOENCODING": "ascii"}  # a terminal that cannot show the answer
@@ -421,11 +422,16 @@ def test_as_a_process(path: Path, model: Model, page: Path) -> None:
 @pytest.mark.parametrize(
     "arguments", [["run", "BUNDLE", "Read.", "--max-new-tokens", "9"], ["inspect", "BUNDLE"], ["run", "--help"]]
 )
-def test_a_reader_that_goes_away(path: Path, arguments: list[str]) -> None:
+def test_a_reader_that_goes_away(deep_path: Path, arguments: list[str]) -> None:
     """As `head -c 1` does: no traceback, no error."""
     reader, writer = os.pipe()
     os.close(reader)
-    command = [sys.executable, "-m", "qvl_runtime", *[str(path) if item == "BUNDLE" else item for item in arguments]]
+    command = [
+        sys.executable,
+        "-m",
+        "qvl_runtime",
+        *[str(deep_path) if item == "BUNDLE" else item for item in arguments],
+    ]
     with os.fdopen(writer, "wb") as out:
         done = subprocess.run(command, stdout=out, stderr=subprocess.PIPE, env=ENVIRONMENT, timeout=60)
     assert (done.returncode, done.stderr) == (0, b"")
@@ -453,27 +459,27 @@ def test_draw(call: Any, reference_bundle: Path, tmp_path: Path) -> None:
         assert (code, errors.count("\n"), reason in errors) == (2, 1, True), errors
 
 
-def test_a_long_prompt_may_follow_a_video(call: Any, path: Path, tmp_path: Path) -> None:
+def test_a_long_prompt_may_follow_a_video(call: Any, deep_path: Path, tmp_path: Path) -> None:
     frame = tmp_path / "1.png"
     Image.new("RGB", (60, 60)).save(frame)
-    code, _, errors = call("run", path, "--video", frame, "What happens? " * 40, "--max-new-tokens", 1, "--json")
+    code, _, errors = call("run", deep_path, "--video", frame, "What happens? " * 40, "--max-new-tokens", 1, "--json")
     assert code == 0, errors  # longer than a file's name can be
 
 
-def test_a_schema_that_is_null_is_none(call: Any, path: Path, tmp_path: Path) -> None:
+def test_a_schema_that_is_null_is_none(call: Any, deep_path: Path, tmp_path: Path) -> None:
     for text in ("null", "[]"):
         (tmp_path / "schema.json").write_text(text)
-        code, _, errors = call("run", path, "Say it.", "--json-schema", tmp_path / "schema.json")
+        code, _, errors = call("run", deep_path, "Say it.", "--json-schema", tmp_path / "schema.json")
         assert code == 2 and errors.count("\n") == 1, errors
 
 
-def test_tools_and_schemas(call: Any, path: Path, model: Model, tmp_path: Path) -> None:
+def test_tools_and_schemas(call: Any, deep_path: Path, deep_model: Model, tmp_path: Path) -> None:
     tools, schema = tmp_path / "tools.json", tmp_path / "schema.json"
     tools.write_text(json.dumps([{"type": "function", "function": {"name": "find", "parameters": {}}}]))
     schema.write_text(json.dumps({"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}))
-    options = ["run", path, "Read.", "--max-new-tokens", 6]
+    options = ["run", deep_path, "Read.", "--max-new-tokens", 6]
     described = json.loads(call(*options, "--tools", tools, "--json")[1])
-    assert described["text"] == model.generate([user(text("Read."))], 6, tools=json.loads(tools.read_text()))
+    assert described["text"] == deep_model.generate([user(text("Read."))], 6, tools=json.loads(tools.read_text()))
     assert (described["tool_calls"], described["malformed_tool_calls"]) == ([], [])
     code, out, errors = call(*options, "--json-schema", schema)
     assert (code, type(json.loads(out)["a"])) == (0, int)
@@ -489,7 +495,7 @@ def test_malformed_calls_are_noted(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err == "note: a malformed tool call: f( 1)\n"
 
 
-def test_a_video_file(call: Any, path: Path, model: Model, tmp_path: Path) -> None:
+def test_a_video_file(call: Any, deep_path: Path, deep_model: Model, tmp_path: Path) -> None:
     film = tmp_path / "film.mp4"
     with av.open(str(film), "w") as container:
         stream = container.add_stream("mpeg4", rate=10)
@@ -500,7 +506,10 @@ def test_a_video_file(call: Any, path: Path, model: Model, tmp_path: Path) -> No
         container.mux(stream.encode())
     for options in ({}, {"fps": 1.0}, {"fps": 4.0, "max_frames": 6}):
         video = {"type": "video", "video": str(film), **options}
-        expected = model.generate([user(video, text("What?"))], max_new_tokens=6)
+        expected = deep_model.generate([user(video, text("What?"))], max_new_tokens=6)
         flags = [item for name, value in options.items() for item in ("--" + name.replace("_", "-"), value)]
-        assert call("run", path, "--video", film, "What?", *flags, "--max-new-tokens", 6)[1] == expected + "\n"
-    assert call("run", path, "--video", tmp_path / "none.mp4", "x")[2] == f"error: {tmp_path}/none.mp4: no such file\n"
+        assert call("run", deep_path, "--video", film, "What?", *flags, "--max-new-tokens", 6)[1] == expected + "\n"
+    assert (
+        call("run", deep_path, "--video", tmp_path / "none.mp4", "x")[2]
+        == f"error: {tmp_path}/none.mp4: no such file\n"
+    )

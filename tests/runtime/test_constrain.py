@@ -55,20 +55,6 @@ def reader(reference_bundle: Path) -> Model:
     return load(reference_bundle, threads=1)
 
 
-@pytest.fixture(scope="module")
-def babbler(bundle: Any) -> Model:
-    """Random weights: only the grammar shapes the answer."""
-    return load(bundle("qwen2_5_vl", "deep", "fp32"), threads=1)
-
-
-@pytest.fixture(scope="module")
-def grammars(babbler: Model) -> Grammars:
-    llm = babbler.manifest.llm
-    return Grammars(
-        (babbler.bundle / "tokenizer.json").read_text("utf-8"), llm.vocab_size, babbler.manifest.tokens.stop
-    )
-
-
 @pytest.mark.parametrize("schema", SCHEMAS.values(), ids=SCHEMAS)
 @pytest.mark.parametrize("length", [1, 7, 33])
 def test_every_answer_is_valid_wherever_it_is_cut(babbler: Model, schema: dict[str, Any], length: int) -> None:

@@ -24,16 +24,6 @@ DRAWN = {"temperature": 1.3, "seed": 3}
 """Answers of random weights that are drawn have many different pieces."""
 
 
-@pytest.fixture(scope="module")
-def path(bundle: Any) -> Path:
-    return bundle("qwen2_5_vl", "deep", "fp32")
-
-
-@pytest.fixture(scope="module")
-def model(path: Path) -> Model:
-    return load(path, threads=1)
-
-
 def slowed(model: Model, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Every call of the language graph takes a second of the clock; returns the tokens of each call."""
     forward, calls = model.engine.forward, []
@@ -47,49 +37,49 @@ def slowed(model: Model, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return calls
 
 
-def test_an_answer_ends_after_its_time(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    text = model.generate(QUESTION, 60, **DRAWN)
-    slowed(model, monkeypatch)
-    stream = model.stream(QUESTION, 60, timeout=7, **DRAWN)
+def test_an_answer_ends_after_its_time(deep_model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = deep_model.generate(QUESTION, 60, **DRAWN)
+    slowed(deep_model, monkeypatch)
+    stream = deep_model.stream(QUESTION, 60, timeout=7, **DRAWN)
     cut = "".join(stream)
     assert (stream.run.finish_reason, stream.run.counts.generated) == ("timeout", 7)
     assert text.startswith(cut) and cut
     with pytest.warns(TruncatedAnswerWarning, match=r"cut off by timeout=4\.5 after 5 tokens") as caught:
-        model.generate(QUESTION, 60, timeout=4.5, **DRAWN)
+        deep_model.generate(QUESTION, 60, timeout=4.5, **DRAWN)
     assert [Path(str(warning.filename)) for warning in caught] == [Path(__file__)]
 
 
-def test_time_may_be_over_within_the_prompt(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    model.clear()
+def test_time_may_be_over_within_the_prompt(deep_model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    deep_model.clear()
     monkeypatch.setattr("qvl_runtime.answers.generate.PREFILL_CHUNK", 3)
-    calls = slowed(model, monkeypatch)
-    stream = model.stream(QUESTION, 60, timeout=2)
+    calls = slowed(deep_model, monkeypatch)
+    stream = deep_model.stream(QUESTION, 60, timeout=2)
     assert list(stream) == []
     assert (stream.run.finish_reason, stream.run.tokens, calls) == ("timeout", [], [3, 3])
     monkeypatch.undo()
-    fresh = load(model.bundle, threads=1)
-    assert model.generate(QUESTION, 20) == fresh.generate(QUESTION, 20), "what was computed is a true prefix"
+    fresh = load(deep_model.bundle, threads=1)
+    assert deep_model.generate(QUESTION, 20) == fresh.generate(QUESTION, 20), "what was computed is a true prefix"
 
 
-def test_a_schema_holds_when_time_is_over(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    slowed(model, monkeypatch)
-    stream = model.stream(QUESTION, 500, json_schema={"type": "array", "minItems": 60}, timeout=6)
+def test_a_schema_holds_when_time_is_over(deep_model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    slowed(deep_model, monkeypatch)
+    stream = deep_model.stream(QUESTION, 500, json_schema={"type": "array", "minItems": 60}, timeout=6)
     assert len(json.loads("".join(stream))) >= 60
     assert (stream.run.finish_reason, len(stream.run.tokens)) == ("timeout", 6)
     assert stream.run.forced
 
 
-def test_what_a_failed_answer_says_of_its_end(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    older = model.stream(QUESTION, 20)
+def test_what_a_failed_answer_says_of_its_end(deep_model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    older = deep_model.stream(QUESTION, 20)
     next(older)
-    model.generate(OTHER, 2)
+    deep_model.generate(OTHER, 2)
     with pytest.raises(PromptError):
         next(older)
     assert older.run.finish_reason == "error"
 
 
-def test_closing_the_model_ends_its_streams_with_an_error(path: Path) -> None:
-    model = load(path, threads=1)
+def test_closing_the_model_ends_its_streams_with_an_error(deep_path: Path) -> None:
+    model = load(deep_path, threads=1)
     stream, unread = model.stream(QUESTION, 40, **DRAWN), model.stream(QUESTION, 40)
     next(stream)
     model.close()
@@ -101,9 +91,9 @@ def test_closing_the_model_ends_its_streams_with_an_error(path: Path) -> None:
     stream.close()
 
 
-def test_an_interrupt_leaves_the_model_usable(path: Path) -> None:
+def test_an_interrupt_leaves_the_model_usable(deep_path: Path) -> None:
     """Ctrl+C at twenty different moments of an answer; afterwards everything is as in a new model."""
-    model = load(path, threads=1)
+    model = load(deep_path, threads=1)
     page = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
     about = [{"role": "user", "content": [{"type": "image", "image": page}, {"type": "text", "text": "Read."}]}]
     expected = [model.generate(question, 25) for question in (QUESTION, about)]
@@ -130,8 +120,8 @@ def test_an_interrupt_leaves_the_model_usable(path: Path) -> None:
     assert hit
 
 
-def test_an_interrupted_stream_is_cancelled(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = load(path, threads=1)
+def test_an_interrupted_stream_is_cancelled(deep_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = load(deep_path, threads=1)
     expected = model.generate(OTHER, 12)
     forward, left = model.engine.forward, iter(range(4))
 
@@ -149,8 +139,8 @@ def test_an_interrupted_stream_is_cancelled(path: Path, monkeypatch: pytest.Monk
     assert model.generate(OTHER, 12) == expected
 
 
-def test_an_interrupt_within_clear_leaves_the_model_usable(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = load(path, threads=1)
+def test_an_interrupt_within_clear_leaves_the_model_usable(deep_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = load(deep_path, threads=1)
     expected = model.generate(QUESTION, 12)
 
     def interrupted(*_: Any) -> None:
@@ -170,8 +160,8 @@ def warned(answer: Callable[[], str]) -> list[str]:
     return [str(warning.message) for warning in caught if warning.category is TruncatedAnswerWarning]
 
 
-def test_generate_says_when_the_default_cuts_it(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = load(path, threads=1)
+def test_generate_says_when_the_default_cuts_it(deep_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = load(deep_path, threads=1)
     monkeypatch.setattr("qvl_runtime.answers.options.MAX_NEW_TOKENS", 6)
     (line,) = warned(lambda: model.generate(QUESTION))
     assert line.startswith("the answer was cut off after 6 tokens, the default of max_new_tokens")
@@ -183,16 +173,16 @@ def test_generate_says_when_the_default_cuts_it(path: Path, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("value", [True, 0, 1.5, np.float64(2), "2"], ids=repr)
-def test_bad_threads(path: Path, value: Any) -> None:
+def test_bad_threads(deep_path: Path, value: Any) -> None:
     with pytest.raises(PromptError, match="threads must be a whole number >= 1, got "):
-        load(path, threads=value)
+        load(deep_path, threads=value)
 
 
-def test_the_command_line(path: Path, model: Model, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_line(deep_path: Path, deep_model: Model, capsys: pytest.CaptureFixture[str]) -> None:
     asked = [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}]
-    whole = model.generate(asked, 30, **DRAWN)
+    whole = deep_model.generate(asked, 30, **DRAWN)
     stop = whole[5:8]
-    run = ["run", str(path), "--max-new-tokens", "30", "--temperature", "1.3", "--seed", "3"]
+    run = ["run", str(deep_path), "--max-new-tokens", "30", "--temperature", "1.3", "--seed", "3"]
     assert cli.main([*run, "--stop", "never", "--stop", stop, "Hi"]) == 0
     out = capsys.readouterr()
     assert (out.out, out.err) == (whole[: whole.index(stop)] + "\n", "")

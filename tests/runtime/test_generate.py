@@ -20,17 +20,6 @@ from qvl_runtime.sessions import cpu
 PRECISE = 1e-4
 
 
-@pytest.fixture(params=["qwen2_5_vl", "qwen3_vl"])  # without and with DeepStack
-def path(bundle: Any, request: pytest.FixtureRequest) -> Path:
-    return bundle(request.param, "deep", "fp32")  # not tied: greedy answers vary
-
-
-@pytest.fixture
-def fresh(path: Path) -> Model:
-    """A model with empty caches."""
-    return load(path, threads=1)
-
-
 class Calls:
     """Counts an engine's calls, and the tokens of each language call."""
 
@@ -80,7 +69,7 @@ def test_pieces_join_to_the_answer(fresh: Model) -> None:
     assert "".join(pieces) == fresh.generate(ask("Read.", page()), **options)
 
 
-def test_max_new_tokens_and_finish_reason(fresh: Model, path: Path) -> None:
+def test_max_new_tokens_and_finish_reason(fresh: Model, varied_path: Path) -> None:
     run = drawn(fresh, ask("Read."), max_new_tokens=5)
     assert (len(run.tokens), run.finish_reason, run.counts.generated) == (5, "length", 5)
     assert run.counts.prompt == len(fresh.prompt(ask("Read.")).ids)
@@ -99,20 +88,20 @@ def test_a_stop_token_ends_the_answer_unspoken(fresh: Model, place: int) -> None
     assert run.counts.generated == place
 
 
-def test_a_seed_repeats_an_answer(fresh: Model, path: Path) -> None:
+def test_a_seed_repeats_an_answer(fresh: Model, varied_path: Path) -> None:
     options = {"temperature": 1.5, "top_p": 0.95, "max_new_tokens": 30}
     first = drawn(fresh, ask("Read.", page()), seed=5, **options).tokens
-    assert first == drawn(load(path, threads=1), ask("Read.", page()), seed=5, **options).tokens
+    assert first == drawn(load(varied_path, threads=1), ask("Read.", page()), seed=5, **options).tokens
     assert first != drawn(fresh, ask("Read.", page()), seed=6, **options).tokens
 
 
-def test_a_growing_kv_cache_changes_nothing(fresh: Model, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_growing_kv_cache_changes_nothing(fresh: Model, varied_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     options = {"temperature": 1.5, "seed": 1, "max_new_tokens": 60}
     question = ask("Read the text.", page())
     whole = drawn(fresh, question, **options)
     expected = prompt_logits(fresh, ask("And now?", page()))
     monkeypatch.setattr(cpu, "CACHE_STEP", 16)
-    small = load(path, threads=1)
+    small = load(varied_path, threads=1)
     assert drawn(small, question, **options).tokens == whole.tokens
     assert small.engine.llm.cache.capacity % 16 == 0
     assert 0 <= small.engine.llm.cache.capacity - (whole.counts.prompt + 59) < 16
@@ -121,7 +110,7 @@ def test_a_growing_kv_cache_changes_nothing(fresh: Model, path: Path, monkeypatc
 
 @pytest.mark.parametrize("chunk", [1, 7, 50])
 def test_prefill_in_chunks_changes_nothing(
-    fresh: Model, path: Path, chunk: int, monkeypatch: pytest.MonkeyPatch
+    fresh: Model, varied_path: Path, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Chunk borders fall inside images and at their edges."""
     messages = ask("Compare these.", page(), page(1, (60, 60)), page(2, (90, 300)))
@@ -129,27 +118,30 @@ def test_prefill_in_chunks_changes_nothing(
     everywhere = np.arange(len(prompt.ids))
     whole = fresh.decoder.prefill(prompt, everywhere, GenerationStats())
     monkeypatch.setattr(generate, "PREFILL_CHUNK", chunk)
-    other = load(path, threads=1)
+    other = load(varied_path, threads=1)
     calls = Calls(other, monkeypatch)
     logits = other.decoder.prefill(prompt, everywhere, GenerationStats())
     assert np.abs(logits - whole).max() < PRECISE
     assert max(calls.tokens) == chunk
     assert calls.images == 3
     last = np.array([len(prompt.ids) - 1])
-    assert np.abs(load(path, threads=1).decoder.prefill(prompt, last, GenerationStats()) - whole[-1]).max() < PRECISE
+    assert (
+        np.abs(load(varied_path, threads=1).decoder.prefill(prompt, last, GenerationStats()) - whole[-1]).max()
+        < PRECISE
+    )
 
 
-def test_a_second_question_reuses_the_page(fresh: Model, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_question_reuses_the_page(fresh: Model, varied_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = Calls(fresh, monkeypatch)
     image_tokens = drawn(fresh, ask("What is the total?", page())).counts.image
     second = drawn(fresh, ask("Who sent it?", page()))
     assert second.counts.reused > image_tokens > 0
     assert calls.images == 1
-    expected = prompt_logits(load(path, threads=1), ask("Which date?", page()))
+    expected = prompt_logits(load(varied_path, threads=1), ask("Which date?", page()))
     assert np.abs(prompt_logits(fresh, ask("Which date?", page())) - expected).max() < PRECISE
 
 
-def test_a_changed_pixel_is_seen(fresh: Model, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_changed_pixel_is_seen(fresh: Model, varied_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = Calls(fresh, monkeypatch)
     other = page()
     other.putpixel((199, 119), tuple(255 - value for value in other.getpixel((199, 119))))
@@ -157,21 +149,21 @@ def test_a_changed_pixel_is_seen(fresh: Model, path: Path, monkeypatch: pytest.M
     run = drawn(fresh, ask("What is the total?", other))
     assert run.counts.reused < fresh.prompt(ask("x", other)).placed[0].span.start + 1
     assert calls.images == 2
-    expected = prompt_logits(load(path, threads=1), ask("Who?", other))
+    expected = prompt_logits(load(varied_path, threads=1), ask("Who?", other))
     assert np.abs(prompt_logits(fresh, ask("Who?", other)) - expected).max() < PRECISE
 
 
-def test_the_same_frames_at_another_speed_are_not_reused(fresh: Model, path: Path) -> None:
+def test_the_same_frames_at_another_speed_are_not_reused(fresh: Model, varied_path: Path) -> None:
     def video(fps: float) -> list[dict[str, Any]]:
         frames = [page(seed, (84, 56)) for seed in range(6)]
         return [{"role": "user", "content": [{"type": "video", "video": frames, "fps": fps}, *ask("x")[0]["content"]]}]
 
     drawn(fresh, video(2))
-    expected = prompt_logits(load(path, threads=1), video(0.5))
+    expected = prompt_logits(load(varied_path, threads=1), video(0.5))
     assert np.abs(prompt_logits(fresh, video(0.5)) - expected).max() < PRECISE
 
 
-def test_a_conversation_continues(fresh: Model, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_conversation_continues(fresh: Model, varied_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = Calls(fresh, monkeypatch)
     first = ask("What is the total?", page())
     answered = drawn(fresh, first)
@@ -179,20 +171,20 @@ def test_a_conversation_continues(fresh: Model, path: Path, monkeypatch: pytest.
     run = drawn(fresh, turns)
     assert run.counts.reused >= answered.counts.prompt
     assert calls.images == 2
-    expected = prompt_logits(load(path, threads=1), turns)
+    expected = prompt_logits(load(varied_path, threads=1), turns)
     assert np.abs(prompt_logits(fresh, turns) - expected).max() < PRECISE
 
 
-def test_an_abandoned_stream_leaves_the_model_right(fresh: Model, path: Path) -> None:
+def test_an_abandoned_stream_leaves_the_model_right(fresh: Model, varied_path: Path) -> None:
     stream = fresh.stream(ask("What is the total?", page()), temperature=1.0, seed=2)
     next(stream)
     next(stream)
     run = drawn(fresh, ask("What is the date?", page()))
     assert run.counts.reused > 0
-    assert run.tokens == drawn(load(path, threads=1), ask("What is the date?", page())).tokens
+    assert run.tokens == drawn(load(varied_path, threads=1), ask("What is the date?", page())).tokens
 
 
-def test_a_newer_prompt_ends_an_older_stream(fresh: Model, path: Path) -> None:
+def test_a_newer_prompt_ends_an_older_stream(fresh: Model, varied_path: Path) -> None:
     """Two answers share one KV cache: going on with the first would silently mix them."""
     expected = fresh.generate(ask("What is the date?"), max_new_tokens=20)
     older = fresh.stream(ask("What is the total?", page()), max_new_tokens=20)
@@ -208,12 +200,12 @@ def test_a_newer_prompt_ends_an_older_stream(fresh: Model, path: Path) -> None:
         list(stream)
 
 
-def test_teacher_forced_logits_equal_single_steps(fresh: Model, path: Path) -> None:
+def test_teacher_forced_logits_equal_single_steps(fresh: Model, varied_path: Path) -> None:
     messages, answer = ask("What is the total?", page()), "Total 12.50 元 😀"
     forced = fresh.logits(messages, answer)
     ids = fresh.token_ids(answer)
     assert forced.shape == (len(ids), fresh.manifest.llm.vocab_size)
-    other = load(path, threads=1)
+    other = load(varied_path, threads=1)
     prompt = other.prompt(messages)
     steps = [prompt_logits(other, messages)]
     for index, token in enumerate(ids[:-1]):
@@ -230,8 +222,10 @@ class Failing(Exception):
 
 
 @pytest.mark.parametrize("part", ["encode", "forward"])
-def test_errors_leave_the_model_usable(fresh: Model, path: Path, part: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    expected = drawn(load(path, threads=1), ask("What is the date?", page(1))).tokens
+def test_errors_leave_the_model_usable(
+    fresh: Model, varied_path: Path, part: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = drawn(load(varied_path, threads=1), ask("What is the date?", page(1))).tokens
     drawn(fresh, ask("What is the total?", page()))
     with pytest.raises(MediaError):
         fresh.generate([{"role": "user", "content": [{"type": "image", "image": b"no image"}]}])
@@ -249,10 +243,10 @@ def test_errors_leave_the_model_usable(fresh: Model, path: Path, part: str, monk
 
 
 def test_an_error_between_chunks_leaves_a_true_prefix(
-    fresh: Model, path: Path, monkeypatch: pytest.MonkeyPatch
+    fresh: Model, varied_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     messages = ask("What is the date?", page(1))
-    expected = prompt_logits(load(path, threads=1), messages)
+    expected = prompt_logits(load(varied_path, threads=1), messages)
     drawn(fresh, ask("Another one entirely.", page()))
     forward, left = fresh.engine.forward, iter(range(3))
 
@@ -288,7 +282,7 @@ def test_ignore_eos_generates_up_to_the_limit(reference_bundle: Path) -> None:
 
 
 def test_memory_that_runs_out_while_the_cache_grows_breaks_no_later_answer(
-    fresh: Model, path: Path, monkeypatch: pytest.MonkeyPatch
+    fresh: Model, varied_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     short: Any = [{"role": "user", "content": "Hi"}]
     expected = fresh.generate(short, 4)

@@ -499,15 +499,6 @@ def test_frames_of_a_video() -> None:
         load_frames([picture(), picture((8, 8))])
 
 
-@pytest.fixture
-def pdf(tmp_path: Path) -> Path:
-    """Three pages of one color each, 72 × 144 points."""
-    pages = [Image.new("RGB", (72, 144), color) for color in ("red", "lime", "blue")]
-    path = tmp_path / "letter.pdf"
-    pages[0].save(path, "PDF", save_all=True, append_images=pages[1:], resolution=72)
-    return path
-
-
 def test_pages_are_counted_without_decoding(tmp_path: Path) -> None:
     picture().save(tmp_path / "book.tif", save_all=True, append_images=[picture()] * 2)
     picture().save(tmp_path / "page.png")

@@ -15,27 +15,10 @@ from qvl_runtime.answers.constrain import Constraint, Grammars
 from qvl_runtime.answers.generate import GenerationStats
 from qvl_runtime.answers.json_schemas import IgnoredKeywordWarning
 from qvl_runtime.errors import PromptError
-from qvl_runtime.model import Model, load
-from tests.runtime.test_constrain import thing
+from qvl_runtime.model import Model
+from tests.runtime.test_constrain import NUMBER, QUESTION, TEXT, thing
 
-QUESTION = [{"role": "user", "content": "Extract the key-value information."}]
-
-
-TEXT, NUMBER = {"type": "string"}, {"type": "number"}
-
-
-@pytest.fixture(scope="module")
-def babbler(bundle: Any) -> Model:
-    """Random weights: only the grammar shapes the answer."""
-    return load(bundle("qwen2_5_vl", "deep", "fp32"), threads=1)
-
-
-@pytest.fixture(scope="module")
-def grammars(babbler: Model) -> Grammars:
-    llm = babbler.manifest.llm
-    return Grammars(
-        (babbler.bundle / "tokenizer.json").read_text("utf-8"), llm.vocab_size, babbler.manifest.tokens.stop
-    )
+pytestmark = pytest.mark.filterwarnings("ignore::qvl_runtime.errors.TruncatedAnswerWarning")
 
 
 BAD: dict[str, tuple[Any, str]] = {

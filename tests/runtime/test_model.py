@@ -6,7 +6,6 @@ import gc
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,17 +14,6 @@ from qvl_runtime.errors import EngineError, PromptError
 from qvl_runtime.model import Model, load
 from tests.conftest import Loader
 from tests.runtime.test_generate import Calls, ask, drawn, page
-
-
-@pytest.fixture(params=["qwen2_5_vl", "qwen3_vl"])  # without and with DeepStack
-def path(bundle: Any, request: pytest.FixtureRequest) -> Path:
-    return bundle(request.param, "deep", "fp32")  # not tied: greedy answers vary
-
-
-@pytest.fixture
-def fresh(path: Path) -> Model:
-    """A model with empty caches."""
-    return load(path, threads=1)
 
 
 def test_encode_gives_the_features_of_a_prompt(fresh: Model, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,9 +47,9 @@ def test_a_stream_of_another_thread_ends_with_an_error_not_with_a_wrong_answer(m
         list(first)
 
 
-def test_clear_forgets_and_close_ends(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_clear_forgets_and_close_ends(varied_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     question = ask("What is the total?", page())
-    with load(path, threads=1) as reader:
+    with load(varied_path, threads=1) as reader:
         expected = drawn(reader, question).tokens
         stream = reader.stream(question, max_new_tokens=4)
         next(stream)
@@ -79,12 +67,12 @@ def test_clear_forgets_and_close_ends(path: Path, monkeypatch: pytest.MonkeyPatc
             use()
 
 
-def test_a_model_without_references_is_freed(path: Path) -> None:
+def test_a_model_without_references_is_freed(varied_path: Path) -> None:
     """At once, without the garbage collector: a device has room for one."""
     gc.collect()
     gc.disable()
     try:
-        model = load(path, threads=1)
+        model = load(varied_path, threads=1)
         model.generate([{"role": "user", "content": "Hi"}], 2)
         gone = weakref.ref(model.engine)
         del model
@@ -93,8 +81,8 @@ def test_a_model_without_references_is_freed(path: Path) -> None:
         gc.enable()
 
 
-def test_a_closed_model_frees_its_sessions(path: Path) -> None:
-    reader = load(path, threads=1)
+def test_a_closed_model_frees_its_sessions(varied_path: Path) -> None:
+    reader = load(varied_path, threads=1)
     session = weakref.ref(reader.engine.llm)
     drawn(reader, ask("Read."))
     reader.close()

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
 
 from qvl_runtime.errors import MediaError, PromptError
 from qvl_runtime.media.images import load_image
@@ -34,15 +33,6 @@ def test_threads_that_read_pdfs_take_turns(tmp_path: Path) -> None:
     """pdfium is not thread-safe and would end the process."""
     paths = [text_pdf(tmp_path / f"{index}.pdf", [["Total: 12", "Paid"]]) for index in range(2)]
     assert subprocess.run([sys.executable, "-c", THREADS, *map(str, paths)], check=False).returncode == 0
-
-
-@pytest.fixture
-def pdf(tmp_path: Path) -> Path:
-    """Three pages of one color each, 72 × 144 points."""
-    pages = [Image.new("RGB", (72, 144), color) for color in ("red", "lime", "blue")]
-    path = tmp_path / "letter.pdf"
-    pages[0].save(path, "PDF", save_all=True, append_images=pages[1:], resolution=72)
-    return path
 
 
 @pytest.mark.parametrize(

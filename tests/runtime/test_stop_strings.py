@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,23 +13,8 @@ from qvl_runtime.answers.generate import GenerationStats
 from qvl_runtime.answers.stop_strings import StopStrings
 from qvl_runtime.answers.stream import Stream
 from qvl_runtime.errors import PromptError
-from qvl_runtime.model import Model, load
-
-QUESTION = [{"role": "user", "content": "What is the total?"}]
-
-
-DRAWN = {"temperature": 1.3, "seed": 3}
-"""Answers of random weights that are drawn have many different pieces."""
-
-
-@pytest.fixture(scope="module")
-def path(bundle: Any) -> Path:
-    return bundle("qwen2_5_vl", "deep", "fp32")
-
-
-@pytest.fixture(scope="module")
-def model(path: Path) -> Model:
-    return load(path, threads=1)
+from qvl_runtime.model import Model
+from tests.runtime.test_endings import DRAWN, QUESTION
 
 
 def scripted(model: Model, text: str, stop: Any = ()) -> Stream:
@@ -75,31 +59,31 @@ def test_stop_strings_wherever_tokens_part(parts: list[str], strings: list[str])
         (["End. "], "Total: 发票 12\n\nEnd.", None),
     ],
 )
-def test_an_answer_ends_before_its_stop_string(model: Model, stop: Any, shown: str, found: str | None) -> None:
-    stream = scripted(model, "Total: 发票 12\n\nEnd.", (stop,) if isinstance(stop, str) else stop)
+def test_an_answer_ends_before_its_stop_string(deep_model: Model, stop: Any, shown: str, found: str | None) -> None:
+    stream = scripted(deep_model, "Total: 发票 12\n\nEnd.", (stop,) if isinstance(stop, str) else stop)
     assert "".join(stream) == shown
     assert (stream.run.stop_string, stream.run.finish_reason) == (found, "stop" if found else "length")
-    assert found is None or len(stream.run.tokens) <= len(model.token_ids("Total: 发票 12\n\nEnd."))
+    assert found is None or len(stream.run.tokens) <= len(deep_model.token_ids("Total: 发票 12\n\nEnd."))
 
 
-def test_generate_and_stream_stop(model: Model) -> None:
-    whole = model.generate(QUESTION, 40, **DRAWN)
+def test_generate_and_stream_stop(deep_model: Model) -> None:
+    whole = deep_model.generate(QUESTION, 40, **DRAWN)
     stop = whole[9:12]
     cut = whole[: whole.index(stop)]
-    assert model.generate(QUESTION, 40, stop=stop, **DRAWN) == cut
-    stream = model.stream(QUESTION, 40, stop=["never ever", stop], **DRAWN)
+    assert deep_model.generate(QUESTION, 40, stop=stop, **DRAWN) == cut
+    stream = deep_model.stream(QUESTION, 40, stop=["never ever", stop], **DRAWN)
     assert "".join(stream) == cut
     assert (stream.run.finish_reason, stream.run.stop_string) == ("stop", stop)
     assert stream.run.counts.generated == len(stream.run.tokens) < 40
-    assert model.generate(QUESTION, 40, **DRAWN) == whole, "the model is as it was"
+    assert deep_model.generate(QUESTION, 40, **DRAWN) == whole, "the model is as it was"
 
 
 @pytest.mark.parametrize("stop", ["", [""], ["a", 3], 5, {"a"}, b"x"], ids=repr)
-def test_bad_stop_strings(model: Model, stop: Any) -> None:
+def test_bad_stop_strings(deep_model: Model, stop: Any) -> None:
     with pytest.raises(PromptError, match="stop must be "):
-        model.stream(QUESTION, stop=stop)
+        deep_model.stream(QUESTION, stop=stop)
 
 
-def test_a_schema_goes_with_no_stop_string(model: Model) -> None:
+def test_a_schema_goes_with_no_stop_string(deep_model: Model) -> None:
     with pytest.raises(PromptError, match="stop and json_schema cannot be combined"):
-        model.generate(QUESTION, json_schema={}, stop="x")
+        deep_model.generate(QUESTION, json_schema={}, stop="x")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,8 +13,9 @@ from tokenizers import Tokenizer
 
 from qvl_runtime.answers.generate import GenerationStats
 from qvl_runtime.answers.stream import Stream
-from qvl_runtime.model import Model, load
+from qvl_runtime.model import Model
 from tests.conftest import REFERENCE
+from tests.runtime.test_endings import DRAWN, OTHER, QUESTION
 
 
 @pytest.fixture(scope="module")
@@ -54,46 +54,26 @@ def test_any_tokens_stream_as_they_decode(tokenizer: Tokenizer, ids: list[int]) 
     assert set(text[len(joined) :]) <= {"\ufffd"}
 
 
-QUESTION = [{"role": "user", "content": "What is the total?"}]
-
-
-OTHER = [{"role": "user", "content": "Who sent it?"}]
-
-
-DRAWN = {"temperature": 1.3, "seed": 3}
-"""Answers of random weights that are drawn have many different pieces."""
-
-
-@pytest.fixture(scope="module")
-def path(bundle: Any) -> Path:
-    return bundle("qwen2_5_vl", "deep", "fp32")
-
-
-@pytest.fixture(scope="module")
-def model(path: Path) -> Model:
-    return load(path, threads=1)
-
-
-def test_streams_can_be_closed(model: Model) -> None:
-    expected = model.generate(OTHER, 12)
-    with model.stream(QUESTION, 40, **DRAWN) as stream:
+def test_streams_can_be_closed(deep_model: Model) -> None:
+    expected = deep_model.generate(OTHER, 12)
+    with deep_model.stream(QUESTION, 40, **DRAWN) as stream:
         first = next(stream)
         assert (bool(first), stream.run.finish_reason) == (True, None)
     assert stream.run.finish_reason == "cancelled"
     assert list(stream) == []
     stream.close()
-    assert model.generate(OTHER, 12) == expected
-    never = model.stream(QUESTION, 40)
+    assert deep_model.generate(OTHER, 12) == expected
+    never = deep_model.stream(QUESTION, 40)
     never.close()
     assert (list(never), never.run.finish_reason, never.run.tokens) == ([], "cancelled", [])
-    done = model.stream(QUESTION, 3)
+    done = deep_model.stream(QUESTION, 3)
     list(done)
     done.close()
     assert done.run.finish_reason == "length"
 
 
-def test_an_abandoned_stream_is_cancelled(model: Model) -> None:
-    stream = model.stream(QUESTION, 40, **DRAWN)
+def test_an_abandoned_stream_is_cancelled(deep_model: Model) -> None:
+    stream = deep_model.stream(QUESTION, 40, **DRAWN)
     next(stream)
     run = stream.run
     assert run.finish_reason is None
@@ -101,26 +81,26 @@ def test_an_abandoned_stream_is_cancelled(model: Model) -> None:
     assert run.finish_reason == "cancelled"
 
 
-def test_a_schema_is_not_closed_where_the_stream_is(model: Model) -> None:
-    stream = model.stream(QUESTION, 200, json_schema={"type": "array", "minItems": 50})
+def test_a_schema_is_not_closed_where_the_stream_is(deep_model: Model) -> None:
+    stream = deep_model.stream(QUESTION, 200, json_schema={"type": "array", "minItems": 50})
     text = next(stream)
     stream.close()
     assert (text + "".join(stream)).startswith("[") and not stream.run.forced
     assert stream.run.finish_reason == "cancelled"
 
 
-def test_a_stream_that_is_being_closed_is_at_its_end(model: Model) -> None:
+def test_a_stream_that_is_being_closed_is_at_its_end(deep_model: Model) -> None:
     """Also for a reader in another thread."""
     closing, go_on = threading.Event(), threading.Event()
 
     def tokens() -> Iterator[int]:
         try:
-            yield from model.token_ids("Paid in full.")
+            yield from deep_model.token_ids("Paid in full.")
         finally:
             closing.set()
             go_on.wait(20)
 
-    stream = Stream(tokens(), model.tokenizer, GenerationStats())
+    stream = Stream(tokens(), deep_model.tokenizer, GenerationStats())
     assert next(stream)
     closer = threading.Thread(target=stream.close)
     closer.start()
@@ -131,9 +111,9 @@ def test_a_stream_that_is_being_closed_is_at_its_end(model: Model) -> None:
     assert stream.run.finish_reason == "cancelled"
 
 
-def test_a_stream_is_closed_from_another_thread(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stream_is_closed_from_another_thread(deep_model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     """While another thread waits for a token."""
-    forward, in_call, closed = model.engine.forward, threading.Event(), threading.Event()
+    forward, in_call, closed = deep_model.engine.forward, threading.Event(), threading.Event()
 
     def waiting(inputs: Any) -> Any:
         if stream.run.tokens:
@@ -141,8 +121,8 @@ def test_a_stream_is_closed_from_another_thread(model: Model, monkeypatch: pytes
             closed.wait(20)
         return forward(inputs)
 
-    monkeypatch.setattr(model.engine, "forward", waiting)
-    stream, got = model.stream(QUESTION, 400, **DRAWN), []
+    monkeypatch.setattr(deep_model.engine, "forward", waiting)
+    stream, got = deep_model.stream(QUESTION, 400, **DRAWN), []
     reader = threading.Thread(target=lambda: got.extend(stream))
     reader.start()
     assert in_call.wait(20)

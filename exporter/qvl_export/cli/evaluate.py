@@ -16,16 +16,12 @@ from .options import (
     counts_json_option,
     data_option,
     engine_option,
-    generation_config_option,
-    items_option,
+    evaluation_options,
     json_option,
-    max_new_tokens_option,
     no_progress_option,
-    ray_option,
     report_json_option,
     template_args_option,
     threads_option,
-    workers_option,
 )
 from .progress import ItemProgress, RichProgress
 
@@ -63,12 +59,7 @@ def register(cli: click.Group) -> None:
 @click.argument("bundles", nargs=-1, required=True, type=any_path)
 @data_option
 @click.option("--out", required=True, type=any_path, help="Directory for index.html, report.md and report.json.")
-@items_option
-@threads_option
-@workers_option
-@ray_option
-@max_new_tokens_option
-@generation_config_option
+@evaluation_options
 @engine_option
 @click.option("--fail-if", "gates", multiple=True, metavar="COND",
               help='Exit with 1 if a loss exceeds this limit, such as "cer>+0.5pt"; may be repeated.')  # fmt: skip
@@ -175,12 +166,7 @@ def blame(
 @data_option
 @click.option("--out", required=True, type=any_path, help="Directory for bundles and the report.")
 @click.option("--calib", type=any_path, help="Pages to calibrate on, as for `export` (default: the built-in set).")
-@items_option
-@threads_option
-@workers_option
-@ray_option
-@max_new_tokens_option
-@generation_config_option
+@evaluation_options
 @template_args_option
 @report_json_option
 @no_progress_option

@@ -21,6 +21,7 @@ from .options import (
     positive,
     ray_option,
     revision_option,
+    rule_option,
     samples_option,
     threads_option,
 )
@@ -69,13 +70,9 @@ Examples:
     help="Maximum number of tokens of prompt and answer together (default: 8192, or "
     "the model's limit if that is lower).",
 )
-@click.option(
+@rule_option(
     "--prune",
-    is_flag=False,
-    flag_value=True,
-    type=click.UNPROCESSED,
-    metavar="[RULE]",
-    help="Leave out blank paper, unless `run` says otherwise: off (default), exact, scan, or a tolerance from 0 to "
+    "Leave out blank paper, unless `run` says otherwise: off (default), exact, scan, or a tolerance from 0 to "
     "255; scan if no RULE follows.",
 )
 @click.option(
@@ -106,13 +103,9 @@ Examples:
     "(default: the built-in set).",
 )
 @samples_option(128)
-@click.option(
+@rule_option(
     "--calib-prune",
-    is_flag=False,
-    flag_value=True,
-    type=click.UNPROCESSED,
-    metavar="[RULE]",
-    help="Leave out blank paper of the calibration pages too, with a rule as that of --prune (default: off).",
+    "Leave out blank paper of the calibration pages too, with a rule as that of --prune (default: off).",
 )
 @click.option(
     "--save-gptq",

@@ -8,17 +8,15 @@ from typing import Any, TypeVar
 
 import click
 
-from qvl_runtime.cli.options import generation_config_option, template_args_option
+from qvl_runtime.cli.options import add_options, generation_config_option, rule_option, template_args_option
 
 __all__ = [
     "any_path",
     "counts_json_option",
     "data_option",
     "engine_option",
-    "generation_config_option",
-    "items_option",
+    "evaluation_options",
     "json_option",
-    "max_new_tokens_option",
     "max_pixels_option",
     "no_progress_option",
     "only_errors_option",
@@ -26,10 +24,10 @@ __all__ = [
     "ray_option",
     "report_json_option",
     "revision_option",
+    "rule_option",
     "samples_option",
     "template_args_option",
     "threads_option",
-    "workers_option",
 ]
 
 Command = TypeVar("Command", bound="Callable[..., Any] | click.Command")
@@ -97,3 +95,16 @@ def samples_option(default: int | None) -> Callable[[Command], Command]:
         show_default=default is not None,
         help="Use at most N pages, spread evenly over the sources" + ("." if default else " (default: all)."),
     )
+
+
+def evaluation_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds the options of commands whose models answer an evaluation set: which items, with what, and how."""
+    options = (
+        items_option,
+        threads_option,
+        workers_option,
+        ray_option,
+        max_new_tokens_option,
+        generation_config_option,
+    )
+    return add_options(options, function)

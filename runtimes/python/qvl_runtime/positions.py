@@ -128,12 +128,12 @@ def mrope_positions(length: int, spans: Sequence[VisionSpan]) -> Ints:
     pieces: list[Ints] = []
     token = position = 0
     for span in spans:
-        pieces.append(_text_positions(position, span.start - token))
+        pieces.append(text_positions(position, span.start - token))
         position += span.start - token
         pieces.append(_vision_positions(position, span))
         position += max(span.h, span.w)
         token = span.end
-    pieces.append(_text_positions(position, length - token))
+    pieces.append(text_positions(position, length - token))
     return np.concatenate(pieces, axis=1)
 
 
@@ -148,7 +148,8 @@ def ntk_alpha(length: int, trained: int) -> float:
     return float(2 ** math.ceil(math.log2(length / trained) + 1) - 1)
 
 
-def _text_positions(start: int, count: int) -> Ints:
+def text_positions(start: int, count: int) -> Ints:
+    """Returns the positions [3, count] of text tokens, of which the first has the position `start` on all axes."""
     return np.broadcast_to(np.arange(start, start + count, dtype=np.int64), (3, count))
 
 

@@ -42,7 +42,7 @@ def tower_inputs(placed: PlacedMedia, geometry: ImageGeometry) -> Iterator[Tower
     for frames, cells in placed.kept.groups():
         chosen = patches_of(cells, geometry.spatial_merge_size)
         grid = Grid(len(frames), patches.grid.h, patches.grid.w)
-        yield TowerInput(frames, np.ascontiguousarray(patches.pixel_values[frames][:, chosen]), grid, cells)
+        yield TowerInput(frames, patches.pixel_values[np.array(frames)[:, None], chosen], grid, cells)
 
 
 def encode(tower: Encode, placed: PlacedMedia, geometry: ImageGeometry) -> Floats:

@@ -20,6 +20,7 @@ from ..common.arrays import Floats, Ints
 from ..common.log import log
 from ..errors import EngineError, PromptError
 from ..manifest import LlmGeometry
+from ..positions import text_positions
 from ..prompts.prompt import PlacedMedia, Prompt, text_keys
 from ..sessions.engine import Engine, LlmInputs
 from .lookup import Lookup, NoLookup
@@ -205,7 +206,7 @@ class Decoder:
         Returns logits [1 + more, vocab] after the token before the last `more`, and after each of these.
         """
         ids, alpha, no_images = np.array(tokens, np.int64), self._ntk_alpha, (self._no_features, np.empty(0, np.int64))
-        positions = np.tile(np.arange(position, position + len(ids)), (3, 1))
+        positions = text_positions(position, len(ids))
         wanted = np.arange(len(ids) - 1 - more, len(ids))
         self._cached = self._cached[:past]
         logits = self._engine.forward(LlmInputs(ids, positions, *no_images, wanted, past, answer=True, ntk_alpha=alpha))

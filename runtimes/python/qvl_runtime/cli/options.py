@@ -64,13 +64,16 @@ generation_config_option = click.option(
     is_flag=True,
     help="Use the sampling and penalties that the checkpoint recommends (see `inspect`); other options override them.",
 )
-prune_option = click.option(
+
+
+def rule_option(name: str, meaning: str) -> Callable[[Function], Function]:
+    """Returns the decorator that adds an option whose value is a rule of pruning, True if no value follows it."""
+    return click.option(name, is_flag=False, flag_value=True, type=click.UNPROCESSED, metavar="[RULE]", help=meaning)
+
+
+prune_option = rule_option(
     "--prune",
-    is_flag=False,
-    flag_value=True,
-    type=click.UNPROCESSED,
-    metavar="[RULE]",
-    help="Leave out blank paper: off, exact, scan, or a tolerance from 0 to 255; scan if no RULE follows (default: the "
+    "Leave out blank paper: off, exact, scan, or a tolerance from 0 to 255; scan if no RULE follows (default: the "
     "bundle's, see `inspect`).",
 )
 _MEDIA = (
@@ -156,15 +159,16 @@ def media_options(function: Function) -> Function:
         media = MediaOptions(**{name: options.pop(name) for name in MediaOptions._fields})
         return function(*arguments, media=media, **options)
 
-    return _add(_MEDIA, with_media)
+    return add_options(_MEDIA, with_media)
 
 
 def sampling_options(function: Function) -> Function:
     """Adds the options of an answer, named as the parameters of `Model.stream`."""
-    return _add(_SAMPLING, function)
+    return add_options(_SAMPLING, function)
 
 
-def _add(options: Sequence[Callable[[Function], Function]], function: Function) -> Function:
+def add_options(options: Sequence[Callable[[Function], Function]], function: Function) -> Function:
+    """Returns a function with options, in their order in the help."""
     for option in reversed(options):
         function = option(function)
     return function

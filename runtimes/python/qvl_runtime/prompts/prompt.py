@@ -12,7 +12,7 @@ import numpy as np
 from ..common.arrays import Ints
 from ..errors import PromptError
 from ..manifest import ImageGeometry, Manifest
-from ..positions import Grid, VisionSpan, mrope_positions, ntk_alpha
+from ..positions import Grid, VisionSpan, mrope_positions, ntk_alpha, text_positions
 from ..preprocess import Patches, patchify
 from ..prune.kept import Kept
 from ..prune.rule import Rule
@@ -54,7 +54,7 @@ class PlacedMedia:
     @property
     def key(self) -> bytes:
         """Equal keys mean equal image features."""
-        return self.media.digest + repr(self.grid).encode() + (b"" if self.kept is None else repr(self.kept).encode())
+        return self.media.digest + repr(self.grid).encode() + (b"" if self.kept is None else self.kept.digest)
 
     def patches(self, geometry: ImageGeometry) -> Patches:
         """Returns the pixels of all blocks in the layout that the vision graph takes."""
@@ -81,8 +81,7 @@ class Prompt:
 
     def followed_by(self, ids: Ints) -> Prompt:
         """Returns the prompt followed by the text tokens of an answer."""
-        tail = np.broadcast_to(self.next_position + np.arange(len(ids)), (3, len(ids)))
-        positions = np.concatenate((self.positions, tail), axis=1)
+        positions = np.concatenate((self.positions, text_positions(self.next_position, len(ids))), axis=1)
         answer_tokens, ids = self.answer_tokens + len(ids), np.concatenate((self.ids, ids))
         return replace(self, ids=ids, positions=positions, answer_tokens=answer_tokens)
 

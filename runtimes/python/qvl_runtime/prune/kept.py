@@ -5,6 +5,7 @@ Cells are numbered row by row, as image tokens are; patches are in merge order (
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -33,6 +34,11 @@ class Kept:
     def tokens(self) -> int:
         """The number of image tokens."""
         return sum(map(len, self.frames))
+
+    @cached_property
+    def digest(self) -> bytes:
+        """A hash of the cells; computed once, since a video of many blocks in the prompt asks for it for each."""
+        return hashlib.sha256(repr(self.frames).encode()).digest()
 
     def flat(self, first: int, count: int, size: int) -> tuple[int, ...]:
         """Returns the cells of `count` temporal patches from `first` on, numbered through; each has `size` cells."""

@@ -19,7 +19,7 @@ from ..errors import BundleError, EngineError, InstallError
 from ..manifest import DECODE, GraphEntry, ImageGeometry, Manifest
 from ..positions import Grid
 from . import cores
-from .engine import LlmInputs, raise_closed
+from .engine import LlmInputs, end_calls
 from .feeds import llm_feeds, vision_feeds
 
 CACHE_STEP = 512
@@ -224,6 +224,6 @@ class CpuEngine:
 
     def close(self) -> None:
         """Frees the sessions; any later call raises EngineError."""
-        self.encode = self.forward = self.clear = raise_closed  # type: ignore[method-assign]
         for part in ("vision", "llm"):
             self.__dict__.pop(part, None)
+        end_calls(self)

@@ -51,3 +51,11 @@ class Engine(Protocol):
 def raise_closed(*_: Any, **__: Any) -> NoReturn:
     """Replaces the methods of a closed engine; raises EngineError."""
     raise EngineError("the model is closed", fix="load the bundle again")
+
+
+def end_calls(engine: Engine) -> None:
+    """Is called by `Engine.close`: from now on methods of the engine raise EngineError, and `close` does nothing."""
+    vars(engine).update(encode=raise_closed, forward=raise_closed, clear=raise_closed, close=_do_nothing)
+
+
+def _do_nothing() -> None: ...

@@ -13,7 +13,7 @@ from ...common.arrays import Floats, Ints
 from ...errors import EngineError
 from ...manifest import DECODE, Manifest
 from ...positions import Grid
-from ..engine import LlmInputs, raise_closed
+from ..engine import LlmInputs, end_calls
 from ..feeds import llm_feeds, vision_feeds
 from .cuda_driver import Buffer, Cuda
 from .engine import MakeContext, TrtGraph
@@ -94,8 +94,7 @@ class TrtEngine:
         for graph in self._graphs.values():
             graph.close()
         self._cuda.close()
-        self.encode = self.forward = self.clear = raise_closed  # type: ignore[method-assign]
-        self.close = _do_nothing  # type: ignore[method-assign]
+        end_calls(self)
 
 
 def _split_call(inputs: LlmInputs, most_tokens: int, most_wanted: int) -> Iterator[LlmInputs]:
@@ -116,6 +115,3 @@ def _split_call(inputs: LlmInputs, most_tokens: int, most_wanted: int) -> Iterat
             inputs.ntk_alpha,
         )
         start = end
-
-
-def _do_nothing() -> None: ...
