@@ -11,6 +11,7 @@ from typing import Any
 
 from qvl_runtime.manifest import (
     SCHEMA_VERSION,
+    CacheForm,
     Calibration,
     FileEntry,
     GenerationDefaults,
@@ -72,6 +73,7 @@ def graph_entry(graph: Graph, written: Written, floats: str) -> GraphEntry:
 def manifest(
     spec: ModelSpec,
     target: str,
+    cache_form: CacheForm,
     graphs: Mapping[str, GraphEntry],
     files: Mapping[str, FileEntry],
     provenance: Provenance,
@@ -83,6 +85,7 @@ def manifest(
         schema_version=SCHEMA_VERSION,
         family=spec.family,
         target=target,
+        cache_form=cache_form,
         image=spec.image,
         llm=_llm_geometry(spec),
         tokens=spec.tokens,

@@ -12,6 +12,7 @@ import click
 from qvl_runtime import sessions
 from qvl_runtime.cli.describe import describe
 from qvl_runtime.common.standard_streams import show
+from qvl_runtime.manifest import CACHE_FORMS
 
 from ..engines import PROFILES
 from .options import (
@@ -122,6 +123,13 @@ Examples:
     default=True,
     show_default=True,
     help="Quantize int4 experts by GPTQ; rounding them to nearest is several times faster.",
+)
+@click.option("--opset", type=int, metavar="N", help="portable: operator set of the graphs, 17 to 27 (default: 24).")
+@click.option(
+    "--cache",
+    type=click.Choice(CACHE_FORMS),
+    help="portable: write new tokens into the KV cache (scatter), or append them (concat) (default: scatter from opset "
+    "24 on, else concat).",
 )
 @click.option("--compute-capability", help="tensorrt-rtx: GPUs to build engines for (default: 86,89,120).")
 @click.option(

@@ -18,7 +18,7 @@ from ..errors import ExportError
 from ..families.spec import ModelSpec
 from ..quant import precision, schemes
 from ..quant import rotation as rotate
-from ..quant.precision import INT4, INT8
+from ..quant.precision import HYBRID, INT4, INT8
 from ..targets import Target
 from .plan import ExportPlan
 
@@ -162,6 +162,22 @@ def check_effect(plan: ExportPlan, lowered: Mapping[str, Target], own: bool, exp
         raise ExportError(f"--block-size is for {INT4}: target {plan.target} keeps tables float", fix="leave it out")
     if plan.is_asked("gptq_experts") and not experts:
         raise ExportError("--no-gptq-experts is for models with experts", fix="leave it out")
+
+
+def check_int4(plan: ExportPlan, lowered: Mapping[str, Target]) -> list[str]:
+    """Returns a note if weights get 8 bits because the graphs' opset has no 4-bit types.
+
+    Raises ExportError for options that need 4-bit weights.
+    """
+    precisions, lacks = plan.precisions(), f"opset {plan.graph.opset} has no int4"
+    if all(target.has_int4 for target in lowered.values()):
+        return []
+    needs = [name for name, given in (("--max-kl", plan.quant.max_kl), ("--max-size", plan.quant.max_size)) if given]
+    needs += ["--save-gptq"] if plan.quant.save_gptq is not None else []
+    needs += [f"--precision {HYBRID}"] if DECODE in precisions else []
+    if needs:
+        raise ExportError(f"{lacks}, which {needs[0]} needs", fix="use --opset 21 or later, or leave it out")
+    return [f"{lacks}: weights get 8 bits, one scale per row"] if INT4 in precisions.values() else []
 
 
 def adjusted_spec(plan: ExportPlan, spec: ModelSpec) -> ModelSpec:

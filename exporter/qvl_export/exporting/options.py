@@ -63,6 +63,21 @@ class CalibrationOptions(Checked):
 
 
 @dataclass(frozen=True)
+class GraphOptions(Checked):
+    """The form of standard ONNX graphs, for engines that do not support everything in the newest one.
+
+    Raises ExportError for values of a wrong type.
+    """
+
+    opset: int | None = None
+    """Operator set of the graphs, 17 to 27 (default: 24). What an opset lacks is written out in older operators; below
+    21 there is no int4, and 8-bit weights take its place."""
+    cache: str | None = None
+    """How graphs add tokens to the KV cache: "scatter" writes them in place, "concat" returns past and new ones
+    together (default: "scatter" from opset 24 on, else "concat")."""
+
+
+@dataclass(frozen=True)
 class EngineOptions(Checked):
     """The engines of targets that build engines.
 

@@ -22,7 +22,7 @@ from ..quant.calibration.work_dir import TowerResult
 from ..quant.mixed_precision.sensitivity_table import Sensitivity
 from ..quant.quantizer import Quantizer
 from .bundle_builder import BundleBuilder
-from .options import CalibrationOptions, EngineOptions, QuantOptions
+from .options import CalibrationOptions, EngineOptions, GraphOptions, QuantOptions
 from .plan import ExportPlan
 from .resolve import resolve, resolve_sensitivity
 from .resolved_export import ResolvedExport
@@ -31,6 +31,7 @@ __all__ = [
     "CalibrationOptions",
     "EngineOptions",
     "ExportPlan",
+    "GraphOptions",
     "NullProgress",
     "Progress",
     "QuantOptions",

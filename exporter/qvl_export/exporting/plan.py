@@ -15,15 +15,16 @@ from ..errors import ExportError
 from ..quant import precision, schemes
 from ..quant.limit import Limit
 from ..quant.precision import MIXED
-from .options import CalibrationOptions, EngineOptions, QuantOptions
+from ..targets import GraphForm
+from .options import CalibrationOptions, EngineOptions, GraphOptions, QuantOptions
 
-GROUPS = {"quant": QuantOptions, "calibration": CalibrationOptions, "engine": EngineOptions}
+GROUPS = {"quant": QuantOptions, "calibration": CalibrationOptions, "graph": GraphOptions, "engine": EngineOptions}
 GROUP_OF = {option.name: group for group, options in GROUPS.items() for option in fields(options)}
 """The group of every grouped option; no two groups have options of the same name."""
 RECORDED = (
     *("precision", "vision_precision", "llm_precision", "max_kl", "max_size", "min_pixels", "max_pixels", "max_length"),
     *("accuracy_level", "reduce_range", "block_size", "samples", "rotate", "gptq_experts"),
-    *("prune", "calib_prune"),
+    *("prune", "calib_prune", "opset", "cache"),
 )
 """Options that a bundle records about its export, under these names."""
 
@@ -66,6 +67,8 @@ class ExportPlan(Checked):
     """How linears are quantized."""
     calibration: CalibrationOptions = field(default_factory=CalibrationOptions)
     """The pages that quantization is calibrated on."""
+    graph: GraphOptions = field(default_factory=GraphOptions)
+    """The form of standard ONNX graphs."""
     engine: EngineOptions = field(default_factory=EngineOptions)
     """The engines of targets that build engines."""
     given: frozenset[str] = frozenset()
@@ -81,6 +84,11 @@ class ExportPlan(Checked):
         if self.quant.max_kl is None and self.quant.max_size is None:
             return None
         return Limit(self.quant.max_kl, self.quant.max_size)
+
+    @property
+    def form(self) -> GraphForm:
+        """The form of the graphs, as targets take it."""
+        return GraphForm(self.graph.opset, self.graph.cache)
 
     @property
     def scheme_options(self) -> schemes.Options:

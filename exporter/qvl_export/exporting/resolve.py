@@ -39,7 +39,15 @@ from ..quant.calibration_data.selection import Pages, select
 from ..quant.context import CalibrationSetup
 from ..quant.precision import INT4, MIXED
 from . import hub, layouts
-from .option_checks import adjusted_spec, check_counts, check_effect, check_options, check_schemes, quantized
+from .option_checks import (
+    adjusted_spec,
+    check_counts,
+    check_effect,
+    check_int4,
+    check_options,
+    check_schemes,
+    quantized,
+)
 from .plan import ExportPlan
 from .resolved_export import DirectoryLayout, Linears, ResolvedExport, build_graph
 
@@ -60,6 +68,8 @@ def resolve(plan: ExportPlan, progress: Progress) -> ResolvedExport:
         pages = _select(plan)
         check_pool(plan.calibration.ray)
     lowered = _targets(plan, precisions)
+    for note in check_int4(plan, lowered):
+        progress.stage(f"note: {note}")
     finisher = _finisher(plan, precisions, {})
     resolved = _read(plan, precisions, lowered, layout, progress)
     check_effect(plan, resolved.targets, bool(resolved.own), resolved.spec.text.moe is not None)
@@ -123,7 +133,9 @@ def _finisher(plan: ExportPlan, precisions: Mapping[str, str], own: Linears) -> 
 def _targets(plan: ExportPlan, precisions: Mapping[str, str]) -> dict[str, targets.Target]:
     """Returns the target of every graph; raises ExportError for an unknown one."""
     return {
-        name: targets.lower(plan.target, precision.of_floats(chosen, plan.precision), plan.quant.accuracy_level)
+        name: targets.lower(
+            plan.target, precision.of_floats(chosen, plan.precision), plan.quant.accuracy_level, plan.form
+        )
         for name, chosen in precisions.items()
     }
 
@@ -236,7 +248,11 @@ def _calibration(resolved: ResolvedExport, pages: Pages, progress: Progress) -> 
         resolved.tensors,
         Path(plan.out),
         wanted,
-        replace(plan.scheme_options, static=resolved.targets["vision"].static_activations),
+        replace(
+            plan.scheme_options,
+            static=resolved.targets["vision"].static_activations,
+            int4=resolved.targets["vision"].has_int4,
+        ),
         pages,
         plan.limit,
         prune=plan.calibration_prune,

@@ -89,7 +89,8 @@ class ResolvedExport:
         """Returns the manifest of a bundle with these graphs and files; `read_hash` is a hash of the weights read."""
         origin = describe.origin(self.source, read_hash, calibration, self.plan.recorded())
         special = self.texts.special_tokens
-        return describe.manifest(self.spec, self.plan.target, graphs, files, origin, special, self.generation)
+        form = self.targets["llm"].cache_form
+        return describe.manifest(self.spec, self.plan.target, form, graphs, files, origin, special, self.generation)
 
 
 def build_graph(name: str, spec: ModelSpec, target: targets.Target, linears: Linears) -> build.Graph:

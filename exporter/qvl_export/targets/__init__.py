@@ -14,6 +14,8 @@ import numpy as np
 import onnx_ir as ir
 from onnxscript import OpBuilder
 
+from qvl_runtime.manifest import CACHE_FORMS, CacheForm
+
 from ..engines import BuildOptions, Finisher
 from ..errors import ExportError
 from ..qtensor import QTensor, QuantFormat
@@ -24,11 +26,25 @@ DEFERRED_SCALE = "scaled_later_by"
 """Node metadata: the output still has to be multiplied by the named per-token scales."""
 PAST = "past"
 """Name of the axis of the cache's capacity."""
+TOTAL = "total"
+"""Name of the axis of past and new tokens, where a graph appends new ones to the cache."""
 WEIGHT_TYPES = {"fp32": ir.DataType.FLOAT, "fp16": ir.DataType.FLOAT16}
 SWISH_SLOPE = {"silu": 1.0, "quick_gelu": 1.702}
 """Slope of x · sigmoid(slope · x) per activation."""
 SMALLEST = 1e-9
 """Least divisor of a token, so that a token of zeros is not divided by zero."""
+
+
+class GraphForm(NamedTuple):
+    """The form of standard ONNX graphs; None leaves a choice to the target."""
+
+    opset: int | None = None
+    cache: str | None = None
+    """One of `manifest.CACHE_FORMS`."""
+
+
+DEFAULT_FORM = GraphForm()
+"""Everything as the target chooses it."""
 
 
 class Cache(NamedTuple):
@@ -84,6 +100,14 @@ class Target(Protocol):
     @property
     def quantized_tables(self) -> bool:
         """Whether embedding and head can be quantized."""
+
+    @property
+    def has_int4(self) -> bool:
+        """Whether weights can have 4 bits; else 8-bit ones take their place."""
+
+    @property
+    def cache_form(self) -> CacheForm:
+        """One of `manifest.CACHE_FORMS`."""
 
     @property
     def cache_type(self) -> ir.DataType:
@@ -189,9 +213,23 @@ class Target(Protocol):
 
 def largest_of_tokens(op: OpBuilder, x: ir.Value) -> ir.Value:
     """The largest magnitude per token, [batch, tokens, 1], at least SMALLEST."""
-    last = op.Constant(value_ints=[-1])
-    high, low = op.ReduceMax(x, last, keepdims=1), op.ReduceMin(x, last, keepdims=1)  # takes a third of the time of Abs
+    high, low = reduce(op, "ReduceMax", x), reduce(op, "ReduceMin", x)  # takes a third of the time of Abs
     return op.Max(high, op.Neg(low), op.Constant(value_float=SMALLEST))
+
+
+def reduce(op: OpBuilder, kind: str, x: ir.Value) -> ir.Value:
+    """`kind` (such as ReduceMax) over the last axis, which stays with size 1; axes are an attribute before opset 18."""
+    axes = {} if op.version is None or op.version >= 18 else {"axes": [-1]}
+    inputs = () if axes else (op.Constant(value_ints=[-1]),)
+    y: ir.Value = getattr(op, kind)(x, *inputs, **axes, keepdims=1)
+    return y
+
+
+def split(op: OpBuilder, x: ir.Value, axis: int, count: int) -> Sequence[ir.Value]:
+    """Splits x into equal parts along an axis; their count is an attribute from opset 18 on."""
+    number = {"num_outputs": count} if op.version is None or op.version >= 18 else {}
+    parts: Sequence[ir.Value] = op.Split(x, axis=axis, **number, _outputs=count)
+    return parts
 
 
 def ordered(op: OpBuilder, x: ir.Value, weight: PackedWeight) -> ir.Value:
@@ -222,8 +260,9 @@ def finisher(name: str, options: BuildOptions) -> Finisher | None:
     return None
 
 
-def lower(name: str, precision: str, accuracy_level: int = 4) -> Target:
-    """Returns the ops of target `name` with weights of `precision`; raises ExportError for unknown names.
+def lower(name: str, precision: str, accuracy_level: int = 4, form: GraphForm = DEFAULT_FORM) -> Target:
+    """Returns the ops of target `name` with weights of `precision`; raises ExportError for unknown names, and for a
+    `form` that the target does not have.
 
     `accuracy_level` 4 multiplies int4 weights by activations rounded to int8 in blocks; 0 keeps activations in float32.
     """
@@ -235,8 +274,17 @@ def lower(name: str, precision: str, accuracy_level: int = 4) -> Target:
         raise ExportError(f"precision {precision!r} is not supported", fix=f"supported: {', '.join(WEIGHT_TYPES)}")
     if accuracy_level not in (0, 4):
         raise ExportError(f"accuracy level {accuracy_level} is not supported", fix="0 or 4")
-    target: Target = _module(name).lower(precision, accuracy_level)
-    return target
+    module = _module(name)
+    if form == DEFAULT_FORM:
+        target: Target = module.lower(precision, accuracy_level)
+        return target
+    if not hasattr(module, "OPSETS"):
+        option = "--cache" if form.opset is None else "--opset"
+        raise ExportError(f"target {name} does not read {option}", fix="leave it out, or use --target portable")
+    if form.cache not in (None, *CACHE_FORMS):
+        raise ExportError(f"cache {form.cache!r} is not supported", fix=f"one of {', '.join(CACHE_FORMS)}")
+    formed: Target = module.lower(precision, accuracy_level, form)
+    return formed
 
 
 def _module(name: str) -> Any:

@@ -10,9 +10,11 @@ import numpy as np
 import onnx_ir as ir
 from onnxscript import OpBuilder
 
+from qvl_runtime.manifest import CacheForm
+
 from ..errors import ExportError
 from ..qtensor import QuantFormat
-from . import SWISH_SLOPE, PackedWeight, WindowInputs
+from . import SWISH_SLOPE, PackedWeight, WindowInputs, split
 
 FLOAT = ir.DataType.FLOAT
 
@@ -22,6 +24,14 @@ class StandardOps(ABC):
     """Base of a `targets.Target` whose values between operators are float32."""
 
     weight_type: ir.DataType
+
+    @property
+    def has_int4(self) -> bool:
+        return True
+
+    @property
+    def cache_form(self) -> CacheForm:
+        return "scatter"
 
     @abstractmethod
     def swish(self, op: OpBuilder, x: ir.Value, slope: float) -> ir.Value:
@@ -92,12 +102,6 @@ class StandardOps(ABC):
         y = self.attend(op, q, k, v, num_heads, windows)
         joined = op.Concat(frames, op.Constant(value_ints=[-1]), features, axis=0)
         return op.Gather(op.Reshape(y, joined), windows.scatter, axis=1)
-
-
-def split(op: OpBuilder, x: ir.Value, axis: int, count: int) -> Sequence[ir.Value]:
-    """Splits x into equal parts along an axis."""
-    parts: Sequence[ir.Value] = op.Split(x, axis=axis, num_outputs=count, _outputs=count)
-    return parts
 
 
 def window_mask(op: OpBuilder, windows: WindowInputs) -> ir.Value:

@@ -12,9 +12,9 @@ from onnxscript import OpBuilder
 from qvl_runtime.packing import Codes, pack_nibbles
 
 from ..qtensor import Activations, QTensor, QuantFormat
-from . import WEIGHT_TYPES, Cache, Inputs, PackedWeight, WindowInputs, ordered
+from . import WEIGHT_TYPES, Cache, Inputs, PackedWeight, WindowInputs, ordered, split
 from ._experts import FusedExperts
-from ._standard import split, window_mask
+from ._standard import window_mask
 from ._w8a8 import MICROSOFT, gated, w8a8_per_tensor, w8a8_per_token
 
 

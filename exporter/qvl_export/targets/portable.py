@@ -1,4 +1,7 @@
-"""Target `portable`: only standard ONNX operators of opset 24, for any engine that supports them.
+"""Target `portable`: only standard ONNX operators, for any engine that supports their opset.
+
+Operators that an opset lacks are written out in older ones (`_primitives`). Below opset 21, which has the first 4-bit
+types and scales per block, 4-bit codes are stored as bytes, and blocks are written out too.
 
 Values between the ops are float32. With `fp16` weights, matrix products and attention compute in float16 and return
 float32, so that norms, rotary angles, activations and residual streams never overflow. The inputs of a linear that
@@ -14,11 +17,25 @@ import numpy as np
 import onnx_ir as ir
 from onnxscript import OpBuilder
 
+from qvl_runtime.manifest import CacheForm
 from qvl_runtime.packing import Codes, pack_nibbles
 
 from ..errors import ExportError
 from ..qtensor import Activations, QTensor, QuantFormat
-from . import PAST, WEIGHT_TYPES, Cache, Inputs, PackedWeight, WindowInputs, ordered
+from . import (
+    DEFAULT_FORM,
+    PAST,
+    TOTAL,
+    WEIGHT_TYPES,
+    Cache,
+    GraphForm,
+    Inputs,
+    PackedWeight,
+    WindowInputs,
+    _primitives,
+    ordered,
+    split,
+)
 from ._fp16_products import HalfProducts
 from ._standard import FLOAT, check_experts, window_mask
 
@@ -27,25 +44,57 @@ SIGNED = {4: ir.DataType.INT4, 8: ir.DataType.INT8}
 UNSIGNED = {4: ir.DataType.UINT4, 8: ir.DataType.UINT8}
 
 
-def lower(precision: str, accuracy_level: int) -> PortableTarget:
-    """Returns the ops with float weights in `fp32` or `fp16`; engines choose the accuracy of int4 products."""
-    return PortableTarget(WEIGHT_TYPES[precision])
+OPSETS = range(17, 28)
+"""The opsets that graphs can be written for."""
+OPSET = 24
+IR_VERSIONS = {17: 8, 18: 8, 19: 9, 20: 9, 21: 10, 22: 10}
+"""The IR version that came with an opset; later ones have `IR_VERSION`, the least with all that the graphs use."""
+IR_VERSION = 11
+HALF_SCALES, GELU, INT4, ATTENTION, SWISH = 19, 20, 21, 23, 24
+"""The first opsets with float16 scales; with Gelu; with 4-bit types and blocks of scales; with RMSNormalization,
+RotaryEmbedding and Attention; with Swish and TensorScatter."""
+
+
+def lower(precision: str, accuracy_level: int, form: GraphForm = DEFAULT_FORM) -> PortableTarget:
+    """Returns the ops with float weights in `fp32` or `fp16`; engines choose the accuracy of int4 products.
+
+    Raises ExportError for an opset that is not supported.
+    """
+    opset = OPSET if form.opset is None else form.opset
+    if opset not in OPSETS:
+        raise ExportError(f"opset {opset} is not supported", fix=f"{OPSETS[0]} to {OPSETS[-1]}")
+    concat = opset < SWISH if form.cache is None else form.cache == "concat"
+    return PortableTarget(WEIGHT_TYPES[precision], opset=opset, cache_form="concat" if concat else "scatter")
 
 
 @dataclass(frozen=True)
 class PortableTarget(HalfProducts):
     """Standard ONNX, see `targets.Target`."""
 
-    opsets: tuple[tuple[str, int], ...] = (("", 24),)
-    ir_version: int = 11
+    opset: int = OPSET
+    cache_form: CacheForm = "scatter"
     static_activations: bool = True
     per_tensor_activations: bool = False
     quantized_tables: bool = False
     static_cache: bool = False
 
     @property
+    def opsets(self) -> tuple[tuple[str, int], ...]:
+        return (("", self.opset),)
+
+    @property
+    def ir_version(self) -> int:
+        return IR_VERSIONS.get(self.opset, IR_VERSION)
+
+    @property
+    def has_int4(self) -> bool:
+        return self.opset >= INT4
+
+    @property
     def cache_inputs(self) -> Inputs:
         """Where the new tokens are written, and which cache positions each of them attends to."""
+        if self.cache_form == "concat":
+            return (("attention_mask", ir.DataType.BOOL, [1, 1, "sequence", TOTAL]),)
         return (("write_indices", INT64, [1]), ("attention_mask", ir.DataType.BOOL, [1, 1, "sequence", PAST]))
 
     def linear(
@@ -64,10 +113,11 @@ class PortableTarget(HalfProducts):
                 fix="another --block-size, or int8 for their tower",
             )
         types = UNSIGNED if format.asymmetric else SIGNED
+        bits = format.bits if self.has_int4 else 8
         blocks = [outputs] if _by_row(format, inputs) else [format.blocks(inputs), outputs]
-        form = {"codes": ([inputs, outputs], types[format.bits]), "scales": (blocks, self.weight_type)}
+        form = {"codes": ([inputs, outputs], types[bits]), "scales": (blocks, self.weight_type)}
         if format.asymmetric:
-            form["zeros"] = (blocks, types[format.bits])
+            form["zeros"] = (blocks, types[bits])
         if format.permuted:
             form["permutation"] = ([inputs], INT64)
         return form
@@ -76,7 +126,7 @@ class PortableTarget(HalfProducts):
         format = tensor.format
         codes = tensor.codes if format.asymmetric else tensor.codes - np.uint8(format.default_zero_point)
         parts: dict[str, np.ndarray] = {
-            "codes": _bits(codes.T, format),
+            "codes": self._bytes(codes.T, format),
             "scales": np.ascontiguousarray(tensor.scales.T),
         }
         if format.integer or _by_row(format, tensor.codes.shape[1]):
@@ -84,10 +134,15 @@ class PortableTarget(HalfProducts):
         if format.activations is Activations.INT8_STATIC:
             parts["input_scale"] = np.array([tensor.input_scale], np.float32)
         if tensor.zeros is not None:
-            parts["zeros"] = _bits(tensor.zeros.T, format)
+            parts["zeros"] = self._bytes(tensor.zeros.T, format)
         if tensor.permutation is not None:
             parts["permutation"] = tensor.permutation
         return parts
+
+    def _bytes(self, codes: Codes, format: QuantFormat) -> Codes:
+        """Bytes of codes [K, N] in row-major order, two 4-bit codes per byte if the opset has them."""
+        flat = np.ascontiguousarray(codes).reshape(-1)
+        return pack_nibbles(flat & np.uint8(15)) if format.bits == 4 and self.has_int4 else flat
 
     def quantized_linear(
         self, op: OpBuilder, x: ir.Value, weight: PackedWeight, bias: ir.Value | None, exceeds_fp16: bool = False
@@ -95,17 +150,38 @@ class PortableTarget(HalfProducts):
         parts, format = weight.parts, weight.format
         if format.integer:
             return self._integer_linear(op, x, parts, bias)
-        stored = [parts[name] for name in ("codes", "scales", "zeros") if name in parts]  # avoids an empty input
-        by_row = _by_row(format, weight.columns)
-        matrix = op.DequantizeLinear(*stored, **{"axis": 1} if by_row else {"axis": 0, "block_size": format.block})
+        matrix = self._dequantized(op, parts, format, weight.columns, weight.rows)
         return self.product(op, ordered(op, x, weight), matrix, bias, exceeds_fp16)
+
+    def _dequantized(
+        self, op: OpBuilder, parts: Mapping[str, ir.Value], format: QuantFormat, columns: int, rows: int
+    ) -> ir.Value:
+        """The float matrix [columns, rows] of a quantized weight, in the weights' type."""
+        stored = [parts[name] for name in ("codes", "scales", "zeros") if name in parts]  # avoids an empty input
+        if _by_row(format, columns):
+            if self.opset >= HALF_SCALES:
+                return op.DequantizeLinear(*stored, axis=1)
+            return self.narrow(op, op.DequantizeLinear(parts["codes"], self.widen(op, parts["scales"]), axis=1))
+        if self.has_int4:
+            return op.DequantizeLinear(*stored, axis=0, block_size=format.block)
+        return _primitives.dequantize(
+            op,
+            (parts["codes"], parts["scales"], parts.get("zeros")),
+            _primitives.Blocks((columns, rows), axis=0, size=format.block),
+            self.weight_type,
+        )
 
     def _integer_linear(
         self, op: OpBuilder, x: ir.Value, parts: Mapping[str, ir.Value], bias: ir.Value | None
     ) -> ir.Value:
         """A pattern that engines fuse into one integer product; float32 avoids rounding of intermediate values."""
         scale = parts["input_scale"]
-        rounded = op.DequantizeLinear(op.QuantizeLinear(x, scale, output_dtype=ir.DataType.INT8), scale)
+        codes = (
+            op.QuantizeLinear(x, scale, output_dtype=ir.DataType.INT8)
+            if self.has_int4
+            else op.QuantizeLinear(x, scale, op.Constant(value=ir.tensor(np.array(0, np.int8))))
+        )
+        rounded = op.DequantizeLinear(codes, scale)
         y = op.MatMul(rounded, op.DequantizeLinear(parts["codes"], parts["scales"], axis=1))
         return y if bias is None else op.Add(y, bias)
 
@@ -116,10 +192,23 @@ class PortableTarget(HalfProducts):
         self, op: OpBuilder, x: ir.Value, delta: ir.Value | None, weight: ir.Value, eps: float
     ) -> tuple[ir.Value, ir.Value]:
         total = x if delta is None else op.Add(x, delta)
+        if self.opset < ATTENTION:
+            return _primitives.rms_norm(op, total, weight, eps), total
         return op.RMSNormalization(total, weight, axis=-1, epsilon=eps), total
 
+    def activation(self, op: OpBuilder, x: ir.Value, kind: str) -> ir.Value:
+        if self.opset < GELU and kind in ("gelu", "gelu_tanh"):
+            return _primitives.gelu(op, x, kind == "gelu_tanh")
+        return super().activation(op, x, kind)
+
     def swish(self, op: OpBuilder, x: ir.Value, slope: float) -> ir.Value:
-        return op.Swish(x, alpha=slope)
+        """ONNX Runtime 1.32 inlines Swish in graphs of opset 24, and refuses it in newer ones."""
+        return op.Swish(x, alpha=slope) if self.opset == SWISH else _primitives.swish(op, x, slope)
+
+    def rotary(self, op: OpBuilder, x: ir.Value, cos: ir.Value, sin: ir.Value, num_heads: int) -> ir.Value:
+        if self.opset < ATTENTION:
+            return _primitives.rotary(op, x, cos, sin, num_heads)
+        return super().rotary(op, x, cos, sin, num_heads)
 
     def gate_up_rows(self, inner: int) -> np.ndarray:
         """The order of the checkpoint: gate rows, then up rows."""
@@ -130,7 +219,7 @@ class PortableTarget(HalfProducts):
     ) -> ir.Value:
         """Applies every expert to every token, with weight 0 for experts not chosen, so that no loops are needed."""
         gate_up, down = (op.Transpose(weight, perm=[0, 2, 1]) for weight in (gate_up, down))
-        gate, up = op.Split(self.product(op, x, gate_up, None), axis=-1, num_outputs=2, _outputs=2)
+        gate, up = split(op, self.product(op, x, gate_up, None), -1, 2)
         y = self.product(op, op.Mul(self.activation(op, gate, "silu"), up), down, None, exceeds_fp16=True)
         best, indices = op.TopK(scores, op.Constant(value_ints=[chosen]), axis=-1, _outputs=2)
         nothing = op.Mul(scores, op.Constant(value_float=0.0))
@@ -144,7 +233,7 @@ class PortableTarget(HalfProducts):
         """Codes and scales in the order of the checkpoint, row by row."""
         check_experts(inputs, format)
         return {
-            "codes": ([experts, outputs, inputs], SIGNED[format.bits]),
+            "codes": ([experts, outputs, inputs], SIGNED[format.bits if self.has_int4 else 8]),
             "scales": ([experts, outputs, format.blocks(inputs)], self.weight_type),
         }
 
@@ -158,31 +247,59 @@ class PortableTarget(HalfProducts):
         format: QuantFormat,
         chosen: int,
     ) -> ir.Value:
-        floats = [
-            op.DequantizeLinear(parts["codes"], parts["scales"], axis=2, block_size=format.block)
-            for parts in (gate_up, down)
-        ]
+        floats = [self._dequantized_experts(op, parts["codes"], parts["scales"], format) for parts in (gate_up, down)]
         return self.experts(op, x, scores, floats[0], floats[1], chosen)
+
+    def _dequantized_experts(self, op: OpBuilder, codes: ir.Value, scales: ir.Value, format: QuantFormat) -> ir.Value:
+        if self.has_int4:
+            return op.DequantizeLinear(codes, scales, axis=2, block_size=format.block)
+        blocks = _primitives.Blocks(sizes(codes), axis=2, size=format.block)
+        return _primitives.dequantize(op, (codes, scales, None), blocks, self.weight_type)
+
+    def vision_attention(
+        self, op: OpBuilder, q: ir.Value, k: ir.Value, v: ir.Value, num_heads: int, windows: WindowInputs | None
+    ) -> ir.Value:
+        if self.opset < ATTENTION:
+            q = _primitives.scaled(op, q, sizes(q, start=-1)[0] // num_heads)
+        return super().vision_attention(op, q, k, v, num_heads, windows)
 
     def attend(
         self, op: OpBuilder, q: ir.Value, k: ir.Value, v: ir.Value, num_heads: int, windows: WindowInputs | None
     ) -> ir.Value:
-        mask = [] if windows is None else [window_mask(op, windows)]
-        return op.Attention(q, k, v, *mask, q_num_heads=num_heads, kv_num_heads=num_heads)
+        mask = None if windows is None else window_mask(op, windows)
+        if self.opset < ATTENTION:
+            return _primitives.attention(op, q, k, v, num_heads, self.weight_type, mask)
+        masks = [] if mask is None else [mask]
+        return op.Attention(q, k, v, *masks, q_num_heads=num_heads, kv_num_heads=num_heads)
 
     def causal_attention(
         self, op: OpBuilder, q: ir.Value, k: ir.Value, v: ir.Value, cache: Cache, num_heads: int, kv_heads: int
     ) -> tuple[ir.Value, ir.Value, ir.Value]:
         """The host passes write positions and the mask, because parsers ignore lengths and causality."""
-        start, mask = cache.state["write_indices"], cache.state["attention_mask"]
+        mask = cache.state["attention_mask"]
+        if self.opset < ATTENTION:
+            q = _primitives.scaled(op, q, sizes(cache.key, start=-1)[0])
         q, k, v = (
             op.Transpose(self.narrow(op, op.Reshape(x, op.Constant(value_ints=[0, 0, heads, -1]))), perm=[0, 2, 1, 3])
             for x, heads in ((q, num_heads), (k, kv_heads), (v, kv_heads))
         )
-        key = op.TensorScatter(cache.key, k, start, axis=2, mode="linear")
-        value = op.TensorScatter(cache.value, v, start, axis=2, mode="linear")
-        y = op.Transpose(op.Attention(q, key, value, mask), perm=[0, 2, 1, 3])
+        key, value = (self._extended(op, past, new, cache) for past, new in ((cache.key, k), (cache.value, v)))
+        y = (
+            op.Attention(q, key, value, mask)
+            if self.opset >= ATTENTION
+            else _primitives.grouped_attention(op, q, key, value, num_heads // kv_heads, self.weight_type, mask)
+        )
+        y = op.Transpose(y, perm=[0, 2, 1, 3])
         return self.widen(op, op.Reshape(y, op.Constant(value_ints=[0, 0, -1]))), key, value
+
+    def _extended(self, op: OpBuilder, past: ir.Value, new: ir.Value, cache: Cache) -> ir.Value:
+        """Past keys or values [1, heads, tokens, dim] and the new ones."""
+        if self.cache_form == "concat":
+            return op.Concat(past, new, axis=2)
+        start = cache.state["write_indices"]
+        if self.opset < SWISH:
+            return _primitives.write_tokens(op, past, new, start)
+        return op.TensorScatter(past, new, start, axis=2, mode="linear")
 
 
 def _by_row(format: QuantFormat, inputs: int) -> bool:
@@ -190,7 +307,9 @@ def _by_row(format: QuantFormat, inputs: int) -> bool:
     return format.bits == 8 and format.block >= inputs and not format.asymmetric
 
 
-def _bits(codes: Codes, format: QuantFormat) -> Codes:
-    """Bytes of codes [K, N] in row-major order, two 4-bit codes per byte."""
-    flat = np.ascontiguousarray(codes).reshape(-1)
-    return pack_nibbles(flat & np.uint8(15)) if format.bits == 4 else flat
+def sizes(value: ir.Value, start: int = 0) -> tuple[int, ...]:
+    """The sizes of the axes of a value from `start` on, which are known when the graph is built."""
+    assert value.shape is not None
+    found = value.shape[start:]
+    assert all(isinstance(size, int) for size in found), value
+    return tuple(int(str(size)) for size in found)

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import inspect
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import msgspec
 
-SCHEMA_VERSION = 8
+SCHEMA_VERSION = 10
 MANIFEST = "bundle.json"
 GENAI_CONFIG = "genai_config.json"
 """A directory with this file is not a bundle but a model for ONNX Runtime GenAI."""
@@ -20,6 +20,9 @@ DECODE = "llm_decode"
 """A second graph of the language model, which runs the tokens of answers; only hybrid bundles have it."""
 TEXT_FILES = ("tokenizer.json", "chat_template.jinja")
 
+CacheForm = Literal["scatter", "concat"]
+CACHE_FORMS: tuple[CacheForm, ...] = get_args(CacheForm)
+"""How a graph adds new tokens to its KV cache: it writes them into a buffer, or returns past and new ones together."""
 MAX_FLOAT = 3.4028234663852886e38
 """The largest float32."""
 Positive = Annotated[int, msgspec.Meta(gt=0, le=1 << 31)]
@@ -234,7 +237,7 @@ class Manifest(_Frozen, frozen=True):
 
     If `graphs` has `llm_decode` beside `llm`, answers are generated with it and the two share one KV cache.
     `special_tokens` are the named tokens of the tokenizer's configuration (`eos_token`, …), variables of the template.
-    `generation` is None in bundles made before it was recorded.
+    `generation` is None in bundles made before it was recorded. `cache_form` is how the graphs extend the KV cache.
     """
 
     schema_version: Positive
@@ -249,6 +252,7 @@ class Manifest(_Frozen, frozen=True):
     provenance: Provenance
     special_tokens: dict[str, str] = {}
     generation: GenerationDefaults | None = None
+    cache_form: CacheForm = "scatter"
 
 
 def json_schema() -> bytes:

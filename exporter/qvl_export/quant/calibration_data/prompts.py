@@ -51,7 +51,8 @@ def llm_feeds(manifest: Manifest, prompt: Prompt, deepstack: Floats, answer: int
     The head takes the positions that predict the last `answer` tokens, or the last position if `answer` is 0.
     """
     count, llm, image = len(prompt.ids), manifest.llm, image_token_positions(prompt)
-    empty = np.zeros((1, llm.num_key_value_heads, count, llm.head_dim), np.float32)
+    capacity = 0 if manifest.cache_form == "concat" else count
+    empty = np.zeros((1, llm.num_key_value_heads, capacity, llm.head_dim), np.float32)
     return {
         "position_ids": np.ascontiguousarray(prompt.positions[:, None]),
         "past_key": empty,

@@ -23,13 +23,14 @@ class Options:
     """Options of schemes: `block_size` columns per scale; `reduce_range` uses 7-bit weights for x86 without VNNI.
 
     `gptq_experts` quantizes int4 experts by GPTQ like other linears. `static` gives all inputs of a W8A8 linear one
-    static scale.
+    static scale. `int4` is False for graphs that cannot have 4-bit weights.
     """
 
     block_size: int = 32
     reduce_range: bool = False
     gptq_experts: bool = True
     static: bool = False
+    int4: bool = True
 
     def __post_init__(self) -> None:
         """Raises ExportError for block sizes that kernels do not support."""

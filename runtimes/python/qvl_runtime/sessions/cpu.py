@@ -113,7 +113,7 @@ def _open_checked(bundle: Path, graph: GraphEntry, threads: int | None, device: 
 
 
 @contextlib.contextmanager
-def _raising_engine_errors() -> Iterator[None]:
+def raising_engine_errors() -> Iterator[None]:
     """Converts ONNX Runtime's exceptions into EngineError."""
     try:
         yield
@@ -170,7 +170,7 @@ class CpuVision:
     def encode(self, pixel_values: Floats, grid: Grid, cells: Ints | None = None) -> Floats:
         """Patches [frames, patches, dim] → features [1 + D, tokens, H] of the image and of D DeepStack layers."""
         feeds = {"pixel_values": pixel_values, **vision_feeds(self._image, grid, cells)}
-        with _raising_engine_errors():
+        with raising_engine_errors():
             features = self.session.run(None, feeds, self._run_options)  # in the manifest's order
         return np.stack(features)
 
@@ -201,13 +201,13 @@ class CpuLlm:
         total = inputs.past + len(inputs.ids)
         which = -1 if inputs.answer else 0
         session, binding = self.sessions[which], self._bindings[which]
-        with _raising_engine_errors():
+        with raising_engine_errors():
             self.cache.reserve(total, inputs.past, self._bindings)
         for name, array in llm_feeds(self._manifest, inputs, self.cache.capacity).items():
             binding.bind_cpu_input(name, array)
         logits = np.empty((1, len(inputs.wanted), self._vocab_size), np.float32)
         binding.bind_ortvalue_output("logits", ort.OrtValue.ortvalue_from_numpy(logits))
-        with _raising_engine_errors():
+        with raising_engine_errors():
             session.run_with_iobinding(binding, self._silent)
         return np.asarray(logits[0])
 

@@ -17,9 +17,13 @@ __all__ = ["cache_state", "open"]
 
 def open(bundle: Path, manifest: Manifest, threads: int | None) -> CpuEngine:
     """Loads the graphs; raises BundleError if ONNX Runtime rejects one."""
-    from . import cpu  # here, since both TensorRT targets import `cache_state` from this file without ONNX Runtime
+    from . import cpu  # here, since other targets import `cache_state` from this file without ONNX Runtime
 
-    return cpu.open(bundle, manifest, threads)
+    if manifest.cache_form == "scatter":
+        return cpu.open(bundle, manifest, threads)
+    from ._concat import ConcatLlm
+
+    return cpu.CpuEngine(cpu.open_vision(bundle, manifest, threads), ConcatLlm(bundle, manifest, threads))
 
 
 def cache_state(past: int, total: int, capacity: int) -> dict[str, np.ndarray]:

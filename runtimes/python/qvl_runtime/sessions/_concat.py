@@ -1,0 +1,62 @@
+"""Language graphs of standard ONNX that append new tokens to their KV cache, in ONNX Runtime on a CPU."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .._onnxruntime.library import ort
+from ..common.arrays import Floats
+from ..manifest import Manifest
+from .cpu import CpuLlm, raising_engine_errors
+from .engine import LlmInputs
+from .feeds import llm_feeds
+
+
+class ConcatCache:
+    """Keys and values [1, heads, tokens, head_dim] of every layer; every call makes new ones."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        llm = manifest.llm
+        ports = {port.name: port.dtype for port in manifest.graphs["llm"].inputs}
+        dtype = np.float16 if ports["past_key_values.0.key"] == "float16" else np.float32
+        empty = np.zeros((1, llm.num_key_value_heads, 0, llm.head_dim), dtype)
+        self.names = [f"{index}.{part}" for index in range(llm.num_layers) for part in ("key", "value")]
+        self.values = {name: ort.OrtValue.ortvalue_from_numpy(empty) for name in self.names}
+
+    @property
+    def capacity(self) -> int:
+        """The number of tokens in the cache."""
+        return int(self.values[self.names[0]].shape()[2])
+
+    def keep(self, tokens: int) -> None:
+        """Drops all tokens but the first `tokens`."""
+        if tokens != self.capacity:
+            kept = {name: np.ascontiguousarray(value.numpy()[:, :, :tokens]) for name, value in self.values.items()}
+            self.values = {name: ort.OrtValue.ortvalue_from_numpy(value) for name, value in kept.items()}
+
+
+class ConcatLlm(CpuLlm):
+    """The language graphs with their KV cache (batch 1; not thread-safe)."""
+
+    def clear(self) -> None:
+        """Frees the KV cache; the next call starts with an empty one."""
+        self.tokens = ConcatCache(self._manifest)
+
+    def forward(self, inputs: LlmInputs) -> Floats:
+        """Returns logits [K, vocab]; the cache then holds past + S tokens."""
+        session, total = self.sessions[-1 if inputs.answer else 0], inputs.past + len(inputs.ids)
+        binding = session.io_binding()
+        feeds = llm_feeds(self._manifest, inputs, total)
+        del feeds["write_indices"]  # of graphs that write in place
+        for name, array in feeds.items():
+            binding.bind_cpu_input(name, array)
+        with raising_engine_errors():
+            self.tokens.keep(inputs.past)
+            for name, value in self.tokens.values.items():
+                binding.bind_ortvalue_input(f"past_key_values.{name}", value)
+            for output in ("logits", *(f"present.{name}" for name in self.tokens.names)):
+                binding.bind_output(output)
+            session.run_with_iobinding(binding, self._silent)
+        logits, *presents = binding.get_outputs()
+        self.tokens.values = dict(zip(self.tokens.names, presents, strict=True))
+        return np.asarray(logits.numpy()[0])
