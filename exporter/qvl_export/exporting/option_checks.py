@@ -92,8 +92,16 @@ def check_options(plan: ExportPlan) -> None:
             "--rotate cannot be combined with --save-gptq, --max-kl or --max-size", fix="leave --rotate out"
         )
     check_counts(plan)
+    _check_int8_attention(plan, precisions["vision"])
     _check_read(plan, precisions)
     check_schemes(plan, set(quantized(precisions).values()))
+
+
+def _check_int8_attention(plan: ExportPlan, chosen: str) -> None:
+    """Raises ExportError for --int8-attention without int8 linears, and with limits, which do not measure it."""
+    if plan.is_asked("int8_attention") and (plan.limit or chosen != INT8):
+        fix = f"add --precision {INT8} or --vision-precision {INT8}, or leave it out"
+        raise ExportError(f"--int8-attention is for a vision tower in {INT8}", fix=fix)
 
 
 def check_counts(plan: ExportPlan) -> None:

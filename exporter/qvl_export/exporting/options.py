@@ -32,6 +32,9 @@ class QuantOptions(Checked):
     """4 multiplies 4- and 8-bit weights with activations rounded to int8; 0 keeps activations float32."""
     reduce_range: bool = False
     """Whether int8 weights have 7-bit codes: fast on x86 without VNNI, at some cost in accuracy."""
+    int8_attention: bool = False
+    """Whether attention in an int8 vision tower has int8 products too: faster for large pages on most processors, at
+    some cost in accuracy (see docs/quantizing.md)."""
     gptq_experts: bool = True
     """Whether GPTQ quantizes int4 experts; rounding them to nearest is several times faster."""
     rotate: bool = False
