@@ -45,7 +45,9 @@ def measure(patches: int, options: argparse.Namespace) -> dict[str, float]:
     draw = np.random.default_rng(0)
     shape = 1, patches, options.heads * options.size
     feeds = {name: draw.standard_normal(shape, np.float32) for name in "qkv"}
-    sessions = {name: session(name == "int8", options.heads, options.size, options.threads) for name in ("fp32", "int8")}
+    sessions = {
+        name: session(name == "int8", options.heads, options.size, options.threads) for name in ("fp32", "int8")
+    }
     sides = {name: lambda run=found.run: seconds(lambda: run(None, feeds)) for name, found in sessions.items()}
     medians = {name: statistics.median(times) for name, times in take_turns(sides, options.repeat).items()}
     return {f"{name}_ms": round(1000 * value, 1) for name, value in medians.items()} | {

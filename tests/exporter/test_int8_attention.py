@@ -1,7 +1,8 @@
-"""Attention with int8 products on `cpu`: close to float attention for any number of patches and frames, in every family."""
+"""Attention with int8 products on `cpu`: close to float for any number of patches and frames, in every family."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from unittest import mock
 
@@ -28,7 +29,9 @@ from tests.oracles.tiny import FAMILIES, FREE_SIZES, REFERENCE
 from tests.plans import export_plan
 
 HEADS, SIZE = 3, 24
-FOR_INT8 = "--int8-attention is for a vision tower in int8 (add --precision int8 or --vision-precision int8, or leave it out)"
+FOR_INT8 = (
+    "--int8-attention is for a vision tower in int8 (add --precision int8 or --vision-precision int8, or leave it out)"
+)
 INT8 = with_int8_attention(lower("cpu", "fp32"), "cpu")
 
 
@@ -81,7 +84,9 @@ def test_few_patches_have_float_attention(
     assert np.array_equal(ours, theirs)
 
 
-@pytest.mark.parametrize("change", ["no keys", "equal keys", "no values", "equal values", "no queries", "one key", "loud"])
+@pytest.mark.parametrize(
+    "change", ["no keys", "equal keys", "no values", "equal values", "no queries", "one key", "loud"]
+)
 def test_extremes(both: tuple[ort.InferenceSession, ort.InferenceSession], change: str) -> None:
     """Nothing is divided by zero, and a query that sees one key alone gets its value."""
     feeds = inputs(1, 1200)
@@ -125,8 +130,8 @@ def test_codes_of_keys_and_values_cannot_saturate() -> None:
 
 
 @pytest.fixture(scope="module")
-def rounded(checkpoint: object, tmp_path_factory: pytest.TempPathFactory) -> object:
-    """Loads a family's fp32 bundle whose attention, and nothing else, has int8 products, whatever the number of patches."""
+def rounded(checkpoint: Callable[[str, str], Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Model]:
+    """Loads a family's fp32 bundle whose attention, and nothing else, has int8 products for any number of patches."""
 
     def get(family: str) -> Model:
         out = tmp_path_factory.mktemp("rounded") / family
@@ -136,15 +141,15 @@ def rounded(checkpoint: object, tmp_path_factory: pytest.TempPathFactory) -> obj
             mock.patch.object(Linear, "integer", True),
             mock.patch.object(cpu, "lower", lambda *given: with_int8_attention(cpu.CpuTarget(FLOAT, given[1]), "cpu")),
         ):
-            export(ExportPlan(checkpoint(family, "small"), out, precision="fp32"))  # type: ignore[operator]
+            export(ExportPlan(checkpoint(family, "small"), out, precision="fp32"))
         return load(out, threads=1)
 
     return get
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_features_of_every_family(family: str, bundle: Bundles, rounded: object) -> None:
-    ours, theirs = rounded(family), load(bundle(family, "small", "fp32"), threads=1)  # type: ignore[operator]
+def test_features_of_every_family(family: str, bundle: Bundles, rounded: Callable[[str], Model]) -> None:
+    ours, theirs = rounded(family), load(bundle(family, "small", "fp32"), threads=1)
     grids = [Grid(1, 26, 34), Grid(1, 4, 38), Grid(3, 18, 8)] if family in FREE_SIZES else [fixed(ours)]
     for grid in grids:
         shape = grid.t, grid.h * grid.w, ours.manifest.image.patch_dim
@@ -162,7 +167,7 @@ def fixed(model: Model) -> Grid:
 @pytest.mark.slow
 def test_an_int8_bundle_with_it_reads_and_records_it(tmp_path: Path) -> None:
     export(export_plan(REFERENCE, tmp_path / "b", precision="int8", samples=2, int8_attention=True))
-    assert read_manifest(tmp_path / "b").export.options["int8_attention"] is True
+    assert read_manifest(tmp_path / "b").provenance.options["int8_attention"] is True
     kinds = {node.op_type for node in onnx.load(tmp_path / "b" / "vision.onnx", load_external_data=False).graph.node}
     assert {"If", "Attention"} <= kinds and "MultiHeadAttention" not in kinds
     assert load(tmp_path / "b", threads=1).tokens
