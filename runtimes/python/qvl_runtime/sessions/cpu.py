@@ -189,7 +189,6 @@ class CpuLlm:
         self._manifest, self._vocab_size, self._device = manifest, manifest.llm.vocab_size, device
         self._silent = ort.RunOptions()
         self._silent.log_severity_level = SILENT
-        self._silent.add_run_config_entry("gpu_graph_id", "0")  # the default; to find it unset raises an exception
         self.clear()
 
     def clear(self) -> None:
