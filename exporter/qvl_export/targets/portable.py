@@ -257,11 +257,18 @@ class PortableTarget(HalfProducts):
         return _primitives.dequantize(op, (codes, scales, None), blocks, self.weight_type)
 
     def vision_attention(
-        self, op: OpBuilder, q: ir.Value, k: ir.Value, v: ir.Value, num_heads: int, windows: WindowInputs | None
+        self,
+        op: OpBuilder,
+        q: ir.Value,
+        k: ir.Value,
+        v: ir.Value,
+        num_heads: int,
+        windows: WindowInputs | None,
+        integer: bool = False,
     ) -> ir.Value:
         if self.opset < ATTENTION:
             q = _primitives.scaled(op, q, sizes(q, start=-1)[0] // num_heads)
-        return super().vision_attention(op, q, k, v, num_heads, windows)
+        return super().vision_attention(op, q, k, v, num_heads, windows, integer)
 
     def attend(
         self, op: OpBuilder, q: ir.Value, k: ir.Value, v: ir.Value, num_heads: int, windows: WindowInputs | None
