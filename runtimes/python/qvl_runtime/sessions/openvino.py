@@ -184,30 +184,36 @@ class Llm:
 
     def __init__(self, manifest: Manifest, compiler: Compiler) -> None:
         self._manifest, self._request = manifest, compiler.request(manifest.graphs["llm"], stateful=True)
-        self._seen = np.zeros(0, bool)
+        self._filled = 0
 
     def clear(self) -> None:
         """Empties the KV cache."""
         self._request.reset_state()
-        self._seen = np.zeros(0, bool)
+        self._filled = 0
 
     def forward(self, inputs: LlmInputs) -> Floats:
-        """Returns logits [K, vocab]; the cache then holds past + S tokens.
-
-        Tokens that are cut off stay in the state and are masked, since a state that is read back is not the same.
-        """
-        if inputs.past == 0:
-            self.clear()
-        seen, count = self._seen, len(inputs.ids)
-        seen[np.flatnonzero(seen)[inputs.past :]] = False
-        feeds = llm_feeds(self._manifest, inputs, inputs.past + count)
+        """Returns logits [K, vocab]; the cache then holds past + S tokens."""
+        total = inputs.past + len(inputs.ids)
+        feeds = llm_feeds(self._manifest, inputs, total)
         del feeds["write_indices"]  # of graphs that write in place
-        causal = np.tri(count, dtype=bool)
-        feeds["attention_mask"] = np.concatenate((np.tile(seen, (count, 1)), causal), axis=1)[None, None]
         with _raising_engine_errors():
+            self._keep(inputs.past)
+            self._filled = 0  # until the call succeeds: if it fails, the next one starts over
             found = self._request.infer({**feeds, BEAM: np.zeros(1, np.int32)})
-        self._seen = np.concatenate((seen, np.ones(count, bool)))
+        self._filled = total
         return np.array(found["logits"][0])
+
+    def _keep(self, tokens: int) -> None:
+        """Drops all cached tokens but the first `tokens`."""
+        if tokens == self._filled:
+            return
+        if tokens == 0:
+            self._request.reset_state()
+            return
+        import openvino
+
+        for state in self._request.query_state():
+            state.state = openvino.Tensor(np.ascontiguousarray(state.state.data[:, :, :tokens]))
 
 
 class OpenvinoEngine:
