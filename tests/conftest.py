@@ -79,8 +79,8 @@ def bundle(checkpoint: Callable[[str, str], Path], tmp_path_factory: pytest.Temp
 
     def get(family: str, shape: str, precision: str, target: str = "cpu") -> Path:
         key = family, shape, precision, target
-        if target in ("cuda", "openvino") and families.find(family).experts:
-            pytest.skip(f"experts are not supported on {target}")
+        if target == "cuda" and families.find(family).experts:
+            pytest.skip("experts are not supported on cuda")
         if key not in cache:
             out = tmp_path_factory.mktemp("bundles") / "-".join(key)
             export(ExportPlan(checkpoint(family, shape), out, precision=precision, target=target))

@@ -11,16 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from qvl_export import ExportPlan, export
 from qvl_runtime.bundle import read_manifest
 from qvl_runtime.errors import BundleError, EngineError, InstallError
-from qvl_runtime.manifest import MANIFEST
 from qvl_runtime.model import load
-from qvl_runtime.positions import Grid
 from qvl_runtime.sessions import openvino
 from tests.conftest import Bundles
 from tests.exporter.test_parity import one_image
-from tests.oracles import tiny
 from tests.oracles.tiny import SHAPES
 
 MESSAGES = [{"role": "user", "content": one_image()}]
@@ -47,8 +43,8 @@ def test_attention_is_fused_with_its_cache(tiny_bundle: Path) -> None:
     assert not kinds["Softmax"]
 
 
-def test_a_cached_prefix_gives_the_same_logits(tiny_bundle: Path, bundle: Bundles) -> None:
-    with load(bundle("qwen2_5_vl", "small", "fp32", "openvino"), threads=1) as model:
+def test_a_cached_prefix_gives_the_same_logits(tiny_bundle: Path) -> None:
+    with load(tiny_bundle, threads=1) as model:
         long, short = (model.logits(MESSAGES, answer=text) for text in ("Total: 12.50 EUR", "Total: 12"))
         again = model.logits(MESSAGES, answer="Total: 12.50 EUR")
         model.engine.clear()
@@ -59,19 +55,7 @@ def test_a_cached_prefix_gives_the_same_logits(tiny_bundle: Path, bundle: Bundle
 
 def test_compiled_graphs_are_kept_in_the_users_cache(tiny_bundle: Path, tmp_path: Path) -> None:
     load(tiny_bundle, threads=1).close()
-    assert any((tmp_path / "qvl-runtime" / "openvino").glob("*/*"))
-
-
-def test_bundles_of_equal_shapes_keep_their_own_weights(tiny_bundle: Path, tmp_path: Path) -> None:
-    """OpenVINO's cache takes a compiled graph for that of another one whose weights alone differ."""
-    checkpoint = tiny.save(tiny.build("qwen2_5_vl", SHAPES["small"], seed=1), tmp_path / "checkpoint")
-    other, page = tmp_path / "other", np.ones((1, 16, read_manifest(tiny_bundle).image.patch_dim), np.float32)
-    export(ExportPlan(checkpoint, other, target="openvino", precision="fp16"))
-    features = []
-    for path in (tiny_bundle, other):
-        with load(path, threads=1) as model:
-            features.append(model.engine.encode(page, Grid(1, 4, 4)))
-    assert np.abs(features[0] - features[1]).max() > 0.1
+    assert any((tmp_path / "qvl-runtime" / "openvino").iterdir())
 
 
 def test_a_device_that_is_not_there(tiny_bundle: Path) -> None:
@@ -82,7 +66,6 @@ def test_a_device_that_is_not_there(tiny_bundle: Path) -> None:
 def test_a_damaged_graph(tiny_bundle: Path, tmp_path: Path) -> None:
     manifest = read_manifest(tiny_bundle)
     (tmp_path / "vision.onnx").write_bytes(b"not a graph")
-    (tmp_path / MANIFEST).write_bytes((tiny_bundle / MANIFEST).read_bytes())
     with pytest.raises(BundleError, match=r"vision.onnx: OpenVINO rejects it"):
         openvino.open(tmp_path, manifest, 1)
 

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import onnx_ir as ir
 from onnxscript import OpBuilder
 
 from qvl_runtime.manifest import CacheForm
 
-from ..errors import ExportError
 from . import WEIGHT_TYPES, Cache
 from .portable import PortableTarget, sizes
 
@@ -34,10 +32,6 @@ class OpenvinoTarget(PortableTarget):
     def shares_cache(self) -> bool:
         """The cache is a state of one compiled graph."""
         return False
-
-    def gate_up_rows(self, inner: int) -> np.ndarray:
-        """Raises ExportError: OpenVINO 2026.4 computes wrong shapes for the experts of `portable`."""
-        raise ExportError("experts are not supported on openvino", fix="use --target cpu")
 
     def causal_attention(
         self, op: OpBuilder, q: ir.Value, k: ir.Value, v: ir.Value, cache: Cache, num_heads: int, kv_heads: int

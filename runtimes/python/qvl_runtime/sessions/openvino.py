@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from ..bundle import inside, sha256
+from ..bundle import inside
 from ..common import user_cache
 from ..common.arrays import Floats, Ints
 from ..common.extras import install_fix
 from ..common.log import log, timed
 from ..errors import BundleError, EngineError, InstallError
-from ..manifest import MANIFEST, GraphEntry, ImageGeometry, Manifest
+from ..manifest import GraphEntry, ImageGeometry, Manifest
 from ..positions import Grid
 from . import cores
 from .engine import LlmInputs, end_calls
@@ -45,7 +45,7 @@ def open(bundle: Path, manifest: Manifest, threads: int | None, device: str = "C
     if device not in ("AUTO", *core.available_devices):
         found = ", ".join((*core.available_devices, "AUTO"))
         raise EngineError(f"OpenVINO finds no device {device!r} here", fix=f"one of {found}")
-    compiler = Compiler(core, device, bundle, _config(bundle, device, threads))
+    compiler = Compiler(core, device, bundle, _config(device, threads))
     return OpenvinoEngine(Vision(manifest.image, compiler, manifest.graphs["vision"]), Llm(manifest, compiler))
 
 
@@ -62,12 +62,10 @@ def _library() -> Any:
     return openvino
 
 
-def _config(bundle: Path, device: str, threads: int | None) -> dict[str, Any]:
-    """Options of compiling. Every bundle has a cache of its own: OpenVINO 2026.4 takes a compiled graph for that of
-    another one whose weights alone differ."""
+def _config(device: str, threads: int | None) -> dict[str, Any]:
     config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
     with contextlib.suppress(OSError):  # no cache where nothing can be stored
-        directory = user_cache.directory("qvl-runtime") / "openvino" / sha256(bundle / MANIFEST)[:16]
+        directory = user_cache.directory("qvl-runtime") / "openvino"
         directory.mkdir(parents=True, exist_ok=True)
         config["CACHE_DIR"] = str(directory)
     if device == "CPU":
