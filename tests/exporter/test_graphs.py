@@ -37,7 +37,6 @@ CACHE_INPUTS = {
     "cpu": {"seqlens_k", "total_sequence_length"},
     "cuda": {"seqlens_k", "total_sequence_length"},
     "portable": {"write_indices", "attention_mask"},
-    "openvino": {"attention_mask"},
 }
 
 every_bundle = pytest.mark.parametrize(
@@ -122,7 +121,7 @@ def test_a_portable_graph_speaks_standard_onnx_alone(bundle: Bundles, target: st
     model = onnx.load(bundle(family, "deep", precision, target) / "llm.onnx", load_external_data=False)
     domains = {node.domain for node in model.graph.node}
     assert domains == set(dict(targets.lower(target, precision).opsets))
-    assert target not in ("portable", "openvino") or domains == {""}
+    assert target != "portable" or domains == {""}
 
 
 @every_bundle

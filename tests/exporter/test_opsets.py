@@ -135,7 +135,6 @@ def test_int4_becomes_8_bits_below_21(checkpoint: Checkpoints, tmp_path: Path) -
         ({"opset": 28}, "opset 28 is not supported (17 to 27)"),
         ({"opset": 20, "precision": "hybrid"}, "opset 20 has no int4, which --precision hybrid needs"),
         ({"opset": 20, "max_size": 1 << 30}, "opset 20 has no int4, which --max-size needs"),
-        ({"precision": "hybrid", "target": "openvino"}, "target openvino has no hybrid"),
         ({"cache": "ring"}, "cache 'ring' is not supported (one of scatter, concat)"),
         ({"opset": 20, "target": "cpu"}, "target cpu does not read --opset"),
         ({"cache": "concat", "target": "tensorrt-rtx"}, "target tensorrt_rtx does not read --cache"),

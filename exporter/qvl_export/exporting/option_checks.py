@@ -155,8 +155,6 @@ def check_effect(plan: ExportPlan, lowered: Mapping[str, Target], own: bool, exp
     `own` says whether the checkpoint stores quantized linears, `experts` whether the model has experts.
     """
     precisions = plan.precisions()
-    if DECODE in precisions and not lowered["llm"].shares_cache:
-        raise ExportError(f"target {plan.target} has no {HYBRID}", fix=f"use --precision {INT8} or {INT4}")
     if plan.is_asked("accuracy_level"):
         if not any(hasattr(target, "accuracy_level") for target in lowered.values()):
             raise ExportError(f"target {plan.target} does not read --accuracy-level", fix="leave it out")

@@ -111,10 +111,6 @@ class Target(Protocol):
         """Whether weights can have 4 bits; else 8-bit ones take their place."""
 
     @property
-    def shares_cache(self) -> bool:
-        """Whether two language graphs can use one KV cache."""
-
-    @property
     def cache_form(self) -> CacheForm:
         """One of `manifest.CACHE_FORMS`."""
 

@@ -30,10 +30,6 @@ class StandardOps(ABC):
         return True
 
     @property
-    def shares_cache(self) -> bool:
-        return True
-
-    @property
     def cache_form(self) -> CacheForm:
         return "scatter"
 
