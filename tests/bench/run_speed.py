@@ -90,7 +90,7 @@ def split(graph: Path, feeds: dict[str, Any], threads: int) -> dict[str, float]:
 
 def bundles(here: Path, source: Path, precisions: tuple[str, ...], block_size: int) -> dict[str, Path]:
     for precision in precisions:
-        blocks = {} if precision == "fp16" else {"block_size": block_size}
+        blocks = {"block_size": block_size} if precision in ("int4", "hybrid") else {}
         export_random(export_plan(source, here / precision, precision=precision, **blocks))
     return {precision: here / precision for precision in precisions}
 

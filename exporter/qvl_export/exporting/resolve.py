@@ -239,7 +239,11 @@ def _calibration(resolved: ResolvedExport, pages: Pages, progress: Progress) -> 
         resolved.tensors,
         Path(plan.out),
         wanted,
-        replace(plan.scheme_options, static=resolved.targets["vision"].static_activations),
+        replace(
+            plan.scheme_options,
+            static=resolved.targets["vision"].static_activations,
+            kv_bits=8 if resolved.targets["llm"].quantized_tables and plan.quant.save_gptq is None else 4,
+        ),
         pages,
         plan.limit,
         prune=plan.calibration_prune,
