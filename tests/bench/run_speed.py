@@ -1,6 +1,6 @@
 """Speed of quantized bundles against the fp16 bundle, on random weights of published shapes.
 
-    python -m tests.bench.run_speed [--blocks N] [--threads 2] [--repeat 3] [--block-size 32] [--part all]
+    python -m tests.bench.run_speed [--blocks N] [--threads 2] [--repeat 3] [--block-size N] [--part all]
 
 A page of 5,040 patches through the vision tower in the shapes of Qwen2.5-VL-3B and Qwen2-VL-2B, its time split by
 operator; a prompt of 1,300 tokens and 32 generated ones through the language model of the latter. Precisions take
@@ -88,9 +88,9 @@ def split(graph: Path, feeds: dict[str, Any], threads: int) -> dict[str, float]:
     return {kind: round(micros / 1e6, 3) for kind, micros in found.most_common()}
 
 
-def bundles(here: Path, source: Path, precisions: tuple[str, ...], block_size: int) -> dict[str, Path]:
+def bundles(here: Path, source: Path, precisions: tuple[str, ...], block_size: int | None) -> dict[str, Path]:
     for precision in precisions:
-        blocks = {"block_size": block_size} if precision in ("int4", "hybrid") else {}
+        blocks = {"block_size": block_size} if block_size and precision in ("int4", "hybrid") else {}
         export_random(export_plan(source, here / precision, precision=precision, **blocks))
     return {precision: here / precision for precision in precisions}
 
@@ -185,7 +185,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--blocks", type=int, help="vision blocks and decoder layers (default: all)")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeat", type=int, default=3)
-    parser.add_argument("--block-size", type=int, default=32)
+    parser.add_argument("--block-size", type=int, help="of int4 (default: that of exports)")
     parser.add_argument("--part", choices=["vision", "llm", "all"], default="all")
     options = parser.parse_args(arguments)
     result: dict[str, Any] = {"cpu": cpu(), **vars(options), "blocks": options.blocks or "all"}
