@@ -53,14 +53,16 @@ def _products(graph: ir.Graph) -> Iterator[tuple[ir.Node, _Rows]]:
 
 def _stored_rows(value: ir.Value | None) -> _Rows | None:
     """The rows that `value` is, the whole weight or an equal part of it; None if they are not stored as float16."""
-    part, parts, split = 0, 1, value.producer() if value is not None else None
-    if split is not None and value is not None and split.op_type == "Split" and split.attributes.get_int("axis", 0) == 0:
+    part, parts = 0, 1
+    split = value.producer() if value is not None else None
+    if value is not None and split is not None and split.op_type == "Split":
         part, parts, value = split.outputs.index(value), len(split.outputs), split.inputs[0]
     weight = value.const_value if value is not None else None
-    if value is None or not isinstance(weight, ir.ExternalTensor) or weight.dtype != ir.DataType.FLOAT16:
+    rows_are_cut = split is None or split.attributes.get_int("axis", 0) == 0
+    if value is None or not rows_are_cut or not isinstance(weight, ir.ExternalTensor):
         return None
     count = weight.shape.numpy()[0] // parts
-    return _Rows(str(value.name), weight, part * count, count)
+    return _Rows(str(value.name), weight, part * count, count) if weight.dtype == ir.DataType.FLOAT16 else None
 
 
 def _cut(graph: ir.Graph, node: ir.Node, rows: _Rows) -> None:
@@ -95,8 +97,8 @@ def _input(graph: ir.Graph, rows: _Rows, first: int, count: int) -> ir.Value:
     """Returns rows of a weight as an input with a default."""
     weight, name = rows.weight, f"{rows.name}.{first}"
     columns = weight.shape.numpy()[1]
-    row = columns * weight.dtype.itemsize
-    place = (weight.offset or 0) + first * row, int(count * row)
+    row = int(columns * weight.dtype.itemsize)
+    place = (weight.offset or 0) + first * row, count * row
     shape = ir.Shape([count, columns])
     value = ir.Input(name, shape=shape, type=ir.TensorType(weight.dtype))
     value.const_value = ir.ExternalTensor(

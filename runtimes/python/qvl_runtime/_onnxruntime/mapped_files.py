@@ -25,7 +25,9 @@ def free_pages(directory: Path) -> int:
         advise = ctypes.CDLL(None).madvise
     except (OSError, AttributeError, TypeError, KeyError):  # not Linux
         return 0
-    parts = ((size, advise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), DONTNEED)) for start, end, size in found)
+    parts = (
+        (size, advise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), DONTNEED)) for start, end, size in found
+    )
     return sum(size for size, failed in parts if not failed)
 
 
