@@ -124,11 +124,19 @@ def vision(here: Path, shape: str, options: argparse.Namespace) -> dict[str, Any
 
 
 def weights_read(bundle: Path, graph: str) -> float:
-    """Gigabytes of weights that a token reads: float16 is held as float32."""
-    initializers = onnx.load(bundle / f"{graph}.onnx", load_external_data=False).graph.initializer
-    half = onnx.TensorProto.FLOAT16
-    sizes = [(tensor, {item.key: item.value for item in tensor.external_data}) for tensor in initializers]
-    return sum(int(place["length"]) * (2 if t.data_type == half else 1) for t, place in sizes if place) / 1e9
+    """Gigabytes of weights that a token reads: scales are held as float32, of a table that is looked up a row is read.
+
+    Pieces of float16 weights are inputs with a default, see `graph.row_pieces`.
+    """
+    model = onnx.load(bundle / f"{graph}.onnx", load_external_data=False).graph
+    looked_up = {node.input[0] for node in model.node if node.op_type == "Gather"}
+    pieces, half = {value.name for value in model.input}, onnx.TensorProto.FLOAT16
+    total = 0
+    for tensor in model.initializer:
+        place = {item.key: item.value for item in tensor.external_data}
+        if place and tensor.name not in looked_up:
+            total += int(place["length"]) * (2 if tensor.data_type == half and tensor.name not in pieces else 1)
+    return total / 1e9
 
 
 def read_and_write(bundle: Path, threads: int) -> Callable[[], tuple[float, float]]:
