@@ -105,7 +105,7 @@ def test_an_environment_is_built_once_and_again_if_it_changes(tmp_path: Path) ->
     assert venv.build(tmp_path).exists()
     assert venv.require(tmp_path) == venv.build(tmp_path)
     assert not replace(venv, variables={"A": "B"}).is_complete(tmp_path)
-    with pytest.raises(PeerUnavailable, match="No matching distribution|Could not find"):
+    with pytest.raises(PeerUnavailable, match=r"No matching distribution|Could not find"):
         replace(venv, installs=(("--no-index", "no-such-distribution"),)).build(tmp_path)
 
 
@@ -127,7 +127,7 @@ def test_peers_take_turns_and_one_that_fails_is_left_out(
     said: list[str] = []
     names = ("one", "two", "broken")
     entries = [Ready(peer(name, runner=str(runner)), Path(sys.executable), tmp_path / name) for name in names]
-    take_turns(entries, setting, 2, (), said.append)
+    assert list(take_turns(entries, setting, 2, (), said.append)) == [1, 2]
     assert [len(each.runs) for each in entries] == [2, 2, 0]
     assert entries[2].reason == "error: no such shape"
     assert [line.split()[:2] for line in said if "/2 " in line] == [

@@ -4,7 +4,7 @@
 
 Random weights of published shapes; a page of 1,260 image tokens and an answer of 64. Peers take turns, one run in a
 process of its own each, and figures are medians over rounds. Environments and models are made once, below --cache,
-where an interrupted build is resumed. Results go to --out after every shape: results.json, table.md, a plot per shape.
+where an interrupted build is resumed. Results go to --out after every round: results.json, table.md, a plot per shape.
 A peer that cannot be installed, or that refuses the shape, is in the table with its reason.
 """
 
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -37,7 +38,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--tokens", type=int, default=64, help="tokens of the answer")
-    parser.add_argument("--peer", action="append", help="measure only peers whose name begins with this")
+    parser.add_argument("--peer", action="append", help="only peers whose name begins like this (regular expression)")
     parser.add_argument("--growth", action="store_true", help="also vary pixels, prompt and threads")
     parser.add_argument("--no-install", action="store_true", help="leave out peers whose environment is not there")
     parser.add_argument("--prepare", action="store_true", help="only install and convert, measure nothing")
@@ -52,8 +53,8 @@ def say(text: str) -> None:
 
 
 def chosen(names: list[str] | None) -> list[Peer]:
-    """The peers whose names begin with one of these; all without."""
-    found = [peer for peer in PEERS if names is None or peer.name.startswith(tuple(names))]
+    """The peers whose names one of these expressions matches at the start; all without."""
+    found = [peer for peer in PEERS if names is None or any(re.match(name, peer.name) for name in names)]
     if not found:
         known = ", ".join(sorted({peer.runtime for peer in PEERS}))
         raise SystemExit(f"error: no peer is called {' or '.join(names or [])}; there are {known}")
@@ -88,11 +89,13 @@ def measure_shape(shape: str, options: argparse.Namespace, results: dict[str, An
     )
     if options.prepare:
         return
-    take_turns(entries, setting, options.rounds, before, say)
     title = f"{shape}, {f'{layers} + {layers} layers' if layers else 'whole'}"
-    results["shapes"][title] = [row(entry) for entry in entries]
+    for _ in take_turns(entries, setting, options.rounds, before, say):
+        results["shapes"][title] = [row(entry) for entry in entries]
+        write(results, options.out)
     if options.growth:
         results["growth"] = results.get("growth", []) + grow(entries, source, setting, 1, before, say)
+        write(results, options.out)
 
 
 def write(results: dict[str, Any], out: Path) -> None:
@@ -114,8 +117,6 @@ def main(arguments: list[str] | None = None) -> None:
         results["peaks"] = peaks(options.threads, shlex.split(options.before))
     for shape in options.shape or SHAPES:
         measure_shape(shape, options, results)
-        if not options.prepare:
-            write(results, options.out)
     if not options.prepare:
         print(table.markdown(results))
 

@@ -54,7 +54,7 @@ def grow(
             Ready(each.peer, each.python, each.model, [], each.reason) for each in entries if each.peer.name in NAMES
         ]
         say(varied)
-        take_turns(chosen, changed, rounds, before, say)
+        list(take_turns(chosen, changed, rounds, before, say))
         rows += [line(entry, varied, image_tokens, spec) for entry in chosen if entry.runs]
     return sorted(rows, key=lambda row: NAMES.index(row["name"]))
 

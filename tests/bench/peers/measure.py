@@ -8,7 +8,7 @@ import os
 import platform
 import shutil
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -76,8 +76,10 @@ def ready(
     return found
 
 
-def take_turns(entries: Sequence[Ready], setting: Setting, rounds: int, before: Sequence[str], say: Say) -> None:
-    """Measures every peer once a round; one that fails is left out from then on."""
+def take_turns(
+    entries: Sequence[Ready], setting: Setting, rounds: int, before: Sequence[str], say: Say
+) -> Iterator[int]:
+    """Measures every peer once a round, and yields the round; one that fails is left out from then on."""
     for number in range(1, rounds + 1):
         for entry in entries:
             if entry.reason:
@@ -89,6 +91,7 @@ def take_turns(entries: Sequence[Ready], setting: Setting, rounds: int, before: 
                 say(f"{entry.peer.name}: {error}")
             else:
                 say(f"{number}/{rounds} {entry.peer.name}: {short(entry.runs[-1])}")
+        yield number
 
 
 def short(run: dict[str, Any]) -> str:
@@ -127,13 +130,21 @@ def machine() -> dict[str, Any]:
     """The processor, its cores and memory, the system and the date."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return {
-        "processor": cpu(),
+        "processor": f"{cpu()}{generation()}",
         "cores": os.cpu_count(),
         "memory_gb": round(memory / 1e9),
         "system": platform.platform(aliased=True, terse=True),
         "python": platform.python_version(),
         "date": datetime.date.today().isoformat(),
     }
+
+
+def generation() -> str:
+    """Family and model of an x86 processor, whose name alone says little."""
+    path = Path("/proc/cpuinfo")
+    fields = (line.partition(":") for line in path.read_text().splitlines()) if path.exists() else ()
+    found = {name.strip(): value.strip() for name, _, value in fields}
+    return f", family {found['cpu family']} model {found['model']}" if "cpu family" in found else ""
 
 
 def save(results: dict[str, Any], out: Path) -> None:

@@ -16,7 +16,7 @@ def prepare(peer: Peer, checkpoint: Path, out: Path, python: Path) -> None:
     with out.with_suffix(".log").open("w") as log:
         run(
             [
-                *(str(python.with_name("llmexport")), "--path", str(checkpoint), "--dst_path", str(out)),
+                *(str(python), str(python.with_name("llmexport")), "--path", str(checkpoint), "--dst_path", str(out)),
                 *("--export", "mnn", "--quant_bit", BITS[peer.precision]),
             ],
             log,

@@ -15,7 +15,7 @@ def prepare(peer: Peer, checkpoint: Path, out: Path, python: Path) -> None:
     with out.with_suffix(".log").open("w") as log:
         run(
             [
-                *(str(python.with_name("optimum-cli")), "export", "openvino", "--model", str(checkpoint)),
+                *(str(python), str(python.with_name("optimum-cli")), "export", "openvino", "--model", str(checkpoint)),
                 *("--task", "image-text-to-text", "--weight-format", peer.precision, str(out)),
             ],
             log,

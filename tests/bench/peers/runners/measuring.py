@@ -1,8 +1,8 @@
 """What every runner shares: its job, the clock, the memory of its process. Runs in a peer's own environment.
 
-A runner is a script of its own, started as `python run_NAME.py JOB` with a JSON object: `model` (a directory), `image`,
-`warmup` (a small image), `text`, `tokens` to answer, `threads` and the peer's own `options`. It loads the model, answers
-about the small image, and then times one answer about the image. It prints one JSON object on its last line.
+A runner is a script, started as `python run_NAME.py JOB`. JOB is a JSON object: `model` (a directory), `image`,
+`warmup` (a small image), `text`, `tokens` to answer, `threads` and the peer's own `options`. The runner loads the
+model, answers about the small image, and then times one answer about the image. Its last line is one JSON object.
 """
 
 from __future__ import annotations

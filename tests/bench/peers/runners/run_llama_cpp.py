@@ -23,11 +23,9 @@ class Reader:
     """A loaded model with its vision tower."""
 
     def __init__(self, job: Job) -> None:
-        context = int(job.options.get("context", CONTEXT))
         self.llama = llama_cpp.Llama(
-            str(Path(job.model) / "model.gguf"), n_ctx=context, n_batch=BATCH, n_ubatch=int(job.options.get("ubatch", 512)),
-            n_threads=job.threads, n_threads_batch=job.threads, flash_attn=bool(job.options.get("flash", False)),
-            verbose=False,
+            str(Path(job.model) / "model.gguf"), n_ctx=CONTEXT, n_batch=BATCH, n_threads=job.threads,
+            n_threads_batch=job.threads, verbose=False, **job.options,
         )  # fmt: skip
         params = mtmd.mtmd_context_params_default()
         params.use_gpu, params.print_timings, params.n_threads = False, False, job.threads
@@ -50,8 +48,8 @@ class Reader:
         mtmd.mtmd_bitmap_free(bitmap)
         return found
 
-    def prefill(self, chunks) -> tuple[int, int, float]:
-        """Runs the prompt; returns its tokens, the next position, and the seconds of the tower."""
+    def prefill(self, chunks) -> tuple[int, float]:
+        """Runs the prompt; returns its tokens, and the seconds of the tower."""
         position, tokens, seconds = ctypes.c_int32(0), 0, 0.0
         count = mtmd.mtmd_input_chunks_size(chunks)
         for index in range(count):
@@ -72,7 +70,7 @@ class Reader:
                 mtmd.mtmd_helper_post_decode_callback(), None,
             )  # fmt: skip
             check(status, "reading the image")
-        return tokens, position.value, seconds
+        return tokens, seconds
 
     def answer(self, image: str, text: str, tokens: int) -> Answer:
         self.llama.reset()
@@ -81,7 +79,7 @@ class Reader:
         clock = Clock()
         chunks = self.chunks(image, text)
         prepared = time.perf_counter() - clock.began
-        count, position, tower = self.prefill(chunks)
+        count, tower = self.prefill(chunks)
         tower += prepared
         token = ctypes.c_int32(llama_cpp.llama_sampler_sample(greedy, self.llama.ctx, -1))
         clock.token()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from measuring import Answer, Clock, Job, run
+from measuring import Answer, Job, run
 
 from qvl_runtime import load
 
