@@ -5,6 +5,7 @@ Of the sources only the two libraries are built, natively for this processor.
 
 from __future__ import annotations
 
+import shutil
 import tarfile
 from pathlib import Path
 from typing import TextIO
@@ -41,6 +42,9 @@ def build(directory: Path, python: Path, log: TextIO) -> None:
     binding = str(source(directory).parents[1])
     without = "--config-settings=cmake.define.LLAMA_BUILD=OFF"
     run([str(python), "-m", "pip", "install", "--no-deps", "--no-build-isolation", without, binding], log)
+    package = next(directory.glob("lib/python*/site-packages/llama_cpp"))
+    shutil.rmtree(package / "lib", ignore_errors=True)  # where the binding looks
+    shutil.copytree(Path(out) / "bin", package / "lib", symlinks=True)
 
 
 VENV = Venv(
@@ -59,16 +63,7 @@ def prepare(peer: Peer, checkpoint: Path, out: Path, python: Path) -> None:
     directory = python.parents[1]
     script = str(RUNNERS / "convert_llama_cpp.py")
     with out.with_suffix(".log").open("w") as log:
-        run(
-            [str(python), script, str(checkpoint), str(out), peer.precision, str(source(directory))],
-            log,
-            library_path(directory),
-        )
-
-
-def library_path(directory: Path) -> dict[str, str]:
-    """The variable by which the binding finds the libraries."""
-    return {"LLAMA_CPP_LIB_PATH": str(directory / LIBRARIES / "bin")}
+        run([str(python), script, str(checkpoint), str(out), peer.precision, str(source(directory))], log)
 
 
 PEERS = [

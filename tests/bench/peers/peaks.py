@@ -65,8 +65,8 @@ def byte_products(threads: int) -> float:
 def matrix_vector(threads: int) -> float:
     """GB/s that a float32 matrix-vector product reads."""
     columns, rows = 8192, COPY_BYTES // 4 // 8192
-    matrix = np.zeros((rows, columns), np.float32)
-    vector = np.zeros(columns, np.float32)
+    matrix = np.ones((rows, columns), np.float32)  # zeros would all lie on one page
+    vector = np.ones(columns, np.float32)
     parts = np.array_split(matrix, threads)
     with ThreadPoolExecutor(threads) as pool:
         return matrix.nbytes / fastest(lambda: list(pool.map(lambda part: part @ vector, parts))) / 1e9
@@ -74,8 +74,8 @@ def matrix_vector(threads: int) -> float:
 
 def copying(threads: int) -> float:
     """GB/s read and written by copies."""
-    source = np.zeros(COPY_BYTES // 8)
-    pairs = list(zip(np.array_split(source, threads), np.array_split(np.ones_like(source), threads), strict=True))
+    source = np.ones(COPY_BYTES // 8)
+    pairs = list(zip(np.array_split(source, threads), np.array_split(source.copy(), threads), strict=True))
     with ThreadPoolExecutor(threads) as pool:
         return 2 * source.nbytes / fastest(lambda: list(pool.map(lambda pair: np.copyto(*pair[::-1]), pairs))) / 1e9
 
