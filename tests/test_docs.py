@@ -43,6 +43,7 @@ OTHERS = {
     *("--nproc-per-node", "--minutes", "--tokens", "--rate", "--init", "--glyphs", "--bfloat16"),  # tests.checkpoints
     *("--kind", "--count", "--seed", "--task", "--degrade"),  # calib_data.generator
     *("--blocks", "--layers", "--part", "--repeat", "--pages", "--cores", "--margin"),  # tests.bench
+    *("--before", "--cache", "--growth", "--shape", "--rounds", "--weight-format"),  # tests.bench.peers, optimum-cli
 }
 """Options of other programs that documents name."""
 
