@@ -64,13 +64,14 @@ class Film:
     frames: int = 0
     grain: float = 0.0
 
-    def of(self, page: Image.Image) -> list[Image.Image] | None:
-        """Frames of the page, each with noise of its own."""
+    def part(self, page: Image.Image) -> dict[str, Any]:
+        """The page as a part of a message: frames, if there are any, keep its size and have noise of their own."""
         if not self.frames:
-            return None
+            return {"type": "image", "image": page}
         rng, pixels = np.random.default_rng(0), np.asarray(page, np.float32)
         noises = (rng.normal(0, self.grain, pixels.shape[:2])[..., None] for _ in range(self.frames))
-        return [Image.fromarray(np.clip(pixels + noise, 0, 255).astype(np.uint8)) for noise in noises]
+        frames = [Image.fromarray(np.clip(pixels + noise, 0, 255).round().astype(np.uint8)) for noise in noises]
+        return {"type": "video", "video": frames, "resized_width": page.width, "resized_height": page.height}
 
 
 @dataclass(frozen=True)
@@ -90,11 +91,7 @@ class Way:
 
     def content(self, model: Model, page: Image.Image, prompt: str, film: Film) -> list[dict[str, Any]]:
         """The message about a page under this rule."""
-        frames = film.of(page)
-        image: dict[str, Any] = (
-            {"type": "image", "image": page} if frames is None else {"type": "video", "video": frames}
-        )
-        image["prune"] = self.prune
+        image: dict[str, Any] = {**film.part(page), "prune": self.prune}
         messages = [{"role": "user", "content": [image, {"type": "text", "text": prompt}]}]
         if self.scaled:
             tokens = model.prompt(messages).placed[0].span.tokens
