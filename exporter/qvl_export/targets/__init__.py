@@ -82,6 +82,10 @@ class Target(Protocol):
         """Whether W8A8 can round all tokens of an image with one scale computed at run time."""
 
     @property
+    def byte_products(self) -> bool:
+        """Whether W8A8 multiplies unsigned by signed bytes on a CPU, where sums of two products may saturate."""
+
+    @property
     def quantized_tables(self) -> bool:
         """Whether embedding and head can be quantized."""
 
