@@ -1,4 +1,4 @@
-"""`export --cpu`: what a bundle records, which products it needs where, and that the exporting machine has no influence.
+"""`export --cpu`: what a bundle records, what it needs on which processor, and that the exporting machine has no say.
 
 `saturates()` is forced both ways, so that any processor stands for those with and without VNNI.
 """
@@ -20,9 +20,9 @@ from qvl_export import ExportPlan, export
 from qvl_export.cli.commands import cli
 from qvl_export.errors import ExportError
 from qvl_runtime import SlowProductsWarning, load
+from qvl_runtime.__main__ import main
 from qvl_runtime.bundle import read_manifest
 from qvl_runtime.cli.describe import describe
-from qvl_runtime.__main__ import main
 from qvl_runtime.manifest import CPUS, EXACT_EVERYWHERE, MANIFEST, Manifest
 from tests.heldout import HELDOUT
 from tests.plans import export_plan

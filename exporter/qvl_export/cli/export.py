@@ -96,8 +96,8 @@ def _refuse_reduce_range(context: click.Context, _: click.Parameter, given: bool
     type=click.Choice(CPUS),
     default=ANY,
     show_default=True,
-    help="Processors that int8 codes are for: any and avx2 are fast on all; vnni, amx and arm are slightly more accurate, "
-    "and slow on x86 without VNNI.",
+    help="Processors that int8 codes are for: any and avx2 are fast on all; vnni, amx and arm are slightly more "
+    "accurate, and slow on x86 without VNNI.",
 )
 @click.option("--reduce-range", is_flag=True, hidden=True, expose_value=False, callback=_refuse_reduce_range)
 @click.option("--max-kl", type=float, help="Choose precisions by a limit on the mean KL of answers, in nats per token.")

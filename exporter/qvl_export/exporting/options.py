@@ -34,7 +34,7 @@ class QuantOptions(Checked):
     """4 multiplies 4- and 8-bit weights with activations rounded to int8; 0 keeps activations float32."""
     cpu: str = ANY
     """The processors that int8 codes are for: "any" and "avx2" are exact and fast on all; "vnni", "amx" and "arm" are
-    slightly more accurate, and slow on x86 without VNNI (see docs/processors.md). The machine that exports has no
+    slightly more accurate, and slow on x86 without VNNI (see docs/quantizing.md). The machine that exports has no
     influence."""
     gptq_experts: bool = True
     """Whether GPTQ quantizes int4 experts; rounding them to nearest is several times faster."""
