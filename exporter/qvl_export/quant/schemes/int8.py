@@ -71,4 +71,4 @@ def _input_scale(statistics: Statistics) -> float:
 
 
 def make(options: Options) -> Int8:
-    return Int8(options.cpu in EXACT_EVERYWHERE, options.static)
+    return Int8(options.cpu in EXACT_EVERYWHERE and not options.static, options.static)
