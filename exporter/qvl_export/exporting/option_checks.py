@@ -54,7 +54,7 @@ READ_BY = {
     "--calib-prune": Reader("calib_prune"),
     "--threads": Reader("threads"),
     "--ray": Reader("ray"),
-    "--block-size": Reader("block_size", _LLM, ("vision",), f"quantization of the language model, or to {INT4}"),
+    "--block-size": Reader("block_size", (), _GRAPHS, INT4, _ADD_INT4),
     "--cpu": Reader("cpu", (), _GRAPHS, INT8, f"add --precision {INT8}"),
     "--no-gptq-experts": Reader("gptq_experts", (), _LLM, f"{INT4} of the language model", _ADD_INT4),
 }
@@ -95,8 +95,16 @@ def check_options(plan: ExportPlan) -> None:
             "--rotate cannot be combined with --save-gptq, --max-kl or --max-size", fix="leave --rotate out"
         )
     check_counts(plan)
+    _check_int8_attention(plan, precisions["vision"])
     _check_read(plan, precisions)
     check_schemes(plan, set(quantized(precisions).values()))
+
+
+def _check_int8_attention(plan: ExportPlan, chosen: str) -> None:
+    """Raises ExportError for --int8-attention without int8 linears, and with limits, which do not measure it."""
+    if plan.is_asked("int8_attention") and (plan.limit or chosen != INT8):
+        fix = f"add --precision {INT8} or --vision-precision {INT8}, or leave it out"
+        raise ExportError(f"--int8-attention is for a vision tower in {INT8}", fix=fix)
 
 
 def check_counts(plan: ExportPlan) -> None:
@@ -162,9 +170,6 @@ def check_effect(plan: ExportPlan, lowered: Mapping[str, Target], own: bool, exp
             raise ExportError("--accuracy-level is for a quantized language model", fix=fix)
     if plan.is_asked("cpu") and not lowered["vision"].byte_products:
         raise ExportError(f"target {plan.target} does not read --cpu", fix="leave it out")
-    in_tables = lowered["llm"].quantized_tables
-    if plan.is_asked("block_size") and not (in_tables or any_reads("block_size", precisions)):
-        raise ExportError(f"--block-size is for {INT4}: target {plan.target} keeps tables float", fix="leave it out")
     if plan.is_asked("gptq_experts") and not experts:
         raise ExportError("--no-gptq-experts is for models with experts", fix="leave it out")
 

@@ -37,6 +37,7 @@ class CudaTarget(HalfProducts, CpuTarget):
 
     per_tensor_activations: bool = False
     byte_products: bool = False
+    int8_attention: bool | None = None
 
     def linear(
         self, op: OpBuilder, x: ir.Value, weight: ir.Value, bias: ir.Value | None, exceeds_fp16: bool = False
