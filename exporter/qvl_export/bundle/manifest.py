@@ -12,6 +12,7 @@ from typing import Any
 from qvl_runtime.manifest import (
     SCHEMA_VERSION,
     Calibration,
+    Cpu,
     FileEntry,
     GenerationDefaults,
     GraphEntry,
@@ -77,6 +78,7 @@ def manifest(
     provenance: Provenance,
     special_tokens: Mapping[str, str],
     generation: GenerationDefaults,
+    cpu: Cpu | None,
 ) -> Manifest:
     """Returns the manifest of a bundle, which may still lack its later graphs."""
     return Manifest(
@@ -92,6 +94,7 @@ def manifest(
         provenance=provenance,
         special_tokens=dict(special_tokens),
         generation=generation,
+        cpu=cpu,
     )
 
 

@@ -40,6 +40,7 @@ class PortableTarget(HalfProducts):
     ir_version: int = 11
     static_activations: bool = True
     per_tensor_activations: bool = False
+    byte_products: bool = False
     quantized_tables: bool = False
     static_cache: bool = False
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import msgspec
 
@@ -19,6 +19,12 @@ GRAPHS = ("vision", "llm")
 DECODE = "llm_decode"
 """A second graph of the language model, which runs the tokens of answers; only hybrid bundles have it."""
 TEXT_FILES = ("tokenizer.json", "chat_template.jinja")
+Cpu = Literal["any", "avx2", "vnni", "amx", "arm"]
+"""Processors that int8 codes are chosen for: any; x86 with AVX2 and not VNNI, with VNNI, with AMX; ARM."""
+CPUS: tuple[str, ...] = get_args(Cpu)
+ANY = "any"
+EXACT_EVERYWHERE = (ANY, "avx2")
+"""Processors whose codes keep sums of two byte products within 16 bits, so that no processor saturates them."""
 
 MAX_FLOAT = 3.4028234663852886e38
 """The largest float32."""
@@ -234,7 +240,8 @@ class Manifest(_Frozen, frozen=True):
 
     If `graphs` has `llm_decode` beside `llm`, answers are generated with it and the two share one KV cache.
     `special_tokens` are the named tokens of the tokenizer's configuration (`eos_token`, …), variables of the template.
-    `generation` is None in bundles made before it was recorded.
+    `generation` is None in bundles made before it was recorded. `cpu` names the processors that int8 codes were chosen
+    for; None if there are no such codes or the bundle was made before it was recorded.
     """
 
     schema_version: Positive
@@ -249,6 +256,7 @@ class Manifest(_Frozen, frozen=True):
     provenance: Provenance
     special_tokens: dict[str, str] = {}
     generation: GenerationDefaults | None = None
+    cpu: Cpu | None = None
 
 
 def json_schema() -> bytes:
