@@ -13,6 +13,7 @@ from qvl_runtime.manifest import (
     SCHEMA_VERSION,
     CacheForm,
     Calibration,
+    Cpu,
     FileEntry,
     GenerationDefaults,
     GraphEntry,
@@ -79,6 +80,7 @@ def manifest(
     provenance: Provenance,
     special_tokens: Mapping[str, str],
     generation: GenerationDefaults,
+    cpu: Cpu | None,
 ) -> Manifest:
     """Returns the manifest of a bundle, which may still lack its later graphs."""
     return Manifest(
@@ -95,6 +97,7 @@ def manifest(
         provenance=provenance,
         special_tokens=dict(special_tokens),
         generation=generation,
+        cpu=cpu,
     )
 
 

@@ -99,6 +99,10 @@ class Target(Protocol):
         """Whether W8A8 can round all tokens of an image with one scale computed at run time."""
 
     @property
+    def byte_products(self) -> bool:
+        """Whether W8A8 multiplies unsigned by signed bytes on a CPU, where sums of two products may saturate."""
+
+    @property
     def int8_attention(self) -> bool | None:
         """Whether attention in the vision tower has int8 products where its linears have; None if it never can."""
 

@@ -32,6 +32,7 @@ class CpuTarget(FusedExperts):
     ir_version: int = 11
     static_activations: bool = False
     per_tensor_activations: bool = True
+    byte_products: bool = True
     quantized_tables: bool = True
     static_cache: bool = False
     int8_attention: bool | None = False

@@ -75,6 +75,7 @@ class PortableTarget(HalfProducts):
     cache_form: CacheForm = "scatter"
     static_activations: bool = True
     per_tensor_activations: bool = False
+    byte_products: bool = False
     quantized_tables: bool = False
     static_cache: bool = False
 

@@ -19,6 +19,12 @@ GRAPHS = ("vision", "llm")
 DECODE = "llm_decode"
 """A second graph of the language model, which runs the tokens of answers; only hybrid bundles have it."""
 TEXT_FILES = ("tokenizer.json", "chat_template.jinja")
+Cpu = Literal["any", "avx2", "vnni", "amx", "arm"]
+"""Processors that int8 codes are chosen for: any; x86 with AVX2 and not VNNI, with VNNI, with AMX; ARM."""
+CPUS: tuple[str, ...] = get_args(Cpu)
+ANY = "any"
+EXACT_EVERYWHERE = (ANY, "avx2")
+"""Processors whose codes keep sums of two byte products within 16 bits, so that no processor saturates them."""
 
 CacheForm = Literal["scatter", "concat"]
 CACHE_FORMS: tuple[CacheForm, ...] = get_args(CacheForm)
@@ -237,7 +243,9 @@ class Manifest(_Frozen, frozen=True):
 
     If `graphs` has `llm_decode` beside `llm`, answers are generated with it and the two share one KV cache.
     `special_tokens` are the named tokens of the tokenizer's configuration (`eos_token`, …), variables of the template.
-    `generation` is None in bundles made before it was recorded. `cache_form` is how the graphs extend the KV cache.
+    `generation` is None in bundles made before it was recorded. `cpu` names the processors that int8 codes were chosen
+    for; None if there are no such codes or the bundle was made before it was recorded. `cache_form` is how
+    the graphs extend the KV cache.
     """
 
     schema_version: Positive
@@ -252,6 +260,7 @@ class Manifest(_Frozen, frozen=True):
     provenance: Provenance
     special_tokens: dict[str, str] = {}
     generation: GenerationDefaults | None = None
+    cpu: Cpu | None = None
     cache_form: CacheForm = "scatter"
 
 

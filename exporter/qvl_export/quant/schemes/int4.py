@@ -62,7 +62,7 @@ class Rows:
         return QuantFormat(8, columns)
 
     def quantize(self, weight: Floats, statistics: Statistics) -> QTensor:
-        return Int8(8).quantize(weight).weight_only()
+        return Int8(paired=False).quantize(weight).weight_only()
 
 
 def make(options: Options) -> Scheme:

@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from ..common.counted import counted
-from ..manifest import Bounds, Calibration, EngineEntry, GenerationDefaults, ImageGeometry, Manifest, Port
+from ..manifest import (
+    EXACT_EVERYWHERE,
+    Bounds,
+    Calibration,
+    EngineEntry,
+    GenerationDefaults,
+    ImageGeometry,
+    Manifest,
+    Port,
+)
 from ..printable import printable
 
 _NEUTRAL_DRAWN = {"temperature": 0, "top_k": 0, "top_p": 1, "min_p": 0}
@@ -26,6 +35,8 @@ def describe(manifest: Manifest, ports: bool = True) -> str:
         f"  length    {llm.max_length:,} tokens of prompt and answer",
         *([f"  answers   {_recommended(manifest.generation)}"] if manifest.generation else []),
     ]
+    if manifest.cpu:
+        lines.append(f"  cpu       {manifest.cpu}: {_products(manifest.cpu)}")
     if origin.calibration:
         lines.append(f"  calib     {_calibrated(origin.calibration)}")
     for name, graph in manifest.graphs.items():
@@ -37,6 +48,13 @@ def describe(manifest: Manifest, ports: bool = True) -> str:
         if ports:
             lines += _ports("in ", graph.inputs) + _ports("out", graph.outputs)
     return "\n".join(" ".join(printable(line).splitlines()) for line in lines)
+
+
+def _products(cpu: str) -> str:
+    """Describes where the int8 codes for `cpu` are fast."""
+    return (
+        "int8 products are exact and fast on every processor" if cpu in EXACT_EVERYWHERE else "slow on x86 without VNNI"
+    )
 
 
 def _images(image: ImageGeometry) -> str:

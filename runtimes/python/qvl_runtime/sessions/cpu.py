@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from .._onnxruntime.library import ort
+from .._onnxruntime.mapped_files import free_pages
 from .._onnxruntime.nodes import crashing_attribute
-from .._onnxruntime.saturation import saturates
+from .._onnxruntime.saturation import may_saturate, saturates, slow_products
 from ..bundle import inside
 from ..common.arrays import Floats, Ints
 from ..common.log import log, timed
-from ..errors import BundleError, EngineError, InstallError
-from ..manifest import DECODE, GraphEntry, ImageGeometry, Manifest
+from ..errors import BundleError, EngineError, InstallError, SlowProductsWarning
+from ..manifest import DECODE, ImageGeometry, Manifest
 from ..positions import Grid
 from . import cores
 from .engine import LlmInputs, end_calls
@@ -50,24 +53,39 @@ CPU = Device()
 
 
 def open(bundle: Path, manifest: Manifest, threads: int | None, device: Device = CPU) -> CpuEngine:
-    """Loads the graphs; raises BundleError if ONNX Runtime rejects one."""
-    return CpuEngine(open_vision(bundle, manifest, threads, device), CpuLlm(bundle, manifest, threads, device))
+    """Loads the graphs; raises BundleError if ONNX Runtime rejects one.
+
+    On a CPU the vision graph is loaded in another thread: most of the time goes to pages of new memory, one at a time.
+
+    Warns with SlowProductsWarning about codes that were chosen for another processor.
+    """
+    if problem := slow_products(manifest):
+        warnings.warn(problem, SlowProductsWarning, stacklevel=4)  # the caller of `load`
+    saturates()  # before threads ask
+    with ThreadPoolExecutor(1) as pool:
+        opening = pool.submit(open_vision, bundle, manifest, threads, device)
+        vision = opening.result() if device is not CPU else None
+        llm = CpuLlm(bundle, manifest, threads, device)
+        return CpuEngine(vision or opening.result(), llm)
 
 
 def open_vision(bundle: Path, manifest: Manifest, threads: int | None, device: Device = CPU) -> CpuVision:
     """Loads only the vision graph."""
-    return CpuVision(manifest.image, _open_checked(bundle, manifest.graphs["vision"], threads, device), device)
+    return CpuVision(manifest.image, _open_checked(bundle, manifest, "vision", threads, device), device)
 
 
-def session_options(threads: int | None = None) -> ort.SessionOptions:
-    """Returns the options of every session, so that everything that runs a bundle's graphs computes the same."""
+def session_options(threads: int | None = None, exact: bool = False) -> ort.SessionOptions:
+    """Returns the options of every session, so that everything that runs a bundle's graphs computes the same.
+
+    `exact` says that byte products of the weights are exact on every processor, so that no option has to ensure it.
+    """
     options = ort.SessionOptions()
     options.intra_op_num_threads = min(threads or cores(), cores())  # more threads only slow each other down
     options.log_severity_level = SILENT
     # planned memory, for known shapes or not, is kept even if no value needs it: over twice as much, and no faster
     options.enable_mem_pattern = options.enable_mem_reuse = False
     options.add_session_config_entry("session.force_spinning_stop", "1")  # two sessions share the cores
-    options.add_session_config_entry("session.x64quantprecision", str(int(saturates())))
+    options.add_session_config_entry("session.x64quantprecision", str(int(not exact and saturates())))
     return options
 
 
@@ -92,17 +110,21 @@ def _check_attributes(path: Path) -> None:
         raise BundleError(f"has an invalid attribute: {attribute}", where=path, fix="export it again")
 
 
-def _open_checked(bundle: Path, graph: GraphEntry, threads: int | None, device: Device) -> ort.InferenceSession:
+def _open_checked(
+    bundle: Path, manifest: Manifest, name: str, threads: int | None, device: Device
+) -> ort.InferenceSession:
+    graph = manifest.graphs[name]
     path = inside(bundle, graph.model)
     _check_attributes(path)
     try:
-        session = open_session(path, session_options(threads), device.provider)
+        session = open_session(path, session_options(threads, not may_saturate(manifest)), device.provider)
     except Exception as error:  # ONNX Runtime's exception types share no base class
         raise BundleError(
             f"ONNX Runtime rejects it: {str(error).splitlines()[0][:300]}",
             where=path,
             fix="check the bundle with `inspect --verify`",
         ) from error
+    free_pages(bundle)
     if device.provider not in session.get_providers():
         raise InstallError(f"ONNX Runtime could not load its {device.provider}", fix=device.fix)
     ports = [(port.name, port.shape) for port in (*graph.inputs, *graph.outputs)]
@@ -182,10 +204,8 @@ class CpuLlm:
     """
 
     def __init__(self, bundle: Path, manifest: Manifest, threads: int | None, device: Device = CPU) -> None:
-        graphs = [manifest.graphs[name] for name in ("llm", DECODE) if name in manifest.graphs]
-        self.sessions = [
-            _open_checked(bundle, graph, threads, device) for graph in graphs
-        ]  # for prompts and for answers
+        graphs = [name for name in ("llm", DECODE) if name in manifest.graphs]  # for prompts and for answers
+        self.sessions = [_open_checked(bundle, manifest, name, threads, device) for name in graphs]
         self._manifest, self._vocab_size, self._device = manifest, manifest.llm.vocab_size, device
         self._silent = ort.RunOptions()
         self._silent.log_severity_level = SILENT
