@@ -11,6 +11,7 @@ from typing import Any
 
 from qvl_runtime.manifest import (
     SCHEMA_VERSION,
+    CacheSpec,
     Calibration,
     FileEntry,
     GenerationDefaults,
@@ -77,6 +78,7 @@ def manifest(
     provenance: Provenance,
     special_tokens: Mapping[str, str],
     generation: GenerationDefaults,
+    cache: list[CacheSpec],
 ) -> Manifest:
     """Returns the manifest of a bundle, which may still lack its later graphs."""
     return Manifest(
@@ -92,6 +94,7 @@ def manifest(
         provenance=provenance,
         special_tokens=dict(special_tokens),
         generation=generation,
+        cache=cache,
     )
 
 
