@@ -81,11 +81,27 @@ class QuantFormat:
         return f"int{self.bits} × {inputs}" if inputs else f"int{self.bits} in blocks of {self.block}"
 
 
+TABLE_BITS, TABLE_BLOCK, LEAST_BLOCK = 8, 128, 16
+"""Embeddings and heads have 8 bits: logits are the last place to save bits, and a table is read row by row. Their
+blocks are large: at 8 bits that costs next to no accuracy, and each block adds eight bytes that every token reads.
+Kernels support no blocks smaller than LEAST_BLOCK."""
+
+
+def table_format(columns: int) -> QuantFormat:
+    """Returns the format of tables: blocks of TABLE_BLOCK columns, or the largest power of two that divides them.
+
+    Raises ExportError for columns that are not made of whole blocks, which lookups do not support.
+    """
+    format = QuantFormat(TABLE_BITS, max(LEAST_BLOCK, min(TABLE_BLOCK, columns & -columns)))
+    check_table(columns, format)
+    return format
+
+
 def check_table(columns: int, format: QuantFormat) -> None:
     """Raises ExportError for a table with partial blocks, which lookups do not support."""
     if columns % format.block:
         problem = f"an embedding of {columns} columns is not made of blocks of {format.block}"
-        raise ExportError(problem, fix="give a smaller --block-size")
+        raise ExportError(problem, fix="keep the language model in fp16")
 
 
 @dataclass(frozen=True)

@@ -133,9 +133,7 @@ def full_size(precision: str, here: Path) -> Path:
     out = here / f"2b-{precision}"
     if not out.exists():
         source = make("qwen2-vl-2b", here / "2b-checkpoint", layers=8, blocks=1)
-        export_random(
-            export_plan(source, out, precision=precision, **({} if precision == "fp16" else {"block_size": 32}))
-        )
+        export_random(export_plan(source, out, precision=precision))
     return out
 
 

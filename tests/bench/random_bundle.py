@@ -17,10 +17,10 @@ from qvl_export.common.progress import Progress
 from qvl_export.exporting import pipeline
 from qvl_export.families.spec import ModelSpec
 from qvl_export.graph.layer_graphs import Stage, decoder_stage, decoder_stages, vision_stage, vision_stages
-from qvl_export.qtensor import Activations, QTensor, QuantFormat
+from qvl_export.qtensor import Activations, QTensor, QuantFormat, table_format
 from qvl_export.quant import schemes
 from qvl_export.quant.calibration.work_dir import TowerResult
-from qvl_export.quant.context import TABLE_BITS, CalibrationSetup
+from qvl_export.quant.context import CalibrationSetup
 from qvl_export.targets import Target
 from qvl_runtime.manifest import Manifest
 
@@ -83,12 +83,12 @@ class RandomQuantizer:
         if name not in self.precisions:
             return TowerResult()
         scheme = schemes.find(self.precisions[name], self.options)
-        linears = {linear: self._linear(linear, scheme.format) for linear in self._names(name)}
+        linears = {linear: self._linear(linear, scheme.of_linear(linear).format) for linear in self._names(name)}
         if name == "vision" and self.targets[name].per_tensor_activations:
             linears |= {name: linear.per_tensor() for name, linear in linears.items() if not name.endswith(UNEVEN)}
         if name != "vision" and self.targets[name].quantized_tables:
             tables = ["model.embed_tokens"] + ["lm_head"] * (not self.spec.text.tied)
-            linears |= {t: self._linear(t, lambda _: QuantFormat(TABLE_BITS, self.options.block_size)) for t in tables}
+            linears |= {t: self._linear(t, table_format) for t in tables}
         return TowerResult(cast(Any, linears))
 
     def context(self, *_: object) -> None: ...

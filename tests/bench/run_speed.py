@@ -1,6 +1,6 @@
 """Speed of quantized bundles against the fp16 bundle, on random weights of published shapes.
 
-    python -m tests.bench.run_speed [--blocks N] [--threads 2] [--repeat 3] [--block-size 32] [--part all]
+    python -m tests.bench.run_speed [--blocks N] [--threads 2] [--repeat 3] [--block-size N] [--part all]
 
 A page of 5,040 patches through the vision tower in the shapes of Qwen2.5-VL-3B and Qwen2-VL-2B, its time split by
 operator; a prompt of 1,300 tokens and 32 generated ones through the language model of the latter. Precisions take
@@ -88,9 +88,9 @@ def split(graph: Path, feeds: dict[str, Any], threads: int) -> dict[str, float]:
     return {kind: round(micros / 1e6, 3) for kind, micros in found.most_common()}
 
 
-def bundles(here: Path, source: Path, precisions: tuple[str, ...], block_size: int) -> dict[str, Path]:
+def bundles(here: Path, source: Path, precisions: tuple[str, ...], block_size: int | None) -> dict[str, Path]:
     for precision in precisions:
-        blocks = {} if precision == "fp16" else {"block_size": block_size}
+        blocks = {"block_size": block_size} if block_size and precision in ("int4", "hybrid") else {}
         export_random(export_plan(source, here / precision, precision=precision, **blocks))
     return {precision: here / precision for precision in precisions}
 
@@ -124,11 +124,19 @@ def vision(here: Path, shape: str, options: argparse.Namespace) -> dict[str, Any
 
 
 def weights_read(bundle: Path, graph: str) -> float:
-    """Gigabytes of weights that a token reads: float16 is held as float32."""
-    initializers = onnx.load(bundle / f"{graph}.onnx", load_external_data=False).graph.initializer
-    half = onnx.TensorProto.FLOAT16
-    sizes = [(tensor, {item.key: item.value for item in tensor.external_data}) for tensor in initializers]
-    return sum(int(place["length"]) * (2 if t.data_type == half else 1) for t, place in sizes if place) / 1e9
+    """Gigabytes of weights that a token reads: scales are held as float32, of a table that is looked up a row is read.
+
+    Pieces of float16 weights are inputs with a default, see `graph.row_pieces`.
+    """
+    model = onnx.load(bundle / f"{graph}.onnx", load_external_data=False).graph
+    looked_up = {node.input[0] for node in model.node if node.op_type == "Gather"}
+    pieces, half = {value.name for value in model.input}, onnx.TensorProto.FLOAT16
+    total = 0
+    for tensor in model.initializer:
+        place = {item.key: item.value for item in tensor.external_data}
+        if place and tensor.name not in looked_up:
+            total += int(place["length"]) * (2 if tensor.data_type == half and tensor.name not in pieces else 1)
+    return total / 1e9
 
 
 def read_and_write(bundle: Path, threads: int) -> Callable[[], tuple[float, float]]:
@@ -185,7 +193,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--blocks", type=int, help="vision blocks and decoder layers (default: all)")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeat", type=int, default=3)
-    parser.add_argument("--block-size", type=int, default=32)
+    parser.add_argument("--block-size", type=int, help="of int4 (default: that of exports)")
     parser.add_argument("--part", choices=["vision", "llm", "all"], default="all")
     options = parser.parse_args(arguments)
     result: dict[str, Any] = {"cpu": cpu(), **vars(options), "blocks": options.blocks or "all"}

@@ -35,6 +35,16 @@ def test_a_bias_belongs_to_its_linear() -> None:
     assert list(graph.node[2].input) == ["llm.layers.0/mlp.up_proj"]
 
 
+def test_pieces_of_a_product_are_one_linear() -> None:
+    scope = "v_model.layers.0.mlp.up_proj"
+    pieces = [f"{scope}.FusedMatMul_1_{row}" for row in (0, 640)]
+    nodes = [onnx.helper.make_node("FusedMatMul", ["x", "w"], [piece]) for piece in pieces]
+    nodes.append(onnx.helper.make_node("Concat", pieces, [f"{scope}.FusedMatMul_1"], axis=-1))
+    graph = onnx.helper.make_graph(nodes, "g", [], [])
+    assert linears(graph, "llm.layers.0") == ["llm.layers.0/mlp.up_proj"]
+    assert [list(node.output) for node in graph.node] == [[pieces[0]], [pieces[1]], ["llm.layers.0/mlp.up_proj"]]
+
+
 @pytest.mark.parametrize("stage", [None, "logits"])
 def test_a_stage_without_linears_changes_nothing(stage: str | None) -> None:
     graph = onnx.helper.make_graph([onnx.helper.make_node("Relu", ["x"], ["y"])], "g", [], [])

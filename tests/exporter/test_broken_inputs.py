@@ -364,12 +364,12 @@ ARGUMENTS = [
         r"--block-size 48 is not supported \(one of 128, 64, 32, 16",
         command=(*NOWHERE, "--block-size", "48"),
     ),
-    Row("block size of tables", r"--block-size 7 is not supp", command=(*NOWHERE[:-1], "int8", "--block-size", "7")),
     *(
         Row(f"{option[0]} without {what}", rf"{option[0]} is for {what}", command=(*EXPORT, *option))
         for what, option in (
-            ("quantization", ("--block-size", "64")),
+            ("quantization", ("--samples", "64")),
             ("int8", ("--reduce-range",)),
+            ("int4", ("--block-size", "64")),
             ("int4", ("--no-gptq-experts",)),
         )
     ),

@@ -22,15 +22,14 @@ from tests.plans import export_plan
 
 ADD = "(add --precision int8 or int4, or leave it out)"
 ADD_INT4 = "(add --precision int4, or leave it out)"
-TABLES = "quantization of the language model, or to int4"
 UNREAD = [
     (["--samples", "5"], f"--samples is for quantization {ADD}"),
     (["--samples", "128"], f"--samples is for quantization {ADD}"),
     (["--calib", "x"], f"--calib is for quantization {ADD}"),
     (["--threads", "1"], f"--threads is for quantization {ADD}"),
     (["--ray", "auto"], f"--ray is for quantization {ADD}"),
-    (["--block-size", "32"], f"--block-size is for {TABLES} {ADD}"),
-    (["--vision-precision", "int8", "--block-size", "64"], f"--block-size is for {TABLES} {ADD}"),
+    (["--block-size", "32"], f"--block-size is for int4 {ADD_INT4}"),
+    (["--precision", "int8", "--block-size", "64"], f"--block-size is for int4 {ADD_INT4}"),
     (["--reduce-range"], "--reduce-range is for int8 (add --precision int8, or leave it out)"),
     (["--precision", "int8", "--no-gptq-experts"], f"--no-gptq-experts is for int4 of the language model {ADD_INT4}"),
     (["--precision", "int4", "--no-gptq-experts"], "--no-gptq-experts is for models with experts (leave it out)"),
@@ -42,10 +41,6 @@ UNREAD = [
     (
         ["--precision", "int4", "--target", "portable", "--accuracy-level", "0"],
         "target portable does not read --accuracy-level (leave it out)",
-    ),
-    (
-        ["--precision", "int8", "--target", "portable", "--block-size", "64"],
-        "--block-size is for int4: target portable keeps tables float (leave it out)",
     ),
     (
         ["--precision", "int4", "--vision-precision", "fp16", "--llm-precision", "int8"],
@@ -76,7 +71,7 @@ def test_every_option_of_the_table_is_one_of_the_command_and_of_the_plan(option:
         {"precision": "int4", "block_size": 64, "accuracy_level": 0, "samples": 5},
         {"precision": "hybrid", "reduce_range": True, "threads": 1},
         {"max_kl": 0.1, "block_size": 64, "reduce_range": True, "samples": 3},
-        {"llm_precision": "int8", "block_size": 64},
+        {"precision": "hybrid", "block_size": 64},
         {"vision_precision": "int8", "llm_precision": "int8", "precision": "fp32"},
         {"vision_precision": "int4", "block_size": 64},
     ],

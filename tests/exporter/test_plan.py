@@ -26,7 +26,7 @@ OWN = {"max_size", "accuracy_level"}
         ({"max_pixels": 1e6}, "max_pixels must be a whole number or None, got 1000000.0"),
         ({"samples": "8"}, "samples must be a whole number, got '8'"),
         ({"samples": True}, "samples must be a whole number, got True"),
-        ({"block_size": np.int64(32)}, "block_size must be a whole number, got "),
+        ({"block_size": np.int64(32)}, "block_size must be a whole number or None, got "),
         ({"max_kl": float("nan")}, "max_kl must be a number or None, got nan"),
         ({"max_kl": "0.1"}, "max_kl must be a number or None, got '0.1'"),
         ({"calib": None}, "calib must be text or a path or a list of text or a path, got None"),

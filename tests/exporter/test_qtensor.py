@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from qvl_export.errors import ExportError
-from qvl_export.qtensor import Activations, QTensor, QuantFormat, check_table
+from qvl_export.qtensor import Activations, QTensor, QuantFormat, check_table, table_format
 
 INT8 = QuantFormat(8, 40, activations=Activations.INT8_PER_TOKEN)
 
@@ -58,7 +58,16 @@ def test_formats_name_themselves() -> None:
     assert (QuantFormat(4, 32).blocks(33), QuantFormat(4, 32).default_zero_point) == (2, 8)
 
 
+@pytest.mark.parametrize(
+    ("columns", "block"), [(1536, 128), (896, 128), (1280, 128), (192, 64), (64, 64), (32, 32), (48, 16)]
+)
+def test_tables_have_the_largest_blocks_that_divide_them(columns: int, block: int) -> None:
+    assert table_format(columns) == QuantFormat(8, block)
+
+
 def test_tables_need_whole_blocks() -> None:
+    with pytest.raises(ExportError, match="an embedding of 40 columns is not made of blocks of 16"):
+        table_format(40)
     check_table(96, QuantFormat(4, 32))
     with pytest.raises(ExportError, match="an embedding of 40 columns is not made of blocks of 32"):
         check_table(40, QuantFormat(4, 32))

@@ -182,7 +182,7 @@ def test_int4_is_calibrated_with_deepstack(
     plan = {"llm_precision": "int4", "calib": HELDOUT, "samples": 6, "accuracy_level": 0, "precision": "fp32"}
     export(export_plan(checkpoint("qwen3_vl", "deep"), tmp_path / "int4", **plan))
     manifest, whole = read_manifest(tmp_path / "int4"), model("qwen3_vl", "deep", "fp32")
-    assert "int4 in blocks of 32" in manifest.graphs["llm"].precision and manifest.llm.deepstack_layers == 2
+    assert "int4 in blocks of 128" in manifest.graphs["llm"].precision and manifest.llm.deepstack_layers == 2
     _, label = next(read_labels(HELDOUT))
     page = {"type": "image", "image": HELDOUT / label.image}
     (placed,) = whole.prompt([{"role": "user", "content": [page, {"type": "text", "text": label.prompt}]}]).placed

@@ -26,7 +26,7 @@ def test_random_bundles_are_those_of_an_export(
     checkpoint: Callable[[str, str], Path], tmp_path: Path, precision: str
 ) -> None:
     pages = {} if precision == "fp16" else {"calib": HELDOUT, "samples": 2}
-    plan = {"precision": precision, **({} if precision == "fp16" else {"block_size": 16})}
+    plan = {"precision": precision, **({"block_size": 16} if precision in ("int4", "hybrid") else {})}
     export(export_plan(checkpoint("qwen2_5_vl", "deep"), tmp_path / "real", **plan, **pages))
     export_random(export_plan(checkpoint("qwen2_5_vl", "deep"), tmp_path / "random", **plan))
     real, made = (read_manifest(tmp_path / name).graphs for name in ("real", "random"))

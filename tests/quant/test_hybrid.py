@@ -140,8 +140,8 @@ def test_it_is_two_graphs_over_one_table(bundles: Callable[[str], Path]) -> None
     """What both graphs have in common is stored once."""
     directory = bundles("hybrid")
     manifest = read_manifest(directory)
-    assert manifest.graphs["llm"].precision == "int8 in blocks of 32, int8 × int8, else fp16"
-    assert manifest.graphs["llm_decode"].precision == "int4 in blocks of 32, int8 in blocks of 32, else fp16"
+    assert manifest.graphs["llm"].precision == "int8 in blocks of 128, int8 × int8, else fp16"
+    assert manifest.graphs["llm_decode"].precision == "int4 in blocks of 128, int8 in blocks of 128, else fp16"
     assert "  llm_decode int4" in describe(manifest)
     graph = onnx.load(directory / "llm_decode.onnx", load_external_data=False).graph
     files = {

@@ -152,7 +152,7 @@ def int8(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_int8_reads_like_float(reference_bundle: Path, int8: Path) -> None:
     entry = read_manifest(int8).graphs
     assert entry["vision"].precision == "int8 × int8, int8 × int8 per tensor, else fp16"
-    assert entry["llm"].precision == "int8 in blocks of 32, int8 × int8, else fp16"
+    assert entry["llm"].precision == "int8 in blocks of 128, int8 × int8, else fp16"
     assert divergence(load(reference_bundle, threads=1), load(int8, threads=1)) < 0.001
 
 

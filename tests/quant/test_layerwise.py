@@ -54,7 +54,7 @@ def calibrate_nearest(weight: np.ndarray, format: Any) -> Any:
 
 def test_only_the_language_model_is_quantized(calibrated: Path) -> None:
     graphs = read_manifest(calibrated).graphs
-    assert graphs["llm"].precision == "int4 in blocks of 32, int8 in blocks of 32, else fp16"
+    assert graphs["llm"].precision == "int4 in blocks of 128, int8 in blocks of 128, else fp16"
     assert graphs["vision"].precision == "fp16"
     assert not list(calibrated.parent.glob(".*"))
 

@@ -115,7 +115,7 @@ def test_a_rotated_model_is_calibrated(reference_bundle: Path, tmp_path: Path) -
     plan: dict[str, Any] = {"llm_precision": "int4", "calib": HELDOUT, "samples": 4}
     assert export(export_plan(REFERENCE, tmp_path / "b", **plan, rotate=True)).llm.rotation_seed == rotate.SEED
     entry = read_manifest(tmp_path / "b").graphs["llm"]
-    assert entry.precision == "int4 in blocks of 32, int8 in blocks of 32, else fp16"
+    assert entry.precision == "int4 in blocks of 128, int8 in blocks of 128, else fp16"
     item = list(items("ocr"))[100]
     one, other = (
         load(path, threads=1).logits(item.messages, item.answer) for path in (reference_bundle, tmp_path / "b")

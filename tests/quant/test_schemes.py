@@ -11,7 +11,7 @@ import pytest
 
 from qvl_export import export
 from qvl_export.errors import ExportError
-from qvl_export.qtensor import QTensor
+from qvl_export.qtensor import QTensor, QuantFormat
 from qvl_export.quant.calibration.layer_session import open_session
 from qvl_export.quant.output_error import sqnr
 from qvl_export.quant.schemes import Options, Scheme, available, find, reads
@@ -47,6 +47,24 @@ def test_the_format_is_known_beforehand_and_the_error_is_small(name: str) -> Non
     assert sqnr(weight, tensor, statistics) > LEAST_SQNR
 
 
+@pytest.mark.parametrize(
+    ("linear", "asked", "kv_bits", "format"),
+    [
+        ("model.layers.3.self_attn.q_proj", None, 8, QuantFormat(4, 128)),
+        ("model.layers.3.self_attn.k_proj", None, 8, QuantFormat(8, 128)),
+        ("model.layers.3.self_attn.v_proj", 32, 8, QuantFormat(8, 32)),
+        ("model.layers.3.mlp.down_proj", None, 8, QuantFormat(4, 128)),
+        ("model.layers.3.mlp.experts.gate_up_proj", None, 8, QuantFormat(4, 32)),
+        ("visual.blocks.3.attn.qkv", None, 8, QuantFormat(4, 32)),
+        ("model.layers.3.self_attn.k_proj", None, 4, QuantFormat(4, 32)),
+        ("model.layers.3.self_attn.k_proj", 64, 4, QuantFormat(4, 64)),
+    ],
+)
+def test_int4_of_a_linear(linear: str, asked: int | None, kv_bits: int, format: QuantFormat) -> None:
+    scheme = find("int4", Options(block_size=asked, kv_bits=kv_bits))
+    assert scheme.of_linear(linear).format(256) == scheme.of_linear(linear).of_linear(linear).format(256) == format
+
+
 @every_scheme
 def test_weights_that_are_not_finite_are_refused(name: str) -> None:
     scheme, weight, statistics, _ = case(name)
@@ -60,7 +78,7 @@ def test_options_that_change_it_are_in_its_reads(name: str) -> None:
     scheme = find(name, Options())
     assert find(name, Options()) == scheme, "schemes are frozen dataclasses, which compare by their fields"
     for option in fields(Options):
-        other = not option.default if isinstance(option.default, bool) else 2 * option.default
+        other = not option.default if isinstance(option.default, bool) else 2 * (option.default or 32)
         assert find(name, replace(Options(), **{option.name: other})) == scheme or reads(name, option.name), option.name
 
 

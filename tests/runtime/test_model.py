@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qvl_runtime.errors import EngineError, PromptError
+from qvl_runtime.errors import BundleError, EngineError, PromptError
 from qvl_runtime.model import Model, load
 from tests.conftest import Loader
 from tests.runtime.test_generate import Calls, ask, drawn, page
@@ -88,3 +88,29 @@ def test_a_closed_model_frees_its_sessions(varied_path: Path) -> None:
     reader.close()
     gc.collect()
     assert session() is None
+
+
+@pytest.mark.parametrize("engine_fails", [False, True])
+def test_a_damaged_tokenizer_is_reported_first_and_the_engine_is_closed(
+    varied_path: Path, monkeypatch: pytest.MonkeyPatch, engine_fails: bool
+) -> None:
+    """Both are opened side by side."""
+    closed = list[str]()
+
+    class FakeEngine:
+        def close(self) -> None:
+            closed.append("engine")
+
+    def open_engine(*_: object) -> FakeEngine:
+        if engine_fails:
+            raise BundleError("has a damaged graph", where=varied_path)
+        return FakeEngine()
+
+    def open_texts(*_: object) -> None:
+        raise BundleError("is not a tokenizer", where=varied_path)
+
+    monkeypatch.setattr("qvl_runtime.model.open_engine", open_engine)
+    monkeypatch.setattr("qvl_runtime.model.open_texts", open_texts)
+    with pytest.raises(BundleError, match="is not a tokenizer"):
+        load(varied_path)
+    assert closed == ([] if engine_fails else ["engine"])

@@ -56,6 +56,17 @@ def test_a_tiny_temperature_is_nearly_greedy(logits: list[float], temperature: f
     assert max(logits) - logits[int(np.argmax(chances))] <= temperature  # logits closer than that are a tie
 
 
+@given(logit_lists, st.floats(0.05, 5), st.sampled_from([0.1, 0.9, 1.0]), st.integers(0, 50), st.floats(0, 0.5))
+def test_draws_are_those_of_numpy(
+    logits: list[float], temperature: float, top_p: float, top_k: int, min_p: float
+) -> None:
+    """A seed draws the same tokens as a choice from the whole vocabulary would."""
+    sampling, scores = Sampling(temperature, top_p, top_k, 5, min_p), np.array(logits, np.float32)
+    rng, pick = np.random.default_rng(5), sampling.picker()
+    expected = [int(rng.choice(len(scores), p=sampling.probabilities(scores))) for _ in range(5)]
+    assert [pick(scores) for _ in range(5)] == expected
+
+
 def test_draws_follow_the_probabilities() -> None:
     logits = np.log(np.array([0.5, 0.3, 0.15, 0.05], np.float32))
     pick = Sampling(1.0, seed=1).picker()

@@ -15,6 +15,7 @@ from qvl_runtime.manifest import MANIFEST, FileEntry, Manifest
 
 from ..common import atomic_output as atomic
 from ..graph.build import Graph
+from ..graph.row_pieces import cut_weights
 
 BUNDLE = atomic.OutputKind("a bundle", (MANIFEST,))
 
@@ -31,7 +32,7 @@ def check_free(out: Path, force: bool) -> None:
 
 def save_graph(graph: Graph, directory: Path) -> None:
     """Writes the graph's protobuf; its weights stay in the external data file that they were written to."""
-    ir.save(graph.model, directory / f"{graph.name}.onnx")
+    ir.save(cut_weights(graph.model), directory / f"{graph.name}.onnx")
 
 
 def file_entry(path: Path, digest: str | None = None) -> FileEntry:

@@ -85,15 +85,18 @@ Examples:
 @click.option("--vision-precision", help="Precision of the vision tower (default: that of --precision).")
 @click.option("--llm-precision", help="Precision of the language model (default: that of --precision).")
 @click.option("--reduce-range", is_flag=True, help="7-bit codes for int8: faster on x86 without VNNI, less accurate.")
+@click.option(
+    "--int8-attention",
+    is_flag=True,
+    help="Attention of an int8 vision tower in int8 too: faster for large pages on most processors, less accurate.",
+)
 @click.option("--max-kl", type=float, help="Choose precisions by a limit on the mean KL of answers, in nats per token.")
 @click.option("--max-size", help="Choose precisions by a limit on the size of the bundle, such as 1.5GB.")
 @click.option(
     "--block-size",
     type=int,
     metavar="N",
-    default=32,
-    show_default=True,
-    help="Columns that share a scale in int4 linears and in a quantized embedding.",
+    help="Columns that share a scale in int4 linears (default: 128 in decoder layers for cpu and cuda, else 32).",
 )
 @click.option(
     "--calib",

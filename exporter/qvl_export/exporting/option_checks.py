@@ -54,7 +54,7 @@ READ_BY = {
     "--calib-prune": Reader("calib_prune"),
     "--threads": Reader("threads"),
     "--ray": Reader("ray"),
-    "--block-size": Reader("block_size", _LLM, ("vision",), f"quantization of the language model, or to {INT4}"),
+    "--block-size": Reader("block_size", (), _GRAPHS, INT4, _ADD_INT4),
     "--reduce-range": Reader("reduce_range", (), _GRAPHS, INT8, f"add --precision {INT8}"),
     "--no-gptq-experts": Reader("gptq_experts", (), _LLM, f"{INT4} of the language model", _ADD_INT4),
 }
@@ -64,10 +64,6 @@ READ_BY = {
 def _is_read(option: str, chosen: str) -> bool:
     """Whether any scheme of the quantized precision `chosen` reads an option of schemes."""
     return any(schemes.reads(name, option) for name in precision.schemes_of(chosen))
-
-
-def _any_reads(option: str, precisions: Mapping[str, str]) -> bool:
-    return any(_is_read(option, chosen) for chosen in quantized(precisions).values())
 
 
 def quantized(precisions: Mapping[str, str]) -> dict[str, str]:
@@ -92,8 +88,16 @@ def check_options(plan: ExportPlan) -> None:
             "--rotate cannot be combined with --save-gptq, --max-kl or --max-size", fix="leave --rotate out"
         )
     check_counts(plan)
+    _check_int8_attention(plan, precisions["vision"])
     _check_read(plan, precisions)
     check_schemes(plan, set(quantized(precisions).values()))
+
+
+def _check_int8_attention(plan: ExportPlan, chosen: str) -> None:
+    """Raises ExportError for --int8-attention without int8 linears, and with limits, which do not measure it."""
+    if plan.is_asked("int8_attention") and (plan.limit or chosen != INT8):
+        fix = f"add --precision {INT8} or --vision-precision {INT8}, or leave it out"
+        raise ExportError(f"--int8-attention is for a vision tower in {INT8}", fix=fix)
 
 
 def check_counts(plan: ExportPlan) -> None:
@@ -157,9 +161,6 @@ def check_effect(plan: ExportPlan, lowered: Mapping[str, Target], own: bool, exp
         if not own and not quantized({name: chosen for name, chosen in precisions.items() if name != "vision"}):
             fix = f"{_ADD_INT4}, or leave it out"
             raise ExportError("--accuracy-level is for a quantized language model", fix=fix)
-    in_tables = lowered["llm"].quantized_tables
-    if plan.is_asked("block_size") and not (in_tables or _any_reads("block_size", precisions)):
-        raise ExportError(f"--block-size is for {INT4}: target {plan.target} keeps tables float", fix="leave it out")
     if plan.is_asked("gptq_experts") and not experts:
         raise ExportError("--no-gptq-experts is for models with experts", fix="leave it out")
 

@@ -26,12 +26,16 @@ class QuantOptions(Checked):
     linear gets the precision that its measured cost allows."""
     max_size: int | None = None
     """Largest size of the bundle in bytes; replaces a precision like `max_kl`."""
-    block_size: int = 32
-    """Columns that share a scale in int4 linears and in a quantized embedding."""
+    block_size: int | None = None
+    """Columns that share a scale in int4 linears (default: 128 in decoder layers for `cpu` and `cuda`, where keys and
+    values get 8 bits; else 32)."""
     accuracy_level: int = 4
     """4 multiplies 4- and 8-bit weights with activations rounded to int8; 0 keeps activations float32."""
     reduce_range: bool = False
     """Whether int8 weights have 7-bit codes: fast on x86 without VNNI, at some cost in accuracy."""
+    int8_attention: bool = False
+    """Whether attention in an int8 vision tower has int8 products too: faster for large pages on most processors, at
+    some cost in accuracy (see docs/quantizing.md)."""
     gptq_experts: bool = True
     """Whether GPTQ quantizes int4 experts; rounding them to nearest is several times faster."""
     rotate: bool = False

@@ -23,6 +23,7 @@ GROUP_OF = {option.name: group for group, options in GROUPS.items() for option i
 RECORDED = (
     *("precision", "vision_precision", "llm_precision", "max_kl", "max_size", "min_pixels", "max_pixels", "max_length"),
     *("accuracy_level", "reduce_range", "block_size", "samples", "rotate", "gptq_experts"),
+    "int8_attention",
     *("prune", "calib_prune"),
 )
 """Options that a bundle records about its export, under these names."""

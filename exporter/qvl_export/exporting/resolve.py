@@ -121,11 +121,14 @@ def _finisher(plan: ExportPlan, precisions: Mapping[str, str], own: Linears) -> 
 
 
 def _targets(plan: ExportPlan, precisions: Mapping[str, str]) -> dict[str, targets.Target]:
-    """Returns the target of every graph; raises ExportError for an unknown one."""
-    return {
+    """Returns the target of every graph; raises ExportError for an unknown one, and for attention it cannot compute."""
+    lowered = {
         name: targets.lower(plan.target, precision.of_floats(chosen, plan.precision), plan.quant.accuracy_level)
         for name, chosen in precisions.items()
     }
+    if plan.quant.int8_attention:
+        lowered["vision"] = targets.with_int8_attention(lowered["vision"], plan.target)
+    return lowered
 
 
 def _read(
@@ -238,7 +241,11 @@ def _calibration(resolved: ResolvedExport, pages: Pages, progress: Progress) -> 
         resolved.tensors,
         Path(plan.out),
         wanted,
-        replace(plan.scheme_options, static=resolved.targets["vision"].static_activations),
+        replace(
+            plan.scheme_options,
+            static=resolved.targets["vision"].static_activations,
+            kv_bits=8 if resolved.targets["llm"].quantized_tables and plan.quant.save_gptq is None else 4,
+        ),
         pages,
         plan.limit,
         prune=plan.calibration_prune,

@@ -33,6 +33,8 @@ class Linear(nn.Module):
     """
 
     input: ir.Value
+    integer = False
+    """Whether the product is computed in integers."""
 
     def __init__(
         self,

@@ -43,7 +43,7 @@ class QuantizedLinear(Quantized):
 
     def __init__(self, linear: Linear, format: QuantFormat) -> None:
         super().__init__(linear, format)
-        self.bias = linear.bias
+        self.bias, self.integer = linear.bias, format.integer
 
     def forward(self, op: OpBuilder, x: ir.Value, parts: int = 1) -> ir.Value | Sequence[ir.Value]:
         if parts > 1:

@@ -92,7 +92,8 @@ class VisionAttention(nn.Module):
         q, k, v = self.qkv(op, x, parts=3)
         if rope is not None:
             q, k = (self.target.rotary(op, y, rope.cos, rope.sin, self.num_heads) for y in (q, k))
-        return self.proj(op, self.target.vision_attention(op, q, k, v, self.num_heads, windows))
+        y = self.target.vision_attention(op, q, k, v, self.num_heads, windows, self.qkv.integer)
+        return self.proj(op, y)
 
 
 class VisionBlock(nn.Module):

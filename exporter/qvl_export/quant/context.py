@@ -22,7 +22,7 @@ from ..common.progress import Report
 from ..errors import ExportError
 from ..families.spec import ModelSpec
 from ..jobs.pool import Pool
-from ..qtensor import QuantFormat, check_table
+from ..qtensor import QuantFormat, table_format
 from ..targets import Target
 from . import schemes
 from .calibration.resume import IMAGES, directory_of
@@ -31,9 +31,6 @@ from .calibration_data.selection import Pages
 from .calibration_data.stored_pages import StoredPages
 from .limit import Limit
 from .precision import INT4, INT8, MIXED
-
-TABLE_BITS = 8
-"""Bits of the embedding and the head: logits are the last place to save bits, and the table is read row by row."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +59,7 @@ class CalibrationSetup:
         if self.spec.text.moe and MIXED in self.precisions.values():
             raise ExportError("the sensitivity of experts cannot be measured", fix=f"give --precision {INT4} or {INT8}")
         if "llm" in self.precisions and self.tables:
-            check_table(self.spec.text.hidden_size, self.table_format)
+            table_format(self.spec.text.hidden_size)
 
     @property
     def work(self) -> Path:
@@ -79,7 +76,7 @@ class CalibrationSetup:
     @property
     def table_format(self) -> QuantFormat:
         """The quantization format of the tables."""
-        return QuantFormat(TABLE_BITS, self.options.block_size)
+        return table_format(self.spec.text.hidden_size)
 
     @cached_property
     def stored_pages(self) -> StoredPages:

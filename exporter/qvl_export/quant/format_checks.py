@@ -26,8 +26,9 @@ def check_formats(setup: CalibrationSetup) -> None:
         stages = [tower.build(stage, {}) for stage in tower.stages]
         for scheme in _schemes(name, precision, setup):
             for stage in stages:
-                for rows, columns in map(tower.shape, stage.linears):
-                    target.packed_form(rows, columns, scheme.format(columns))
+                for linear in stage.linears:
+                    rows, columns = tower.shape(linear)
+                    target.packed_form(rows, columns, scheme.of_linear(linear).format(columns))
                 _check_experts(target, stage, scheme)
 
 

@@ -59,7 +59,7 @@ class Quantizer:
         """Returns a function from the name of a tower's linear to its scheme."""
         if self.setup.precisions[tower] != MIXED:
             scheme = schemes.find(self.setup.precisions[tower], self.setup.options)
-            return lambda _: scheme
+            return scheme.of_linear
         from .mixed_precision import choose as mixed
 
         if not self._chosen:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, NamedTuple, Protocol
+from dataclasses import replace
+from typing import Any, Final, NamedTuple, Protocol, cast
 
 import numpy as np
 import onnx_ir as ir
@@ -101,6 +102,10 @@ class Target(Protocol):
     @property
     def per_tensor_activations(self) -> bool:
         """Whether W8A8 can round all tokens of an image with one scale computed at run time."""
+
+    @property
+    def int8_attention(self) -> bool | None:
+        """Whether attention in the vision tower has int8 products where its linears have; None if it never can."""
 
     @property
     def quantized_tables(self) -> bool:
@@ -203,9 +208,16 @@ class Target(Protocol):
         """
 
     def vision_attention(
-        self, op: OpBuilder, q: ir.Value, k: ir.Value, v: ir.Value, num_heads: int, windows: WindowInputs | None
+        self,
+        op: OpBuilder,
+        q: ir.Value,
+        k: ir.Value,
+        v: ir.Value,
+        num_heads: int,
+        windows: WindowInputs | None,
+        integer: bool = False,
     ) -> ir.Value:
-        """Attention of all patches of a frame, or within its windows."""
+        """Attention of all patches of a frame, or within its windows; `integer` if q, k and v are integer products."""
 
     def causal_attention(
         self, op: OpBuilder, q: ir.Value, k: ir.Value, v: ir.Value, cache: Cache, num_heads: int, kv_heads: int
@@ -285,6 +297,13 @@ def lower(name: str, precision: str, accuracy_level: int = 4) -> Target:
         raise ExportError(f"accuracy level {accuracy_level} is not supported", fix="0 or 4")
     target: Target = _module(name).lower(precision, accuracy_level)
     return target
+
+
+def with_int8_attention(target: Target, name: str) -> Target:
+    """Returns a target with int8 attention in the vision tower; raises ExportError if target `name` has only float."""
+    if target.int8_attention is None:
+        raise ExportError(f"target {name} has no int8 attention", fix="leave --int8-attention out")
+    return replace(cast(Any, target), int8_attention=True)
 
 
 def _module(name: str) -> Any:

@@ -44,7 +44,14 @@ class HalfProducts(StandardOps):
         return y if bias is None else op.Add(y, bias)
 
     def vision_attention(
-        self, op: OpBuilder, q: ir.Value, k: ir.Value, v: ir.Value, num_heads: int, windows: WindowInputs | None
+        self,
+        op: OpBuilder,
+        q: ir.Value,
+        k: ir.Value,
+        v: ir.Value,
+        num_heads: int,
+        windows: WindowInputs | None,
+        integer: bool = False,
     ) -> ir.Value:
         q, k, v = (self.narrow(op, x) for x in (q, k, v))
-        return self.widen(op, super().vision_attention(op, q, k, v, num_heads, windows))
+        return self.widen(op, super().vision_attention(op, q, k, v, num_heads, windows, integer))

@@ -23,6 +23,11 @@ class StandardOps(ABC):
 
     weight_type: ir.DataType
 
+    @property
+    def int8_attention(self) -> bool | None:
+        """See `targets.Target`."""
+        return None
+
     @abstractmethod
     def swish(self, op: OpBuilder, x: ir.Value, slope: float) -> ir.Value:
         """x · sigmoid(slope · x)."""
@@ -84,7 +89,14 @@ class StandardOps(ABC):
         return op.RotaryEmbedding(x, cos, sin, num_heads=num_heads, **partial)
 
     def vision_attention(
-        self, op: OpBuilder, q: ir.Value, k: ir.Value, v: ir.Value, num_heads: int, windows: WindowInputs | None
+        self,
+        op: OpBuilder,
+        q: ir.Value,
+        k: ir.Value,
+        v: ir.Value,
+        num_heads: int,
+        windows: WindowInputs | None,
+        integer: bool = False,
     ) -> ir.Value:
         """Gathers windows into rows of the batch for attention, then scatters patches back."""
         if windows is None:

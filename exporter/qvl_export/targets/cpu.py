@@ -14,6 +14,7 @@ from qvl_runtime.packing import Codes, pack_nibbles
 from ..qtensor import Activations, QTensor, QuantFormat
 from . import WEIGHT_TYPES, Cache, Inputs, PackedWeight, WindowInputs, ordered
 from ._experts import FusedExperts
+from ._int8_attention import int8_attention
 from ._linear_attention import FusedLinearAttention
 from ._standard import split, window_mask
 from ._w8a8 import MICROSOFT, gated, w8a8_per_tensor, w8a8_per_token
@@ -34,6 +35,7 @@ class CpuTarget(FusedLinearAttention, FusedExperts):
     per_tensor_activations: bool = True
     quantized_tables: bool = True
     static_cache: bool = False
+    int8_attention: bool | None = False
     cache_inputs: Inputs = (
         ("seqlens_k", ir.DataType.INT32, [1]),
         ("total_sequence_length", ir.DataType.INT32, []),
@@ -166,6 +168,21 @@ class CpuTarget(FusedLinearAttention, FusedExperts):
 
     def swish(self, op: OpBuilder, x: ir.Value, slope: float) -> ir.Value:
         return op.QuickGelu(x, alpha=slope, _domain=MICROSOFT)
+
+    def vision_attention(
+        self,
+        op: OpBuilder,
+        q: ir.Value,
+        k: ir.Value,
+        v: ir.Value,
+        num_heads: int,
+        windows: WindowInputs | None,
+        integer: bool = False,
+    ) -> ir.Value:
+        """With `int8_attention`, full attention between int8 linears has int8 products, too."""
+        if self.int8_attention and integer and windows is None:
+            return int8_attention(op, q, k, v, num_heads, lambda op: self.attend(op, q, k, v, num_heads, None))
+        return super().vision_attention(op, q, k, v, num_heads, windows, integer)
 
     def attend(
         self, op: OpBuilder, q: ir.Value, k: ir.Value, v: ir.Value, num_heads: int, windows: WindowInputs | None

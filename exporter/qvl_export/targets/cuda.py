@@ -36,6 +36,7 @@ class CudaTarget(HalfProducts, CpuTarget):
     """ONNX Runtime on a GPU, see `targets.Target`."""
 
     per_tensor_activations: bool = False
+    int8_attention: bool | None = None
 
     def linear(
         self, op: OpBuilder, x: ir.Value, weight: ir.Value, bias: ir.Value | None, exceeds_fp16: bool = False

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
+from tokenizers import Tokenizer
 
 from . import grounding
 from .answers.feature_cache import CachedEncoder
@@ -25,7 +27,7 @@ from .media.images import ImageSource, load_image
 from .prompts.prompt import Media, Message, PlacedMedia, Prompt, build_prompt, place_media
 from .prune.rule import Rule, check_grid, parse_rule
 from .rotation import Rotation
-from .sessions import open_engine
+from .sessions import Engine, open_engine
 from .templates.bundle_texts import open_texts, read_text
 from .templates.tokenizer import encode
 from .tools import check_tools
@@ -33,6 +35,7 @@ from .tools import check_tools
 if TYPE_CHECKING:
     from .answers.constrain import Grammars
     from .answers.json_schemas import Schema
+    from .templates.chat import ChatTemplate
 
 FEATURE_CACHE_BYTES = 256 << 20
 Tool = Mapping[str, Any]
@@ -69,8 +72,7 @@ class Model:
 
     def __init__(self, bundle: Path, manifest: Manifest, threads: int | None = None, prune: Rule | None = None) -> None:
         self.bundle, self.manifest, self.prune = bundle, manifest, prune or parse_rule(manifest.image.prune)
-        self.tokenizer, self._template = open_texts(bundle, manifest.special_tokens)
-        self.engine = open_engine(bundle, manifest, threads)
+        self.engine, (self.tokenizer, self._template) = _open(bundle, manifest, threads)
         ids = {mark: self.tokenizer.token_to_id(mark) for mark in grounding.MARKS}
         self._marks = {id: mark for mark, id in ids.items() if id is not None}
         self._features = CachedEncoder(self.engine, manifest.image, FEATURE_CACHE_BYTES)
@@ -317,6 +319,22 @@ class Model:
 
     def __repr__(self) -> str:
         return f"Model({str(self.bundle)!r}, {self.manifest.family}, {self.manifest.graphs['llm'].precision})"
+
+
+def _open(bundle: Path, manifest: Manifest, threads: int | None) -> tuple[Engine, tuple[Tokenizer, ChatTemplate]]:
+    """Opens the engine, and the text files in another thread meanwhile; their error goes first."""
+    with ThreadPoolExecutor(1) as pool:
+        texts = pool.submit(open_texts, bundle, manifest.special_tokens)
+        try:
+            engine = open_engine(bundle, manifest, threads)
+        except Exception:
+            texts.result()
+            raise
+    try:
+        return engine, texts.result()
+    except BaseException:
+        engine.close()
+        raise
 
 
 def _warn_of_cuts(stats: GenerationStats, options: ResolvedOptions) -> None:

@@ -107,7 +107,7 @@ def linears(graph: Any, stage: str | None) -> list[str]:
         if node.op_type in PRODUCTS:
             ends.setdefault(name, []).append(node)
         elif name in ends and ends[name][-1].output[0] in node.input and node.op_type != "Split":
-            ends[name][-1] = node  # bias and scales
+            ends[name] = [*(end for end in ends[name] if end.output[0] not in node.input), node]  # bias, scales, pieces
     _rename(graph, {name: node for name, (node, *more) in ends.items() if not more and not _deferred_scale(node)})
     for name, (node, *more) in ends.items():
         if factors := _deferred_scale(node):

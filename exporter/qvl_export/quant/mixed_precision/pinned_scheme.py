@@ -21,6 +21,9 @@ class PinnedScheme:
     def hessian(self) -> bool:
         return self.scheme.hessian
 
+    def of_linear(self, name: str) -> PinnedScheme:
+        return self
+
     def format(self, columns: int) -> QuantFormat:
         """The scheme's own format, before the measured one is applied."""
         return self.scheme.format(columns)

@@ -22,18 +22,19 @@ from ..statistics import Statistics
 class Options:
     """Options of schemes: `block_size` columns per scale; `reduce_range` uses 7-bit weights for x86 without VNNI.
 
-    `gptq_experts` quantizes int4 experts by GPTQ like other linears. `static` gives all inputs of a W8A8 linear one
-    static scale.
+    A `block_size` of None is the scheme's default. `gptq_experts` quantizes int4 experts by GPTQ like other linears.
+    `static` gives all inputs of a W8A8 linear one static scale. `kv_bits` are the bits of keys and values in int4.
     """
 
-    block_size: int = 32
+    block_size: int | None = None
     reduce_range: bool = False
     gptq_experts: bool = True
     static: bool = False
+    kv_bits: int = 4
 
     def __post_init__(self) -> None:
         """Raises ExportError for block sizes that kernels do not support."""
-        if self.block_size not in BLOCKS:
+        if self.block_size is not None and self.block_size not in BLOCKS:
             fix = f"one of {', '.join(map(str, BLOCKS))}"
             raise ExportError(f"--block-size {self.block_size} is not supported", fix=fix)
 
@@ -44,6 +45,9 @@ class Scheme(Protocol):
     @property
     def hessian(self) -> bool:
         """Whether `quantize` needs the Hessian of the inputs."""
+
+    def of_linear(self, name: str) -> Scheme:
+        """Returns the scheme of the linear called `name` in the checkpoint, if linears differ."""
 
     def format(self, columns: int) -> QuantFormat:
         """The quantization format of a linear with `columns` inputs."""

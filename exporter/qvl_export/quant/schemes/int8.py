@@ -31,6 +31,9 @@ class Int8:
     static: bool = False
     hessian: bool = False
 
+    def of_linear(self, name: str) -> Int8:
+        return self
+
     def format(self, columns: int) -> QuantFormat:
         activations = Activations.INT8_STATIC if self.static else Activations.INT8_PER_TOKEN
         return QuantFormat(self.bits, columns, activations=activations)

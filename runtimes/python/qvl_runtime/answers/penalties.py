@@ -51,8 +51,10 @@ class Penalties:
 
     def penalized(self, logits: Logits, seen: np.ndarray) -> Logits:
         """Returns logits [vocab] with the penalty applied to the `seen` tokens [vocab]."""
-        penalty = np.float32(self.repetition_penalty)
-        return np.where(seen, np.where(logits < 0, logits * penalty, logits / penalty), logits)
+        penalty, tokens, result = np.float32(self.repetition_penalty), np.flatnonzero(seen), logits.copy()
+        found = logits[tokens]
+        result[tokens] = np.where(found < 0, found * penalty, found / penalty)
+        return result
 
 
 class _Ngrams:

@@ -13,6 +13,7 @@ from ..common.checks import check_float, check_int
 from ..errors import EngineError
 
 Logits = Floats
+Indices = npt.NDArray[np.intp]
 TokenPicker = Callable[[Logits], int]
 
 
@@ -49,7 +50,9 @@ class Sampling:
 
         def draw(logits: Logits) -> int:
             _best(logits)  # raises if logits are not finite
-            return int(rng.choice(len(logits), p=self.probabilities(logits)))
+            tokens, chances = self._nucleus(logits)
+            mass = np.cumsum(chances)
+            return int(tokens[np.searchsorted(mass / mass[-1], rng.random(), side="right")])
 
         return draw
 
@@ -58,15 +61,28 @@ class Sampling:
 
         Filters apply in the order of transformers: `top_k`, then `top_p`, then `min_p`.
         """
-        scores = logits.astype(np.float64)
-        kept = _likeliest(scores, self.top_k) if 0 < self.top_k < len(scores) else _falling(scores)
-        with np.errstate(over="ignore"):  # with a tiny temperature all mass is on the best token
-            mass = np.exp((scores[kept] - scores[kept[0]]) / self.temperature)
-        mass /= mass.sum()
-        nucleus = (np.cumsum(mass) - mass < self.top_p) & (mass >= self.min_p * mass[0])
+        tokens, chances = self._nucleus(logits)
         result = np.zeros(len(logits))
-        result[kept[nucleus]] = mass[nucleus] / mass[nucleus].sum()
+        result[tokens] = chances
         return result
+
+    def _nucleus(self, logits: Logits) -> tuple[Indices, Doubles]:
+        """Returns the tokens that may be drawn, in the order of their ids, and their probabilities.
+
+        The logits are sorted, and not the tokens, which takes a tenth of the time.
+        """
+        count = self.top_k if 0 < self.top_k < len(logits) else len(logits)
+        falling = np.sort(logits if count == len(logits) else np.partition(logits, -count)[-count:])[::-1]
+        mass = self._mass(falling, falling[0])
+        total = mass.sum()
+        mass /= total
+        kept = mass[(np.cumsum(mass) - mass < self.top_p) & (mass >= self.min_p * mass[0])]
+        tokens = _likeliest(logits, falling[len(kept) - 1], len(kept))
+        return tokens, self._mass(logits[tokens], falling[0]) / total / kept.sum()
+
+    def _mass(self, logits: Logits, highest: np.float32) -> Doubles:
+        with np.errstate(over="ignore"):  # with a tiny temperature all mass is on the best token
+            return np.asarray(np.exp((logits.astype(np.float64) - highest) / self.temperature))
 
 
 def _best(logits: Logits) -> int:
@@ -77,14 +93,10 @@ def _best(logits: Logits) -> int:
     return best
 
 
-def _falling(scores: Doubles) -> npt.NDArray[np.intp]:
-    """Returns indices from the highest score to the lowest, the lower index first among equals."""
-    return np.argsort(-scores, kind="stable")
+def _likeliest(logits: Logits, least: np.float32, count: int) -> Indices:
+    """Returns the `count` likeliest tokens in the order of their ids, given the lowest of their logits.
 
-
-def _likeliest(scores: Doubles, count: int) -> npt.NDArray[np.intp]:
-    """Returns the first `count` of `_falling(scores)` without sorting the whole vocabulary."""
-    border = np.partition(scores, -count)[-count]
-    above, equal = np.flatnonzero(scores > border), np.flatnonzero(scores == border)
-    chosen = np.sort(np.concatenate((above, equal[: count - len(above)])))
-    return np.asarray(chosen[_falling(scores[chosen])])
+    Of tokens with equal logits the lower ids come first.
+    """
+    above, equal = np.flatnonzero(logits > least), np.flatnonzero(logits == least)
+    return np.sort(np.concatenate((above, equal[: count - len(above)])))

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
 from .._onnxruntime.library import ort
+from .._onnxruntime.mapped_files import free_pages
 from .._onnxruntime.nodes import crashing_attribute
 from .._onnxruntime.saturation import saturates
 from ..bundle import inside
@@ -34,8 +36,16 @@ CPU = Device()
 
 
 def open(bundle: Path, manifest: Manifest, threads: int | None, device: Device = CPU) -> CpuEngine:
-    """Loads the graphs; raises BundleError if ONNX Runtime rejects one."""
-    return CpuEngine(open_vision(bundle, manifest, threads, device), CpuLlm(bundle, manifest, threads, device))
+    """Loads the graphs; raises BundleError if ONNX Runtime rejects one.
+
+    On a CPU the vision graph is loaded in another thread: most of the time goes to pages of new memory, one at a time.
+    """
+    saturates()  # before threads ask
+    with ThreadPoolExecutor(1) as pool:
+        opening = pool.submit(open_vision, bundle, manifest, threads, device)
+        vision = opening.result() if device is not CPU else None
+        llm = CpuLlm(bundle, manifest, threads, device)
+        return CpuEngine(vision or opening.result(), llm)
 
 
 def open_vision(bundle: Path, manifest: Manifest, threads: int | None, device: Device = CPU) -> CpuVision:
@@ -87,6 +97,7 @@ def _open_checked(bundle: Path, graph: GraphEntry, threads: int | None, device: 
             where=path,
             fix="check the bundle with `inspect --verify`",
         ) from error
+    free_pages(bundle)
     if device.provider not in session.get_providers():
         raise InstallError(f"ONNX Runtime could not load its {device.provider}", fix=device.fix)
     ports = [(port.name, port.shape) for port in (*graph.inputs, *graph.outputs)]
