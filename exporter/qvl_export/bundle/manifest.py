@@ -11,6 +11,7 @@ from typing import Any
 
 from qvl_runtime.manifest import (
     SCHEMA_VERSION,
+    CacheSpec,
     Calibration,
     Cpu,
     FileEntry,
@@ -79,6 +80,7 @@ def manifest(
     special_tokens: Mapping[str, str],
     generation: GenerationDefaults,
     cpu: Cpu | None,
+    cache: list[CacheSpec],
 ) -> Manifest:
     """Returns the manifest of a bundle, which may still lack its later graphs."""
     return Manifest(
@@ -95,6 +97,7 @@ def manifest(
         special_tokens=dict(special_tokens),
         generation=generation,
         cpu=cpu,
+        cache=cache,
     )
 
 

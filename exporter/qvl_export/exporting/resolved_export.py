@@ -96,9 +96,11 @@ class ResolvedExport:
     ) -> Manifest:
         """Returns the manifest of a bundle with these graphs and files; `read_hash` is a hash of the weights read."""
         origin = describe.origin(self.source, read_hash, calibration, self.plan.recorded())
-        special = self.texts.special_tokens
-        generation, cpu = self.generation, self.cpu
-        return describe.manifest(self.spec, self.plan.target, graphs, files, origin, special, generation, cpu)
+        special, generation = self.texts.special_tokens, self.generation
+        cache = build.bundle_cache(self.spec, self.targets["llm"])
+        return describe.manifest(
+            self.spec, self.plan.target, graphs, files, origin, special, generation, self.cpu, cache
+        )
 
 
 def build_graph(name: str, spec: ModelSpec, target: targets.Target, linears: Linears) -> build.Graph:
