@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 TORCH := torch==2.13.0
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test quick check bench clean
+.PHONY: setup demo test quick check bench bench-peers clean
 
 setup: $(STAMP)
 
@@ -35,6 +35,10 @@ check: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m tests.bench
+
+# Beside other runtimes, each in an environment of its own (docs/peers.md); PEERS_ARGS="--rounds 1 --peer llama.cpp"
+bench-peers: $(STAMP)
+	$(BIN)/python -m tests.bench.peers $(PEERS_ARGS)
 
 clean:
 	rm -rf $(VENV) build dist demo_out

@@ -45,6 +45,7 @@ OTHERS = {
     *("--kind", "--count", "--seed", "--task", "--degrade"),  # calib_data.generator
     *("--blocks", "--layers", "--part", "--repeat", "--pages", "--cores", "--margin"),  # tests.bench
     *("--frames", "--rules"),  # likewise
+    *("--before", "--cache", "--growth", "--shape", "--rounds", "--weight-format"),  # tests.bench.peers, optimum-cli
 }
 """Options of other programs that documents name."""
 

@@ -25,6 +25,7 @@ from qvl_runtime.bundle import read_manifest
 from qvl_runtime.model import Model, load
 from qvl_runtime.positions import Grid
 from tests.conftest import Bundles
+from tests.heldout import items
 from tests.oracles.tiny import FAMILIES, FREE_SIZES, REFERENCE
 from tests.plans import export_plan
 
@@ -170,7 +171,8 @@ def test_an_int8_bundle_with_it_reads_and_records_it(tmp_path: Path) -> None:
     assert read_manifest(tmp_path / "b").provenance.options["int8_attention"] is True
     kinds = {node.op_type for node in onnx.load(tmp_path / "b" / "vision.onnx", load_external_data=False).graph.node}
     assert {"If", "Attention"} <= kinds and "MultiHeadAttention" not in kinds
-    assert load(tmp_path / "b", threads=1).tokens
+    item = next(items("ocr"))
+    assert load(tmp_path / "b", threads=1).generate(item.messages, max_new_tokens=4).strip() == item.answer[:4].strip()
 
 
 @pytest.mark.parametrize(
