@@ -41,8 +41,11 @@ FILE = re.compile(r"(?:[\w.-]+/)+[\w-]+\.(?:py|md|json|sh|onnx|toml)")
 OTHERS = {
     *("--find-links", "--no-index", "--no-deps", "--wheel-dir"),  # pip
     *("--nproc-per-node", "--minutes", "--tokens", "--rate", "--init", "--glyphs", "--bfloat16"),  # tests.checkpoints
+    *("--warm-up", "--taught", "--zero-state"),  # likewise
     *("--kind", "--count", "--seed", "--task", "--degrade"),  # calib_data.generator
     *("--blocks", "--layers", "--part", "--repeat", "--pages", "--cores", "--margin"),  # tests.bench
+    *("--frames", "--rules"),  # likewise
+    *("--before", "--cache", "--growth", "--shape", "--rounds", "--weight-format"),  # tests.bench.peers, optimum-cli
 }
 """Options of other programs that documents name."""
 

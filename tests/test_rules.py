@@ -64,7 +64,10 @@ def test_onnx_runtime_is_imported_in_one_module() -> None:
 
 
 TORCH = {
-    *(f"quant/gptq/{name}.py" for name in ("column_sweep", "hessian", "refine", "scale_search", "solver")),
+    *(
+        f"quant/gptq/{name}.py"
+        for name in ("column_sweep", "compensate", "hessian", "refine", "scale_search", "solver")
+    ),
     "common/libraries.py",
     "common/threads.py",
     "evaluate/answers/transformers_reference.py",

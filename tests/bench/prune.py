@@ -5,7 +5,8 @@
 A row a rule: share of image tokens left out, CER of `Read the text.`, its difference from the first rule with a 95 %
 interval (paired bootstrap over pages). Rules are those of `load(prune=…)`, `RULE:corners=no` for the rule without
 corners (that of the paper), and `pixels:RULE` for images scaled down instead, to as many tokens as the rule leaves, or
-a few more. With `--margin` pages get that much white paper around them.
+a few more. With `--margin` pages get that much white paper around them. With `--frames` every page is a video of that
+many frames with `--grain` of noise, so that a temporal patch is predicted by the one before.
 """
 
 from __future__ import annotations
@@ -57,6 +58,23 @@ class Outcome:
 
 
 @dataclass(frozen=True)
+class Film:
+    """How pages become videos: none if there are no `frames`."""
+
+    frames: int = 0
+    grain: float = 0.0
+
+    def part(self, page: Image.Image) -> dict[str, Any]:
+        """The page as a part of a message: frames, if there are any, keep its size and have noise of their own."""
+        if not self.frames:
+            return {"type": "image", "image": page}
+        rng, pixels = np.random.default_rng(0), np.asarray(page, np.float32)
+        noises = (rng.normal(0, self.grain, pixels.shape[:2])[..., None] for _ in range(self.frames))
+        frames = [Image.fromarray(np.clip(pixels + noise, 0, 255).round().astype(np.uint8)) for noise in noises]
+        return {"type": "video", "video": frames, "resized_width": page.width, "resized_height": page.height}
+
+
+@dataclass(frozen=True)
 class Way:
     """A rule as given on the command line."""
 
@@ -71,9 +89,9 @@ class Way:
         rule, _, option = text.partition(":")
         return cls(rule, option != "corners=no")
 
-    def content(self, model: Model, page: Image.Image, prompt: str) -> list[dict[str, Any]]:
+    def content(self, model: Model, page: Image.Image, prompt: str, film: Film) -> list[dict[str, Any]]:
         """The message about a page under this rule."""
-        image: dict[str, Any] = {"type": "image", "image": page, "prune": self.prune}
+        image: dict[str, Any] = {**film.part(page), "prune": self.prune}
         messages = [{"role": "user", "content": [image, {"type": "text", "text": prompt}]}]
         if self.scaled:
             tokens = model.prompt(messages).placed[0].span.tokens
@@ -97,13 +115,13 @@ def drawn(item: Item, margin: int) -> Image.Image:
         return ImageOps.expand(page.convert("RGB"), margin, "white")
 
 
-def read(model: Model, questions: Sequence[Item], way: Way, margin: int) -> Outcome:
+def read(model: Model, questions: Sequence[Item], way: Way, margin: int, film: Film = Film()) -> Outcome:
     """Reads all pages under a rule."""
     choose = kept_blocks if way.corners else partial(kept_blocks, corners=False)
     edits, tokens, pruned, began = [], 0, 0, time.perf_counter()
     with patch.object(selection, "kept_blocks", choose):
         for item in track(questions, str(way.prune), transient=True):
-            stream = model.stream(way.content(model, drawn(item, margin), item.prompt), LIMIT)
+            stream = model.stream(way.content(model, drawn(item, margin), item.prompt, film), LIMIT)
             edits.append(Levenshtein.distance("".join(stream), item.answer))
             tokens, pruned = tokens + stream.run.counts.image, pruned + stream.run.counts.pruned
     return Outcome(edits, [len(item.answer) for item in questions], tokens, pruned, time.perf_counter() - began)
@@ -117,14 +135,14 @@ def difference(reference: Outcome, other: Outcome) -> str:
     return f"{100 * pairs.difference():+.2f} points ({low:.2f} to {high:.2f})"
 
 
-def rows(family: str, questions: Sequence[Item], rules: Sequence[str], margin: int) -> Iterator[list[str]]:
+def rows(family: str, questions: Sequence[Item], rules: Sequence[str], margin: int, film: Film) -> Iterator[list[str]]:
     """The table's rows for a family."""
     with tempfile.TemporaryDirectory() as directory:
         export(ExportPlan(FAMILIES[family].directory, Path(directory) / "b"))
         first: Outcome | None = None
         with load(Path(directory) / "b", threads=1) as model:
             for rule in rules:
-                found = read(model, questions, Way.of(rule), margin)
+                found = read(model, questions, Way.of(rule), margin, film)
                 first = first or found
                 left = 1 - found.tokens / (first.tokens + first.pruned)
                 cells = [f"{100 * left:.1f} %", f"{100 * found.rate:.2f} %", difference(first, found)]
@@ -136,13 +154,16 @@ def main() -> None:
     parser.add_argument("--pages", type=int, default=200)
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--margin", type=int, default=0)
+    parser.add_argument("--frames", type=int, default=0)
+    parser.add_argument("--grain", type=float, default=0.0)
     parser.add_argument("--family", choices=FAMILIES, action="append")
     parser.add_argument("--rules", default=",".join(RULES))
     options = parser.parse_args()
+    film = Film(options.frames, options.grain)
     questions = list(items("ocr"))[options.first : options.first + options.pages]
     table = Table("checkpoint", "rule", "fewer tokens", "CER", "difference", "seconds", box=None)
     for family in options.family or FAMILIES:
-        for row in rows(family, questions, options.rules.split(","), options.margin):
+        for row in rows(family, questions, options.rules.split(","), options.margin, film):
             print(*row, sep=" | ", flush=True)
             table.add_row(*row)
     Console(width=110).print(table)

@@ -1,4 +1,4 @@
-"""The networks of the trained checkpoints: a Qwen2.5-VL and a Qwen3-VL over batches of pages of one size.
+"""The networks of the trained checkpoints: a Qwen2.5-VL, a Qwen3-VL and a Qwen3.5 over batches of pages of one size.
 
 Parameters carry the names of transformers, so that a state dict moves to and from its models as it is.
 """
@@ -12,8 +12,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from .hybrid import HybridLanguageModel
 from .language import LanguageModel
-from .towers import MERGE, DeepStackTower, WindowedTower
+from .towers import MERGE, DeepStackTower, PlainTower, WindowedTower
 
 HERE = Path(__file__).parent
 FADE = 0.02
@@ -24,20 +25,23 @@ FADE = 0.02
 class Family:
     """`directory` holds the checkpoint; `axes` says for each rotary frequency whether time, row or column turns it.
 
-    `nested_names` says that the hub has `model.language_model.…` and `model.visual.…`, as this network does.
+    `nested_names` says that the hub has `model.language_model.…` and `model.visual.…`, as this network does; `hybrid`,
+    that most layers of the language model are linear attention.
     """
 
     directory: Path
-    tower: type[WindowedTower] | type[DeepStackTower]
+    tower: type[WindowedTower] | type[PlainTower]
     axes: tuple[int, ...]
     qk_norm: bool
     relative_boxes: bool
     nested_names: bool
+    hybrid: bool = False
 
 
 FAMILIES: Mapping[str, Family] = {
     "qwen2_5_vl": Family(HERE / "reference", WindowedTower, (0,) * 4 + (1,) * 6 + (2,) * 6, False, False, False),
     "qwen3_vl": Family(HERE / "reference_qwen3", DeepStackTower, (0, 1, 2) * 5 + (0,), True, True, True),
+    "qwen3_5": Family(HERE / "reference_qwen3_5", PlainTower, (0, 1, 2) * 5 + (0,), True, True, True, hybrid=True),
 }
 
 
@@ -46,8 +50,9 @@ class Reader(nn.Module):
 
     def __init__(self, family: Family, vocab: int) -> None:
         super().__init__()
-        self.factor = family.tower.patch * MERGE
-        language = LanguageModel(vocab, torch.tensor(family.axes), family.qk_norm)
+        self.factor, self.hybrid = family.tower.patch * MERGE, family.hybrid
+        axes = torch.tensor(family.axes)
+        language = HybridLanguageModel(vocab, axes) if family.hybrid else LanguageModel(vocab, axes, family.qk_norm)
         self.model = nn.ModuleDict({"visual": family.tower(), "language_model": language})
 
     def forward(

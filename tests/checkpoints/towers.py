@@ -145,11 +145,12 @@ class Merger(nn.Module):
         return self.linear_fc2(F.gelu(self.linear_fc1(self.norm(x).reshape(x.shape[0], -1, self.wide))))
 
 
-class DeepStackTower(nn.Module):
-    """Qwen3-VL's: LayerNorm, plain MLPs, an interpolated table of positions, features from inside the tower too."""
+class PlainTower(nn.Module):
+    """Qwen3.5's: LayerNorm, plain MLPs, an interpolated table of positions."""
 
     patch, width, heads, inner, depth = 16, 128, 4, 512, 4
-    table, deepstack_blocks = 16, (0, 2)
+    table = 16
+    deepstack_blocks: tuple[int, ...] = ()
 
     def __init__(self) -> None:
         super().__init__()
@@ -177,3 +178,9 @@ class DeepStackTower(nn.Module):
         plane = self.pos_embed.weight.view(1, self.table, self.table, -1).permute(0, 3, 1, 2)
         spread = F.interpolate(plane.float(), (h, w), mode="bilinear", align_corners=True)
         return merge_order(spread[0].permute(1, 2, 0))
+
+
+class DeepStackTower(PlainTower):
+    """Qwen3-VL's: features from inside the tower too."""
+
+    deepstack_blocks = (0, 2)

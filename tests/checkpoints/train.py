@@ -1,4 +1,4 @@
-"""Train a checkpoint of 5 M parameters that reads simple pages: the reference, or its Qwen3-VL sibling.
+"""Train a checkpoint of 5 or 6 M parameters that reads simple pages: the reference, or one of its siblings.
 
     torchrun --nproc-per-node 2 -m tests.checkpoints.train FAMILY OUT --minutes 120 [--init WEIGHTS]
 
@@ -29,11 +29,13 @@ from .language import HIDDEN
 from .muon import Muon
 from .pages import IGNORE, LINES_A_CELL, SLOTS_A_LINE, Batch, Sampler
 from .reader import FAMILIES, Family, Reader
+from .teacher import Teacher
+from .transplant import transplant
 
 CHARACTERS = 96
 PATIENCE = timedelta(hours=12)
 """For the other process, which may have been stopped for a while."""
-SAVED_EVERY = 25
+SAVED_EVERY = 10
 """Steps."""
 
 
@@ -44,6 +46,7 @@ class Trainer(nn.Module):
         super().__init__()
         self.reader = Reader(family, vocab)
         self.cells = nn.Linear(HIDDEN, LINES_A_CELL * SLOTS_A_LINE * CHARACTERS)
+        self.teacher: Teacher | None = None
 
     def forward(self, batch: Batch, read: bool = True, only_deepstack: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         """Without `read` only the tower runs, at a third of the cost, and the answer loss is zero."""
@@ -55,6 +58,7 @@ class Trainer(nn.Module):
         known = labels != IGNORE
         answer = F.cross_entropy(logits[known].float(), labels[known])
         top1 = (logits[known].argmax(-1) == labels[known]).float().mean()
+        answer = answer + self.teacher.loss(batch, first) if self.teacher else answer
         return answer, self.cell_loss(features, batch), top1
 
     def cell_loss(self, features: list[Tensor], batch: Batch) -> Tensor:
@@ -74,9 +78,9 @@ def tower_batches(done: float) -> int:
     return 4 if done < 0.45 else 3 if done < 0.75 else 1
 
 
-def learning_rate(done: float, step: int, peak: float) -> float:
-    """Linear warm-up over 100 steps, constant, then linear to zero over the last 45 %."""
-    return peak * min(1.0, (step + 1) / 100) * min(1.0, max(0.0, (1 - done) / 0.45))
+def learning_rate(done: float, step: int, peak: float, warm_up: int) -> float:
+    """Linear warm-up over `warm_up` steps, constant, then linear to zero over the last 45 %."""
+    return peak * min(1.0, (step + 1) / warm_up) * min(1.0, max(0.0, (1 - done) / 0.45))
 
 
 def average_gradients(model: nn.Module) -> None:
@@ -93,7 +97,7 @@ def average_gradients(model: nn.Module) -> None:
 def optimizers(trainer: Trainer, rate: float) -> list[torch.optim.Optimizer]:
     """Muon for the matrices of the network, AdamW for embeddings, gains, biases and the auxiliary head."""
     named = list(trainer.reader.named_parameters())
-    tables = ("embed_tokens", "pos_embed")
+    tables = ("embed_tokens", "pos_embed", "conv1d")
     matrices = [p for name, p in named if p.ndim >= 2 and not any(table in name for table in tables)]
     rest = [p for name, p in named if p.ndim < 2 or any(table in name for table in tables)]
     adam = torch.optim.AdamW([*rest, *trainer.cells.parameters()], lr=rate, betas=(0.9, 0.98), weight_decay=0.01)
@@ -101,7 +105,10 @@ def optimizers(trainer: Trainer, rate: float) -> list[torch.optim.Optimizer]:
 
 
 def load(trainer: Trainer, both: list[torch.optim.Optimizer], out: Path, init: Path | None) -> tuple[int, float]:
-    """Steps and seconds of earlier runs; `init` gives all tensors that have the same name and shape."""
+    """Steps and seconds of earlier runs; `init` gives all tensors that have the same name and shape.
+
+    A hybrid reader takes more of reference_qwen3 (`transplant`).
+    """
     state_path = out / "state.pt"
     if state_path.exists():
         state = torch.load(state_path, weights_only=True)
@@ -109,7 +116,9 @@ def load(trainer: Trainer, both: list[torch.optim.Optimizer], out: Path, init: P
         for optimizer, saved in zip(both, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         return state["step"], state["seconds"]
-    if init:
+    if init and trainer.reader.hybrid and init.parent == FAMILIES["qwen3_vl"].directory:
+        trainer.reader.load_state_dict(transplant(load_file(init), trainer.reader.state_dict()))
+    elif init:
         published, own = {published_name(name): t for name, t in load_file(init).items()}, trainer.reader.state_dict()
         found = {name: published.get(published_name(name)) for name in own}
         own |= {name: t.float() for name, t in found.items() if t is not None and t.shape == own[name].shape}
@@ -174,17 +183,21 @@ class Run:
         return figures
 
 
-def train(run: Run, out: Path, budget: float, rate: float, glyphs: float) -> None:
-    """Until process 0 has computed `budget` seconds; for the share `glyphs` of them the tower learns alone."""
+def train(run: Run, options: argparse.Namespace) -> None:
+    """Until process 0 has computed `minutes`; for the share `glyphs` of them the tower learns alone.
+
+    A teacher leaves after step `taught`.
+    """
     first, sums = dist.get_rank() == 0, []
     while True:
-        clock = torch.tensor([run.seconds / budget])
+        clock = torch.tensor([run.seconds / 60 / options.minutes])
         dist.broadcast(clock, 0)
         done = float(clock)
         if done >= 1:
             break
-        now = learning_rate(done, run.step, rate)
-        sums.append(run.update(tower_batches(done), done >= glyphs, now))
+        now = learning_rate(done, run.step, options.rate, options.warm_up)
+        run.trainer.teacher = run.trainer.teacher if run.step < options.taught else None
+        sums.append(run.update(tower_batches(done), done >= options.glyphs, now))
         if first and run.step % SAVED_EVERY == 0:
             answer, cell, top1 = np.mean(sums[-SAVED_EVERY:], axis=0)
             print(
@@ -192,9 +205,17 @@ def train(run: Run, out: Path, budget: float, rate: float, glyphs: float) -> Non
                 f"cell {cell:.3f} top1 {top1:.4f} lr {now:.1e} {time.strftime('%H:%M:%S')}",
                 flush=True,
             )
-            save(run.trainer, run.both, out, run.step, run.seconds)
+            save(run.trainer, run.both, options.out, run.step, run.seconds)
     if first:
-        save(run.trainer, run.both, out, run.step, run.seconds)
+        save(run.trainer, run.both, options.out, run.step, run.seconds)
+
+
+def trained(family: Family, other: Reader) -> Reader:
+    """A committed checkpoint with nested names, with the vocabulary of another."""
+    reader = Reader(family, other.model["language_model"].embed_tokens.num_embeddings)
+    weights = load_file(family.directory / "model.safetensors")
+    reader.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
+    return reader
 
 
 def main() -> None:
@@ -202,10 +223,16 @@ def main() -> None:
     parser.add_argument("family", choices=FAMILIES)
     parser.add_argument("out", type=Path)
     parser.add_argument("--minutes", type=float, default=120, help="computed by one process, earlier runs included")
-    parser.add_argument("--init", type=Path, help="begin with the weights of a model.safetensors where they fit")
+    parser.add_argument(
+        "--init",
+        type=lambda text: Path(text).resolve(),
+        help="begin with the weights of a model.safetensors where they fit",
+    )
     parser.add_argument("--tokens", type=int, default=2000, help="a step and process")
     parser.add_argument("--rate", type=float, default=1e-3)
+    parser.add_argument("--warm-up", type=int, default=100, help="steps")
     parser.add_argument("--glyphs", type=float, default=0, help="share of the time in which nothing is read yet")
+    parser.add_argument("--taught", type=int, default=0, help="steps in which reference_qwen3 teaches a hybrid model")
     parser.add_argument("--bfloat16", action="store_true", help="products in bfloat16, for CPUs with AMX")
     options = parser.parse_args()
     dist.init_process_group("gloo", timeout=PATIENCE)
@@ -219,7 +246,9 @@ def main() -> None:
     step, seconds = load(trainer, both, options.out, options.init)
     sampler.rng.seed(1_000_003 * (rank + 1) + step)
     run = Run(trainer, both, sampler.batches(), options.bfloat16, step, seconds)
-    train(run, options.out, options.minutes * 60, options.rate, options.glyphs)
+    if options.taught > step:
+        trainer.teacher = Teacher(trained(FAMILIES["qwen3_vl"], trainer.reader), trainer.reader)
+    train(run, options)
     dist.destroy_process_group()
 
 

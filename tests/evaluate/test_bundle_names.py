@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -185,6 +186,16 @@ def test_rules_of_a_sweep() -> None:
     assert parse_prune("off, exact,scan,8,2.5") == ("off", "exact", "scan", 2.5)
     with pytest.raises(ConfigError, match=r"^--prune must be .*, got 'exakt' \(such as off,exact,scan\)$"):
         parse_prune("off,exakt")
+
+
+def test_a_sweep_of_a_model_that_sees_whole_images_is_refused_before_it_exports(
+    checkpoint: Callable[[str, str], Path], tmp_path: Path
+) -> None:
+    source = str(checkpoint("qwen", "small"))
+    plan = SweepPlan(source, (100_352,), ("fp16",), HELDOUT, tmp_path / "out", prune=("off", "scan"))
+    with pytest.raises(ExportError, match=r"^family qwen sees every image in .* \(leave --prune out\)$"):
+        export_bundles(plan, NullProgress())
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_sweep_has_every_rule_of_every_bundle(tmp_path: Path) -> None:

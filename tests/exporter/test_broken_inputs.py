@@ -368,11 +368,13 @@ ARGUMENTS = [
         Row(f"{option[0]} without {what}", rf"{option[0]} is for {what}", command=(*EXPORT, *option))
         for what, option in (
             ("quantization", ("--samples", "64")),
-            ("int8", ("--reduce-range",)),
+            ("int8", ("--cpu", "vnni")),
             ("int4", ("--block-size", "64")),
             ("int4", ("--no-gptq-experts",)),
         )
     ),
+    Row("option gone", r"--reduce-range is gone: --cpu any", command=(*EXPORT, "--reduce-range")),
+    Row("processor unknown", r"--cpu.*'sse'.*'any'", command=(*EXPORT, "--cpu", "sse")),
     Row("number is a word", r"--max-pixels.*'many'", command=(*EXPORT, "--max-pixels", "many")),
     Row("option unknown", r"--fast", command=(*EXPORT, "--fast")),
     Row("OUT not given", r"OUT", command=("export", "checkpoint")),

@@ -25,6 +25,7 @@ from qvl_runtime.bundle import read_manifest
 from qvl_runtime.model import Model, load
 from qvl_runtime.positions import Grid
 from tests.conftest import Bundles
+from tests.heldout import items
 from tests.oracles.tiny import FAMILIES, FREE_SIZES, REFERENCE
 from tests.plans import export_plan
 
@@ -121,8 +122,8 @@ def test_codes_of_keys_and_values_cannot_saturate() -> None:
     k, v = (add_input(graph, name, FLOAT, ["patches", SIZE]) for name in "kv")
     op = GraphBuilder(graph).op
     head, _ = attention._rounded(op, k, v, op.Constant(value_float=1.0))
-    for name, codes, axes in (("keys", head.keys, [SIZE, "patches"]), ("values", head.values, ["patches", SIZE])):
-        add_output(graph, codes, name, axes, attention.INT8)
+    add_output(graph, head.keys, "keys", [SIZE, "patches"], attention.INT8)
+    add_output(graph, head.values, "values", ["patches", SIZE], attention.INT8)
     model = ir.to_proto(finished(graph, INT8)).SerializeToString()
     run = ort.InferenceSession(model, providers=["CPUExecutionProvider"]).run
     feeds = {name: np.random.default_rng(3).standard_normal((50, SIZE)).astype(np.float32) * 100 for name in "kv"}
@@ -170,7 +171,8 @@ def test_an_int8_bundle_with_it_reads_and_records_it(tmp_path: Path) -> None:
     assert read_manifest(tmp_path / "b").provenance.options["int8_attention"] is True
     kinds = {node.op_type for node in onnx.load(tmp_path / "b" / "vision.onnx", load_external_data=False).graph.node}
     assert {"If", "Attention"} <= kinds and "MultiHeadAttention" not in kinds
-    assert load(tmp_path / "b", threads=1).tokens
+    item = next(items("ocr"))
+    assert load(tmp_path / "b", threads=1).generate(item.messages, max_new_tokens=4).strip() == item.answer[:4].strip()
 
 
 @pytest.mark.parametrize(

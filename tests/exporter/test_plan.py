@@ -65,14 +65,14 @@ def test_options_find_their_groups() -> None:
         quant=QuantOptions(block_size=64),
         calibration=CalibrationOptions(samples=3, threads=1),
         engine=EngineOptions(profile="video"),
-        given=frozenset({"reduce_range"}),
+        given=frozenset({"cpu"}),
     )
     assert plan == export_plan(
         "a", "b", precision="int8", block_size=64, samples=3, threads=1, profile="video", given=plan.given
     )
     assert grouped({"samples": 3})["calibration"] == CalibrationOptions(samples=3)
     asked = {name for name in ("precision", *GROUP_OF) if plan.is_asked(name)}
-    assert asked == {"precision", "block_size", "samples", "threads", "profile", "reduce_range"}
+    assert asked == {"precision", "block_size", "samples", "threads", "profile", "cpu"}
     assert plan.recorded() == {"precision": "int8", "block_size": 64, "samples": 3}
 
 

@@ -29,10 +29,10 @@ PREFIX = "model.layers.0.mlp"
 Floats = np.ndarray
 
 
-def weights(draw: np.random.Generator, reduce_range: bool) -> dict[str, tuple[Floats, QTensor]]:
+def weights(draw: np.random.Generator, cpu: str) -> dict[str, tuple[Floats, QTensor]]:
     """Float and quantized, by the names of the linears."""
     shapes = {"gate_proj": (INNER, SIZE), "up_proj": (INNER, SIZE), "down_proj": (SIZE, INNER)}
-    scheme, found = find("int8", Options(reduce_range=reduce_range)), {}
+    scheme, found = find("int8", Options(cpu=cpu)), {}
     for name, shape in shapes.items():
         weight = draw.standard_normal(shape).astype(np.float32)
         found[name] = weight, scheme.quantize(weight, None)
@@ -68,11 +68,11 @@ def save(forms: dict[str, str], used: dict[str, tuple[Floats, QTensor]], path: P
     ir.save(finished(graph, target), path)
 
 
-@pytest.mark.parametrize("reduce_range", [False, True])
+@pytest.mark.parametrize("cpu", ["any", "vnni"])
 @pytest.mark.parametrize("forms", product(FORMS, FORMS, FORMS), ids=", ".join)
-def test_scales_come_in_once_in_every_mixture(forms: tuple[str, str, str], reduce_range: bool, tmp_path: Path) -> None:
+def test_scales_come_in_once_in_every_mixture(forms: tuple[str, str, str], cpu: str, tmp_path: Path) -> None:
     draw = np.random.default_rng(0)
-    used, named = weights(draw, reduce_range), dict(zip(("gate_proj", "up_proj", "down_proj"), forms, strict=True))
+    used, named = weights(draw, cpu), dict(zip(("gate_proj", "up_proj", "down_proj"), forms, strict=True))
     x = draw.standard_normal((TOKENS, SIZE)).astype(np.float32)
     x[1], x[2] = x[1] * 1000, 0
     save(named, used, tmp_path / "m.onnx")
@@ -87,7 +87,7 @@ def test_scales_come_in_once_in_every_mixture(forms: tuple[str, str, str], reduc
 @pytest.mark.parametrize("down", FORMS)
 def test_what_blame_looks_at_has_its_scales(down: str, tmp_path: Path) -> None:
     draw = np.random.default_rng(0)
-    used, x = weights(draw, False), draw.standard_normal((TOKENS, SIZE)).astype(np.float32)
+    used, x = weights(draw, "any"), draw.standard_normal((TOKENS, SIZE)).astype(np.float32)
     save({"gate_proj": "int8", "up_proj": "int8", "down_proj": down}, used, tmp_path / "m.onnx")
     model = onnx.load(tmp_path / "m.onnx")
     assert any(item.key == DEFERRED_SCALE for node in model.graph.node for item in node.metadata_props)

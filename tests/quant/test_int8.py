@@ -20,6 +20,7 @@ from qvl_export.quant.schemes import Options, find
 from qvl_export.quant.statistics import Collector, Statistics
 from qvl_export.targets import lower
 from qvl_runtime.bundle import read_manifest
+from qvl_runtime.manifest import CPUS, EXACT_EVERYWHERE
 from qvl_runtime.model import Model, load
 from tests.heldout import HELDOUT, divergence, items
 from tests.oracles.tiny import FAMILIES, REFERENCE
@@ -42,13 +43,13 @@ def linear_session(tensor: QTensor, bias: np.ndarray | None, path: Path) -> ort.
 
 
 @pytest.mark.parametrize("columns", [64, 3420, 1176])
-@pytest.mark.parametrize("reduce_range", [False, True])
-def test_the_kernel_computes_the_layout(tmp_path: Path, columns: int, reduce_range: bool) -> None:
+@pytest.mark.parametrize("cpu", ["any", "vnni"])
+def test_the_kernel_computes_the_layout(tmp_path: Path, columns: int, cpu: str) -> None:
     """Against exact integer arithmetic in float64; same-signed rows would saturate u8 × s8 in 16 bits."""
     weight = RNG.standard_normal((48, columns)).astype(np.float32)
     weight[0] = np.abs(weight).max()
     bias = RNG.standard_normal(48).astype(np.float32)
-    tensor = find("int8", Options(reduce_range=reduce_range)).quantize(weight, None)
+    tensor = find("int8", Options(cpu=cpu)).quantize(weight, None)
     x = RNG.standard_normal((9, columns)).astype(np.float32)
     x[1], x[2], x[3] = np.abs(x[1]) + 3, 0, x[3] * 1e-4
     y = linear_session(tensor, bias, tmp_path / "m.onnx").run(None, {"x": x[None]})[0][0]
@@ -67,16 +68,14 @@ IMAGES = {
 
 
 @pytest.mark.parametrize("kind", IMAGES)
-@pytest.mark.parametrize("reduce_range", [False, True])
+@pytest.mark.parametrize("cpu", ["any", "vnni"])
 @pytest.mark.parametrize("biased", [False, True])
-def test_the_kernel_rounds_the_tokens_of_an_image_together(
-    tmp_path: Path, kind: str, reduce_range: bool, biased: bool
-) -> None:
+def test_the_kernel_rounds_the_tokens_of_an_image_together(tmp_path: Path, kind: str, cpu: str, biased: bool) -> None:
     """Against exact integer arithmetic in float64, for all inputs a vision tower may meet."""
     draw = np.random.default_rng(1)
     weight, bias = (draw.standard_normal(shape).astype(np.float32) for shape in ((48, 160), 48))
     weight[0] = np.abs(weight).max()
-    tensor = find("int8", Options(reduce_range=reduce_range)).quantize(weight, None).with_inputs_per_tensor()
+    tensor = find("int8", Options(cpu=cpu)).quantize(weight, None).with_inputs_per_tensor()
     x = IMAGES[kind](draw.standard_normal((1, 18, 160)).astype(np.float32))
     y = linear_session(tensor, bias if biased else None, tmp_path / "m.onnx").run(None, {"x": x})[0]
     seen = round_per_tensor(x.reshape(-1, 160), float(np.abs(x).max())).reshape(x.shape)
@@ -109,15 +108,72 @@ def test_a_token_alone_gives_the_same_bits(tmp_path: Path) -> None:
     assert np.array_equal(together, np.concatenate(alone, axis=1))
 
 
-@pytest.mark.parametrize(("reduce_range", "steps"), [(False, 127), (True, 63)])
-def test_codes_are_the_nearest_of_a_symmetric_range(reduce_range: bool, steps: int) -> None:
+@pytest.mark.parametrize("cpu", CPUS)
+def test_codes_are_the_nearest_of_a_symmetric_range(cpu: str) -> None:
     weight = RNG.standard_normal((7, 33)).astype(np.float32)
     weight[3] = 0
-    tensor = find("int8", Options(reduce_range=reduce_range)).quantize(weight, None)
-    scale = np.maximum(np.abs(weight).max(1, keepdims=True) / steps, 1e-30)
-    assert np.abs(tensor.dequantize() - weight).max() <= scale.max() / 2 * 1.0001
+    tensor = find("int8", Options(cpu=cpu)).quantize(weight, None)
+    pairs = [abs(row[k : k + 2].sum()) for row in weight for k in range(0, 33, 2)]  # a sum of two signs is no pair's
+    largest = np.abs(weight).max(1, keepdims=True)
+    if cpu in EXACT_EVERYWHERE:
+        largest = np.maximum(largest, np.reshape(pairs, (7, -1)).max(1, keepdims=True))
+    assert np.allclose(tensor.scales, np.maximum(largest / 127, 1e-30))
+    assert (np.abs(tensor.dequantize() - weight) <= tensor.scales / 2 * 1.0001).all()
     assert np.array_equal(tensor.dequantize()[3], np.zeros(33))
-    assert int(tensor.codes.max()) - tensor.format.default_zero_point <= steps
+    assert tensor.codes.min() >= 1
+
+
+HEAVY = {
+    "normal": lambda shape: RNG.standard_normal(shape),
+    "heavy tails": lambda shape: RNG.standard_t(2, shape),
+    "one sign": lambda shape: np.abs(RNG.standard_normal(shape)),
+    "all the same": np.ones,
+    "halves": lambda shape: RNG.integers(-2, 3, shape) / 2,
+    "tiny": lambda shape: RNG.standard_normal(shape) * 1e-30,
+}
+
+
+def worst_pairs(codes: np.ndarray) -> np.ndarray:
+    """The largest sum of columns 2i and 2i + 1 that activations from 0 to 255 make of signed codes [N, K]."""
+    whole = np.pad(codes, ((0, 0), (0, codes.shape[1] % 2))).reshape(len(codes), -1, 2) * 255
+    return np.stack([np.maximum(whole, 0).sum(-1), np.minimum(whole, 0).sum(-1)])
+
+
+@pytest.mark.parametrize("kind", HEAVY)
+@pytest.mark.parametrize("columns", [1, 2, 3, 96, 1177])
+@pytest.mark.parametrize("cpu", EXACT_EVERYWHERE)
+def test_no_two_products_leave_sixteen_bits(kind: str, columns: int, cpu: str) -> None:
+    weight = HEAVY[kind]((64, columns)).astype(np.float32)
+    codes = find("int8", Options(cpu=cpu)).quantize(weight, None).codes.astype(np.int64) - 128
+    sums = worst_pairs(codes)
+    assert sums.max(initial=0) <= 32767 and sums.min(initial=0) >= -32768
+    assert (np.abs(codes).max(axis=1) >= 63)[np.abs(weight).max(axis=1) > 1e-20].all(), "no coarser than 7 bits"
+
+
+def test_codes_for_other_processors_may_leave_them() -> None:
+    weight = np.ones((1, 8), np.float32)
+    codes = find("int8", Options(cpu="vnni")).quantize(weight, None).codes.astype(np.int64) - 128
+    assert worst_pairs(codes).max() == 2 * 255 * 127
+
+
+@pytest.mark.parametrize("tokens", [1, 2, 7, 50])
+@pytest.mark.parametrize("columns", [64, 1177, 3420])
+def test_the_default_is_exact_in_every_host(tmp_path: Path, tokens: int, columns: int) -> None:
+    """To the bit in sessions with and without the option; on x86 without VNNI these rows would saturate in 8 bits."""
+    weight = RNG.uniform(0.5, 1, (48, columns)).astype(np.float32)
+    weight[::2] *= -1
+    tensor = find("int8", Options()).quantize(weight, None)
+    save_linear(lower("cpu", "fp32"), tensor, None, tmp_path / "m.onnx")
+    x = RNG.uniform(0.9, 1, (1, tokens, columns)).astype(np.float32)
+    found = []
+    for option in "01":
+        options = ort.SessionOptions()
+        options.add_session_config_entry("session.x64quantprecision", option)
+        session = ort.InferenceSession(tmp_path / "m.onnx", options, providers=["CPUExecutionProvider"])
+        found.append(session.run(None, {"x": x})[0])
+    expected = round_per_token(x[0]).astype(np.float64) @ tensor.dequantize().astype(np.float64).T
+    assert np.array_equal(*found)
+    assert np.abs(found[0][0] - expected).max() < 1e-5 * np.abs(expected).max()
 
 
 @pytest.mark.slow

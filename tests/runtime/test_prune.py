@@ -18,7 +18,9 @@ from qvl_runtime.errors import PromptError
 from qvl_runtime.manifest import MANIFEST, Bounds, EngineEntry, Manifest, Profile
 from qvl_runtime.model import Model, load
 from qvl_runtime.positions import Grid, VisionSpan, mrope_positions
-from qvl_runtime.prompts.prompt import Prompt, ScaledImageWarning, build_prompt
+from qvl_runtime.prompts import selection
+from qvl_runtime.prompts.prompt import Media, Prompt, ScaledImageWarning, build_prompt, place_media
+from qvl_runtime.prompts.selection import Selection
 from qvl_runtime.prune.kept import Kept, only
 from qvl_runtime.prune.rule import CHOSEN, OFF, RULES, Rule, least_blocks, parse_rule
 from qvl_runtime.sessions.feeds import vision_feeds
@@ -96,6 +98,38 @@ def test_nothing_to_leave_out_changes_nothing(model: Loader, family: str, source
     first = logits(ours, plain)
     ours.clear()
     assert np.array_equal(first, logits(ours, pruned))
+
+
+class Counted:
+    """A page that counts how often it is resized, as a page of a PDF is drawn for each."""
+
+    def __init__(self) -> None:
+        self.image, self.sizes = page(), list[tuple[int, int]]()
+        self.size = self.image.size
+
+    def tobytes(self) -> bytes:
+        return self.image.tobytes()
+
+    def copy(self) -> Image.Image:
+        return self.image
+
+    def resize(self, size: tuple[int, int], resample: int) -> Image.Image:
+        self.sizes.append(size)
+        return self.image.resize(size, resample)
+
+
+def test_pixels_are_resized_once(tiny: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that blocks were chosen by go to the tower, and are then forgotten; beyond a limit they are not kept."""
+    for limit, times in ((1 << 20, [1, 2]), (0, [2, 3])):
+        monkeypatch.setattr(selection, "HELD_BYTES", limit)
+        item = Media("image", (counted := Counted(),), prune=Rule(0.0))
+        placed = place_media(item, 0, 10**6, tiny.manifest, Selection(tiny.manifest))
+        assert placed.kept
+        patches = []
+        for expected in times:
+            patches.append(placed.patches(tiny.manifest.image).pixel_values)
+            assert len(counted.sizes) == expected
+        assert np.array_equal(*patches)
 
 
 @families

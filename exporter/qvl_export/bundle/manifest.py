@@ -11,7 +11,9 @@ from typing import Any
 
 from qvl_runtime.manifest import (
     SCHEMA_VERSION,
+    CacheSpec,
     Calibration,
+    Cpu,
     FileEntry,
     GenerationDefaults,
     GraphEntry,
@@ -77,6 +79,8 @@ def manifest(
     provenance: Provenance,
     special_tokens: Mapping[str, str],
     generation: GenerationDefaults,
+    cpu: Cpu | None,
+    cache: list[CacheSpec],
 ) -> Manifest:
     """Returns the manifest of a bundle, which may still lack its later graphs."""
     return Manifest(
@@ -92,6 +96,8 @@ def manifest(
         provenance=provenance,
         special_tokens=dict(special_tokens),
         generation=generation,
+        cpu=cpu,
+        cache=cache,
     )
 
 

@@ -12,6 +12,7 @@ import click
 from qvl_runtime import sessions
 from qvl_runtime.cli.describe import describe
 from qvl_runtime.common.standard_streams import show
+from qvl_runtime.manifest import ANY, CPUS
 
 from ..engines import PROFILES
 from .options import (
@@ -34,6 +35,12 @@ Examples:
   qvl-export export CHECKPOINT bundle --max-size 2.1GB
   qvl-export export CHECKPOINT bundle --prune scan
   qvl-export export CHECKPOINT bundle --target tensorrt-rtx --compute-capability 89"""
+
+
+def _refuse_reduce_range(context: click.Context, _: click.Parameter, given: bool) -> None:
+    """Refuses an option of earlier versions."""
+    if given:
+        raise click.UsageError("--reduce-range is gone: --cpu any, the default, is as fast and more accurate", context)
 
 
 @click.command(epilog=EXAMPLES)
@@ -84,7 +91,15 @@ Examples:
 )
 @click.option("--vision-precision", help="Precision of the vision tower (default: that of --precision).")
 @click.option("--llm-precision", help="Precision of the language model (default: that of --precision).")
-@click.option("--reduce-range", is_flag=True, help="7-bit codes for int8: faster on x86 without VNNI, less accurate.")
+@click.option(
+    "--cpu",
+    type=click.Choice(CPUS),
+    default=ANY,
+    show_default=True,
+    help="Processors that int8 codes are for: any and avx2 are fast on all; vnni, amx and arm are slightly more "
+    "accurate, and slow on x86 without VNNI.",
+)
+@click.option("--reduce-range", is_flag=True, hidden=True, expose_value=False, callback=_refuse_reduce_range)
 @click.option(
     "--int8-attention",
     is_flag=True,

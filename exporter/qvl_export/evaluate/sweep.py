@@ -15,11 +15,13 @@ from qvl_runtime.errors import PromptError
 from qvl_runtime.manifest import MANIFEST
 from qvl_runtime.prune.rule import parse_rule, recorded_rule
 
+from .. import families
 from ..bundle import files as bundle
 from ..common.fingerprint import fingerprint, stamps
 from ..common.progress import Progress
 from ..errors import ConfigError, ExportError
-from ..exporting.option_checks import check_options
+from ..exporting import hub
+from ..exporting.option_checks import adjusted_spec, check_options
 from ..exporting.pipeline import CalibrationOptions, ExportPlan, export
 from ..quant.precision import FLOATS
 from .answers.bundle_names import BundleName
@@ -89,11 +91,20 @@ def export_bundles(plan: SweepPlan, progress: Progress) -> list[Path]:
         open_set(plan.data)
         for precision in plan.precisions:
             check_options(_export_plan(plan, precision, plan.out))
+        _check_prune(plan)
         key = _key(plan)
         _remove_stale(plan.out / BUNDLES, key, progress)
         suffixes = ["" if rule == "off" else BundleName(plan.out, rule).suffix for rule in plan.prune] or [""]
         bundles = list(_bundles(plan, key, progress))
         return [bundle.with_name(f"{bundle.name}{suffix}") for bundle in bundles for suffix in suffixes]
+
+
+def _check_prune(plan: SweepPlan) -> None:
+    """Raises ExportError, before anything is exported, if the model cannot leave out any part of its images."""
+    rules = [rule for rule in plan.prune if rule != "off"]
+    if rules:
+        checkpoint, _ = hub.locate(plan.checkpoint, None)
+        adjusted_spec(ExportPlan(plan.checkpoint, plan.out, prune=rules[0]), families.read_spec(checkpoint))
 
 
 def _key(plan: SweepPlan) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 
 from qvl_runtime.bundle import has_utf8_name
-from qvl_runtime.manifest import DECODE
+from qvl_runtime.manifest import CPUS, DECODE
 from qvl_runtime.prune.rule import recorded_rule
 
 from ..common.enumeration import joined
@@ -55,7 +55,7 @@ READ_BY = {
     "--threads": Reader("threads"),
     "--ray": Reader("ray"),
     "--block-size": Reader("block_size", (), _GRAPHS, INT4, _ADD_INT4),
-    "--reduce-range": Reader("reduce_range", (), _GRAPHS, INT8, f"add --precision {INT8}"),
+    "--cpu": Reader("cpu", (), _GRAPHS, INT8, f"add --precision {INT8}"),
     "--no-gptq-experts": Reader("gptq_experts", (), _LLM, f"{INT4} of the language model", _ADD_INT4),
 }
 """Options that have no effect unless a graph has a certain precision."""
@@ -64,6 +64,11 @@ READ_BY = {
 def _is_read(option: str, chosen: str) -> bool:
     """Whether any scheme of the quantized precision `chosen` reads an option of schemes."""
     return any(schemes.reads(name, option) for name in precision.schemes_of(chosen))
+
+
+def any_reads(option: str, precisions: Mapping[str, str]) -> bool:
+    """Whether a scheme of any graph reads an option of schemes."""
+    return any(_is_read(option, chosen) for chosen in quantized(precisions).values())
 
 
 def quantized(precisions: Mapping[str, str]) -> dict[str, str]:
@@ -76,6 +81,8 @@ def check_options(plan: ExportPlan) -> None:
     _check_limit(plan)
     _check_prune(plan)
     precisions, quant = plan.precisions(), plan.quant
+    if quant.cpu not in CPUS:
+        raise ExportError(f"--cpu {quant.cpu} is not supported", fix=f"supported: {', '.join(CPUS)}")
     for path in (plan.out, quant.save_gptq):
         if path == "":
             raise ExportError("the output path is empty", fix="name a directory")
@@ -161,6 +168,8 @@ def check_effect(plan: ExportPlan, lowered: Mapping[str, Target], own: bool, exp
         if not own and not quantized({name: chosen for name, chosen in precisions.items() if name != "vision"}):
             fix = f"{_ADD_INT4}, or leave it out"
             raise ExportError("--accuracy-level is for a quantized language model", fix=fix)
+    if plan.is_asked("cpu") and not lowered["vision"].byte_products:
+        raise ExportError(f"target {plan.target} does not read --cpu", fix="leave it out")
     if plan.is_asked("gptq_experts") and not experts:
         raise ExportError("--no-gptq-experts is for models with experts", fix="leave it out")
 

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from qvl_runtime.manifest import ANY
+
 from ..common.field_types import Checked
 from ..engines import PROFILES
 
@@ -31,8 +33,10 @@ class QuantOptions(Checked):
     values get 8 bits; else 32)."""
     accuracy_level: int = 4
     """4 multiplies 4- and 8-bit weights with activations rounded to int8; 0 keeps activations float32."""
-    reduce_range: bool = False
-    """Whether int8 weights have 7-bit codes: fast on x86 without VNNI, at some cost in accuracy."""
+    cpu: str = ANY
+    """The processors that int8 codes are for: "any" and "avx2" are exact and fast on all; "vnni", "amx" and "arm" are
+    slightly more accurate, and slow on x86 without VNNI (see docs/quantizing.md). The machine that exports has no
+    influence."""
     int8_attention: bool = False
     """Whether attention in an int8 vision tower has int8 products too: faster for large pages on most processors, at
     some cost in accuracy (see docs/quantizing.md)."""

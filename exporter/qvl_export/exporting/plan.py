@@ -22,7 +22,7 @@ GROUP_OF = {option.name: group for group, options in GROUPS.items() for option i
 """The group of every grouped option; no two groups have options of the same name."""
 RECORDED = (
     *("precision", "vision_precision", "llm_precision", "max_kl", "max_size", "min_pixels", "max_pixels", "max_length"),
-    *("accuracy_level", "reduce_range", "block_size", "samples", "rotate", "gptq_experts"),
+    *("accuracy_level", "cpu", "block_size", "samples", "rotate", "gptq_experts"),
     "int8_attention",
     *("prune", "calib_prune"),
 )
@@ -86,7 +86,7 @@ class ExportPlan(Checked):
     @property
     def scheme_options(self) -> schemes.Options:
         """The options of quantization schemes; raises ExportError for a block size that is not supported."""
-        return schemes.Options(self.quant.block_size, self.quant.reduce_range, self.quant.gptq_experts)
+        return schemes.Options(self.quant.block_size, self.quant.cpu, self.quant.gptq_experts)
 
     @property
     def default_prune(self) -> str | float | None:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from qvl_runtime.manifest import FileEntry, Manifest
+from qvl_runtime.manifest import EXACT_EVERYWHERE, FileEntry, Manifest
 
 from .. import engines, families, targets
 from ..bundle import manifest as describe
@@ -69,6 +69,8 @@ def resolve(plan: ExportPlan, progress: Progress) -> ResolvedExport:
     _check_save_gptq(resolved)
     if resolved.own:
         finisher = _finisher(plan, precisions, resolved.own)
+    if note := _slow_elsewhere(resolved.cpu):
+        progress.stage(f"note: {note}")
     calibration = _calibration(resolved, pages, progress) if pages else None
     return replace(resolved, finisher=finisher, calibration=calibration)
 
@@ -106,6 +108,19 @@ def _report_fewer(plan: ExportPlan, pages: Pages, progress: Progress) -> None:
     samples = plan.calibration.samples
     if plan.is_asked("samples") and len(pages) < samples:
         progress.stage(f"--samples {samples}: there are only {len(pages)}, and all are used")
+
+
+def _slow_elsewhere(cpu: str | None) -> str:
+    """Says where codes for the processors `cpu` are slow; empty if nowhere."""
+    if cpu is None or cpu in EXACT_EVERYWHERE:
+        return ""
+    from qvl_runtime._onnxruntime.saturation import saturates
+
+    here = ", such as this machine," if saturates() else ""
+    return (
+        f"--cpu {cpu}: on x86 without VNNI{here} this bundle is slow, and other hosts of ONNX Runtime have to set "
+        "session.x64quantprecision (--cpu any needs neither)"
+    )
 
 
 def _finisher(plan: ExportPlan, precisions: Mapping[str, str], own: Linears) -> Finisher | None:
@@ -214,6 +229,8 @@ def _check_save_gptq(resolved: ResolvedExport) -> None:
         return
     if "model.embed_tokens.weight" not in resolved.checkpoint.tensors:
         raise ExportError(f"--save-gptq does not know the names of family {spec.family}", fix="leave it out")
+    if spec.text.recurrent_layers:  # loaders would look for the projections that stay float
+        raise ExportError("--save-gptq is not supported for models with linear attention", fix="leave it out")
     scheme = schemes.find(INT4, plan.scheme_options)
     shapes = build.llm_weights(spec.text, resolved.targets["llm"])
     gptq_writer.check(
@@ -242,6 +259,7 @@ def _calibration(resolved: ResolvedExport, pages: Pages, progress: Progress) -> 
         replace(
             plan.scheme_options,
             static=resolved.targets["vision"].static_activations,
+            cpu=resolved.cpu,
             kv_bits=8 if resolved.targets["llm"].quantized_tables and plan.quant.save_gptq is None else 4,
         ),
         pages,

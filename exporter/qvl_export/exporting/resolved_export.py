@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
-from qvl_runtime.manifest import DECODE, Calibration, FileEntry, GenerationDefaults, GraphEntry, Manifest
+from qvl_runtime.manifest import DECODE, Calibration, Cpu, FileEntry, GenerationDefaults, GraphEntry, Manifest
 
 from .. import targets
 from ..bundle import manifest as describe
@@ -23,6 +23,7 @@ from ..graph import build, weights
 from ..quant import precision
 from ..quant.calibration.work_dir import TowerResult
 from ..quant.context import CalibrationSetup
+from .option_checks import any_reads
 from .plan import ExportPlan
 
 BUILD: dict[str, Callable[..., build.Graph]] = {
@@ -75,6 +76,13 @@ class ResolvedExport:
         """Returns the precision of a graph's unquantized values."""
         return precision.of_floats(self.precisions[name], self.plan.precision)
 
+    @property
+    def cpu(self) -> Cpu | None:
+        """The processors that int8 codes are for; None if no graph has byte products on a CPU."""
+        if not self.targets["vision"].byte_products or not any_reads("cpu", self.precisions):
+            return None
+        return cast(Cpu, self.plan.quant.cpu)  # `check_options` refuses others
+
     def linears(self, tower_result: TowerResult) -> dict[str, QuantizedSource]:
         """Returns the checkpoint's own quantized linears and those of `tower_result`."""
         return {**self.own, **tower_result.linears}
@@ -88,8 +96,11 @@ class ResolvedExport:
     ) -> Manifest:
         """Returns the manifest of a bundle with these graphs and files; `read_hash` is a hash of the weights read."""
         origin = describe.origin(self.source, read_hash, calibration, self.plan.recorded())
-        special = self.texts.special_tokens
-        return describe.manifest(self.spec, self.plan.target, graphs, files, origin, special, self.generation)
+        special, generation = self.texts.special_tokens, self.generation
+        cache = build.bundle_cache(self.spec, self.targets["llm"])
+        return describe.manifest(
+            self.spec, self.plan.target, graphs, files, origin, special, generation, self.cpu, cache
+        )
 
 
 def build_graph(name: str, spec: ModelSpec, target: targets.Target, linears: Linears) -> build.Graph:

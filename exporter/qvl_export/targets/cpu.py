@@ -15,6 +15,7 @@ from ..qtensor import Activations, QTensor, QuantFormat
 from . import WEIGHT_TYPES, Cache, Inputs, PackedWeight, WindowInputs, ordered
 from ._experts import FusedExperts
 from ._int8_attention import int8_attention
+from ._linear_attention import FusedLinearAttention
 from ._standard import split, window_mask
 from ._w8a8 import MICROSOFT, gated, w8a8_per_tensor, w8a8_per_token
 
@@ -25,13 +26,14 @@ def lower(precision: str, accuracy_level: int) -> CpuTarget:
 
 
 @dataclass(frozen=True)
-class CpuTarget(FusedExperts):
+class CpuTarget(FusedLinearAttention, FusedExperts):
     """ONNX Runtime on a CPU, see `targets.Target`."""
 
     opsets: tuple[tuple[str, int], ...] = (("", 23), (MICROSOFT, 1))
     ir_version: int = 11
     static_activations: bool = False
     per_tensor_activations: bool = True
+    byte_products: bool = True
     quantized_tables: bool = True
     static_cache: bool = False
     int8_attention: bool | None = False
@@ -43,6 +45,9 @@ class CpuTarget(FusedExperts):
     @property
     def cache_type(self) -> ir.DataType:
         return ir.DataType.FLOAT
+
+    def for_linear_attention(self) -> CpuTarget:
+        return self
 
     def linear(
         self, op: OpBuilder, x: ir.Value, weight: ir.Value, bias: ir.Value | None, exceeds_fp16: bool = False

@@ -36,6 +36,7 @@ class CudaTarget(HalfProducts, CpuTarget):
     """ONNX Runtime on a GPU, see `targets.Target`."""
 
     per_tensor_activations: bool = False
+    byte_products: bool = False
     int8_attention: bool | None = None
 
     def linear(

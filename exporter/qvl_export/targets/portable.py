@@ -1,5 +1,7 @@
 """Target `portable`: only standard ONNX operators of opset 24, for any engine that supports them.
 
+Linear attention has standard operators since opset 27.
+
 Values between the ops are float32. With `fp16` weights, matrix products and attention compute in float16 and return
 float32, so that norms, rotary angles, activations and residual streams never overflow. The inputs of a linear that
 `exceeds_fp16` are first scaled into float16's range, per token.
@@ -8,7 +10,7 @@ float32, so that norms, rotary angles, activations and residual streams never ov
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
@@ -20,11 +22,16 @@ from ..errors import ExportError
 from ..qtensor import Activations, QTensor, QuantFormat
 from . import PAST, WEIGHT_TYPES, Cache, Inputs, PackedWeight, WindowInputs, ordered
 from ._fp16_products import HalfProducts
+from ._linear_attention import StandardLinearAttention
 from ._standard import FLOAT, check_experts, window_mask
 
 INT64 = ir.DataType.INT64
 SIGNED = {4: ir.DataType.INT4, 8: ir.DataType.INT8}
 UNSIGNED = {4: ir.DataType.UINT4, 8: ir.DataType.UINT8}
+
+LINEAR_ATTENTION = (("", 27),)
+"""The first operator set with linear attention."""
+NO_LINEAR_ATTENTION = ExportError("TensorRT has no linear attention", fix="export with --target cpu, cuda or portable")
 
 
 def lower(precision: str, accuracy_level: int) -> PortableTarget:
@@ -33,13 +40,14 @@ def lower(precision: str, accuracy_level: int) -> PortableTarget:
 
 
 @dataclass(frozen=True)
-class PortableTarget(HalfProducts):
+class PortableTarget(StandardLinearAttention, HalfProducts):
     """Standard ONNX, see `targets.Target`."""
 
     opsets: tuple[tuple[str, int], ...] = (("", 24),)
     ir_version: int = 11
     static_activations: bool = True
     per_tensor_activations: bool = False
+    byte_products: bool = False
     quantized_tables: bool = False
     static_cache: bool = False
 
@@ -119,6 +127,8 @@ class PortableTarget(HalfProducts):
         return op.RMSNormalization(total, weight, axis=-1, epsilon=eps), total
 
     def swish(self, op: OpBuilder, x: ir.Value, slope: float) -> ir.Value:
+        if self.opsets == LINEAR_ATTENTION:  # ONNX Runtime 1.32 computes no Swish in it
+            return op.Mul(x, op.Sigmoid(x if slope == 1 else op.Mul(x, op.Constant(value_float=slope))))
         return op.Swish(x, alpha=slope)
 
     def gate_up_rows(self, inner: int) -> np.ndarray:
@@ -163,6 +173,12 @@ class PortableTarget(HalfProducts):
             for parts in (gate_up, down)
         ]
         return self.experts(op, x, scores, floats[0], floats[1], chosen)
+
+    def for_linear_attention(self) -> PortableTarget:
+        """Opset 27, without what ONNX Runtime lacks in it. Raises ExportError for the graphs of engines."""
+        if self.static_cache:
+            raise NO_LINEAR_ATTENTION
+        return replace(self, opsets=LINEAR_ATTENTION)
 
     def attend(
         self, op: OpBuilder, q: ir.Value, k: ir.Value, v: ir.Value, num_heads: int, windows: WindowInputs | None

@@ -11,7 +11,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from .common import telemetry as _telemetry  # noqa: F401 – first, before anything imports ONNX Runtime
-from .errors import BundleError, EngineError, InstallError, MediaError, PromptError, QvlError, TruncatedAnswerWarning
+from .errors import (
+    BundleError,
+    EngineError,
+    InstallError,
+    MediaError,
+    PromptError,
+    QvlError,
+    SlowProductsWarning,
+    TruncatedAnswerWarning,
+)
 
 if TYPE_CHECKING:
     from .model import Model, load
@@ -25,6 +34,7 @@ __all__ = [
     "Model",
     "PromptError",
     "QvlError",
+    "SlowProductsWarning",
     "TruncatedAnswerWarning",
     "load",
 ]

@@ -43,5 +43,9 @@ class InstallError(QvlError):
     """A Python package is missing, or two packages conflict."""
 
 
+class SlowProductsWarning(UserWarning):
+    """A bundle's int8 products are slow on this processor, and another export would not be."""
+
+
 class TruncatedAnswerWarning(UserWarning):
     """An answer was cut off although neither the model nor the caller ended it there."""

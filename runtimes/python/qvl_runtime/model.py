@@ -77,7 +77,8 @@ class Model:
         ids = {mark: self.tokenizer.token_to_id(mark) for mark in grounding.MARKS}
         self._marks = {id: mark for mark, id in ids.items() if id is not None}
         self._features = CachedEncoder(self.engine, manifest.image, FEATURE_CACHE_BYTES)
-        self.decoder = Decoder(self.engine, manifest.llm, self._features)
+        message_ends = manifest.tokens.stop if manifest.recurrent else None
+        self.decoder = Decoder(self.engine, manifest.llm, self._features, message_ends)
 
     def generate(
         self,

@@ -15,6 +15,9 @@ from .media.images import Frame
 from .positions import Grid
 from .resize import smart_resize
 
+Pixels = npt.NDArray[np.uint8]
+"""[frames, H, W, C], resized to a grid."""
+
 
 @dataclass(frozen=True)
 class Patches:
@@ -51,10 +54,15 @@ def patchify(frames: Sequence[Frame], geometry: ImageGeometry, grid: Grid | None
     the geometry's pixel bounds.
     """
     grid = grid or resized_grid(frames[0].size, len(frames), geometry, geometry.max_pixels)
-    return Patches(_cut(resized_frames(frames, geometry, grid), normalization_table(geometry), grid, geometry), grid)
+    return patches_of_pixels(resized_frames(frames, geometry, grid), geometry, grid)
 
 
-def resized_frames(frames: Sequence[Frame], geometry: ImageGeometry, grid: Grid) -> npt.NDArray[np.uint8]:
+def patches_of_pixels(pixels: Pixels, geometry: ImageGeometry, grid: Grid) -> Patches:
+    """Normalizes frames resized by `resized_frames`, and cuts them into patches in merge order."""
+    return Patches(_cut(pixels, normalization_table(geometry), grid, geometry), grid)
+
+
+def resized_frames(frames: Sequence[Frame], geometry: ImageGeometry, grid: Grid) -> Pixels:
     """Returns the pixels of frames resized to a grid (bicubic), [t · T, H, W, C]; the last is repeated to fill T."""
     side = (grid.w * geometry.patch_size, grid.h * geometry.patch_size)
     pixels = np.stack([np.asarray(frame.resize(side, Image.Resampling.BICUBIC)) for frame in frames])
@@ -69,7 +77,7 @@ def normalization_table(geometry: ImageGeometry) -> Floats:
     return np.asarray((scaled[None] - mean) / std)
 
 
-def _cut(pixels: npt.NDArray[np.uint8], table: Floats, grid: Grid, geometry: ImageGeometry) -> Floats:
+def _cut(pixels: Pixels, table: Floats, grid: Grid, geometry: ImageGeometry) -> Floats:
     """[frames, H, W, C] bytes → [t, h · w, C · T · P · P] floats; the table is applied channel by channel."""
     m, p, t = geometry.spatial_merge_size, geometry.patch_size, geometry.temporal_patch_size
     split = pixels.reshape(grid.t, t, grid.h // m, m, p, grid.w // m, m, p, pixels.shape[-1])

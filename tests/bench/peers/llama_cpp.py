@@ -1,4 +1,4 @@
-"""llama.cpp from the source distribution of llama-cpp-python: Q4_0 and Q8_0, the tower in Q8_0, which is its fastest.
+"""llama.cpp from the source distribution of llama-cpp-python: Q4_0 and Q8_0, the tower in Q8_0.
 
 Of the sources only the two libraries are built, natively for this processor.
 """

@@ -19,6 +19,7 @@ from ...common.progress import Report
 from ...graph.layer_graphs import Stage
 from ...jobs.pool import Pool
 from ...qtensor import Activations, QTensor
+from ..gptq.compensate import compensate
 from ..output_error import sqnr
 from ..schemes import Scheme
 from ..statistics import Collector, Statistics
@@ -139,6 +140,8 @@ def _quantize_linear(
     """The linear in a format that keeps enough SQNR, or None if it has to stay float; and its SQNR (dB)."""
     tensor = scheme.quantize(weight, statistics)
     level = sqnr(weight, tensor, statistics)
+    if tensor.format.integer:
+        tensor, level = _compensated(weight, tensor, statistics, level)
     static = tensor.format.activations is Activations.INT8_STATIC
     if not tensor.format.integer or level >= (LEAST_STATIC_SQNR if static else LEAST_SQNR):
         return (
@@ -148,6 +151,13 @@ def _quantize_linear(
         return None, level
     kept = tensor.weight_only()
     return kept, sqnr(weight, kept, statistics)
+
+
+def _compensated(weight: Floats, nearest: QTensor, statistics: Statistics, level: float) -> tuple[QTensor, float]:
+    """The linear with codes that compensate for each other's errors, unless its SQNR (dB) were lower; and its SQNR."""
+    found = compensate(weight, nearest, statistics.tokens)
+    reached = sqnr(weight, found, statistics)
+    return (found, reached) if reached >= level else (nearest, level)
 
 
 def _per_tensor(weight: Floats, tensor: QTensor, statistics: Statistics, level: float) -> tuple[QTensor, float]:

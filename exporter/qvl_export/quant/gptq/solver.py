@@ -40,7 +40,7 @@ def gptq(
     """
     matrix, h = _finite(weight, "weights"), _finite(hessian, "activation statistics")
     order = torch.argsort(h.diagonal(), descending=True, stable=True)
-    factor, damp = _inverse_factor(h[order][:, order], damp_percent)
+    factor, damp = inverse_factor(h[order][:, order], damp_percent)
     grid = search(matrix, _importance(factor, order), format)
     codes = _sweep(matrix, factor, order, grid, format)
     del factor
@@ -89,7 +89,7 @@ def _sweep(matrix: Tensor, factor: Tensor, order: Tensor, grid: BlockGrid, forma
     return result
 
 
-def _inverse_factor(hessian: Tensor, damp_percent: float) -> tuple[Tensor, float]:
+def inverse_factor(hessian: Tensor, damp_percent: float) -> tuple[Tensor, float]:
     """Upper Cholesky factor of (H + damp · I)⁻¹, and the damping, which grows until the factor exists."""
     mean = mean_diagonal(hessian)
     damp = damp_percent * mean

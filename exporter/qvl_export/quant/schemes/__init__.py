@@ -10,6 +10,8 @@ import pkgutil
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from qvl_runtime.manifest import ANY
+
 from ...checkpoint.quantized.packed_words import BLOCKS
 from ...common import libraries
 from ...common.arrays import Floats
@@ -20,14 +22,15 @@ from ..statistics import Statistics
 
 @dataclass(frozen=True)
 class Options:
-    """Options of schemes: `block_size` columns per scale; `reduce_range` uses 7-bit weights for x86 without VNNI.
+    """Options of schemes: `block_size` columns per scale; `cpu`, the processors that W8A8 codes are for (one of
+    `qvl_runtime.manifest.CPUS`; None: the products are not computed on a CPU).
 
     A `block_size` of None is the scheme's default. `gptq_experts` quantizes int4 experts by GPTQ like other linears.
     `static` gives all inputs of a W8A8 linear one static scale. `kv_bits` are the bits of keys and values in int4.
     """
 
     block_size: int | None = None
-    reduce_range: bool = False
+    cpu: str | None = ANY
     gptq_experts: bool = True
     static: bool = False
     kv_bits: int = 4

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..common.standard_streams import print_json, put
+from ..errors import SlowProductsWarning
 from .command import PromptCommand, prompt_argument
 from .messages import MediaOptions, build_messages
 from .options import (
@@ -61,11 +63,13 @@ def bench(
     check_prune(prune, media)
     messages = build_messages(media, prompt or PROMPT)
     loads, runs = [], []
-    for _ in range(repeat):
-        began = time.perf_counter()
-        with load(bundle, threads, prune) as model:
-            loads.append(time.perf_counter() - began)
-            runs.append(_answer(model, messages, settings))
+    with warnings.catch_warnings():
+        for _ in range(repeat):
+            began = time.perf_counter()
+            with load(bundle, threads, prune) as model:
+                loads.append(time.perf_counter() - began)
+                runs.append(_answer(model, messages, settings))
+            warnings.simplefilter("ignore", SlowProductsWarning)  # the first load has said it
     _print(_medians(loads, runs), as_json)
 
 

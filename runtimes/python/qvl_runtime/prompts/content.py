@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,11 @@ import numpy as np
 
 from ..common.checks import abbreviated
 from ..errors import PromptError
-from ..manifest import Manifest
+from ..manifest import ImageGeometry, Manifest
 from ..media.images import Frame, check_aspect, load_pages
 from ..media.video import DEFAULT_FPS, FrameSampling, PixelBudget, load_clip
 from ..positions import Grid
-from ..preprocess import resized_grid
+from ..preprocess import Pixels, resized_frames, resized_grid
 from ..prune.rule import Rule, parse_rule
 from ..tools import check_calls
 from .part_keys import PART_KEYS, Reads, check_message, extra_keys, read_nothing
@@ -43,6 +43,17 @@ class Media:
     times: tuple[float, ...] = ()
     size: tuple[int, int] | None = None
     prune: Rule | None = None
+    _held: dict[Grid, Pixels] = field(default_factory=dict, init=False, compare=False, repr=False)
+
+    def resized(self, geometry: ImageGeometry, grid: Grid) -> Pixels:
+        """Returns the frames resized to `grid`: those that `hold` keeps, which it then keeps no longer, or new ones."""
+        held = self._held.pop(grid, None)
+        return resized_frames(self.frames, geometry, grid) if held is None else held
+
+    def hold(self, pixels: Pixels, grid: Grid) -> None:
+        """Keeps resized frames, in place of those of another grid, until they are asked for once."""
+        self._held.clear()
+        self._held[grid] = pixels
 
     def grid(self, bound: int, manifest: Manifest) -> Grid:
         """Returns the patch grid after resizing to at most `bound` pixels per frame, within the media's own bounds."""

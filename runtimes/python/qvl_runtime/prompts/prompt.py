@@ -13,7 +13,7 @@ from ..common.arrays import Ints
 from ..errors import PromptError
 from ..manifest import ImageGeometry, Manifest
 from ..positions import Grid, VisionSpan, mrope_positions, ntk_alpha, text_positions
-from ..preprocess import Patches, patchify
+from ..preprocess import Patches, patches_of_pixels
 from ..prune.kept import Kept
 from ..prune.rule import Rule
 from .content import Media, Message, collect
@@ -58,7 +58,7 @@ class PlacedMedia:
 
     def patches(self, geometry: ImageGeometry) -> Patches:
         """Returns the pixels of all blocks in the layout that the vision graph takes."""
-        return patchify(self.media.frames, geometry, self.grid)
+        return patches_of_pixels(self.media.resized(geometry, self.grid), geometry, self.grid)
 
 
 @dataclass(frozen=True)

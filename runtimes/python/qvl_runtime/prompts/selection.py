@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from ..manifest import Manifest
 from ..positions import Grid
-from ..preprocess import image_tokens, resized_frames
+from ..preprocess import Pixels, image_tokens
 from ..prune.blocks import kept_blocks
 from ..prune.kept import Kept
 from ..prune.rule import OFF, Rule, check_grid, least_blocks
 from .content import Media
+
+HELD_BYTES = 64 << 20
+"""Of resized pixels that the media of a prompt keep for the vision tower, so that they are not resized twice."""
 
 
 class Selection:
@@ -17,6 +20,7 @@ class Selection:
     def __init__(self, manifest: Manifest, default: Rule | None = None) -> None:
         self._manifest, self._default = manifest, default or OFF
         self._found: dict[tuple[int, Grid], Kept | None] = {}
+        self._held: dict[int, int] = {}
 
     def kept(self, item: Media, grid: Grid) -> Kept | None:
         """Returns the blocks that are kept of media resized to `grid`; None if all are.
@@ -39,7 +43,15 @@ class Selection:
 
     def _choose(self, item: Media, grid: Grid, tolerance: float) -> Kept | None:
         geometry = self._manifest.image
-        pixels = resized_frames(item.frames, geometry, grid)
+        pixels = item.resized(geometry, grid)
+        self._hold(item, pixels, grid)
         frames = pixels.reshape(grid.t, -1, *pixels.shape[1:])
         frames = frames[:, :1] if item.kind == "image" else frames  # the others repeat it
         return Kept.of(kept_blocks(frames, geometry.factor, tolerance, least_blocks(self._manifest)))
+
+    def _hold(self, item: Media, pixels: Pixels, grid: Grid) -> None:
+        """Lets the media keep their pixels for the tower, unless those of the prompt become too many."""
+        others = sum(size for key, size in self._held.items() if key != id(item))
+        if others + pixels.nbytes <= HELD_BYTES:
+            self._held[id(item)] = pixels.nbytes
+            item.hold(pixels, grid)

@@ -3,30 +3,27 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 from .._onnxruntime.library import ort
 from .._onnxruntime.mapped_files import free_pages
 from .._onnxruntime.nodes import crashing_attribute
-from .._onnxruntime.saturation import saturates
+from .._onnxruntime.saturation import may_saturate, saturates, slow_products
 from ..bundle import inside
 from ..common.arrays import Floats, Ints
 from ..common.log import log, timed
-from ..errors import BundleError, EngineError, InstallError
-from ..manifest import DECODE, GraphEntry, ImageGeometry, Manifest
+from ..errors import BundleError, EngineError, InstallError, SlowProductsWarning
+from ..manifest import DECODE, ImageGeometry, Manifest
 from ..positions import Grid
 from . import cores
 from .engine import LlmInputs, end_calls
 from .feeds import llm_feeds, vision_feeds
-
-CACHE_STEP = 512
-"""The KV cache grows by multiples of this many tokens."""
-
+from .layer_states import Device, KvCache, RecurrentStates
 
 SILENT = 4
 """Log severity of sessions (fatal only): errors are raised and reported in one line of ours."""
@@ -36,18 +33,6 @@ DequantizeLinear without a zero point it adds a scalar one, which the kernel the
 are dequantized and multiplied as floats, which is exact on every processor."""
 
 
-class Device(NamedTuple):
-    """Where ONNX Runtime computes and keeps the KV cache: its execution provider and the names of its memory.
-
-    `fix` is the advice if the provider cannot be loaded; ONNX Runtime would silently compute elsewhere.
-    """
-
-    provider: str = "CPUExecutionProvider"
-    memory: str = "cpu"
-    arena: str = "cpu:0"
-    fix: str = "install onnxruntime again"
-
-
 CPU = Device()
 
 
@@ -55,7 +40,11 @@ def open(bundle: Path, manifest: Manifest, threads: int | None, device: Device =
     """Loads the graphs; raises BundleError if ONNX Runtime rejects one.
 
     On a CPU the vision graph is loaded in another thread: most of the time goes to pages of new memory, one at a time.
+
+    Warns with SlowProductsWarning about codes that were chosen for another processor.
     """
+    if problem := slow_products(manifest):
+        warnings.warn(problem, SlowProductsWarning, stacklevel=4)  # the caller of `load`
     saturates()  # before threads ask
     with ThreadPoolExecutor(1) as pool:
         opening = pool.submit(open_vision, bundle, manifest, threads, device)
@@ -66,18 +55,21 @@ def open(bundle: Path, manifest: Manifest, threads: int | None, device: Device =
 
 def open_vision(bundle: Path, manifest: Manifest, threads: int | None, device: Device = CPU) -> CpuVision:
     """Loads only the vision graph."""
-    return CpuVision(manifest.image, _open_checked(bundle, manifest.graphs["vision"], threads, device), device)
+    return CpuVision(manifest.image, _open_checked(bundle, manifest, "vision", threads, device), device)
 
 
-def session_options(threads: int | None = None) -> ort.SessionOptions:
-    """Returns the options of every session, so that everything that runs a bundle's graphs computes the same."""
+def session_options(threads: int | None = None, exact: bool = False) -> ort.SessionOptions:
+    """Returns the options of every session, so that everything that runs a bundle's graphs computes the same.
+
+    `exact` says that byte products of the weights are exact on every processor, so that no option has to ensure it.
+    """
     options = ort.SessionOptions()
     options.intra_op_num_threads = min(threads or cores(), cores())  # more threads only slow each other down
     options.log_severity_level = SILENT
     # planned memory, for known shapes or not, is kept even if no value needs it: over twice as much, and no faster
     options.enable_mem_pattern = options.enable_mem_reuse = False
     options.add_session_config_entry("session.force_spinning_stop", "1")  # two sessions share the cores
-    options.add_session_config_entry("session.x64quantprecision", str(int(saturates())))
+    options.add_session_config_entry("session.x64quantprecision", str(int(not exact and saturates())))
     return options
 
 
@@ -102,11 +94,14 @@ def _check_attributes(path: Path) -> None:
         raise BundleError(f"has an invalid attribute: {attribute}", where=path, fix="export it again")
 
 
-def _open_checked(bundle: Path, graph: GraphEntry, threads: int | None, device: Device) -> ort.InferenceSession:
+def _open_checked(
+    bundle: Path, manifest: Manifest, name: str, threads: int | None, device: Device
+) -> ort.InferenceSession:
+    graph = manifest.graphs[name]
     path = inside(bundle, graph.model)
     _check_attributes(path)
     try:
-        session = open_session(path, session_options(threads), device.provider)
+        session = open_session(path, session_options(threads, not may_saturate(manifest)), device.provider)
     except Exception as error:  # ONNX Runtime's exception types share no base class
         raise BundleError(
             f"ONNX Runtime rejects it: {str(error).splitlines()[0][:300]}",
@@ -139,36 +134,6 @@ def cache_state(past: int, total: int, capacity: int) -> dict[str, np.ndarray]:
     return {"seqlens_k": np.array([total - 1], np.int32), "total_sequence_length": np.array(total, np.int32)}
 
 
-class KvCache:
-    """Keys and values [1, heads, capacity, head_dim] of every layer, grown in steps of CACHE_STEP tokens."""
-
-    def __init__(self, manifest: Manifest, device: Device) -> None:
-        self._geometry, self._device = manifest.llm, device
-        ports = {port.name: port.dtype for port in manifest.graphs["llm"].inputs}
-        self._dtype = np.float16 if ports["past_key_values.0.key"] == "float16" else np.float32
-        self._names = [f"{i}.{part}" for i in range(manifest.llm.num_layers) for part in ("key", "value")]
-        self.capacity = 0
-        self._values = {name: ort.OrtValue.ortvalue_from_numpy(self._empty(0)) for name in self._names}
-
-    def _empty(self, capacity: int) -> np.ndarray:
-        return np.zeros((1, self._geometry.num_key_value_heads, capacity, self._geometry.head_dim), self._dtype)
-
-    def reserve(self, tokens: int, used: int, bindings: Sequence[ort.IOBinding]) -> None:
-        """Makes room for `tokens` in total, keeps the first `used`, and binds the buffers as both past and present."""
-        if tokens <= self.capacity:
-            return
-        capacity = min(-(-tokens // CACHE_STEP) * CACHE_STEP, max(tokens, self._geometry.max_length))
-        self.capacity = 0  # until all are bound: if memory runs out halfway, the next call starts over
-        for name in self._names:
-            grown = self._empty(capacity)
-            grown[:, :, :used] = self._values[name].numpy()[:, :, :used]
-            value = self._values[name] = ort.OrtValue.ortvalue_from_numpy(grown, self._device.memory, 0)
-            for binding in bindings:
-                binding.bind_ortvalue_input(f"past_key_values.{name}", value)
-                binding.bind_ortvalue_output(f"present.{name}", value)
-        self.capacity = capacity
-
-
 class CpuVision:
     """The vision graph."""
 
@@ -187,24 +152,23 @@ class CpuVision:
 
 
 class CpuLlm:
-    """The language graph with its KV cache (batch 1; not thread-safe).
+    """The language graph with what its layers keep between calls (batch 1; not thread-safe).
 
     A hybrid bundle's decode graph has the same inputs and outputs and uses the same buffers.
     """
 
     def __init__(self, bundle: Path, manifest: Manifest, threads: int | None, device: Device = CPU) -> None:
-        graphs = [manifest.graphs[name] for name in ("llm", DECODE) if name in manifest.graphs]
-        self.sessions = [
-            _open_checked(bundle, graph, threads, device) for graph in graphs
-        ]  # for prompts and for answers
+        graphs = [name for name in ("llm", DECODE) if name in manifest.graphs]  # for prompts and for answers
+        self.sessions = [_open_checked(bundle, manifest, name, threads, device) for name in graphs]
         self._manifest, self._vocab_size, self._device = manifest, manifest.llm.vocab_size, device
         self._silent = ort.RunOptions()
         self._silent.log_severity_level = SILENT
         self.clear()
 
     def clear(self) -> None:
-        """Frees the KV cache; the next call starts with an empty one."""
-        self.cache = KvCache(self._manifest, self._device)  # first, in case of an interrupt
+        """Frees the KV cache and all states; the next call starts with empty ones."""
+        cache, states = KvCache(self._manifest, self._device), RecurrentStates(self._manifest, self._device)
+        self.cache, self.states = cache, states
         self._bindings = [session.io_binding() for session in self.sessions]
 
     def forward(self, inputs: LlmInputs) -> Floats:
@@ -214,13 +178,23 @@ class CpuLlm:
         session, binding = self.sessions[which], self._bindings[which]
         with _raising_engine_errors():
             self.cache.reserve(total, inputs.past, self._bindings)
+        self.states.bind(inputs.past, binding)
         for name, array in llm_feeds(self._manifest, inputs, self.cache.capacity).items():
             binding.bind_cpu_input(name, array)
         logits = np.empty((1, len(inputs.wanted), self._vocab_size), np.float32)
         binding.bind_ortvalue_output("logits", ort.OrtValue.ortvalue_from_numpy(logits))
         with _raising_engine_errors():
             session.run_with_iobinding(binding, self._silent)
+        self.states.advance(inputs.past, total)
         return np.asarray(logits[0])
+
+    def snapshot(self) -> None:
+        """See `sessions.engine.Engine`."""
+        self.states.snapshot()
+
+    def resumable(self, past: int) -> int:
+        """See `sessions.engine.Engine`."""
+        return self.states.resumable(past)
 
 
 class CpuEngine:
@@ -228,9 +202,10 @@ class CpuEngine:
 
     def __init__(self, vision: CpuVision, llm: CpuLlm) -> None:
         self.vision, self.llm, self.encode, self.forward = vision, llm, vision.encode, llm.forward
+        self.snapshot, self.resumable = llm.snapshot, llm.resumable
 
     def clear(self) -> None:
-        """Frees the KV cache; the next call starts with an empty one."""
+        """Frees the KV cache and all states; the next call starts with empty ones."""
         self.llm.clear()
 
     def close(self) -> None:
