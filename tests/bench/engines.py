@@ -75,7 +75,7 @@ def plan(checkpoint: Path, out: Path, precision: str) -> ExportPlan:
 def tiny_rows(work: Path) -> Iterator[Row]:
     page = work / "page.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (112, 168, 3), np.uint8)).save(page)
-    for family in tiny.FAMILIES:
+    for family in tiny.ATTENTION:
         (work / family).mkdir()
         source = tiny.save(tiny.build(family, tiny.SHAPES["small"]), work / family)
         for precision in PRECISIONS:

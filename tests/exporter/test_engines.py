@@ -28,7 +28,7 @@ from qvl_runtime.bundle import read_manifest
 from qvl_runtime.errors import BundleError, EngineError, InstallError, QvlError
 from qvl_runtime.model import load
 from qvl_runtime.sessions._tensorrt.cuda_driver import Cuda
-from tests.oracles.tiny import FAMILIES, FREE_SIZES
+from tests.oracles.tiny import ATTENTION, FREE_SIZES
 from tests.plans import changed, export_plan
 from tests.quant.test_gptq_checkpoint import EXAMPLES
 
@@ -58,7 +58,7 @@ def plan(checkpoint: Path, out: Path, page: Path, precision: str = "fp16") -> Ex
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ATTENTION)
 @pytest.mark.parametrize("precision", ["fp16", "int8", "int4"])
 def test_engines_of_every_family_and_precision(
     checkpoint: Checkpoints, page: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], family: str, precision: str

@@ -79,9 +79,11 @@ def test_names_of_inputs_and_outputs(bundle: Bundles, target: str, family: str) 
     graphs, expected = read_manifest(bundle(family, "small", "fp32", target)).graphs, find_family(family)
     vision = {port.name for port in graphs["vision"].inputs}
     assert vision == {"pixel_values"} | expected.vision_inputs
-    layers = SHAPES["small"].layers
+    shape, states = SHAPES["small"], ("conv_state", "recurrent_state")
     deepstack = ["deepstack_features.0"] if expected.deepstack else []
-    cache = {f"{i}.{part}" for i in range(layers) for part in ("key", "value")}
+    recurrent = expected.recurrent(shape)
+    kept = {index: states if index in recurrent else ("key", "value") for index in range(shape.layers)}
+    cache = {f"{index}.{part}" for index, parts in kept.items() for part in parts}
     past = [f"past_key_values.{name}" for name in cache]
     filled = {name for name, _, _ in targets.lower(target, "fp32").cache_inputs}
     inputs = {*LLM_INPUTS, *filled, *deepstack, *expected.llm_inputs, *past}
@@ -114,7 +116,8 @@ def test_weights_are_stored_once_in_the_requested_type(bundle: Bundles, family: 
     assert {tensor.name for tensor in tables} >= {"model.embed_tokens.weight"}
     for tensor in initializers:
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
-            wanted = onnx.TensorProto.FLOAT16 if len(tensor.dims) > 1 else onnx.TensorProto.FLOAT
+            matrix = len(tensor.dims) > 1 and not tensor.name.endswith("conv1d.weight")
+            wanted = onnx.TensorProto.FLOAT16 if matrix else onnx.TensorProto.FLOAT
             assert tensor.data_type == wanted, tensor.name
         else:
             assert len(tensor.raw_data) < 4096, tensor.name

@@ -18,7 +18,7 @@ from qvl_export.exporting.options import GraphOptions
 from qvl_export.exporting.pipeline import NullProgress
 from qvl_export.qtensor import QuantFormat
 from qvl_export.targets import GraphForm, lower
-from qvl_export.targets.portable import OPSET, OPSETS
+from qvl_export.targets.portable import LINEAR_ATTENTION, OPSET, OPSETS
 from qvl_runtime.answers.generate import GenerationStats
 from qvl_runtime.bundle import read_manifest
 from qvl_runtime.model import Model, load
@@ -33,7 +33,10 @@ Oracle = Callable[[str, str], PreTrainedModel]
 Checkpoints = Callable[[str, str], Path]
 CHOSEN = (OPSETS[0], 20, 21, OPSET, OPSETS[-1])
 """The opsets that every family is tested at: the first, the last without and the first with int4, default and last."""
-CASES = [(family, opset) for family in tiny.FAMILIES for opset in CHOSEN]
+RECURRENT = tuple(family for family in tiny.FAMILIES if family not in tiny.ATTENTION)
+"""Families with linear attention, which only the last opset has."""
+CASES = [(family, opset) for family in tiny.ATTENTION for opset in CHOSEN]
+CASES += [(family, OPSETS[-1]) for family in RECURRENT]
 CASES += [pytest.param("qwen2_5_vl", opset, marks=pytest.mark.slow) for opset in OPSETS if opset not in CHOSEN]
 
 
@@ -92,6 +95,36 @@ def test_the_cache_has_the_form_that_was_chosen(
     with load(out, threads=1) as ours:
         assert_parity(ours, oracle("qwen2_5_vl", "small"), "fp32")
     assert manifest.provenance.options.get("cache") == cache
+
+
+@pytest.mark.parametrize("family", RECURRENT)
+def test_linear_attention_has_its_first_opset_by_default(checkpoint: Checkpoints, tmp_path: Path, family: str) -> None:
+    out = exported(checkpoint(family, "small"), tmp_path / "b", None)
+    opsets = {
+        name: onnx.load(out / f"{name}.onnx", load_external_data=False).opset_import[0].version
+        for name in ("vision", "llm")
+    }
+    assert opsets == {"vision": OPSET, "llm": LINEAR_ATTENTION}
+    assert read_manifest(out).cache_form == "scatter"
+
+
+@pytest.mark.parametrize("family", RECURRENT)
+@pytest.mark.parametrize(
+    ("form", "problem"),
+    [
+        ((20, None), "opset 20 has no linear attention, which family {} needs (use --opset 27, or leave it out)"),
+        ((24, None), "opset 24 has no linear attention, which family {} needs (use --opset 27, or leave it out)"),
+        ((27, "concat"), "family {} has linear attention and no --cache concat (leave it out)"),
+        ((None, "concat"), "family {} has linear attention and no --cache concat (leave it out)"),
+    ],
+)
+def test_linear_attention_refuses_other_forms(
+    checkpoint: Checkpoints, tmp_path: Path, family: str, form: tuple[int | None, str | None], problem: str
+) -> None:
+    with pytest.raises(ExportError) as caught:
+        exported(checkpoint(family, "small"), tmp_path / "b", *form)
+    assert str(caught.value) == problem.format(family)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])

@@ -11,7 +11,7 @@ from qvl_export.graph.rope import frequency_axes
 
 
 def axes(head_dim: int, section: tuple[int, int, int], interleaved: bool) -> list[int]:
-    spec: Any = SimpleNamespace(head_dim=head_dim, mrope_section=section, mrope_interleaved=interleaved)
+    spec: Any = SimpleNamespace(rotated=head_dim, mrope_section=section, mrope_interleaved=interleaved)
     return frequency_axes(spec).tolist()
 
 

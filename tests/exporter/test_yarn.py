@@ -53,9 +53,9 @@ def test_frequencies_are_those_of_transformers(
     theirs, factor = ROPE_INIT_FUNCTIONS["yarn"](model.config.text_config, torch.device("cpu"))
     assert text.yarn is not None
     assert text.yarn.attention_factor == pytest.approx(factor)
-    ours = inverse_frequencies(text.head_dim, text.rope_theta, text.yarn)
+    ours = inverse_frequencies(text.rotated, text.rope_theta, text.yarn)
     np.testing.assert_allclose(ours, theirs.numpy(), rtol=2e-6)
-    assert (ours != inverse_frequencies(text.head_dim, text.rope_theta)).any() or scaling["factor"] == 1
+    assert (ours != inverse_frequencies(text.rotated, text.rope_theta)).any() or scaling["factor"] == 1
 
 
 @pytest.mark.parametrize("family", tiny.FREE_SIZES)

@@ -18,31 +18,36 @@ from . import families
 from .families import REFERENCE
 from .shapes import IM_END, IMAGE, SHAPES, VIDEO, Shape
 
-__all__ = ["FAMILIES", "FREE_SIZES", "IMAGE", "REFERENCE", "SHAPES", "VIDEO", "build", "save"]
+__all__ = ["ATTENTION", "FAMILIES", "FREE_SIZES", "IMAGE", "REFERENCE", "SHAPES", "VIDEO", "build", "save"]
 
 TEXT_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "preprocessor_config.json")
 FAMILIES = families.available()
 FREE_SIZES = tuple(name for name in FAMILIES if families.find(name).free_sizes)
 """Families that take videos, and images of any size."""
+ATTENTION = tuple(name for name in FAMILIES if not families.find(name).recurrent(SHAPES["small"]))
+"""Families without linear attention, which engines lack."""
 
 
 def build(family: str, shape: Shape, seed: int = 0) -> Any:
     """A model whose weights are spread so that logits differ clearly between tokens."""
     torch.manual_seed(seed)
-    model = families.find(family).build(shape)
-    _spread(model)
+    found = families.find(family)
+    model = found.build(shape)
+    _spread(model, found.zero_centered)
     return model.eval()
 
 
 @torch.no_grad()
-def _spread(model: Any) -> None:
+def _spread(model: Any, zero_centered: tuple[str, ...]) -> None:
     for name, parameter in model.named_parameters():
         if parameter.ndim >= 2:
             fan_in = parameter[0].numel()
             table = ("embed_tokens.weight", "wte.weight", "positional_embedding", "pos_embed", "query")
             parameter.normal_(std=1.0 if name.endswith(table) else fan_in**-0.5)
+        elif name.endswith("A_log"):
+            parameter.normal_(mean=-3.0, std=1.0)  # states that last for tens of tokens
         else:
-            parameter.normal_(mean=0.0 if name.endswith("bias") else 1.0, std=0.1)
+            parameter.normal_(mean=0.0 if name.endswith(("bias", *zero_centered)) else 1.0, std=0.1)
     if model.config.tie_word_embeddings:
         model.tie_weights()
 

@@ -56,7 +56,8 @@ def quantized(name: str, rows: int, columns: int, group: int, seed: int) -> tupl
 
 
 def is_decoder_linear(name: str) -> bool:
-    return "layers." in name and name.endswith("_proj.weight") and not name.startswith("visual.")
+    ends = "_proj.weight", "in_proj_qkv.weight", "in_proj_z.weight"
+    return "layers." in name and name.endswith(ends) and not name.startswith("visual.")
 
 
 def twins(source: Path, out: Path) -> tuple[Path, Path, Tensors]:
@@ -81,7 +82,7 @@ def twins(source: Path, out: Path) -> tuple[Path, Path, Tensors]:
     return out / "awq", out / "floats", weights
 
 
-@pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5"])
 def test_linears_and_logits(checkpoint: Checkpoints, family: str, tmp_path: Path) -> None:
     """The decoder's linears to the bit; logits those of the decoded weights, exactly and as shipped."""
     awq, floats, weights = twins(checkpoint(family, "small"), tmp_path)

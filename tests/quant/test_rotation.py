@@ -23,15 +23,15 @@ from qvl_runtime.rotation import Rotation
 from tests.exporter.test_parity import MAX_ABS, a_video, one_image, only_text
 from tests.heldout import HELDOUT, items
 from tests.oracles import families
-from tests.oracles.tiny import FAMILIES, FREE_SIZES, REFERENCE, SHAPES
+from tests.oracles.tiny import ATTENTION, FREE_SIZES, REFERENCE, SHAPES
 from tests.plans import export_plan
 
 pytestmark = pytest.mark.slow
 
 GPTQ = Path(__file__).parent / "gptq" / "qwen2_vl_g32_sym"
 
-DENSE = [family for family in FAMILIES if not families.find(family).experts]
-"""Experts are left in their own basis."""
+DENSE = [family for family in ATTENTION if not families.find(family).experts]
+"""Experts are left in their own basis, and linear attention is refused."""
 
 
 def everywhere(model: Model, content: list[dict[str, Any]]) -> np.ndarray:

@@ -15,7 +15,7 @@ from qvl_runtime.answers.generate import GenerationStats
 from qvl_runtime.errors import MediaError, PromptError
 from qvl_runtime.model import Model, load
 from qvl_runtime.prompts.prompt import Prompt
-from qvl_runtime.sessions import cpu
+from qvl_runtime.sessions import cpu, layer_states
 
 PRECISE = 1e-4
 
@@ -100,7 +100,7 @@ def test_a_growing_kv_cache_changes_nothing(fresh: Model, varied_path: Path, mon
     question = ask("Read the text.", page())
     whole = drawn(fresh, question, **options)
     expected = prompt_logits(fresh, ask("And now?", page()))
-    monkeypatch.setattr(cpu, "CACHE_STEP", 16)
+    monkeypatch.setattr(layer_states, "CACHE_STEP", 16)
     small = load(varied_path, threads=1)
     assert drawn(small, question, **options).tokens == whole.tokens
     assert small.engine.llm.cache.capacity % 16 == 0

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from qvl_runtime.__main__ import main
@@ -77,3 +79,33 @@ def test_a_link_to_itself_is_refused(bundle: Path) -> None:
     (bundle / "vision.onnx").symlink_to("vision.onnx")
     with pytest.raises(BundleError, match="is a broken link"):
         read_manifest(bundle)
+
+
+CACHES: dict[str, Callable[[list[dict[str, Any]]], Any]] = {
+    "fewer layers": lambda cache: cache.pop(),
+    "a tensor less": lambda cache: cache[1]["tensors"].pop(),
+    "another name": lambda cache: cache[1]["tensors"][0].update(past="past_key_values.1.values"),
+    "a name twice": lambda cache: cache[1]["tensors"][0].update(past="past_key_values.0.key"),
+    "no such output": lambda cache: cache[1]["tensors"][0].update(present="logits"),
+    "another type": lambda cache: cache[1]["tensors"][0].update(dtype="float16"),
+    "an unknown type": lambda cache: cache[1]["tensors"][0].update(dtype="int64"),
+    "another size": lambda cache: cache[1]["tensors"][0].update(shape=[1, 2, "past", 1 << 30]),
+    "an unknown axis": lambda cache: cache[1]["tensors"][0].update(shape=[1, 2, "sequence", 16]),
+    "a state that grows": lambda cache: cache[1].update(kind="recurrent"),
+    "an unknown kind": lambda cache: cache[1].update(kind="window"),
+}
+
+
+@pytest.mark.parametrize("change", CACHES.values(), ids=CACHES)
+def test_caches_that_the_graph_does_not_have_are_refused(
+    bundle: Path, change: Callable[[list[dict[str, Any]]], Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    known = read_manifest(bundle).cache_specs
+    manifest = json.loads((bundle / "bundle.json").read_bytes())
+    manifest["cache"] = msgspec.to_builtins(known)
+    (bundle / "bundle.json").write_text(json.dumps(manifest))
+    assert read_manifest(bundle).cache == known, "as it is, it is read"
+    change(manifest["cache"])
+    (bundle / "bundle.json").write_text(json.dumps(manifest))
+    assert main(["run", str(bundle), "Hello"]) == 2
+    assert_one_line(capsys.readouterr().err)

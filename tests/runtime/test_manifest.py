@@ -41,3 +41,12 @@ def test_files_of_a_graph() -> None:
 
 def test_the_schema_file_is_that_of_the_types() -> None:
     assert (Path(module.__file__).parent / "bundle.schema.json").read_bytes() == json_schema()
+
+
+def test_layers_of_older_bundles_keep_keys_and_values() -> None:
+    specs = MANIFEST.cache_specs
+    assert not MANIFEST.cache and not MANIFEST.recurrent and len(specs) == MANIFEST.llm.num_layers
+    assert {spec.kind for spec in specs} == {"kv"}
+    key, value = specs[1].tensors
+    assert (key.past, value.present) == ("past_key_values.1.key", "present.1.value")
+    assert key.dims(7) == (1, MANIFEST.llm.num_key_value_heads, 7, MANIFEST.llm.head_dim)

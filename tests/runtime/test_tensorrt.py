@@ -29,7 +29,7 @@ from qvl_runtime.sessions._tensorrt.cuda_driver import Cuda
 from qvl_runtime.sessions.tensorrt_rtx import KernelCache
 from tests.oracles.fake_cuda import FakeCuda
 from tests.oracles.fake_tensorrt import ExecutionContext, library
-from tests.oracles.tiny import FAMILIES
+from tests.oracles.tiny import ATTENTION
 from tests.plans import changed
 
 Checkpoints = Callable[[str, str], Path]
@@ -107,7 +107,7 @@ def answers(model: Model) -> tuple[str, str, np.ndarray, np.ndarray]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ATTENTION)
 @pytest.mark.parametrize("target", TARGETS)
 def test_answers_are_those_of_the_portable_bundle(checkpoint: Checkpoints, gpu: Gpu, family: str, target: str) -> None:
     """The same graphs, once with arrays in ONNX Runtime and once by buffers, profiles and a cache of fixed size."""

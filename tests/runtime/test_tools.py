@@ -157,6 +157,70 @@ def test_calls_of_an_answer(answer: str, text: str, calls: list[Call], malformed
     assert (reply.text, list(reply.calls), list(reply.malformed)) == (text, calls, malformed)
 
 
+TYPED = {
+    "name": "draw",
+    "parameters": {
+        "type": "object",
+        "properties": {
+            "box": {"type": "array"},
+            "wide": {"type": "boolean"},
+            "size": {"type": ["integer", "null"]},
+            "label": {"type": "string"},
+        },
+    },
+}
+
+
+def marked(name: str, **arguments: str) -> str:
+    """A call as Qwen3.5 writes it."""
+    lines = "".join(f"<parameter={key}>\n{value}\n</parameter>\n" for key, value in arguments.items())
+    return f"<function={name}>\n{lines}</function>"
+
+
+MANY = "<function=f>" + "<parameter=a>" * 50_000
+BOXES = marked("draw", box="[1, 2.5]", wide="true", size="3", label="3")
+STRANGE = marked("draw", box="[1, ", wide='"yes"', size="null", other="3")
+LINES = marked("f", x=" a\n\nb ")
+MARKED: dict[str, tuple[str, str, list[Call], list[str]]] = {
+    "text": (f"So.\n<tool_call>\n{marked('look_up', id='7')}\n</tool_call>", "So.", [A], []),
+    "no arguments": (f"<tool_call>{marked('now')}</tool_call> Done.", "Done.", [B], []),
+    "no end mark": (f"<tool_call>\n{marked('now')}", "", [B], []),
+    "lines": (f"<tool_call>{LINES}</tool_call>", "", [Call("f", {"x": " a\n\nb "})], []),
+    "types": (
+        f"<tool_call>{BOXES}</tool_call>",
+        "",
+        [Call("draw", {"box": [1, 2.5], "wide": True, "size": 3, "label": "3"})],
+        [],
+    ),
+    "not of the type": (
+        f"<tool_call>{STRANGE}</tool_call>",
+        "",
+        [Call("draw", {"box": "[1, ", "wide": '"yes"', "size": None, "other": "3"})],
+        [],
+    ),
+    "a missing end": (
+        "<tool_call><function=f><parameter=a>1<parameter=b>2</function>",
+        "",
+        [Call("f", {"a": "1", "b": "2"})],
+        [],
+    ),
+    "cut": ("<tool_call><function=f>\n<parameter=a>\n1", "", [], ["<function=f>\n<parameter=a>\n1"]),
+    "both forms": (f"<tool_call>{marked('now')}</tool_call><tool_call>{ONE}</tool_call>", "", [B, A], []),
+    "many marks": (f"<tool_call>{MANY}", "", [], [MANY]),
+    "many marks, whole": (f"<tool_call>{MANY}</function>", "", [Call("f", {"a": ""})], []),
+}
+
+
+@pytest.mark.parametrize(("answer", "text", "calls", "malformed"), MARKED.values(), ids=MARKED)
+def test_calls_with_a_mark_per_argument(answer: str, text: str, calls: list[Call], malformed: list[str]) -> None:
+    reply = parse_calls(answer, [*TOOLS, TYPED])
+    assert (reply.text, list(reply.calls), list(reply.malformed)) == (text, calls, malformed)
+
+
+def test_without_tools_arguments_are_text() -> None:
+    assert parse_calls(f"<tool_call>{marked('draw', size='3')}").calls == (Call("draw", {"size": "3"}),)
+
+
 @pytest.mark.parametrize("source", [QWEN2_5_VL, QWEN3_VL], ids=["qwen2.5-vl", "qwen3-vl"])
 def test_a_parsed_answer_renders_as_it_was_said(source: str) -> None:
     answer = f"Let me see.\n<tool_call>\n{ONE}\n</tool_call>\n<tool_call>\n{TWO}\n</tool_call>"

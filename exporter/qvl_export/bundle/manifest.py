@@ -12,6 +12,7 @@ from typing import Any
 from qvl_runtime.manifest import (
     SCHEMA_VERSION,
     CacheForm,
+    CacheSpec,
     Calibration,
     Cpu,
     FileEntry,
@@ -81,6 +82,7 @@ def manifest(
     special_tokens: Mapping[str, str],
     generation: GenerationDefaults,
     cpu: Cpu | None,
+    cache: list[CacheSpec],
 ) -> Manifest:
     """Returns the manifest of a bundle, which may still lack its later graphs."""
     return Manifest(
@@ -98,6 +100,7 @@ def manifest(
         special_tokens=dict(special_tokens),
         generation=generation,
         cpu=cpu,
+        cache=cache,
     )
 
 

@@ -59,6 +59,11 @@ def reordered(source: Tensor, order: Ints) -> Computed:
     return Computed(source.name, source, source.shape, lambda rows: rows[order], by_row=False)
 
 
+def one_added(source: Tensor) -> Computed:
+    """Returns the tensor plus one, of gains that are stored minus one."""
+    return Computed(source.name, source, source.shape, lambda gain: gain + 1, by_row=False)
+
+
 def transposed(source: Tensor) -> Computed:
     """Returns the transposed matrix."""
     return Computed(source.name, source, source.shape[::-1], lambda matrix: matrix.T, by_row=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from .directory import abbreviate
 from .safetensors_reader import BUFFERS, StoredTensor, element_type
@@ -14,8 +14,8 @@ HEADS = ("score.*", "v_head.*", "value_head.*", "reward_head.*", "classifier.*",
 """Modules that generation does not use: of reward models, trainers and retrievers, and for drafting tokens."""
 
 
-def heads(tensors: Mapping[str, StoredTensor]) -> list[str]:
-    """Returns the names of tensors of HEADS."""
+def heads(tensors: Iterable[str]) -> list[str]:
+    """Returns those of the names that belong to HEADS."""
     return [name for name in tensors if any(fnmatch.fnmatchcase(name, pattern) for pattern in HEADS)]
 
 

@@ -141,7 +141,12 @@ def _refuse_reduce_range(context: click.Context, _: click.Parameter, given: bool
     show_default=True,
     help="Quantize int4 experts by GPTQ; rounding them to nearest is several times faster.",
 )
-@click.option("--opset", type=int, metavar="N", help="portable: operator set of the graphs, 17 to 27 (default: 24).")
+@click.option(
+    "--opset",
+    type=int,
+    metavar="N",
+    help="portable: operator set of the graphs, 17 to 27 (default: 24; 27 with linear attention).",
+)
 @click.option(
     "--cache",
     type=click.Choice(CACHE_FORMS),

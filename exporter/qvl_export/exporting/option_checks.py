@@ -20,6 +20,8 @@ from ..quant import precision, schemes
 from ..quant import rotation as rotate
 from ..quant.precision import HYBRID, INT4, INT8
 from ..targets import Target
+from ..targets.portable import LINEAR_ATTENTION
+from .options import GraphOptions
 from .plan import ExportPlan
 
 DEFAULT_MAX_LENGTH = 8192
@@ -193,9 +195,10 @@ def check_int4(plan: ExportPlan, lowered: Mapping[str, Target]) -> list[str]:
 def adjusted_spec(plan: ExportPlan, spec: ModelSpec) -> ModelSpec:
     """Returns the spec with the plan's pixel bounds, length, rotation and pruning.
 
-    Raises ExportError for those that the model does not support.
+    Raises ExportError for those that the model does not support, and for an opset or a cache that it does not have.
     """
     low, high = _pixels(plan, spec)
+    _check_recurrent(plan.graph, spec)
     rules = {"--prune": plan.default_prune, "--calib-prune": recorded_rule(plan.calibration_prune)}
     given = [option for option, rule in rules.items() if rule not in (None, "off")]
     if spec.image.square and given:
@@ -206,6 +209,17 @@ def adjusted_spec(plan: ExportPlan, spec: ModelSpec) -> ModelSpec:
     image = msgspec.structs.replace(spec.image, min_pixels=low, max_pixels=high, prune=plan.default_prune)
     text = replace(spec.text, rotation_seed=rotate.SEED if plan.quant.rotate else None)
     return replace(spec, image=image, max_positions=_length(plan, spec), text=text)
+
+
+def _check_recurrent(graph: GraphOptions, spec: ModelSpec) -> None:
+    """Raises ExportError for a form of graphs that linear attention does not have."""
+    if not spec.text.recurrent_layers:
+        return
+    if graph.opset is not None and graph.opset < LINEAR_ATTENTION:
+        fix = f"use --opset {LINEAR_ATTENTION}, or leave it out"
+        raise ExportError(f"opset {graph.opset} has no linear attention, which family {spec.family} needs", fix=fix)
+    if graph.cache == "concat":
+        raise ExportError(f"family {spec.family} has linear attention and no --cache concat", fix="leave it out")
 
 
 def _pixels(plan: ExportPlan, spec: ModelSpec) -> tuple[int, int]:

@@ -78,8 +78,8 @@ class GraphOptions(Checked):
     """
 
     opset: int | None = None
-    """Operator set of the graphs, 17 to 27 (default: 24). What an opset lacks is written out in older operators; below
-    21 there is no int4, and 8-bit weights take its place."""
+    """Operator set of the graphs, 17 to 27 (default: 24; 27 with linear attention). What an opset lacks is written out
+    in older operators; below 21 there is no int4, and 8-bit weights take its place."""
     cache: str | None = None
     """How graphs add tokens to the KV cache: "scatter" writes them in place, "concat" returns past and new ones
     together (default: "scatter" from opset 24 on, else "concat")."""

@@ -241,6 +241,8 @@ def _check_save_gptq(resolved: ResolvedExport) -> None:
         return
     if "model.embed_tokens.weight" not in resolved.checkpoint.tensors:
         raise ExportError(f"--save-gptq does not know the names of family {spec.family}", fix="leave it out")
+    if spec.text.recurrent_layers:  # loaders would look for the projections that stay float
+        raise ExportError("--save-gptq is not supported for models with linear attention", fix="leave it out")
     scheme = schemes.find(INT4, plan.scheme_options)
     shapes = build.llm_weights(spec.text, resolved.targets["llm"])
     gptq_writer.check(

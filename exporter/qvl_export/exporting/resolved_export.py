@@ -96,9 +96,20 @@ class ResolvedExport:
     ) -> Manifest:
         """Returns the manifest of a bundle with these graphs and files; `read_hash` is a hash of the weights read."""
         origin = describe.origin(self.source, read_hash, calibration, self.plan.recorded())
-        special = self.texts.special_tokens
-        generation, cpu, form = self.generation, self.cpu, self.targets["llm"].cache_form
-        return describe.manifest(self.spec, self.plan.target, form, graphs, files, origin, special, generation, cpu)
+        llm, special, generation = self.targets["llm"], self.texts.special_tokens, self.generation
+        cache = build.bundle_cache(self.spec, llm)
+        return describe.manifest(
+            self.spec,
+            self.plan.target,
+            llm.cache_form,
+            graphs,
+            files,
+            origin,
+            special,
+            generation,
+            self.cpu,
+            cache,
+        )
 
 
 def build_graph(name: str, spec: ModelSpec, target: targets.Target, linears: Linears) -> build.Graph:

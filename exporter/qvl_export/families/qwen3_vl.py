@@ -57,9 +57,15 @@ def read(checkpoint: Checkpoint) -> ModelSpec:
     return assemble("qwen3_vl", text, max_positions, checkpoint)
 
 
-def assemble(family: str, text: TextSpec, max_positions: int, checkpoint: Checkpoint) -> ModelSpec:
+def assemble(
+    family: str,
+    text: TextSpec,
+    max_positions: int,
+    checkpoint: Checkpoint,
+    vision_config: type[VisionConfig] = VisionConfig,
+) -> ModelSpec:
     """Builds the specification around a language model of this generation, dense or with experts."""
-    config = read_vision(checkpoint, VisionConfig)
+    config = read_vision(checkpoint, vision_config)
     image = read_image(checkpoint, position_table=config.position_table)
     vision = _vision(config, image, checkpoint)
     deepstack = len(vision.deepstack_blocks)

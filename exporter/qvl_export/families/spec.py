@@ -62,12 +62,36 @@ class VisionSpec:
 
 @dataclass(frozen=True)
 class MoeSpec:
-    """Experts: gated MLPs in all layers except `dense_layers`; each token uses `experts_per_token` of them."""
+    """Experts: gated MLPs in all layers except `dense_layers`; each token uses `experts_per_token` of them.
+
+    If `shared_size` is not 0, every token also uses a shared gated MLP of that inner size, times the sigmoid of a gate.
+    """
 
     num_experts: int
     experts_per_token: int
     intermediate_size: int
     dense_layers: frozenset[int]
+    shared_size: int = 0
+
+
+@dataclass(frozen=True)
+class LinearAttentionSpec:
+    """Gated DeltaNet (arXiv 2412.06464) instead of attention in some `layers`.
+
+    Each of `key_heads` serves consecutive ones of `value_heads`; `kernel` is the size of the causal convolution.
+    """
+
+    layers: frozenset[int]
+    key_heads: int
+    value_heads: int
+    key_dim: int
+    value_dim: int
+    kernel: int
+
+    @property
+    def channels(self) -> int:
+        """Queries, keys and values of a token, which the convolution runs over."""
+        return 2 * self.key_heads * self.key_dim + self.value_heads * self.value_dim
 
 
 @dataclass(frozen=True)
@@ -95,7 +119,9 @@ class TextSpec:
     image features. `rotation_seed` is the seed of the orthogonal matrix that multiplies hidden states (see
     `qvl_runtime.rotation`), or None without rotation. Prompts longer than `ntk_length` use a larger RoPE base
     (`qvl_runtime.positions.ntk_alpha`). Queries beyond position `logn_length` are multiplied by the logarithm of their
-    position to that base. 0 disables either.
+    position to that base. 0 disables either. `rotary_dim` is the rotated part of a head (0: all of it). With
+    `output_gate`, attention is multiplied by the sigmoid of a gate, whose rows follow those of each head's query in
+    `q_proj`. `linear_attention` describes the layers that have no attention.
     """
 
     hidden_size: int
@@ -118,6 +144,19 @@ class TextSpec:
     yarn: Yarn | None = None
     ntk_length: int = 0
     logn_length: int = 0
+    rotary_dim: int = 0
+    output_gate: bool = False
+    linear_attention: LinearAttentionSpec | None = None
+
+    @property
+    def rotated(self) -> int:
+        """The number of rotated channels per head."""
+        return self.rotary_dim or self.head_dim
+
+    @property
+    def recurrent_layers(self) -> frozenset[int]:
+        """The layers whose state sums up all tokens so far."""
+        return self.linear_attention.layers if self.linear_attention else frozenset()
 
     @property
     def flat_positions(self) -> bool:

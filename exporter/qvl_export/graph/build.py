@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 from onnxscript import GraphBuilder
 
-from qvl_runtime.manifest import ImageGeometry, Port
+from qvl_runtime.manifest import CacheSpec, ImageGeometry, Port, cache_tensor
 
 from ..families.spec import ModelSpec, TextSpec
 from ..qtensor import QuantFormat
-from ..targets import PAST, Cache, Target, WindowInputs
+from ..targets import PAST, Cache, RecurrentState, Target, WindowInputs
 from .experts import ExpertWeight
 from .layers import Embedding, Linear
 from .quantized import quantize
@@ -77,32 +78,44 @@ def add_cache_state(graph: ir.Graph, target: Target, capacity: int | str = PAST)
     }
 
 
+def cache_specs(spec: TextSpec, target: Target, capacity: int | Literal["past"] = PAST) -> list[CacheSpec]:
+    """What each layer keeps between calls: keys and values of `capacity` tokens, or the state of linear attention."""
+    shape: list[int | Literal["past"]] = [1, spec.num_key_value_heads, capacity, spec.head_dim]
+    floats: Literal["float", "float16"] = "float" if target.cache_type == FLOAT else "float16"
+    linear, found = spec.linear_attention, []
+    for index in range(spec.num_layers):
+        if linear and index in linear.layers:
+            states = [cache_tensor(index, name, "float", [*dims]) for name, dims in target.state_shapes(linear).items()]
+            found.append(CacheSpec(kind="recurrent", tensors=states))
+        else:
+            pair = [cache_tensor(index, part, floats, shape) for part in ("key", "value")]
+            found.append(CacheSpec(kind="kv", tensors=pair))
+    return found
+
+
+def bundle_cache(spec: ModelSpec, target: Target) -> list[CacheSpec]:
+    """What the layers of the `llm` graph keep; engines have room for the maximum length from the start."""
+    return cache_specs(spec.text, target, spec.max_positions if target.static_cache else PAST)
+
+
 def add_cache(
-    graph: ir.Graph,
-    spec: TextSpec,
-    target: Target,
-    prefix: str,
-    state: Mapping[str, ir.Value],
-    capacity: int | str = PAST,
-) -> Cache:
-    """Adds the cache inputs of one layer, called `prefix` plus `key` or `value`."""
-    past: Axes = [1, spec.num_key_value_heads, capacity, spec.head_dim]
-    key, value = (add_input(graph, f"{prefix}{part}", target.cache_type, past) for part in ("key", "value"))
-    return Cache(key, value, state)
+    graph: ir.Graph, spec: CacheSpec, state: Mapping[str, ir.Value], prefix: str | None = None
+) -> Cache | RecurrentState:
+    """Adds the inputs of what one layer keeps, called as in the bundle or `prefix` and the last part of that name."""
+    values = []
+    for tensor in spec.tensors:
+        name = tensor.past if prefix is None else f"{prefix}{tensor.past.rpartition('.')[2]}"
+        values.append(add_input(graph, name, ir.DataType[tensor.dtype.upper()], [*tensor.shape]))
+    first, second = values
+    return Cache(first, second, state) if spec.kind == "kv" else RecurrentState(first, second)
 
 
-def add_presents(
-    graph: ir.Graph,
-    spec: TextSpec,
-    target: Target,
-    presents: list[tuple[ir.Value, ir.Value]],
-    total: int | str = "total",
-) -> None:
-    """Adds the updated cache of every layer as outputs."""
-    present: Axes = [1, spec.num_key_value_heads, total, spec.head_dim]
-    for index, pair in enumerate(presents):
-        for part, value in zip(("key", "value"), pair, strict=True):
-            add_output(graph, value, f"present.{index}.{part}", present, target.cache_type)
+def add_presents(graph: ir.Graph, specs: Sequence[CacheSpec], presents: Sequence[tuple[ir.Value, ir.Value]]) -> None:
+    """Adds what every layer keeps after the call as outputs."""
+    for spec, values in zip(specs, presents, strict=True):
+        for tensor, value in zip(spec.tensors, values, strict=True):
+            axes: Axes = ["total" if axis == PAST else axis for axis in tensor.shape]
+            add_output(graph, value, tensor.present, axes, ir.DataType[tensor.dtype.upper()])
 
 
 def add_vision_inputs(graph: ir.Graph, image: ImageGeometry, name: str, axes: Axes) -> VisionInputs:
@@ -134,6 +147,11 @@ def patch_kernel(image: ImageGeometry) -> list[int]:
 def empty_graph(name: str, target: Target) -> ir.Graph:
     """An empty graph with the target's operator sets."""
     return ir.Graph([], [], nodes=[], opset_imports=dict(target.opsets), name=name)
+
+
+def text_target(spec: TextSpec, target: Target) -> Target:
+    """The target as it builds this language model."""
+    return target.for_linear_attention() if spec.recurrent_layers else target
 
 
 def finished(graph: ir.Graph, target: Target) -> ir.Model:
@@ -189,7 +207,8 @@ def build_llm(
     spec: ModelSpec, target: Target, formats: Mapping[str, QuantFormat] | None = None, name: str = "llm"
 ) -> Graph:
     """Builds the graph: tokens, positions, image features and past → `logits` at `logits_positions`, and present."""
-    graph, text = empty_graph(name, target), spec.text
+    text, target = spec.text, text_target(spec.text, target)
+    graph, specs = empty_graph(name, target), bundle_cache(spec, target)
     inputs = LlmInputs(
         add_input(graph, "input_ids", INT64, [1, "sequence"]),
         add_input(graph, "position_ids", INT64, [3, 1, "sequence"]),
@@ -199,14 +218,11 @@ def build_llm(
         tuple(add_input(graph, name, FLOAT, ["image_tokens", text.hidden_size]) for name in deepstack_names(text)),
         add_ntk_alpha(graph, text),
     )
-    capacity, total = (spec.max_positions,) * 2 if target.static_cache else (PAST, "total")
-    state = add_cache_state(graph, target, capacity)
-    caches = [
-        add_cache(graph, text, target, f"past_key_values.{index}.", state, capacity) for index in range(text.num_layers)
-    ]
+    state = add_cache_state(graph, target, spec.max_positions if target.static_cache else PAST)
+    caches = [add_cache(graph, kept, state) for kept in specs]
     llm = Llm(target, text)
     used = quantize(llm, "", formats or {})
     logits, presents = llm(GraphBuilder(graph).op, inputs, caches)
     add_output(graph, logits, "logits", [1, "wanted", text.vocab_size])
-    add_presents(graph, text, target, presents, total)
+    add_presents(graph, specs, presents)
     return Graph(name, finished(graph, target), used)

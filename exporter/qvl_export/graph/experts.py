@@ -13,7 +13,7 @@ from onnxscript import OpBuilder, nn
 from ..checkpoint.safetensors_reader import CHUNK_BYTES, Array, Tensor
 from ..families.spec import MoeSpec
 from ..targets import Target
-from .layers import Weight
+from .layers import FloatLinear, GatedMlp, Weight
 
 EXPERT_PARTS = "gate_up_proj", "down_proj"
 
@@ -61,15 +61,21 @@ class Experts(nn.Module):
 
 
 class SparseMlp(nn.Module):
-    """Router and experts."""
+    """Router and experts, and the shared expert that every token uses, times a gate of its own."""
 
     def __init__(self, target: Target, hidden_size: int, spec: MoeSpec) -> None:
         super().__init__()
         self.gate = Router(target, hidden_size, spec.num_experts)
         self.experts = Experts(target, hidden_size, spec)
+        shared = spec.shared_size
+        self.shared_expert = GatedMlp(target, hidden_size, shared, "silu", bias=False) if shared else None
+        self.shared_expert_gate = FloatLinear(target, hidden_size, 1) if shared else None
 
     def forward(self, op: OpBuilder, x: ir.Value) -> ir.Value:
-        return self.experts(op, x, self.gate(op, x))
+        y = self.experts(op, x, self.gate(op, x))
+        if self.shared_expert is None or self.shared_expert_gate is None:
+            return y
+        return op.Add(y, op.Mul(op.Sigmoid(self.shared_expert_gate(op, x)), self.shared_expert(op, x)))
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from .build import (
     add_input,
     add_output,
     add_presents,
+    cache_specs,
     empty_graph,
     finished,
     patch_kernel,
@@ -142,12 +143,13 @@ def build_text(spec: TextSpec, target: Target, formats: Formats) -> Graph:
     position_ids = add_input(graph, "position_ids", INT64, [3, 1, "sequence"])
     op = GraphBuilder(graph).op
     state = _cache_state(op, attention_mask)
-    caches = [add_cache(graph, spec, target, f"past_key_values.{index}.", state) for index in range(spec.num_layers)]
+    specs = cache_specs(spec, target)
+    caches = [add_cache(graph, kept, state) for kept in specs]
     x, *deepstack = _columns(op, inputs_embeds, 1 + spec.deepstack_layers)
     inputs = EmbeddedInputs(x, position_ids, op.Constant(value_ints=[-1]), tuple(deepstack))
     model = _Text(target, spec)
     used = quantize(model, "", formats)
     logits, presents = model(op, inputs, caches)
     add_output(graph, logits, "logits", [1, 1, spec.vocab_size])
-    add_presents(graph, spec, target, presents)
+    add_presents(graph, specs, presents)
     return Graph("text", finished(graph, target), used)

@@ -22,9 +22,11 @@ from .build import (
     add_ntk_alpha,
     add_output,
     add_vision_inputs,
+    cache_specs,
     empty_graph,
     finished,
     patch_kernel,
+    text_target,
 )
 from .experts import Experts, ExpertWeight, SparseMlp
 from .layers import AddNorm, Embedding, Linear
@@ -77,11 +79,12 @@ def decoder_stages(spec: TextSpec) -> list[str]:
 
 def decoder_stage(spec: TextSpec, target: Target, name: str, formats: Formats | None = None) -> Stage:
     """One decoder layer: `hidden` [1, S, H], positions and an empty cache → `hidden_out`."""
+    index = int(name.rsplit(".", 1)[1])
+    target = text_target(spec, target)
     graph = empty_graph(name, target)
     hidden = add_input(graph, "hidden", FLOAT, [1, "sequence", spec.hidden_size])
     position_ids = add_input(graph, "position_ids", INT64, [3, 1, "sequence"])
-    cache = add_cache(graph, spec, target, "past_", add_cache_state(graph, target))
-    index = int(name.rsplit(".", 1)[1])
+    cache = add_cache(graph, cache_specs(spec, target)[index], add_cache_state(graph, target), "past_")
     deepstack = None
     if index < spec.deepstack_layers:
         features = add_input(graph, f"deepstack_features.{index}", FLOAT, ["image_tokens", spec.hidden_size])
@@ -102,6 +105,7 @@ class _TiedHead(Embedding):
 
 def head_stage(spec: TextSpec, target: Target) -> Graph:
     """The graph after the last decoder layer: `hidden` [1, S, H], `logits_positions` [K] → `logits` [1, K, vocab]."""
+    target = text_target(spec, target)
     graph = empty_graph("head", target)
     hidden = add_input(graph, "hidden", FLOAT, [1, "sequence", spec.hidden_size])
     wanted, op = add_input(graph, "logits_positions", INT64, ["wanted"]), GraphBuilder(graph).op

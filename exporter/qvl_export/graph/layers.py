@@ -59,6 +59,18 @@ class Linear(nn.Module):
         return self.target.linear(op, x, self.weight, self.bias, self.exceeds_fp16)
 
 
+class FloatLinear(nn.Module):
+    """x · weightᵀ without a bias, which is never quantized."""
+
+    def __init__(self, target: Target, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.target = target
+        self.weight = Weight([outputs, inputs], target.weight_type)
+
+    def forward(self, op: OpBuilder, x: ir.Value) -> ir.Value:
+        return self.target.linear(op, x, self.weight, None)
+
+
 class Embedding(nn.Module):
     """Rows of a table; `head` uses the same table as the output projection of tied models."""
 

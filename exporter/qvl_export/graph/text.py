@@ -10,9 +10,10 @@ import onnx_ir as ir
 from onnxscript import OpBuilder, nn
 
 from ..families.spec import TextSpec
-from ..targets import Cache, Target
+from ..targets import Cache, RecurrentState, Target
 from .experts import SparseMlp
 from .layers import AddNorm, Embedding, GatedMlp, Linear, Weight
+from .linear_attention import GatedDeltaNet
 from .rope import Rope, mrope
 from .scale_folds import Fold
 
@@ -48,12 +49,17 @@ class HeadNorm(nn.Module):
 
 
 class Attention(nn.Module):
-    """Grouped-query attention; q, k and v may have a bias (Qwen2), q and k a norm per head (Qwen3); o has no bias."""
+    """Grouped-query attention; q, k and v may have a bias (Qwen2), q and k a norm per head (Qwen3); o has no bias.
+
+    With an output gate (Qwen3.5), the rows of each head in `q_proj` are those of its query and then of its gate.
+    """
 
     def __init__(self, target: Target, spec: TextSpec) -> None:
         super().__init__()
         self.target, self.heads, self.kv_heads = target, spec.num_heads, spec.num_key_value_heads
-        self.q_proj = Linear(target, spec.hidden_size, self.heads * spec.head_dim, spec.qkv_bias)
+        self.head_dim, self.rotary_dim, self.gated = spec.head_dim, spec.rotary_dim, spec.output_gate
+        queries = self.heads * spec.head_dim * (2 if self.gated else 1)
+        self.q_proj = Linear(target, spec.hidden_size, queries, spec.qkv_bias)
         self.k_proj = Linear(target, spec.hidden_size, self.kv_heads * spec.head_dim, spec.qkv_bias)
         self.v_proj = Linear(target, spec.hidden_size, self.kv_heads * spec.head_dim, spec.qkv_bias)
         self.o_proj = Linear(target, self.heads * spec.head_dim, spec.hidden_size, bias=False)
@@ -63,15 +69,29 @@ class Attention(nn.Module):
     def forward(
         self, op: OpBuilder, x: ir.Value, rope: Rope, cache: Cache
     ) -> tuple[ir.Value, tuple[ir.Value, ir.Value]]:
-        q, k = self.q_proj(op, x), self.k_proj(op, x)
+        q, gate = self._query_and_gate(op, self.q_proj(op, x))
+        k = self.k_proj(op, x)
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(op, q), self.k_norm(op, k)
-        q = self.target.rotary(op, q, rope.cos, rope.sin, self.heads)
-        k = self.target.rotary(op, k, rope.cos, rope.sin, self.kv_heads)
+        q = self.target.rotary(op, q, rope.cos, rope.sin, self.heads, self.rotary_dim)
+        k = self.target.rotary(op, k, rope.cos, rope.sin, self.kv_heads, self.rotary_dim)
         if rope.query_scale is not None:
             q = op.Mul(q, rope.query_scale)
         y, key, value = self.target.causal_attention(op, q, k, self.v_proj(op, x), cache, self.heads, self.kv_heads)
+        if gate is not None:
+            y = op.Mul(y, op.Sigmoid(gate))
         return self.o_proj(op, y), (key, value)
+
+    def _query_and_gate(self, op: OpBuilder, q: ir.Value) -> tuple[ir.Value, ir.Value | None]:
+        """The queries and the gate of every head, each [1, tokens, heads · head_dim]."""
+        if not self.gated:
+            return q, None
+        pairs = op.Reshape(q, op.Constant(value_ints=[0, 0, self.heads, 2 * self.head_dim]))
+        query, gate = (
+            op.Reshape(part, op.Constant(value_ints=[0, 0, -1]))
+            for part in op.Split(pairs, axis=-1, num_outputs=2, _outputs=2)
+        )
+        return query, gate
 
     def value_channels(self) -> np.ndarray:
         """The output of `v_proj` that each input channel of `o_proj` averages, [heads · head_dim]."""
@@ -80,14 +100,16 @@ class Attention(nn.Module):
 
 
 class DecoderLayer(nn.Module):
-    """Pre-norm attention and MLP; takes and returns the residual stream and its pending addend."""
+    """Pre-norm attention, full or linear, and MLP; takes and returns the residual stream and its pending addend."""
 
     def __init__(self, target: Target, spec: TextSpec, index: int, name: str | None = None) -> None:
         super().__init__(name)
         self.index = index
         self.input_layernorm = AddNorm(target, spec.hidden_size, "rms", spec.rms_norm_eps)
         self.post_attention_layernorm = AddNorm(target, spec.hidden_size, "rms", spec.rms_norm_eps)
-        self.self_attn = Attention(target, spec)
+        recurrent = index in spec.recurrent_layers
+        self.linear_attn = GatedDeltaNet(target, spec) if recurrent else None
+        self.self_attn = None if recurrent else Attention(target, spec)
         self.mlp = (
             GatedMlp(target, spec.hidden_size, spec.intermediate_size, "silu", bias=False)
             if spec.moe is None or index in spec.moe.dense_layers
@@ -100,26 +122,40 @@ class DecoderLayer(nn.Module):
         x: ir.Value,
         delta: ir.Value | None,
         rope: Rope,
-        cache: Cache,
+        cache: Cache | RecurrentState,
         deepstack: Deepstack | None = None,
     ) -> tuple[ir.Value, ir.Value, tuple[ir.Value, ir.Value]]:
         y, x = self.input_layernorm(op, x, delta, name=f"llm.layers.{self.index - 1}" if delta is not None else None)
-        attended, present = self.self_attn(op, y, rope, cache)
+        attended, present = self._mixed(op, y, rope, cache)
         y, x = self.post_attention_layernorm(op, x, attended)
         delta = self.mlp(op, y)
         if deepstack is not None:
             delta = deepstack.add(op, delta)
         return x, delta, present
 
+    def _mixed(
+        self, op: OpBuilder, x: ir.Value, rope: Rope, cache: Cache | RecurrentState
+    ) -> tuple[ir.Value, tuple[ir.Value, ir.Value]]:
+        """The output of attention, and what the layer keeps."""
+        if self.linear_attn is not None:
+            return self.linear_attn(op, x, cache)
+        assert self.self_attn is not None
+        return self.self_attn(op, x, rope, cache)
+
     def folds(self) -> tuple[Fold, ...]:
-        """The folds of the linears' input scales; query heads that share a value head share its scales."""
+        """The folds of the linears' input scales; query heads that share a value head share its scales.
+
+        Linear attention has none: its projections that stay float read the same norm.
+        """
         name, attention = self.name, f"{self.name}.self_attn"
         size = self.input_layernorm.weight.source_shape[0]
         into = np.arange(size)
-        folds = (
-            Fold(tuple(f"{attention}.{x}_proj" for x in "qkv"), f"{name}.input_layernorm", into),
-            Fold((f"{attention}.o_proj",), f"{attention}.v_proj", self.self_attn.value_channels(), cached=True),
-        )
+        folds: tuple[Fold, ...] = ()
+        if self.self_attn is not None:
+            folds = (
+                Fold(tuple(f"{attention}.{x}_proj" for x in "qkv"), f"{name}.input_layernorm", into),
+                Fold((f"{attention}.o_proj",), f"{attention}.v_proj", self.self_attn.value_channels(), cached=True),
+            )
         if not isinstance(self.mlp, GatedMlp):
             return folds  # the norm feeds a router and all experts
         inner = Fold((f"{name}.mlp.gate_proj", f"{name}.mlp.up_proj"), f"{name}.post_attention_layernorm", into)
@@ -137,7 +173,7 @@ class Decoder(nn.Module):
         self.norm = AddNorm(target, spec.hidden_size, "rms", spec.rms_norm_eps)
 
     def forward(
-        self, op: OpBuilder, inputs: LlmInputs | EmbeddedInputs, caches: list[Cache]
+        self, op: OpBuilder, inputs: LlmInputs | EmbeddedInputs, caches: list[Cache | RecurrentState]
     ) -> tuple[ir.Value, list[tuple[ir.Value, ir.Value]]]:
         rope = mrope(op, self.spec, inputs.position_ids, inputs.ntk_alpha)
         x, delta = inputs.embeds(op, self.embed_tokens), None
@@ -200,7 +236,7 @@ class Llm(nn.Module):
         self.head_rotation = Linear(target, spec.hidden_size, spec.hidden_size, bias=False) if rotated else None
 
     def forward(
-        self, op: OpBuilder, inputs: LlmInputs | EmbeddedInputs, caches: list[Cache]
+        self, op: OpBuilder, inputs: LlmInputs | EmbeddedInputs, caches: list[Cache | RecurrentState]
     ) -> tuple[ir.Value, list[tuple[ir.Value, ir.Value]]]:
         y, presents = self.model(op, inputs, caches)
         if self.head_rotation is not None:

@@ -9,7 +9,7 @@ import importlib
 import pkgutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple, Protocol, cast
+from typing import Any, Final, NamedTuple, Protocol, cast
 
 import numpy as np
 import onnx_ir as ir
@@ -19,13 +19,16 @@ from qvl_runtime.manifest import CACHE_FORMS, CacheForm
 
 from ..engines import BuildOptions, Finisher
 from ..errors import ExportError
+from ..families.spec import LinearAttentionSpec
 from ..qtensor import QTensor, QuantFormat
 
 Inputs = tuple[tuple[str, ir.DataType, list[int | str]], ...]
 """Inputs of a graph: name, element type and axes of each."""
 DEFERRED_SCALE = "scaled_later_by"
 """Node metadata: the output still has to be multiplied by the named per-token scales."""
-PAST = "past"
+RecurrentShapes = dict[str, list[int]]
+"""Shapes by the names of `RecurrentState`."""
+PAST: Final = "past"
 """Name of the axis of the cache's capacity."""
 TOTAL = "total"
 """Name of the axis of past and new tokens, where a graph appends new ones to the cache."""
@@ -55,6 +58,24 @@ class Cache(NamedTuple):
     key: ir.Value
     value: ir.Value
     state: Mapping[str, ir.Value]
+
+
+class RecurrentState(NamedTuple):
+    """The state of one layer of linear attention, in the target's `state_shapes`."""
+
+    conv_state: ir.Value
+    recurrent_state: ir.Value
+
+
+class DeltaInputs(NamedTuple):
+    """Inputs of the gated delta rule: `qkv` [1, tokens, channels] after the convolution, and projections `a` and `b`
+    [1, tokens, value_heads] of decay and step size; `a_log` and `dt_bias` [value_heads]."""
+
+    qkv: ir.Value
+    a: ir.Value
+    b: ir.Value
+    a_log: ir.Value
+    dt_bias: ir.Value
 
 
 class PackedWeight(NamedTuple):
@@ -206,8 +227,13 @@ class Target(Protocol):
     def gated(self, op: OpBuilder, gate: ir.Value, up: ir.Value) -> ir.Value:
         """gate · up."""
 
-    def rotary(self, op: OpBuilder, x: ir.Value, cos: ir.Value, sin: ir.Value, num_heads: int) -> ir.Value:
-        """Half-split rotary embedding; cos and sin [batch, tokens, head_dim / 2]."""
+    def rotary(
+        self, op: OpBuilder, x: ir.Value, cos: ir.Value, sin: ir.Value, num_heads: int, rotary_dim: int = 0
+    ) -> ir.Value:
+        """Half-split rotary embedding; cos and sin [batch, tokens, rotary_dim / 2].
+
+        `rotary_dim` is the number of rotated channels of each head, the first ones (0: all).
+        """
 
     def vision_attention(
         self,
@@ -225,6 +251,28 @@ class Target(Protocol):
         self, op: OpBuilder, q: ir.Value, k: ir.Value, v: ir.Value, cache: Cache, num_heads: int, kv_heads: int
     ) -> tuple[ir.Value, ir.Value, ir.Value]:
         """Causal attention over the cache; returns (output, present key, present value)."""
+
+    def for_linear_attention(self) -> Target:
+        """The same target for graphs with linear attention, which may need newer operator sets."""
+
+    def state_shapes(self, spec: LinearAttentionSpec) -> RecurrentShapes:
+        """Shapes of a layer's state; all of it is float32."""
+
+    def causal_convolution(
+        self, op: OpBuilder, x: ir.Value, weight: ir.Value, state: ir.Value
+    ) -> tuple[ir.Value, ir.Value]:
+        """SiLU of the causal depthwise convolution of x [1, tokens, channels] with `weight` [channels, 1, kernel].
+
+        Returns it and the new state.
+        """
+
+    def gated_delta_rule(
+        self, op: OpBuilder, inputs: DeltaInputs, state: ir.Value, spec: LinearAttentionSpec
+    ) -> tuple[ir.Value, ir.Value]:
+        """Linear attention by the gated delta rule, with normalized queries and keys.
+
+        Returns the output [1, tokens, value_heads · value_dim] and the new state.
+        """
 
 
 def largest_of_tokens(op: OpBuilder, x: ir.Value) -> ir.Value:

@@ -92,8 +92,11 @@ class StandardOps(ABC):
     def gated(self, op: OpBuilder, gate: ir.Value, up: ir.Value) -> ir.Value:
         return op.Mul(gate, up)
 
-    def rotary(self, op: OpBuilder, x: ir.Value, cos: ir.Value, sin: ir.Value, num_heads: int) -> ir.Value:
-        return op.RotaryEmbedding(x, cos, sin, num_heads=num_heads)
+    def rotary(
+        self, op: OpBuilder, x: ir.Value, cos: ir.Value, sin: ir.Value, num_heads: int, rotary_dim: int = 0
+    ) -> ir.Value:
+        partial = {"rotary_embedding_dim": rotary_dim} if rotary_dim else {}
+        return op.RotaryEmbedding(x, cos, sin, num_heads=num_heads, **partial)
 
     def vision_attention(
         self,

@@ -15,6 +15,7 @@ from ..qtensor import Activations, QTensor, QuantFormat
 from . import WEIGHT_TYPES, Cache, Inputs, PackedWeight, WindowInputs, ordered, split
 from ._experts import FusedExperts
 from ._int8_attention import int8_attention
+from ._linear_attention import FusedLinearAttention
 from ._standard import window_mask
 from ._w8a8 import MICROSOFT, gated, w8a8_per_tensor, w8a8_per_token
 
@@ -25,7 +26,7 @@ def lower(precision: str, accuracy_level: int) -> CpuTarget:
 
 
 @dataclass(frozen=True)
-class CpuTarget(FusedExperts):
+class CpuTarget(FusedLinearAttention, FusedExperts):
     """ONNX Runtime on a CPU, see `targets.Target`."""
 
     opsets: tuple[tuple[str, int], ...] = (("", 23), (MICROSOFT, 1))
@@ -44,6 +45,9 @@ class CpuTarget(FusedExperts):
     @property
     def cache_type(self) -> ir.DataType:
         return ir.DataType.FLOAT
+
+    def for_linear_attention(self) -> CpuTarget:
+        return self
 
     def linear(
         self, op: OpBuilder, x: ir.Value, weight: ir.Value, bias: ir.Value | None, exceeds_fp16: bool = False

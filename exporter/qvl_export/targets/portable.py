@@ -3,6 +3,8 @@
 Operators that an opset lacks are written out in older ones (`_primitives`). Below opset 21, which has the first 4-bit
 types and scales per block, 4-bit codes are stored as bytes, and blocks are written out too.
 
+Linear attention has standard operators since opset 27, in which graphs with it are written by default.
+
 Values between the ops are float32. With `fp16` weights, matrix products and attention compute in float16 and return
 float32, so that norms, rotary angles, activations and residual streams never overflow. The inputs of a linear that
 `exceeds_fp16` are first scaled into float16's range, per token.
@@ -11,7 +13,7 @@ float32, so that norms, rotary angles, activations and residual streams never ov
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
@@ -37,22 +39,23 @@ from . import (
     split,
 )
 from ._fp16_products import HalfProducts
+from ._linear_attention import StandardLinearAttention
 from ._standard import FLOAT, check_experts, window_mask
 
 INT64 = ir.DataType.INT64
 SIGNED = {4: ir.DataType.INT4, 8: ir.DataType.INT8}
 UNSIGNED = {4: ir.DataType.UINT4, 8: ir.DataType.UINT8}
 
-
+NO_LINEAR_ATTENTION = ExportError("TensorRT has no linear attention", fix="export with --target cpu, cuda or portable")
 OPSETS = range(17, 28)
 """The opsets that graphs can be written for."""
 OPSET = 24
 IR_VERSIONS = {17: 8, 18: 8, 19: 9, 20: 9, 21: 10, 22: 10}
 """The IR version that came with an opset; later ones have `IR_VERSION`, the least with all that the graphs use."""
 IR_VERSION = 11
-HALF_SCALES, GELU, INT4, ATTENTION, SWISH = 19, 20, 21, 23, 24
+HALF_SCALES, GELU, INT4, ATTENTION, SWISH, LINEAR_ATTENTION = 19, 20, 21, 23, 24, 27
 """The first opsets with float16 scales; with Gelu; with 4-bit types and blocks of scales; with RMSNormalization,
-RotaryEmbedding and Attention; with Swish and TensorScatter."""
+RotaryEmbedding and Attention; with Swish and TensorScatter; with LinearAttention and CausalConvWithState."""
 
 
 def lower(precision: str, accuracy_level: int, form: GraphForm = DEFAULT_FORM) -> PortableTarget:
@@ -68,7 +71,7 @@ def lower(precision: str, accuracy_level: int, form: GraphForm = DEFAULT_FORM) -
 
 
 @dataclass(frozen=True)
-class PortableTarget(HalfProducts):
+class PortableTarget(StandardLinearAttention, HalfProducts):
     """Standard ONNX, see `targets.Target`."""
 
     opset: int = OPSET
@@ -206,10 +209,13 @@ class PortableTarget(HalfProducts):
         """ONNX Runtime 1.32 inlines Swish in graphs of opset 24, and refuses it in newer ones."""
         return op.Swish(x, alpha=slope) if self.opset == SWISH else _primitives.swish(op, x, slope)
 
-    def rotary(self, op: OpBuilder, x: ir.Value, cos: ir.Value, sin: ir.Value, num_heads: int) -> ir.Value:
+    def rotary(
+        self, op: OpBuilder, x: ir.Value, cos: ir.Value, sin: ir.Value, num_heads: int, rotary_dim: int = 0
+    ) -> ir.Value:
         if self.opset < ATTENTION:
+            assert not rotary_dim, "only models with linear attention rotate a part of each head"
             return _primitives.rotary(op, x, cos, sin, num_heads)
-        return super().rotary(op, x, cos, sin, num_heads)
+        return super().rotary(op, x, cos, sin, num_heads, rotary_dim)
 
     def gate_up_rows(self, inner: int) -> np.ndarray:
         """The order of the checkpoint: gate rows, then up rows."""
@@ -270,6 +276,12 @@ class PortableTarget(HalfProducts):
         if self.opset < ATTENTION:
             q = _primitives.scaled(op, q, sizes(q, start=-1)[0] // num_heads)
         return super().vision_attention(op, q, k, v, num_heads, windows, integer)
+
+    def for_linear_attention(self) -> PortableTarget:
+        """The first opset that has it, if none was chosen. Raises ExportError for the graphs of engines."""
+        if self.static_cache:
+            raise NO_LINEAR_ATTENTION
+        return replace(self, opset=max(self.opset, LINEAR_ATTENTION))
 
     def attend(
         self, op: OpBuilder, q: ir.Value, k: ir.Value, v: ir.Value, num_heads: int, windows: WindowInputs | None

@@ -17,9 +17,12 @@ from .manifest import (
     MANIFEST,
     SCHEMA_VERSION,
     TEXT_FILES,
+    CacheTensor,
     FileEntry,
     GraphEntry,
+    LlmGeometry,
     Manifest,
+    Port,
 )
 
 MAX_MANIFEST_BYTES = 16 << 20
@@ -117,23 +120,47 @@ def _check_geometry(manifest: Manifest, where: Path) -> None:
     decode = manifest.graphs.get(DECODE, language)
     if (decode.inputs, decode.outputs) != (language.inputs, language.outputs):
         wrong.append(DECODE)
-    wrong += _wrong_sizes(manifest)
-    layers = sum(name.startswith("past_key_values.") for name in shapes) // 2
-    if wrong or layers != manifest.llm.num_layers:
-        raise BundleError(f"geometry and graphs disagree: {', '.join(wrong) or 'layers'}", where=where)
+    wrong += [*_wrong_sizes(manifest), *_wrong_cache(manifest)]
+    if wrong:
+        raise BundleError(f"geometry and graphs disagree: {', '.join(wrong)}", where=where)
 
 
 def _wrong_shapes(manifest: Manifest, shapes: Shapes) -> Iterator[str]:
     """Returns the names of required ports that are missing or have an unexpected shape."""
-    llm, last = manifest.llm, f"past_key_values.{manifest.llm.num_layers - 1}.key"
-    fixed = shapes.get(last, [])[2:3] == [llm.max_length]  # engines need a fixed capacity at build time
+    llm = manifest.llm
     expected: Shapes = {
         "pixel_values": ["frames", "patches", manifest.image.patch_dim],
         "image_features": ["image_tokens", llm.hidden_size],
         "logits": [1, "wanted", llm.vocab_size],
-        last: [1, llm.num_key_value_heads, llm.max_length if fixed else "past", llm.head_dim],
     }
     return (name for name, shape in expected.items() if shapes.get(name) != shape)
+
+
+def _wrong_cache(manifest: Manifest) -> Iterator[str]:
+    """Yields `layers`, or names of what layers keep between calls if the graph has it otherwise or not at all; and
+    `cache_form` if recurrent layers would have to append to their state."""
+    graph, llm, specs = manifest.graphs["llm"], manifest.llm, manifest.cache_specs
+    ports = {port.name: port for port in (*graph.inputs, *graph.outputs)}
+    known = {tensor.past for spec in specs for tensor in spec.tensors}
+    if len(specs) != llm.num_layers or known != {name for name in ports if name.startswith("past_key_values.")}:
+        yield "layers"
+        return
+    if manifest.cache_form == "concat" and manifest.recurrent:
+        yield "cache_form"
+    for spec in specs:
+        for tensor in spec.tensors:
+            present = ["total" if axis == "past" else axis for axis in tensor.shape]
+            fits = ports.get(tensor.past) == Port(name=tensor.past, dtype=tensor.dtype, shape=[*tensor.shape])
+            fits &= ports.get(tensor.present) == Port(name=tensor.present, dtype=tensor.dtype, shape=present)
+            if not (fits and _is_possible(spec.kind, tensor, llm)):
+                yield tensor.past
+
+
+def _is_possible(kind: str, tensor: CacheTensor, llm: LlmGeometry) -> bool:
+    """Whether a tensor has the sizes of keys and values, or the fixed sizes of a recurrent state."""
+    if kind == "recurrent":
+        return "past" not in tensor.shape
+    return any(tensor.shape == [1, llm.num_key_value_heads, room, llm.head_dim] for room in ("past", llm.max_length))
 
 
 def _wrong_options(manifest: Manifest, shapes: Shapes) -> Iterator[str]:

@@ -249,5 +249,7 @@ _FAMILIES: dict[str, tuple[Callable[[str], Iterator[_Found]], bool]] = {
     "qwen2_5_vl": (_parse_json, False),
     "qwen3_vl": (_parse_json, True),
     "qwen3_vl_moe": (_parse_json, True),
+    "qwen3_5": (_parse_json, True),
+    "qwen3_5_moe": (_parse_json, True),
 }
 """Function that finds coordinates, and whether they are thousandths of each side, else pixels of the resized image."""

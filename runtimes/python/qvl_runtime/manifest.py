@@ -128,6 +128,33 @@ class GraphEntry(_Frozen, frozen=True):
         return (self.model,) if self.data is None else (self.model, self.data)
 
 
+class CacheTensor(_Frozen, frozen=True):
+    """A tensor that a layer keeps between calls: `past` is the input, `present` the output of the graphs.
+
+    The axis `"past"` is the capacity of keys and values in tokens.
+    """
+
+    past: str
+    present: str
+    dtype: Literal["float", "float16"]
+    shape: Annotated[list[Annotated[int, msgspec.Meta(gt=0, le=1 << 31)] | Literal["past"]], msgspec.Meta(max_length=4)]
+
+    def dims(self, capacity: int) -> tuple[int, ...]:
+        """Returns the shape with room for `capacity` tokens."""
+        return tuple(capacity if axis == "past" else axis for axis in self.shape)
+
+
+class CacheSpec(_Frozen, frozen=True):
+    """What one layer keeps between calls.
+
+    Of `kv`, keys and values of every token, any prefix can be kept. A `recurrent` state sums up all tokens so far: it
+    cannot be cut, and continues from a copy that was made after the same tokens.
+    """
+
+    kind: Literal["kv", "recurrent"]
+    tensors: Annotated[list[CacheTensor], msgspec.Meta(min_length=1, max_length=4)]
+
+
 class ImageGeometry(_Frozen, frozen=True):
     """How pixels become patches.
 
@@ -244,8 +271,9 @@ class Manifest(_Frozen, frozen=True):
     If `graphs` has `llm_decode` beside `llm`, answers are generated with it and the two share one KV cache.
     `special_tokens` are the named tokens of the tokenizer's configuration (`eos_token`, …), variables of the template.
     `generation` is None in bundles made before it was recorded. `cpu` names the processors that int8 codes were chosen
-    for; None if there are no such codes or the bundle was made before it was recorded. `cache_form` is how
-    the graphs extend the KV cache.
+    for; None if there are no such codes or the bundle was made before it was recorded. `cache` has
+    one entry per layer; in bundles made before it was recorded it is empty, and `cache_specs` has the keys and values
+    of all layers. `cache_form` is how the graphs extend keys and values.
     """
 
     schema_version: Positive
@@ -261,7 +289,40 @@ class Manifest(_Frozen, frozen=True):
     special_tokens: dict[str, str] = {}
     generation: GenerationDefaults | None = None
     cpu: Cpu | None = None
+    cache: Annotated[list[CacheSpec], msgspec.Meta(max_length=1 << 10)] = []
     cache_form: CacheForm = "scatter"
+
+    @property
+    def cache_specs(self) -> list[CacheSpec]:
+        """What each layer keeps between calls."""
+        return self.cache or _keys_and_values(self.llm, self.graphs["llm"])
+
+    @property
+    def recurrent(self) -> bool:
+        """Whether any layer has a state that cannot be cut."""
+        return any(spec.kind == "recurrent" for spec in self.cache)
+
+
+def _keys_and_values(llm: LlmGeometry, graph: GraphEntry) -> list[CacheSpec]:
+    """Returns the entries of a bundle that was made before `cache` was recorded."""
+    found = next((port for port in graph.inputs if port.name == "past_key_values.0.key"), None)
+    fixed = found is not None and found.shape[2:3] == [llm.max_length]  # engines have a fixed capacity
+    dtype: Literal["float", "float16"] = "float16" if found is not None and found.dtype == "float16" else "float"
+    capacity: int | Literal["past"] = llm.max_length if fixed else "past"
+    shape = [1, llm.num_key_value_heads, capacity, llm.head_dim]
+    return [
+        CacheSpec(kind="kv", tensors=[cache_tensor(index, part, dtype, shape) for part in ("key", "value")])
+        for index in range(llm.num_layers)
+    ]
+
+
+def cache_tensor(
+    layer: int, name: str, dtype: Literal["float", "float16"], shape: list[int | Literal["past"]]
+) -> CacheTensor:
+    """Returns the tensor `name` of a layer, whose input and output have the names of ONNX Runtime GenAI."""
+    return CacheTensor(
+        past=f"past_key_values.{layer}.{name}", present=f"present.{layer}.{name}", dtype=dtype, shape=shape
+    )
 
 
 def json_schema() -> bytes:

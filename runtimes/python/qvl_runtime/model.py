@@ -27,7 +27,8 @@ from .media.images import ImageSource, load_image
 from .prompts.prompt import Media, Message, PlacedMedia, Prompt, build_prompt, place_media
 from .prune.rule import Rule, check_grid, parse_rule
 from .rotation import Rotation
-from .sessions import Engine, open_engine
+from .sessions import open_engine
+from .sessions.engine import Engine
 from .templates.bundle_texts import open_texts, read_text
 from .templates.tokenizer import encode
 from .tools import check_tools
@@ -76,7 +77,8 @@ class Model:
         ids = {mark: self.tokenizer.token_to_id(mark) for mark in grounding.MARKS}
         self._marks = {id: mark for mark, id in ids.items() if id is not None}
         self._features = CachedEncoder(self.engine, manifest.image, FEATURE_CACHE_BYTES)
-        self.decoder = Decoder(self.engine, manifest.llm, self._features)
+        message_ends = manifest.tokens.stop if manifest.recurrent else None
+        self.decoder = Decoder(self.engine, manifest.llm, self._features, message_ends)
 
     def generate(
         self,

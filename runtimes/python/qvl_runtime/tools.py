@@ -1,9 +1,10 @@
 """Checks tools, describes them to the model if its template cannot, and reads tool calls from an answer.
 
-    reply = parse_calls(model.generate(messages, tools=tools))
+    reply = parse_calls(model.generate(messages, tools=tools), tools)
     messages += [reply.message(), *({"role": "tool", "content": run(call)} for call in reply.calls)]
 
-All Qwen models use the notation `<tool_call>\\n{"name": …, "arguments": {…}}\\n</tool_call>`.
+Qwen models write `<tool_call>\\n{"name": …, "arguments": {…}}\\n</tool_call>`; since Qwen3.5 the call within is
+`<function=NAME>`, `<parameter=NAME>` and a value per argument, and their end marks.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ Message = Mapping[str, Any]
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
 _FENCE = re.compile(r"\s*(?:```(?:json)?\s*)?")
 _END = re.compile(rf"\s*(?:```\s*)?(?:{CLOSE})?")
+_FUNCTION, _FUNCTION_END = re.compile(r"\s*<function=([^>\n]+)>"), "</function>"
+_PARAMETER = re.compile(r"<parameter=([^>\n]+)>\n?(.*?)\n?(?:</parameter>|(?=<parameter=)|\Z)", re.DOTALL)
 DEFAULT_SYSTEM = "You are a helpful assistant."
 """The system message of the published templates for conversations without one."""
 _DESCRIPTION = """# Tools
@@ -63,15 +66,17 @@ class Reply:
         return {"role": "assistant", "content": self.text, **({"tool_calls": calls} if calls else {})}
 
 
-def parse_calls(text: str) -> Reply:
-    """Parses the tool calls of an answer; a last one without its end mark counts if its JSON is complete."""
+def parse_calls(text: str, tools: Sequence[Mapping[str, Any]] | None = None) -> Reply:
+    """Parses the tool calls of an answer; a last one without its end mark counts if the call itself is complete.
+
+    Calls that are not written in JSON have no types: `tools` say which arguments are not text.
+    """
     before, *parts = text.split(OPEN)
     texts, calls, malformed = [before], [], []
     for part in parts:
-        start = _FENCE.match(part)
         try:
-            value, end = json.JSONDecoder().raw_decode(part, start.end() if start else 0)
-            calls += [_call(item) for item in (value if isinstance(value, list) else [value])]
+            found, end = _marked_call(part, tools or ()) if _FUNCTION.match(part) else _json_calls(part)
+            calls += found
         except (ValueError, RecursionError):
             body, _, rest = part.partition(CLOSE)
             malformed.append(body.strip())
@@ -80,6 +85,42 @@ def parse_calls(text: str) -> Reply:
             after = _END.match(part, end)
             texts.append(part[after.end() if after else end :])
     return Reply("".join(texts).strip(), tuple(calls), tuple(malformed))
+
+
+def _json_calls(part: str) -> tuple[list[Call], int]:
+    """Returns the calls at the start of a text and where they end; raises ValueError if there are none."""
+    start = _FENCE.match(part)
+    value, end = json.JSONDecoder().raw_decode(part, start.end() if start else 0)
+    return [_call(item) for item in (value if isinstance(value, list) else [value])], end
+
+
+def _marked_call(part: str, tools: Sequence[Mapping[str, Any]]) -> tuple[list[Call], int]:
+    """Returns the call with a mark per argument and where it ends; raises ValueError if it is incomplete."""
+    start = _FUNCTION.match(part)
+    end = part.find(_FUNCTION_END)
+    if start is None or end < 0:
+        raise ValueError("not a whole call")
+    name = start[1].strip()
+    functions = {function.get("name"): function for function in map(_function, tools)}
+    schema = functions.get(name, {}).get("parameters")
+    known = schema.get("properties") if isinstance(schema, Mapping) else None
+    types = known if isinstance(known, Mapping) else {}
+    found = _PARAMETER.finditer(part, start.end(), end)
+    arguments = {match[1].strip(): _typed(match[2], types.get(match[1].strip())) for match in found}
+    return [Call(name, arguments)], end + len(_FUNCTION_END)
+
+
+def _typed(text: str, schema: Any) -> Any:
+    """Returns an argument as its JSON schema has it: text, unless another type is named and the text is its JSON."""
+    kind = schema.get("type") if isinstance(schema, Mapping) else None
+    kinds = set(kind if isinstance(kind, list) else [kind]) - {None}
+    if not kinds or (kinds - {"null"} <= {"string"} and text != "null"):
+        return text
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+    return text if isinstance(value, str) or (value is None and "null" not in kinds) else value
 
 
 def _call(value: Any) -> Call:

@@ -25,7 +25,8 @@ class Family:
     thousandths of each side or in pixels of the resized image. `deepstack` families have features for the first layers
     of the language model. Families with `free_sizes` take images of any size, and videos. `always_untied` families
     never use the embedding table as the head. `images` are the changes to the reference's `preprocessor_config.json`.
-    `save_texts` writes other text files than the reference's.
+    `save_texts` writes other text files than the reference's. Names of norms whose gains are stored minus one end with
+    one of `zero_centered`. `recurrent` gives the layers of a shape that have linear attention.
     """
 
     build: Callable[[Shape], Any]
@@ -39,6 +40,8 @@ class Family:
     always_untied: bool = False
     images: Mapping[str, Any] = field(default_factory=dict)
     save_texts: Callable[[Path], None] | None = None
+    zero_centered: tuple[str, ...] = ()
+    recurrent: Callable[[Shape], frozenset[int]] = lambda shape: frozenset()
 
 
 def available() -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from ...qtensor import QTensor, QuantFormat
 from .. import foreign_formats as foreign
 from ..directory import Checkpoint
 from ..safetensors_reader import QUANTIZED, StoredTensor, Tensor, element_type
+from ..unused_tensors import heads
 from . import awq as awq_checkpoint
 from . import gptq as gptq_checkpoint
 from . import packed_words as qweight
@@ -61,7 +62,9 @@ def quantized_linears(checkpoint: Checkpoint) -> dict[str, QuantizedSource]:
     read_config = METHODS.get(method)
     if read_config is None:
         raise ConfigError(f"weights quantized by {method!r} are not supported", where=where, fix=foreign.FLOAT_RELEASE)
-    names = qweight.names(checkpoint.tensors)
+    found = qweight.names(checkpoint.tensors)
+    unused = set(heads(found))
+    names = [name for name in found if name not in unused]
     _check_quantized(names, raw, where)
     config = read_config(raw, where)
     return {name: config.linear(name, checkpoint.tensors) for name in names}

@@ -49,15 +49,17 @@ def refuse_unless(condition: bool, what: str, checkpoint: Checkpoint, fix: str =
         raise ConfigError(what, where=checkpoint.directory / "config.json", fix=fix)
 
 
-def read_tokens(checkpoint: Checkpoint, vocab_size: int) -> Tokens:
+def read_tokens(
+    checkpoint: Checkpoint, vocab_size: int, image_token: int = IMAGE_TOKEN, video_token: int = VIDEO_TOKEN
+) -> Tokens:
     """Reads the special token ids; missing ids are transformers' defaults if the vocabulary is large enough."""
     root = convert(checkpoint.config, RootConfig, checkpoint.directory / "config.json")
-    image = _default(root.image_token_id, IMAGE_TOKEN, vocab_size)
+    image = _default(root.image_token_id, image_token, vocab_size)
     if image is None:
         raise ConfigError(
             "image_token_id is missing", where=checkpoint.directory / "config.json", fix="add the id of <|image_pad|>"
         )
-    video = _default(root.video_token_id, VIDEO_TOKEN, vocab_size)
+    video = _default(root.video_token_id, video_token, vocab_size)
     return Tokens(image=image, video=video, stop=_stop_tokens(checkpoint))
 
 

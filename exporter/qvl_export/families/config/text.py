@@ -33,6 +33,7 @@ class TextConfig(msgspec.Struct):
     rope_scaling: dict[str, Any] | None = None
     rope_parameters: dict[str, Any] | None = None
     mrope_section: list[int] | None = None
+    partial_rotary_factor: float | None = None
     head_dim: Positive | None = None
     use_sliding_window: bool | None = False
     sliding_window: int | None = 4096
@@ -57,15 +58,17 @@ def read_text(
     defaults: Mapping[str, Any] | None = None,
     free_head_dim: bool = False,
     interleaved: bool = False,
+    partial: float = 1.0,
 ) -> tuple[TextSpec, int]:
     """Reads the language model and its position limit, flat (transformers 4) or under `text_config` (transformers 5).
 
     `defaults` are the family's values for missing keys. With `free_head_dim`, the head size may differ from hidden_size
-    per head.
+    per head. `partial` is the rotated part of a head if the configuration does not say it.
     """
     text = _text_config(checkpoint, defaults or {}, windows=not interleaved)
     head_dim = _head_dim(text, free_head_dim, checkpoint)
-    theta, section = _rope(text, head_dim, checkpoint, interleaved)
+    rotated = head_dim if partial == 1 else _rotated(text, head_dim, partial, checkpoint)
+    theta, section = _rope(text, rotated, checkpoint, interleaved)
     yarn = _yarn(text, theta, checkpoint)
     spec = TextSpec(
         hidden_size=text.hidden_size,
@@ -81,6 +84,7 @@ def read_text(
         mrope_interleaved=interleaved,
         tied=_tied(checkpoint),
         yarn=yarn,
+        rotary_dim=rotated if rotated != head_dim else 0,
     )
     longest = int(yarn.original_length * yarn.factor) if yarn else 0
     return spec, max(text.max_position_embeddings, longest)
@@ -113,6 +117,15 @@ def _head_dim(text: TextConfig, free: bool, checkpoint: Checkpoint) -> int:
     return head_dim
 
 
+def _rotated(text: TextConfig, head_dim: int, default: float, checkpoint: Checkpoint) -> int:
+    """The number of rotated channels per head, by `partial_rotary_factor`."""
+    factor = (text.rope_parameters or text.rope_scaling or {}).get("partial_rotary_factor", text.partial_rotary_factor)
+    factor = default if factor is None else factor
+    valid = isinstance(factor, int | float) and 0 < factor <= 1 and int(head_dim * factor) % 2 == 0
+    refuse_unless(valid and int(head_dim * factor) > 0, f"partial_rotary_factor is {factor!r:.40}", checkpoint)
+    return int(head_dim * factor)
+
+
 def _tied(checkpoint: Checkpoint) -> bool:
     """Whether the embedding table is the head too: `lm_head.weight` is missing or a copy of the table.
 
@@ -123,7 +136,7 @@ def _tied(checkpoint: Checkpoint) -> bool:
 
 
 def _rope(
-    text: TextConfig, head_dim: int, checkpoint: Checkpoint, interleaved: bool
+    text: TextConfig, rotated: int, checkpoint: Checkpoint, interleaved: bool
 ) -> tuple[float, tuple[int, int, int]]:
     """RoPE base and M-RoPE sections from `rope_parameters` (transformers 5) or `rope_theta`, `rope_scaling` (4)."""
     rope = text.rope_parameters or text.rope_scaling or {}
@@ -135,11 +148,11 @@ def _rope(
         checkpoint,
     )
     section = rope.get("mrope_section", text.mrope_section)
-    half = head_dim // 2
+    half = rotated // 2
     valid = isinstance(section, list) and len(section) == 3 and all(isinstance(n, int) and n > 0 for n in section)
     refuse_unless(
         valid and sum(section or []) == half,
-        f"mrope_section {section} is not three positive numbers that sum to half the head size, {half}",
+        f"mrope_section {section} is not three positive numbers that sum to half of what is rotated of a head, {half}",
         checkpoint,
     )
     theta = rope.get("rope_theta", text.rope_theta)

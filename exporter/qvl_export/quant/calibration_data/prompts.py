@@ -50,19 +50,28 @@ def llm_feeds(manifest: Manifest, prompt: Prompt, deepstack: Floats, answer: int
 
     The head takes the positions that predict the last `answer` tokens, or the last position if `answer` is 0.
     """
-    count, llm, image = len(prompt.ids), manifest.llm, image_token_positions(prompt)
-    capacity = 0 if manifest.cache_form == "concat" else count
-    empty = np.zeros((1, llm.num_key_value_heads, capacity, llm.head_dim), np.float32)
+    count, image = len(prompt.ids), image_token_positions(prompt)
     return {
         "position_ids": np.ascontiguousarray(prompt.positions[:, None]),
-        "past_key": empty,
-        "past_value": empty,
+        **empty_cache(manifest, count),
         **cache_state(manifest.target, 0, count, count),
         "logits_positions": np.arange(count - answer - 1, count - 1) if answer else np.array([count - 1]),
         "image_positions": np.stack((np.zeros_like(image), image), axis=-1),
         "ntk_alpha": np.array([prompt.ntk_alpha], np.float32),
         **{f"deepstack_features.{layer}": features for layer, features in enumerate(deepstack)},
     }
+
+
+def empty_cache(manifest: Manifest, count: int) -> Feeds:
+    """What a layer keeps before the first of `count` tokens; layers of one kind keep the same."""
+    feeds: Feeds = {}
+    for spec in manifest.cache_specs:
+        for tensor in spec.tensors:
+            shape = list(tensor.dims(count))
+            if spec.kind == "kv":
+                shape[2] = 0 if manifest.cache_form == "concat" else count  # also if engines have room for more
+            feeds[f"past_{tensor.past.rpartition('.')[2]}"] = np.zeros(shape, np.float32)
+    return feeds
 
 
 @dataclass(frozen=True)

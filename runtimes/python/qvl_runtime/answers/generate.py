@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from time import monotonic
@@ -23,6 +23,7 @@ from ..manifest import LlmGeometry
 from ..positions import text_positions
 from ..prompts.prompt import PlacedMedia, Prompt, text_keys
 from ..sessions.engine import Engine, LlmInputs
+from .cuts import cuts, reusable
 from .lookup import Lookup, NoLookup
 from .pending import PendingTokens
 from .sampling import TokenPicker
@@ -115,11 +116,17 @@ class GenerationStats:
 class Decoder:
     """Drives an engine; keeps the keys of the cached tokens so that a shared prefix is not run again.
 
+    With `message_ends`, the tokens that end messages, the engine has states that cannot be cut: every prefill is cut
+    where `cuts` says, and only prefixes up to such a place are reused.
+
     Every use of the KV cache holds `lock`; hold it for a whole answer to keep other threads from interrupting it.
     """
 
-    def __init__(self, engine: Engine, llm: LlmGeometry, encoder: Encoder) -> None:
-        self._engine, self._encoder = engine, encoder
+    def __init__(
+        self, engine: Engine, llm: LlmGeometry, encoder: Encoder, message_ends: Collection[int] | None = None
+    ) -> None:
+        self._engine, self._encoder, self._message_ends = engine, encoder, message_ends
+        self._cuts: list[int] = []
         self._no_features = np.empty((1 + llm.deepstack_layers, 0, llm.hidden_size), np.float32)
         self._cached = np.empty(0, dtype=np.int64)
         self._prompt_count, self._ntk_alpha, self._closed = 0, 1.0, False
@@ -148,6 +155,9 @@ class Decoder:
     def _prefill(self, prompt: Prompt, wanted: Ints, stats: GenerationStats, halt: Halt) -> Floats:
         keys = prompt.prefix_keys()
         start = min(_shared_prefix(self._cached, keys), int(wanted[0]))
+        borders = [] if self._message_ends is None else cuts(prompt, self._message_ends)
+        if self._message_ends is not None:
+            start = self._restored(borders, start)
         self._cached, self._ntk_alpha = keys[:start], prompt.ntk_alpha
         stats.counts.prompt, stats.counts.reused = len(prompt.ids), start
         stats.counts.image = sum(item.span.tokens for item in prompt.placed)
@@ -155,10 +165,20 @@ class Decoder:
         log.debug("prompt: %d tokens, %d in the cache, %d of images", len(prompt.ids), start, stats.counts.image)
         logits = []
         answer_start = len(keys) - prompt.answer_tokens
-        for first, last in (*_chunks(start, answer_start), *_chunks(max(start, answer_start), len(keys))):
+        for first, last in _chunks(start, *(cut for cut in borders if cut > start), answer_start, len(keys)):
             logits.append(self._chunk(prompt, first, last, wanted, stats, halt))
             self._cached = keys[:last]
+            if last in borders:
+                self._engine.snapshot()
+                self._cuts.append(last)
         return np.concatenate(logits)
+
+    def _restored(self, borders: list[int], shared: int) -> int:
+        """Returns the last of a prompt's cuts within its `shared` tokens from which the engine can continue, or 0."""
+        common = [cut for cut in reusable(self._cuts, borders, shared) if self._engine.resumable(cut) == cut]
+        start = max(common, default=0)
+        self._cuts = [cut for cut in self._cuts if cut <= start]
+        return start
 
     def _chunk(self, prompt: Prompt, first: int, last: int, wanted: Ints, stats: GenerationStats, halt: Halt) -> Floats:
         features, indices = self._features(prompt, first, last, stats, halt)
@@ -285,8 +305,9 @@ class Decoder:
 
         Raises if the answer was halted or another prompt uses the cache.
         """
-        tail = max(0, len(tokens) - PREFILL_CHUNK)  # the last call, which has all logits that are wanted
-        for first, end in (*_chunks(0, tail), (tail, len(tokens))):
+        known = self._known(tokens, len(prompt.ids) + at, more)
+        tail = max(known, len(tokens) - PREFILL_CHUNK)  # the last call, which has all logits that are wanted
+        for first, end in _chunks(known, tail, len(tokens)):
             halt.check()
             with self.lock:
                 self._check_current(number)
@@ -296,6 +317,15 @@ class Decoder:
                 logits = self.extend(tokens[first:end], prompt.next_position + start, past, count)
             stats.times.decode += time.perf_counter() - started
         return logits
+
+    def _known(self, tokens: Sequence[int], past: int, more: int) -> int:
+        """Returns how many of the first of these tokens after `past` are in the cache already, to continue after them.
+
+        They were run with guesses that turned out wrong.
+        """
+        with self.lock:
+            keys = text_keys(np.array(tokens[: len(tokens) - 1 - more], np.int64), self._ntk_alpha)
+            return max(0, self._engine.resumable(past + _shared_prefix(self._cached[past:], keys)) - past)
 
     def _check_current(self, number: int) -> None:
         if self._closed:
@@ -307,10 +337,12 @@ class Decoder:
             )
 
 
-def _chunks(start: int, end: int) -> Iterator[tuple[int, int]]:
-    """Yields the half-open token range of each engine call that covers [start, end)."""
-    for first in range(start, end, PREFILL_CHUNK):
-        yield first, min(first + PREFILL_CHUNK, end)
+def _chunks(start: int, *borders: int) -> Iterator[tuple[int, int]]:
+    """Yields the half-open token range of each engine call from `start` to each of the increasing borders."""
+    for end in borders:
+        for first in range(start, end, PREFILL_CHUNK):
+            yield first, min(first + PREFILL_CHUNK, end)
+        start = max(start, end)
 
 
 def _shared_prefix(cached: Ints, keys: Ints) -> int:

@@ -12,7 +12,9 @@ from .lookup import Lookup
 from .sampling import Logits
 
 Run = Callable[[list[int], int, int], npt.NDArray[np.float32]]
-"""Tokens, the index of the first in the answer, n → logits [1 + n, vocab] after the last but n, and each after it."""
+"""Tokens, the index of the first in the answer, n → logits [1 + n, vocab] after the last but n, and each after it.
+
+Tokens that were run at these indices before are not run again if the cache can continue after them."""
 
 
 class PendingTokens:
@@ -25,6 +27,7 @@ class PendingTokens:
     def __init__(self, logits: Logits, run: Run, lookup: Lookup, limit: int) -> None:
         self._logits, self._run, self._lookup, self._limit = logits, run, lookup, limit
         self._waiting: list[int] = []
+        self._ran: list[int] = []  # the tokens of the latest call, without guesses that are not accepted
         self._guesses: deque[tuple[int, Logits]] = deque()  # that were run, and the logits after each
         self._count = self.proposed = self.accepted = 0
 
@@ -36,7 +39,10 @@ class PendingTokens:
             _, self._logits = self._guesses.popleft()
             self._lookup.accept()
             self.accepted += 1
+            self._ran.append(token)
         else:
+            if self._guesses:  # the other guesses are wrong: the call is undone, of which some tokens stay
+                self._waiting = [*self._ran]
             self._guesses.clear()
             self._waiting.append(token)
 
@@ -47,7 +53,7 @@ class PendingTokens:
             rows = self._run([*self._waiting, *guesses], self._count - len(self._waiting), len(guesses))
             self._logits, *after = rows
             self._guesses.extend(zip(guesses, after, strict=True))
-            self._waiting.clear()
+            self._ran, self._waiting = self._waiting, []
             self.proposed += len(guesses)
         return self._logits
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from ..common.counted import counted
@@ -100,16 +101,20 @@ def _bounds(axis: Bounds) -> str:
 
 
 def _ports(direction: str, ports: Sequence[Port]) -> list[str]:
-    """One line per input or output; those of the KV cache share one line."""
-    shown = [port for port in ports if not port.name.startswith(("past_key_values.", "present."))]
-    lines = [f"    {direction} {port.name:27} {port.dtype:8} {_axes(port.shape)}" for port in shown]
-    if len(shown) < len(ports):
-        example = ports[-1]
-        name = f"{example.name.split('.')[0]}.N.key, .value"
-        lines.append(
-            f"    {direction} {name:27} {example.dtype:8} {_axes(example.shape)}, {len(ports) - len(shown)} in all"
-        )
+    """One line per input or output; what all layers of a kind keep between calls shares one line."""
+    kept = [port for port in ports if port.name.startswith(("past_key_values.", "present."))]
+    lines = [_port(direction, port.name, port) for port in ports if port not in kept]
+    parts = Counter(port.name.rpartition(".")[2] for port in kept)
+    for names in [("key", "value"), *((name,) for name in parts if name not in ("key", "value"))]:
+        if count := sum(parts[name] for name in names):
+            example = next(port for port in kept if port.name.endswith(names))
+            name = f"{example.name.split('.')[0]}.N.{', .'.join(names)}"
+            lines.append(f"{_port(direction, name, example)}, {count} in all")
     return lines
+
+
+def _port(direction: str, name: str, port: Port) -> str:
+    return f"    {direction} {name:27} {port.dtype:8} {_axes(port.shape)}"
 
 
 def _axes(shape: Sequence[int | str]) -> str:

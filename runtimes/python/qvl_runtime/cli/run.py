@@ -118,7 +118,7 @@ def answer(
     placed = _placed_image(stream) if draw else None
     result: dict[str, Any] = {"text": print_pieces(stream, quiet=as_json)}
     if settings["tools"] is not None:
-        result.update(tool_calls(result["text"]))
+        result.update(tool_calls(result["text"], settings["tools"]))
     if draw and placed:
         regions = model.regions(result["text"], placed)
         _draw(draw, placed, regions)
@@ -141,11 +141,11 @@ def _json_file(path: Path | None) -> Any:
         raise PromptError(f"is not JSON: {error}", where=path) from error
 
 
-def tool_calls(answer: str) -> dict[str, Any]:
+def tool_calls(answer: str, tools: Any = None) -> dict[str, Any]:
     """Returns the tool calls of an answer; malformed ones are also noted on standard error."""
     from ..tools import parse_calls
 
-    reply = parse_calls(answer)
+    reply = parse_calls(answer, tools)
     for text in reply.malformed:
         say(f"note: a malformed tool call: {' '.join(text.split())[:200]}")
     return {"tool_calls": [asdict(call) for call in reply.calls], "malformed_tool_calls": list(reply.malformed)}

@@ -11,7 +11,7 @@ from ..errors import BundleError
 from ..manifest import Manifest
 from .engine import Engine
 
-SHARED = ("engine", "feeds")
+SHARED = ("engine", "feeds", "layer_states")
 """The modules here that do not implement a target."""
 
 

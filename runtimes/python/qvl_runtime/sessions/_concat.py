@@ -10,23 +10,21 @@ from ..manifest import Manifest
 from .cpu import CpuLlm, raising_engine_errors
 from .engine import LlmInputs
 from .feeds import llm_feeds
+from .layer_states import DTYPES, RecurrentStates
 
 
 class ConcatCache:
     """Keys and values [1, heads, tokens, head_dim] of every layer; every call makes new ones."""
 
     def __init__(self, manifest: Manifest) -> None:
-        llm = manifest.llm
-        ports = {port.name: port.dtype for port in manifest.graphs["llm"].inputs}
-        dtype = np.float16 if ports["past_key_values.0.key"] == "float16" else np.float32
-        empty = np.zeros((1, llm.num_key_value_heads, 0, llm.head_dim), dtype)
-        self.names = [f"{index}.{part}" for index in range(llm.num_layers) for part in ("key", "value")]
-        self.values = {name: ort.OrtValue.ortvalue_from_numpy(empty) for name in self.names}
+        self.tensors = [tensor for spec in manifest.cache_specs for tensor in spec.tensors]
+        empty = {tensor.past: np.zeros(tensor.dims(0), DTYPES[tensor.dtype]) for tensor in self.tensors}
+        self.values = {name: ort.OrtValue.ortvalue_from_numpy(value) for name, value in empty.items()}
 
     @property
     def capacity(self) -> int:
         """The number of tokens in the cache."""
-        return int(self.values[self.names[0]].shape()[2])
+        return int(self.values[self.tensors[0].past].shape()[2])
 
     def keep(self, tokens: int) -> None:
         """Drops all tokens but the first `tokens`."""
@@ -41,6 +39,7 @@ class ConcatLlm(CpuLlm):
     def clear(self) -> None:
         """Frees the KV cache; the next call starts with an empty one."""
         self.tokens = ConcatCache(self._manifest)
+        self.states = RecurrentStates(self._manifest, self._device)  # none: see `bundle.read_manifest`
 
     def forward(self, inputs: LlmInputs) -> Floats:
         """Returns logits [K, vocab]; the cache then holds past + S tokens."""
@@ -53,10 +52,10 @@ class ConcatLlm(CpuLlm):
         with raising_engine_errors():
             self.tokens.keep(inputs.past)
             for name, value in self.tokens.values.items():
-                binding.bind_ortvalue_input(f"past_key_values.{name}", value)
-            for output in ("logits", *(f"present.{name}" for name in self.tokens.names)):
+                binding.bind_ortvalue_input(name, value)
+            for output in ("logits", *(tensor.present for tensor in self.tokens.tensors)):
                 binding.bind_output(output)
             session.run_with_iobinding(binding, self._silent)
         logits, *presents = binding.get_outputs()
-        self.tokens.values = dict(zip(self.tokens.names, presents, strict=True))
+        self.tokens.values = dict(zip(self.tokens.values, presents, strict=True))
         return np.asarray(logits.numpy()[0])

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -24,10 +23,7 @@ from ..positions import Grid
 from . import cores
 from .engine import LlmInputs, end_calls
 from .feeds import llm_feeds, vision_feeds
-
-CACHE_STEP = 512
-"""The KV cache grows by multiples of this many tokens."""
-
+from .layer_states import Device, KvCache, RecurrentStates
 
 SILENT = 4
 """Log severity of sessions (fatal only): errors are raised and reported in one line of ours."""
@@ -35,18 +31,6 @@ BYTES_TO_UNSIGNED = "QDQS8ToU8Transformer"
 """A pass of ONNX Runtime over Q/DQ pairs, enabled by `session.x64quantprecision`. To a per-axis or blockwise
 DequantizeLinear without a zero point it adds a scalar one, which the kernel then rejects. Without the pass such weights
 are dequantized and multiplied as floats, which is exact on every processor."""
-
-
-class Device(NamedTuple):
-    """Where ONNX Runtime computes and keeps the KV cache: its execution provider and the names of its memory.
-
-    `fix` is the advice if the provider cannot be loaded; ONNX Runtime would silently compute elsewhere.
-    """
-
-    provider: str = "CPUExecutionProvider"
-    memory: str = "cpu"
-    arena: str = "cpu:0"
-    fix: str = "install onnxruntime again"
 
 
 CPU = Device()
@@ -150,36 +134,6 @@ def cache_state(past: int, total: int, capacity: int) -> dict[str, np.ndarray]:
     return {"seqlens_k": np.array([total - 1], np.int32), "total_sequence_length": np.array(total, np.int32)}
 
 
-class KvCache:
-    """Keys and values [1, heads, capacity, head_dim] of every layer, grown in steps of CACHE_STEP tokens."""
-
-    def __init__(self, manifest: Manifest, device: Device) -> None:
-        self._geometry, self._device = manifest.llm, device
-        ports = {port.name: port.dtype for port in manifest.graphs["llm"].inputs}
-        self._dtype = np.float16 if ports["past_key_values.0.key"] == "float16" else np.float32
-        self._names = [f"{i}.{part}" for i in range(manifest.llm.num_layers) for part in ("key", "value")]
-        self.capacity = 0
-        self._values = {name: ort.OrtValue.ortvalue_from_numpy(self._empty(0)) for name in self._names}
-
-    def _empty(self, capacity: int) -> np.ndarray:
-        return np.zeros((1, self._geometry.num_key_value_heads, capacity, self._geometry.head_dim), self._dtype)
-
-    def reserve(self, tokens: int, used: int, bindings: Sequence[ort.IOBinding]) -> None:
-        """Makes room for `tokens` in total, keeps the first `used`, and binds the buffers as both past and present."""
-        if tokens <= self.capacity:
-            return
-        capacity = min(-(-tokens // CACHE_STEP) * CACHE_STEP, max(tokens, self._geometry.max_length))
-        self.capacity = 0  # until all are bound: if memory runs out halfway, the next call starts over
-        for name in self._names:
-            grown = self._empty(capacity)
-            grown[:, :, :used] = self._values[name].numpy()[:, :, :used]
-            value = self._values[name] = ort.OrtValue.ortvalue_from_numpy(grown, self._device.memory, 0)
-            for binding in bindings:
-                binding.bind_ortvalue_input(f"past_key_values.{name}", value)
-                binding.bind_ortvalue_output(f"present.{name}", value)
-        self.capacity = capacity
-
-
 class CpuVision:
     """The vision graph."""
 
@@ -198,7 +152,7 @@ class CpuVision:
 
 
 class CpuLlm:
-    """The language graph with its KV cache (batch 1; not thread-safe).
+    """The language graph with what its layers keep between calls (batch 1; not thread-safe).
 
     A hybrid bundle's decode graph has the same inputs and outputs and uses the same buffers.
     """
@@ -212,8 +166,9 @@ class CpuLlm:
         self.clear()
 
     def clear(self) -> None:
-        """Frees the KV cache; the next call starts with an empty one."""
-        self.cache = KvCache(self._manifest, self._device)  # first, in case of an interrupt
+        """Frees the KV cache and all states; the next call starts with empty ones."""
+        cache, states = KvCache(self._manifest, self._device), RecurrentStates(self._manifest, self._device)
+        self.cache, self.states = cache, states
         self._bindings = [session.io_binding() for session in self.sessions]
 
     def forward(self, inputs: LlmInputs) -> Floats:
@@ -223,13 +178,23 @@ class CpuLlm:
         session, binding = self.sessions[which], self._bindings[which]
         with raising_engine_errors():
             self.cache.reserve(total, inputs.past, self._bindings)
+        self.states.bind(inputs.past, binding)
         for name, array in llm_feeds(self._manifest, inputs, self.cache.capacity).items():
             binding.bind_cpu_input(name, array)
         logits = np.empty((1, len(inputs.wanted), self._vocab_size), np.float32)
         binding.bind_ortvalue_output("logits", ort.OrtValue.ortvalue_from_numpy(logits))
         with raising_engine_errors():
             session.run_with_iobinding(binding, self._silent)
+        self.states.advance(inputs.past, total)
         return np.asarray(logits[0])
+
+    def snapshot(self) -> None:
+        """See `sessions.engine.Engine`."""
+        self.states.snapshot()
+
+    def resumable(self, past: int) -> int:
+        """See `sessions.engine.Engine`."""
+        return self.states.resumable(past)
 
 
 class CpuEngine:
@@ -237,9 +202,10 @@ class CpuEngine:
 
     def __init__(self, vision: CpuVision, llm: CpuLlm) -> None:
         self.vision, self.llm, self.encode, self.forward = vision, llm, vision.encode, llm.forward
+        self.snapshot, self.resumable = llm.snapshot, llm.resumable
 
     def clear(self) -> None:
-        """Frees the KV cache; the next call starts with an empty one."""
+        """Frees the KV cache and all states; the next call starts with empty ones."""
         self.llm.clear()
 
     def close(self) -> None:

@@ -14,7 +14,8 @@ from ..common.extras import install_fix
 from ..errors import InstallError
 from ..manifest import Manifest
 from . import cpu
-from .cpu import CpuEngine, Device, cache_state
+from .cpu import CpuEngine, cache_state
+from .layer_states import Device
 
 __all__ = ["cache_state", "open"]
 

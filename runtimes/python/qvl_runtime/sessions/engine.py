@@ -30,7 +30,7 @@ class LlmInputs:
 
 
 class Engine(Protocol):
-    """Runs the graphs of one bundle and owns their KV cache."""
+    """Runs the graphs of one bundle and owns what their layers keep between calls, the cache."""
 
     def encode(self, pixel_values: Floats, grid: Grid, cells: Ints | None = None) -> Floats:
         """Patches [frames, patches, dim] → features [1 + D, tokens, H] of the image and of D DeepStack layers.
@@ -39,10 +39,26 @@ class Engine(Protocol):
         """
 
     def forward(self, inputs: LlmInputs) -> Floats:
-        """Returns logits [K, vocab]; the cache then holds past + S tokens."""
+        """Returns logits [K, vocab]; the cache then holds past + S tokens.
+
+        Raises EngineError if the cache cannot continue after `past` tokens, see `resumable`.
+        """
+
+    def snapshot(self) -> None:
+        """Keeps a copy of the recurrent states after the cached tokens, if any layer has one; old copies are dropped.
+
+        Copies of states after more tokens than a later call's `past` are dropped, too.
+        """
+
+    def resumable(self, past: int) -> int:
+        """Returns the largest number of tokens, at most `past`, after which the cache can continue.
+
+        Keys and values continue after any; recurrent states after the latest call, before it, and where `snapshot` was
+        called.
+        """
 
     def clear(self) -> None:
-        """Frees the KV cache; the next call starts with an empty one."""
+        """Frees the cache; the next call starts with an empty one."""
 
     def close(self) -> None:
         """Frees everything; any later call raises EngineError."""
@@ -55,7 +71,8 @@ def raise_closed(*_: Any, **__: Any) -> NoReturn:
 
 def end_calls(engine: Engine) -> None:
     """Is called by `Engine.close`: from now on methods of the engine raise EngineError, and `close` does nothing."""
-    vars(engine).update(encode=raise_closed, forward=raise_closed, clear=raise_closed, close=_do_nothing)
+    vars(engine).update(dict.fromkeys(("encode", "forward", "snapshot", "resumable", "clear"), raise_closed))
+    vars(engine).update(close=_do_nothing)
 
 
 def _do_nothing() -> None: ...

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +18,8 @@ from ..engine import LlmInputs, end_calls
 from ..feeds import llm_feeds, vision_feeds
 from .cuda_driver import Buffer, Cuda
 from .engine import MakeContext, TrtGraph
+
+ITEM_BYTES = {"float": 4, "float16": 2}
 
 
 @dataclass(frozen=True)
@@ -70,17 +73,24 @@ class TrtEngine:
     def _cache_buffers(self) -> dict[str, Buffer]:
         """Returns the cache buffers by past and present names; initially zeros, since masked values must be finite."""
         if not self._cache:
-            llm = self._manifest.llm
-            nbytes = 2 * llm.num_key_value_heads * llm.max_length * llm.head_dim  # float16
+            tensors = [tensor for spec in self._manifest.cache_specs for tensor in spec.tensors]
             try:
-                for name in (f"{layer}.{part}" for layer in range(llm.num_layers) for part in ("key", "value")):
-                    buffer = self._cuda.allocate(nbytes)
-                    self._cache[f"past_key_values.{name}"] = self._cache[f"present.{name}"] = buffer
+                for tensor in tensors:
+                    elements = math.prod(tensor.dims(self._manifest.llm.max_length))
+                    buffer = self._cuda.allocate(ITEM_BYTES[tensor.dtype] * elements)
+                    self._cache[tensor.past] = self._cache[tensor.present] = buffer
                     self._cuda.clear(buffer)
             except EngineError:
                 self.clear()  # frees the buffers that fitted
                 raise
         return self._cache
+
+    def snapshot(self) -> None:
+        """Does nothing: keys and values, which are all that engines keep, continue after any token."""
+
+    def resumable(self, past: int) -> int:
+        """Returns `past`, see `snapshot`."""
+        return past
 
     def clear(self) -> None:
         """Frees the KV cache; the next call starts with an empty one."""
