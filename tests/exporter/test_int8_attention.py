@@ -122,8 +122,8 @@ def test_codes_of_keys_and_values_cannot_saturate() -> None:
     k, v = (add_input(graph, name, FLOAT, ["patches", SIZE]) for name in "kv")
     op = GraphBuilder(graph).op
     head, _ = attention._rounded(op, k, v, op.Constant(value_float=1.0))
-    for name, codes, axes in (("keys", head.keys, [SIZE, "patches"]), ("values", head.values, ["patches", SIZE])):
-        add_output(graph, codes, name, axes, attention.INT8)
+    add_output(graph, head.keys, "keys", [SIZE, "patches"], attention.INT8)
+    add_output(graph, head.values, "values", ["patches", SIZE], attention.INT8)
     model = ir.to_proto(finished(graph, INT8)).SerializeToString()
     run = ort.InferenceSession(model, providers=["CPUExecutionProvider"]).run
     feeds = {name: np.random.default_rng(3).standard_normal((50, SIZE)).astype(np.float32) * 100 for name in "kv"}

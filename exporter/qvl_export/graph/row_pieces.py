@@ -20,12 +20,12 @@ STEP = 16
 
 
 class _Rows(NamedTuple):
-    """Rows `first` … of the stored weight [rows, columns] called `name`."""
+    """A `number` of rows from `first` on of the stored weight [rows, columns] called `name`."""
 
     name: str
     weight: ir.ExternalTensor
     first: int
-    count: int
+    number: int
 
 
 def cut_weights(model: ir.Model) -> ir.Model:
@@ -88,9 +88,9 @@ def _pieces(rows: _Rows) -> Iterator[tuple[int, int]]:
     """Yields first row, in the weight, and number of rows of each piece; pieces are of almost the same size."""
     columns = rows.weight.shape.numpy()[1]
     most = max(PIECE // columns // STEP, 1) * STEP
-    size = -(-rows.count // -(-rows.count // most) // STEP) * STEP
-    for first in range(0, rows.count, size):
-        yield rows.first + first, min(size, rows.count - first)
+    size = -(-rows.number // -(-rows.number // most) // STEP) * STEP
+    for first in range(0, rows.number, size):
+        yield rows.first + first, min(size, rows.number - first)
 
 
 def _input(graph: ir.Graph, rows: _Rows, first: int, count: int) -> ir.Value:

@@ -268,8 +268,9 @@ class Manifest(_Frozen, frozen=True):
     If `graphs` has `llm_decode` beside `llm`, answers are generated with it and the two share one KV cache.
     `special_tokens` are the named tokens of the tokenizer's configuration (`eos_token`, …), variables of the template.
     `generation` is None in bundles made before it was recorded. `cpu` names the processors that int8 codes were chosen
-    for; None if there are no such codes or the bundle was made before it was recorded. `cache` has one entry per layer;
-    in bundles made before it was recorded it is empty, and `cache_specs` has the keys and values of all layers.
+    for; None if there are no such codes or the bundle was made before it was recorded. `cache` has
+    one entry per layer; in bundles made before it was recorded it is empty, and `cache_specs` has the keys and values
+    of all layers.
     """
 
     schema_version: Positive

@@ -27,7 +27,8 @@ from .media.images import ImageSource, load_image
 from .prompts.prompt import Media, Message, PlacedMedia, Prompt, build_prompt, place_media
 from .prune.rule import Rule, check_grid, parse_rule
 from .rotation import Rotation
-from .sessions import Engine, open_engine
+from .sessions import open_engine
+from .sessions.engine import Engine
 from .templates.bundle_texts import open_texts, read_text
 from .templates.tokenizer import encode
 from .tools import check_tools
