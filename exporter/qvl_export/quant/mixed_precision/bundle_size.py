@@ -19,6 +19,7 @@ from ...families.spec import ModelSpec
 from ...graph.build import Graph, build_llm, build_vision
 from ...graph.layers import Weight
 from ...graph.quantized import Packed
+from ...graph.row_pieces import cut_weights
 from ...graph.weights import ALIGNMENT, Written
 from ...qtensor import QuantFormat
 from ...targets import Target
@@ -49,7 +50,9 @@ class Sizes:
         for graph in graphs:
             data, written = _lay_out(graph)
             files[f"{graph.name}.onnx.data"] = FileEntry(size=data, sha256=NO_HASH)
-            files[f"{graph.name}.onnx"] = FileEntry(size=ir.to_proto(graph.model).ByteSize(), sha256=NO_HASH)
+            files[f"{graph.name}.onnx"] = FileEntry(
+                size=ir.to_proto(cut_weights(graph.model)).ByteSize(), sha256=NO_HASH
+            )
             entries[graph.name] = describe.graph_entry(graph, written, FLOAT)
         manifest = msgspec.structs.replace(self.draft, graphs=entries, files=files)
         described = msgspec.json.format(msgspec.json.encode(manifest), indent=1)
