@@ -35,7 +35,7 @@ CHOSEN = (OPSETS[0], 20, 21, OPSET, OPSETS[-1])
 """The opsets that every family is tested at: the first, the last without and the first with int4, default and last."""
 RECURRENT = tuple(family for family in tiny.FAMILIES if family not in tiny.ATTENTION)
 """Families with linear attention, which only the last opset has."""
-CASES = [(family, opset) for family in tiny.ATTENTION for opset in CHOSEN]
+CASES: list[Any] = [(family, opset) for family in tiny.ATTENTION for opset in CHOSEN]
 CASES += [(family, OPSETS[-1]) for family in RECURRENT]
 CASES += [pytest.param("qwen2_5_vl", opset, marks=pytest.mark.slow) for opset in OPSETS if opset not in CHOSEN]
 

@@ -81,6 +81,18 @@ def test_a_link_to_itself_is_refused(bundle: Path) -> None:
         read_manifest(bundle)
 
 
+@pytest.mark.parametrize("version", [8, 9])
+def test_caches_of_another_form_are_refused(tmp_path: Path, version: int, capsys: pytest.CaptureFixture[str]) -> None:
+    """A graph that writes in place, and a state that nothing can be appended to."""
+    bundle = Path(shutil.copytree(BUNDLES / f"v{version}", tmp_path / "bundle"))
+    manifest = json.loads((bundle / "bundle.json").read_bytes())
+    (bundle / "bundle.json").write_text(json.dumps(manifest | {"cache_form": "concat"}))
+    assert main(["run", str(bundle), "Hello"]) == 2
+    error = capsys.readouterr().err
+    assert_one_line(error)
+    assert "geometry and graphs disagree: cache_form" in error
+
+
 CACHES: dict[str, Callable[[list[dict[str, Any]]], Any]] = {
     "fewer layers": lambda cache: cache.pop(),
     "a tensor less": lambda cache: cache[1]["tensors"].pop(),

@@ -138,14 +138,15 @@ def _wrong_shapes(manifest: Manifest, shapes: Shapes) -> Iterator[str]:
 
 def _wrong_cache(manifest: Manifest) -> Iterator[str]:
     """Yields `layers`, or names of what layers keep between calls if the graph has it otherwise or not at all; and
-    `cache_form` if recurrent layers would have to append to their state."""
+    `cache_form` if the graph has another one, or if layers would append to a state."""
     graph, llm, specs = manifest.graphs["llm"], manifest.llm, manifest.cache_specs
     ports = {port.name: port for port in (*graph.inputs, *graph.outputs)}
     known = {tensor.past for spec in specs for tensor in spec.tensors}
     if len(specs) != llm.num_layers or known != {name for name in ports if name.startswith("past_key_values.")}:
         yield "layers"
         return
-    if manifest.cache_form == "concat" and manifest.recurrent:
+    appended = manifest.cache_form == "concat"
+    if (appended and manifest.recurrent) or (manifest.target == "portable" and ("write_indices" in ports) == appended):
         yield "cache_form"
     for spec in specs:
         for tensor in spec.tensors:

@@ -39,7 +39,7 @@ class ConcatLlm(CpuLlm):
     def clear(self) -> None:
         """Frees the KV cache; the next call starts with an empty one."""
         self.tokens = ConcatCache(self._manifest)
-        self.states = RecurrentStates(self._manifest, self._device)  # none: see `bundle.read_manifest`
+        self.states = RecurrentStates(self._manifest, self._device)  # none: `read_manifest` refuses them
 
     def forward(self, inputs: LlmInputs) -> Floats:
         """Returns logits [K, vocab]; the cache then holds past + S tokens."""
