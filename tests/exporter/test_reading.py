@@ -20,7 +20,8 @@ pytestmark = pytest.mark.slow
 
 PAGES = 100
 STATED = {"qwen2_5_vl": 0.04, "qwen3_vl": 0.13}
-"""The character error rates of the checkpoints on these pages are 3.3 % and 12.1 %, see their READMEs."""
+"""The character error rates of the checkpoints on these pages are 3.3 % and 12.1 %, see their READMEs.
+That of Qwen3.5 does not read yet."""
 LOST = {"int8": 0.02, "int4": 0.02}
 """What quantizing the Qwen3-VL may cost; measured were 1.0 and 0.7 points."""
 BLIND = 0.9
@@ -55,7 +56,7 @@ def float_rate(reader_bundle: Bundle) -> Callable[[str], float]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", STATED)
 def test_same_character_error_rate_as_transformers(
     family: str, reader_bundle: Bundle, float_rate: Callable[[str], float]
 ) -> None:
