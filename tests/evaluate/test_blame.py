@@ -33,7 +33,7 @@ def damage(bundle: Path, out: Path, layer: int, only: str = "") -> Path:
     shutil.copytree(bundle, out)
     model = onnx.load(out / "llm.onnx", load_external_data=False)
     data = np.fromfile(out / "llm.onnx.data", np.uint8)
-    scales = re.compile(rf"model\.layers\.{layer}\..*{re.escape(only)}.*(scales|proj\.weight)")
+    scales = re.compile(rf"model\.layers\.{layer}\..*{re.escape(only)}.*(scales|proj\.weight\.\d+)")
     for tensor in model.graph.initializer:
         if scales.fullmatch(tensor.name):
             place = {entry.key: int(entry.value) for entry in tensor.external_data if entry.key != "location"}

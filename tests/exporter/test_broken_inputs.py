@@ -237,6 +237,11 @@ CONFIGS = [
         r"eos_token_id is .{100,1500}$",
         d.edit("generation_config.json", eos_token_id="x" * 10**6),
     ),
+    Row(
+        "stop tokens without end",
+        r"eos_token_id has 1,025 stop tokens \(at most 1,024\)$",
+        d.edit("generation_config.json", eos_token_id=list(range(1025))),
+    ),
     Row("model_type missing", r"model_type None", d.config(model_type=d.REMOVE)),
     Row("rope is llama3", r"rope type 'llama3' is not supported", d.text(rope_parameters__rope_type="llama3")),
     Row("yarn without a factor", r"missing required field `factor`", d.text(rope_parameters__rope_type="yarn")),
@@ -267,7 +272,7 @@ CONFIGS = [
     Row("heads do not divide", r"5 attention heads do not divide hidden_size 64", d.text(num_attention_heads=5)),
     Row(
         "odd head size",
-        r"config\.json: .*half the head size, 0",
+        r"config\.json: .*half of what is rotated of a head, 0",
         d.text(num_attention_heads=64, num_key_value_heads=64, rope_parameters__mrope_section=[0, 0, 0]),
     ),
     Row("full attention block beyond", r"fullatt_block_indexes", d.config(vision_config__fullatt_block_indexes=[7])),

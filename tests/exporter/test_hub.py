@@ -221,8 +221,8 @@ def test_weights_of_another_kind_are_called_by_their_name(
 def test_a_family_that_is_not_supported_is_refused_before_its_weights_come(
     hub: Hub, export: Export, tmp_path: Path
 ) -> None:
-    hub.files["config.json"] = json.dumps({"model_type": "qwen3_5"}).encode()
-    assert_refused(export(hub.endpoint), "model_type 'qwen3_5' is not supported", tmp_path)
+    hub.files["config.json"] = json.dumps({"model_type": "qwen9_vl"}).encode()
+    assert_refused(export(hub.endpoint), "model_type 'qwen9_vl' is not supported", tmp_path)
     assert [name for _, name in hub.fetched if name.endswith(".safetensors")] == []
 
 

@@ -265,10 +265,12 @@ def test_caches_tell_rules_apart(model: Loader, family: str) -> None:
     logits(ours, plain)
     run = GenerationStats()
     assert np.array_equal(logits(ours, pruned, run), fresh)
-    assert run.counts.reused == plain.placed[0].span.start
+    recurrent = ours.manifest.recurrent
+    assert run.counts.reused == (0 if recurrent else plain.placed[0].span.start)
     again = GenerationStats()
     assert np.array_equal(logits(ours, ours.prompt(asked("exact")), again).argmax(), fresh.argmax())
-    assert again.counts.reused == len(pruned.ids) - 1
+    least = pruned.placed[0].span.end if recurrent else len(pruned.ids) - 1
+    assert least <= again.counts.reused < len(pruned.ids)
     assert plain.placed[0].key != pruned.placed[0].key
 
 

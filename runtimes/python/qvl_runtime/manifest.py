@@ -29,6 +29,7 @@ EXACT_EVERYWHERE = (ANY, "avx2")
 CacheForm = Literal["scatter", "concat"]
 CACHE_FORMS: tuple[CacheForm, ...] = get_args(CacheForm)
 """How a graph adds new tokens to its KV cache: it writes them into a buffer, or returns past and new ones together."""
+MAX_STOP_TOKENS = 1 << 10
 MAX_FLOAT = 3.4028234663852886e38
 """The largest float32."""
 Positive = Annotated[int, msgspec.Meta(gt=0, le=1 << 31)]
@@ -214,7 +215,7 @@ class Tokens(_Frozen, frozen=True):
 
     image: TokenId
     video: TokenId | None
-    stop: Annotated[list[TokenId], msgspec.Meta(max_length=1 << 10)]
+    stop: Annotated[list[TokenId], msgspec.Meta(max_length=MAX_STOP_TOKENS)]
 
 
 class VideoTiming(_Frozen, frozen=True):

@@ -7,7 +7,7 @@ from typing import Annotated, Any, TypeVar
 
 import msgspec
 
-from qvl_runtime.manifest import Tokens
+from qvl_runtime.manifest import MAX_STOP_TOKENS, Tokens
 
 from ...checkpoint.directory import Checkpoint
 from ...errors import ConfigError
@@ -77,4 +77,10 @@ def _stop_tokens(checkpoint: Checkpoint) -> list[int]:
     if not stop or not all(type(token) is int and 0 <= token < 1 << 31 for token in stop):
         shown = eos if eos is None or isinstance(eos, int | str) else f"a {type(eos).__name__}"
         raise ConfigError(f"eos_token_id is {shown!r}, which is not a stop token", where=checkpoint.directory)
+    if len(stop) > MAX_STOP_TOKENS:
+        raise ConfigError(
+            f"eos_token_id has {len(stop):,} stop tokens",
+            where=checkpoint.directory,
+            fix=f"at most {MAX_STOP_TOKENS:,}",
+        )
     return stop
