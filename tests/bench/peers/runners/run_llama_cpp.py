@@ -39,7 +39,7 @@ class Reader:
         """The prompt cut into runs of text and the image."""
         data = Path(image).read_bytes()
         buffer = (ctypes.c_uint8 * len(data)).from_buffer_copy(data)
-        bitmap = mtmd.mtmd_helper_bitmap_init_from_buf(self.tower, buffer, len(data))
+        bitmap = mtmd.mtmd_helper_bitmap_init_from_buf(self.tower, buffer, len(data), False)
         prompt = chat(mtmd.mtmd_default_marker().decode(), text).encode()
         found = mtmd.mtmd_input_chunks_init()
         given = mtmd.mtmd_input_text(text=prompt, text_len=len(prompt), add_special=False, parse_special=True)
