@@ -45,7 +45,8 @@ OTHERS = {
     *("--kind", "--count", "--seed", "--task", "--degrade"),  # calib_data.generator
     *("--blocks", "--layers", "--part", "--repeat", "--pages", "--cores", "--margin"),  # tests.bench
     *("--frames", "--rules"),  # likewise
-    *("--before", "--cache", "--growth", "--shape", "--rounds", "--weight-format"),  # tests.bench.peers, optimum-cli
+    *("--before", "--cache", "--growth", "--shape", "--rounds", "--peer"),  # tests.bench.peers
+    "--weight-format",  # optimum-cli
 }
 """Options of other programs that documents name."""
 
