@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-import torch
 from transformers import PreTrainedModel
 
 from qvl_export import ExportPlan, export
@@ -23,7 +22,7 @@ from qvl_runtime.answers.generate import GenerationStats
 from qvl_runtime.bundle import read_manifest
 from qvl_runtime.model import Model, load
 from qvl_runtime.sessions.cpu import open_session, session_options
-from tests.exporter.test_parity import STEPS, assert_close, one_image, oracle_inputs
+from tests.exporter.test_parity import STEPS, assert_close, cached_steps, greedy_answer, one_image
 from tests.oracles import tiny
 from tests.plans import export_plan
 from tests.quant.layers import save_linear
@@ -48,24 +47,11 @@ def exported(source: Path, out: Path, opset: int | None, cache: str | None = Non
 def assert_parity(model: Model, reference: PreTrainedModel, precision: str) -> None:
     """All prompt logits, then cached steps along the reference's own greedy tokens; then again after a shorter past."""
     prompt = model.prompt([{"role": "user", "content": one_image()}], reserve=STEPS)
-    with torch.no_grad():
-        generated = reference.generate(
-            **oracle_inputs(model, prompt),
-            max_new_tokens=STEPS + 1,
-            min_new_tokens=STEPS + 1,
-            do_sample=False,
-            output_logits=True,
-            return_dict_in_generate=True,
-        )
-        everywhere = reference(**oracle_inputs(model, prompt)).logits[0].numpy()
-    tokens = generated.sequences[0, len(prompt.ids) :].tolist()
+    everywhere, answer, tokens = greedy_answer(model, reference, prompt)
     for _ in range(2):  # the second prefill starts over with a cache that is too long
         logits = model.decoder.prefill(prompt, np.arange(len(prompt.ids)), GenerationStats())
         assert_close(logits[-1:], everywhere[-1:], precision)
-        steps = [logits[-1]]
-        for index, token in enumerate(tokens[:STEPS]):
-            steps.append(model.decoder.step(token, prompt.next_position + index))
-        assert_close(np.stack(steps), torch.cat(generated.logits).numpy(), precision)
+        assert_close(cached_steps(model, prompt, logits[-1], tokens), answer, precision)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])

@@ -48,6 +48,29 @@ def assert_close(ours: np.ndarray, theirs: np.ndarray, precision: str) -> None:
         assert np.abs(ours - theirs).max() <= MAX_ABS[precision]
 
 
+def greedy_answer(ours: Model, theirs: PreTrainedModel, prompt: Prompt) -> tuple[np.ndarray, np.ndarray, list[int]]:
+    """The reference's logits of all prompt tokens and of an answer of STEPS + 1 tokens, and the answer's tokens."""
+    with torch.no_grad():
+        generated = theirs.generate(
+            **oracle_inputs(ours, prompt),
+            max_new_tokens=STEPS + 1,
+            min_new_tokens=STEPS + 1,
+            do_sample=False,
+            output_logits=True,
+            return_dict_in_generate=True,
+        )
+        everywhere = theirs(**oracle_inputs(ours, prompt)).logits[0].numpy()
+    return everywhere, torch.cat(generated.logits).numpy(), generated.sequences[0, len(prompt.ids) :].tolist()
+
+
+def cached_steps(model: Model, prompt: Prompt, first: np.ndarray, tokens: list[int]) -> np.ndarray:
+    """`first`, the logits after the prompt, and those after each of STEPS tokens."""
+    steps = [first]
+    for index, token in enumerate(tokens[:STEPS]):
+        steps.append(model.decoder.step(token, prompt.next_position + index))
+    return np.stack(steps)
+
+
 def image(width: int, height: int, seed: int) -> Image.Image:
     rng = np.random.default_rng(seed)
     return Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
@@ -144,23 +167,10 @@ def test_prefill_and_cached_decode(
     """All prompt logits, then 32 cached steps along the oracle's own greedy tokens."""
     ours, theirs = model(family, shape, precision, target), oracle(family, shape)
     prompt = ours.prompt([{"role": "user", "content": content()}], reserve=STEPS)
-    with torch.no_grad():
-        generated = theirs.generate(
-            **oracle_inputs(ours, prompt),
-            max_new_tokens=STEPS + 1,
-            min_new_tokens=STEPS + 1,
-            do_sample=False,
-            output_logits=True,
-            return_dict_in_generate=True,
-        )
-        everywhere = theirs(**oracle_inputs(ours, prompt)).logits[0].numpy()
-    tokens = generated.sequences[0, len(prompt.ids) :].tolist()
+    everywhere, answer, tokens = greedy_answer(ours, theirs, prompt)
     logits = ours.decoder.prefill(prompt, np.arange(len(prompt.ids)), GenerationStats())
     assert_close(logits, everywhere, precision)
-    steps = [logits[-1]]
-    for index, token in enumerate(tokens[:STEPS]):
-        steps.append(ours.decoder.step(token, prompt.next_position + index))
-    assert_close(np.stack(steps), torch.cat(generated.logits).numpy(), precision)
+    assert_close(cached_steps(ours, prompt, logits[-1], tokens), answer, precision)
 
 
 @shapes
