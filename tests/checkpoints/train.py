@@ -197,7 +197,7 @@ def train(run: Run, options: argparse.Namespace) -> None:
             break
         now = learning_rate(done, run.step, options.rate, options.warm_up)
         run.trainer.teacher = run.trainer.teacher if run.step < options.taught else None
-        sums.append(run.update(tower_batches(done), done >= options.glyphs, now))
+        sums.append(run.update(min(tower_batches(done), options.tower_batches), done >= options.glyphs, now))
         if first and run.step % SAVED_EVERY == 0:
             answer, cell, top1 = np.mean(sums[-SAVED_EVERY:], axis=0)
             print(
@@ -232,6 +232,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--warm-up", type=int, default=100, help="steps")
     parser.add_argument("--glyphs", type=float, default=0, help="share of the time in which nothing is read yet")
+    parser.add_argument("--tower-batches", type=int, default=4, help="at most, for every one that is read")
     parser.add_argument("--taught", type=int, default=0, help="steps in which reference_qwen3 teaches a hybrid model")
     parser.add_argument("--bfloat16", action="store_true", help="products in bfloat16, for CPUs with AMX")
     options = parser.parse_args()
