@@ -28,7 +28,13 @@ MESSAGES = [{"role": "user", "content": "Read."}]
 Tensors = dict[str, torch.Tensor]
 both = pytest.mark.parametrize(
     ("family", "shape"),
-    [("qwen2_vl", "deep"), ("qwen2_5_vl", "small"), ("qwen3_vl", "deep"), ("qwen3_5", "deep"), ("qwen3_5_moe", "small")],
+    [
+        ("qwen2_vl", "deep"),
+        ("qwen2_5_vl", "small"),
+        ("qwen3_vl", "deep"),
+        ("qwen3_5", "deep"),
+        ("qwen3_5_moe", "small"),
+    ],
 )
 
 

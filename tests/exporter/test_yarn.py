@@ -80,7 +80,9 @@ def test_parity_beyond_the_trained_length(oracle: Any, family: str, tmp_path: Pa
         assert_close(step[None], theirs(**oracle_inputs(ours, longer)).logits[0, -1:].numpy(), "fp32")
 
 
-@pytest.mark.parametrize(("family", "named"), [("qwen2_5_vl", "type"), ("qwen3_vl", "rope_type"), ("qwen3_5", "rope_type")])
+@pytest.mark.parametrize(
+    ("family", "named"), [("qwen2_5_vl", "type"), ("qwen3_vl", "rope_type"), ("qwen3_5", "rope_type")]
+)
 def test_the_form_of_transformers_4(oracle: Any, family: str, named: str, tmp_path: Path) -> None:
     """As the documentation of each family writes it; the longest prompt is the scaled one."""
     directory = tiny.save(oracle(family, "wide"), tmp_path / "c")
