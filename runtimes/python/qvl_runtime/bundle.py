@@ -188,6 +188,8 @@ def _wrong_sizes(manifest: Manifest) -> Iterator[str]:
         yield "pixel bounds"
     if image.square % image.patch_size:
         yield "square"
+    if manifest.image_tokens and (manifest.image_tokens.layout == "queries") != bool(image.queries):
+        yield "image_tokens"
     if llm.deepstack_layers > llm.num_layers:
         yield "deepstack_layers"
     if max(tokens.image, tokens.video or 0, *tokens.stop) >= llm.vocab_size:

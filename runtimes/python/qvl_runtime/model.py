@@ -216,7 +216,7 @@ class Model:
         placed = image if isinstance(image, PlacedMedia) else self._place_alone(image)
         side = self.manifest.image.patch_size
         seen = placed.grid.w * side, placed.grid.h * side
-        return grounding.parse(answer, self.manifest.family, placed.media.frames[0].size, seen)
+        return grounding.parse(answer, grounding.notation_of(self.manifest), placed.media.frames[0].size, seen)
 
     def encode(self, image: ImageSource) -> Floats:
         """Returns the image features [tokens, hidden] in the checkpoint's basis, without the DeepStack features.

@@ -19,7 +19,7 @@ from ..prune.rule import Rule
 from .content import Media, Message, collect
 from .part_keys import Reads, read_nothing
 from .selection import Selection
-from .timestamps import patch_times, write_times
+from .timestamps import VISION_BLOCK, patch_times, write_times
 
 __all__ = [
     "Media",
@@ -146,7 +146,8 @@ def _with_timestamps(text: str, media: Sequence[Media], manifest: Manifest) -> s
     if not manifest.video.timestamps:
         return text
     videos = [_frame_times(item) for item in media if item.kind == "video"]
-    return write_times(text, [patch_times(times, manifest.image.temporal_patch_size) for times in videos])
+    seconds = [patch_times(times, manifest.image.temporal_patch_size) for times in videos]
+    return write_times(text, seconds, manifest.image_tokens or VISION_BLOCK)
 
 
 def _frame_times(video: Media) -> Sequence[float]:
