@@ -15,7 +15,9 @@ from tokenizers import Tokenizer
 from . import grounding
 from .answers.feature_cache import CachedEncoder
 from .answers.generate import Decoder, GenerationStats, Halt, never
+from .answers.logprobs import recording
 from .answers.lookup import Lookup
+from .answers.loops import stopping_loops
 from .answers.options import AnswerOptions, ResolvedOptions
 from .answers.stream import Stream
 from .bundle import has_utf8_name, read_manifest
@@ -94,8 +96,10 @@ class Model:
         min_p: float | None = None,
         repetition_penalty: float | None = None,
         no_repeat_ngram_size: int | None = None,
+        presence_penalty: float = 0.0,
         use_generation_config: bool = False,
         stop: str | Sequence[str] = (),
+        stop_loops: bool = False,
         timeout: float | None = None,
         lookup: bool | None = None,
         template_args: Mapping[str, Any] | None = None,
@@ -109,15 +113,16 @@ class Model:
         (an object or JSON text) the answer is JSON that follows it; a truncated answer is closed, so it stays valid.
         With `use_generation_config` options that are not given come from the checkpoint's `generation_config.json`.
         The answer ends before the first of the `stop` strings, and `timeout` seconds after this call; the time is
-        checked before every token, every image and every 1,024 prompt tokens. `template_args` are variables of the
-        chat template, such as `{"enable_thinking": False}`.
+        checked before every token, every image and every 1,024 prompt tokens. With `stop_loops` it also ends where it
+        repeats the same tokens over and over. `template_args` are variables of the chat template, such as
+        `{"enable_thinking": False}`.
 
         With `lookup` several tokens run in one call: those that a schema determines and, in greedy decoding, guesses
         from repetitions in prompt and answer, of which the model keeps what it would have chosen. False runs every
         token by itself. By default tokens of a schema run together where the answer stays the same to the token.
 
-        Warns with TruncatedAnswerWarning if the answer was cut off by the default `max_new_tokens` or by `timeout`, or
-        had to be closed. `stream` yields pieces as they are generated.
+        Warns with TruncatedAnswerWarning if the answer was cut off by the default `max_new_tokens`, by `timeout` or in
+        a loop, or had to be closed. `stream` yields pieces as they are generated.
         """
         options = AnswerOptions(
             max_new_tokens=max_new_tokens,
@@ -128,8 +133,10 @@ class Model:
             min_p=min_p,
             repetition_penalty=repetition_penalty,
             no_repeat_ngram_size=no_repeat_ngram_size,
+            presence_penalty=presence_penalty,
             use_generation_config=use_generation_config,
             stop=stop,
+            stop_loops=stop_loops,
             timeout=timeout,
             lookup=lookup,
         ).resolve(self.manifest)
@@ -155,18 +162,24 @@ class Model:
         min_p: float | None = None,
         repetition_penalty: float | None = None,
         no_repeat_ngram_size: int | None = None,
+        presence_penalty: float = 0.0,
         use_generation_config: bool = False,
         stop: str | Sequence[str] = (),
+        stop_loops: bool = False,
         timeout: float | None = None,
         lookup: bool | None = None,
+        logprobs: bool = False,
+        top_logprobs: int | None = None,
         template_args: Mapping[str, Any] | None = None,
     ) -> Stream:
         """Streams the answer in pieces, never splitting a character; `.run` has tokens, times and `finish_reason`.
 
         Without `max_new_tokens` the answer has at most 512 tokens and a quarter of the bundle's maximum length.
         `ignore_eos` generates up to the limit, for benchmarks. Starting another prompt on this model ends the stream:
-        its next piece raises PromptError, or EngineError if the model was closed. The other options are those of
-        `generate`; `.prompt` is the prompt. `.close()`, or leaving `with model.stream(…) as stream:`, ends it early.
+        its next piece raises PromptError, or EngineError if the model was closed. With `logprobs`, `.run.logprobs` has
+        the log probability of each token and of the `top_logprobs` likeliest ones; tokens of a schema then run one by
+        one. The other options are those of `generate`; `.prompt` is the prompt. `.close()`, or leaving
+        `with model.stream(…) as stream:`, ends it early.
         """
         options = AnswerOptions(
             max_new_tokens=max_new_tokens,
@@ -177,10 +190,14 @@ class Model:
             min_p=min_p,
             repetition_penalty=repetition_penalty,
             no_repeat_ngram_size=no_repeat_ngram_size,
+            presence_penalty=presence_penalty,
             use_generation_config=use_generation_config,
             stop=stop,
+            stop_loops=stop_loops,
             timeout=timeout,
             lookup=lookup,
+            logprobs=logprobs,
+            top_logprobs=top_logprobs,
         ).resolve(self.manifest)
         return self._stream(messages, options, Halt(options.timeout), tools, json_schema, ignore_eos, template_args)
 
@@ -194,19 +211,22 @@ class Model:
         ignore_eos: bool = False,
         template_args: Mapping[str, Any] | None = None,
     ) -> Stream:
-        if json_schema is not None and (ignore_eos or options.stop):
-            raise PromptError(f"{'ignore_eos' if ignore_eos else 'stop'} and json_schema cannot be combined")
+        if json_schema is not None and ignore_eos:
+            raise PromptError("ignore_eos and json_schema cannot be combined")
         constraint = None if json_schema is None else self._grammars.constraint(json_schema)
         prompt, stats = self.prompt(messages, options.max_new_tokens, tools, template_args), GenerationStats()
-        pick = options.penalties.picker(options.sampling.picker(), prompt.ids)
-        pick = constraint.picker(pick) if constraint else pick
         stop = frozenset() if ignore_eos else frozenset(self.manifest.tokens.stop)
+        pick = options.penalties.picker(options.presence.picker(options.sampling.picker()), prompt.ids)
+        pick = constraint.picker(pick) if constraint else pick
         together = self._runs_together if options.lookup is None else options.lookup
+        if options.alternatives is not None:
+            pick, together = recording(pick, options.alternatives, stats.logprobs, stop), False
         certain = constraint.certain if constraint and together else never
         lookup = Lookup(prompt.ids.tolist()) if options.lookup and options.sampling.temperature == 0 else None
         tokens = self.decoder.generate(prompt, options.max_new_tokens, stop, pick, stats, halt, certain, lookup)
-        tokens = constraint.with_ending(tokens, stats) if constraint else tokens
-        return Stream(tokens, self.tokenizer, stats, prompt, self._marks, options.stop, halt)
+        guarded = stopping_loops(tokens, stats) if options.stop_loops else tokens
+        whole, ending = (constraint.with_ending(guarded, stats), constraint.closing) if constraint else (guarded, None)
+        return Stream(whole, self.tokenizer, stats, prompt, self._marks, options.stop, halt, ending)
 
     def regions(self, answer: str, image: ImageSource | PlacedMedia) -> list[grounding.Region]:
         """Returns the boxes and points of an answer about `image`, in pixels of the image.
@@ -343,6 +363,10 @@ def _warn_of_cuts(stats: GenerationStats, options: ResolvedOptions) -> None:
     count, what = stats.counts.generated, ""
     if stats.finish_reason == "timeout":
         what = f"the answer was cut off by timeout={options.timeout:g} after {count} tokens"
+    elif stats.finish_reason == "loop":
+        what = f"the answer was stopped after {count} tokens, of which the last {stats.loop} repeat"
+    elif stats.forced and stats.stop_string is not None:
+        what = f"the answer was cut off by the stop string {stats.stop_string!r:.80}"
     elif stats.finish_reason == "length" and (options.limit_by_default or stats.forced):
         default = ", the default of max_new_tokens" if options.limit_by_default else ""
         what = f"the answer was cut off after {count} tokens{default}"

@@ -130,8 +130,16 @@ _SAMPLING = (
         metavar="N",
         help="Let no run of N tokens occur twice; 0 allows all (default).",
     ),
+    click.option(
+        "--presence-penalty",
+        type=float,
+        default=0.0,
+        metavar="F",
+        help="Subtract F from the logits of tokens of the answer so far (default: 0).",
+    ),
     generation_config_option,
     click.option("--stop", multiple=True, metavar="TEXT", help="End the answer before this text; may be repeated."),
+    click.option("--stop-loops", is_flag=True, help="End an answer that repeats the same tokens over and over."),
     click.option("--timeout", type=float, metavar="SECONDS", help="End the answer after this time."),
     click.option(
         "--lookup/--no-lookup",
