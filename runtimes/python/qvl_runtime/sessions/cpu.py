@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from .._onnxruntime.library import ort
-from .._onnxruntime.mapped_files import free_pages
+from .._onnxruntime.mapped_files import maps
 from .._onnxruntime.nodes import crashing_attribute
 from .._onnxruntime.saturation import may_saturate, saturates, slow_products
 from ..bundle import inside
@@ -44,7 +44,7 @@ def open(bundle: Path, manifest: Manifest, threads: int | None, device: Device =
     Warns with SlowProductsWarning about codes that were chosen for another processor.
     """
     if problem := slow_products(manifest):
-        warnings.warn(problem, SlowProductsWarning, stacklevel=4)  # the caller of `load`
+        warnings.warn(problem, SlowProductsWarning, stacklevel=6)  # the caller of `load`
     saturates()  # before threads ask
     with ThreadPoolExecutor(1) as pool:
         opening = pool.submit(open_vision, bundle, manifest, threads, device)
@@ -78,7 +78,7 @@ def open_session(
 ) -> ort.InferenceSession:
     """Opens a session with `options` (default: `session_options()`); ONNX Runtime's exceptions propagate."""
     options = options or session_options()
-    with timed(log, "session opened: %s, %s, %d threads", path, provider, options.intra_op_num_threads):
+    with timed(log, "session opened: %s, %s, %d threads", path, provider, options.intra_op_num_threads), maps.change():
         return ort.InferenceSession(str(path), options, providers=[provider], disabled_optimizers=[BYTES_TO_UNSIGNED])
 
 
@@ -108,7 +108,7 @@ def _open_checked(
             where=path,
             fix="check the bundle with `inspect --verify`",
         ) from error
-    free_pages(bundle)
+    maps.free_later(bundle)
     if device.provider not in session.get_providers():
         raise InstallError(f"ONNX Runtime could not load its {device.provider}", fix=device.fix)
     ports = [(port.name, port.shape) for port in (*graph.inputs, *graph.outputs)]
@@ -210,6 +210,7 @@ class CpuEngine:
 
     def close(self) -> None:
         """Frees the sessions; any later call raises EngineError."""
-        for part in ("vision", "llm"):
-            self.__dict__.pop(part, None)
-        end_calls(self)
+        with maps.change():
+            for part in ("vision", "llm"):
+                self.__dict__.pop(part, None)
+            end_calls(self)
