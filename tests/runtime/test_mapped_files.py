@@ -79,9 +79,14 @@ def test_pages_are_freed_after_the_last_change(tmp_path: Path) -> None:
 @linux
 def test_a_change_that_fails_ends_too(tmp_path: Path) -> None:
     found, maps = mapped(tmp_path / "a file"), Maps()
-    with pytest.raises(MemoryError), maps.change():
-        maps.free_later(tmp_path)
-        raise MemoryError
+
+    def fail() -> None:
+        with maps.change():
+            maps.free_later(tmp_path)
+            raise MemoryError
+
+    with pytest.raises(MemoryError):
+        fail()
     assert resident(tmp_path) == 0 < len(found)
 
 
