@@ -103,6 +103,7 @@ def test_nothing_is_freed_while_a_session_is_made_or_ends(tmp_path: Path, monkey
 
         return ask_and_do
 
+    cpu.saturates()  # once per process, by a session of its own
     monkeypatch.setattr(cpu.ort, "InferenceSession", asking(cpu.ort.InferenceSession))
     monkeypatch.setattr(cpu, "end_calls", asking(engine.end_calls))
     open_engine(BUNDLE, read_manifest(BUNDLE), 1).close()
