@@ -59,7 +59,7 @@ PUBLISHED = {
     "qwen3.5-27b": ((5120, 64, 24, 4), (48, 10240), (27, 1152)),
     "qwen3.5-35b-a3b": ((2048, 40, 16, 2), (32, 8192), (27, 1152)),
 }
-"""Width, layers, heads and heads of keys; value heads and channels of linear attention; depth and width of the tower."""
+"""Width, layers, heads and heads of keys; value heads and channels of linear attention; blocks and width of a tower."""
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -90,6 +90,16 @@ def test_experts_of_the_published_configuration(tmp_path: Path) -> None:
     assert found == (256, 8, 512, 512)
     assert found[:3] == (theirs.num_experts, theirs.num_experts_per_tok, theirs.moe_intermediate_size)
     assert found[3] == theirs.shared_expert_intermediate_size
+
+
+@pytest.mark.parametrize("name", ["qwen3.5-27b", "qwen3.5-35b-a3b"])
+def test_keys_of_qwen3_6_change_nothing(tmp_path: Path, name: str) -> None:
+    """Its configurations have the same sizes, and say what the gate of linear attention is."""
+    source = described(tmp_path, name)
+    plain = read_spec(source)
+    source.config["text_config"] |= {"output_gate_type": "swish", "partial_rotary_factor": 0.25, "bos_token_id": 248044}
+    source.config |= {"language_model_only": False}
+    assert read_spec(source) == plain
 
 
 def test_more_experts_chosen_than_there_are(tmp_path: Path) -> None:
@@ -128,6 +138,7 @@ def test_defaults_are_those_of_the_reference(tmp_path: Path) -> None:
         ({"linear_num_key_heads": 5}, "linear_num_key_heads 5 does not divide linear_num_value_heads 16"),
         ({"linear_conv_kernel_dim": 1}, "linear_conv_kernel_dim"),
         ({"attention_bias": True}, "attention_bias is not supported"),
+        ({"output_gate_type": "sigmoid"}, "output_gate_type 'sigmoid' is not supported"),
     ],
     ids=str,
 )

@@ -287,5 +287,5 @@ QWEN3_5 = r"""{%- set seen = namespace(pictures=0, videos=0) %}
     {{- '<|im_start|>assistant\n<think>\n' }}
     {%- if enable_thinking is defined and enable_thinking is false %}{{- '\n</think>\n\n' }}{%- endif %}
 {%- endif %}"""
-"""Of Qwen3.5 and Qwen3.6, in other words: it renders what the published one does (that of Qwen3.5-35B-A3B, sha256
+"""Of Qwen3.5, in other words: it renders what the published one does (that of Qwen3.5-35B-A3B, sha256
 a4aee8af…, from a public repository), compared over 4,000 random conversations in both template engines."""
