@@ -47,12 +47,11 @@ def size(spec: CacheSpec, tokens: int) -> int:
 
 
 def state(manifest: Manifest) -> dict[str, float]:
-    """Megabytes of keys and values, of a recurrent state, and of both states with one copy beside the former."""
-    found = {
-        kind: sum(size(spec, TOKENS) for spec in manifest.cache_specs if spec.kind == kind) / 1e6
+    """Megabytes of keys and values, and of one recurrent state."""
+    return {
+        kind: round(sum(size(spec, TOKENS) for spec in manifest.cache_specs if spec.kind == kind) / 1e6, 1)
         for kind in ("kv", "recurrent")
     }
-    return {name: round(value, 1) for name, value in (found | {"in all": found["kv"] + 3 * found["recurrent"]}).items()}
 
 
 def asked(page: Image.Image, question: str) -> list[dict[str, Any]]:

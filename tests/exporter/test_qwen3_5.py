@@ -224,8 +224,6 @@ def test_prompts_of_its_template(
         (["--target", "tensorrt"], "TensorRT has no linear attention (export with --target cpu, cuda or portable)"),
         (["--target", "tensorrt-rtx"], "TensorRT has no linear attention (export with --target cpu, cuda or portable)"),
         (["--layout", "genai"], "--layout genai does not support family "),
-        (["--target", "portable", "--opset", "24"], "opset 27"),
-        (["--target", "portable", "--cache", "concat"], "--cache concat"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, list) else "",
 )
