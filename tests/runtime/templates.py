@@ -231,8 +231,8 @@ QWEN3_5 = r"""{%- set seen = namespace(pictures=0, videos=0) %}
     {%- for tool in tools %}{{- '\n' }}{{- tool | tojson }}{%- endfor %}
     {{- '\n</tools>\n\nIf you choose to call a function ONLY reply in the following format with NO suffix:\n\n' }}
     {{- '<tool_call>\n<function=example_function_name>\n<parameter=example_parameter_1>\nvalue_1\n</parameter>\n' }}
-    {{- '<parameter=example_parameter_2>\nThis is the value for the second parameter\nthat can span\nmultiple lines\n' }}
-    {{- '</parameter>\n</function>\n</tool_call>\n\n<IMPORTANT>\nReminder:\n' }}
+    {{- '<parameter=example_parameter_2>\nThis is the value for the second parameter\nthat can span\n' }}
+    {{- 'multiple lines\n</parameter>\n</function>\n</tool_call>\n\n<IMPORTANT>\nReminder:\n' }}
     {{- '- Function calls MUST follow the specified format: an inner <function=...></function> block must be nested ' }}
     {{- 'within <tool_call></tool_call> XML tags\n- Required parameters MUST be specified\n' }}
     {{- '- You may provide optional reasoning for your function call in natural language BEFORE the function call, ' }}
@@ -287,5 +287,5 @@ QWEN3_5 = r"""{%- set seen = namespace(pictures=0, videos=0) %}
     {{- '<|im_start|>assistant\n<think>\n' }}
     {%- if enable_thinking is defined and enable_thinking is false %}{{- '\n</think>\n\n' }}{%- endif %}
 {%- endif %}"""
-"""Of Qwen3.5 and Qwen3.6, in other words: it renders what the published one does (that of Qwen3.5-35B-A3B, sha256
+"""Of Qwen3.5, in other words: it renders what the published one does (that of Qwen3.5-35B-A3B, sha256
 a4aee8af…, from a public repository), compared over 4,000 random conversations in both template engines."""
