@@ -10,6 +10,8 @@ from qvl_runtime.prompts.timestamps import VISION_BLOCK
 
 Norm = Literal["layer", "rms"]
 Activation = Literal["quick_gelu", "gelu", "gelu_tanh", "silu"]
+THOUSANDTHS = BoxNotation(syntax="json", unit="thousandth")
+"""The boxes of Qwen3-VL and its successors: JSON, in thousandths of the image's sides."""
 
 
 @dataclass(frozen=True)
@@ -191,5 +193,5 @@ class ModelSpec:
     max_positions: int
     tiktoken: Tiktoken | None = None
     chat_template: str = ""
-    boxes: BoxNotation = BoxNotation(syntax="json", unit="thousandth")
+    boxes: BoxNotation = THOUSANDTHS
     image_tokens: ImageTokens = VISION_BLOCK
