@@ -14,7 +14,7 @@ from qvl_runtime.answers.generate import GenerationStats
 from qvl_runtime.answers.lookup import Lookup
 from qvl_runtime.model import Model, load
 from qvl_runtime.prompts.prompt import Prompt
-from qvl_runtime.sessions import layer_states
+from qvl_runtime.sessions import snapshots
 from tests.conftest import Bundles
 
 from .test_generate import ask, drawn, page
@@ -127,7 +127,7 @@ def test_what_another_prompt_replaced_is_gone(model: Model) -> None:
 
 def test_snapshots_are_bounded_and_keep_the_images(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     """The copy after the image saves the most tokens."""
-    monkeypatch.setattr(layer_states, "SNAPSHOTS", 2)
+    monkeypatch.setattr(snapshots, "SNAPSHOTS", 2)
     large = page(0, (600, 400))
     chat = [*ask("What is the total?", large), *(message for n in range(4) for message in (SAID, text(f"Number {n}?")))]
     drawn(model, chat)

@@ -20,6 +20,7 @@ from .messages import MediaOptions, build_messages
 from .options import (
     bundle_argument,
     check_prune,
+    device_option,
     file_path,
     media_options,
     prune_option,
@@ -64,12 +65,13 @@ CUTS: dict[str | None, str] = {"length": "--max-new-tokens", "timeout": "--timeo
     "--draw", type=file_path, metavar="FILE", help="Draw the boxes of the answer on the image, and write it here."
 )
 @threads_option
+@device_option
 @click.option("--json", "as_json", is_flag=True, help="Print text, tokens and times as one JSON object.")
 @verbose
 def run(
     bundle: Path, prompt: str | None, media: MediaOptions, prune: Any, system: str | None,
     template_args: tuple[str, ...], tools: Path | None, json_schema: Path | None, draw: Path | None,
-    threads: int | None, as_json: bool, **settings: Any,
+    threads: int | None, device: str | None, as_json: bool, **settings: Any,
 ) -> None:  # fmt: skip
     """Answer PROMPT about images, streaming the answer.
 
@@ -88,7 +90,7 @@ def run(
     if json_schema and settings["json_schema"] is None:
         raise PromptError("is null, which is not a schema", where=json_schema)
     messages = build_messages(media, prompt, system)
-    with load(bundle, threads, prune) as model:
+    with load(bundle, threads, prune, device) as model:
         answer(model, messages, settings, draw, as_json)
 
 
