@@ -20,6 +20,7 @@ from qvl_runtime.manifest import MANIFEST
 from qvl_runtime.model import Model, load
 from qvl_runtime.positions import Grid
 from qvl_runtime.sessions import openvino
+from qvl_runtime.sessions.engine import LlmInputs
 from tests.conftest import Bundles
 from tests.exporter.test_parity import one_image
 from tests.oracles import tiny
@@ -95,10 +96,10 @@ def test_guesses_leave_the_answer_as_it_is(bundle: Bundles, family: str) -> None
 def test_a_failed_call_leaves_the_cached_tokens_usable(bundle: Bundles) -> None:
     with load(bundle(FAMILY, "small", "fp32", "openvino"), threads=1) as model:
         whole = logits(model, LONG)
-        prompt = model.prompt(MESSAGES)
-        model.decoder.prefill(prompt, np.array([len(prompt.ids) - 1]), GenerationStats())
+        features = np.zeros((1, 1, model.manifest.llm.hidden_size + 1), np.float32)
+        first = np.array([0])
         with pytest.raises(EngineError, match="OpenVINO failed"):
-            model.decoder.extend([model.manifest.llm.vocab_size + 10**9], prompt.next_position, len(prompt.ids))
+            model.engine.forward(LlmInputs(first, np.zeros((3, 1), np.int64), features, first, first, past=4))
         assert np.abs(logits(model, LONG) - whole).max() < CLOSE
 
 

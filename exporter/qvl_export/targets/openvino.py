@@ -13,9 +13,10 @@ from onnxscript import OpBuilder
 
 from qvl_runtime.manifest import CacheForm
 
-from . import WEIGHT_TYPES, Cache
+from . import WEIGHT_TYPES, Cache, PackedWeight
 from ._linear_attention import ScannedLinearAttention
-from .portable import PortableTarget, sizes
+from ._standard import FLOAT
+from .portable import PortableTarget, by_row, sizes
 
 
 def lower(precision: str, accuracy_level: int) -> OpenvinoTarget:
@@ -28,6 +29,7 @@ class OpenvinoTarget(ScannedLinearAttention, PortableTarget):
     """Standard ONNX in OpenVINO, see `targets.Target`."""
 
     cache_form: CacheForm = "concat"
+    quantized_tables: bool = True
 
     def for_linear_attention(self) -> OpenvinoTarget:
         return self
@@ -44,6 +46,18 @@ class OpenvinoTarget(ScannedLinearAttention, PortableTarget):
         keys, values = (_repeated(op, x, num_heads, num_heads // kv_heads, dim) for x in (key, value))
         y = op.Transpose(op.Attention(q, keys, values, cache.state["attention_mask"]), perm=[0, 2, 1, 3])
         return self.widen(op, op.Reshape(y, op.Constant(value_ints=[0, 0, -1]))), key, value
+
+    def quantized_embedding(self, op: OpBuilder, ids: ir.Value, table: PackedWeight) -> ir.Value:
+        """Columns of the codes that a tied head multiplies, so that both share one tensor."""
+        codes = op.Gather(op.Transpose(table.parts["codes"], perm=[1, 0]), ids)
+        scales = table.parts["scales"]
+        if by_row(table.format, table.columns):
+            scales = op.Unsqueeze(op.Gather(scales, ids), op.Constant(value_ints=[-1]))
+            return op.Mul(op.Cast(codes, to=FLOAT), self.widen(op, scales))
+        scales = self.widen(op, op.Gather(op.Transpose(scales, perm=[1, 0]), ids))
+        blocks = op.Reshape(op.Cast(codes, to=FLOAT), op.Constant(value_ints=[0, 0, -1, table.format.block]))
+        scaled = op.Mul(blocks, op.Unsqueeze(scales, op.Constant(value_ints=[-1])))
+        return op.Reshape(scaled, op.Constant(value_ints=[0, 0, table.columns]))
 
     def experts(
         self, op: OpBuilder, x: ir.Value, scores: ir.Value, gate_up: ir.Value, down: ir.Value, chosen: int
