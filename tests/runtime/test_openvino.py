@@ -40,6 +40,12 @@ def executed(request: Any) -> Counter[str]:
     return Counter(node.get_rt_info()["layerType"].value for node in nodes)
 
 
+def products(request: Any) -> list[str]:
+    """The types that the matrix products of a compiled graph read their weights in."""
+    nodes = [node.get_rt_info() for node in request.get_compiled_model().get_runtime_model().get_ordered_ops()]
+    return [node["runtimePrecision"].value for node in nodes if node["layerType"].value == "FullyConnected"]
+
+
 @pytest.fixture(autouse=True)
 def user_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     pytest.importorskip("openvino")
@@ -97,9 +103,9 @@ def test_a_failed_call_leaves_the_cached_tokens_usable(bundle: Bundles) -> None:
     with load(bundle(FAMILY, "small", "fp32", "openvino"), threads=1) as model:
         whole = logits(model, LONG)
         features = np.zeros((1, 1, model.manifest.llm.hidden_size + 1), np.float32)
-        first = np.array([0])
+        first, past = np.array([0]), model.engine.llm._filled
         with pytest.raises(EngineError, match="OpenVINO failed"):
-            model.engine.forward(LlmInputs(first, np.zeros((3, 1), np.int64), features, first, first, past=4))
+            model.engine.forward(LlmInputs(first, np.zeros((3, 1), np.int64), features, first, first, past))
         assert np.abs(logits(model, LONG) - whole).max() < CLOSE
 
 
@@ -111,18 +117,35 @@ def test_tokens_that_are_not_cached_cannot_be_continued(tiny_bundle: Path) -> No
             logits(model, SHORT)
 
 
-def test_both_graphs_of_a_hybrid_continue_one_cache(tmp_path: Path) -> None:
-    plan = export_plan(
-        tiny.REFERENCE, tmp_path / "b", target="openvino", precision="hybrid", samples=2, max_pixels=50176
-    )
-    export(plan)
-    with load(tmp_path / "b", threads=1) as model:
+@pytest.fixture(scope="module")
+def hybrid(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The reference checkpoint with W8A8 for prompts and for its vision tower, and int4 for answers."""
+    out = tmp_path_factory.mktemp("hybrid") / "b"
+    export(export_plan(tiny.REFERENCE, out, target="openvino", precision="hybrid", samples=2, max_pixels=50176))
+    return out
+
+
+def test_both_graphs_of_a_hybrid_continue_one_cache(hybrid: Path) -> None:
+    with load(hybrid, threads=1) as model:
         assert len(model.engine.llm._requests) == 2
-        first = logits(model, LONG)
-        assert np.abs(logits(model, LONG) - first).max() < 0.05 * np.abs(first).max()
         answer = model.generate(MESSAGES, max_new_tokens=8)
+        assert model.generate(MESSAGES, max_new_tokens=8) == answer
         model.clear()
         assert model.generate(MESSAGES, max_new_tokens=8) == answer
+
+
+def test_quantized_weights_are_multiplied_as_they_are_stored(hybrid: Path) -> None:
+    """By what the plugin executes: all 4-bit codes, all W8A8 linears of prompts, and most of those of the tower."""
+    graphs = read_manifest(hybrid).graphs
+    with load(hybrid, threads=1) as model:
+        requests = (model.engine.vision._request, *model.engine.llm._requests)
+        vision, prompts, answers = (Counter(products(request)) for request in requests)
+    formats = {name: Counter(format.split()[0] for format in graph.linears.values()) for name, graph in graphs.items()}
+    assert answers["i4"] == formats["llm_decode"]["int4"] > 0
+    assert answers.keys() == {"i4", "i8"}
+    assert prompts["i8"] >= formats["llm"]["int8"] > 0
+    assert prompts.keys() == {"i8"}
+    assert vision["i8"] > formats["vision"]["int8"] / 2
 
 
 def test_compiled_graphs_are_kept_in_the_users_cache(tiny_bundle: Path, user_cache: Path) -> None:
