@@ -20,9 +20,10 @@ from qvl_runtime.manifest import MANIFEST
 from qvl_runtime.model import Model, load
 from qvl_runtime.positions import Grid
 from qvl_runtime.sessions import openvino
+from qvl_runtime.sessions._openvino.compiler import DEVICES, library
 from qvl_runtime.sessions.engine import LlmInputs
 from tests.conftest import Bundles
-from tests.exporter.test_parity import one_image
+from tests.exporter.test_parity import MIN_COSINE, cosine, one_image
 from tests.oracles import tiny
 from tests.oracles.tiny import SHAPES
 from tests.plans import export_plan
@@ -186,6 +187,18 @@ def test_auto_finds_a_device(tiny_bundle: Path) -> None:
         with load(tiny_bundle, threads=1, device=device) as model:
             answers.append(model.generate(MESSAGES, max_new_tokens=4))
     assert answers[0] == answers[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", [FAMILY, RECURRENT])
+def test_a_gpu_answers_as_the_cpu(bundle: Bundles, family: str) -> None:
+    if not any(name.startswith("GPU") for name in library().Core().available_devices):
+        pytest.skip("NO INTEL GPU HERE: bundles of target openvino were never run on one; see docs/deploying.md")
+    path, found = bundle(family, "small", "fp16", "openvino"), []
+    for device in DEVICES[:2]:
+        with load(path, device=device) as model:
+            found.append(logits(model, LONG))
+    assert cosine(*found) > MIN_COSINE["fp16"]
 
 
 def test_other_targets_have_no_choice_of_a_device(bundle: Bundles) -> None:

@@ -66,7 +66,7 @@ class Llm:
         """Empties the KV cache, and drops all states."""
         for request in self._requests:
             request.reset_state()
-        self._latest, self._states = self._requests[0], States(self._manifest)
+        self._latest, self.states = self._requests[0], States(self._manifest)
         self._filled: int | None = 0
         """The number of tokens in the KV cache, or None if a call failed: some layers may then have its tokens."""
 
@@ -75,13 +75,13 @@ class Llm:
         past, total, request = inputs.past, inputs.past + len(inputs.ids), self._requests[-1 if inputs.answer else 0]
         if self._filled is not None and past > self._filled:
             raise EngineError(f"the cache has {self._filled} tokens, and {past} are to be continued")
-        feeds, states = llm_feeds(self._manifest, inputs, total), self._states.after(past)
+        feeds, states = llm_feeds(self._manifest, inputs, total), self.states.after(past)
         with raising_engine_errors():
             self._continue(request, past)
             self._latest, self._filled = request, None
             found = request.infer({**feeds, **states, BEAM: np.zeros(1, np.int32)})
         self._filled = total
-        self._states.advance(past, states, total, found)
+        self.states.advance(past, states, total, found)
         return np.array(found["logits"][0])
 
     def _continue(self, request: Any, tokens: int) -> None:
@@ -97,11 +97,11 @@ class Llm:
 
     def snapshot(self) -> None:
         """See `sessions.engine.Engine`."""
-        self._states.snapshot()
+        self.states.snapshot()
 
     def resumable(self, past: int) -> int:
         """See `sessions.engine.Engine`."""
-        return self._states.resumable(past)
+        return self.states.resumable(past)
 
 
 class OpenvinoEngine:

@@ -31,6 +31,7 @@ class Compiler:
 
     def __init__(self, bundle: Path, device: str, threads: int | None) -> None:
         self._core = library().Core()
+        device = device.upper()
         _check_device(device, self._core.available_devices)
         self._device, self._bundle, self._config = device, bundle, _config(bundle, device, threads)
 
