@@ -128,10 +128,13 @@ def attempts(parser: Parser, python: str, directory: Path) -> Iterator[tuple[str
 
 
 def reason(said: str) -> str:
-    """The line of a program's output that says why it failed, without colors and paths."""
+    """What a program's output says from the last line that tells of a failure on, without colors and paths."""
     lines = [re.sub(r"\x1b\[[0-9;]*m|/\S*/", "", line).strip() for line in said.splitlines()]
-    telling = [line for line in lines if re.search(r"error|unsupport|not support|fail|assert", line, re.IGNORECASE)]
-    return (telling or [line for line in lines if line] or ["it does not say why"])[-1][:200]
+    lines = [line for line in lines if line] or ["it does not say why"]
+    telling = [
+        at for at, line in enumerate(lines) if re.search("error|unsupport|not support|fail", line, re.IGNORECASE)
+    ]
+    return " ".join(lines[(telling or [-1])[-1] :])[:200].replace("|", "/")
 
 
 def main(arguments: list[str] | None = None) -> None:

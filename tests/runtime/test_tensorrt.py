@@ -49,9 +49,10 @@ named = {{name: value for name, _, value in options}}
 assert "skipInference" in named and ("stronglyTyped" in named) != old and ("fp16" in named) == old
 assert old or named["decomposableAttentions"] == "*"
 assert named["memPoolSize"] == "workspace:2048"
-profiles = [{{}}] if old else []
+profiles = [] if "profile" in named else [{{}}]
 for name, _, value in options:
-    if name == "profile" and not old:
+    if name == "profile":
+        assert not old
         assert int(value) == len(profiles)
         profiles.append({{}})
     elif name.endswith("Shapes"):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 import onnx_ir as ir
 from onnxscript import OpBuilder
@@ -51,7 +51,7 @@ class TensorRtTarget(PortableTarget):
 
     int4_opset: int | None = None
 
-    def for_int4(self) -> TensorRtTarget:
+    def for_int4(self) -> Self:
         return self if self.int4_opset is None else replace(self, opset=self.int4_opset)
 
     def attend(
