@@ -8,6 +8,7 @@ import pkgutil
 from pathlib import Path
 from typing import Any
 
+from ..common import huge_pages
 from ..errors import BundleError, PromptError
 from ..manifest import Manifest
 from .engine import Engine
@@ -42,5 +43,6 @@ def open_engine(bundle: Path, manifest: Manifest, threads: int | None, device: s
     module: Any = importlib.import_module(f"{__name__}.{manifest.target}")
     if device is not None and not hasattr(module, "DEVICES"):
         raise PromptError(f"target {manifest.target} has no choice of a device", fix="leave it out")
-    engine: Engine = module.open(bundle, manifest, threads, *(() if device is None else (device,)))
+    with huge_pages.for_new_memory():
+        engine: Engine = module.open(bundle, manifest, threads, *(() if device is None else (device,)))
     return engine

@@ -30,6 +30,9 @@ class Device(NamedTuple):
     fix: str = "install onnxruntime again"
 
 
+CPU = Device()
+
+
 def _tensors(manifest: Manifest, kind: str) -> list[CacheTensor]:
     return [tensor for spec in manifest.cache_specs if spec.kind == kind for tensor in spec.tensors]
 
