@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
+from typing import TextIO
 
 from .peer import Peer
 from .venvs import TORCH, Venv, run
 
-VENV = Venv("openvino", ((*TORCH, "transformers<5", "openvino-genai", "optimum-intel[openvino]"),))
+
+def without_foreign_torchvision(_: Path, python: Path, log: TextIO) -> None:
+    """Removes a torchvision that was built for another PyTorch: transformers imports it where it is installed."""
+    if subprocess.run([str(python), "-c", "import torchvision"], stdout=log, stderr=log).returncode:
+        run([str(python), "-m", "pip", "uninstall", "--yes", "torchvision"], log)
+
+
+VENV = Venv(
+    "openvino",
+    ((*TORCH, "transformers<5", "openvino-genai", "optimum-intel[openvino]"),),
+    finish=without_foreign_torchvision,
+)
 
 
 def prepare(peer: Peer, checkpoint: Path, out: Path, python: Path) -> None:
