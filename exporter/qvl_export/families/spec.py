@@ -9,6 +9,8 @@ from qvl_runtime.manifest import BoxNotation, ImageGeometry, ImageTokens, Tokens
 from qvl_runtime.prompts.timestamps import VISION_BLOCK
 
 Norm = Literal["layer", "rms"]
+JSON_BOXES = BoxNotation(syntax="json", unit="thousandth")
+"""How all families from Qwen3-VL on write boxes."""
 Activation = Literal["quick_gelu", "gelu", "gelu_tanh", "silu"]
 
 
@@ -191,5 +193,5 @@ class ModelSpec:
     max_positions: int
     tiktoken: Tiktoken | None = None
     chat_template: str = ""
-    boxes: BoxNotation = BoxNotation(syntax="json", unit="thousandth")
+    boxes: BoxNotation = JSON_BOXES
     image_tokens: ImageTokens = VISION_BLOCK
