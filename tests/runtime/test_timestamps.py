@@ -35,9 +35,9 @@ def processor() -> Qwen3VLProcessor:
     return shell
 
 
-@pytest.fixture(scope="module")
-def tiny(model: Loader) -> Model:
-    return model("qwen3_vl", "small", "fp32")
+@pytest.fixture(scope="module", params=["qwen3_vl", "qwen3_5"])
+def tiny(model: Loader, request: pytest.FixtureRequest) -> Model:
+    return model(request.param, "small", "fp32")
 
 
 def frames(count: int, size: tuple[int, int] = (96, 64)) -> list[Image.Image]:

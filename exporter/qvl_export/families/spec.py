@@ -9,9 +9,9 @@ from qvl_runtime.manifest import BoxNotation, ImageGeometry, ImageTokens, Tokens
 from qvl_runtime.prompts.timestamps import VISION_BLOCK
 
 Norm = Literal["layer", "rms"]
-JSON_BOXES = BoxNotation(syntax="json", unit="thousandth")
-"""How all families from Qwen3-VL on write boxes."""
 Activation = Literal["quick_gelu", "gelu", "gelu_tanh", "silu"]
+THOUSANDTHS = BoxNotation(syntax="json", unit="thousandth")
+"""The boxes of Qwen3-VL and its successors: JSON, in thousandths of the image's sides."""
 
 
 @dataclass(frozen=True)
@@ -193,5 +193,5 @@ class ModelSpec:
     max_positions: int
     tiktoken: Tiktoken | None = None
     chat_template: str = ""
-    boxes: BoxNotation = JSON_BOXES
+    boxes: BoxNotation = THOUSANDTHS
     image_tokens: ImageTokens = VISION_BLOCK

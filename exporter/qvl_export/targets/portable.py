@@ -132,7 +132,7 @@ class PortableTarget(StandardLinearAttention, HalfProducts):
             )
         types = UNSIGNED if format.asymmetric else SIGNED
         bits = format.bits if self.has_int4 else 8
-        blocks = [outputs] if _by_row(format, inputs) else [format.blocks(inputs), outputs]
+        blocks = [outputs] if by_row(format, inputs) else [format.blocks(inputs), outputs]
         form = {"codes": ([inputs, outputs], types[bits]), "scales": (blocks, self.weight_type)}
         if format.asymmetric:
             form["zeros"] = (blocks, types[bits])
@@ -147,7 +147,7 @@ class PortableTarget(StandardLinearAttention, HalfProducts):
             "codes": self._bytes(codes.T, format),
             "scales": np.ascontiguousarray(tensor.scales.T),
         }
-        if format.integer or _by_row(format, tensor.codes.shape[1]):
+        if format.integer or by_row(format, tensor.codes.shape[1]):
             parts["scales"] = tensor.scales[:, 0]
         if format.activations is Activations.INT8_STATIC:
             parts["input_scale"] = np.array([tensor.input_scale], np.float32)
@@ -176,7 +176,7 @@ class PortableTarget(StandardLinearAttention, HalfProducts):
     ) -> ir.Value:
         """The float matrix [columns, rows] of a quantized weight, in the weights' type."""
         stored = [parts[name] for name in ("codes", "scales", "zeros") if name in parts]  # avoids an empty input
-        if _by_row(format, columns):
+        if by_row(format, columns):
             if self.opset >= HALF_SCALES:
                 return op.DequantizeLinear(*stored, axis=1)
             return self.narrow(op, op.DequantizeLinear(parts["codes"], self.widen(op, parts["scales"]), axis=1))
@@ -337,7 +337,7 @@ class PortableTarget(StandardLinearAttention, HalfProducts):
         return op.TensorScatter(past, new, start, axis=2, mode="linear")
 
 
-def _by_row(format: QuantFormat, inputs: int) -> bool:
+def by_row(format: QuantFormat, inputs: int) -> bool:
     """Whether each row of 8-bit codes has one scale, a form for engines without blocks of 8-bit codes."""
     return format.bits == 8 and format.block >= inputs and not format.asymmetric
 

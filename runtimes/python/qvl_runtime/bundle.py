@@ -146,7 +146,9 @@ def _wrong_cache(manifest: Manifest) -> Iterator[str]:
         yield "layers"
         return
     appended = manifest.cache_form == "concat"
-    if (appended and manifest.recurrent) or (manifest.target == "portable" and ("write_indices" in ports) == appended):
+    if (appended and manifest.recurrent and manifest.target != "openvino") or (
+        manifest.target == "portable" and ("write_indices" in ports) == appended
+    ):
         yield "cache_form"
     for spec in specs:
         for tensor in spec.tensors:

@@ -6,6 +6,7 @@ import hashlib
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -74,7 +75,7 @@ class Prompt:
     answer_tokens: int = 0
     ntk_alpha: float = 1.0
 
-    @property
+    @cached_property
     def next_position(self) -> int:
         """The M-RoPE position of the first generated token, on all three axes."""
         return int(self.positions.max()) + 1
@@ -91,7 +92,7 @@ class Prompt:
         Image tokens get negative numbers derived from pixels and temporal interval, since the interval changes the
         positions of a video and of all tokens after it. Text tokens get their ids, shifted if `ntk_alpha` is above 1.
         """
-        keys = text_keys(self.ids, self.ntk_alpha)
+        keys = text_keys(self.ids, self.ntk_alpha).copy()
         for item in self.placed:
             identity = item.key + repr((item.span.interval, item.first_row)).encode()
             base = int.from_bytes(hashlib.sha256(identity).digest()[:7], "big")
@@ -101,7 +102,7 @@ class Prompt:
 
 def text_keys(ids: Ints, ntk_alpha: float) -> Ints:
     """Returns the `prefix_keys` of text tokens: their ids, shifted beyond all ids if `ntk_alpha` is above 1."""
-    return ids + (int(ntk_alpha - 1) << 32)
+    return ids if ntk_alpha == 1 else ids + (int(ntk_alpha - 1) << 32)
 
 
 def build_prompt(
