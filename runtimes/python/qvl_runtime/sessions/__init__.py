@@ -7,7 +7,6 @@ import os
 import pkgutil
 from pathlib import Path
 
-from ..common import huge_pages
 from ..errors import BundleError
 from ..manifest import Manifest
 from .engine import Engine
@@ -35,7 +34,5 @@ def open_engine(bundle: Path, manifest: Manifest, threads: int | None) -> Engine
             where=bundle,
             fix="install the qvl-runtime that matches the qvl-export that wrote it, or export for one of these",
         )
-    target = importlib.import_module(f"{__name__}.{manifest.target}")
-    with huge_pages.for_new_memory():
-        engine: Engine = target.open(bundle, manifest, threads)
+    engine: Engine = importlib.import_module(f"{__name__}.{manifest.target}").open(bundle, manifest, threads)
     return engine
