@@ -123,7 +123,7 @@ def test_a_failed_load_gathers_nothing() -> None:
 @pytest.mark.parametrize("steps", [PAYS_AFTER - 1, PAYS_AFTER])
 def test_weights_are_gathered_once_an_answer_is_long(bundle: Any, monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
     calls: list[NewMemory] = []
-    monkeypatch.setattr(NewMemory, "gather", calls.append)
+    monkeypatch.setattr(NewMemory, "gather", lambda self: calls.append(self))
     with load(bundle("qwen2_5_vl", "deep", "fp32"), threads=1) as model:
         question = [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}]
         list(model.stream(question, steps + 1, ignore_eos=True))
