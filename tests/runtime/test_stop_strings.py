@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
+import jsonschema
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from qvl_runtime import TruncatedAnswerWarning
 from qvl_runtime.answers.generate import GenerationStats
 from qvl_runtime.answers.stop_strings import StopStrings
 from qvl_runtime.answers.stream import Stream
@@ -84,6 +87,25 @@ def test_bad_stop_strings(deep_model: Model, stop: Any) -> None:
         deep_model.stream(QUESTION, stop=stop)
 
 
-def test_a_schema_goes_with_no_stop_string(deep_model: Model) -> None:
-    with pytest.raises(PromptError, match="stop and json_schema cannot be combined"):
-        deep_model.generate(QUESTION, json_schema={}, stop="x")
+@pytest.mark.parametrize("stop", ["a", '"', ", ", "}", "票", "<|im_end|>"])
+def test_an_answer_of_a_schema_is_closed_before_its_stop_string(deep_model: Model, stop: str) -> None:
+    text = {"type": "string", "maxLength": 30}
+    schema = {"type": "object", "properties": {"name": text, "of": {"type": "array", "items": text, "maxItems": 3}}}
+    schema |= {"required": ["name", "of"], "additionalProperties": False}
+    for seed in range(4):
+        options = {"json_schema": schema, "temperature": 1.4, "seed": seed, "lookup": False}
+        whole = deep_model.generate(QUESTION, 400, **options)
+        stream = deep_model.stream(QUESTION, 400, stop=stop, **options)
+        answer = "".join(stream)
+        jsonschema.validate(json.loads(answer), schema)
+        cut = whole.partition(stop)[0]
+        assert answer == cut + stream.run.forced
+        assert (stream.run.stop_string == stop) == (stop in whole)
+        assert stream.run.finish_reason == "stop"
+
+
+def test_generate_says_that_a_stop_string_cut_the_json(deep_model: Model) -> None:
+    with pytest.warns(
+        TruncatedAnswerWarning, match=r"cut off by the stop string '\[ ?'; '.*' was added to make it JSON"
+    ):
+        deep_model.generate(QUESTION, 40, json_schema={"type": "array", "minItems": 2}, stop="[")

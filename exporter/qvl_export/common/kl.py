@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from .arrays import Doubles, Floats
+from qvl_runtime.answers.logprobs import log_softmax
 
+from .arrays import Doubles
 
-def log_softmax(logits: Floats) -> Doubles:
-    """Returns float64 log-probabilities over the last axis."""
-    shifted = logits.astype(np.float64) - logits.max(-1, keepdims=True)
-    return np.asarray(shifted - np.log(np.exp(shifted).sum(-1, keepdims=True)))
+__all__ = ["divergence", "log_softmax"]
 
 
 def divergence(log_p: Doubles, log_q: Doubles) -> Doubles:

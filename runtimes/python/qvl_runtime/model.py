@@ -15,7 +15,9 @@ from tokenizers import Tokenizer
 from . import grounding
 from .answers.feature_cache import CachedEncoder
 from .answers.generate import Decoder, GenerationStats, Halt, never
+from .answers.logprobs import recording
 from .answers.lookup import Lookup
+from .answers.loops import stopping_loops
 from .answers.options import AnswerOptions, ResolvedOptions
 from .answers.stream import Stream
 from .bundle import has_utf8_name, read_manifest
@@ -42,16 +44,21 @@ FEATURE_CACHE_BYTES = 256 << 20
 Tool = Mapping[str, Any]
 
 
-def load(bundle: str | Path, threads: int | None = None, prune: str | float | None = None) -> Model:
+def load(
+    bundle: str | Path, threads: int | None = None, prune: str | float | None = None, device: str | None = None
+) -> Model:
     """Opens a bundle directory; `threads` limits the cores used (None: all).
+
+    `device` is where OpenVINO runs a bundle of target `openvino`: "CPU" (the default), "GPU" or "AUTO".
 
     `prune` says what is left out of images and videos that do not say it themselves: "off" (nothing), "exact" (blocks
     that their neighbours predict in every pixel), "scan" or a tolerance (nearly), True (the rule that measured best),
     None (as the bundle was exported, by default nothing).
 
     Raises BundleError if it is missing, damaged, truncated or of a newer schema version, InstallError for a broken
-    installation, EngineError if the engine fails, PromptError if `threads` is not a positive whole number, or for a
-    `prune` that is no rule or that the model cannot follow.
+    installation, EngineError if the engine fails or has no such device, PromptError if `threads` is not a positive
+    whole number, for a `prune` that is no rule or that the model cannot follow, and for a `device` that the target does
+    not read.
     """
     path = Path(bundle)
     rule = parse_rule(prune)
@@ -61,7 +68,7 @@ def load(bundle: str | Path, threads: int | None = None, prune: str | float | No
     if not has_utf8_name(path):
         raise BundleError("its path is not UTF-8; engines cannot open it", where=path, fix="rename the directory")
     check_grid(rule, manifest)
-    return Model(path.absolute(), manifest, threads, rule)
+    return Model(path.absolute(), manifest, threads, rule, device)
 
 
 class Model:
@@ -71,9 +78,16 @@ class Model:
     `engine` and `decoder` make single calls of the graphs, for measurements.
     """
 
-    def __init__(self, bundle: Path, manifest: Manifest, threads: int | None = None, prune: Rule | None = None) -> None:
+    def __init__(
+        self,
+        bundle: Path,
+        manifest: Manifest,
+        threads: int | None = None,
+        prune: Rule | None = None,
+        device: str | None = None,
+    ) -> None:
         self.bundle, self.manifest, self.prune = bundle, manifest, prune or parse_rule(manifest.image.prune)
-        self.engine, (self.tokenizer, self._template) = _open(bundle, manifest, threads)
+        self.engine, (self.tokenizer, self._template) = _open(bundle, manifest, threads, device)
         ids = {mark: self.tokenizer.token_to_id(mark) for mark in grounding.MARKS}
         self._marks = {id: mark for mark, id in ids.items() if id is not None}
         self._features = CachedEncoder(self.engine, manifest.image, FEATURE_CACHE_BYTES)
@@ -94,8 +108,10 @@ class Model:
         min_p: float | None = None,
         repetition_penalty: float | None = None,
         no_repeat_ngram_size: int | None = None,
+        presence_penalty: float = 0.0,
         use_generation_config: bool = False,
         stop: str | Sequence[str] = (),
+        stop_loops: bool = False,
         timeout: float | None = None,
         lookup: bool | None = None,
         template_args: Mapping[str, Any] | None = None,
@@ -109,15 +125,16 @@ class Model:
         (an object or JSON text) the answer is JSON that follows it; a truncated answer is closed, so it stays valid.
         With `use_generation_config` options that are not given come from the checkpoint's `generation_config.json`.
         The answer ends before the first of the `stop` strings, and `timeout` seconds after this call; the time is
-        checked before every token, every image and every 1,024 prompt tokens. `template_args` are variables of the
-        chat template, such as `{"enable_thinking": False}`.
+        checked before every token, every image and every 1,024 prompt tokens. With `stop_loops` it also ends where it
+        repeats the same tokens over and over. `template_args` are variables of the chat template, such as
+        `{"enable_thinking": False}`.
 
         With `lookup` several tokens run in one call: those that a schema determines and, in greedy decoding, guesses
         from repetitions in prompt and answer, of which the model keeps what it would have chosen. False runs every
         token by itself. By default tokens of a schema run together where the answer stays the same to the token.
 
-        Warns with TruncatedAnswerWarning if the answer was cut off by the default `max_new_tokens` or by `timeout`, or
-        had to be closed. `stream` yields pieces as they are generated.
+        Warns with TruncatedAnswerWarning if the answer was cut off by the default `max_new_tokens`, by `timeout` or in
+        a loop, or had to be closed. `stream` yields pieces as they are generated.
         """
         options = AnswerOptions(
             max_new_tokens=max_new_tokens,
@@ -128,8 +145,10 @@ class Model:
             min_p=min_p,
             repetition_penalty=repetition_penalty,
             no_repeat_ngram_size=no_repeat_ngram_size,
+            presence_penalty=presence_penalty,
             use_generation_config=use_generation_config,
             stop=stop,
+            stop_loops=stop_loops,
             timeout=timeout,
             lookup=lookup,
         ).resolve(self.manifest)
@@ -155,18 +174,24 @@ class Model:
         min_p: float | None = None,
         repetition_penalty: float | None = None,
         no_repeat_ngram_size: int | None = None,
+        presence_penalty: float = 0.0,
         use_generation_config: bool = False,
         stop: str | Sequence[str] = (),
+        stop_loops: bool = False,
         timeout: float | None = None,
         lookup: bool | None = None,
+        logprobs: bool = False,
+        top_logprobs: int | None = None,
         template_args: Mapping[str, Any] | None = None,
     ) -> Stream:
         """Streams the answer in pieces, never splitting a character; `.run` has tokens, times and `finish_reason`.
 
         Without `max_new_tokens` the answer has at most 512 tokens and a quarter of the bundle's maximum length.
         `ignore_eos` generates up to the limit, for benchmarks. Starting another prompt on this model ends the stream:
-        its next piece raises PromptError, or EngineError if the model was closed. The other options are those of
-        `generate`; `.prompt` is the prompt. `.close()`, or leaving `with model.stream(…) as stream:`, ends it early.
+        its next piece raises PromptError, or EngineError if the model was closed. With `logprobs`, `.run.logprobs` has
+        the log probability of each token and of the `top_logprobs` likeliest ones; tokens of a schema then run one by
+        one. The other options are those of `generate`; `.prompt` is the prompt. `.close()`, or leaving
+        `with model.stream(…) as stream:`, ends it early.
         """
         options = AnswerOptions(
             max_new_tokens=max_new_tokens,
@@ -177,10 +202,14 @@ class Model:
             min_p=min_p,
             repetition_penalty=repetition_penalty,
             no_repeat_ngram_size=no_repeat_ngram_size,
+            presence_penalty=presence_penalty,
             use_generation_config=use_generation_config,
             stop=stop,
+            stop_loops=stop_loops,
             timeout=timeout,
             lookup=lookup,
+            logprobs=logprobs,
+            top_logprobs=top_logprobs,
         ).resolve(self.manifest)
         return self._stream(messages, options, Halt(options.timeout), tools, json_schema, ignore_eos, template_args)
 
@@ -194,19 +223,22 @@ class Model:
         ignore_eos: bool = False,
         template_args: Mapping[str, Any] | None = None,
     ) -> Stream:
-        if json_schema is not None and (ignore_eos or options.stop):
-            raise PromptError(f"{'ignore_eos' if ignore_eos else 'stop'} and json_schema cannot be combined")
+        if json_schema is not None and ignore_eos:
+            raise PromptError("ignore_eos and json_schema cannot be combined")
         constraint = None if json_schema is None else self._grammars.constraint(json_schema)
         prompt, stats = self.prompt(messages, options.max_new_tokens, tools, template_args), GenerationStats()
-        pick = options.penalties.picker(options.sampling.picker(), prompt.ids)
-        pick = constraint.picker(pick) if constraint else pick
         stop = frozenset() if ignore_eos else frozenset(self.manifest.tokens.stop)
+        pick = options.penalties.picker(options.presence.picker(options.sampling.picker()), prompt.ids)
+        pick = constraint.picker(pick) if constraint else pick
         together = self._runs_together if options.lookup is None else options.lookup
+        if options.alternatives is not None:
+            pick, together = recording(pick, options.alternatives, stats.logprobs, stop), False
         certain = constraint.certain if constraint and together else never
         lookup = Lookup(prompt.ids.tolist()) if options.lookup and options.sampling.temperature == 0 else None
         tokens = self.decoder.generate(prompt, options.max_new_tokens, stop, pick, stats, halt, certain, lookup)
-        tokens = constraint.with_ending(tokens, stats) if constraint else tokens
-        return Stream(tokens, self.tokenizer, stats, prompt, self._marks, options.stop, halt)
+        guarded = stopping_loops(tokens, stats) if options.stop_loops else tokens
+        whole, ending = (constraint.with_ending(guarded, stats), constraint.closing) if constraint else (guarded, None)
+        return Stream(whole, self.tokenizer, stats, prompt, self._marks, options.stop, halt, ending)
 
     def regions(self, answer: str, image: ImageSource | PlacedMedia) -> list[grounding.Region]:
         """Returns the boxes and points of an answer about `image`, in pixels of the image.
@@ -216,7 +248,7 @@ class Model:
         placed = image if isinstance(image, PlacedMedia) else self._place_alone(image)
         side = self.manifest.image.patch_size
         seen = placed.grid.w * side, placed.grid.h * side
-        return grounding.parse(answer, self.manifest.family, placed.media.frames[0].size, seen)
+        return grounding.parse(answer, grounding.notation_of(self.manifest), placed.media.frames[0].size, seen)
 
     def encode(self, image: ImageSource) -> Floats:
         """Returns the image features [tokens, hidden] in the checkpoint's basis, without the DeepStack features.
@@ -322,12 +354,14 @@ class Model:
         return f"Model({str(self.bundle)!r}, {self.manifest.family}, {self.manifest.graphs['llm'].precision})"
 
 
-def _open(bundle: Path, manifest: Manifest, threads: int | None) -> tuple[Engine, tuple[Tokenizer, ChatTemplate]]:
+def _open(
+    bundle: Path, manifest: Manifest, threads: int | None, device: str | None
+) -> tuple[Engine, tuple[Tokenizer, ChatTemplate]]:
     """Opens the engine, and the text files in another thread meanwhile; their error goes first."""
     with ThreadPoolExecutor(1) as pool:
         texts = pool.submit(open_texts, bundle, manifest.special_tokens)
         try:
-            engine = open_engine(bundle, manifest, threads)
+            engine = open_engine(bundle, manifest, threads, device)
         except Exception:
             texts.result()
             raise
@@ -343,6 +377,10 @@ def _warn_of_cuts(stats: GenerationStats, options: ResolvedOptions) -> None:
     count, what = stats.counts.generated, ""
     if stats.finish_reason == "timeout":
         what = f"the answer was cut off by timeout={options.timeout:g} after {count} tokens"
+    elif stats.finish_reason == "loop":
+        what = f"the answer was stopped after {count} tokens, of which the last {stats.loop} repeat"
+    elif stats.forced and stats.stop_string is not None:
+        what = f"the answer was cut off by the stop string {stats.stop_string!r:.80}"
     elif stats.finish_reason == "length" and (options.limit_by_default or stats.forced):
         default = ", the default of max_new_tokens" if options.limit_by_default else ""
         what = f"the answer was cut off after {count} tokens{default}"

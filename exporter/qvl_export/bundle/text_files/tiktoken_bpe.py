@@ -16,6 +16,8 @@ from pathlib import Path
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
+from qvl_runtime.templates.byte_level import LETTERS
+
 from ...errors import ConfigError
 
 Ranks = Mapping[bytes, int]
@@ -35,7 +37,7 @@ def convert(text: str, special_tokens: Sequence[str], first_special: int, where:
         raise ConfigError(
             f"has {len(ranks)} tokens, but the special tokens of config.json start at {first_special}", where=where
         )
-    names = {token: "".join(BYTES[byte] for byte in token) for token in ranks}
+    names = {token: "".join(LETTERS[byte] for byte in token) for token in ranks}
     merges = [(names[left], names[right]) for left, right in recovered_merges(ranks)]
     vocabulary = {names[token]: rank for token, rank in ranks.items()}
     tokenizer = Tokenizer(models.BPE(vocabulary, merges, ignore_merges=True))
@@ -75,14 +77,3 @@ def _pieces(token: bytes, ranks: Ranks) -> list[bytes]:
             return parts
         place = unions.index(lowest)
         parts[place : place + 2] = [parts[place] + parts[place + 1]]
-
-
-def _byte_names() -> list[str]:
-    """Returns the character of each byte: printable Latin-1 as itself, others from U+0100 on (GPT-2's table)."""
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = (byte for byte in range(256) if byte not in printable)
-    names = {byte: chr(byte) for byte in printable} | {byte: chr(256 + place) for place, byte in enumerate(others)}
-    return [names[byte] for byte in range(256)]
-
-
-BYTES = _byte_names()

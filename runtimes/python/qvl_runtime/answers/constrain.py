@@ -1,8 +1,8 @@
 """Constrains answers to JSON of a schema: each step allows only tokens that can still lead to it (llguidance).
 
-An answer cut off by `max_new_tokens` or `timeout` is closed with the shortest ending found that the schema allows, so
-that it is always valid JSON. `GenerationStats.forced` holds
-that ending, which the model did not generate; `finish_reason` stays.
+An answer cut off by `max_new_tokens`, `timeout`, a loop or a stop string is closed with the shortest ending found that
+the schema allows, so that it is always valid JSON. `GenerationStats.forced` holds that ending, which the model did not
+generate; `finish_reason` stays.
 """
 
 from __future__ import annotations
@@ -104,14 +104,23 @@ class Constraint:
     def with_ending(self, tokens: Iterator[int], stats: GenerationStats) -> Iterator[int]:
         """Yields the answer's tokens and, if it was cut off, the tokens that close it."""
         yield from tokens
-        if stats.finish_reason not in ("length", "timeout"):
+        if stats.finish_reason not in ("length", "timeout", "loop"):
             return
         if self._matcher.is_stopped():  # the last token within the limit completed the answer
             stats.finish_reason = "stop"
             return
         ending = self._ending()
-        stats.forced = self._grammars.tokenizer.decode_bytes(ending).decode("utf-8", errors="ignore")
+        stats.forced = self._text(ending)
         yield from ending
+
+    def closing(self, text: str) -> str:
+        """Returns what closes an answer that was cut off after `text`; the constraint cannot be used any more."""
+        self._matcher.reset()
+        self._matcher.consume_tokens(self._grammars.tokenizer.tokenize_bytes(text.encode()))
+        return self._text(self._ending())
+
+    def _text(self, tokens: list[int]) -> str:
+        return str(self._grammars.tokenizer.decode_bytes(tokens).decode("utf-8", errors="ignore"))
 
     def _allowed(self, matcher: LLMatcher) -> npt.NDArray[np.bool_]:
         bits = np.frombuffer(matcher.compute_bitmask(), dtype=np.uint8)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from time import monotonic
@@ -24,6 +24,7 @@ from ..positions import text_positions
 from ..prompts.prompt import PlacedMedia, Prompt, text_keys
 from ..sessions.engine import Engine, LlmInputs
 from .cuts import cuts, reusable
+from .logprobs import TokenLogprob
 from .lookup import Lookup, NoLookup
 from .pending import PendingTokens
 from .sampling import TokenPicker
@@ -31,8 +32,8 @@ from .sampling import TokenPicker
 PREFILL_CHUNK = 1024
 """Prompt tokens per engine call: bounds activation memory at no cost in speed."""
 Encoder = Callable[[PlacedMedia], Floats]
-FinishReason = Literal["stop", "length", "timeout", "cancelled", "error"]
-"""Why an answer ended: stop token or string, token limit, timeout, ended by the caller, or an exception."""
+FinishReason = Literal["stop", "length", "timeout", "loop", "cancelled", "error"]
+"""Why an answer ended: stop token or string, limit, timeout, repetition, ended by the caller, or an exception."""
 
 
 def never() -> bool:
@@ -101,14 +102,17 @@ class GenerationStats:
     """Statistics and outcome of one generation.
 
     `finish_reason` is None until it ends. `stop_token` or `stop_string` is set if that ended it (the string's tokens
-    are included in `tokens`); `forced` is an ending that was appended and that the model did not generate.
+    are included in `tokens`); `loop` is the number of tokens of the part that repeats if that ended it; `forced` is an
+    ending that was appended and that the model did not generate. `logprobs`, if requested, are those of `tokens`.
     """
 
     tokens: list[int] = field(default_factory=list)
     finish_reason: FinishReason | None = None
     stop_token: int | None = None
     stop_string: str | None = None
+    loop: int = 0
     forced: str = ""
+    logprobs: list[TokenLogprob] = field(default_factory=list)
     times: PhaseSeconds = field(default_factory=PhaseSeconds)
     counts: TokenCounts = field(default_factory=TokenCounts)
 
@@ -230,7 +234,7 @@ class Decoder:
         wanted = np.arange(len(ids) - 1 - more, len(ids))
         self._cached = self._cached[:past]
         logits = self._engine.forward(LlmInputs(ids, positions, *no_images, wanted, past, answer=True, ntk_alpha=alpha))
-        self._cached = np.append(self._cached, text_keys(ids, alpha))
+        self._cached = np.concatenate((self._cached, text_keys(ids, alpha)))
         return logits
 
     def generate(
@@ -243,7 +247,7 @@ class Decoder:
         halt: Halt | None = None,
         certain: Callable[[], bool] = never,
         lookup: Lookup | None = None,
-    ) -> Iterator[int]:
+    ) -> Generator[int]:
         """Yields tokens until a stop token (not yielded), `limit` tokens, or `halt`.
 
         If `certain()`, `pick` returns the same token for any logits; it is then given those of an earlier token.
@@ -323,6 +327,8 @@ class Decoder:
 
         They were run with guesses that turned out wrong.
         """
+        if len(tokens) == 1 + more:
+            return 0
         with self.lock:
             keys = text_keys(np.array(tokens[: len(tokens) - 1 - more], np.int64), self._ntk_alpha)
             return max(0, self._engine.resumable(past + _shared_prefix(self._cached[past:], keys)) - past)

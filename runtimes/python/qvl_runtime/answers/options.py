@@ -9,7 +9,9 @@ from typing import TypeVar
 from ..common.checks import check_float, check_int, quoted
 from ..errors import PromptError
 from ..manifest import GenerationDefaults, Manifest
+from .logprobs import alternatives
 from .penalties import Penalties
+from .presence import PresencePenalty
 from .sampling import Sampling
 
 MAX_NEW_TOKENS = 512
@@ -30,10 +32,14 @@ class AnswerOptions:
     seed: int | None = None
     repetition_penalty: float | None = None
     no_repeat_ngram_size: int | None = None
+    presence_penalty: float = 0.0
     use_generation_config: bool = False
     stop: str | Sequence[str] = ()
+    stop_loops: bool = False
     timeout: float | None = None
     lookup: bool | None = None
+    logprobs: bool = False
+    top_logprobs: int | None = None
 
     def resolve(self, manifest: Manifest) -> ResolvedOptions:
         """Returns the options with defaults filled in; raises PromptError for values out of range."""
@@ -52,9 +58,12 @@ class AnswerOptions:
                 _first(self.repetition_penalty, checkpoint.repetition_penalty),
                 _first(self.no_repeat_ngram_size, checkpoint.no_repeat_ngram_size),
             ),
+            presence=PresencePenalty(self.presence_penalty),
             stop=_stop_strings(self.stop),
+            stop_loops=bool(_flag("stop_loops", self.stop_loops)),
             timeout=None if self.timeout is None else check_float("timeout", self.timeout, above=True, fix="seconds"),
             lookup=_flag("lookup", self.lookup),
+            alternatives=alternatives(self.logprobs, self.top_logprobs),
         )
 
     def _limit(self, checkpoint: GenerationDefaults, max_length: int) -> int:
@@ -78,15 +87,21 @@ class AnswerOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class ResolvedOptions:
-    """The effective options of one answer; `limit_by_default` if the caller gave no `max_new_tokens`."""
+    """The effective options of one answer; `limit_by_default` if the caller gave no `max_new_tokens`.
+
+    `alternatives` is the number of likeliest tokens recorded with the log probability of each token, None if none is.
+    """
 
     max_new_tokens: int
     limit_by_default: bool
     sampling: Sampling
     penalties: Penalties
+    presence: PresencePenalty
     stop: tuple[str, ...]
+    stop_loops: bool
     timeout: float | None
     lookup: bool | None
+    alternatives: int | None
 
 
 def _flag(name: str, value: object) -> bool | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Self
 
@@ -21,7 +21,8 @@ class Stream(Iterator[str]):
     """Iterates over pieces of the answer to `prompt`; `run` holds its statistics, updated as they are generated.
 
     Special tokens are skipped, except for `marks` (id → text), which are part of an answer. The answer ends before the
-    first `stop` string. Callers that do not read to the end must call `close()` or use the stream in a `with`.
+    first `stop` string, closed with what `ending` gives for its text. Callers that do not read to the end must call
+    `close()` or use the stream in a `with`.
     """
 
     def __init__(
@@ -33,11 +34,13 @@ class Stream(Iterator[str]):
         marks: Mapping[int, str] = NO_MARKS,
         stop: Sequence[str] = (),
         halt: Halt | None = None,
+        ending: Callable[[str], str] | None = None,
     ) -> None:
         self._tokens, self._tokenizer, self.run, self._marks = tokens, tokenizer, stats, marks
         self.prompt = prompt
         self._decoder = DecodeStream(skip_special_tokens=True)
         self._stop, self._halt, self._ended = StopStrings(stop), halt or Halt(), False
+        self._ending, self._given = ending, list[str]()
         self._turn = threading.RLock()  # held by the thread that reads or closes it
 
     def __next__(self) -> str:
@@ -53,11 +56,20 @@ class Stream(Iterator[str]):
             else:
                 text = self._stop.feed(piece)
             if self._stop.found is not None:
-                self.run.finish_reason, self.run.stop_string = "stop", self._stop.found
-                self.close()
+                text += self._stopped(text)
             if text:
+                self._given.append(text)
                 return text
         raise StopIteration
+
+    def _stopped(self, last: str) -> str:
+        """Ends the answer at a stop string; returns what closes it after the `last` piece."""
+        self.run.finish_reason, self.run.stop_string = "stop", self._stop.found
+        self.close()
+        if self._ending is None:
+            return ""
+        self.run.forced = self._ending("".join(self._given) + last)
+        return self.run.forced
 
     def _piece(self) -> str | None:
         """Returns the next whole characters, or None after the last."""

@@ -51,6 +51,9 @@ def file_path(value: object) -> Path:
 
 bundle_argument = click.argument("bundle", type=bundle_path)
 threads_option = click.option("--threads", type=positive, metavar="N", help="Cores to use (default: all).")
+device_option = click.option(
+    "--device", metavar="NAME", help="Where OpenVINO runs a bundle of target openvino: CPU (default), GPU or AUTO."
+)
 verbose = verbose_option("qvl_runtime")
 template_args_option = click.option(
     "--template-arg",
@@ -130,8 +133,16 @@ _SAMPLING = (
         metavar="N",
         help="Let no run of N tokens occur twice; 0 allows all (default).",
     ),
+    click.option(
+        "--presence-penalty",
+        type=float,
+        default=0.0,
+        metavar="F",
+        help="Subtract F from the logits of tokens of the answer so far (default: 0).",
+    ),
     generation_config_option,
     click.option("--stop", multiple=True, metavar="TEXT", help="End the answer before this text; may be repeated."),
+    click.option("--stop-loops", is_flag=True, help="End an answer that repeats the same tokens over and over."),
     click.option("--timeout", type=float, metavar="SECONDS", help="End the answer after this time."),
     click.option(
         "--lookup/--no-lookup",

@@ -20,7 +20,9 @@ from .messages import MediaOptions, build_messages
 from .options import (
     bundle_argument,
     check_prune,
+    device_option,
     file_path,
+    integer,
     media_options,
     prune_option,
     sampling_options,
@@ -64,12 +66,15 @@ CUTS: dict[str | None, str] = {"length": "--max-new-tokens", "timeout": "--timeo
     "--draw", type=file_path, metavar="FILE", help="Draw the boxes of the answer on the image, and write it here."
 )
 @threads_option
+@device_option
 @click.option("--json", "as_json", is_flag=True, help="Print text, tokens and times as one JSON object.")
+@click.option("--top-logprobs", type=integer, metavar="N",
+              help="With --json, add the log probability of every token, and of the N likeliest ones.")  # fmt: skip
 @verbose
 def run(
     bundle: Path, prompt: str | None, media: MediaOptions, prune: Any, system: str | None,
     template_args: tuple[str, ...], tools: Path | None, json_schema: Path | None, draw: Path | None,
-    threads: int | None, as_json: bool, **settings: Any,
+    threads: int | None, device: str | None, as_json: bool, top_logprobs: int | None, **settings: Any,
 ) -> None:  # fmt: skip
     """Answer PROMPT about images, streaming the answer.
 
@@ -84,11 +89,15 @@ def run(
         check_writable(draw, [*media.image, *media.pdf])
     check_prune(prune, media)
     _check_sampling(settings)
+    if top_logprobs is not None:
+        if not as_json:
+            raise PromptError("--top-logprobs needs --json")
+        settings["logprobs"], settings["top_logprobs"] = True, top_logprobs
     settings["tools"], settings["json_schema"] = _json_file(tools), _json_file(json_schema)
     if json_schema and settings["json_schema"] is None:
         raise PromptError("is null, which is not a schema", where=json_schema)
     messages = build_messages(media, prompt, system)
-    with load(bundle, threads, prune) as model:
+    with load(bundle, threads, prune, device) as model:
         answer(model, messages, settings, draw, as_json)
 
 
@@ -125,6 +134,8 @@ def answer(
         result["regions"] = [asdict(region) for region in regions]
     if as_json:
         print_json({**result, **report(stream.run)})
+    elif stream.run.loop:
+        say(f"note: the answer was stopped, its last {stream.run.loop} tokens repeat")
     elif option := CUTS.get(stream.run.finish_reason or ""):
         closed = " and closed" if stream.run.forced else ""
         say(f"note: the answer was cut off{closed}, see {option}")
