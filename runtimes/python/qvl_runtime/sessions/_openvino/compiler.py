@@ -84,9 +84,11 @@ def _check_device(device: str, found: list[str]) -> None:
 
 
 def _config(device: str, threads: int | None) -> dict[str, Any]:
-    """Options of compiling. OpenVINO's cache of compiled graphs stays off: a graph with a state that 2026.4.1 takes from
-    it computes other logits, different ones in every call, and it takes one graph for another whose weights alone
-    differ."""
+    """Options of compiling.
+
+    OpenVINO's cache of compiled graphs stays off: language models that 2026.4.1 takes from it compute wrong logits, and
+    it takes one graph for another whose weights alone differ.
+    """
     config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
     if device == "CPU":
         used = min(threads or cores(), cores())
