@@ -86,14 +86,14 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     size = huge_pages.huge_page()
     with tempfile.TemporaryDirectory() as directory:
         bundle = options.bundle or full_size("int4", Path(directory))
-        before = huge_pages.numbers(size, 0) if size else set()
+        before = huge_pages.numbers(size, 0)
         with mock.patch.object(huge_pages, "huge_page", return_value=0):
             model = load(bundle, options.threads)
         timed = Timed(model.engine.llm.sessions[-1])  # type: ignore[attr-defined]
         found: dict[str, Any] = {"cpu": cpu(), "small pages": measure(model, timed, options.rounds)}
         if size:
-            began = time.perf_counter()
-            found["gathered_mb"] = huge_pages.gather(size, before) / 1e6
+            began, pages = time.perf_counter(), huge_pages.numbers(size, huge_pages.FILLED) - before
+            found["gathered_mb"] = huge_pages.gather(size, pages) / 1e6
             found["gathering_s"] = round(time.perf_counter() - began, 2)
             found["huge pages"] = measure(model, timed, options.rounds)
     return found

@@ -53,7 +53,7 @@ def test_a_bundle_agrees_with_its_checkpoint(
 
 def test_a_damaged_linear_of_linear_attention_is_named(bundle: Bundles, tmp_path: Path) -> None:
     whole = bundle("qwen3_5", "deep", "fp16")
-    damaged = damage(whole, tmp_path / "damaged", 2, only="linear_attn.out_proj")
+    damaged = damage(whole, tmp_path / "damaged", 2, only="linear_attn.out_")
     found = blame(BlamePlan(whole, damaged, (PAGE,), "Read.", into="llm.layers.2", threads=1))
     assert (found.largest, found.first_linear) == ("llm.layers.2", "llm.layers.2/linear_attn.out_proj")
     linears = [stage.name.removeprefix("llm.layers.2/") for stage in found.linears]

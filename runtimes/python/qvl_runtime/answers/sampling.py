@@ -157,5 +157,6 @@ def _at_least(logits: Logits, least: np.float32, count: int) -> Indices:
 
     Of tokens with equal logits the lower ids come first.
     """
-    above, equal = np.flatnonzero(logits > least), np.flatnonzero(logits == least)
-    return np.sort(np.concatenate((above, equal[: count - len(above)])))
+    found, equal = logits > least, np.flatnonzero(logits == least)
+    found[equal[: count - np.count_nonzero(found)]] = True
+    return np.flatnonzero(found)

@@ -8,7 +8,6 @@ import pkgutil
 from pathlib import Path
 from typing import Any
 
-from ..common import huge_pages
 from ..errors import BundleError, PromptError
 from ..manifest import Manifest
 from .engine import Engine
@@ -43,6 +42,5 @@ def open_engine(bundle: Path, manifest: Manifest, threads: int | None, device: s
     module: Any = importlib.import_module(f"{__name__}.{manifest.target}")
     if device is not None and not hasattr(module, "DEVICES"):
         raise PromptError(f"target {manifest.target} has no choice of a device", fix="leave it out")
-    with huge_pages.for_new_memory():
-        engine: Engine = module.open(bundle, manifest, threads, *(() if device is None else (device,)))
+    engine: Engine = module.open(bundle, manifest, threads, *(() if device is None else (device,)))
     return engine

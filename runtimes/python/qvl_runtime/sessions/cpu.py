@@ -14,6 +14,7 @@ from .._onnxruntime.nodes import crashing_attribute
 from .._onnxruntime.saturation import may_saturate, saturates, slow_products
 from ..bundle import inside
 from ..common.arrays import Floats, Ints
+from ..common.huge_pages import NewMemory
 from ..common.log import log, timed
 from ..errors import BundleError, EngineError, InstallError, SlowProductsWarning
 from ..manifest import DECODE, ImageGeometry, Manifest
@@ -26,6 +27,8 @@ from .layer_states import CPU, Device, KvCache, RecurrentStates
 
 SILENT = 4
 """Log severity of sessions (fatal only): errors are raised and reported in one line of ours."""
+PAYS_AFTER = 32
+"""Steps of answers after which weights are gathered in huge pages: the first page is not held up for a short answer."""
 BYTES_TO_UNSIGNED = "QDQS8ToU8Transformer"
 """A pass of ONNX Runtime over Q/DQ pairs, enabled by `session.x64quantprecision`. To a per-axis or blockwise
 DequantizeLinear without a zero point it adds a scalar one, which the kernel then rejects. Without the pass such weights
@@ -157,7 +160,9 @@ class CpuLlm:
 
     def __init__(self, bundle: Path, manifest: Manifest, threads: int | None, device: Device = CPU) -> None:
         graphs = [name for name in ("llm", DECODE) if name in manifest.graphs]  # for prompts and for answers
-        self.sessions = [_open_checked(bundle, manifest, name, threads, device) for name in graphs]
+        with NewMemory() as self._weights:
+            self.sessions = [_open_checked(bundle, manifest, name, threads, device) for name in graphs]
+        self._steps = 0
         self._manifest, self._vocab_size, self._device = manifest, manifest.llm.vocab_size, device
         self._silent = ort.RunOptions()
         self._silent.log_severity_level = SILENT
@@ -186,6 +191,9 @@ class CpuLlm:
         with raising_engine_errors:
             session.run_with_iobinding(binding, self._silent)
         self.states.advance(inputs.past, total)
+        self._steps += inputs.answer
+        if self._steps == PAYS_AFTER:
+            self._weights.gather()
         return np.asarray(logits[0])
 
     def snapshot(self) -> None:

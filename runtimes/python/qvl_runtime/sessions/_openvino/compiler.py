@@ -7,12 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ...bundle import inside, sha256
-from ...common import user_cache
+from ...bundle import inside
 from ...common.extras import install_fix
 from ...common.log import log, timed
 from ...errors import BundleError, EngineError, InstallError
-from ...manifest import MANIFEST, CacheTensor, GraphEntry, Manifest
+from ...manifest import CacheTensor, GraphEntry, Manifest
 from .. import cores
 from .stateful import keep_cache
 
@@ -33,7 +32,7 @@ class Compiler:
         self._core = library().Core()
         device = device.upper()
         _check_device(device, self._core.available_devices)
-        self._device, self._bundle, self._config = device, bundle, _config(bundle, device, threads)
+        self._device, self._bundle, self._config = device, bundle, _config(device, threads)
 
     def request(self, graph: GraphEntry, cached: Manifest | None = None) -> Any:
         """Returns a request for inferences of a graph; the KV cache of the bundle `cached` is kept in the request.
@@ -84,14 +83,13 @@ def _check_device(device: str, found: list[str]) -> None:
         raise EngineError(f"OpenVINO finds no device {device!r} here", fix=f"one of {', '.join((*usable, 'AUTO'))}")
 
 
-def _config(bundle: Path, device: str, threads: int | None) -> dict[str, Any]:
-    """Options of compiling. Every bundle has a cache of its own: OpenVINO 2026.4 takes a compiled graph for that of
-    another one whose weights alone differ."""
+def _config(device: str, threads: int | None) -> dict[str, Any]:
+    """Options of compiling.
+
+    OpenVINO's cache of compiled graphs stays off: language models that 2026.4.1 takes from it compute wrong logits, and
+    it takes one graph for another whose weights alone differ.
+    """
     config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
-    with contextlib.suppress(OSError):  # no cache where nothing can be stored
-        directory = user_cache.directory("qvl-runtime") / "openvino" / sha256(bundle / MANIFEST)[:16]
-        directory.mkdir(parents=True, exist_ok=True)
-        config["CACHE_DIR"] = str(directory)
     if device == "CPU":
         used = min(threads or cores(), cores())
         config |= {"INFERENCE_NUM_THREADS": used, "INFERENCE_PRECISION_HINT": "f32"}
