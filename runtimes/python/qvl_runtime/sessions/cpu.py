@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 
@@ -49,13 +50,19 @@ def open(bundle: Path, manifest: Manifest, threads: int | None, device: Device =
     with ThreadPoolExecutor(1) as pool:
         opening = pool.submit(open_vision, bundle, manifest, threads, device)
         vision = opening.result() if device is not CPU else None
-        llm = CpuLlm(bundle, manifest, threads, device)
+        llm = CpuLlm(manifest, open_llm(bundle, manifest, threads, device), device)
         return CpuEngine(vision or opening.result(), llm)
 
 
 def open_vision(bundle: Path, manifest: Manifest, threads: int | None, device: Device = CPU) -> CpuVision:
     """Loads only the vision graph."""
     return CpuVision(manifest.image, _open_checked(bundle, manifest, "vision", threads, device), device)
+
+
+def open_llm(bundle: Path, manifest: Manifest, threads: int | None, device: Device = CPU) -> list[ort.InferenceSession]:
+    """Loads the language graph, and after it the decode graph, which runs answers, if the bundle has one."""
+    graphs = [name for name in ("llm", DECODE) if name in manifest.graphs]
+    return [_open_checked(bundle, manifest, name, threads, device) for name in graphs]
 
 
 def session_options(threads: int | None = None, exact: bool = False) -> ort.SessionOptions:
@@ -157,9 +164,8 @@ class CpuLlm:
     A hybrid bundle's decode graph has the same inputs and outputs and uses the same buffers.
     """
 
-    def __init__(self, bundle: Path, manifest: Manifest, threads: int | None, device: Device = CPU) -> None:
-        graphs = [name for name in ("llm", DECODE) if name in manifest.graphs]  # for prompts and for answers
-        self.sessions = [_open_checked(bundle, manifest, name, threads, device) for name in graphs]
+    def __init__(self, manifest: Manifest, sessions: list[ort.InferenceSession], device: Device = CPU) -> None:
+        self.sessions = sessions
         self._manifest, self._vocab_size, self._device = manifest, manifest.llm.vocab_size, device
         self._silent = ort.RunOptions()
         self._silent.log_severity_level = SILENT
@@ -188,6 +194,15 @@ class CpuLlm:
         self.states.advance(inputs.past, total)
         return np.asarray(logits[0])
 
+    def fork(self) -> Self:
+        """Returns the same graphs with empty states."""
+        return type(self)(self._manifest, self.sessions, self._device)
+
+    def adopt(self, other: Self, tokens: int) -> None:
+        """See `sessions.engine.Forkable`."""
+        with raising_engine_errors():
+            self.cache.copy(other.cache, tokens, tokens, self._bindings)
+
     def snapshot(self) -> None:
         """See `sessions.engine.Engine`."""
         self.states.snapshot()
@@ -198,11 +213,19 @@ class CpuLlm:
 
 
 class CpuEngine:
-    """All graphs of a bundle in ONNX Runtime; see `sessions.engine.Engine`."""
+    """All graphs of a bundle in ONNX Runtime; see `sessions.engine.Engine` and `Forkable`."""
 
     def __init__(self, vision: CpuVision, llm: CpuLlm) -> None:
         self.vision, self.llm, self.encode, self.forward = vision, llm, vision.encode, llm.forward
         self.snapshot, self.resumable = llm.snapshot, llm.resumable
+
+    def fork(self) -> CpuEngine:
+        """See `sessions.engine.Forkable`."""
+        return CpuEngine(self.vision, self.llm.fork())
+
+    def adopt(self, other: CpuEngine, tokens: int) -> None:
+        """See `sessions.engine.Forkable`."""
+        self.llm.adopt(other.llm, tokens)
 
     def clear(self) -> None:
         """Frees the KV cache and all states; the next call starts with empty ones."""
