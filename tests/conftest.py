@@ -91,15 +91,16 @@ def bundle(checkpoint: Callable[[str, str], Path], tmp_path_factory: pytest.Temp
 
 
 @pytest.fixture(scope="session")
-def model(bundle: Bundles) -> Loader:
+def model(bundle: Bundles, tmp_path_factory: pytest.TempPathFactory) -> Loader:
     """The loaded bundle, on one thread."""
     cache: dict[tuple[str, ...], Model] = {}
+    compiled = {"XDG_CACHE_HOME": str(tmp_path_factory.mktemp("cache"))}
 
     def get(family: str, shape: str, precision: str, target: str = "cpu") -> Model:
         key = family, shape, precision, target
         if key not in cache:
             try:
-                with mock.patch.object(cuda, "open", cpu.open):  # the same operators, on a CPU
+                with mock.patch.dict(os.environ, compiled), mock.patch.object(cuda, "open", cpu.open):  # on a CPU
                     cache[key] = load(bundle(*key), threads=1)
             except InstallError as error:
                 pytest.skip(f"the engine of {target} is not installed: {error}")

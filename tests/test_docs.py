@@ -44,8 +44,9 @@ OTHERS = {
     *("--warm-up", "--taught", "--zero-state"),  # likewise
     *("--kind", "--count", "--seed", "--task", "--degrade"),  # calib_data.generator
     *("--blocks", "--layers", "--part", "--repeat", "--pages", "--cores", "--margin"),  # tests.bench
-    *("--frames", "--rules"),  # likewise
+    *("--frames", "--rules", "--python"),  # likewise
     *("--before", "--cache", "--growth", "--shape", "--rounds", "--peer"),  # tests.bench.peers
+    *("--fp16", "--int8"),  # trtexec
     "--weight-format",  # optimum-cli
 }
 """Options of other programs that documents name."""

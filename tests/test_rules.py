@@ -54,6 +54,11 @@ def test_tensorrt_stays_in_its_own_files(package: str) -> None:
     assert found <= {f"{folder}/{package}.py" for folder in ("targets", "sessions")}
 
 
+def test_openvino_stays_in_its_own_room() -> None:
+    found = importers(EXPORTER, "openvino") | importers(RUNTIME, "openvino")
+    assert found == {f"sessions/_openvino/{name}.py" for name in ("compiler", "stateful")}
+
+
 def test_cuda_has_one_file() -> None:
     assert importers(EXPORTER, "cuda") | importers(RUNTIME, "cuda") == {"sessions/_tensorrt/cuda_driver.py"}
 

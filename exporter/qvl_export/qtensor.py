@@ -38,8 +38,7 @@ class QuantFormat:
     """The format of a quantized linear, known before its values.
 
     Codes have `bits` bits; `block` columns share a scale and, if `asymmetric`, a zero point. The columns of `permuted`
-    codes are in another order than the linear's inputs. Integer products with 7-bit codes cannot saturate on x86
-    without VNNI.
+    codes are in another order than the linear's inputs.
     """
 
     bits: int

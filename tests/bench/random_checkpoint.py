@@ -26,7 +26,7 @@ from tests.oracles.tiny import REFERENCE
 CONFIGS = Path(__file__).parents[1] / "configs"
 _NAMES = "im_start im_end object_ref_start object_ref_end box_start box_end quad_start quad_end vision_start vision_end"
 SPECIAL = [f"<|{name}|>" for name in ("endoftext", *_NAMES.split(), "vision_pad", "image_pad", "video_pad")]
-FIRST_SPECIAL = 151643
+IMAGE = SPECIAL.index("<|image_pad|>")
 SHARD_BYTES = 4 << 30
 EXPERTS = ".mlp.experts."
 PREPROCESSOR = {
@@ -41,11 +41,11 @@ PREPROCESSOR = {
 QWEN3 = {"min_pixels": 65536, "max_pixels": 16777216, "patch_size": 16, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
 
 
-def tokenizer() -> Tokenizer:
+def tokenizer(first_special: int) -> Tokenizer:
     """Bytes as tokens, fillers up to the published size, and the special tokens at their published ids."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {token: index for index, token in enumerate(alphabet)}
-    vocabulary |= {f"<filler {index}>": index for index in range(len(alphabet), FIRST_SPECIAL)}
+    vocabulary |= {f"<filler {index}>": index for index in range(len(alphabet), first_special)}
     result = Tokenizer(models.BPE(vocabulary, []))
     result.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     result.decoder = decoders.ByteLevel()
@@ -108,6 +108,8 @@ def make(name: str, out: Path, layers: int | None = None, blocks: int | None = N
     config = json.loads((CONFIGS / f"{name}.json").read_text())
     text = config.get("text_config", config)
     text["num_hidden_layers"] = layers or text["num_hidden_layers"]
+    if "layer_types" in text:
+        text["layer_types"] = text["layer_types"][: text["num_hidden_layers"]]
     vision = config["vision_config"]
     vision["depth"] = blocks or vision["depth"]
     for kind in ("fullatt_block_indexes", "deepstack_visual_indexes"):
@@ -116,9 +118,10 @@ def make(name: str, out: Path, layers: int | None = None, blocks: int | None = N
     (out / "config.json").write_text(json.dumps(config))
     images = PREPROCESSOR | (QWEN3 if config["model_type"].startswith("qwen3") else {})
     (out / "preprocessor_config.json").write_text(json.dumps(images))
-    (out / "generation_config.json").write_text(json.dumps({"eos_token_id": [151645, 151643]}))
+    first = config["image_token_id"] - IMAGE
+    (out / "generation_config.json").write_text(json.dumps({"eos_token_id": [first + 2, first]}))
     shutil.copyfile(REFERENCE / "chat_template.jinja", out / "chat_template.jinja")
-    tokenizer().save(str(out / "tokenizer.json"))
+    tokenizer(first).save(str(out / "tokenizer.json"))
     tied = [] if config["tie_word_embeddings"] else [("lm_head.weight", (2,))]
     write_shard(out / "model.safetensors", tied, b"\0" * 4096)  # what read_spec looks at: tied or not
     tensors = list(weights(out))

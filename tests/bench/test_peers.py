@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
+import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from xml.etree import ElementTree
 
@@ -17,7 +21,7 @@ from tests.bench.peers import __main__ as command
 from tests.bench.peers import cost_model, table
 from tests.bench.peers.checkpoint import SIZE, pages
 from tests.bench.peers.measure import PEERS, Ready, prepared, ready, row, take_turns
-from tests.bench.peers.peer import Peer, Setting
+from tests.bench.peers.peer import RUNNERS, Peer, Setting
 from tests.bench.peers.plot import svg
 from tests.bench.peers.venvs import PeerUnavailable, Venv, reason
 from tests.bench.random_checkpoint import make
@@ -134,6 +138,30 @@ def test_peers_take_turns_and_one_that_fails_is_left_out(
         ["1/2", "one"], ["1/2", "two"], ["2/2", "one"], ["2/2", "two"],
     ]  # fmt: skip
     assert entries[0].runs[0]["image"] == str(setting.pages["scan"])
+
+
+class SlowBetweenCalls:
+    """A stream of five tokens whose graph takes no time, and whose other work takes 20 ms a token."""
+
+    run = SimpleNamespace(
+        counts=SimpleNamespace(prompt=9, generated=5, pruned=0),
+        times=SimpleNamespace(first_token=0.0, prefill=0.0, decode=1e-6),
+    )
+
+    def __iter__(self) -> Iterator[str]:
+        for _ in range(4):
+            time.sleep(0.02)
+            yield "a"
+
+
+def test_our_tokens_are_timed_by_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As those of other runtimes are."""
+    monkeypatch.syspath_prepend(RUNNERS)
+    runner = importlib.import_module("run_ours")
+    model = SimpleNamespace(clear=lambda: None, stream=lambda *_, **__: SlowBetweenCalls())
+    monkeypatch.setattr(runner, "load", lambda *_: model)
+    found = runner.open_bundle(SimpleNamespace(model="b", threads=1, options={}))("page.png", "Read.", 5)
+    assert 0 < found.speed <= 4 / 0.08 and found.first < 0.02
 
 
 def test_the_reason_is_the_last_error() -> None:

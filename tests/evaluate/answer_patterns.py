@@ -8,6 +8,7 @@ from qvl_export.evaluate.analysis.results import Report
 from qvl_export.evaluate.analysis.summary import summarize
 from qvl_export.evaluate.answers.model_result import ModelResult
 from qvl_export.evaluate.answers.records import Cost, Record, Records, record_writer
+from qvl_export.evaluate.metrics.boxes import LABELS
 from qvl_export.evaluate.sets.dataset import EvalSet
 
 ITEMS = 120
@@ -50,9 +51,9 @@ def report(chosen: EvalSet, *models: tuple[str, Answer, float], hf: bool = False
                 append(Record(item=item.index, answer="" if error else answer(item.index), error=error, **times))
     found = [
         ModelResult(
-            name, f"/b/{name}", "fp16", "qwen2_vl", size, Cost(1.0, 100 * size), Records(chosen.directory, name)
+            name, f"/b/{name}", "fp16", "qwen2_vl", LABELS, size, Cost(1.0, 100 * size), Records(chosen.directory, name)
         )
         for name, _, size in models
     ]
-    reference = ModelResult(**{**vars(found[0]), "family": ""}) if hf else found[0]
+    reference = ModelResult(**{**vars(found[0]), "family": "", "boxes": None}) if hf else found[0]
     return summarize(chosen, reference, found[1:], None)

@@ -8,6 +8,7 @@ from qvl_export.evaluate.analysis.results import Report
 from qvl_export.evaluate.analysis.summary import summarize
 from qvl_export.evaluate.answers.model_result import ModelResult
 from qvl_export.evaluate.answers.records import Cost, Record, Records, record_writer
+from qvl_export.evaluate.metrics.boxes import LABELS
 from qvl_export.evaluate.sets.dataset import open_set
 from tests.evaluate.test_many_items import make_set
 
@@ -24,7 +25,7 @@ def report(directory: Path, items: int, spoilt: int) -> Report:
                 answer = item.label.answers[0] + ("x" if name == "other" and item.index < spoilt else "")
                 append(Record(item=item.index, answer=answer))
     models = [
-        ModelResult(name, name, "fp32", "qwen2_vl", 1.0, Cost(0, 0), Records(directory, name))
+        ModelResult(name, name, "fp32", "qwen2_vl", LABELS, 1.0, Cost(0, 0), Records(directory, name))
         for name in ("reference", "other")
     ]
     return summarize(chosen, models[0], models[1:], None)

@@ -15,7 +15,7 @@ from qvl_export.evaluate.analysis.accumulators import (
 )
 from qvl_export.evaluate.answers.records import Record
 from qvl_export.evaluate.answers.token_agreement import Agreement
-from qvl_export.evaluate.metrics.boxes import PageGeometry
+from qvl_export.evaluate.metrics.boxes import LABELS, PageGeometry
 from qvl_export.evaluate.metrics.scores import score
 from qvl_export.evaluate.sets.dataset import Item
 
@@ -27,7 +27,7 @@ def add(found: ComparisonAccumulator, index: int, truth: str, answer: str, error
     label = Label(image="p.png", prompt="Read.", task="ocr", answers=[truth], kind=f"kind {index % 2}")
     item = Item(index, Path("p.png"), label)
     reference, own = Record(item=index, answer=truth), Record(item=index, answer=answer, error=error)
-    found.add(item, reference, score("ocr", truth, [truth], PAGE), own, "qwen2_vl")
+    found.add(item, reference, score("ocr", truth, [truth], PAGE), own, LABELS)
 
 
 def test_worst_items_are_the_largest_losses_first() -> None:

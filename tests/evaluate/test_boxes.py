@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import pytest
 
-from qvl_export.evaluate.metrics.boxes import PageGeometry, intersection_over_union, matched_ious, parse_boxes
+from qvl_export.evaluate.metrics.boxes import LABELS, PageGeometry, intersection_over_union, matched_ious, parse_boxes
 from qvl_export.evaluate.metrics.scores import score
+from qvl_runtime.manifest import BoxNotation
 
+MARKS = BoxNotation(syntax="marks", unit="thousandth")
 PAGE = PageGeometry.original((400, 300))
 
 
 @pytest.mark.parametrize(
-    ("family", "text"),
+    ("notation", "text"),
     [
-        ("qwen2_vl", "<|object_ref_start|>sum<|object_ref_end|><|box_start|>(250,100),(500,200)<|box_end|>"),
-        ("qwen2_vl", "(250,100),(500,200)"),
-        ("qwen2_5_vl", '[{"bbox_2d": [112, 28, 224, 56], "label": "sum"}]'),
-        ("qwen3_vl", '```json\n[{"bbox_2d": [250, 100, 500, 200]}]\n```'),
+        (MARKS, "<|object_ref_start|>sum<|object_ref_end|><|box_start|>(250,100),(500,200)<|box_end|>"),
+        (MARKS, "(250,100),(500,200)"),
+        (LABELS, '[{"bbox_2d": [112, 28, 224, 56], "label": "sum"}]'),
+        (BoxNotation(syntax="json", unit="thousandth"), '```json\n[{"bbox_2d": [250, 100, 500, 200]}]\n```'),
     ],
 )
-def test_boxes_of_every_family_are_pixels_of_the_image(family: str, text: str) -> None:
-    assert parse_boxes(text, PageGeometry(family, (400, 300), (448, 280))) == [(100, 30, 200, 60)]
+def test_boxes_of_every_notation_are_pixels_of_the_image(notation: BoxNotation, text: str) -> None:
+    assert parse_boxes(text, PageGeometry(notation, (400, 300), (448, 280))) == [(100, 30, 200, 60)]
 
 
 def test_intersection_over_union_counts_pixels() -> None:

@@ -7,6 +7,7 @@ import pytest
 from qvl_export.evaluate.analysis.summary import measure_speed
 from qvl_export.evaluate.answers.model_result import ModelResult
 from qvl_export.evaluate.answers.records import Cost, Record, Records, record_writer
+from qvl_export.evaluate.metrics.boxes import LABELS
 from qvl_export.evaluate.sets.dataset import EvalSet
 
 
@@ -15,7 +16,7 @@ def test_speed_is_that_of_answered_items(chosen: EvalSet) -> None:
         append(Record(item=0, tokens=[1, 2, 3], first_token_seconds=1.0, decode_seconds=2.0))
         append(Record(item=1, tokens=[1], first_token_seconds=9.0, fresh=False))
         append(Record(item=2, error="no"))
-    result = ModelResult("a", "a", "fp16", "qwen2_vl", 1.234, Cost(0.5, 99.0), Records(chosen.directory, "a"))
+    result = ModelResult("a", "a", "fp16", "qwen2_vl", LABELS, 1.234, Cost(0.5, 99.0), Records(chosen.directory, "a"))
     found = measure_speed(result, chosen)
     assert (found.size_mb, found.load_seconds, found.peak_memory_mb) == (1.23, 0.5, 99.0)
     assert (found.first_token_ms, found.tokens_per_second) == (1000.0, 1.0), "only the item with a new page"

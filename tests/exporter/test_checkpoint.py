@@ -27,7 +27,14 @@ EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 MESSAGES = [{"role": "user", "content": "Read."}]
 Tensors = dict[str, torch.Tensor]
 both = pytest.mark.parametrize(
-    ("family", "shape"), [("qwen2_vl", "deep"), ("qwen2_5_vl", "small"), ("qwen3_vl", "deep")]
+    ("family", "shape"),
+    [
+        ("qwen2_vl", "deep"),
+        ("qwen2_5_vl", "small"),
+        ("qwen3_vl", "deep"),
+        ("qwen3_5", "deep"),
+        ("qwen3_5_moe", "small"),
+    ],
 )
 
 
@@ -110,10 +117,12 @@ def flatten(here: Path) -> None:
     config = json.loads((here / d.CONFIG).read_text())
     text = config.pop("text_config")
     rope = text.pop("rope_parameters")
-    text.pop("layer_types", None)
+    if "linear_attention" not in text.get("layer_types", ()):
+        text.pop("layer_types", None)
     config["vision_config"].pop("rope_parameters", None)
-    flat = {**text, **config, "torch_dtype": config.pop("dtype"), "rope_theta": rope["rope_theta"]}
-    flat["rope_scaling"] = {"type": "mrope", "mrope_section": rope["mrope_section"]}
+    flat = {**text, **config, "torch_dtype": config.pop("dtype"), "rope_theta": rope.pop("rope_theta")}
+    del rope["rope_type"]
+    flat["rope_scaling"] = {**rope, "type": "mrope"}
     (here / d.CONFIG).write_text(json.dumps(flat))
 
 

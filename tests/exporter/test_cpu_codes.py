@@ -146,7 +146,9 @@ def warned(bundle: Path) -> list[str]:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         load(bundle, threads=1).close()
-    return [str(item.message) for item in caught if item.category is SlowProductsWarning]
+    found = [item for item in caught if item.category is SlowProductsWarning]
+    assert all(item.filename == __file__ for item in found)  # the caller of `load`
+    return [str(item.message) for item in found]
 
 
 @pytest.mark.parametrize("cpu", ["any", "vnni"])

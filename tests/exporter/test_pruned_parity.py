@@ -29,7 +29,7 @@ from tests.conftest import Loader
 from tests.exporter.test_parity import Oracle, assert_close, shapes
 from tests.oracles.tiny import FREE_SIZES
 
-TARGETS = [("cpu", "fp32"), ("portable", "fp32"), ("cuda", "fp16"), ("cpu", "fp16")]
+TARGETS = [("cpu", "fp32"), ("portable", "fp32"), ("cuda", "fp16"), ("cpu", "fp16"), ("openvino", "fp32")]
 
 
 def spotted(width: int, height: int, seed: int, spots: int) -> Image.Image:

@@ -43,7 +43,7 @@ def scaled(model: PreTrainedModel, scaling: dict[str, Any]) -> PreTrainedModel:
     return other.eval()
 
 
-@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl"])
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl", "qwen3_5"])
 @pytest.mark.parametrize("scaling", SCALINGS.values(), ids=SCALINGS)
 def test_frequencies_are_those_of_transformers(
     oracle: Any, family: str, scaling: dict[str, Any], tmp_path: Path
@@ -80,20 +80,17 @@ def test_parity_beyond_the_trained_length(oracle: Any, family: str, tmp_path: Pa
         assert_close(step[None], theirs(**oracle_inputs(ours, longer)).logits[0, -1:].numpy(), "fp32")
 
 
-@pytest.mark.parametrize(("family", "named"), [("qwen2_5_vl", "type"), ("qwen3_vl", "rope_type")])
+@pytest.mark.parametrize(
+    ("family", "named"), [("qwen2_5_vl", "type"), ("qwen3_vl", "rope_type"), ("qwen3_5", "rope_type")]
+)
 def test_the_form_of_transformers_4(oracle: Any, family: str, named: str, tmp_path: Path) -> None:
     """As the documentation of each family writes it; the longest prompt is the scaled one."""
     directory = tiny.save(oracle(family, "wide"), tmp_path / "c")
     config = json.loads((directory / "config.json").read_text())
     rope = config["text_config"].pop("rope_parameters")
-    yarn = {
-        named: "yarn",
-        "mrope_section": rope["mrope_section"],
-        "mrope_interleaved": rope.get("mrope_interleaved", False),
-        "factor": 4,
-        "original_max_position_embeddings": 4096,
-    }
-    config["text_config"] |= {"rope_theta": rope["rope_theta"], "rope_scaling": yarn}
+    theta, _ = rope.pop("rope_theta"), rope.pop("rope_type")
+    yarn = {**rope, named: "yarn", "factor": 4, "original_max_position_embeddings": 4096}
+    config["text_config"] |= {"rope_theta": theta, "rope_scaling": yarn}
     (directory / "config.json").write_bytes(msgspec.json.encode(config))
     spec = read_spec(Checkpoint(directory))
     assert spec.text.yarn is not None

@@ -16,6 +16,8 @@ from tests.exporter import damage as d
 TABLE, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 NESTED_TABLE = "model.language_model.embed_tokens.weight"
 PREPROCESSOR = "preprocessor_config.json"
+STATES = ("A_log", "dt_bias")
+CONVOLUTION = "model.language_model.layers.0.linear_attn.conv1d.weight"
 Tensors = dict[str, torch.Tensor]
 Source = tuple[str, str]
 SMALL, UNTIED, THIRD, EXPERTS = (
@@ -24,6 +26,7 @@ SMALL, UNTIED, THIRD, EXPERTS = (
     ("qwen3_vl", "small"),
     ("qwen3_vl_moe", "small"),
 )
+HYBRID, HYBRID_UNTIED, HYBRID_EXPERTS = ("qwen3_5", "small"), ("qwen3_5", "deep"), ("qwen3_5_moe", "small")
 
 
 @dataclass(frozen=True)
@@ -105,6 +108,25 @@ def only_head(tensors: Tensors) -> None:
 
 def no_head(tensors: Tensors) -> None:
     tensors.pop(HEAD)
+
+
+def rounded(states: torch.dtype, others: torch.dtype) -> d.Damage:
+    """Numbers that bfloat16 holds, in the types of the decay and the step of linear attention and of all others."""
+
+    def change(tensors: Tensors) -> None:
+        for name, value in tensors.items():
+            tensors[name] = value.bfloat16().to(states if name.endswith(STATES) else others)
+
+    return d.tensors(change)
+
+
+def drafts(tensors: Tensors) -> None:
+    """The head for drafts of Qwen3.5: a layer of full attention, and what it reads."""
+    prefix = "model.language_model.layers.1."
+    layer = {name.replace(prefix, "mtp.layers.0."): value for name, value in tensors.items() if prefix in name}
+    own = {"mtp.fc.weight": torch.ones(64, 128)}
+    own |= {f"mtp.{name}.weight": torch.ones(64) for name in ("norm", "pre_fc_norm_hidden", "pre_fc_norm_embedding")}
+    tensors.update(own | {name: value.clone() for name, value in layer.items()})
 
 
 def old_shards(here: Path) -> None:
@@ -231,6 +253,39 @@ KINDS = [
     Kind("windows switched off", SMALL, d.text(use_sliding_window=None, max_window_layers=0, layer_types=d.REMOVE)),
     Kind("windows of a family without", THIRD, d.text(use_sliding_window=True, max_window_layers=0)),
     Kind("as many key/value heads", THIRD, d.text(rms_norm_eps=d.REMOVE)),
+    Kind("names of Qwen3_5Model", HYBRID, named(base_class)),
+    Kind("names of Qwen3_5MoeModel", HYBRID_EXPERTS, named(base_class)),
+    Kind("peft's prefix, hybrid", HYBRID, named("base_model.model.{}".format), PREFIXED, reference=False),
+    Kind("parts compiled, hybrid", HYBRID_EXPERTS, named(compiled_within), PREFIXED, reference=False),
+    Kind("a module around the model, hybrid", HYBRID, named("model.{}".format), PREFIXED, reference=False),
+    Kind("tied, only lm_head, hybrid", HYBRID, d.tensors(only_head)),
+    Kind(
+        "untied without lm_head, hybrid",
+        HYBRID_UNTIED,
+        d.tensors(no_head),
+        r"no lm_head\.weight, and config\.json does not tie it",
+        d.together(d.tensors(no_head), d.config(tie_word_embeddings=True)),
+        reference=False,
+    ),
+    Kind(
+        "states in float32, all else in bfloat16",
+        HYBRID,
+        rounded(torch.float32, torch.bfloat16),
+        twin=rounded(torch.float32, torch.float32),
+    ),
+    Kind(
+        "states in bfloat16 too",
+        HYBRID_EXPERTS,
+        rounded(torch.bfloat16, torch.bfloat16),
+        twin=rounded(torch.float32, torch.float32),
+    ),
+    Kind("a head for drafts", HYBRID, d.tensors(drafts), r"left out, as heads that answers do not go through: mtp\.fc"),
+    Kind(
+        "layers by their interval",
+        HYBRID,
+        d.text(layer_types=d.REMOVE, full_attention_interval=2),
+    ),
+    Kind("a type of states that is not read", HYBRID, d.text(mamba_ssm_dtype="float32", mlp_only_layers=[])),
 ]
 REFUSED = [
     Refused(
@@ -308,5 +363,47 @@ REFUSED = [
         r'missing: model\.embed_tokens\.weight .*"tie_word_embeddings": true in config\.json',
     ),
     Refused("weights of long integers", SMALL, d.stored(d.NORM, torch.int64), r"model\.norm\.weight holds integers"),
+    Refused(
+        "experts one by one, hybrid",
+        HYBRID_EXPERTS,
+        d.together(
+            packed("model.language_model.layers.0.mlp.experts.0.gate_proj"),
+            quantization(quant_method="gptq", bits=4, group_size=32),
+        ),
+        r"config\.json: experts quantized one by one are not supported \(export the bfloat16 or float16 release\)",
+    ),
+    Refused(
+        "MLX, hybrid", HYBRID, named(mlx), r"is a conversion for MLX \(vision_tower\.…\) \(export the original release"
+    ),
+    Refused(
+        "a language model alone",
+        HYBRID,
+        d.config(model_type="qwen3_5_text"),
+        r"model_type 'qwen3_5_text' is a language model without its vision tower \(export the whole qwen3_5 model\)",
+    ),
+    Refused(
+        "a language model alone, by its weights",
+        HYBRID,
+        d.tensors(lambda tensors: [tensors.pop(name) for name in list(tensors) if "visual" in name]),
+        r"tensors are missing: visual\..* \(a text-only or sharded part\? download the whole checkpoint\)",
+    ),
+    Refused(
+        "no convolution",
+        HYBRID,
+        d.tensors(lambda tensors: tensors.pop(CONVOLUTION)),
+        r"1 tensors are missing: model\.layers\.0\.linear_attn\.conv1d\.weight \(weights and config\.json are of diff",
+    ),
+    Refused(
+        "a convolution of another size",
+        HYBRID,
+        d.text(linear_conv_kernel_dim=3),
+        r"conv1d\.weight has shape \[160, 1, 4\], config\.json says \[160, 1, 3\]",
+    ),
+    Refused(
+        "linear attention where there is none",
+        HYBRID,
+        d.text(layer_types=["linear_attention"] * 2),
+        r"tensors are missing: model\.layers\.1\.linear_attn\.A_log",
+    ),
     Refused("weights of doubles", SMALL, d.stored(d.NORM, torch.float64), r"model\.norm\.weight has element type F64"),
 ]

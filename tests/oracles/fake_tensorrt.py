@@ -162,12 +162,15 @@ class RuntimeConfig:
 
 
 class Engine:
-    def __init__(self, cuda: FakeCuda, blob: bytes) -> None:
+    def __init__(self, cuda: FakeCuda, blob: bytes, narrow: bool) -> None:
         model, self.profiles = pickle.loads(blob.removeprefix(MAGIC))
         self.cuda, self.session = cuda, ort.InferenceSession(model)
         graph = onnx.load_from_string(model).graph
         self.inputs = {value.name: _port(value) for value in graph.input}
         self.outputs = {value.name: _port(value) for value in graph.output}
+        if narrow:  # before 9.0 there is no int64
+            self.inputs = {name: (np.int32 if t is np.int64 else t, axes) for name, (t, axes) in self.inputs.items()}
+        self.wide = {name for name, value in zip(self.inputs, graph.input, strict=True) if _port(value)[0] is np.int64}
         self.names = [*self.inputs, *self.outputs]
 
     @property
@@ -176,6 +179,10 @@ class Engine:
 
     def get_tensor_name(self, index: int) -> str:
         return self.names[index]
+
+    def get_tensor_dtype(self, name: str) -> str:
+        dtype, _ = (self.inputs | self.outputs)[name]
+        return np.dtype(dtype).name
 
     def create_runtime_config(self) -> RuntimeConfig:
         return RuntimeConfig()
@@ -244,6 +251,7 @@ class ExecutionContext:
 
         def work() -> None:
             feeds = {name: _array(engine.cuda, addresses[name], *shapes[name]).copy() for name in engine.inputs}
+            feeds |= {name: feeds[name].astype(np.int64) for name in engine.wide}
             for name, value in zip(engine.outputs, engine.session.run(list(engine.outputs), feeds), strict=True):
                 past = name.replace("present", "past_key_values")
                 assert past not in addresses or addresses[past] == addresses[name], "an aliased pair lies apart"
@@ -265,12 +273,13 @@ def library(cuda: FakeCuda, version: str) -> SimpleNamespace:
             if not blob.startswith(MAGIC):
                 log.log(ILogger.ERROR, "magic tag does not match")
                 return None
-            return Engine(cuda, blob)
+            return Engine(cuda, blob, narrow=version.startswith("8."))
 
         return engine
 
     return SimpleNamespace(
         __version__=version,
+        int32="int32",
         ILogger=ILogger,
         IStreamWriter=IStreamWriter,
         IProgressMonitor=IProgressMonitor,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -24,7 +25,8 @@ from qvl_export.quant.mixed_precision.sensitivity_table import Sensitivity
 from qvl_runtime.bundle import read_manifest
 from qvl_runtime.common.exit_codes import BAD_INPUT
 from qvl_runtime.model import load
-from tests.heldout import HELDOUT, divergence
+from tests.conftest import Loader
+from tests.heldout import HELDOUT, divergence, items
 from tests.oracles.tiny import REFERENCE
 from tests.plans import changed, export_plan
 from tests.quant.stopping import Stopped, quantized_stages, stopped_after, stopped_after_measuring
@@ -49,6 +51,24 @@ def test_sensitivities_are_of_every_linear_and_make_sense(table: list[Sensitivit
     assert {"int8"} <= set().union(*(row.kl for row in vision)) <= {"int8", "int8 together"}
     assert all(row.kl["int8 together"] > row.kl["int8"] for row in vision if "int8 together" in row.kl)
     assert all(row.kl.keys() == row.formats.keys() for row in table)
+
+
+def test_linear_attention_is_measured_and_chosen_for(
+    checkpoint: Callable[[str, str], Path], model: Loader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All linears but the projections of decay and step; the bundle is as small as asked, and answers."""
+    plan = export_plan(checkpoint("qwen3_5", "small"), tmp_path / "b", calib=HELDOUT, samples=2)
+    rows = pipeline.sensitivity(plan)
+    found = {row.name.removeprefix("model.layers.0.") for row in rows if row.name.startswith("model.layers.0.")}
+    linear = {f"linear_attn.{name}" for name in ("in_proj_qkv", "in_proj_z", "out_proj")}
+    assert found == linear | {f"mlp.{name}_proj" for name in ("gate", "up", "down")}
+    assert all(0 < row.kl["int8"] < row.kl["int4"] for row in rows if row.name.startswith("model.layers.0.linear_attn"))
+    monkeypatch.setattr(mixed, "sensitivities", lambda *_: rows)
+    limit = 700_000
+    export(changed(plan, max_size=limit))
+    assert 0.95 * limit < size_of(tmp_path / "b") <= limit
+    ours = load(tmp_path / "b", threads=1)
+    assert divergence(model("qwen3_5", "small", "fp32"), ours, list(items("ocr"))[:2]) < 0.05
 
 
 class Stages(NullProgress):

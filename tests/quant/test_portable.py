@@ -165,11 +165,13 @@ def test_values_beyond_float16_are_computed(tmp_path: Path, monkeypatch: pytest.
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("processor")
+@pytest.mark.parametrize("target", ["portable", "openvino"])
 @pytest.mark.parametrize(("precision", "most"), [("int8", 0.002), ("int4", 0.03)])
 def test_a_portable_bundle_reads_like_float(
-    reference_bundle: Path, tmp_path: Path, precision: str, most: float
+    reference_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str, most: float, target: str
 ) -> None:
-    plan = export_plan(tiny.REFERENCE, tmp_path / "b", target="portable", precision=precision, calib=HELDOUT, samples=8)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    plan = export_plan(tiny.REFERENCE, tmp_path / "b", target=target, precision=precision, calib=HELDOUT, samples=8)
     vision = export(plan).graphs["vision"]
     assert "int8 × static int8" in vision.linears.values()
     assert divergence(load(reference_bundle, threads=1), load(tmp_path / "b", threads=1)) < most

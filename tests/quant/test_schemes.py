@@ -84,7 +84,7 @@ def test_options_that_change_it_are_in_its_reads(name: str) -> None:
 
 @pytest.mark.slow
 @every_scheme
-@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl_moe"])
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe"])
 def test_a_bundle_of_it_answers(
     checkpoint: Callable[[str, str], Path], model: Loader, name: str, family: str, tmp_path: Path
 ) -> None:

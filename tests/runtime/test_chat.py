@@ -14,7 +14,7 @@ from qvl_runtime.errors import BundleError, PromptError
 from qvl_runtime.model import load
 from qvl_runtime.templates.chat import ChatTemplate
 from tests.conftest import REFERENCE
-from tests.runtime.templates import QWEN2_5_VL, QWEN3_VL
+from tests.runtime.templates import QWEN2_5_VL, QWEN3_5, QWEN3_VL
 
 WHERE = Path("bundle/chat_template.jinja")
 IMAGE, VIDEO = {"type": "image"}, {"type": "video"}
@@ -54,7 +54,9 @@ def tokenizer() -> PreTrainedTokenizerBase:
 
 
 @pytest.mark.parametrize("conversation", CONVERSATIONS.values(), ids=CONVERSATIONS)
-@pytest.mark.parametrize("source", [None, QWEN2_5_VL, QWEN3_VL], ids=["reference", "qwen2.5-vl", "qwen3-vl"])
+@pytest.mark.parametrize(
+    "source", [None, QWEN2_5_VL, QWEN3_VL, QWEN3_5], ids=["reference", "qwen2.5-vl", "qwen3-vl", "qwen3.5"]
+)
 def test_conversations(tokenizer: PreTrainedTokenizerBase, conversation: list[Any], source: str | None) -> None:
     theirs = tokenizer.apply_chat_template(
         conversation, chat_template=source, tokenize=False, add_generation_prompt=True
@@ -74,6 +76,71 @@ def test_reasoning_and_keys_without_a_value(tokenizer: PreTrainedTokenizerBase, 
     asked = [{**says("user", "?"), "name": None, key: None}, {**says("assistant", "!"), key: "hm", "tool_calls": None}]
     theirs = tokenizer.apply_chat_template(asked, chat_template=REASONED, tokenize=False)
     assert ChatTemplate(REASONED, WHERE).render(asked) == theirs
+
+
+LOOK = {
+    "function": {"name": "look", "arguments": {"box": [1, 2.5], "wide": True, "label": "a\n<b>", "at": {"é": None}}}
+}
+THOUGHTS = {
+    "a question": [says("user", IMAGE, text("Total?"))],
+    "reasoning before the question": [
+        says("user", "Total?"),
+        {**says("assistant", "12"), "reasoning_content": "hm"},
+        says("user", "Sure?"),
+    ],
+    "marks before the question": [
+        says("user", "Total?"),
+        says("assistant", "<think>\nhm\n</think>\n\n12"),
+        says("user", "Sure?"),
+    ],
+    "reasoning after the question": [
+        says("user", "Total?"),
+        {**says("assistant", ""), "reasoning_content": " hm\n", "tool_calls": [LOOK, LOOK]},
+        says("tool", "12"),
+    ],
+    "marks after the question": [
+        says("user", VIDEO, text("Total?")),
+        {**says("assistant", "<think>\nhm\n</think>\n\nI look."), "tool_calls": [LOOK]},
+        says("tool", text("12"), IMAGE),
+    ],
+    "a result in a question": [
+        says("user", "Total?"),
+        {**says("assistant", "So."), "reasoning": "hm"},
+        says("user", "<tool_response>\n12\n</tool_response>"),
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    "given", [{}, {"enable_thinking": True}, {"enable_thinking": False}, {"add_vision_id": True}], ids=str
+)
+@pytest.mark.parametrize("conversation", THOUGHTS.values(), ids=THOUGHTS)
+def test_thinking(tokenizer: PreTrainedTokenizerBase, conversation: list[Any], given: dict[str, Any]) -> None:
+    """Thoughts are kept since the last question alone; without thinking the prompt ends behind an empty one."""
+    theirs = tokenizer.apply_chat_template(
+        conversation, chat_template=QWEN3_5, tokenize=False, add_generation_prompt=True, **given
+    )
+    ours = ChatTemplate(QWEN3_5, WHERE).render(conversation, template_args=given)
+    assert ours == theirs
+    assert ours.endswith("<think>\n\n</think>\n\n" if given.get("enable_thinking") is False else "assistant\n<think>\n")
+    last = max(index for index, message in enumerate(conversation) if "<tool_response>" not in message["content"])
+    assert ("hm" in ours) == (conversation[last]["role"] != "user")
+
+
+@pytest.mark.parametrize(
+    ("conversation", "says_why"),
+    [
+        ([says("system", IMAGE), says("user", "x")], "System message cannot contain images"),
+        ([says("user", "x"), says("system", "y")], "System message must be at the beginning"),
+        ([says("assistant", "x")], "No user query found in messages"),
+        ([says("user", "x"), says("critic", "y")], "Unexpected message role"),
+    ],
+    ids=str,
+)
+def test_what_the_template_of_qwen3_5_refuses(conversation: list[Any], says_why: str) -> None:
+    with pytest.raises(PromptError, match=f"rejects these messages: {says_why}") as refused:
+        ChatTemplate(QWEN3_5, WHERE).render(conversation)
+    assert "\n" not in str(refused.value)
 
 
 TOOLS = [

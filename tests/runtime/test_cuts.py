@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from qvl_runtime.answers.generate import GenerationStats
 from qvl_runtime.answers.lookup import Lookup
 from qvl_runtime.model import Model, load
 from qvl_runtime.prompts.prompt import Prompt
-from qvl_runtime.sessions import layer_states
+from qvl_runtime.sessions import snapshots
 from tests.conftest import Bundles
 
 from .test_generate import ask, drawn, page
@@ -24,8 +25,11 @@ QUESTION = ask("What is the total?", page())
 SAID = {"role": "assistant", "content": "12"}
 
 
-@pytest.fixture(params=["cpu", "portable"])
-def model(bundle: Bundles, request: pytest.FixtureRequest) -> Iterator[Model]:
+@pytest.fixture(params=["cpu", "portable", "openvino"])
+def model(
+    bundle: Bundles, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Iterator[Model]:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     with load(bundle("qwen3_5", "small", "fp32", request.param), threads=1) as found:
         yield found
 
@@ -127,12 +131,12 @@ def test_what_another_prompt_replaced_is_gone(model: Model) -> None:
 
 def test_snapshots_are_bounded_and_keep_the_images(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     """The copy after the image saves the most tokens."""
-    monkeypatch.setattr(layer_states, "SNAPSHOTS", 2)
+    monkeypatch.setattr(snapshots, "SNAPSHOTS", 2)
     large = page(0, (600, 400))
     chat = [*ask("What is the total?", large), *(message for n in range(4) for message in (SAID, text(f"Number {n}?")))]
     drawn(model, chat)
     kept = model.engine.llm.states._snapshots
-    assert len(kept) == 2 and model.prompt(chat).placed[0].span.end in kept
+    assert len(list(kept.counts())) == 2 and model.prompt(chat).placed[0].span.end in kept
     other = ask("Who sent it?", large)
     logits, reused, _ = prefilled(model, other)
     assert reused > 0 and np.array_equal(logits, fresh(model, other))

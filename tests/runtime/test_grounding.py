@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
@@ -14,27 +16,38 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from qvl_export import families
+from qvl_export.checkpoint.directory import Checkpoint
 from qvl_export.families import qwen
 from qvl_runtime import grounding
 from qvl_runtime.answers.stream import Stream
+from qvl_runtime.bundle import read_manifest
 from qvl_runtime.errors import PromptError
-from qvl_runtime.grounding import Box, Point, parse
+from qvl_runtime.grounding import Box, Point, notation_of, parse
+from qvl_runtime.manifest import BoxNotation, ImageTokens
 from qvl_runtime.model import load
 from qvl_runtime.resize import smart_resize
 from tests.conftest import REFERENCE, Loader
 from tests.oracles.families import find as find_family
 
 HELDOUT = Path(__file__).parents[2] / "calib_data" / "heldout"
+MANIFEST = read_manifest(Path(__file__).parents[1] / "checkpoints" / "bundles" / "v6")
+Checkpoints = Callable[[str, str], Path]
 sides = st.integers(40, 3000)
 shares = st.tuples(*[st.floats(0, 0.999)] * 4)
 
 
-@pytest.mark.parametrize("family", families.available())
+@pytest.fixture(scope="module", params=families.available())
+def notated(checkpoint: Checkpoints, request: pytest.FixtureRequest) -> tuple[str, BoxNotation]:
+    """A family and the notation that its bundles have."""
+    return request.param, families.read_spec(Checkpoint(checkpoint(request.param, "small"))).boxes
+
+
 @given(width=sides, height=sides, boxes=st.lists(shares, min_size=1, max_size=5), data=st.data())
 def test_boxes_come_back_as_they_were_written(
-    family: str, width: int, height: int, boxes: list[tuple[float, ...]], data: st.DataObject
+    notated: tuple[str, BoxNotation], width: int, height: int, boxes: list[tuple[float, ...]], data: st.DataObject
 ) -> None:
     """Each coordinate, as a share of its side, is written as the family writes it and found within its rounding."""
+    family, notation = notated
     resized, expects = smart_resize(height, width, 28, 3136, 1 << 20)[::-1], find_family(family)
     units = (1000, 1000) if expects.thousandths else resized
     written, expected = [], []
@@ -44,12 +57,31 @@ def test_boxes_come_back_as_they_were_written(
         written.append(expects.notation.format(f"label {index}", *numbers))
         expected.append((f"label {index}", x1 * width, y1 * height, x2 * width, y2 * height))
     glue = data.draw(st.sampled_from(["", "\n", ", ", " and then "]))
-    found = parse(glue.join(written), family, (width, height), resized)
+    found = parse(glue.join(written), notation, (width, height), resized)
     assert [region.label for region in found] == [label for label, *_ in expected]
     for region, (_, *corners) in zip(found, expected, strict=True):
         assert isinstance(region, Box)
         off = np.abs(np.array([region.x1, region.y1, region.x2, region.y2]) - corners)
         assert (off <= np.array([width, height] * 2) / np.array(list(units) * 2) + 1e-6).all()
+
+
+@pytest.mark.parametrize("family", sorted(grounding._FAMILIES))
+def test_older_bundles_have_the_notation_of_their_family(checkpoint: Checkpoints, family: str) -> None:
+    spec = families.read_spec(Checkpoint(checkpoint(family, "small")))
+    older = msgspec.structs.replace(MANIFEST, family=family, boxes=None)
+    assert notation_of(older) == spec.boxes
+    other = BoxNotation(syntax="marks", unit="pixel")
+    assert notation_of(msgspec.structs.replace(older, boxes=other)) == other
+    answer = "<ref>a</ref><box>(5,10),(15,20)</box>"
+    assert parse(answer, other, (1000, 1000), (500, 500)) == [A]
+
+
+def test_a_bundle_says_how_boxes_and_images_are_written(model: Loader) -> None:
+    manifest = model("qwen2_vl", "small", "fp32").manifest
+    assert manifest.boxes == BoxNotation(syntax="marks", unit="thousandth")
+    assert manifest.image_tokens == ImageTokens(start="<|vision_start|>", end="<|vision_end|>", layout="grid")
+    manifest = model("qwen", "small", "fp32").manifest
+    assert manifest.image_tokens == ImageTokens(start="<img>", end="</img>", layout="queries")
 
 
 def test_qwen2_5_without_a_resized_size_takes_the_default_bounds() -> None:

@@ -40,6 +40,9 @@ IMPOSSIBLE: list[tuple[str, Any]] = [
     ("video.tokens_per_second", -1.0),
     ("files.vision\0.onnx", {"size": 1, "sha256": "0" * 64}),
     ("graphs.vision.model", "vision\0.onnx"),
+    ("image_tokens", {"start": "<img>", "end": "</img>", "layout": "queries"}),
+    ("image_tokens", {"start": "", "end": "</img>", "layout": "grid"}),
+    ("boxes", {"syntax": "xml", "unit": "pixel"}),
     ("graphs.vision.inputs", [{"name": "pixel_values", "dtype": "float32", "shape": [HUGE]}]),
 ]
 
@@ -52,8 +55,8 @@ def bundle(tmp_path: Path) -> Path:
 def edit(bundle: Path, key: str, value: Any) -> None:
     """Set `a.b.c` of its manifest; the last key may have dots of its own below `files`."""
     manifest = json.loads((bundle / "bundle.json").read_bytes())
-    group, name = key.split(".", 1)
-    place = manifest[group]
+    group, _, name = key.rpartition(".") if key.count(".") < 2 else key.partition(".")
+    place = manifest[group] if group else manifest
     while group == "graphs" and "." in name:
         key, name = name.split(".", 1)
         place = place[key]

@@ -142,7 +142,7 @@ def their_tokens(theirs: PreTrainedModel, ours: Model, **options: Any) -> list[i
     return [token for token in sequence[0, len(prompt.ids) :].tolist() if token not in stop]
 
 
-@pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5"])
 @pytest.mark.parametrize(
     "options",
     [{"repetition_penalty": 1.05}, {"repetition_penalty": 1.8}, {"no_repeat_ngram_size": 2}]

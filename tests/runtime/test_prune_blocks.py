@@ -116,6 +116,16 @@ def test_tolerance_is_of_box_means() -> None:
     assert not kept_blocks(pixels, SIDE, 10, corners=False, least=1)[0, 1, 2]
 
 
+def test_faint_lines_are_paper_to_a_tolerance() -> None:
+    """As docs/pruning.md says: a pixel's line that is 30 darker is 7.5 in the mean; one that is 33 darker is 8.25."""
+    for darker, lost in ((30, True), (33, False)):
+        pixels = page(["....", "....", "...."])
+        pixels[0, 0, SIDE + 3, SIDE : 2 * SIDE] -= np.uint8(darker)
+        for tolerance in (0, 8):
+            kept = kept_blocks(pixels, SIDE, tolerance, corners=False, least=1)
+            assert kept[0, 1, 1] == (not lost or tolerance == 0)
+
+
 def test_small_differences_do_not_add_up() -> None:
     """A gradient of 4 a block: every third block is kept when 8 are allowed, since the first is the measure."""
     steps = np.repeat(np.arange(12, dtype=np.uint8) * 4, SIDE)

@@ -67,6 +67,37 @@ def test_draws_are_those_of_numpy(
     assert [pick(scores) for _ in range(5)] == expected
 
 
+def plain(logits: np.ndarray, rng: np.random.Generator, sampling: Sampling) -> int:
+    """The whole vocabulary sorted, its softmax, and one draw in the order of ids."""
+    order = np.argsort(-logits, kind="stable")[: sampling.top_k or None]
+    chances = np.exp((logits[order].astype(np.float64) - logits.max()) / sampling.temperature)
+    chances /= chances.sum()
+    inside = (np.cumsum(chances) - chances < sampling.top_p) & (chances >= sampling.min_p * chances[0])
+    tokens = np.sort(order[inside])
+    mass = np.cumsum(np.exp((logits[tokens].astype(np.float64) - logits.max()) / sampling.temperature))
+    return int(tokens[np.searchsorted(mass / mass[-1], rng.random(), side="right")])
+
+
+@pytest.mark.parametrize("size", [255, 256, 257, 3000, 151_936])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"top_p": 0.9}, {"top_p": 0.3}, {"top_k": 1}, {"top_k": 50}, {"top_k": 590}, {"min_p": 0.05}]
+    + [{"top_k": 200, "top_p": 0.8, "min_p": 0.01}, {"top_p": 0.999, "temperature": 1.7}],
+    ids=str,
+)
+@pytest.mark.parametrize("kind", ["flat", "peaked", "ties", "a few allowed"])
+def test_a_seed_draws_what_the_plain_formula_draws(size: int, options: dict[str, Any], kind: str) -> None:
+    draw = np.random.default_rng(size)
+    rows = draw.standard_normal((4, size)).astype(np.float32) * (0.02 if kind == "flat" else 4)
+    if kind == "ties":
+        rows = np.round(rows)
+    if kind == "a few allowed":
+        rows[:, draw.permutation(size)[5:]] = -np.inf
+    sampling = Sampling(**{"temperature": 1.0, "seed": 3, **options})
+    pick, rng = sampling.picker(), np.random.default_rng(3)
+    assert [pick(row) for row in rows] == [plain(row, rng, sampling) for row in rows]
+
+
 def test_draws_follow_the_probabilities() -> None:
     logits = np.log(np.array([0.5, 0.3, 0.15, 0.05], np.float32))
     pick = Sampling(1.0, seed=1).picker()

@@ -27,6 +27,7 @@ from qvl_runtime.positions import Grid
 from qvl_runtime.sessions._tensorrt import cuda_driver as cudas
 from qvl_runtime.sessions._tensorrt.cuda_driver import Cuda
 from qvl_runtime.sessions.tensorrt_rtx import KernelCache
+from tests.exporter.test_parity import assert_close
 from tests.oracles.fake_cuda import FakeCuda
 from tests.oracles.fake_tensorrt import ExecutionContext, library
 from tests.oracles.tiny import ATTENTION
@@ -40,14 +41,18 @@ import sys
 import onnx
 from tests.oracles import fake_tensorrt
 options = [word.lstrip("-").partition("=") for word in sys.argv[1:]]
+version, old = {version}, {version} < 100000
 if options[0][0] == "help":
-    sys.exit(print("--stronglyTyped --decomposableAttentions=spec") or 0)
+    print(f"&&&& RUNNING TensorRT.trtexec [TensorRT v{{version}}] [b1] # trtexec --help")
+    sys.exit(print("--skipInference" if old else "--stronglyTyped --decomposableAttentions=spec") or 0)
 named = {{name: value for name, _, value in options}}
-assert "skipInference" in named and "stronglyTyped" in named and named["decomposableAttentions"] == "*"
+assert "skipInference" in named and ("stronglyTyped" in named) != old and ("fp16" in named) == old
+assert old or named["decomposableAttentions"] == "*"
 assert named["memPoolSize"] == "workspace:2048"
-profiles = []
+profiles = [] if "profile" in named else [{{}}]
 for name, _, value in options:
     if name == "profile":
+        assert not old
         assert int(value) == len(profiles)
         profiles.append({{}})
     elif name.endswith("Shapes"):
@@ -315,24 +320,69 @@ def test_an_old_tensorrt_is_refused(checkpoint: Checkpoints, gpu: Gpu) -> None:
 
 
 @pytest.mark.slow
-def test_the_device_builds_its_own_engines(checkpoint: Checkpoints, gpu: Gpu) -> None:
+@pytest.mark.parametrize(
+    ("options", "version", "number"),
+    [
+        ({}, "10.15.1", 101501),
+        ({"tensorrt_version": "10.3"}, "10.3.0", 100300),
+        ({"jetpack": "7"}, "10.13.3", 101303),
+        ({"jetpack": "6"}, "8.6.2", 8602),
+        ({"jetpack": "6"}, "10.3.0", 100300),
+    ],
+    ids=lambda value: str(value),
+)
+def test_the_device_builds_its_own_engines(
+    checkpoint: Checkpoints, gpu: Gpu, options: dict[str, str], version: str, number: int
+) -> None:
     """Exported without TensorRT; `build_engines.sh` and a fake trtexec then build the engines for the session."""
     source = checkpoint("qwen2_5_vl", "small")
     expected = load(make(source, gpu.work / "portable", "portable"), threads=1).generate(pages(2), max_new_tokens=8)
     gpu.monkeypatch.setitem(sys.modules, "tensorrt", None)
-    out = make(source, gpu.work / "out", "tensorrt", profile="video")
-    gpu.install({"tensorrt": "10.15.1"})
+    out = make(source, gpu.work / "out", "tensorrt", profile="video", **options)
+    gpu.install({"tensorrt": version})
     entry = read_manifest(out).graphs["llm"]
     assert entry.model == "llm.onnx" and entry.engine and entry.engine.builder is None
     with pytest.raises(BundleError, match=r"vision\.engine: is not built yet \(run build_engines\.sh"):
         load(out)
-    trtexec = gpu.work / "trtexec"
-    trtexec.write_text(TRTEXEC.format(python=sys.executable))
-    trtexec.chmod(0o755)
-    here = {**os.environ, "TRTEXEC": str(trtexec), "PYTHONPATH": os.pathsep.join([*sys.path, os.getcwd()])}
-    subprocess.run(["sh", out / "build_engines.sh"], env=here, check=True, cwd="/", timeout=120)
+    assert run_script(out, gpu, number).returncode == 0
     with load(out) as model:
         assert model.generate(pages(2), max_new_tokens=8) == expected
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ATTENTION)
+@pytest.mark.parametrize(("release", "number"), [("8.6", 8602), ("10.3", 100300), ("10.13", 101300)])
+def test_graphs_of_older_releases_compute_the_same(
+    checkpoint: Checkpoints, gpu: Gpu, family: str, release: str, number: int
+) -> None:
+    source = checkpoint(family, "small")
+    with load(make(source, gpu.work / "portable", "portable"), threads=1) as model:
+        expected = model.logits(pages(1), "0123456789" * 3)
+    out = make(source, gpu.work / "out", "tensorrt", tensorrt_version=release)
+    assert run_script(out, gpu, number).returncode == 0
+    gpu.install({"tensorrt": f"{release}.0"})
+    with load(out) as model:
+        assert_close(model.logits(pages(1), "0123456789" * 3), expected, "fp16")
+
+
+def run_script(out: Path, gpu: Gpu, number: int) -> subprocess.CompletedProcess[str]:
+    """Runs a bundle's `build_engines.sh` with a fake trtexec that shows the version `number`."""
+    trtexec = gpu.work / "trtexec"
+    trtexec.write_text(TRTEXEC.format(python=sys.executable, version=number))
+    trtexec.chmod(0o755)
+    here = {**os.environ, "TRTEXEC": str(trtexec), "PYTHONPATH": os.pathsep.join([*sys.path, os.getcwd()])}
+    script = ["sh", out / "build_engines.sh"]
+    return subprocess.run(script, env=here, capture_output=True, text=True, cwd="/", timeout=300)
+
+
+def test_an_older_trtexec_is_refused(checkpoint: Checkpoints, gpu: Gpu) -> None:
+    gpu.monkeypatch.setitem(sys.modules, "tensorrt", None)
+    out = make(checkpoint("qwen2_vl", "small"), gpu.work / "out", "tensorrt", tensorrt_version="10.13")
+    done = run_script(out, gpu, 100300)
+    assert done.returncode == 2 and not (out / "vision.engine").exists()
+    assert done.stderr == (
+        f"error: {gpu.work}/trtexec is of TensorRT v100300, the graphs need 10.13 (export with --tensorrt-version)\n"
+    )
 
 
 def test_the_script_without_trtexec(checkpoint: Checkpoints, gpu: Gpu) -> None:

@@ -15,9 +15,10 @@ from transformers import AutoTokenizer
 from transformers.models.qwen3_vl.processing_qwen3_vl import Qwen3VLProcessor
 
 from qvl_runtime.errors import PromptError
+from qvl_runtime.manifest import ImageTokens
 from qvl_runtime.model import Model
 from qvl_runtime.prompts.prompt import collect
-from qvl_runtime.prompts.timestamps import patch_times
+from qvl_runtime.prompts.timestamps import patch_times, write_times
 from tests.conftest import REFERENCE, Loader
 from tests.oracles.tiny import VIDEO
 
@@ -34,9 +35,9 @@ def processor() -> Qwen3VLProcessor:
     return shell
 
 
-@pytest.fixture(scope="module")
-def tiny(model: Loader) -> Model:
-    return model("qwen3_vl", "small", "fp32")
+@pytest.fixture(scope="module", params=["qwen3_vl", "qwen3_5"])
+def tiny(model: Loader, request: pytest.FixtureRequest) -> Model:
+    return model(request.param, "small", "fp32")
 
 
 def frames(count: int, size: tuple[int, int] = (96, 64)) -> list[Image.Image]:
@@ -105,3 +106,10 @@ def test_placeholders_in_a_text_are_refused(tiny: Model, content: str, before: b
     parts = [text(content), video(4)] if before else [video(4), text(content)]
     with pytest.raises(PromptError, match="placeholders for"):
         tiny.prompt([{"role": "user", "content": parts}])
+
+
+def test_a_vision_block_has_the_tokens_of_the_manifest() -> None:
+    around = ImageTokens(start="<a>", end="<b>", layout="grid")
+    assert write_times("x<|video_pad|>y", [[0.25, 1.0]], around) == (
+        "x<0.2 seconds><a><|video_pad|><b><1.0 seconds><a><|video_pad|><b>y"
+    )

@@ -14,7 +14,7 @@ from qvl_runtime.errors import PromptError
 from qvl_runtime.templates.chat import ChatTemplate
 from qvl_runtime.tools import Call, parse_calls
 from tests.conftest import Loader
-from tests.runtime.templates import QWEN2_5_TOOLS, QWEN2_5_VL, QWEN3_VL
+from tests.runtime.templates import QWEN2_5_TOOLS, QWEN2_5_VL, QWEN3_5, QWEN3_VL
 
 WHERE = Path("bundle/chat_template.jinja")
 IMAGE = {"type": "image"}
@@ -85,7 +85,7 @@ def rendered(source: str, conversation: list[dict[str, Any]]) -> str:
     return text
 
 
-@pytest.mark.parametrize("source", [QWEN2_5_TOOLS, QWEN3_VL], ids=["qwen2.5", "qwen3-vl"])
+@pytest.mark.parametrize("source", [QWEN2_5_TOOLS, QWEN3_VL, QWEN3_5], ids=["qwen2.5", "qwen3-vl", "qwen3.5"])
 @pytest.mark.parametrize("conversation", CONVERSATIONS.values(), ids=CONVERSATIONS)
 def test_prompts_equal_those_of_transformers(conversation: list[Any], source: str) -> None:
     theirs = rendered(source, conversation)
@@ -227,6 +227,21 @@ def test_a_parsed_answer_renders_as_it_was_said(source: str) -> None:
     conversation = [says("user", "Who?"), parse_calls(answer).message(), says("tool", "Bob"), says("tool", "12:00")]
     assert f"<|im_start|>assistant\n{answer}<|im_end|>\n" in ChatTemplate(source, WHERE).render(conversation, TOOLS)
     assert parse_calls("Hm.").message() == {"role": "assistant", "content": "Hm."}
+
+
+def test_a_parsed_answer_with_marks_renders_as_it_was_said() -> None:
+    """Since the last question with its thoughts; before it without them."""
+    one, two = marked("look_up", id="7", limit="3"), marked("now")
+    answer = f"Let me see.\n\n<tool_call>\n{one}\n</tool_call>\n<tool_call>\n{two}\n</tool_call>"
+    reply = parse_calls(f"hm\n</think>\n\n{answer}", TOOLS)
+    assert [list(each.arguments) for each in reply.calls] == [["id", "limit"], []]
+    conversation = [says("user", "Who?"), reply.message(), says("tool", "Bob"), says("tool", "12:00")]
+    template = ChatTemplate(QWEN3_5, WHERE)
+    assert f"<|im_start|>assistant\n<think>\nhm\n</think>\n\n{answer}<|im_end|>\n" in template.render(
+        conversation, TOOLS
+    )
+    later = template.render([*conversation, says("assistant", "Bob."), says("user", "Sure?")], TOOLS)
+    assert f"<|im_start|>assistant\n{answer}<|im_end|>\n" in later
 
 
 def test_a_model_takes_tools_and_their_results(model: Loader) -> None:

@@ -101,6 +101,8 @@ def manifest(
         generation=generation,
         cpu=cpu,
         cache=cache,
+        boxes=spec.boxes,
+        image_tokens=spec.image_tokens,
     )
 
 

@@ -15,6 +15,7 @@ from qvl_runtime.common.standard_streams import show
 from qvl_runtime.manifest import ANY, CACHE_FORMS, CPUS
 
 from ..engines import PROFILES
+from ..engines.tensorrt_releases import JETPACKS, RELEASES
 from .options import (
     any_path,
     max_pixels_option,
@@ -152,6 +153,17 @@ def _refuse_reduce_range(context: click.Context, _: click.Parameter, given: bool
     type=click.Choice(CACHE_FORMS),
     help="portable: write new tokens into the KV cache (scatter), or append them (concat) (default: scatter from opset "
     "24 on, else concat).",
+)
+@click.option(
+    "--tensorrt-version",
+    type=click.Choice([*RELEASES]),
+    help="tensorrt: oldest TensorRT that is to read the graphs (default: 10.15); engines are then built on the device.",
+)
+@click.option(
+    "--jetpack",
+    type=click.Choice([*JETPACKS]),
+    help="tensorrt: the same by JetPack: 6 is TensorRT "
+    f"{JETPACKS['6']} (JetPack 6.1 and later have 10.3), 7 is {JETPACKS['7']}.",
 )
 @click.option("--compute-capability", help="tensorrt-rtx: GPUs to build engines for (default: 86,89,120).")
 @click.option(

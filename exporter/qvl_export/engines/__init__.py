@@ -26,11 +26,13 @@ SCRIPT = "build_engines.sh"
 @dataclass(frozen=True)
 class BuildOptions:
     """Options of engines: compute capabilities (8.6 is 86; empty: the target's default), one of PROFILES, whether any
-    weights are or may become `int4`, and the formats of weights that the checkpoint has `stored` quantized."""
+    weights are or may become `int4`, the release of `tensorrt` that is named, and the formats of weights that the
+    checkpoint has `stored` quantized."""
 
     capabilities: tuple[int, ...] = ()
     profile: str = PROFILES[0]
     int4: bool = False
+    tensorrt: str | None = None
     stored: frozenset[QuantFormat] = frozenset()
 
 

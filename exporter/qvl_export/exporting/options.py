@@ -94,5 +94,9 @@ class EngineOptions(Checked):
 
     compute_capability: str | None = None
     """Compute capabilities of the GPUs to build for, such as "86,89,120" (default: the target's)."""
+    tensorrt_version: str | None = None
+    """`tensorrt`: the release that graphs are for, "8.6", "10.3", "10.13" or "10.15" (default: 10.15)."""
+    jetpack: str | None = None
+    """`tensorrt`: the JetPack that graphs are for, "6" or "7": its oldest TensorRT, see docs/deploying.md."""
     profile: str = PROFILES[0]
     """Inputs to build for: "pages", or "video" for videos too."""

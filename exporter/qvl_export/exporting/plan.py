@@ -11,6 +11,7 @@ from qvl_runtime.errors import PromptError
 from qvl_runtime.prune.rule import Rule, parse_option, recorded_rule
 
 from ..common.field_types import Checked
+from ..engines.tensorrt_releases import of_options
 from ..errors import ExportError
 from ..quant import precision, schemes
 from ..quant.limit import Limit
@@ -24,7 +25,7 @@ GROUP_OF = {option.name: group for group, options in GROUPS.items() for option i
 RECORDED = (
     *("precision", "vision_precision", "llm_precision", "max_kl", "max_size", "min_pixels", "max_pixels", "max_length"),
     *("accuracy_level", "cpu", "block_size", "samples", "rotate", "gptq_experts"),
-    *("int8_attention", "prune", "calib_prune", "opset", "cache"),
+    *("int8_attention", "prune", "calib_prune", "opset", "cache", "tensorrt_version", "jetpack"),
 )
 """Options that a bundle records about its export, under these names."""
 
@@ -87,8 +88,9 @@ class ExportPlan(Checked):
 
     @property
     def form(self) -> GraphForm:
-        """The form of the graphs, as targets take it."""
-        return GraphForm(self.graph.opset, self.graph.cache)
+        """The form of the graphs, as targets take it; raises ExportError for an unknown TensorRT or JetPack."""
+        tensorrt = of_options(self.engine.tensorrt_version, self.engine.jetpack)
+        return GraphForm(self.graph.opset, self.graph.cache, tensorrt)
 
     @property
     def scheme_options(self) -> schemes.Options:

@@ -68,9 +68,9 @@ def resolve(plan: ExportPlan, progress: Progress) -> ResolvedExport:
         pages = _select(plan)
         check_pool(plan.calibration.ray)
     lowered = _targets(plan, precisions)
+    finisher = _finisher(plan, precisions, {})
     for note in check_int4(plan, lowered):
         progress.stage(f"note: {note}")
-    finisher = _finisher(plan, precisions, {})
     resolved = _read(plan, precisions, lowered, layout, progress)
     check_effect(plan, resolved.targets, bool(resolved.own), resolved.spec.text.moe is not None)
     if pages:
@@ -136,13 +136,21 @@ def _slow_elsewhere(cpu: str | None) -> str:
 def _finisher(plan: ExportPlan, precisions: Mapping[str, str], own: Linears) -> Finisher | None:
     """Returns the function that builds the target's engines, if any; `own` is empty until the checkpoint is read."""
     formats = frozenset(linear.format() for linear in own.values())
-    found = quantized(precisions).values()
-    int4 = any(name == MIXED or schemes.find(name, plan.scheme_options).format(1).bits == 4 for name in found)
     wanted = engines.capabilities(plan.engine.compute_capability)
     options = engines.BuildOptions(
-        wanted, plan.engine.profile, int4 or any(format.bits == 4 for format in formats), formats
+        wanted,
+        plan.engine.profile,
+        _wants_int4(plan, precisions) or any(format.bits == 4 for format in formats),
+        plan.form.tensorrt,
+        formats,
     )
     return targets.finisher(plan.target, options)
+
+
+def _wants_int4(plan: ExportPlan, precisions: Mapping[str, str]) -> bool:
+    """Whether any graph's weights get, or may get, 4 bits."""
+    found = quantized(precisions).values()
+    return any(name == MIXED or schemes.find(name, plan.scheme_options).format(1).bits == 4 for name in found)
 
 
 def _targets(plan: ExportPlan, precisions: Mapping[str, str]) -> dict[str, targets.Target]:
@@ -153,6 +161,8 @@ def _targets(plan: ExportPlan, precisions: Mapping[str, str]) -> dict[str, targe
         )
         for name, chosen in precisions.items()
     }
+    if _wants_int4(plan, precisions):
+        lowered = {name: target.for_int4() for name, target in lowered.items()}
     if plan.quant.int8_attention:
         lowered["vision"] = targets.with_int8_attention(lowered["vision"], plan.target)
     return lowered
@@ -170,6 +180,8 @@ def _read(
     checkpoint, revision = hub.locate(str(plan.checkpoint), plan.revision)
     source = describe.CheckpointSource(str(plan.checkpoint), checkpoint.directory, revision)
     own = _own_linears(plan, checkpoint, progress)
+    if any(linear.format().bits == 4 for linear in own.values()):
+        lowered = {name: target.for_int4() for name, target in lowered.items()}
     spec = adjusted_spec(plan, families.read_spec(checkpoint))
     _check_depth(spec, checkpoint)
     recommended, dropped = generation.read(checkpoint)

@@ -32,14 +32,15 @@ def read_spec(checkpoint: Checkpoint) -> ModelSpec:
 
 def model_type(checkpoint: Checkpoint) -> str:
     """The `model_type` of `config.json`; raises ConfigError if it is not supported."""
-    model_type = checkpoint.config.get("model_type")
-    if model_type not in available():
-        raise ConfigError(
-            f"model_type {model_type!r} is not supported",
-            where=checkpoint.directory / "config.json",
-            fix=f"supported: {', '.join(available())}",
-        )
-    return str(model_type)
+    model_type, where = checkpoint.config.get("model_type"), checkpoint.directory / "config.json"
+    if model_type in available():
+        return str(model_type)
+    whole = str(model_type).removesuffix("_text")
+    if whole in available():
+        what, fix = "a language model without its vision tower", f"export the whole {whole} model"
+    else:
+        what, fix = "not supported", f"supported: {', '.join(available())}"
+    raise ConfigError(f"model_type {model_type!r} is {what}", where=where, fix=fix)
 
 
 def tensors(checkpoint: Checkpoint, spec: ModelSpec) -> Mapping[str, Tensor]:

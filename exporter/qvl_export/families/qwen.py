@@ -14,7 +14,7 @@ from typing import Annotated
 import msgspec
 import numpy as np
 
-from qvl_runtime.manifest import ImageGeometry, Tokens, VideoTiming
+from qvl_runtime.manifest import BoxNotation, ImageGeometry, ImageTokens, Tokens, VideoTiming
 
 from ..checkpoint.derived_tensors import reordered, resized_table, transposed
 from ..checkpoint.directory import Checkpoint
@@ -142,6 +142,8 @@ def read(checkpoint: Checkpoint) -> ModelSpec:
         config.max_position_embeddings,
         Tiktoken("qwen.tiktoken", SPECIAL_TOKENS, first),
         CHATML if chats else RAW,
+        BoxNotation(syntax="marks", unit="thousandth"),
+        ImageTokens(start="<img>", end="</img>", layout="queries"),
     )
 
 

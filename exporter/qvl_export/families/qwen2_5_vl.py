@@ -6,7 +6,7 @@ from typing import Annotated
 
 import msgspec
 
-from qvl_runtime.manifest import VideoTiming
+from qvl_runtime.manifest import BoxNotation, VideoTiming
 
 from ..checkpoint.directory import Checkpoint
 from .config import Depth, Positive, read_tokens, refuse_unless
@@ -66,4 +66,5 @@ def read(checkpoint: Checkpoint) -> ModelSpec:
     )
     timing = VideoTiming(tokens_per_second=config.tokens_per_second)
     tokens = read_tokens(checkpoint, text.vocab_size)
-    return ModelSpec("qwen2_5_vl", vision, text, image, tokens, timing, max_positions)
+    boxes = BoxNotation(syntax="json", unit="pixel")
+    return ModelSpec("qwen2_5_vl", vision, text, image, tokens, timing, max_positions, boxes=boxes)

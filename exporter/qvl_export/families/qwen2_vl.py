@@ -6,7 +6,7 @@ from typing import Annotated
 
 import msgspec
 
-from qvl_runtime.manifest import VideoTiming
+from qvl_runtime.manifest import BoxNotation, VideoTiming
 
 from ..checkpoint.directory import Checkpoint
 from .config import Depth, Positive, read_tokens, refuse_unless
@@ -56,4 +56,5 @@ def read(checkpoint: Checkpoint) -> ModelSpec:
         full_attention_blocks=frozenset(range(config.depth)),
     )
     tokens = read_tokens(checkpoint, text.vocab_size)
-    return ModelSpec("qwen2_vl", vision, text, image, tokens, VideoTiming(), max_positions)
+    boxes = BoxNotation(syntax="marks", unit="thousandth")
+    return ModelSpec("qwen2_vl", vision, text, image, tokens, VideoTiming(), max_positions, boxes=boxes)

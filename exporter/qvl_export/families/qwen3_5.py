@@ -37,7 +37,10 @@ class VisionConfig(qwen3_vl.VisionConfig):
 
 
 class LinearConfig(msgspec.Struct):
-    """The part of `text_config` about linear attention, with the defaults of transformers' `Qwen3_5TextConfig`."""
+    """The part of `text_config` about linear attention, with the defaults of transformers' `Qwen3_5TextConfig`.
+
+    `output_gate_type`, which Qwen3.6 says, is the activation of the gate behind linear attention.
+    """
 
     num_hidden_layers: Depth
     linear_conv_kernel_dim: Annotated[int, msgspec.Meta(ge=2, le=64)] = 4
@@ -48,6 +51,7 @@ class LinearConfig(msgspec.Struct):
     layer_types: list[Literal["linear_attention", "full_attention"]] | None = None
     full_attention_interval: Positive = 4
     attn_output_gate: bool = True
+    output_gate_type: str | None = None
 
     @property
     def layers(self) -> frozenset[int]:
@@ -77,6 +81,8 @@ def read_hybrid_text(checkpoint: Checkpoint, defaults: Mapping[str, Any]) -> tup
         f"{config.linear_num_value_heads}",
         checkpoint,
     )
+    gate = config.output_gate_type
+    refuse_unless(gate in (None, "swish", "silu"), f"output_gate_type {gate!r} is not supported", checkpoint)
     linear = LinearAttentionSpec(
         config.layers,
         key_heads=config.linear_num_key_heads,

@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from qvl_runtime.manifest import ImageGeometry, Tokens, VideoTiming
+from qvl_runtime.manifest import BoxNotation, ImageGeometry, ImageTokens, Tokens, VideoTiming
+from qvl_runtime.prompts.timestamps import VISION_BLOCK
 
 Norm = Literal["layer", "rms"]
 Activation = Literal["quick_gelu", "gelu", "gelu_tanh", "silu"]
+THOUSANDTHS = BoxNotation(syntax="json", unit="thousandth")
+"""The boxes of Qwen3-VL and its successors: JSON, in thousandths of the image's sides."""
 
 
 @dataclass(frozen=True)
@@ -177,7 +180,8 @@ class Tiktoken:
 class ModelSpec:
     """Everything that an export needs to know about a model besides its weights.
 
-    `tiktoken` and `chat_template` are set for checkpoints without a `tokenizer.json` and a chat template.
+    `tiktoken` and `chat_template` are set for checkpoints without a `tokenizer.json` and a chat template. `boxes` is
+    how answers write boxes.
     """
 
     family: str
@@ -189,3 +193,5 @@ class ModelSpec:
     max_positions: int
     tiktoken: Tiktoken | None = None
     chat_template: str = ""
+    boxes: BoxNotation = THOUSANDTHS
+    image_tokens: ImageTokens = VISION_BLOCK

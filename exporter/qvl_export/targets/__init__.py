@@ -45,10 +45,18 @@ class GraphForm(NamedTuple):
     opset: int | None = None
     cache: str | None = None
     """One of `manifest.CACHE_FORMS`."""
+    tensorrt: str | None = None
+    """The release of TensorRT that is to read them, such as "10.3"."""
 
 
 DEFAULT_FORM = GraphForm()
 """Everything as the target chooses it."""
+_CHOICES = {
+    "opset": ("--opset", "OPSETS", "portable"),
+    "cache": ("--cache", "OPSETS", "portable"),
+    "tensorrt": ("--tensorrt-version", "RELEASES", "tensorrt"),
+}
+"""For each choice of a form its option, what a target's module that reads it has, and a target that does."""
 
 
 class Cache(NamedTuple):
@@ -252,6 +260,9 @@ class Target(Protocol):
     ) -> tuple[ir.Value, ir.Value, ir.Value]:
         """Causal attention over the cache; returns (output, present key, present value)."""
 
+    def for_int4(self) -> Target:
+        """The same target for graphs with 4-bit weights, which may need a newer operator set."""
+
     def for_linear_attention(self) -> Target:
         """The same target for graphs with linear attention, which may need newer operator sets."""
 
@@ -342,9 +353,9 @@ def lower(name: str, precision: str, accuracy_level: int = 4, form: GraphForm = 
     if form == DEFAULT_FORM:
         target: Target = module.lower(precision, accuracy_level)
         return target
-    if not hasattr(module, "OPSETS"):
-        option = "--cache" if form.opset is None else "--opset"
-        raise ExportError(f"target {name} does not read {option}", fix="leave it out, or use --target portable")
+    for field, (option, what, reader) in _CHOICES.items():
+        if getattr(form, field) is not None and not hasattr(module, what):
+            raise ExportError(f"target {name} does not read {option}", fix=f"leave it out, or use --target {reader}")
     if form.cache not in (None, *CACHE_FORMS):
         raise ExportError(f"cache {form.cache!r} is not supported", fix=f"one of {', '.join(CACHE_FORMS)}")
     formed: Target = module.lower(precision, accuracy_level, form)

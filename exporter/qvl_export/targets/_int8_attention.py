@@ -14,6 +14,7 @@ import onnx_ir as ir
 from onnxscript import OpBuilder
 
 from . import SMALLEST
+from ._subgraphs import subgraph
 from ._w8a8 import MICROSOFT
 
 LEAST = 1024
@@ -45,8 +46,8 @@ def int8_attention(
     """
     enough = op.GreaterOrEqual(op.Shape(q, start=1, end=2), _ints(op, LEAST))
     branches = {
-        "then_branch": _subgraph(op, "int8", lambda op: _attention(op, q, k, v, num_heads)),
-        "else_branch": _subgraph(op, "float", otherwise),
+        "then_branch": subgraph(op, "int8", lambda op: _attention(op, q, k, v, num_heads), [FLOAT]),
+        "else_branch": subgraph(op, "float", otherwise, [FLOAT]),
     }
     y: ir.Value = op.If(enough, **branches)
     return y
@@ -127,28 +128,8 @@ def _loop(op: OpBuilder, name: str, count: ir.Value, body: Callable[[OpBuilder, 
         ir.Value(name=f"{name}_index", type=ir.TensorType(INT64), shape=ir.Shape([])),
         ir.Value(name=f"{name}_goes_on", type=ir.TensorType(ir.DataType.BOOL), shape=ir.Shape([])),
     ]
-    graph = _subgraph(op, name, lambda op, index, goes_on: (op.Identity(goes_on), body(op, index)), inputs)
+    types = [ir.DataType.BOOL, FLOAT]
+    graph = subgraph(op, name, lambda op, index, goes_on: (op.Identity(goes_on), body(op, index)), types, inputs)
     always = op.Constant(value=ir.tensor(np.array(True)))
     y: ir.Value = op.Loop(op.Squeeze(count), always, body=graph)
     return y
-
-
-def _subgraph(
-    op: OpBuilder,
-    name: str,
-    trace: Callable[..., ir.Value | tuple[ir.Value, ...]],
-    inputs: list[ir.Value] | None = None,
-) -> ir.Graph:
-    """A graph whose values are named after `name`, as those of an inner graph must not have the names of outer ones."""
-
-    def named(op: OpBuilder, *values: ir.Value) -> ir.Value | tuple[ir.Value, ...]:
-        op.builder.push_module(name)
-        try:
-            return trace(op, *values)
-        finally:
-            op.builder.pop_module()
-
-    types = [FLOAT] if inputs is None else [ir.DataType.BOOL, FLOAT]
-    outputs = [ir.Value(type=ir.TensorType(kind)) for kind in types]
-    graph: ir.Graph = op.builder.subgraph(named, inputs or [], outputs, name=name)
-    return graph

@@ -1,4 +1,4 @@
-"""Linear attention: ONNX Runtime's fused operators, and the standard ones of opset 27."""
+"""Linear attention: ONNX Runtime's fused operators, the standard ones of opset 27, and a Scan of older ones."""
 
 from __future__ import annotations
 
@@ -8,10 +8,15 @@ from onnxscript import OpBuilder
 
 from ..families.spec import LinearAttentionSpec
 from . import DeltaInputs, RecurrentShapes
+from ._subgraphs import subgraph
 from ._w8a8 import MICROSOFT
+
+FLOAT = ir.DataType.FLOAT
 
 EPS = 1e-6
 """Added to the square of the length of queries and keys."""
+LAST = np.iinfo(np.int64).max
+"""The end of a slice that ends with the axis."""
 
 
 class FusedLinearAttention:
@@ -70,11 +75,68 @@ class StandardLinearAttention:
         keys, values = spec.key_heads * spec.key_dim, spec.value_heads * spec.value_dim
         query, key, value = op.Split(inputs.qkv, op.Constant(value_ints=[keys, keys, values]), axis=-1, _outputs=3)
         query, key = (_normalized(op, x, spec) for x in (query, key))
-        softplus = op.Softplus(op.Add(inputs.a, inputs.dt_bias))
-        decay = op.Neg(op.Mul(op.Exp(inputs.a_log), softplus))
+        decay = _log_decay(op, inputs)
         heads = {"q_num_heads": spec.value_heads, "kv_num_heads": spec.value_heads}
         y, last = op.LinearAttention(query, key, value, state, decay, op.Sigmoid(inputs.b), **heads, _outputs=2)
         return y, last
+
+
+class ScannedLinearAttention(StandardLinearAttention):
+    """The same in operators of opset 17, with a Scan over the tokens, for engines that lack those of opset 27."""
+
+    def causal_convolution(
+        self, op: OpBuilder, x: ir.Value, weight: ir.Value, state: ir.Value
+    ) -> tuple[ir.Value, ir.Value]:
+        assert weight.shape is not None
+        channels, _, kernel = weight.shape.numpy()
+        rows = op.Concat(state, op.Transpose(x, perm=[0, 2, 1]), axis=2)
+        y = op.Conv(rows, weight, group=channels)
+        last = (op.Constant(value_ints=[number]) for number in (1 - kernel, LAST, 2))
+        return op.Transpose(op.Mul(y, op.Sigmoid(y)), perm=[0, 2, 1]), op.Slice(rows, *last)
+
+    def gated_delta_rule(
+        self, op: OpBuilder, inputs: DeltaInputs, state: ir.Value, spec: LinearAttentionSpec
+    ) -> tuple[ir.Value, ir.Value]:
+        keys, values = spec.key_heads * spec.key_dim, spec.value_heads * spec.value_dim
+        query, key, value = op.Split(inputs.qkv, op.Constant(value_ints=[keys, keys, values]), axis=-1, _outputs=3)
+        query, key = (_normalized(op, x, spec) for x in (query, key))
+        query = op.Mul(query, op.Constant(value_float=spec.key_dim**-0.5))
+        per_token = (query, key, value, op.Exp(_log_decay(op, inputs)), op.Sigmoid(inputs.b))
+        widths = (spec.key_dim, spec.key_dim, spec.value_dim, 1, 1)
+        rows = [
+            op.Reshape(x, op.Constant(value_ints=[-1, spec.value_heads, 1, width]))
+            for x, width in zip(per_token, widths, strict=True)
+        ]
+        shapes = {"state": (spec.key_dim, spec.value_dim)} | {
+            name: (1, width) for name, width in zip(("query", "key", "value", "decay", "beta"), widths, strict=True)
+        }
+        inner = [
+            ir.Value(name=f"token_{name}", type=ir.TensorType(FLOAT), shape=ir.Shape([spec.value_heads, *shape]))
+            for name, shape in shapes.items()
+        ]
+        body = subgraph(op, "delta_rule", _delta_rule, [FLOAT, FLOAT], inner)
+        first = op.Squeeze(state, op.Constant(value_ints=[0]))
+        last, y = op.Scan(first, *rows, body=body, num_scan_inputs=len(rows), _outputs=2)
+        flat = op.Reshape(y, op.Constant(value_ints=[1, -1, values]))
+        return flat, op.Unsqueeze(last, op.Constant(value_ints=[0]))
+
+
+def _delta_rule(
+    op: OpBuilder, state: ir.Value, query: ir.Value, key: ir.Value, value: ir.Value, decay: ir.Value, beta: ir.Value
+) -> tuple[ir.Value, ir.Value]:
+    """One token (arXiv 2412.06464, eq. 10): returns the new state [heads, key_dim, value_dim] and the output.
+
+    `query` and `key` [heads, 1, key_dim], `value` [heads, 1, value_dim], `decay` and `beta` [heads, 1, 1].
+    """
+    decayed = op.Mul(state, decay)
+    error = op.Mul(op.Sub(value, op.MatMul(key, decayed)), beta)
+    new = op.Add(decayed, op.Mul(op.Transpose(key, perm=[0, 2, 1]), error))
+    return new, op.MatMul(query, new)
+
+
+def _log_decay(op: OpBuilder, inputs: DeltaInputs) -> ir.Value:
+    """The logarithm of what each token leaves of the state, [1, tokens, value_heads]."""
+    return op.Neg(op.Mul(op.Exp(inputs.a_log), op.Softplus(op.Add(inputs.a, inputs.dt_bias))))
 
 
 def _normalized(op: OpBuilder, x: ir.Value, spec: LinearAttentionSpec) -> ir.Value:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import onnx_ir as ir
@@ -28,6 +29,10 @@ class StandardOps(ABC):
     @property
     def has_int4(self) -> bool:
         return True
+
+    def for_int4(self) -> Self:
+        """See `targets.Target`."""
+        return self
 
     @property
     def cache_form(self) -> CacheForm:

@@ -53,9 +53,18 @@ OPSET = 24
 IR_VERSIONS = {17: 8, 18: 8, 19: 9, 20: 9, 21: 10, 22: 10}
 """The IR version that came with an opset; later ones have `IR_VERSION`, the least with all that the graphs use."""
 IR_VERSION = 11
-HALF_SCALES, GELU, INT4, ATTENTION, SWISH, LINEAR_ATTENTION = 19, 20, 21, 23, 24, 27
-"""The first opsets with float16 scales; with Gelu; with 4-bit types and blocks of scales; with RMSNormalization,
-RotaryEmbedding and Attention; with Swish and TensorScatter; with LinearAttention and CausalConvWithState."""
+HALF_SCALES, INT4, LINEAR_ATTENTION = 19, 21, 27
+"""The first opsets with float16 scales; with 4-bit types and blocks of scales; with LinearAttention and
+CausalConvWithState."""
+SINCE = {
+    "Gelu": 20,
+    "RMSNormalization": 23,
+    "RotaryEmbedding": 23,
+    "Attention": 23,
+    "Swish": 24,
+    "TensorScatter": 24,
+}
+"""The first opset of operators that are written out where they are missing."""
 
 
 def lower(precision: str, accuracy_level: int, form: GraphForm = DEFAULT_FORM) -> PortableTarget:
@@ -66,15 +75,16 @@ def lower(precision: str, accuracy_level: int, form: GraphForm = DEFAULT_FORM) -
     opset = OPSET if form.opset is None else form.opset
     if opset not in OPSETS:
         raise ExportError(f"opset {opset} is not supported", fix=f"{OPSETS[0]} to {OPSETS[-1]}")
-    concat = opset < SWISH if form.cache is None else form.cache == "concat"
+    concat = opset < SINCE["TensorScatter"] if form.cache is None else form.cache == "concat"
     return PortableTarget(WEIGHT_TYPES[precision], opset=opset, cache_form="concat" if concat else "scatter")
 
 
 @dataclass(frozen=True)
 class PortableTarget(StandardLinearAttention, HalfProducts):
-    """Standard ONNX, see `targets.Target`."""
+    """Standard ONNX, see `targets.Target`; `lacking` are operators of `SINCE` that the engine does not have."""
 
     opset: int = OPSET
+    lacking: frozenset[str] = frozenset()
     cache_form: CacheForm = "scatter"
     static_activations: bool = True
     per_tensor_activations: bool = False
@@ -85,6 +95,10 @@ class PortableTarget(StandardLinearAttention, HalfProducts):
     @property
     def opsets(self) -> tuple[tuple[str, int], ...]:
         return (("", self.opset),)
+
+    def has(self, operator: str) -> bool:
+        """Whether graphs may have an operator of `SINCE`."""
+        return SINCE[operator] <= self.opset and operator not in self.lacking
 
     @property
     def ir_version(self) -> int:
@@ -118,7 +132,7 @@ class PortableTarget(StandardLinearAttention, HalfProducts):
             )
         types = UNSIGNED if format.asymmetric else SIGNED
         bits = format.bits if self.has_int4 else 8
-        blocks = [outputs] if _by_row(format, inputs) else [format.blocks(inputs), outputs]
+        blocks = [outputs] if by_row(format, inputs) else [format.blocks(inputs), outputs]
         form = {"codes": ([inputs, outputs], types[bits]), "scales": (blocks, self.weight_type)}
         if format.asymmetric:
             form["zeros"] = (blocks, types[bits])
@@ -133,7 +147,7 @@ class PortableTarget(StandardLinearAttention, HalfProducts):
             "codes": self._bytes(codes.T, format),
             "scales": np.ascontiguousarray(tensor.scales.T),
         }
-        if format.integer or _by_row(format, tensor.codes.shape[1]):
+        if format.integer or by_row(format, tensor.codes.shape[1]):
             parts["scales"] = tensor.scales[:, 0]
         if format.activations is Activations.INT8_STATIC:
             parts["input_scale"] = np.array([tensor.input_scale], np.float32)
@@ -162,7 +176,7 @@ class PortableTarget(StandardLinearAttention, HalfProducts):
     ) -> ir.Value:
         """The float matrix [columns, rows] of a quantized weight, in the weights' type."""
         stored = [parts[name] for name in ("codes", "scales", "zeros") if name in parts]  # avoids an empty input
-        if _by_row(format, columns):
+        if by_row(format, columns):
             if self.opset >= HALF_SCALES:
                 return op.DequantizeLinear(*stored, axis=1)
             return self.narrow(op, op.DequantizeLinear(parts["codes"], self.widen(op, parts["scales"]), axis=1))
@@ -196,23 +210,24 @@ class PortableTarget(StandardLinearAttention, HalfProducts):
         self, op: OpBuilder, x: ir.Value, delta: ir.Value | None, weight: ir.Value, eps: float
     ) -> tuple[ir.Value, ir.Value]:
         total = x if delta is None else op.Add(x, delta)
-        if self.opset < ATTENTION:
+        if not self.has("RMSNormalization"):
             return _primitives.rms_norm(op, total, weight, eps), total
         return op.RMSNormalization(total, weight, axis=-1, epsilon=eps), total
 
     def activation(self, op: OpBuilder, x: ir.Value, kind: str) -> ir.Value:
-        if self.opset < GELU and kind in ("gelu", "gelu_tanh"):
+        if not self.has("Gelu") and kind in ("gelu", "gelu_tanh"):
             return _primitives.gelu(op, x, kind == "gelu_tanh")
         return super().activation(op, x, kind)
 
     def swish(self, op: OpBuilder, x: ir.Value, slope: float) -> ir.Value:
         """ONNX Runtime 1.32 inlines Swish in graphs of opset 24, and refuses it in newer ones."""
-        return op.Swish(x, alpha=slope) if self.opset == SWISH else _primitives.swish(op, x, slope)
+        known = self.has("Swish") and self.opset == SINCE["Swish"]
+        return op.Swish(x, alpha=slope) if known else _primitives.swish(op, x, slope)
 
     def rotary(
         self, op: OpBuilder, x: ir.Value, cos: ir.Value, sin: ir.Value, num_heads: int, rotary_dim: int = 0
     ) -> ir.Value:
-        if self.opset < ATTENTION:
+        if not self.has("RotaryEmbedding"):
             assert not rotary_dim, "only models with linear attention rotate a part of each head"
             return _primitives.rotary(op, x, cos, sin, num_heads)
         return super().rotary(op, x, cos, sin, num_heads, rotary_dim)
@@ -273,7 +288,7 @@ class PortableTarget(StandardLinearAttention, HalfProducts):
         windows: WindowInputs | None,
         integer: bool = False,
     ) -> ir.Value:
-        if self.opset < ATTENTION:
+        if not self.has("Attention"):
             q = _primitives.scaled(op, q, sizes(q, start=-1)[0] // num_heads)
         return super().vision_attention(op, q, k, v, num_heads, windows, integer)
 
@@ -287,7 +302,7 @@ class PortableTarget(StandardLinearAttention, HalfProducts):
         self, op: OpBuilder, q: ir.Value, k: ir.Value, v: ir.Value, num_heads: int, windows: WindowInputs | None
     ) -> ir.Value:
         mask = None if windows is None else window_mask(op, windows)
-        if self.opset < ATTENTION:
+        if not self.has("Attention"):
             return _primitives.attention(op, q, k, v, num_heads, self.weight_type, mask)
         masks = [] if mask is None else [mask]
         return op.Attention(q, k, v, *masks, q_num_heads=num_heads, kv_num_heads=num_heads)
@@ -297,7 +312,7 @@ class PortableTarget(StandardLinearAttention, HalfProducts):
     ) -> tuple[ir.Value, ir.Value, ir.Value]:
         """The host passes write positions and the mask, because parsers ignore lengths and causality."""
         mask = cache.state["attention_mask"]
-        if self.opset < ATTENTION:
+        if not self.has("Attention"):
             q = _primitives.scaled(op, q, sizes(cache.key, start=-1)[0])
         q, k, v = (
             op.Transpose(self.narrow(op, op.Reshape(x, op.Constant(value_ints=[0, 0, heads, -1]))), perm=[0, 2, 1, 3])
@@ -306,7 +321,7 @@ class PortableTarget(StandardLinearAttention, HalfProducts):
         key, value = (self._extended(op, past, new, cache) for past, new in ((cache.key, k), (cache.value, v)))
         y = (
             op.Attention(q, key, value, mask)
-            if self.opset >= ATTENTION
+            if self.has("Attention")
             else _primitives.grouped_attention(op, q, key, value, num_heads // kv_heads, self.weight_type, mask)
         )
         y = op.Transpose(y, perm=[0, 2, 1, 3])
@@ -317,12 +332,12 @@ class PortableTarget(StandardLinearAttention, HalfProducts):
         if self.cache_form == "concat":
             return op.Concat(past, new, axis=2)
         start = cache.state["write_indices"]
-        if self.opset < SWISH:
+        if not self.has("TensorScatter"):
             return _primitives.write_tokens(op, past, new, start)
         return op.TensorScatter(past, new, start, axis=2, mode="linear")
 
 
-def _by_row(format: QuantFormat, inputs: int) -> bool:
+def by_row(format: QuantFormat, inputs: int) -> bool:
     """Whether each row of 8-bit codes has one scale, a form for engines without blocks of 8-bit codes."""
     return format.bits == 8 and format.block >= inputs and not format.asymmetric
 

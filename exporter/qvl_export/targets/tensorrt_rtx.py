@@ -18,13 +18,14 @@ LIBRARY = "TensorRT-RTX"
 DEFAULT = (86, 89, 120)
 """Compute capabilities of Ampere, Ada and Blackwell GPUs in PCs."""
 LEAST_INT4 = 80
+NO_FP32 = ExportError("TensorRT has no attention in fp32", fix="export with --precision fp16, int8 or int4")
 SPECIAL = ("CURRENT", "NONE")
 
 
 def lower(precision: str, accuracy_level: int) -> PortableTarget:
     """Returns the ops with float weights in `fp16`; raises ExportError for fp32."""
     if precision == "fp32":
-        raise ExportError("TensorRT has no attention in fp32", fix="export with --precision fp16, int8 or int4")
+        raise NO_FP32
     return PortableTarget(WEIGHT_TYPES[precision], static_cache=True)
 
 

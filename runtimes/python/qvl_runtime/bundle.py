@@ -146,7 +146,9 @@ def _wrong_cache(manifest: Manifest) -> Iterator[str]:
         yield "layers"
         return
     appended = manifest.cache_form == "concat"
-    if (appended and manifest.recurrent) or (manifest.target == "portable" and ("write_indices" in ports) == appended):
+    if (appended and manifest.recurrent and manifest.target != "openvino") or (
+        manifest.target == "portable" and ("write_indices" in ports) == appended
+    ):
         yield "cache_form"
     for spec in specs:
         for tensor in spec.tensors:
@@ -188,6 +190,8 @@ def _wrong_sizes(manifest: Manifest) -> Iterator[str]:
         yield "pixel bounds"
     if image.square % image.patch_size:
         yield "square"
+    if manifest.image_tokens and (manifest.image_tokens.layout == "queries") != bool(image.queries):
+        yield "image_tokens"
     if llm.deepstack_layers > llm.num_layers:
         yield "deepstack_layers"
     if max(tokens.image, tokens.video or 0, *tokens.stop) >= llm.vocab_size:

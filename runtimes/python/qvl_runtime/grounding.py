@@ -1,8 +1,7 @@
-"""Parses boxes and points in answers, from each family's notation to pixels of the original image.
+"""Parses boxes and points in answers, from the model's notation to pixels of the original image.
 
-Families have one of two notations, see `_FAMILIES`. One is text, `<ref>label</ref><box>(x1,y1),(x2,y2)</box>`
-or the same with `<|object_ref_start|>` … `<|box_end|>`; the other is JSON objects with `bbox_2d` or `point_2d`.
-Coordinates are thousandths of each side, or pixels of the **resized** image.
+The notation is that of the bundle's manifest (`manifest.BoxNotation`). Bundles before schema 10 do not have it: theirs
+is known by the name of their family.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .errors import PromptError
+from .manifest import BoxNotation, Manifest
 from .resize import smart_resize
 
 Size = tuple[int, int]
@@ -53,18 +53,29 @@ _Found = tuple[str, list[float]]
 """A label and its 2 (point), 4 (box) or 8 (quadrilateral) numbers, x and y alternating."""
 
 
-def parse(text: str, family: str, image_size: Size, resized_size: Size | None = None) -> list[Region]:
-    """Returns the boxes and points of an answer in their order, in pixels of the image of `image_size`.
+def notation_of(manifest: Manifest) -> BoxNotation:
+    """Returns the notation of a bundle's answers; raises PromptError if neither manifest nor family says it."""
+    return manifest.boxes or _of_family(manifest.family)
 
-    `resized_size` is the size the model saw, for families that answer in its pixels; None means Qwen2.5-VL's default
-    bounds. Truncated or malformed boxes are skipped; a truncated list keeps its complete boxes. Raises PromptError for
-    an unknown family.
-    """
+
+def _of_family(family: str) -> BoxNotation:
     if family not in _FAMILIES:
         raise PromptError(f"no box notation is known for family {family!r}", fix=f"one of {', '.join(_FAMILIES)}")
-    find, thousandths = _FAMILIES[family]
+    return _FAMILIES[family]
+
+
+def parse(text: str, notation: BoxNotation | str, image_size: Size, resized_size: Size | None = None) -> list[Region]:
+    """Returns the boxes and points of an answer in their order, in pixels of the image of `image_size`.
+
+    `notation` is that of a bundle (`notation_of`), or the name of a family. `resized_size` is the size the model saw,
+    for notations in its pixels; None means Qwen2.5-VL's default bounds. Truncated or malformed boxes are skipped; a
+    truncated list keeps its complete boxes. Raises PromptError for an unknown family.
+    """
+    if isinstance(notation, str):
+        notation = _of_family(notation)
+    thousandths = notation.unit == "thousandth"
     reference = (1000, 1000) if thousandths else resized_size or _default_resized(image_size)
-    regions = (_region(label, numbers, image_size, reference) for label, numbers in find(text))
+    regions = (_region(label, numbers, image_size, reference) for label, numbers in _SYNTAX[notation.syntax](text))
     return [region for region in regions if region is not None]
 
 
@@ -243,13 +254,16 @@ def _unescaped(text: str) -> str:
         return text
 
 
-_FAMILIES: dict[str, tuple[Callable[[str], Iterator[_Found]], bool]] = {
-    "qwen": (_parse_marked, True),
-    "qwen2_vl": (_parse_marked, True),
-    "qwen2_5_vl": (_parse_json, False),
-    "qwen3_vl": (_parse_json, True),
-    "qwen3_vl_moe": (_parse_json, True),
-    "qwen3_5": (_parse_json, True),
-    "qwen3_5_moe": (_parse_json, True),
+_SYNTAX: dict[str, Callable[[str], Iterator[_Found]]] = {"marks": _parse_marked, "json": _parse_json}
+_MARKS = BoxNotation(syntax="marks", unit="thousandth")
+_JSON = BoxNotation(syntax="json", unit="thousandth")
+_FAMILIES = {
+    "qwen": _MARKS,
+    "qwen2_vl": _MARKS,
+    "qwen2_5_vl": BoxNotation(syntax="json", unit="pixel"),
+    "qwen3_vl": _JSON,
+    "qwen3_vl_moe": _JSON,
+    "qwen3_5": _JSON,
+    "qwen3_5_moe": _JSON,
 }
-"""Function that finds coordinates, and whether they are thousandths of each side, else pixels of the resized image."""
+"""The notations of bundles that do not have it in their manifest, before schema 10; later families are not added."""

@@ -39,6 +39,7 @@ Few = Annotated[int, msgspec.Meta(gt=0, le=16)]
 Width = Annotated[int, msgspec.Meta(gt=0, le=1 << 20)]
 Layers = Annotated[int, msgspec.Meta(gt=0, le=1 << 10)]
 TokenId = Annotated[int, msgspec.Meta(ge=0, lt=1 << 24)]
+TokenText = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
 Mean = Annotated[float, msgspec.Meta(ge=-1e4, le=1e4)]
 Deviation = Annotated[float, msgspec.Meta(ge=1e-4, le=1e4)]
 Rate = Annotated[float, msgspec.Meta(gt=0, le=1e4)]
@@ -218,6 +219,31 @@ class Tokens(_Frozen, frozen=True):
     stop: Annotated[list[TokenId], msgspec.Meta(max_length=MAX_STOP_TOKENS)]
 
 
+class ImageTokens(_Frozen, frozen=True):
+    """How an image stands in a prompt: the special token `start`, its image tokens, the special token `end`.
+
+    In `layout` "grid" an image token is a cell of spatial_merge_size × spatial_merge_size patches; cells follow one
+    another row by row, temporal patch by temporal patch. In "queries" every image is `image.queries` tokens, whose
+    order says nothing about places in it.
+    """
+
+    start: TokenText
+    end: TokenText
+    layout: Literal["grid", "queries"]
+
+
+class BoxNotation(_Frozen, frozen=True):
+    """How answers write boxes and points.
+
+    With `syntax` "json" they are JSON objects with `bbox_2d` or `point_2d`, with "marks" they are text:
+    `<ref>label</ref><box>(x1,y1),(x2,y2)</box>`, or the same with `<|object_ref_start|>` … `<|box_end|>`. The `unit` of
+    coordinates is a "thousandth" of each side, or a "pixel" of the resized image.
+    """
+
+    syntax: Literal["json", "marks"]
+    unit: Literal["thousandth", "pixel"]
+
+
 class VideoTiming(_Frozen, frozen=True):
     """Temporal positions advance by `tokens_per_second` · seconds per temporal patch, or by one if it is None.
 
@@ -274,7 +300,8 @@ class Manifest(_Frozen, frozen=True):
     `generation` is None in bundles made before it was recorded. `cpu` names the processors that int8 codes were chosen
     for; None if there are no such codes or the bundle was made before it was recorded. `cache` has
     one entry per layer; in bundles made before it was recorded it is empty, and `cache_specs` has the keys and values
-    of all layers. `cache_form` is how the graphs extend keys and values.
+    of all layers. `cache_form` is how the graphs extend keys and values. `boxes` and `image_tokens` are None in bundles
+    made before they were recorded, whose family says it.
     """
 
     schema_version: Positive
@@ -292,6 +319,8 @@ class Manifest(_Frozen, frozen=True):
     cpu: Cpu | None = None
     cache: Annotated[list[CacheSpec], msgspec.Meta(max_length=1 << 10)] = []
     cache_form: CacheForm = "scatter"
+    boxes: BoxNotation | None = None
+    image_tokens: ImageTokens | None = None
 
     @property
     def cache_specs(self) -> list[CacheSpec]:

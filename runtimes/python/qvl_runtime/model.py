@@ -45,16 +45,21 @@ FEATURE_CACHE_BYTES = 256 << 20
 Tool = Mapping[str, Any]
 
 
-def load(bundle: str | Path, threads: int | None = None, prune: str | float | None = None) -> Model:
+def load(
+    bundle: str | Path, threads: int | None = None, prune: str | float | None = None, device: str | None = None
+) -> Model:
     """Opens a bundle directory; `threads` limits the cores used (None: all).
+
+    `device` is where OpenVINO runs a bundle of target `openvino`: "CPU" (the default), "GPU" or "AUTO".
 
     `prune` says what is left out of images and videos that do not say it themselves: "off" (nothing), "exact" (blocks
     that their neighbours predict in every pixel), "scan" or a tolerance (nearly), True (the rule that measured best),
     None (as the bundle was exported, by default nothing).
 
     Raises BundleError if it is missing, damaged, truncated or of a newer schema version, InstallError for a broken
-    installation, EngineError if the engine fails, PromptError if `threads` is not a positive whole number, or for a
-    `prune` that is no rule or that the model cannot follow.
+    installation, EngineError if the engine fails or has no such device, PromptError if `threads` is not a positive
+    whole number, for a `prune` that is no rule or that the model cannot follow, and for a `device` that the target does
+    not read.
     """
     path = Path(bundle)
     rule = parse_rule(prune)
@@ -64,7 +69,7 @@ def load(bundle: str | Path, threads: int | None = None, prune: str | float | No
     if not has_utf8_name(path):
         raise BundleError("its path is not UTF-8; engines cannot open it", where=path, fix="rename the directory")
     check_grid(rule, manifest)
-    return Model(path.absolute(), manifest, threads, rule)
+    return Model(path.absolute(), manifest, threads, rule, device)
 
 
 class Model:
@@ -74,9 +79,16 @@ class Model:
     `engine` and `decoder` make single calls of the graphs, for measurements.
     """
 
-    def __init__(self, bundle: Path, manifest: Manifest, threads: int | None = None, prune: Rule | None = None) -> None:
+    def __init__(
+        self,
+        bundle: Path,
+        manifest: Manifest,
+        threads: int | None = None,
+        prune: Rule | None = None,
+        device: str | None = None,
+    ) -> None:
         self.bundle, self.manifest, self.prune = bundle, manifest, prune or parse_rule(manifest.image.prune)
-        self.engine, (self.tokenizer, self._template) = _open(bundle, manifest, threads)
+        self.engine, (self.tokenizer, self._template) = _open(bundle, manifest, threads, device)
         ids = {mark: self.tokenizer.token_to_id(mark) for mark in grounding.MARKS}
         self._marks = {id: mark for mark, id in ids.items() if id is not None}
         self._loaded = self  # the model that was loaded, which forks share grammars with
@@ -265,7 +277,7 @@ class Model:
         placed = image if isinstance(image, PlacedMedia) else self._place_alone(image)
         side = self.manifest.image.patch_size
         seen = placed.grid.w * side, placed.grid.h * side
-        return grounding.parse(answer, self.manifest.family, placed.media.frames[0].size, seen)
+        return grounding.parse(answer, grounding.notation_of(self.manifest), placed.media.frames[0].size, seen)
 
     def encode(self, image: ImageSource) -> Floats:
         """Returns the image features [tokens, hidden] in the checkpoint's basis, without the DeepStack features.
@@ -378,12 +390,14 @@ def _check_length(prompt: Prompt, answer: int, manifest: Manifest) -> None:
         raise PromptError(problem, fix="make the prompt with `reserve` for the answer")
 
 
-def _open(bundle: Path, manifest: Manifest, threads: int | None) -> tuple[Engine, tuple[Tokenizer, ChatTemplate]]:
+def _open(
+    bundle: Path, manifest: Manifest, threads: int | None, device: str | None
+) -> tuple[Engine, tuple[Tokenizer, ChatTemplate]]:
     """Opens the engine, and the text files in another thread meanwhile; their error goes first."""
     with ThreadPoolExecutor(1) as pool:
         texts = pool.submit(open_texts, bundle, manifest.special_tokens)
         try:
-            engine = open_engine(bundle, manifest, threads)
+            engine = open_engine(bundle, manifest, threads, device)
         except Exception:
             texts.result()
             raise

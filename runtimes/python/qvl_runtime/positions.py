@@ -150,7 +150,9 @@ def ntk_alpha(length: int, trained: int) -> float:
 
 def text_positions(start: int, count: int) -> Ints:
     """Returns the positions [3, count] of text tokens, of which the first has the position `start` on all axes."""
-    return np.broadcast_to(np.arange(start, start + count, dtype=np.int64), (3, count))
+    positions = np.empty((3, count), np.int64)
+    positions[:] = np.arange(start, start + count)
+    return positions
 
 
 def _vision_positions(start: int, span: VisionSpan) -> Ints:

@@ -11,13 +11,16 @@ from .peer import Peer
 
 RUNTIME = "qvl-runtime"
 PRECISIONS = ("int8", "int4", "hybrid", "fp16")
+OPENVINO = f"{RUNTIME} on OpenVINO"
+"""The same with target `openvino`."""
 PRUNED = "scan"
 """The rule that `--prune` without a value takes."""
 
 
 def prepare(peer: Peer, checkpoint: Path, out: Path, _: Path) -> None:
     """A bundle of random codes: the graphs and formats of a calibrated one."""
-    export_random(export_plan(checkpoint, out, precision=peer.precision))
+    target = "openvino" if peer.runtime == OPENVINO else "cpu"
+    export_random(export_plan(checkpoint, out, precision=peer.precision, target=target))
 
 
 def _peer(precision: str, prune: str | None = None, page: str = "scan") -> Peer:
@@ -29,4 +32,8 @@ def _peer(precision: str, prune: str | None = None, page: str = "scan") -> Peer:
 PEERS = [
     *(_peer(precision) for precision in PRECISIONS),
     *(_peer(precision, PRUNED, page) for precision in PRECISIONS for page in ("clean", "scan")),
+    *(
+        Peer(OPENVINO, precision, "run_ours.py", prepare, model=f"{RUNTIME}-openvino-{precision}", ours=True)
+        for precision in PRECISIONS
+    ),
 ]

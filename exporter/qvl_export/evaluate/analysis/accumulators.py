@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from qvl_runtime.manifest import BoxNotation
+
 from ..answers.records import Record
 from ..metrics.boxes import PageGeometry
 from ..metrics.fraction import Fraction
@@ -104,12 +106,12 @@ class ComparisonAccumulator:
     differing: int = 0
     failed: int = 0
 
-    def add(self, item: Item, reference: Record, scored: dict[str, Fraction], own: Record, family: str) -> None:
+    def add(self, item: Item, reference: Record, scored: dict[str, Fraction], own: Record, boxes: BoxNotation) -> None:
         """Adds an item that the reference answered; if this model failed, it counts as an empty answer."""
         label = item.label
         self.differing += own.answer != reference.answer
         self.failed += bool(own.error)
-        page = PageGeometry(family, reference.size, _size_seen(own, reference))
+        page = PageGeometry(boxes, reference.size, _size_seen(own, reference))
         scores = score(label.task, own.answer, label.answers, page)
         for metric, fraction in scores.items():
             self.scores[label.task, metric].add(scored[metric], fraction)

@@ -6,6 +6,8 @@ from typing import Literal
 
 import msgspec
 
+from qvl_runtime.manifest import BoxNotation
+
 from ..metrics.scores import METRICS
 from ..trace.blame import Blame
 from .machine import Machine
@@ -118,7 +120,7 @@ class WorstItem(msgspec.Struct, frozen=True):
 
 
 class ModelReport(msgspec.Struct, frozen=True):
-    """A model that has answered: its description and costs."""
+    """A model that has answered: its description and costs; PyTorch has no `family`."""
 
     title: str
     path: str
@@ -130,14 +132,16 @@ class ModelReport(msgspec.Struct, frozen=True):
 
 
 class ReferenceReport(ModelReport, frozen=True):
-    """The reference, with its `rates` by task and metric."""
+    """The reference, with its `rates` by task and metric; PyTorch has no notation of `boxes`."""
 
+    boxes: BoxNotation | None
     rates: dict[str, dict[str, float]]
 
 
 class BundleReport(ModelReport, frozen=True):
     """One bundle compared with the reference, by task and metric; primary metrics also by kind and answer length."""
 
+    boxes: BoxNotation
     verdict: Verdict
     scores: list[Comparison]
     by_kind: list[Comparison]

@@ -12,6 +12,8 @@ from typing import Any
 
 import msgspec
 
+from qvl_runtime.manifest import BoxNotation
+
 from ..._version import __version__
 from ..answers.model_result import ModelResult
 from ..answers.records import Record, Records
@@ -61,12 +63,12 @@ def summarize(dataset: EvalSet, reference: ModelResult, others: Sequence[ModelRe
         if record is None or record.error:
             totals.failed += 1
             continue
-        page = PageGeometry(reference.family or others[0].family, record.size, record.resized)
+        page = PageGeometry(_notation(reference, *others), record.size, record.resized)
         scored = score(task, record.answer, item.label.answers, page)
         totals.add(task, scored)
         for other, comparison in compared:
             own = other.records.get(item.index) or Record(error="not answered")
-            comparison.add(item, record, scored, own, other.family)
+            comparison.add(item, record, scored, own, _notation(other))
         if noise is not None and (again := noise.get(item.index)) is not None:
             noise_floor.add(record, again)
     report = Report(
@@ -82,6 +84,11 @@ def summarize(dataset: EvalSet, reference: ModelResult, others: Sequence[ModelRe
         noise=noise_floor.summary(),
     )
     return msgspec.structs.replace(report, recommendation=recommend(report))
+
+
+def _notation(*models: ModelResult) -> BoxNotation:
+    """The notation of the first model that has one; PyTorch writes boxes as the bundles of its checkpoint do."""
+    return next(model.boxes for model in models if model.boxes)
 
 
 def _bundle(
@@ -108,6 +115,7 @@ def _model_fields(model: ModelResult, dataset: EvalSet, failed: int) -> dict[str
         "path": model.path,
         "precisions": model.precisions,
         "family": model.family,
+        "boxes": model.boxes,
         "speed": measure_speed(model, dataset),
         "answered": len(model.records),
         "failed": failed,

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from qvl_runtime.manifest import BoxNotation
+
 from .records import Cost, Records
 
 
 @dataclass(frozen=True)
 class ModelResult:
-    """The description, cost and answers of a model; `family` is empty for PyTorch."""
+    """The description, cost and answers of a model; PyTorch has an empty `family` and no `boxes`."""
 
     title: str
     path: str
     precisions: str
     family: str
+    boxes: BoxNotation | None
     size_mb: float
     cost: Cost
     records: Records

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qvl_runtime.bundle import read_manifest
+from qvl_runtime.grounding import notation_of
 from qvl_runtime.prune.rule import OFF, Rule
 
 from ...checkpoint.directory import WHOLE
@@ -43,12 +44,14 @@ class Model:
             whole = self.path / WHOLE  # transformers ignores shards beside it
             weights = [whole] if whole.is_file() else self.path.glob("*.safetensors")
             size = sum(file.stat().st_size for file in weights) / 1e6
-            return ModelResult(self.title, str(self.path), "PyTorch", "", size, cost, records)
+            return ModelResult(self.title, str(self.path), "PyTorch", "", None, size, cost, records)
         manifest = read_manifest(self.path)
         precisions = ", ".join(f"{graph} {entry.precision}" for graph, entry in manifest.graphs.items())
         precisions += "" if self.rule() == OFF else f", prune {self.rule()}"
         size = sum(file.size for file in manifest.files.values()) / 1e6
-        return ModelResult(self.title, str(self.path), precisions, manifest.family, size, cost, records)
+        return ModelResult(
+            self.title, str(self.path), precisions, manifest.family, notation_of(manifest), size, cost, records
+        )
 
 
 def open_models(reference: Path, bundles: Sequence[Path], hf: bool) -> list[Model]:

@@ -6,33 +6,34 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from qvl_runtime import grounding
+from qvl_runtime.manifest import BoxNotation
 
 from .fraction import Fraction
 
 Box = tuple[float, float, float, float]
 """Left, top, right, bottom."""
-LABEL_FAMILY = "qwen2_5_vl"
-"""The family whose answers have the notation of labels: JSON `bbox_2d` in pixels of the resized image."""
+LABELS = BoxNotation(syntax="json", unit="pixel")
+"""The notation of labels: JSON `bbox_2d` in pixels of the image."""
 HIT_IOU = 0.5
 
 
 @dataclass(frozen=True)
 class PageGeometry:
-    """A page of `size` that a model of `family` saw at size `resized`, both (width, height)."""
+    """A page of `size` that a model with this notation saw at size `resized`, both (width, height)."""
 
-    family: str
+    notation: BoxNotation
     size: tuple[int, int]
     resized: tuple[int, int]
 
     @staticmethod
     def original(size: tuple[int, int]) -> PageGeometry:
         """Returns the geometry of boxes in pixels of the page itself, as in labels."""
-        return PageGeometry(LABEL_FAMILY, size, size)
+        return PageGeometry(LABELS, size, size)
 
 
 def parse_boxes(text: str, page: PageGeometry) -> list[Box]:
-    """Returns every box of an answer in its family's notation, clipped to the page."""
-    found = grounding.parse(text, page.family, page.size, page.resized)
+    """Returns every box of an answer in its model's notation, clipped to the page."""
+    found = grounding.parse(text, page.notation, page.size, page.resized)
     return [(each.x1, each.y1, each.x2, each.y2) for each in found if isinstance(each, grounding.Box)]
 
 

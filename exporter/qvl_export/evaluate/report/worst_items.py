@@ -29,11 +29,11 @@ def item_values(item: WorstItem, report: Report, bundle: BundleReport) -> dict[s
     picture, size = thumbnail(Path(item.image))
     boxes = []
     if item.task == "grounding" and size:
-        family = report.reference.family or bundle.family
+        notation = report.reference.boxes or bundle.boxes
         sources = [
             ("truth", item.truth, PageGeometry.original(size)),
-            ("reference", item.reference_answer, PageGeometry(family, size, item.reference_resized)),
-            ("other", item.answer, PageGeometry(bundle.family, size, item.resized)),
+            ("reference", item.reference_answer, PageGeometry(notation, size, item.reference_resized)),
+            ("other", item.answer, PageGeometry(bundle.boxes, size, item.resized)),
         ]
         boxes = [_rectangle(kind, box) for kind, text, page in sources for box in parse_boxes(text, page)[:50]]
     return {

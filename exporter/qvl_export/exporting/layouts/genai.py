@@ -29,8 +29,6 @@ from ..resolved_export import ResolvedExport
 OUTPUT_KIND = OutputKind("a directory for ONNX Runtime GenAI", (GENAI_CONFIG,))
 TYPES = families.genai_types()
 """GenAI's model type of each family; families of one type have the same positions and tokens of images."""
-VISION_START = "<|vision_start|>"
-"""GenAI searches prompts for this text and inserts the image tokens after it."""
 TOWERS = {"vision", "llm"}
 SESSION_OPTIONS: dict[str, Any] = {
     "log_id": "onnxruntime-genai",
@@ -81,11 +79,15 @@ def _write_tokenizer(directory: Path, checkpoint: Checkpoint) -> None:
 
 
 def _vision_start(resolved: ResolvedExport) -> int:
-    """Returns the id of the token that starts an image; raises ConfigError if the tokenizer has none."""
+    """Returns the id of the token that starts an image; raises ConfigError if the tokenizer has none.
+
+    GenAI searches prompts for its text and inserts the image tokens after it.
+    """
+    start = resolved.spec.image_tokens.start
     added = json.loads(resolved.texts.tokenizer).get("added_tokens") or []
-    found = [token["id"] for token in added if token["content"] == VISION_START]
+    found = [token["id"] for token in added if token["content"] == start]
     if not found:
-        raise ConfigError(f"has no token {VISION_START}", where=resolved.checkpoint.directory / "tokenizer.json")
+        raise ConfigError(f"has no token {start}", where=resolved.checkpoint.directory / "tokenizer.json")
     return int(found[0])
 
 

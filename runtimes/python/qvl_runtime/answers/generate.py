@@ -263,7 +263,7 @@ class Decoder:
         wanted = np.arange(len(ids) - 1 - more, len(ids))
         self._cached = self._cached[:past]
         logits = self._engine.forward(LlmInputs(ids, positions, *no_images, wanted, past, answer=True, ntk_alpha=alpha))
-        self._cached = np.append(self._cached, text_keys(ids, alpha))
+        self._cached = np.concatenate((self._cached, text_keys(ids, alpha)))
         return logits
 
     def generate(
@@ -356,6 +356,8 @@ class Decoder:
 
         They were run with guesses that turned out wrong.
         """
+        if len(tokens) == 1 + more:
+            return 0
         with self.lock:
             keys = text_keys(np.array(tokens[: len(tokens) - 1 - more], np.int64), self._ntk_alpha)
             return max(0, self._engine.resumable(past + _shared_prefix(self._cached[past:], keys)) - past)

@@ -36,25 +36,41 @@ class Penalties:
         """Applies `pick` to penalized logits; the tokens it chooses count as seen from then on."""
         if self == Penalties():
             return pick
-        ngrams, seen = _Ngrams(self.no_repeat_ngram_size, prompt.tolist()), np.zeros(0, np.bool_)
+        ngrams, seen = _Ngrams(self.no_repeat_ngram_size, prompt.tolist()), _Seen(prompt)
+        memory = np.empty(0, np.float32)
 
         def penalized(logits: Logits) -> int:
-            nonlocal seen
-            if not seen.size:
-                seen = np.isin(np.arange(len(logits)), prompt)
-            token = pick(ngrams.without_repeats(self.penalized(logits, seen)))
-            seen[token] = True
+            nonlocal memory
+            if self.repetition_penalty != 1:
+                memory = memory if memory.shape == logits.shape else np.empty_like(logits)
+                self.penalize(logits, seen.tokens, memory)
+                logits = memory
+            token = pick(ngrams.without_repeats(logits))
+            seen.add(token)
             ngrams.append(token)
             return token
 
         return penalized
 
-    def penalized(self, logits: Logits, seen: np.ndarray) -> Logits:
-        """Returns logits [vocab] with the penalty applied to the `seen` tokens [vocab]."""
-        penalty, tokens, result = np.float32(self.repetition_penalty), np.flatnonzero(seen), logits.copy()
-        found = logits[tokens]
+    def penalize(self, logits: Logits, tokens: Ints, result: Logits) -> None:
+        """Writes logits [vocab] to `result` [vocab], with the penalty applied to `tokens` [n], each given once."""
+        np.copyto(result, logits)
+        penalty, found = np.float32(self.repetition_penalty), logits[tokens]
         result[tokens] = np.where(found < 0, found * penalty, found / penalty)
-        return result
+
+
+class _Seen:
+    """The tokens of a prompt and its answer so far, each once: `tokens` [n]."""
+
+    def __init__(self, prompt: Ints) -> None:
+        self.tokens = np.unique(prompt)
+        self._known = set(self.tokens.tolist())
+
+    def add(self, token: int) -> None:
+        """Adds the next token of the answer."""
+        if token not in self._known:
+            self._known.add(token)
+            self.tokens = np.append(self.tokens, token)
 
 
 class _Ngrams:

@@ -51,8 +51,8 @@ class PendingTokens:
         if self._waiting:
             guesses = self._lookup.guess(self._limit - self._count - 1)
             rows = self._run([*self._waiting, *guesses], self._count - len(self._waiting), len(guesses))
-            self._logits, *after = rows
-            self._guesses.extend(zip(guesses, after, strict=True))
+            self._logits = rows[0]
+            self._guesses.extend(zip(guesses, rows[1:], strict=True))
             self._ran, self._waiting = self._waiting, []
             self.proposed += len(guesses)
         return self._logits

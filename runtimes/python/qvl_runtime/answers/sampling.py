@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -15,6 +16,11 @@ from ..errors import EngineError
 Logits = Floats
 Indices = npt.NDArray[np.intp]
 TokenPicker = Callable[[Logits], int]
+
+PART = 256
+"""Logits of which a maximum is taken, to find the likeliest tokens."""
+CAUTION = 0.99
+"""Tokens a little below a border are looked at, too: it is computed with rounding errors."""
 
 
 @dataclass(frozen=True)
@@ -46,13 +52,14 @@ class Sampling:
         """Returns a function from logits [vocab] to a token id, with its own random state."""
         if self.temperature == 0:
             return _best
-        rng = np.random.default_rng(self.seed)
+        rng, nucleus = np.random.default_rng(self.seed), Nucleus(self)
 
         def draw(logits: Logits) -> int:
-            _best(logits)  # raises if logits are not finite
-            tokens, chances = self._nucleus(logits)
-            mass = np.cumsum(chances)
-            return int(tokens[np.searchsorted(mass / mass[-1], rng.random(), side="right")])
+            tokens, mass = nucleus(logits)
+            np.cumsum(mass, out=mass)
+            mass /= mass[-1]
+            place = int(np.searchsorted(mass, rng.random(), side="right"))
+            return place if tokens is None else int(tokens[place])
 
         return draw
 
@@ -61,42 +68,95 @@ class Sampling:
 
         Filters apply in the order of transformers: `top_k`, then `top_p`, then `min_p`.
         """
-        tokens, chances = self._nucleus(logits)
+        tokens, mass = Nucleus(self)(logits)
         result = np.zeros(len(logits))
-        result[tokens] = chances
+        result[slice(None) if tokens is None else tokens] = mass / mass.sum()
         return result
 
-    def _nucleus(self, logits: Logits) -> tuple[Indices, Doubles]:
-        """Returns the tokens that may be drawn, in the order of their ids, and their probabilities.
 
-        The logits are sorted, and not the tokens, which takes a tenth of the time.
-        """
-        count = self.top_k if 0 < self.top_k < len(logits) else len(logits)
-        falling = np.sort(logits if count == len(logits) else np.partition(logits, -count)[-count:])[::-1]
-        mass = self._mass(falling, falling[0])
-        total = mass.sum()
-        mass /= total
-        kept = mass[(np.cumsum(mass) - mass < self.top_p) & (mass >= self.min_p * mass[0])]
-        tokens = _likeliest(logits, falling[len(kept) - 1], len(kept))
-        return tokens, self._mass(logits[tokens], falling[0]) / total / kept.sum()
+class Nucleus:
+    """From logits [vocab] to the tokens that may be drawn, in the order of their ids, and their mass.
 
-    def _mass(self, logits: Logits, highest: np.float32) -> Doubles:
+    The tokens are None for the whole vocabulary. The likeliest token has a mass of 1. What is returned is overwritten
+    by the next call: memory that is new for each token takes longer to get than to fill.
+    Raises EngineError if a logit is not finite, except for tokens that are ruled out.
+    """
+
+    def __init__(self, sampling: Sampling) -> None:
+        self._sampling = sampling
+        self._memory = np.empty(0)
+
+    def __call__(self, logits: Logits) -> tuple[Indices | None, Doubles]:
+        tokens, count = None, self._sampling.top_k
+        best = _finite(logits.max())
+        if 0 < count < len(logits):
+            tokens = likeliest(logits, count)
+            logits = logits[tokens]
+        mass = self._mass(logits, best)
+        if self._sampling.top_p == 1 and self._sampling.min_p == 0:
+            return tokens, mass
+        kept = self._cut(logits, mass, best)
+        return kept if tokens is None else tokens[kept], mass[kept]
+
+    def _mass(self, logits: Logits, best: np.float32) -> Doubles:
+        if len(self._memory) < len(logits):
+            self._memory = np.empty(len(logits))
+        mass = self._memory[: len(logits)]
+        np.subtract(logits, best, out=mass, dtype=np.float64)
         with np.errstate(over="ignore"):  # with a tiny temperature all mass is on the best token
-            return np.asarray(np.exp((logits.astype(np.float64) - highest) / self.temperature))
+            mass /= self._sampling.temperature
+        return np.exp(mass, out=mass)
+
+    def _cut(self, logits: Logits, mass: Doubles, best: np.float32) -> Indices:
+        """Returns the tokens within `top_p` and `min_p`. Only those are sorted that may be among them.
+
+        If a token had less than an equal share of 1 - `top_p`, it and all below it would lie beyond `top_p`.
+        """
+        total = mass.sum()
+        share = (1 - self._sampling.top_p) * total / len(mass)
+        tokens = np.flatnonzero(mass >= CAUTION * max(share, self._sampling.min_p))
+        candidates = logits[tokens]
+        falling = np.sort(candidates)[::-1]
+        chances = Nucleus(self._sampling)._mass(falling, best)
+        chances /= total
+        inside = (np.cumsum(chances) - chances < self._sampling.top_p) & (chances >= self._sampling.min_p * chances[0])
+        count = int(inside.sum())
+        return tokens[_at_least(candidates, falling[count - 1], count)]
 
 
 def _best(logits: Logits) -> int:
     """Returns the likeliest token, the first among equals; raises EngineError if its logit is not finite."""
     best = int(logits.argmax())  # the index of a NaN if there is one
-    if not np.isfinite(logits[best]):
-        raise EngineError("the model's logits are not finite", fix="check the bundle with `inspect --verify`")
+    _finite(logits[best])
     return best
 
 
-def _likeliest(logits: Logits, least: np.float32, count: int) -> Indices:
+def _finite(highest: np.float32) -> np.float32:
+    if not math.isfinite(highest):
+        raise EngineError("the model's logits are not finite", fix="check the bundle with `inspect --verify`")
+    return highest
+
+
+def likeliest(logits: Logits, count: int) -> Indices:
+    """Returns the `count` likeliest tokens in the order of their ids; of tokens with equal logits the lower ids.
+
+    As many parts of the logits have a maximum of at least `bound`, so that no token below it is among them.
+    """
+    tokens = None
+    maxima = logits[: len(logits) // PART * PART].reshape(-1, PART).max(axis=1)
+    if count <= len(maxima):
+        bound = np.partition(maxima, -count)[-count]
+        tokens = np.flatnonzero(logits >= bound)
+        logits = logits[tokens]
+    found = _at_least(logits, np.partition(logits, -count)[-count], count)
+    return found if tokens is None else tokens[found]
+
+
+def _at_least(logits: Logits, least: np.float32, count: int) -> Indices:
     """Returns the `count` likeliest tokens in the order of their ids, given the lowest of their logits.
 
     Of tokens with equal logits the lower ids come first.
     """
-    above, equal = np.flatnonzero(logits > least), np.flatnonzero(logits == least)
-    return np.sort(np.concatenate((above, equal[: count - len(above)])))
+    found, equal = logits > least, np.flatnonzero(logits == least)
+    found[equal[: count - np.count_nonzero(found)]] = True
+    return np.flatnonzero(found)

@@ -17,6 +17,7 @@ from .messages import MediaOptions, build_messages
 from .options import (
     bundle_argument,
     check_prune,
+    device_option,
     generation_config_option,
     media_options,
     positive,
@@ -46,11 +47,12 @@ EXAMPLES = ("bench bundle --image page.png", "bench bundle --image page.png --th
 @generation_config_option
 @template_args_option
 @threads_option
+@device_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @verbose
 def bench(
     bundle: Path, prompt: str | None, media: MediaOptions, prune: Any, repeat: int, template_args: tuple[str, ...],
-    threads: int | None, as_json: bool, **settings: Any,
+    threads: int | None, device: str | None, as_json: bool, **settings: Any,
 ) -> None:  # fmt: skip
     """Time loading, image encoding, prefill and generation.
 
@@ -66,7 +68,7 @@ def bench(
     with warnings.catch_warnings():
         for _ in range(repeat):
             began = time.perf_counter()
-            with load(bundle, threads, prune) as model:
+            with load(bundle, threads, prune, device) as model:
                 loads.append(time.perf_counter() - began)
                 runs.append(_answer(model, messages, settings))
             warnings.simplefilter("ignore", SlowProductsWarning)  # the first load has said it

@@ -51,6 +51,9 @@ def file_path(value: object) -> Path:
 
 bundle_argument = click.argument("bundle", type=bundle_path)
 threads_option = click.option("--threads", type=positive, metavar="N", help="Cores to use (default: all).")
+device_option = click.option(
+    "--device", metavar="NAME", help="Where OpenVINO runs a bundle of target openvino: CPU (default), GPU or AUTO."
+)
 verbose = verbose_option("qvl_runtime")
 template_args_option = click.option(
     "--template-arg",

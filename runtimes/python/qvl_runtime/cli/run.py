@@ -20,6 +20,7 @@ from .messages import MediaOptions, build_messages
 from .options import (
     bundle_argument,
     check_prune,
+    device_option,
     file_path,
     integer,
     media_options,
@@ -65,6 +66,7 @@ CUTS: dict[str | None, str] = {"length": "--max-new-tokens", "timeout": "--timeo
     "--draw", type=file_path, metavar="FILE", help="Draw the boxes of the answer on the image, and write it here."
 )
 @threads_option
+@device_option
 @click.option("--json", "as_json", is_flag=True, help="Print text, tokens and times as one JSON object.")
 @click.option("--top-logprobs", type=integer, metavar="N",
               help="With --json, add the log probability of every token, and of the N likeliest ones.")  # fmt: skip
@@ -72,7 +74,7 @@ CUTS: dict[str | None, str] = {"length": "--max-new-tokens", "timeout": "--timeo
 def run(
     bundle: Path, prompt: str | None, media: MediaOptions, prune: Any, system: str | None,
     template_args: tuple[str, ...], tools: Path | None, json_schema: Path | None, draw: Path | None,
-    threads: int | None, as_json: bool, top_logprobs: int | None, **settings: Any,
+    threads: int | None, device: str | None, as_json: bool, top_logprobs: int | None, **settings: Any,
 ) -> None:  # fmt: skip
     """Answer PROMPT about images, streaming the answer.
 
@@ -95,7 +97,7 @@ def run(
     if json_schema and settings["json_schema"] is None:
         raise PromptError("is null, which is not a schema", where=json_schema)
     messages = build_messages(media, prompt, system)
-    with load(bundle, threads, prune) as model:
+    with load(bundle, threads, prune, device) as model:
         answer(model, messages, settings, draw, as_json)
 
 

@@ -10,7 +10,7 @@ from ..common.extras import install_fix
 from ..common.standard_streams import say
 from ..errors import InstallError, PromptError
 from .command import Command
-from .options import bundle_argument, file_path, positive, prune_option, threads_option, verbose
+from .options import bundle_argument, device_option, file_path, positive, prune_option, threads_option, verbose
 
 EXAMPLES = (
     "serve bundle",
@@ -56,12 +56,13 @@ def _count(value: object) -> int:
 @click.option("--log-content", is_flag=True, help="Write the texts of requests to the log.")
 @prune_option
 @threads_option
+@device_option
 @verbose
 def serve(
-    bundle: Path, host: str, port: int, prune: object, threads: int | None, api_key: str | None,
+    bundle: Path, host: str, port: int, prune: object, threads: int | None, device: str | None, api_key: str | None,
     allowed_hosts: tuple[str, ...], media_root: Path | None, model_name: str | None, max_body: int, **settings: object,
 ) -> None:  # fmt: skip
-    """Serve BUNDLE over HTTP as OpenAI's chat interface (POST /v1/chat/completions), with a page to try it at /.
+    """Serve BUNDLE over HTTP as OpenAI's chat interface (POST /v1/chat/completions).
 
     One JSON line per request goes to standard error. SIGTERM or Ctrl-C ends the server when what runs is finished.
     """
@@ -86,7 +87,7 @@ def serve(
         **settings,  # type: ignore[arg-type]
     )
     with listen(host, port) as listening:
-        app = create_app(load(bundle, threads, prune), options)  # type: ignore[arg-type]
+        app = create_app(load(bundle, threads, prune, device), options)  # type: ignore[arg-type]
         if not local and api_key is None:
             say(f"warning: everybody who reaches {host} can use this server, see --api-key")
         address = f"[{host}]" if ":" in host else host

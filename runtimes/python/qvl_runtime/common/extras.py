@@ -14,6 +14,7 @@ EXTRAS: Mapping[str, Sequence[str]] = {
     "cuda": ("onnxruntime-gpu[cuda,cudnn]>=1.24",),
     "tensorrt": ("tensorrt>=10.15", CUDA_PYTHON),
     "tensorrt-rtx": ("tensorrt-rtx>=1.7", CUDA_PYTHON),
+    "openvino": ("openvino>=2026.2",),
     "pdf": ("pypdfium2>=4.30",),
     "video": ("av>=13",),
     "json": ("llguidance>=1.7",),

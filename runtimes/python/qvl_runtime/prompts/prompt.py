@@ -6,6 +6,7 @@ import hashlib
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -19,7 +20,7 @@ from ..prune.rule import Rule
 from .content import Media, Message, collect
 from .part_keys import Reads, read_nothing
 from .selection import Selection
-from .timestamps import patch_times, write_times
+from .timestamps import VISION_BLOCK, patch_times, write_times
 
 __all__ = [
     "Media",
@@ -74,7 +75,7 @@ class Prompt:
     answer_tokens: int = 0
     ntk_alpha: float = 1.0
 
-    @property
+    @cached_property
     def next_position(self) -> int:
         """The M-RoPE position of the first generated token, on all three axes."""
         return int(self.positions.max()) + 1
@@ -91,7 +92,7 @@ class Prompt:
         Image tokens get negative numbers derived from pixels and temporal interval, since the interval changes the
         positions of a video and of all tokens after it. Text tokens get their ids, shifted if `ntk_alpha` is above 1.
         """
-        keys = text_keys(self.ids, self.ntk_alpha)
+        keys = text_keys(self.ids, self.ntk_alpha).copy()
         for item in self.placed:
             identity = item.key + repr((item.span.interval, item.first_row)).encode()
             base = int.from_bytes(hashlib.sha256(identity).digest()[:7], "big")
@@ -101,7 +102,7 @@ class Prompt:
 
 def text_keys(ids: Ints, ntk_alpha: float) -> Ints:
     """Returns the `prefix_keys` of text tokens: their ids, shifted beyond all ids if `ntk_alpha` is above 1."""
-    return ids + (int(ntk_alpha - 1) << 32)
+    return ids if ntk_alpha == 1 else ids + (int(ntk_alpha - 1) << 32)
 
 
 def build_prompt(
@@ -146,7 +147,8 @@ def _with_timestamps(text: str, media: Sequence[Media], manifest: Manifest) -> s
     if not manifest.video.timestamps:
         return text
     videos = [_frame_times(item) for item in media if item.kind == "video"]
-    return write_times(text, [patch_times(times, manifest.image.temporal_patch_size) for times in videos])
+    seconds = [patch_times(times, manifest.image.temporal_patch_size) for times in videos]
+    return write_times(text, seconds, manifest.image_tokens or VISION_BLOCK)
 
 
 def _frame_times(video: Media) -> Sequence[float]:

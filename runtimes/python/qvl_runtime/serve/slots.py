@@ -56,6 +56,7 @@ class Slots:
         return future
 
     async def _ticket(self, seconds: float) -> None:
+        self._check_open()
         if self._tickets.locked() and self.waiting >= self._most:
             wait = min(60, math.ceil(self._seconds * (self.waiting + 1) / len(self.models)))
             raise ApiError(429, f"{self.waiting} requests wait already", code="overloaded", headers=_after(wait))
@@ -67,6 +68,9 @@ class Slots:
             raise ApiError(503, "no slot became free in time", code="timeout", headers=_after(1)) from error
         finally:
             self.waiting -= 1
+        self._check_open()
+
+    def _check_open(self) -> None:
         if self._draining:
             raise ApiError(503, "the server is shutting down", code="shutting_down", headers=_after(5))
 

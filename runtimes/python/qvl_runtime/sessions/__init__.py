@@ -6,12 +6,13 @@ import importlib
 import os
 import pkgutil
 from pathlib import Path
+from typing import Any
 
-from ..errors import BundleError
+from ..errors import BundleError, PromptError
 from ..manifest import Manifest
 from .engine import Engine
 
-SHARED = ("engine", "feeds", "layer_states")
+SHARED = ("engine", "feeds", "layer_states", "snapshots")
 """The modules here that do not implement a target."""
 
 
@@ -26,13 +27,20 @@ def available() -> list[str]:
     return sorted(name for name in found if name not in SHARED and not name.startswith("_"))
 
 
-def open_engine(bundle: Path, manifest: Manifest, threads: int | None) -> Engine:
-    """Opens the engine of the bundle's target; raises BundleError for a target this runtime does not know."""
+def open_engine(bundle: Path, manifest: Manifest, threads: int | None, device: str | None = None) -> Engine:
+    """Opens the engine of the bundle's target on a `device` of its engine (None: the target's default).
+
+    Raises BundleError for a target that this runtime does not know, PromptError for a device if the target has no
+    choice of one.
+    """
     if manifest.target not in available():
         raise BundleError(
             f"is for target {manifest.target!r}; this runtime has {', '.join(available())}",
             where=bundle,
             fix="install the qvl-runtime that matches the qvl-export that wrote it, or export for one of these",
         )
-    engine: Engine = importlib.import_module(f"{__name__}.{manifest.target}").open(bundle, manifest, threads)
+    module: Any = importlib.import_module(f"{__name__}.{manifest.target}")
+    if device is not None and not hasattr(module, "DEVICES"):
+        raise PromptError(f"target {manifest.target} has no choice of a device", fix="leave it out")
+    engine: Engine = module.open(bundle, manifest, threads, *(() if device is None else (device,)))
     return engine

@@ -45,7 +45,7 @@ class ConcatLlm(CpuLlm):
 
     def adopt(self, other: Self, tokens: int) -> None:
         """See `sessions.engine.Forkable`."""
-        with raising_engine_errors():
+        with raising_engine_errors:
             self.tokens.values = dict(other.tokens.values)
             self.tokens.keep(tokens)
 
@@ -57,7 +57,7 @@ class ConcatLlm(CpuLlm):
         del feeds["write_indices"]  # of graphs that write in place
         for name, array in feeds.items():
             binding.bind_cpu_input(name, array)
-        with raising_engine_errors():
+        with raising_engine_errors:
             self.tokens.keep(inputs.past)
             for name, value in self.tokens.values.items():
                 binding.bind_ortvalue_input(name, value)

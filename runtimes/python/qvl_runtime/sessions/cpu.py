@@ -2,39 +2,39 @@
 
 from __future__ import annotations
 
-import contextlib
 import warnings
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from copy import copy
 from pathlib import Path
 from typing import Self
 
 import numpy as np
 
 from .._onnxruntime.library import ort
-from .._onnxruntime.mapped_files import free_pages
+from .._onnxruntime.mapped_files import maps
 from .._onnxruntime.nodes import crashing_attribute
 from .._onnxruntime.saturation import may_saturate, saturates, slow_products
 from ..bundle import inside
 from ..common.arrays import Floats, Ints
+from ..common.huge_pages import NewMemory
 from ..common.log import log, timed
 from ..errors import BundleError, EngineError, InstallError, SlowProductsWarning
 from ..manifest import DECODE, ImageGeometry, Manifest
 from ..positions import Grid
 from . import cores
+from ._bound_inputs import BoundInputs
 from .engine import LlmInputs, end_calls
 from .feeds import llm_feeds, vision_feeds
-from .layer_states import Device, KvCache, RecurrentStates
+from .layer_states import CPU, Device, KvCache, RecurrentStates
 
 SILENT = 4
 """Log severity of sessions (fatal only): errors are raised and reported in one line of ours."""
+PAYS_AFTER = 32
+"""Steps of answers after which weights are gathered in huge pages: the first page is not held up for a short answer."""
 BYTES_TO_UNSIGNED = "QDQS8ToU8Transformer"
 """A pass of ONNX Runtime over Q/DQ pairs, enabled by `session.x64quantprecision`. To a per-axis or blockwise
 DequantizeLinear without a zero point it adds a scalar one, which the kernel then rejects. Without the pass such weights
 are dequantized and multiplied as floats, which is exact on every processor."""
-
-
-CPU = Device()
 
 
 def open(bundle: Path, manifest: Manifest, threads: int | None, device: Device = CPU) -> CpuEngine:
@@ -45,24 +45,18 @@ def open(bundle: Path, manifest: Manifest, threads: int | None, device: Device =
     Warns with SlowProductsWarning about codes that were chosen for another processor.
     """
     if problem := slow_products(manifest):
-        warnings.warn(problem, SlowProductsWarning, stacklevel=4)  # the caller of `load`
+        warnings.warn(problem, SlowProductsWarning, stacklevel=6)  # the caller of `load`
     saturates()  # before threads ask
     with ThreadPoolExecutor(1) as pool:
         opening = pool.submit(open_vision, bundle, manifest, threads, device)
         vision = opening.result() if device is not CPU else None
-        llm = CpuLlm(manifest, open_llm(bundle, manifest, threads, device), device)
+        llm = CpuLlm(bundle, manifest, threads, device)
         return CpuEngine(vision or opening.result(), llm)
 
 
 def open_vision(bundle: Path, manifest: Manifest, threads: int | None, device: Device = CPU) -> CpuVision:
     """Loads only the vision graph."""
     return CpuVision(manifest.image, _open_checked(bundle, manifest, "vision", threads, device), device)
-
-
-def open_llm(bundle: Path, manifest: Manifest, threads: int | None, device: Device = CPU) -> list[ort.InferenceSession]:
-    """Loads the language graph, and after it the decode graph, which runs answers, if the bundle has one."""
-    graphs = [name for name in ("llm", DECODE) if name in manifest.graphs]
-    return [_open_checked(bundle, manifest, name, threads, device) for name in graphs]
 
 
 def session_options(threads: int | None = None, exact: bool = False) -> ort.SessionOptions:
@@ -85,7 +79,7 @@ def open_session(
 ) -> ort.InferenceSession:
     """Opens a session with `options` (default: `session_options()`); ONNX Runtime's exceptions propagate."""
     options = options or session_options()
-    with timed(log, "session opened: %s, %s, %d threads", path, provider, options.intra_op_num_threads):
+    with timed(log, "session opened: %s, %s, %d threads", path, provider, options.intra_op_num_threads), maps.change():
         return ort.InferenceSession(str(path), options, providers=[provider], disabled_optimizers=[BYTES_TO_UNSIGNED])
 
 
@@ -115,7 +109,7 @@ def _open_checked(
             where=path,
             fix="check the bundle with `inspect --verify`",
         ) from error
-    free_pages(bundle)
+    maps.free_later(bundle)
     if device.provider not in session.get_providers():
         raise InstallError(f"ONNX Runtime could not load its {device.provider}", fix=device.fix)
     ports = [(port.name, port.shape) for port in (*graph.inputs, *graph.outputs)]
@@ -125,15 +119,17 @@ def _open_checked(
     return session
 
 
-@contextlib.contextmanager
-def raising_engine_errors() -> Iterator[None]:
+class _RaisingEngineErrors:
     """Converts ONNX Runtime's exceptions into EngineError."""
-    try:
-        yield
-    except MemoryError:
-        raise
-    except Exception as error:  # its types share no base class
-        raise EngineError(f"ONNX Runtime failed: {str(error).splitlines()[0][:300]}") from error
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if isinstance(error, Exception) and not isinstance(error, MemoryError):  # its types share no base class
+            raise EngineError(f"ONNX Runtime failed: {str(error).splitlines()[0][:300]}") from error
+
+
+raising_engine_errors = _RaisingEngineErrors()
 
 
 def cache_state(past: int, total: int, capacity: int) -> dict[str, np.ndarray]:
@@ -153,7 +149,7 @@ class CpuVision:
     def encode(self, pixel_values: Floats, grid: Grid, cells: Ints | None = None) -> Floats:
         """Patches [frames, patches, dim] → features [1 + D, tokens, H] of the image and of D DeepStack layers."""
         feeds = {"pixel_values": pixel_values, **vision_feeds(self._image, grid, cells)}
-        with raising_engine_errors():
+        with raising_engine_errors:
             features = self.session.run(None, feeds, self._run_options)  # in the manifest's order
         return np.stack(features)
 
@@ -164,11 +160,15 @@ class CpuLlm:
     A hybrid bundle's decode graph has the same inputs and outputs and uses the same buffers.
     """
 
-    def __init__(self, manifest: Manifest, sessions: list[ort.InferenceSession], device: Device = CPU) -> None:
-        self.sessions = sessions
+    def __init__(self, bundle: Path, manifest: Manifest, threads: int | None, device: Device = CPU) -> None:
+        graphs = [name for name in ("llm", DECODE) if name in manifest.graphs]  # for prompts and for answers
+        with NewMemory() as self._weights:
+            self.sessions = [_open_checked(bundle, manifest, name, threads, device) for name in graphs]
+        self._steps = 0
         self._manifest, self._vocab_size, self._device = manifest, manifest.llm.vocab_size, device
         self._silent = ort.RunOptions()
         self._silent.log_severity_level = SILENT
+        self._silent.add_run_config_entry("gpu_graph_id", "0")  # the default; each call of a binding would look for it
         self.clear()
 
     def clear(self) -> None:
@@ -176,31 +176,37 @@ class CpuLlm:
         cache, states = KvCache(self._manifest, self._device), RecurrentStates(self._manifest, self._device)
         self.cache, self.states = cache, states
         self._bindings = [session.io_binding() for session in self.sessions]
+        self._inputs = [BoundInputs(binding, self._device) for binding in self._bindings]
 
     def forward(self, inputs: LlmInputs) -> Floats:
         """Returns logits [K, vocab]; the cache then holds past + S tokens."""
         total = inputs.past + len(inputs.ids)
         which = -1 if inputs.answer else 0
         session, binding = self.sessions[which], self._bindings[which]
-        with raising_engine_errors():
-            self.cache.reserve(total, inputs.past, self._bindings)
+        if total > self.cache.capacity:
+            with raising_engine_errors:
+                self.cache.reserve(total, inputs.past, self._bindings)
         self.states.bind(inputs.past, binding)
-        for name, array in llm_feeds(self._manifest, inputs, self.cache.capacity).items():
-            binding.bind_cpu_input(name, array)
+        self._inputs[which].set(llm_feeds(self._manifest, inputs, self.cache.capacity))
         logits = np.empty((1, len(inputs.wanted), self._vocab_size), np.float32)
         binding.bind_ortvalue_output("logits", ort.OrtValue.ortvalue_from_numpy(logits))
-        with raising_engine_errors():
+        with raising_engine_errors:
             session.run_with_iobinding(binding, self._silent)
         self.states.advance(inputs.past, total)
+        self._steps += inputs.answer
+        if self._steps == PAYS_AFTER:
+            self._weights.gather()
         return np.asarray(logits[0])
 
     def fork(self) -> Self:
         """Returns the same graphs with empty states."""
-        return type(self)(self._manifest, self.sessions, self._device)
+        twin = copy(self)
+        twin.clear()
+        return twin
 
     def adopt(self, other: Self, tokens: int) -> None:
         """See `sessions.engine.Forkable`."""
-        with raising_engine_errors():
+        with raising_engine_errors:
             self.cache.copy(other.cache, tokens, tokens, self._bindings)
 
     def snapshot(self) -> None:
@@ -233,6 +239,7 @@ class CpuEngine:
 
     def close(self) -> None:
         """Frees the sessions; any later call raises EngineError."""
-        for part in ("vision", "llm"):
-            self.__dict__.pop(part, None)
-        end_calls(self)
+        with maps.change():
+            for part in ("vision", "llm"):
+                self.__dict__.pop(part, None)
+            end_calls(self)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
+from functools import cache
 
 import numpy as np
 
@@ -39,7 +41,7 @@ def llm_feeds(manifest: Manifest, inputs: LlmInputs, capacity: int) -> dict[str,
         "input_ids": inputs.ids[None],
         "position_ids": np.ascontiguousarray(inputs.positions[:, None]),
         "image_features": inputs.features[0],
-        "image_positions": np.stack((np.zeros_like(inputs.feature_indices), inputs.feature_indices), axis=-1),
+        "image_positions": _in_batch(inputs.feature_indices),
         **{f"deepstack_features.{index}": rows for index, rows in enumerate(inputs.features[1:])},
         **({"ntk_alpha": np.array([inputs.ntk_alpha], np.float32)} if manifest.llm.ntk_length else {}),
         "logits_positions": inputs.wanted,
@@ -47,7 +49,20 @@ def llm_feeds(manifest: Manifest, inputs: LlmInputs, capacity: int) -> dict[str,
     }
 
 
+def _in_batch(indices: Ints) -> Ints:
+    """Returns indices [N] of tokens as indices [N, 2] of tokens of the only sequence."""
+    positions = np.zeros((len(indices), 2), np.int64)
+    positions[:, 1] = indices
+    return positions
+
+
 def cache_state(target: str, past: int, total: int, capacity: int) -> dict[str, np.ndarray]:
     """Returns the target's inputs that describe the cache: `past` of `total` tokens are in it, of `capacity`."""
-    state: dict[str, np.ndarray] = importlib.import_module(f"{__package__}.{target}").cache_state(past, total, capacity)
+    return _cache_state_of(target)(past, total, capacity)
+
+
+@cache
+def _cache_state_of(target: str) -> Callable[[int, int, int], dict[str, np.ndarray]]:
+    state: Callable[[int, int, int], dict[str, np.ndarray]]
+    state = importlib.import_module(f"{__package__}.{target}").cache_state
     return state

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -11,11 +11,10 @@ import numpy.typing as npt
 from .._onnxruntime.library import ort
 from ..errors import EngineError
 from ..manifest import CacheTensor, Manifest
+from .snapshots import Copy, Snapshots
 
 CACHE_STEP = 512
 """The KV cache grows by multiples of this many tokens."""
-SNAPSHOTS = 4
-"""Most copies of recurrent states that are kept."""
 DTYPES = {"float": np.float32, "float16": np.float16}
 
 
@@ -29,6 +28,9 @@ class Device(NamedTuple):
     memory: str = "cpu"
     arena: str = "cpu:0"
     fix: str = "install onnxruntime again"
+
+
+CPU = Device()
 
 
 def _tensors(manifest: Manifest, kind: str) -> list[CacheTensor]:
@@ -77,7 +79,7 @@ class RecurrentStates:
         self._slots: list[dict[str, ort.OrtValue]] = []
         self._tokens: list[int | None] = [None, None]
         """Of each slot: the number of tokens that its state sums up, or None if it has none."""
-        self._snapshots: dict[int, dict[str, npt.NDArray[np.floating]]] = {}
+        self._snapshots = Snapshots()
 
     def bind(self, past: int, binding: ort.IOBinding) -> None:
         """Binds the state after `past` tokens, and the other slot for the new one; raises EngineError if there is none.
@@ -86,7 +88,7 @@ class RecurrentStates:
         """
         if not self._tensors:
             return
-        self._snapshots = {count: copy for count, copy in self._snapshots.items() if count <= past}
+        self._snapshots.drop_after(past)
         source = self._tokens.index(past) if past in self._tokens else self._load(past)
         self._tokens[1 - source] = None
         for tensor in self._tensors:
@@ -115,31 +117,22 @@ class RecurrentStates:
     def _zeros(self, tensor: CacheTensor) -> npt.NDArray[np.floating]:
         return np.zeros(tensor.dims(0), DTYPES[tensor.dtype])
 
-    def _allocate(self, values: dict[str, npt.NDArray[np.floating]]) -> dict[str, ort.OrtValue]:
+    def _allocate(self, values: Copy) -> dict[str, ort.OrtValue]:
         """Copies values to the device; on a CPU, ONNX Runtime would use their own memory."""
         copies = {name: np.array(value) for name, value in values.items()}
         return {name: ort.OrtValue.ortvalue_from_numpy(copy, self._device.memory, 0) for name, copy in copies.items()}
 
     def snapshot(self) -> None:
-        """Keeps a copy of the latest state; of more than SNAPSHOTS, the one that saves the fewest tokens is dropped."""
+        """Keeps a copy of the latest state."""
         latest = max((count for count in self._tokens if count is not None), default=0)
         if not self._tensors or not latest or latest in self._snapshots:
             return
         slot = self._slots[self._tokens.index(latest)]
-        self._snapshots[latest] = {name: np.array(value.numpy()) for name, value in slot.items()}
-        if len(self._snapshots) > SNAPSHOTS:
-            del self._snapshots[_least_useful(self._snapshots)]
+        self._snapshots.keep(latest, {name: np.array(value.numpy()) for name, value in slot.items()})
 
     def resumable(self, past: int) -> int:
         """Returns the largest number of tokens, at most `past`, after which a call can continue."""
         if not self._tensors:
             return past
-        known = (0, *self._snapshots, *(count for count in self._tokens if count is not None))
+        known = (0, *self._snapshots.counts(), *(count for count in self._tokens if count is not None))
         return max(count for count in known if count <= past)
-
-
-def _least_useful(counts: Iterable[int]) -> int:
-    """Returns the count that is the fewest tokens after the one before it, the last left out."""
-    ordered = sorted(counts)
-    gaps = {count: count - before for before, count in zip((0, *ordered), ordered[:-1], strict=False)}
-    return min(gaps, key=lambda count: gaps[count])

@@ -23,9 +23,7 @@ def open(bundle: Path, manifest: Manifest, threads: int | None) -> CpuEngine:
         return cpu.open(bundle, manifest, threads)
     from ._concat import ConcatLlm
 
-    return cpu.CpuEngine(
-        cpu.open_vision(bundle, manifest, threads), ConcatLlm(manifest, cpu.open_llm(bundle, manifest, threads))
-    )
+    return cpu.CpuEngine(cpu.open_vision(bundle, manifest, threads), ConcatLlm(bundle, manifest, threads))
 
 
 def cache_state(past: int, total: int, capacity: int) -> dict[str, np.ndarray]:

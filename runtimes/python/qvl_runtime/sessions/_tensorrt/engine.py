@@ -17,7 +17,7 @@ from ...bundle import inside
 from ...common.log import log as messages
 from ...common.log import timed
 from ...errors import BundleError, PromptError
-from ...manifest import GraphEntry, Profile
+from ...manifest import GraphEntry, Port, Profile
 from .context import Context
 from .cuda_driver import Buffer, Cuda
 
@@ -117,6 +117,13 @@ class TrtGraph:
         self._make_context, self._file = make_context, entry.engine.file
         self._contexts: dict[int, Context] = {}
         self._check(inside(bundle, self._file))
+        self._dtypes = {port.name: self._dtype(port, trt) for port in entry.inputs}
+
+    def _dtype(self, port: Port, trt: Any) -> Any:
+        """The type in which an input is fed: TensorRT before 9.0 has int32 where the graph has int64."""
+        if port.dtype == "int64" and self._engine.get_tensor_dtype(port.name) == trt.int32:
+            return np.int32
+        return DTYPES[port.dtype]
 
     def _check(self, path: Path) -> None:
         """Raises BundleError unless the engine has the graph's inputs and outputs."""
@@ -154,7 +161,7 @@ class TrtGraph:
 
     def call(self, feeds: Arrays, shared: Mapping[str, Buffer] = NOTHING, record: bool = False) -> list[np.ndarray]:
         """Returns the outputs that are not shared, in the manifest's order; see `Context.run` for `record`."""
-        arrays = {name: np.ascontiguousarray(array, _dtype(self.entry, name)) for name, array in feeds.items()}
+        arrays = {name: np.ascontiguousarray(array, self._dtypes[name]) for name, array in feeds.items()}
         context, results = self.prepare(arrays, shared)
         context.run(record)
         for name, array in results.items():
@@ -169,7 +176,3 @@ class TrtGraph:
         self._contexts.clear()
         self._engine = None
         self._dependencies = ()
-
-
-def _dtype(entry: GraphEntry, name: str) -> Any:
-    return DTYPES[next(port.dtype for port in entry.inputs if port.name == name)]

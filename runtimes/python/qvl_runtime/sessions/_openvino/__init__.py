@@ -1,0 +1,1 @@
+"""What the session of target `openvino` is made of."""

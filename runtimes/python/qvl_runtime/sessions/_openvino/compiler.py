@@ -1,0 +1,125 @@
+"""Loads OpenVINO, and compiles a bundle's graphs for one of its devices."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ...bundle import inside
+from ...common.extras import install_fix
+from ...common.log import log, timed
+from ...errors import BundleError, EngineError, InstallError
+from ...manifest import CacheTensor, GraphEntry, Manifest
+from .. import cores
+from .stateful import keep_cache
+
+DEVICES = ("CPU", "GPU", "AUTO")
+"""The devices of OpenVINO that run these graphs; `GPU.1` is the second GPU."""
+LEAST_VERSION = (2026, 2)
+KEPT = {"float": "f32", "float16": "f16"}
+"""OpenVINO's names of the types of keys and values."""
+
+
+class Compiler:
+    """Reads and compiles the graphs of one bundle for one device.
+
+    Raises InstallError without OpenVINO, EngineError for a device that is not there or that cannot run the graphs.
+    """
+
+    def __init__(self, bundle: Path, device: str, threads: int | None) -> None:
+        self._core = library().Core()
+        device = device.upper()
+        _check_device(device, self._core.available_devices)
+        self._device, self._bundle, self._config = device, bundle, _config(device, threads)
+
+    def request(self, graph: GraphEntry, cached: Manifest | None = None) -> Any:
+        """Returns a request for inferences of a graph; the KV cache of the bundle `cached` is kept in the request.
+
+        Raises BundleError if OpenVINO rejects the graph.
+        """
+        path, config = inside(self._bundle, graph.model), self._config
+        device = "AUTO:-NPU" if self._device == "AUTO" else self._device
+        try:
+            with timed(log, "graph compiled: %s, %s, %s", path, device, config):
+                model = self._core.read_model(path)
+                _check_ports(model, graph, path)
+                if tensors := _keys_and_values(cached):
+                    keep_cache(model, {tensor.past: tensor.present for tensor in tensors})
+                    if device == "CPU":
+                        config = config | {"KV_CACHE_PRECISION": KEPT[tensors[0].dtype]}
+                return self._core.compile_model(model, device, config).create_infer_request()
+        except RuntimeError as error:
+            raise BundleError(
+                f"OpenVINO rejects it: {_first_line(error)}", where=path, fix="check the bundle with `inspect --verify`"
+            ) from error
+
+
+def library() -> Any:
+    """Returns the module `openvino`; raises InstallError if it is missing or too old."""
+    try:
+        import openvino
+    except ImportError as error:
+        raise InstallError("OpenVINO is not installed", fix=install_fix("openvino")) from error
+    if tuple(int(part) for part in openvino.__version__.split("-")[0].split(".")[:2]) < LEAST_VERSION:
+        least = ".".join(map(str, LEAST_VERSION))
+        raise InstallError(
+            f"OpenVINO {openvino.__version__} is too old: {least} is needed", fix=install_fix("openvino")
+        )
+    return openvino
+
+
+def _check_device(device: str, found: list[str]) -> None:
+    """Raises EngineError for a device that OpenVINO did not find here, or that needs other graphs."""
+    kind = device.partition(".")[0]
+    if kind == "NPU":
+        raise EngineError(
+            "an NPU needs graphs of fixed shapes, which bundles do not have", fix=f"one of {', '.join(DEVICES)}"
+        )
+    kinds = {name.partition(".")[0] for name in found}
+    if device not in ("AUTO", *found) and not (device == kind and kind in kinds & set(DEVICES)):
+        usable = [name for name in found if name.partition(".")[0] in DEVICES]
+        raise EngineError(f"OpenVINO finds no device {device!r} here", fix=f"one of {', '.join((*usable, 'AUTO'))}")
+
+
+def _config(device: str, threads: int | None) -> dict[str, Any]:
+    """Options of compiling.
+
+    OpenVINO's cache of compiled graphs stays off: language models that 2026.4.1 takes from it compute wrong logits, and
+    it takes one graph for another whose weights alone differ.
+    """
+    config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
+    if device == "CPU":
+        used = min(threads or cores(), cores())
+        config |= {"INFERENCE_NUM_THREADS": used, "INFERENCE_PRECISION_HINT": "f32"}
+        config["ENABLE_CPU_PINNING"] = used == cores()  # several processes would share the first cores
+    return config
+
+
+def _check_ports(model: Any, graph: GraphEntry, path: Path) -> None:
+    """Raises BundleError unless the names of inputs and outputs are those of the manifest."""
+    found = [port.get_any_name() for port in (*model.inputs, *model.outputs)]
+    if found != [port.name for port in (*graph.inputs, *graph.outputs)]:
+        raise BundleError("inputs and outputs differ from the manifest", where=path, fix="export again")
+
+
+def _keys_and_values(manifest: Manifest | None) -> list[CacheTensor]:
+    """The keys and values of a bundle's layers."""
+    specs = manifest.cache_specs if manifest else []
+    return [tensor for spec in specs if spec.kind == "kv" for tensor in spec.tensors]
+
+
+@contextlib.contextmanager
+def raising_engine_errors() -> Iterator[None]:
+    """Converts OpenVINO's exceptions into EngineError."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise EngineError(f"OpenVINO failed: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    """The first line that says something; OpenVINO's own ones name its source files."""
+    lines = [line for line in str(error).splitlines() if line.strip() and not line.startswith("Exception from")]
+    return (lines or [type(error).__name__])[0][:300]

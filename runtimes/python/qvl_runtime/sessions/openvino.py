@@ -1,0 +1,122 @@
+"""Target `openvino`: the graphs in OpenVINO, with the KV cache as a state of the compiled language model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..common.arrays import Floats, Ints
+from ..errors import EngineError
+from ..manifest import DECODE, GraphEntry, ImageGeometry, Manifest
+from ..positions import Grid
+from . import portable
+from ._openvino.compiler import DEVICES, Compiler, library, raising_engine_errors
+from ._openvino.stateful import BEAM
+from ._openvino.states import States
+from .engine import LlmInputs, end_calls
+from .feeds import llm_feeds, vision_feeds
+
+__all__ = ["DEVICES", "cache_state", "open"]
+
+
+def open(bundle: Path, manifest: Manifest, threads: int | None, device: str = "CPU") -> OpenvinoEngine:
+    """Compiles the graphs for one of OpenVINO's devices.
+
+    Raises InstallError without OpenVINO, EngineError for a device that is not there or that cannot run the graphs, and
+    BundleError if OpenVINO rejects a graph.
+    """
+    compiler = Compiler(bundle, device, threads)
+    return OpenvinoEngine(Vision(manifest.image, compiler, manifest.graphs["vision"]), Llm(manifest, compiler))
+
+
+def cache_state(past: int, total: int, capacity: int) -> dict[str, np.ndarray]:
+    """Returns the causal mask of the new tokens over all, bool [1, 1, total − past, total]."""
+    return {"attention_mask": portable.cache_state(past, total, total)["attention_mask"]}
+
+
+class Vision:
+    """The vision graph."""
+
+    def __init__(self, image: ImageGeometry, compiler: Compiler, graph: GraphEntry) -> None:
+        self._image, self._request = image, compiler.request(graph)
+        self._names = [port.name for port in graph.outputs]
+
+    def encode(self, pixel_values: Floats, grid: Grid, cells: Ints | None = None) -> Floats:
+        """Patches [frames, patches, dim] → features [1 + D, tokens, H] of the image and of D DeepStack layers."""
+        with raising_engine_errors():
+            found = self._request.infer({"pixel_values": pixel_values, **vision_feeds(self._image, grid, cells)})
+        return np.stack([found[name] for name in self._names])
+
+
+class Llm:
+    """The language graphs with what their layers keep between calls (batch 1; not thread-safe).
+
+    A hybrid bundle's two graphs have a KV cache each; that of the graph which ran last is copied to the other.
+    """
+
+    def __init__(self, manifest: Manifest, compiler: Compiler) -> None:
+        graphs = [manifest.graphs[name] for name in ("llm", DECODE) if name in manifest.graphs]
+        self._manifest = manifest
+        self._requests = [compiler.request(graph, manifest) for graph in graphs]
+        self.clear()
+
+    def clear(self) -> None:
+        """Empties the KV cache, and drops all states."""
+        for request in self._requests:
+            request.reset_state()
+        self._latest, self.states = self._requests[0], States(self._manifest)
+        self._filled: int | None = 0
+        """The number of tokens in the KV cache, or None if a call failed: some layers may then have its tokens."""
+
+    def forward(self, inputs: LlmInputs) -> Floats:
+        """Returns logits [K, vocab]; the cache then holds past + S tokens."""
+        past, total, request = inputs.past, inputs.past + len(inputs.ids), self._requests[-1 if inputs.answer else 0]
+        if self._filled is not None and past > self._filled:
+            raise EngineError(f"the cache has {self._filled} tokens, and {past} are to be continued")
+        feeds, states = llm_feeds(self._manifest, inputs, total), self.states.after(past)
+        with raising_engine_errors():
+            self._continue(request, past)
+            self._latest, self._filled = request, None
+            found = request.infer({**feeds, **states, BEAM: np.zeros(1, np.int32)})
+        self._filled = total
+        self.states.advance(past, states, total, found)
+        return np.array(found["logits"][0])
+
+    def _continue(self, request: Any, tokens: int) -> None:
+        """Gives a request the first `tokens` of the KV cache alone."""
+        if request is self._latest and tokens == self._filled:
+            return
+        if tokens == 0:
+            request.reset_state()
+            return
+        kept = {state.name: state.state.data for state in self._latest.query_state()}
+        for state in request.query_state():
+            state.state = library().Tensor(np.ascontiguousarray(kept[state.name][:, :, :tokens]))
+
+    def snapshot(self) -> None:
+        """See `sessions.engine.Engine`."""
+        self.states.snapshot()
+
+    def resumable(self, past: int) -> int:
+        """See `sessions.engine.Engine`."""
+        return self.states.resumable(past)
+
+
+class OpenvinoEngine:
+    """All graphs of a bundle in OpenVINO; see `sessions.engine.Engine`."""
+
+    def __init__(self, vision: Vision, llm: Llm) -> None:
+        self.vision, self.llm, self.encode, self.forward = vision, llm, vision.encode, llm.forward
+        self.snapshot, self.resumable = llm.snapshot, llm.resumable
+
+    def clear(self) -> None:
+        """Empties the KV cache."""
+        self.llm.clear()
+
+    def close(self) -> None:
+        """Frees the compiled graphs; any later call raises EngineError."""
+        for part in ("vision", "llm"):
+            self.__dict__.pop(part, None)
+        end_calls(self)
