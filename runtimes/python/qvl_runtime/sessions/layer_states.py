@@ -59,7 +59,8 @@ class KvCache:
         self.capacity = 0  # until all are bound: if memory runs out halfway, the next call starts over
         for tensor in self._tensors:
             grown = self._empty(tensor, capacity)
-            grown[:, :, :used] = other._values[tensor.past].numpy()[:, :, :used]
+            kept = other._values[tensor.past]  # numpy() does not own the memory, and the other may grow meanwhile
+            grown[:, :, :used] = kept.numpy()[:, :, :used]
             value = self._values[tensor.past] = ort.OrtValue.ortvalue_from_numpy(grown, self._device.memory, 0)
             for binding in bindings:
                 binding.bind_ortvalue_input(tensor.past, value)
