@@ -76,18 +76,19 @@ class Server:
         for line in self.process.stderr or ():
             self.lines.append(line.rstrip("\n"))
 
-    def _wait(self, found: Callable[[], Any], seconds: float = 120) -> Any:
-        until = time.monotonic() + seconds
-        while not (value := found()):
-            assert time.monotonic() < until and self.process.poll() is None, self.lines
+    def _wait(self, found: Callable[[], Any]) -> Any:
+        for _ in range(6000):  # counted, not timed: a machine that was suspended is no failure
+            if value := found():
+                return value
+            assert self.process.poll() is None, self.lines
             time.sleep(0.02)
-        return value
+        raise AssertionError(self.lines)
 
-    def wait_for_metric(self, line: str, seconds: float = 120) -> None:
-        self._wait(lambda: line in self.metrics(), seconds)
+    def wait_for_metric(self, line: str) -> None:
+        self._wait(lambda: line in self.metrics())
 
     def metrics(self) -> str:
-        return httpx.get(f"{self.url}/metrics", timeout=30).text
+        return httpx.get(f"{self.url}/metrics", timeout=300).text
 
     def client(self, **options: Any) -> openai.OpenAI:
         return openai.OpenAI(
@@ -104,7 +105,7 @@ class Server:
     def end(self, sig: int = signal.SIGTERM) -> int:
         if self.process.poll() is None:
             self.process.send_signal(sig)
-        return self.process.wait(120)
+        return self.process.wait(300)
 
 
 @contextlib.contextmanager
@@ -301,22 +302,28 @@ def test_bodies_are_bounded_and_typed(deep_path: Path) -> None:
         url = f"{server.url}/v1/chat/completions"
         big = b'{"model": "' + b"x" * (2 << 20) + b'"}'
         for content in (big, iter([big[: 1 << 20], big[1 << 20 :]])):  # with its length, and in chunks
-            answer = httpx.post(url, content=content, headers={"Content-Type": "application/json"}, timeout=60)
+            answer = httpx.post(url, content=content, headers={"Content-Type": "application/json"}, timeout=300)
             assert (answer.status_code, answer.json()["error"]["code"]) == (413, "body_too_large")
         for kind in ("text/plain", "application/x-www-form-urlencoded", ""):
-            answer = httpx.post(url, content=b"{}", headers={"Content-Type": kind}, timeout=60)
+            answer = httpx.post(url, content=b"{}", headers={"Content-Type": kind}, timeout=300)
             assert (answer.status_code, answer.json()["error"]["code"]) == (415, "wrong_content_type")
-        assert httpx.post(url, content=b"{", headers={"Content-Type": "application/json"}).status_code == 400
-        assert httpx.get(url).status_code == 405 and httpx.get(f"{server.url}/else").status_code == 404
-        assert httpx.get(f"{server.url}/health", headers={"Host": "evil.example"}).status_code == 421
-        assert httpx.options(url, headers={"Origin": "https://evil.example", "Access-Control-Request-Method": "POST"}
-                             ).headers.get("access-control-allow-origin") is None  # fmt: skip
+        assert (
+            httpx.post(url, content=b"{", headers={"Content-Type": "application/json"}, timeout=300).status_code == 400
+        )
+        assert (
+            httpx.get(url, timeout=300).status_code == 405
+            and httpx.get(f"{server.url}/else", timeout=300).status_code == 404
+        )
+        assert httpx.get(f"{server.url}/health", headers={"Host": "evil.example"}, timeout=300).status_code == 421
+        asking = {"Origin": "https://evil.example", "Access-Control-Request-Method": "POST"}
+        answer = httpx.options(url, headers=asking, timeout=300)
+        assert "access-control-allow-origin" not in answer.headers
 
 
 def test_curl_reads_a_stream(server: Server) -> None:
     body = json.dumps({"model": "tiny", "messages": asked("Hi", None), "max_tokens": 4, "stream": True})
     command = ["curl", "-sN", "-H", "Content-Type: application/json", "-d", body, f"{server.url}/v1/chat/completions"]
-    lines = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.split("\n\n")
+    lines = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300).stdout.split("\n\n")
     assert all(line.startswith("data: ") for line in lines[:-1]) and lines[-2:] == ["data: [DONE]", ""]
 
 
@@ -335,11 +342,11 @@ def test_a_client_that_leaves_frees_its_slot(deep_path: Path, hold: Path) -> Non
     with serving(deep_path, hold=hold) as server:
         body = {"model": "tiny", "messages": asked("Leave."), **LONG}
         url = f"{server.url}/v1/chat/completions"
-        with httpx.stream("POST", url, json={**body, "stream": True}, timeout=120) as answer:
+        with httpx.stream("POST", url, json={**body, "stream": True}, timeout=300) as answer:
             next(answer.iter_lines())
         server.wait_for_metric('qvl_requests_total{status="499"} 1.0')
         server.wait_for_metric("qvl_requests_running 0.0")
-        with socket.create_connection(("127.0.0.1", server.port), timeout=120) as connection:
+        with socket.create_connection(("127.0.0.1", server.port), timeout=300) as connection:
             content = json.dumps(body).encode()
             head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(content)}\r\n"
             connection.sendall(f"{head}Content-Type: application/json\r\n\r\n".encode() + content)
@@ -379,7 +386,7 @@ def test_what_the_queue_cannot_hold_is_told_when_to_come_again(deep_path: Path, 
             refused = server.post(max_tokens=2)
             assert (refused.status_code, refused.json()["error"]["type"]) == (429, "rate_limit_error")
             assert 1 <= int(refused.headers["retry-after"]) <= 60
-            assert httpx.get(f"{server.url}/health", timeout=120).json() == {"status": "ok"}
+            assert httpx.get(f"{server.url}/health", timeout=300).json() == {"status": "ok"}
             hold.unlink()
             assert running.result().status_code == 200
             assert waiting.result().status_code == 200
@@ -414,7 +421,7 @@ def test_the_end_finishes_what_runs_and_refuses_what_waits(deep_path: Path, hold
         whole = running.result().json()
         assert len(json.loads(whole["choices"][0]["message"]["content"])) >= 250
         assert whole["usage"]["completion_tokens"] > 250
-        assert server.process.wait(120) == 0
+        assert server.process.wait(300) == 0
         assert server.process.stdout is not None and server.process.stdout.read() == ""
         assert not [line for line in server.lines if "Traceback" in line]
 
@@ -426,7 +433,7 @@ def test_a_second_signal_ends_at_once(deep_path: Path, hold: Path) -> None:
         server.process.send_signal(signal.SIGINT)
         server._wait(lambda: any(line.startswith("ending: 1 running") for line in server.lines))
         server.process.send_signal(signal.SIGINT)
-        assert server.process.wait(120) == 0
+        assert server.process.wait(300) == 0
         with contextlib.suppress(httpx.HTTPError):
             running.result()
 
@@ -434,7 +441,7 @@ def test_a_second_signal_ends_at_once(deep_path: Path, hold: Path) -> None:
 def test_a_killed_server_starts_again_at_its_port(deep_path: Path) -> None:
     with serving(deep_path) as server:
         body = {"model": "tiny", "messages": asked("Hi", None), "stream": True, **LONG}
-        with httpx.stream("POST", f"{server.url}/v1/chat/completions", json=body, timeout=60) as answer:
+        with httpx.stream("POST", f"{server.url}/v1/chat/completions", json=body, timeout=300) as answer:
             next(answer.iter_lines())
             os.kill(server.process.pid, signal.SIGKILL)
         server.process.wait()
@@ -453,10 +460,13 @@ def test_the_api_key_and_cors(deep_path: Path) -> None:
             "Access-Control-Request-Method": "POST",
             "Access-Control-Request-Headers": "authorization",
         }
-        answer = httpx.options(f"{server.url}/v1/chat/completions", headers=asking)
+        answer = httpx.options(f"{server.url}/v1/chat/completions", headers=asking, timeout=300)
         assert answer.headers["access-control-allow-origin"] == origin
         asking["Origin"] = "https://evil.example"
-        assert "access-control-allow-origin" not in httpx.options(f"{server.url}/v1/models", headers=asking).headers
+        assert (
+            "access-control-allow-origin"
+            not in httpx.options(f"{server.url}/v1/models", headers=asking, timeout=300).headers
+        )
 
 
 @pytest.mark.parametrize(
@@ -489,7 +499,9 @@ def test_a_server_for_others_says_so(deep_path: Path) -> None:
     with serving(deep_path, "--host", "0.0.0.0") as server:
         assert "warning: everybody who reaches 0.0.0.0 can use this server, see --api-key" in server.lines
         port = server.port
-        assert httpx.get(f"http://127.0.0.1:{port}/health", headers={"Host": "box.example"}).json() == {"status": "ok"}
+        assert httpx.get(f"http://127.0.0.1:{port}/health", headers={"Host": "box.example"}, timeout=300).json() == {
+            "status": "ok"
+        }
         assert server.end() == 0
 
 
