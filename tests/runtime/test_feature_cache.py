@@ -44,7 +44,7 @@ def test_an_image_is_encoded_once_until_the_cache_is_cleared() -> None:
         return SimpleNamespace(key=key, kept=None, patches=lambda image: patches)
 
     engine: Any = Engine()
-    encoder = CachedEncoder(engine, GEOMETRY, 10_000)
+    encoder = CachedEncoder(engine, GEOMETRY, FeatureCache(10_000))
     assert [encoder(placed(key))[0, 0, 0] for key in (b"a", b"b", b"a", b"b")] == [1, 2, 1, 2]
     encoder.clear()
     assert encoder(placed(b"a"))[0, 0, 0] == 3

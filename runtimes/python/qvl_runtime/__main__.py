@@ -1,4 +1,7 @@
-"""`python -m qvl_runtime run|inspect|bench BUNDLE`: uses a bundle on a device with only the runtime installed."""
+"""`qvl-runtime run|inspect|bench|serve BUNDLE`: uses a bundle on a device with only the runtime installed.
+
+`python -m qvl_runtime` is the same.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,11 @@ from .cli.main import cli
 def main(arguments: Sequence[str] | None = None, program: str = "python -m qvl_runtime") -> int:
     """Runs one command; returns its exit code: 0; 1 for damage (`inspect --verify`); 2 for errors; 130 on Ctrl-C."""
     return run(cli, arguments, program)
+
+
+def console() -> None:
+    """Runs the command line of the script `qvl-runtime`."""
+    sys.exit(main(program="qvl-runtime"))
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from copy import copy
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -13,7 +14,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from . import grounding
-from .answers.feature_cache import CachedEncoder
+from .answers.feature_cache import CachedEncoder, FeatureCache
 from .answers.generate import Decoder, GenerationStats, Halt, never
 from .answers.logprobs import recording
 from .answers.lookup import Lookup
@@ -23,14 +24,14 @@ from .answers.stream import Stream
 from .bundle import has_utf8_name, read_manifest
 from .common.arrays import Floats, Ints
 from .common.checks import check_int, quoted
-from .errors import BundleError, PromptError, TruncatedAnswerWarning
+from .errors import BundleError, EngineError, PromptError, TruncatedAnswerWarning
 from .manifest import DECODE, Manifest
 from .media.images import ImageSource, load_image
 from .prompts.prompt import Media, Message, PlacedMedia, Prompt, build_prompt, place_media
 from .prune.rule import Rule, check_grid, parse_rule
 from .rotation import Rotation
 from .sessions import open_engine
-from .sessions.engine import Engine
+from .sessions.engine import Engine, Forkable
 from .templates.bundle_texts import open_texts, read_text
 from .templates.tokenizer import encode
 from .tools import check_tools
@@ -90,9 +91,31 @@ class Model:
         self.engine, (self.tokenizer, self._template) = _open(bundle, manifest, threads, device)
         ids = {mark: self.tokenizer.token_to_id(mark) for mark in grounding.MARKS}
         self._marks = {id: mark for mark, id in ids.items() if id is not None}
-        self._features = CachedEncoder(self.engine, manifest.image, FEATURE_CACHE_BYTES)
+        self._loaded = self  # the model that was loaded, which forks share grammars with
+        self._take(self.engine, FeatureCache(FEATURE_CACHE_BYTES))
+
+    def _take(self, engine: Engine, features: FeatureCache) -> None:
+        self.engine, manifest = engine, self.manifest
+        self._features = CachedEncoder(engine, manifest.image, features)
         message_ends = manifest.tokens.stop if manifest.recurrent else None
-        self.decoder = Decoder(self.engine, manifest.llm, self._features, message_ends)
+        self.decoder = Decoder(engine, manifest.llm, self._features, message_ends)
+
+    def fork(self) -> Model:
+        """Returns a model for another thread: it shares weights and image features and has a KV cache of its own.
+
+        Raises EngineError if the engine of the bundle's target cannot share its weights.
+        """
+        if not isinstance(self.engine, Forkable):
+            problem = f"engines of target {self.manifest.target!r} compute one answer at a time"
+            raise EngineError(problem, fix="load the bundle twice")
+        twin = copy(self)
+        twin._take(self.engine.fork(), self._features.cache)
+        return twin
+
+    @property
+    def features(self) -> FeatureCache:
+        """The cache of image features, which forks share."""
+        return self._features.cache
 
     def generate(
         self,
@@ -161,7 +184,7 @@ class Model:
 
     def stream(
         self,
-        messages: Sequence[Message],
+        messages: Sequence[Message] | Prompt,
         max_new_tokens: int | None = None,
         temperature: float | None = None,
         top_p: float | None = None,
@@ -186,6 +209,7 @@ class Model:
     ) -> Stream:
         """Streams the answer in pieces, never splitting a character; `.run` has tokens, times and `finish_reason`.
 
+        In place of messages it takes a `prompt(…)` of them, which has the tools and template arguments already.
         Without `max_new_tokens` the answer has at most 512 tokens and a quarter of the bundle's maximum length.
         `ignore_eos` generates up to the limit, for benchmarks. Starting another prompt on this model ends the stream:
         its next piece raises PromptError, or EngineError if the model was closed. With `logprobs`, `.run.logprobs` has
@@ -215,7 +239,7 @@ class Model:
 
     def _stream(
         self,
-        messages: Sequence[Message],
+        messages: Sequence[Message] | Prompt,
         options: ResolvedOptions,
         halt: Halt,
         tools: Sequence[Tool] | None,
@@ -225,8 +249,13 @@ class Model:
     ) -> Stream:
         if json_schema is not None and ignore_eos:
             raise PromptError("ignore_eos and json_schema cannot be combined")
-        constraint = None if json_schema is None else self._grammars.constraint(json_schema)
-        prompt, stats = self.prompt(messages, options.max_new_tokens, tools, template_args), GenerationStats()
+        constraint = None if json_schema is None else self._loaded._grammars.constraint(json_schema)
+        if isinstance(messages, Prompt):
+            _check_length(messages, options.max_new_tokens, self.manifest)
+            prompt = messages
+        else:
+            prompt = self.prompt(messages, options.max_new_tokens, tools, template_args)
+        stats = GenerationStats()
         stop = frozenset() if ignore_eos else frozenset(self.manifest.tokens.stop)
         pick = options.penalties.picker(options.presence.picker(options.sampling.picker()), prompt.ids)
         pick = constraint.picker(pick) if constraint else pick
@@ -352,6 +381,13 @@ class Model:
 
     def __repr__(self) -> str:
         return f"Model({str(self.bundle)!r}, {self.manifest.family}, {self.manifest.graphs['llm'].precision})"
+
+
+def _check_length(prompt: Prompt, answer: int, manifest: Manifest) -> None:
+    """Raises PromptError if a prompt and an answer are longer than the bundle's maximum length."""
+    if len(prompt.ids) + answer > manifest.llm.max_length:
+        problem = f"a prompt of {len(prompt.ids)} tokens and an answer of {answer} do not fit {manifest.llm.max_length}"
+        raise PromptError(problem, fix="make the prompt with `reserve` for the answer")
 
 
 def _open(

@@ -40,15 +40,16 @@ _PAGES = re.compile(r"\s*(\d{1,9})\s*(-\s*(\d{1,9})?\s*)?")
 class Pdf:
     """An open PDF, usable in a `with`; `len` is its number of pages, which count from 0 here and from 1 in errors.
 
-    pdfium runs in a separate process, within `limits`. Raises MediaError naming the file, and the page if a page fails
-    or exceeds the limits; InstallError without pypdfium2. May be copied and pickled.
+    pdfium runs in a separate process, within `limits`. With `content`, that of a file, `path` is only its name. Raises
+    MediaError naming the file, and the page if a page fails or exceeds the limits; InstallError without pypdfium2. May
+    be copied and pickled.
     """
 
-    def __init__(self, path: str | Path, limits: PdfLimits = PDF_LIMITS) -> None:
+    def __init__(self, path: str | Path, limits: PdfLimits = PDF_LIMITS, content: bytes | None = None) -> None:
         if importlib.util.find_spec("pypdfium2") is None:
             raise InstallError("PDFs need pypdfium2", fix=install_fix("pdf"))
         self.path, self._limits = path, limits
-        self._document = Document(read_file(path, PDF_MAX_BYTES))
+        self._document = Document(read_file(path, PDF_MAX_BYTES) if content is None else content)
         with self._naming_file("cannot be read as a PDF"):
             self._count = _check_count(self._ask("open")[0]["pages"])
         if self._count > PDF_MAX_PAGES:

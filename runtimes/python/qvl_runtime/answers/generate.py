@@ -22,7 +22,7 @@ from ..errors import EngineError, PromptError
 from ..manifest import LlmGeometry
 from ..positions import text_positions
 from ..prompts.prompt import PlacedMedia, Prompt, text_keys
-from ..sessions.engine import Engine, LlmInputs
+from ..sessions.engine import Engine, Forkable, LlmInputs
 from .cuts import cuts, reusable
 from .logprobs import TokenLogprob
 from .lookup import Lookup, NoLookup
@@ -31,6 +31,8 @@ from .sampling import TokenPicker
 
 PREFILL_CHUNK = 1024
 """Prompt tokens per engine call: bounds activation memory at no cost in speed."""
+WORTH_COPYING = 32
+"""Tokens that another cache must have beyond one's own: copying fewer saves nothing."""
 Encoder = Callable[[PlacedMedia], Floats]
 FinishReason = Literal["stop", "length", "timeout", "loop", "cancelled", "error"]
 """Why an answer ended: stop token or string, limit, timeout, repetition, ended by the caller, or an exception."""
@@ -134,18 +136,44 @@ class Decoder:
         self._no_features = np.empty((1 + llm.deepstack_layers, 0, llm.hidden_size), np.float32)
         self._cached = np.empty(0, dtype=np.int64)
         self._prompt_count, self._ntk_alpha, self._closed = 0, 1.0, False
+        self._settled = self._cached  # of the latest prompt, once all of it was run
         self.lock = threading.RLock()
 
     def clear(self) -> None:
         """Discards the KV cache's content; an unfinished stream ends with an error."""
         with self.lock:
             self._prompt_count += 1
-            self._cached = self._cached[:0]
+            self._settled = self._cached = self._cached[:0]
 
     def close(self) -> None:
         """Discards the content and refuses later use; an unfinished stream ends with an error that says so."""
         self.clear()
         self._closed = True
+
+    def shared(self, prompt: Prompt) -> int:
+        """Returns how many of a prompt's first tokens need not run again."""
+        with self.lock:
+            return self._engine.resumable(min(_shared_prefix(self._cached, prompt.prefix_keys()), len(prompt.ids) - 1))
+
+    def adopt(self, other: Decoder, prompt: Prompt) -> bool:
+        """Copies what another decoder of a forked engine has of a prompt's beginning, if that saves much.
+
+        The other may be generating an answer meanwhile. If it starts another prompt, what was copied is discarded.
+        """
+        if self._message_ends is not None or not isinstance(self._engine, Forkable):
+            return False
+        with self.lock:
+            settled, keys = other._settled, prompt.prefix_keys()
+            count = min(_shared_prefix(settled, keys), len(keys) - 1)
+            if count < self.shared(prompt) + WORTH_COPYING:
+                return False
+            self._prompt_count += 1
+            self._settled = self._cached = keys[:0]
+            self._engine.adopt(other._engine, count)
+            if other._settled is not settled:
+                return False
+            self._cached = keys[:count]
+            return True
 
     def prefill(self, prompt: Prompt, wanted: Ints, stats: GenerationStats, halt: Halt | None = None) -> Floats:
         """Returns logits [K, vocab] at the prompt indices `wanted` (increasing), running only tokens not yet cached.
@@ -162,7 +190,7 @@ class Decoder:
         borders = [] if self._message_ends is None else cuts(prompt, self._message_ends)
         if self._message_ends is not None:
             start = self._restored(borders, start)
-        self._cached, self._ntk_alpha = keys[:start], prompt.ntk_alpha
+        self._settled, self._cached, self._ntk_alpha = keys[:0], keys[:start], prompt.ntk_alpha
         stats.counts.prompt, stats.counts.reused = len(prompt.ids), start
         stats.counts.image = sum(item.span.tokens for item in prompt.placed)
         stats.counts.pruned = sum(item.span.cells for item in prompt.placed) - stats.counts.image
@@ -175,6 +203,7 @@ class Decoder:
             if last in borders:
                 self._engine.snapshot()
                 self._cuts.append(last)
+        self._settled = keys[: len(keys) - prompt.answer_tokens]
         return np.concatenate(logits)
 
     def _restored(self, borders: list[int], shared: int) -> int:

@@ -8,10 +8,11 @@ from .. import __version__
 from . import bench as _bench
 from . import inspect as _inspect
 from . import run as _run
+from . import serve as _serve
 from .command import Group
 from .options import verbose
 
-EXAMPLES = (_run.EXAMPLES[0], _inspect.EXAMPLES[0], _bench.EXAMPLES[0])
+EXAMPLES = (_run.EXAMPLES[0], _inspect.EXAMPLES[0], _bench.EXAMPLES[0], _serve.EXAMPLES[0])
 
 
 @click.group(
@@ -20,8 +21,8 @@ EXAMPLES = (_run.EXAMPLES[0], _inspect.EXAMPLES[0], _bench.EXAMPLES[0])
 @click.version_option(__version__, prog_name="qvl-runtime", message="%(prog)s %(version)s")
 @verbose
 def cli() -> None:
-    """Run and inspect Qwen-VL bundles."""
+    """Run, inspect and serve Qwen-VL bundles."""
 
 
-for _command in (_run.run, _inspect.inspect, _bench.bench):
+for _command in (_run.run, _inspect.inspect, _bench.bench, _serve.serve):
     cli.add_command(_command)

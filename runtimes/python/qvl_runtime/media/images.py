@@ -82,10 +82,11 @@ def load_pages(source: ImageSource) -> list[Image.Image] | list[PdfPage]:
             return [_upright_rgb(_seek(image, index), where) for index in range(_count_pages(image, where))]
 
 
-def count_pages(path: str | Path) -> int:
+def count_pages(source: str | Path | bytes) -> int:
     """Returns the number of pages `load_pages` would return, reading only headers; raises MediaError as it does."""
-    with _reading(str(path)), _open(path, str(path)) as image:
-        return _count_pages(image, str(path))
+    where = describe_source(source)
+    with _reading(where), _open(source, where) as image:
+        return _count_pages(image, where)
 
 
 @contextlib.contextmanager

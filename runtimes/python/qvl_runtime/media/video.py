@@ -199,12 +199,12 @@ class Clip:
 
 
 def load_clip(source: Any, sampling: FrameSampling, resize: Resize) -> Clip:
-    """Loads a video file, a list of images, or a uint8 array [frames, H, W, 3].
+    """Loads a video file (its path, URL or bytes), a list of images, or a uint8 array [frames, H, W, 3].
 
     A file is sampled, and its frames are resized as they are decoded. Frames given as images or an array already have
     the rate `sampling.fps`; `max_frames` thins them out. Raises MediaError naming the file.
     """
-    if isinstance(source, str | Path):
+    if isinstance(source, str | Path | bytes):
         return _from_file(source, sampling, resize)
     for name, value in (("nframes", sampling.frames), ("video_start", sampling.start), ("video_end", sampling.end)):
         if value is not None:
@@ -222,7 +222,7 @@ def load_clip(source: Any, sampling: FrameSampling, resize: Resize) -> Clip:
     return Clip(tuple(frames), sampling.fps * len(chosen) / total, tuple((chosen / sampling.fps).tolist()), False)
 
 
-def _from_file(source: str | Path, sampling: FrameSampling, resize: Resize) -> Clip:
+def _from_file(source: str | Path | bytes, sampling: FrameSampling, resize: Resize) -> Clip:
     try:
         import av
     except ImportError as error:

@@ -123,7 +123,7 @@ def _parts(content: Any, media: list[Media], manifest: Manifest, reads: Reads) -
             yield from ({"type": "image", **extra} for _ in images)
         elif kind == "video" and manifest.tokens.video is None:
             raise PromptError("this model does not accept videos", fix="give some of its frames as images")
-        elif kind == "video" and isinstance(source, list | tuple | str | Path | np.ndarray):
+        elif kind == "video" and isinstance(source, list | tuple | str | Path | bytes | np.ndarray):
             media.append(_video(source, part, manifest))
             yield {"type": "video", **extra}
         else:

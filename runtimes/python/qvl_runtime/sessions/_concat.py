@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Self
+
 import numpy as np
 
 from .._onnxruntime.library import ort
@@ -40,6 +42,12 @@ class ConcatLlm(CpuLlm):
         """Frees the KV cache; the next call starts with an empty one."""
         self.tokens = ConcatCache(self._manifest)
         self.states = RecurrentStates(self._manifest, self._device)  # none: `read_manifest` refuses them
+
+    def adopt(self, other: Self, tokens: int) -> None:
+        """See `sessions.engine.Forkable`."""
+        with raising_engine_errors:
+            self.tokens.values = dict(other.tokens.values)
+            self.tokens.keep(tokens)
 
     def forward(self, inputs: LlmInputs) -> Floats:
         """Returns logits [K, vocab]; the cache then holds past + S tokens."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from copy import copy
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 
@@ -196,6 +198,17 @@ class CpuLlm:
             self._weights.gather()
         return np.asarray(logits[0])
 
+    def fork(self) -> Self:
+        """Returns the same graphs with empty states."""
+        twin = copy(self)
+        twin.clear()
+        return twin
+
+    def adopt(self, other: Self, tokens: int) -> None:
+        """See `sessions.engine.Forkable`."""
+        with raising_engine_errors:
+            self.cache.copy(other.cache, tokens, tokens, self._bindings)
+
     def snapshot(self) -> None:
         """See `sessions.engine.Engine`."""
         self.states.snapshot()
@@ -206,11 +219,19 @@ class CpuLlm:
 
 
 class CpuEngine:
-    """All graphs of a bundle in ONNX Runtime; see `sessions.engine.Engine`."""
+    """All graphs of a bundle in ONNX Runtime; see `sessions.engine.Engine` and `Forkable`."""
 
     def __init__(self, vision: CpuVision, llm: CpuLlm) -> None:
         self.vision, self.llm, self.encode, self.forward = vision, llm, vision.encode, llm.forward
         self.snapshot, self.resumable = llm.snapshot, llm.resumable
+
+    def fork(self) -> CpuEngine:
+        """See `sessions.engine.Forkable`."""
+        return CpuEngine(self.vision, self.llm.fork())
+
+    def adopt(self, other: CpuEngine, tokens: int) -> None:
+        """See `sessions.engine.Forkable`."""
+        self.llm.adopt(other.llm, tokens)
 
     def clear(self) -> None:
         """Frees the KV cache and all states; the next call starts with empty ones."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn, Protocol, runtime_checkable
 
 from ..common.arrays import Floats, Ints
 from ..errors import EngineError
@@ -64,6 +64,20 @@ class Engine(Protocol):
         """Frees everything; any later call raises EngineError."""
 
 
+@runtime_checkable
+class Forkable(Protocol):
+    """An engine whose graphs several caches can share, so that it computes several answers at the same time."""
+
+    def fork(self) -> Engine:
+        """Returns an engine of the same graphs with an empty cache of its own, for another thread."""
+
+    def adopt(self, other: Any, tokens: int) -> None:
+        """Copies the first `tokens` tokens of another fork's cache in place of its own.
+
+        The other fork may meanwhile run calls with at least that many past tokens. Recurrent states are not copied.
+        """
+
+
 def raise_closed(*_: Any, **__: Any) -> NoReturn:
     """Replaces the methods of a closed engine; raises EngineError."""
     raise EngineError("the model is closed", fix="load the bundle again")
@@ -71,7 +85,9 @@ def raise_closed(*_: Any, **__: Any) -> NoReturn:
 
 def end_calls(engine: Engine) -> None:
     """Is called by `Engine.close`: from now on methods of the engine raise EngineError, and `close` does nothing."""
-    vars(engine).update(dict.fromkeys(("encode", "forward", "snapshot", "resumable", "clear"), raise_closed))
+    vars(engine).update(
+        dict.fromkeys(("encode", "forward", "snapshot", "resumable", "clear", "fork", "adopt"), raise_closed)
+    )
     vars(engine).update(close=_do_nothing)
 
 

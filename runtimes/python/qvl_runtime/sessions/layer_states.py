@@ -50,13 +50,17 @@ class KvCache:
 
     def reserve(self, tokens: int, used: int, bindings: Sequence[ort.IOBinding]) -> None:
         """Makes room for `tokens` in total, keeps the first `used`, and binds the buffers as both past and present."""
-        if tokens <= self.capacity:
-            return
+        if tokens > self.capacity:
+            self.copy(self, tokens, used, bindings)
+
+    def copy(self, other: KvCache, tokens: int, used: int, bindings: Sequence[ort.IOBinding]) -> None:
+        """Replaces the buffers by ones with room for `tokens`, which begin with the first `used` tokens of `other`."""
         capacity = min(-(-tokens // CACHE_STEP) * CACHE_STEP, max(tokens, self._longest))
         self.capacity = 0  # until all are bound: if memory runs out halfway, the next call starts over
         for tensor in self._tensors:
             grown = self._empty(tensor, capacity)
-            grown[:, :, :used] = self._values[tensor.past].numpy()[:, :, :used]
+            kept = other._values[tensor.past]  # numpy() does not own the memory, and the other may grow meanwhile
+            grown[:, :, :used] = kept.numpy()[:, :, :used]
             value = self._values[tensor.past] = ort.OrtValue.ortvalue_from_numpy(grown, self._device.memory, 0)
             for binding in bindings:
                 binding.bind_ortvalue_input(tensor.past, value)
