@@ -32,7 +32,7 @@ from qvl_runtime.answers.generate import Decoder, GenerationStats
 from qvl_runtime.bundle import read_manifest
 from qvl_runtime.model import Model, load
 from qvl_runtime.prompts.prompt import Prompt
-from qvl_runtime.sessions.cpu import CpuLlm, open_llm
+from qvl_runtime.sessions.cpu import CpuLlm
 from tests.heldout import Item, items
 from tests.oracles.tiny import REFERENCE
 from tests.plans import export_plan
@@ -105,7 +105,7 @@ def faster(before: list[float], after: list[float]) -> dict[str, float]:
 def calls(bundle: Path, threads: int) -> dict[str, Any]:
     """Times a call of n tokens takes as long as one of one: with the last logits alone, and with all."""
     manifest = read_manifest(bundle)
-    decoder = Decoder(cast(Any, CpuLlm(manifest, open_llm(bundle, manifest, threads))), manifest.llm, cast(Any, None))
+    decoder = Decoder(cast(Any, CpuLlm(bundle, manifest, threads)), manifest.llm, cast(Any, None))
     ids = np.random.default_rng(0).integers(1000, 150000, PAST)
     decoder.prefill(Prompt(ids, np.tile(np.arange(PAST), (3, 1)), ()), np.array([PAST - 1]), GenerationStats())
     times: dict[tuple[str, int], list[float]] = {}

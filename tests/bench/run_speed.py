@@ -32,7 +32,7 @@ from qvl_runtime.bundle import read_manifest
 from qvl_runtime.manifest import DECODE, ImageGeometry
 from qvl_runtime.positions import Grid
 from qvl_runtime.prompts.prompt import Prompt
-from qvl_runtime.sessions.cpu import CpuLlm, open_llm, open_vision, session_options
+from qvl_runtime.sessions.cpu import CpuLlm, open_vision, session_options
 from qvl_runtime.sessions.feeds import vision_feeds
 from tests.plans import export_plan
 
@@ -142,7 +142,7 @@ def weights_read(bundle: Path, graph: str) -> float:
 def read_and_write(bundle: Path, threads: int) -> Callable[[], tuple[float, float]]:
     """Times one prompt and its answer: tokens per second of each."""
     manifest = read_manifest(bundle)
-    decoder = Decoder(cast(Any, CpuLlm(manifest, open_llm(bundle, manifest, threads))), manifest.llm, cast(Any, None))
+    decoder = Decoder(cast(Any, CpuLlm(bundle, manifest, threads)), manifest.llm, cast(Any, None))
     draw = np.random.default_rng(0)
 
     def once() -> tuple[float, float]:
