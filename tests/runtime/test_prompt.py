@@ -132,7 +132,7 @@ MALFORMED = {
     "unknown part": ([user({"type": "audio", "audio": "a.wav"})], "cannot use the content part .*audio"),
     "no image": ([user({"type": "image"})], "cannot use the content part"),
     "text None": ([user({"type": "text", "text": None})], "cannot use the content part"),
-    "video bytes": ([user({"type": "video", "video": b"clip"})], r"clip.*\[frame, …\]"),
+    "video number": ([user({"type": "video", "video": 5})], r"5.*\[frame, …\]"),
     "max_pixels": ([user({**image(), "max_pixels": 0})], "max_pixels must be a whole number >= 1, got 0"),
     "min_pixels": ([user({**image(), "min_pixels": "many"})], "min_pixels must be a whole number >= 1, got 'many'"),
     "pixel bounds": ([user({**image(), "min_pixels": 9, "max_pixels": 8})], "min_pixels 9 is above max_pixels 8"),
