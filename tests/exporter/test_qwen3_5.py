@@ -221,8 +221,14 @@ def test_prompts_of_its_template(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--target", "tensorrt"], "TensorRT has no linear attention (export with --target cpu, cuda or portable)"),
-        (["--target", "tensorrt-rtx"], "TensorRT has no linear attention (export with --target cpu, cuda or portable)"),
+        (
+            ["--target", "tensorrt"],
+            "TensorRT has no linear attention (export with --target cpu, cuda, openvino or portable)",
+        ),
+        (
+            ["--target", "tensorrt-rtx"],
+            "TensorRT has no linear attention (export with --target cpu, cuda, openvino or portable)",
+        ),
         (["--layout", "genai"], "--layout genai does not support family "),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, list) else "",

@@ -46,7 +46,9 @@ INT64 = ir.DataType.INT64
 SIGNED = {4: ir.DataType.INT4, 8: ir.DataType.INT8}
 UNSIGNED = {4: ir.DataType.UINT4, 8: ir.DataType.UINT8}
 
-NO_LINEAR_ATTENTION = ExportError("TensorRT has no linear attention", fix="export with --target cpu, cuda or portable")
+NO_LINEAR_ATTENTION = ExportError(
+    "TensorRT has no linear attention", fix="export with --target cpu, cuda, openvino or portable"
+)
 OPSETS = range(17, 28)
 """The opsets that graphs can be written for."""
 OPSET = 24
