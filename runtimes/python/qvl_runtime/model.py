@@ -91,7 +91,7 @@ class Model:
         self.engine, (self.tokenizer, self._template) = _open(bundle, manifest, threads, device)
         ids = {mark: self.tokenizer.token_to_id(mark) for mark in grounding.MARKS}
         self._marks = {id: mark for mark, id in ids.items() if id is not None}
-        self._loaded = self  # the model that was loaded, which forks share grammars with
+        self._loaded: Model | None = None  # of a fork: the model that was loaded, which it shares grammars with
         self._take(self.engine, FeatureCache(FEATURE_CACHE_BYTES))
 
     def _take(self, engine: Engine, features: FeatureCache) -> None:
@@ -109,6 +109,7 @@ class Model:
             problem = f"engines of target {self.manifest.target!r} compute one answer at a time"
             raise EngineError(problem, fix="load the bundle twice")
         twin = copy(self)
+        twin._loaded = self._loaded or self
         twin._take(self.engine.fork(), self._features.cache)
         return twin
 
@@ -249,7 +250,7 @@ class Model:
     ) -> Stream:
         if json_schema is not None and ignore_eos:
             raise PromptError("ignore_eos and json_schema cannot be combined")
-        constraint = None if json_schema is None else self._loaded._grammars.constraint(json_schema)
+        constraint = None if json_schema is None else (self._loaded or self)._grammars.constraint(json_schema)
         if isinstance(messages, Prompt):
             _check_length(messages, options.max_new_tokens, self.manifest)
             prompt = messages
