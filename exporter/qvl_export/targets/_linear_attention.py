@@ -72,9 +72,7 @@ class StandardLinearAttention:
     def gated_delta_rule(
         self, op: OpBuilder, inputs: DeltaInputs, state: ir.Value, spec: LinearAttentionSpec
     ) -> tuple[ir.Value, ir.Value]:
-        keys, values = spec.key_heads * spec.key_dim, spec.value_heads * spec.value_dim
-        query, key, value = op.Split(inputs.qkv, op.Constant(value_ints=[keys, keys, values]), axis=-1, _outputs=3)
-        query, key = (_normalized(op, x, spec) for x in (query, key))
+        query, key, value = _queries_keys_values(op, inputs, spec)
         decay = _log_decay(op, inputs)
         heads = {"q_num_heads": spec.value_heads, "kv_num_heads": spec.value_heads}
         y, last = op.LinearAttention(query, key, value, state, decay, op.Sigmoid(inputs.b), **heads, _outputs=2)
@@ -97,9 +95,7 @@ class ScannedLinearAttention(StandardLinearAttention):
     def gated_delta_rule(
         self, op: OpBuilder, inputs: DeltaInputs, state: ir.Value, spec: LinearAttentionSpec
     ) -> tuple[ir.Value, ir.Value]:
-        keys, values = spec.key_heads * spec.key_dim, spec.value_heads * spec.value_dim
-        query, key, value = op.Split(inputs.qkv, op.Constant(value_ints=[keys, keys, values]), axis=-1, _outputs=3)
-        query, key = (_normalized(op, x, spec) for x in (query, key))
+        query, key, value = _queries_keys_values(op, inputs, spec)
         query = op.Mul(query, op.Constant(value_float=spec.key_dim**-0.5))
         per_token = (query, key, value, op.Exp(_log_decay(op, inputs)), op.Sigmoid(inputs.b))
         widths = (spec.key_dim, spec.key_dim, spec.value_dim, 1, 1)
@@ -117,7 +113,7 @@ class ScannedLinearAttention(StandardLinearAttention):
         body = subgraph(op, "delta_rule", _delta_rule, [FLOAT, FLOAT], inner)
         first = op.Squeeze(state, op.Constant(value_ints=[0]))
         last, y = op.Scan(first, *rows, body=body, num_scan_inputs=len(rows), _outputs=2)
-        flat = op.Reshape(y, op.Constant(value_ints=[1, -1, values]))
+        flat = op.Reshape(y, op.Constant(value_ints=[1, -1, spec.value_heads * spec.value_dim]))
         return flat, op.Unsqueeze(last, op.Constant(value_ints=[0]))
 
 
@@ -137,6 +133,16 @@ def _delta_rule(
 def _log_decay(op: OpBuilder, inputs: DeltaInputs) -> ir.Value:
     """The logarithm of what each token leaves of the state, [1, tokens, value_heads]."""
     return op.Neg(op.Mul(op.Exp(inputs.a_log), op.Softplus(op.Add(inputs.a, inputs.dt_bias))))
+
+
+def _queries_keys_values(
+    op: OpBuilder, inputs: DeltaInputs, spec: LinearAttentionSpec
+) -> tuple[ir.Value, ir.Value, ir.Value]:
+    """Normalized queries and keys, and values, of every value head: [1, tokens, value_heads · dim] each."""
+    keys, values = spec.key_heads * spec.key_dim, spec.value_heads * spec.value_dim
+    query, key, value = op.Split(inputs.qkv, op.Constant(value_ints=[keys, keys, values]), axis=-1, _outputs=3)
+    query, key = (_normalized(op, x, spec) for x in (query, key))
+    return query, key, value
 
 
 def _normalized(op: OpBuilder, x: ir.Value, spec: LinearAttentionSpec) -> ir.Value:
