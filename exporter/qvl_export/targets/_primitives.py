@@ -69,6 +69,16 @@ def scaled(op: OpBuilder, q: ir.Value, head_dim: int) -> ir.Value:
     return op.Mul(q, op.Constant(value_float=head_dim**-0.5))
 
 
+def by_head(op: OpBuilder, x: ir.Value, num_heads: int) -> ir.Value:
+    """[batch, tokens, features] as [batch, heads, tokens, dim]."""
+    return op.Transpose(op.Reshape(x, op.Constant(value_ints=[0, 0, num_heads, -1])), perm=[0, 2, 1, 3])
+
+
+def by_token(op: OpBuilder, x: ir.Value) -> ir.Value:
+    """[batch, heads, tokens, dim] as [batch, tokens, features]."""
+    return op.Reshape(op.Transpose(x, perm=[0, 2, 1, 3]), op.Constant(value_ints=[0, 0, -1]))
+
+
 def attention(
     op: OpBuilder, q: ir.Value, k: ir.Value, v: ir.Value, num_heads: int, type: ir.DataType, mask: ir.Value | None
 ) -> ir.Value:
@@ -76,15 +86,13 @@ def attention(
 
     Without a mask, queries are taken in CHUNKS parts, so that no matrix of all patches × all patches is needed.
     """
-    q, k, v = (
-        op.Transpose(op.Reshape(x, op.Constant(value_ints=[0, 0, num_heads, -1])), perm=[0, 2, 1, 3]) for x in (q, k, v)
-    )
+    q, k, v = (by_head(op, x, num_heads) for x in (q, k, v))
     keys = op.Transpose(k, perm=[0, 1, 3, 2])
     if mask is not None:
         y = _attend(op, q, keys, v, type, bias(op, mask, type))
     else:
         y = op.Concat(*[_attend(op, part, keys, v, type, None) for part in _chunks(op, q)], axis=2)
-    return op.Reshape(op.Transpose(y, perm=[0, 2, 1, 3]), op.Constant(value_ints=[0, 0, -1]))
+    return by_token(op, y)
 
 
 def grouped_attention(

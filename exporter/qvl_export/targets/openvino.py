@@ -13,7 +13,7 @@ from onnxscript import OpBuilder
 
 from qvl_runtime.manifest import CacheForm
 
-from . import WEIGHT_TYPES, Cache, PackedWeight
+from . import WEIGHT_TYPES, Cache, PackedWeight, _primitives
 from ._linear_attention import ScannedLinearAttention
 from ._standard import FLOAT
 from .portable import PortableTarget, by_row, sizes
@@ -37,15 +37,12 @@ class OpenvinoTarget(ScannedLinearAttention, PortableTarget):
     def causal_attention(
         self, op: OpBuilder, q: ir.Value, k: ir.Value, v: ir.Value, cache: Cache, num_heads: int, kv_heads: int
     ) -> tuple[ir.Value, ir.Value, ir.Value]:
-        q, k, v = (
-            op.Transpose(self.narrow(op, op.Reshape(x, op.Constant(value_ints=[0, 0, heads, -1]))), perm=[0, 2, 1, 3])
-            for x, heads in ((q, num_heads), (k, kv_heads), (v, kv_heads))
-        )
+        q, k, v = (self.narrow_heads(op, x, heads) for x, heads in ((q, num_heads), (k, kv_heads), (v, kv_heads)))
         key, value = op.Concat(cache.key, k, axis=2), op.Concat(cache.value, v, axis=2)
         dim = sizes(cache.key, start=-1)[0]
         keys, values = (_repeated(op, x, num_heads, num_heads // kv_heads, dim) for x in (key, value))
-        y = op.Transpose(op.Attention(q, keys, values, cache.state["attention_mask"]), perm=[0, 2, 1, 3])
-        return self.widen(op, op.Reshape(y, op.Constant(value_ints=[0, 0, -1]))), key, value
+        y = op.Attention(q, keys, values, cache.state["attention_mask"])
+        return self.widen(op, _primitives.by_token(op, y)), key, value
 
     def quantized_embedding(self, op: OpBuilder, ids: ir.Value, table: PackedWeight) -> ir.Value:
         """Columns of the codes that a tied head multiplies, so that both share one tensor."""

@@ -316,18 +316,19 @@ class PortableTarget(StandardLinearAttention, HalfProducts):
         mask = cache.state["attention_mask"]
         if not self.has("Attention"):
             q = _primitives.scaled(op, q, sizes(cache.key, start=-1)[0])
-        q, k, v = (
-            op.Transpose(self.narrow(op, op.Reshape(x, op.Constant(value_ints=[0, 0, heads, -1]))), perm=[0, 2, 1, 3])
-            for x, heads in ((q, num_heads), (k, kv_heads), (v, kv_heads))
-        )
+        q, k, v = (self.narrow_heads(op, x, heads) for x, heads in ((q, num_heads), (k, kv_heads), (v, kv_heads)))
         key, value = (self._extended(op, past, new, cache) for past, new in ((cache.key, k), (cache.value, v)))
         y = (
             op.Attention(q, key, value, mask)
             if self.has("Attention")
             else _primitives.grouped_attention(op, q, key, value, num_heads // kv_heads, self.weight_type, mask)
         )
-        y = op.Transpose(y, perm=[0, 2, 1, 3])
-        return self.widen(op, op.Reshape(y, op.Constant(value_ints=[0, 0, -1]))), key, value
+        return self.widen(op, _primitives.by_token(op, y)), key, value
+
+    def narrow_heads(self, op: OpBuilder, x: ir.Value, heads: int) -> ir.Value:
+        """[batch, tokens, features] as [batch, heads, tokens, dim] in the weights' type."""
+        apart = op.Reshape(x, op.Constant(value_ints=[0, 0, heads, -1]))
+        return op.Transpose(self.narrow(op, apart), perm=[0, 2, 1, 3])
 
     def _extended(self, op: OpBuilder, past: ir.Value, new: ir.Value, cache: Cache) -> ir.Value:
         """Past keys or values [1, heads, tokens, dim] and the new ones."""

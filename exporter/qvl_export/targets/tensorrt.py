@@ -21,7 +21,7 @@ from qvl_runtime.sessions._tensorrt.cuda_driver import Cuda
 from ..engines import BuildOptions, Finisher, check
 from ..engines.tensorrt_releases import RELEASES, Release, find
 from ..errors import ExportError
-from . import DEFAULT_FORM, WEIGHT_TYPES, GraphForm, WindowInputs, tensorrt_rtx
+from . import DEFAULT_FORM, WEIGHT_TYPES, GraphForm, WindowInputs, _primitives, tensorrt_rtx
 from ._standard import window_mask
 from .portable import SINCE, PortableTarget
 
@@ -60,12 +60,9 @@ class TensorRtTarget(PortableTarget):
         """TensorRT's parser takes attention with four axes only."""
         if not self.has("Attention"):
             return super().attend(op, q, k, v, num_heads, windows)
-        q, k, v = (
-            op.Transpose(op.Reshape(x, op.Constant(value_ints=[0, 0, num_heads, -1])), perm=[0, 2, 1, 3])
-            for x in (q, k, v)
-        )
+        q, k, v = (_primitives.by_head(op, x, num_heads) for x in (q, k, v))
         y = op.Attention(q, k, v, *([] if windows is None else [window_mask(op, windows)]))
-        return op.Reshape(op.Transpose(y, perm=[0, 2, 1, 3]), op.Constant(value_ints=[0, 0, -1]))
+        return _primitives.by_token(op, y)
 
 
 def finisher(options: BuildOptions) -> Finisher:
