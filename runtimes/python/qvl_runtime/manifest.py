@@ -327,6 +327,10 @@ class Manifest(_Frozen, frozen=True):
         """What each layer keeps between calls."""
         return self.cache or _keys_and_values(self.llm, self.graphs["llm"])
 
+    def cache_tensors(self, kind: str | None = None) -> list[CacheTensor]:
+        """What layers of one kind keep, layer by layer; None: of both kinds."""
+        return [tensor for spec in self.cache_specs if kind in (None, spec.kind) for tensor in spec.tensors]
+
     @property
     def recurrent(self) -> bool:
         """Whether any layer has a state that cannot be cut."""

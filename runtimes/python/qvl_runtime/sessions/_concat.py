@@ -19,7 +19,7 @@ class ConcatCache:
     """Keys and values [1, heads, tokens, head_dim] of every layer; every call makes new ones."""
 
     def __init__(self, manifest: Manifest) -> None:
-        self.tensors = [tensor for spec in manifest.cache_specs for tensor in spec.tensors]
+        self.tensors = manifest.cache_tensors()
         empty = {tensor.past: np.zeros(tensor.dims(0), DTYPES[tensor.dtype]) for tensor in self.tensors}
         self.values = {name: ort.OrtValue.ortvalue_from_numpy(value) for name, value in empty.items()}
 

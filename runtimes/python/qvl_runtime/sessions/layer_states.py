@@ -33,15 +33,11 @@ class Device(NamedTuple):
 CPU = Device()
 
 
-def _tensors(manifest: Manifest, kind: str) -> list[CacheTensor]:
-    return [tensor for spec in manifest.cache_specs if spec.kind == kind for tensor in spec.tensors]
-
-
 class KvCache:
     """Keys and values [1, heads, capacity, head_dim] of every token, grown in steps of CACHE_STEP tokens."""
 
     def __init__(self, manifest: Manifest, device: Device) -> None:
-        self._longest, self._device, self._tensors = manifest.llm.max_length, device, _tensors(manifest, "kv")
+        self._longest, self._device, self._tensors = manifest.llm.max_length, device, manifest.cache_tensors("kv")
         self.capacity = 0
         self._values = {t.past: ort.OrtValue.ortvalue_from_numpy(self._empty(t, 0)) for t in self._tensors}
 
@@ -76,7 +72,7 @@ class RecurrentStates:
     """
 
     def __init__(self, manifest: Manifest, device: Device) -> None:
-        self._tensors, self._device = _tensors(manifest, "recurrent"), device
+        self._tensors, self._device = manifest.cache_tensors("recurrent"), device
         self._slots: list[dict[str, ort.OrtValue]] = []
         self._tokens: list[int | None] = [None, None]
         """Of each slot: the number of tokens that its state sums up, or None if it has none."""

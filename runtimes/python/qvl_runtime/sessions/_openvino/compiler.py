@@ -11,7 +11,7 @@ from ...bundle import inside
 from ...common.extras import install_fix
 from ...common.log import log, timed
 from ...errors import BundleError, EngineError, InstallError
-from ...manifest import CacheTensor, GraphEntry, Manifest
+from ...manifest import GraphEntry, Manifest
 from .. import cores
 from .stateful import keep_cache
 
@@ -45,7 +45,7 @@ class Compiler:
             with timed(log, "graph compiled: %s, %s, %s", path, device, config):
                 model = self._core.read_model(path)
                 _check_ports(model, graph, path)
-                if tensors := _keys_and_values(cached):
+                if tensors := cached.cache_tensors("kv") if cached else []:
                     keep_cache(model, {tensor.past: tensor.present for tensor in tensors})
                     if device == "CPU":
                         config = config | {"KV_CACHE_PRECISION": KEPT[tensors[0].dtype]}
@@ -102,12 +102,6 @@ def _check_ports(model: Any, graph: GraphEntry, path: Path) -> None:
     found = [port.get_any_name() for port in (*model.inputs, *model.outputs)]
     if found != [port.name for port in (*graph.inputs, *graph.outputs)]:
         raise BundleError("inputs and outputs differ from the manifest", where=path, fix="export again")
-
-
-def _keys_and_values(manifest: Manifest | None) -> list[CacheTensor]:
-    """The keys and values of a bundle's layers."""
-    specs = manifest.cache_specs if manifest else []
-    return [tensor for spec in specs if spec.kind == "kv" for tensor in spec.tensors]
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ class States:
     """
 
     def __init__(self, manifest: Manifest) -> None:
-        self._tensors = [tensor for spec in manifest.cache_specs if spec.kind == "recurrent" for tensor in spec.tensors]
+        self._tensors = manifest.cache_tensors("recurrent")
         self._recent: dict[int, Copy] = {}
         self._snapshots = Snapshots()
 

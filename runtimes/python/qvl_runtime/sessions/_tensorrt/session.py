@@ -73,7 +73,7 @@ class TrtEngine:
     def _cache_buffers(self) -> dict[str, Buffer]:
         """Returns the cache buffers by past and present names; initially zeros, since masked values must be finite."""
         if not self._cache:
-            tensors = [tensor for spec in self._manifest.cache_specs for tensor in spec.tensors]
+            tensors = self._manifest.cache_tensors()
             try:
                 for tensor in tensors:
                     elements = math.prod(tensor.dims(self._manifest.llm.max_length))
