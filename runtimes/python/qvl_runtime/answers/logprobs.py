@@ -14,7 +14,7 @@ import numpy as np
 from ..common.arrays import Doubles
 from ..common.checks import check_int
 from ..errors import PromptError
-from .sampling import Logits, TokenPicker
+from .sampling import Logits, TokenPicker, likeliest
 
 MOST = 20
 """Most alternatives per token, as in OpenAI's interface."""
@@ -58,6 +58,6 @@ def log_softmax(logits: Logits) -> Doubles:
 
 
 def _entry(values: Doubles, token: int, count: int) -> TokenLogprob:
-    best = np.argpartition(values, -count)[-count:] if 0 < count < len(values) else np.arange(count and len(values))
-    best = best[np.lexsort((best, -values[best]))]
+    best = likeliest(values, min(count, len(values))) if count else np.empty(0, np.intp)
+    best = best[np.argsort(-values[best], kind="stable")]
     return TokenLogprob(token, float(values[token]), tuple((int(each), float(values[each])) for each in best))

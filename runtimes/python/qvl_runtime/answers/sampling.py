@@ -137,7 +137,7 @@ def _finite(highest: np.float32) -> np.float32:
     return highest
 
 
-def likeliest(logits: Logits, count: int) -> Indices:
+def likeliest(logits: Logits | Doubles, count: int) -> Indices:
     """Returns the `count` likeliest tokens in the order of their ids; of tokens with equal logits the lower ids.
 
     As many parts of the logits have a maximum of at least `bound`, so that no token below it is among them.
@@ -152,7 +152,7 @@ def likeliest(logits: Logits, count: int) -> Indices:
     return found if tokens is None else tokens[found]
 
 
-def _at_least(logits: Logits, least: np.float32, count: int) -> Indices:
+def _at_least(logits: Logits | Doubles, least: np.floating, count: int) -> Indices:
     """Returns the `count` likeliest tokens in the order of their ids, given the lowest of their logits.
 
     Of tokens with equal logits the lower ids come first.
