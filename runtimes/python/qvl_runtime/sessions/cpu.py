@@ -183,9 +183,8 @@ class CpuLlm:
         total = inputs.past + len(inputs.ids)
         which = -1 if inputs.answer else 0
         session, binding = self.sessions[which], self._bindings[which]
-        if total > self.cache.capacity:
-            with raising_engine_errors:
-                self.cache.reserve(total, inputs.past, self._bindings)
+        with raising_engine_errors:
+            self.cache.reserve(total, inputs.past, self._bindings)
         self.states.bind(inputs.past, binding)
         self._inputs[which].set(llm_feeds(self._manifest, inputs, self.cache.capacity))
         logits = np.empty((1, len(inputs.wanted), self._vocab_size), np.float32)
