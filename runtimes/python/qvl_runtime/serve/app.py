@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import hashlib
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from functools import partial
 from time import monotonic, time
 from typing import Any, TypeVar
@@ -80,12 +80,8 @@ class Service:
         report = partial(self._report, http, request, answer, form.id, began)
         if request.stream:
             return await self._streamed(http, request, answer, form, report)
-        try:
+        with _ending_on_failure(answer, report):
             whole = await unless_gone(http, form.whole(answer))
-        except BaseException as error:
-            answer.cancel()
-            report(499 if isinstance(error, ClientGone) else as_api_error(error).status)
-            raise
         report(200)
         return JSONResponse(whole)
 
@@ -106,12 +102,8 @@ class Service:
         self, http: Request, request: ChatRequest, answer: Answer, form: ChatForm, report: Callable[[int], None]
     ) -> Response:
         """Returns the events of an answer once it has begun, so that a failure until then has a status of its own."""
-        try:
+        with _ending_on_failure(answer, report):
             await unless_gone(http, answer.begun())
-        except BaseException as error:
-            answer.cancel()
-            report(499 if isinstance(error, ClientGone) else as_api_error(error).status)
-            raise
         events = _events(form.chunks(answer, request.include_usage), answer, report)
         headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
         return StreamingResponse(events, media_type="text/event-stream", headers=headers)
@@ -147,6 +139,17 @@ class Service:
     async def numbers(self, _: Request) -> Response:
         """`GET /metrics`."""
         return Response(self.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+@contextlib.contextmanager
+def _ending_on_failure(answer: Answer, report: Callable[[int], None]) -> Iterator[None]:
+    """Cancels and reports an answer that fails, or whose client leaves, in the block."""
+    try:
+        yield
+    except BaseException as error:
+        answer.cancel()
+        report(499 if isinstance(error, ClientGone) else as_api_error(error).status)
+        raise
 
 
 async def _events(chunks: AsyncIterator[Json], answer: Answer, report: Callable[[int], None]) -> AsyncIterator[str]:

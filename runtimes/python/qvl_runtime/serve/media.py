@@ -84,10 +84,7 @@ class MediaReader:
     def _source(self, url: str, where: str) -> bytes | Path:
         """Returns the content of a `data:` URL or of an http(s) URL, or the path of a file that may be read."""
         if url[:5].lower() == "data:":
-            content = resolve_source(url)
-            if not isinstance(content, bytes):
-                raise ApiError(400, "a data: URL has no content", param=where)
-            return content
+            return _inline(url, where)
         if is_remote(url):
             if self.fetch is None or not url.lower().startswith(("http://", "https://")):
                 fix = "send the content as a data: URL" if self.fetch is None else "use http, https or data"
@@ -159,7 +156,12 @@ def _content(data: str, where: str) -> bytes:
             return base64.b64decode(data, validate=True)
         except (binascii.Error, ValueError) as error:
             raise ApiError(400, "file_data is not base64", param=where) from error
-    content = resolve_source(data)
+    return _inline(data, where)
+
+
+def _inline(url: str, where: str) -> bytes:
+    """Returns the content of a `data:` URL."""
+    content = resolve_source(url)
     if not isinstance(content, bytes):
         raise ApiError(400, "a data: URL has no content", param=where)
     return content
