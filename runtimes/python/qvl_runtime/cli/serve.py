@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -59,8 +60,8 @@ def _count(value: object) -> int:
 @device_option
 @verbose
 def serve(
-    bundle: Path, host: str, port: int, prune: object, threads: int | None, device: str | None, api_key: str | None,
-    allowed_hosts: tuple[str, ...], media_root: Path | None, model_name: str | None, max_body: int, **settings: object,
+    bundle: Path, host: str, port: int, prune: Any, threads: int | None, device: str | None, api_key: str | None,
+    allowed_hosts: tuple[str, ...], media_root: Path | None, model_name: str | None, max_body: int, **settings: Any,
 ) -> None:  # fmt: skip
     """Serve BUNDLE over HTTP as OpenAI's chat interface (POST /v1/chat/completions).
 
@@ -84,10 +85,10 @@ def serve(
         allowed_hosts=allowed_hosts if local or allowed_hosts else None,
         media_root=media_root,
         max_body_bytes=max_body << 20,
-        **settings,  # type: ignore[arg-type]
+        **settings,
     )
     with listen(host, port) as listening:
-        app = create_app(load(bundle, threads, prune, device), options)  # type: ignore[arg-type]
+        app = create_app(load(bundle, threads, prune, device), options)
         if not local and api_key is None:
             say(f"warning: everybody who reaches {host} can use this server, see --api-key")
         address = f"[{host}]" if ":" in host else host
