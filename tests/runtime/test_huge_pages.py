@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from qvl_runtime.common import huge_pages
+from qvl_runtime.common import huge_pages, memory_maps
 from qvl_runtime.common.huge_pages import NewMemory, huge_page, numbers
 from qvl_runtime.model import load
 from qvl_runtime.sessions.cpu import PAYS_AFTER
@@ -113,7 +113,7 @@ def test_nothing_is_done_without_huge_pages(tmp_path: Path, monkeypatch: pytest.
     with NewMemory() as new:
         found = bytearray(16 << 20)
     assert huge_page() == 0 and new.gather() is None and len(found) == 16 << 20
-    monkeypatch.setattr(huge_pages, "SMAPS", tmp_path / "smaps")
+    monkeypatch.setattr(memory_maps, "SMAPS", tmp_path / "smaps")
     assert numbers(2 << 20, 0) == set()
 
 

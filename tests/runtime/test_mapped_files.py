@@ -14,6 +14,7 @@ import pytest
 from qvl_runtime._onnxruntime import mapped_files
 from qvl_runtime._onnxruntime.mapped_files import Maps, free_pages
 from qvl_runtime.bundle import read_manifest
+from qvl_runtime.common import memory_maps
 from qvl_runtime.sessions import cpu, engine, open_engine
 
 SIZE = 1 << 20
@@ -114,5 +115,5 @@ def test_nothing_is_freed_while_a_session_is_made_or_ends(tmp_path: Path, monkey
 def test_nothing_is_freed_where_the_system_does_not_say_what_is_mapped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mapped_files, "SMAPS", tmp_path / "smaps")
+    monkeypatch.setattr(memory_maps, "SMAPS", tmp_path / "smaps")
     assert free_pages(tmp_path) == 0

@@ -9,18 +9,15 @@ those of other memory a moment later, whose content would be lost. Pages are the
 
 from __future__ import annotations
 
-import ctypes
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from threading import RLock
 
-SMAPS = Path("/proc/self/smaps")
+from ..common.memory_maps import Advice, mapped_parts
+
 DONTNEED = 4
 """Linux's MADV_DONTNEED: pages of a mapped file are read again when they are used."""
-_PART = re.compile(rb"^([0-9a-f]+)-([0-9a-f]+) \S+ \S+ \S+ \S+ +(/.*)\n((?:[A-Z].*\n)+)", re.MULTILINE)
-_SIZE = re.compile(rb"(\w+): +(\d+) kB")
 
 
 class Maps:
@@ -63,14 +60,10 @@ def free_pages(directory: Path) -> int:
     No session may be made or ended meanwhile: `Maps.free_later` waits for that.
     """
     try:
-        found = list(_mapped(bytes(directory.resolve()) + b"/"))
-        advise = ctypes.CDLL(None).madvise
-    except (OSError, AttributeError, TypeError, KeyError):  # not Linux
+        found, advice = list(_mapped(bytes(directory.resolve()) + b"/")), Advice()
+    except (OSError, KeyError):  # not Linux
         return 0
-    parts = (
-        (size, advise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), DONTNEED)) for start, end, size in found
-    )
-    return sum(size for size, failed in parts if not failed)
+    return sum(size for start, end, size in found if advice.give(start, end - start, DONTNEED))
 
 
 def _mapped(directory: bytes) -> Iterator[tuple[int, int, int]]:
@@ -78,8 +71,8 @@ def _mapped(directory: bytes) -> Iterator[tuple[int, int, int]]:
 
     A page that was written to is not in the file, so that the parts with one are left out.
     """
-    for found in _PART.finditer(SMAPS.read_bytes()):
-        if found[3].startswith(directory):
-            sizes = {name: int(kilobytes) * 1024 for name, kilobytes in _SIZE.findall(found[4])}
+    for part in mapped_parts():
+        if part.name.startswith(directory):
+            sizes = part.sizes
             if sizes[b"Rss"] and not sizes[b"Anonymous"] and not sizes.get(b"Swap", 0):
-                yield int(found[1], 16), int(found[2], 16), sizes[b"Rss"]
+                yield part.start, part.end, sizes[b"Rss"]

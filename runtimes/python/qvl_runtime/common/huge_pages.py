@@ -8,8 +8,6 @@ where the system's setting is "never"; elsewhere nothing is done.
 
 from __future__ import annotations
 
-import ctypes
-import re
 import threading
 import time
 from collections.abc import Collection
@@ -17,8 +15,8 @@ from pathlib import Path
 from typing import Self
 
 from .log import log, timed
+from .memory_maps import Advice, mapped_parts
 
-SMAPS = Path("/proc/self/smaps")
 SETTINGS = Path("/sys/kernel/mm/transparent_hugepage")
 COLLAPSE = 25
 """Linux's MADV_COLLAPSE: copies the pages of a range into huge ones."""
@@ -26,8 +24,6 @@ REST = 9
 """Times as long as gathering a page took: a tenth of one core works on it."""
 FILLED = 0.9
 """The share of a part of memory that has to be in use: the rest would be filled."""
-_PART = re.compile(rb"^([0-9a-f]+)-([0-9a-f]+) rw-p 0+ 00:00 0 +(?:\[heap\])?\n((?:[A-Z].*\n)+)", re.MULTILINE)
-_RESIDENT = re.compile(rb"Rss: +(\d+) kB")
 
 
 class NewMemory:
@@ -69,14 +65,14 @@ def gather(size: int, pages: Collection[int]) -> int:
     It rests between them, so that an answer that is computed meanwhile loses little time.
     """
     try:
-        advise = ctypes.CDLL(None).madvise
-    except (OSError, AttributeError, TypeError):  # not Linux
+        advice = Advice()
+    except OSError:  # not Linux
         return 0
     with timed(log, "memory gathered in huge pages"):
         done = 0
         for page in sorted(pages):
             began = time.perf_counter()
-            done += not advise(ctypes.c_void_p(page * size), ctypes.c_size_t(size), COLLAPSE)
+            done += advice.give(page * size, size, COLLAPSE)
             time.sleep(REST * (time.perf_counter() - began))
     return done * size
 
@@ -86,12 +82,11 @@ def numbers(size: int, filled: float) -> set[int]:
     if not size:
         return set()
     try:
-        parts = list(_PART.finditer(SMAPS.read_bytes()))
+        parts = [part for part in mapped_parts() if part.rights == b"rw-p" and not part.inode]
     except OSError:
         return set()
     found: set[int] = set()
     for part in parts:
-        start, end, resident = int(part[1], 16), int(part[2], 16), int(_RESIDENT.findall(part[3])[0]) * 1024
-        if resident >= filled * (end - start):
-            found.update(range(-(-start // size), end // size))
+        if part.name in (b"", b"[heap]") and part.sizes[b"Rss"] >= filled * (part.end - part.start):
+            found.update(range(-(-part.start // size), part.end // size))
     return found
