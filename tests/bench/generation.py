@@ -93,7 +93,8 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
         found: dict[str, Any] = {"cpu": cpu(), "small pages": measure(model, timed, options.rounds)}
         if size:
             began, pages = time.perf_counter(), huge_pages.numbers(size, huge_pages.FILLED) - before
-            found["gathered_mb"] = huge_pages.gather(size, pages) / 1e6
+            with mock.patch.object(huge_pages, "REST", 0):
+                found["gathered_mb"] = huge_pages.gather(size, pages) / 1e6
             found["gathering_s"] = round(time.perf_counter() - began, 2)
             found["huge pages"] = measure(model, timed, options.rounds)
     return found
