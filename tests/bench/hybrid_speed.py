@@ -17,7 +17,7 @@ import json
 import os
 import statistics
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ import numpy as np
 from PIL import Image
 
 from qvl_runtime import load
-from qvl_runtime.manifest import CacheSpec, Manifest
+from qvl_runtime.manifest import CacheTensor, Manifest
 from qvl_runtime.model import Model
 from tests.plans import export_plan
 
@@ -41,17 +41,14 @@ ANSWER, TOKENS = 64, 1088
 BYTES = {"float": 4, "float16": 2}
 
 
-def size(spec: CacheSpec, tokens: int) -> int:
-    """Bytes of what a layer keeps after `tokens` tokens."""
-    return sum(int(np.prod(tensor.dims(tokens))) * BYTES[tensor.dtype] for tensor in spec.tensors)
+def size(tensors: Sequence[CacheTensor], tokens: int) -> int:
+    """Bytes of what layers keep after `tokens` tokens."""
+    return sum(int(np.prod(tensor.dims(tokens))) * BYTES[tensor.dtype] for tensor in tensors)
 
 
 def state(manifest: Manifest) -> dict[str, float]:
     """Megabytes of keys and values, and of one recurrent state."""
-    return {
-        kind: round(sum(size(spec, TOKENS) for spec in manifest.cache_specs if spec.kind == kind) / 1e6, 1)
-        for kind in ("kv", "recurrent")
-    }
+    return {kind: round(size(manifest.cache_tensors(kind), TOKENS) / 1e6, 1) for kind in ("kv", "recurrent")}
 
 
 def asked(page: Image.Image, question: str) -> list[dict[str, Any]]:
