@@ -133,7 +133,7 @@ def test_reports_show_tokens_only_if_some_were_left_out(tmp_path: Path) -> None:
     found = pruned(plain)
     head, reference, other = (line for line in markdown(found).splitlines() if line.startswith("| "))
     assert head.endswith("| image tokens |")
-    assert reference.endswith("| 400 |") and other.endswith("| 100 75.0 % left out |")
+    assert reference.endswith("| 400 |") and other.endswith("| 100, 75.0 % left out |")
     assert html(found).count("against image tokens per item") == 2 * len(found.tasks)
 
 

@@ -55,7 +55,7 @@ def _image_tokens(speed: Speed) -> str:
     if speed.image_tokens is None or speed.pruned_tokens is None:
         return ""
     share = speed.pruned_tokens / (speed.image_tokens + speed.pruned_tokens)
-    return f"{speed.image_tokens:,.0f}" + (f"<br>{percent(share)} left out" if share else "")
+    return f"{speed.image_tokens:,.0f}" + (f",<br>{percent(share)} left out" if share else "")
 
 
 def _row(title: str, size: float, cells: list[str], speed: Speed) -> list[str]:
