@@ -166,8 +166,13 @@ def _geometry(patch: int, temporal: int, merge: int, normalization: dict[str, An
     )
 
 
+def tiny_geometry() -> ImageGeometry:
+    """Patches of 2 × 2 pixels, 2 × 2 of which are a token."""
+    return _geometry(2, 2, 2, CLIP)
+
+
 def _patches() -> Iterator[Case]:
-    tiny, pair, third = _geometry(2, 2, 2, CLIP), _geometry(1, 2, 2, HALVES), _geometry(2, 1, 1, CLIP)
+    tiny, pair, third = tiny_geometry(), _geometry(1, 2, 2, HALVES), _geometry(2, 1, 1, CLIP)
     yield _patches_case("one image", tiny, [picture("waves", 8, 4)], Grid(1, 2, 4))
     yield _patches_case("three frames in two temporal patches", pair, _clip("waves", 4, 4, 3), Grid(2, 4, 4))
     yield _patches_case("merge 1, row-major", third, [picture("checks", 6, 4)], Grid(1, 2, 3))

@@ -108,20 +108,28 @@ def bicubic(x: float) -> float:
     return -0.5 * (((x - 5) * x + 8) * x - 4) if x < 2 else 0.0
 
 
-def resampled_columns(image: np.ndarray, width: int) -> np.ndarray:
-    """docs/graph-contract.md, written out."""
-    before = image.shape[1]
-    if width == before:
-        return image
-    scale = before / width
-    stretch, out = max(scale, 1.0), np.empty((len(image), width, 3), np.uint8)
-    for column in range(width):
-        center = (column + 0.5) * scale
+def integer_weights(before: int, after: int) -> Iterator[tuple[int, np.ndarray]]:
+    """For each output, the first input and the weights of the inputs from there on (docs/graph-contract.md)."""
+    scale = before / after
+    stretch = max(scale, 1.0)
+    for output in range(after):
+        center = (output + 0.5) * scale
         first = max(int(center - 2 * stretch + 0.5), 0)
         last = min(int(center + 2 * stretch + 0.5), before)
         weights = np.array([bicubic((x - center + 0.5) * (1 / stretch)) for x in range(first, last)])
-        weights = np.trunc(weights / sum(weights.tolist()) * 2**BITS + np.where(weights < 0, -0.5, 0.5))
-        total = (image[:, first:last] * weights.astype(np.int64)[:, None]).sum(axis=1) + 2 ** (BITS - 1)
+        scaled = weights / sum(weights.tolist()) * 2**BITS
+        yield first, np.trunc(scaled + np.where(weights < 0, -0.5, 0.5)).astype(np.int64)
+
+
+def resampled_columns(image: np.ndarray, width: int) -> np.ndarray:
+    """An image [rows, columns, 3] with another number of columns."""
+    before = image.shape[1]
+    if width == before:
+        return image
+    out = np.empty((len(image), width, 3), np.uint8)
+    for column, (first, weights) in enumerate(integer_weights(before, width)):
+        inputs = image[:, first : first + len(weights)]
+        total = (inputs * weights[:, None]).sum(axis=1) + 2 ** (BITS - 1)
         out[:, column] = np.clip(total >> BITS, 0, 255)
     return out
 
