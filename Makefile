@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 TORCH := torch==2.13.0
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test quick check bench bench-peers clean
+.PHONY: setup demo test quick check conformance bench bench-peers clean
 
 setup: $(STAMP)
 
@@ -32,6 +32,10 @@ check: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Writes tests/conformance/*.json anew, from the Python runtime.
+conformance: $(STAMP)
+	$(BIN)/python -m tests.conformance.make
 
 bench: $(STAMP)
 	$(BIN)/python -m tests.bench
