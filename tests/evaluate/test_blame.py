@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 import pytest
 from click.testing import CliRunner
+from onnx import helper
 
 from qvl_export import export
 from qvl_export.cli.commands import cli
@@ -33,12 +34,13 @@ def damage(bundle: Path, out: Path, layer: int, only: str = "") -> Path:
     shutil.copytree(bundle, out)
     model = onnx.load(out / "llm.onnx", load_external_data=False)
     data = np.fromfile(out / "llm.onnx.data", np.uint8)
-    scales = re.compile(rf"model\.layers\.{layer}\..*{re.escape(only)}.*(scales|proj\.weight\.\d+)")
+    scales = re.compile(rf"model\.layers\.{layer}\..*{re.escape(only or 'proj')}.*\.(scales|weight(\.\d+)?)")
     for tensor in model.graph.initializer:
         if scales.fullmatch(tensor.name):
             place = {entry.key: int(entry.value) for entry in tensor.external_data if entry.key != "location"}
             part = data[place["offset"] : place["offset"] + place["length"]]
-            part[:] = (part.view(np.float16) * np.float16(2)).view(np.uint8)
+            values = part.view(helper.tensor_dtype_to_np_dtype(tensor.data_type))
+            values *= 2
     data.tofile(out / "llm.onnx.data")
     manifest = json.loads((out / "bundle.json").read_text())
     manifest["files"]["llm.onnx.data"]["sha256"] = sha256(out / "llm.onnx.data")
@@ -103,6 +105,18 @@ def test_a_rotated_bundle_is_compared_in_the_checkpoint_s_basis(reference_bundle
     found = blame(BlamePlan(reference_bundle, tmp_path / "rotated", (PAGE,), "Read the text.", threads=1))
     assert found.first_drop is None
     assert all(stage.all.sqnr is None or stage.all.sqnr > 40 for stage in found.stages)
+
+
+def test_every_stage_of_an_openvino_bundle_is_compared(reference_bundle: Path, tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    export(export_plan(REFERENCE, tmp_path / "openvino", target="openvino", precision="fp32"))
+    damaged = damage(tmp_path / "openvino", tmp_path / "damaged", 2, only="mlp.down_proj")
+    for bundle, drop in ((tmp_path / "openvino", None), (damaged, "llm.layers.2")):
+        found = blame(BlamePlan(reference_bundle, bundle, (PAGE,), "Read the text.", into="llm.layers.2", threads=1))
+        names = [*(f"vision.blocks.{i}" for i in range(4)), "vision.merger", *(f"llm.layers.{i}" for i in range(4))]
+        assert [stage.name for stage in found.stages] == ["preprocessing", *names, "logits"]
+        assert found.first_drop == drop and len(found.linears) == 7
+    assert found.first_linear == "llm.layers.2/mlp.down_proj"
 
 
 def test_an_unknown_stage_is_refused(reference_bundle: Path) -> None:

@@ -10,12 +10,15 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from qvl_export import export
 from qvl_export.cli.commands import cli
 from qvl_export.errors import ExportError
 from qvl_export.evaluate.answers.records import Records
 from tests.evaluate.test_blame import damage
 from tests.heldout import HELDOUT, character_error_rate
 from tests.heldout import items as heldout_items
+from tests.oracles.tiny import REFERENCE
+from tests.plans import export_plan
 
 pytestmark = pytest.mark.slow
 PAGES = 8
@@ -74,6 +77,21 @@ def test_a_damaged_int4_bundle_is_a_loss_but_int4_is_not(
     done = compare(reference_bundle, int4_bundle, worse, "--json", data=data, out=tmp_path / "out")
     found = json.loads(done.stdout)
     assert [bundle["verdict"]["outcome"] for bundle in found["bundles"]] == ["too few items", "loss"]
+    assert found["blame"]["worse"]["first_drop"] == "llm.layers.2"
+
+
+def test_a_damaged_openvino_bundle_is_a_loss_but_int8_is_not(
+    reference_bundle: Path, data: Path, tmp_path: Path
+) -> None:
+    """Bundles of another engine than the reference's are compared and traced too."""
+    pytest.importorskip("openvino")
+    good = tmp_path / "good"
+    export(export_plan(REFERENCE, good, target="openvino", precision="int8", samples=8))
+    worse = damage(good, tmp_path / "worse", 2)
+    done = compare(reference_bundle, good, worse, "--json", data=data, out=tmp_path / "out")
+    found = json.loads(done.stdout)
+    assert [bundle["verdict"]["outcome"] for bundle in found["bundles"]] == ["too few items", "loss"]
+    assert found["bundles"][0]["agreement"]["kl_mean"] < 0.01
     assert found["blame"]["worse"]["first_drop"] == "llm.layers.2"
 
 

@@ -45,6 +45,18 @@ def test_pieces_of_a_product_are_one_linear() -> None:
     assert [list(node.output) for node in graph.node] == [[pieces[0]], [pieces[1]], ["llm.layers.0/mlp.up_proj"]]
 
 
+def test_products_of_different_inputs_are_no_linear() -> None:
+    """Scores and values of attention that is written out, or the two products of experts."""
+    scope = "v_model.layers.0.self_attn"
+    nodes = [
+        onnx.helper.make_node("MatMul", ["q", "k"], [f"{scope}.MatMul"]),
+        onnx.helper.make_node("Softmax", [f"{scope}.MatMul"], [f"{scope}.Softmax"]),
+        onnx.helper.make_node("MatMul", [f"{scope}.Softmax", "v"], [f"{scope}.MatMul_1"]),
+    ]
+    graph = onnx.helper.make_graph(nodes, "g", [], [])
+    assert linears(graph, "llm.layers.0") == [] and len(graph.node) == 3
+
+
 @pytest.mark.parametrize("stage", [None, "logits"])
 def test_a_stage_without_linears_changes_nothing(stage: str | None) -> None:
     graph = onnx.helper.make_graph([onnx.helper.make_node("Relu", ["x"], ["y"])], "g", [], [])

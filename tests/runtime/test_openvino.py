@@ -69,7 +69,7 @@ def fresh(model: Model, answer: str) -> np.ndarray:
 
 def test_attention_is_fused_with_its_cache(tiny_bundle: Path) -> None:
     with load(tiny_bundle, threads=1) as model:
-        kinds = executed(model.engine.llm._requests[0])
+        kinds = executed(model.engine.llm.requests[0])
     assert kinds["ScaledDotProductAttention"] == SHAPES["small"].layers
     assert kinds["RoPE"] == 2 * SHAPES["small"].layers
     assert not kinds["Softmax"]
@@ -119,7 +119,7 @@ def test_a_failed_call_leaves_the_cached_tokens_usable(bundle: Bundles, monkeypa
         model.decoder.prefill(prompt, np.array([len(prompt.ids) - 1]), GenerationStats())
         language = model.engine.llm
         with monkeypatch.context() as patch:
-            patch.setattr(language, "_requests", [Failing(language._requests[0])])
+            patch.setattr(language, "requests", [Failing(language.requests[0])])
             with pytest.raises(EngineError, match=r"^OpenVINO failed: out of memory$"):
                 model.decoder.step(5, prompt.next_position)
         stats = GenerationStats()
@@ -148,7 +148,7 @@ def hybrid(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_both_graphs_of_a_hybrid_continue_one_cache(hybrid: Path) -> None:
     with load(hybrid, threads=1) as model:
-        assert len(model.engine.llm._requests) == 2
+        assert len(model.engine.llm.requests) == 2
         answer = model.generate(MESSAGES, max_new_tokens=8)
         assert model.generate(MESSAGES, max_new_tokens=8) == answer
         model.clear()
@@ -159,7 +159,7 @@ def test_quantized_weights_are_multiplied_as_they_are_stored(hybrid: Path) -> No
     """By what the plugin executes: all 4-bit codes, all W8A8 linears of prompts, and most of those of the tower."""
     graphs = read_manifest(hybrid).graphs
     with load(hybrid, threads=1) as model:
-        requests = (model.engine.vision._request, *model.engine.llm._requests)
+        requests = (model.engine.vision.request, *model.engine.llm.requests)
         vision, prompts, answers = (Counter(products(request)) for request in requests)
     formats = {name: Counter(format.split()[0] for format in graph.linears.values()) for name, graph in graphs.items()}
     assert answers["i4"] == formats["llm_decode"]["int4"] > 0

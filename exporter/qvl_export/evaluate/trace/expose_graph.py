@@ -91,8 +91,8 @@ def _expose(path: Path, into: str | None) -> list[str]:
 def linears(graph: Any, stage: str | None) -> list[str]:
     """Renames the outputs of a stage's linears, after the bias, to `stage/linear`; returns these names in run order.
 
-    A value's name contains the module that computes it; a module is a linear if it multiplies matrices. If it does so
-    in parts, their outputs are concatenated.
+    A value's name contains the module that computes it; a module is a linear if it multiplies one input with matrices,
+    unlike attention and experts. If it does so in parts, their outputs are concatenated.
     """
     match = STREAM.fullmatch(stage or "")
     if not match:
@@ -100,14 +100,17 @@ def linears(graph: Any, stage: str | None) -> list[str]:
     prefix = f"{'visual.blocks' if match[1] == 'vision.blocks' else 'model.layers'}.{match[2]}."
     scope = re.compile(rf"v_{re.escape(prefix)}(.+)\.[^.]+")
     ends: dict[str, list[Any]] = {}
+    inputs: dict[str, set[str]] = {}
     for node in graph.node:
         if not (found := scope.fullmatch(node.output[0])):
             continue
         name = f"{stage}/{found[1]}"
         if node.op_type in PRODUCTS:
             ends.setdefault(name, []).append(node)
+            inputs.setdefault(name, set()).add(node.input[0])
         elif name in ends and ends[name][-1].output[0] in node.input and node.op_type != "Split":
             ends[name] = [*(end for end in ends[name] if end.output[0] not in node.input), node]  # bias, scales, pieces
+    ends = {name: nodes for name, nodes in ends.items() if len(inputs[name]) == 1}
     _rename(graph, {name: node for name, (node, *more) in ends.items() if not more and not _deferred_scale(node)})
     for name, (node, *more) in ends.items():
         if factors := _deferred_scale(node):

@@ -6,7 +6,6 @@ A bundle runs as copied by `expose_graph`: its own graphs with additional output
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -24,9 +23,8 @@ from ...jobs.worker import run_job
 from ..answers.answerers import HF
 from .expose_graph import expose
 from .trace_files import TRACE_FILE, TraceInfo, file_name
+from .traced_runs import TracedRuns, trace_runs
 
-OUTPUTS_PER_RUN = 8
-"""Number of additional outputs per session run: all vision streams of a page take almost 1 GB in a 3B model."""
 FEATURES, LOGITS, PIXELS = "vision.merger", "logits", "preprocessing"
 
 
@@ -47,48 +45,6 @@ class TraceJob(msgspec.Struct, frozen=True):
     copy: str = ""
 
 
-class TracingSession:
-    """An ONNX Runtime session that writes the additional outputs of every run to a directory."""
-
-    def __init__(self, session: Any, names: Sequence[str], directory: Path) -> None:
-        self._session, self.names, self._directory = session, list(names), directory
-        self._runs = 0
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._session, name)
-
-    def run(self, outputs: Sequence[str] | None, feeds: Any, options: Any = None) -> list[np.ndarray]:
-        """Runs the session once per OUTPUTS_PER_RUN additional outputs; `outputs` None means those of the contract."""
-        if outputs is None:
-            outputs = [port.name for port in self._session.get_outputs() if port.name not in self.names]
-        found: list[np.ndarray] = []
-        for start in range(0, max(len(self.names), 1), OUTPUTS_PER_RUN):
-            names = self.names[start : start + OUTPUTS_PER_RUN]
-            found = self._session.run([*outputs, *names], feeds, options)
-            self._save(names, found[len(outputs) :])
-        self._runs += 1
-        return found[: len(outputs)]
-
-    def run_with_iobinding(self, binding: Any, *arguments: Any) -> None:
-        for name in self.names:
-            binding.bind_output(name, "cpu")
-        self._session.run_with_iobinding(binding, *arguments)
-        last = binding.get_outputs()[-len(self.names) :]  # in binding order: ours after the engine's
-        self._save(self.names, (value.numpy() for value in last))
-        self._runs += 1
-
-    def _save(self, names: Sequence[str], values: Iterable[np.ndarray]) -> None:
-        for name, value in zip(names, values, strict=True):
-            np.save(self._file(name, self._runs), value)
-
-    def _file(self, name: str, run: int) -> Path:
-        return self._directory / f"{file_name(name)}.run{run}.npy"
-
-    def values(self, name: str) -> list[np.ndarray]:
-        """Returns an additional output, one array per run."""
-        return [np.load(self._file(name, run)) for run in range(self._runs)]
-
-
 def run(job: TraceJob) -> TraceInfo:
     """Writes every stage to `out/NAME.npy` [tokens, features]; returns their names and the image tokens."""
     out = Path(job.out)
@@ -101,13 +57,10 @@ def run(job: TraceJob) -> TraceInfo:
     with nullcontext(Path(job.copy)) if job.copy else scratch() as directory:
         names = expose(Path(job.model), job.into, directory)
         model: Any = load(directory, job.threads, prune="off")  # stages of two bundles have the same rows
-        engine = model.engine
-        vision, language = engine.vision, engine.llm
-        vision.session = TracingSession(vision.session, names["vision"], directory)
-        language.sessions[0] = TracingSession(language.sessions[0], names["llm"], directory)
+        vision, language = trace_runs(model.engine, names, directory)
         prompt: Prompt = model.prompt(messages, 1, template_args=job.template_args)
         logits = model.decoder.prefill(prompt, np.arange(len(prompt.ids)), _run())
-        return _save(out, model, prompt, vision.session, language.sessions[0], logits)
+        return _save(out, model, prompt, vision, language, logits)
 
 
 def _run() -> Any:
@@ -117,7 +70,7 @@ def _run() -> Any:
 
 
 def _save(
-    out: Path, model: Any, prompt: Prompt, vision: TracingSession, language: TracingSession, logits: np.ndarray
+    out: Path, model: Any, prompt: Prompt, vision: TracedRuns, language: TracedRuns, logits: np.ndarray
 ) -> TraceInfo:
     """Writes the stages in chain order; concatenates the images and the chunks of a prompt."""
     placed = prompt.placed

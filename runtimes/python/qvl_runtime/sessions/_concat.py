@@ -64,6 +64,6 @@ class ConcatLlm(CpuLlm):
             for output in ("logits", *(tensor.present for tensor in self.tokens.tensors)):
                 binding.bind_output(output)
             session.run_with_iobinding(binding, self._silent)
-        logits, *presents = binding.get_outputs()
+        logits, *presents = binding.get_outputs()[: 1 + len(self.tokens.tensors)]  # those of `blame` follow
         self.tokens.values = dict(zip(self.tokens.values, presents, strict=True))
         return np.asarray(logits.numpy()[0])

@@ -40,13 +40,13 @@ class Vision:
     """The vision graph."""
 
     def __init__(self, image: ImageGeometry, compiler: Compiler, graph: GraphEntry) -> None:
-        self._image, self._request = image, compiler.request(graph)
+        self._image, self.request = image, compiler.request(graph)
         self._names = [port.name for port in graph.outputs]
 
     def encode(self, pixel_values: Floats, grid: Grid, cells: Ints | None = None) -> Floats:
         """Patches [frames, patches, dim] → features [1 + D, tokens, H] of the image and of D DeepStack layers."""
         with raising_engine_errors():
-            found = self._request.infer({"pixel_values": pixel_values, **vision_feeds(self._image, grid, cells)})
+            found = self.request.infer({"pixel_values": pixel_values, **vision_feeds(self._image, grid, cells)})
         return np.stack([found[name] for name in self._names])
 
 
@@ -59,20 +59,20 @@ class Llm:
     def __init__(self, manifest: Manifest, compiler: Compiler) -> None:
         graphs = [manifest.graphs[name] for name in ("llm", DECODE) if name in manifest.graphs]
         self._manifest = manifest
-        self._requests = [compiler.request(graph, manifest) for graph in graphs]
+        self.requests = [compiler.request(graph, manifest) for graph in graphs]
         self.clear()
 
     def clear(self) -> None:
         """Empties the KV cache, and drops all states."""
-        for request in self._requests:
+        for request in self.requests:
             request.reset_state()
-        self._latest, self.states = self._requests[0], States(self._manifest)
+        self._latest, self.states = self.requests[0], States(self._manifest)
         self._filled: int | None = 0
         """The number of tokens in the KV cache, or None if a call failed: some layers may then have its tokens."""
 
     def forward(self, inputs: LlmInputs) -> Floats:
         """Returns logits [K, vocab]; the cache then holds past + S tokens."""
-        past, total, request = inputs.past, inputs.past + len(inputs.ids), self._requests[-1 if inputs.answer else 0]
+        past, total, request = inputs.past, inputs.past + len(inputs.ids), self.requests[-1 if inputs.answer else 0]
         if self._filled is not None and past > self._filled:
             raise EngineError(f"the cache has {self._filled} tokens, and {past} are to be continued")
         feeds, states = llm_feeds(self._manifest, inputs, total), self.states.after(past)
