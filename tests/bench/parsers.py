@@ -98,7 +98,7 @@ def write_graphs(checkpoint: Path, directory: Path) -> None:
 
 
 def fix(source: Path, out: Path) -> None:
-    """Writes a graph for one page of GRID tokens and one chunk of TOKENS tokens, without free axes and Constant nodes."""
+    """Writes a graph without free axes and Constant nodes, for a page of GRID tokens and a chunk of TOKENS tokens."""
     rows, columns = GRID
     sizes = {"frames": 1, "patches": 4 * rows * columns, "image_tokens": TOKENS, "sequence": TOKENS, "wanted": 1}
     windows = -(-rows // 4) * -(-columns // 4)
