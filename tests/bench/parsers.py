@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import onnx
 
 LIMIT = 600
@@ -59,8 +60,10 @@ PARSERS = {
     ),
     "onnx2tf": Parser(
         "onnx2tf",
-        "import onnx2tf\n"
-        "onnx2tf.convert(input_onnx_file_path=graph, output_folder_path=scratch, non_verbose=True)\n"
+        "import onnx, onnx2tf\n"
+        "names = [value.name for value in onnx.load(graph, load_external_data=False).graph.input]\n"
+        "onnx2tf.convert(input_onnx_file_path=graph, output_folder_path=scratch, non_verbose=True,\n"
+        "                keep_shape_absolutely_input_names=names)\n"
         "import glob; from ai_edge_litert.interpreter import Interpreter\n"
         "files = [name for name in glob.glob(scratch + '/*_float32.tflite')]\n"
         "Interpreter(model_path=files[0]).get_signature_list()",
@@ -95,7 +98,7 @@ def write_graphs(checkpoint: Path, directory: Path) -> None:
 
 
 def fix(source: Path, out: Path) -> None:
-    """Writes a graph with the axes of its inputs set to one page of GRID tokens, and one chunk of TOKENS tokens."""
+    """Writes a graph without free axes and Constant nodes, for a page of GRID tokens and a chunk of TOKENS tokens."""
     rows, columns = GRID
     sizes = {"frames": 1, "patches": 4 * rows * columns, "image_tokens": TOKENS, "sequence": TOKENS, "wanted": 1}
     windows = -(-rows // 4) * -(-columns // 4)
@@ -105,10 +108,32 @@ def fix(source: Path, out: Path) -> None:
         for axis in value.type.tensor_type.shape.dim:
             if axis.dim_param:
                 axis.dim_value = sizes[axis.dim_param]
+    name_constants(model)
     del model.graph.value_info[:]
     for value in model.graph.output:
         value.type.tensor_type.ClearField("shape")
     onnx.save(onnx.shape_inference.infer_shapes(model), out)
+
+
+def name_constants(model: onnx.ModelProto) -> None:
+    """Turns Constant nodes into initializers, since rknn-toolkit2 fails on them where they have numbers."""
+    graph, others = model.graph, []
+    for node in model.graph.node:
+        if node.op_type == "Constant":
+            value = onnx.numpy_helper.from_array(constant(node.attribute[0]), node.output[0])
+            graph.initializer.append(value)
+        else:
+            others.append(node)
+    del graph.node[:]
+    graph.node.extend(others)
+
+
+def constant(attribute: onnx.AttributeProto) -> np.ndarray:
+    """The value of a Constant node: a tensor, or numbers."""
+    value = onnx.helper.get_attribute_value(attribute)
+    if isinstance(value, onnx.TensorProto):
+        return np.asarray(onnx.numpy_helper.to_array(value))
+    return np.array(value, np.float32 if attribute.name.startswith("value_float") else np.int64)
 
 
 def attempts(parser: Parser, python: str, directory: Path) -> Iterator[tuple[str, str]]:

@@ -99,6 +99,7 @@ def test_the_int4_weights_of_a_checkpoint_have_their_opset_too(tmp_path: Path) -
 def test_operators_are_those_of_the_tables_and_of_later_releases() -> None:
     assert "LayerNormalization" not in listed_operators((8, 5)) and "LayerNormalization" in listed_operators((8, 6))
     assert listed_operators((8, 6)) < listed_operators((10, 3)) < listed_operators((10, 13))
+    assert "Gelu" in listed_operators((10, 13)) - listed_operators((10, 3)), "in the table of 10.8, not in a changelog"
     assert "Attention" in listed_operators((10, 14)) - listed_operators((10, 13))
     assert {"RotaryEmbedding", "RMSNormalization", "TensorScatter"} <= listed_operators((10, 15))
     assert "Swish" not in listed_operators((10, 15)), "no parser has it: it is written out"
@@ -144,7 +145,7 @@ def test_a_jetpack_is_its_oldest_release() -> None:
 
 def test_fp32_is_possible_where_attention_is_written_out() -> None:
     target: Any = lower("tensorrt", "fp32", form=GraphForm(tensorrt="10.13"))
-    assert target.opset == 21 and not target.has("Attention") and not target.has("Gelu") and target.static_cache
+    assert target.opset == 21 and not target.has("Attention") and target.has("Gelu") and target.static_cache
 
 
 def test_one_profile_has_the_bounds_of_all() -> None:

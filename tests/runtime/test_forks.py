@@ -22,7 +22,7 @@ def about(text: str, page: Any = PAGE) -> list[dict[str, Any]]:
     return [{"role": "user", "content": [{"type": "image", "image": page}, {"type": "text", "text": text}]}]
 
 
-@pytest.fixture(params=["cpu", "portable"])
+@pytest.fixture(params=["cpu", "portable", "openvino"])
 def path(bundle: Bundles, request: pytest.FixtureRequest) -> Path:
     return bundle("qwen2_5_vl", "deep", "fp32", request.param)
 

@@ -20,7 +20,7 @@ from qvl_runtime.manifest import MANIFEST
 from qvl_runtime.model import Model, load
 from qvl_runtime.positions import Grid
 from qvl_runtime.sessions import openvino
-from qvl_runtime.sessions._openvino.compiler import DEVICES, library
+from qvl_runtime.sessions._openvino.compiler import DEVICES, library, raising_engine_errors
 from tests.conftest import Bundles
 from tests.exporter.test_parity import MIN_COSINE, cosine, one_image
 from tests.oracles import tiny
@@ -270,6 +270,22 @@ def test_a_library_that_is_missing_or_old(
     monkeypatch.setitem(sys.modules, "openvino", module)
     with pytest.raises(InstallError, match=problem):
         openvino.open(tiny_bundle, read_manifest(tiny_bundle), 1)
+
+
+def test_a_library_that_was_built_here_has_a_version_without_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = SimpleNamespace(__version__="custom_master_0123456789a")
+    monkeypatch.setitem(sys.modules, "openvino", own)
+    assert library() is own
+
+
+def test_an_error_says_why_and_not_where() -> None:
+    said = (
+        "Exception from src/core.cpp:84:\nCheck 'false' failed at src/report.cpp:151:\nFrontEnd API failed:\n"
+        "Summary:\n-- No conversion rule found for operations: TensorScatter-24\n\n"
+    )
+    problem = r"^OpenVINO failed: No conversion rule found for operations: TensorScatter-24$"
+    with pytest.raises(EngineError, match=problem), raising_engine_errors():
+        raise RuntimeError(said)
 
 
 def test_its_cache_is_concatenated(tiny_bundle: Path) -> None:

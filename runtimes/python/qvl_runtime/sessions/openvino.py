@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from copy import copy
 from pathlib import Path
-from typing import Any
+from threading import Lock
+from typing import Any, Self
 
 import numpy as np
 
@@ -37,7 +39,7 @@ def cache_state(past: int, total: int, capacity: int) -> dict[str, np.ndarray]:
 
 
 class Vision:
-    """The vision graph."""
+    """The vision graph (not thread-safe)."""
 
     def __init__(self, image: ImageGeometry, compiler: Compiler, graph: GraphEntry) -> None:
         self._image, self.request = image, compiler.request(graph)
@@ -48,6 +50,12 @@ class Vision:
         with raising_engine_errors():
             found = self.request.infer({"pixel_values": pixel_values, **vision_feeds(self._image, grid, cells)})
         return np.stack([found[name] for name in self._names])
+
+    def fork(self) -> Self:
+        """Returns the same graph for another thread."""
+        twin = copy(self)
+        twin.request = another(self.request)
+        return twin
 
 
 class Llm:
@@ -60,6 +68,7 @@ class Llm:
         graphs = [manifest.graphs[name] for name in ("llm", DECODE) if name in manifest.graphs]
         self._manifest = manifest
         self.requests = [compiler.request(graph, manifest) for graph in graphs]
+        self._lock = Lock()
         self.clear()
 
     def clear(self) -> None:
@@ -76,7 +85,7 @@ class Llm:
         if self._filled is not None and past > self._filled:
             raise EngineError(f"the cache has {self._filled} tokens, and {past} are to be continued")
         feeds, states = llm_feeds(self._manifest, inputs, total), self.states.after(past)
-        with raising_engine_errors():
+        with self._lock, raising_engine_errors():
             self._continue(request, past)
             self._latest, self._filled = request, None
             found = request.infer({**feeds, **states, BEAM: np.zeros(1, np.int32)})
@@ -86,14 +95,25 @@ class Llm:
 
     def _continue(self, request: Any, tokens: int) -> None:
         """Gives a request the first `tokens` of the KV cache alone."""
-        if request is self._latest and tokens == self._filled:
-            return
-        if tokens == 0:
-            request.reset_state()
-            return
-        kept = {state.name: state.state.data for state in self._latest.query_state()}
-        for state in request.query_state():
-            state.state = library().Tensor(np.ascontiguousarray(kept[state.name][:, :, :tokens]))
+        if request is not self._latest or tokens != self._filled:
+            fill(request, first(self._latest, tokens))
+
+    def fork(self) -> Self:
+        """Returns the same graphs with an empty KV cache, for another thread."""
+        twin = copy(self)
+        twin.requests, twin._lock = [another(request) for request in self.requests], Lock()
+        twin.clear()
+        return twin
+
+    def adopt(self, other: Self, tokens: int) -> None:
+        """See `sessions.engine.Forkable`."""
+        with raising_engine_errors():
+            with other._lock:  # a request that computes cannot be read
+                kept = first(other._latest, tokens)
+            with self._lock:
+                self.clear()
+                fill(self._latest, kept)
+                self._filled = tokens
 
     def snapshot(self) -> None:
         """See `sessions.engine.Engine`."""
@@ -104,12 +124,41 @@ class Llm:
         return self.states.resumable(past)
 
 
+def another(request: Any) -> Any:
+    """Returns a request for the same compiled graph, with states of its own."""
+    return request.get_compiled_model().create_infer_request()
+
+
+def first(request: Any, tokens: int) -> dict[str, np.ndarray]:
+    """Returns copies of the first `tokens` of all keys and values that a request keeps; none if `tokens` is 0."""
+    if tokens == 0:
+        return {}
+    return {state.name: state.state.data[:, :, :tokens].copy() for state in request.query_state()}
+
+
+def fill(request: Any, kept: dict[str, np.ndarray]) -> None:
+    """Sets what a request keeps to the result of `first`, of any request of the bundle's graphs."""
+    if not kept:
+        request.reset_state()
+        return
+    for state in request.query_state():
+        state.state = library().Tensor(kept[state.name])
+
+
 class OpenvinoEngine:
-    """All graphs of a bundle in OpenVINO; see `sessions.engine.Engine`."""
+    """All graphs of a bundle in OpenVINO; see `sessions.engine.Engine` and `Forkable`."""
 
     def __init__(self, vision: Vision, llm: Llm) -> None:
         self.vision, self.llm, self.encode, self.forward = vision, llm, vision.encode, llm.forward
         self.snapshot, self.resumable = llm.snapshot, llm.resumable
+
+    def fork(self) -> OpenvinoEngine:
+        """See `sessions.engine.Forkable`."""
+        return OpenvinoEngine(self.vision.fork(), self.llm.fork())
+
+    def adopt(self, other: OpenvinoEngine, tokens: int) -> None:
+        """See `sessions.engine.Forkable`."""
+        self.llm.adopt(other.llm, tokens)
 
     def clear(self) -> None:
         """Empties the KV cache."""

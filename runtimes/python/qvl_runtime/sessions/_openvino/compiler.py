@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from .stateful import keep_cache
 DEVICES = ("CPU", "GPU", "AUTO")
 """The devices of OpenVINO that run these graphs; `GPU.1` is the second GPU."""
 LEAST_VERSION = (2026, 2)
+PLACES = ("Exception from", "Check '")
+"""How lines of errors begin that name a place in OpenVINO's source."""
 KEPT = {"float": "f32", "float16": "f16"}
 """OpenVINO's names of the types of keys and values."""
 
@@ -62,7 +65,8 @@ def library() -> Any:
         import openvino
     except ImportError as error:
         raise InstallError("OpenVINO is not installed", fix=install_fix("openvino")) from error
-    if tuple(int(part) for part in openvino.__version__.split("-")[0].split(".")[:2]) < LEAST_VERSION:
+    numbers = re.match(r"(\d+)\.(\d+)", openvino.__version__)  # builds of one's own may have none
+    if numbers and (int(numbers[1]), int(numbers[2])) < LEAST_VERSION:
         least = ".".join(map(str, LEAST_VERSION))
         raise InstallError(
             f"OpenVINO {openvino.__version__} is too old: {least} is needed", fix=install_fix("openvino")
@@ -115,6 +119,7 @@ def raising_engine_errors() -> Iterator[None]:
 
 
 def _first_line(error: Exception) -> str:
-    """The first line that says something; OpenVINO's own ones name its source files."""
-    lines = [line for line in str(error).splitlines() if line.strip() and not line.startswith("Exception from")]
-    return (lines or [type(error).__name__])[0][:300]
+    """The first line that says why, not where in OpenVINO; reasons that it lists begin with `-- `."""
+    lines = [line for line in str(error).splitlines() if line.strip() and not line.startswith(PLACES)]
+    reasons = [line.removeprefix("-- ") for line in lines if line.startswith("-- ")]
+    return (reasons or lines or [type(error).__name__])[0][:300]
