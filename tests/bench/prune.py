@@ -5,8 +5,9 @@
 A row a rule: share of image tokens left out, CER of `Read the text.`, its difference from the first rule with a 95 %
 interval (paired bootstrap over pages). Rules are those of `load(prune=…)`, `RULE:corners=no` for the rule without
 corners (that of the paper), and images scaled down instead: `pixels:RULE` to as many tokens as the rule leaves or a few
-more, `fewer:RULE` to as many or a few less. With `--margin` pages get that much white paper around them. With `--frames` every page is a video of that
-many frames with `--grain` of noise, so that a temporal patch is predicted by the one before.
+more, `fewer:RULE` to as many or a few less. With `--margin` pages get that much white paper around them. With
+`--frames` every page is a video of that many frames with `--grain` of noise, so that a temporal patch is predicted by
+the one before.
 """
 
 from __future__ import annotations
