@@ -4,9 +4,10 @@
 
 A row a rule: share of image tokens left out, CER of `Read the text.`, its difference from the first rule with a 95 %
 interval (paired bootstrap over pages). Rules are those of `load(prune=…)`, `RULE:corners=no` for the rule without
-corners (that of the paper), and `pixels:RULE` for images scaled down instead, to as many tokens as the rule leaves, or
-a few more. With `--margin` pages get that much white paper around them. With `--frames` every page is a video of that
-many frames with `--grain` of noise, so that a temporal patch is predicted by the one before.
+corners (that of the paper), and images scaled down instead: `pixels:RULE` to as many tokens as the rule leaves or a few
+more, `fewer:RULE` to as many or a few less. With `--margin` pages get that much white paper around them. With
+`--frames` every page is a video of that many frames with `--grain` of noise, so that a temporal patch is predicted by
+the one before.
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from unittest.mock import patch
 
 import numpy as np
@@ -39,6 +40,7 @@ from tests.checkpoints.reader import FAMILIES
 from tests.heldout import Item, items
 
 LIMIT = 512
+Drawing = Callable[[Item], Image.Image]
 RULES = ("off", "exact:corners=no", "exact", "scan:corners=no", "scan", "pixels:exact", "pixels:scan")
 
 
@@ -80,14 +82,14 @@ class Way:
 
     prune: str | float
     corners: bool = True
-    scaled: bool = False
+    scaled: Literal["", "pixels", "fewer"] = ""
 
     @classmethod
     def of(cls, text: str) -> Way:
-        if text.startswith("pixels:"):
-            return cls(text.removeprefix("pixels:"), scaled=True)
-        rule, _, option = text.partition(":")
-        return cls(rule, option != "corners=no")
+        first, _, second = text.partition(":")
+        if first == "pixels" or first == "fewer":
+            return cls(second, scaled=first)
+        return cls(first, second != "corners=no")
 
     def content(self, model: Model, page: Image.Image, prompt: str, film: Film) -> list[dict[str, Any]]:
         """The message about a page under this rule."""
@@ -95,8 +97,13 @@ class Way:
         messages = [{"role": "user", "content": [image, {"type": "text", "text": prompt}]}]
         if self.scaled:
             tokens = model.prompt(messages).placed[0].span.tokens
-            image |= {"max_pixels": smallest(page.size, tokens, model.manifest.image), "prune": None}
+            image |= {"max_pixels": self._bound(page.size, tokens, model.manifest.image), "prune": None}
         return messages
+
+    def _bound(self, size: tuple[int, int], tokens: int, geometry: ImageGeometry) -> int:
+        if self.scaled == "pixels":
+            return smallest(size, tokens, geometry)
+        return max(smallest(size, tokens + 1, geometry) - 1, geometry.min_pixels)
 
 
 def smallest(size: tuple[int, int], tokens: int, geometry: ImageGeometry) -> int:
@@ -109,19 +116,19 @@ def smallest(size: tuple[int, int], tokens: int, geometry: ImageGeometry) -> int
     return low
 
 
-def drawn(item: Item, margin: int) -> Image.Image:
+def drawn(item: Item, margin: int = 0) -> Image.Image:
     """The page, with white paper around it."""
     with Image.open(item.image) as page:
         return ImageOps.expand(page.convert("RGB"), margin, "white")
 
 
-def read(model: Model, questions: Sequence[Item], way: Way, margin: int, film: Film = Film()) -> Outcome:
-    """Reads all pages under a rule."""
+def read(model: Model, questions: Sequence[Item], way: Way, draw: Drawing = drawn, film: Film = Film()) -> Outcome:
+    """Reads all pages, as `draw` shows them, under a rule."""
     choose = kept_blocks if way.corners else partial(kept_blocks, corners=False)
     edits, tokens, pruned, began = [], 0, 0, time.perf_counter()
     with patch.object(selection, "kept_blocks", choose):
         for item in track(questions, str(way.prune), transient=True):
-            stream = model.stream(way.content(model, drawn(item, margin), item.prompt, film), LIMIT)
+            stream = model.stream(way.content(model, draw(item), item.prompt, film), LIMIT)
             edits.append(Levenshtein.distance("".join(stream), item.answer))
             tokens, pruned = tokens + stream.run.counts.image, pruned + stream.run.counts.pruned
     return Outcome(edits, [len(item.answer) for item in questions], tokens, pruned, time.perf_counter() - began)
@@ -142,7 +149,7 @@ def rows(family: str, questions: Sequence[Item], rules: Sequence[str], margin: i
         first: Outcome | None = None
         with load(Path(directory) / "b", threads=1) as model:
             for rule in rules:
-                found = read(model, questions, Way.of(rule), margin, film)
+                found = read(model, questions, Way.of(rule), partial(drawn, margin=margin), film)
                 first = first or found
                 left = 1 - found.tokens / (first.tokens + first.pruned)
                 cells = [f"{100 * left:.1f} %", f"{100 * found.rate:.2f} %", difference(first, found)]

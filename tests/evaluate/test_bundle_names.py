@@ -64,6 +64,7 @@ def test_a_directory_of_the_whole_name_wins(tmp_path: Path) -> None:
         ("b@", "'' is not an option of a bundle"),
         ("b@prune", "b@prune: prune must be off, exact, scan or a number from 0 to 255, got ''"),
         ("b@prune=exakt", "b@prune=exakt: prune must be off, exact, scan or a number from 0 to 255, got 'exakt'"),
+        ("b@prune=1_0", "b@prune=1_0: prune must be off, exact, scan or a number from 0 to 255, got '1_0'"),
     ],
 )
 def test_other_options_are_refused(name: str, said: str, tmp_path: Path) -> None:
@@ -84,7 +85,7 @@ def test_models_of_one_bundle(reference_bundle: Path) -> None:
     title = reference_bundle.name
     assert [model.title for model in models] == [
         title,
-        *(f"{title}@prune={rule}" for rule in ("scan", "scan", "exact", "off")),
+        *(f"{title}@prune={rule}" for rule in ("scan", "scan (2)", "exact", "off")),
     ]
     assert len({model.key for model in models}) == 4 and models[1].key == models[2].key
     assert [model.rule() for model in models] == [OFF, RULES["scan"], RULES["scan"], RULES["exact"], OFF]

@@ -34,3 +34,19 @@ def test_the_size_of_the_reference_counts_only_files_that_are_read(tmp_path: Pat
     assert model.result(tmp_path, "none").size_mb == 0.001
     (tmp_path / "model.safetensors").unlink()
     assert model.result(tmp_path, "none").size_mb == 0.002
+
+
+def test_models_that_are_named_again_have_titles_of_their_own(reference_bundle: Path, tmp_path: Path) -> None:
+    """Even if another directory is called so."""
+    taken = tmp_path / f"{reference_bundle.name} (2)"
+    taken.symlink_to(reference_bundle)
+    pruned = Path(f"{reference_bundle}@prune=off")
+    models = open_models(reference_bundle, (pruned, reference_bundle, pruned, pruned), hf=False)
+    title = reference_bundle.name
+    assert [model.title for model in models] == [
+        title,
+        f"{title}@prune=off",
+        f"{title} (2)",
+        f"{title}@prune=off (2)",
+        f"{title}@prune=off (3)",
+    ]

@@ -53,7 +53,7 @@ def test_a_sweep_refuses_precisions_before_it_exports_any(tmp_path: Path) -> Non
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("text", ["200704,many", "200704,0", "²"])
+@pytest.mark.parametrize("text", ["200704,many", "200704,0", "200_704,50176", "²"])
 def test_malformed_pixels_are_refused(text: str) -> None:
     with pytest.raises(ExportError, match="is not a list of positive whole numbers"):
         parse_pixels(text)

@@ -308,6 +308,13 @@ def test_bench(call: Any, deep_path: Path, page: Path) -> None:
     assert (code, shown) == (0, ["load", *result["seconds"], *others])
 
 
+def test_bench_of_one_token_has_no_speed(call: Any, deep_path: Path) -> None:
+    options = [deep_path, "Read.", "--max-new-tokens", 1, "--threads", 1]
+    assert json.loads(call("bench", *options, "--json")[1])["tokens_per_second"] is None
+    code, out, _ = call("bench", *options)
+    assert code == 0 and "prompt_tokens" in out and "tokens_per_second" not in out
+
+
 @pytest.fixture(scope="module")
 def mostly_paper(page: Path) -> Path:
     """A page with margins of several blocks on its right and below."""

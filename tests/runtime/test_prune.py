@@ -75,7 +75,9 @@ def test_rules(given: Any) -> None:
     assert parse_rule(given) == RULE_NAMES[given]
 
 
-@pytest.mark.parametrize("given", ["exakt", "", -1, 256, "nan", float("nan"), float("inf"), [1], b"exact", 10**400])
+@pytest.mark.parametrize(
+    "given", ["exakt", "", -1, 256, "1_0", "nan", float("nan"), float("inf"), [1], b"exact", 10**400]
+)
 def test_other_rules_are_refused(given: Any) -> None:
     with pytest.raises(PromptError, match=r"^--prune must be off, exact, scan or a number from 0 to 255, got .*$"):
         parse_rule(given, "--prune")

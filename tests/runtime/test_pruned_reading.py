@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from calib_data.generator.real import DocumentMissing
 from qvl_runtime.model import Model, load
 from tests.bench import prune_pages
-from tests.bench.prune import Outcome, Way, read
+from tests.bench.prune import Outcome, Way, drawn, read
 from tests.heldout import items
 
 PAGES = 40
@@ -28,7 +29,7 @@ def reader(request: pytest.FixtureRequest, reader_bundle: Callable[[str, str], P
 
 def outcomes(model: Model, margin: int, *rules: str) -> list[Outcome]:
     questions = list(items("ocr"))[:PAGES]
-    return [read(model, questions, Way.of(rule), margin) for rule in rules]
+    return [read(model, questions, Way.of(rule), partial(drawn, margin=margin)) for rule in rules]
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from qvl_runtime.cli.number_types import WholeRange
 from qvl_runtime.common.counted import counted
 from qvl_runtime.common.standard_streams import show
 from qvl_runtime.pdf import PDF_DPI
@@ -18,7 +19,7 @@ EXAMPLES = """\b
 Examples:
   qvl-export calib build my_scans/ invoices.pdf my_set
   qvl-export export CHECKPOINT bundle --precision int4 --calib my_set"""
-DPI = click.IntRange(36, 1200)
+DPI = WholeRange(36, 1200)
 
 
 @click.group()

@@ -11,6 +11,7 @@ import click
 
 from qvl_runtime import sessions
 from qvl_runtime.cli.describe import describe
+from qvl_runtime.cli.number_types import Number, Whole, WholeRange
 from qvl_runtime.common.standard_streams import show
 from qvl_runtime.manifest import ANY, CACHE_FORMS, CPUS
 
@@ -73,7 +74,7 @@ def _refuse_reduce_range(context: click.Context, _: click.Parameter, given: bool
 @max_pixels_option
 @click.option(
     "--max-length",
-    type=click.IntRange(2),
+    type=WholeRange(2),
     metavar="N",
     help="Maximum number of tokens of prompt and answer together (default: 8192, or "
     "the model's limit if that is lower).",
@@ -106,11 +107,13 @@ def _refuse_reduce_range(context: click.Context, _: click.Parameter, given: bool
     is_flag=True,
     help="Attention of an int8 vision tower in int8 too: faster for large pages on most processors, less accurate.",
 )
-@click.option("--max-kl", type=float, help="Choose precisions by a limit on the mean KL of answers, in nats per token.")
+@click.option(
+    "--max-kl", type=Number(), help="Choose precisions by a limit on the mean KL of answers, in nats per token."
+)
 @click.option("--max-size", help="Choose precisions by a limit on the size of the bundle, such as 1.5GB.")
 @click.option(
     "--block-size",
-    type=int,
+    type=Whole(),
     metavar="N",
     help="Columns that share a scale in int4 linears (default: 128 in decoder layers for cpu and cuda, else 32).",
 )
@@ -144,7 +147,7 @@ def _refuse_reduce_range(context: click.Context, _: click.Parameter, given: bool
 )
 @click.option(
     "--opset",
-    type=int,
+    type=Whole(),
     metavar="N",
     help="portable: operator set of the graphs, 17 to 27 (default: 24; 27 with linear attention).",
 )

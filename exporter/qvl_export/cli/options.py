@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
+from qvl_runtime.cli.number_types import WholeRange
 from qvl_runtime.cli.options import add_options, generation_config_option, rule_option, template_args_option
 
 __all__ = [
@@ -42,7 +43,7 @@ class _NonEmptyPath(click.Path):
         return super().convert(value, param, ctx)
 
 
-positive = click.IntRange(1)
+positive = WholeRange(1)
 any_path = _NonEmptyPath(path_type=Path)
 
 threads_option = click.option("--threads", type=positive, metavar="N", help="Cores to use (default: all).")

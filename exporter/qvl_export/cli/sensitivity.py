@@ -10,6 +10,7 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
+from qvl_runtime.cli.number_types import Whole
 from qvl_runtime.common.standard_streams import show
 
 from ..quant.mixed_precision.sensitivity_table import Sensitivity
@@ -32,7 +33,7 @@ Examples:
 )
 @samples_option(8)
 @click.option(
-    "--block-size", type=int, metavar="N", default=32, show_default=True, help="Columns that share an int4 scale."
+    "--block-size", type=Whole(), metavar="N", default=32, show_default=True, help="Columns that share an int4 scale."
 )
 @max_pixels_option
 @threads_option

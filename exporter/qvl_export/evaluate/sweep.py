@@ -64,7 +64,7 @@ def parse_prune(text: str | None) -> tuple[str | float, ...]:
 
 def parse_pixels(text: str) -> tuple[int, ...]:
     """Parses pixel bounds, largest first; raises ConfigError if one is not a positive whole number."""
-    parts = [part.strip().replace("_", "") for part in text.split(",")]
+    parts = [part.strip() for part in text.split(",")]
     if not all(part.isdecimal() and int(part) for part in parts):
         raise ConfigError(
             f"--pixels {text!r} is not a list of positive whole numbers", fix="such as 200704,501760,1003520"

@@ -17,6 +17,7 @@ from .statistics import Interval
 class Speed(msgspec.Struct, frozen=True):
     """A model's costs. `first_token_ms` covers only items with a new page; `peak_memory_mb` sums all processes.
 
+    `tokens_per_second` is None if no answer has a token after the first.
     `image_tokens` and `pruned_tokens` are means per item, of those in the prompt and of those left out of it; None if
     they were not counted.
     """
@@ -24,7 +25,7 @@ class Speed(msgspec.Struct, frozen=True):
     size_mb: float
     load_seconds: float
     first_token_ms: float
-    tokens_per_second: float
+    tokens_per_second: float | None
     seconds_per_item: float
     peak_memory_mb: float
     image_tokens: float | None = None

@@ -129,8 +129,9 @@ def measure_speed(model: ModelResult, dataset: EvalSet) -> Speed:
     for record in _answered(model.records, dataset):
         if record.fresh:
             first.append(record.first_token_seconds)
-        decode += record.decode_seconds
-        tokens += max(len(record.tokens) - 1, 0)
+        if len(record.tokens) > 1:
+            decode += record.decode_seconds
+            tokens += len(record.tokens) - 1
         seconds += record.first_token_seconds + record.decode_seconds
         count += 1
         image, pruned = image + record.image_tokens, pruned + record.pruned_tokens
@@ -139,7 +140,7 @@ def measure_speed(model: ModelResult, dataset: EvalSet) -> Speed:
         size_mb=round(model.size_mb, 2),
         load_seconds=model.cost.load_seconds,
         first_token_ms=round(1000 * statistics.median(first), 2) if first else 0.0,
-        tokens_per_second=round(tokens / decode, 1) if decode else 0.0,
+        tokens_per_second=round(tokens / decode, 1) if decode else None,
         seconds_per_item=round(seconds / max(count, 1), 4),
         peak_memory_mb=model.cost.peak_memory_mb,
         image_tokens=round(image / counted, 1) if counted else None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain, count
 from pathlib import Path
 
 from qvl_runtime.bundle import read_manifest
@@ -57,7 +58,8 @@ class Model:
 def open_models(reference: Path, bundles: Sequence[Path], hf: bool) -> list[Model]:
     """Checks and returns the reference and the bundles, whose names may have options (`bundle_names`).
 
-    Equal names are prefixed with their parent directories. Raises ExportError and BundleError.
+    Equal names are prefixed with their parent directories, and a model that is named again gets a number. Raises
+    ExportError and BundleError.
     """
     if not bundles:
         raise ExportError("no bundle to compare with the reference", fix="name at least one")
@@ -69,9 +71,10 @@ def open_models(reference: Path, bundles: Sequence[Path], hf: bool) -> list[Mode
     for name in others if hf else names:
         check_name(name)
     engines = [HF if hf else "bundle", *["bundle"] * len(bundles)]
+    titles = _numbered([f"{title}{name.suffix}" for title, name in zip(_titles(paths), names, strict=True)])
     return [
-        Model(name.path, engine, f"{title}{name.suffix}", _key(key, name), name.prune)
-        for name, engine, title, key in zip(names, engines, _titles(paths), keys, strict=True)
+        Model(name.path, engine, title, _key(key, name), name.prune)
+        for name, engine, title, key in zip(names, engines, titles, keys, strict=True)
     ]
 
 
@@ -99,3 +102,12 @@ def _titles(paths: Sequence[Path]) -> list[str]:
         if len(set(titles)) == len(set(resolved)):
             return titles
     return [str(path) for path in resolved]
+
+
+def _numbered(titles: Sequence[str]) -> list[str]:
+    """Returns the titles, with ` (2)`, ` (3)` … behind those that occurred before: reports find bundles by them."""
+    found: list[str] = []
+    for title in titles:
+        others = (f"{title} ({number})" for number in count(2))
+        found.append(next(each for each in chain([title], others) if each not in found))
+    return found

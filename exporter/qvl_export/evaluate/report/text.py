@@ -59,7 +59,8 @@ def _image_tokens(speed: Speed) -> str:
 
 
 def _row(title: str, size: float, cells: list[str], speed: Speed) -> list[str]:
-    costs = [f"{speed.load_seconds:.2f}", f"{speed.first_token_ms:.0f}", f"{speed.tokens_per_second:.0f}"]
+    decoding = "" if speed.tokens_per_second is None else f"{speed.tokens_per_second:.0f}"
+    costs = [f"{speed.load_seconds:.2f}", f"{speed.first_token_ms:.0f}", decoding]
     return [title, f"{size:,.1f}", *cells, *costs, f"{speed.peak_memory_mb:,.0f}"]
 
 

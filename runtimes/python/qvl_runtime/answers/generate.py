@@ -118,6 +118,12 @@ class GenerationStats:
     times: PhaseSeconds = field(default_factory=PhaseSeconds)
     counts: TokenCounts = field(default_factory=TokenCounts)
 
+    @property
+    def tokens_per_second(self) -> float | None:
+        """The speed from the first token to the last; None if there are no tokens after the first."""
+        decoded = self.counts.generated - 1
+        return decoded / self.times.decode if decoded > 0 and self.times.decode > 0 else None
+
 
 class Decoder:
     """Drives an engine; keeps the keys of the cached tokens so that a shared prefix is not run again.

@@ -86,7 +86,7 @@ def _answer(model: Model, messages: list[dict[str, Any]], settings: dict[str, An
 def _medians(loads: list[float], runs: list[dict[str, Any]]) -> dict[str, Any]:
     import statistics
 
-    speeds = [run["tokens_per_second"] for run in runs if run["tokens_per_second"]]
+    speeds = [run["tokens_per_second"] for run in runs if run["tokens_per_second"] is not None]
     return {
         "load_seconds": round(statistics.median(loads), 3),
         "seconds": {key: statistics.median(run["seconds"][key] for run in runs) for key in runs[0]["seconds"]},
@@ -114,4 +114,4 @@ def _print(result: dict[str, Any], as_json: bool) -> None:
         return
     seconds = {"load": result.pop("load_seconds"), **result.pop("seconds")}
     flat = {**{f"{key} (s)": value for key, value in seconds.items()}, **result}
-    put("\n".join(f"{key:18} {value}" for key, value in flat.items()))
+    put("\n".join(f"{key:18} {value}" for key, value in flat.items() if value is not None))

@@ -11,6 +11,7 @@ import click
 
 from ..errors import BundleError, PromptError
 from .messages import MediaOptions
+from .number_types import Number
 from .verbose import verbose_option
 
 MAX_DIGITS = 18
@@ -91,7 +92,7 @@ _MEDIA = (
     ),
     click.option(
         "--fps",
-        type=float,
+        type=Number(),
         metavar="N",
         help="Frames per second to take from videos, or at which their images were taken (default: 2).",
     ),
@@ -106,24 +107,24 @@ _SAMPLING = (
         metavar="N",
         help="Maximum length of an answer in tokens (default: 512, or a quarter of the bundle's length).",
     ),
-    click.option("--temperature", type=float, metavar="T", help="Sampling temperature; 0 is greedy (default)."),
+    click.option("--temperature", type=Number(), metavar="T", help="Sampling temperature; 0 is greedy (default)."),
     click.option(
         "--top-p",
-        type=float,
+        type=Number(),
         metavar="P",
         help="Keep the likeliest tokens that together have probability P (default: 1).",
     ),
     click.option("--top-k", type=integer, metavar="K", help="Keep the K likeliest tokens; 0 keeps all (default)."),
     click.option(
         "--min-p",
-        type=float,
+        type=Number(),
         metavar="P",
         help="Keep tokens at least P times as likely as the likeliest (default: 0).",
     ),
     click.option("--seed", type=integer, metavar="N", help="Make sampling repeatable."),
     click.option(
         "--repetition-penalty",
-        type=float,
+        type=Number(),
         metavar="F",
         help="Divide the logits of tokens that occurred by F (default: 1).",
     ),
@@ -135,7 +136,7 @@ _SAMPLING = (
     ),
     click.option(
         "--presence-penalty",
-        type=float,
+        type=Number(),
         default=0.0,
         metavar="F",
         help="Subtract F from the logits of tokens of the answer so far (default: 0).",
@@ -143,7 +144,7 @@ _SAMPLING = (
     generation_config_option,
     click.option("--stop", multiple=True, metavar="TEXT", help="End the answer before this text; may be repeated."),
     click.option("--stop-loops", is_flag=True, help="End an answer that repeats the same tokens over and over."),
-    click.option("--timeout", type=float, metavar="SECONDS", help="End the answer after this time."),
+    click.option("--timeout", type=Number(), metavar="SECONDS", help="End the answer after this time."),
     click.option(
         "--lookup/--no-lookup",
         default=None,

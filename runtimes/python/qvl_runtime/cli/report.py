@@ -10,9 +10,8 @@ if TYPE_CHECKING:
 
 
 def report(run: GenerationStats) -> dict[str, Any]:
-    """Returns tokens, finish reason, counts, times in seconds, and tokens per second."""
-    decoded = max(0, run.counts.generated - 1)
-    speed = round(decoded / run.times.decode, 2) if run.times.decode else None
+    """Returns tokens, finish reason, counts, times in seconds, and tokens per second, None for an answer of one token."""
+    speed = run.tokens_per_second
     times = {name: round(seconds, 4) for name, seconds in asdict(run.times).items()}
     return {
         "tokens": run.tokens,
@@ -23,5 +22,5 @@ def report(run: GenerationStats) -> dict[str, Any]:
         **({"logprobs": [asdict(entry) for entry in run.logprobs]} if run.logprobs else {}),
         "counts": asdict(run.counts),
         "seconds": times,
-        "tokens_per_second": speed,
+        "tokens_per_second": None if speed is None else round(speed, 2),
     }

@@ -11,6 +11,7 @@ from ..common.extras import install_fix
 from ..common.standard_streams import say
 from ..errors import InstallError, PromptError
 from .command import Command
+from .number_types import NumberRange
 from .options import bundle_argument, device_option, file_path, positive, prune_option, threads_option, verbose
 
 EXAMPLES = (
@@ -39,7 +40,7 @@ def _count(value: object) -> int:
               help="Answers at the same time; they share the weights.")  # fmt: skip
 @click.option("--queue", "waiting", type=_count, default=32, show_default=True, metavar="N",
               help="Requests that may wait; further ones are refused with status 429.")  # fmt: skip
-@click.option("--timeout", type=click.FloatRange(min=0.001, max=86400), default=600.0, show_default=True,
+@click.option("--timeout", type=NumberRange(min=0.001, max=86400), default=600.0, show_default=True,
               metavar="SECONDS", help="Time of a request, waiting included.")  # fmt: skip
 @click.option("--api-key", envvar=KEY_VARIABLE, metavar="KEY",
               help=f"Key that requests must have, better given as {KEY_VARIABLE}.")  # fmt: skip

@@ -37,6 +37,13 @@ def check_float(
     return number
 
 
+def parse_float(text: str) -> float:
+    """Returns the number that a user wrote; raises ValueError, also for `1_0`, which Python reads as 10."""
+    if "_" in text:
+        raise ValueError(text)
+    return float(text)
+
+
 def quoted(value: Any) -> str:
     """Returns a value as errors quote it; Python refuses to format integers of thousands of digits."""
     try:

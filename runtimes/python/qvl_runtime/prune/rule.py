@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from numbers import Real
 
-from ..common.checks import quoted
+from ..common.checks import parse_float, quoted
 from ..errors import PromptError
 from ..manifest import Manifest
 from .blocks import LEAST
@@ -67,7 +67,7 @@ def recorded_rule(rule: Rule | None) -> str | float | None:
 
 def _number(value: object) -> float | None:
     try:
-        number = float(value) if isinstance(value, str | Real) else math.nan
+        number = parse_float(value) if isinstance(value, str) else float(value) if isinstance(value, Real) else math.nan
     except (ValueError, OverflowError):
         return None
     return None if math.isnan(number) else number

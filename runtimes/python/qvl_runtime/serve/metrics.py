@@ -51,8 +51,8 @@ class Metrics:
             self._tokens.labels(kind).inc(count)
         if counts.generated:
             self._first.observe(times.first_token)
-        if counts.generated > 1 and times.decode > 0:
-            self._speed.observe((counts.generated - 1) / times.decode)
+        if run.tokens_per_second is not None:
+            self._speed.observe(run.tokens_per_second)
 
     def text(self) -> bytes:
         """Returns all numbers in Prometheus's text format."""
