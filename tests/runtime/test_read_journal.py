@@ -74,11 +74,12 @@ def test_answers_of_another_run_are_refused_and_kept(path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"hello\n", b"hello", b'{"a": 1}\n', b"[1]\n", b'{"file": "x"}\n', b"\xff\xfe\n"])
-def test_other_files_are_refused_and_kept(tmp_path: Path, content: bytes) -> None:
+@pytest.mark.parametrize("force", [False, True])
+def test_other_files_are_refused_and_kept(tmp_path: Path, content: bytes, force: bool) -> None:
     path = tmp_path / "a.jsonl"
     path.write_bytes(content)
     with pytest.raises(PromptError, match=r"a\.jsonl:1: is not an answer that `read` wrote"):
-        Journal(path, RUN)
+        Journal(path, RUN, force)
     assert path.read_bytes() == content
 
 

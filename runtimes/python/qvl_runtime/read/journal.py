@@ -39,7 +39,7 @@ class Journal:
         self._file = self._open()
         try:
             if force:
-                self._file.truncate(0)
+                self._clear()
             self._resume()
         except BaseException:
             self._file.close()
@@ -54,6 +54,11 @@ class Journal:
             file.close()
             raise
         return file
+
+    def _clear(self) -> None:
+        """Empties the file, unless it was not written by `read`."""
+        next(self._scan(any_run=True), None)
+        self._file.truncate(0)
 
     def _resume(self) -> None:
         """Indexes the answers of an earlier run; leaves out failures, which are tried again, and a line that was cut.
@@ -85,16 +90,16 @@ class Journal:
             finally:
                 beside.unlink(missing_ok=True)
 
-    def _scan(self) -> Iterator[tuple[int, Record | None, bytes]]:
+    def _scan(self, any_run: bool = False) -> Iterator[tuple[int, Record | None, bytes]]:
         """Yields the place of each line, its record, None if it is to be left out, and the line."""
         with _naming(self.path), self.path.open("rb") as file:
             place = number = 0
             while line := file.readline(MAX_LINE_BYTES + 1):
                 number += 1
-                yield place, self._checked(line, number, file), line
+                yield place, self._checked(line, number, file, any_run), line
                 place += len(line)
 
-    def _checked(self, line: bytes, number: int, file: IO[bytes]) -> Record | None:
+    def _checked(self, line: bytes, number: int, file: IO[bytes], any_run: bool) -> Record | None:
         try:
             record = json.loads(line)
         except (ValueError, RecursionError):
@@ -105,7 +110,7 @@ class Journal:
         if cut or not isinstance(record, dict) or not isinstance(record.get("run"), str):
             where = f"{self.path}:{number}"
             raise PromptError("is not an answer that `read` wrote", where=where, fix="choose another --out")
-        if record["run"] != self._run:
+        if record["run"] != self._run and not any_run:
             raise PromptError("has answers of other options or another bundle", where=self.path, fix=NEW_RUN)
         return None if record.get("error") is not None else record
 
