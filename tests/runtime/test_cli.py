@@ -31,7 +31,7 @@ from qvl_runtime.cli.main import cli as group
 from qvl_runtime.manifest import MANIFEST, FileEntry, Manifest
 from qvl_runtime.model import Model, load
 
-COMMANDS = ["run", "inspect", "bench", "serve"]
+COMMANDS = ["run", "inspect", "bench", "serve", "read"]
 EXAMPLES = {"run": answering.EXAMPLES, "inspect": inspect.EXAMPLES, "bench": bench.EXAMPLES}
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 

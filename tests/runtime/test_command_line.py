@@ -22,6 +22,7 @@ from qvl_export.cli.main import main as export_main
 from qvl_export.cli.progress import ItemProgress, RichProgress
 from qvl_export.errors import ExportError
 from qvl_runtime import __main__ as cli
+from qvl_runtime.cli import options
 from qvl_runtime.cli import run as answering
 from qvl_runtime.common import standard_streams
 from qvl_runtime.errors import BundleError
@@ -393,7 +394,7 @@ def test_files_of_tools_and_schemas(call: Call, path: Path, tmp_path: Path, monk
     tools.write_bytes(b"\xff\xfe[")
     assert "is not JSON" in refused(call("run", path, "x", "--tools", tools))
     assert f"{tmp_path}: is a directory" in refused(call("run", path, "x", "--tools", tmp_path))
-    monkeypatch.setattr(answering, "MAX_JSON_BYTES", 1 << 10)
+    monkeypatch.setattr(options, "MAX_JSON_BYTES", 1 << 10)
     with tools.open("wb") as big:
         big.write(b" " * 2000 + b"[]")
     assert "tools.json: is larger than" in refused(call("run", path, "x", "--tools", tools))

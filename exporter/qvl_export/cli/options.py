@@ -9,7 +9,13 @@ from typing import Any, TypeVar
 import click
 
 from qvl_runtime.cli.number_types import WholeRange
-from qvl_runtime.cli.options import add_options, generation_config_option, rule_option, template_args_option
+from qvl_runtime.cli.options import (
+    add_options,
+    generation_config_option,
+    ray_option,
+    rule_option,
+    template_args_option,
+)
 
 __all__ = [
     "any_path",
@@ -53,7 +59,6 @@ workers_option = click.option(
     metavar="N",
     help="Worker processes per model, which share the cores of --threads (default: one per machine).",
 )
-ray_option = click.option("--ray", metavar="ADDRESS", help="Distribute the work over the Ray cluster at this address.")
 revision_option = click.option("--revision", help="Branch, tag or commit of a Hugging Face id.")
 max_pixels_option = click.option(
     "--max-pixels", type=positive, metavar="N", help="Largest image after resizing (default: the checkpoint's)."

@@ -9,7 +9,6 @@ from qvl_runtime.common.extras import fix_of
 EXTRAS: Mapping[str, Sequence[str]] = {
     "quant": ("torch>=2.6",),
     "hf": ("transformers>=5.0", "torch>=2.6"),
-    "ray": ("ray>=2.40",),
     "tensorrt-rtx": ("tensorrt-rtx>=1.7",),
 }
 

@@ -18,7 +18,8 @@ from typing import Any
 
 import msgspec
 
-from ..common.extras import install_fix
+from qvl_runtime.common.extras import install_fix
+
 from ..common.log import log
 from ..errors import ExportError, StoppedError
 from .pool import Advance, JobCrashed, Pool, as_they_end, start_job

@@ -8,6 +8,7 @@ import os
 import re
 from pathlib import Path
 
+from ..common.natural_order import natural_order
 from ..drawing import is_image
 from ..errors import MediaError
 from ..media.sources import describe_source, is_remote, resolve_source
@@ -48,17 +49,11 @@ def _frames(found: list[str], name: str, problem: str) -> list[str]:
             raise MediaError(problem, where=describe_source(file), fix=f"a pattern names images: {VIDEO_FORMS}")
     if not found:
         raise MediaError(problem, where=describe_source(name), fix=f"write {VIDEO_FORMS}")
-    return sorted(found, key=_counted)
+    return sorted(found, key=natural_order)
 
 
 def _kind(file: str) -> str:
     return "a video" if looks_like_media(file) else "a file of another kind"
-
-
-def _counted(name: str) -> tuple[list[tuple[int, str]], str]:
-    """Returns a sort key that puts `frame2` before `frame10`."""
-    pieces = re.findall(r"[0-9]+|[^0-9]+", name)
-    return [(int(piece), "") if piece.isdecimal() else (-1, piece.casefold()) for piece in pieces], name
 
 
 def looks_like_media(text: str) -> bool:

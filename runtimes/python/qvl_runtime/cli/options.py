@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from pathlib import Path
 from typing import Any
 
 import click
 
+from ..common.files import read_file
 from ..errors import BundleError, PromptError
 from .messages import MediaOptions
 from .number_types import Number
 from .verbose import verbose_option
 
 MAX_DIGITS = 18
+MAX_JSON_BYTES = 16 << 20
+"""Maximum size of a file of tools or a schema."""
 QUOTED = 40
 """Most characters of a whole number (seeds are long), and of a number that an error quotes."""
 Function = Callable[..., Any]
@@ -56,6 +60,7 @@ device_option = click.option(
     "--device", metavar="NAME", help="Where OpenVINO runs a bundle of target openvino: CPU (default), GPU or AUTO."
 )
 verbose = verbose_option("qvl_runtime")
+ray_option = click.option("--ray", metavar="ADDRESS", help="Distribute the work over the Ray cluster at this address.")
 template_args_option = click.option(
     "--template-arg",
     "template_args",
@@ -161,6 +166,35 @@ def check_prune(prune: Any, media: MediaOptions | None = None) -> None:
     parse_option(prune)
     if prune is not None and media is not None and not (media.image or media.pdf or media.video):
         raise PromptError("--prune needs --image, --pdf or --video")
+
+
+def check_sampling(settings: Mapping[str, Any]) -> None:
+    """Raises PromptError for invalid sampling options, and for those without effect in greedy decoding."""
+    from ..answers.sampling import Sampling
+
+    values = {name: settings[name] for name in ("temperature", "top_p", "top_k", "seed", "min_p")}
+    sampling = Sampling(**{name: value for name, value in values.items() if value is not None})
+    idle = {
+        "--top-p": sampling.top_p < 1,
+        "--top-k": sampling.top_k > 0,
+        "--min-p": sampling.min_p > 0,
+        "--seed": values["seed"] is not None,
+    }
+    recommended = settings["use_generation_config"]  # it may set a temperature
+    for name, given in idle.items():
+        if given and sampling.temperature == 0 and not recommended:
+            raise PromptError(f"{name} does nothing at temperature 0", fix="add --temperature 0.7")
+
+
+def json_file(path: Path | None) -> Any:
+    """Returns the JSON value of a file, or None without a path."""
+    if path is None:
+        return None
+    text = read_file(path, MAX_JSON_BYTES, PromptError)
+    try:
+        return json.loads(text.decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        raise PromptError(f"is not JSON: {error}", where=path) from error
 
 
 def media_options(function: Function) -> Function:

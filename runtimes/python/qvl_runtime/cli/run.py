@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -11,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..common.files import read_file
 from ..common.standard_streams import end_line, print_json, put, say
 from ..errors import PromptError
 from ..printable import printable
@@ -20,9 +18,11 @@ from .messages import MediaOptions, build_messages
 from .options import (
     bundle_argument,
     check_prune,
+    check_sampling,
     device_option,
     file_path,
     integer,
+    json_file,
     media_options,
     prune_option,
     sampling_options,
@@ -46,8 +46,6 @@ EXAMPLES = (
     'run bundle --image page.png "Locate the total." --draw boxes.png',
     'run bundle --video clip.mp4 --fps 1 "What happens?"',
 )
-MAX_JSON_BYTES = 16 << 20
-"""Maximum size of a file of tools or a schema."""
 CUTS: dict[str | None, str] = {"length": "--max-new-tokens", "timeout": "--timeout"}
 """Finish reason → the option that cut the answer off."""
 
@@ -88,35 +86,17 @@ def run(
     if draw:
         check_writable(draw, [*media.image, *media.pdf])
     check_prune(prune, media)
-    _check_sampling(settings)
+    check_sampling(settings)
     if top_logprobs is not None:
         if not as_json:
             raise PromptError("--top-logprobs needs --json")
         settings["logprobs"], settings["top_logprobs"] = True, top_logprobs
-    settings["tools"], settings["json_schema"] = _json_file(tools), _json_file(json_schema)
+    settings["tools"], settings["json_schema"] = json_file(tools), json_file(json_schema)
     if json_schema and settings["json_schema"] is None:
         raise PromptError("is null, which is not a schema", where=json_schema)
     messages = build_messages(media, prompt, system)
     with load(bundle, threads, prune, device) as model:
         answer(model, messages, settings, draw, as_json)
-
-
-def _check_sampling(settings: Mapping[str, Any]) -> None:
-    """Raises PromptError for invalid sampling options, and for those without effect in greedy decoding."""
-    from ..answers.sampling import Sampling
-
-    values = {name: settings[name] for name in ("temperature", "top_p", "top_k", "seed", "min_p")}
-    sampling = Sampling(**{name: value for name, value in values.items() if value is not None})
-    idle = {
-        "--top-p": sampling.top_p < 1,
-        "--top-k": sampling.top_k > 0,
-        "--min-p": sampling.min_p > 0,
-        "--seed": values["seed"] is not None,
-    }
-    recommended = settings["use_generation_config"]  # it may set a temperature
-    for name, given in idle.items():
-        if given and sampling.temperature == 0 and not recommended:
-            raise PromptError(f"{name} does nothing at temperature 0", fix="add --temperature 0.7")
 
 
 def answer(
@@ -139,17 +119,6 @@ def answer(
     elif option := CUTS.get(stream.run.finish_reason or ""):
         closed = " and closed" if stream.run.forced else ""
         say(f"note: the answer was cut off{closed}, see {option}")
-
-
-def _json_file(path: Path | None) -> Any:
-    """Returns the JSON value of a file, or None without a path."""
-    if path is None:
-        return None
-    text = read_file(path, MAX_JSON_BYTES, PromptError)
-    try:
-        return json.loads(text.decode("utf-8-sig"))
-    except (ValueError, RecursionError) as error:
-        raise PromptError(f"is not JSON: {error}", where=path) from error
 
 
 def tool_calls(answer: str, tools: Any = None) -> dict[str, Any]:

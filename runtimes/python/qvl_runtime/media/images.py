@@ -82,6 +82,13 @@ def load_pages(source: ImageSource) -> list[Image.Image] | list[PdfPage]:
             return [_upright_rgb(_seek(image, index), where) for index in range(_count_pages(image, where))]
 
 
+def load_page(source: str | Path | bytes, index: int) -> Image.Image:
+    """Returns one page, counted from 0, as `load_pages` would, without decoding the others."""
+    where = describe_source(source)
+    with _reading(where), _open(source, where) as image:
+        return _upright_rgb(_seek(image, index), where)
+
+
 def count_pages(source: str | Path | bytes) -> int:
     """Returns the number of pages `load_pages` would return, reading only headers; raises MediaError as it does."""
     where = describe_source(source)

@@ -1,0 +1,1 @@
+"""Reads many documents with one bundle: what `qvl-runtime read` runs."""

@@ -1,0 +1,140 @@
+"""Answers in other forms than JSONL: a Markdown or HTML file per document, a CSV table with a schema's fields.
+
+They are made from the file of answers once all pages are read, one record in memory at a time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import html
+import json
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+from ..errors import PromptError
+from .answer import unfenced
+
+Record = dict[str, Any]
+Places = dict[str, list[tuple[int, int]]]
+"""File → (page, place of its record in the file of answers)."""
+PROMPTS: Mapping[str, str] = {"md": "qwenvl markdown", "html": "qwenvl html"}
+"""The prompts by which Qwen3-VL parses documents, as its makers document them."""
+JOURNAL = "answers.jsonl"
+_FRAME = re.compile(r"<!doctype[^>]*>|</?(?:html|body)\b[^>]*>", re.IGNORECASE)
+_HEAD = """<!DOCTYPE html>
+<html><head><meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; img-src data:">
+<title>{title}</title></head><body>
+"""
+"""Scripts that a page could have dictated to the model do not run."""
+
+
+def journal_path(out: Path, form: str) -> Path:
+    """Returns the file of answers for an output: itself, beside a table, or in the folder of documents."""
+    return {"jsonl": out, "csv": out.with_name(f"{out.name}.jsonl")}.get(form, out / JOURNAL)
+
+
+def columns_of(schema: Any) -> list[str]:
+    """Returns the fields of a schema; raises PromptError if it is not an object with properties."""
+    properties = schema.get("properties") if isinstance(schema, dict) else None
+    if not isinstance(properties, dict) or not properties:
+        raise PromptError("--format csv needs a --json-schema of an object with properties")
+    return [*properties]
+
+
+def write_table(journal: Path, out: Path, columns: list[str]) -> None:
+    """Writes a CSV file with a row per record: file, page, the fields, and what failed."""
+    with _beside(out) as file:
+        writer = csv.writer(file)
+        writer.writerow(["file", "page", *columns, "error"])
+        for _, record in _records(journal):
+            value = record.get("json")
+            fields = value if isinstance(value, dict) else {}
+            problem = record.get("error") or ("" if isinstance(value, dict) else "no JSON object")
+            page = record.get("page", record.get("line"))
+            writer.writerow([record["file"], page, *(_cell(fields.get(name)) for name in columns), problem])
+
+
+def _cell(value: Any) -> str:
+    return "" if value is None else value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def write_documents(journal: Path, out: Path, form: str) -> int:
+    """Writes a file per document below `out`, in the folders of the documents; returns how many there are."""
+    places: Places = {}
+    for place, record in _records(journal):
+        places.setdefault(record["file"], []).append((record.get("page", record.get("line")) or 0, place))
+    names = _relative([*places])
+    for name, found in places.items():
+        path = out / f"{names[name]}.{form}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _beside(path) as file, journal.open("rb") as answers:
+            _WRITERS[form](file, name, _in_order(answers, sorted(found)))
+    return len(places)
+
+
+def _in_order(answers: IO[bytes], found: list[tuple[int, int]]) -> Iterator[Record]:
+    for _, place in found:
+        answers.seek(place)
+        yield json.loads(answers.readline())
+
+
+def _write_markdown(file: IO[str], _: str, records: Iterator[Record]) -> None:
+    for index, record in enumerate(records):
+        file.write("\n---\n\n" if index else "")
+        if (error := record.get("error")) is not None:
+            file.write(f"<!-- not read: {_comment(error)} -->\n")
+        else:
+            file.write(unfenced(record["answer"]).strip() + "\n")
+
+
+def _write_html(file: IO[str], name: str, records: Iterator[Record]) -> None:
+    file.write(_HEAD.format(title=html.escape(name)))
+    for record in records:
+        if (error := record.get("error")) is not None:
+            content = f"<!-- not read: {_comment(error)} -->"
+        else:
+            content = _FRAME.sub("", unfenced(record["answer"])).strip()
+        file.write(f'<section data-page="{record.get("page", record.get("line")) or ""}">\n{content}\n</section>\n')
+    file.write("</body></html>\n")
+
+
+_WRITERS: Mapping[str, Callable[[IO[str], str, Iterator[Record]], None]] = {"md": _write_markdown, "html": _write_html}
+
+
+def _comment(text: str) -> str:
+    return text.replace("--", "- -")
+
+
+def _relative(names: list[str]) -> dict[str, Path]:
+    """Returns a path for each file, relative to the folder that all are in."""
+    paths = {name: Path(os.path.abspath(name)) for name in names}
+    try:
+        root = Path(os.path.commonpath([path.parent for path in paths.values()]))
+    except ValueError:  # none, or on several drives of Windows
+        return {name: Path(*path.parts[1:]) for name, path in paths.items()}
+    return {name: path.relative_to(root) for name, path in paths.items()}
+
+
+def _records(journal: Path) -> Iterator[tuple[int, Record]]:
+    with journal.open("rb") as file:
+        place = 0
+        for line in file:
+            yield place, json.loads(line)
+            place += len(line)
+
+
+@contextlib.contextmanager
+def _beside(path: Path) -> Iterator[IO[str]]:
+    """Opens a text file that is renamed to `path` once complete."""
+    beside = path.with_name(f".{path.name}.partial")
+    try:
+        with beside.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
+            yield file
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)

@@ -1,0 +1,121 @@
+"""Tasks: the pages and requests of documents, found one document at a time, each with the hash of its content."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+
+from ..common.files import open_regular, read_lines
+from ..errors import MediaError, QvlError
+from ..media.images import MAX_IMAGE_BYTES, count_pages
+from ..pdf import Pdf, parse_pages
+from .inputs import Document, Kind
+
+CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Task:
+    """A page of a document or a request of a file, to be answered anywhere; it may be pickled.
+
+    `page` counts pages, frames or lines from 1. `sha256` is that of the file, of a request that of its line; None if
+    it could not be read, which `error` then says.
+    """
+
+    file: str
+    kind: Kind
+    page: int | None = None
+    sha256: str | None = None
+    request: bytes | None = None
+    error: str | None = None
+
+    @property
+    def index(self) -> int | None:
+        """The page within the content that `sha256` is of; a request is known by its line alone."""
+        return None if self.kind == "requests" else self.page
+
+
+class OpenPdfs:
+    """Keeps the PDFs open that were used last, so that a page does not read its whole file again."""
+
+    def __init__(self, most: int = 2) -> None:
+        self._open, self._most, self._lock = dict[str, Pdf](), most, Lock()
+
+    def get(self, path: str) -> Pdf:
+        """Returns an open PDF; raises MediaError and InstallError."""
+        with self._lock:
+            pdf = self._open.pop(path, None) or Pdf(path)
+            self._open[path] = pdf
+            while len(self._open) > self._most:
+                del self._open[next(iter(self._open))]  # closed once no task uses it any more
+        return pdf
+
+
+def tasks_of(document: Document, pages: str | None, pdfs: OpenPdfs, opened: Callable[[int], None]) -> Iterator[Task]:
+    """Yields the tasks of a document, after a call of `opened` with their number; one with an error if it fails."""
+    try:
+        if document.kind == "requests":
+            opened(_count_lines(document.path))
+            yield from _requests(document.path)
+            return
+        sha256, chosen = _pages(document, pages, pdfs)
+    except (QvlError, OSError, MemoryError) as error:
+        opened(1)
+        yield Task(document.path, document.kind, error=said(error))
+        return
+    opened(len(chosen))
+    yield from (Task(document.path, document.kind, index + 1, sha256) for index in chosen)
+
+
+def said(error: BaseException) -> str:
+    """Returns the line that a record has for an exception."""
+    if isinstance(error, QvlError):
+        return str(error)
+    if isinstance(error, MemoryError):
+        return "not enough memory for this page (--max-pixels makes it smaller)"
+    if isinstance(error, OSError):
+        return f"cannot be read: {error.strerror or error}"
+    return f"internal error: {type(error).__name__}: {error}"
+
+
+def _pages(document: Document, pages: str | None, pdfs: OpenPdfs) -> tuple[str, list[int]]:
+    """Returns the hash of a document and the indices of its pages that are wanted."""
+    path = document.path
+    if document.kind == "pdf":
+        pdf = pdfs.get(path)
+        sha256, count = pdf.digest.hex(), len(pdf)
+    else:
+        sha256, count = _hash_of(path), count_pages(path)
+    if not count:
+        raise MediaError("has no pages", where=path)
+    single = document.kind == "image" and count == 1  # --pages is about documents of several pages
+    return sha256, parse_pages(None if single else pages, count, path)
+
+
+def _hash_of(path: str) -> str:
+    found = hashlib.sha256()
+    with open_regular(path, MAX_IMAGE_BYTES) as file:
+        while piece := file.read(CHUNK):
+            found.update(piece)
+    return found.hexdigest()
+
+
+def _count_lines(path: str) -> int:
+    count = 0
+    with open_regular(path, 1 << 62) as file:
+        while piece := file.read(CHUNK):
+            count += piece.count(b"\n")
+    return max(1, count)
+
+
+def _requests(path: str) -> Iterator[Task]:
+    found = False
+    for number, line in enumerate(read_lines(Path(path)), 1):
+        if request := line.strip():
+            found = True
+            yield Task(path, "requests", number, hashlib.sha256(request).hexdigest(), request)
+    if not found:
+        raise MediaError("has no requests", where=path)

@@ -1,0 +1,81 @@
+"""Markdown, HTML and CSV made from the file of answers."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qvl_runtime.errors import PromptError
+from qvl_runtime.read.formats import columns_of, journal_path, write_documents, write_table
+
+
+def journal(tmp_path: Path, *records: dict[str, Any]) -> Path:
+    path = tmp_path / "answers.jsonl"
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return path
+
+
+def record(file: Path | str, page: int, answer: str, **more: Any) -> dict[str, Any]:
+    return {"file": str(file), "page": page, "answer": answer, **more}
+
+
+def test_markdown_has_the_pages_of_a_document_in_order(tmp_path: Path) -> None:
+    scans = tmp_path / "in"
+    answers = journal(
+        tmp_path,
+        record(scans / "a.pdf", 2, "```markdown\n# Two\n```"),
+        record(scans / "deep" / "b.png", 1, "B"),
+        {"file": str(scans / "a.pdf"), "page": 3, "error": "damaged --> here"},
+        record(scans / "a.pdf", 1, "# One"),
+    )
+    assert write_documents(answers, tmp_path, "md") == 2
+    expected = "# One\n\n---\n\n# Two\n\n---\n\n<!-- not read: damaged - -> here -->\n"
+    assert (tmp_path / "a.pdf.md").read_text("utf-8") == expected
+    assert (tmp_path / "deep" / "b.png.md").read_text("utf-8") == "B\n"
+    assert not [*tmp_path.rglob(".*")]
+
+
+def test_html_is_one_page_without_scripts(tmp_path: Path) -> None:
+    page = '```html\n<html><body class="x">\n<p data-bbox="1 2 3 4">Ünder</p>\n</body></html>\n```'
+    answers = journal(tmp_path, record("<a>.png", 1, page), record("<a>.png", 2, "<p>2</p>"))
+    write_documents(answers, tmp_path, "html")
+    text = (tmp_path / "<a>.png.html").read_text("utf-8")
+    assert text.count("<body>") == text.count("</html>") == 1 and "default-src 'none'" in text
+    assert '<section data-page="1">\n<p data-bbox="1 2 3 4">Ünder</p>\n</section>' in text
+    assert "<title>&lt;a&gt;.png</title>" in text and '<section data-page="2">' in text
+
+
+def test_a_table_has_a_column_per_field(tmp_path: Path) -> None:
+    columns = columns_of({"type": "object", "properties": {"total": {"type": "number"}, "lines": {"type": "array"}}})
+    answers = journal(
+        tmp_path,
+        record("a.png", 1, "", json={"total": 1.5, "lines": ["x", 'ü"']}),
+        record("b.png", 1, "", json=None),
+        {"file": "c.png", "page": None, "error": "damaged"},
+    )
+    write_table(answers, tmp_path / "t.csv", columns)
+    with (tmp_path / "t.csv").open(encoding="utf-8", newline="") as file:
+        assert [*csv.reader(file)] == [
+            ["file", "page", "total", "lines", "error"],
+            ["a.png", "1", "1.5", '["x", "ü\\""]', ""],
+            ["b.png", "1", "", "", "no JSON object"],
+            ["c.png", "", "", "", "damaged"],
+        ]
+
+
+@pytest.mark.parametrize("schema", [None, {}, [], {"type": "array"}, {"properties": {}}, {"properties": 1}])
+def test_a_table_needs_fields(schema: Any) -> None:
+    with pytest.raises(PromptError, match="--format csv needs a --json-schema"):
+        columns_of(schema)
+
+
+def test_the_file_of_answers_has_a_place_for_every_format() -> None:
+    out = Path("x") / "y.z"
+    assert [journal_path(out, form).as_posix() for form in ("jsonl", "csv", "md", "html")] == [
+        *("x/y.z", "x/y.z.jsonl"),
+        *("x/y.z/answers.jsonl", "x/y.z/answers.jsonl"),
+    ]
