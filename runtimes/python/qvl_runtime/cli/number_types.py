@@ -7,26 +7,36 @@ from typing import Any
 import click
 
 
-class _AsWritten(click.ParamType):
-    """Refuses a number with underscores."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if isinstance(value, str) and "_" in value:
-            self.fail(f"{value!r:.80} is not a valid {self.name}.", param, ctx)
-        return super().convert(value, param, ctx)
+def as_written(name: str, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+    """Returns `value`; raises click.BadParameter, with the name of the type, for a text with underscores."""
+    if isinstance(value, str) and "_" in value:
+        raise click.BadParameter(f"{value!r:.80} is not a valid {name}.", ctx, param)
+    return value
 
 
-class Whole(_AsWritten, click.types.IntParamType):
+class Whole(click.types.IntParamType):
     """A whole number."""
 
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return super().convert(as_written(self.name, value, param, ctx), param, ctx)
 
-class Number(_AsWritten, click.types.FloatParamType):
+
+class Number(click.types.FloatParamType):
     """A number."""
 
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return super().convert(as_written(self.name, value, param, ctx), param, ctx)
 
-class WholeRange(_AsWritten, click.IntRange):
+
+class WholeRange(click.IntRange):
     """A whole number within bounds."""
 
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return super().convert(as_written(self.name, value, param, ctx), param, ctx)
 
-class NumberRange(_AsWritten, click.FloatRange):
+
+class NumberRange(click.FloatRange):
     """A number within bounds."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return super().convert(as_written(self.name, value, param, ctx), param, ctx)
