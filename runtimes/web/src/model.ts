@@ -79,7 +79,7 @@ export class Model {
 
   constructor(
     readonly manifest: Manifest,
-    private readonly engine: Engine,
+    engine: Engine,
     private readonly tokenizer: Tokenizer,
     private readonly template: ChatTemplate,
     private readonly prune: Rule,
@@ -153,16 +153,14 @@ export class Model {
   }
 
   /** Frees the KV cache and all cached image features; the next prompt is computed from scratch. */
-  clear(): void {
+  async clear(): Promise<void> {
     this.encoder.clear();
-    this.decoder.clear();
-    this.engine.clear();
+    await this.decoder.clear();
   }
 
-  /** Frees the engine too, after which the model cannot be used. */
+  /** Frees the engine too, after which the model cannot be used; waits for the call in progress. */
   async close(): Promise<void> {
     this.encoder.clear();
-    this.decoder.clear();
-    await this.engine.close();
+    await this.decoder.close();
   }
 }

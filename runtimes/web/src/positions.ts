@@ -143,7 +143,7 @@ export function mropePositions(length: number, spans: readonly VisionSpan[]): Po
   let token = 0;
   let position = 0;
   const addText = (count: number) => {
-    for (const axis of positions) axis.push(...range(position, position + count));
+    for (const axis of positions) for (let index = 0; index < count; index++) axis.push(position + index);
     position += count;
   };
   for (const span of spans) {

@@ -117,7 +117,7 @@ const skip = first === undefined && "there are no bundles";
 
 test("a second question about a page reuses its tokens, and answers as the first time", { skip }, async () => {
   const model = await opened(first!);
-  model.clear();
+  await model.clear();
   const messages = messagesOf(first!);
   const fresh = model.stream(messages, first!.options);
   await fresh.text();
@@ -142,6 +142,15 @@ test("an answer ends at an abort, a break, and a stop string", { skip }, async (
   const stopped = model.stream(messagesOf(first!), { ...first!.options, stop });
   assert.equal(await stopped.text(), first!.text.slice(0, first!.text.indexOf(stop)));
   assert.equal(stopped.run.stopString, stop);
+});
+
+test("of streams that are read at the same time one answers", { skip }, async () => {
+  const model = await opened(first!);
+  const messages = messagesOf(first!);
+  const settled = await Promise.allSettled(Array.from({ length: 3 }, () => model.generate(messages, first!.options)));
+  const answered = settled.filter(({ status }) => status === "fulfilled");
+  assert.deepEqual(answered, [{ status: "fulfilled", value: first!.text }]);
+  assert.equal(await model.generate(messages, first!.options), first!.text);
 });
 
 test("a second stream ends the first with an error", { skip }, async () => {

@@ -40,6 +40,7 @@ export function newStats(): GenerationStats {
 export class Decoder {
   private cached: number[] = [];
   private promptCount = 0;
+  private turn: Promise<unknown> = Promise.resolve();
 
   constructor(
     private readonly engine: Engine,
@@ -48,9 +49,25 @@ export class Decoder {
   ) {}
 
   /** Discards the KV cache's content; an unfinished stream ends with an error. */
-  clear(): void {
+  clear(): Promise<void> {
     this.promptCount++;
-    this.cached = [];
+    return this.exclusive(async () => {
+      this.cached = [];
+      this.engine.clear();
+    });
+  }
+
+  /** Frees the engine, once the call in progress has ended. */
+  close(): Promise<void> {
+    this.promptCount++;
+    return this.exclusive(() => this.engine.close());
+  }
+
+  /** Runs an action that uses the cache after those before it: several streams may be read at the same time. */
+  private exclusive<T>(action: () => Promise<T>): Promise<T> {
+    const result = this.turn.then(action, action);
+    this.turn = result.catch(() => {});
+    return result;
   }
 
   /** Yields tokens until a stop token (not yielded), `limit` tokens, or an abort. */
@@ -64,15 +81,15 @@ export class Decoder {
   ): AsyncGenerator<number, void, void> {
     const started = performance.now();
     const number = ++this.promptCount;
-    const [first] = await this.prefill(prompt, [prompt.ids.length - 1], number, stats, signal);
+    const last = [prompt.ids.length - 1];
+    const [first] = await this.exclusive(() => this.prefill(prompt, last, number, stats, signal));
     let logits: Float32Array | null = first ?? null;
     stats.times.firstToken = seconds(started);
     for (let index = 0; index < limit; index++) {
-      this.checkCurrent(number);
-      if (index > 0 && logits === null) {
+      if (index > 0 && !signal?.aborted) {
         const before = performance.now();
         const token = stats.tokens[index - 1];
-        logits = await this.step(token, prompt, index - 1);
+        logits = await this.exclusive(() => this.step(token, prompt, index - 1, number));
         stats.times.decode += seconds(before);
       }
       if (logits === null || signal?.aborted) {
@@ -95,7 +112,8 @@ export class Decoder {
 
   /** Returns logits at the prompt indices `wanted` (increasing), running only tokens that are not cached yet. */
   async logits(prompt: Prompt, wanted: readonly number[]): Promise<Float32Array[]> {
-    return this.prefill(prompt, wanted, ++this.promptCount, newStats());
+    const number = ++this.promptCount;
+    return this.exclusive(() => this.prefill(prompt, wanted, number, newStats()));
   }
 
   /** The same for a prompt of this number; fewer logits if it was aborted. */
@@ -106,6 +124,7 @@ export class Decoder {
     stats: GenerationStats,
     signal?: AbortSignal,
   ): Promise<Float32Array[]> {
+    this.checkCurrent(number);
     const count = prompt.ids.length;
     const start = Math.min(sharedPrefix(this.cached, prompt.keys), wanted[0]);
     this.cached = prompt.keys.slice(0, start);
@@ -137,7 +156,8 @@ export class Decoder {
   }
 
   /** Runs the token with index `index` of an answer; returns the logits after it. */
-  private async step(token: number, prompt: Prompt, index: number): Promise<Float32Array> {
+  private async step(token: number, prompt: Prompt, index: number, number: number): Promise<Float32Array> {
+    this.checkCurrent(number);
     const past = prompt.ids.length + index;
     const rows = await this.engine.forward({
       ids: [token],

@@ -159,7 +159,7 @@ async function expanded(
     let firstRow = 0;
     for (const part of blocksOf(whole, countBlocks(item, manifest))) {
       const placeholder = placeholders[placed.length];
-      ids.push(...raw.slice(copied, placeholder));
+      while (copied < placeholder) ids.push(raw[copied++]);
       copied = placeholder + 1;
       const span = { ...part, start: ids.length };
       const count = spanTokens(span);
@@ -168,7 +168,7 @@ async function expanded(
       firstRow += count;
     }
   });
-  ids.push(...raw.slice(copied));
+  while (copied < raw.length) ids.push(raw[copied++]);
   const spans = manifest.llm.flat_positions ? [] : placed.map((item) => item.span);
   const positions = mropePositions(ids.length, spans);
   const alpha = ntkAlpha(ids.length, manifest.llm.ntk_length);
