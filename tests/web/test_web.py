@@ -166,7 +166,12 @@ def test_the_packages_tests(npm: str, answers: Path, run: Callable[..., str]) ->
     assert "# skipped 0\n" in output
 
 
-SMALLER: dict[str, dict[str, Any]] = {"fp16": {}, "int8": {"samples": 8}, "hybrid": {"samples": 8}}
+SMALLER: dict[str, dict[str, Any]] = {
+    "fp16": {},
+    "int8": {"samples": 8},
+    "int4": {"samples": 8},
+    "hybrid": {"samples": 8},
+}
 FORCED_PAGES = 20
 
 

@@ -1,7 +1,9 @@
 /** Bundles of earlier versions give the logits of their time, and what cannot be run is refused by name. */
 
 import assert from "node:assert/strict";
-import { cpSync, mkdtempSync, readFileSync, rmSync, truncateSync, writeFileSync } from "node:fs";
+import { cpSync, existsSync, mkdtempSync, readFileSync, rmSync, truncateSync, writeFileSync } from "node:fs";
+import { createServer } from "node:http";
+import type { AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type TestContext, test } from "node:test";
@@ -68,6 +70,25 @@ for (const [version, backend] of RUN) {
       ...expected.flatMap((row, at) => row.map((value, token) => Math.abs(value - found[at][token]))),
     );
     assert.ok(largest < LARGEST, `${largest}`);
+  });
+}
+
+for (const backend of ["node", "wasm"] as const) {
+  test(`a bundle is read from a URL, ${backend}`, async (context) => {
+    const server = createServer((request, response) => {
+      const path = `${BUNDLES}/v1${request.url?.slice("/bundle".length)}`;
+      const found = existsSync(path);
+      response.writeHead(found ? 200 : 404).end(found ? readFileSync(path) : undefined);
+    });
+    await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+    context.after(() => server.close());
+    const { port } = server.address() as AddressInfo;
+    const model = await load(`http://127.0.0.1:${port}/bundle/`, { threads: 1, backend });
+    const local = await load(`${BUNDLES}/v1`, { threads: 1, backend });
+    assert.deepEqual(await model.logits(MESSAGES, "Total: 12"), await local.logits(MESSAGES, "Total: 12"));
+    await Promise.all([model.close(), local.close()]);
+    const problem = { name: "BundleError", message: /bundle.json: cannot be fetched: HTTP 404/ };
+    await assert.rejects(() => load(`http://127.0.0.1:${port}/bundle/none`), problem);
   });
 }
 

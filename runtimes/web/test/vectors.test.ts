@@ -8,7 +8,7 @@ import { generator } from "../src/answers/random.js";
 import { nucleus, samplingPicker } from "../src/answers/sampling.js";
 import { StopStrings } from "../src/answers/stop_strings.js";
 import { resizeBicubic } from "../src/bicubic.js";
-import type { Feeds, Array as GraphArray } from "../src/common/arrays.js";
+import type { Feeds, GraphArray } from "../src/common/arrays.js";
 import { parseRegions } from "../src/grounding.js";
 import type { ImageGeometry, Manifest } from "../src/manifest.js";
 import { budgetOf, evenlySpaced, frameBounds } from "../src/media/video.js";

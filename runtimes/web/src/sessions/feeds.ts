@@ -1,6 +1,6 @@
 /** The graph inputs other than pixels and KV cache: token ids, features, indices, positions and lengths. */
 
-import { type Feeds, float32, type Array as GraphArray, int32, int64, range } from "../common/arrays.js";
+import { type Feeds, float32, type GraphArray, int32, int64, range } from "../common/arrays.js";
 import type { ImageGeometry, Manifest } from "../manifest.js";
 import { type Grid, interpolation, patchPositions, windowLayout } from "../positions.js";
 import { keptWindows, patchesOfCells } from "../prune/kept.js";

@@ -1,7 +1,7 @@
 /** What the layers keep between calls: keys and values of every token. */
 
 import type { Tensor } from "onnxruntime-common";
-import { float32, type Array as GraphArray, product } from "../common/arrays.js";
+import { float32, type GraphArray, product } from "../common/arrays.js";
 import { type CacheTensor, cacheTensors, type Manifest } from "../manifest.js";
 
 /** The KV cache grows by multiples of this many tokens. */

@@ -1,7 +1,7 @@
 /** The only module that imports ONNX Runtime: onnxruntime-node where it is installed, else onnxruntime-web. */
 
 import type { InferenceSession, Tensor, TensorConstructor } from "onnxruntime-common";
-import type { Array as GraphArray } from "../common/arrays.js";
+import type { GraphArray } from "../common/arrays.js";
 import { BundleError, InstallError } from "../errors.js";
 import type { BundleFiles } from "../files.js";
 import { DECODE, type GraphEntry, type Manifest } from "../manifest.js";
