@@ -156,6 +156,11 @@ def answer(model: Model, bundle: str, name: str, messages: list[Any], options: d
     }
 
 
+def test_the_vectors(npm: str, run: Callable[..., str]) -> None:
+    assert "# skipped 0\n" in run(npm, "run", "vectors")
+
+
+@pytest.mark.slow
 def test_the_packages_tests(npm: str, answers: Path, run: Callable[..., str]) -> None:
     output = run(npm, "test", env={"QVL_WEB_ANSWERS": str(answers)})
     if shutil.which("chromium") is None:
