@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 # One release for everybody; a CPU build where the package index has one, else with CUDA libraries (gigabytes).
 TORCH := torch==2.13.0
 STAMP := $(VENV)/.installed
+WEB := runtimes/web
+WEB_STAMP := $(WEB)/node_modules/.installed
 
 .PHONY: setup demo test quick check conformance bench bench-peers clean
 
@@ -17,21 +19,28 @@ $(STAMP): pyproject.toml runtimes/python/pyproject.toml integrations/optimum/pyp
 	$(BIN)/python -m pip install --quiet -e runtimes/python -e integrations/optimum -e '.[test]'
 	touch $@
 
+# The packages of the runtime for the web; without Node.js it is left out, which is said.
+$(WEB_STAMP): $(WEB)/package-lock.json
+	@if command -v npm >/dev/null; then \
+	  cd $(WEB) && npm ci --silent && touch node_modules/.installed; \
+	else echo "note: Node.js is not installed: $(WEB) is neither checked nor tested"; fi
+
 demo: $(STAMP)
 	$(BIN)/python -m tests.demo
 
 # In two processes. Whole files, so that what a file's tests share is made once.
-test: $(STAMP)
+test: $(STAMP) $(WEB_STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 # The same without the tests marked slow.
-quick: $(STAMP)
+quick: $(STAMP) $(WEB_STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
 
-check: $(STAMP)
+check: $(STAMP) $(WEB_STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	@if [ -e $(WEB_STAMP) ]; then cd $(WEB) && npm run --silent check; fi
 
 # Writes tests/conformance/*.json anew, from the Python runtime.
 conformance: $(STAMP)
@@ -45,4 +54,4 @@ bench-peers: $(STAMP)
 	$(BIN)/python -m tests.bench.peers $(PEERS_ARGS)
 
 clean:
-	rm -rf $(VENV) build dist demo_out
+	rm -rf $(VENV) build dist demo_out $(WEB)/node_modules $(WEB)/build $(WEB)/dist

@@ -21,7 +21,7 @@ from qvl_export.evaluate.metrics.scores import METRICS, TASKS
 from qvl_export.quant import schemes
 
 ROOT = Path(__file__).parents[1]
-LEFT_OUT = {"build", "demo_out", "dist"}
+LEFT_OUT = {"build", "demo_out", "dist", "node_modules"}
 DOCUMENTS = sorted(
     path
     for path in ROOT.rglob("*.md")

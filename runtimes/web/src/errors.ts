@@ -1,0 +1,39 @@
+/** Errors that a user can act on: each says in one line what is wrong, where, and how to fix it. */
+
+export interface Advice {
+  /** A file, a URL or a field. */
+  where?: string;
+  /** What to try. */
+  fix?: string;
+}
+
+export class QvlError extends Error {
+  readonly what: string;
+  readonly where: string | undefined;
+  readonly fix: string | undefined;
+
+  constructor(what: string, advice: Advice = {}, options?: ErrorOptions) {
+    const place = advice.where === undefined ? "" : `${advice.where}: `;
+    const hint = advice.fix ? ` (${advice.fix})` : "";
+    super(`${place}${what}${hint}`.replace(/\s*\n\s*/g, " "), options);
+    this.name = new.target.name;
+    this.what = what;
+    this.where = advice.where;
+    this.fix = advice.fix;
+  }
+}
+
+/** A bundle is missing, damaged, truncated, of a newer schema version, or needs what this runtime lacks. */
+export class BundleError extends QvlError {}
+
+/** An image or video cannot be used. */
+export class MediaError extends QvlError {}
+
+/** Messages or options that the model cannot process. */
+export class PromptError extends QvlError {}
+
+/** The engine failed while running. */
+export class EngineError extends QvlError {}
+
+/** A package that the bundle needs is not installed. */
+export class InstallError extends QvlError {}

@@ -1,0 +1,124 @@
+/** A bundle's files: in a directory (Node), below a URL, or in a directory handle of a browser. */
+
+import { BundleError } from "./errors.js";
+
+export interface BundleFiles {
+  /** The path or URL, as errors name it. */
+  readonly name: string;
+  /** A file's size in bytes, or null if the place does not say it. Throws BundleError if the file is missing. */
+  size(name: string): Promise<number | null>;
+  read(name: string): Promise<Uint8Array>;
+  /** The file's path, where an engine can open it itself. */
+  path(name: string): string | null;
+}
+
+/** A path (Node), a URL that ends the bundle's directory, or a directory handle (browsers). */
+export type BundleSource = string | URL | FileSystemDirectoryHandle;
+
+export async function openFiles(source: BundleSource): Promise<BundleFiles> {
+  if (typeof source !== "string" && !(source instanceof URL)) return new HandleFiles(source);
+  const text = String(source);
+  if (/^https?:/.test(text) || typeof process === "undefined") return new RemoteFiles(text);
+  const [{ default: fs }, { fileURLToPath }] = await Promise.all([import("node:fs/promises"), import("node:url")]);
+  return new LocalFiles(text.startsWith("file:") ? fileURLToPath(text) : text, fs);
+}
+
+/** Refuses names that lead out of the bundle. */
+export function checkName(name: string): void {
+  if (name === "" || /^\/|\\|:|\0/.test(name) || name.split("/").includes("..")) {
+    throw new BundleError(`names a file outside the bundle: ${JSON.stringify(name).slice(0, 200)}`);
+  }
+}
+
+class LocalFiles implements BundleFiles {
+  constructor(
+    readonly name: string,
+    private readonly fs: typeof import("node:fs/promises"),
+  ) {}
+
+  path(name: string): string {
+    return `${this.name.replace(/\/+$/, "")}/${name}`;
+  }
+
+  async size(name: string): Promise<number> {
+    return (await this.try(name, (path) => this.fs.stat(path))).size;
+  }
+
+  async read(name: string): Promise<Uint8Array> {
+    return this.try(name, (path) => this.fs.readFile(path));
+  }
+
+  private async try<T>(name: string, action: (path: string) => Promise<T>): Promise<T> {
+    try {
+      return await action(this.path(name));
+    } catch (error) {
+      throw missing(this.path(name), error);
+    }
+  }
+}
+
+class RemoteFiles implements BundleFiles {
+  constructor(readonly name: string) {}
+
+  path(): null {
+    return null;
+  }
+
+  async size(name: string): Promise<number | null> {
+    const response = await this.fetch(name, { method: "HEAD" });
+    const length = response.headers.get("content-length");
+    return length === null || response.headers.has("content-encoding") ? null : Number(length);
+  }
+
+  async read(name: string): Promise<Uint8Array> {
+    return new Uint8Array(await (await this.fetch(name)).arrayBuffer());
+  }
+
+  private async fetch(name: string, options?: RequestInit): Promise<Response> {
+    const url = `${this.name.replace(/\/+$/, "")}/${name}`;
+    let response: Response;
+    try {
+      response = await fetch(url, options);
+    } catch (error) {
+      throw missing(url, error);
+    }
+    if (!response.ok) throw new BundleError(`cannot be fetched: HTTP ${response.status}`, { where: url });
+    return response;
+  }
+}
+
+class HandleFiles implements BundleFiles {
+  readonly name: string;
+
+  constructor(private readonly handle: FileSystemDirectoryHandle) {
+    this.name = handle.name;
+  }
+
+  path(): null {
+    return null;
+  }
+
+  async size(name: string): Promise<number> {
+    return (await this.file(name)).size;
+  }
+
+  async read(name: string): Promise<Uint8Array> {
+    return new Uint8Array(await (await this.file(name)).arrayBuffer());
+  }
+
+  private async file(name: string): Promise<File> {
+    try {
+      return await (await this.handle.getFileHandle(name)).getFile();
+    } catch (error) {
+      throw missing(`${this.name}/${name}`, error);
+    }
+  }
+}
+
+function missing(where: string, cause: unknown): BundleError {
+  return new BundleError(
+    "is missing from the bundle, or cannot be read",
+    { where, fix: "copy the whole directory" },
+    { cause },
+  );
+}

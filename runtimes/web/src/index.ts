@@ -1,0 +1,12 @@
+export type { FinishReason, GenerationStats } from "./answers/generate.js";
+export type { AnswerOptions } from "./answers/options.js";
+export type { Stream } from "./answers/stream.js";
+export { BundleError, EngineError, InstallError, MediaError, PromptError, QvlError } from "./errors.js";
+export type { BundleSource } from "./files.js";
+export { type Box, type Point, parseRegions, type Region } from "./grounding.js";
+export type { Manifest } from "./manifest.js";
+export type { ImageSource, Pixels } from "./media/images.js";
+export { type LoadOptions, load, Model, type StreamOptions } from "./model.js";
+export type { ImagePart, Message, Part, TextPart, VideoPart } from "./prompts/content.js";
+export type { PlacedMedia, Prompt } from "./prompts/prompt.js";
+export type { Tool } from "./tools.js";

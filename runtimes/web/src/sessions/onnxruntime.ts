@@ -1,0 +1,130 @@
+/** The only module that imports ONNX Runtime: onnxruntime-node where it is installed, else onnxruntime-web. */
+
+import type { InferenceSession, Tensor, TensorConstructor } from "onnxruntime-common";
+import type { GraphArray } from "../common/arrays.js";
+import { BundleError, InstallError } from "../errors.js";
+import type { BundleFiles } from "../files.js";
+import { DECODE, type GraphEntry, type Manifest } from "../manifest.js";
+
+/** Where graphs run: the library of the operating system (Node), or WebAssembly. */
+export type Backend = "node" | "wasm";
+
+/** A graph's model file and the files that its weights are in. */
+export interface GraphFiles {
+  model: string;
+  data: string[];
+}
+
+export interface OnnxRuntime {
+  backend: Backend;
+  Tensor: TensorConstructor;
+  create(files: BundleFiles, graph: GraphFiles, threads: number | null): Promise<InferenceSession>;
+}
+
+/** Returns ONNX Runtime; throws InstallError if the package of the backend is not installed. */
+export async function openRuntime(backend: Backend): Promise<OnnxRuntime> {
+  return backend === "node" ? openNode() : openWeb();
+}
+
+/** Whether this is Node (or what is compatible with it), rather than a browser or a worker of one. */
+export function isNode(): boolean {
+  return typeof process !== "undefined" && Boolean(process.versions?.node);
+}
+
+async function openNode(): Promise<OnnxRuntime> {
+  const ort = await imported(() => import("onnxruntime-node"), "onnxruntime-node");
+  return {
+    backend: "node",
+    Tensor: ort.Tensor,
+    create: async (files, graph, threads) => {
+      const path = files.path(graph.model);
+      const options = { ...OPTIONS, ...(threads ? { intraOpNumThreads: threads } : {}) };
+      if (path !== null) return ort.InferenceSession.create(path, options);
+      return ort.InferenceSession.create(await files.read(graph.model), await withData(options, files, graph));
+    },
+  };
+}
+
+async function openWeb(): Promise<OnnxRuntime> {
+  const ort = await imported(() => import("onnxruntime-web/wasm"), "onnxruntime-web");
+  return {
+    backend: "wasm",
+    Tensor: ort.Tensor,
+    create: async (files, graph, threads) => {
+      if (threads !== null) ort.env.wasm.numThreads = threads;
+      const options = { ...OPTIONS, executionProviders: ["wasm"] };
+      return ort.InferenceSession.create(await files.read(graph.model), await withData(options, files, graph));
+    },
+  };
+}
+
+/** Fatal messages only: errors are thrown. Planned memory is kept even if no value needs it. */
+const OPTIONS: InferenceSession.SessionOptions = { logSeverityLevel: 4, enableMemPattern: false };
+
+/** The options with the weights of a graph that is not opened by its path. */
+async function withData(
+  options: InferenceSession.SessionOptions,
+  files: BundleFiles,
+  { data }: GraphFiles,
+): Promise<InferenceSession.SessionOptions> {
+  const externalData = await Promise.all(data.map(async (path) => ({ path, data: await files.read(path) })));
+  return { ...options, externalData };
+}
+
+/** The files of a graph; the graph of answers shares weights with that of prompts. */
+function filesOf(manifest: Manifest, name: string): GraphFiles {
+  const graphs = name === DECODE ? [manifest.graphs.llm, manifest.graphs[name]] : [manifest.graphs[name]];
+  return { model: manifest.graphs[name].model, data: graphs.flatMap(({ data }) => data ?? []) };
+}
+
+async function imported<T>(load: () => Promise<T>, name: string): Promise<T> {
+  try {
+    return await load();
+  } catch (error) {
+    throw new InstallError(
+      `${name} is not installed, or does not load here`,
+      { fix: `npm install ${name}` },
+      { cause: error },
+    );
+  }
+}
+
+/** Opens a graph; throws BundleError if ONNX Runtime rejects it or its inputs and outputs are others. */
+export async function openGraph(
+  runtime: OnnxRuntime,
+  files: BundleFiles,
+  manifest: Manifest,
+  name: string,
+  threads: number | null,
+): Promise<InferenceSession> {
+  const graph: GraphEntry = manifest.graphs[name];
+  const where = `${files.name}/${graph.model}`;
+  let session: InferenceSession;
+  try {
+    session = await runtime.create(files, filesOf(manifest, name), threads);
+  } catch (error) {
+    if (error instanceof BundleError) throw error;
+    const reason = String((error as Error)?.message ?? error)
+      .split("\n")[0]
+      .slice(0, 300);
+    const fix = "a newer ONNX Runtime may run it";
+    throw new BundleError(`ONNX Runtime rejects it: ${reason}`, { where, fix }, { cause: error });
+  }
+  const missing = [
+    ...graph.inputs.map((port) => port.name).filter((name) => !session.inputNames.includes(name)),
+    ...graph.outputs.map((port) => port.name).filter((name) => !session.outputNames.includes(name)),
+  ];
+  if (missing.length > 0) {
+    throw new BundleError(`has no input or output ${missing[0]}, which the manifest lists`, {
+      where,
+      fix: "export again",
+    });
+  }
+  return session;
+}
+
+/** An array as a tensor over the same memory. */
+export function toTensor(runtime: OnnxRuntime, array: GraphArray): Tensor {
+  const create = runtime.Tensor as unknown as new (type: string, data: unknown, dims: readonly number[]) => Tensor;
+  return new create(array.type, array.data, array.dims);
+}

@@ -1,0 +1,206 @@
+/** Bundles of earlier versions give the logits of their time, and what cannot be run is refused by name. */
+
+import assert from "node:assert/strict";
+import { cpSync, existsSync, mkdtempSync, readFileSync, rmSync, truncateSync, writeFileSync } from "node:fs";
+import { createServer } from "node:http";
+import type { AddressInfo } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { type TestContext, test } from "node:test";
+import { type LoadOptions, load, type Message } from "../src/index.js";
+
+const BUNDLES = "../../tests/checkpoints/bundles";
+/** Of a difference. Logits have a standard deviation of 6; these were kept in float16, from another processor. */
+const LARGEST = 0.02;
+const MESSAGES: Message[] = [
+  {
+    role: "user",
+    content: [
+      { type: "image", image: ramp(84, 56) },
+      { type: "text", text: "Read the text." },
+    ],
+  },
+];
+
+function ramp(width: number, height: number) {
+  const data = Uint8Array.from({ length: width * height * 3 }, (_, at) => {
+    const pixel = Math.floor(at / 3);
+    return ((pixel % width) + Math.floor(pixel / width)) * ((at % 3) + 1);
+  });
+  return { data, width, height };
+}
+
+/** The rows of a float16 array in a file of NumPy. */
+function readRows(path: string): number[][] {
+  const file = readFileSync(path);
+  const header = file.readUInt16LE(8);
+  const text = file.toString("latin1", 10, 10 + header);
+  const [rows, columns] = (/'shape': \((\d+), (\d+)\)/.exec(text) ?? []).slice(1).map(Number);
+  assert.match(text, /'descr': '<f2', 'fortran_order': False/);
+  const value = (index: number) => float16(file.readUInt16LE(10 + header + 2 * index));
+  return Array.from({ length: rows }, (_, row) => Array.from({ length: columns }, (_, c) => value(row * columns + c)));
+}
+
+function float16(bits: number): number {
+  const exponent = (bits >> 10) & 31;
+  const fraction = bits & 1023;
+  const size = exponent === 0 ? fraction * 2 ** -24 : (1 + fraction / 1024) * 2 ** (exponent - 15);
+  return bits & 0x8000 ? -size : size;
+}
+
+const RUN: [number, LoadOptions["backend"]][] = [
+  [1, "node"],
+  [2, "node"],
+  [5, "node"],
+  [6, "node"],
+  [8, "node"],
+  [1, "wasm"],
+  [6, "wasm"],
+  [8, "wasm"],
+];
+
+for (const [version, backend] of RUN) {
+  test(`the bundle of version ${version} gives its logits, ${backend}`, async () => {
+    const model = await load(`${BUNDLES}/v${version}`, { threads: 1, backend });
+    const found = await model.logits(MESSAGES, "Total: 12");
+    await model.close();
+    const expected = readRows(`${BUNDLES}/v${version}.logits.npy`);
+    assert.equal(found.length, expected.length);
+    const largest = Math.max(
+      ...expected.flatMap((row, at) => row.map((value, token) => Math.abs(value - found[at][token]))),
+    );
+    assert.ok(largest < LARGEST, `${largest}`);
+  });
+}
+
+for (const backend of ["node", "wasm"] as const) {
+  test(`a bundle is read from a URL, ${backend}`, async (context) => {
+    const server = createServer((request, response) => {
+      const path = `${BUNDLES}/v1${request.url?.slice("/bundle".length)}`;
+      const found = existsSync(path);
+      response.writeHead(found ? 200 : 404).end(found ? readFileSync(path) : undefined);
+    });
+    await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+    context.after(() => server.close());
+    const { port } = server.address() as AddressInfo;
+    const model = await load(`http://127.0.0.1:${port}/bundle/`, { threads: 1, backend });
+    const local = await load(`${BUNDLES}/v1`, { threads: 1, backend });
+    assert.deepEqual(await model.logits(MESSAGES, "Total: 12"), await local.logits(MESSAGES, "Total: 12"));
+    await Promise.all([model.close(), local.close()]);
+    const problem = { name: "BundleError", message: /bundle.json: cannot be fetched: HTTP 404/ };
+    await assert.rejects(() => load(`http://127.0.0.1:${port}/bundle/none`), problem);
+  });
+}
+
+const REFUSED: [number, RegExp][] = [
+  [3, /bundle.json: its integer codes are for processors that it does not name \(export it with --cpu any\)/],
+  [4, /its integer codes/],
+  [7, /its integer codes/],
+  [9, /qwen3_5 has linear attention, which this runtime does not run/],
+];
+
+for (const [version, problem] of REFUSED) {
+  test(`the bundle of version ${version} is refused`, async () => {
+    await assert.rejects(() => load(`${BUNDLES}/v${version}`), { name: "BundleError", message: problem });
+  });
+}
+
+/** A copy of a bundle, to be damaged; removed after the test. */
+function copied(context: TestContext): string {
+  const folder = mkdtempSync(join(tmpdir(), "qvl-web-"));
+  context.after(() => rmSync(folder, { recursive: true }));
+  cpSync(`${BUNDLES}/v1`, folder, { recursive: true });
+  return folder;
+}
+
+function edited(folder: string, change: (manifest: Record<string, unknown>) => void): void {
+  const manifest = JSON.parse(readFileSync(`${folder}/bundle.json`, "utf8"));
+  change(manifest);
+  writeFileSync(`${folder}/bundle.json`, JSON.stringify(manifest));
+}
+
+const DAMAGED: Record<string, [(folder: string) => void, RegExp]> = {
+  "no manifest": [(folder) => rmSync(`${folder}/bundle.json`), /bundle.json: is missing from the bundle/],
+  "no JSON": [(folder) => writeFileSync(`${folder}/bundle.json`, "{"), /is damaged: it is not JSON/],
+  "an unknown key": [
+    (folder) => edited(folder, (manifest) => Object.assign(manifest, { new: 1 })),
+    /is damaged: \$ has the unknown key "new"/,
+  ],
+  "a size out of bounds": [
+    (folder) => edited(folder, ({ image }) => Object.assign(image as object, { patch_size: 0 })),
+    /\$\.image\.patch_size is 0/,
+  ],
+  "a newer version": [
+    (folder) => edited(folder, (manifest) => Object.assign(manifest, { schema_version: 99 })),
+    /has schema version 99, this runtime reads up to 10/,
+  ],
+  "another target": [
+    (folder) => edited(folder, (manifest) => Object.assign(manifest, { target: "tensorrt" })),
+    /is for target tensorrt; this runtime has cpu, portable/,
+  ],
+  "a file outside": [
+    (folder) =>
+      edited(folder, ({ files }) => Object.assign(files as object, { "../x": { size: 1, sha256: "0".repeat(64) } })),
+    /names a file outside the bundle/,
+  ],
+  "a truncated file": [
+    (folder) => truncateSync(`${folder}/llm.onnx.data`, 100),
+    /llm.onnx.data: is truncated: 100 bytes, the manifest says/,
+  ],
+  "a missing file": [(folder) => rmSync(`${folder}/vision.onnx`), /vision.onnx: is missing from the bundle/],
+  "a graph that is none": [
+    (folder) => writeFileSync(`${folder}/vision.onnx`, Buffer.alloc(readFileSync(`${folder}/vision.onnx`).length, 255)),
+    /vision.onnx: ONNX Runtime rejects it/,
+  ],
+  "a tokenizer that is none": [
+    (folder) => writeFileSync(`${folder}/tokenizer.json`, "x".repeat(readFileSync(`${folder}/tokenizer.json`).length)),
+    /tokenizer.json: is not a tokenizer/,
+  ],
+};
+
+for (const [name, [damage, problem]] of Object.entries(DAMAGED)) {
+  test(`a bundle with ${name} is refused in one line`, async (context) => {
+    const folder = copied(context);
+    damage(folder);
+    await assert.rejects(
+      () => load(folder),
+      (error: Error) => {
+        assert.equal(error.name, "BundleError");
+        assert.match(error.message, problem);
+        assert.ok(!error.message.includes("\n"));
+        return true;
+      },
+    );
+  });
+}
+
+const WRONG: Record<string, [Message[], RegExp]> = {
+  "no messages": [[], /there are no messages/],
+  "an unknown role": [[{ role: "robot" as "user", content: "a" }], /the role of a message must be one of/],
+  "an empty prompt": [[{ role: "user", content: " " }], /the prompt is empty/],
+  "an unknown key": [
+    [{ role: "user", content: [{ type: "image", image: ramp(56, 56), max_pixel: 9 } as never] }],
+    /the content part of type image has the unknown key "max_pixel" \(its keys are type, image,/,
+  ],
+  "a long image": [
+    [{ role: "user", content: [{ type: "image", image: ramp(4, 900) }] }],
+    /aspect ratio of 4 × 900 is above 200/,
+  ],
+  "a path, which Node does not decode": [
+    [{ role: "user", content: [{ type: "image", image: "page.png" as never }] }],
+    /cannot be decoded here \(give decoded pixels/,
+  ],
+  "a placeholder in a text": [[{ role: "user", content: "<|image_pad|>" }], /has 1 image or video placeholders for 0/],
+};
+
+test("messages that cannot be used are refused in one line", async (context) => {
+  const model = await load(`${BUNDLES}/v1`, { threads: 1 });
+  for (const [name, [messages, problem]] of Object.entries(WRONG)) {
+    await context.test(name, () => assert.rejects(() => model.generate(messages), { message: problem }));
+  }
+  assert.throws(() => model.stream(MESSAGES, { temperature: -1 }), /temperature must be a number >= 0, got -1/);
+  assert.throws(() => model.stream(MESSAGES, { max_new_tokens: 1.5 }), /max_new_tokens must be a whole number >= 1/);
+  assert.throws(() => model.stream(MESSAGES, { stop: "" }), /stop must be a text or a list of texts, none empty/);
+  await model.close();
+  await assert.rejects(() => model.generate(MESSAGES), /the model is closed/);
+});

@@ -1,0 +1,226 @@
+"""The runtime for the web and Node.js: its own tests, on the vectors and on bundles that answer as in Python."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from qvl_export import export
+from qvl_runtime.grounding import Box
+from qvl_runtime.model import Model, load
+from tests.conftest import REFERENCE, Bundles
+from tests.heldout import items
+from tests.plans import export_plan
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "runtimes" / "web"
+MISSING = "the runtime for the web is not tested"
+LONGEST = 60
+
+
+@pytest.fixture(scope="module")
+def npm() -> str:
+    """The command, if the package's dependencies are installed."""
+    found = shutil.which("npm")
+    if found is None or shutil.which("node") is None:
+        pytest.skip(f"Node.js is not installed: {MISSING}")
+    if not (PACKAGE / "node_modules").is_dir():
+        pytest.skip(f"the package's dependencies are not installed: {MISSING} (make setup)")
+    return found
+
+
+def test_the_manifest_has_the_same_schema() -> None:
+    """A copy, so that the package is whole: `cp` writes it anew."""
+    ours = ROOT / "runtimes" / "python" / "qvl_runtime" / "bundle.schema.json"
+    assert (PACKAGE / "src" / "bundle.schema.json").read_bytes() == ours.read_bytes()
+
+
+def test_the_lock_file_names_no_registry() -> None:
+    """Neither the public one nor a mirror: `npm ci` takes the registry that is set."""
+    packages = json.loads((PACKAGE / "package-lock.json").read_text("utf-8"))["packages"]
+    assert not [name for name, package in packages.items() if "resolved" in package]
+    assert all("integrity" in package for name, package in packages.items() if name)
+
+
+Question = tuple[str, list[dict[str, Any]], dict[str, Any]]
+"""Name, messages with paths of images, and options."""
+
+
+def asked(*content: dict[str, Any], **options: Any) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    return [{"role": "user", "content": list(content)}], {"max_new_tokens": LONGEST, **options}
+
+
+def image(path: Path, **options: Any) -> dict[str, Any]:
+    return {"type": "image", "image": str(path), **options}
+
+
+def text(content: str) -> dict[str, Any]:
+    return {"type": "text", "text": content}
+
+
+def heldout(folder: Path, task: str, first: int, last: int) -> Iterator[tuple[str, Path, str]]:
+    """Name, page and prompt of questions; the pages have palettes, and are copied as RGB."""
+    for item in list(items(task))[first:last]:
+        page = folder / item.image.name
+        Image.open(item.image).convert("RGB").save(page)
+        yield f"{task} of {page.name}", page, item.prompt
+
+
+def pages(folder: Path) -> Iterator[Question]:
+    """Whole pages, read and asked about."""
+    for name, page, prompt in (*heldout(folder, "ocr", 0, 3), *heldout(folder, "grounding", 0, 2)):
+        yield name, *asked(image(page), text(prompt))
+
+
+def others(folder: Path, clip: list[Path]) -> Iterator[Question]:
+    """Other prompts and options."""
+    (_, first, prompt), (_, second, _) = heldout(folder, "ocr", 3, 5)
+    question = text(prompt)
+    yield "two images", *asked(image(first), image(second), question)
+    yield "a smaller image", *asked(image(first, max_pixels=60_000), question)
+    yield "an image without blank paper", *asked(image(first, prune="exact"), question)
+    yield "a scan without blank paper", *asked(image(second, prune="scan"), question)
+    yield "a video", *asked({"type": "video", "video": [str(path) for path in clip], "fps": 1.5}, question)
+    yield "text", *asked(text("What is the date?"))
+    yield "sampled", *asked(image(first), question, temperature=0.8, top_p=0.9, top_k=20, seed=7)
+    penalties = {"repetition_penalty": 1.2, "no_repeat_ngram_size": 3, "presence_penalty": 0.5}
+    yield "with penalties", *asked(image(first), question, **penalties)
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Five frames of noise that moves."""
+    folder, noise = tmp_path_factory.mktemp("clip"), np.random.default_rng(0).integers(0, 256, (90, 140, 3), np.uint8)
+    paths = [folder / f"{index}.png" for index in range(5)]
+    for index, path in enumerate(paths):
+        Image.fromarray(np.roll(noise, 9 * index, axis=1)).save(path)
+    return paths
+
+
+@pytest.fixture(scope="module")
+def answers(
+    tmp_path_factory: pytest.TempPathFactory,
+    clip: list[Path],
+    reader_bundle: Callable[[str, str], Path],
+    bundle: Bundles,
+) -> Path:
+    """A file of bundles, questions, and the answers that they have in Python."""
+    folder, found = tmp_path_factory.mktemp("web"), list[dict[str, Any]]()
+    for family in ("qwen2_5_vl", "qwen3_vl"):
+        found += answered(reader_bundle(family, "fp32"), [*pages(folder), *others(folder, clip)])
+    found += [{**answer, "backend": "wasm"} for answer in found[:3]]
+    for name, options in {"portable": {}, "concat": {"opset": 21}}.items():
+        plan = export_plan(REFERENCE, folder / name, precision="fp32", target="portable", **options)
+        export(plan)
+        found += answered(folder / name, [*pages(folder)])
+    for family in ("qwen", "qwen2_vl", "qwen3_vl_moe"):
+        found += answered(bundle(family, "small", "fp32"), list(pages(folder))[:1])
+    file = folder / "answers.json"
+    file.write_text(json.dumps(found))
+    return file
+
+
+def answered(bundle: Path, questions: list[Question]) -> list[dict[str, Any]]:
+    """What a bundle answers in Python."""
+    with load(bundle, threads=1) as model:
+        return [answer(model, str(bundle), *question) for question in questions]
+
+
+def answer(model: Model, bundle: str, name: str, messages: list[Any], options: dict[str, Any]) -> dict[str, Any]:
+    stream = model.stream(messages, **options)
+    written, prompt = "".join(stream), stream.prompt
+    regions = model.regions(written, prompt.placed[0]) if len(prompt.placed) == 1 else []
+    numbers = [
+        [found.x1, found.y1, found.x2, found.y2] if isinstance(found, Box) else [found.x, found.y] for found in regions
+    ]
+    return {
+        "name": name,
+        "bundle": bundle,
+        "backend": "node",
+        "messages": messages,
+        "options": options,
+        "ids": prompt.ids.tolist(),
+        "tokens": stream.run.tokens,
+        "text": written,
+        "finish_reason": stream.run.finish_reason,
+        "regions": [{"label": found.label, "numbers": values} for found, values in zip(regions, numbers, strict=True)],
+    }
+
+
+def test_the_vectors(npm: str, run: Callable[..., str]) -> None:
+    assert "# skipped 0\n" in run(npm, "run", "vectors")
+
+
+@pytest.mark.slow
+def test_the_packages_tests(npm: str, answers: Path, run: Callable[..., str]) -> None:
+    output = run(npm, "test", env={"QVL_WEB_ANSWERS": str(answers)})
+    if shutil.which("chromium") is None:
+        assert "# skipped 1\n" in output
+        pytest.skip(
+            "chromium is not installed: the runtime for the web passes in Node.js, and was tested in no browser"
+        )
+    assert "# skipped 0\n" in output
+
+
+SMALLER: dict[str, dict[str, Any]] = {
+    "fp16": {},
+    "int8": {"samples": 8},
+    "int4": {"samples": 8},
+    "hybrid": {"samples": 8},
+}
+FORCED_PAGES = 20
+
+
+@pytest.mark.slow
+def test_likeliest_tokens_of_smaller_bundles(npm: str, run: Callable[..., str], tmp_path: Path) -> None:
+    """In ONNX Runtime of another release, in Node.js and in WebAssembly."""
+    forced = []
+    for precision, options in SMALLER.items():
+        bundle = tmp_path / precision
+        export(export_plan(REFERENCE, bundle, precision=precision, **options))
+        pages = list(likeliest_tokens(bundle, tmp_path))
+        forced += [{"bundle": str(bundle), "backend": backend, "pages": pages} for backend in ("node", "wasm")]
+    file = tmp_path / "forced.json"
+    file.write_text(json.dumps(forced))
+    run(npm, "test", env={"QVL_WEB_FORCED": str(file)})
+
+
+def likeliest_tokens(bundle: Path, folder: Path) -> Iterator[dict[str, Any]]:
+    """Pages, their true answers, and the likeliest token at each place of these."""
+    truths = [item.answer for item in items("ocr")]
+    with load(bundle, threads=1) as model:
+        for (_, page, prompt), truth in zip(heldout(folder, "ocr", 0, FORCED_PAGES), truths, strict=False):
+            messages, _ = asked(image(page), text(prompt))
+            tokens = model.logits(messages, truth).argmax(axis=-1).tolist()
+            yield {"messages": messages, "answer": truth, "likeliest": tokens}
+
+
+def test_the_package_is_small(npm: str, run: Callable[..., str]) -> None:
+    run(npm, "run", "build")
+    files = json.loads(run(npm, "pack", "--dry-run", "--json"))
+    (packed,) = files if isinstance(files, list) else files.values()
+    assert packed["unpackedSize"] < 300_000
+
+
+@pytest.fixture
+def run() -> Callable[..., str]:
+    """Runs a command in the package; its output, and all of it in the error if it fails."""
+
+    def call(*command: str, env: dict[str, str] | None = None) -> str:
+        done = subprocess.run(
+            command, cwd=PACKAGE, env={**os.environ, **(env or {})}, capture_output=True, text=True, timeout=600
+        )
+        failed = [line for line in done.stdout.splitlines() if line.startswith("not ok")]
+        assert done.returncode == 0, "\n".join([*failed, done.stdout[-4000:], done.stderr[-2000:]])
+        return done.stdout
+
+    return call
