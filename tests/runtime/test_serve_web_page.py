@@ -21,7 +21,9 @@ from tests.runtime.test_serve import Server, serving
 PAGE = HELDOUT / "simple_0033.png"
 WHERE = "Locate the total."
 READ = "Read the text."
-WIDER = "[...document.querySelectorAll('body, body *')].filter((each) => each.getBoundingClientRect().right > innerWidth)"
+WIDER = (
+    "[...document.querySelectorAll('body, body *')].filter((each) => each.getBoundingClientRect().right > innerWidth)"
+)
 pytestmark = pytest.mark.slow
 
 
@@ -269,7 +271,9 @@ def test_every_control_has_a_name(tab: Tab) -> None:
     choose(tab)
     tab.send("Accessibility.enable")
     nodes = tab.send("Accessibility.getFullAXTree")["nodes"]
-    controls = [node for node in nodes if node.get("role", {}).get("value") in ("button", "checkbox", "textbox", "image")]
+    controls = [
+        node for node in nodes if node.get("role", {}).get("value") in ("button", "checkbox", "textbox", "image")
+    ]
     assert len(controls) >= 8
     assert [node for node in controls if not node.get("name", {}).get("value")] == []
 

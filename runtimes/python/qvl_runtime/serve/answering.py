@@ -35,9 +35,9 @@ class Piece:
 
 @dataclass(eq=False)
 class Answer:
-    """An answer on its way: `events` end with None. `run`, `notes` and `regions` are complete then, or `error` says why not.
+    """An answer on its way: `events` end with None. The other fields are complete then, or `error` says why not.
 
-    `regions` are the boxes and points of the answer in pixels of the prompt's image, None if it does not have one image.
+    `regions` are the answer's boxes and points in pixels of the prompt's image, None unless it has exactly one.
     """
 
     loop: asyncio.AbstractEventLoop
