@@ -18,7 +18,7 @@ from qvl_runtime.serve.errors import ApiError
 from qvl_runtime.serve.media import MediaReader
 from qvl_runtime.serve.pages import read_page_request, rendered
 from tests.pdfs import text_pdf
-from tests.runtime.test_serve import Server, serving
+from tests.serving import Server, serving
 
 
 @pytest.fixture

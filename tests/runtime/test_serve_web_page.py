@@ -16,14 +16,19 @@ from qvl_runtime.serve.web_page import web_page
 from tests.chromium import Browser, Tab
 from tests.heldout import HELDOUT
 from tests.pdfs import text_pdf
-from tests.runtime.test_serve import Server, serving
+from tests.serving import Server, serving
 
 PAGE = HELDOUT / "simple_0033.png"
 WHERE = "Locate the total."
 READ = "Read the text."
-WIDER = (
-    "[...document.querySelectorAll('body, body *')].filter((each) => each.getBoundingClientRect().right > innerWidth)"
-)
+ALL = "[...document.querySelectorAll('body, body *')]"
+WIDER = f"{ALL}.filter((each) => each.getBoundingClientRect().right > innerWidth)"
+PASTE = """(async () => {
+    const canvas = new OffscreenCanvas(56, 56), data = new DataTransfer();
+    canvas.getContext("2d").fillRect(0, 0, 56, 56);
+    data.items.add(new File([await canvas.convertToBlob()], "shot.png", { type: "image/png" }));
+    dispatchEvent(new ClipboardEvent("paste", { clipboardData: data }));
+})()"""
 pytestmark = pytest.mark.slow
 
 
@@ -220,11 +225,7 @@ def test_a_tiff_which_browsers_do_not_show(tab: Tab, tmp_path: Path) -> None:
 
 
 def test_a_picture_is_pasted(tab: Tab) -> None:
-    tab.value(
-        "new Promise((done) => {const canvas = new OffscreenCanvas(56, 56); canvas.getContext('2d').fillRect(0, 0, 56, 56);"
-        "canvas.convertToBlob().then((blob) => {const data = new DataTransfer(); data.items.add(new File([blob], 'shot.png',"
-        " {type: 'image/png'})); dispatchEvent(new ClipboardEvent('paste', {clipboardData: data})); done()})})"
-    )
+    tab.value(PASTE)
     tab.wait("document.querySelector('#page').checkVisibility()")
     assert tab.text("#name") == "shot.png"
 
