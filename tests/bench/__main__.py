@@ -7,11 +7,16 @@ from __future__ import annotations
 
 import json
 
-from . import export_cost, run_speed
+from . import export_cost, run_speed, serve_load
 
 
 def main() -> None:
-    for title, measure in (("export against copy", export_cost.main), ("running", lambda: run_speed.main([]))):
+    measurements = {
+        "export against copy": export_cost.main,
+        "running": lambda: run_speed.main([]),
+        "a server under load": lambda: serve_load.main([]),
+    }
+    for title, measure in measurements.items():
         print(f"# {title}\n{json.dumps(measure(), indent=1)}", flush=True)
 
 

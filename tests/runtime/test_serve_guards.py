@@ -49,11 +49,12 @@ def test_two_host_headers_are_refused() -> None:
 )
 def test_a_key_is_asked_for(given: str | None) -> None:
     headers = [(b"Host", b"localhost"), *([] if given is None else [(b"Authorization", given.encode())])]
-    for path in ("/", "/v1/models", "/metrics", "/v1/else", "/health/", "/%2f", "/./v1"):
+    for path in ("/v1/models", "/metrics", "/v1/else", "/v1/pages", "/health/", "/%2f", "/./v1"):
         answer = client(key="secret").get(path, headers=headers)
         assert (answer.status_code, answer.json()["error"]["code"]) == (401, "invalid_api_key"), path
         assert answer.headers["www-authenticate"] == "Bearer"
-    assert client(key="secret").get("/health", headers=headers).text == "reached"
+    for path in ("/health", "/"):  # the page itself is the same everywhere
+        assert client(key="secret").get(path, headers=headers).text == "reached"
 
 
 @pytest.mark.parametrize("given", ["Bearer secret", "bearer secret", "Bearer  secret "])

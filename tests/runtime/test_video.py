@@ -16,6 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
+from qvl_runtime.common.interruption import Interrupted, interruptible
 from qvl_runtime.errors import InstallError, MediaError, PromptError
 from qvl_runtime.media import images as media
 from qvl_runtime.media import video
@@ -359,3 +360,19 @@ def test_frames_given_one_by_one_are_not_sampled_by_number() -> None:
 def test_one_image_is_not_an_array_of_frames() -> None:
     with pytest.raises(MediaError, match=r"array of shape \[60, 40, 3\] \(give \[frames, H, W, 3\]"):
         load_clip(np.zeros((60, 40, 3), np.uint8), FrameSampling(), lambda *_: (56, 56))
+
+
+@pytest.mark.parametrize("broadcast", [False, True])  # whose frames have to be counted first
+def test_decoding_ends_when_its_time_is_over(film: Path, broadcast: bool) -> None:
+    """Long before the last frame, and without a frame of it: nobody waits for those any more."""
+    asked = 0
+
+    def over() -> bool:
+        nonlocal asked
+        asked += 1
+        return asked > 5
+
+    source: Any = transport_stream(film) if broadcast else film
+    with interruptible(over), pytest.raises(Interrupted, match=r"^the time of the request was over"):
+        load_clip(source, FrameSampling(), lambda _, size: size)
+    assert asked == 6

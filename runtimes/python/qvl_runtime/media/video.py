@@ -17,6 +17,7 @@ from ..common.arrays import Ints
 from ..common.checks import check_float, check_int
 from ..common.extras import install_fix
 from ..common.files import check_regular
+from ..common.interruption import check_interrupted
 from ..errors import InstallError, MediaError, PromptError, QvlError
 from ..resize import MAX_ASPECT_RATIO, smart_resize
 from .images import COMPLETE, MAX_CLIP_FRAMES, MAX_CLIP_PIXELS, MAX_IMAGE_PIXELS, check_clip, check_exists, load_frames
@@ -24,6 +25,8 @@ from .sources import describe_source, resolve_source
 
 if TYPE_CHECKING:
     from av.container import InputContainer
+    from av.packet import Packet
+    from av.video.stream import VideoStream
 
 DEFAULT_FPS, MIN_FPS, MAX_FPS = 2.0, 0.01, 1000
 FRAME_FACTOR = 2
@@ -271,18 +274,26 @@ def frames_and_rate(container: InputContainer, where: str) -> tuple[int, float]:
     stream.codec_context.options = {"max_pixels": str(MAX_IMAGE_PIXELS)}  # for frames larger than the header says
     if stream.width * stream.height > MAX_IMAGE_PIXELS:
         raise MediaError(f"{stream.width} × {stream.height} pixels are too many", where=where, fix="scale it down")
-    total = stream.frames or sum(packet.size > 0 for packet in container.demux(stream))
+    total = stream.frames or sum(packet.size > 0 for packet in _packets(container, stream))
     rate = float(stream.average_rate or 0)
     if total < 1 or rate <= 0:
         raise MediaError("has no frames or no frame rate", where=where)
     return total, rate
 
 
+def _packets(container: InputContainer, stream: VideoStream) -> Iterator[Packet[VideoStream]]:
+    """Yields the packets of a stream, of which files of any length may be made; raises Interrupted between two."""
+    for packet in container.demux(stream):
+        check_interrupted("its video was decoded")
+        yield packet
+
+
 def _decoded(container: InputContainer, chosen: Ints, resize: Resize) -> Iterator[Image.Image]:
     """Yields the chosen frames in order, upright and resized."""
     wanted = iter(chosen.tolist())
     following = next(wanted, None)
-    for index, frame in enumerate(container.decode(video=0)):
+    packets = _packets(container, container.streams.video[0])
+    for index, frame in enumerate(frame for packet in packets for frame in packet.decode()):
         if index == following:
             image = upright(frame)
             width, height = resize(len(chosen), image.size)

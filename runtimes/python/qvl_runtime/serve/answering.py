@@ -12,6 +12,11 @@ from time import monotonic
 from ..answers.generate import GenerationStats
 from ..answers.logprobs import TokenLogprob
 from ..answers.stream import Stream
+from ..common.interruption import interruptible
+from ..errors import PromptError
+from ..grounding import Region
+from ..model import Model
+from ..prompts.prompt import Prompt
 from .errors import ApiError, as_api_error
 from .media import MediaReader
 from .notes import collecting
@@ -30,12 +35,16 @@ class Piece:
 
 @dataclass(eq=False)
 class Answer:
-    """An answer on its way: `events` end with None. `run` and `notes` are complete then, or `error` says why not."""
+    """An answer on its way: `events` end with None. The other fields are complete then, or `error` says why not.
+
+    `regions` are the answer's boxes and points in pixels of the prompt's image, None unless it has exactly one.
+    """
 
     loop: asyncio.AbstractEventLoop
     until: float
     run: GenerationStats = field(default_factory=GenerationStats)
     notes: list[str] = field(default_factory=list)
+    regions: list[Region] | None = None
     error: ApiError | None = None
     cause: BaseException | None = None
     _events: asyncio.Queue[Piece | None] = field(default_factory=asyncio.Queue)
@@ -68,6 +77,10 @@ class Answer:
         with contextlib.suppress(RuntimeError):
             self.loop.call_soon_threadsafe(self._events.put_nowait, piece)
 
+    def is_over(self) -> bool:
+        """Whether the answer was cancelled or its time is over."""
+        return self._cancelled.is_set() or monotonic() >= self.until
+
     def check(self) -> None:
         """Raises ApiError if the answer was cancelled or its time is over before it began."""
         if self._cancelled.is_set():
@@ -75,18 +88,21 @@ class Answer:
         if monotonic() >= self.until:
             raise ApiError(503, "the time of the request was over before its answer began", code="timeout")
 
-    def follow(self, stream: Stream) -> None:
-        """Emits what a stream generates until it ends."""
+    def follow(self, stream: Stream) -> str:
+        """Emits what a stream generates until it ends; returns the whole text."""
         self._stream, self.run = stream, stream.run
+        texts = []
         with stream:
             self.check()
             sent = 0
             for text in stream:
                 found = tuple(stream.run.logprobs[sent:])
                 sent += len(found)
+                texts.append(text)
                 self.emit(Piece(text, found))
             if rest := tuple(stream.run.logprobs[sent:]):
                 self.emit(Piece("", rest))
+        return "".join(texts)
 
 
 def worker(
@@ -110,11 +126,23 @@ def _compute(answer: Answer, request: ChatRequest, toolbox: Toolbox, slots: Slot
     base, settings = slots.models[0], request.settings()
     settings["max_new_tokens"] = checked_limit(request, base.manifest)
     answer.check()
-    messages = media.messages(request.messages)
-    answer.check()
     arguments = request.chat_template_kwargs or None
-    prompt = base.prompt(messages, settings["max_new_tokens"], toolbox.tools or None, arguments)
+    with interruptible(answer.is_over):
+        messages = media.messages(request.messages)
+        answer.check()
+        prompt = base.prompt(messages, settings["max_new_tokens"], toolbox.tools or None, arguments)
     answer.check()
     with slots.use(prompt) as model:
         left = max(answer.until - monotonic(), 1e-3)
-        answer.follow(model.stream(prompt, json_schema=toolbox.schema, timeout=left, **settings))
+        text = answer.follow(model.stream(prompt, json_schema=toolbox.schema, timeout=left, **settings))
+        answer.regions = _regions(model, prompt, text)
+
+
+def _regions(model: Model, prompt: Prompt, text: str) -> list[Region] | None:
+    """Returns the boxes and points of an answer; None unless the prompt has one image, whose pixels they are in."""
+    if [placed.media.kind for placed in prompt.placed] != ["image"]:
+        return None
+    try:
+        return model.regions(text, prompt.placed[0])
+    except PromptError:  # it is not known how this model writes boxes
+        return None

@@ -19,6 +19,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from ..common.interruption import interruptible
 from ..manifest import MANIFEST
 from ..model import Model
 from . import log
@@ -31,9 +32,11 @@ from .media import MediaReader
 from .metrics import Metrics
 from .notes import routed
 from .options import ServeOptions
+from .pages import PageRequest, read_page_request, rendered
 from .request import ChatRequest, checked_limit, read_request
 from .slots import Slots
 from .toolbox import Toolbox, read_toolbox
+from .web_page import page_response
 
 BODY_SECONDS = 60.0
 """Time in which the body of a request has to arrive."""
@@ -120,6 +123,26 @@ class Service:
         shown = {"messages": log.content_of(request.messages)} if self.options.log_content else {}
         seconds = round(monotonic() - began, 3)
         log.write("chat", id=id, status=status, finish=run.finish_reason, tokens=tokens, seconds=seconds, **shown)
+
+    async def page(self, http: Request) -> Response:
+        """`POST /v1/pages`: a page of a file as a picture; it takes a slot's turn, as all work on media does."""
+        until = monotonic() + self.options.timeout
+        request = read_page_request(await body_of(http, self.options.max_body_bytes))
+        running = await self.slots.run(partial(self._rendered, request, until), until - monotonic())
+        running.add_done_callback(lambda done: done.cancelled() or done.exception())  # read, also if the client leaves
+
+        async def result() -> Json:
+            return await asyncio.shield(running)  # the turn ends with its thread
+
+        return JSONResponse(await unless_gone(http, result()))
+
+    def _rendered(self, request: PageRequest, until: float) -> Json:
+        with interruptible(lambda: monotonic() >= until):
+            return rendered(request, self._media())
+
+    async def home(self, _: Request) -> Response:
+        """`GET /`."""
+        return page_response()
 
     async def models(self, _: Request) -> Response:
         """`GET /v1/models`."""
@@ -226,7 +249,9 @@ def create_app(model: Model, options: ServeOptions) -> Starlette:
         return Route(path, partial(_answered, service, endpoint), methods=[method])
 
     routes = [
+        route("/", service.home),
         route("/v1/chat/completions", service.chat, "POST"),
+        route("/v1/pages", service.page, "POST"),
         route("/v1/models", service.models),
         route("/v1/models/{name:path}", service.model),
         route("/health", service.health),

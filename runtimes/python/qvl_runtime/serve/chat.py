@@ -124,5 +124,6 @@ def _details(answer: Answer) -> Json:
         "image_tokens": run.counts.image,
         "pruned_tokens": run.counts.pruned,
         "seconds": {name: round(value, 4) for name, value in asdict(run.times).items()},
+        "regions": None if answer.regions is None else [asdict(region) for region in answer.regions],
         "notes": answer.notes,
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ..common.interruption import Interrupted
 from ..errors import InstallError, MediaError, PromptError, QvlError
 
 _TYPES = {401: "authentication_error", 429: "rate_limit_error"}
@@ -47,6 +48,8 @@ def as_api_error(error: BaseException) -> ApiError:
         return error
     if isinstance(error, PromptError | MediaError):
         return ApiError(400, str(error))
+    if isinstance(error, Interrupted):
+        return ApiError(503, str(error), code="timeout")
     if isinstance(error, InstallError):
         return ApiError(501, str(error), code="not_installed")
     if isinstance(error, MemoryError):

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
 LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
-PUBLIC = ("/health",)
-"""Paths without a key: they tell nothing but whether the server runs."""
+PUBLIC = ("/", "/health")
+"""Paths without a key: a page that is the same everywhere, and whether the server runs."""
 
 
 class Guard:

@@ -13,9 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from ..common.counted import counted
 from ..errors import MediaError
-from ..media.images import count_pages
+from ..media.images import count_pages, load_pages
 from ..media.sources import file_path, is_remote, resolve_source
 from ..pdf import Pdf, PdfPage, parse_pages
 from ..prompts.part_keys import PART_KEYS
@@ -106,21 +108,23 @@ class MediaReader:
             raise ApiError(400, "no such file below the server's media root", param=where, code="file_not_found")
         return path
 
+    def page(self, file: Mapping[str, Any], number: int) -> tuple[Image.Image, int]:
+        """Returns page `number`, counted from 1, of a `file` part's file, and how many pages that has."""
+        content, name, _ = _read_file(file, "file")
+        pdf = Pdf(name, content=content) if content.startswith(PDF) else None
+        count = count_pages(content) if pdf is None else len(pdf)
+        if not 1 <= number <= count:
+            raise ApiError(400, f"the file has {counted(count, 'page')}", param="page")
+        return (load_pages(content)[number - 1] if pdf is None else pdf.draw(number - 1)), count
+
     def _file(self, value: Any, _options: Part, where: str) -> list[Part]:
-        given = value if isinstance(value, Mapping) else {}
-        for key, content in given.items():
-            if key not in ("file_data", "filename", "pages") and content is not None:
-                raise unsupported(f"the key {str(key)[:40]!r} of a file", where)
-        data, name, pages = given.get("file_data"), given.get("filename") or "file", given.get("pages")
-        if not (isinstance(data, str) and isinstance(name, str) and isinstance(pages, str | None)):
-            raise ApiError(400, "a file needs file_data, as base64 or as a data: URL", param=where)
-        content = _content(data, where)
+        content, name, pages = _read_file(value, where)
         if not content.startswith(PDF):
             if pages is not None:
                 raise unsupported("pages of a file that is no PDF", where)
             self._count(count_pages(content))
             return [{"type": "image", "image": content}]
-        return [{"type": "image", "image": page} for page in self._pdf(content, name[:80], pages)]
+        return [{"type": "image", "image": page} for page in self._pdf(content, name, pages)]
 
     def _pdf(self, content: bytes, name: str, pages: str | None) -> list[PdfPage]:
         pdf = Pdf(name, content=content)
@@ -135,6 +139,18 @@ class MediaReader:
             raise ApiError(
                 400, f"{found} and images or more, this server takes {self.max_pages}", code="too_many_pages"
             )
+
+
+def _read_file(value: Any, where: str) -> tuple[bytes, str, str | None]:
+    """Returns content, name and wanted pages of the value of a `file` part."""
+    given = value if isinstance(value, Mapping) else {}
+    for key, content in given.items():
+        if key not in ("file_data", "filename", "pages") and content is not None:
+            raise unsupported(f"the key {str(key)[:40]!r} of a file", where)
+    data, name, pages = given.get("file_data"), given.get("filename") or "file", given.get("pages")
+    if not (isinstance(data, str) and isinstance(name, str) and isinstance(pages, str | None)):
+        raise ApiError(400, "a file needs file_data, as base64 or as a data: URL", param=where)
+    return _content(data, where), name[:80], pages
 
 
 def _url(value: Any, where: str) -> str:

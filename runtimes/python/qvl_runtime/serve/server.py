@@ -16,6 +16,7 @@ from starlette.applications import Starlette
 from ..common.standard_streams import say
 from .app import Service, create_app
 from .options import ServeOptions
+from .protocol import BoundedProtocol
 
 KEEP_ALIVE, MOST_CONNECTIONS, BACKLOG = 5, 512, 128
 """Seconds of an idle connection; connections at the same time, waiting requests among them."""
@@ -50,6 +51,7 @@ class _Server(uvicorn.Server):
     def __init__(self, app: Starlette) -> None:
         config = uvicorn.Config(
             app,
+            http=BoundedProtocol,
             log_level="critical",
             access_log=False,
             server_header=False,

@@ -1,0 +1,84 @@
+"""`POST /v1/pages`: a page of a file as the picture that the model would see."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+from qvl_runtime.pdf import Pdf
+from qvl_runtime.serve.errors import ApiError
+from qvl_runtime.serve.media import MediaReader
+from qvl_runtime.serve.pages import read_page_request, rendered
+from tests.pdfs import text_pdf
+from tests.serving import Server, serving
+
+
+@pytest.fixture
+def pdf(tmp_path: Path) -> Path:
+    return text_pdf(tmp_path / "two.pdf", [["First"], ["Second"]])
+
+
+def page(content: bytes, number: int = 1, **fields: Any) -> dict[str, Any]:
+    file = {"file_data": base64.b64encode(content).decode(), **fields}
+    request = read_page_request(httpx.Request("POST", "http://h", json={"file": file, "page": number}).content)
+    return rendered(request, MediaReader(1))
+
+
+def picture(answer: dict[str, Any]) -> Image.Image:
+    return Image.open(io.BytesIO(base64.b64decode(answer["image_url"]["url"].partition(",")[2])))
+
+
+def test_a_page_of_a_pdf_is_what_the_model_would_see(pdf: Path) -> None:
+    answer = page(pdf.read_bytes(), 2)
+    with Pdf(pdf) as opened:
+        expected = opened.draw(1)
+    assert (answer["page"], answer["pages"]) == (2, 2)
+    assert (answer["width"], answer["height"]) == expected.size
+    assert np.array_equal(np.asarray(picture(answer)), np.asarray(expected))
+
+
+def test_a_page_of_a_tiff() -> None:
+    file = io.BytesIO()
+    colors = [Image.new("RGB", (20, 10), color) for color in ("red", "blue")]
+    colors[0].save(file, "TIFF", save_all=True, append_images=colors[1:])
+    answer = page(file.getvalue(), 2)
+    assert answer["pages"] == 2 and picture(answer).getpixel((0, 0)) == (0, 0, 255)
+
+
+@pytest.mark.parametrize("number", [0, 3, -1])
+def test_pages_that_are_not_there(pdf: Path, number: int) -> None:
+    with pytest.raises(ApiError, match="the file has 2 pages") as refusal:
+        page(pdf.read_bytes(), number)
+    assert refusal.value.status == 400 and refusal.value.param == "page"
+
+
+@pytest.mark.parametrize("body", [b"{", b"[]", b'{"file": 1}', b'{"file": {}, "page": "1"}', b'{"file": {}, "dpi": 9}'])
+def test_bodies_that_are_no_request(body: bytes) -> None:
+    with pytest.raises(ApiError) as refusal:
+        read_page_request(body)
+    assert refusal.value.status == 400
+
+
+@pytest.fixture(scope="module")
+def server(deep_path: Path) -> Iterator[Server]:
+    with serving(deep_path, "--api-key", "sesame") as running:
+        yield running
+
+
+def test_the_server_draws_pages_for_those_with_the_key(server: Server, pdf: Path) -> None:
+    body = {"file": {"file_data": base64.b64encode(pdf.read_bytes()).decode(), "filename": "two.pdf"}, "page": 2}
+    key = {"Authorization": "Bearer sesame"}
+    answer = httpx.post(f"{server.url}/v1/pages", json=body, headers=key, timeout=300)
+    assert answer.status_code == 200 and answer.json()["pages"] == 2
+    assert httpx.post(f"{server.url}/v1/pages", json=body, timeout=300).status_code == 401
+    damaged = {"file": {"file_data": base64.b64encode(b"%PDF-1.7 nothing").decode(), "filename": "d.pdf"}}
+    answer = httpx.post(f"{server.url}/v1/pages", json=damaged, headers=key, timeout=300)
+    assert answer.status_code == 400 and answer.json()["error"]["message"].startswith("d.pdf: cannot be read as a PDF")
