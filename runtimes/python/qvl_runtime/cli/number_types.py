@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 
-class _AsWritten(click.ParamType):
+class _AsWritten(click.ParamType[Any]):
     """Refuses a number with underscores."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:

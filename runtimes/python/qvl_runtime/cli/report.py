@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def report(run: GenerationStats) -> dict[str, Any]:
-    """Returns tokens, finish reason, counts, times in seconds, and tokens per second, None for an answer of one token."""
+    """Returns tokens, finish reason, counts, times in seconds, and tokens per second (None for one token)."""
     speed = run.tokens_per_second
     times = {name: round(seconds, 4) for name, seconds in asdict(run.times).items()}
     return {
