@@ -17,9 +17,18 @@ from qvl_runtime.answers.generate import GenerationStats
 from qvl_runtime.errors import PromptError
 from qvl_runtime.manifest import MANIFEST, Bounds, EngineEntry, Manifest, Profile
 from qvl_runtime.model import Model, load
+from qvl_runtime.pdf import Pdf, pdf_pages
 from qvl_runtime.positions import Grid, VisionSpan, mrope_positions
 from qvl_runtime.prompts import selection
-from qvl_runtime.prompts.prompt import Media, Prompt, ScaledImageWarning, build_prompt, place_media
+from qvl_runtime.prompts.prompt import (
+    Media,
+    Prompt,
+    ScaledImageWarning,
+    build_prompt,
+    collect,
+    fit_pixel_budget,
+    place_media,
+)
 from qvl_runtime.prompts.selection import Selection
 from qvl_runtime.prune.kept import Kept, only
 from qvl_runtime.prune.rule import CHOSEN, OFF, RULES, Rule, least_blocks, parse_rule
@@ -28,6 +37,7 @@ from tests.conftest import Bundles, Loader
 from tests.exporter.test_pruned_parity import image as spotted_part
 from tests.exporter.test_pruned_parity import moving, spotted
 from tests.oracles.tiny import FREE_SIZES
+from tests.pdfs import text_pdf
 
 families = pytest.mark.parametrize("family", FREE_SIZES)
 TEXT = {"type": "text", "text": "Read the text."}
@@ -362,6 +372,49 @@ def test_pages_that_do_not_fit_even_then(tiny: Model) -> None:
     with pytest.warns(ScaledImageWarning):
         prompt = build_prompt(asked("exact"), short, tiny._template.render, tiny.token_ids, 0)
     assert len(prompt.ids) <= short.llm.max_length
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The pages of PDFs that are drawn, in their order."""
+    pages, draw = list[int](), Pdf.draw
+
+    def counted(pdf: Pdf, index: int, dpi: int) -> Image.Image:
+        pages.append(index)
+        return draw(pdf, index, dpi)
+
+    monkeypatch.setattr(Pdf, "draw", counted)
+    return pages
+
+
+def test_pages_of_a_pdf_are_drawn_once_to_fit(
+    tiny: Model, drawn: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If not all can be kept, the others are drawn again; the prompt is the same. Then nothing is kept."""
+    pdf = text_pdf(tmp_path / "a.pdf", [["Read me"] * count for count in (1, 9, 30)])
+    messages = [{"role": "user", "content": [{"type": "image", "image": each} for each in pdf_pages(pdf)]}]
+
+    def built() -> Prompt:
+        drawn.clear()
+        with pytest.warns(ScaledImageWarning):
+            return build_prompt(
+                messages, limited(tiny, 120), tiny._template.render, tiny.token_ids, 0, prune=RULES["exact"]
+            )
+
+    once = built()
+    assert sorted(drawn) == [0, 1, 2] and len(once.ids) <= 120
+    width, height = once.placed[0].media.frames[0].size
+    monkeypatch.setattr(selection, "DRAWN_BYTES", 3 * width * height)
+    again = built()
+    assert drawn.count(0) == 1 and drawn.count(1) > 1
+    np.testing.assert_array_equal(once.ids, again.ids)
+    assert [item.grid for item in once.placed] == [item.grid for item in again.placed]
+
+
+def test_no_page_is_drawn_to_fit_if_all_fit_whole(tiny: Model, drawn: list[int], tmp_path: Path) -> None:
+    (page,) = pdf_pages(text_pdf(tmp_path / "a.pdf", [["Read me"]]), dpi=40)
+    (media,) = collect(asked("exact", page), tiny.manifest)[1]
+    assert fit_pixel_budget([media], tiny.manifest, 1000, Selection(tiny.manifest)) and not drawn
 
 
 @pytest.mark.parametrize(("patches", "expected"), [(4, 6), (16, 6), (40, 10), (41, 11)])

@@ -171,22 +171,24 @@ def fit_pixel_budget(
     """
     geometry, chosen = manifest.image, selection or Selection(manifest)
 
-    def tokens(bound: int) -> int:
-        return sum(chosen.tokens(item, item.grid(bound, manifest)) for item in media)
+    def fits(bound: int) -> bool:
+        return chosen.fit([(item, item.grid(bound, manifest)) for item in media], budget)
 
     own_bounds = [item.max_pixels(manifest) for item in media]
-    if not media or tokens(max(own_bounds)) <= budget:
-        return own_bounds
     unit = geometry.factor**2
-    low, high = -(-geometry.min_pixels // unit), -(-max(own_bounds) // unit)
-    if tokens(low * unit) > budget:
-        raise PromptError(
-            f"{len(media)} images or videos do not fit into {budget} tokens, even at the model's smallest image size",
-            fix="give fewer of them, or export with a larger --max-length",
-        )
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if tokens(middle * unit) <= budget else (low, middle)
+    with chosen.keeping_drawings():
+        if not media or fits(max(own_bounds)):
+            return own_bounds
+        low, high = -(-geometry.min_pixels // unit), -(-max(own_bounds) // unit)
+        if not fits(low * unit):
+            raise PromptError(
+                f"{len(media)} images or videos do not fit into {budget} tokens, even at the model's smallest image "
+                "size",
+                fix="give fewer of them, or export with a larger --max-length",
+            )
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if fits(middle * unit) else (low, middle)
     warnings.warn(
         f"images were scaled down to {low * unit} pixels each to fit the maximum length of "
         f"{manifest.llm.max_length} tokens",
