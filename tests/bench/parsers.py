@@ -20,7 +20,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import onnx
 
 LIMIT = 600
@@ -70,9 +69,13 @@ PARSERS = {
     ),
     "rknn-toolkit2": Parser(
         "rknn-toolkit2",
-        "from rknn.api import RKNN\n"
+        "import onnx; from rknn.api import RKNN\n"  # it gets the sizes of the fixed graph, and sets free axes to them
+        "fixed = onnx.load(graph.removesuffix('.fixed.onnx').removesuffix('.onnx') + '.fixed.onnx', "
+        "load_external_data=False).graph\n"
+        "sizes = {value.name: [axis.dim_value for axis in value.type.tensor_type.shape.dim] for value in fixed.input}\n"
         "r = RKNN(verbose=False); r.config(target_platform='rk3588')\n"
-        "assert r.load_onnx(model=graph) == 0, 'load_onnx failed'\n"
+        "done = r.load_onnx(model=graph, inputs=[*sizes], input_size_list=[*sizes.values()])\n"
+        "assert done == 0, 'load_onnx failed'\n"
         "assert r.build(do_quantization=False) == 0, 'build failed'\n"
         "assert r.init_runtime() == 0, 'the simulator does not start'",
     ),
@@ -98,7 +101,7 @@ def write_graphs(checkpoint: Path, directory: Path) -> None:
 
 
 def fix(source: Path, out: Path) -> None:
-    """Writes a graph without free axes and Constant nodes, for a page of GRID tokens and a chunk of TOKENS tokens."""
+    """Writes a graph with the axes of its inputs set to one page of GRID tokens, and one chunk of TOKENS tokens."""
     rows, columns = GRID
     sizes = {"frames": 1, "patches": 4 * rows * columns, "image_tokens": TOKENS, "sequence": TOKENS, "wanted": 1}
     windows = -(-rows // 4) * -(-columns // 4)
@@ -108,32 +111,10 @@ def fix(source: Path, out: Path) -> None:
         for axis in value.type.tensor_type.shape.dim:
             if axis.dim_param:
                 axis.dim_value = sizes[axis.dim_param]
-    name_constants(model)
     del model.graph.value_info[:]
     for value in model.graph.output:
         value.type.tensor_type.ClearField("shape")
     onnx.save(onnx.shape_inference.infer_shapes(model), out)
-
-
-def name_constants(model: onnx.ModelProto) -> None:
-    """Turns Constant nodes into initializers, since rknn-toolkit2 fails on them where they have numbers."""
-    graph, others = model.graph, []
-    for node in model.graph.node:
-        if node.op_type == "Constant":
-            value = onnx.numpy_helper.from_array(constant(node.attribute[0]), node.output[0])
-            graph.initializer.append(value)
-        else:
-            others.append(node)
-    del graph.node[:]
-    graph.node.extend(others)
-
-
-def constant(attribute: onnx.AttributeProto) -> np.ndarray:
-    """The value of a Constant node: a tensor, or numbers."""
-    value = onnx.helper.get_attribute_value(attribute)
-    if isinstance(value, onnx.TensorProto):
-        return np.asarray(onnx.numpy_helper.to_array(value))
-    return np.array(value, np.float32 if attribute.name.startswith("value_float") else np.int64)
 
 
 def attempts(parser: Parser, python: str, directory: Path) -> Iterator[tuple[str, str]]:

@@ -15,6 +15,7 @@ from qvl_export import ExportPlan, export
 from qvl_export.errors import ExportError
 from qvl_export.exporting.options import GraphOptions
 from qvl_export.exporting.pipeline import NullProgress
+from qvl_export.graph.build import NAMED_CONSTANTS
 from qvl_export.qtensor import QuantFormat
 from qvl_export.targets import GraphForm, lower
 from qvl_export.targets.portable import LINEAR_ATTENTION, OPSET, OPSETS
@@ -65,6 +66,7 @@ def test_parity(
         assert [(item.domain, item.version) for item in model.opset_import] == [("", opset)]
         onnx.checker.check_model(str(out / f"{name}.onnx"))
         onnx.shape_inference.infer_shapes(model, strict_mode=True)
+        assert any(node.op_type == "Constant" for node in model.graph.node) == (opset > NAMED_CONSTANTS)
     with load(out, threads=1) as ours:
         assert_parity(ours, oracle(family, "small"), precision)
 

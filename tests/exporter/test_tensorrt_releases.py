@@ -50,14 +50,15 @@ def assert_restrictions(model: onnx.ModelProto) -> None:
     inferred = onnx.shape_inference.infer_shapes(model).graph
     values = (*inferred.value_info, *inferred.input, *inferred.output)
     ranks = {value.name: len(value.type.tensor_type.shape.dim) for value in values}
-    constants = {node.output[0]: node for node in model.graph.node if node.op_type == "Constant"}
+    constants = {node.output[0]: node.attribute[0].t for node in model.graph.node if node.op_type == "Constant"}
+    constants |= {value.name: value for value in model.graph.initializer}
     for node in model.graph.node:
         if node.op_type == "Attention":
             assert all(ranks[name] == 4 for name in node.input), node.name
         if node.op_type == "ScatterND":
             assert not any(item.name == "reduction" and item.s != b"none" for item in node.attribute), node.name
         if node.op_type in ("QuantizeLinear", "DequantizeLinear") and len(node.input) == 3:
-            value = onnx.numpy_helper.to_array(constants[node.input[2]].attribute[0].t)
+            value = onnx.numpy_helper.to_array(constants[node.input[2]])
             assert not value.any(), node.name
 
 

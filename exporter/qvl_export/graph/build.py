@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import onnx_ir as ir
-from onnx_ir.passes.common import RemoveUnusedNodesPass
+from onnx_ir.passes.common import LiftConstantsToInitializersPass, RemoveUnusedNodesPass
 from onnxscript import GraphBuilder
 
 from qvl_runtime.manifest import CacheSpec, ImageGeometry, Port, cache_tensor
@@ -24,6 +24,8 @@ from .vision import VisionInputs, VisionTower
 
 FLOAT, INT64, INT32 = ir.DataType.FLOAT, ir.DataType.INT64, ir.DataType.INT32
 Axes = list[int | str]
+NAMED_CONSTANTS = 20
+"""The last opset of standard ONNX whose constants are initializers: converters of that age fail on Constant nodes."""
 
 
 @dataclass(frozen=True)
@@ -161,6 +163,8 @@ def finished(graph: ir.Graph, target: Target) -> ir.Model:
     """
     model = ir.Model(graph, ir_version=target.ir_version)
     RemoveUnusedNodesPass()(model)
+    if all(domain == "" and opset <= NAMED_CONSTANTS for domain, opset in target.opsets):
+        LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     for node in ir.traversal.RecursiveGraphIterator(graph):
         for key in [key for key in node.metadata_props if key == "namespace" or key.startswith("pkg.onnxscript.")]:
             del node.metadata_props[key]  # names of our classes, and its failed inferences
