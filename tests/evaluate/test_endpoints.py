@@ -1,4 +1,4 @@
-"""`compare --endpoint`: our own server agrees with its bundle, a broken one has failures, and one that is down ends it."""
+"""`compare --endpoint`: our own server agrees with its bundle, a broken one fails on items, a missing one ends it."""
 
 from __future__ import annotations
 
