@@ -32,8 +32,8 @@ BUNDLE = "bundle"
 class Model:
     """A bundle or checkpoint to run: its path, engine, name in the report, and the key that identifies it.
 
-    `prune` replaces the bundle's default. An `endpoint` is a server; its `path` is that of the reference, and its answers
-    have as many tokens as the reference's by default, its `limit`.
+    `prune` replaces the bundle's default. An `endpoint` is a server; its `path` is that of the reference, and `limit`
+    the most tokens of its answers by default, as of the reference's.
     """
 
     path: Path
@@ -71,8 +71,8 @@ class Model:
 def open_models(reference: Path, bundles: Sequence[Path], hf: bool, endpoints: Sequence[Endpoint] = ()) -> list[Model]:
     """Checks and returns the reference, the bundles, whose names may have options (`bundle_names`), and the servers.
 
-    Equal names are prefixed with their parent directories. Raises ExportError and BundleError, also if a server does not
-    answer.
+    Equal names are prefixed with their parent directories. Raises ExportError and BundleError, also if a server is
+    down.
     """
     if not bundles and (hf or not endpoints):
         raise ExportError("no bundle to compare with the reference", fix="name at least one")
