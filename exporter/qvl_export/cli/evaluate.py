@@ -30,6 +30,7 @@ COMPARE_EXAMPLES = """\b
 Examples:
   qvl-export compare fp16 int8 int4 --data my_set --out report
   qvl-export compare int4 int4@prune=scan --data my_set --out report
+  qvl-export compare fp16 int4 --endpoint llama=http://127.0.0.1:8080/v1 --data my_set --out report
   qvl-export compare CHECKPOINT int4 --reference hf --data my_set --out report
   qvl-export compare fp16 int4 --data my_set --out report --fail-if "cer>+0.5pt" --undecided fail"""
 BLAME_EXAMPLES = """\b
@@ -56,7 +57,10 @@ def register(cli: click.Group) -> None:
 
 @click.command(epilog=COMPARE_EXAMPLES)
 @click.argument("reference", type=any_path)
-@click.argument("bundles", nargs=-1, required=True, type=any_path)
+@click.argument("bundles", nargs=-1, type=any_path)
+@click.option("--endpoint", "endpoints", multiple=True, metavar="NAME=URL[,model=M][,key_env=VAR]",
+              help="Compare a server with OpenAI's chat interface too, such as llama=http://127.0.0.1:8080/v1; may be "
+              "repeated.")  # fmt: skip
 @data_option
 @click.option("--out", required=True, type=any_path, help="Directory for index.html, report.md and report.json.")
 @evaluation_options
@@ -73,7 +77,7 @@ def register(cli: click.Group) -> None:
 @no_progress_option
 def compare(
     reference: Path, bundles: tuple[Path, ...], data: Path, out: Path, engine: str, gates: tuple[str, ...],
-    undecided: str | None, blamed: bool, as_json: bool, quiet: bool, **options: Any,
+    undecided: str | None, blamed: bool, endpoints: tuple[str, ...], as_json: bool, quiet: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Measure the accuracy that BUNDLES lose compared with REFERENCE on the documents in --data.
 
@@ -83,9 +87,11 @@ def compare(
     from qvl_runtime.templates.chat import parse_arguments
 
     from ..evaluate.analysis.gates import parse_gate
+    from ..evaluate.answers.endpoint_names import parse_endpoint
     from ..evaluate.compare import ComparePlan
 
     options["template_args"] = parse_arguments(options["template_args"])
+    options["endpoints"] = tuple(parse_endpoint(text) for text in endpoints)
     limits = tuple(parse_gate(gate) for gate in gates)
     plan = ComparePlan(reference, bundles, data, out, hf=engine == "hf", blame=blamed, gates=limits, **options)
     if undecided and not gates:

@@ -24,7 +24,8 @@ from .analysis.machine import this_machine
 from .analysis.results import Report, WorstItem
 from .analysis.summary import summarize
 from .answers.answer_runner import AnswerRunner
-from .answers.answerers import HF
+from .answers.answerers import ENDPOINT, HF
+from .answers.endpoint_names import Endpoint
 from .answers.models import Model, check_generation, open_models
 from .answers.records import Records
 from .report.output_dir import WORK, locked_output
@@ -45,7 +46,7 @@ class ComparePlan:
     machine), on the Ray cluster at the address `ray` if given. The report and its work directory go into `out`. `blame`
     traces the worst item of every bundle layer by layer. `gates` must name metrics that the set measures.
     `template_args` are variables of the chat template. With `use_generation_config`, answers are sampled as the
-    checkpoint recommends, otherwise greedily.
+    checkpoint recommends, otherwise greedily. `endpoints` are servers, further columns that answer greedily.
     """
 
     reference: Path
@@ -62,6 +63,7 @@ class ComparePlan:
     gates: tuple[Gate, ...] = ()
     template_args: Mapping[str, Any] = field(default_factory=dict)
     use_generation_config: bool = False
+    endpoints: tuple[Endpoint, ...] = ()
 
 
 def compare(plan: ComparePlan, progress: Progress | None = None) -> Report:
@@ -77,7 +79,9 @@ def compare(plan: ComparePlan, progress: Progress | None = None) -> Report:
 def _compare(plan: ComparePlan, progress: Progress) -> Report:
     progress.stage(f"checking {plan.data}")
     dataset = _open_dataset(plan, progress)
-    reference, *others = models = open_models(plan.reference, plan.bundles, plan.hf)
+    reference, *others = models = open_models(plan.reference, plan.bundles, plan.hf, plan.endpoints)
+    if plan.endpoints and plan.use_generation_config:
+        raise ExportError("servers answer greedily", fix="leave --use-generation-config or --endpoint out")
     if plan.use_generation_config:
         check_generation(models)
     with open_pool(plan.ray) as pool:
@@ -104,7 +108,8 @@ def _open_dataset(plan: ComparePlan, progress: Progress) -> EvalSet:
 
 def _engines(models: Sequence[Model]) -> list[str]:
     """Returns the engines that run the models: the targets of bundles, or "hf" for PyTorch."""
-    found = (HF if model.engine == HF else read_manifest(model.path).target for model in models)
+    run_here = [model for model in models if model.engine != ENDPOINT]
+    found = (HF if model.engine == HF else read_manifest(model.path).target for model in run_here)
     return list(dict.fromkeys(found))
 
 
@@ -164,6 +169,8 @@ def _blame_all(plan: ComparePlan, models: Sequence[Model], report: Report, progr
     found = {}
     reference, *others = models
     for model, bundle in zip(others, report.bundles, strict=True):
+        if model.engine == ENDPOINT:
+            continue
         if model.rule() != reference.rule():
             progress.stage(f"{bundle.title} is not traced: it leaves out other parts of pages than the reference")
             continue

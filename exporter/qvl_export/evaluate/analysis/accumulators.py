@@ -10,15 +10,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
+from rapidfuzz.distance import Levenshtein
 
 from qvl_runtime.manifest import BoxNotation
 
+from ..answers.prefix_agreement import NOTHING, PrefixAgreement
 from ..answers.records import Record
 from ..metrics.boxes import PageGeometry
 from ..metrics.fraction import Fraction
 from ..metrics.scores import METRICS, TASKS, primary_metric, score
 from ..sets.dataset import Item
-from .results import AgreementSummary, Comparison, WorstItem
+from .results import AgreementSummary, AnswerAgreement, Comparison, PrefixSummary, WorstItem
 from .statistics import MIN_ITEMS, PairedScores, bootstrap, items_needed, mcnemar, percentile_interval, permutation_test
 from .verdict import PrimaryResult
 
@@ -96,12 +98,48 @@ class AgreementAccumulator:
 
 
 @dataclass
+class AnswerAccumulator:
+    """Sums over items that both models answered."""
+
+    items: int = 0
+    identical: int = 0
+    edits: int = 0
+    characters: int = 0
+    compared: int = 0
+    prefix: PrefixAgreement = NOTHING
+
+    def add(self, reference: Record, other: Record) -> None:
+        if other.error:
+            return
+        self.items, self.identical = self.items + 1, self.identical + (reference.answer == other.answer)
+        self.edits += Levenshtein.distance(reference.answer, other.answer)
+        self.characters += len(reference.answer)
+        if (found := other.prefix) is not None:
+            self.compared, self.prefix = self.compared + 1, self.prefix.plus(found)
+
+    def summary(self) -> AnswerAgreement | None:
+        if not self.items:
+            return None
+        total, prefix = self.prefix, None
+        if total.tokens:
+            prefix = PrefixSummary(
+                items=self.compared,
+                tokens=total.tokens,
+                same=total.same / total.tokens,
+                kl_mean=total.kl / total.tokens,
+                logprob_difference=total.difference / max(total.same, 1),
+            )
+        return AnswerAgreement(self.items, self.identical, self.edits / max(self.characters, 1), prefix)
+
+
+@dataclass
 class ComparisonAccumulator:
     """The comparison of one bundle with the reference, accumulated over items."""
 
     scores: dict[tuple[str, str], PairedColumns] = field(default_factory=lambda: defaultdict(PairedColumns))
     groups: dict[tuple[str, str, str], PairedColumns] = field(default_factory=lambda: defaultdict(PairedColumns))
     agreement: AgreementAccumulator = field(default_factory=AgreementAccumulator)
+    answers: AnswerAccumulator = field(default_factory=AnswerAccumulator)
     worst: list[tuple[float, float, int, WorstItem]] = field(default_factory=list)
     differing: int = 0
     failed: int = 0
@@ -119,6 +157,7 @@ class ComparisonAccumulator:
         for group in (f"kind:{label.kind}", f"length:{length_group(label.answers[0])}"):
             self.groups[label.task, primary, group].add(scored[primary], scores[primary])
         self.agreement.add(reference, own)
+        self.answers.add(reference, own)
         self._add_to_worst(item, reference, own, scored[primary], scores[primary])
 
     def _add_to_worst(self, item: Item, reference: Record, own: Record, *fractions: Fraction) -> None:

@@ -99,6 +99,28 @@ class AgreementSummary(msgspec.Struct, frozen=True):
     length_ratio: float
 
 
+class PrefixSummary(msgspec.Struct, frozen=True):
+    """Along the common beginnings of the reference's and a server's answers, the first different token included: the
+    share of equal tokens, the mean KL over the tokens that the server lists, which is never above the true KL, and the
+    mean absolute difference of the log probabilities of equal tokens, in nats."""
+
+    items: int
+    tokens: int
+    same: float
+    kl_mean: float
+    logprob_difference: float
+
+
+class AnswerAgreement(msgspec.Struct, frozen=True):
+    """The answers that both models gave: how many are `identical`, and the `edit_distance` per character of the
+    reference's. Of a server that says how likely tokens were also `prefix`."""
+
+    items: int
+    identical: int
+    edit_distance: float
+    prefix: PrefixSummary | None = None
+
+
 class WorstItem(msgspec.Struct, frozen=True):
     """An item with a large loss: `loss` in the task's first metric, `kl` the mean along the reference's answer."""
 
@@ -149,6 +171,8 @@ class BundleReport(ModelReport, frozen=True):
     by_length: list[Comparison]
     agreement: AgreementSummary | None
     worst: list[WorstItem]
+    answers: AnswerAgreement | None = None
+    is_server: bool = False
 
 
 class Report(msgspec.Struct, frozen=True):

@@ -68,7 +68,7 @@ def summarize(dataset: EvalSet, reference: ModelResult, others: Sequence[ModelRe
         totals.add(task, scored)
         for other, comparison in compared:
             own = other.records.get(item.index) or Record(error="not answered")
-            comparison.add(item, record, scored, own, _notation(other))
+            comparison.add(item, record, scored, own, _notation(other, reference, *others))
         if noise is not None and (again := noise.get(item.index)) is not None:
             noise_floor.add(record, again)
     report = Report(
@@ -80,23 +80,31 @@ def summarize(dataset: EvalSet, reference: ModelResult, others: Sequence[ModelRe
         of_items=dataset.total,
         tasks={task: totals.items[task] for task in TASKS if task in totals.items},
         reference=ReferenceReport(**_model_fields(reference, dataset, totals.failed), rates=totals.rates()),
-        bundles=[_bundle(other, comparison, dataset, totals.tasks) for other, comparison in compared],
+        bundles=[
+            _bundle(other, comparison, dataset, totals.tasks, _notation(other, reference, *others))
+            for other, comparison in compared
+        ],
         noise=noise_floor.summary(),
     )
-    return msgspec.structs.replace(report, recommendation=recommend(report))
+    here = msgspec.structs.replace(report, bundles=[each for each in report.bundles if not each.is_server])
+    return msgspec.structs.replace(report, recommendation=recommend(here) if here.bundles else None)
 
 
 def _notation(*models: ModelResult) -> BoxNotation:
-    """The notation of the first model that has one; PyTorch writes boxes as the bundles of its checkpoint do."""
+    """The notation of the first model that has one; PyTorch and servers write boxes as the others do."""
     return next(model.boxes for model in models if model.boxes)
 
 
 def _bundle(
-    other: ModelResult, comparison: ComparisonAccumulator, dataset: EvalSet, tasks: Sequence[str]
+    other: ModelResult,
+    comparison: ComparisonAccumulator,
+    dataset: EvalSet,
+    tasks: Sequence[str],
+    boxes: BoxNotation,
 ) -> BundleReport:
     scores = with_directions(comparison.compare_metrics(tasks))
     return BundleReport(
-        **_model_fields(other, dataset, comparison.failed),
+        **_model_fields(other, dataset, comparison.failed) | {"boxes": boxes},
         verdict=decide_verdict(
             comparison.primary_results(tasks), bool(tasks) and not comparison.differing, comparison.failed, scores
         ),
@@ -105,6 +113,8 @@ def _bundle(
         by_length=groups_with_directions(comparison.compare_groups("length:"), scores),
         agreement=comparison.agreement.summary(),
         worst=comparison.worst_items(),
+        answers=comparison.answers.summary(),
+        is_server=other.is_server,
     )
 
 
@@ -129,9 +139,10 @@ def measure_speed(model: ModelResult, dataset: EvalSet) -> Speed:
     for record in _answered(model.records, dataset):
         if record.fresh:
             first.append(record.first_token_seconds)
-        if len(record.tokens) > 1:
+        generated = len(record.tokens) if record.generated is None else record.generated
+        if generated > 1:
             decode += record.decode_seconds
-            tokens += len(record.tokens) - 1
+            tokens += generated - 1
         seconds += record.first_token_seconds + record.decode_seconds
         count += 1
         image, pruned = image + record.image_tokens, pruned + record.pruned_tokens

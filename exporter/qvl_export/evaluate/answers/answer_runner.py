@@ -82,10 +82,11 @@ class AnswerRunner:
             scratch=str(self.scratch.resolve()),
             reference=reference,
             threads=threads,
-            max_new_tokens=self.max_new_tokens,
+            max_new_tokens=self.max_new_tokens or model.limit,
             use_generation_config=self.use_generation_config,
             rank=rank,
             workers=self.workers,
             template_args=self.template_args,
             prune=model.prune,
+            endpoint=model.endpoint,
         )

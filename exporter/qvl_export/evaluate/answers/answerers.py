@@ -9,6 +9,8 @@ from .records import Record
 
 HF = "hf"
 """The engine of a checkpoint that PyTorch runs."""
+ENDPOINT = "endpoint"
+"""The engine of a server."""
 
 
 class Answerer(Protocol):

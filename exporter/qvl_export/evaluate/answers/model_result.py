@@ -11,7 +11,7 @@ from .records import Cost, Records
 
 @dataclass(frozen=True)
 class ModelResult:
-    """The description, cost and answers of a model; PyTorch has an empty `family` and no `boxes`."""
+    """The description, cost and answers of a model; PyTorch and servers have an empty `family` and no `boxes`."""
 
     title: str
     path: str
@@ -21,3 +21,4 @@ class ModelResult:
     size_mb: float
     cost: Cost
     records: Records
+    is_server: bool = False

@@ -11,6 +11,7 @@ from typing import BinaryIO
 import msgspec
 
 from ...common.atomic_output import atomic_file
+from .prefix_agreement import PrefixAgreement
 from .token_agreement import Agreement
 
 CHUNK = 1 << 16
@@ -21,7 +22,8 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
 
     `tokens` includes the stop token if the answer ended with one. `fresh` means that the page differs from the previous
     item's, so that its image features were not cached. `size` and `resized` are (width, height) of the page before and
-    after resizing for the model. `image_tokens` were in the prompt, and `pruned_tokens` were left out of it.
+    after resizing for the model. `image_tokens` were in the prompt, and `pruned_tokens` were left out of it. A server
+    does not say its `tokens`, but how many it has `generated`; `prefix` is its agreement with the reference.
     """
 
     item: int = 0
@@ -36,6 +38,8 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     image_tokens: int = 0
     pruned_tokens: int = 0
     agreement: Agreement | None = None
+    generated: int | None = None
+    prefix: PrefixAgreement | None = None
     error: str = ""
 
 

@@ -22,7 +22,9 @@ from qvl_runtime.errors import QvlError
 from ...jobs.worker import run_job
 from ..sets.dataset import EvalSet, Item
 from .answerers import HF, Answerer, BundleAnswerer
+from .endpoint_names import Endpoint
 from .peak_memory import PeakMemory
+from .prefix_agreement import PrefixAgreement, compare_prefix
 from .records import Cost, Record, Records, record_writer
 from .token_agreement import Agreement, StoredDistributions, compare_distributions, compress_distributions
 
@@ -34,7 +36,8 @@ class AnswerJob(msgspec.Struct, frozen=True):
     """The work of one process: one model answers the items of a set whose number is `rank` modulo `workers`.
 
     `engine` is "bundle" or "hf". A `reference` writes its distributions to `scratch`; others are compared with them.
-    `prune` replaces a bundle's default.
+    `prune` replaces a bundle's default. An `endpoint` is asked in place of a model; `model` is then the
+    reference, whose tokenizer says what its tokens are.
     """
 
     model: str
@@ -54,6 +57,7 @@ class AnswerJob(msgspec.Struct, frozen=True):
     workers: int = 1
     template_args: dict[str, Any] = {}
     prune: str | float | None = None
+    endpoint: Endpoint | None = None
 
     def items(self) -> Iterator[Item]:
         """Yields this process's share of the items."""
@@ -67,6 +71,10 @@ class AnswerJob(msgspec.Struct, frozen=True):
 
 def open_answerer(job: AnswerJob) -> Answerer:
     """Loads the model of a job."""
+    if job.endpoint is not None:
+        from .endpoint_answerer import EndpointAnswerer
+
+        return EndpointAnswerer(job.endpoint, job.template_args, Path(job.model))
     if job.engine == HF:
         from .transformers_reference import HfAnswerer
 
@@ -82,7 +90,7 @@ def run(
     done, memory, began = Records(directory, job.name), PeakMemory(), time.perf_counter()
     model, seconds = open_model(job), time.perf_counter() - began
     memory.update()
-    answered = False
+    answered = False  # by this process
     with record_writer(directory, job.name, job.rank) as append:
         for _, items in groupby(job.items(), lambda item: item.image):
             model.clear_cache()
@@ -135,6 +143,8 @@ def _answer_item(job: AnswerJob, model: Answerer, item: Item, known: Record | No
             distributions = compress_distributions(model.logits(messages, record.tokens), record.tokens)
             distributions.save(job.distributions(item.index))
             return record
+        if job.endpoint is not None:
+            return msgspec.structs.replace(record, prefix=_prefix(job, model, item.index))
         return msgspec.structs.replace(record, agreement=_agreement(job, model, messages, item.index))
     except FAILURES as error:
         return Record(error=f"{type(error).__name__}: {error}"[:500])
@@ -156,6 +166,15 @@ def _agreement(job: AnswerJob, model: Answerer, messages: list[dict[str, Any]], 
         return None
     stored = StoredDistributions.load(job.distributions(index))
     return compare_distributions(stored, model.logits(messages, stored.tokens.tolist()))
+
+
+def _prefix(job: AnswerJob, model: Answerer, index: int) -> PrefixAgreement | None:
+    """Returns the agreement of a server's last answer with the reference's, if both say how likely tokens were."""
+    from .endpoint_answerer import EndpointAnswerer
+
+    if not isinstance(model, EndpointAnswerer) or not model.served or not job.distributions(index).is_file():
+        return None
+    return compare_prefix(StoredDistributions.load(job.distributions(index)), model.served, model.token_bytes)
 
 
 def main() -> int:

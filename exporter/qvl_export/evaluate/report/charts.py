@@ -23,7 +23,7 @@ def trade_offs(report: Report) -> list[dict[str, str]]:
     Metrics are never mixed.
     """
     costs: dict[str, Callable[[Speed], float | None]] = {
-        "size in MB": lambda speed: speed.size_mb,
+        "size in MB": lambda speed: speed.size_mb or None,
         "seconds per item": lambda speed: speed.seconds_per_item,
     }
     if prunes(report):

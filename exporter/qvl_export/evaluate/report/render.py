@@ -100,12 +100,17 @@ def _bundle(report: Report, bundle: BundleReport, series: int) -> dict[str, Any]
         "badge": BADGES.get(bundle.verdict.outcome, ""),
         "identical": bundle.verdict.outcome == "identical",
         "verdict": bundle.verdict.text,
-        "size": f"{bundle.speed.size_mb:,.1f} MB" + (f", {ratio:.1f}× smaller" if ratio >= 1.05 else ""),
+        "size": _size(bundle.speed.size_mb, ratio),
         "scores": rows(bundle.scores),
         "by_kind": rows(bundle.by_kind),
         "by_length": rows(bundle.by_length),
         "worst": [item_values(item, report, bundle) for item in bundle.worst],
     }
+
+
+def _size(megabytes: float, ratio: float) -> str:
+    smaller = f", {ratio:.1f}× smaller" if ratio >= 1.05 else ""
+    return f"{megabytes:,.1f} MB{smaller}. " if megabytes else ""
 
 
 def _all_comparisons(report: Report) -> list[Comparison]:

@@ -8,7 +8,7 @@ from qvl_runtime.common.counted import counted
 
 from ...common.enumeration import joined
 from ..analysis.machine import Machine
-from ..analysis.results import Comparison, Recommendation, Report, Speed
+from ..analysis.results import BundleReport, Comparison, Recommendation, Report, Speed
 from ..metrics.scores import METRICS, primary_metric
 
 
@@ -61,6 +61,8 @@ def _image_tokens(speed: Speed) -> str:
 def _row(title: str, size: float, cells: list[str], speed: Speed) -> list[str]:
     decoding = "" if speed.tokens_per_second is None else f"{speed.tokens_per_second:.0f}"
     costs = [f"{speed.load_seconds:.2f}", f"{speed.first_token_ms:.0f}", decoding]
+    if not size:  # a server: what it takes is not seen from here
+        return [title, "", *cells, "", *costs[1:], ""]
     return [title, f"{size:,.1f}", *cells, *costs, f"{speed.peak_memory_mb:,.0f}"]
 
 
@@ -93,12 +95,26 @@ def notes(report: Report) -> list[tuple[str, str]]:
         found.append(("Noise floor:", text))
     if report.reference.failed:
         found.append(("Excluded:", f"{counted(report.reference.failed, 'item')} on which the reference failed."))
+    found += [(f"{each.title}:", _server(each)) for each in report.bundles if each.is_server]
     for bundle in report.bundles:
         if bundle.failed:
             found.append(
                 (f"{bundle.title}:", f"failed on {counted(bundle.failed, 'item')}; failures count as empty answers.")
             )
     return found
+
+
+def _server(bundle: BundleReport) -> str:
+    """Returns how far the answers of a server agree with the reference's."""
+    text = "a server, with times as its client sees them"
+    if (answers := bundle.answers) is None:
+        return f"{text}; it gave no answer."
+    text += f"; {answers.identical} of {answers.items} answers are identical to the reference's, the edit distance is "
+    text += f"{percent(answers.edit_distance)} of its characters"
+    if (prefix := answers.prefix) is None:
+        return f"{text}; it gives no log probabilities."
+    text += f"; along common beginnings ({prefix.tokens:,} tokens) {percent(prefix.same)} of the tokens are the same, "
+    return f"{text}KL is at least {prefix.kl_mean:.2g}, log probabilities differ by {prefix.logprob_difference:.2g}."
 
 
 def recommendation_title(found: Recommendation | None) -> str:

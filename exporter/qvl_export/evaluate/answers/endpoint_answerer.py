@@ -1,0 +1,159 @@
+"""A server as a model of a comparison, see `answerers.Answerer`: the same items, times as the client sees them."""
+
+from __future__ import annotations
+
+import base64
+import io
+import time
+from collections.abc import Iterable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from tokenizers import Tokenizer
+
+from qvl_runtime.media.images import load_image
+from qvl_runtime.templates.byte_level import token_bytes
+
+from ...common.arrays import Floats
+from .chat_client import ServerError, stream_chat
+from .endpoint_names import Endpoint
+from .prefix_agreement import ServedToken
+from .records import Record
+
+TOP_LOGPROBS = 20
+"""The most that OpenAI's interface allows."""
+MIME = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp"}
+"""Formats that servers read; others are sent as PNG."""
+Json = dict[str, Any]
+
+
+class EndpointAnswerer:
+    """Sends items to a server, greedily and one at a time; `served` are the tokens of the last answer, if it said."""
+
+    def __init__(self, endpoint: Endpoint, template_args: Mapping[str, Any], reference: Path) -> None:
+        self._endpoint, self._arguments = endpoint, dict(template_args)
+        file = reference / "tokenizer.json"
+        self._tokenizer = Tokenizer.from_file(str(file)) if file.is_file() else None
+        self._extras: list[Json] = [{"stream_options": {"include_usage": True}}]
+        self._extras.append({"logprobs": True, "top_logprobs": TOP_LOGPROBS})
+        self.served: list[ServedToken] = []
+
+    def answer(self, messages: list[Json], limit: int | None) -> Record:
+        """Returns the record of an answer; raises ServerError."""
+        body: Json = {"model": self._endpoint.model, "messages": _inline(messages), "stream": True}
+        body |= {"temperature": 0, "max_tokens": limit}
+        if self._arguments:
+            body["chat_template_kwargs"] = self._arguments
+        while True:
+            try:
+                return self._once(body, messages)
+            except ServerError as error:
+                if error.status != 400 or not self._extras:
+                    raise
+                self._extras.pop()  # a server that has no log probabilities may refuse the field
+
+    def _once(self, body: Json, messages: list[Json]) -> Record:
+        began, reading = time.perf_counter(), _Reading()
+        for extra in self._extras:
+            body = body | extra
+        for chunk in stream_chat(self._endpoint, body):
+            reading.add(chunk)
+            if reading.texts and not reading.first:
+                reading.first = time.perf_counter() - began
+        seconds = time.perf_counter() - began
+        first, self.served = reading.first or seconds, reading.served
+        return Record(
+            answer="".join(reading.texts),
+            finish_reason=reading.finish_reason,
+            first_token_seconds=round(first, 5),
+            decode_seconds=round(seconds - first, 5),
+            size=_size(messages),
+            generated=reading.generated or len(reading.served),
+        )
+
+    @cache  # noqa: B019 (there is one of it in a process)
+    def token_bytes(self, token: int) -> bytes:
+        """Returns the bytes of a token of the reference."""
+        return b"" if self._tokenizer is None else token_bytes(self._tokenizer, token)
+
+    def logits(self, messages: list[Json], tokens: list[int]) -> Floats:
+        """Raises NotImplementedError: a server cannot be made to read a given answer."""
+        raise NotImplementedError
+
+    def clear_cache(self) -> None:
+        """Does nothing: the server keeps what it wants to keep."""
+
+    def prefill(self, messages: list[Json], limit: int | None) -> None:
+        """Does nothing, see `clear_cache`."""
+
+
+class _Reading:
+    """What was read of an answer so far."""
+
+    def __init__(self) -> None:
+        self.texts, self.served = list[str](), list[ServedToken]()
+        self.finish_reason, self.generated, self.first = "", 0, 0.0
+
+    def add(self, chunk: Json) -> None:
+        """Adds a chunk, or a whole answer; passes over what is not as OpenAI's interface has it."""
+        usage, choices = chunk.get("usage"), chunk.get("choices")
+        if isinstance(usage, dict) and isinstance(usage.get("completion_tokens"), int):
+            self.generated = usage["completion_tokens"]
+        choice = choices[0] if isinstance(choices, list) and choices else None
+        if not isinstance(choice, dict):
+            return
+        part = choice.get("delta") or choice.get("message")
+        if isinstance(part, dict) and isinstance(part.get("content"), str) and part["content"]:
+            self.texts.append(part["content"])
+        self.finish_reason = str(choice.get("finish_reason") or self.finish_reason)
+        found = choice.get("logprobs")
+        if isinstance(found, dict) and isinstance(found.get("content"), list):
+            self.served += _served(found["content"])
+
+
+def _served(entries: Iterable[Any]) -> list[ServedToken]:
+    found = []
+    for entry in entries:
+        named = _alternative(entry)
+        if named is not None:
+            listed = (_alternative(each) for each in entry.get("top_logprobs") or ())
+            found.append(ServedToken(*named, dict(each for each in listed if each is not None) | dict([named])))
+    return found
+
+
+def _alternative(entry: Any) -> tuple[bytes, float] | None:
+    if not isinstance(entry, dict) or not isinstance(logprob := entry.get("logprob"), int | float):
+        return None
+    content, token = entry.get("bytes"), entry.get("token")
+    if isinstance(content, list) and all(isinstance(byte, int) and 0 <= byte < 256 for byte in content):
+        return bytes(content), float(logprob)
+    return (token.encode("utf-8", "replace"), float(logprob)) if isinstance(token, str) else None
+
+
+def _inline(messages: list[Json]) -> list[Json]:
+    """Returns messages whose images are `data:` URLs instead of paths."""
+    return [{**message, "content": [_part(part) for part in message["content"]]} for message in messages]
+
+
+def _part(part: Json) -> Json:
+    if part["type"] != "image":
+        return part
+    path = Path(part["image"])
+    with Image.open(path) as image:
+        mime = MIME.get(image.format or "")
+    content = path.read_bytes() if mime else _png(path)
+    url = f"data:{mime or MIME['PNG']};base64,{base64.b64encode(content).decode()}"
+    return {"type": "image_url", "image_url": {"url": url}}
+
+
+def _png(path: Path) -> bytes:
+    file = io.BytesIO()
+    load_image(path).save(file, "PNG")
+    return file.getvalue()
+
+
+def _size(messages: list[Json]) -> tuple[int, int]:
+    images = [part["image"] for message in messages for part in message["content"] if part["type"] == "image"]
+    return load_image(images[0]).size if images else (1, 1)

@@ -1,0 +1,94 @@
+"""Answers of servers as records."""
+
+from __future__ import annotations
+
+import base64
+import io
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from qvl_export.evaluate.answers.chat_client import ServerError
+from qvl_export.evaluate.answers.endpoint_answerer import EndpointAnswerer
+from qvl_export.evaluate.answers.endpoint_names import Endpoint
+from qvl_export.evaluate.answers.prefix_agreement import ServedToken
+from qvl_export.evaluate.answers.records import Record
+from tests.evaluate.stub_server import SSE, Reply, StubServer, events, failure, serving, text
+
+
+@pytest.fixture
+def messages(tmp_path: Path) -> list[dict[str, Any]]:
+    Image.new("RGB", (56, 28), "red").save(tmp_path / "p.png")
+    parts = [{"type": "image", "image": str(tmp_path / "p.png")}, {"type": "text", "text": "Read."}]
+    return [{"role": "user", "content": parts}]
+
+
+def answered(
+    messages: list[dict[str, Any]], *replies: Reply, **arguments: Any
+) -> tuple[Record, StubServer, EndpointAnswerer]:
+    stub = StubServer(lambda number, _: replies[min(number, len(replies)) - 1])
+    with serving(stub):
+        answerer = EndpointAnswerer(Endpoint("stub", stub.url, "m"), arguments, Path("nowhere"))
+        return answerer.answer(messages, 9), stub, answerer
+
+
+def test_a_page_is_sent_and_its_answer_kept(messages: list[dict[str, Any]]) -> None:
+    record, stub, _ = answered(messages, (200, SSE, text("Hel", "lo", usage={"completion_tokens": 3})), thinking=False)
+    assert (record.answer, record.finish_reason, record.generated, record.size) == ("Hello", "stop", 3, (56, 28))
+    assert record.tokens == [] and record.resized == (1, 1) and record.decode_seconds >= 0
+    sent = stub.requests[0]
+    assert (sent["model"], sent["max_tokens"], sent["temperature"], sent["stream"]) == ("m", 9, 0, True)
+    assert sent["chat_template_kwargs"] == {"thinking": False}
+    head, _, data = sent["messages"][0]["content"][0]["image_url"]["url"].partition(",")
+    assert head == "data:image/png;base64" and Image.open(io.BytesIO(base64.b64decode(data))).size == (56, 28)
+
+
+def test_formats_that_servers_do_not_read_are_sent_as_png(messages: list[dict[str, Any]], tmp_path: Path) -> None:
+    Image.new("RGB", (56, 28), "red").save(tmp_path / "p.bmp")
+    messages[0]["content"][0]["image"] = str(tmp_path / "p.bmp")
+    _, stub, _ = answered(messages, (200, SSE, text("a")))
+    assert stub.requests[0]["messages"][0]["content"][0]["image_url"]["url"].startswith("data:image/png;base64,iVBOR")
+
+
+def test_log_probabilities_are_read_where_they_are(messages: list[dict[str, Any]]) -> None:
+    entry = {"token": "é", "bytes": [195, 169], "logprob": -0.5, "top_logprobs": [{"token": "x", "logprob": -2}, {}, 1]}
+    chunk = {"choices": [{"delta": {"content": "é"}, "logprobs": {"content": [entry, None, {"token": "y"}]}}]}
+    record, _, answerer = answered(messages, (200, SSE, events(chunk)))
+    assert answerer.served == [ServedToken("é".encode(), -0.5, {b"x": -2.0, "é".encode(): -0.5})]
+    assert record.generated == 1, "without usage, the tokens that were named are counted"
+
+
+def test_a_server_without_log_probabilities_is_asked_without(messages: list[dict[str, Any]]) -> None:
+    record, stub, answerer = answered(messages, failure(400, "logprobs?"), (200, SSE, text("a")))
+    assert record.answer == "a" and answerer.served == []
+    assert ["logprobs" in body for body in stub.requests] == [True, False]
+    with pytest.raises(ServerError, match="status 400"):
+        answered(messages, failure(400, "no images"))
+
+
+def test_a_server_that_does_not_stream_has_one_time(messages: list[dict[str, Any]]) -> None:
+    whole = (
+        b'{"choices": [{"message": {"content": "a"}, "finish_reason": "length"}], "usage": {"completion_tokens": 1}}'
+    )
+    record, *_ = answered(messages, (200, {"Content-Type": "application/json"}, whole))
+    assert (record.answer, record.finish_reason) == ("a", "length")
+    assert record.first_token_seconds > 0
+
+
+def test_a_slow_server_is_measured_by_the_client(messages: list[dict[str, Any]]) -> None:
+    def slow(*_: Any) -> Reply:
+        time.sleep(0.3)
+        return 200, SSE, text("a")
+
+    with serving(StubServer(slow)) as stub:
+        answerer = EndpointAnswerer(Endpoint("stub", stub.url, "m"), {}, Path("nowhere"))
+        assert answerer.answer(messages, 9).first_token_seconds >= 0.3
+
+
+def test_odd_chunks_are_passed_over(messages: list[dict[str, Any]]) -> None:
+    odd: list[Any] = [{}, {"choices": []}, {"choices": [1]}, {"choices": [{"delta": None}]}, {"usage": 3, "choices": 1}]
+    record, *_ = answered(messages, (200, SSE, events(*odd, {"choices": [{"delta": {"content": 7}}]})))
+    assert record.answer == "" and record.finish_reason == ""
