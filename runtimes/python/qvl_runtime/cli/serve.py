@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,16 @@ from ..common.standard_streams import say
 from ..errors import InstallError, PromptError
 from .command import Command
 from .number_types import NumberRange
-from .options import bundle_argument, device_option, file_path, positive, prune_option, threads_option, verbose
+from .options import (
+    bundle_argument,
+    device_option,
+    file_path,
+    positive,
+    prune_option,
+    ray_option,
+    threads_option,
+    verbose,
+)
 
 EXAMPLES = (
     "serve bundle",
@@ -28,6 +38,15 @@ def _count(value: object) -> int:
     if not text.isdecimal() or len(text) > 9:
         raise click.BadParameter(f"{text[:40]!r} is not a whole number of at least 0")
     return int(text)
+
+
+def _replicas(value: object) -> tuple[int, int]:
+    """Parses a number of replicas, or a range."""
+    found = re.fullmatch(r"([1-9]\d{0,4})(?:-([1-9]\d{0,4}))?", str(value))
+    least, most = (int(found[1]), int(found[2] or found[1])) if found else (0, 0)
+    if not 0 < least <= most:
+        raise click.BadParameter(f"{str(value)[:40]!r} is not a number such as 2 or a range such as 1-4")
+    return least, most
 
 
 @click.command(cls=Command, examples=EXAMPLES)
@@ -56,13 +75,17 @@ def _count(value: object) -> int:
 @click.option("--max-body", type=positive, default=64, show_default=True, metavar="MIB",
               help="Size of the body of a request.")  # fmt: skip
 @click.option("--log-content", is_flag=True, help="Write the texts of requests to the log.")
+@ray_option
+@click.option("--replicas", type=_replicas, default="1", show_default=True, metavar="N|MIN-MAX",
+              help="With --ray: models on the cluster, whose number Ray scales within a range.")  # fmt: skip
 @prune_option
 @threads_option
 @device_option
 @verbose
 def serve(
     bundle: Path, host: str, port: int, prune: Any, threads: int | None, device: str | None, api_key: str | None,
-    allowed_hosts: tuple[str, ...], media_root: Path | None, model_name: str | None, max_body: int, **settings: Any,
+    allowed_hosts: tuple[str, ...], media_root: Path | None, model_name: str | None, max_body: int, ray: str | None,
+    replicas: tuple[int, int], **settings: Any,
 ) -> None:  # fmt: skip
     """Serve BUNDLE over HTTP as OpenAI's chat interface (POST /v1/chat/completions).
 
@@ -88,6 +111,11 @@ def serve(
         max_body_bytes=max_body << 20,
         **settings,
     )
+    if ray is not None:
+        _serve_on_cluster(ray, replicas, (bundle, options, threads, prune, device), host, port)
+        return
+    if replicas != (1, 1):
+        raise PromptError("--replicas needs --ray", fix="--parallel answers several requests on this machine")
     with listen(host, port) as listening:
         app = create_app(load(bundle, threads, prune, device), options)
         if not local and api_key is None:
@@ -95,3 +123,20 @@ def serve(
         address = f"[{host}]" if ":" in host else host
         say(f"serving {options.model_name} at http://{address}:{listening.getsockname()[1]}/v1, Ctrl-C ends it")
         run(app, listening)
+
+
+def _serve_on_cluster(address: str, replicas: tuple[int, int], what: tuple[Any, ...], host: str, port: int) -> None:
+    """Serves with Ray Serve until SIGINT or SIGTERM."""
+    from ..bundle import read_manifest
+    from ..serve.ray_serve import Replica, deployed, wait_for_end
+    from ..serve.server import is_loopback
+
+    bundle, *rest = what
+    read_manifest(bundle)
+    local, replica = is_loopback(host), Replica(bundle.absolute(), *rest)
+    if not local and replica.options.api_key is None:
+        say(f"warning: everybody who reaches {host} can use this server, see --api-key")
+    with deployed(address, replica, host, port, local, replicas):
+        shown = f"[{host}]" if ":" in host else host
+        say(f"serving {replica.options.model_name} on the Ray cluster at http://{shown}:{port}/v1, Ctrl-C ends it")
+        wait_for_end()

@@ -19,7 +19,7 @@ EXTRAS: Mapping[str, Sequence[str]] = {
     "video": ("av>=13",),
     "json": ("llguidance>=1.7",),
     "serve": ("starlette>=0.46", "uvicorn>=0.34", "prometheus-client>=0.21"),
-    "ray": ("ray>=2.40",),
+    "ray": ("ray[serve]>=2.40",),
 }
 """As in pyproject.toml (a test checks this); a frozen application has no metadata to read."""
 

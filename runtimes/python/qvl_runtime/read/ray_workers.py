@@ -6,16 +6,14 @@ Every machine must see the bundle and the documents under the same paths and hav
 from __future__ import annotations
 
 import contextlib
-import logging
-import signal
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
-from ..common.extras import install_fix
-from ..errors import EngineError, InstallError, PromptError, QvlError
+from ..common.ray_connection import connected
+from ..errors import EngineError, PromptError, QvlError
 from ..model import load
 from ..serve.notes import routed
 from .answer import Answerer, Record, named
@@ -89,7 +87,7 @@ def ray_workers(
     Raises InstallError without Ray, EngineError if no cluster answers or its machines have too few cores, PromptError
     for what the workers refuse.
     """
-    ray = _connected(address)
+    ray = connected(address)
     try:
         machines = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
         most = max(machines, default=0)
@@ -108,31 +106,3 @@ def ray_workers(
         yield RayWorkers(ray, readers)
     finally:
         ray.shutdown()
-
-
-def _connected(address: str) -> Any:
-    """Connects to a cluster and returns the module `ray`; our handler of SIGTERM stays."""
-    try:
-        import ray
-    except ImportError as error:
-        raise InstallError("--ray needs ray", fix=install_fix("ray")) from error
-    handler = signal.getsignal(signal.SIGTERM)
-    try:
-        knock(address)
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except (OSError, RuntimeError, ValueError) as error:
-        said = str(error).splitlines()[0]
-        raise EngineError(f"no Ray cluster answers: {said}", where=address, fix="start one with `ray start`") from error
-    finally:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, handler)
-    return ray
-
-
-def knock(address: str) -> None:
-    """Raises OSError if nothing listens at `HOST:PORT`: Ray itself would retry for minutes."""
-    import re
-    import socket
-
-    if found := re.fullmatch(r"(.+):(\d+)", address):
-        socket.create_connection((found[1], int(found[2])), 10).close()
