@@ -19,7 +19,7 @@ TokenPicker = Callable[[Logits], int]
 
 PART = 256
 """Tokens whose mass is summed to find the one that is drawn; logits whose maximum is taken to find the likeliest."""
-MANY = 8192
+MANY = 1 << 15
 """Tokens that take longer to sort than to count by their logits."""
 BINS = 4096
 CAUTION = 0.99
@@ -163,9 +163,8 @@ class Bins:
     def _of(self, logits: Logits, best: np.float32, lowest: np.float32) -> Indices:
         """Returns the bin of each token; those below `lowest` are in the last one."""
         if len(self._steps) != len(logits):
-            self._steps, self._bins, self._mask = (
-                np.empty(len(logits), kind) for kind in (np.float32, np.intp, np.bool_)
-            )
+            self._steps, self._bins = np.empty(len(logits), np.float32), np.empty(len(logits), np.intp)
+            self._mask = np.empty(len(logits), np.bool_)
         np.subtract(best, logits, out=self._steps)
         self._steps *= np.float32(BINS - 1) / (best - lowest)
         np.minimum(self._steps, np.float32(BINS - 1), out=self._steps)
