@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qvl_runtime.answers.sampling import Sampling
+from qvl_runtime.answers.sampling import Bins, Sampling, drawn_place
 from qvl_runtime.errors import EngineError, PromptError
 
 logit_lists = st.lists(st.floats(-30, 30, width=32), min_size=1, max_size=40, unique=True)
@@ -96,6 +96,34 @@ def test_a_seed_draws_what_the_plain_formula_draws(size: int, options: dict[str,
     sampling = Sampling(**{"temperature": 1.0, "seed": 3, **options})
     pick, rng = sampling.picker(), np.random.default_rng(3)
     assert [pick(row) for row in rows] == [plain(row, rng, sampling) for row in rows]
+
+
+@pytest.mark.parametrize("kind", ["flat", "equal", "tail"])
+@pytest.mark.parametrize("top_p", [0.25, 0.5, 0.9])
+def test_too_many_tokens_to_sort(kind: str, top_p: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are counted by bins instead; where the border lies on a sum, as between equal tokens, all are sorted."""
+    draw, size = np.random.default_rng(1), 1 << 16
+    logits = {
+        "flat": draw.standard_normal(size) * 0.02,
+        "equal": np.zeros(size),
+        "tail": np.r_[np.full(8, 5.0), draw.standard_normal(size - 8) * 0.3],
+    }[kind].astype(np.float32)
+    cuts = list[bool]()
+    monkeypatch.setattr(Bins, "cut", lambda *a, cut=Bins.cut: cuts.append(cut(*a)) or cuts[-1])
+    pick, rng = Sampling(1.0, top_p, seed=3).picker(), np.random.default_rng(3)
+    assert [pick(logits) for _ in range(5)] == [plain(logits, rng, Sampling(1.0, top_p)) for _ in range(5)]
+    assert cuts == [kind != "equal" or not (size * top_p).is_integer()] * 5
+
+
+@given(st.integers(1, 3000), st.integers(0, 2**32 - 1), st.booleans())
+def test_a_place_by_parts_is_that_of_the_sum_over_all(count: int, seed: int, whole: bool) -> None:
+    """Also if the chance is a sum itself, or nothing has any mass at the place."""
+    rng = np.random.default_rng(seed)
+    mass = np.exp(rng.standard_normal(count) * 5) * rng.integers(0, 2, count)
+    mass[rng.integers(count)] = 1.0
+    sums = np.cumsum(mass) / np.cumsum(mass)[-1]
+    chance = float(rng.choice(sums[sums < 1], 1)[0]) if whole and (sums < 1).any() else rng.random()
+    assert drawn_place(mass.copy(), chance) == np.searchsorted(sums, chance, side="right")
 
 
 def test_draws_follow_the_probabilities() -> None:
