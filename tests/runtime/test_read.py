@@ -87,7 +87,7 @@ def test_every_page_is_answered_as_run_answers_it(
             assert record["answer"] == model.generate(messages, 6)
     assert found[0]["tokens"]["generated"] <= 6 and found[0]["seconds"]["total"] > 0
     assert {record["finish_reason"] for record in found} <= {"stop", "length"}
-    assert not any(record["json"] for record in found) and all(record["boxes"] == [] for record in found)
+    assert not any(record["json"] for record in found) and all(record["regions"] == [] for record in found)
 
 
 def test_workers_give_the_same_answers_in_the_same_order(tiny: Path, scans: Path, tmp_path: Path) -> None:

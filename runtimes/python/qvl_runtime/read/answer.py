@@ -167,7 +167,7 @@ def _outcome(text: str, regions: list[Region], run: GenerationStats) -> Record:
     return {
         "answer": text,
         "json": _value(text),
-        "boxes": [asdict(region) for region in regions],
+        "regions": [asdict(region) for region in regions],
         "finish_reason": run.finish_reason,
         "tokens": tokens,
         "seconds": {name: round(value, 4) for name, value in asdict(run.times).items()},
