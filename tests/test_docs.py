@@ -44,7 +44,7 @@ OTHERS = {
     *("--warm-up", "--taught", "--zero-state"),  # likewise
     *("--kind", "--count", "--seed", "--task", "--degrade"),  # calib_data.generator
     *("--blocks", "--layers", "--part", "--repeat", "--pages", "--cores", "--margin"),  # tests.bench
-    *("--frames", "--rules", "--python", "--other"),  # likewise
+    *("--frames", "--rules", "--python", "--other", "--family"),  # likewise
     *("--before", "--cache", "--growth", "--shape", "--rounds", "--peer"),  # tests.bench.peers
     *("--fp16", "--int8"),  # trtexec
     "--weight-format",  # optimum-cli
