@@ -79,3 +79,36 @@ def test_the_file_of_answers_has_a_place_for_every_format() -> None:
         *("x/y.z", "x/y.z.jsonl"),
         *("x/y.z/answers.jsonl", "x/y.z/answers.jsonl"),
     ]
+
+
+def test_a_file_that_was_named_in_two_ways_is_one_document(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    answers = journal(
+        tmp_path,
+        record("a.pdf", 1, "One", sha256="aa"),
+        record(tmp_path / "a.pdf", 2, "Two", sha256="aa"),
+        record("./b.png", 1, "B", sha256="bb"),
+    )
+    assert write_documents(answers, tmp_path / "out", "md") == 2
+    assert (tmp_path / "out" / "a.pdf.md").read_text("utf-8") == "One\n\n---\n\nTwo\n"
+
+
+def test_what_a_file_had_before_it_changed_is_left_out(tmp_path: Path) -> None:
+    """Three pages of the old content, two of the new; a line of a file of requests changed, another did not."""
+    requests = [{"file": "r.jsonl", "line": line, "sha256": sha, "answer": sha} for line, sha in ((1, "x"), (2, "y"))]
+    answers = journal(
+        tmp_path,
+        *(record("a.pdf", page, f"old {page}", sha256="old", json={"n": page}) for page in (1, 2, 3)),
+        *(record("a.pdf", page, f"new {page}", sha256="new", json={"n": page + 10}) for page in (1, 2)),
+        *requests,
+        {"file": "r.jsonl", "line": 2, "sha256": "z", "answer": "z"},
+    )
+    write_documents(answers, tmp_path / "out", "md")
+    assert (tmp_path / "out" / "a.pdf.md").read_text("utf-8") == "new 1\n\n---\n\nnew 2\n"
+    assert (tmp_path / "out" / "r.jsonl.md").read_text("utf-8") == "x\n\n---\n\nz\n"
+    write_table(answers, tmp_path / "t.csv", ["n"])
+    with (tmp_path / "t.csv").open(encoding="utf-8", newline="") as file:
+        assert [row[:3] for row in csv.reader(file)][1:] == [
+            *(["a.pdf", "1", "11"], ["a.pdf", "2", "12"]),
+            *(["r.jsonl", "1", ""], ["r.jsonl", "2", ""]),
+        ]

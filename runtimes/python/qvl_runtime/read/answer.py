@@ -25,10 +25,9 @@ from ..serve.notes import collecting
 from ..serve.request import ChatRequest, read_request
 from ..serve.toolbox import Toolbox, read_toolbox
 from .options import RETRY_PENALTY, ReadOptions
-from .tasks import OpenPdfs, Task, said
+from .tasks import OpenPdfs, Record, Task, said
 
 Json = dict[str, Any]
-Record = dict[str, Any]
 MOST_PAGES = 1024
 """Pages and images of a request."""
 CHAT_URL = "/v1/chat/completions"

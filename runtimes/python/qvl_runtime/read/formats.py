@@ -12,15 +12,14 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
 from ..errors import PromptError
 from .answer import unfenced
+from .tasks import Record
 
-Record = dict[str, Any]
-Places = dict[str, list[tuple[int, int]]]
-"""File → (page, place of its record in the file of answers)."""
 PROMPTS: Mapping[str, str] = {"md": "qwenvl markdown", "html": "qwenvl html"}
 """The prompts by which Qwen3-VL parses documents, as its makers document them."""
 JOURNAL = "answers.jsonl"
@@ -31,6 +30,25 @@ _HEAD = """<!DOCTYPE html>
 <title>{title}</title></head><body>
 """
 """Scripts that a page could have dictated to the model do not run."""
+
+
+@dataclass(slots=True)
+class Answered:
+    """The records of one document: its name and the hash of its content in the last of them, and where they are."""
+
+    name: str
+    sha256: str | None = None
+    places: dict[int, int] = field(default_factory=dict)
+    """Page or line (0 for a file that cannot be opened) → place of its record in the file of answers."""
+
+    def add(self, record: Record, place: int) -> None:
+        """Takes a record in place of an earlier one of its page, and of all pages if the file has other content now."""
+        self.name = record["file"]
+        if "line" not in record and (sha256 := record.get("sha256")) is not None:
+            if self.sha256 not in (None, sha256):
+                self.places.clear()
+            self.sha256 = sha256
+        self.places[record.get("page", record.get("line")) or 0] = place
 
 
 def journal_path(out: Path, form: str) -> Path:
@@ -47,11 +65,14 @@ def columns_of(schema: Any) -> list[str]:
 
 
 def write_table(journal: Path, out: Path, columns: list[str]) -> None:
-    """Writes a CSV file with a row per record: file, page, the fields, and what failed."""
+    """Writes a CSV file with a row per page: file, page, the fields, and what failed."""
+    places = {place for document in _answered(journal).values() for place in document.places.values()}
     with _beside(out) as file:
         writer = csv.writer(file)
         writer.writerow(["file", "page", *columns, "error"])
-        for _, record in _records(journal):
+        for place, record in _records(journal):
+            if place not in places:
+                continue
             value = record.get("json")
             fields = value if isinstance(value, dict) else {}
             problem = record.get("error") or ("" if isinstance(value, dict) else "no JSON object")
@@ -65,20 +86,27 @@ def _cell(value: Any) -> str:
 
 def write_documents(journal: Path, out: Path, form: str) -> int:
     """Writes a file per document below `out`, in the folders of the documents; returns how many there are."""
-    places: Places = {}
+    documents = _answered(journal)
+    relative = _relative([*documents])
+    for path, document in documents.items():
+        written = out / f"{relative[path]}.{form}"
+        written.parent.mkdir(parents=True, exist_ok=True)
+        with _beside(written) as file, journal.open("rb") as answers:
+            _WRITERS[form](file, document.name, _in_order(answers, document))
+    return len(documents)
+
+
+def _answered(journal: Path) -> dict[str, Answered]:
+    """Returns the documents by their absolute paths: the same file may have been named in several ways."""
+    documents: dict[str, Answered] = {}
     for place, record in _records(journal):
-        places.setdefault(record["file"], []).append((record.get("page", record.get("line")) or 0, place))
-    names = _relative([*places])
-    for name, found in places.items():
-        path = out / f"{names[name]}.{form}"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with _beside(path) as file, journal.open("rb") as answers:
-            _WRITERS[form](file, name, _in_order(answers, sorted(found)))
-    return len(places)
+        name = record["file"]
+        documents.setdefault(os.path.abspath(name), Answered(name)).add(record, place)
+    return documents
 
 
-def _in_order(answers: IO[bytes], found: list[tuple[int, int]]) -> Iterator[Record]:
-    for _, place in found:
+def _in_order(answers: IO[bytes], document: Answered) -> Iterator[Record]:
+    for _, place in sorted(document.places.items()):
         answers.seek(place)
         yield json.loads(answers.readline())
 
@@ -111,8 +139,8 @@ def _comment(text: str) -> str:
 
 
 def _relative(names: list[str]) -> dict[str, Path]:
-    """Returns a path for each file, relative to the folder that all are in."""
-    paths = {name: Path(os.path.abspath(name)) for name in names}
+    """Returns a path for each absolute one, relative to the folder that all are in."""
+    paths = {name: Path(name) for name in names}
     try:
         root = Path(os.path.commonpath([path.parent for path in paths.values()]))
     except ValueError:  # none, or on several drives of Windows

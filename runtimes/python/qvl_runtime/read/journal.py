@@ -9,13 +9,12 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Self
+from typing import IO, Self
 
 from ..common.files import MAX_LINE_BYTES
 from ..errors import PromptError
-from .tasks import Task
+from .tasks import Record, Task
 
-Record = dict[str, Any]
 START = b'{"file": '
 """How a record begins."""
 NEW_RUN = "give the options of the first run, another --out, or --force to begin anew"

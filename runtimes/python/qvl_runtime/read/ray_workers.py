@@ -16,9 +16,9 @@ from ..common.ray_connection import connected
 from ..errors import EngineError, PromptError, QvlError
 from ..model import load
 from ..serve.notes import routed
-from .answer import Answerer, Record, named
+from .answer import Answerer, named
 from .options import ReadOptions
-from .tasks import OpenPdfs, Task
+from .tasks import OpenPdfs, Record, Task
 
 LOST = "the cluster lost the worker of this page; run the command again"
 

@@ -10,9 +10,9 @@ from typing import Any
 
 from .answer import named
 from .inputs import Document
-from .journal import Journal, Record
+from .journal import Journal
 from .progress import Progress
-from .tasks import OpenPdfs, Task, tasks_of
+from .tasks import OpenPdfs, Record, Task, tasks_of
 from .workers import Workers
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
+from typing import Any
 
 from ..common.files import open_regular, read_lines
 from ..errors import MediaError, QvlError
@@ -15,6 +16,8 @@ from ..pdf import Pdf, parse_pages
 from .inputs import Document, Kind
 
 CHUNK = 1 << 20
+Record = dict[str, Any]
+"""The JSON object of a task in the file of answers."""
 
 
 @dataclass(frozen=True)

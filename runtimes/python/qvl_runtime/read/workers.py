@@ -10,9 +10,9 @@ from typing import Protocol
 
 from ..model import Model
 from ..serve.notes import routed
-from .answer import Answerer, Record
+from .answer import Answerer
 from .options import ReadOptions
-from .tasks import OpenPdfs, Task
+from .tasks import OpenPdfs, Record, Task
 
 
 class Workers(Protocol):
