@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ from typing import IO, Self
 
 from ..common.files import MAX_LINE_BYTES
 from ..errors import PromptError
-from .tasks import Record, Task
+from .tasks import Record, Task, content_key
 
 START = b'{"file": '
 """How a record begins."""
@@ -73,7 +72,7 @@ class Journal:
             self._file = self._open()
         for place, record, _ in self._scan():
             if record is not None:
-                key = _key(record.get("sha256"), record.get("page"))
+                key = content_key(record.get("sha256"), record.get("page"))
                 self._places.setdefault(key, place)
                 self._left[key] = self._left.get(key, 0) + 1
 
@@ -115,15 +114,14 @@ class Journal:
 
     def known(self, task: Task) -> bool:
         """Whether an earlier run has answered this task, under whatever file name; each record counts once."""
-        key = _key(task.sha256, task.index)
-        if task.sha256 is None or not (left := self._left.get(key)):
+        if task.sha256 is None or not (left := self._left.get(task.key)):
             return False
-        self._left[key] = left - 1
+        self._left[task.key] = left - 1
         return True
 
     def twin(self, task: Task) -> Record | None:
         """Returns the record of a task with the same content."""
-        if task.sha256 is None or (place := self._places.get(_key(task.sha256, task.index))) is None:
+        if task.sha256 is None or (place := self._places.get(task.key)) is None:
             return None
         with _naming(self.path), self.path.open("rb") as file:
             file.seek(place)
@@ -139,7 +137,7 @@ class Journal:
             self._file.flush()
             os.fsync(self._file.fileno())
         if record.get("error") is None:
-            self._places.setdefault(_key(record["sha256"], record.get("page")), place)
+            self._places.setdefault(content_key(record["sha256"], record.get("page")), place)
 
     def __enter__(self) -> Self:
         return self
@@ -150,10 +148,6 @@ class Journal:
             if not os.fstat(self._file.fileno()).st_size:
                 self.path.unlink()
             self._file.close()
-
-
-def _key(sha256: str | None, page: int | None) -> bytes:
-    return hashlib.blake2b(f"{sha256}:{page}".encode(), digest_size=16).digest()
 
 
 def _lock(file: IO[bytes], path: Path) -> None:

@@ -56,12 +56,15 @@ def read(
 ) -> Summary:
     """Answers what the journal does not have, and appends it in the order of the documents.
 
-    At most two tasks per worker are on their way, so that memory does not depend on how many there are.
+    At most two tasks per worker are on their way, so that memory does not depend on how many there are. A task whose
+    content is on its way already waits for that answer, which is recorded before its turn comes.
     """
-    summary, waiting = Summary(), deque[Future[Record]]()
+    summary, waiting, on_the_way = Summary(), deque[tuple[Task, Future[Record] | None]](), set[bytes]()
 
     def record_first() -> None:
-        record = waiting.popleft().result()
+        task, answer = waiting.popleft()
+        record = (answer or _begin(task, journal, workers)).result()
+        on_the_way.discard(task.key)
         journal.add(record)
         summary.add(record)
         progress.done(record.get("error") is not None)
@@ -71,8 +74,10 @@ def read(
             summary.known += 1
             progress.skipped()
             continue
-        waiting.append(_begin(task, journal, workers))
-        while len(waiting) >= 2 * workers.count or (waiting and waiting[0].done()):
+        repeated = task.sha256 is not None and task.key in on_the_way
+        waiting.append((task, None if repeated else _begin(task, journal, workers)))
+        on_the_way.add(task.key)
+        while len(waiting) >= 2 * workers.count or (waiting and _is_ready(*waiting[0])):
             record_first()
     while waiting:
         record_first()
@@ -82,6 +87,10 @@ def read(
 def _tasks(documents: Sequence[Document], pages: str | None, pdfs: OpenPdfs, progress: Progress) -> Iterator[Task]:
     for document in documents:
         yield from tasks_of(document, pages, pdfs, progress.opened)
+
+
+def _is_ready(_: Task, answer: Future[Record] | None) -> bool:
+    return answer is None or answer.done()
 
 
 def _begin(task: Task, journal: Journal, workers: Workers) -> Future[Record]:

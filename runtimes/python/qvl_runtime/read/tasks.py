@@ -40,6 +40,16 @@ class Task:
         """The page within the content that `sha256` is of; a request is known by its line alone."""
         return None if self.kind == "requests" else self.page
 
+    @property
+    def key(self) -> bytes:
+        """What tasks of the same content have in common; of no meaning without `sha256`."""
+        return content_key(self.sha256, self.index)
+
+
+def content_key(sha256: str | None, index: int | None) -> bytes:
+    """Returns a short key of a page's or a request's content."""
+    return hashlib.blake2b(f"{sha256}:{index}".encode(), digest_size=16).digest()
+
 
 class OpenPdfs:
     """Keeps the PDFs open that were used last, so that a page does not read its whole file again."""
