@@ -1,17 +1,23 @@
-"""Reading on a Ray cluster of two machines (two nodes on this one) gives what one process gives."""
+"""Reading on a Ray cluster of two machines (two nodes here) gives what one process gives, also if one is lost."""
 
 from __future__ import annotations
 
 import json
 import sys
 from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from PIL import Image
 
 from qvl_runtime import __main__ as cli
+from qvl_runtime.errors import BundleError, EngineError
+from qvl_runtime.read.options import ReadOptions
+from qvl_runtime.read.ray_workers import LOST, RayWorkers, ray_workers
+from qvl_runtime.read.tasks import Record, Task
 
 
 @pytest.fixture
@@ -74,3 +80,79 @@ def test_without_ray_the_extra_is_named(
     monkeypatch.setitem(sys.modules, "ray", None)
     assert cli.main([*arguments, "--out", str(tmp_path / "a.jsonl"), "--ray", "auto"]) == 2
     assert "which is the extra qvl-runtime[ray]" in capsys.readouterr().err
+
+
+class RayError(Exception):
+    pass
+
+
+class RayTaskError(RayError):
+    def __init__(self, cause: Exception) -> None:
+        super().__init__("a long traceback")
+        self.cause = cause
+
+
+class Actor:
+    """Stands for an actor: answers at once, with an exception if it has one."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.answer, self.given, self._error = self, list[Task](), error
+
+    def remote(self, task: Task) -> SimpleNamespace:
+        self.given.append(task)
+        future = Future[Record]()
+        if self._error is not None:
+            future.set_exception(self._error)
+        else:
+            future.set_result({"file": task.file, "answer": "a"})
+        return SimpleNamespace(future=lambda: future)
+
+
+RAY = SimpleNamespace(exceptions=SimpleNamespace(RayError=RayError, RayTaskError=RayTaskError))
+
+
+def some_tasks(count: int) -> list[Task]:
+    return [Task(f"{number}.png", "image", 1, "aa") for number in range(count)]
+
+
+def test_a_lost_worker_gets_no_more_pages_and_its_page_goes_to_another() -> None:
+    dead, alive = Actor(RayError("died")), Actor()
+    workers = RayWorkers(RAY, [dead, alive])
+    found = [workers.submit(task).result(10) for task in some_tasks(6)]
+    assert all(record["answer"] == "a" for record in found)
+    assert len(dead.given) == 1 and len(alive.given) == 6
+
+
+def test_a_page_that_two_workers_were_lost_with_has_an_error() -> None:
+    workers = RayWorkers(RAY, [Actor(RayError("died")), Actor(RayError("died")), Actor()])
+    first, second = (workers.submit(task).result(10) for task in some_tasks(2))
+    assert first["error"] == LOST and first["file"] == "0.png" and second["answer"] == "a"
+
+
+def test_without_any_worker_the_run_ends() -> None:
+    workers = RayWorkers(RAY, [Actor(RayError("died"))])
+    for task in some_tasks(2):
+        with pytest.raises(EngineError, match="has lost all workers"):
+            workers.submit(task).result(10)
+
+
+def test_what_a_worker_raises_is_in_the_record() -> None:
+    """The worker is not lost."""
+    reader = Actor(RayTaskError(BundleError("no bundle", where="/b")))
+    workers = RayWorkers(RAY, [reader])
+    assert [workers.submit(task).result(10)["error"] for task in some_tasks(2)] == ["/b: no bundle"] * 2
+    assert len(reader.given) == 2
+
+
+@pytest.mark.slow
+def test_pages_of_a_worker_that_is_killed_are_answered_by_another(
+    ray_cluster: str, bundle: Callable[..., Path], arguments: list[str]
+) -> None:
+    import ray
+
+    tasks = [Task(str(path), "image", 1, "aa") for path in sorted(Path(arguments[2]).glob("?.png"))]
+    options = ReadOptions(prompt="Read.", settings={"max_new_tokens": 5})
+    with ray_workers(ray_cluster, bundle("qwen2_5_vl", "deep", "fp32"), options, 2, 1, None) as workers:
+        ray.kill(next(iter(workers._tasks)))
+        found = [future.result(120) for future in [workers.submit(task) for task in tasks]]
+    assert len(found) == 6 and not any("error" in record for record in found)
