@@ -22,7 +22,10 @@ from PIL import Image
 from qvl_runtime import __main__ as cli
 from qvl_runtime.answers.stream import Stream
 from qvl_runtime.model import Model, load
-from qvl_runtime.read.answer import parse_line, request_of, unfenced
+from qvl_runtime.read.answer import Answerer, parse_line, request_of, unfenced
+from qvl_runtime.read.inputs import find_documents
+from qvl_runtime.read.options import ReadOptions
+from qvl_runtime.read.tasks import OpenPdfs, tasks_of
 from qvl_runtime.serve.errors import ApiError
 
 SHORT = ("--prompt", "Read.", "--max-new-tokens", "6", "--threads", "1")
@@ -262,6 +265,27 @@ def test_documents_have_prompts_of_their_own(tiny: Path, scans: Path, tmp_path: 
         assert read(tiny, scans, "--out", out, "--format", form, "--max-new-tokens", "4", "--threads", "1") == 0
         names = [f"1.png.{form}", f"2.png.{form}", f"3.tiff.{form}", f"4.pdf.{form}"]
         assert sorted(path.name for path in out.iterdir()) == [*names, "answers.jsonl"]
+
+
+def test_workers_elsewhere_open_the_files_that_were_named(
+    tiny: Path, pdf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Answers with another current directory, as that of a Ray worker is."""
+    here = tmp_path / "here"
+    here.mkdir()
+    page(1).save(here / "p.png")
+    shutil.copy(pdf, here / "d.pdf")
+    about = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "p.png"}}]}]
+    (here / "r.jsonl").write_text(json.dumps(request(messages=about)))
+    monkeypatch.chdir(here)
+    documents = find_documents(["p.png", "d.pdf", "r.jsonl"])
+    tasks = [task for each in documents for task in tasks_of(each, "1", OpenPdfs(), lambda _: None)]
+    monkeypatch.chdir(tmp_path)
+    options = ReadOptions(prompt="Read.", settings={"max_new_tokens": 3})
+    with load(tiny, threads=1) as model:
+        found = [Answerer(model, options, OpenPdfs()).answer(task) for task in tasks]
+    assert [each["file"] for each in found] == ["p.png", "d.pdf", "r.jsonl"]
+    assert not [each["error"] for each in found if "error" in each]
 
 
 def test_max_pixels_makes_pages_smaller(tiny: Path, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def found(*names: object) -> list[tuple[str, str]]:
-    return [(Path(document.path).name, document.kind) for document in find_documents([str(name) for name in names])]
+    return [(Path(document.name).name, document.kind) for document in find_documents([str(name) for name in names])]
 
 
 def test_a_folder_gives_images_and_pdfs_in_natural_order(folder: Path) -> None:

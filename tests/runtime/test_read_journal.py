@@ -20,7 +20,7 @@ def record(name: str, sha256: str = "aa", page: int = 1, **more: Any) -> dict[st
 
 
 def task(name: str, sha256: str | None = "aa", page: int = 1) -> Task:
-    return Task(name, "image", page, sha256)
+    return Task(name, name, "image", page, sha256)
 
 
 def lines(path: Path) -> list[dict[str, Any]]:

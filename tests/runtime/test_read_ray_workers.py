@@ -112,7 +112,7 @@ RAY = SimpleNamespace(exceptions=SimpleNamespace(RayError=RayError, RayTaskError
 
 
 def some_tasks(count: int) -> list[Task]:
-    return [Task(f"{number}.png", "image", 1, "aa") for number in range(count)]
+    return [Task(f"{number}.png", f"/{number}.png", "image", 1, "aa") for number in range(count)]
 
 
 def test_a_lost_worker_gets_no_more_pages_and_its_page_goes_to_another() -> None:
@@ -150,7 +150,7 @@ def test_pages_of_a_worker_that_is_killed_are_answered_by_another(
 ) -> None:
     import ray
 
-    tasks = [Task(str(path), "image", 1, "aa") for path in sorted(Path(arguments[2]).glob("?.png"))]
+    tasks = [Task(path.name, str(path), "image", 1, "aa") for path in sorted(Path(arguments[2]).glob("?.png"))]
     options = ReadOptions(prompt="Read.", settings={"max_new_tokens": 5})
     with ray_workers(ray_cluster, bundle("qwen2_5_vl", "deep", "fp32"), options, 2, 1, None) as workers:
         ray.kill(next(iter(workers._tasks)))

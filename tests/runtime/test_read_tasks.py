@@ -6,6 +6,7 @@ import hashlib
 import os
 from pathlib import Path
 
+import pytest
 from PIL import Image
 
 from qvl_runtime.read.inputs import Document, Kind
@@ -77,3 +78,13 @@ def test_a_pdf_stays_open_until_others_were_used(pdf: Path, tmp_path: Path) -> N
     other.write_bytes(pdf.read_bytes())
     pdfs.get(os.fspath(other))
     assert pdfs.get(str(pdf)) is not first
+
+
+def test_a_task_opens_the_file_that_was_meant_whatever_the_directory(
+    tmp_path: Path, pdf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "r.jsonl").write_bytes(b"{}")
+    monkeypatch.chdir(pdf.parent)
+    for name, kind in ((pdf.name, "pdf"), (os.path.relpath(tmp_path / "r.jsonl"), "requests"), ("no.png", "image")):
+        found = next(tasks_of(Document(name, kind), None, OpenPdfs(), lambda _: None))  # type: ignore[arg-type]
+        assert found.file == name and found.path == os.path.join(pdf.parent, name)

@@ -66,7 +66,7 @@ class Answerer:
 
     def _page(self, task: Task) -> Record:
         options, page = self._options, (task.page or 1) - 1
-        image = PdfPage(self._pdfs.get(task.file), page) if task.kind == "pdf" else load_page(Path(task.file), page)
+        image = PdfPage(self._pdfs.get(task.path), page) if task.kind == "pdf" else load_page(Path(task.path), page)
         size = {} if options.max_pixels is None else {"max_pixels": options.max_pixels}
         parts: list[Any] = [{"type": "image", "image": image, **size}]
         if options.prompt:
@@ -80,7 +80,7 @@ class Answerer:
         try:
             request = request_of(body)
             toolbox = read_toolbox(request)
-            media = MediaReader(MOST_PAGES, Path(task.file).absolute().parent)
+            media = MediaReader(MOST_PAGES, Path(task.path).parent)
             settings = {"tools": toolbox.tools or None, "json_schema": toolbox.schema, **request.settings()}
             settings["template_args"] = request.chat_template_kwargs or None
             answered = self._answer(media.messages(request.messages), settings)

@@ -19,12 +19,17 @@ REQUESTS = (".jsonl", ".ndjson")
 FORMS = "give images, PDFs, folders of them, quoted patterns such as 'scans/*.png', or .jsonl files of requests"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Document:
     """A file to read: an image with one or more frames, a PDF, or a file with a request on each line."""
 
-    path: str
+    name: str
     kind: Kind
+
+    @property
+    def path(self) -> str:
+        """The absolute path of a file that was named from the current directory."""
+        return os.path.join(os.getcwd(), self.name)
 
 
 def find_documents(names: Sequence[str]) -> list[Document]:

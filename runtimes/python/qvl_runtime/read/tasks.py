@@ -24,11 +24,13 @@ Record = dict[str, Any]
 class Task:
     """A page of a document or a request of a file, to be answered anywhere; it may be pickled.
 
-    `page` counts pages, frames or lines from 1. `sha256` is that of the file, of a request that of its line; None if
-    it could not be read, which `error` then says.
+    `file` is as it was named, `path` absolute: a machine of a cluster has another current directory. `page` counts
+    pages, frames or lines from 1. `sha256` is that of the file, of a request that of its line; None if it could not be
+    read, which `error` then says.
     """
 
     file: str
+    path: str
     kind: Kind
     page: int | None = None
     sha256: str | None = None
@@ -69,18 +71,19 @@ class OpenPdfs:
 
 def tasks_of(document: Document, pages: str | None, pdfs: OpenPdfs, opened: Callable[[int], None]) -> Iterator[Task]:
     """Yields the tasks of a document, after a call of `opened` with their number; one with an error if it fails."""
+    path = document.path
     try:
         if document.kind == "requests":
-            opened(_count_lines(document.path))
-            yield from _requests(document.path)
+            opened(_count_lines(path))
+            yield from _requests(document.name, path)
             return
-        sha256, chosen = _pages(document, pages, pdfs)
+        sha256, chosen = _pages(document.kind, path, pages, pdfs)
     except (QvlError, OSError, MemoryError) as error:
         opened(1)
-        yield Task(document.path, document.kind, error=said(error))
+        yield Task(document.name, path, document.kind, error=said(error))
         return
     opened(len(chosen))
-    yield from (Task(document.path, document.kind, index + 1, sha256) for index in chosen)
+    yield from (Task(document.name, path, document.kind, index + 1, sha256) for index in chosen)
 
 
 def said(error: BaseException) -> str:
@@ -94,17 +97,16 @@ def said(error: BaseException) -> str:
     return f"internal error: {type(error).__name__}: {error}"
 
 
-def _pages(document: Document, pages: str | None, pdfs: OpenPdfs) -> tuple[str, list[int]]:
+def _pages(kind: Kind, path: str, pages: str | None, pdfs: OpenPdfs) -> tuple[str, list[int]]:
     """Returns the hash of a document and the indices of its pages that are wanted."""
-    path = document.path
-    if document.kind == "pdf":
+    if kind == "pdf":
         pdf = pdfs.get(path)
         sha256, count = pdf.digest.hex(), len(pdf)
     else:
         sha256, count = _hash_of(path), count_pages(path)
     if not count:
         raise MediaError("has no pages", where=path)
-    single = document.kind == "image" and count == 1  # --pages is about documents of several pages
+    single = kind == "image" and count == 1  # --pages is about documents of several pages
     return sha256, parse_pages(None if single else pages, count, path)
 
 
@@ -124,11 +126,11 @@ def _count_lines(path: str) -> int:
     return max(1, count)
 
 
-def _requests(path: str) -> Iterator[Task]:
+def _requests(name: str, path: str) -> Iterator[Task]:
     found = False
     for number, line in enumerate(read_lines(Path(path)), 1):
         if request := line.strip():
             found = True
-            yield Task(path, "requests", number, hashlib.sha256(request).hexdigest(), request)
+            yield Task(name, path, "requests", number, hashlib.sha256(request).hexdigest(), request)
     if not found:
         raise MediaError("has no requests", where=path)
