@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,54 @@ def test_a_table_has_a_column_per_field(tmp_path: Path) -> None:
             ["b.png", "1", "", "", "no JSON object"],
             ["c.png", "", "", "", "damaged"],
         ]
+
+
+@pytest.mark.parametrize(
+    ("value", "cell"),
+    [
+        ('=HYPERLINK("http://x")', '\'=HYPERLINK("http://x")'),
+        *((text, f"'{text}") for text in ("@SUM(1)", "+1-cmd", "-2+3", "\t=1", "+A1")),
+        *((text, text) for text in ("-5.20", "+1", "-1,234.50", "-3 %", "-", "1=1", "", "'=1")),
+        (-5, "-5"),
+    ],
+)
+def test_texts_of_pages_are_no_formulas(tmp_path: Path, value: Any, cell: str) -> None:
+    answers = journal(tmp_path, record("=a.png", 1, "", json={"of": value}))
+    write_table(answers, tmp_path / "t.csv", ["of"])
+    with (tmp_path / "t.csv").open(encoding="utf-8", newline="") as file:
+        assert [*csv.reader(file)][1] == ["'=a.png", "1", cell, ""]
+
+
+def test_an_answer_that_was_cut_does_not_reach_into_the_next_page(tmp_path: Path) -> None:
+    for answer in ("<p>one <b cla", "<table><tr><td>x", "<!-- open", "<style>", '<p title="open'):
+        answers = journal(tmp_path, record("a.png", 1, answer), record("a.png", 2, "<p>2</p>"))
+        write_documents(answers, tmp_path, "html")
+        pages = Sections()
+        pages.feed((tmp_path / "a.png.html").read_text("utf-8"))
+        assert pages.depths == [("1", ["html", "body"]), ("2", ["html", "body"])], answer
+
+
+class Sections(HTMLParser):
+    """What each page is within."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.depths, self._open = list[tuple[str | None, list[str]]](), list[str]()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag == "section":
+            self.depths.append((dict(attrs)["data-page"], [*self._open]))
+        if tag != "meta":
+            self._open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+
+def test_html_neither_sends_nor_goes_anywhere(tmp_path: Path) -> None:
+    write_documents(journal(tmp_path, record("a.png", 1, "<p>1</p>")), tmp_path, "html")
+    text = (tmp_path / "a.png.html").read_text("utf-8")
+    assert "form-action 'none'; base-uri 'none'" in text
 
 
 @pytest.mark.parametrize("schema", [None, {}, [], {"type": "array"}, {"properties": {}}, {"properties": 1}])

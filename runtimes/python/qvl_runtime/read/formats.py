@@ -18,18 +18,21 @@ from typing import IO, Any
 
 from ..errors import PromptError
 from .answer import unfenced
+from .markup import safe_markup
 from .tasks import Record
 
 PROMPTS: Mapping[str, str] = {"md": "qwenvl markdown", "html": "qwenvl html"}
 """The prompts by which Qwen3-VL parses documents, as its makers document them."""
 JOURNAL = "answers.jsonl"
-_FRAME = re.compile(r"<!doctype[^>]*>|</?(?:html|body)\b[^>]*>", re.IGNORECASE)
+_FORMULA = re.compile(r"[=+\-@\t\r]")
+_NUMBER = re.compile(r"[+-]?(?:\d[\d., ]*%?)?")
 _HEAD = """<!DOCTYPE html>
 <html><head><meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; img-src data:">
+<meta http-equiv="Content-Security-Policy" content="{policy}">
 <title>{title}</title></head><body>
 """
-"""Scripts that a page could have dictated to the model do not run."""
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; form-action 'none'; base-uri 'none'"
+"""Scripts that a page could have dictated to the model do not run, and nothing is sent or loaded."""
 
 
 @dataclass(slots=True)
@@ -77,11 +80,15 @@ def write_table(journal: Path, out: Path, columns: list[str]) -> None:
             fields = value if isinstance(value, dict) else {}
             problem = record.get("error") or ("" if isinstance(value, dict) else "no JSON object")
             page = record.get("page", record.get("line"))
-            writer.writerow([record["file"], page, *(_cell(fields.get(name)) for name in columns), problem])
+            cells = (_cell(fields.get(name)) for name in columns)
+            writer.writerow([_cell(record["file"]), page, *cells, _cell(problem)])
 
 
 def _cell(value: Any) -> str:
-    return "" if value is None else value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    """Returns the text of a cell; one that a spreadsheet would compute as a formula gets a `'` before it."""
+    if not isinstance(value, str):
+        return "" if value is None else json.dumps(value, ensure_ascii=False)
+    return f"'{value}" if _FORMULA.match(value) and not _NUMBER.fullmatch(value) else value
 
 
 def write_documents(journal: Path, out: Path, form: str) -> int:
@@ -121,12 +128,12 @@ def _write_markdown(file: IO[str], _: str, records: Iterator[Record]) -> None:
 
 
 def _write_html(file: IO[str], name: str, records: Iterator[Record]) -> None:
-    file.write(_HEAD.format(title=html.escape(name)))
+    file.write(_HEAD.format(policy=_POLICY, title=html.escape(name)))
     for record in records:
         if (error := record.get("error")) is not None:
             content = f"<!-- not read: {_comment(error)} -->"
         else:
-            content = _FRAME.sub("", unfenced(record["answer"])).strip()
+            content = safe_markup(unfenced(record["answer"])).strip()
         file.write(f'<section data-page="{record.get("page", record.get("line")) or ""}">\n{content}\n</section>\n')
     file.write("</body></html>\n")
 
