@@ -21,6 +21,7 @@ from PIL import Image
 
 from qvl_runtime import __main__ as cli
 from qvl_runtime.answers.stream import Stream
+from qvl_runtime.errors import PromptError
 from qvl_runtime.model import Model, load
 from qvl_runtime.read.answer import Answerer, parse_line, request_of, unfenced
 from qvl_runtime.read.inputs import find_documents
@@ -286,6 +287,17 @@ def test_workers_elsewhere_open_the_files_that_were_named(
         found = [Answerer(model, options, OpenPdfs()).answer(task) for task in tasks]
     assert [each["file"] for each in found] == ["p.png", "d.pdf", "r.jsonl"]
     assert not [each["error"] for each in found if "error" in each]
+
+
+def test_a_model_whose_boxes_are_not_known_has_answers_without_regions(
+    tiny: Path, scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unknown(*_: object) -> Any:
+        raise PromptError("no box notation is known")
+
+    monkeypatch.setattr(Model, "regions", unknown)
+    assert read(tiny, scans / "1.png", "--out", tmp_path / "a.jsonl", *SHORT, "--quiet") == 0
+    assert records(tmp_path / "a.jsonl")[0]["regions"] == []
 
 
 def test_max_pixels_makes_pages_smaller(tiny: Path, tmp_path: Path) -> None:

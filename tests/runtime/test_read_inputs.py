@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -75,3 +76,16 @@ def test_names_that_are_not_utf_8_are_found(tmp_path: Path) -> None:
     with open(path, "wb") as file:
         file.write(b"x")
     assert find_documents([str(tmp_path)])[0].path == os.fsdecode(path)
+
+
+def test_a_folder_that_cannot_be_read_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scandir = os.scandir
+
+    def refuse(path: str) -> Any:
+        if Path(path).name == "deep":
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(MediaError, match=r"deep: cannot be read: Permission denied \(make it readable"):
+        find_documents([str(folder)])

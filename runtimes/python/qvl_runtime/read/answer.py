@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from time import perf_counter
@@ -19,6 +20,7 @@ from ..media.images import load_page
 from ..model import Model
 from ..pdf import PdfPage
 from ..printable import one_line
+from ..prompts.prompt import PlacedMedia
 from ..serve.errors import ApiError
 from ..serve.media import MediaReader
 from ..serve.notes import collecting
@@ -102,9 +104,16 @@ class Answerer:
     def _once(self, messages: list[Any], settings: dict[str, Any]) -> Record:
         with self._model.stream(messages, **settings) as stream:
             text, placed = "".join(stream), stream.prompt.placed if stream.prompt else ()
+        return _outcome(text, self._regions(text, placed), stream.run)
+
+    def _regions(self, text: str, placed: Sequence[PlacedMedia]) -> list[Region]:
         images = [media for media in placed if media.media.kind == "image"]
-        regions = self._model.regions(text, images[0]) if len(images) == 1 else []
-        return _outcome(text, regions, stream.run)
+        if len(images) != 1:
+            return []
+        try:
+            return self._model.regions(text, images[0])
+        except PromptError:  # it is not known how this model writes boxes
+            return []
 
 
 def named(task: Task) -> Record:

@@ -33,7 +33,7 @@ class Document:
 
 
 def find_documents(names: Sequence[str]) -> list[Document]:
-    """Returns the documents; raises MediaError if a name matches nothing.
+    """Returns the documents; raises MediaError if a name matches nothing or a folder cannot be read.
 
     A folder gives the images and PDFs in it and in its folders, hidden ones and other files left out. A file that is
     named is a document whatever its suffix.
@@ -65,12 +65,17 @@ def _files(name: str) -> list[str]:
 
 
 def _below(directory: str) -> Iterator[str]:
-    for parent, folders, files in os.walk(directory):
+    for parent, folders, files in os.walk(directory, onerror=_refuse):
         folders[:] = [folder for folder in folders if not folder.startswith(".")]
         for name in files:
             path = Path(parent, name)
             if not name.startswith(".") and (path.suffix.lower() == ".pdf" or is_image(path)):
                 yield str(path)
+
+
+def _refuse(error: OSError) -> None:
+    fix = "make it readable, or name the folders that are"
+    raise MediaError(f"cannot be read: {error.strerror or error}", where=error.filename, fix=fix) from error
 
 
 def _kind(path: str) -> Kind:

@@ -38,5 +38,6 @@ class ReadOptions:
         Raises BundleError if there is no bundle that can be read.
         """
         read_manifest(bundle)
-        made = json.dumps(asdict(self), sort_keys=True, default=list).encode()
+        schema = json.dumps(self.json_schema)  # answers have the properties in the order of the schema
+        made = json.dumps(asdict(self) | {"json_schema": schema}, sort_keys=True, default=list).encode()
         return hashlib.sha256((bundle / MANIFEST).read_bytes() + made).hexdigest()[:16]
