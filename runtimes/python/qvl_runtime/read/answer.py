@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from ..answers.generate import GenerationStats
+from ..answers.stream import Stream
 from ..errors import PromptError
 from ..grounding import Region
 from ..media.images import load_page
@@ -41,12 +42,20 @@ class Answerer:
 
     def __init__(self, model: Model, options: ReadOptions, pdfs: OpenPdfs) -> None:
         self._model, self._options, self._pdfs = model, options, pdfs
+        self._stream: Stream | None = None
+        self._stopped = False
 
     def check(self) -> None:
         """Raises PromptError for options or a schema that no page could be answered with."""
         options = self._options
         messages = _messages(options, [{"type": "text", "text": options.prompt or "-"}])
         self._model.stream(messages, json_schema=options.json_schema, **options.settings).close()
+
+    def stop(self) -> None:
+        """Ends the answer at its next token, or before the first if its page is still drawn; from any thread."""
+        self._stopped = True
+        if (stream := self._stream) is not None:
+            stream.close()
 
     def answer(self, task: Task) -> Record:
         """Returns the record of a task; whatever fails is in its `error`."""
@@ -103,6 +112,9 @@ class Answerer:
 
     def _once(self, messages: list[Any], settings: dict[str, Any]) -> Record:
         with self._model.stream(messages, **settings) as stream:
+            self._stream = stream  # set before `_stopped` is read, and read by `stop` after it has set that
+            if self._stopped:
+                raise PromptError("the answer was cancelled")
             text, placed = "".join(stream), stream.prompt.placed if stream.prompt else ()
         return _outcome(text, self._regions(text, placed), stream.run)
 

@@ -29,9 +29,10 @@ class LocalWorkers:
 
     def __init__(self, model: Model, options: ReadOptions, count: int, pdfs: OpenPdfs) -> None:
         self.count, self._free = count, SimpleQueue[Answerer]()
-        self.models = [model, *(model.fork() for _ in range(count - 1))]
-        for each in self.models:
-            self._free.put(Answerer(each, options, pdfs))
+        self._forks = [model.fork() for _ in range(count - 1)]
+        self._answerers = [Answerer(each, options, pdfs) for each in (model, *self._forks)]
+        for answerer in self._answerers:
+            self._free.put(answerer)
         self._threads = ThreadPoolExecutor(count, thread_name_prefix="reader")
 
     def submit(self, task: Task) -> Future[Record]:
@@ -48,11 +49,11 @@ class LocalWorkers:
     def close(self) -> None:
         """Ends what runs at its next token, and frees the forks."""
         self._threads.shutdown(wait=False, cancel_futures=True)
-        for model in self.models:
-            model.decoder.clear()
+        for answerer in self._answerers:
+            answerer.stop()
         self._threads.shutdown()
-        for model in self.models[1:]:
-            model.close()
+        for fork in self._forks:
+            fork.close()
 
 
 @contextlib.contextmanager
