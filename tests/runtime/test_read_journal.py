@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import tracemalloc
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 
 from qvl_runtime.errors import PromptError
+from qvl_runtime.read import journal as journal_module
 from qvl_runtime.read.journal import Journal
 from qvl_runtime.read.tasks import Task
 
@@ -108,3 +111,60 @@ def test_what_cannot_be_written_is_named(tmp_path: Path) -> None:
         with pytest.raises(OSError, match="cannot be written") as failed:
             Journal(path, RUN)
         assert str(tmp_path) in str(failed.value.filename)
+
+
+def test_a_file_is_closed_first_where_open_ones_cannot_be_replaced_or_removed(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on Windows."""
+    opened, replace, unlink = list[IO[bytes]](), Path.replace, Path.unlink
+    original = Journal._open
+    monkeypatch.setattr(journal_module, "CLOSE_FIRST", True)
+    monkeypatch.setattr(Journal, "_open", lambda self: opened.append(original(self)) or opened[-1])
+
+    def refuse(self: Path) -> None:
+        if any(not file.closed and file.name == str(self) for file in opened):
+            raise PermissionError(13, "is open", str(self))
+
+    monkeypatch.setattr(Path, "replace", lambda self, to: (refuse(Path(to)), replace(self, to)))
+    monkeypatch.setattr(Path, "unlink", lambda self, **kind: (refuse(self), unlink(self, **kind)))
+    path.write_bytes(path.read_bytes()[:-1])
+    with Journal(path, RUN) as journal:
+        journal.add(record("4.png", "dd"))
+    assert [each["sha256"] for each in lines(path)] == ["aa", "bb", "dd"]
+    with Journal(tmp_path / "none.jsonl", RUN):
+        pass
+    assert not (tmp_path / "none.jsonl").exists() and all(file.closed for file in opened)
+
+
+def test_a_file_that_was_replaced_before_it_was_locked_is_opened_again(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("fcntl")
+    lock, locked = journal_module._lock, list[str]()
+
+    def replaced_before(file: IO[bytes], name: Path) -> None:
+        if not locked:
+            (path.parent / "new").write_bytes(path.read_bytes())
+            (path.parent / "new").replace(path)
+        locked.append(str(name))
+        lock(file, name)
+
+    monkeypatch.setattr(journal_module, "_lock", replaced_before)
+    with Journal(path, RUN) as journal:
+        journal.add(record("4.png", "dd"))
+    assert [each["sha256"] for each in lines(path)] == ["aa", "bb", "cc", "dd"] and len(locked) == 2
+
+
+def test_an_answered_page_takes_little_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+    count = 20_000
+    with Journal(tmp_path / "a.jsonl", RUN) as journal:
+        tracemalloc.start()
+        try:
+            for number in range(count):
+                journal.add(record("1.png", f"{number:064}"))
+            used, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    assert 50 < used / count < 200

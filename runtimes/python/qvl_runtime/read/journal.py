@@ -16,13 +16,15 @@ from .tasks import Record, Task, content_key
 
 START = b'{"file": '
 """How a record begins."""
+CLOSE_FIRST = os.name == "nt"
+"""Whether a file must be closed before it is replaced or removed. Elsewhere its lock is held until then."""
 NEW_RUN = "give the options of the first run, another --out, or --force to begin anew"
 
 
 class Journal:
     """Appends records of the run with fingerprint `run`, and knows which tasks have one.
 
-    What it keeps in memory is a hash and a place per answered page, about 150 bytes. Use it in a `with`. Raises
+    What it keeps in memory is a hash and a place per answered page, about 200 bytes. Use it in a `with`. Raises
     PromptError if the file has answers of another run or is something else, and OSError that names it.
     """
 
@@ -44,14 +46,24 @@ class Journal:
             raise
 
     def _open(self) -> IO[bytes]:
-        with _naming(self.path):
-            file = self.path.open("ab")
-        try:
-            _lock(file, self.path)
-        except BaseException:
+        while True:
+            with _naming(self.path):
+                file = self.path.open("ab")
+            try:
+                _lock(file, self.path)
+                if self._is_at_path(file):
+                    return file
+            except BaseException:
+                file.close()
+                raise
             file.close()
-            raise
-        return file
+
+    def _is_at_path(self, file: IO[bytes]) -> bool:
+        """Whether no other process has replaced or removed the file before it was locked."""
+        try:
+            return os.path.samestat(os.fstat(file.fileno()), self.path.stat())
+        except FileNotFoundError:
+            return False
 
     def _clear(self) -> None:
         """Empties the file, unless it was not written by `read`."""
@@ -84,6 +96,8 @@ class Journal:
                     file.writelines(line for _, record, line in self._scan() if record is not None)
                     file.flush()
                     os.fsync(file.fileno())
+                if CLOSE_FIRST:
+                    self._file.close()
                 beside.replace(self.path)
             finally:
                 beside.unlink(missing_ok=True)
@@ -144,10 +158,14 @@ class Journal:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         """Closes the file, and removes it if nothing was written."""
-        with contextlib.suppress(OSError):
-            if not os.fstat(self._file.fileno()).st_size:
-                self.path.unlink()
-            self._file.close()
+        steps = (self._file.close, self._remove_if_empty) if CLOSE_FIRST else (self._remove_if_empty, self._file.close)
+        for step in steps:
+            with contextlib.suppress(OSError):
+                step()
+
+    def _remove_if_empty(self) -> None:
+        if not self.path.stat().st_size:
+            self.path.unlink()
 
 
 def _lock(file: IO[bytes], path: Path) -> None:
