@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -17,6 +18,15 @@ def test_nothing_at_the_address_is_an_error() -> None:
     with pytest.raises(EngineError, match=r"127\.0\.0\.1:1: no Ray cluster answers"):
         connected("127.0.0.1:1")
     assert signal.getsignal(signal.SIGTERM) is handler
+
+
+def test_an_error_without_a_message_is_named_by_its_type(monkeypatch: pytest.MonkeyPatch) -> None:
+    def init(**_: object) -> None:
+        raise RuntimeError
+
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(init=init))
+    with pytest.raises(EngineError, match="no Ray cluster answers: RuntimeError"):
+        connected("auto")
 
 
 def test_without_ray_its_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -89,3 +90,16 @@ def test_a_folder_that_cannot_be_read_is_refused(folder: Path, monkeypatch: pyte
     monkeypatch.setattr(os, "scandir", refuse)
     with pytest.raises(MediaError, match=r"deep: cannot be read: Permission denied \(make it readable"):
         find_documents([str(folder)])
+
+
+def test_a_document_takes_little_memory(tmp_path: Path) -> None:
+    count = 2_000
+    for number in range(count):
+        (tmp_path / f"{number}.png").touch()
+    tracemalloc.start()
+    try:
+        documents = find_documents([str(tmp_path)])
+        used, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(documents) == count and used / count < 400 + len(str(tmp_path))

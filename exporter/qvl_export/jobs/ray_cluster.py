@@ -25,6 +25,7 @@ from ..errors import ExportError, StoppedError
 from .pool import Advance, JobCrashed, Pool, as_they_end, start_job
 
 SECONDS = 10
+"""The time that a cluster has to take a connection."""
 
 
 @contextlib.contextmanager

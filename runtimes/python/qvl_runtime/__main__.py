@@ -1,4 +1,4 @@
-"""`qvl-runtime run|inspect|bench|serve BUNDLE`: uses a bundle on a device with only the runtime installed.
+"""`qvl-runtime run|inspect|bench|serve|read BUNDLE`: uses a bundle on a device with only the runtime installed.
 
 `python -m qvl_runtime` is the same.
 """
@@ -13,7 +13,10 @@ from .cli.main import cli
 
 
 def main(arguments: Sequence[str] | None = None, program: str = "python -m qvl_runtime") -> int:
-    """Runs one command; returns its exit code: 0; 1 for damage (`inspect --verify`); 2 for errors; 130 on Ctrl-C."""
+    """Runs one command; returns its exit code.
+
+    It is 0; 1 for damage (`inspect --verify`) and pages that failed (`read`); 2 for errors; 130 on Ctrl-C.
+    """
     return run(cli, arguments, program)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from ..read.options import ReadOptions
     from ..read.run import Summary
     from ..read.tasks import OpenPdfs
+    from ..read.workers import Workers
 
 EXAMPLES = (
     'read bundle scans/ --prompt "Read the text." --out answers.jsonl',
@@ -135,7 +137,7 @@ def _check_pages(pages: str | None) -> None:
 def _opened(
     bundle: Path, options: ReadOptions, count: int | None, ray: str | None, threads: int | None, device: str | None,
     pdfs: OpenPdfs,
-) -> Any:  # fmt: skip
+) -> Iterator[Workers]:  # fmt: skip
     """Yields the workers: forks of a model here, or actors of a cluster."""
     if ray is not None:
         from ..read.ray_workers import ray_workers
