@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
 import time
 from pathlib import Path
@@ -69,13 +70,45 @@ def test_a_server_without_log_probabilities_is_asked_without(messages: list[dict
         answered(messages, failure(400, "no images"))
 
 
-def test_a_server_that_does_not_stream_has_one_time(messages: list[dict[str, Any]]) -> None:
-    whole = (
-        b'{"choices": [{"message": {"content": "a"}, "finish_reason": "length"}], "usage": {"completion_tokens": 1}}'
-    )
-    record, *_ = answered(messages, (200, {"Content-Type": "application/json"}, whole))
-    assert (record.answer, record.finish_reason) == ("a", "length")
-    assert record.first_token_seconds > 0
+def test_fields_that_a_server_does_not_know_are_refused_once(messages: list[dict[str, Any]]) -> None:
+    stub = StubServer(lambda _, body: failure(400) if "logprobs" in body else (200, SSE, text("a")))
+    with serving(stub):
+        answerer = EndpointAnswerer(Endpoint("stub", stub.url, "m"), {}, Path("nowhere"))
+        assert [answerer.answer(messages, 9).answer for _ in range(3)] == ["a"] * 3
+    assert ["logprobs" in body for body in stub.requests] == [True, False, False, False]
+    assert all("stream_options" in body for body in stub.requests)
+
+
+@pytest.mark.parametrize("refused", [(1, 2, 3), (4,), (4, 5), (4, 5, 6)])
+def test_a_request_that_is_refused_changes_nothing_for_others(
+    messages: list[dict[str, Any]], refused: tuple[int, ...]
+) -> None:
+    """Refused with and without the fields, or by a server that has answered with them."""
+    stub = StubServer(lambda number, _: failure(400) if number in refused else (200, SSE, text("a")))
+    with serving(stub):
+        answerer = EndpointAnswerer(Endpoint("stub", stub.url, "m"), {}, Path("nowhere"))
+        for _ in range(5):
+            with contextlib.suppress(ServerError):
+                answerer.answer(messages, 9)
+    assert all(name in stub.requests[-1] for name in ("logprobs", "stream_options"))
+
+
+WHOLE = b'{"choices": [{"message": {"content": "abc"}, "finish_reason": "length"}], "usage": {"completion_tokens": 3}}'
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [(200, {"Content-Type": "application/json"}, WHOLE), (200, SSE, text("abc", usage={"completion_tokens": 3}))],
+)
+def test_an_answer_in_one_piece_has_one_time(messages: list[dict[str, Any]], reply: Reply) -> None:
+    def slow(*_: Any) -> Reply:
+        time.sleep(0.05)
+        return reply
+
+    with serving(StubServer(slow)) as stub:
+        record = EndpointAnswerer(Endpoint("stub", stub.url, "m"), {}, Path("nowhere")).answer(messages, 9)
+    assert (record.answer, record.generated) == ("abc", 3)
+    assert record.first_token_seconds >= 0.05 and record.decode_seconds == 0
 
 
 def test_a_slow_server_is_measured_by_the_client(messages: list[dict[str, Any]]) -> None:

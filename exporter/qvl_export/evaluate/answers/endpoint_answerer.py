@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,11 +22,13 @@ from .endpoint_names import Endpoint
 from .prefix_agreement import ServedToken
 from .records import Record
 
+Json = dict[str, Any]
 TOP_LOGPROBS = 20
 """The most that OpenAI's interface allows."""
+USAGE: Json = {"stream_options": {"include_usage": True}}
+LOGPROBS: Json = {"logprobs": True, "top_logprobs": TOP_LOGPROBS}
 MIME = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp"}
 """Formats that servers read; others are sent as PNG."""
-Json = dict[str, Any]
 
 
 class EndpointAnswerer:
@@ -36,34 +38,42 @@ class EndpointAnswerer:
         self._endpoint, self._arguments = endpoint, dict(template_args)
         file = reference / "tokenizer.json"
         self._tokenizer = Tokenizer.from_file(str(file)) if file.is_file() else None
-        self._extras: list[Json] = [{"stream_options": {"include_usage": True}}]
-        self._extras.append({"logprobs": True, "top_logprobs": TOP_LOGPROBS})
+        self._extras: Sequence[Json] = (USAGE | LOGPROBS, USAGE, {})
+        self._answered = False
         self.served: list[ServedToken] = []
 
     def answer(self, messages: list[Json], limit: int | None) -> Record:
-        """Returns the record of an answer; raises ServerError."""
+        """Returns the record of an answer; raises ServerError.
+
+        A server may refuse fields that it does not know, with the status 400, and is then asked without. If that was its
+        first answer, later requests leave them out, too. Otherwise it knows them, and something else was wrong.
+        """
         body: Json = {"model": self._endpoint.model, "messages": _inline(messages), "stream": True}
         body |= {"temperature": 0, "max_tokens": limit}
         if self._arguments:
             body["chat_template_kwargs"] = self._arguments
-        while True:
+        for place, extra in enumerate(self._extras):
             try:
-                return self._once(body, messages)
+                record = self._once(body | extra, messages)
             except ServerError as error:
-                if error.status != 400 or not self._extras:
+                if error.status != 400 or not extra:
                     raise
-                self._extras.pop()  # a server that has no log probabilities may refuse the field
+            else:
+                self._extras = self._extras if self._answered else self._extras[place:]
+                self._answered = True
+                return record
+        raise AssertionError
 
     def _once(self, body: Json, messages: list[Json]) -> Record:
         began, reading = time.perf_counter(), _Reading()
-        for extra in self._extras:
-            body = body | extra
         for chunk in stream_chat(self._endpoint, body):
             reading.add(chunk)
             if reading.texts and not reading.first:
                 reading.first = time.perf_counter() - began
-        seconds = time.perf_counter() - began
-        first, self.served = reading.first or seconds, reading.served
+        seconds, self.served = time.perf_counter() - began, reading.served
+        first = (
+            reading.first if len(reading.texts) > 1 else seconds
+        )  # one text says nothing about the time of its parts
         return Record(
             answer="".join(reading.texts),
             finish_reason=reading.finish_reason,
