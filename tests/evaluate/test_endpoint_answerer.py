@@ -9,14 +9,17 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
+from tokenizers import Tokenizer, models
 
 from qvl_export.evaluate.answers.chat_client import ServerError
 from qvl_export.evaluate.answers.endpoint_answerer import EndpointAnswerer
 from qvl_export.evaluate.answers.endpoint_names import Endpoint
 from qvl_export.evaluate.answers.prefix_agreement import ServedToken
 from qvl_export.evaluate.answers.records import Record
+from qvl_export.evaluate.answers.token_agreement import compress_distributions
 from tests.evaluate.stub_server import SSE, Reply, StubServer, events, failure, serving, text
 
 
@@ -60,6 +63,30 @@ def test_log_probabilities_are_read_where_they_are(messages: list[dict[str, Any]
     record, _, answerer = answered(messages, (200, SSE, events(chunk)))
     assert answerer.served == [ServedToken("é".encode(), -0.5, {b"x": -2.0, "é".encode(): -0.5})]
     assert record.generated == 1, "without usage, the tokens that were named are counted"
+
+
+@pytest.mark.parametrize("value", ["-Infinity", "NaN", "1e999", "-1e999", "-9999.0", "-3.4e38", "0.5", "1" + "0" * 400])
+def test_log_probabilities_that_are_none_are_left_out(value: str, messages: list[dict[str, Any]]) -> None:
+    """What comes after such a token is not compared, since it could be compared with another token."""
+    given, odd = {"token": "a", "logprob": -0.5}, {"token": "b", "logprob": "VALUE"}
+    parts = [[given | {"top_logprobs": [odd]}], [odd, given], [given | {"top_logprobs": 7}]]
+    body = events(*({"choices": [{"logprobs": {"content": part}}]} for part in parts))
+    *_, answerer = answered(messages, (200, SSE, body.replace(b'"VALUE"', value.encode())))
+    assert answerer.served == [ServedToken(b"a", -0.5, {b"a": -0.5})]
+
+
+def test_tokens_are_compared_by_the_bytes_of_the_reference(messages: list[dict[str, Any]], tmp_path: Path) -> None:
+    """Without its tokenizer.json they are not known, and nothing is compared."""
+    stored = compress_distributions(np.log(np.float32([[0.7, 0.3]])), [0])
+    entry = {"token": "a", "logprob": -0.5}
+    *_, answerer = answered(messages, (200, SSE, events({"choices": [{"logprobs": {"content": [entry]}}]})))
+    assert answerer.served and answerer.agreement(stored) is None
+    Tokenizer(models.BPE({"a": 0, "b": 1}, [])).save(str(tmp_path / "tokenizer.json"))
+    reader = EndpointAnswerer(Endpoint("stub", "http://h/v1", "m"), {}, tmp_path)
+    assert reader.agreement(stored) is None, "no answer"
+    reader.served = answerer.served
+    found = reader.agreement(stored)
+    assert found is not None and (found.tokens, found.same) == (1, 1)
 
 
 def test_a_server_without_log_probabilities_is_asked_without(messages: list[dict[str, Any]]) -> None:
