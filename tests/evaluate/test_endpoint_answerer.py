@@ -69,10 +69,10 @@ def test_log_probabilities_are_read_where_they_are(messages: list[dict[str, Any]
 def test_log_probabilities_that_are_none_are_left_out(value: str, messages: list[dict[str, Any]]) -> None:
     """What comes after such a token is not compared, since it could be compared with another token."""
     given, odd = {"token": "a", "logprob": -0.5}, {"token": "b", "logprob": "VALUE"}
-    parts = [[given | {"top_logprobs": [odd]}], [odd, given], [given | {"top_logprobs": 7}]]
+    parts = [[given | {"top_logprobs": [odd]}, given | {"top_logprobs": 7}], [odd, given], [given]]
     body = events(*({"choices": [{"logprobs": {"content": part}}]} for part in parts))
     *_, answerer = answered(messages, (200, SSE, body.replace(b'"VALUE"', value.encode())))
-    assert answerer.served == [ServedToken(b"a", -0.5, {b"a": -0.5})]
+    assert answerer.served == [ServedToken(b"a", -0.5, {b"a": -0.5})] * 2
 
 
 def test_tokens_are_compared_by_the_bytes_of_the_reference(messages: list[dict[str, Any]], tmp_path: Path) -> None:
