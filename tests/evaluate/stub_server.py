@@ -33,7 +33,7 @@ def failure(status: int, message: str = "broken", **headers: str) -> Reply:
 
 @dataclass
 class StubServer:
-    """`answer` gets the number of a chat request and its body; `keys` are what authorized the `requests`."""
+    """`answer` gets the number of a chat request and its body; `keys` are what authorized requests of any kind."""
 
     answer: Callable[[int, dict[str, Any]], Reply]
     models: Reply = (200, {}, b'{"data": [{"id": "page-reader"}]}')
@@ -48,6 +48,7 @@ def serving(stub: StubServer) -> Iterator[StubServer]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
+            stub.keys.append(self.headers["Authorization"])
             self._send(stub.models)
 
         def do_POST(self) -> None:
@@ -68,7 +69,7 @@ def serving(stub: StubServer) -> Iterator[StubServer]:
         def log_message(self, *_: Any) -> None: ...
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     stub.url = f"http://127.0.0.1:{server.server_address[1]}/v1"
     try:
         yield stub

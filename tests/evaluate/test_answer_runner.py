@@ -10,7 +10,9 @@ import msgspec
 import pytest
 
 from qvl_export.common.progress import NullProgress
+from qvl_export.evaluate.answers import answer_runner
 from qvl_export.evaluate.answers.answer_runner import WORKER_MODULE, AnswerRunner
+from qvl_export.evaluate.answers.endpoint_names import Endpoint
 from qvl_export.evaluate.answers.models import Model
 from qvl_export.evaluate.answers.records import Cost, Record, record_writer
 from qvl_export.evaluate.answers.worker import AnswerJob
@@ -50,6 +52,16 @@ def test_each_worker_has_a_job_of_its_own(runner: AnswerRunner, pool: RecordingP
     shares = [{item.index for item in job.items()} for job in pool.jobs]
     assert shares[0] | shares[1] == set(range(chosen.count)) and not shares[0] & shares[1]
     assert Cost.load(runner.directory, "a") is None, "the cost of a third process is that of an earlier run"
+
+
+def test_servers_are_asked_from_this_machine(
+    runner: AnswerRunner, pool: RecordingPool, chosen: EvalSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a cluster, 127.0.0.1 would be another machine and the key's variable not set."""
+    here = RecordingPool()
+    monkeypatch.setattr(answer_runner, "ThisMachine", lambda: here, raising=False)
+    runner.answer(Model(Path("bundle"), "endpoint", "a", "key", endpoint=Endpoint("a", "http://h/v1")), "a", chosen, 1)
+    assert not pool.jobs and len(here.jobs) == 2
 
 
 def test_nothing_runs_if_no_answer_is_missing(runner: AnswerRunner, pool: RecordingPool, chosen: EvalSet) -> None:

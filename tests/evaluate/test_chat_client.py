@@ -29,6 +29,38 @@ def test_chunks_are_those_of_the_stream(monkeypatch: pytest.MonkeyPatch) -> None
     assert asked((200, {"Content-Type": "application/json"}, b'{"whole": 1}'))[0] == [{"whole": 1}]
 
 
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_redirect_takes_the_key_nowhere(status: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STUB_KEY", "secret")
+    with serving(StubServer(lambda *_: (200, SSE, text("a")))) as other:
+        reply = (status, {"Location": f"{other.url}/chat/completions"}, b"")
+        with pytest.raises(ServerError, match=f"status {status}: .*redirect to {other.url}/chat.* not followed"):
+            asked(reply, key_env="STUB_KEY")
+        with pytest.raises(ServerError, match="a redirect to"), serving(StubServer(lambda *_: reply, reply)) as stub:
+            resolve_model(Endpoint("stub", stub.url, key_env="STUB_KEY"))
+        assert other.keys == [] and stub.keys == ["Bearer secret"]
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        failure(401, "sk-secret is not a key"),
+        failure(500, "x" * 296 + "sk-secret"),
+        failure(302, Location="/sk-secret"),
+        ((500, {}, b"{}")),
+        ((200, SSE, events({"error": {"message": "sk-secret"}}))),
+        ((200, {}, b"sk-secret is not a key")),
+        ((200, {}, b"x" * 56 + b"sk-secret")),
+        ((200, {**SSE, "Content-Length": "-sk-secret"}, b"")),
+    ],
+)
+def test_errors_do_not_show_the_key(reply: Reply, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STUB_KEY", "sk-secret")
+    with pytest.raises(ServerError) as failed:
+        asked(reply, key_env="STUB_KEY")
+    assert "sk-s" not in str(failed.value)
+
+
 def test_a_busy_server_is_asked_again_when_it_says() -> None:
     waits: list[float] = []
     chunks, stub = asked(
@@ -89,6 +121,13 @@ def test_the_only_model_needs_no_name() -> None:
     for odd in (failure(404), failure(500), (200, {}, b"[]"), (200, {}, b'{"data": 1}'), (200, {}, b"\xff")):
         with pytest.raises(ServerError):
             resolved(odd)
+
+
+def test_names_of_models_do_not_show_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STUB_KEY", "sk-secret")
+    two = (200, {}, b'{"data": [{"id": "m"}, {"id": "sk-secret"}]}')
+    with serving(StubServer(lambda *_: failure(500), two)) as stub, pytest.raises(ServerError, match="m, … "):
+        resolve_model(Endpoint("stub", stub.url, key_env="STUB_KEY"))
 
 
 def test_a_server_that_is_not_there_is_one_line() -> None:

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
 import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
+from tokenizers import Tokenizer, models
 
 from qvl_export.evaluate.answers.chat_client import ServerError
 from qvl_export.evaluate.answers.endpoint_answerer import EndpointAnswerer
 from qvl_export.evaluate.answers.endpoint_names import Endpoint
 from qvl_export.evaluate.answers.prefix_agreement import ServedToken
 from qvl_export.evaluate.answers.records import Record
+from qvl_export.evaluate.answers.token_agreement import compress_distributions
 from tests.evaluate.stub_server import SSE, Reply, StubServer, events, failure, serving, text
 
 
@@ -61,6 +65,30 @@ def test_log_probabilities_are_read_where_they_are(messages: list[dict[str, Any]
     assert record.generated == 1, "without usage, the tokens that were named are counted"
 
 
+@pytest.mark.parametrize("value", ["-Infinity", "NaN", "1e999", "-1e999", "-9999.0", "-3.4e38", "0.5", "1" + "0" * 400])
+def test_log_probabilities_that_are_none_are_left_out(value: str, messages: list[dict[str, Any]]) -> None:
+    """What comes after such a token is not compared, since it could be compared with another token."""
+    given, odd = {"token": "a", "logprob": -0.5}, {"token": "b", "logprob": "VALUE"}
+    parts = [[given | {"top_logprobs": [odd]}, given | {"top_logprobs": 7}], [odd, given], [given]]
+    body = events(*({"choices": [{"logprobs": {"content": part}}]} for part in parts))
+    *_, answerer = answered(messages, (200, SSE, body.replace(b'"VALUE"', value.encode())))
+    assert answerer.served == [ServedToken(b"a", -0.5, {b"a": -0.5})] * 2
+
+
+def test_tokens_are_compared_by_the_bytes_of_the_reference(messages: list[dict[str, Any]], tmp_path: Path) -> None:
+    """Without its tokenizer.json they are not known, and nothing is compared."""
+    stored = compress_distributions(np.log(np.float32([[0.7, 0.3]])), [0])
+    entry = {"token": "a", "logprob": -0.5}
+    *_, answerer = answered(messages, (200, SSE, events({"choices": [{"logprobs": {"content": [entry]}}]})))
+    assert answerer.served and answerer.agreement(stored) is None
+    Tokenizer(models.BPE({"a": 0, "b": 1}, [])).save(str(tmp_path / "tokenizer.json"))
+    reader = EndpointAnswerer(Endpoint("stub", "http://h/v1", "m"), {}, tmp_path)
+    assert reader.agreement(stored) is None, "no answer"
+    reader.served = answerer.served
+    found = reader.agreement(stored)
+    assert found is not None and (found.tokens, found.same) == (1, 1)
+
+
 def test_a_server_without_log_probabilities_is_asked_without(messages: list[dict[str, Any]]) -> None:
     record, stub, answerer = answered(messages, failure(400, "logprobs?"), (200, SSE, text("a")))
     assert record.answer == "a" and answerer.served == []
@@ -69,13 +97,45 @@ def test_a_server_without_log_probabilities_is_asked_without(messages: list[dict
         answered(messages, failure(400, "no images"))
 
 
-def test_a_server_that_does_not_stream_has_one_time(messages: list[dict[str, Any]]) -> None:
-    whole = (
-        b'{"choices": [{"message": {"content": "a"}, "finish_reason": "length"}], "usage": {"completion_tokens": 1}}'
-    )
-    record, *_ = answered(messages, (200, {"Content-Type": "application/json"}, whole))
-    assert (record.answer, record.finish_reason) == ("a", "length")
-    assert record.first_token_seconds > 0
+def test_fields_that_a_server_does_not_know_are_refused_once(messages: list[dict[str, Any]]) -> None:
+    stub = StubServer(lambda _, body: failure(400) if "logprobs" in body else (200, SSE, text("a")))
+    with serving(stub):
+        answerer = EndpointAnswerer(Endpoint("stub", stub.url, "m"), {}, Path("nowhere"))
+        assert [answerer.answer(messages, 9).answer for _ in range(3)] == ["a"] * 3
+    assert ["logprobs" in body for body in stub.requests] == [True, False, False, False]
+    assert all("stream_options" in body for body in stub.requests)
+
+
+@pytest.mark.parametrize("refused", [(1, 2, 3), (4,), (4, 5), (4, 5, 6)])
+def test_a_request_that_is_refused_changes_nothing_for_others(
+    messages: list[dict[str, Any]], refused: tuple[int, ...]
+) -> None:
+    """Refused with and without the fields, or by a server that has answered with them."""
+    stub = StubServer(lambda number, _: failure(400) if number in refused else (200, SSE, text("a")))
+    with serving(stub):
+        answerer = EndpointAnswerer(Endpoint("stub", stub.url, "m"), {}, Path("nowhere"))
+        for _ in range(5):
+            with contextlib.suppress(ServerError):
+                answerer.answer(messages, 9)
+    assert all(name in stub.requests[-1] for name in ("logprobs", "stream_options"))
+
+
+WHOLE = b'{"choices": [{"message": {"content": "abc"}, "finish_reason": "length"}], "usage": {"completion_tokens": 3}}'
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [(200, {"Content-Type": "application/json"}, WHOLE), (200, SSE, text("abc", usage={"completion_tokens": 3}))],
+)
+def test_an_answer_in_one_piece_has_one_time(messages: list[dict[str, Any]], reply: Reply) -> None:
+    def slow(*_: Any) -> Reply:
+        time.sleep(0.05)
+        return reply
+
+    with serving(StubServer(slow)) as stub:
+        record = EndpointAnswerer(Endpoint("stub", stub.url, "m"), {}, Path("nowhere")).answer(messages, 9)
+    assert (record.answer, record.generated) == ("abc", 3)
+    assert record.first_token_seconds >= 0.05 and record.decode_seconds == 0
 
 
 def test_a_slow_server_is_measured_by_the_client(messages: list[dict[str, Any]]) -> None:

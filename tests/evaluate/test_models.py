@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from qvl_export.errors import ExportError
 from qvl_export.evaluate.answers.answerers import HF
+from qvl_export.evaluate.answers.endpoint_names import Endpoint
 from qvl_export.evaluate.answers.models import Model, open_models
 from qvl_export.evaluate.trace.blame import BlamePlan, blame
+from tests.evaluate.stub_server import StubServer, failure, serving
 from tests.heldout import HELDOUT
 from tests.oracles.tiny import REFERENCE
 
@@ -50,3 +53,12 @@ def test_models_that_are_named_again_have_titles_of_their_own(reference_bundle: 
         f"{title}@prune=off (2)",
         f"{title}@prune=off (3)",
     ]
+
+
+def test_a_server_that_is_named_twice_has_answers_of_two(bundle: Callable[..., Path]) -> None:
+    """Another key may reach another model there; the same names find the answers of an earlier run."""
+    with serving(StubServer(lambda *_: failure(500))) as stub:
+        named = (Endpoint("a", stub.url), Endpoint("b", stub.url))
+        first, again = (open_models(bundle("qwen2_vl", "small", "fp32"), (), False, named)[1:] for _ in range(2))
+    assert [model.key for model in first] == [model.key for model in again]
+    assert len({model.key for model in first}) == 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +16,7 @@ from click.testing import CliRunner
 from qvl_export.cli.commands import cli
 from qvl_export.errors import ExportError
 from qvl_export.evaluate.answers.records import Records
-from qvl_export.jobs.open_pool import open_pool
+from qvl_export.jobs.open_pool import check_pool, open_pool
 from qvl_export.jobs.ray_cluster import RayPool
 from qvl_runtime.bundle import sha256
 from tests.evaluate.test_blame import damage
@@ -82,6 +83,19 @@ def test_a_failing_job_is_one_line(ray_cluster: str, tmp_path: Path) -> None:
 def test_a_missing_cluster_is_one_line() -> None:
     with pytest.raises(ExportError, match="no Ray cluster answers"), open_pool("127.0.0.1:1"):
         pass
+
+
+def test_without_ray_or_a_message_it_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def init(**_: Any) -> None:
+        raise RuntimeError
+
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(init=init))
+    with pytest.raises(ExportError, match=r"^auto: no Ray cluster answers: RuntimeError"), open_pool("auto"):
+        pass
+    monkeypatch.setitem(sys.modules, "ray", None)
+    for ask in (check_pool, lambda address: open_pool(address).__enter__()):
+        with pytest.raises(ExportError, match="--ray needs ray"):
+            ask("auto")
 
 
 @pytest.mark.parametrize("nodes", [[], [{"Alive": True, "Resources": {}}]])

@@ -39,3 +39,11 @@ def test_speed_is_that_of_answered_items(chosen: EvalSet) -> None:
     assert (found.size_mb, found.load_seconds, found.peak_memory_mb) == (1.23, 0.5, 99.0)
     assert (found.first_token_ms, found.tokens_per_second) == (1000.0, 1.0), "only the item with a new page"
     assert found.seconds_per_item == pytest.approx(6.0)
+
+
+def test_answers_in_one_piece_have_no_speed(chosen: EvalSet) -> None:
+    with record_writer(chosen.directory, "a", 0) as append:
+        append(Record(item=0, generated=500, first_token_seconds=1.0))
+        append(Record(item=1, generated=3, first_token_seconds=1.0, decode_seconds=2.0))
+    result = ModelResult("a", "a", "", "", None, 0.0, Cost(0, 0), Records(chosen.directory, "a"), True)
+    assert measure_speed(result, chosen).tokens_per_second == 1.0

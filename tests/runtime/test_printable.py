@@ -7,7 +7,7 @@ import json
 import pytest
 
 from qvl_runtime.errors import QvlError
-from qvl_runtime.printable import one_line, printable, printable_json
+from qvl_runtime.printable import first_line, one_line, printable, printable_json
 
 
 @pytest.mark.parametrize(
@@ -44,3 +44,11 @@ def test_one_line_hides_payloads(text: str, shown: str) -> None:
 def test_errors_are_one_line() -> None:
     assert str(QvlError("is\nwrong", where="a\x1b", fix="mend it")) == r"a\x1b: is wrong (mend it)"
     assert str(QvlError("is wrong")) == "is wrong"
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [(ValueError("a\nb"), "a"), (ValueError("\n a"), "a"), (OSError(), "OSError"), (OSError(" "), "OSError")],
+)
+def test_the_first_line_of_an_exception(error: Exception, line: str) -> None:
+    assert first_line(error) == line

@@ -115,6 +115,19 @@ def test_too_many_tokens_to_sort(kind: str, top_p: float, monkeypatch: pytest.Mo
     assert cuts == [kind != "equal" or not (size * top_p).is_integer()] * 5
 
 
+@pytest.mark.parametrize("temperature", [1e-7, 1e-32, 1e-36, 1e-40, 1e-320])
+@pytest.mark.parametrize("level", [0.0, 1.0, -20.0, 1e-30])
+def test_a_temperature_too_low_for_bins(temperature: float, level: float) -> None:
+    """Many likeliest tokens of one logit, with none so near that it could be drawn."""
+    logits = np.full(1 << 17, level, np.float32)
+    logits[::3] = level - 1
+    pick, rng = Sampling(temperature, 0.5, seed=3).picker(), np.random.default_rng(3)
+    with np.errstate(all="raise", under="ignore"):
+        drawn = [pick(logits) for _ in range(3)]
+    with np.errstate(over="ignore"):
+        assert drawn == [plain(logits, rng, Sampling(temperature, 0.5)) for _ in range(3)]
+
+
 @given(st.integers(1, 3000), st.integers(0, 2**32 - 1), st.booleans())
 def test_a_place_by_parts_is_that_of_the_sum_over_all(count: int, seed: int, whole: bool) -> None:
     """Also if the chance is a sum itself, or nothing has any mass at the place."""

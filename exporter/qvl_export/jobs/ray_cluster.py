@@ -7,72 +7,45 @@ installed: a job is the same process there as on this machine.
 from __future__ import annotations
 
 import contextlib
-import logging
-import re
-import signal
-import socket
-import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import msgspec
 
-from qvl_runtime.common.extras import install_fix
+from qvl_runtime.common import ray_connection
+from qvl_runtime.errors import QvlError
+from qvl_runtime.printable import first_line
 
 from ..common.log import log
 from ..errors import ExportError, StoppedError
 from .pool import Advance, JobCrashed, Pool, as_they_end, start_job
 
-SECONDS = 10
-"""The time that a cluster has to take a connection."""
-
 
 @contextlib.contextmanager
 def cluster(address: str) -> Iterator[Pool]:
     """Yields the cluster at `address` (`HOST:PORT` or `auto`); raises ExportError if none answers."""
-    check(address)
-    import ray
-
-    with _answering(address), _own_end():
-        context = ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    with context:
+    with _refused():
+        ray = ray_connection.connected(address)
+    try:
         yield RayPool(ray)
+    finally:
+        ray.shutdown()
 
 
 def check(address: str) -> None:
     """Raises ExportError if Ray is not installed or nothing listens at `address`."""
-    try:
-        import ray  # noqa: F401
-    except ImportError as error:
-        raise ExportError("--ray needs ray", fix=install_fix("ray")) from error
-    with _answering(address):
-        _knock(address)
+    with _refused():
+        ray_connection.check(address)
 
 
 @contextlib.contextmanager
-def _answering(address: str) -> Iterator[None]:
-    """Turns exceptions of an unreachable cluster into ExportError."""
+def _refused() -> Iterator[None]:
+    """Turns errors of the runtime into ExportError."""
     try:
         yield
-    except (OSError, RuntimeError, ValueError) as error:
-        said = str(error).splitlines()[0]
-        raise ExportError(f"no Ray cluster answers: {said}", where=address, fix="start one with `ray start`") from error
-
-
-@contextlib.contextmanager
-def _own_end() -> Iterator[None]:
-    """Restores our SIGTERM handler after the block, in which Ray sets its own."""
-    handler = signal.getsignal(signal.SIGTERM)
-    yield
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, handler)
-
-
-def _knock(address: str) -> None:
-    """Raises OSError if nothing listens at an address: Ray itself would retry for minutes."""
-    if found := re.fullmatch(r"(.+):(\d+)", address):
-        socket.create_connection((found[1], int(found[2])), SECONDS).close()
+    except QvlError as error:
+        raise ExportError(error.what, where=error.where, fix=error.fix) from error
 
 
 class RayPool:
@@ -111,7 +84,7 @@ class RayPool:
             raise kind(str(error.cause)) from error
         except failed.RayError as error:
             fix = "run the command again to resume"
-            raise StoppedError(f"the cluster lost a job: {str(error).splitlines()[0]}", fix=fix) from error
+            raise StoppedError(f"the cluster lost a job: {first_line(error)}", fix=fix) from error
 
 
 def _lines(module: str, job: msgspec.Struct) -> Iterator[int]:

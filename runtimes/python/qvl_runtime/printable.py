@@ -30,6 +30,11 @@ def one_line(text: str) -> str:
     return printable(" ".join(_DATA_URL.sub(r"\1;…", text).split()))
 
 
+def first_line(error: BaseException) -> str:
+    """Returns the first line of an exception's message; the name of its type if it has no message."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def _escaped(match: re.Match[str]) -> str:
     code = ord(match[0])
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"

@@ -140,7 +140,7 @@ def measure_speed(model: ModelResult, dataset: EvalSet) -> Speed:
         if record.fresh:
             first.append(record.first_token_seconds)
         generated = len(record.tokens) if record.generated is None else record.generated
-        if generated > 1:
+        if generated > 1 and record.decode_seconds:
             decode += record.decode_seconds
             tokens += generated - 1
         seconds += record.first_token_seconds + record.decode_seconds

@@ -10,7 +10,7 @@ from qvl_runtime.common.counted import counted
 
 from ...common.log import log
 from ...common.progress import Progress
-from ...jobs.pool import Pool
+from ...jobs.pool import Pool, ThisMachine
 from ..sets.dataset import EvalSet
 from .models import Model
 from .records import Cost, Records
@@ -21,7 +21,10 @@ WORKER_MODULE = "qvl_export.evaluate.answers.worker"
 
 @dataclass(frozen=True)
 class AnswerRunner:
-    """Runs `workers` processes of `threads` threads each; their records are in `directory`."""
+    """Runs `workers` processes of `threads` threads each; their records are in `directory`.
+
+    Servers are asked from this machine, whatever the `pool`.
+    """
 
     directory: Path
     pool: Pool
@@ -67,7 +70,8 @@ class AnswerRunner:
         self.scratch.mkdir(parents=True, exist_ok=True)
         Cost.remove_beyond(self.directory, name, self.workers)
         jobs = [self._job(model, name, dataset, threads, reference, rank) for rank in range(self.workers)]
-        self.pool.run(WORKER_MODULE, jobs, threads, self.progress.advance)
+        pool = self.pool if model.endpoint is None else ThisMachine()  # a cluster has neither its key nor its localhost
+        pool.run(WORKER_MODULE, jobs, threads, self.progress.advance)
 
     def _job(self, model: Model, name: str, dataset: EvalSet, threads: int, reference: bool, rank: int) -> AnswerJob:
         return AnswerJob(

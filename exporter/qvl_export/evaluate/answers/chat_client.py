@@ -21,12 +21,16 @@ MAX_BYTES, MAX_LINE = 64 << 20, 8 << 20
 TRIES, LONGEST_WAIT = 5, 60.0
 BUSY = (429, 502, 503, 504)
 """Statuses after which a request is tried again."""
+REDIRECTS = (301, 302, 303, 307, 308)
 Json = dict[str, Any]
 Sleep = Callable[[float], None]
 
 
 class ServerError(ExportError):
-    """A server refused a request or failed; `status` is that of HTTP, 0 if there was no whole answer."""
+    """A server refused a request or failed; `status` is that of HTTP, 0 if there was no whole answer.
+
+    What a server said is in it only as `_quoted` returns it: servers may repeat the key.
+    """
 
     def __init__(self, what: str, endpoint: Endpoint, status: int = 0, fix: str = "") -> None:
         super().__init__(what, where=f"{endpoint.title} ({endpoint.url})", fix=fix)
@@ -47,8 +51,8 @@ def resolve_model(endpoint: Endpoint) -> str:
         raise ServerError("its /models is not a list of models", endpoint, fix="is the URL that of /v1?") from error
     if endpoint.model or len(names) == 1:
         return endpoint.model or names[0]
-    shown = ", ".join(names[:8]) or "none"
-    raise ServerError(f"it has {len(names)} models: {one_line(shown)}", endpoint, fix="choose one with ,model=MODEL")
+    shown = _quoted(", ".join(names[:8]) or "none", endpoint)
+    raise ServerError(f"it has {len(names)} models: {shown}", endpoint, fix="choose one with ,model=MODEL")
 
 
 def stream_chat(endpoint: Endpoint, body: Json, sleep: Sleep = time.sleep) -> Iterator[Json]:
@@ -70,7 +74,7 @@ def stream_chat(endpoint: Endpoint, body: Json, sleep: Sleep = time.sleep) -> It
                     return
                 yield _object(data, endpoint)
         except (OSError, http.client.HTTPException) as error:
-            raise ServerError(f"its answer broke off: {_reason(error)}", endpoint) from error
+            raise ServerError(f"its answer broke off: {_reason(error, endpoint)}", endpoint) from error
     raise ServerError("its answer broke off", endpoint)
 
 
@@ -93,17 +97,25 @@ class _Busy(ServerError):
     wait: float | None = None
 
 
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """Leaves a redirect an error: the key would go to another host, and a POST would become a GET."""
+
+    def redirect_request(self, *_: Any) -> None:
+        return None
+
+
 def _open(endpoint: Endpoint, path: str, data: bytes | None, seconds: float) -> Any:
+    """Sends a request; raises ServerError, and ExportError if the key cannot be sent."""
     key = endpoint.key()
     headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {key}"} if key else {})}
     request = urllib.request.Request(endpoint.url + path, data, headers)
     try:
-        return urllib.request.urlopen(request, timeout=seconds)
+        return urllib.request.build_opener(_NoRedirects).open(request, timeout=seconds)
     except urllib.error.HTTPError as error:
         raise _refused(error, endpoint) from error
     except (OSError, http.client.HTTPException, ValueError) as error:
         fix = "start it, or check the address" if data is None else ""
-        raise ServerError(f"no server answers: {_reason(error)}", endpoint, fix=fix) from error
+        raise ServerError(f"no server answers: {_reason(error, endpoint)}", endpoint, fix=fix) from error
 
 
 def _refused(error: urllib.error.HTTPError, endpoint: Endpoint) -> ServerError:
@@ -114,7 +126,10 @@ def _refused(error: urllib.error.HTTPError, endpoint: Endpoint) -> ServerError:
             said = said["message"] if isinstance(said, dict) else said
         except (ValueError, TypeError, LookupError, OSError, http.client.HTTPException):
             said = error.reason
-    what = f"status {error.code}: {one_line(str(said))[:300]}"
+    what = f"status {error.code}: {_quoted(said, endpoint)}"
+    if error.code in REDIRECTS:
+        to = _quoted(error.headers.get("Location") or "nowhere", endpoint)
+        return ServerError(f"{what}, a redirect to {to}", endpoint, error.code, "redirects are not followed")
     if error.code not in BUSY:
         fix = "give its key with ,key_env=VARIABLE" if error.code in (401, 403) else ""
         return ServerError(what, endpoint, error.code, fix)
@@ -128,16 +143,21 @@ def _object(data: bytes, endpoint: Endpoint) -> Json:
     try:
         value = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise ServerError(f"its answer is not JSON: {one_line(repr(data[:60]))}", endpoint) from error
+        begin = _quoted(data.decode("utf-8", "replace"), endpoint, 60)
+        raise ServerError(f"its answer is not JSON: {begin}", endpoint) from error
     if not isinstance(value, dict):
         raise ServerError("its answer is not a JSON object", endpoint)
     if (failure := value.get("error")) is not None:
         said = failure.get("message") if isinstance(failure, dict) else failure
-        raise ServerError(f"it failed: {one_line(str(said))[:300]}", endpoint)
+        raise ServerError(f"it failed: {_quoted(said, endpoint)}", endpoint)
     return value
 
 
-def _reason(error: BaseException) -> str:
+def _reason(error: BaseException, endpoint: Endpoint) -> str:
     cause = error.reason if isinstance(error, urllib.error.URLError) else error
-    said = getattr(cause, "strerror", None) or str(cause) or type(cause).__name__
-    return one_line(str(said))[:200]
+    return _quoted(getattr(cause, "strerror", None) or str(cause) or type(cause).__name__, endpoint)
+
+
+def _quoted(said: object, endpoint: Endpoint, most: int = 300) -> str:
+    """Returns at most `most` characters of what a server says, on one line, without the key."""
+    return one_line(endpoint.without_key(str(said)))[:most]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import base64
 import io
 import time
-from collections.abc import Iterable, Mapping
-from functools import cache
+from collections.abc import Mapping, Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +19,19 @@ from qvl_runtime.templates.byte_level import token_bytes
 from ...common.arrays import Floats
 from .chat_client import ServerError, stream_chat
 from .endpoint_names import Endpoint
-from .prefix_agreement import ServedToken
+from .prefix_agreement import PrefixAgreement, ServedToken, compare_prefix
 from .records import Record
+from .token_agreement import StoredDistributions
 
+Json = dict[str, Any]
 TOP_LOGPROBS = 20
 """The most that OpenAI's interface allows."""
+USAGE: Json = {"stream_options": {"include_usage": True}}
+LOGPROBS: Json = {"logprobs": True, "top_logprobs": TOP_LOGPROBS}
+LOGPROB_RANGE = (-700.0, 1e-3)
+"""Lower values are probabilities of 0, or stand for one that is not known (-9999.0); 0 may be exceeded by rounding."""
 MIME = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp"}
 """Formats that servers read; others are sent as PNG."""
-Json = dict[str, Any]
 
 
 class EndpointAnswerer:
@@ -36,34 +41,42 @@ class EndpointAnswerer:
         self._endpoint, self._arguments = endpoint, dict(template_args)
         file = reference / "tokenizer.json"
         self._tokenizer = Tokenizer.from_file(str(file)) if file.is_file() else None
-        self._extras: list[Json] = [{"stream_options": {"include_usage": True}}]
-        self._extras.append({"logprobs": True, "top_logprobs": TOP_LOGPROBS})
+        self._extras: Sequence[Json] = (USAGE | LOGPROBS, USAGE, {})
+        self._answered = False
         self.served: list[ServedToken] = []
 
     def answer(self, messages: list[Json], limit: int | None) -> Record:
-        """Returns the record of an answer; raises ServerError."""
+        """Returns the record of an answer; raises ServerError.
+
+        A server may refuse fields that it does not know, with the status 400, and is then asked without. If that was
+        its first answer, later requests leave them out, too. Otherwise it knows them, and something else was wrong.
+        """
         body: Json = {"model": self._endpoint.model, "messages": _inline(messages), "stream": True}
         body |= {"temperature": 0, "max_tokens": limit}
         if self._arguments:
             body["chat_template_kwargs"] = self._arguments
-        while True:
+        for place, extra in enumerate(self._extras):
             try:
-                return self._once(body, messages)
+                record = self._once(body | extra, messages)
             except ServerError as error:
-                if error.status != 400 or not self._extras:
+                if error.status != 400 or not extra:
                     raise
-                self._extras.pop()  # a server that has no log probabilities may refuse the field
+            else:
+                self._extras = self._extras if self._answered else self._extras[place:]
+                self._answered = True
+                return record
+        raise AssertionError
 
     def _once(self, body: Json, messages: list[Json]) -> Record:
         began, reading = time.perf_counter(), _Reading()
-        for extra in self._extras:
-            body = body | extra
         for chunk in stream_chat(self._endpoint, body):
             reading.add(chunk)
             if reading.texts and not reading.first:
                 reading.first = time.perf_counter() - began
-        seconds = time.perf_counter() - began
-        first, self.served = reading.first or seconds, reading.served
+        seconds, self.served = time.perf_counter() - began, reading.served
+        first = (
+            reading.first if len(reading.texts) > 1 else seconds
+        )  # one text says nothing about the time of its parts
         return Record(
             answer="".join(reading.texts),
             finish_reason=reading.finish_reason,
@@ -73,10 +86,15 @@ class EndpointAnswerer:
             generated=reading.generated or len(reading.served),
         )
 
-    @cache  # noqa: B019 (there is one of it in a process)
-    def token_bytes(self, token: int) -> bytes:
-        """Returns the bytes of a token of the reference."""
-        return b"" if self._tokenizer is None else token_bytes(self._tokenizer, token)
+    def agreement(self, stored: StoredDistributions) -> PrefixAgreement | None:
+        """Returns the agreement of the last answer with the reference's.
+
+        None if the server does not say how likely tokens were, or the reference has no `tokenizer.json`, without which
+        the bytes of its tokens are not known.
+        """
+        if self._tokenizer is None:
+            return None
+        return compare_prefix(stored, self.served, cache(partial(token_bytes, self._tokenizer)))
 
     def logits(self, messages: list[Json], tokens: list[int]) -> Floats:
         """Raises NotImplementedError: a server cannot be made to read a given answer."""
@@ -93,7 +111,7 @@ class _Reading:
     """What was read of an answer so far."""
 
     def __init__(self) -> None:
-        self.texts, self.served = list[str](), list[ServedToken]()
+        self.texts, self.served, self._places_known = list[str](), list[ServedToken](), True
         self.finish_reason, self.generated, self.first = "", 0, 0.0
 
     def add(self, chunk: Json) -> None:
@@ -110,21 +128,32 @@ class _Reading:
         self.finish_reason = str(choice.get("finish_reason") or self.finish_reason)
         found = choice.get("logprobs")
         if isinstance(found, dict) and isinstance(found.get("content"), list):
-            self.served += _served(found["content"])
+            self._add_tokens(found["content"])
+
+    def _add_tokens(self, entries: Sequence[Any]) -> None:
+        """Adds tokens up to the first that is not as OpenAI's interface has it: the places of later ones are open."""
+        for entry in entries:
+            token = _token(entry) if self._places_known else None
+            if token is None:
+                self._places_known = False
+                return
+            self.served.append(token)
 
 
-def _served(entries: Iterable[Any]) -> list[ServedToken]:
-    found = []
-    for entry in entries:
-        named = _alternative(entry)
-        if named is not None:
-            listed = (_alternative(each) for each in entry.get("top_logprobs") or ())
-            found.append(ServedToken(*named, dict(each for each in listed if each is not None) | dict([named])))
-    return found
+def _token(entry: Any) -> ServedToken | None:
+    if (named := _alternative(entry)) is None:
+        return None
+    top = entry.get("top_logprobs")
+    listed = map(_alternative, top if isinstance(top, list) else ())
+    return ServedToken(*named, dict(each for each in listed if each is not None) | dict([named]))
 
 
 def _alternative(entry: Any) -> tuple[bytes, float] | None:
+    """Returns the bytes and the log probability of a token; None if they are missing or impossible."""
     if not isinstance(entry, dict) or not isinstance(logprob := entry.get("logprob"), int | float):
+        return None
+    least, most = LOGPROB_RANGE
+    if not least <= logprob <= most:  # NaN, too
         return None
     content, token = entry.get("bytes"), entry.get("token")
     if isinstance(content, list) and all(isinstance(byte, int) and 0 <= byte < 256 for byte in content):

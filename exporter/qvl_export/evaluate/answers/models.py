@@ -104,7 +104,8 @@ def _servers(endpoints: Sequence[Endpoint], models: Sequence[Model]) -> Iterator
             raise ExportError("is the name of two models", where=endpoint.title, fix="give the endpoint another name")
         titles.add(endpoint.title)
         served = msgspec.structs.replace(endpoint, model=resolve_model(endpoint))
-        key = hashlib.sha256(f"{served.url} {served.model}".encode()).hexdigest()[:12]
+        named = "\n".join((served.title, served.url, served.model))  # a server may be asked twice, with two keys
+        key = hashlib.sha256(named.encode()).hexdigest()[:12]
         yield Model(reference.path, ENDPOINT, served.title, key, endpoint=served, limit=limit)
 
 

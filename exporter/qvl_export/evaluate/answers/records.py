@@ -23,7 +23,8 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     `tokens` includes the stop token if the answer ended with one. `fresh` means that the page differs from the previous
     item's, so that its image features were not cached. `size` and `resized` are (width, height) of the page before and
     after resizing for the model. `image_tokens` were in the prompt, and `pruned_tokens` were left out of it. A server
-    does not say its `tokens`, but how many it has `generated`; `prefix` is its agreement with the reference.
+    does not say its `tokens`, but how many it has `generated`; `prefix` is its agreement with the reference. Its
+    `decode_seconds` are 0 if the answer came as one piece.
     """
 
     item: int = 0

@@ -24,7 +24,7 @@ from ..sets.dataset import EvalSet, Item
 from .answerers import HF, Answerer, BundleAnswerer
 from .endpoint_names import Endpoint
 from .peak_memory import PeakMemory
-from .prefix_agreement import PrefixAgreement, compare_prefix
+from .prefix_agreement import PrefixAgreement
 from .records import Cost, Record, Records, record_writer
 from .token_agreement import Agreement, StoredDistributions, compare_distributions, compress_distributions
 
@@ -35,8 +35,8 @@ FAILURES = (QvlError, ArithmeticError, ValueError, TypeError, RuntimeError, OSEr
 class AnswerJob(msgspec.Struct, frozen=True):
     """The work of one process: one model answers the items of a set whose number is `rank` modulo `workers`.
 
-    `engine` is "bundle" or "hf". A `reference` writes its distributions to `scratch`; others are compared with them.
-    `prune` replaces a bundle's default. An `endpoint` is asked in place of a model; `model` is then the
+    `engine` is "bundle", "hf" or "endpoint". A `reference` writes its distributions to `scratch`; others are compared
+    with them. `prune` replaces a bundle's default. An `endpoint` is asked in place of a model; `model` is then the
     reference, whose tokenizer says what its tokens are.
     """
 
@@ -169,12 +169,12 @@ def _agreement(job: AnswerJob, model: Answerer, messages: list[dict[str, Any]], 
 
 
 def _prefix(job: AnswerJob, model: Answerer, index: int) -> PrefixAgreement | None:
-    """Returns the agreement of a server's last answer with the reference's, if both say how likely tokens were."""
+    """Returns the agreement of a server's last answer with the reference's; None if there is nothing to compare."""
     from .endpoint_answerer import EndpointAnswerer
 
-    if not isinstance(model, EndpointAnswerer) or not model.served or not job.distributions(index).is_file():
+    if not isinstance(model, EndpointAnswerer) or not job.distributions(index).is_file():
         return None
-    return compare_prefix(StoredDistributions.load(job.distributions(index)), model.served, model.token_bytes)
+    return model.agreement(StoredDistributions.load(job.distributions(index)))
 
 
 def main() -> int:

@@ -22,6 +22,8 @@ PART = 256
 MANY = 1 << 15
 """Tokens that take longer to sort than to count by their logits."""
 BINS = 4096
+NARROW = 1e-30
+"""The least range of logits that is divided into bins: of a smaller one, float32 cannot hold the bins per logit."""
 CAUTION = 0.99
 """Tokens a little below a border are looked at, too: it is computed with rounding errors."""
 
@@ -142,8 +144,11 @@ class Bins:
     def cut(self, logits: Logits, mass: Doubles, total: np.float64, best: np.float32, lowest: np.float32) -> bool:
         """Cuts `mass`, which has this `total`; the last token within `top_p` has a logit from `lowest` to `best`.
 
-        Returns False, with the mass as it was, if rounding errors could decide which token is the last.
+        Returns False, with the mass as it was, if rounding errors could decide which token is the last, or if the
+        temperature is so low that no bins fit between both logits.
         """
+        if best - lowest < NARROW:
+            return False
         bins = self._of(logits, best, lowest)
         ends = np.cumsum(np.bincount(bins, mass, BINS))
         reached, close = self._top_p * total, rounding(mass) * total

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 import signal
 import socket
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 from ..errors import EngineError, InstallError
+from ..printable import first_line
 from .extras import install_fix
 
 KNOCK_SECONDS = 10
-"""The time that a cluster has to take a connection."""
+"""Most time in which something must accept a connection at the address."""
 
 
 def connected(address: str) -> Any:
@@ -21,24 +24,35 @@ def connected(address: str) -> Any:
 
     Raises InstallError without Ray, EngineError if no cluster answers.
     """
-    try:
-        import ray
-    except ImportError as error:
-        raise InstallError("--ray needs ray", fix=install_fix("ray")) from error
+    check(address)
+    import ray
+
     handler = signal.getsignal(signal.SIGTERM)
     try:
-        _knock(address)
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except (OSError, RuntimeError, ValueError) as error:
-        said = (str(error) or type(error).__name__).splitlines()[0]
-        raise EngineError(f"no Ray cluster answers: {said}", where=address, fix="start one with `ray start`") from error
+        with _answering(address):
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     finally:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, handler)
     return ray
 
 
-def _knock(address: str) -> None:
-    """Raises OSError if nothing listens at `HOST:PORT`: Ray itself would retry for minutes."""
-    if found := re.fullmatch(r"(.+):(\d+)", address):
-        socket.create_connection((found[1], int(found[2])), KNOCK_SECONDS).close()
+def check(address: str) -> None:
+    """Raises InstallError without Ray, EngineError if nothing listens at `HOST:PORT`."""
+    try:
+        import ray  # noqa: F401
+    except ImportError as error:
+        raise InstallError("--ray needs ray", fix=install_fix("ray")) from error
+    if found := re.fullmatch(r"(.+):(\d+)", address):  # Ray itself would retry for minutes
+        with _answering(address):
+            socket.create_connection((found[1], int(found[2])), KNOCK_SECONDS).close()
+
+
+@contextlib.contextmanager
+def _answering(address: str) -> Iterator[None]:
+    """Turns exceptions of a cluster that cannot be reached into EngineError."""
+    try:
+        yield
+    except (OSError, RuntimeError, ValueError, OverflowError) as error:  # the last one is that of a port above 65535
+        fix = "start one with `ray start`"
+        raise EngineError(f"no Ray cluster answers: {first_line(error)}", where=address, fix=fix) from error
