@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from qvl_runtime.errors import MediaError
 from qvl_runtime.pdf import Pdf
 from qvl_runtime.serve.errors import ApiError
 from qvl_runtime.serve.media import MediaReader
@@ -51,6 +52,21 @@ def test_a_page_of_a_tiff() -> None:
     colors[0].save(file, "TIFF", save_all=True, append_images=colors[1:])
     answer = page(file.getvalue(), 2)
     assert answer["pages"] == 2 and picture(answer).getpixel((0, 0)) == (0, 0, 255)
+
+
+def test_other_pages_of_a_tiff_are_not_decoded() -> None:
+    """A small TIFF may have gigabytes of pixels; here, a page that cannot be decoded is in nobody's way."""
+    file = io.BytesIO()
+    pages = [Image.new("RGB", (20, 10), color) for color in ("red", "blue")]
+    pages[0].save(file, "TIFF", save_all=True, append_images=pages[1:], compression="tiff_deflate")
+    with Image.open(file) as opened:
+        opened.seek(1)
+        start, length = opened.tag_v2[273][0], opened.tag_v2[279][0]
+    content = bytearray(file.getvalue())
+    content[start : start + length] = bytes(length)
+    assert picture(page(bytes(content), 1)).getpixel((0, 0)) == (255, 0, 0)
+    with pytest.raises(MediaError, match="cannot be read"):
+        page(bytes(content), 2)
 
 
 @pytest.mark.parametrize("number", [0, 3, -1])
