@@ -9,17 +9,31 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import numpy as np
 import pytest
 from PIL import Image
 
 from qvl_runtime.errors import MediaError
+from qvl_runtime.manifest import ImageGeometry
 from qvl_runtime.pdf import Pdf
+from qvl_runtime.preprocess import patchify
 from qvl_runtime.serve.errors import ApiError
 from qvl_runtime.serve.media import MediaReader
-from qvl_runtime.serve.pages import read_page_request, rendered
+from qvl_runtime.serve.pages import MAX_PNG_BYTES, read_page_request, rendered
 from tests.pdfs import text_pdf
 from tests.serving import Server, serving
+
+
+GEOMETRY = ImageGeometry(
+    patch_size=14,
+    temporal_patch_size=2,
+    spatial_merge_size=2,
+    min_pixels=4 * 28 * 28,
+    max_pixels=4096 * 28 * 28,
+    image_mean=[0.5] * 3,
+    image_std=[0.5] * 3,
+)
 
 
 @pytest.fixture
@@ -27,10 +41,10 @@ def pdf(tmp_path: Path) -> Path:
     return text_pdf(tmp_path / "two.pdf", [["First"], ["Second"]])
 
 
-def page(content: bytes, number: int = 1, **fields: Any) -> dict[str, Any]:
-    file = {"file_data": base64.b64encode(content).decode(), **fields}
+def page(content: bytes, number: int = 1, geometry: ImageGeometry = GEOMETRY) -> dict[str, Any]:
+    file = {"file_data": base64.b64encode(content).decode()}
     request = read_page_request(httpx.Request("POST", "http://h", json={"file": file, "page": number}).content)
-    return rendered(request, MediaReader(1))
+    return rendered(request, MediaReader(1), geometry)
 
 
 def picture(answer: dict[str, Any]) -> Image.Image:
@@ -52,6 +66,30 @@ def test_a_page_of_a_tiff() -> None:
     colors[0].save(file, "TIFF", save_all=True, append_images=colors[1:])
     answer = page(file.getvalue(), 2)
     assert answer["pages"] == 2 and picture(answer).getpixel((0, 0)) == (0, 0, 255)
+
+
+def scan(width: int, height: int) -> tuple[bytes, Image.Image]:
+    """A colored scan as a scanner saves it, and its pixels: noise, of which no PNG is small."""
+    noise = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(noise).save(file, "JPEG")
+    return file.getvalue(), Image.open(file)
+
+
+def test_a_page_has_no_more_pixels_than_the_model_takes() -> None:
+    """Sent back, it gives the model the same patches as the file would."""
+    content, pixels = scan(900, 500)
+    geometry = msgspec.structs.replace(GEOMETRY, max_pixels=100 * 28 * 28)
+    answer = page(content, geometry=geometry)
+    shown = picture(answer)
+    assert shown.size == (answer["width"], answer["height"]) and shown.width * shown.height <= geometry.max_pixels
+    assert (patchify([shown], geometry).pixel_values == patchify([pixels], geometry).pixel_values).all()
+
+
+def test_a_large_page_of_photographed_paper_is_a_jpeg() -> None:
+    answer = page(scan(2000, 1600)[0])
+    assert answer["image_url"]["url"].startswith("data:image/jpeg;") and picture(answer).size == (2000, 1600)
+    assert len(answer["image_url"]["url"]) < MAX_PNG_BYTES * 4 / 3 + 100
 
 
 def test_other_pages_of_a_tiff_are_not_decoded() -> None:

@@ -11,6 +11,7 @@ from functools import partial
 from time import monotonic, time
 from typing import Any, TypeVar
 
+import msgspec
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -131,14 +132,16 @@ class Service:
         running = await self.slots.run(partial(self._rendered, request, until), until - monotonic())
         running.add_done_callback(lambda done: done.cancelled() or done.exception())  # read, also if the client leaves
 
-        async def result() -> Json:
+        async def result() -> bytes:
             return await asyncio.shield(running)  # the turn ends with its thread
 
-        return JSONResponse(await unless_gone(http, result()))
+        return Response(await unless_gone(http, result()), media_type="application/json")
 
-    def _rendered(self, request: PageRequest, until: float) -> Json:
+    def _rendered(self, request: PageRequest, until: float) -> bytes:
+        """Returns the JSON of a page, which is made here since it has megabytes."""
         with interruptible(lambda: monotonic() >= until):
-            return rendered(request, self._media())
+            page = rendered(request, self._media(), self.slots.models[0].manifest.image)
+            return msgspec.json.encode(page)
 
     async def home(self, _: Request) -> Response:
         """`GET /`."""
