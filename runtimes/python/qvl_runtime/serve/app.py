@@ -20,7 +20,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from ..common.interruption import interruptible
+from ..common.interruption import Deadline, interruptible
 from ..manifest import MANIFEST
 from ..model import Model
 from . import log
@@ -91,7 +91,7 @@ class Service:
 
     async def _started(self, request: ChatRequest, toolbox: Toolbox, until: float) -> Answer:
         """Returns an answer that is being computed; raises ApiError if the queue is full or takes too long."""
-        answer = Answer(asyncio.get_running_loop(), until)
+        answer = Answer(asyncio.get_running_loop(), Deadline(until))
         work = worker(answer, request, toolbox, self.slots, self._media)
         running = await self.slots.run(work, until - monotonic())
         self._answers.add(answer)
@@ -127,19 +127,24 @@ class Service:
 
     async def page(self, http: Request) -> Response:
         """`POST /v1/pages`: a page of a file as a picture; it takes a slot's turn, as all work on media does."""
-        until = monotonic() + self.options.timeout
+        deadline = Deadline(monotonic() + self.options.timeout)
         request = read_page_request(await body_of(http, self.options.max_body_bytes))
-        running = await self.slots.run(partial(self._rendered, request, until), until - monotonic())
-        running.add_done_callback(lambda done: done.cancelled() or done.exception())  # read, also if the client leaves
+        work = partial(self._rendered, request, deadline)
 
         async def result() -> bytes:
+            running = await self.slots.run(work, deadline.until - monotonic())
+            running.add_done_callback(lambda done: done.cancelled() or done.exception())  # read, if the client leaves
             return await asyncio.shield(running)  # the turn ends with its thread
 
-        return Response(await unless_gone(http, result()), media_type="application/json")
+        try:
+            return Response(await unless_gone(http, result()), media_type="application/json")
+        except ClientGone:
+            deadline.give_up()
+            raise
 
-    def _rendered(self, request: PageRequest, until: float) -> bytes:
+    def _rendered(self, request: PageRequest, deadline: Deadline) -> bytes:
         """Returns the JSON of a page, which is made here since it has megabytes."""
-        with interruptible(lambda: monotonic() >= until):
+        with interruptible(deadline.check):
             page = rendered(request, self._media(), self.slots.models[0].manifest.image)
             return msgspec.json.encode(page)
 
