@@ -91,6 +91,6 @@ def test_a_tiff_ends_between_two_pages() -> None:
 
 def test_a_pdf_ends_between_two_requests_to_pdfium(tmp_path: Path) -> None:
     with Pdf(text_pdf(tmp_path / "two.pdf", [["First"], ["Second"]])) as pdf:
-        with interruptible(AfterSteps(1).check), pytest.raises(Interrupted, match="while its PDF was read$"):
+        with interruptible(AfterSteps(1).check), pytest.raises(Interrupted, match=r"while its PDF was read$"):
             pdf.draw(0)
         assert pdf.draw(0)

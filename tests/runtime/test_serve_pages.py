@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,16 +15,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from qvl_runtime.errors import MediaError
+from qvl_runtime.common.interruption import Deadline
+from qvl_runtime.errors import Interrupted, MediaError
 from qvl_runtime.manifest import ImageGeometry
+from qvl_runtime.model import Model
 from qvl_runtime.pdf import Pdf
 from qvl_runtime.preprocess import patchify
+from qvl_runtime.serve.app import Service
 from qvl_runtime.serve.errors import ApiError
 from qvl_runtime.serve.media import MediaReader
-from qvl_runtime.serve.pages import MAX_PNG_BYTES, read_page_request, rendered
+from qvl_runtime.serve.options import ServeOptions
+from qvl_runtime.serve.pages import MAX_PNG_BYTES, PageRequest, read_page_request, rendered
 from tests.pdfs import text_pdf
 from tests.serving import Server, serving
-
 
 GEOMETRY = ImageGeometry(
     patch_size=14,
@@ -133,6 +137,23 @@ def test_the_server_draws_pages_for_those_with_the_key(server: Server, pdf: Path
     answer = httpx.post(f"{server.url}/v1/pages", json=body, headers=key, timeout=300)
     assert answer.status_code == 200 and answer.json()["pages"] == 2
     assert httpx.post(f"{server.url}/v1/pages", json=body, timeout=300).status_code == 401
+    assert 'qvl_requests_total{status="200"} 1.0' in metrics(server, key)
     damaged = {"file": {"file_data": base64.b64encode(b"%PDF-1.7 nothing").decode(), "filename": "d.pdf"}}
     answer = httpx.post(f"{server.url}/v1/pages", json=damaged, headers=key, timeout=300)
     assert answer.status_code == 400 and answer.json()["error"]["message"].startswith("d.pdf: cannot be read as a PDF")
+    assert 'qvl_requests_total{status="400"} 1.0' in metrics(server, key)
+    server._wait(lambda: len(server.logged()) >= 2)
+    assert [(each["event"], each["status"]) for each in server.logged()] == [("page", 200), ("refused", 400)]
+    assert not [line for line in server.lines if "two.pdf" in line or "d.pdf" in line]
+
+
+def metrics(server: Server, key: dict[str, str]) -> str:
+    return httpx.get(f"{server.url}/metrics", headers=key, timeout=300).text
+
+
+def test_a_page_ends_with_the_time_of_its_request(deep_model: Model, pdf: Path) -> None:
+    service = Service(deep_model, ServeOptions(model_name="tiny"))
+    file = {"file_data": base64.b64encode(pdf.read_bytes()).decode()}
+    with pytest.raises(Interrupted, match="the time of the request was over while its PDF was read"):
+        service._rendered(PageRequest(file=file), Deadline(0))
+    assert msgspec.json.decode(service._rendered(PageRequest(file=file), Deadline(math.inf)))["pages"] == 2

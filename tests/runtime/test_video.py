@@ -374,6 +374,6 @@ def test_decoding_ends_when_its_time_is_over(film: Path, broadcast: bool) -> Non
             raise Interrupted(f"the time of the request was over {when}")
 
     source: Any = transport_stream(film) if broadcast else film
-    with interruptible(check), pytest.raises(Interrupted, match="over while its video was decoded$"):
+    with interruptible(check), pytest.raises(Interrupted, match=r"over while its video was decoded$"):
         load_clip(source, FrameSampling(), lambda _, size: size)
     assert asked == 6

@@ -127,7 +127,8 @@ class Service:
 
     async def page(self, http: Request) -> Response:
         """`POST /v1/pages`: a page of a file as a picture; it takes a slot's turn, as all work on media does."""
-        deadline = Deadline(monotonic() + self.options.timeout)
+        began = monotonic()
+        deadline = Deadline(began + self.options.timeout)
         request = read_page_request(await body_of(http, self.options.max_body_bytes))
         work = partial(self._rendered, request, deadline)
 
@@ -137,10 +138,14 @@ class Service:
             return await asyncio.shield(running)  # the turn ends with its thread
 
         try:
-            return Response(await unless_gone(http, result()), media_type="application/json")
+            page = await unless_gone(http, result())
         except ClientGone:
             deadline.give_up()
             raise
+        http.state.counted = True
+        self.metrics.status(200)
+        log.write("page", status=200, bytes=len(page), seconds=round(monotonic() - began, 3))
+        return Response(page, media_type="application/json")
 
     def _rendered(self, request: PageRequest, deadline: Deadline) -> bytes:
         """Returns the JSON of a page, which is made here since it has megabytes."""
@@ -292,9 +297,9 @@ async def _answered(service: Service, endpoint: Endpoint, http: Request) -> Resp
         if failure.code == "internal_error":
             log.write("failure", error=log.place_of(error))
         response = JSONResponse(failure.body(), failure.status, failure.headers)
-    if not http.state.counted and endpoint == service.chat and response.status_code != 200:
+    if not http.state.counted and endpoint in (service.chat, service.page) and response.status_code != 200:
         service.metrics.status(response.status_code)
-        log.write("refused", status=response.status_code)
+        log.write("refused", path=http.url.path, status=response.status_code)
     return response
 
 
