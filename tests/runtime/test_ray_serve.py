@@ -10,14 +10,21 @@ import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import httpx
 import pytest
 
 from qvl_runtime import __main__ as cli
+from qvl_runtime.serve.options import ServeOptions
+from qvl_runtime.serve.ray_serve import Replica, _application
 
 BODY = {"model": "tiny", "messages": [{"role": "user", "content": "Hi."}], "max_tokens": 5}
+QUEUE = 4
+NEEDS_RAY = pytest.mark.skipif(find_spec("ray") is None, reason="ray is not installed")
 
 
 @pytest.mark.slow
@@ -31,6 +38,7 @@ def test_replicas_answer_as_one_server(ray_cluster: str, bundle: Callable[..., P
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "qvl_runtime", "serve", str(tiny), "--ray", ray_cluster, "--replicas", "2"]
     command += ["--port", str(port), "--model-name", "tiny", "--threads", "1", "--api-key", "secret"]
+    command += ["--queue", str(QUEUE)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ}) as process:
         try:
             assert process.stderr is not None
@@ -47,7 +55,15 @@ def test_replicas_answer_as_one_server(ray_cluster: str, bundle: Callable[..., P
                 assert len({reply.json()["choices"][0]["message"]["content"] for reply in found}) == 1
                 with client.stream("POST", f"{url}/chat/completions", json={**BODY, "stream": True}) as streamed:
                     assert [*streamed.iter_lines()][-2] == "data: [DONE]"
+                burst = {**BODY, "max_tokens": 200}
+                with ThreadPoolExecutor(24) as threads:
+                    found = [*threads.map(lambda _: client.post(f"{url}/chat/completions", json=burst), range(24))]
+                assert {reply.status_code for reply in found} == {200, 429}, "the application's own refusal is reached"
+                assert all("retry-after" in reply.headers for reply in found if reply.status_code == 429)
             assert httpx.get(f"{url}/models").status_code == 401
+            second = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
+            assert second.returncode == 2 and "another `serve --ray` runs on this cluster" in second.stderr
+            assert httpx.get(f"{url}/models", headers={"Authorization": "Bearer secret"}).status_code == 200
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait()
@@ -56,18 +72,45 @@ def test_replicas_answer_as_one_server(ray_cluster: str, bundle: Callable[..., P
         httpx.get(f"{url}/models", headers={"Authorization": "Bearer secret"}).raise_for_status()
 
 
+class Recorded:
+    """Ray Serve as far as deployments are described."""
+
+    def __init__(self) -> None:
+        self.options: dict[str, Any] = {}
+
+    def ingress(self, build: object) -> Any:
+        return lambda: build
+
+    def deployment(self, _: object, **options: Any) -> Any:
+        self.options = options
+        return SimpleNamespace(bind=lambda: None)
+
+
+@pytest.mark.parametrize("waiting", [0, 7])
+def test_every_queue_of_a_deployment_has_an_end(waiting: int) -> None:
+    serve, options = Recorded(), ServeOptions(model_name="tiny", parallel=2, waiting=waiting)
+    _application(serve, Replica(Path("bundle"), options), (1, 1))
+    assert serve.options["max_ongoing_requests"] > options.parallel + waiting, "429 is the application's"
+    assert 0 < serve.options["max_queued_requests"] < 1000, "-1 has no end"
+
+
+def test_options_of_a_server_do_not_show_its_key() -> None:
+    """They are in what Ray keeps and logs."""
+    options = ServeOptions(model_name="tiny", api_key="sesame")
+    assert "sesame" not in repr(Replica(Path("bundle"), options))
+
+
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
         (["--replicas", "2"], "--replicas needs --ray"),
         (["--replicas", "3-2"], "'3-2' is not a number such as 2 or a range such as 1-4"),
-        (["--ray", "127.0.0.1:1"], "127.0.0.1:1: no Ray cluster answers"),
+        pytest.param(["--ray", "127.0.0.1:1"], "127.0.0.1:1: no Ray cluster answers", marks=NEEDS_RAY),
     ],
 )
 def test_what_cannot_be_deployed_is_one_line(
     bundle: Callable[..., Path], capsys: pytest.CaptureFixture[str], options: list[str], problem: str
 ) -> None:
-    pytest.importorskip("ray", reason="ray is not installed")
     tiny = bundle("qwen2_5_vl", "deep", "fp32")
     capsys.readouterr()  # what the export printed
     assert cli.main(["serve", str(tiny), *options]) == 2

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from qvl_runtime.common.interruption import check_interrupted
+from qvl_runtime.common.interruption import Deadline, check_interrupted
 from qvl_runtime.grounding import Box
 from qvl_runtime.model import Model
 from qvl_runtime.serve import answering
@@ -25,24 +25,25 @@ REQUEST = ChatRequest(model="tiny", messages=[{"role": "user", "content": "Hi"}]
 @pytest.mark.parametrize("cancelled", [True, False])
 def test_reading_media_ends_with_the_answer(deep_model: Model, cancelled: bool) -> None:
     """As the frames of a video are: between two of them."""
-    answer, steps = Answer(asyncio.new_event_loop(), monotonic() + 300), []
+    answer, steps = Answer(asyncio.new_event_loop(), Deadline(monotonic() + 300)), []
 
     def messages(_: Any) -> list[Any]:
         for step in range(10):
-            check_interrupted("its video was decoded")
+            check_interrupted("while its video was decoded")
             steps.append(step)
             if step == 3 and cancelled:
                 answer.cancel()
             elif step == 3:
-                answer.until = monotonic()
+                answer.deadline.until = monotonic()
         return []
 
     slots: Any = SimpleNamespace(models=[deep_model])
     media: Any = SimpleNamespace(messages=messages)
     worker(answer, REQUEST, Toolbox(), slots, lambda: media)()
     assert steps == [0, 1, 2, 3] and answer.error is not None
-    assert (answer.error.status, answer.error.code) == (503, "timeout")
-    assert answer.error.message == "the time of the request was over while its video was decoded"
+    assert (answer.error.status, answer.error.code) == ((499, None) if cancelled else (503, "timeout"))
+    why = "the request was cancelled" if cancelled else "the time of the request was over"
+    assert answer.error.message == f"{why} while its video was decoded"
     answer.loop.close()
 
 

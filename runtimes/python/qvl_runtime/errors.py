@@ -5,7 +5,8 @@ QvlError
 ├── MediaError     an image, video or PDF cannot be read or is too large
 ├── PromptError    messages or options that the model cannot process
 ├── EngineError    the engine failed while running
-└── InstallError   a Python package is missing, or two packages conflict
+├── InstallError   a Python package is missing, or two packages conflict
+└── Interrupted    work was given up, because it was late or nobody waits for its result
 """
 
 from __future__ import annotations
@@ -41,6 +42,14 @@ class EngineError(QvlError):
 
 class InstallError(QvlError):
     """A Python package is missing, or two packages conflict."""
+
+
+class Interrupted(QvlError):
+    """Work was given up between two steps: it was `late`, or nobody waits for its result any more."""
+
+    def __init__(self, what: str, *, late: bool = True) -> None:
+        super().__init__(what)
+        self.late = late
 
 
 class SlowProductsWarning(UserWarning):

@@ -19,6 +19,7 @@ from PIL import Image
 from ._pdf.limits import PDF_LIMITS, Document, PdfFailure, PdfLimits
 from .common.extras import install_fix
 from .common.files import read_file
+from .common.interruption import check_interrupted
 from .errors import InstallError, MediaError
 
 if TYPE_CHECKING:
@@ -104,6 +105,7 @@ class Pdf:
         return width, height
 
     def _ask(self, do: str, **arguments: Any) -> Reply:
+        check_interrupted("while its PDF was read")
         return self._process().ask(self._document, do, **arguments)
 
     def _process(self) -> PdfProcess:

@@ -5,29 +5,45 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Iterator
+from time import monotonic
 
-from ..errors import QvlError
+from ..errors import Interrupted
 
+Check = Callable[[str], None]
 _current = threading.local()
 
 
-class Interrupted(QvlError):
-    """Work was given up: its time is over, or nobody waits for its result."""
+class Deadline:
+    """The end of work: at `until` (seconds of `monotonic`), or earlier if it is given up, from any thread."""
+
+    def __init__(self, until: float) -> None:
+        self.until, self._given_up = until, threading.Event()
+
+    def give_up(self) -> None:
+        """Ends the work at its next step; may be called more than once."""
+        self._given_up.set()
+
+    def check(self, when: str) -> None:
+        """Raises Interrupted, which says `when`, if the work is to end."""
+        if self._given_up.is_set():
+            raise Interrupted(f"the request was cancelled {when}", late=False)
+        if monotonic() >= self.until:
+            raise Interrupted(f"the time of the request was over {when}")
 
 
 @contextlib.contextmanager
-def interruptible(over: Callable[[], bool]) -> Iterator[None]:
-    """Lets `check_interrupted` end the work of this thread in the block once `over` is true."""
-    before = getattr(_current, "over", None)
-    _current.over = over
+def interruptible(check: Check) -> Iterator[None]:
+    """Lets `check_interrupted` end the work of this thread in the block, by what `check` raises."""
+    before = getattr(_current, "check", None)
+    _current.check = check
     try:
         yield
     finally:
-        _current.over = before
+        _current.check = before
 
 
-def check_interrupted(doing: str) -> None:
-    """Raises Interrupted, which names what the work was `doing`, if it is to end; called before every step."""
-    over: Callable[[], bool] | None = getattr(_current, "over", None)
-    if over is not None and over():
-        raise Interrupted(f"the time of the request was over while {doing}")
+def check_interrupted(when: str) -> None:
+    """Raises Interrupted, which says `when`, if the work of this thread is to end; called before every step."""
+    check: Check | None = getattr(_current, "check", None)
+    if check is not None:
+        check(when)

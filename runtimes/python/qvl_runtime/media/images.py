@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..common.files import check_regular, is_pipe, read_file
+from ..common.interruption import check_interrupted
 from ..errors import MediaError, QvlError
 from ..pdf import PdfPage
 from ..resize import MAX_ASPECT_RATIO
@@ -225,7 +226,8 @@ def _identify(file: Path | io.BytesIO) -> Image.Image:
 
 
 def _seek(image: Image.Image, index: int) -> Image.Image:
-    """Moves the image to one of its pages and returns it; reads only the page's header."""
+    """Moves the image to one of its pages and returns it; reads only the page's header, raises Interrupted before."""
+    check_interrupted("while the pages of its image were read")
     if image.tell() != index:
         with _no_pillow_limit():
             image.seek(index)

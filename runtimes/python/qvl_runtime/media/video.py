@@ -284,7 +284,7 @@ def frames_and_rate(container: InputContainer, where: str) -> tuple[int, float]:
 def _packets(container: InputContainer, stream: VideoStream) -> Iterator[Packet[VideoStream]]:
     """Yields the packets of a stream, of which files of any length may be made; raises Interrupted between two."""
     for packet in container.demux(stream):
-        check_interrupted("its video was decoded")
+        check_interrupted("while its video was decoded")
         yield packet
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import threading
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from time import monotonic
@@ -12,7 +11,7 @@ from time import monotonic
 from ..answers.generate import GenerationStats
 from ..answers.logprobs import TokenLogprob
 from ..answers.stream import Stream
-from ..common.interruption import interruptible
+from ..common.interruption import Deadline, interruptible
 from ..errors import PromptError
 from ..grounding import Region
 from ..model import Model
@@ -41,14 +40,13 @@ class Answer:
     """
 
     loop: asyncio.AbstractEventLoop
-    until: float
+    deadline: Deadline
     run: GenerationStats = field(default_factory=GenerationStats)
     notes: list[str] = field(default_factory=list)
     regions: list[Region] | None = None
     error: ApiError | None = None
     cause: BaseException | None = None
     _events: asyncio.Queue[Piece | None] = field(default_factory=asyncio.Queue)
-    _cancelled: threading.Event = field(default_factory=threading.Event)
     _stream: Stream | None = None
     _first: list[Piece | None] = field(default_factory=list)
 
@@ -68,7 +66,7 @@ class Answer:
 
     def cancel(self) -> None:
         """Ends the answer at its next token; may be called more than once, from any thread."""
-        self._cancelled.set()
+        self.deadline.give_up()
         if self._stream is not None:
             self._stream.close()
 
@@ -77,16 +75,9 @@ class Answer:
         with contextlib.suppress(RuntimeError):
             self.loop.call_soon_threadsafe(self._events.put_nowait, piece)
 
-    def is_over(self) -> bool:
-        """Whether the answer was cancelled or its time is over."""
-        return self._cancelled.is_set() or monotonic() >= self.until
-
     def check(self) -> None:
-        """Raises ApiError if the answer was cancelled or its time is over before it began."""
-        if self._cancelled.is_set():
-            raise ApiError(499, "the client has gone")
-        if monotonic() >= self.until:
-            raise ApiError(503, "the time of the request was over before its answer began", code="timeout")
+        """Raises Interrupted if the answer was cancelled or its time is over before it began."""
+        self.deadline.check("before its answer began")
 
     def follow(self, stream: Stream) -> str:
         """Emits what a stream generates until it ends; returns the whole text."""
@@ -127,13 +118,13 @@ def _compute(answer: Answer, request: ChatRequest, toolbox: Toolbox, slots: Slot
     settings["max_new_tokens"] = checked_limit(request, base.manifest)
     answer.check()
     arguments = request.chat_template_kwargs or None
-    with interruptible(answer.is_over):
+    with interruptible(answer.deadline.check):
         messages = media.messages(request.messages)
         answer.check()
         prompt = base.prompt(messages, settings["max_new_tokens"], toolbox.tools or None, arguments)
     answer.check()
     with slots.use(prompt) as model:
-        left = max(answer.until - monotonic(), 1e-3)
+        left = max(answer.deadline.until - monotonic(), 1e-3)
         text = answer.follow(model.stream(prompt, json_schema=toolbox.schema, timeout=left, **settings))
         answer.regions = _regions(model, prompt, text)
 

@@ -11,6 +11,7 @@ from functools import partial
 from time import monotonic, time
 from typing import Any, TypeVar
 
+import msgspec
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -19,7 +20,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from ..common.interruption import interruptible
+from ..common.interruption import Deadline, interruptible
 from ..manifest import MANIFEST
 from ..model import Model
 from . import log
@@ -90,7 +91,7 @@ class Service:
 
     async def _started(self, request: ChatRequest, toolbox: Toolbox, until: float) -> Answer:
         """Returns an answer that is being computed; raises ApiError if the queue is full or takes too long."""
-        answer = Answer(asyncio.get_running_loop(), until)
+        answer = Answer(asyncio.get_running_loop(), Deadline(until))
         work = worker(answer, request, toolbox, self.slots, self._media)
         running = await self.slots.run(work, until - monotonic())
         self._answers.add(answer)
@@ -126,19 +127,31 @@ class Service:
 
     async def page(self, http: Request) -> Response:
         """`POST /v1/pages`: a page of a file as a picture; it takes a slot's turn, as all work on media does."""
-        until = monotonic() + self.options.timeout
+        began = monotonic()
+        deadline = Deadline(began + self.options.timeout)
         request = read_page_request(await body_of(http, self.options.max_body_bytes))
-        running = await self.slots.run(partial(self._rendered, request, until), until - monotonic())
-        running.add_done_callback(lambda done: done.cancelled() or done.exception())  # read, also if the client leaves
+        work = partial(self._rendered, request, deadline)
 
-        async def result() -> Json:
+        async def result() -> bytes:
+            running = await self.slots.run(work, deadline.until - monotonic())
+            running.add_done_callback(lambda done: done.cancelled() or done.exception())  # read, if the client leaves
             return await asyncio.shield(running)  # the turn ends with its thread
 
-        return JSONResponse(await unless_gone(http, result()))
+        try:
+            page = await unless_gone(http, result())
+        except ClientGone:
+            deadline.give_up()
+            raise
+        http.state.counted = True
+        self.metrics.status(200)
+        log.write("page", status=200, bytes=len(page), seconds=round(monotonic() - began, 3))
+        return Response(page, media_type="application/json")
 
-    def _rendered(self, request: PageRequest, until: float) -> Json:
-        with interruptible(lambda: monotonic() >= until):
-            return rendered(request, self._media())
+    def _rendered(self, request: PageRequest, deadline: Deadline) -> bytes:
+        """Returns the JSON of a page, which is made here since it has megabytes."""
+        with interruptible(deadline.check):
+            page = rendered(request, self._media(), self.slots.models[0].manifest.image)
+            return msgspec.json.encode(page)
 
     async def home(self, _: Request) -> Response:
         """`GET /`."""
@@ -284,9 +297,9 @@ async def _answered(service: Service, endpoint: Endpoint, http: Request) -> Resp
         if failure.code == "internal_error":
             log.write("failure", error=log.place_of(error))
         response = JSONResponse(failure.body(), failure.status, failure.headers)
-    if not http.state.counted and endpoint == service.chat and response.status_code != 200:
+    if not http.state.counted and endpoint in (service.chat, service.page) and response.status_code != 200:
         service.metrics.status(response.status_code)
-        log.write("refused", status=response.status_code)
+        log.write("refused", path=http.url.path, status=response.status_code)
     return response
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..common.interruption import Interrupted
-from ..errors import InstallError, MediaError, PromptError, QvlError
+from ..errors import InstallError, Interrupted, MediaError, PromptError, QvlError
 
 _TYPES = {401: "authentication_error", 429: "rate_limit_error"}
 
@@ -49,7 +48,7 @@ def as_api_error(error: BaseException) -> ApiError:
     if isinstance(error, PromptError | MediaError):
         return ApiError(400, str(error))
     if isinstance(error, Interrupted):
-        return ApiError(503, str(error), code="timeout")
+        return ApiError(503, str(error), code="timeout") if error.late else ApiError(499, str(error))
     if isinstance(error, InstallError):
         return ApiError(501, str(error), code="not_installed")
     if isinstance(error, MemoryError):

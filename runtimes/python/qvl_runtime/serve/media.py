@@ -17,7 +17,7 @@ from PIL import Image
 
 from ..common.counted import counted
 from ..errors import MediaError
-from ..media.images import count_pages, load_pages
+from ..media.images import count_pages, load_page
 from ..media.sources import file_path, is_remote, resolve_source
 from ..pdf import Pdf, PdfPage, parse_pages
 from ..prompts.part_keys import PART_KEYS
@@ -115,7 +115,7 @@ class MediaReader:
         count = count_pages(content) if pdf is None else len(pdf)
         if not 1 <= number <= count:
             raise ApiError(400, f"the file has {counted(count, 'page')}", param="page")
-        return (load_pages(content)[number - 1] if pdf is None else pdf.draw(number - 1)), count
+        return (load_page(content, number - 1) if pdf is None else pdf.draw(number - 1)), count
 
     def _file(self, value: Any, _options: Part, where: str) -> list[Part]:
         content, name, pages = _read_file(value, where)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 MAX_BODY_BYTES = 64 << 20
@@ -22,7 +22,7 @@ class ServeOptions:
     parallel: int = 1
     waiting: int = 32
     timeout: float = 600.0
-    api_key: str | None = None
+    api_key: str | None = field(default=None, repr=False)
     allowed_hosts: tuple[str, ...] | None = ()
     cors_origins: tuple[str, ...] = ()
     allow_urls: bool = False

@@ -25,6 +25,12 @@ from .options import ServeOptions
 
 NAME = "qvl"
 """Name of the application in Ray Serve."""
+SPARE_REQUESTS = 16
+"""Requests that a replica gets beyond its slots and its queue: it refuses them with 429, and answers `/health`."""
+PROXY_REQUESTS = 128
+"""Requests that each proxy holds, those that it is handing on included; Ray answers further ones with 503."""
+SIGNAL_SECONDS = 0.5
+"""Longest time until a signal is noticed where it does not interrupt a wait, as on Windows."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +55,8 @@ def deployed(
     """Deploys replicas, between two numbers, on the cluster at `address`; they are removed after the block.
 
     Ray's proxies listen at `host` and `port` on every machine, on the head alone if the address is `local`. Raises
-    InstallError without Ray Serve, EngineError if no cluster answers or the replicas do not start.
+    InstallError without Ray Serve, EngineError if no cluster answers, if it has this application already or if the
+    replicas do not start.
     """
     ray = connected(address)
     try:
@@ -57,6 +64,7 @@ def deployed(
             from ray import serve
         except ImportError as error:
             raise InstallError(f"serve --ray needs {error.name}", fix=install_fix("ray")) from error
+        _refuse_second(serve, address)
         serve.start(http_options={"host": host, "port": port, "location": "HeadOnly" if local else "EveryNode"})
         try:
             _run(serve, replica, replicas)
@@ -66,6 +74,13 @@ def deployed(
                 serve.delete(NAME)
     finally:
         ray.shutdown()
+
+
+def _refuse_second(serve: Any, address: str) -> None:
+    """Raises EngineError if the cluster has this application: deploying it would replace the other one."""
+    if NAME in serve.status().applications:
+        fix = "end that one; `serve shutdown` removes what a killed one has left"
+        raise EngineError("another `serve --ray` runs on this cluster", where=address, fix=fix)
 
 
 def _run(serve: Any, replica: Replica, replicas: tuple[int, int]) -> None:
@@ -87,7 +102,8 @@ def _application(serve: Any, replica: Replica, replicas: tuple[int, int]) -> Any
     deployment = serve.deployment(
         serve.ingress(build)(),
         ray_actor_options={"num_cpus": replica.threads or 1},
-        max_ongoing_requests=replica.options.parallel + replica.options.waiting,
+        max_ongoing_requests=replica.options.parallel + replica.options.waiting + SPARE_REQUESTS,
+        max_queued_requests=PROXY_REQUESTS,
         **number,
     )
     return deployment.bind()
@@ -98,7 +114,7 @@ def wait_for_end() -> None:
     ended = threading.Event()
     before = {each: signal.signal(each, lambda *_: ended.set()) for each in (signal.SIGINT, signal.SIGTERM)}
     try:
-        while not ended.wait(0.5):
+        while not ended.wait(SIGNAL_SECONDS):
             pass
     finally:
         for each, handler in before.items():
