@@ -249,6 +249,40 @@ def test_a_missing_bundle_is_one_line(scans: Path, tmp_path: Path, capsys: pytes
     assert "no" in capsys.readouterr().err and not (tmp_path / "a.jsonl").exists()
 
 
+@pytest.mark.parametrize(
+    "late", [("--max-new-tokens", "999999999"), ("--json-schema", "odd.json"), ("--device", "CPU")]
+)
+def test_force_replaces_nothing_if_the_run_cannot_begin(
+    tiny: Path, scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, late: tuple[str, str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("odd.json").write_text('{"type": "odd"}')
+    out = tmp_path / "a.jsonl"
+    assert read(tiny, scans / "1.png", "--out", out, *SHORT) == 0
+    before = out.read_bytes()
+    assert read(tiny, scans / "1.png", "--out", out, *SHORT, "--force", *late) == 2
+    assert out.read_bytes() == before
+
+
+def test_tables_and_folders_that_read_did_not_write_are_kept(
+    tiny: Path, scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "s.json").write_text(json.dumps(SCHEMA))
+    table, folder = tmp_path / "t.csv", tmp_path / "md"
+    folder.mkdir()
+    for foreign in (table, folder / "1.png.md"):
+        foreign.write_text("precious")
+    options = {table: ("--format", "csv", "--json-schema", tmp_path / "s.json"), folder: ("--format", "md")}
+    for out, problem in ((table, "t.csv: exists (choose"), (folder, "md: is not empty (choose")):
+        assert read(tiny, scans / "1.png", "--out", out, *SHORT, *options[out]) == 2
+        assert problem in capsys.readouterr().err
+    assert table.read_text() == (folder / "1.png.md").read_text() == "precious"
+    for out in (table, folder):
+        assert read(tiny, scans / "1.png", "--out", out, *SHORT, *options[out], "--force") == 0
+        assert read(tiny, scans / "1.png", "--out", out, *SHORT, *options[out]) == 0, "continues"
+    assert "precious" not in table.read_text() + (folder / "1.png.md").read_text()
+
+
 def test_a_schema_gives_a_table(tiny: Path, scans: Path, tmp_path: Path) -> None:
     (tmp_path / "s.json").write_text(json.dumps(SCHEMA))
     out = tmp_path / "t.csv"

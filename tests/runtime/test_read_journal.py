@@ -44,6 +44,7 @@ def test_a_cut_last_line_is_dropped_wherever_it_was_cut(path: Path) -> None:
     for length in range(len(whole) + 1):
         path.write_bytes(whole[:length])
         with Journal(path, RUN) as journal:
+            journal.begin()
             complete = sum(end <= length for end in ends)
             assert [journal.known(task("x", sha)) for sha in ("aa", "bb", "cc")] == [n < complete for n in range(3)]
             journal.add(record("4.png", "dd"))
@@ -55,12 +56,14 @@ def test_failures_are_tried_again(path: Path) -> None:
         journal.add({"file": "4.png", "page": None, "sha256": None, "error": "no"})
         journal.add(record("5.png", "ee", error="no"))
     with Journal(path, RUN) as journal:
+        journal.begin()
         assert not journal.known(task("5.png", "ee")) and not journal.known(task("4.png", None))
     assert [each["file"] for each in lines(path)] == ["1.png", "é.png", "3.png"]
 
 
 def test_each_record_stands_for_one_file_of_its_content(path: Path) -> None:
     with Journal(path, RUN) as journal:
+        journal.begin()
         assert journal.known(task("renamed.png")) and not journal.known(task("another.png"))
         assert journal.twin(task("another.png"))["answer"] == "of 1.png"  # type: ignore[index]
         assert journal.twin(task("another.png", page=2)) is None
@@ -72,6 +75,8 @@ def test_answers_of_another_run_are_refused_and_kept(path: Path) -> None:
         Journal(path, "0" * 16)
     assert path.read_bytes() == before
     with Journal(path, "0" * 16, force=True) as journal:
+        assert path.read_bytes() == before, "what fails before the run begins, such as loading a model, loses nothing"
+        journal.begin()
         journal.add(record("new.png"))
     assert [each["file"] for each in lines(path)] == ["new.png"]
 
@@ -130,6 +135,7 @@ def test_a_file_is_closed_first_where_open_ones_cannot_be_replaced_or_removed(
     monkeypatch.setattr(Path, "unlink", lambda self, **kind: (refuse(self), unlink(self, **kind)))
     path.write_bytes(path.read_bytes()[:-1])
     with Journal(path, RUN) as journal:
+        journal.begin()
         journal.add(record("4.png", "dd"))
     assert [each["sha256"] for each in lines(path)] == ["aa", "bb", "dd"]
     with Journal(tmp_path / "none.jsonl", RUN):

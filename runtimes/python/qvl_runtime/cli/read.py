@@ -105,6 +105,8 @@ def read(
         prompt=prompt, system=system, json_schema=schema, max_pixels=max_pixels, prune=prune, retry_loops=retry_loops,
         settings=settings,
     )  # fmt: skip
+    if not force:
+        formats.check_free(out, form)
     answers, pdfs = formats.journal_path(out, form), OpenPdfs()
     with (
         Journal(answers, options.fingerprint(bundle), force) as journal,

@@ -59,6 +59,16 @@ def journal_path(out: Path, form: str) -> Path:
     return {"jsonl": out, "csv": out.with_name(f"{out.name}.jsonl")}.get(form, out / JOURNAL)
 
 
+def check_free(out: Path, form: str) -> None:
+    """Raises PromptError for an output that `read` did not write, as its file of answers would show."""
+    if journal_path(out, form).exists():
+        return
+    if form == "csv" and out.exists():
+        raise PromptError("exists", where=out, fix="choose another --out, or --force to replace it")
+    if form in _WRITERS and out.is_dir() and any(out.iterdir()):
+        raise PromptError("is not empty", where=out, fix="choose another --out, or --force to write into it")
+
+
 def columns_of(schema: Any) -> list[str]:
     """Returns the fields of a schema; raises PromptError if it is not an object with properties."""
     properties = schema.get("properties") if isinstance(schema, dict) else None

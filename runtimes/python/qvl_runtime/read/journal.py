@@ -22,14 +22,14 @@ NEW_RUN = "give the options of the first run, another --out, or --force to begin
 
 
 class Journal:
-    """Appends records of the run with fingerprint `run`, and knows which tasks have one.
+    """Appends records of the run with fingerprint `run`, and knows which tasks have one once `begin` was called.
 
     What it keeps in memory is a hash and a place per answered page, about 200 bytes. Use it in a `with`. Raises
-    PromptError if the file has answers of another run or is something else, and OSError that names it.
+    PromptError if the file is no such file, or has answers of another run without `force`, and OSError that names it.
     """
 
     def __init__(self, path: Path, run: str, force: bool = False) -> None:
-        self.path, self._run = path, run
+        self.path, self._run, self._force = path, run, force
         self._places = dict[bytes, int]()
         """The key of a content → where its first record begins."""
         self._left = dict[bytes, int]()
@@ -38,12 +38,21 @@ class Journal:
             path.parent.mkdir(parents=True, exist_ok=True)
         self._file = self._open()
         try:
-            if force:
-                self._clear()
-            self._resume()
+            self._check()
         except BaseException:
             self._file.close()
             raise
+
+    def begin(self) -> None:
+        """Prepares the file for this run, to be called when nothing but a page can fail any more.
+
+        Answers of an earlier run stay, without failures, which are tried again, and a line that was cut; with `force`
+        none do.
+        """
+        if self._force:
+            self._file.truncate(0)
+        else:
+            self._resume()
 
     def _open(self) -> IO[bytes]:
         while True:
@@ -65,16 +74,14 @@ class Journal:
         except FileNotFoundError:
             return False
 
-    def _clear(self) -> None:
-        """Empties the file, unless it was not written by `read`."""
-        next(self._scan(any_run=True), None)
-        self._file.truncate(0)
+    def _check(self) -> None:
+        """Reads the file, or with `force` its first line: any answer of `read` may be replaced, but nothing else."""
+        for _ in self._scan():
+            if self._force:
+                return
 
     def _resume(self) -> None:
-        """Indexes the answers of an earlier run; leaves out failures, which are tried again, and a line that was cut.
-
-        The file is written anew beside and renamed only if something is left out.
-        """
+        """Indexes answers of an earlier run; if something is to be left out, the file is written beside and renamed."""
         dropped = False
         for _, record, _ in self._scan():
             dropped |= record is None
@@ -102,16 +109,16 @@ class Journal:
             finally:
                 beside.unlink(missing_ok=True)
 
-    def _scan(self, any_run: bool = False) -> Iterator[tuple[int, Record | None, bytes]]:
+    def _scan(self) -> Iterator[tuple[int, Record | None, bytes]]:
         """Yields the place of each line, its record, None if it is to be left out, and the line."""
         with _naming(self.path), self.path.open("rb") as file:
             place = number = 0
             while line := file.readline(MAX_LINE_BYTES + 1):
                 number += 1
-                yield place, self._checked(line, number, file, any_run), line
+                yield place, self._checked(line, number, file), line
                 place += len(line)
 
-    def _checked(self, line: bytes, number: int, file: IO[bytes], any_run: bool) -> Record | None:
+    def _checked(self, line: bytes, number: int, file: IO[bytes]) -> Record | None:
         try:
             record = json.loads(line)
         except (ValueError, RecursionError):
@@ -122,7 +129,7 @@ class Journal:
         if cut or not isinstance(record, dict) or not isinstance(record.get("run"), str):
             where = f"{self.path}:{number}"
             raise PromptError("is not an answer that `read` wrote", where=where, fix="choose another --out")
-        if record["run"] != self._run and not any_run:
+        if record["run"] != self._run and not self._force:
             raise PromptError("has answers of other options or another bundle", where=self.path, fix=NEW_RUN)
         return None if record.get("error") is not None else record
 

@@ -59,6 +59,7 @@ def read(
     At most two tasks per worker are on their way, so that memory does not depend on how many there are. A task whose
     content is on its way already waits for that answer, which is recorded before its turn comes.
     """
+    journal.begin()
     summary, waiting, on_the_way = Summary(), deque[tuple[Task, Future[Record] | None]](), set[bytes]()
 
     def record_first() -> None:
