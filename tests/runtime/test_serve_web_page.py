@@ -11,6 +11,7 @@ import httpx
 import pytest
 from PIL import Image
 
+from qvl_runtime.bundle import read_manifest
 from qvl_runtime.model import load
 from qvl_runtime.serve.web_page import web_page
 from tests.chromium import Browser, Tab
@@ -222,6 +223,20 @@ def test_a_tiff_which_browsers_do_not_show(tab: Tab, tmp_path: Path) -> None:
     choose(tab, tmp_path / "page.tiff")
     ask(tab, WHERE)
     assert tab.count(".region") == 1
+
+
+def test_a_large_scan_is_shown_and_asked_about_as_large_as_the_model_takes_it(
+    tab: Tab, tmp_path: Path, reference_bundle: Path
+) -> None:
+    with Image.open(PAGE) as image:
+        image.convert("RGB").resize((10 * image.width, 10 * image.height)).save(tmp_path / "scan.tiff")
+        size = 100 * image.width * image.height
+    most = read_manifest(reference_bundle).image.max_pixels
+    choose(tab, tmp_path / "scan.tiff")
+    width, height = tab.value("[picture.width, picture.height]")
+    assert width * height <= most < size
+    ask(tab, WHERE)
+    assert tab.count(".error") == 0 and tab.count(".answer") == 1
 
 
 def test_a_picture_is_pasted(tab: Tab) -> None:
