@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from qvl_export.errors import StoppedError
 from qvl_export.evaluate.answers import chat_client
 from qvl_export.evaluate.answers.chat_client import ServerError, resolve_model, stream_chat
 from qvl_export.evaluate.answers.endpoint_names import Endpoint
@@ -138,3 +139,13 @@ def test_a_server_that_is_not_there_is_one_line() -> None:
             resolve_model(Endpoint("stub", url))
     with pytest.raises(ServerError, match="no server answers"):
         resolve_model(Endpoint("stub", "http://name.invalid/v1"))
+
+
+def test_a_server_that_is_gone_is_waited_for_and_ends_the_run() -> None:
+    waits = list[float]()
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        endpoint = Endpoint("stub", f"http://127.0.0.1:{taken.getsockname()[1]}/v1", "m")
+        with pytest.raises(StoppedError, match=r"no server answers: Connection refused \(start it again: the same"):
+            next(stream_chat(endpoint, {}, sleep=waits.append))
+    assert waits == [1, 2, 4, 8]

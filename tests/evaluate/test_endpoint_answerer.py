@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 from tokenizers import Tokenizer, models
 
+from qvl_export.errors import StoppedError
 from qvl_export.evaluate.answers.chat_client import ServerError
 from qvl_export.evaluate.answers.endpoint_answerer import EndpointAnswerer
 from qvl_export.evaluate.answers.endpoint_names import Endpoint
@@ -48,6 +49,22 @@ def test_a_page_is_sent_and_its_answer_kept(messages: list[dict[str, Any]]) -> N
     assert sent["chat_template_kwargs"] == {"thinking": False}
     head, _, data = sent["messages"][0]["content"][0]["image_url"]["url"].partition(",")
     assert head == "data:image/png;base64" and Image.open(io.BytesIO(base64.b64decode(data))).size == (56, 28)
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
+def test_a_server_that_refuses_the_first_request_refuses_all(messages: list[dict[str, Any]], status: int) -> None:
+    with pytest.raises(StoppedError, match=f"status {status}: broken") as stopped:
+        answered(messages, failure(status))
+    assert "(give its key" in str(stopped.value) or "(check the address and ,model=MODEL)" in str(stopped.value)
+
+
+def test_a_later_refusal_is_of_one_item(messages: list[dict[str, Any]]) -> None:
+    replies = [(200, SSE, text("a")), failure(404)]
+    with serving(StubServer(lambda number, _: replies[number - 1])) as stub:
+        answerer = EndpointAnswerer(Endpoint("stub", stub.url, "m"), {}, Path("nowhere"))
+        assert answerer.answer(messages, 9).answer == "a"
+        with pytest.raises(ServerError, match="status 404"):
+            answerer.answer(messages, 9)
 
 
 def test_formats_that_servers_do_not_read_are_sent_as_png(messages: list[dict[str, Any]], tmp_path: Path) -> None:

@@ -109,3 +109,13 @@ def test_what_cannot_be_asked_ends_it_before_anything_runs(
         assert stub.requests == []
     assert "no bundle to compare" in str(compare(tiny, data=data, out=out).exception)
     assert not [*tmp_path.rglob("*.jsonl")]
+
+
+@pytest.mark.slow
+def test_a_server_that_has_no_such_model_ends_the_run_with_its_words(
+    reference_bundle: Path, data: Path, tmp_path: Path
+) -> None:
+    with serving(StubServer(lambda *_: failure(404, "no such model"))) as stub:
+        said = refused(reference_bundle, f"a={stub.url},model=nope", data, tmp_path / "out")
+    assert "status 404: no such model (check the address and ,model=MODEL)" in said
+    assert not (tmp_path / "out" / "report.json").exists()

@@ -12,7 +12,7 @@ from typing import Any
 
 from qvl_runtime.printable import one_line
 
-from ...errors import ExportError
+from ...errors import ExportError, StoppedError
 from .endpoint_names import Endpoint
 
 SECONDS, CHECK_SECONDS = 600.0, 10.0
@@ -21,6 +21,8 @@ MAX_BYTES, MAX_LINE = 64 << 20, 8 << 20
 TRIES, LONGEST_WAIT = 5, 60.0
 BUSY = (429, 502, 503, 504)
 """Statuses after which a request is tried again."""
+AT_NO_TIME = (401, 403, 404)
+"""Statuses of a server that answers no request like this one: a wrong key, a model or a path that it does not have."""
 REDIRECTS = (301, 302, 303, 307, 308)
 Json = dict[str, Any]
 Sleep = Callable[[float], None]
@@ -56,7 +58,10 @@ def resolve_model(endpoint: Endpoint) -> str:
 
 
 def stream_chat(endpoint: Endpoint, body: Json, sleep: Sleep = time.sleep) -> Iterator[Json]:
-    """Yields the chunks of an answer, or the one object of a server that does not stream; raises ServerError."""
+    """Yields the chunks of an answer, or the one object of a server that does not stream.
+
+    Raises ServerError, and StoppedError if no server answers any more.
+    """
     until = time.monotonic() + SECONDS
     with _patiently(endpoint, body, sleep) as response:
         try:
@@ -79,20 +84,27 @@ def stream_chat(endpoint: Endpoint, body: Json, sleep: Sleep = time.sleep) -> It
 
 
 def _patiently(endpoint: Endpoint, body: Json, sleep: Sleep) -> Any:
-    """Sends a request; where the server is busy, waits as long as `Retry-After` says, else 1, 2, 4 … seconds."""
+    """Sends a request; where the server is busy or gone, waits as `Retry-After` says, else 1, 2, 4 … seconds."""
     data = json.dumps(body).encode()
     for tried in range(TRIES):
         try:
             return _open(endpoint, "/chat/completions", data, SECONDS)
         except _Busy as error:
-            if tried == TRIES - 1:
+            if tried < TRIES - 1:
+                sleep(min(error.wait if error.wait is not None else 2.0**tried, LONGEST_WAIT))
+            elif error.status:
                 raise
-            sleep(min(error.wait if error.wait is not None else 2.0**tried, LONGEST_WAIT))
+            else:
+                fix = "start it again: the same command continues"
+                raise StoppedError(error.what, where=error.where, fix=fix) from error
     raise AssertionError
 
 
 class _Busy(ServerError):
-    """The server is busy; `wait` are the seconds after which it wants to be asked again, None if it did not say."""
+    """The server is busy, or with the status 0 none is there.
+
+    `wait` are the seconds after which it wants to be asked again, None if it did not say.
+    """
 
     wait: float | None = None
 
@@ -114,8 +126,9 @@ def _open(endpoint: Endpoint, path: str, data: bytes | None, seconds: float) -> 
     except urllib.error.HTTPError as error:
         raise _refused(error, endpoint) from error
     except (OSError, http.client.HTTPException, ValueError) as error:
+        kind = _Busy if isinstance(getattr(error, "reason", None), ConnectionRefusedError) else ServerError
         fix = "start it, or check the address" if data is None else ""
-        raise ServerError(f"no server answers: {_reason(error, endpoint)}", endpoint, fix=fix) from error
+        raise kind(f"no server answers: {_reason(error, endpoint)}", endpoint, fix=fix) from error
 
 
 def _refused(error: urllib.error.HTTPError, endpoint: Endpoint) -> ServerError:

@@ -17,7 +17,8 @@ from qvl_runtime.media.images import load_image
 from qvl_runtime.templates.byte_level import token_bytes
 
 from ...common.arrays import Floats
-from .chat_client import ServerError, stream_chat
+from ...errors import StoppedError
+from .chat_client import AT_NO_TIME, ServerError, stream_chat
 from .endpoint_names import Endpoint
 from .prefix_agreement import PrefixAgreement, ServedToken, compare_prefix
 from .records import Record
@@ -30,6 +31,7 @@ USAGE: Json = {"stream_options": {"include_usage": True}}
 LOGPROBS: Json = {"logprobs": True, "top_logprobs": TOP_LOGPROBS}
 LOGPROB_RANGE = (-700.0, 1e-3)
 """Lower values are probabilities of 0, or stand for one that is not known (-9999.0); 0 may be exceeded by rounding."""
+CHECK = "check the address and ,model=MODEL"
 MIME = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp"}
 """Formats that servers read; others are sent as PNG."""
 
@@ -46,7 +48,7 @@ class EndpointAnswerer:
         self.served: list[ServedToken] = []
 
     def answer(self, messages: list[Json], limit: int | None) -> Record:
-        """Returns the record of an answer; raises ServerError.
+        """Returns the record of an answer; raises ServerError, and StoppedError if all further ones would fail, too.
 
         A server may refuse fields that it does not know, with the status 400, and is then asked without. If that was
         its first answer, later requests leave them out, too. Otherwise it knows them, and something else was wrong.
@@ -59,6 +61,8 @@ class EndpointAnswerer:
             try:
                 record = self._once(body | extra, messages)
             except ServerError as error:
+                if error.status in AT_NO_TIME and not self._answered:
+                    raise StoppedError(error.what, where=error.where, fix=error.fix or CHECK) from error
                 if error.status != 400 or not extra:
                     raise
             else:

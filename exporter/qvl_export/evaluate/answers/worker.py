@@ -19,6 +19,7 @@ import msgspec
 
 from qvl_runtime.errors import QvlError
 
+from ...errors import StoppedError
 from ...jobs.worker import run_job
 from ..sets.dataset import EvalSet, Item
 from .answerers import HF, Answerer, BundleAnswerer
@@ -132,7 +133,7 @@ def _remaining(job: AnswerJob, items: Iterable[Item], done: Records) -> Iterator
 
 
 def _answer_item(job: AnswerJob, model: Answerer, item: Item, known: Record | None, memory: PeakMemory) -> Record:
-    """Returns the answer and agreement of one item; a failure becomes the record's error."""
+    """Returns the answer and agreement of one item; a failure becomes the record's error, unless all would fail."""
     messages = _messages(item)
     try:
         if known:
@@ -146,6 +147,8 @@ def _answer_item(job: AnswerJob, model: Answerer, item: Item, known: Record | No
         if job.endpoint is not None:
             return msgspec.structs.replace(record, prefix=_prefix(job, model, item.index))
         return msgspec.structs.replace(record, agreement=_agreement(job, model, messages, item.index))
+    except StoppedError:
+        raise
     except FAILURES as error:
         return Record(error=f"{type(error).__name__}: {error}"[:500])
 
