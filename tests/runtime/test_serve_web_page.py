@@ -353,10 +353,21 @@ def test_a_server_with_a_key_asks_for_it(browser: Browser, reference_bundle: Pat
             tab.wait(f"$('status').innerText === {reply!r} && sessionStorage.length === 1")
             assert tab.value("$('status').checkVisibility()")
         tab.wait("model === 'tiny' && $('ask').checkVisibility()")
-        tab.value("$('question').focus()")
         ask(tab, "Hi")
         assert tab.count(".error") == 0 and tab.count(".answer") == 1
         assert tab.value("localStorage.length") == 0 and tab.value("document.cookie") == ""
+
+
+def test_a_server_that_is_gone_leaves_the_question(browser: Browser, reference_bundle: Path) -> None:
+    with serving(reference_bundle) as server:
+        tab = browser.tab(server.url)
+        tab.wait("model === 'tiny'")
+        choose(tab)
+        server.process.kill()
+        server.process.wait()
+        ask(tab, "Anybody there?")
+    assert tab.text(".error") == "the server does not answer: does it still run?"
+    assert tab.value("$('question').value") == "Anybody there?"
 
 
 def test_the_headers_of_the_page(server: Server) -> None:
