@@ -192,6 +192,8 @@ def parse_pages(pages: str | None, count: int, where: object) -> list[int]:
             raise MediaError(f"pages {pages!r} must be numbers and ranges", where=where, fix='write "1-3,7"')
         start = int(match[1])
         end = int(match[3] or count) if match[2] else start
+        if start == 0:
+            raise MediaError("there is no page 0", where=where, fix="pages count from 1")
         if start > end and match[3]:
             raise MediaError(f"page range {part.strip()} is reversed", where=where)
         if not 1 <= start <= end <= count:
