@@ -153,5 +153,5 @@ def test_pages_that_are_not_numbers(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["0", "6", "3-6", "4-2", "1,0", "1-999999999"])
 def test_pages_outside_the_document(text: str) -> None:
-    with pytest.raises(MediaError, match=r"x\.pdf: (has 5 pages, got page|there is no page 0|page range 4-2 is reversed)"):
+    with pytest.raises(MediaError, match=r"x\.pdf: (has 5 pages, got|there is no page 0|page range 4-2 is reversed)"):
         parse_pages(text, 5, "x.pdf")
