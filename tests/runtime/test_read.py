@@ -27,7 +27,7 @@ from qvl_runtime.read.answer import Answerer, parse_line, request_of, unfenced
 from qvl_runtime.read.inputs import find_documents
 from qvl_runtime.read.options import ReadOptions
 from qvl_runtime.read.tasks import OpenPdfs, tasks_of
-from qvl_runtime.serve.errors import ApiError
+from qvl_runtime.requests.errors import ApiError
 
 SHORT = ("--prompt", "Read.", "--max-new-tokens", "6", "--threads", "1")
 SCHEMA = {

@@ -14,10 +14,10 @@ from PIL import Image
 from qvl_runtime.common.interruption import Deadline, check_interrupted
 from qvl_runtime.grounding import Box
 from qvl_runtime.model import Model
+from qvl_runtime.requests.request import ChatRequest
+from qvl_runtime.requests.toolbox import Toolbox
 from qvl_runtime.serve import answering
 from qvl_runtime.serve.answering import Answer, worker
-from qvl_runtime.serve.request import ChatRequest
-from qvl_runtime.serve.toolbox import Toolbox
 
 REQUEST = ChatRequest(model="tiny", messages=[{"role": "user", "content": "Hi"}])
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from qvl_runtime.requests.errors import ApiError
 from qvl_runtime.serve import fetch
-from qvl_runtime.serve.errors import ApiError
 from qvl_runtime.serve.fetch import Fetcher, is_public
 
 PUBLIC = "93.184.216.34"

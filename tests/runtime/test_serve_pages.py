@@ -21,9 +21,9 @@ from qvl_runtime.manifest import ImageGeometry
 from qvl_runtime.model import Model
 from qvl_runtime.pdf import Pdf
 from qvl_runtime.preprocess import patchify
+from qvl_runtime.requests.errors import ApiError
+from qvl_runtime.requests.media import MediaReader
 from qvl_runtime.serve.app import Service
-from qvl_runtime.serve.errors import ApiError
-from qvl_runtime.serve.media import MediaReader
 from qvl_runtime.serve.options import ServeOptions
 from qvl_runtime.serve.pages import MAX_PNG_BYTES, PageRequest, read_page_request, rendered
 from tests.pdfs import text_pdf

@@ -22,11 +22,11 @@ from ..model import Model
 from ..pdf import PdfPage
 from ..printable import one_line
 from ..prompts.prompt import PlacedMedia
-from ..serve.errors import ApiError
-from ..serve.media import MediaReader
-from ..serve.notes import collecting
-from ..serve.request import ChatRequest, read_request
-from ..serve.toolbox import Toolbox, read_toolbox
+from ..requests.errors import ApiError
+from ..requests.media import MediaReader
+from ..requests.notes import collecting
+from ..requests.request import ChatRequest, read_request
+from ..requests.toolbox import Toolbox, read_toolbox
 from .options import RETRY_PENALTY, ReadOptions
 from .tasks import OpenPdfs, Record, Task, said
 

@@ -16,7 +16,7 @@ from ..common.ray_connection import connected
 from ..errors import EngineError, PromptError, QvlError
 from ..model import load
 from ..printable import one_line
-from ..serve.notes import routed
+from ..requests.notes import routed
 from .answer import Answerer, named
 from .options import ReadOptions
 from .tasks import OpenPdfs, Record, Task, said

@@ -9,7 +9,7 @@ from queue import SimpleQueue
 from typing import Protocol
 
 from ..model import Model
-from ..serve.notes import routed
+from ..requests.notes import routed
 from .answer import Answerer
 from .options import ReadOptions
 from .tasks import OpenPdfs, Record, Task

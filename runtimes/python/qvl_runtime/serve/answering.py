@@ -16,12 +16,12 @@ from ..errors import PromptError
 from ..grounding import Region
 from ..model import Model
 from ..prompts.prompt import Prompt
-from .errors import ApiError, as_api_error
-from .media import MediaReader
-from .notes import collecting
-from .request import ChatRequest, checked_limit
+from ..requests.errors import ApiError, as_api_error
+from ..requests.media import MediaReader
+from ..requests.notes import collecting
+from ..requests.request import ChatRequest, checked_limit
+from ..requests.toolbox import Toolbox
 from .slots import Slots
-from .toolbox import Toolbox
 
 
 @dataclass(frozen=True)

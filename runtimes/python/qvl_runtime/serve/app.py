@@ -23,20 +23,20 @@ from starlette.routing import Route
 from ..common.interruption import Deadline, interruptible
 from ..manifest import MANIFEST
 from ..model import Model
+from ..requests.errors import ApiError, as_api_error
+from ..requests.media import MediaReader
+from ..requests.notes import routed
+from ..requests.request import ChatRequest, checked_limit, read_request
+from ..requests.toolbox import Toolbox, read_toolbox
 from . import log
 from .answering import Answer, worker
 from .chat import ChatForm, Json
-from .errors import ApiError, as_api_error
 from .fetch import Fetcher
 from .guards import LOOPBACK, Guard
-from .media import MediaReader
 from .metrics import Metrics
-from .notes import routed
 from .options import ServeOptions
 from .pages import PageRequest, read_page_request, rendered
-from .request import ChatRequest, checked_limit, read_request
 from .slots import Slots
-from .toolbox import Toolbox, read_toolbox
 from .web_page import page_response
 
 BODY_SECONDS = 60.0

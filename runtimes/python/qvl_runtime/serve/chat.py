@@ -13,10 +13,10 @@ from tokenizers import Tokenizer
 from ..answers.generate import GenerationStats
 from ..answers.logprobs import TokenLogprob
 from ..answers.stop_strings import StopStrings
+from ..requests.toolbox import Toolbox
 from ..templates.byte_level import token_bytes
 from ..tools import OPEN
 from .answering import Answer
-from .toolbox import Toolbox
 
 Json = dict[str, Any]
 

@@ -18,7 +18,7 @@ from time import monotonic
 from typing import Any
 from urllib.parse import SplitResult, urljoin, urlsplit
 
-from .errors import ApiError
+from ..requests.errors import ApiError
 
 MAX_BYTES, MAX_SECONDS, MAX_REDIRECTS, MAX_URL = 32 << 20, 15.0, 3, 2048
 """Of all URLs of a request together, except for redirects and length, which are those of one URL."""

@@ -10,9 +10,9 @@ import msgspec
 from PIL import Image
 
 from ..manifest import ImageGeometry
+from ..requests.errors import ApiError
+from ..requests.media import MediaReader
 from ..resize import smart_resize
-from .errors import ApiError
-from .media import MediaReader
 
 MAX_PNG_BYTES = 8 << 20
 """A page whose PNG would be larger is a JPEG: an A4 page at 150 dpi is a PNG, whatever is on it."""

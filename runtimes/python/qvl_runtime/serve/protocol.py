@@ -9,7 +9,7 @@ from typing import Any
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from .errors import ApiError
+from ..requests.errors import ApiError
 
 HEADER_SECONDS = 20.0
 """From a connection, or from the end of the answer before, to the end of a request's headers."""

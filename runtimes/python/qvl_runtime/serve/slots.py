@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from ..model import Model
 from ..prompts.prompt import Prompt
-from .errors import ApiError
+from ..requests.errors import ApiError
 
 Result = TypeVar("Result")
 

@@ -13,8 +13,8 @@ from PIL import Image
 
 from qvl_runtime.errors import MediaError
 from qvl_runtime.pdf import PdfPage
-from qvl_runtime.serve.errors import ApiError
-from qvl_runtime.serve.media import MediaReader
+from qvl_runtime.requests.errors import ApiError
+from qvl_runtime.requests.media import MediaReader
 
 
 def picture(kind: str = "PNG", pages: int = 1) -> bytes:

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from qvl_runtime.serve.errors import ApiError
-from qvl_runtime.serve.request import LABELS, NEUTRAL, SETTINGS, ChatRequest, read_request
+from qvl_runtime.requests.errors import ApiError
+from qvl_runtime.requests.request import LABELS, NEUTRAL, SETTINGS, ChatRequest, read_request
 
 PLAIN = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}
 OPENAI = {

@@ -8,9 +8,9 @@ from typing import Any
 import jsonschema
 import pytest
 
-from qvl_runtime.serve.errors import ApiError
-from qvl_runtime.serve.toolbox import Toolbox, read_toolbox
-from tests.runtime.test_serve_request import read
+from qvl_runtime.requests.errors import ApiError
+from qvl_runtime.requests.toolbox import Toolbox, read_toolbox
+from tests.runtime.test_request import read
 
 NUMBER = {"type": "object", "properties": {"of": {"type": "integer"}}, "required": ["of"]}
 SUM = {"type": "function", "function": {"name": "sum", "parameters": NUMBER, "strict": True}}
