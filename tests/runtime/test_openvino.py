@@ -272,6 +272,27 @@ def test_a_library_that_is_missing_or_old(
         openvino.open(tiny_bundle, read_manifest(tiny_bundle), 1)
 
 
+@pytest.mark.parametrize(
+    ("code", "problem"),
+    [
+        (
+            "raise ImportError('libopenvino.so.2620: cannot open shared object file')",
+            "OpenVINO cannot be loaded: libopenvino.so.2620: cannot open shared object file (install it again)",
+        ),
+        ("import no_such_part", "OpenVINO needs no_such_part, which is missing (pip install "),
+    ],
+)
+def test_a_broken_library_is_not_called_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, problem: str
+) -> None:
+    (tmp_path / "openvino.py").write_text(code)
+    monkeypatch.delitem(sys.modules, "openvino", raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(InstallError) as caught:
+        library()
+    assert str(caught.value).startswith(problem)
+
+
 def test_a_library_that_was_built_here_has_a_version_without_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     own = SimpleNamespace(__version__="custom_master_0123456789a")
     monkeypatch.setitem(sys.modules, "openvino", own)

@@ -246,6 +246,25 @@ def test_missing_packages_are_named(checkpoint: Checkpoints, gpu: Gpu, target: s
     assert fix in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [({"jetpack": "6"}, "the TensorRT of JetPack 6"), ({"tensorrt_version": "10.3"}, "TensorRT 10.3 or later")],
+)
+def test_a_bundle_for_an_older_release_names_it(
+    checkpoint: Checkpoints, gpu: Gpu, options: dict[str, str], named: str
+) -> None:
+    gpu.monkeypatch.setitem(sys.modules, "tensorrt", None)
+    out = make(checkpoint("qwen2_vl", "small"), gpu.work / "out", "tensorrt", **options)
+    with pytest.raises(BundleError, match=rf"not built yet \(run build_engines\.sh of .*, with {named}\)"):
+        load(out)
+    for name in ("vision.engine", "llm.engine"):
+        (out / name).write_bytes(b"built")
+    with pytest.raises(InstallError) as caught:
+        load(out)
+    assert f"(install the release that built the engines: {named}; and pip install" in str(caught.value)
+    assert "10.15" not in str(caught.value)
+
+
 def test_an_engine_of_another_version_is_refused(checkpoint: Checkpoints, gpu: Gpu) -> None:
     out = make(checkpoint("qwen2_vl", "small"), gpu.work / "out", "tensorrt_rtx")
     engine = out / "vision.engine"

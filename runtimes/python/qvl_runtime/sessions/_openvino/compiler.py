@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ...bundle import inside
-from ...common.extras import install_fix
+from ...common.extras import import_failure, install_fix
 from ...common.log import log, timed
 from ...errors import BundleError, EngineError, InstallError
 from ...manifest import GraphEntry, Manifest
@@ -60,11 +60,11 @@ class Compiler:
 
 
 def library() -> Any:
-    """Returns the module `openvino`; raises InstallError if it is missing or too old."""
+    """Returns the module `openvino`; raises InstallError if it is missing, damaged or too old."""
     try:
         import openvino
     except ImportError as error:
-        raise InstallError("OpenVINO is not installed", fix=install_fix("openvino")) from error
+        raise import_failure(error, "openvino", "OpenVINO", install_fix("openvino")) from error
     numbers = re.match(r"(\d+)\.(\d+)", openvino.__version__)  # builds of one's own may have none
     if numbers and (int(numbers[1]), int(numbers[2])) < LEAST_VERSION:
         least = ".".join(map(str, LEAST_VERSION))
