@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -234,12 +235,56 @@ def test_other_targets_have_no_choice_of_a_device(bundle: Bundles) -> None:
         load(bundle(FAMILY, "small", "fp16"), device="CPU")
 
 
-def test_a_damaged_graph(tiny_bundle: Path, tmp_path: Path) -> None:
-    manifest = read_manifest(tiny_bundle)
-    (tmp_path / "vision.onnx").write_bytes(b"not a graph")
-    (tmp_path / MANIFEST).write_bytes((tiny_bundle / MANIFEST).read_bytes())
-    with pytest.raises(BundleError, match=r"vision.onnx: OpenVINO rejects it"):
-        openvino.open(tmp_path, manifest, 1)
+def zeroed(content: bytes) -> bytes:
+    """The same with 400 bytes in the middle zeroed."""
+    middle = len(content) // 2
+    return content[:middle] + bytes(400) + content[middle + 400 :]
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "problem"),
+    [
+        (
+            "llm.onnx",
+            lambda content: bytes(len(content)),
+            "llm.onnx: is damaged, or not an ONNX model (copy or export it again)",
+        ),
+        (
+            "llm.onnx",
+            lambda content: content[: len(content) // 2],
+            "llm.onnx: is damaged, or not an ONNX model (copy or ",
+        ),
+        (
+            "vision.onnx",
+            lambda _: b"<!DOCTYPE html>\n<html>Not found</html>\n",
+            "vision.onnx: is damaged, or not an ONNX model",
+        ),
+        ("llm.onnx", zeroed, "llm.onnx: OpenVINO rejects it: Model can't be parsed (check the bundle with "),
+        ("llm.onnx.data", lambda content: content[:-4096], "llm.onnx.data: does not hold all weights of llm.onnx ("),
+        (
+            "vision.onnx",
+            lambda content: content.replace(b"Attention", b"Attantion"),
+            "vision.onnx: OpenVINO rejects it: No conversion rule found for operations: Attantion-24",
+        ),
+    ],
+    ids=["zeros", "half", "html", "zeros inside", "weights", "operator"],
+)
+def test_a_damaged_file(
+    tiny_bundle: Path,
+    tmp_path: Path,
+    name: str,
+    damage: Callable[[bytes], bytes],
+    problem: str,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """One line says which file, and why; OpenVINO prints nothing of its own."""
+    for path in tiny_bundle.iterdir():
+        content = path.read_bytes()
+        (tmp_path / path.name).write_bytes(damage(content) if path.name == name else content)
+    with pytest.raises(BundleError) as caught:
+        openvino.open(tmp_path, read_manifest(tiny_bundle), 1)
+    assert str(caught.value).startswith(f"{tmp_path}/{problem}")
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_graph_of_another_bundle(bundle: Bundles, tmp_path: Path) -> None:
