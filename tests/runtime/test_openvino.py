@@ -200,7 +200,9 @@ def test_bundles_of_equal_shapes_keep_their_own_weights(tiny_bundle: Path, tmp_p
     [
         ("NPU", "an NPU needs graphs of fixed shapes, which bundles do not have (one of CPU, GPU, AUTO)"),
         ("TPU", "OpenVINO finds no device 'TPU' here (one of CPU, AUTO)"),
-        ("", "OpenVINO finds no device '' here (one of CPU, AUTO)"),
+        ("", "no device is named (one of CPU, AUTO)"),
+        ("HETERO:CPU", "'HETERO:CPU' is a list of devices, and graphs are compiled for one (one of CPU, AUTO)"),
+        ("auto:cpu", "'AUTO:CPU' is a list of devices, and graphs are compiled for one (one of CPU, AUTO)"),
     ],
 )
 def test_a_device_that_cannot_run_it(

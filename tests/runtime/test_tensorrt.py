@@ -400,7 +400,8 @@ def test_an_older_trtexec_is_refused(checkpoint: Checkpoints, gpu: Gpu) -> None:
     done = run_script(out, gpu, 100300)
     assert done.returncode == 2 and not (out / "vision.engine").exists()
     assert done.stderr == (
-        f"error: {gpu.work}/trtexec is of TensorRT v100300, the graphs need 10.13 (export with --tensorrt-version 10.3)\n"
+        f"error: {gpu.work}/trtexec is of TensorRT v100300, the graphs need 10.13 "
+        "(export with --tensorrt-version 10.3)\n"
     )
     assert run_script(out, gpu, 8503).stderr.endswith(" the graphs need 10.13\n")
 

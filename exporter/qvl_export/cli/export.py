@@ -204,7 +204,7 @@ def export(
     finally:
         progress.stop()
     if not quiet:
-        show(describe(manifest, ports=False))
+        show(describe(manifest, ports=False, bundle=out))
         show(f"{out}: done in {time.perf_counter() - began:.1f} s")
 
 

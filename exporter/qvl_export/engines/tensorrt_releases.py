@@ -92,8 +92,8 @@ def of_options(version: str | None, jetpack: str | None) -> str | None:
     if jetpack is not None and jetpack not in JETPACKS:
         raise ExportError(
             f"--jetpack {jetpack} is not known",
-            fix=f"{' or '.join(JETPACKS)}; for others --tensorrt-version {', '.join(RELEASES)}: take the newest one not "
-            "above that of your JetPack",
+            fix=f"{' or '.join(JETPACKS)}; for others --tensorrt-version {', '.join(RELEASES)}: take the newest one "
+            "not above that of your JetPack",
         )
     name = JETPACKS[jetpack] if jetpack is not None else version
     return None if name is None else find(name).name

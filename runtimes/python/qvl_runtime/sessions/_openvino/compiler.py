@@ -92,10 +92,15 @@ def _check_device(device: str, found: list[str]) -> None:
         raise EngineError(
             "an NPU needs graphs of fixed shapes, which bundles do not have", fix=f"one of {', '.join(DEVICES)}"
         )
+    usable = [name for name in found if name.partition(".")[0] in DEVICES]
+    fix = f"one of {', '.join((*usable, 'AUTO'))}"
+    if not device:
+        raise EngineError("no device is named", fix=fix)
+    if ":" in device or "," in device:
+        raise EngineError(f"{device!r} is a list of devices, and graphs are compiled for one", fix=fix)
     kinds = {name.partition(".")[0] for name in found}
     if device not in ("AUTO", *found) and not (device == kind and kind in kinds & set(DEVICES)):
-        usable = [name for name in found if name.partition(".")[0] in DEVICES]
-        raise EngineError(f"OpenVINO finds no device {device!r} here", fix=f"one of {', '.join((*usable, 'AUTO'))}")
+        raise EngineError(f"OpenVINO finds no device {device!r} here", fix=fix)
 
 
 def _config(device: str, threads: int | None) -> dict[str, Any]:
