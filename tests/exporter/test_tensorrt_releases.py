@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from click.testing import CliRunner
 
 from qvl_export import ExportError, export
+from qvl_export.cli.commands import cli
 from qvl_export.engines.script import merged, type_hints
 from qvl_export.engines.tensorrt_releases import JETPACKS, RELEASES, find, listed_operators, of_options
 from qvl_export.targets import GraphForm, lower
@@ -118,9 +120,9 @@ def test_releases_are_in_order_and_have_the_numbers_that_trtexec_prints() -> Non
     [
         (
             {"tensorrt_version": "10.2"},
-            "--tensorrt-version 10.2 is not known (one of 8.6, 10.3, 10.13, 10.15; take the ",
+            "--tensorrt-version 10.2 is not known (8.6, 10.3, 10.13, 10.15: take the newest one not above yours)",
         ),
-        ({"jetpack": "5"}, "--jetpack 5 is not known (one of 6, 7, or --tensorrt-version)"),
+        ({"jetpack": "5"}, "--jetpack 5 is not known (6 or 7; for others --tensorrt-version 8.6, "),
         ({"jetpack": "6", "tensorrt_version": "10.3"}, "--tensorrt-version and --jetpack exclude one another"),
         ({"jetpack": "6", "precision": "int4"}, "TensorRT 8.6 has no int4 weights (use --precision int8, or "),
         ({"tensorrt_version": "8.6", "precision": "hybrid"}, "TensorRT 8.6 has no int4 weights"),
@@ -128,6 +130,7 @@ def test_releases_are_in_order_and_have_the_numbers_that_trtexec_prints() -> Non
         ({"tensorrt_version": "10.15", "precision": "fp32"}, "TensorRT has no attention in fp32"),
         ({"tensorrt_version": "10.3", "target": "portable"}, "target portable does not read --tensorrt-version"),
         ({"jetpack": "7", "target": "tensorrt-rtx"}, "target tensorrt_rtx does not read --tensorrt-version"),
+        ({"jetpack": "6", "target": "openvino"}, "target openvino does not read --tensorrt-version or --jetpack"),
         ({"tensorrt_version": "10.3", "opset": 20}, "target tensorrt does not read --opset"),
         ({"tensorrt_version": "10.3", "compute_capability": "87"}, "TensorRT builds for the GPU it runs on"),
     ],
@@ -137,6 +140,14 @@ def test_refusals(tmp_path: Path, options: dict[str, Any], problem: str) -> None
         export(export_plan(tiny.REFERENCE, tmp_path / "b", **({"target": "tensorrt"} | options)))
     assert problem in str(caught.value) and "\n" not in str(caught.value)
     assert not (tmp_path / "b").exists()
+
+
+@pytest.mark.parametrize(("option", "value"), [("--tensorrt-version", "11"), ("--jetpack", "6.2")])
+def test_the_command_says_which_release_to_take(tmp_path: Path, option: str, value: str) -> None:
+    arguments = ["export", str(tiny.REFERENCE), str(tmp_path / "b"), "--target", "tensorrt", option, value]
+    error = CliRunner().invoke(cli, arguments).exception
+    assert isinstance(error, ExportError)
+    assert str(error).startswith(f"{option} {value} is not known (") and "take the newest one not above" in str(error)
 
 
 def test_a_jetpack_is_its_oldest_release() -> None:

@@ -520,3 +520,12 @@ def test_a_video_file(call: Any, deep_path: Path, deep_model: Model, tmp_path: P
         call("run", deep_path, "--video", tmp_path / "none.mp4", "x")[2]
         == f"error: {tmp_path}/none.mp4: no such file\n"
     )
+
+
+def test_medians_of_an_even_number_of_runs_are_rounded() -> None:
+    runs = [
+        {"seconds": {"decode": seconds}, "tokens_per_second": speed, "counts": {"prompt": 1, "image": 0, "pruned": 0}}
+        for seconds, speed in ((0.0167, 59.87), (0.0169, 60.02))
+    ]
+    found = bench._medians([0.1, 0.2], runs)
+    assert (found["seconds"]["decode"], found["tokens_per_second"]) == (0.0168, 59.95)

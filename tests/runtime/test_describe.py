@@ -7,9 +7,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from qvl_export import export
 from qvl_runtime.bundle import read_manifest
 from qvl_runtime.cli.describe import describe
 from qvl_runtime.manifest import Bounds, EngineEntry, GenerationDefaults, Manifest, Profile
+from tests.oracles.tiny import REFERENCE
+from tests.plans import export_plan
 
 BUNDLES = sorted(path for path in (Path(__file__).parents[1] / "checkpoints" / "bundles").iterdir() if path.is_dir())
 
@@ -48,3 +51,28 @@ def test_engines_have_a_line_per_profile(manifest: Manifest) -> None:
     lines = describe(msgspec.structs.replace(manifest, graphs={"vision": graph})).splitlines()
     assert "    vision.engine to be built on the device for compute capability 8.6, 12.0" in lines
     assert "    profile page      frames 1, patches 4 to 1,024 (best 64)" in lines
+
+
+def test_engines_that_are_built_say_so(manifest: Manifest, tmp_path: Path) -> None:
+    profile = Profile(name="page", axes={})
+    engine = EngineEntry(file="vision.engine", builder=None, compute_capabilities=[], profiles=[profile])
+    graph = msgspec.structs.replace(manifest.graphs["vision"], engine=engine)
+    changed = msgspec.structs.replace(manifest, graphs={"vision": graph})
+    assert "    vision.engine to be built on the device" in describe(changed, bundle=tmp_path).splitlines()
+    (tmp_path / "vision.engine").write_bytes(b"built")
+    assert "    vision.engine built on the device" in describe(changed, bundle=tmp_path).splitlines()
+
+
+@pytest.mark.parametrize(
+    ("options", "form"),
+    [
+        ({}, "  form      opset 24, cache scatter: new tokens are written into it"),
+        ({"opset": 20}, "  form      opset 20, cache concat: new tokens are appended to it"),
+    ],
+)
+def test_a_portable_bundle_has_its_opset_and_cache(tmp_path: Path, options: dict[str, int], form: str) -> None:
+    export(export_plan(REFERENCE, tmp_path / "out", target="portable", **options))
+    found = read_manifest(tmp_path / "out")
+    assert form in describe(found, bundle=tmp_path / "out").splitlines()
+    (tmp_path / "vision.onnx").write_bytes(b"no model")
+    assert f"  form      {form.partition(', ')[2]}" in describe(found, bundle=tmp_path).splitlines()

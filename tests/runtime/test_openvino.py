@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -199,7 +200,9 @@ def test_bundles_of_equal_shapes_keep_their_own_weights(tiny_bundle: Path, tmp_p
     [
         ("NPU", "an NPU needs graphs of fixed shapes, which bundles do not have (one of CPU, GPU, AUTO)"),
         ("TPU", "OpenVINO finds no device 'TPU' here (one of CPU, AUTO)"),
-        ("", "OpenVINO finds no device '' here (one of CPU, AUTO)"),
+        ("", "no device is named (one of CPU, AUTO)"),
+        ("HETERO:CPU", "'HETERO:CPU' is a list of devices, and graphs are compiled for one (one of CPU, AUTO)"),
+        ("auto:cpu", "'AUTO:CPU' is a list of devices, and graphs are compiled for one (one of CPU, AUTO)"),
     ],
 )
 def test_a_device_that_cannot_run_it(
@@ -234,12 +237,56 @@ def test_other_targets_have_no_choice_of_a_device(bundle: Bundles) -> None:
         load(bundle(FAMILY, "small", "fp16"), device="CPU")
 
 
-def test_a_damaged_graph(tiny_bundle: Path, tmp_path: Path) -> None:
-    manifest = read_manifest(tiny_bundle)
-    (tmp_path / "vision.onnx").write_bytes(b"not a graph")
-    (tmp_path / MANIFEST).write_bytes((tiny_bundle / MANIFEST).read_bytes())
-    with pytest.raises(BundleError, match=r"vision.onnx: OpenVINO rejects it"):
-        openvino.open(tmp_path, manifest, 1)
+def zeroed(content: bytes) -> bytes:
+    """The same with 400 bytes in the middle zeroed."""
+    middle = len(content) // 2
+    return content[:middle] + bytes(400) + content[middle + 400 :]
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "problem"),
+    [
+        (
+            "llm.onnx",
+            lambda content: bytes(len(content)),
+            "llm.onnx: is damaged, or not an ONNX model (copy or export it again)",
+        ),
+        (
+            "llm.onnx",
+            lambda content: content[: len(content) // 2],
+            "llm.onnx: is damaged, or not an ONNX model (copy or ",
+        ),
+        (
+            "vision.onnx",
+            lambda _: b"<!DOCTYPE html>\n<html>Not found</html>\n",
+            "vision.onnx: is damaged, or not an ONNX model",
+        ),
+        ("llm.onnx", zeroed, "llm.onnx: OpenVINO rejects it: Model can't be parsed (check the bundle with "),
+        ("llm.onnx.data", lambda content: content[:-4096], "llm.onnx.data: does not hold all weights of llm.onnx ("),
+        (
+            "vision.onnx",
+            lambda content: content.replace(b"Attention", b"Attantion"),
+            "vision.onnx: OpenVINO rejects it: No conversion rule found for operations: Attantion-24",
+        ),
+    ],
+    ids=["zeros", "half", "html", "zeros inside", "weights", "operator"],
+)
+def test_a_damaged_file(
+    tiny_bundle: Path,
+    tmp_path: Path,
+    name: str,
+    damage: Callable[[bytes], bytes],
+    problem: str,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """One line says which file, and why; OpenVINO prints nothing of its own."""
+    for path in tiny_bundle.iterdir():
+        content = path.read_bytes()
+        (tmp_path / path.name).write_bytes(damage(content) if path.name == name else content)
+    with pytest.raises(BundleError) as caught:
+        openvino.open(tmp_path, read_manifest(tiny_bundle), 1)
+    assert str(caught.value).startswith(f"{tmp_path}/{problem}")
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_graph_of_another_bundle(bundle: Bundles, tmp_path: Path) -> None:
@@ -270,6 +317,27 @@ def test_a_library_that_is_missing_or_old(
     monkeypatch.setitem(sys.modules, "openvino", module)
     with pytest.raises(InstallError, match=problem):
         openvino.open(tiny_bundle, read_manifest(tiny_bundle), 1)
+
+
+@pytest.mark.parametrize(
+    ("code", "problem"),
+    [
+        (
+            "raise ImportError('libopenvino.so.2620: cannot open shared object file')",
+            "OpenVINO cannot be loaded: libopenvino.so.2620: cannot open shared object file (install it again)",
+        ),
+        ("import no_such_part", "OpenVINO needs no_such_part, which is missing (pip install "),
+    ],
+)
+def test_a_broken_library_is_not_called_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, problem: str
+) -> None:
+    (tmp_path / "openvino.py").write_text(code)
+    monkeypatch.delitem(sys.modules, "openvino", raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(InstallError) as caught:
+        library()
+    assert str(caught.value).startswith(problem)
 
 
 def test_a_library_that_was_built_here_has_a_version_without_numbers(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -246,6 +246,25 @@ def test_missing_packages_are_named(checkpoint: Checkpoints, gpu: Gpu, target: s
     assert fix in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [({"jetpack": "6"}, "the TensorRT of JetPack 6"), ({"tensorrt_version": "10.3"}, "TensorRT 10.3 or later")],
+)
+def test_a_bundle_for_an_older_release_names_it(
+    checkpoint: Checkpoints, gpu: Gpu, options: dict[str, str], named: str
+) -> None:
+    gpu.monkeypatch.setitem(sys.modules, "tensorrt", None)
+    out = make(checkpoint("qwen2_vl", "small"), gpu.work / "out", "tensorrt", **options)
+    with pytest.raises(BundleError, match=rf"not built yet \(run build_engines\.sh of .*, with {named}\)"):
+        load(out)
+    for name in ("vision.engine", "llm.engine"):
+        (out / name).write_bytes(b"built")
+    with pytest.raises(InstallError) as caught:
+        load(out)
+    assert f"(install the release that built the engines: {named}; and pip install" in str(caught.value)
+    assert "10.15" not in str(caught.value)
+
+
 def test_an_engine_of_another_version_is_refused(checkpoint: Checkpoints, gpu: Gpu) -> None:
     out = make(checkpoint("qwen2_vl", "small"), gpu.work / "out", "tensorrt_rtx")
     engine = out / "vision.engine"
@@ -381,8 +400,30 @@ def test_an_older_trtexec_is_refused(checkpoint: Checkpoints, gpu: Gpu) -> None:
     done = run_script(out, gpu, 100300)
     assert done.returncode == 2 and not (out / "vision.engine").exists()
     assert done.stderr == (
-        f"error: {gpu.work}/trtexec is of TensorRT v100300, the graphs need 10.13 (export with --tensorrt-version)\n"
+        f"error: {gpu.work}/trtexec is of TensorRT v100300, the graphs need 10.13 "
+        "(export with --tensorrt-version 10.3)\n"
     )
+    assert run_script(out, gpu, 8503).stderr.endswith(" the graphs need 10.13\n")
+
+
+def test_the_script_finds_a_relative_trtexec_and_leaves_nothing_of_a_failed_build(
+    checkpoint: Checkpoints, gpu: Gpu
+) -> None:
+    gpu.monkeypatch.setitem(sys.modules, "tensorrt", None)
+    out = make(checkpoint("qwen2_vl", "small"), gpu.work / "out", "tensorrt")
+    tools = gpu.work / "tools"
+    tools.mkdir()
+    (tools / "trtexec").write_text(
+        "#!/bin/sh\n[ $1 = --help ] && exit\n"
+        'for word; do case $word in --saveEngine=*) file=${word#*=} ;; esac; done\necho engine > "$file"\n'
+        "[ $file = vision.engine.partial ]\n"
+    )
+    (tools / "trtexec").chmod(0o755)
+    done = subprocess.run(
+        ["sh", "out/build_engines.sh"], env={**os.environ, "TRTEXEC": "tools/trtexec"}, cwd=gpu.work, timeout=60
+    )
+    assert done.returncode == 1
+    assert [path.name for path in out.glob("*.engine*")] == ["vision.engine"]
 
 
 def test_the_script_without_trtexec(checkpoint: Checkpoints, gpu: Gpu) -> None:

@@ -159,12 +159,12 @@ def _refuse_reduce_range(context: click.Context, _: click.Parameter, given: bool
 )
 @click.option(
     "--tensorrt-version",
-    type=click.Choice([*RELEASES]),
+    metavar=f"[{'|'.join(RELEASES)}]",
     help="tensorrt: oldest TensorRT that is to read the graphs (default: 10.15); engines are then built on the device.",
 )
 @click.option(
     "--jetpack",
-    type=click.Choice([*JETPACKS]),
+    metavar=f"[{'|'.join(JETPACKS)}]",
     help="tensorrt: the same by JetPack: 6 is TensorRT "
     f"{JETPACKS['6']} (JetPack 6.1 and later have 10.3), 7 is {JETPACKS['7']}.",
 )
@@ -204,7 +204,7 @@ def export(
     finally:
         progress.stop()
     if not quiet:
-        show(describe(manifest, ports=False))
+        show(describe(manifest, ports=False, bundle=out))
         show(f"{out}: done in {time.perf_counter() - began:.1f} s")
 
 

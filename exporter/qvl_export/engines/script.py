@@ -12,13 +12,14 @@ from qvl_runtime.manifest import Bounds, EngineEntry, GraphEntry, Manifest, Prof
 from ..common.progress import Progress
 from . import SCRIPT, Finished, engine_name, with_engine
 from .profiles import profiles
-from .tensorrt_releases import Release
+from .tensorrt_releases import RELEASES, Release
 
 HEAD = """#!/bin/sh
 # Builds this bundle's engines on the machine that is to run them, with trtexec of TensorRT {name} or later:
 #     sh build_engines.sh
 # TRTEXEC is the program where it is not found, WORKSPACE the MiB of GPU memory that building may take.
 set -eu
+case ${{TRTEXEC:-}} in /*) ;; */*) TRTEXEC=$PWD/$TRTEXEC ;; esac
 cd "$(dirname "$0")"
 trtexec=${{TRTEXEC:-$(command -v trtexec || echo /usr/src/tensorrt/bin/trtexec)}}
 if ! help=$("$trtexec" --help 2>&1); then
@@ -28,7 +29,8 @@ fi
 # 8602 is 8.6.2, 100300 is 10.3.0
 version=$(printf '%s' "$help" | sed -n 's/.*\\[TensorRT v\\([0-9]*\\)\\].*/\\1/p' | head -n 1)
 if [ "${{version:-{number}}}" -lt {number} ]; then
-    echo "error: $trtexec is of TensorRT v$version, the graphs need {name} (export with --tensorrt-version)" >&2
+    older=
+{older}    echo "error: $trtexec is of TensorRT v$version, the graphs need {name}${{older:+ (export with $older)}}" >&2
     exit 2
 fi
 skip=--skipInference
@@ -38,14 +40,19 @@ case $help in *--stronglyTyped*) typed=--stronglyTyped ;; esac  # TensorRT 11 kn
 plain=
 case $help in *--decomposableAttentions*) plain='--decomposableAttentions=*' ;; esac  # where no fused one fits
 set -f
+partial=
+trap '[ -z "$partial" ] || rm -f "$partial"' EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
 
 build() {{  # model, engine, hints of types for TensorRT 8, profiles
     model=$1 engine=$2 hints=$3
     shift 3
     if [ -n "$typed" ] || [ "${{version:-{number}}}" -ge 100000 ]; then hints=; fi
-    "$trtexec" --onnx="$model" --saveEngine="$engine.partial" $typed $hints $plain $skip \\
+    partial=$engine.partial
+    "$trtexec" --onnx="$model" --saveEngine="$partial" $typed $hints $plain $skip \\
         --memPoolSize=workspace:"${{WORKSPACE:-2048}}" --timingCacheFile=timing.cache "$@"
-    mv "$engine.partial" "$engine"
+    mv "$partial" "$engine"
 }}
 """
 
@@ -97,8 +104,15 @@ def type_hints(model: Path) -> str:
 
 def text(graphs: Mapping[str, GraphEntry], release: Release, hints: Mapping[str, str]) -> str:
     """The script for graphs that have engines with profiles; `hints` are the options of TensorRT 8 by graph."""
-    head = HEAD.format(name=release.name, number=release.number)
+    older = "".join(_if_read(each) for each in RELEASES.values() if each.number < release.number)
+    head = HEAD.format(name=release.name, number=release.number, older=older)
     return head + "".join(_command(entry, release, hints.get(name, "")) for name, entry in graphs.items())
+
+
+def _if_read(older: Release) -> str:
+    """The line that names an older release, whose graphs a `trtexec` of this release or later reads."""
+    option = f"--tensorrt-version {older.name}"
+    return f'    [ "$version" -lt {older.number} ] || older="{option}"\n'
 
 
 def _command(entry: GraphEntry, release: Release, hints: str) -> str:

@@ -80,7 +80,7 @@ def find(name: str) -> Release:
     """Returns a release by its name; raises ExportError for one that is not known."""
     if name not in RELEASES:
         raise ExportError(
-            f"--tensorrt-version {name} is not known", fix=f"one of {', '.join(RELEASES)}; take the next older one"
+            f"--tensorrt-version {name} is not known", fix=f"{', '.join(RELEASES)}: take the newest one not above yours"
         )
     return RELEASES[name]
 
@@ -91,7 +91,9 @@ def of_options(version: str | None, jetpack: str | None) -> str | None:
         raise ExportError("--tensorrt-version and --jetpack exclude one another", fix="give one of them")
     if jetpack is not None and jetpack not in JETPACKS:
         raise ExportError(
-            f"--jetpack {jetpack} is not known", fix=f"one of {', '.join(JETPACKS)}, or --tensorrt-version"
+            f"--jetpack {jetpack} is not known",
+            fix=f"{' or '.join(JETPACKS)}; for others --tensorrt-version {', '.join(RELEASES)}: take the newest one "
+            "not above that of your JetPack",
         )
     name = JETPACKS[jetpack] if jetpack is not None else version
     return None if name is None else find(name).name

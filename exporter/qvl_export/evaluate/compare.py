@@ -26,7 +26,8 @@ from .analysis.summary import summarize
 from .answers.answer_runner import AnswerRunner
 from .answers.answerers import ENDPOINT, HF
 from .answers.endpoint_names import Endpoint
-from .answers.models import Model, check_generation, open_models
+from .answers.engine_checks import check_engines
+from .answers.models import BUNDLE, Model, check_generation, open_models
 from .answers.records import Records
 from .report.output_dir import WORK, locked_output
 from .sets.dataset import EvalSet, open_set
@@ -86,7 +87,7 @@ def _compare(plan: ComparePlan, progress: Progress) -> Report:
         check_generation(models)
     with open_pool(plan.ray) as pool:
         runner = _answer_runner(plan, dataset, reference, pool, progress)
-        noise = _answer_all(runner, dataset, reference, others)
+        noise = _answer_all(runner, dataset, reference, others, here=plan.ray is None)
         machine = this_machine(runner.threads, runner.workers, pool.machines, _engines(models))
     progress.stage("comparing")
     first = reference.result(runner.directory, _reference_name(reference))
@@ -118,13 +119,20 @@ def _reference_name(reference: Model) -> str:
     return f"reference-{reference.key}"
 
 
-def _answer_all(runner: AnswerRunner, dataset: EvalSet, reference: Model, others: Sequence[Model]) -> str:
-    """Answers the remaining items with every model; returns the name of the noise floor's records."""
+def _answer_all(runner: AnswerRunner, dataset: EvalSet, reference: Model, others: Sequence[Model], here: bool) -> str:
+    """Answers the remaining items with every model; returns the name of the noise floor's records.
+
+    `here` says that models run on this machine, whose engines are then checked first.
+    """
     other_threads = 1 if runner.threads > 1 else 2  # measures the effect of the number of threads alone
     subset, noise = dataset.subset(NOISE_ITEMS), f"{reference.key}-threads{other_threads}"
     pending = [other for other in others if runner.missing(other.key, dataset)]
     measures_noise = bool(runner.missing(noise, subset)) and reference.engine != HF
     needs_distributions = bool(pending) or measures_noise
+    if here:
+        runs_reference = needs_distributions or runner.missing(_reference_name(reference), dataset)
+        running = [*([reference] if runs_reference else []), *pending]
+        check_engines(model.path for model in running if model.engine == BUNDLE)
     runner.answer(reference, _reference_name(reference), dataset, runner.threads, True, needs_distributions)
     _check_answered(runner, reference, dataset)
     if measures_noise:

@@ -54,7 +54,7 @@ DEFAULT_FORM = GraphForm()
 _CHOICES = {
     "opset": ("--opset", "OPSETS", "portable"),
     "cache": ("--cache", "OPSETS", "portable"),
-    "tensorrt": ("--tensorrt-version", "RELEASES", "tensorrt"),
+    "tensorrt": ("--tensorrt-version or --jetpack", "RELEASES", "tensorrt"),
 }
 """For each choice of a form its option, what a target's module that reads it has, and a target that does."""
 

@@ -18,6 +18,7 @@ from ...common.scratch import scratch
 from ...errors import ExportError
 from ...jobs.pool import run_jobs
 from ..answers.answerers import HF
+from ..answers.engine_checks import check_engines
 from ..answers.model_keys import model_keys
 from .diagnosis import Stage, diagnose, stage_table, with_added_noise
 from .expose_graph import STREAM, copy_directory, residual_streams
@@ -97,11 +98,13 @@ def _check(plan: BlamePlan) -> None:
     if plan.into and not STREAM.fullmatch(plan.into):
         raise ExportError(f"--into {plan.into!r} is not a stage", fix="such as llm.layers.2 or vision.blocks.0")
     model_keys(plan.reference, (plan.bundle,), plan.hf)
-    for bundle in (plan.bundle,) if plan.hf else (plan.reference, plan.bundle):
+    bundles = (plan.bundle,) if plan.hf else (plan.reference, plan.bundle)
+    for bundle in bundles:
         if plan.into not in (None, *(found := residual_streams(bundle))):
             raise ExportError(f"has no stage {plan.into}", where=bundle, fix=f"one of {', '.join(found)}")
     for image in plan.images:
         check_aspect(load_pages(image), image)
+    check_engines(bundles)
 
 
 def _trace(plan: BlamePlan, name: str, directory: Path, progress: Progress) -> TraceInfo:

@@ -1,4 +1,4 @@
-"""Finds attributes that crash ONNX Runtime in a model file before it is opened.
+"""Finds attributes that crash ONNX Runtime in a model file before it is opened, and reads its opset.
 
 Parses the Protocol Buffers wire format, but only graphs, functions, nodes, and attributes that are integers or graphs;
 field numbers are those of `onnx.proto`.
@@ -12,6 +12,7 @@ GRAPH_NODE = 1
 NODES_OF = {7: GRAPH_NODE, 25: 7}
 """Fields of a model that contain nodes (graph, functions) → the field of the nodes in each."""
 NODE_OUTPUT, NODE_TYPE, NODE_ATTRIBUTE = 2, 4, 5
+OPSET_IMPORT, OPSET_DOMAIN, OPSET_VERSION = 8, 1, 2
 ATTRIBUTE_NAME, ATTRIBUTE_INT, ATTRIBUTE_GRAPHS = 1, 3, (6, 11)
 VARINT, FIXED64, DELIMITED, FIXED32 = 0, 1, 2, 5
 MAX_FIELDS = 1 << 21
@@ -34,6 +35,18 @@ def crashing_attribute(model: bytes) -> str | None:
             if field == nodes and isinstance(node, memoryview) and (found := _crashing_in_node(node, budget, graphs)):
                 return found
             holders += [(GRAPH_NODE, graph) for graph in graphs]
+    return None
+
+
+def opset(model: bytes) -> int | None:
+    """Returns the version of the standard operators that a model imports; raises ValueError as `crashing_attribute`."""
+    budget = iter(range(MAX_FIELDS))
+    for field, value in _fields(memoryview(model), budget):
+        if field == OPSET_IMPORT and isinstance(value, memoryview):
+            imported = dict(_fields(value, budget))
+            version = imported.get(OPSET_VERSION)
+            if not imported.get(OPSET_DOMAIN) and isinstance(version, int):
+                return version
     return None
 
 

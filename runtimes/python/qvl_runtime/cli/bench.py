@@ -89,8 +89,10 @@ def _medians(loads: list[float], runs: list[dict[str, Any]]) -> dict[str, Any]:
     speeds = [run["tokens_per_second"] for run in runs if run["tokens_per_second"] is not None]
     return {
         "load_seconds": round(statistics.median(loads), 3),
-        "seconds": {key: statistics.median(run["seconds"][key] for run in runs) for key in runs[0]["seconds"]},
-        "tokens_per_second": statistics.median(speeds) if speeds else None,
+        "seconds": {
+            key: round(statistics.median(run["seconds"][key] for run in runs), 4) for key in runs[0]["seconds"]
+        },
+        "tokens_per_second": round(statistics.median(speeds), 2) if speeds else None,
         "prompt_tokens": runs[0]["counts"]["prompt"],
         "image_tokens": runs[0]["counts"]["image"],
         "pruned_tokens": runs[0]["counts"]["pruned"],

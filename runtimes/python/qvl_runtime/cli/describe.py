@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
 
+from .._onnxruntime.nodes import opset
 from ..common.counted import counted
 from ..manifest import (
     EXACT_EVERYWHERE,
     Bounds,
+    CacheForm,
     Calibration,
     EngineEntry,
     GenerationDefaults,
@@ -18,13 +22,20 @@ from ..manifest import (
 )
 from ..printable import printable
 
+_CACHE_FORMS: Mapping[CacheForm, str] = {
+    "scatter": "cache scatter: new tokens are written into it",
+    "concat": "cache concat: new tokens are appended to it",
+}
 _NEUTRAL_DRAWN = {"temperature": 0, "top_k": 0, "top_p": 1, "min_p": 0}
 _NEUTRAL = {"repetition_penalty": 1, "no_repeat_ngram_size": 0, "max_new_tokens": None}
 """Generation settings and their neutral values: those of sampling (_NEUTRAL_DRAWN), and those that always apply."""
 
 
-def describe(manifest: Manifest, ports: bool = True) -> str:
-    """Describes a bundle in a few lines that are safe to print; with `ports`, includes inputs and outputs of graphs."""
+def describe(manifest: Manifest, ports: bool = True, bundle: Path | None = None) -> str:
+    """Describes a bundle in a few lines that are safe to print; with `ports`, includes inputs and outputs of graphs.
+
+    The directory `bundle` says which engines were built on the device, and the opset of standard graphs.
+    """
     image, llm, origin = manifest.image, manifest.llm, manifest.provenance
     size = sum(entry.size for entry in manifest.files.values())
     lines = [
@@ -36,6 +47,8 @@ def describe(manifest: Manifest, ports: bool = True) -> str:
         f"  length    {llm.max_length:,} tokens of prompt and answer",
         *([f"  answers   {_recommended(manifest.generation)}"] if manifest.generation else []),
     ]
+    if manifest.target == "portable":
+        lines.append(f"  form      {_form(manifest, bundle)}")
     if manifest.cpu:
         lines.append(f"  cpu       {manifest.cpu}: {_products(manifest.cpu)}")
     if origin.calibration:
@@ -45,10 +58,19 @@ def describe(manifest: Manifest, ports: bool = True) -> str:
         kinds = ", ".join(f"{kind} {count / 1e6:,.1f} MB" for kind, count in graph.weight_bytes.items())
         lines.append(f"  {name:9} {graph.precision}, {total / 1e6:,.1f} MB ({kinds})")
         if graph.engine:
-            lines += _engine(graph.engine)
+            lines += _engine(graph.engine, bundle is not None and (bundle / graph.engine.file).is_file())
         if ports:
             lines += _ports("in ", graph.inputs) + _ports("out", graph.outputs)
     return "\n".join(" ".join(printable(line).splitlines()) for line in lines)
+
+
+def _form(manifest: Manifest, bundle: Path | None) -> str:
+    """Describes the form of standard graphs: their opset, if the bundle's directory is known, and their cache."""
+    cache = _CACHE_FORMS[manifest.cache_form]
+    with suppress(OSError, ValueError):  # a damaged graph is not for `inspect` to refuse
+        if bundle and (number := opset((bundle / manifest.graphs["vision"].model).read_bytes())):
+            return f"opset {number}, {cache}"
+    return cache
 
 
 def _products(cpu: str) -> str:
@@ -84,9 +106,10 @@ def _calibrated(calibration: Calibration) -> str:
     return f"{counted(calibration.pages, 'page')} of {names} (sha256 {calibration.sha256[:12]})"
 
 
-def _engine(engine: EngineEntry) -> list[str]:
-    """Describes what an engine was built for, with one line per profile."""
-    made = f"built by {engine.builder}" if engine.builder else "to be built on the device"
+def _engine(engine: EngineEntry, built: bool) -> list[str]:
+    """Describes what an engine was built for, with one line per profile; `built` says that its file is there."""
+    on_device = "built on the device" if built else "to be built on the device"
+    made = f"built by {engine.builder}" if engine.builder else on_device
     places = [f"{number // 10}.{number % 10}" for number in engine.compute_capabilities]
     devices = f" for compute capability {', '.join(places)}" if places else ""
     lines = [f"    {engine.file} {made}{devices}"]

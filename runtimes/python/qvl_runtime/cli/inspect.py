@@ -37,7 +37,7 @@ def inspect(context: click.Context, bundle: Path, verify: bool, as_json: bool) -
     if as_json:
         _print_json(manifest, {"verified": checked, "damaged": damaged} if verify else {})
     else:
-        _print_text(manifest, checked, damaged)
+        _print_text(bundle, manifest, checked, damaged)
     if damaged:
         context.exit(DAMAGED)
 
@@ -48,10 +48,10 @@ def _print_json(manifest: Manifest, verified: dict[str, object]) -> None:
     print_json({**msgspec.to_builtins(manifest), **verified}, indent=1)
 
 
-def _print_text(manifest: Manifest, checked: dict[str, bool], damaged: list[str]) -> None:
+def _print_text(bundle: Path, manifest: Manifest, checked: dict[str, bool], damaged: list[str]) -> None:
     from .describe import describe
 
-    show(describe(manifest))
+    show(describe(manifest, bundle=bundle))
     for name, good in checked.items():
         show(f"{'ok     ' if good else 'DAMAGED'}  {one_line(name)}")
     if damaged:

@@ -57,7 +57,9 @@ def file_path(value: object) -> Path:
 bundle_argument = click.argument("bundle", type=bundle_path)
 threads_option = click.option("--threads", type=positive, metavar="N", help="Cores to use (default: all).")
 device_option = click.option(
-    "--device", metavar="NAME", help="Where OpenVINO runs a bundle of target openvino: CPU (default), GPU or AUTO."
+    "--device",
+    metavar="NAME",
+    help="Where OpenVINO runs a bundle of target openvino: CPU (default), GPU (GPU.1 is the second) or AUTO, not NPU.",
 )
 verbose = verbose_option("qvl_runtime")
 ray_option = click.option("--ray", metavar="ADDRESS", help="Distribute the work over the Ray cluster at this address.")

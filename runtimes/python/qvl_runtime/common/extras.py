@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from ..errors import InstallError
+
 CUDA_PYTHON = "cuda-python>=12.6"
 EXTRAS: Mapping[str, Sequence[str]] = {
     "cpu": ("onnxruntime>=1.24",),
@@ -39,3 +41,12 @@ def fix_of(distribution: str, extra: str, requirements: Sequence[str]) -> str:
     """Returns the advice for missing requirements of a distribution's extra, quoted for any shell."""
     wanted = " ".join(f'"{requirement}"' for requirement in requirements)
     return f"pip install {wanted}, which is the extra {distribution}[{extra}]"
+
+
+def import_failure(error: ImportError, module: str, library: str, fix: str) -> InstallError:
+    """Returns the error for a `library` whose `module` could not be imported: only a missing one is not installed."""
+    if not isinstance(error, ModuleNotFoundError):
+        return InstallError(f"{library} cannot be loaded: {error}", fix="install it again")
+    if error.name != module:
+        return InstallError(f"{library} needs {error.name}, which is missing", fix=fix)
+    return InstallError(f"{library} is not installed", fix=fix)

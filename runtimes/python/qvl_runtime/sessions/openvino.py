@@ -20,7 +20,7 @@ from ._openvino.states import States
 from .engine import LlmInputs, end_calls
 from .feeds import llm_feeds, vision_feeds
 
-__all__ = ["DEVICES", "cache_state", "open"]
+__all__ = ["DEVICES", "cache_state", "check", "open"]
 
 
 def open(bundle: Path, manifest: Manifest, threads: int | None, device: str = "CPU") -> OpenvinoEngine:
@@ -31,6 +31,11 @@ def open(bundle: Path, manifest: Manifest, threads: int | None, device: str = "C
     """
     compiler = Compiler(bundle, device, threads)
     return OpenvinoEngine(Vision(manifest.image, compiler, manifest.graphs["vision"]), Llm(manifest, compiler))
+
+
+def check(bundle: Path, manifest: Manifest) -> None:
+    """Raises InstallError if OpenVINO is missing, damaged or too old."""
+    library()
 
 
 def cache_state(past: int, total: int, capacity: int) -> dict[str, np.ndarray]:

@@ -12,7 +12,7 @@ from ..manifest import Manifest
 if TYPE_CHECKING:
     from .cpu import CpuEngine
 
-__all__ = ["cache_state", "open"]
+__all__ = ["cache_state", "check", "open"]
 
 
 def open(bundle: Path, manifest: Manifest, threads: int | None) -> CpuEngine:
@@ -24,6 +24,11 @@ def open(bundle: Path, manifest: Manifest, threads: int | None) -> CpuEngine:
     from ._concat import ConcatLlm
 
     return cpu.CpuEngine(cpu.open_vision(bundle, manifest, threads), ConcatLlm(bundle, manifest, threads))
+
+
+def check(bundle: Path, manifest: Manifest) -> None:
+    """Raises InstallError without ONNX Runtime."""
+    from .._onnxruntime import library  # noqa: F401  (raises the error)
 
 
 def cache_state(past: int, total: int, capacity: int) -> dict[str, np.ndarray]:

@@ -7,25 +7,36 @@ from typing import Any
 
 from ..bundle import sha256
 from ..common import user_cache
-from ..common.extras import install_fix
-from ..errors import InstallError
+from ..common.extras import import_failure, install_fix
 from ..manifest import MANIFEST, Manifest
+from ._tensorrt.cuda_driver import Gpu
 from ._tensorrt.engine import MakeContext
 from ._tensorrt.session import Library, TrtEngine
 from .portable import cache_state
 
-__all__ = ["cache_state", "open"]
+__all__ = ["cache_state", "check", "open"]
 LIBRARY = "TensorRT-RTX"
 
 
 def open(bundle: Path, manifest: Manifest, threads: int | None) -> TrtEngine:
     """Loads the engines; raises InstallError for missing packages, EngineError without a GPU."""
-    try:
-        import tensorrt_rtx as trt
-    except ImportError as error:
-        raise InstallError(f"{LIBRARY} is not installed", fix=install_fix("tensorrt-rtx")) from error
+    trt = _library()
     kernels = KernelCache(sha256(bundle / MANIFEST)[:16])
     return RtxEngine(bundle, manifest, Library(trt, LIBRARY, kernels.make_context(trt), record=False), kernels)
+
+
+def check(bundle: Path, manifest: Manifest) -> None:
+    """Raises InstallError for missing packages, EngineError without a GPU."""
+    _library()
+    Gpu()
+
+
+def _library() -> Any:
+    try:
+        import tensorrt_rtx
+    except ImportError as error:
+        raise import_failure(error, "tensorrt_rtx", LIBRARY, install_fix("tensorrt-rtx")) from error
+    return tensorrt_rtx
 
 
 class RtxEngine(TrtEngine):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ...bundle import inside
-from ...common.extras import install_fix
+from ...common.extras import import_failure, install_fix
 from ...common.log import log, timed
 from ...errors import BundleError, EngineError, InstallError
 from ...manifest import GraphEntry, Manifest
@@ -21,6 +21,10 @@ DEVICES = ("CPU", "GPU", "AUTO")
 LEAST_VERSION = (2026, 2)
 PLACES = ("Exception from", "Check '")
 """How lines of errors begin that name a place in OpenVINO's source."""
+SUMMARY = "Summary:"
+"""The line of an error after which it lists reasons, each behind `-- `."""
+OUTSIDE_DATA = "externally stored data in file"
+"""What an error says about weights that their file does not hold."""
 KEPT = {"float": "f32", "float16": "f16"}
 """OpenVINO's names of the types of keys and values."""
 
@@ -43,6 +47,7 @@ class Compiler:
         Raises BundleError if OpenVINO rejects the graph.
         """
         path, config = inside(self._bundle, graph.model), self._config
+        _check_format(path)
         device = "AUTO:-NPU" if self._device == "AUTO" else self._device
         try:
             with timed(log, "graph compiled: %s, %s, %s", path, device, config):
@@ -54,17 +59,23 @@ class Compiler:
                         config = config | {"KV_CACHE_PRECISION": KEPT[tensors[0].dtype]}
                 return self._core.compile_model(model, device, config).create_infer_request()
         except RuntimeError as error:
-            raise BundleError(
-                f"OpenVINO rejects it: {_first_line(error)}", where=path, fix="check the bundle with `inspect --verify`"
-            ) from error
+            raise self._rejected(graph, _reason(error)) from error
+
+    def _rejected(self, graph: GraphEntry, reason: str) -> BundleError:
+        """Returns the error for a graph, or for its weights if the reason is about them."""
+        if graph.data and OUTSIDE_DATA in reason:
+            problem = f"does not hold all weights of {graph.model}"
+            return BundleError(problem, where=inside(self._bundle, graph.data), fix="copy or export it again")
+        problem, fix = f"OpenVINO rejects it: {reason}", "check the bundle with `inspect --verify`"
+        return BundleError(problem, where=inside(self._bundle, graph.model), fix=fix)
 
 
 def library() -> Any:
-    """Returns the module `openvino`; raises InstallError if it is missing or too old."""
+    """Returns the module `openvino`; raises InstallError if it is missing, damaged or too old."""
     try:
         import openvino
     except ImportError as error:
-        raise InstallError("OpenVINO is not installed", fix=install_fix("openvino")) from error
+        raise import_failure(error, "openvino", "OpenVINO", install_fix("openvino")) from error
     numbers = re.match(r"(\d+)\.(\d+)", openvino.__version__)  # builds of one's own may have none
     if numbers and (int(numbers[1]), int(numbers[2])) < LEAST_VERSION:
         least = ".".join(map(str, LEAST_VERSION))
@@ -81,10 +92,15 @@ def _check_device(device: str, found: list[str]) -> None:
         raise EngineError(
             "an NPU needs graphs of fixed shapes, which bundles do not have", fix=f"one of {', '.join(DEVICES)}"
         )
+    usable = [name for name in found if name.partition(".")[0] in DEVICES]
+    fix = f"one of {', '.join((*usable, 'AUTO'))}"
+    if not device:
+        raise EngineError("no device is named", fix=fix)
+    if ":" in device or "," in device:
+        raise EngineError(f"{device!r} is a list of devices, and graphs are compiled for one", fix=fix)
     kinds = {name.partition(".")[0] for name in found}
     if device not in ("AUTO", *found) and not (device == kind and kind in kinds & set(DEVICES)):
-        usable = [name for name in found if name.partition(".")[0] in DEVICES]
-        raise EngineError(f"OpenVINO finds no device {device!r} here", fix=f"one of {', '.join((*usable, 'AUTO'))}")
+        raise EngineError(f"OpenVINO finds no device {device!r} here", fix=fix)
 
 
 def _config(device: str, threads: int | None) -> dict[str, Any]:
@@ -101,6 +117,17 @@ def _config(device: str, threads: int | None) -> dict[str, Any]:
     return config
 
 
+def _check_format(path: Path) -> None:
+    """Raises BundleError for a file that does not begin as an ONNX model.
+
+    `read_model` would try it as a model of other frameworks, whose readers print messages of their own.
+    """
+    from openvino.frontend import FrontEndManager
+
+    if not FrontEndManager().load_by_framework("onnx").supported(str(path)):
+        raise BundleError("is damaged, or not an ONNX model", where=path, fix="copy or export it again")
+
+
 def _check_ports(model: Any, graph: GraphEntry, path: Path) -> None:
     """Raises BundleError unless the names of inputs and outputs are those of the manifest."""
     found = [port.get_any_name() for port in (*model.inputs, *model.outputs)]
@@ -115,11 +142,13 @@ def raising_engine_errors() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise EngineError(f"OpenVINO failed: {_first_line(error)}") from error
+        raise EngineError(f"OpenVINO failed: {_reason(error)}") from error
 
 
-def _first_line(error: Exception) -> str:
-    """The first line that says why, not where in OpenVINO; reasons that it lists begin with `-- `."""
+def _reason(error: Exception) -> str:
+    """What an error of OpenVINO says in the end, after the places and steps where it happened: the reasons of its
+    summary, or its last line."""
     lines = [line for line in str(error).splitlines() if line.strip() and not line.startswith(PLACES)]
-    reasons = [line.removeprefix("-- ") for line in lines if line.startswith("-- ")]
-    return (reasons or lines or [type(error).__name__])[0][:300]
+    listed = lines[lines.index(SUMMARY) + 1 :] if SUMMARY in lines else []
+    reasons = [line.removeprefix("-- ") for line in listed if line.startswith("-- ")]
+    return ("; ".join(reasons) or (lines or [type(error).__name__])[-1])[:300]

@@ -24,13 +24,12 @@ def runtime() -> Any:
     return found
 
 
-class Cuda:
-    """One stream of the first GPU. Every call raises EngineError with CUDA's message if it fails."""
+class Gpu:
+    """The first GPU. Every call raises EngineError with CUDA's message if it fails."""
 
     def __init__(self) -> None:
         self._rt = runtime()
         self.compute_capability = self._device()
-        self.stream = int(self._call("cudaStreamCreate"))
 
     def _device(self) -> int:
         """Returns the compute capability of the GPU, 8.6 as 86; raises EngineError if there is no GPU."""
@@ -56,6 +55,14 @@ class Cuda:
             text = self._rt.cudaGetErrorString(error)[1]
             raise EngineError(f"{name}: {text.decode() if isinstance(text, bytes) else text}")
         return results[0] if results else None
+
+
+class Cuda(Gpu):
+    """One stream of the first GPU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stream = int(self._call("cudaStreamCreate"))
 
     def allocate(self, nbytes: int) -> Buffer:
         """Allocates at least `nbytes` of device memory."""

@@ -17,7 +17,7 @@ from ...bundle import inside
 from ...common.log import log as messages
 from ...common.log import timed
 from ...errors import BundleError, PromptError
-from ...manifest import GraphEntry, Port, Profile
+from ...manifest import GraphEntry, Manifest, Port, Profile
 from .context import Context
 from .cuda_driver import Buffer, Cuda
 
@@ -45,12 +45,18 @@ def logger(trt: Any) -> Any:
     return Logger()
 
 
+def check_built(bundle: Path, manifest: Manifest, release: str) -> None:
+    """Raises BundleError for an engine that is to be built here, by a `release` (empty: any), and was not yet."""
+    for entry in manifest.graphs.values():
+        if entry.engine and not (path := inside(bundle, entry.engine.file)).is_file():
+            fix = "run build_engines.sh of the bundle on this machine" + (f", with {release}" if release else "")
+            raise BundleError("is not built yet", where=path, fix=fix)
+
+
 def load_engine(bundle: Path, entry: GraphEntry, cuda: Cuda, trt: Any, library: str) -> tuple[Any, tuple[Any, ...]]:
     """Returns a graph's deserialized engine and the objects it depends on; raises BundleError if it cannot be used."""
     assert entry.engine is not None
     path = inside(bundle, entry.engine.file)
-    if not path.is_file():
-        raise BundleError("is not built yet", where=path, fix="run build_engines.sh of the bundle on this machine")
     built_for = entry.engine.compute_capabilities
     if built_for and cuda.compute_capability not in built_for:
         raise BundleError(
