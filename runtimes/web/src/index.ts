@@ -9,4 +9,6 @@ export type { ImageSource, Pixels } from "./media/images.js";
 export { type LoadOptions, load, Model, type StreamOptions } from "./model.js";
 export type { ImagePart, Message, Part, TextPart, VideoPart } from "./prompts/content.js";
 export type { PlacedMedia, Prompt } from "./prompts/prompt.js";
+export type { LoadProgress } from "./remote/progress.js";
+export { forget } from "./remote/remote_files.js";
 export type { Tool } from "./tools.js";

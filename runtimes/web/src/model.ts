@@ -7,7 +7,7 @@ import { type AnswerOptions, resolveOptions } from "./answers/options.js";
 import { penalizedPicker } from "./answers/penalties.js";
 import { samplingPicker } from "./answers/sampling.js";
 import { Stream } from "./answers/stream.js";
-import { readManifest } from "./bundle.js";
+import { graphFiles, readManifest } from "./bundle.js";
 import { range } from "./common/arrays.js";
 import { checkInt } from "./common/checks.js";
 import { PromptError } from "./errors.js";
@@ -17,14 +17,17 @@ import type { Manifest } from "./manifest.js";
 import type { Message } from "./prompts/content.js";
 import { buildPrompt, followedBy, type PlacedMedia, type Prompt } from "./prompts/prompt.js";
 import { OFF, parseRule, type Rule, type RuleName } from "./prune/rule.js";
+import type { RemoteOptions } from "./remote/remote_files.js";
 import type { Engine } from "./sessions/engine.js";
 import { openEngine } from "./sessions/graphs.js";
+import { checkMemory } from "./sessions/memory.js";
 import { type Backend, isNode, openRuntime } from "./sessions/onnxruntime.js";
 import { ChatTemplate } from "./templates/chat.js";
 import { encode, parseTokenizer } from "./templates/tokenizer.js";
 import type { Tool } from "./tools.js";
 
-export interface LoadOptions {
+/** `progress` and `keep` are for bundles below a URL. */
+export interface LoadOptions extends RemoteOptions {
   /** Most threads that the engine uses; by default as many as it chooses. */
   threads?: number;
   /** Where graphs run: "node" (the default there) or "wasm" (the default in browsers). */
@@ -51,11 +54,14 @@ export interface StreamOptions extends AnswerOptions {
 export async function load(bundle: BundleSource, options: LoadOptions = {}): Promise<Model> {
   const rule = parseRule(options.prune);
   const threads = options.threads === undefined ? null : checkInt("threads", options.threads, 1);
-  const files = await openFiles(bundle);
+  const backend = options.backend ?? (isNode() ? "node" : "wasm");
+  const files = await openFiles(bundle, options);
   const manifest = await readManifest(files);
+  if (backend === "wasm") checkMemory(manifest, graphFiles(manifest), files.name);
   const texts = await openTexts(files, manifest);
-  const runtime = await openRuntime(options.backend ?? (isNode() ? "node" : "wasm"));
+  const runtime = await openRuntime(backend);
   const engine = await openEngine(runtime, files, manifest, threads);
+  await files.settle?.();
   return new Model(manifest, engine, texts.tokenizer, texts.template, rule ?? parseRule(manifest.image.prune) ?? OFF);
 }
 

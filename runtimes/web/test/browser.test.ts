@@ -30,6 +30,7 @@ const SKIP = !INSTALLED
 const IMPORTS = {
   "@huggingface/jinja": "/node_modules/@huggingface/jinja/dist/index.js",
   "@huggingface/tokenizers": "/node_modules/@huggingface/tokenizers/dist/tokenizers.mjs",
+  "@noble/hashes/sha2.js": "/node_modules/@noble/hashes/sha2.js",
   "onnxruntime-web/wasm": "/node_modules/onnxruntime-web/dist/ort.wasm.min.mjs",
 };
 const TYPES: Record<string, string> = {
@@ -51,7 +52,11 @@ try {
   const image = await (await fetch("/page.png")).blob();
   const content = [{ type: "image", image }, { type: "text", text: ${JSON.stringify(prompt)} }];
   const stream = model.stream([{ role: "user", content }], { max_new_tokens: ${options.max_new_tokens} });
-  await report({ text: await stream.text(), tokens: stream.run.tokens });
+  const [text, tokens] = [await stream.text(), stream.run.tokens];
+  await model.close();
+  const sources = new Set();
+  await (await load("bundle/", { threads: 1, progress: ({ source }) => sources.add(source) })).close();
+  await report({ text, tokens, sources: [...sources] });
 } catch (error) {
   await report({ error: String(error?.stack ?? error) });
 }
@@ -106,5 +111,5 @@ test("Chromium reads a page as Python does", { skip: SKIP, timeout: 120_000 }, a
       rmSync(profile, { recursive: true, force: true, maxRetries: 5 });
     });
   });
-  assert.deepEqual(result, { text: ANSWER!.text, tokens: ANSWER!.tokens });
+  assert.deepEqual(result, { text: ANSWER!.text, tokens: ANSWER!.tokens, sources: ["kept"] });
 });
