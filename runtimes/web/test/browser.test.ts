@@ -56,7 +56,8 @@ try {
   await model.close();
   const sources = new Set();
   await (await load("bundle/", { threads: 1, progress: ({ source }) => sources.add(source) })).close();
-  await report({ text, tokens, sources: [...sources] });
+  const worker = performance.getEntriesByType("resource").some(({ name }) => name.endsWith("/worker/main.js"));
+  await report({ text, tokens, sources: [...sources], worker });
 } catch (error) {
   await report({ error: String(error?.stack ?? error) });
 }
@@ -111,5 +112,5 @@ test("Chromium reads a page as Python does", { skip: SKIP, timeout: 120_000 }, a
       rmSync(profile, { recursive: true, force: true, maxRetries: 5 });
     });
   });
-  assert.deepEqual(result, { text: ANSWER!.text, tokens: ANSWER!.tokens, sources: ["kept"] });
+  assert.deepEqual(result, { text: ANSWER!.text, tokens: ANSWER!.tokens, sources: ["kept"], worker: true });
 });

@@ -3,6 +3,7 @@
 import { hex } from "../common/sha256.js";
 import { BundleError } from "../errors.js";
 import type { FileEntry } from "../manifest.js";
+import { importHashes } from "../packages.js";
 import type { FileWriter } from "./store.js";
 
 /** Returns the body of a response; throws BundleError if the connection ends, or if size or hash are others. */
@@ -28,7 +29,7 @@ async function received(
   keep: FileWriter | null,
   report: (bytes: number) => void,
 ): Promise<Uint8Array<ArrayBuffer>> {
-  const { sha256: hashing } = await import("@noble/hashes/sha2.js");
+  const { sha256: hashing } = await importHashes();
   const hash = hashing.create();
   const data = new Uint8Array(size);
   const where = response.url;

@@ -19,7 +19,6 @@ class UnreachableError extends BundleError {
   constructor(where: string, cause: unknown) {
     const fix = "is there a network, and may this page read from there (CORS)?";
     super("cannot be fetched", { where, fix }, { cause });
-    this.name = "BundleError";
   }
 }
 
