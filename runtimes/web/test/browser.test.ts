@@ -57,7 +57,17 @@ try {
   const sources = new Set();
   await (await load("bundle/", { threads: 1, progress: ({ source }) => sources.add(source) })).close();
   const worker = performance.getEntriesByType("resource").some(({ name }) => name.endsWith("/worker/main.js"));
-  await report({ text, tokens, sources: [...sources], worker });
+  const folder = await (await navigator.storage.getDirectory()).getDirectoryHandle("copy", { create: true });
+  const { files } = await (await fetch("/bundle/bundle.json")).json();
+  for (const name of ["bundle.json", ...Object.keys(files)]) {
+    const writer = await (await folder.getFileHandle(name, { create: true })).createWritable();
+    await writer.write(await (await fetch("/bundle/" + name)).blob());
+    await writer.close();
+  }
+  const handled = await load(folder, { threads: 1, worker: false });
+  const same = (await handled.generate([{ role: "user", content }], { max_new_tokens: tokens.length })) === text;
+  await handled.close();
+  await report({ text, tokens, sources: [...sources], worker, same });
 } catch (error) {
   await report({ error: String(error?.stack ?? error) });
 }
@@ -112,5 +122,5 @@ test("Chromium reads a page as Python does", { skip: SKIP, timeout: 120_000 }, a
       rmSync(profile, { recursive: true, force: true, maxRetries: 5 });
     });
   });
-  assert.deepEqual(result, { text: ANSWER!.text, tokens: ANSWER!.tokens, sources: ["kept"], worker: true });
+  assert.deepEqual(result, { text: ANSWER!.text, tokens: ANSWER!.tokens, sources: ["kept"], worker: true, same: true });
 });
