@@ -42,7 +42,12 @@ export class Host {
     const control = new AbortController();
     const stream = this.model!.stream(messages, { ...options, signal: control.signal });
     this.answers.set(number, { pieces: stream[Symbol.asyncIterator](), run: stream.run, sent: 0, control });
-    return infoOf(await stream.prompt);
+    try {
+      return infoOf(await stream.prompt);
+    } catch (error) {
+      this.answers.delete(number);
+      throw error;
+    }
   }
 
   async next(number: number): Promise<Step> {
