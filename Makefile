@@ -54,4 +54,4 @@ bench-peers: $(STAMP)
 	$(BIN)/python -m tests.bench.peers $(PEERS_ARGS)
 
 clean:
-	rm -rf $(VENV) build dist demo_out $(WEB)/node_modules $(WEB)/build $(WEB)/dist
+	rm -rf $(VENV) build dist demo_out $(WEB)/node_modules $(WEB)/build $(WEB)/dist $(WEB)/demo/dist

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,22 +18,9 @@ from qvl_runtime.model import Model, load
 from tests.conftest import REFERENCE, Bundles
 from tests.heldout import items
 from tests.plans import export_plan
+from tests.web.conftest import PACKAGE, ROOT
 
-ROOT = Path(__file__).parents[2]
-PACKAGE = ROOT / "runtimes" / "web"
-MISSING = "the runtime for the web is not tested"
 LONGEST = 60
-
-
-@pytest.fixture(scope="module")
-def npm() -> str:
-    """The command, if the package's dependencies are installed."""
-    found = shutil.which("npm")
-    if found is None or shutil.which("node") is None:
-        pytest.skip(f"Node.js is not installed: {MISSING}")
-    if not (PACKAGE / "node_modules").is_dir():
-        pytest.skip(f"the package's dependencies are not installed: {MISSING} (make setup)")
-    return found
 
 
 def test_the_manifest_has_the_same_schema() -> None:
@@ -209,18 +194,3 @@ def test_the_package_is_small(npm: str, run: Callable[..., str]) -> None:
     files = json.loads(run(npm, "pack", "--dry-run", "--json"))
     (packed,) = files if isinstance(files, list) else files.values()
     assert packed["unpackedSize"] < 300_000
-
-
-@pytest.fixture
-def run() -> Callable[..., str]:
-    """Runs a command in the package; its output, and all of it in the error if it fails."""
-
-    def call(*command: str, env: dict[str, str] | None = None) -> str:
-        done = subprocess.run(
-            command, cwd=PACKAGE, env={**os.environ, **(env or {})}, capture_output=True, text=True, timeout=600
-        )
-        failed = [line for line in done.stdout.splitlines() if line.startswith("not ok")]
-        assert done.returncode == 0, "\n".join([*failed, done.stdout[-4000:], done.stderr[-2000:]])
-        return done.stdout
-
-    return call

@@ -3,7 +3,7 @@
 import schema from "./bundle.schema.json" with { type: "json" };
 import { BundleError } from "./errors.js";
 import { type BundleFiles, checkName } from "./files.js";
-import { cacheSpecs, type GraphEntry, MANIFEST, type Manifest, SCHEMA_VERSION } from "./manifest.js";
+import { cacheSpecs, MANIFEST, type Manifest, SCHEMA_VERSION } from "./manifest.js";
 import { decode, type Schema, SchemaError } from "./schema.js";
 
 export const TARGETS = ["cpu", "portable"];
@@ -15,20 +15,27 @@ const TEXT_FILES = ["tokenizer.json", "chat_template.jinja"];
 export async function readManifest(files: BundleFiles): Promise<Manifest> {
   const where = `${files.name}/${MANIFEST}`;
   const manifest = parse(new TextDecoder().decode(await files.read(MANIFEST)), where);
-  const used = Object.values(manifest.graphs).flatMap(filesOf);
-  for (const name of [...TEXT_FILES, ...used]) {
+  const used = filesRead(manifest);
+  for (const name of used) {
     if (!Object.hasOwn(manifest.files, name)) {
       throw new BundleError(`${name} is used but not listed under files`, { where, fix: "export again" });
     }
   }
   refuse(manifest, where);
+  files.expect?.(Object.fromEntries(used.map((name) => [name, manifest.files[name]])));
   await Promise.all(Object.keys(manifest.files).map((name) => checkSize(files, name, manifest.files[name].size)));
   return manifest;
 }
 
-/** The files that make up a graph. */
-export function filesOf(graph: GraphEntry): string[] {
-  return graph.data === null ? [graph.model] : [graph.model, graph.data];
+/** The files that this runtime reads. */
+function filesRead(manifest: Manifest): string[] {
+  return [...TEXT_FILES, ...graphFiles(manifest)];
+}
+
+/** The files of the graphs; two graphs may share one. */
+export function graphFiles(manifest: Manifest): string[] {
+  const names = Object.values(manifest.graphs).flatMap(({ model, data }) => (data === null ? [model] : [model, data]));
+  return [...new Set(names)];
 }
 
 /** Returns the manifest that a text holds; throws BundleError. */

@@ -8,6 +8,7 @@ export interface Advice {
 }
 
 export class QvlError extends Error {
+  override readonly name: string = "QvlError"; // written out, as bundlers shorten the names of classes
   readonly what: string;
   readonly where: string | undefined;
   readonly fix: string | undefined;
@@ -16,7 +17,6 @@ export class QvlError extends Error {
     const place = advice.where === undefined ? "" : `${advice.where}: `;
     const hint = advice.fix ? ` (${advice.fix})` : "";
     super(`${place}${what}${hint}`.replace(/\s*\n\s*/g, " "), options);
-    this.name = new.target.name;
     this.what = what;
     this.where = advice.where;
     this.fix = advice.fix;
@@ -24,16 +24,26 @@ export class QvlError extends Error {
 }
 
 /** A bundle is missing, damaged, truncated, of a newer schema version, or needs what this runtime lacks. */
-export class BundleError extends QvlError {}
+export class BundleError extends QvlError {
+  override readonly name = "BundleError";
+}
 
 /** An image or video cannot be used. */
-export class MediaError extends QvlError {}
+export class MediaError extends QvlError {
+  override readonly name = "MediaError";
+}
 
 /** Messages or options that the model cannot process. */
-export class PromptError extends QvlError {}
+export class PromptError extends QvlError {
+  override readonly name = "PromptError";
+}
 
 /** The engine failed while running. */
-export class EngineError extends QvlError {}
+export class EngineError extends QvlError {
+  override readonly name = "EngineError";
+}
 
 /** A package that the bundle needs is not installed. */
-export class InstallError extends QvlError {}
+export class InstallError extends QvlError {
+  override readonly name = "InstallError";
+}

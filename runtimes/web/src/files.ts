@@ -1,6 +1,8 @@
 /** A bundle's files: in a directory (Node), below a URL, or in a directory handle of a browser. */
 
 import { BundleError } from "./errors.js";
+import type { FileEntry } from "./manifest.js";
+import { RemoteFiles, type RemoteOptions } from "./remote/remote_files.js";
 
 export interface BundleFiles {
   /** The path or URL, as errors name it. */
@@ -10,15 +12,19 @@ export interface BundleFiles {
   read(name: string): Promise<Uint8Array>;
   /** The file's path, where an engine can open it itself. */
   path(name: string): string | null;
+  /** Tells which files will be read, and what they must be. */
+  expect?(entries: Readonly<Record<string, FileEntry>>): void;
+  /** Is called once everything was read. */
+  settle?(): Promise<void>;
 }
 
 /** A path (Node), a URL that ends the bundle's directory, or a directory handle (browsers). */
 export type BundleSource = string | URL | FileSystemDirectoryHandle;
 
-export async function openFiles(source: BundleSource): Promise<BundleFiles> {
+export async function openFiles(source: BundleSource, options: RemoteOptions = {}): Promise<BundleFiles> {
   if (typeof source !== "string" && !(source instanceof URL)) return new HandleFiles(source);
   const text = String(source);
-  if (/^https?:/.test(text) || typeof process === "undefined") return new RemoteFiles(text);
+  if (/^https?:/.test(text) || typeof process === "undefined") return RemoteFiles.open(text, options);
   const [{ default: fs }, { fileURLToPath }] = await Promise.all([import("node:fs/promises"), import("node:url")]);
   return new LocalFiles(text.startsWith("file:") ? fileURLToPath(text) : text, fs);
 }
@@ -54,36 +60,6 @@ class LocalFiles implements BundleFiles {
     } catch (error) {
       throw missing(this.path(name), error);
     }
-  }
-}
-
-class RemoteFiles implements BundleFiles {
-  constructor(readonly name: string) {}
-
-  path(): null {
-    return null;
-  }
-
-  async size(name: string): Promise<number | null> {
-    const response = await this.fetch(name, { method: "HEAD" });
-    const length = response.headers.get("content-length");
-    return length === null || response.headers.has("content-encoding") ? null : Number(length);
-  }
-
-  async read(name: string): Promise<Uint8Array> {
-    return new Uint8Array(await (await this.fetch(name)).arrayBuffer());
-  }
-
-  private async fetch(name: string, options?: RequestInit): Promise<Response> {
-    const url = `${this.name.replace(/\/+$/, "")}/${name}`;
-    let response: Response;
-    try {
-      response = await fetch(url, options);
-    } catch (error) {
-      throw missing(url, error);
-    }
-    if (!response.ok) throw new BundleError(`cannot be fetched: HTTP ${response.status}`, { where: url });
-    return response;
   }
 }
 

@@ -3,6 +3,7 @@
 import { PromptError } from "./errors.js";
 import { parseAt } from "./json_prefix.js";
 import type { BoxNotation, Manifest } from "./manifest.js";
+import type { PlacedInfo } from "./prompts/prompt.js";
 
 export type Size = readonly [number, number];
 
@@ -45,6 +46,13 @@ export function notationOf(manifest: Manifest): BoxNotation {
   const notation = manifest.boxes ?? FAMILIES[manifest.family];
   if (notation === undefined) throw new PromptError(`no box notation is known for family ${manifest.family}`);
   return notation;
+}
+
+/** Returns the boxes and points of an answer about an image, in the image's pixels. */
+export function regionsOf(answer: string, { media, grid }: PlacedInfo, manifest: Manifest): Region[] {
+  const side = manifest.image.patch_size;
+  const { width, height } = media.frames[0];
+  return parseRegions(answer, notationOf(manifest), [width, height], [grid.w * side, grid.h * side]);
 }
 
 /** Returns the boxes and points of an answer in their order; truncated or malformed boxes are skipped. */

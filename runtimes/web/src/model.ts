@@ -1,4 +1,4 @@
-/** `Model`: a loaded bundle that answers questions about images. */
+/** `Model`: a loaded bundle that answers questions about images; `LocalModel` computes where it was loaded. */
 
 import type { Tokenizer } from "@huggingface/tokenizers";
 import { CachedEncoder } from "./answers/encode.js";
@@ -6,31 +6,36 @@ import { Decoder, newStats } from "./answers/generate.js";
 import { type AnswerOptions, resolveOptions } from "./answers/options.js";
 import { penalizedPicker } from "./answers/penalties.js";
 import { samplingPicker } from "./answers/sampling.js";
-import { Stream } from "./answers/stream.js";
-import { readManifest } from "./bundle.js";
+import { type Stream, TokenStream } from "./answers/stream.js";
+import { graphFiles, readManifest } from "./bundle.js";
 import { range } from "./common/arrays.js";
 import { checkInt } from "./common/checks.js";
 import { PromptError } from "./errors.js";
 import { type BundleFiles, type BundleSource, openFiles } from "./files.js";
-import { notationOf, parseRegions, type Region } from "./grounding.js";
+import { type Region, regionsOf } from "./grounding.js";
 import type { Manifest } from "./manifest.js";
 import type { Message } from "./prompts/content.js";
-import { buildPrompt, followedBy, type PlacedMedia, type Prompt } from "./prompts/prompt.js";
+import { buildPrompt, followedBy, type PlacedInfo, type Prompt, type PromptInfo } from "./prompts/prompt.js";
 import { OFF, parseRule, type Rule, type RuleName } from "./prune/rule.js";
+import type { RemoteOptions } from "./remote/remote_files.js";
 import type { Engine } from "./sessions/engine.js";
 import { openEngine } from "./sessions/graphs.js";
+import { checkMemory } from "./sessions/memory.js";
 import { type Backend, isNode, openRuntime } from "./sessions/onnxruntime.js";
 import { ChatTemplate } from "./templates/chat.js";
 import { encode, parseTokenizer } from "./templates/tokenizer.js";
 import type { Tool } from "./tools.js";
 
-export interface LoadOptions {
+/** `progress` and `keep` are for bundles below a URL. */
+export interface LoadOptions extends RemoteOptions {
   /** Most threads that the engine uses; by default as many as it chooses. */
   threads?: number;
   /** Where graphs run: "node" (the default there) or "wasm" (the default in browsers). */
   backend?: Backend;
   /** What is left out of images that do not say it themselves; by default what the bundle says. */
   prune?: RuleName;
+  /** Whether a worker of its own computes, so that the page does not freeze; by default in pages of browsers. */
+  worker?: boolean;
 }
 
 export interface StreamOptions extends AnswerOptions {
@@ -43,20 +48,55 @@ export interface StreamOptions extends AnswerOptions {
   ignore_eos?: boolean;
 }
 
-/**
- * Opens a bundle: a path (Node), a URL, or a directory handle (browsers).
- *
- * Throws BundleError if it is missing, damaged, of a newer schema version, or one that this runtime does not run.
- */
-export async function load(bundle: BundleSource, options: LoadOptions = {}): Promise<Model> {
+/** A loaded bundle with one KV cache. Starting a second stream ends the first, which throws at its next piece. */
+export interface Model {
+  readonly manifest: Manifest;
+  /** Returns the answer to chat messages; decoding is greedy by default. */
+  generate(messages: readonly Message[], options?: StreamOptions): Promise<string>;
+  /**
+   * Streams the answer in pieces, never splitting a character; `.run` has tokens, times and `finishReason`.
+   *
+   * Throws PromptError at once for options out of range, and at the first piece for messages that cannot be used.
+   */
+  stream(messages: readonly Message[], options?: StreamOptions): Stream;
+  /** The token ids and media of chat messages, leaving `reserve` tokens for the answer. */
+  prompt(
+    messages: readonly Message[],
+    reserve?: number,
+    tools?: Tool[],
+    templateArgs?: Record<string, unknown>,
+  ): Promise<PromptInfo>;
+  /** Teacher-forced logits: row i predicts token i of `answer` (a text or ids). */
+  logits(messages: readonly Message[], answer: string | readonly number[]): Promise<Float32Array[]>;
+  /** The token ids of a text; throws PromptError for tokens that the model does not have. */
+  tokenIds(text: string): Promise<number[]>;
+  /** The boxes and points of an answer about an image of a prompt (`(await stream.prompt).placed[i]`), in its pixels. */
+  regions(answer: string, placed: PlacedInfo): Region[];
+  /** Frees the KV cache and all cached image features; the next prompt is computed from scratch. */
+  clear(): Promise<void>;
+  /** Frees the engine too, after which the model cannot be used. */
+  close(): Promise<void>;
+}
+
+/** Opens a bundle where this is called; see `load`. */
+export async function loadHere(bundle: BundleSource, options: LoadOptions = {}): Promise<Model> {
   const rule = parseRule(options.prune);
   const threads = options.threads === undefined ? null : checkInt("threads", options.threads, 1);
-  const files = await openFiles(bundle);
+  const backend = options.backend ?? (isNode() ? "node" : "wasm");
+  const files = await openFiles(bundle, options);
   const manifest = await readManifest(files);
+  if (backend === "wasm") checkMemory(manifest, graphFiles(manifest), files.name);
   const texts = await openTexts(files, manifest);
-  const runtime = await openRuntime(options.backend ?? (isNode() ? "node" : "wasm"));
+  const runtime = await openRuntime(backend);
   const engine = await openEngine(runtime, files, manifest, threads);
-  return new Model(manifest, engine, texts.tokenizer, texts.template, rule ?? parseRule(manifest.image.prune) ?? OFF);
+  await files.settle?.();
+  return new LocalModel(
+    manifest,
+    engine,
+    texts.tokenizer,
+    texts.template,
+    rule ?? parseRule(manifest.image.prune) ?? OFF,
+  );
 }
 
 async function openTexts(
@@ -67,13 +107,12 @@ async function openTexts(
     ["tokenizer.json", "chat_template.jinja"].map(async (name) => new TextDecoder().decode(await files.read(name))),
   );
   return {
-    tokenizer: parseTokenizer(tokenizer, `${files.name}/tokenizer.json`),
-    template: new ChatTemplate(template, `${files.name}/chat_template.jinja`, manifest.special_tokens),
+    tokenizer: await parseTokenizer(tokenizer, `${files.name}/tokenizer.json`),
+    template: await ChatTemplate.parse(template, `${files.name}/chat_template.jinja`, manifest.special_tokens),
   };
 }
 
-/** A loaded bundle with one KV cache. Starting a second stream ends the first, which throws at its next piece. */
-export class Model {
+class LocalModel implements Model {
   private readonly encoder: CachedEncoder;
   private readonly decoder: Decoder;
 
@@ -88,16 +127,10 @@ export class Model {
     this.decoder = new Decoder(engine, manifest, this.encoder);
   }
 
-  /** Returns the answer to chat messages; decoding is greedy by default. */
   async generate(messages: readonly Message[], options: StreamOptions = {}): Promise<string> {
     return this.stream(messages, options).text();
   }
 
-  /**
-   * Streams the answer in pieces, never splitting a character; `.run` has tokens, times and `finishReason`.
-   *
-   * Throws PromptError at once for options out of range, and at the first piece for messages that cannot be used.
-   */
   stream(messages: readonly Message[], options: StreamOptions = {}): Stream {
     const resolved = resolveOptions(options, this.manifest);
     const stats = newStats();
@@ -110,7 +143,7 @@ export class Model {
       const pick = penalizedPicker(resolved.penalties, samplingPicker(resolved.sampling), built.ids);
       yield* decoder.generate(built, resolved.maxNewTokens, stop, pick, stats, options.signal);
     }
-    return new Stream(tokens(), this.tokenizer, stats, prompt, resolved.stop);
+    return new TokenStream(tokens(), this.tokenizer, stats, prompt, resolved.stop);
   }
 
   /** The token ids, positions and media of chat messages, leaving `reserve` tokens for the answer. */
@@ -125,34 +158,32 @@ export class Model {
       messages,
       this.manifest,
       (cleaned) => this.template.render(cleaned, tools.length > 0 ? tools : null, templateArgs),
-      (text) => this.tokenIds(text),
+      (text) => this.encode(text),
       reserve,
       this.prune,
     );
   }
 
-  /** Teacher-forced logits: row i predicts token i of `answer` (a text or ids). */
   async logits(messages: readonly Message[], answer: string | readonly number[]): Promise<Float32Array[]> {
-    const ids = typeof answer === "string" ? this.tokenIds(answer) : answer;
+    const ids = typeof answer === "string" ? this.encode(answer) : answer;
     if (ids.length === 0) throw new PromptError("the answer is empty");
     const prompt = await this.prompt(messages, ids.length);
     const wanted = range(prompt.ids.length - 1, prompt.ids.length + ids.length - 1);
     return this.decoder.logits(followedBy(prompt, ids.slice(0, -1)), wanted);
   }
 
-  /** The token ids of a text; throws PromptError for tokens that the model does not have. */
-  tokenIds(text: string): number[] {
+  async tokenIds(text: string): Promise<number[]> {
+    return this.encode(text);
+  }
+
+  private encode(text: string): number[] {
     return encode(this.tokenizer, text, this.manifest.llm.vocab_size);
   }
 
-  /** The boxes and points of an answer about an image of a prompt (`(await stream.prompt).placed[i]`), in its pixels. */
-  regions(answer: string, { media, grid }: PlacedMedia): Region[] {
-    const side = this.manifest.image.patch_size;
-    const { width, height } = media.frames[0];
-    return parseRegions(answer, notationOf(this.manifest), [width, height], [grid.w * side, grid.h * side]);
+  regions(answer: string, placed: PlacedInfo): Region[] {
+    return regionsOf(answer, placed, this.manifest);
   }
 
-  /** Frees the KV cache and all cached image features; the next prompt is computed from scratch. */
   async clear(): Promise<void> {
     this.encoder.clear();
     await this.decoder.clear();

@@ -30,6 +30,7 @@ const SKIP = !INSTALLED
 const IMPORTS = {
   "@huggingface/jinja": "/node_modules/@huggingface/jinja/dist/index.js",
   "@huggingface/tokenizers": "/node_modules/@huggingface/tokenizers/dist/tokenizers.mjs",
+  "@noble/hashes/sha2.js": "/node_modules/@noble/hashes/sha2.js",
   "onnxruntime-web/wasm": "/node_modules/onnxruntime-web/dist/ort.wasm.min.mjs",
 };
 const TYPES: Record<string, string> = {
@@ -51,7 +52,22 @@ try {
   const image = await (await fetch("/page.png")).blob();
   const content = [{ type: "image", image }, { type: "text", text: ${JSON.stringify(prompt)} }];
   const stream = model.stream([{ role: "user", content }], { max_new_tokens: ${options.max_new_tokens} });
-  await report({ text: await stream.text(), tokens: stream.run.tokens });
+  const [text, tokens] = [await stream.text(), stream.run.tokens];
+  await model.close();
+  const sources = new Set();
+  await (await load("bundle/", { threads: 1, progress: ({ source }) => sources.add(source) })).close();
+  const worker = performance.getEntriesByType("resource").some(({ name }) => name.endsWith("/worker/main.js"));
+  const folder = await (await navigator.storage.getDirectory()).getDirectoryHandle("copy", { create: true });
+  const { files } = await (await fetch("/bundle/bundle.json")).json();
+  for (const name of ["bundle.json", ...Object.keys(files)]) {
+    const writer = await (await folder.getFileHandle(name, { create: true })).createWritable();
+    await writer.write(await (await fetch("/bundle/" + name)).blob());
+    await writer.close();
+  }
+  const handled = await load(folder, { threads: 1, worker: false });
+  const same = (await handled.generate([{ role: "user", content }], { max_new_tokens: tokens.length })) === text;
+  await handled.close();
+  await report({ text, tokens, sources: [...sources], worker, same });
 } catch (error) {
   await report({ error: String(error?.stack ?? error) });
 }
@@ -106,5 +122,5 @@ test("Chromium reads a page as Python does", { skip: SKIP, timeout: 120_000 }, a
       rmSync(profile, { recursive: true, force: true, maxRetries: 5 });
     });
   });
-  assert.deepEqual(result, { text: ANSWER!.text, tokens: ANSWER!.tokens });
+  assert.deepEqual(result, { text: ANSWER!.text, tokens: ANSWER!.tokens, sources: ["kept"], worker: true, same: true });
 });

@@ -135,6 +135,7 @@ export class Decoder {
     const answerStart = count - prompt.answerTokens;
     for (const [first, last] of chunks(start, answerStart, count)) {
       const { features, indices } = await this.featuresOf(prompt, first, last, stats, signal);
+      if (signal !== undefined) await nextTask(); // in a worker, an abort is a message
       if (signal?.aborted) break;
       this.checkCurrent(number);
       const before = performance.now();
@@ -240,6 +241,10 @@ function sharedPrefix(cached: readonly number[], keys: readonly number[]): numbe
   let shared = 0;
   while (shared < cached.length && shared < keys.length && cached[shared] === keys[shared]) shared++;
   return shared;
+}
+
+function nextTask(): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve));
 }
 
 function seconds(since: number): number {

@@ -1,7 +1,7 @@
 /** `Stream`: an answer as text, piece by piece, while its tokens are generated. */
 
 import type { Tokenizer } from "@huggingface/tokenizers";
-import type { Prompt } from "../prompts/prompt.js";
+import type { PromptInfo } from "../prompts/prompt.js";
 import { TokenDecoder } from "../templates/tokenizer.js";
 import type { GenerationStats } from "./generate.js";
 import { StopStrings } from "./stop_strings.js";
@@ -10,12 +10,27 @@ import { StopStrings } from "./stop_strings.js";
  * Iterates over pieces of the answer, whole characters each; `run` holds its statistics, and `prompt` resolves to what
  * the model was asked. Leaving the loop early ends the answer.
  */
-export class Stream implements AsyncIterable<string> {
+export interface Stream extends AsyncIterable<string> {
+  readonly run: GenerationStats;
+  readonly prompt: Promise<PromptInfo>;
+  /** Returns the whole answer. */
+  text(): Promise<string>;
+}
+
+/** Joins the pieces of an answer. */
+export async function textOf(pieces: AsyncIterable<string>): Promise<string> {
+  let answer = "";
+  for await (const piece of pieces) answer += piece;
+  return answer;
+}
+
+/** An answer whose tokens are computed here. */
+export class TokenStream implements Stream {
   constructor(
     private readonly tokens: AsyncGenerator<number, void, void>,
     private readonly tokenizer: Tokenizer,
     readonly run: GenerationStats,
-    readonly prompt: Promise<Prompt>,
+    readonly prompt: Promise<PromptInfo>,
     private readonly stop: readonly string[],
   ) {}
 
@@ -43,10 +58,7 @@ export class Stream implements AsyncIterable<string> {
     }
   }
 
-  /** Returns the whole answer. */
   async text(): Promise<string> {
-    let answer = "";
-    for await (const piece of this) answer += piece;
-    return answer;
+    return textOf(this);
   }
 }

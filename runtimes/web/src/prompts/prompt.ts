@@ -55,6 +55,22 @@ export interface Prompt {
   keys: number[];
 }
 
+/** Media of a prompt as who asks sees it: the size of its frames, where it stands, and what it was resized to. */
+export interface PlacedInfo {
+  readonly media: {
+    readonly kind: "image" | "video";
+    readonly frames: readonly { readonly width: number; readonly height: number }[];
+  };
+  readonly span: VisionSpan;
+  readonly grid: Grid;
+}
+
+/** A prompt as who asks sees it. */
+export interface PromptInfo {
+  readonly ids: readonly number[];
+  readonly placed: readonly PlacedInfo[];
+}
+
 /** The prompt followed by the text tokens of an answer. */
 export function followedBy(prompt: Prompt, ids: readonly number[]): Prompt {
   const added = textPositions(prompt.nextPosition, ids.length);

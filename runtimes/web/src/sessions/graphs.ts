@@ -14,6 +14,9 @@ import { type OnnxRuntime, openGraph, toTensor } from "./onnxruntime.js";
 /** Fatal messages only: errors are thrown. */
 const QUIET: InferenceSession.RunOptions = { logSeverityLevel: 4 };
 
+/** What ONNX Runtime says when an array does not fit 32-bit addresses, or nothing is left. */
+const MEMORY_ENDS = /SafeIntOnOverflow|bad_alloc|out of memory|Failed to allocate/i;
+
 /** Loads the graphs; throws BundleError if ONNX Runtime rejects one. */
 export async function openEngine(
   runtime: OnnxRuntime,
@@ -104,7 +107,9 @@ export class GraphEngine implements Engine {
       const reason = String((error as Error)?.message ?? error)
         .split("\n")[0]
         .slice(0, 300);
-      throw new EngineError(`ONNX Runtime failed: ${reason}`, {}, { cause: error });
+      const full = this.runtime.backend === "wasm" && MEMORY_ENDS.test(reason);
+      const fix = full ? "WebAssembly has 4 GB: give images a smaller max_pixels" : "";
+      throw new EngineError(`ONNX Runtime failed: ${reason}`, { fix }, { cause: error });
     }
   }
 }

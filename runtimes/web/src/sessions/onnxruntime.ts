@@ -1,10 +1,11 @@
-/** The only module that imports ONNX Runtime: onnxruntime-node where it is installed, else onnxruntime-web. */
+/** The only module that opens ONNX Runtime: onnxruntime-node where it is installed, else onnxruntime-web. */
 
 import type { InferenceSession, Tensor, TensorConstructor } from "onnxruntime-common";
 import type { GraphArray } from "../common/arrays.js";
 import { BundleError, InstallError } from "../errors.js";
 import type { BundleFiles } from "../files.js";
 import { DECODE, type GraphEntry, type Manifest } from "../manifest.js";
+import { importOnnxRuntimeWeb } from "../packages.js";
 
 /** Where graphs run: the library of the operating system (Node), or WebAssembly. */
 export type Backend = "node" | "wasm";
@@ -46,7 +47,7 @@ async function openNode(): Promise<OnnxRuntime> {
 }
 
 async function openWeb(): Promise<OnnxRuntime> {
-  const ort = await imported(() => import("onnxruntime-web/wasm"), "onnxruntime-web");
+  const ort = await imported(importOnnxRuntimeWeb, "onnxruntime-web");
   return {
     backend: "wasm",
     Tensor: ort.Tensor,

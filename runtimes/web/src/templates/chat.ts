@@ -1,7 +1,8 @@
 /** Renders a bundle's chat template, as the Python runtime does. */
 
-import { Template } from "@huggingface/jinja";
+import type { Template } from "@huggingface/jinja";
 import { BundleError, PromptError } from "../errors.js";
+import { importJinja } from "../packages.js";
 import { inlineTools, type Tool } from "../tools.js";
 
 export type TemplateMessage = Record<string, unknown> & { role: string; content: unknown };
@@ -11,17 +12,21 @@ const RESERVED = ["messages", "tools", "documents", "add_generation_prompt", "ra
 const REASONING = ["reasoning_content", "thinking", "reasoning"];
 
 export class ChatTemplate {
-  private readonly template: Template;
-  private readonly knowsTools: boolean;
+  private constructor(
+    private readonly template: Template,
+    private readonly knowsTools: boolean,
+    private readonly specialTokens: Readonly<Record<string, string>>,
+  ) {}
 
-  constructor(
+  /** Throws BundleError for what is not a template. */
+  static async parse(
     source: string,
     where: string,
-    private readonly specialTokens: Readonly<Record<string, string>> = {},
-  ) {
-    this.knowsTools = /\btools\b/.test(source);
+    specialTokens: Readonly<Record<string, string>> = {},
+  ): Promise<ChatTemplate> {
+    const { Template } = await importJinja();
     try {
-      this.template = new Template(source);
+      return new ChatTemplate(new Template(source), /\btools\b/.test(source), specialTokens);
     } catch (error) {
       throw new BundleError(`cannot be read as a template: ${String(error)}`, { where }, { cause: error });
     }

@@ -1,7 +1,8 @@
 /** A bundle's tokenizer, and the text of tokens as they are generated. */
 
-import { Tokenizer } from "@huggingface/tokenizers";
+import type { Tokenizer } from "@huggingface/tokenizers";
 import { BundleError, PromptError } from "../errors.js";
+import { importTokenizers } from "../packages.js";
 
 /** Special tokens that are part of an answer: decoding keeps them. */
 export const MARKS = [
@@ -10,7 +11,8 @@ export const MARKS = [
 ];
 
 /** Returns the tokenizer of a `tokenizer.json`; throws BundleError. */
-export function parseTokenizer(text: string, where: string): Tokenizer {
+export async function parseTokenizer(text: string, where: string): Promise<Tokenizer> {
+  const { Tokenizer } = await importTokenizers();
   try {
     return new Tokenizer(JSON.parse(text), { clean_up_tokenization_spaces: false });
   } catch (error) {
