@@ -346,14 +346,27 @@ def test_a_library_that_was_built_here_has_a_version_without_numbers(monkeypatch
     assert library() is own
 
 
-def test_an_error_says_why_and_not_where() -> None:
-    said = (
-        "Exception from src/core.cpp:84:\nCheck 'false' failed at src/report.cpp:151:\nFrontEnd API failed:\n"
-        "Summary:\n-- No conversion rule found for operations: TensorScatter-24\n\n"
-    )
-    problem = r"^OpenVINO failed: No conversion rule found for operations: TensorScatter-24$"
-    with pytest.raises(EngineError, match=problem), raising_engine_errors():
-        raise RuntimeError(said)
+HEAD = "Exception from src/core.cpp:84:\nCheck 'false' failed at src/report.cpp:151:\n"
+RULE = "No conversion rule found for operations: TensorScatter-24"
+
+
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        (f"FrontEnd API failed:\nSummary:\n-- {RULE}\n\n", RULE),
+        (
+            f"Failed operations:\n-- Add-14 with a message:\nbad rank\n\nSummary:\n-- {RULE}\n-- It fails for: Add-14\n",
+            f"{RULE}; It fails for: Add-14",
+        ),
+        ("FrontEnd API failed with GeneralFailure:\nModel can't be parsed\n\n\n", "Model can't be parsed"),
+        ("", "RuntimeError"),
+    ],
+    ids=["summary", "details and summary", "last line", "nothing"],
+)
+def test_an_error_says_why_and_not_where(said: str, why: str) -> None:
+    with pytest.raises(EngineError) as caught, raising_engine_errors():
+        raise RuntimeError(HEAD + said)
+    assert str(caught.value) == f"OpenVINO failed: {why}"
 
 
 def test_its_cache_is_concatenated(tiny_bundle: Path) -> None:
