@@ -355,8 +355,8 @@ RULE = "No conversion rule found for operations: TensorScatter-24"
     [
         (f"FrontEnd API failed:\nSummary:\n-- {RULE}\n\n", RULE),
         (
-            f"Failed operations:\n-- Add-14 with a message:\nbad rank\n\nSummary:\n-- {RULE}\n-- It fails for: Add-14\n",
-            f"{RULE}; It fails for: Add-14",
+            f"Failed:\n-- Add-14 with a message:\nbad rank\n\nSummary:\n-- {RULE}\n-- Failed for: Add-14\n",
+            f"{RULE}; Failed for: Add-14",
         ),
         ("FrontEnd API failed with GeneralFailure:\nModel can't be parsed\n\n\n", "Model can't be parsed"),
         ("", "RuntimeError"),
