@@ -22,7 +22,7 @@ $(STAMP): pyproject.toml runtimes/python/pyproject.toml integrations/optimum/pyp
 # The packages of the runtime for the web; without Node.js it is left out, which is said.
 $(WEB_STAMP): $(WEB)/package-lock.json
 	@if command -v npm >/dev/null; then \
-	  cd $(WEB) && npm ci --silent && touch node_modules/.installed; \
+	  cd $(WEB) && npm ci --loglevel error --no-audit --no-fund && touch node_modules/.installed; \
 	else echo "note: Node.js is not installed: $(WEB) is neither checked nor tested"; fi
 
 demo: $(STAMP)
