@@ -101,13 +101,14 @@ def linears(graph: Any, stage: str | None) -> list[str]:
     scope = re.compile(rf"v_{re.escape(prefix)}(.+)\.[^.]+")
     ends: dict[str, list[Any]] = {}
     inputs: dict[str, set[str]] = {}
+    cast = {node.output[0]: node.input[0] for node in graph.node if node.op_type == "Cast"}  # each part casts its input
     for node in graph.node:
         if not (found := scope.fullmatch(node.output[0])):
             continue
         name = f"{stage}/{found[1]}"
         if node.op_type in PRODUCTS:
             ends.setdefault(name, []).append(node)
-            inputs.setdefault(name, set()).add(node.input[0])
+            inputs.setdefault(name, set()).add(cast.get(node.input[0], node.input[0]))
         elif name in ends and ends[name][-1].output[0] in node.input and node.op_type != "Split":
             ends[name] = [*(end for end in ends[name] if end.output[0] not in node.input), node]  # bias, scales, pieces
     ends = {name: nodes for name, nodes in ends.items() if len(inputs[name]) == 1}
