@@ -283,6 +283,17 @@ def test_tables_and_folders_that_read_did_not_write_are_kept(
     assert "precious" not in table.read_text() + (folder / "1.png.md").read_text()
 
 
+@pytest.mark.parametrize("force", [(), ("--force",)])
+def test_a_pipe_is_not_replaced(
+    tiny: Path, scans: Path, tmp_path: Path, force: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nor `/dev/null`, which would be removed after a run that wrote nothing."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    assert read(tiny, scans / "1.png", "--out", pipe, *SHORT, *force) == 2
+    assert "is a device or a pipe (choose another --out)" in capsys.readouterr().err and pipe.is_fifo()
+
+
 def test_a_schema_gives_a_table(tiny: Path, scans: Path, tmp_path: Path) -> None:
     (tmp_path / "s.json").write_text(json.dumps(SCHEMA))
     out = tmp_path / "t.csv"

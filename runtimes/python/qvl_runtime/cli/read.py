@@ -105,6 +105,7 @@ def read(
         prompt=prompt, system=system, json_schema=schema, max_pixels=max_pixels, prune=prune, retry_loops=retry_loops,
         settings=settings,
     )  # fmt: skip
+    formats.check_place(out)
     if not force:
         formats.check_free(out, form)
     answers, pdfs = formats.journal_path(out, form), OpenPdfs()

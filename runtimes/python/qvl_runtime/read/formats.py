@@ -59,6 +59,12 @@ def journal_path(out: Path, form: str) -> Path:
     return {"jsonl": out, "csv": out.with_name(f"{out.name}.jsonl")}.get(form, out / JOURNAL)
 
 
+def check_place(out: Path) -> None:
+    """Raises PromptError for a device or a pipe, which writing beside and renaming would replace."""
+    if out.exists() and not (out.is_file() or out.is_dir()):
+        raise PromptError("is a device or a pipe", where=out, fix="choose another --out")
+
+
 def check_free(out: Path, form: str) -> None:
     """Raises PromptError for an output that `read` did not write, as its file of answers would show."""
     if journal_path(out, form).exists():
