@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+import shutil
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,18 @@ def items(task: str | None = None, pages: int | None = None) -> Iterator[Item]:
             return
         if task in (None, label["task"]):
             yield Item(HELDOUT / label["image"], label["prompt"], label["task"], label["answers"][0])
+
+
+def first_pages(directory: Path, pages: int, kind: Callable[[str], str] | None = None) -> Path:
+    """Makes `directory` a set: the first held-out pages and their questions, of the `kind` of each image."""
+    every = [json.loads(line) for line in (HELDOUT / "labels.jsonl").read_text("utf-8").splitlines()]
+    labels = [label for label in every if label["image"] < f"simple_{pages:04}"]
+    for label in labels:
+        shutil.copyfile(HELDOUT / label["image"], directory / label["image"])
+        if kind is not None:
+            label["kind"] = kind(label["image"])
+    (directory / "labels.jsonl").write_text("".join(json.dumps(label) + "\n" for label in labels), "utf-8")
+    return directory
 
 
 def character_error_rate(answers: list[str], truths: list[str]) -> float:

@@ -15,7 +15,7 @@ from qvl_export.cli.commands import cli
 from qvl_export.errors import ExportError
 from qvl_export.evaluate.answers.records import Records
 from tests.evaluate.test_blame import damage
-from tests.heldout import HELDOUT, character_error_rate
+from tests.heldout import character_error_rate, first_pages
 from tests.heldout import items as heldout_items
 from tests.oracles.tiny import REFERENCE
 from tests.plans import export_plan
@@ -29,13 +29,7 @@ Compare = Callable[..., Result]
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The first held-out pages as a set of their own."""
     directory = tmp_path_factory.mktemp("set")
-    every = [json.loads(line) for line in (HELDOUT / "labels.jsonl").read_text("utf-8").splitlines()]
-    labels = [label for label in every if label["image"] < f"simple_{PAGES:04}"]
-    for label in labels:
-        shutil.copyfile(HELDOUT / label["image"], directory / label["image"])
-        label["kind"] = "odd" if int(label["image"][-5]) % 2 else "even"
-    (directory / "labels.jsonl").write_text("".join(json.dumps(label) + "\n" for label in labels), "utf-8")
-    return directory
+    return first_pages(directory, PAGES, lambda image: "odd" if int(image[-5]) % 2 else "even")
 
 
 @pytest.fixture(scope="module")

@@ -16,20 +16,14 @@ from click.testing import CliRunner, Result
 
 from qvl_export.cli.commands import cli
 from tests.evaluate.stub_server import SSE, Reply, StubServer, failure, serving, text
-from tests.heldout import HELDOUT
+from tests.heldout import first_pages
 
 PAGES = 6
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("set")
-    every = [json.loads(line) for line in (HELDOUT / "labels.jsonl").read_text("utf-8").splitlines()]
-    labels = [label for label in every if label["image"] < f"simple_{PAGES:04}"]
-    for label in labels:
-        shutil.copyfile(HELDOUT / label["image"], directory / label["image"])
-    (directory / "labels.jsonl").write_text("".join(json.dumps(label) + "\n" for label in labels), "utf-8")
-    return directory
+    return first_pages(tmp_path_factory.mktemp("set"), PAGES)
 
 
 @pytest.fixture(scope="module")

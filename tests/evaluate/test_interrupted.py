@@ -20,7 +20,7 @@ from qvl_export.common.scratch import scratch
 from qvl_export.evaluate.answers.records import Records
 from tests.evaluate.test_blame import damage
 from tests.evaluate.test_pool import eventually
-from tests.heldout import HELDOUT
+from tests.heldout import first_pages
 
 pytestmark = pytest.mark.slow
 
@@ -31,14 +31,7 @@ TIMED = ("first_token_seconds", "decode_seconds")
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Held-out pages, about each of which several questions are asked one after another."""
-    directory = tmp_path_factory.mktemp("set")
-    lines = (HELDOUT / "labels.jsonl").read_text("utf-8").splitlines(keepends=True)
-    chosen = [line for line in lines if json.loads(line)["image"] < f"simple_{PAGES:04}"]
-    for line in chosen:
-        image = json.loads(line)["image"]
-        (directory / image).write_bytes((HELDOUT / image).read_bytes())
-    (directory / "labels.jsonl").write_text("".join(chosen), "utf-8")
-    return directory
+    return first_pages(tmp_path_factory.mktemp("set"), PAGES)
 
 
 @pytest.fixture(scope="module")

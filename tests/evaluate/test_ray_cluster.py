@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,7 +19,7 @@ from qvl_export.jobs.open_pool import check_pool, open_pool
 from qvl_export.jobs.ray_cluster import RayPool
 from qvl_runtime.bundle import sha256
 from tests.evaluate.test_blame import damage
-from tests.heldout import HELDOUT
+from tests.heldout import first_pages
 
 pytestmark = pytest.mark.slow
 
@@ -29,13 +28,7 @@ PAGES = 4
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("set")
-    labels = (HELDOUT / "labels.jsonl").read_text("utf-8").splitlines(keepends=True)
-    chosen = [line for line in labels if json.loads(line)["image"] < f"simple_{PAGES:04}"]
-    for line in chosen:
-        shutil.copyfile(HELDOUT / json.loads(line)["image"], directory / json.loads(line)["image"])
-    (directory / "labels.jsonl").write_text("".join(chosen), "utf-8")
-    return directory
+    return first_pages(tmp_path_factory.mktemp("set"), PAGES)
 
 
 def answers(out: Path, prefix: str, items: int) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from qvl_runtime.common.log import timed
 from qvl_runtime.errors import QvlError
+from qvl_runtime.printable import first_line
 
 from .. import families
 from ..checkpoint import foreign_formats as foreign
@@ -89,8 +90,7 @@ def _download(repo_id: str, revision: str | None) -> Path:
             fix="check the name; for a private or gated one run `hf auth login`",
         ) from error
     except Exception as error:  # huggingface_hub does not wrap errors of its HTTP library, which varies by version
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise HubError(f"cannot be downloaded: {reason}", where=repo_id) from error
+        raise HubError(f"cannot be downloaded: {first_line(error)}", where=repo_id) from error
 
 
 def _snapshot(repo_id: str, revision: str | None) -> Path:

@@ -52,11 +52,10 @@ class RayPool:
     """Runs as many jobs at the same time as the cluster has cores for; the others wait."""
 
     def __init__(self, ray: Any) -> None:
-        counts = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
-        self._ray, self._most = ray, max(counts, default=0)
-        self.machines, self.cores = sum(map(bool, counts)), sum(counts)
-        if not self.cores:
-            raise ExportError("the Ray cluster has no cores", fix="start its nodes with --num-cpus of one or more")
+        with _refused():
+            counts = ray_connection.machine_cores(ray)
+        self._ray, self._most = ray, max(counts)
+        self.machines, self.cores = len(counts), sum(counts)
 
     def run(self, module: str, jobs: Sequence[msgspec.Struct], threads: int, advance: Advance) -> None:
         """See `pool.Pool.run`."""

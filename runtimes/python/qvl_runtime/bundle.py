@@ -26,7 +26,6 @@ from .manifest import (
 )
 
 MAX_MANIFEST_BYTES = 16 << 20
-CHUNK = 1 << 22
 Shapes = dict[str, list[int | str]]
 
 
@@ -211,11 +210,8 @@ def verify(bundle: Path, manifest: Manifest) -> Iterator[tuple[str, bool]]:
 
 def sha256(path: Path) -> str:
     """Returns the hex SHA-256 of a file, read in chunks."""
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while piece := file.read(CHUNK):
-            digest.update(piece)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def inside(bundle: Path, name: str) -> Path:

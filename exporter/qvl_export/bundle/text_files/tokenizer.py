@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
+from qvl_runtime.printable import first_line
 from qvl_runtime.templates import vetting
 from qvl_runtime.templates.tokenizer import parse_tokenizer, pipeline
 
@@ -87,8 +88,8 @@ def _merged(vocabulary: str, merges: str, where: Path) -> str:
             end_of_word_suffix="",
         )
     except Exception as error:  # tokenizers raises bare Exception
-        reason = str(error).splitlines()[0]
-        raise ConfigError(f"vocab.json and merges.txt are not a vocabulary: {reason}", where=where) from error
+        problem = f"vocab.json and merges.txt are not a vocabulary: {first_line(error)}"
+        raise ConfigError(problem, where=where) from error
     tokenizer = Tokenizer(model)
     tokenizer.normalizer = normalizers.NFC()
     words = pre_tokenizers.Split(Regex(tiktoken_bpe.PATTERN), "isolated")

@@ -21,7 +21,7 @@ MAX_BYTES, MAX_LINE = 64 << 20, 8 << 20
 TRIES, LONGEST_WAIT = 5, 60.0
 BUSY = (429, 502, 503, 504)
 """Statuses after which a request is tried again."""
-AT_NO_TIME = (401, 403, 404)
+REFUSES_ALL = (401, 403, 404)
 """Statuses of a server that answers no request like this one: a wrong key, a model or a path that it does not have."""
 REDIRECTS = (301, 302, 303, 307, 308)
 Json = dict[str, Any]

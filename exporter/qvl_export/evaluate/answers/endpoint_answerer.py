@@ -18,7 +18,7 @@ from qvl_runtime.templates.byte_level import token_bytes
 
 from ...common.arrays import Floats
 from ...errors import StoppedError
-from .chat_client import AT_NO_TIME, ServerError, stream_chat
+from .chat_client import REFUSES_ALL, ServerError, stream_chat
 from .endpoint_names import Endpoint
 from .prefix_agreement import PrefixAgreement, ServedToken, compare_prefix
 from .records import Record
@@ -61,7 +61,7 @@ class EndpointAnswerer:
             try:
                 record = self._once(body | extra, messages)
             except ServerError as error:
-                if error.status in AT_NO_TIME and not self._answered:
+                if error.status in REFUSES_ALL and not self._answered:
                     raise StoppedError(error.what, where=error.where, fix=error.fix or CHECK) from error
                 if error.status != 400 or not extra:
                     raise

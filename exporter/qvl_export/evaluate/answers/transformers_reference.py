@@ -15,6 +15,7 @@ import numpy as np
 
 from qvl_runtime.errors import PromptError
 from qvl_runtime.media.images import load_pages
+from qvl_runtime.printable import first_line
 
 from ... import families
 from ...bundle.text_files import texts
@@ -64,7 +65,7 @@ class HfAnswerer:
             self._images: Any = transformers.AutoImageProcessor.from_pretrained(directory, backend="pil")
             self._tokenizer: Any = transformers.AutoTokenizer.from_pretrained(directory)
         except (OSError, ValueError, KeyError) as error:
-            raise ConfigError(f"transformers cannot load it: {str(error).splitlines()[0][:300]}", where=path) from error
+            raise ConfigError(f"transformers cannot load it: {first_line(error)[:300]}", where=path) from error
         checkpoint = Checkpoint(directory)
         self._template = texts.read(checkpoint, families.read_spec(checkpoint)).template
         self._template_args = template_args

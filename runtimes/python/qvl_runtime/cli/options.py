@@ -62,6 +62,10 @@ device_option = click.option(
     help="Where OpenVINO runs a bundle of target openvino: CPU (default), GPU (GPU.1 is the second) or AUTO, not NPU.",
 )
 verbose = verbose_option("qvl_runtime")
+system_option = click.option("--system", metavar="TEXT", help="A system message, in place of the template's own.")
+json_schema_option = click.option(
+    "--json-schema", type=file_path, metavar="FILE", help="Answer in JSON of this schema."
+)
 ray_option = click.option("--ray", metavar="ADDRESS", help="Distribute the work over the Ray cluster at this address.")
 template_args_option = click.option(
     "--template-arg",

@@ -21,10 +21,12 @@ from .options import (
     device_option,
     file_path,
     json_file,
+    json_schema_option,
     positive,
     prune_option,
     ray_option,
     sampling_options,
+    system_option,
     template_args_option,
     threads_option,
     verbose,
@@ -53,8 +55,8 @@ FORMATS = ("jsonl", "md", "csv", "html")
 @click.option("--format", "form", type=click.Choice(FORMATS), default="jsonl", show_default=True,
               help="JSON lines, a Markdown or HTML file per document, or a table of a schema's fields.")  # fmt: skip
 @click.option("--prompt", metavar="TEXT", help="What is asked about every page (md and html have one by default).")
-@click.option("--system", metavar="TEXT", help="A system message, in place of the template's own.")
-@click.option("--json-schema", type=file_path, metavar="FILE", help="Answer in JSON of this schema.")
+@system_option
+@json_schema_option
 @click.option("--pages", metavar="1-3,7-", help="Pages of PDFs and TIFFs, counted from 1 (default: all).")
 @click.option("--max-pixels", type=positive, metavar="N", help="Scale larger pages down to this many pixels.")
 @prune_option

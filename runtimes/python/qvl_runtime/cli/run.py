@@ -23,9 +23,11 @@ from .options import (
     file_path,
     integer,
     json_file,
+    json_schema_option,
     media_options,
     prune_option,
     sampling_options,
+    system_option,
     template_args_option,
     threads_option,
     verbose,
@@ -55,11 +57,11 @@ CUTS: dict[str | None, str] = {"length": "--max-new-tokens", "timeout": "--timeo
 @prompt_argument
 @media_options
 @prune_option
-@click.option("--system", metavar="TEXT", help="A system message, in place of the template's own.")
+@system_option
 @sampling_options
 @template_args_option
 @click.option("--tools", type=file_path, metavar="FILE", help="JSON list of functions that the model may call.")
-@click.option("--json-schema", type=file_path, metavar="FILE", help="Answer in JSON of this schema.")
+@json_schema_option
 @click.option(
     "--draw", type=file_path, metavar="FILE", help="Draw the boxes of the answer on the image, and write it here."
 )

@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Generator
+from io import BufferedReader
 from pathlib import Path
-from typing import IO
 
 from ..errors import MediaError, QvlError
 
@@ -27,7 +27,7 @@ def is_pipe(path: str | Path) -> bool:
     return str(path).startswith(_OPEN_ALREADY) and os.path.exists(path) and stat.S_ISFIFO(os.stat(path).st_mode)
 
 
-def open_regular(path: str | Path, limit: int, error: type[QvlError] = MediaError) -> IO[bytes]:
+def open_regular(path: str | Path, limit: int, error: type[QvlError] = MediaError) -> BufferedReader:
     """Opens a regular file of at most `limit` bytes for reading; raises `error` for anything else."""
     if not str(path):
         raise error("the path is empty")

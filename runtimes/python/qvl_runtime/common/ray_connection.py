@@ -24,9 +24,7 @@ def connected(address: str) -> Any:
 
     Raises InstallError without Ray, EngineError if no cluster answers.
     """
-    check(address)
-    import ray
-
+    ray = check(address)
     handler = signal.getsignal(signal.SIGTERM)
     try:
         with _answering(address):
@@ -37,15 +35,24 @@ def connected(address: str) -> Any:
     return ray
 
 
-def check(address: str) -> None:
-    """Raises InstallError without Ray, EngineError if nothing listens at `HOST:PORT`."""
+def check(address: str) -> Any:
+    """Returns the module `ray`; raises InstallError without it, EngineError if nothing listens at `HOST:PORT`."""
     try:
-        import ray  # noqa: F401
+        import ray
     except ImportError as error:
         raise InstallError("--ray needs ray", fix=install_fix("ray")) from error
     if found := re.fullmatch(r"(.+):(\d+)", address):  # Ray itself would retry for minutes
         with _answering(address):
             socket.create_connection((found[1], int(found[2])), KNOCK_SECONDS).close()
+    return ray
+
+
+def machine_cores(ray: Any) -> list[int]:
+    """Returns the cores of each machine of the connected cluster that has any; raises EngineError if none has."""
+    counts = (int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
+    if not (found := [count for count in counts if count]):
+        raise EngineError("the Ray cluster has no cores", fix="start its nodes with --num-cpus of one or more")
+    return found
 
 
 @contextlib.contextmanager

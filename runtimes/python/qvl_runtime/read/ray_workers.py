@@ -12,7 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from ..common.ray_connection import connected
+from ..common.ray_connection import connected, machine_cores
 from ..errors import EngineError, PromptError, QvlError
 from ..model import load
 from ..printable import one_line
@@ -114,12 +114,9 @@ def ray_workers(
     """
     ray = connected(address)
     try:
-        machines = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
-        most = max(machines, default=0)
-        if not most:
-            raise EngineError("the Ray cluster has no cores", fix="start its nodes with --num-cpus of one or more")
-        cores = min(threads, most) if threads else min(filter(None, machines))
-        wanted = count or sum(map(bool, machines))
+        machines = machine_cores(ray)
+        cores = min(threads, max(machines)) if threads else min(machines)
+        wanted = count or len(machines)
         if wanted > (room := sum(machine // cores for machine in machines)):
             fix = f"give --workers {room} or fewer --threads"
             raise EngineError(f"the Ray cluster has room for {room} workers of {cores} cores, not {wanted}", fix=fix)

@@ -111,11 +111,8 @@ def _pages(kind: Kind, path: str, pages: str | None, pdfs: OpenPdfs) -> tuple[st
 
 
 def _hash_of(path: str) -> str:
-    found = hashlib.sha256()
     with open_regular(path, MAX_IMAGE_BYTES) as file:
-        while piece := file.read(CHUNK):
-            found.update(piece)
-    return found.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _count_lines(path: str) -> int:

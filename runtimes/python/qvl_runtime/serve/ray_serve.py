@@ -20,6 +20,7 @@ from ..common.extras import install_fix
 from ..common.ray_connection import connected
 from ..errors import EngineError, InstallError
 from ..model import load
+from ..printable import first_line
 from .app import create_app
 from .options import ServeOptions
 
@@ -87,8 +88,7 @@ def _run(serve: Any, replica: Replica, replicas: tuple[int, int]) -> None:
     try:
         serve.run(_application(serve, replica, replicas), name=NAME, route_prefix="/")
     except RuntimeError as error:
-        said = str(error).splitlines()[0]
-        raise EngineError(f"the replicas do not start: {said}", fix="see the logs of Ray Serve") from error
+        raise EngineError(f"the replicas do not start: {first_line(error)}", fix="see the logs of Ray Serve") from error
 
 
 def _application(serve: Any, replica: Replica, replicas: tuple[int, int]) -> Any:

@@ -21,6 +21,7 @@ from ..common.log import log, timed
 from ..errors import BundleError, EngineError, InstallError, SlowProductsWarning
 from ..manifest import DECODE, ImageGeometry, Manifest
 from ..positions import Grid
+from ..printable import first_line
 from . import cores
 from ._bound_inputs import BoundInputs
 from .engine import LlmInputs, end_calls
@@ -105,7 +106,7 @@ def _open_checked(
         session = open_session(path, session_options(threads, not may_saturate(manifest)), device.provider)
     except Exception as error:  # ONNX Runtime's exception types share no base class
         raise BundleError(
-            f"ONNX Runtime rejects it: {str(error).splitlines()[0][:300]}",
+            f"ONNX Runtime rejects it: {first_line(error)[:300]}",
             where=path,
             fix="check the bundle with `inspect --verify`",
         ) from error
@@ -126,7 +127,7 @@ class _RaisingEngineErrors:
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         if isinstance(error, Exception) and not isinstance(error, MemoryError):  # its types share no base class
-            raise EngineError(f"ONNX Runtime failed: {str(error).splitlines()[0][:300]}") from error
+            raise EngineError(f"ONNX Runtime failed: {first_line(error)[:300]}") from error
 
 
 raising_engine_errors = _RaisingEngineErrors()

@@ -14,6 +14,7 @@ from typing import Any
 import minijinja
 
 from ..errors import PromptError
+from ..printable import first_line
 from .source import METHODS, SourceError, prepare
 
 FUEL = 10_000_000
@@ -72,7 +73,7 @@ def _fault(error: BaseException) -> TemplateFault:
         raise error
     if isinstance(error, RecursionError):
         return TemplateFault("it creates values that are nested too deeply")
-    return TemplateFault((str(error).strip() or type(error).__name__).splitlines()[0][:300])
+    return TemplateFault(first_line(error)[:300])
 
 
 def _add_python_features(environment: minijinja.Environment) -> None:

@@ -9,6 +9,7 @@ import msgspec
 from tokenizers import Tokenizer
 
 from ..errors import PromptError
+from ..printable import first_line
 
 
 class _Pipeline(msgspec.Struct):
@@ -75,4 +76,4 @@ def _reason(error: BaseException) -> str:
         error, MemoryError
     ):
         raise error
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+    return first_line(error)[:300]
