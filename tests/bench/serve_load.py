@@ -33,6 +33,7 @@ from qvl_export import export
 from tests.heldout import HELDOUT
 from tests.pdfs import text_pdf
 from tests.plans import export_plan
+from tests.processes import gone
 from tests.serving import Server, serving
 
 from .run_speed import cpu
@@ -182,21 +183,10 @@ def killed(bundle: Path, server: Server, options: Sequence[str]) -> dict[str, An
     os.kill(server.process.pid, signal.SIGKILL)
     server.process.wait()
     load.join()
-    left = [pid for pid in started if not _ends(pid)]
+    left = [pid for pid in started if not gone(pid)]
     with serving(bundle, *options, port=server.port) as again:
         status = again.post(max_tokens=2).status_code
         return {"children": len(started), "children_left": len(left), "status": status, "exit": again.end()}
-
-
-def _ends(pid: int) -> bool:
-    for _ in range(200):
-        try:
-            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
-                return True
-        except FileNotFoundError:
-            return True
-        time.sleep(0.05)
-    return False
 
 
 def main(arguments: list[str] | None = None) -> dict[str, Any]:

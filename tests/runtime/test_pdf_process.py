@@ -30,6 +30,7 @@ from qvl_runtime.pdf import PDF_MAX_PAGES, Pdf, pdf_pages
 from tests.conftest import Loader
 from tests.pdf_attacks import ATTACKS, PAGE, nested_forms
 from tests.pdfs import pdf_source, text_pdf
+from tests.processes import gone
 
 LIMITS = PdfLimits(memory=256 << 20, seconds=1.5)
 """Enough for a page, and soon over."""
@@ -70,19 +71,6 @@ def seconds_of_children() -> float:
 
 def children() -> set[int]:
     return {int(pid) for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()}
-
-
-def gone(pid: int, seconds: float = 30.0) -> bool:
-    """Whether a process ends within `seconds`; one that nobody waits for has ended too."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        try:
-            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
-                return True
-        except OSError:
-            return True
-        time.sleep(0.02)
-    return False
 
 
 def array(image: Image.Image) -> np.ndarray:
