@@ -107,11 +107,11 @@ def test_an_interrupt_leaves_the_model_usable(deep_path: Path) -> None:
     before = signal.signal(signal.SIGALRM, interrupt)
     try:
         for share in np.linspace(0.02, 0.95, 20):
-            signal.setitimer(signal.ITIMER_REAL, max(whole * share, 1e-4))
-            try:
+            try:  # around the alarm too: one that goes off outside of it would end the whole run
+                signal.setitimer(signal.ITIMER_REAL, max(whole * share, 1e-4))
                 try:
                     model.generate(about, 200, **DRAWN)
-                finally:  # inside of the try: an alarm just before this line would end the whole run
+                finally:
                     signal.setitimer(signal.ITIMER_REAL, 0)
             except KeyboardInterrupt:
                 hit += 1
