@@ -6,7 +6,7 @@ import { type BundleFiles, checkName } from "./files.js";
 import { cacheSpecs, MANIFEST, type Manifest, SCHEMA_VERSION } from "./manifest.js";
 import { decode, type Schema, SchemaError } from "./schema.js";
 
-export const TARGETS = ["cpu", "portable"];
+export const TARGETS = ["cpu", "portable", "web"];
 /** Processors whose int8 codes no processor saturates. */
 const EXACT_EVERYWHERE: unknown[] = ["any", "avx2"];
 const TEXT_FILES = ["tokenizer.json", "chat_template.jinja"];

@@ -1,0 +1,87 @@
+/** WebGPU: whether this machine can run a bundle on it, and the cache in the GPU's memory. */
+
+import type { Tensor, TensorConstructor } from "onnxruntime-common";
+import { product } from "../common/arrays.js";
+import { BundleError, InstallError } from "../errors.js";
+import type { CacheTensor, Manifest } from "../manifest.js";
+import type { CacheMemory } from "./layer_states.js";
+
+/** The target whose graphs have only operators that WebGPU has. */
+export const WEBGPU_TARGET = "web";
+const BYTES = { float: 4, float16: 2 };
+/** GPUBufferUsage.STORAGE, COPY_SRC and COPY_DST. */
+const USAGE = 0x80 | 0x04 | 0x08;
+/** Buffers are no smaller, since some drivers reject empty ones. */
+const LEAST_BYTES = 16;
+const ELSEWHERE = 'use backend: "wasm"';
+
+/** Throws BundleError or InstallError, in one line, if WebGPU cannot run the bundle here. */
+export async function checkWebGpu(manifest: Manifest, where: string): Promise<void> {
+  if (manifest.target !== WEBGPU_TARGET) {
+    throw new BundleError(`is for target ${manifest.target}; WebGPU runs target ${WEBGPU_TARGET}`, {
+      where,
+      fix: `export for it, or ${ELSEWHERE}`,
+    });
+  }
+  // A page that is not secure, and Node.js, have no navigator.gpu.
+  const adapter = await globalThis.navigator?.gpu?.requestAdapter({ powerPreference: "high-performance" });
+  if (!adapter) throw new InstallError("there is no WebGPU adapter here", { fix: ELSEWHERE });
+  if (hasFloat16(manifest) && !adapter.features.has("shader-f16")) {
+    throw new InstallError("the WebGPU adapter has no float16 (shader-f16), which the bundle needs", {
+      fix: `export it with --precision fp32, or with --llm-precision int4 beside it, or ${ELSEWHERE}`,
+    });
+  }
+}
+
+/** Whether any graph computes in float16. */
+function hasFloat16({ graphs }: Manifest): boolean {
+  return Object.values(graphs).some(({ weight_bytes }) => (weight_bytes.float16 ?? 0) > 0);
+}
+
+/** Tensors of the cache in buffers of the GPU, which calls write in place. */
+export class GpuMemory implements CacheMemory {
+  readonly inPlace = true;
+
+  constructor(
+    private readonly device: GPUDevice,
+    private readonly create: TensorConstructor,
+  ) {}
+
+  zeros(dataType: CacheTensor["dtype"], dims: readonly number[]): Tensor {
+    const buffer = this.device.createBuffer({
+      size: Math.max(LEAST_BYTES, product(dims) * BYTES[dataType]),
+      usage: USAGE,
+    });
+    return this.create.fromGpuBuffer(buffer as never, {
+      dataType: dataType === "float" ? "float32" : dataType,
+      dims,
+      dispose: () => buffer.destroy(),
+    });
+  }
+
+  copyTokens(from: Tensor, to: Tensor, tokens: number): void {
+    const [, heads, before, width] = from.dims;
+    const after = to.dims[2];
+    const bytes = width * (from.type === "float16" ? 2 : 4);
+    const encoder = this.device.createCommandEncoder();
+    for (let head = 0; head < heads && tokens > 0; head++) {
+      const [source, target] = [from.gpuBuffer as GPUBuffer, to.gpuBuffer as GPUBuffer];
+      encoder.copyBufferToBuffer(source, head * before * bytes, target, head * after * bytes, tokens * bytes);
+    }
+    this.device.queue.submit([encoder.finish()]);
+  }
+}
+
+/** The first error of a GPU that no call reports: it is lost, its memory is full, or a shader is rejected. */
+export class GpuErrors {
+  first: string | null = null;
+
+  constructor(device: GPUDevice) {
+    device.addEventListener("uncapturederror", ({ error }) => this.add(error.message));
+    device.lost.then(({ message }) => this.add(`the GPU was lost: ${message}`));
+  }
+
+  private add(message: string): void {
+    this.first ??= message;
+  }
+}
