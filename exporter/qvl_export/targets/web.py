@@ -7,7 +7,8 @@ the GPU without a copy in WebAssembly's memory.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -30,6 +31,8 @@ IN_RANGE = "scaled into float16's range"
 """Key in a value's `meta` for it, scaled and converted, and the divisor of its tokens."""
 HIDDEN = "bias of scores"
 """Key in the `meta` of lengths of windows for what is added to scores."""
+MOST_CALLS = 8
+"""Most calls of full attention per block, each for some of the heads."""
 LEADING = "leading sizes"
 """Key in a value's `meta` for the sizes of its axes but the last."""
 NARROW = "before it was widened"
@@ -155,9 +158,18 @@ class WebTarget(CudaTarget):
     def attend(
         self, op: OpBuilder, q: ir.Value, k: ir.Value, v: ir.Value, num_heads: int, windows: WindowInputs | None
     ) -> ir.Value:
-        """The mask of windows is added to their scores: the kernel takes no lengths."""
-        hidden = [] if windows is None else [None, None, self._bias_of(op, windows)]
-        return op.MultiHeadAttention(q, k, v, *hidden, num_heads=num_heads, _domain=MICROSOFT)
+        """The mask of windows is added to their scores: the kernel takes no lengths.
+
+        Full attention takes a few heads at a time, since the scores of one call exist at once on GPUs without subgroups:
+        16 heads of a page of 5,088 patches would be 1.7 GB of float32.
+        """
+        if windows is not None:
+            hidden = None, None, self._bias_of(op, windows)
+            return op.MultiHeadAttention(q, k, v, *hidden, num_heads=num_heads, _domain=MICROSOFT)
+        count = math.gcd(num_heads, MOST_CALLS)
+        parts = zip(*(split(op, x, -1, count) for x in (q, k, v)), strict=True)
+        heads = [op.MultiHeadAttention(*part, num_heads=num_heads // count, _domain=MICROSOFT) for part in parts]
+        return op.Concat(*heads, axis=-1)
 
     def _bias_of(self, op: OpBuilder, windows: WindowInputs) -> ir.Value:
         """What is added to the scores of each window, [windows, 1, size, size]; made once for all layers."""

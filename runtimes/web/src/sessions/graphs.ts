@@ -79,6 +79,7 @@ export class GraphEngine implements Engine {
     this.closed = true;
     this.cache.dispose();
     for (const session of new Set([this.vision, this.prefill, this.decode])) await session.release();
+    this.runtime.close();
   }
 
   private get patchDim(): number {

@@ -8,7 +8,7 @@ import { DECODE, type GraphEntry, type Manifest } from "../manifest.js";
 import { importOnnxRuntimeWeb, importOnnxRuntimeWebGpu } from "../packages.js";
 import type { Backend } from "./backend.js";
 import { type CacheMemory, HostMemory } from "./layer_states.js";
-import { GpuErrors, GpuMemory } from "./webgpu.js";
+import { GpuMemory, openDevice } from "./webgpu.js";
 
 /** A graph's model file and the files that its weights are in. */
 export interface GraphFiles {
@@ -23,6 +23,8 @@ export interface OnnxRuntime {
   create(files: BundleFiles, graph: GraphFiles, threads: number | null): Promise<InferenceSession>;
   /** What went wrong on a GPU without an error of a call, or null. */
   failure(): string | null;
+  /** Frees what the graphs shared. */
+  close(): void;
 }
 
 const OPEN: Record<Backend, () => Promise<OnnxRuntime>> = { node: openNode, wasm: openWasm, webgpu: openWebGpu };
@@ -39,6 +41,7 @@ async function openNode(): Promise<OnnxRuntime> {
     Tensor: ort.Tensor,
     memory: hostMemory(ort.Tensor, true),
     failure: () => null,
+    close: () => {},
     create: async (files, graph, threads) => {
       const path = files.path(graph.model);
       const options = { ...OPTIONS, ...(threads ? { intraOpNumThreads: threads } : {}) };
@@ -56,26 +59,27 @@ async function openWasm(): Promise<OnnxRuntime> {
     memory: hostMemory(ort.Tensor, false),
     create: webSessions(ort, "wasm"),
     failure: () => null,
+    close: () => {},
   };
 }
 
 async function openWebGpu(): Promise<OnnxRuntime> {
   const ort = await imported(importOnnxRuntimeWebGpu, "onnxruntime-web");
-  ort.env.webgpu.powerPreference = "high-performance";
-  const device = (await ort.env.webgpu.device) as GPUDevice;
-  const errors = new GpuErrors(device);
+  const device = await openDevice();
+  const memory = new GpuMemory(device, ort.Tensor);
   return {
     backend: "webgpu",
     Tensor: ort.Tensor,
-    memory: new GpuMemory(device, ort.Tensor),
-    create: webSessions(ort, "webgpu"),
-    failure: () => errors.first,
+    memory,
+    create: webSessions(ort, { name: "webgpu", device }),
+    failure: () => memory.failure,
+    close: () => device.destroy(),
   };
 }
 
 function webSessions(
   ort: Pick<typeof import("onnxruntime-web/wasm"), "env" | "InferenceSession">,
-  provider: string,
+  provider: InferenceSession.ExecutionProviderConfig,
 ): OnnxRuntime["create"] {
   return async (files, graph, threads) => {
     if (threads !== null) ort.env.wasm.numThreads = threads;

@@ -14,6 +14,21 @@ const USAGE = 0x80 | 0x04 | 0x08;
 /** Buffers are no smaller, since some drivers reject empty ones. */
 const LEAST_BYTES = 16;
 const ELSEWHERE = 'use backend: "wasm"';
+const NO_ADAPTER = new InstallError("there is no WebGPU adapter here", { fix: ELSEWHERE });
+/** Attention in ONNX Runtime 1.30 gives wrong results in smaller subgroups, such as SwiftShader's of 4. */
+const LEAST_SUBGROUP = 8;
+/** What ONNX Runtime may use more of than every adapter has. */
+const LIMITS = [
+  "maxBufferSize",
+  "maxStorageBufferBindingSize",
+  "maxStorageBuffersPerShaderStage",
+  "maxComputeWorkgroupStorageSize",
+  "maxComputeInvocationsPerWorkgroup",
+  "maxComputeWorkgroupSizeX",
+  "maxComputeWorkgroupSizeY",
+  "maxComputeWorkgroupSizeZ",
+  "maxComputeWorkgroupsPerDimension",
+] as const;
 
 /** Throws BundleError or InstallError, in one line, if WebGPU cannot run the bundle here. */
 export async function checkWebGpu(manifest: Manifest, where: string): Promise<void> {
@@ -23,14 +38,30 @@ export async function checkWebGpu(manifest: Manifest, where: string): Promise<vo
       fix: `export for it, or ${ELSEWHERE}`,
     });
   }
-  // A page that is not secure, and Node.js, have no navigator.gpu.
-  const adapter = await globalThis.navigator?.gpu?.requestAdapter({ powerPreference: "high-performance" });
-  if (!adapter) throw new InstallError("there is no WebGPU adapter here", { fix: ELSEWHERE });
+  const adapter = await requestAdapter();
+  if (!adapter) throw NO_ADAPTER;
   if (hasFloat16(manifest) && !adapter.features.has("shader-f16")) {
     throw new InstallError("the WebGPU adapter has no float16 (shader-f16), which the bundle needs", {
       fix: `export it with --precision fp32, or with --llm-precision int4 beside it, or ${ELSEWHERE}`,
     });
   }
+}
+
+/** Opens the GPU with all that ONNX Runtime uses of it; throws InstallError without one. */
+export async function openDevice(): Promise<GPUDevice> {
+  const adapter = await requestAdapter();
+  if (!adapter) throw NO_ADAPTER;
+  const subgroups = (adapter.info.subgroupMinSize ?? 0) >= LEAST_SUBGROUP;
+  const features = ["shader-f16", ...(subgroups ? ["subgroups"] : [])] as GPUFeatureName[];
+  return adapter.requestDevice({
+    requiredFeatures: features.filter((feature) => adapter.features.has(feature)),
+    requiredLimits: Object.fromEntries(LIMITS.map((limit) => [limit, adapter.limits[limit]])),
+  });
+}
+
+/** The adapter; pages that are not secure have none, and neither has Node.js. */
+async function requestAdapter(): Promise<GPUAdapter | null | undefined> {
+  return globalThis.navigator?.gpu?.requestAdapter({ powerPreference: "high-performance" });
 }
 
 /** Whether any graph computes in float16. */
@@ -41,11 +72,20 @@ function hasFloat16({ graphs }: Manifest): boolean {
 /** Tensors of the cache in buffers of the GPU, which calls write in place. */
 export class GpuMemory implements CacheMemory {
   readonly inPlace = true;
+  /** The first error that no call reports: the GPU is lost, its memory is full, or it rejects a program. */
+  failure: string | null = null;
 
   constructor(
     private readonly device: GPUDevice,
     private readonly create: TensorConstructor,
-  ) {}
+  ) {
+    device.addEventListener("uncapturederror", ({ error }) => this.fail(error.message));
+    device.lost.then(({ message }) => this.fail(`the GPU was lost: ${message}`));
+  }
+
+  private fail(message: string): void {
+    this.failure ??= message;
+  }
 
   zeros(dataType: CacheTensor["dtype"], dims: readonly number[]): Tensor {
     const buffer = this.device.createBuffer({
@@ -69,19 +109,5 @@ export class GpuMemory implements CacheMemory {
       encoder.copyBufferToBuffer(source, head * before * bytes, target, head * after * bytes, tokens * bytes);
     }
     this.device.queue.submit([encoder.finish()]);
-  }
-}
-
-/** The first error of a GPU that no call reports: it is lost, its memory is full, or a shader is rejected. */
-export class GpuErrors {
-  first: string | null = null;
-
-  constructor(device: GPUDevice) {
-    device.addEventListener("uncapturederror", ({ error }) => this.add(error.message));
-    device.lost.then(({ message }) => this.add(`the GPU was lost: ${message}`));
-  }
-
-  private add(message: string): void {
-    this.first ??= message;
   }
 }
