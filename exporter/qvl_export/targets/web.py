@@ -160,14 +160,14 @@ class WebTarget(CudaTarget):
     ) -> ir.Value:
         """The mask of windows is added to their scores: the kernel takes no lengths.
 
-        Full attention takes a few heads at a time, since the scores of one call exist at once on GPUs without subgroups:
-        16 heads of a page of 5,088 patches would be 1.7 GB of float32.
+        Full attention takes a few heads at a time, since GPUs without subgroups hold all scores of a call: those of 16
+        heads and 5,088 patches would be 1.7 GB of float32.
         """
         if windows is not None:
             hidden = None, None, self._bias_of(op, windows)
             return op.MultiHeadAttention(q, k, v, *hidden, num_heads=num_heads, _domain=MICROSOFT)
         count = math.gcd(num_heads, MOST_CALLS)
-        parts = zip(*(split(op, x, -1, count) for x in (q, k, v)), strict=True)
+        parts = zip(*([x] if count == 1 else split(op, x, -1, count) for x in (q, k, v)), strict=True)
         heads = [op.MultiHeadAttention(*part, num_heads=num_heads // count, _domain=MICROSOFT) for part in parts]
         return op.Concat(*heads, axis=-1)
 
