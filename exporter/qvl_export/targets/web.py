@@ -31,6 +31,8 @@ IN_RANGE = "scaled into float16's range"
 """Key in a value's `meta` for it, scaled and converted, and the divisor of its tokens."""
 HIDDEN = "bias of scores"
 """Key in the `meta` of lengths of windows for what is added to scores."""
+LARGEST_FILE = 2**31 - 2**22
+"""The longest array of bytes in browsers, a little below 2 GiB: ONNX Runtime Web takes a file as one."""
 MOST_CALLS = 8
 """Most calls of full attention per block, each for some of the heads."""
 LEADING = "leading sizes"
@@ -52,6 +54,10 @@ class WebTarget(CudaTarget):
         "WebGPU has no float experts, and no browser holds the models that have experts",
         fix="export with --target portable, tensorrt-rtx or cpu",
     )
+
+    @property
+    def largest_file(self) -> int | None:
+        return LARGEST_FILE
 
     def for_linear_attention(self) -> WebTarget:
         """Raises ExportError: the operators are newer than ONNX Runtime Web 1.30."""

@@ -4,7 +4,7 @@ import type { InferenceSession, Tensor, TensorConstructor } from "onnxruntime-co
 import type { GraphArray } from "../common/arrays.js";
 import { BundleError, InstallError } from "../errors.js";
 import type { BundleFiles } from "../files.js";
-import { DECODE, type GraphEntry, type Manifest } from "../manifest.js";
+import { DECODE, dataFiles, type GraphEntry, type Manifest } from "../manifest.js";
 import { importOnnxRuntimeWeb, importOnnxRuntimeWebGpu } from "../packages.js";
 import type { Backend } from "./backend.js";
 import { type CacheMemory, HostMemory } from "./layer_states.js";
@@ -108,7 +108,7 @@ async function withData(
 /** The files of a graph; the graph of answers shares weights with that of prompts. */
 function filesOf(manifest: Manifest, name: string): GraphFiles {
   const graphs = name === DECODE ? [manifest.graphs.llm, manifest.graphs[name]] : [manifest.graphs[name]];
-  return { model: manifest.graphs[name].model, data: graphs.flatMap(({ data }) => data ?? []) };
+  return { model: manifest.graphs[name].model, data: graphs.flatMap((graph) => dataFiles(manifest, graph)) };
 }
 
 async function imported<T>(load: () => Promise<T>, name: string): Promise<T> {
