@@ -7,7 +7,6 @@ the GPU without a copy in WebAssembly's memory.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -33,8 +32,6 @@ HIDDEN = "bias of scores"
 """Key in the `meta` of lengths of windows for what is added to scores."""
 LARGEST_FILE = 2**31 - 2**22
 """The longest array of bytes in browsers, a little below 2 GiB: ONNX Runtime Web takes a file as one."""
-MOST_CALLS = 8
-"""Most calls of full attention per block, each for some of the heads."""
 LEADING = "leading sizes"
 """Key in a value's `meta` for the sizes of its axes but the last."""
 NARROW = "before it was widened"
@@ -164,18 +161,9 @@ class WebTarget(CudaTarget):
     def attend(
         self, op: OpBuilder, q: ir.Value, k: ir.Value, v: ir.Value, num_heads: int, windows: WindowInputs | None
     ) -> ir.Value:
-        """The mask of windows is added to their scores: the kernel takes no lengths.
-
-        Full attention takes a few heads at a time, since GPUs without subgroups hold all scores of a call: those of 16
-        heads and 5,088 patches would be 1.7 GB of float32.
-        """
-        if windows is not None:
-            hidden = None, None, self._bias_of(op, windows)
-            return op.MultiHeadAttention(q, k, v, *hidden, num_heads=num_heads, _domain=MICROSOFT)
-        count = math.gcd(num_heads, MOST_CALLS)
-        parts = zip(*([x] if count == 1 else split(op, x, -1, count) for x in (q, k, v)), strict=True)
-        heads = [op.MultiHeadAttention(*part, num_heads=num_heads // count, _domain=MICROSOFT) for part in parts]
-        return op.Concat(*heads, axis=-1)
+        """The mask of windows is added to their scores: the kernel takes no lengths, and materializes no scores."""
+        hidden = [] if windows is None else [None, None, self._bias_of(op, windows)]
+        return op.MultiHeadAttention(q, k, v, *hidden, num_heads=num_heads, _domain=MICROSOFT)
 
     def _bias_of(self, op: OpBuilder, windows: WindowInputs) -> ir.Value:
         """What is added to the scores of each window, [windows, 1, size, size]; made once for all layers."""
