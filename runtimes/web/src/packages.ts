@@ -10,6 +10,7 @@ const NAMES = [
   "@huggingface/tokenizers",
   "@noble/hashes/sha2.js",
   "onnxruntime-web/wasm",
+  "onnxruntime-web/webgpu",
 ] as const;
 
 export type Places = Partial<Record<(typeof NAMES)[number], string>>;
@@ -18,10 +19,15 @@ let places: Places = {};
 
 /** The addresses of packages by the page's import map; none where a bundler has put them into the program. */
 export function placesOfPage(): Places {
+  return Object.fromEntries(NAMES.flatMap((name) => placeOf(name)));
+}
+
+/** A name and its address, if the import map has it. */
+function placeOf(name: string): [string, string][] {
   try {
-    return Object.fromEntries(NAMES.map((name) => [name, import.meta.resolve(name)]));
+    return [[name, import.meta.resolve(name)]];
   } catch {
-    return {};
+    return [];
   }
 }
 
@@ -47,4 +53,9 @@ export function importHashes(): Promise<typeof import("@noble/hashes/sha2.js")> 
 export function importOnnxRuntimeWeb(): Promise<typeof import("onnxruntime-web/wasm")> {
   const place = places["onnxruntime-web/wasm"];
   return place === undefined ? import("onnxruntime-web/wasm") : import(/* @vite-ignore */ place);
+}
+
+export function importOnnxRuntimeWebGpu(): Promise<typeof import("onnxruntime-web/webgpu")> {
+  const place = places["onnxruntime-web/webgpu"];
+  return place === undefined ? import("onnxruntime-web/webgpu") : import(/* @vite-ignore */ place);
 }

@@ -10,7 +10,7 @@ import { basename } from "node:path";
 import { after, test } from "node:test";
 import { decode } from "fast-png";
 import { load, type Message, type Model, type Pixels, type StreamOptions } from "../src/index.js";
-import type { Backend } from "../src/sessions/onnxruntime.js";
+import type { Backend } from "../src/sessions/backend.js";
 
 interface Answer {
   name: string;
