@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,8 @@ def others(folder: Path, clip: list[Path]) -> Iterator[Question]:
     yield "sampled", *asked(image(first), question, temperature=0.8, top_p=0.9, top_k=20, seed=7)
     penalties = {"repetition_penalty": 1.2, "no_repeat_ngram_size": 3, "presence_penalty": 0.5}
     yield "with penalties", *asked(image(first), question, **penalties)
+    recorded = {"logprobs": True, "top_logprobs": 5, **penalties}
+    yield "log probabilities", *asked(image(first), question, **recorded)
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +112,9 @@ def answers(
         found += answered(folder / name, [*pages(folder)])
     for family in ("qwen", "qwen2_vl", "qwen3_vl_moe"):
         found += answered(bundle(family, "small", "fp32"), list(pages(folder))[:1])
+    looping = asked(text("What is the date?"), max_new_tokens=600, stop_loops=True)
+    found += answered(bundle("qwen2_5_vl", "small", "fp32"), [("a loop", *looping)])
+    assert found[-1]["finish_reason"] == "loop"
     file = folder / "answers.json"
     file.write_text(json.dumps(found))
     return file
@@ -137,6 +143,8 @@ def answer(model: Model, bundle: str, name: str, messages: list[Any], options: d
         "tokens": stream.run.tokens,
         "text": written,
         "finish_reason": stream.run.finish_reason,
+        "loop": stream.run.loop,
+        "logprobs": [astuple(entry) for entry in stream.run.logprobs],
         "regions": [{"label": found.label, "numbers": values} for found, values in zip(regions, numbers, strict=True)],
     }
 

@@ -1,4 +1,5 @@
 export type { FinishReason, GenerationStats } from "./answers/generate.js";
+export type { TokenLogprob } from "./answers/logprobs.js";
 export type { AnswerOptions } from "./answers/options.js";
 export type { Stream } from "./answers/stream.js";
 export { BundleError, EngineError, InstallError, MediaError, PromptError, QvlError } from "./errors.js";
@@ -12,4 +13,4 @@ export type { ImagePart, Message, Part, TextPart, VideoPart } from "./prompts/co
 export type { PlacedInfo, PromptInfo } from "./prompts/prompt.js";
 export type { LoadProgress } from "./remote/progress.js";
 export { forget } from "./remote/remote_files.js";
-export type { Tool } from "./tools.js";
+export { type Call, parseCalls, type Reply, type Tool } from "./tools.js";

@@ -3,6 +3,8 @@
 import type { Tokenizer } from "@huggingface/tokenizers";
 import { CachedEncoder } from "./answers/encode.js";
 import { Decoder, newStats } from "./answers/generate.js";
+import { recording } from "./answers/logprobs.js";
+import { stoppingLoops } from "./answers/loops.js";
 import { type AnswerOptions, resolveOptions } from "./answers/options.js";
 import { penalizedPicker } from "./answers/penalties.js";
 import { samplingPicker } from "./answers/sampling.js";
@@ -140,10 +142,13 @@ class LocalModel implements Model {
     const decoder = this.decoder;
     async function* tokens(): AsyncGenerator<number, void, void> {
       const built = await prompt;
-      const pick = penalizedPicker(resolved.penalties, samplingPicker(resolved.sampling), built.ids);
+      const chosen = penalizedPicker(resolved.penalties, samplingPicker(resolved.sampling), built.ids);
+      const { alternatives } = resolved;
+      const pick = alternatives === null ? chosen : recording(chosen, alternatives, stats.logprobs, stop);
       yield* decoder.generate(built, resolved.maxNewTokens, stop, pick, stats, options.signal);
     }
-    return new TokenStream(tokens(), this.tokenizer, stats, prompt, resolved.stop);
+    const guarded = resolved.stopLoops ? stoppingLoops(tokens(), stats) : tokens();
+    return new TokenStream(guarded, this.tokenizer, stats, prompt, resolved.stop);
   }
 
   /** The token ids, positions and media of chat messages, leaving `reserve` tokens for the answer. */

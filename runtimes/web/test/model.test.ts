@@ -9,7 +9,7 @@ import { readFileSync } from "node:fs";
 import { basename } from "node:path";
 import { after, test } from "node:test";
 import { decode } from "fast-png";
-import { load, type Message, type Model, type Pixels, type StreamOptions } from "../src/index.js";
+import { load, type Message, type Model, type Pixels, type StreamOptions, type TokenLogprob } from "../src/index.js";
 import type { Backend } from "../src/sessions/onnxruntime.js";
 
 interface Answer {
@@ -22,6 +22,8 @@ interface Answer {
   tokens: number[];
   text: string;
   finish_reason: string;
+  loop: number;
+  logprobs: [token: number, logprob: number, top: [number, number][]][];
   regions: { label: string; numbers: number[] }[];
 }
 
@@ -68,6 +70,22 @@ function messagesOf({ messages }: Pick<Answer, "messages">): Message[] {
   })) as Message[];
 }
 
+/** Of a log probability, from Python's: its ONNX Runtime is another release. */
+const LOGPROB = 1e-3;
+
+function checkLogprobs(found: readonly TokenLogprob[], expected: Answer["logprobs"]): void {
+  assert.deepEqual(
+    found.map(({ token, top }) => [token, top.map(([each]) => each)]),
+    expected.map(([token, , top]) => [token, top.map(([each]) => each)]),
+  );
+  const values = (logprob: number, top: readonly [number, number][]) => [logprob, ...top.map(([, value]) => value)];
+  const theirs = expected.flatMap(([, logprob, top]) => values(logprob, top));
+  const differences = found
+    .flatMap(({ logprob, top }) => values(logprob, top))
+    .map((value, at) => Math.abs(value - theirs[at]));
+  assert.ok(Math.max(0, ...differences) < LOGPROB, `${Math.max(...differences)}`);
+}
+
 for (const answer of ANSWERS) {
   test(`${basename(answer.bundle)}, ${answer.backend}: ${answer.name}`, async () => {
     const model = await opened(answer);
@@ -76,6 +94,8 @@ for (const answer of ANSWERS) {
     assert.deepEqual((await stream.prompt).ids, answer.ids);
     assert.deepEqual(stream.run.tokens, answer.tokens);
     assert.equal(stream.run.finishReason, answer.finish_reason);
+    assert.equal(stream.run.loop, answer.loop);
+    checkLogprobs(stream.run.logprobs, answer.logprobs);
     const { placed } = await stream.prompt;
     if (answer.regions.length === 0 || placed.length !== 1) return;
     const found = model.regions(answer.text, placed[0]);

@@ -1,8 +1,9 @@
 /** Options of an answer: the caller's values, else the checkpoint's if requested, else greedy decoding. */
 
-import { checkInt, quoted } from "../common/checks.js";
+import { checkFlag, checkInt, quoted } from "../common/checks.js";
 import { PromptError } from "../errors.js";
 import type { GenerationDefaults, Manifest } from "../manifest.js";
+import { alternatives } from "./logprobs.js";
 import { checkPenalties, type Penalties } from "./penalties.js";
 import { checkSampling, type Sampling } from "./sampling.js";
 
@@ -23,13 +24,21 @@ export interface AnswerOptions {
   use_generation_config?: boolean;
   /** The answer ends before the first of these texts. */
   stop?: string | string[];
+  /** The answer ends once it repeats the same tokens over and over. */
+  stop_loops?: boolean;
+  /** Whether `run.logprobs` gets the log probability of each token, and of the `top_logprobs` likeliest ones (at most 20). */
+  logprobs?: boolean;
+  top_logprobs?: number;
 }
 
+/** `alternatives` is the number of likeliest tokens recorded with each log probability, null if none are recorded. */
 export interface ResolvedOptions {
   maxNewTokens: number;
   sampling: Sampling;
   penalties: Penalties;
   stop: string[];
+  stopLoops: boolean;
+  alternatives: number | null;
 }
 
 const GREEDY: GenerationDefaults = {
@@ -61,6 +70,8 @@ export function resolveOptions(options: AnswerOptions, manifest: Manifest): Reso
       presence_penalty: options.presence_penalty ?? 0,
     }),
     stop: stopStrings(options.stop ?? []),
+    stopLoops: checkFlag("stop_loops", options.stop_loops ?? false),
+    alternatives: alternatives(options.logprobs ?? false, options.top_logprobs),
   };
 }
 

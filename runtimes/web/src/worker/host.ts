@@ -11,7 +11,7 @@ import type { LoadProgress } from "../remote/progress.js";
 import type { Tool } from "../tools.js";
 import { type Call, type Port, type Reply, toFailure } from "./protocol.js";
 
-/** A piece of an answer, or null at its end, and what has changed in its statistics: `tokens` are the new ones. */
+/** A piece of an answer, or null at its end, and what has changed in its statistics: `tokens` and `logprobs` are the new ones. */
 export interface Step {
   piece: string | null;
   run: GenerationStats;
@@ -55,8 +55,9 @@ export class Host {
     try {
       const { done, value } = await answer.pieces.next();
       if (done) this.answers.delete(number);
-      const run = { ...answer.run, tokens: answer.run.tokens.slice(answer.sent) };
-      answer.sent = answer.run.tokens.length;
+      const { tokens, logprobs } = answer.run;
+      const run = { ...answer.run, tokens: tokens.slice(answer.sent), logprobs: logprobs.slice(answer.sent) };
+      answer.sent = tokens.length;
       return { piece: done ? null : value, run };
     } catch (error) {
       this.answers.delete(number);

@@ -195,7 +195,11 @@ class WorkerStream implements Stream {
 
   private async next(): Promise<string | null> {
     const { piece, run } = await this.channel.call("next", this.number);
-    Object.assign(this.run, run, { tokens: [...this.run.tokens, ...run.tokens] });
+    const { tokens, logprobs } = this.run;
+    Object.assign(this.run, run, {
+      tokens: [...tokens, ...run.tokens],
+      logprobs: [...logprobs, ...run.logprobs],
+    });
     return piece;
   }
 
