@@ -131,8 +131,8 @@ def _recorded(name: str, given: Mapping[str, Any]) -> Case:
 
 def loops() -> Document:
     return Document(
-        f"Answers that end in a loop: at most {LONGEST} tokens that occur at least {REPEATS} times in a row, and are at "
-        f"least {LEAST} tokens together.",
+        f"Answers that end in a loop: at most {LONGEST} tokens that occur at least {REPEATS} times in a row, and are "
+        f"at least {LEAST} tokens together.",
         {"before": "tokens of the answer", "part": "tokens that then repeat without end"},
         {"length": "of the answer when the loop is found, null if it never is", "loop": "tokens of the part"},
         _loops(),

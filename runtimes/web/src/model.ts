@@ -28,7 +28,7 @@ import { ChatTemplate } from "./templates/chat.js";
 import { encode, parseTokenizer } from "./templates/tokenizer.js";
 import type { Tool } from "./tools.js";
 
-/** `progress` and `keep` are for bundles below a URL. */
+/** `progress` and `keep` are for bundles below a URL; `signal` stops any load, and a download at once. */
 export interface LoadOptions extends RemoteOptions {
   /** Most threads that the engine uses; by default as many as it chooses. */
   threads?: number;
@@ -82,6 +82,16 @@ export interface Model {
 
 /** Opens a bundle where this is called; see `load`. */
 export async function loadHere(bundle: BundleSource, options: LoadOptions = {}): Promise<Model> {
+  try {
+    return await opened(bundle, options);
+  } catch (error) {
+    options.signal?.throwIfAborted(); // what an abort has made fail says less
+    throw error;
+  }
+}
+
+async function opened(bundle: BundleSource, options: LoadOptions): Promise<Model> {
+  const { signal } = options;
   const rule = parseRule(options.prune);
   const threads = options.threads === undefined ? null : checkInt("threads", options.threads, 1);
   const backend = options.backend ?? (isNode() ? "node" : "wasm");
@@ -90,7 +100,12 @@ export async function loadHere(bundle: BundleSource, options: LoadOptions = {}):
   if (backend === "wasm") checkMemory(manifest, graphFiles(manifest), files.name);
   const texts = await openTexts(files, manifest);
   const runtime = await openRuntime(backend);
+  signal?.throwIfAborted();
   const engine = await openEngine(runtime, files, manifest, threads);
+  if (signal?.aborted) {
+    await engine.close();
+    throw signal.reason;
+  }
   await files.settle?.();
   return new LocalModel(
     manifest,

@@ -27,14 +27,19 @@ interface Answering {
 /** One model, and the answers that are being read. */
 export class Host {
   private model: Model | null = null;
+  private readonly loading = new AbortController();
   private readonly answers = new Map<number, Answering>();
 
   constructor(private readonly progress: (progress: LoadProgress) => void) {}
 
   async load(bundle: BundleSource, options: LoadOptions, places: Places): Promise<Manifest> {
     setPlaces(places);
-    this.model = await loadHere(bundle, { ...options, progress: this.progress });
+    this.model = await loadHere(bundle, { ...options, progress: this.progress, signal: this.loading.signal });
     return this.model.manifest;
+  }
+
+  async abortLoad(): Promise<void> {
+    this.loading.abort();
   }
 
   /** Starts an answer under a number that the page chooses; returns its prompt. */
