@@ -10,6 +10,8 @@ const NAMES = [
   "@huggingface/tokenizers",
   "@noble/hashes/sha2.js",
   "onnxruntime-web/wasm",
+  "pdfjs-dist/legacy/build/pdf.mjs",
+  "pdfjs-dist/legacy/build/pdf.worker.mjs",
 ] as const;
 
 export type Places = Partial<Record<(typeof NAMES)[number], string>>;
@@ -18,11 +20,20 @@ let places: Places = {};
 
 /** The addresses of packages by the page's import map; none where a bundler has put them into the program. */
 export function placesOfPage(): Places {
+  return Object.fromEntries(NAMES.map((name) => [name, resolved(name)]).filter(([, place]) => place !== undefined));
+}
+
+function resolved(name: string): string | undefined {
   try {
-    return Object.fromEntries(NAMES.map((name) => [name, import.meta.resolve(name)]));
+    return import.meta.resolve(name);
   } catch {
-    return {};
+    return undefined;
   }
+}
+
+/** The addresses that were set here, for a worker of this worker; else those of the page. */
+export function knownPlaces(): Places {
+  return Object.keys(places).length > 0 ? places : placesOfPage();
 }
 
 export function setPlaces(found: Places): void {
@@ -47,4 +58,22 @@ export function importHashes(): Promise<typeof import("@noble/hashes/sha2.js")> 
 export function importOnnxRuntimeWeb(): Promise<typeof import("onnxruntime-web/wasm")> {
   const place = places["onnxruntime-web/wasm"];
   return place === undefined ? import("onnxruntime-web/wasm") : import(/* @vite-ignore */ place);
+}
+
+/** The build for older browsers and Node.js. */
+export function importPdfjs(): Promise<typeof import("pdfjs-dist/legacy/build/pdf.mjs")> {
+  const place = places["pdfjs-dist/legacy/build/pdf.mjs"];
+  return place === undefined ? import("pdfjs-dist/legacy/build/pdf.mjs") : import(/* @vite-ignore */ place);
+}
+
+export function importPdfjsWorker(): Promise<unknown> {
+  const place = places["pdfjs-dist/legacy/build/pdf.worker.mjs"];
+  // @ts-expect-error the package has no types of its worker
+  return place === undefined ? import("pdfjs-dist/legacy/build/pdf.worker.mjs") : import(/* @vite-ignore */ place);
+}
+
+/** Where the folder of pdfjs-dist is, with a slash at its end; null where a bundler has put its programs elsewhere. */
+export function pdfjsFolder(): string | null {
+  const place = knownPlaces()["pdfjs-dist/legacy/build/pdf.mjs"];
+  return place === undefined ? null : new URL("../../", place).href;
 }

@@ -1,0 +1,27 @@
+/** The program of the worker that reads PDFs, in browsers and in Node.js. */
+
+import { setPlaces } from "../packages.js";
+import { isNode } from "../sessions/onnxruntime.js";
+import { type Port, toFailure } from "../worker/protocol.js";
+import { PdfFailure } from "./limits.js";
+import type { Answer, Request } from "./process.js";
+import { Reader } from "./reader.js";
+
+const reader = new Reader();
+
+async function reply(port: Port, { places, name, args }: Request): Promise<void> {
+  setPlaces(places);
+  try {
+    const value = await (reader[name] as (...args: unknown[]) => Promise<unknown>).apply(reader, args);
+    port.postMessage({ value } satisfies Answer);
+  } catch (error) {
+    port.postMessage({ failure: toFailure(error instanceof Error ? error : new PdfFailure(String(error))) });
+  }
+}
+
+async function listen(): Promise<void> {
+  const port = (isNode() ? (await import("node:worker_threads")).parentPort : self) as unknown as Port;
+  port.onmessage = ({ data }) => void reply(port, data);
+}
+
+void listen();
