@@ -32,7 +32,7 @@ export class Reader {
     const factory = opened.canvasFactory as CanvasFactory;
     const made = factory.create(width, height);
     try {
-      await rendered(page, made.context, scale);
+      await rendered(page, made.context, scale, width, height);
       const { data } = made.context.getImageData(0, 0, width, height);
       return { data, width, height, channels: 4 };
     } finally {
@@ -60,10 +60,18 @@ export class Reader {
   }
 }
 
-async function rendered(page: PDFPageProxy, canvasContext: Context, scale: number): Promise<void> {
+/** The page fills the canvas, whose sides are whole pixels, as pdfium does it. */
+async function rendered(
+  page: PDFPageProxy,
+  canvasContext: Context,
+  scale: number,
+  width: number,
+  height: number,
+): Promise<void> {
   const viewport = page.getViewport({ scale: scale / page.userUnit });
   const context = canvasContext as unknown as CanvasRenderingContext2D; // pdf.js names the one of pages
-  await page.render({ canvas: null, canvasContext: context, viewport }).promise;
+  const transform = [width / viewport.width, 0, 0, height / viewport.height, 0, 0];
+  await page.render({ canvas: null, canvasContext: context, viewport, transform }).promise;
 }
 
 /** Its own worker is not used, as this is one. */
