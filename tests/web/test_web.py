@@ -16,6 +16,7 @@ from PIL import Image
 from qvl_export import export
 from qvl_runtime.grounding import Box
 from qvl_runtime.model import Model, load
+from qvl_runtime.pdf import pdf_pages
 from tests.conftest import REFERENCE, Bundles
 from tests.heldout import items
 from tests.plans import export_plan
@@ -76,12 +77,37 @@ def others(folder: Path, clip: list[Path]) -> Iterator[Question]:
     yield "an image without blank paper", *asked(image(first, prune="exact"), question)
     yield "a scan without blank paper", *asked(image(second, prune="scan"), question)
     yield "a video", *asked({"type": "video", "video": [str(path) for path in clip], "fps": 1.5}, question)
+    yield "a page of a PDF", *asked({"type": "image", "pdf": str(pdf_of(first, second)), "pages": "2"}, question)
     yield "text", *asked(text("What is the date?"))
     yield "sampled", *asked(image(first), question, temperature=0.8, top_p=0.9, top_k=20, seed=7)
     penalties = {"repetition_penalty": 1.2, "no_repeat_ngram_size": 3, "presence_penalty": 0.5}
     yield "with penalties", *asked(image(first), question, **penalties)
     recorded = {"logprobs": True, "top_logprobs": 5, **penalties}
     yield "log probabilities", *asked(image(first), question, **recorded)
+
+
+PDF_DPI = 144
+"""Two pixels per point: pages are drawn with the pixels that they are made of, by pdfium and by pdf.js."""
+
+
+def pdf_of(*images: Path) -> Path:
+    """A PDF with an image on each page, which palettes keep without loss."""
+    path, pages = images[0].with_suffix(".pdf"), [Image.open(image).quantize() for image in images]
+    pages[0].save(path, save_all=True, append_images=pages[1:], resolution=PDF_DPI)
+    return path
+
+
+def with_pages(messages: list[Any]) -> list[Any]:
+    """Messages with the pages of PDFs in place of their names."""
+    return [
+        {**message, "content": [part for each in message["content"] for part in drawn(each)]} for message in messages
+    ]
+
+
+def drawn(part: dict[str, Any]) -> list[dict[str, Any]]:
+    if "pdf" not in part:
+        return [part]
+    return [{"type": "image", "image": page} for page in pdf_pages(part["pdf"], part["pages"], PDF_DPI)]
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +131,8 @@ def answers(
     folder, found = tmp_path_factory.mktemp("web"), list[dict[str, Any]]()
     for family in ("qwen2_5_vl", "qwen3_vl"):
         found += answered(reader_bundle(family, "fp32"), [*pages(folder), *others(folder, clip)])
-    found += [{**answer, "backend": "wasm"} for answer in found[:3]]
+    of_pdf = next(answer for answer in found if answer["name"] == "a page of a PDF")
+    found += [{**answer, "backend": "wasm"} for answer in (*found[:3], of_pdf)]
     for name, options in {"portable": {}, "concat": {"opset": 21}}.items():
         plan = export_plan(REFERENCE, folder / name, precision="fp32", target="portable", **options)
         export(plan)
@@ -127,7 +154,7 @@ def answered(bundle: Path, questions: list[Question]) -> list[dict[str, Any]]:
 
 
 def answer(model: Model, bundle: str, name: str, messages: list[Any], options: dict[str, Any]) -> dict[str, Any]:
-    stream = model.stream(messages, **options)
+    stream = model.stream(with_pages(messages), **options)
     written, prompt = "".join(stream), stream.prompt
     regions = model.regions(written, prompt.placed[0]) if len(prompt.placed) == 1 else []
     numbers = [

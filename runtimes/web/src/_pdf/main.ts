@@ -19,9 +19,14 @@ async function reply(port: Port, { places, name, args }: Request): Promise<void>
   }
 }
 
-async function listen(): Promise<void> {
-  const port = (isNode() ? (await import("node:worker_threads")).parentPort : self) as unknown as Port;
+function answer(port: Port): void {
   port.onmessage = ({ data }) => void reply(port, data);
+}
+
+/** In browsers requests come through a port: messages of the worker itself are those of pdf.js, which sees a worker. */
+async function listen(): Promise<void> {
+  if (isNode()) answer((await import("node:worker_threads")).parentPort as unknown as Port);
+  else addEventListener("message", ({ ports }) => answer(ports[0]), { once: true });
 }
 
 void listen();

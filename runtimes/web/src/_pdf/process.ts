@@ -71,15 +71,17 @@ export const pdfProcess = new PdfProcess();
 function browserChild(): Child {
   if (typeof Worker === "undefined") throw new InstallError("PDFs need workers, which this browser lacks here");
   const worker = new Worker(new URL("./main.js", import.meta.url), { type: "module", name: "qvl-runtime pdf" });
+  const { port1: port, port2 } = new MessageChannel();
+  worker.postMessage(null, [port2]);
   return {
     ask: (request) =>
       new Promise((resolve, reject) => {
-        worker.onmessage = ({ data }) => resolve(data);
+        port.onmessage = ({ data }) => resolve(data);
         worker.onerror = (event) => {
           event.preventDefault();
           reject(new PdfFailure(`its worker failed: ${event.message ?? "its program does not load"}`));
         };
-        worker.postMessage(request);
+        port.postMessage(request);
       }),
     end: () => worker.terminate(),
   };

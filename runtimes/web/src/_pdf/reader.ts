@@ -4,6 +4,7 @@ import type { PDFDocumentLoadingTask, PDFDocumentProxy, PDFPageProxy } from "pdf
 import { InstallError } from "../errors.js";
 import type { Pixels } from "../media/images.js";
 import { importPdfjs, importPdfjsWorker } from "../packages.js";
+import { isNode } from "../sessions/onnxruntime.js";
 import { PDF_MAX_IMAGE, type PdfDocument, PdfFailure } from "./limits.js";
 
 type Pdfjs = typeof import("pdfjs-dist");
@@ -48,10 +49,11 @@ export class Reader {
     const task = (await pdfjs()).getDocument({
       data: new Uint8Array(await wanted.content.arrayBuffer()),
       ...(wanted.assets === null ? {} : await foldersIn(wanted.assets)),
-      ...(typeof OffscreenCanvas === "undefined" ? {} : { CanvasFactory, FilterFactory }),
+      ...(isNode() ? {} : { CanvasFactory, FilterFactory }),
       disableFontFace: true, // glyphs are drawn as paths: a worker has no fonts
       isEvalSupported: false,
       maxImageSize: PDF_MAX_IMAGE,
+      useWorkerFetch: !isNode(), // pdf.js's own way asks a document for its address
       verbosity: 0,
     });
     const document = await task.promise;
