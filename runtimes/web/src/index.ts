@@ -10,7 +10,7 @@ export { load } from "./load.js";
 export type { Manifest } from "./manifest.js";
 export type { ImageSource, Pixels } from "./media/images.js";
 export type { LoadOptions, Model, StreamOptions } from "./model.js";
-export { drawPage, type PdfOptions, type PdfPage, pdfPages } from "./pdf.js";
+export { drawPage, Pdf, type PdfFileOptions, type PdfOptions, type PdfPage, pdfPages } from "./pdf.js";
 export type { ImagePart, Message, Part, TextPart, VideoPart } from "./prompts/content.js";
 export type { PlacedInfo, PromptInfo } from "./prompts/prompt.js";
 export type { LoadProgress } from "./remote/progress.js";

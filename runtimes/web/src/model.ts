@@ -26,7 +26,7 @@ import { checkMemory } from "./sessions/memory.js";
 import { type Backend, isNode, openRuntime } from "./sessions/onnxruntime.js";
 import { ChatTemplate } from "./templates/chat.js";
 import { encode, parseTokenizer } from "./templates/tokenizer.js";
-import type { Tool } from "./tools.js";
+import { checkTools, type Tool } from "./tools.js";
 
 /** `progress` and `keep` are for bundles below a URL; `signal` stops any load, and a download at once. */
 export interface LoadOptions extends RemoteOptions {
@@ -173,11 +173,11 @@ class LocalModel implements Model {
     tools: Tool[] = [],
     templateArgs: Record<string, unknown> = {},
   ): Promise<Prompt> {
-    if (!Array.isArray(tools)) throw new PromptError("tools must be a list of function descriptions");
+    const described = checkTools(tools);
     return buildPrompt(
       messages,
       this.manifest,
-      (cleaned) => this.template.render(cleaned, tools.length > 0 ? tools : null, templateArgs),
+      (cleaned) => this.template.render(cleaned, described, templateArgs),
       (text) => this.encode(text),
       reserve,
       this.prune,

@@ -21,10 +21,7 @@ const PDF_MAX_BYTES = 2 ** 29;
 const PDF_MAX_PAGES = 100_000;
 const RANGE = /^\s*(\d{1,9})\s*(-\s*(\d{1,9})?\s*)?$/;
 
-export interface PdfOptions {
-  /** Such as "1-3,7", counted from one; by default all. */
-  pages?: string;
-  dpi?: number;
+export interface PdfFileOptions {
   limits?: Partial<PdfLimits>;
   /** The file's name in errors; by default that of a `File`. */
   name?: string;
@@ -33,6 +30,13 @@ export interface PdfOptions {
    * whose import map names the package; after a bundler it has to be said.
    */
   assets?: string | URL;
+}
+
+export interface PdfOptions extends PdfFileOptions {
+  /** Such as "1-3,7", counted from one; by default all. */
+  pages?: string;
+  /** 150 by default. */
+  dpi?: number;
 }
 
 /** A page as an image of a part. It is data without pixels: the page is drawn where the model computes. */
@@ -47,26 +51,46 @@ export interface PdfPage {
   readonly height: number;
 }
 
-/** Returns pages of a PDF as images for messages. Throws MediaError, and InstallError without pdfjs-dist. */
-export async function pdfPages(file: Blob | Uint8Array<ArrayBuffer>, options: PdfOptions = {}): Promise<PdfPage[]> {
-  const dpi = checkInt("dpi", options.dpi ?? PDF_DPI, 1);
-  const limits = limitsOf(options.limits);
-  const pdf = documentOf(file, options);
-  const { where } = pdf;
-  const count = await naming(where, "cannot be read as a PDF", () => pdfProcess.ask(limits, "open", pdf));
-  if (count > PDF_MAX_PAGES) {
-    throw new MediaError(`has ${count} pages, more than ${PDF_MAX_PAGES}`, { where, fix: "split it" });
+/** An open PDF; pages count from zero here, and from one in errors. */
+export class Pdf {
+  private constructor(
+    /** The number of pages. */
+    readonly length: number,
+    private readonly pdf: PdfDocument,
+    private readonly limits: PdfLimits,
+  ) {}
+
+  /** Throws MediaError for what is no PDF, or exceeds the limits; InstallError without pdfjs-dist. */
+  static async open(file: Blob | Uint8Array<ArrayBuffer>, options: PdfFileOptions = {}): Promise<Pdf> {
+    const limits = limitsOf(options.limits);
+    const pdf = documentOf(file, options);
+    const { where } = pdf;
+    const count = await naming(where, "cannot be read as a PDF", () => pdfProcess.ask(limits, "open", pdf));
+    if (count > PDF_MAX_PAGES) {
+      throw new MediaError(`has ${count} pages, more than ${PDF_MAX_PAGES}`, { where, fix: "split it" });
+    }
+    return new Pdf(count, pdf, limits);
   }
-  const chosen = parsePages(options.pages ?? null, count, where);
+
+  /** A page as an image for messages. */
+  async page(index: number, dpi = PDF_DPI): Promise<PdfPage> {
+    const { pdf, limits } = this;
+    const [width, height] = (await scaledPage(pdf, index, checkInt("dpi", dpi, 1), limits)).size;
+    return { pdf, index, dpi, limits, width, height };
+  }
+}
+
+/** Returns pages of a PDF as images for messages. Throws what `Pdf.open` throws. */
+export async function pdfPages(file: Blob | Uint8Array<ArrayBuffer>, options: PdfOptions = {}): Promise<PdfPage[]> {
+  const where = nameOf(file, options);
+  const pdf = await Pdf.open(file, options);
+  const chosen = parsePages(options.pages ?? null, pdf.length, where);
   if (chosen.length > MAX_PAGES) {
     const problem = `${chosen.length} pages, at most ${MAX_PAGES} fit a prompt`;
     throw new MediaError(problem, { where, fix: 'choose some: pages: "1-3,7"' });
   }
   const pages: PdfPage[] = [];
-  for (const index of chosen) {
-    const [width, height] = (await scaledPage(pdf, index, dpi, limits)).size;
-    pages.push({ pdf, index, dpi, limits, width, height });
-  }
+  for (const index of chosen) pages.push(await pdf.page(index, options.dpi));
   const pixels = pages.reduce((sum, { width, height }) => sum + width * height, 0);
   if (pixels > MAX_PAGES_PIXELS) {
     const problem = `${pages.length} pages of ${pixels} pixels, at most ${MAX_PAGES_PIXELS} fit into memory`;
@@ -132,16 +156,21 @@ function limitsOf(given: Partial<PdfLimits> = {}): PdfLimits {
   return { memory, seconds };
 }
 
-function documentOf(file: Blob | Uint8Array<ArrayBuffer>, { name, assets }: PdfOptions): PdfDocument {
+function nameOf(file: Blob | Uint8Array, { name }: PdfFileOptions): string {
+  return name ?? (file as Partial<File>)?.name ?? "PDF";
+}
+
+function documentOf(file: Blob | Uint8Array<ArrayBuffer>, options: PdfFileOptions): PdfDocument {
   if (!(file instanceof Blob || file instanceof Uint8Array)) {
     throw new MediaError(`cannot use ${quoted(file)} as a PDF`, { fix: "give a File, a Blob, or the bytes of one" });
   }
   const content = file instanceof Blob ? file : new Blob([file]);
-  const where = name ?? (content as Partial<File>).name ?? "PDF";
+  const where = nameOf(file, options);
   if (content.size > PDF_MAX_BYTES) {
     throw new MediaError(`has more than ${PDF_MAX_BYTES / 2 ** 20} MiB`, { where, fix: "split it" });
   }
   const base = typeof document === "undefined" ? undefined : document.baseURI;
+  const { assets } = options;
   const folder = assets === undefined ? pdfjsFolder() : new URL(`${String(assets).replace(/\/*$/, "")}/`, base).href;
   return { content, id: crypto.randomUUID(), where, assets: folder };
 }

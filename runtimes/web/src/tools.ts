@@ -9,6 +9,8 @@
  * `<function=NAME>`, `<parameter=NAME>` and a value per argument, and their end marks.
  */
 
+import { quoted } from "./common/checks.js";
+import { PromptError } from "./errors.js";
 import { parseAt, parseJson } from "./json_prefix.js";
 import type { Message } from "./prompts/content.js";
 import type { TemplateMessage } from "./templates/chat.js";
@@ -38,6 +40,32 @@ For each function call, return a json object with function name and arguments wi
 <tool_call>
 {"name": <function-name>, "arguments": <args-json-object>}
 </tool_call>`;
+}
+
+/** Returns tools as templates expect them, null if there are none; throws PromptError for what is no tool. */
+export function checkTools(tools: unknown): Tool[] | null {
+  if (!Array.isArray(tools))
+    throw new PromptError(`tools must be a list of function descriptions, got ${quoted(tools)}`);
+  const wrong = tools.find((tool) => typeof functionOf(tool).name !== "string");
+  if (wrong !== undefined) {
+    throw new PromptError(`cannot use the tool ${quoted(wrong)}`, {
+      fix: 'describe it as { type: "function", function: { name: …, description: …, parameters: … } }',
+    });
+  }
+  return tools.length > 0 ? tools : null;
+}
+
+/** Throws PromptError unless the `tool_calls` of a message are a list of named calls. */
+export function checkCalls(calls: unknown): void {
+  const list = calls ?? [];
+  for (const call of Array.isArray(list) ? list : [list]) {
+    const { name, arguments: given = {} } = functionOf(call);
+    if (typeof name !== "string" || !(isObject(given) || typeof given === "string")) {
+      throw new PromptError(`cannot use the tool call ${quoted(call)}`, {
+        fix: 'write { type: "function", function: { name: …, arguments: {…} } }',
+      });
+    }
+  }
 }
 
 /** A function call that the model requests. Whole numbers beyond 2^53 lose digits, as in any JSON of JavaScript. */
@@ -126,8 +154,9 @@ function callOf(value: unknown): Call | null {
   return typeof name === "string" && name !== "" && isObject(parsed) ? { name, arguments: parsed } : null;
 }
 
-function functionOf(tool: Tool): Record<string, unknown> {
-  return objectOr("function" in tool ? tool.function : tool);
+/** The value's `function`, or the value itself if it has none; empty if that is no object. */
+function functionOf(value: unknown): Record<string, unknown> {
+  return objectOr(isObject(value) && "function" in value ? value.function : value);
 }
 
 function isObject(value: unknown): value is Record<string, unknown> {

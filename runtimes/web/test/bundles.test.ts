@@ -208,6 +208,11 @@ test("messages that cannot be used are refused in one line", async (context) => 
     /logprobs must be true or false \(top_logprobs is the number of alternatives\)/,
   );
   assert.throws(wrong({ logprobs: true, top_logprobs: 21 }), /top_logprobs must be a whole number <= 20, got 21/);
+  for (const name of ["json_schema", "response_format"]) {
+    const message = new RegExp(`^${name} is not supported: the library for grammars, llguidance, has no build for`);
+    assert.throws(wrong({ [name]: { type: "object" } }), { name: "PromptError", message });
+  }
+  assert.throws(wrong({ max_tokens: 5 }), /there is no option "max_tokens" \(there are max_new_tokens, temperature/);
   assert.throws(wrong({ top_logprobs: 2 }), /top_logprobs needs logprobs/);
   await model.close();
   await assert.rejects(() => model.generate(MESSAGES), /the model is closed/);
