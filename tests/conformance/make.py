@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from . import answers, images, indices, prompts, tool_calls
+from . import answers, images, indices, pdfs, prompts, tool_calls
 from .document import Document
 
 HERE = Path(__file__).parent
@@ -16,6 +16,7 @@ DOCUMENTS: Mapping[str, Callable[[], Document]] = {
     "patches": images.patches,
     "pruning": images.pruned,
     "video_frames": images.video_frames,
+    "pdf_pages": pdfs.pdf_pages,
     "patch_positions": indices.positions,
     "interpolation": indices.interpolations,
     "windows": indices.windows,

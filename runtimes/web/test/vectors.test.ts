@@ -14,6 +14,7 @@ import type { Feeds, GraphArray } from "../src/common/arrays.js";
 import { parseRegions } from "../src/grounding.js";
 import type { ImageGeometry, Manifest } from "../src/manifest.js";
 import { budgetOf, evenlySpaced, frameBounds } from "../src/media/video.js";
+import { parsePages, scaled } from "../src/pdf.js";
 import * as positions from "../src/positions.js";
 import { imageTokens, patchify, resizedGrid } from "../src/preprocess.js";
 import type { Message } from "../src/prompts/content.js";
@@ -85,6 +86,12 @@ vectors("patches", async (given, out) => {
 vectors("video_frames", (given, out) => {
   if (out.indices) assert.deepEqual(evenlySpaced(given.total, given.count), out.indices);
   else assert.deepEqual(frameBounds(budgetOf({}), given.frames, given.factor, given.max_length), out.bounds);
+});
+
+vectors("pdf_pages", ({ pages, count, points, dpi }, out) => {
+  if (points) assert.deepEqual(scaled(points[0], points[1], dpi).size, out.size);
+  else if (out.indices) assert.deepEqual(parsePages(pages, count, "x.pdf"), out.indices);
+  else assert.throws(() => parsePages(pages, count, "x.pdf"), { name: "MediaError" });
 });
 
 vectors("pruning", ({ pictures, frames, factor, tolerance, least, window = 0 }, out) => {
