@@ -1,4 +1,4 @@
-"""Vectors of answers: tokens chosen from logits, stop strings, boxes."""
+"""Vectors of answers: tokens chosen from logits, log probabilities, stop strings, loops, boxes."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from qvl_runtime.answers.logprobs import TokenLogprob, recording
+from qvl_runtime.answers.loops import LONGEST, REPEATS, LoopDetector
+from qvl_runtime.answers.loops import TOKENS as LEAST
 from qvl_runtime.answers.penalties import Penalties
 from qvl_runtime.answers.presence import PresencePenalty
 from qvl_runtime.answers.sampling import Logits, Sampling
@@ -94,6 +97,60 @@ def _chosen(name: str, given: Mapping[str, Any], options: Mapping[str, Any], cou
     if {"top_k", "top_p", "min_p"} & options.keys():
         allowed = {"allowed": np.flatnonzero(sampled.probabilities(logits))}
     return Case(name, {**given, "options": options}, {"tokens": [pick(logits) for _ in range(count)], **allowed})
+
+
+def logprobs() -> Document:
+    return Document(
+        "Log probabilities of a chosen token and of the likeliest ones: log softmax of the logits in float64, "
+        "written with 12 decimals.",
+        {
+            "logits": "[vocab], or `vocab`: their number",
+            "vocab": FORMULA,
+            "token": "that was chosen",
+            "count": "how many of the likeliest tokens are wanted",
+        },
+        {"logprob": "of the token", "top": "[token, log probability]: the likeliest first, of equals the lowest id"},
+        _logprobs(),
+    )
+
+
+def _logprobs() -> Iterator[Case]:
+    yield _recorded("the token alone", {"logits": LOGITS, "token": 2, "count": 0})
+    yield _recorded("equals", {"logits": LOGITS, "token": 5, "count": 5})
+    yield _recorded("more than there are", {"logits": LOGITS, "token": 3, "count": 20})
+    yield _recorded("many tokens", {"vocab": 5000, "token": 77, "count": 20})
+    yield _recorded("large logits", {"logits": [3e38, 2e38, -3e38], "token": 0, "count": 2})
+
+
+def _recorded(name: str, given: Mapping[str, Any]) -> Case:
+    found: list[TokenLogprob] = []
+    recording(lambda _: int(given["token"]), given["count"], found, ())(logits_of(given))
+    top = [(token, round(value, 12)) for token, value in found[0].top]
+    return Case(name, given, {"logprob": round(found[0].logprob, 12), "top": top})
+
+
+def loops() -> Document:
+    return Document(
+        f"Answers that end in a loop: at most {LONGEST} tokens that occur at least {REPEATS} times in a row, and are "
+        f"at least {LEAST} tokens together.",
+        {"before": "tokens of the answer", "part": "tokens that then repeat without end"},
+        {"length": "of the answer when the loop is found, null if it never is", "loop": "tokens of the part"},
+        _loops(),
+    )
+
+
+def _loops() -> Iterator[Case]:
+    for period in (1, 2, 31, 32, 33, 100, LONGEST, LONGEST + 1):
+        yield _looped(f"{period} tokens", [5000, 5001], list(range(period)))
+    yield _looped("a part that is two", [], [1, 2, 1, 2])
+    yield _looped("a part with parts that repeat", [], [1] * 40 + [2])
+    yield _looped("a beginning that belongs to it", [8, 9], [7, 8, 9])
+
+
+def _looped(name: str, before: list[int], part: list[int]) -> Case:
+    detector, answer = LoopDetector(), before + part * (LEAST + 8)
+    found = next(((at, loop) for at, token in enumerate(answer, 1) if (loop := detector.add(token))), (None, 0))
+    return Case(name, {"before": before, "part": part}, {"length": found[0], "loop": found[1]})
 
 
 def stop_strings() -> Document:

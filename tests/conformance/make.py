@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from . import answers, images, indices, prompts
+from . import answers, images, indices, pdfs, prompts, tool_calls
 from .document import Document
 
 HERE = Path(__file__).parent
@@ -16,6 +16,7 @@ DOCUMENTS: Mapping[str, Callable[[], Document]] = {
     "patches": images.patches,
     "pruning": images.pruned,
     "video_frames": images.video_frames,
+    "pdf_pages": pdfs.pdf_pages,
     "patch_positions": indices.positions,
     "interpolation": indices.interpolations,
     "windows": indices.windows,
@@ -28,7 +29,10 @@ DOCUMENTS: Mapping[str, Callable[[], Document]] = {
     "prompts": prompts.prompts,
     "random": answers.randoms,
     "sampling": answers.sampling,
+    "logprobs": answers.logprobs,
     "stop_strings": answers.stop_strings,
+    "loops": answers.loops,
+    "tool_calls": tool_calls.tool_calls,
     "boxes": answers.boxes,
 }
 """By the names of their files, without `.json`."""

@@ -31,6 +31,7 @@ from transformers.vision_utils import (
     get_vision_window_index,
 )
 
+from .answers import logits_of
 from .geometries import FAMILIES
 from .make import DOCUMENTS, HERE
 from .pictures import pixels, sha256
@@ -301,6 +302,16 @@ def test_tokens_are_those_of_transformers(tokenizer: PreTrainedTokenizerBase) ->
             assert tokenizer(given["text"], add_special_tokens=False)["input_ids"] == out["ids"], name
         elif "box" not in "".join(out["pieces"]) and out["pieces"]:
             assert tokenizer.decode(given["ids"], skip_special_tokens=True) == "".join(out["pieces"]), name
+
+
+def test_log_probabilities_are_those_of_torch() -> None:
+    for name, given, out in cases("logprobs"):
+        theirs = torch.log_softmax(torch.from_numpy(logits_of(given).astype(np.float64)), 0)
+        assert float(theirs[given["token"]]) == pytest.approx(out["logprob"], rel=1e-12, abs=1e-12), name
+        values, indices = torch.sort(theirs, descending=True, stable=True)
+        best = list(zip(indices.tolist(), values.tolist(), strict=True))[: given["count"]]
+        assert [token for token, _ in best] == [token for token, _ in out["top"]], name
+        assert [value for _, value in best] == pytest.approx([value for _, value in out["top"]], rel=1e-12, abs=1e-12)
 
 
 def test_the_readme_lists_every_file() -> None:

@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from qvl_runtime.grounding import Box
 from qvl_runtime.model import Model, load
+from qvl_runtime.pdf import PDF_DPI, PdfPage, pdf_pages
 from tests.chromium import Browser, Tab
 from tests.heldout import HELDOUT
 from tests.web.conftest import PACKAGE
@@ -110,9 +112,9 @@ def ask(tab: Tab, question: str) -> str:
     return str(tab.value("[...document.querySelectorAll('.answer pre')].at(-1).textContent"))
 
 
-def python(model: Model, question: str) -> tuple[str, list[str]]:
+def python(model: Model, question: str, image: Path | PdfPage = PAGE) -> tuple[str, list[str]]:
     """The answer of Python, and its boxes as the page writes them."""
-    content = [{"type": "image", "image": PAGE}, {"type": "text", "text": question}]
+    content = [{"type": "image", "image": image}, {"type": "text", "text": question}]
     stream = model.stream([{"role": "user", "content": content}], max_new_tokens=1024)
     text = "".join(stream)
     boxes = [each for each in model.regions(text, stream.prompt.placed[0]) if isinstance(each, Box)]
@@ -130,6 +132,30 @@ def test_a_page_is_read_and_its_boxes_are_shown(browser: Browser, address: str, 
     assert tab.value("[...document.querySelectorAll('.chips button')].map((chip) => chip.innerText)") == boxes
     assert tab.count(".region") == len(boxes) > 0
     assert tab.errors() == []
+
+
+def test_a_page_of_a_pdf_is_read(browser: Browser, address: str, model: Model, tmp_path: Path) -> None:
+    """On paper whose sides are whole points, so that pdf.js draws the pixels that pdfium draws."""
+    file, pages = tmp_path / "letter.pdf", [Image.new("RGB", (200, 100), "white") for _ in range(2)]
+    with Image.open(PAGE) as page:
+        pages[1].paste(page.convert("RGB"))
+    first, second = (page.quantize() for page in pages)
+    first.save(file, save_all=True, append_images=[second], resolution=PDF_DPI)
+    tab = opened(browser, address)
+    tab.choose("#file", file)
+    tab.wait("document.querySelector('#name').innerText === 'letter.pdf, page 1'")
+    assert tab.text("#count") == "of 2"
+    tab.value("document.querySelector('#number').value = '2', document.querySelector('#number').onchange()")
+    tab.wait("document.querySelector('#name').innerText === 'letter.pdf, page 2'")
+    assert tab.value("document.querySelector('#picture').naturalWidth") == 200
+    assert ask(tab, READ) == python(model, READ, pdf_pages(file, "2")[0])[0]
+    assert tab.errors() == []
+    tab.choose("#file", PAGE)
+    tab.wait("document.querySelector('#name').innerText.endsWith('.png')")
+    assert not tab.value("document.querySelector('#pages').checkVisibility()")
+    (tmp_path / "none.pdf").write_bytes(b"%PDF-1.7 and nothing more")
+    tab.choose("#file", tmp_path / "none.pdf")
+    tab.wait("document.querySelector('#status').innerText.startsWith('none.pdf: cannot be read as a PDF')")
 
 
 def test_it_works_without_a_network_after_the_first_time(

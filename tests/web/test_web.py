@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from qvl_export import export
 from qvl_export.targets import web
 from qvl_runtime.grounding import Box
 from qvl_runtime.model import Model, load
+from qvl_runtime.pdf import pdf_pages
 from tests.conftest import REFERENCE, Bundles
 from tests.heldout import items
 from tests.plans import export_plan
@@ -76,10 +78,37 @@ def others(folder: Path, clip: list[Path]) -> Iterator[Question]:
     yield "an image without blank paper", *asked(image(first, prune="exact"), question)
     yield "a scan without blank paper", *asked(image(second, prune="scan"), question)
     yield "a video", *asked({"type": "video", "video": [str(path) for path in clip], "fps": 1.5}, question)
+    yield "a page of a PDF", *asked({"type": "image", "pdf": str(pdf_of(first, second)), "pages": "2"}, question)
     yield "text", *asked(text("What is the date?"))
     yield "sampled", *asked(image(first), question, temperature=0.8, top_p=0.9, top_k=20, seed=7)
     penalties = {"repetition_penalty": 1.2, "no_repeat_ngram_size": 3, "presence_penalty": 0.5}
     yield "with penalties", *asked(image(first), question, **penalties)
+    recorded = {"logprobs": True, "top_logprobs": 5, **penalties}
+    yield "log probabilities", *asked(image(first), question, **recorded)
+
+
+PDF_DPI = 144
+"""Two pixels per point: pages are drawn with the pixels that they are made of, by pdfium and by pdf.js."""
+
+
+def pdf_of(*images: Path) -> Path:
+    """A PDF with an image on each page, which palettes keep without loss."""
+    path, pages = images[0].with_suffix(".pdf"), [Image.open(image).quantize() for image in images]
+    pages[0].save(path, save_all=True, append_images=pages[1:], resolution=PDF_DPI)
+    return path
+
+
+def with_pages(messages: list[Any]) -> list[Any]:
+    """Messages with the pages of PDFs in place of their names."""
+    return [
+        {**message, "content": [part for each in message["content"] for part in drawn(each)]} for message in messages
+    ]
+
+
+def drawn(part: dict[str, Any]) -> list[dict[str, Any]]:
+    if "pdf" not in part:
+        return [part]
+    return [{"type": "image", "image": page} for page in pdf_pages(part["pdf"], part["pages"], PDF_DPI)]
 
 
 FORMS: dict[str, dict[str, Any]] = {
@@ -111,7 +140,8 @@ def answers(
     folder, found = tmp_path_factory.mktemp("web"), list[dict[str, Any]]()
     for family in ("qwen2_5_vl", "qwen3_vl"):
         found += answered(reader_bundle(family, "fp32"), [*pages(folder), *others(folder, clip)])
-    found += [{**answer, "backend": "wasm"} for answer in found[:3]]
+    of_pdf = next(answer for answer in found if answer["name"] == "a page of a PDF")
+    found += [{**answer, "backend": "wasm"} for answer in (*found[:3], of_pdf)]
     for name, options in FORMS.items():
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(web, "LARGEST_FILE", 2_000_000)  # several files of weights
@@ -120,6 +150,9 @@ def answers(
     found.append({**found[-1], "backend": "wasm"})
     for family in ("qwen", "qwen2_vl", "qwen3_vl_moe"):
         found += answered(bundle(family, "small", "fp32"), list(pages(folder))[:1])
+    looping = asked(text("What is the date?"), max_new_tokens=600, stop_loops=True)
+    found += answered(bundle("qwen2_5_vl", "small", "fp32"), [("a loop", *looping)])
+    assert found[-1]["finish_reason"] == "loop"
     file = folder / "answers.json"
     file.write_text(json.dumps(found))
     return file
@@ -132,7 +165,7 @@ def answered(bundle: Path, questions: list[Question]) -> list[dict[str, Any]]:
 
 
 def answer(model: Model, bundle: str, name: str, messages: list[Any], options: dict[str, Any]) -> dict[str, Any]:
-    stream = model.stream(messages, **options)
+    stream = model.stream(with_pages(messages), **options)
     written, prompt = "".join(stream), stream.prompt
     regions = model.regions(written, prompt.placed[0]) if len(prompt.placed) == 1 else []
     numbers = [
@@ -148,6 +181,8 @@ def answer(model: Model, bundle: str, name: str, messages: list[Any], options: d
         "tokens": stream.run.tokens,
         "text": written,
         "finish_reason": stream.run.finish_reason,
+        "loop": stream.run.loop,
+        "logprobs": [astuple(entry) for entry in stream.run.logprobs],
         "regions": [{"label": found.label, "numbers": values} for found, values in zip(regions, numbers, strict=True)],
     }
 
@@ -203,8 +238,13 @@ def likeliest_tokens(bundle: Path, folder: Path) -> Iterator[dict[str, Any]]:
             yield {"messages": messages, "answer": truth, "likeliest": tokens}
 
 
-def test_the_package_is_small(npm: str, run: Callable[..., str]) -> None:
+COMPILED = ["--noEmit", "--ignoreConfig", "--skipLibCheck", "false", "--strict", "--lib", "es2023,dom", "--types", ""]
+
+
+def test_the_package_is_small_and_its_declarations_are_whole(npm: str, run: Callable[..., str]) -> None:
+    """Without other packages that have types."""
     run(npm, "run", "build")
+    run(npm, "exec", "--", "tsc", *COMPILED, "dist/index.d.ts")
     files = json.loads(run(npm, "pack", "--dry-run", "--json"))
     (packed,) = files if isinstance(files, list) else files.values()
     assert packed["unpackedSize"] < 300_000

@@ -1,13 +1,14 @@
 /** The page that is asked about, and the boxes on it. */
 
-import type { Region } from "qvl-runtime";
+import { type ImageSource, QvlError, type Region } from "qvl-runtime";
 import { byId, make, say } from "./dom.js";
+import { openPdf } from "./pdf.js";
 
 const COLORS = ["#d62728", "#1f77b4", "#2ca02c", "#9467bd", "#c2570c", "#0f7f8c", "#8c564b", "#c2449b"];
 
-/** A file, and its size in pixels. */
+/** An image as the model takes it, and its size in pixels. */
 export interface Picture {
-  file: Blob;
+  image: ImageSource;
   title: string;
   width: number;
   height: number;
@@ -16,32 +17,47 @@ export interface Picture {
 export let picture: Picture | null = null;
 let opening = 0;
 
-/** Shows an image file. */
+/** Shows an image file, or a page of a PDF. */
 export async function openPicture(file: File): Promise<void> {
-  const mine = ++opening; // a file that was chosen later wins
-  const image = byId<HTMLImageElement>("picture");
-  const url = URL.createObjectURL(file);
+  const title = file.name || "pasted image";
+  const isPdf = file.type === "application/pdf" || title.toLowerCase().endsWith(".pdf");
+  if (!isPdf) byId("pages").hidden = true;
+  await (isPdf ? openPdf(file, show) : show(title, async () => ({ image: file, seen: file })));
+}
+
+interface Shown {
+  image: ImageSource;
+  /** What the page shows of it. */
+  seen: Blob;
+}
+
+/** Shows what `make` gives, unless something else was opened meanwhile. */
+async function show(title: string, make: () => Promise<Shown>): Promise<void> {
+  const mine = ++opening; // what was chosen later wins
   try {
+    const { image, seen } = await make();
+    const url = URL.createObjectURL(seen);
     const probe = new Image();
     probe.src = url;
     await probe.decode();
-    if (mine !== opening) return;
-    URL.revokeObjectURL(image.src);
-    image.src = url;
-    picture = { file, title: file.name || "pasted image", width: probe.naturalWidth, height: probe.naturalHeight };
-  } catch {
-    if (mine === opening) say("This file is not an image that this browser shows.");
+    if (mine !== opening) return URL.revokeObjectURL(url);
+    const element = byId<HTMLImageElement>("picture");
+    URL.revokeObjectURL(element.src);
+    element.src = url;
+    picture = { image, title, width: probe.naturalWidth, height: probe.naturalHeight };
+  } catch (error) {
+    const problem = error instanceof QvlError ? error.message : "This file is not an image that this browser shows.";
+    if (mine === opening) say(problem);
     return;
   }
   byId("drop").hidden = true;
   byId("page").hidden = false;
   byId("zoom").hidden = false;
-  byId("name").textContent = picture.title;
+  byId("name").textContent = title;
   say("");
   drawRegions([]);
   byId("question").focus();
 }
-
 /** Draws boxes and points; the one at `lit` stands out. */
 export function drawRegions(regions: readonly Region[], lit = -1): void {
   byId("regions").replaceChildren(...regions.map((region, index) => drawn(regions, region, index === lit)));

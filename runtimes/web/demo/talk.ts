@@ -31,7 +31,7 @@ export async function ask(model: Model): Promise<void> {
   busy(true);
   drawRegions([]);
   try {
-    const stream = model.stream(messages, { max_new_tokens: LONGEST, signal: running.signal });
+    const stream = model.stream(messages, { max_new_tokens: LONGEST, stop_loops: true, signal: running.signal });
     turn.text = await written(stream, answer.querySelector("pre")!);
     const [placed] = (await stream.prompt).placed;
     const regions = placed === undefined ? [] : model.regions(turn.text, placed);
@@ -73,7 +73,7 @@ function messagesOf(question: string): Message[] {
   if (picture !== null) {
     const text = messages[0].content as string;
     messages[0].content = [
-      { type: "image", image: picture.file },
+      { type: "image", image: picture.image },
       { type: "text", text },
     ];
   }
@@ -110,7 +110,7 @@ function factsOf({ run }: Stream): string {
   facts.push(`prompt ${counts.prompt}${counts.reused > 0 ? `, ${counts.reused} of them cached` : ""}`);
   facts.push(`first token after ${times.firstToken.toFixed(2)} s`);
   if (finishReason === "cancelled") facts.push("stopped");
-  if (finishReason === "length") facts.push("cut off (length)");
+  if (finishReason === "length" || finishReason === "loop") facts.push(`cut off (${finishReason})`);
   return facts.join(" · ");
 }
 

@@ -1,4 +1,6 @@
+export type { PdfLimits } from "./_pdf/limits.js";
 export type { FinishReason, GenerationStats } from "./answers/generate.js";
+export type { TokenLogprob } from "./answers/logprobs.js";
 export type { AnswerOptions } from "./answers/options.js";
 export type { Stream } from "./answers/stream.js";
 export { BundleError, EngineError, InstallError, MediaError, PromptError, QvlError } from "./errors.js";
@@ -8,8 +10,9 @@ export { load } from "./load.js";
 export type { Manifest } from "./manifest.js";
 export type { ImageSource, Pixels } from "./media/images.js";
 export type { LoadOptions, Model, StreamOptions } from "./model.js";
+export { drawPage, Pdf, type PdfFileOptions, type PdfOptions, type PdfPage, pdfPages } from "./pdf.js";
 export type { ImagePart, Message, Part, TextPart, VideoPart } from "./prompts/content.js";
 export type { PlacedInfo, PromptInfo } from "./prompts/prompt.js";
 export type { LoadProgress } from "./remote/progress.js";
 export { forget } from "./remote/remote_files.js";
-export type { Tool } from "./tools.js";
+export { type Call, parseCalls, type Reply, type Tool } from "./tools.js";

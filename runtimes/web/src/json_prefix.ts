@@ -24,6 +24,12 @@ export function parseAt(text: string, index: number): Parsed {
   }
 }
 
+/** The value of a whole text, with the same additions; null if it is not JSON. */
+export function parseJson(text: string): { value: unknown } | null {
+  const parsed = parseAt(text, /^[ \t\n\r]*/.exec(text)![0].length);
+  return "failedAt" in parsed || /[^ \t\n\r]/.test(text.slice(parsed.end)) ? null : parsed;
+}
+
 const SCALAR =
   /(?:"(?:[^"\\\u0000-\u001f]|\\(?:["\\/bfnrt]|u[\da-fA-F]{4}))*"|-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][-+]?\d+)?|true|false|null)/y;
 const NOT_FINITE = /NaN|-?Infinity/y;

@@ -3,6 +3,8 @@
 import type { Tokenizer } from "@huggingface/tokenizers";
 import { CachedEncoder } from "./answers/encode.js";
 import { Decoder, newStats } from "./answers/generate.js";
+import { recording } from "./answers/logprobs.js";
+import { stoppingLoops } from "./answers/loops.js";
 import { type AnswerOptions, resolveOptions } from "./answers/options.js";
 import { penalizedPicker } from "./answers/penalties.js";
 import { samplingPicker } from "./answers/sampling.js";
@@ -25,9 +27,9 @@ import { checkFileSizes, checkMemory } from "./sessions/memory.js";
 import { openRuntime } from "./sessions/onnxruntime.js";
 import { ChatTemplate } from "./templates/chat.js";
 import { encode, parseTokenizer } from "./templates/tokenizer.js";
-import type { Tool } from "./tools.js";
+import { checkTools, type Tool } from "./tools.js";
 
-/** `progress` and `keep` are for bundles below a URL. */
+/** `progress` and `keep` are for bundles below a URL; `signal` stops any load, and a download at once. */
 export interface LoadOptions extends RemoteOptions {
   /** Most threads that the engine uses; by default as many as it chooses. */
   threads?: number;
@@ -84,6 +86,16 @@ export interface Model {
 
 /** Opens a bundle where this is called; see `load`. */
 export async function loadHere(bundle: BundleSource, options: LoadOptions = {}): Promise<Model> {
+  try {
+    return await opened(bundle, options);
+  } catch (error) {
+    options.signal?.throwIfAborted(); // what an abort has made fail says less
+    throw error;
+  }
+}
+
+async function opened(bundle: BundleSource, options: LoadOptions): Promise<Model> {
+  const { signal } = options;
   const rule = parseRule(options.prune);
   const threads = options.threads === undefined ? null : checkInt("threads", options.threads, 1);
   const files = await openFiles(bundle, options);
@@ -93,7 +105,12 @@ export async function loadHere(bundle: BundleSource, options: LoadOptions = {}):
   if (backend === "webgpu") checkFileSizes(manifest, graphFiles(manifest), files.name);
   const texts = await openTexts(files, manifest);
   const runtime = await openRuntime(backend);
+  signal?.throwIfAborted();
   const engine = await openEngine(runtime, files, manifest, threads);
+  if (signal?.aborted) {
+    await engine.close();
+    throw signal.reason;
+  }
   await files.settle?.();
   return new LocalModel(
     manifest,
@@ -145,10 +162,13 @@ class LocalModel implements Model {
     const decoder = this.decoder;
     async function* tokens(): AsyncGenerator<number, void, void> {
       const built = await prompt;
-      const pick = penalizedPicker(resolved.penalties, samplingPicker(resolved.sampling), built.ids);
+      const chosen = penalizedPicker(resolved.penalties, samplingPicker(resolved.sampling), built.ids);
+      const { alternatives } = resolved;
+      const pick = alternatives === null ? chosen : recording(chosen, alternatives, stats.logprobs, stop);
       yield* decoder.generate(built, resolved.maxNewTokens, stop, pick, stats, options.signal);
     }
-    return new TokenStream(tokens(), this.tokenizer, stats, prompt, resolved.stop);
+    const guarded = resolved.stopLoops ? stoppingLoops(tokens(), stats) : tokens();
+    return new TokenStream(guarded, this.tokenizer, stats, prompt, resolved.stop);
   }
 
   /** The token ids, positions and media of chat messages, leaving `reserve` tokens for the answer. */
@@ -158,11 +178,11 @@ class LocalModel implements Model {
     tools: Tool[] = [],
     templateArgs: Record<string, unknown> = {},
   ): Promise<Prompt> {
-    if (!Array.isArray(tools)) throw new PromptError("tools must be a list of function descriptions");
+    const described = checkTools(tools);
     return buildPrompt(
       messages,
       this.manifest,
-      (cleaned) => this.template.render(cleaned, tools.length > 0 ? tools : null, templateArgs),
+      (cleaned) => this.template.render(cleaned, described, templateArgs),
       (text) => this.encode(text),
       reserve,
       this.prune,

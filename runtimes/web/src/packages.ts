@@ -11,6 +11,8 @@ const NAMES = [
   "@noble/hashes/sha2.js",
   "onnxruntime-web/wasm",
   "onnxruntime-web/webgpu",
+  "pdfjs-dist/legacy/build/pdf.mjs",
+  "pdfjs-dist/legacy/build/pdf.worker.mjs",
 ] as const;
 
 export type Places = Partial<Record<(typeof NAMES)[number], string>>;
@@ -29,6 +31,11 @@ function placeOf(name: string): [string, string][] {
   } catch {
     return [];
   }
+}
+
+/** The addresses that were set here, for a worker of this worker; else those of the page. */
+export function knownPlaces(): Places {
+  return Object.keys(places).length > 0 ? places : placesOfPage();
 }
 
 export function setPlaces(found: Places): void {
@@ -58,4 +65,22 @@ export function importOnnxRuntimeWeb(): Promise<typeof import("onnxruntime-web/w
 export function importOnnxRuntimeWebGpu(): Promise<typeof import("onnxruntime-web/webgpu")> {
   const place = places["onnxruntime-web/webgpu"];
   return place === undefined ? import("onnxruntime-web/webgpu") : import(/* @vite-ignore */ place);
+}
+
+/** The build for older browsers and Node.js. */
+export function importPdfjs(): Promise<typeof import("pdfjs-dist/legacy/build/pdf.mjs")> {
+  const place = places["pdfjs-dist/legacy/build/pdf.mjs"];
+  return place === undefined ? import("pdfjs-dist/legacy/build/pdf.mjs") : import(/* @vite-ignore */ place);
+}
+
+export function importPdfjsWorker(): Promise<unknown> {
+  const place = places["pdfjs-dist/legacy/build/pdf.worker.mjs"];
+  // @ts-expect-error the package has no types of its worker
+  return place === undefined ? import("pdfjs-dist/legacy/build/pdf.worker.mjs") : import(/* @vite-ignore */ place);
+}
+
+/** Where the folder of pdfjs-dist is, with a slash at its end; null where a bundler has put its programs elsewhere. */
+export function pdfjsFolder(): string | null {
+  const place = knownPlaces()["pdfjs-dist/legacy/build/pdf.mjs"];
+  return place === undefined ? null : new URL("../../", place).href;
 }

@@ -201,6 +201,19 @@ test("messages that cannot be used are refused in one line", async (context) => 
   assert.throws(() => model.stream(MESSAGES, { temperature: -1 }), /temperature must be a number >= 0, got -1/);
   assert.throws(() => model.stream(MESSAGES, { max_new_tokens: 1.5 }), /max_new_tokens must be a whole number >= 1/);
   assert.throws(() => model.stream(MESSAGES, { stop: "" }), /stop must be a text or a list of texts, none empty/);
+  const wrong = (options: object) => () => model.stream(MESSAGES, options);
+  assert.throws(wrong({ stop_loops: 1 }), /stop_loops must be true or false, got 1/);
+  assert.throws(
+    wrong({ logprobs: 5 }),
+    /logprobs must be true or false \(top_logprobs is the number of alternatives\)/,
+  );
+  assert.throws(wrong({ logprobs: true, top_logprobs: 21 }), /top_logprobs must be a whole number <= 20, got 21/);
+  for (const name of ["json_schema", "response_format"]) {
+    const message = new RegExp(`^${name} is not supported: the library for grammars, llguidance, has no build for`);
+    assert.throws(wrong({ [name]: { type: "object" } }), { name: "PromptError", message });
+  }
+  assert.throws(wrong({ max_tokens: 5 }), /there is no option "max_tokens" \(there are max_new_tokens, temperature/);
+  assert.throws(wrong({ top_logprobs: 2 }), /top_logprobs needs logprobs/);
   await model.close();
   await assert.rejects(() => model.generate(MESSAGES), /the model is closed/);
 });

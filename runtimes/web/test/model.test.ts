@@ -9,7 +9,15 @@ import { readFileSync } from "node:fs";
 import { basename } from "node:path";
 import { after, test } from "node:test";
 import { decode } from "fast-png";
-import { load, type Message, type Model, type Pixels, type StreamOptions } from "../src/index.js";
+import {
+  load,
+  type Message,
+  type Model,
+  type Pixels,
+  pdfPages,
+  type StreamOptions,
+  type TokenLogprob,
+} from "../src/index.js";
 import type { Backend } from "../src/sessions/backend.js";
 
 interface Answer {
@@ -22,12 +30,16 @@ interface Answer {
   tokens: number[];
   text: string;
   finish_reason: string;
+  loop: number;
+  logprobs: [token: number, logprob: number, top: [number, number][]][];
   regions: { label: string; numbers: number[] }[];
 }
 
 interface Part {
   type: string;
   image?: string;
+  pdf?: string;
+  pages?: string;
   video?: string[];
 }
 
@@ -58,24 +70,51 @@ function pixelsOf(path: string): Pixels {
   return { data, width, height };
 }
 
-function messagesOf({ messages }: Pick<Answer, "messages">): Message[] {
-  return messages.map((message) => ({
-    ...message,
-    content: message.content.map((part) => {
-      if (part.image) return { ...part, image: pixelsOf(part.image) };
-      return part.video ? { ...part, video: part.video.map(pixelsOf) } : part;
-    }),
-  })) as Message[];
+/** Two pixels per point: pages have the pixels that they are made of. */
+const PDF_DPI = 144;
+
+async function messagesOf({ messages }: Pick<Answer, "messages">): Promise<Message[]> {
+  const loaded = messages.map(async ({ content, ...message }) => {
+    return { ...message, content: (await Promise.all(content.map(partsOf))).flat() } as Message;
+  });
+  return Promise.all(loaded);
+}
+
+async function partsOf({ pdf, pages = "1-", ...part }: Part): Promise<object[]> {
+  if (pdf !== undefined) {
+    const found = await pdfPages(readFileSync(pdf), { pages, dpi: PDF_DPI });
+    return found.map((image) => ({ type: "image", image }));
+  }
+  if (part.image) return [{ ...part, image: pixelsOf(part.image) }];
+  return [part.video ? { ...part, video: part.video.map(pixelsOf) } : part];
+}
+
+/** Of a log probability, from Python's: its ONNX Runtime is another release. */
+const LOGPROB = 1e-3;
+
+function checkLogprobs(found: readonly TokenLogprob[], expected: Answer["logprobs"]): void {
+  assert.deepEqual(
+    found.map(({ token, top }) => [token, top.map(([each]) => each)]),
+    expected.map(([token, , top]) => [token, top.map(([each]) => each)]),
+  );
+  const values = (logprob: number, top: readonly [number, number][]) => [logprob, ...top.map(([, value]) => value)];
+  const theirs = expected.flatMap(([, logprob, top]) => values(logprob, top));
+  const differences = found
+    .flatMap(({ logprob, top }) => values(logprob, top))
+    .map((value, at) => Math.abs(value - theirs[at]));
+  assert.ok(Math.max(0, ...differences) < LOGPROB, `${Math.max(...differences)}`);
 }
 
 for (const answer of ANSWERS) {
   test(`${basename(answer.bundle)}, ${answer.backend}: ${answer.name}`, async () => {
     const model = await opened(answer);
-    const stream = model.stream(messagesOf(answer), answer.options);
+    const stream = model.stream(await messagesOf(answer), answer.options);
     assert.equal(await stream.text(), answer.text);
     assert.deepEqual((await stream.prompt).ids, answer.ids);
     assert.deepEqual(stream.run.tokens, answer.tokens);
     assert.equal(stream.run.finishReason, answer.finish_reason);
+    assert.equal(stream.run.loop, answer.loop);
+    checkLogprobs(stream.run.logprobs, answer.logprobs);
     const { placed } = await stream.prompt;
     if (answer.regions.length === 0 || placed.length !== 1) return;
     const found = model.regions(answer.text, placed[0]);
@@ -102,7 +141,7 @@ for (const { bundle, backend, pages } of FORCED) {
     const model = await opened({ bundle, backend });
     let [same, all] = [0, 0];
     for (const { messages, answer, likeliest } of pages) {
-      const rows = await model.logits(messagesOf({ messages }), answer);
+      const rows = await model.logits(await messagesOf({ messages }), answer);
       const found = rows.map((row) => row.indexOf(row.reduce((most, value) => Math.max(most, value))));
       same += found.filter((token, index) => token === likeliest[index]).length;
       all += likeliest.length;
@@ -118,7 +157,7 @@ const skip = first === undefined && "there are no bundles";
 test("a second question about a page reuses its tokens, and answers as the first time", { skip }, async () => {
   const model = await opened(first!);
   await model.clear();
-  const messages = messagesOf(first!);
+  const messages = await messagesOf(first!);
   const fresh = model.stream(messages, first!.options);
   await fresh.text();
   assert.equal(fresh.run.counts.reused, 0);
@@ -131,22 +170,22 @@ test("a second question about a page reuses its tokens, and answers as the first
 test("an answer ends at an abort, a break, and a stop string", { skip }, async () => {
   const model = await opened(first!);
   const aborting = new AbortController();
-  const aborted = model.stream(messagesOf(first!), { ...first!.options, signal: aborting.signal });
+  const aborted = model.stream(await messagesOf(first!), { ...first!.options, signal: aborting.signal });
   for await (const _ of aborted) aborting.abort();
   assert.equal(aborted.run.finishReason, "cancelled");
   assert.equal(aborted.run.tokens.length, 1);
-  const left = model.stream(messagesOf(first!), first!.options);
+  const left = model.stream(await messagesOf(first!), first!.options);
   for await (const _ of left) break;
   assert.equal(left.run.finishReason, "cancelled");
   const stop = first!.text.slice(3, 6);
-  const stopped = model.stream(messagesOf(first!), { ...first!.options, stop });
+  const stopped = model.stream(await messagesOf(first!), { ...first!.options, stop });
   assert.equal(await stopped.text(), first!.text.slice(0, first!.text.indexOf(stop)));
   assert.equal(stopped.run.stopString, stop);
 });
 
 test("of streams that are read at the same time one answers", { skip }, async () => {
   const model = await opened(first!);
-  const messages = messagesOf(first!);
+  const messages = await messagesOf(first!);
   const settled = await Promise.allSettled(Array.from({ length: 3 }, () => model.generate(messages, first!.options)));
   const answered = settled.filter(({ status }) => status === "fulfilled");
   assert.deepEqual(answered, [{ status: "fulfilled", value: first!.text }]);
@@ -155,8 +194,8 @@ test("of streams that are read at the same time one answers", { skip }, async ()
 
 test("a second stream ends the first with an error", { skip }, async () => {
   const model = await opened(first!);
-  const pieces = model.stream(messagesOf(first!), first!.options)[Symbol.asyncIterator]();
+  const pieces = model.stream(await messagesOf(first!), first!.options)[Symbol.asyncIterator]();
   await pieces.next();
-  await model.generate(messagesOf(first!), first!.options);
+  await model.generate(await messagesOf(first!), first!.options);
   await assert.rejects(() => pieces.next(), /another prompt was started on this model/);
 });

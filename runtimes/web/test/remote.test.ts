@@ -5,28 +5,40 @@ import { existsSync, readFileSync } from "node:fs";
 import { createServer, type Server } from "node:http";
 import type { AddressInfo } from "node:net";
 import { type TestContext, test } from "node:test";
-import { forget, type LoadProgress, load, type Message } from "../src/index.js";
+import { forget, type LoadOptions, type LoadProgress, load, type Message } from "../src/index.js";
+import { serveHost } from "../src/worker/host.js";
+import type { Port } from "../src/worker/protocol.js";
+import { Channel, loadThrough } from "../src/worker/proxy.js";
 
 const BUNDLE = "../../tests/checkpoints/bundles/v1";
 const MESSAGES: Message[] = [{ role: "user", content: "What is the date?" }];
 const OPTIONS = { threads: 1, backend: "wasm" } as const;
 const WEIGHTS = "llm.onnx.data";
 
-/** A server of a bundle, whose files can be replaced; `requests` are the names that were asked for. */
+/**
+ * A server of a bundle, whose files can be replaced; `requests` are the names that were asked for. Of `stalled` files half
+ * is sent, and no more; `left` are those whose connection the client then closed.
+ */
 interface Place {
   url: string;
   server: Server;
   requests: string[];
   replaced: Record<string, Buffer>;
+  stalled: Set<string>;
+  left: string[];
 }
 
 async function served(context: TestContext): Promise<Place> {
-  const place: Omit<Place, "url" | "server"> = { requests: [], replaced: {} };
+  const place: Omit<Place, "url" | "server"> = { requests: [], replaced: {}, stalled: new Set(), left: [] };
   const server = createServer((request, response) => {
     const name = (request.url ?? "").slice("/bundle/".length);
     place.requests.push(name);
     const path = `${BUNDLE}/${name}`;
-    if (name in place.replaced) response.writeHead(200).end(place.replaced[name]);
+    if (place.stalled.has(name)) {
+      const content = readFileSync(path);
+      response.on("close", () => place.left.push(name));
+      response.writeHead(200, { "content-length": content.length }).write(content.subarray(0, content.length / 2));
+    } else if (name in place.replaced) response.writeHead(200).end(place.replaced[name]);
     else if (existsSync(path)) response.writeHead(200).end(readFileSync(path));
     else response.writeHead(404).end();
   });
@@ -158,6 +170,65 @@ for (const [how, content, message] of DAMAGED) {
     await answer(place.url);
   });
 }
+
+/** Loads a bundle whose weights do not arrive whole, and aborts when half of them are there; returns the error. */
+async function abortedLoad(place: Place, open: (options: LoadOptions) => Promise<unknown>): Promise<unknown> {
+  place.stalled.add(WEIGHTS);
+  const { size } = sizesOf()[WEIGHTS];
+  const control = new AbortController();
+  const seen = new Map<string, number>();
+  let before = 0;
+  const progress = ({ file, loaded }: LoadProgress) => {
+    seen.set(file, (seen.get(file) ?? 0) + loaded - before);
+    before = loaded;
+    if ((seen.get(WEIGHTS) ?? 0) >= Math.floor(size / 2)) control.abort(new Error("no longer wanted"));
+  };
+  const error = await open({ ...OPTIONS, progress, signal: control.signal }).catch((reason) => reason);
+  place.stalled.clear();
+  return error;
+}
+
+async function openedThere(context: TestContext, url: string, options: LoadOptions): Promise<unknown> {
+  const { port1, port2 } = new MessageChannel();
+  context.after(() => port1.close());
+  serveHost(port2 as unknown as Port);
+  return loadThrough(new Channel(port1 as unknown as Port, () => port1.close()), url, options, {});
+}
+
+for (const where of ["here", "in a worker"]) {
+  test(`an abort stops a download, and leaves no part of a file, ${where}`, async (context) => {
+    const caches = withCaches(context);
+    const place = await served(context);
+    const open = (options: LoadOptions) =>
+      where === "here" ? load(place.url, options) : openedThere(context, place.url, options);
+    assert.equal(((await abortedLoad(place, open)) as Error).message, "no longer wanted");
+    await until(() => place.left.includes(WEIGHTS));
+    const kept = new Set([...caches.values()].flatMap((held) => [...held.keys()].map((url) => url.split("/").at(-1)!)));
+    const sizes = sizesOf();
+    assert.ok(!kept.has(sizes[WEIGHTS].sha256) && !kept.has("bundle.json"));
+    assert.ok(kept.has(sizes["vision.onnx.data"].sha256)); // it had arrived whole
+    place.requests.length = 0;
+    assert.notEqual(await answer(place.url), "");
+    assert.ok(place.requests.includes(WEIGHTS) && !place.requests.includes("vision.onnx.data"));
+  });
+}
+
+async function until(condition: () => boolean): Promise<void> {
+  while (!condition()) await new Promise((resolve) => setTimeout(resolve, 10));
+}
+
+test("a load that was aborted before it began asks for nothing", async (context) => {
+  const place = await served(context);
+  const signal = AbortSignal.abort();
+  await assert.rejects(() => load(place.url, { ...OPTIONS, signal }), { name: "AbortError" });
+  await assert.rejects(() => openedThere(context, place.url, { ...OPTIONS, signal }), { name: "AbortError" });
+  assert.deepEqual(place.requests, []);
+  await assert.rejects(() => load(BUNDLE, { threads: 1, signal }), { name: "AbortError" });
+  const control = new AbortController();
+  const loading = load(BUNDLE, { threads: 1, signal: control.signal });
+  control.abort();
+  await assert.rejects(() => loading, { name: "AbortError" });
+});
 
 const GIGABYTE = 2 ** 30;
 const TOO_LARGE: [string, number, RegExp][] = [

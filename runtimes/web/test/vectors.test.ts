@@ -3,6 +3,8 @@
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
+import { recording, type TokenLogprob } from "../src/answers/logprobs.js";
+import { LoopDetector } from "../src/answers/loops.js";
 import { penalizedPicker } from "../src/answers/penalties.js";
 import { generator } from "../src/answers/random.js";
 import { nucleus, samplingPicker } from "../src/answers/sampling.js";
@@ -12,6 +14,7 @@ import type { Feeds, GraphArray } from "../src/common/arrays.js";
 import { parseRegions } from "../src/grounding.js";
 import type { ImageGeometry, Manifest } from "../src/manifest.js";
 import { budgetOf, evenlySpaced, frameBounds } from "../src/media/video.js";
+import { parsePages, scaled } from "../src/pdf.js";
 import * as positions from "../src/positions.js";
 import { imageTokens, patchify, resizedGrid } from "../src/preprocess.js";
 import type { Message } from "../src/prompts/content.js";
@@ -22,6 +25,7 @@ import { smartResize } from "../src/resize.js";
 import { cacheState, visionFeeds } from "../src/sessions/feeds.js";
 import { ChatTemplate } from "../src/templates/chat.js";
 import { encode, parseTokenizer, TokenDecoder } from "../src/templates/tokenizer.js";
+import { parseCalls } from "../src/tools.js";
 import { hashOf, type Picture, pixels } from "./pictures.js";
 
 const VECTORS = "../../tests/conformance";
@@ -82,6 +86,12 @@ vectors("patches", async (given, out) => {
 vectors("video_frames", (given, out) => {
   if (out.indices) assert.deepEqual(evenlySpaced(given.total, given.count), out.indices);
   else assert.deepEqual(frameBounds(budgetOf({}), given.frames, given.factor, given.max_length), out.bounds);
+});
+
+vectors("pdf_pages", ({ pages, count, points, dpi }, out) => {
+  if (points) assert.deepEqual(scaled(points[0], points[1], dpi).size, out.size);
+  else if (out.indices) assert.deepEqual(parsePages(pages, count, "x.pdf"), out.indices);
+  else assert.throws(() => parsePages(pages, count, "x.pdf"), { name: "MediaError" });
 });
 
 vectors("pruning", ({ pictures, frames, factor, tolerance, least, window = 0 }, out) => {
@@ -213,9 +223,12 @@ vectors("random", ({ seed }, out) => {
   );
 });
 
+function formulaLogits(vocab: number): number[] {
+  return Array.from({ length: vocab }, (_, i) => (((i * 2654435761) % 2 ** 32) / 2 ** 32) * 12 - 6);
+}
+
 vectors("sampling", ({ logits: given, vocab, prompt = [], options }, out) => {
-  const formula = (i: number) => (((i * 2654435761) % 2 ** 32) / 2 ** 32) * 12 - 6;
-  const logits = Float32Array.from(given ?? Array.from({ length: vocab }, (_, i) => formula(i)));
+  const logits = Float32Array.from(given ?? formulaLogits(vocab));
   const sampling = { temperature: 0, top_k: 0, top_p: 1, min_p: 0, seed: null, ...options };
   const penalties = { repetition_penalty: 1, no_repeat_ngram_size: 0, presence_penalty: 0, ...options };
   const pick = penalizedPicker(penalties, samplingPicker(sampling), prompt);
@@ -224,6 +237,42 @@ vectors("sampling", ({ logits: given, vocab, prompt = [], options }, out) => {
     out.tokens,
   );
   if (out.allowed) assert.deepEqual(nucleus(logits, sampling).tokens, out.allowed);
+});
+
+vectors("logprobs", ({ logits: given, vocab, token, count }, out) => {
+  const logits = Float32Array.from(given ?? formulaLogits(vocab));
+  const found: TokenLogprob[] = [];
+  const pick = recording(() => token, count, found, new Set());
+  assert.equal(pick(logits), token);
+  recording(() => token, count, found, new Set([token]))(logits);
+  assert.equal(found.length, 1); // a stop token is not recorded
+  assert.deepEqual(
+    found[0].top.map(([id]) => id),
+    out.top.map(([id]: [number, number]) => id),
+  );
+  assert.equal(found[0].token, token);
+  const expected = [out.logprob, ...out.top.map(([, value]: [number, number]) => value)];
+  [found[0].logprob, ...found[0].top.map(([, value]) => value)].forEach((value, at) => {
+    const difference = Math.abs(value - expected[at]);
+    assert.ok(difference <= 2e-12 * Math.max(1, Math.abs(expected[at])), `${value} is not ${expected[at]}`);
+  });
+});
+
+vectors("loops", ({ before, part }, out) => {
+  const detector = new LoopDetector();
+  const answer = [...before];
+  while (answer.length < 2500) answer.push(...part);
+  let loop = 0;
+  const at = answer.findIndex((token) => {
+    loop = detector.add(token);
+    return loop > 0;
+  });
+  assert.deepEqual({ length: at < 0 ? null : at + 1, loop }, out);
+});
+
+vectors("tool_calls", ({ answer, tools }, out) => {
+  const { text, calls, malformed } = parseCalls(answer, tools);
+  assert.deepEqual({ text, calls, malformed }, out);
 });
 
 vectors("stop_strings", ({ strings, pieces }, out) => {

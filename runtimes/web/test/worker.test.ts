@@ -56,6 +56,27 @@ test("answers, statistics, prompts, regions and logits are the same", async (con
   assert.deepEqual(there.manifest, here.manifest);
 });
 
+test("log probabilities and the end at a loop are the same", async (context) => {
+  const there = await opened(context);
+  const here = await load(BUNDLE, { threads: 1 });
+  context.after(() => here.close());
+  const options = { max_new_tokens: 400, ignore_eos: true, stop_loops: true, logprobs: true, top_logprobs: 3 };
+  const [stream, expected] = [there.stream(MESSAGES, options), here.stream(MESSAGES, options)];
+  assert.equal(await stream.text(), await expected.text());
+  const { logprobs, loop, finishReason, tokens } = stream.run;
+  assert.deepEqual([finishReason, loop > 0], ["loop", true]);
+  assert.deepEqual([loop, tokens], [expected.run.loop, expected.run.tokens]);
+  assert.deepEqual(logprobs, expected.run.logprobs);
+  assert.deepEqual(
+    logprobs.map(({ token }) => token),
+    tokens,
+  );
+  for (const { token, logprob, top } of logprobs) {
+    assert.equal(top.length, 3);
+    assert.deepEqual(top[0], [token, logprob]); // greedy
+  }
+});
+
 test("an answer ends at an abort, and at a break", async (context) => {
   const model = await opened(context);
   const aborting = new AbortController();

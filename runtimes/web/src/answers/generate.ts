@@ -7,20 +7,28 @@ import { spanTokens, textPositions } from "../positions.js";
 import { type Prompt, textKeys } from "../prompts/prompt.js";
 import type { Engine, Features } from "../sessions/engine.js";
 import type { CachedEncoder } from "./encode.js";
+import type { TokenLogprob } from "./logprobs.js";
 import type { TokenPicker } from "./sampling.js";
 
 /** Prompt tokens per engine call: bounds activation memory. */
 export const PREFILL_CHUNK = 1024;
 
-/** Why an answer ended: stop token or string, limit, abort, or an error. */
-export type FinishReason = "stop" | "length" | "cancelled" | "error";
+/** Why an answer ended: stop token or string, limit, repetition, abort, or an error. */
+export type FinishReason = "stop" | "length" | "loop" | "cancelled" | "error";
 
-/** Statistics and outcome of one generation; `finishReason` is null until it ends. Times are in seconds. */
+/**
+ * Statistics and outcome of one generation; `finishReason` is null until it ends. Times are in seconds.
+ *
+ * `loop` is the number of tokens of the part that repeats, if that ended it. `logprobs`, if they are asked for, are those
+ * of `tokens`.
+ */
 export interface GenerationStats {
   tokens: number[];
   finishReason: FinishReason | null;
   stopToken: number | null;
   stopString: string | null;
+  loop: number;
+  logprobs: TokenLogprob[];
   times: { vision: number; prefill: number; firstToken: number; decode: number };
   counts: { prompt: number; reused: number; image: number; generated: number };
 }
@@ -31,6 +39,8 @@ export function newStats(): GenerationStats {
     finishReason: null,
     stopToken: null,
     stopString: null,
+    loop: 0,
+    logprobs: [],
     times: { vision: 0, prefill: 0, firstToken: 0, decode: 0 },
     counts: { prompt: 0, reused: 0, image: 0, generated: 0 },
   };

@@ -1,8 +1,9 @@
 /** Options of an answer: the caller's values, else the checkpoint's if requested, else greedy decoding. */
 
-import { checkInt, quoted } from "../common/checks.js";
+import { checkFlag, checkInt, quoted } from "../common/checks.js";
 import { PromptError } from "../errors.js";
 import type { GenerationDefaults, Manifest } from "../manifest.js";
+import { alternatives } from "./logprobs.js";
 import { checkPenalties, type Penalties } from "./penalties.js";
 import { checkSampling, type Sampling } from "./sampling.js";
 
@@ -23,13 +24,21 @@ export interface AnswerOptions {
   use_generation_config?: boolean;
   /** The answer ends before the first of these texts. */
   stop?: string | string[];
+  /** The answer ends once it repeats the same tokens over and over. */
+  stop_loops?: boolean;
+  /** Whether `run.logprobs` gets the log probability of each token, and of the `top_logprobs` likeliest ones (at most 20). */
+  logprobs?: boolean;
+  top_logprobs?: number;
 }
 
+/** `alternatives` is the number of likeliest tokens recorded with each log probability, null if none are recorded. */
 export interface ResolvedOptions {
   maxNewTokens: number;
   sampling: Sampling;
   penalties: Penalties;
   stop: string[];
+  stopLoops: boolean;
+  alternatives: number | null;
 }
 
 const GREEDY: GenerationDefaults = {
@@ -43,8 +52,19 @@ const GREEDY: GenerationDefaults = {
   max_new_tokens: null,
 };
 
+/** The names of `AnswerOptions`, and of `StreamOptions`. */
+const NAMES = [
+  ...["max_new_tokens", "temperature", "top_p", "top_k", "min_p", "seed"],
+  ...["repetition_penalty", "no_repeat_ngram_size", "presence_penalty", "use_generation_config"],
+  ...["stop", "stop_loops", "logprobs", "top_logprobs"],
+  ...["tools", "template_args", "signal", "ignore_eos"],
+];
+/** The Python runtime's name of this option, and that of OpenAI's interface. */
+const SCHEMAS = ["json_schema", "response_format"];
+
 /** Returns the options with defaults filled in; throws PromptError for values out of range. */
 export function resolveOptions(options: AnswerOptions, manifest: Manifest): ResolvedOptions {
+  checkNames(options);
   const checkpoint = checkpointOptions(options, manifest);
   return {
     maxNewTokens: limit(options, checkpoint, manifest.llm.max_length),
@@ -61,7 +81,23 @@ export function resolveOptions(options: AnswerOptions, manifest: Manifest): Reso
       presence_penalty: options.presence_penalty ?? 0,
     }),
     stop: stopStrings(options.stop ?? []),
+    stopLoops: checkFlag("stop_loops", options.stop_loops ?? false),
+    alternatives: alternatives(options.logprobs ?? false, options.top_logprobs),
   };
+}
+
+function checkNames(options: object): void {
+  const unknown = Object.entries(options).find(([name, value]) => value !== undefined && !NAMES.includes(name))?.[0];
+  if (unknown === undefined) return;
+  if (SCHEMAS.includes(unknown)) {
+    throw new PromptError(
+      `${unknown} is not supported: the library for grammars, llguidance, has no build for JavaScript`,
+      {
+        fix: "ask for JSON in the prompt and check it, or use the runtime for Python",
+      },
+    );
+  }
+  throw new PromptError(`there is no option ${quoted(unknown)}`, { fix: `there are ${NAMES.join(", ")}` });
 }
 
 function checkpointOptions(options: AnswerOptions, manifest: Manifest): GenerationDefaults {

@@ -1,4 +1,4 @@
-/** Checks of numeric options, which throw PromptError. */
+/** Checks of options, which throw PromptError. */
 
 import { PromptError } from "../errors.js";
 
@@ -29,6 +29,12 @@ export function checkFloat(
     const bounds = `${above ? ">" : ">="} ${least}${most < Number.POSITIVE_INFINITY ? ` and <= ${most}` : ""}`;
     throw new PromptError(`${name} must be a number ${bounds}, got ${quoted(value)}`, { fix });
   }
+  return value;
+}
+
+/** Returns true or false. */
+export function checkFlag(name: string, value: unknown): boolean {
+  if (typeof value !== "boolean") throw new PromptError(`${name} must be true or false, got ${quoted(value)}`);
   return value;
 }
 

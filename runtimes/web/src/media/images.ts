@@ -2,6 +2,7 @@
 
 import { quoted } from "../common/checks.js";
 import { MediaError } from "../errors.js";
+import { drawPage, isPdfPage, type PdfPage } from "../pdf.js";
 
 export const MAX_IMAGE_PIXELS = 2 ** 27;
 
@@ -20,12 +21,13 @@ export interface Pixels {
   channels?: 1 | 3 | 4;
 }
 
-/** In browsers also a file, an `ImageBitmap`, or what else a canvas draws. */
-export type ImageSource = Pixels | Blob | ImageBitmap;
+/** A page of a PDF is drawn here. In browsers also a file, an `ImageBitmap`, or what else a canvas draws. */
+export type ImageSource = Pixels | PdfPage | Blob | ImageBitmap;
 
 /** Returns an image as RGB; transparency is laid on white. Throws MediaError for what is not an image. */
 export async function loadImage(source: ImageSource): Promise<RgbImage> {
   if (isPixels(source)) return rgb(source);
+  if (isPdfPage(source)) return rgb(await drawPage(source));
   if (typeof OffscreenCanvas === "undefined") {
     throw new MediaError("images in files cannot be decoded here", {
       fix: "give decoded pixels: { data, width, height }",

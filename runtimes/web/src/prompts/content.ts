@@ -11,6 +11,7 @@ import { factorOf, resizedFrames, resizedGrid } from "../preprocess.js";
 import { parseRule, type Rule, type RuleName } from "../prune/rule.js";
 import { MAX_ASPECT_RATIO } from "../resize.js";
 import type { TemplateMessage } from "../templates/chat.js";
+import { checkCalls } from "../tools.js";
 
 interface Sizes {
   min_pixels?: number;
@@ -98,7 +99,9 @@ export async function collect(
   for (const message of messages) {
     if (!ROLES.includes(message?.role))
       throw new PromptError(`the role of a message must be one of ${ROLES.join(", ")}`);
-    const content = typeof message.content === "string" ? message.content : await partsOf(message, media, manifest);
+    checkCalls(message.tool_calls);
+    const given = message.content ?? (message.tool_calls ? "" : undefined);
+    const content = typeof given === "string" ? given : await partsOf(given, media, manifest);
     cleaned.push({ ...message, content });
   }
   if (media.length === 0 && !cleaned.some(({ content }) => hasText(content as string | TextPart[]))) {
@@ -111,14 +114,10 @@ function hasText(content: string | TextPart[]): boolean {
   return typeof content === "string" ? content.trim() !== "" : content.some((part) => part.text?.trim());
 }
 
-async function partsOf(message: Message, media: Media[], manifest: Manifest): Promise<unknown[]> {
-  if (message.content === undefined || message.content === null) {
-    if (Array.isArray(message.tool_calls)) return [];
-  }
-  if (!Array.isArray(message.content))
-    throw new PromptError("the content of a message must be a text or a list of parts");
+async function partsOf(content: unknown, media: Media[], manifest: Manifest): Promise<unknown[]> {
+  if (!Array.isArray(content)) throw new PromptError("the content of a message must be a text or a list of parts");
   const parts: unknown[] = [];
-  for (const part of message.content) {
+  for (const part of content as Part[]) {
     checkKeys(part);
     if (part.type === "text" && typeof part.text === "string") {
       parts.push({ type: "text", text: part.text });

@@ -12,6 +12,8 @@ export interface RemoteOptions {
   progress?: (progress: LoadProgress) => void;
   /** Whether files are kept in the browser (default), where an earlier load may have kept them. */
   keep?: boolean;
+  /** Stops loading, which then throws the signal's reason; files that had arrived whole stay kept. */
+  signal?: AbortSignal;
 }
 
 /** There was no answer. */
@@ -31,13 +33,14 @@ export class RemoteFiles implements BundleFiles {
     readonly name: string,
     private store: Store | null,
     progress?: (progress: LoadProgress) => void,
+    private readonly signal?: AbortSignal,
   ) {
     this.count = new ProgressCount(progress);
   }
 
-  static async open(url: string, { progress, keep = true }: RemoteOptions): Promise<RemoteFiles> {
+  static async open(url: string, { progress, keep = true, signal }: RemoteOptions): Promise<RemoteFiles> {
     const name = addressOf(url);
-    return new RemoteFiles(name, keep ? await openStore(name) : null, progress);
+    return new RemoteFiles(name, keep ? await openStore(name) : null, progress, signal);
   }
 
   path(): null {
@@ -55,6 +58,7 @@ export class RemoteFiles implements BundleFiles {
   }
 
   async read(name: string): Promise<Uint8Array<ArrayBuffer>> {
+    this.signal?.throwIfAborted();
     if (name === MANIFEST) return this.readManifest();
     const entry = this.entries[name];
     const kept = await this.kept(entry.sha256);
@@ -138,9 +142,10 @@ export class RemoteFiles implements BundleFiles {
 
   private async fetch(name: string): Promise<Response> {
     const where = `${this.name}/${name}`;
+    const cache = name === MANIFEST || this.store === null ? "no-cache" : "no-store";
     let response: Response;
     try {
-      response = await fetch(where, { cache: name === MANIFEST || this.store === null ? "no-cache" : "no-store" });
+      response = await fetch(where, { cache, signal: this.signal ?? null });
     } catch (error) {
       throw new UnreachableError(where, error);
     }

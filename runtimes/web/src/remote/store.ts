@@ -84,7 +84,15 @@ class FolderStore implements Store {
   }
 
   async write(name: string): Promise<FileWriter> {
-    return (await this.folder.getFileHandle(name, { create: true })).createWritable();
+    const writer = await (await this.folder.getFileHandle(name, { create: true })).createWritable();
+    return {
+      write: (piece) => writer.write(piece),
+      close: () => writer.close(),
+      abort: async () => {
+        await writer.abort();
+        await this.remove(name); // it is there from the beginning, and empty
+      },
+    };
   }
 
   async names(): Promise<string[]> {

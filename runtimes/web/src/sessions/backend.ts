@@ -1,5 +1,6 @@
 /** Where a bundle's graphs run. */
 
+import { isNode } from "../common/host.js";
 import { InstallError } from "../errors.js";
 import type { Manifest } from "../manifest.js";
 import { checkWebGpu, WEBGPU_TARGET } from "./webgpu.js";
@@ -24,9 +25,4 @@ export async function chosenBackend(asked: Backend | undefined, manifest: Manife
     console.warn(`${error.what}: WebAssembly computes instead, which is slow`);
     return "wasm";
   }
-}
-
-/** Whether this is Node (or what is compatible with it), rather than a browser or a worker of one. */
-function isNode(): boolean {
-  return typeof process !== "undefined" && Boolean(process.versions?.node);
 }

@@ -11,7 +11,7 @@ import type { LoadProgress } from "../remote/progress.js";
 import type { Tool } from "../tools.js";
 import { type Call, type Port, type Reply, toFailure } from "./protocol.js";
 
-/** A piece of an answer, or null at its end, and what has changed in its statistics: `tokens` are the new ones. */
+/** A piece of an answer, or null at its end, and what has changed in its statistics: `tokens` and `logprobs` are the new ones. */
 export interface Step {
   piece: string | null;
   run: GenerationStats;
@@ -27,14 +27,19 @@ interface Answering {
 /** One model, and the answers that are being read. */
 export class Host {
   private model: Model | null = null;
+  private readonly loading = new AbortController();
   private readonly answers = new Map<number, Answering>();
 
   constructor(private readonly progress: (progress: LoadProgress) => void) {}
 
   async load(bundle: BundleSource, options: LoadOptions, places: Places): Promise<Manifest> {
     setPlaces(places);
-    this.model = await loadHere(bundle, { ...options, progress: this.progress });
+    this.model = await loadHere(bundle, { ...options, progress: this.progress, signal: this.loading.signal });
     return this.model.manifest;
+  }
+
+  async abortLoad(): Promise<void> {
+    this.loading.abort();
   }
 
   /** Starts an answer under a number that the page chooses; returns its prompt. */
@@ -55,8 +60,9 @@ export class Host {
     try {
       const { done, value } = await answer.pieces.next();
       if (done) this.answers.delete(number);
-      const run = { ...answer.run, tokens: answer.run.tokens.slice(answer.sent) };
-      answer.sent = answer.run.tokens.length;
+      const { tokens, logprobs } = answer.run;
+      const run = { ...answer.run, tokens: tokens.slice(answer.sent), logprobs: logprobs.slice(answer.sent) };
+      answer.sent = tokens.length;
       return { piece: done ? null : value, run };
     } catch (error) {
       this.answers.delete(number);

@@ -5,7 +5,17 @@ import type { LoadProgress } from "../remote/progress.js";
 import type { Host } from "./host.js";
 
 /** Names of the methods that a page calls. */
-export type CallName = "load" | "stream" | "next" | "end" | "abort" | "prompt" | "logits" | "tokenIds" | "clear";
+export type CallName =
+  | "load"
+  | "abortLoad"
+  | "stream"
+  | "next"
+  | "end"
+  | "abort"
+  | "prompt"
+  | "logits"
+  | "tokenIds"
+  | "clear";
 
 export type Arguments<Name extends CallName> = Parameters<Host[Name]>;
 export type Result<Name extends CallName> = Awaited<ReturnType<Host[Name]>>;

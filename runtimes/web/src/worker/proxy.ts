@@ -41,17 +41,25 @@ export async function loadInWorker(bundle: BundleSource, options: LoadOptions): 
 export async function loadThrough(
   channel: Channel,
   bundle: BundleSource,
-  { progress, worker: _, ...options }: LoadOptions,
+  { progress, signal, worker: _, ...options }: LoadOptions,
   places: Places,
 ): Promise<Model> {
   channel.progress = progress;
   // Addresses start from the page, not from the worker's program.
   const source = typeof bundle === "string" || bundle instanceof URL ? absolute(String(bundle)) : bundle;
+  const abort = () => void channel.call("abortLoad").catch(() => {}); // a closed worker has stopped
+  signal?.addEventListener("abort", abort);
   try {
-    return new WorkerModel(await channel.call("load", source, options, places), channel);
+    signal?.throwIfAborted();
+    const manifest = await channel.call("load", source, options, places);
+    signal?.throwIfAborted();
+    return new WorkerModel(manifest, channel);
   } catch (error) {
     channel.close(error);
+    signal?.throwIfAborted();
     throw error;
+  } finally {
+    signal?.removeEventListener("abort", abort);
   }
 }
 
@@ -195,7 +203,11 @@ class WorkerStream implements Stream {
 
   private async next(): Promise<string | null> {
     const { piece, run } = await this.channel.call("next", this.number);
-    Object.assign(this.run, run, { tokens: [...this.run.tokens, ...run.tokens] });
+    const { tokens, logprobs } = this.run;
+    Object.assign(this.run, run, {
+      tokens: [...tokens, ...run.tokens],
+      logprobs: [...logprobs, ...run.logprobs],
+    });
     return piece;
   }
 
