@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -28,6 +29,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a background shell's; p
     signal.signal(signal.SIGINT, signal.default_int_handler)
 GRAPH_TARGETS = [name for name in targets.available() if not targets.builds_engines(name)]
 """Targets whose bundles hold ONNX graphs, which tests can read and run without a GPU."""
+MODELS_AT_A_TIME = 64
+"""More than all shapes, precisions and targets of a family, which tests of parity take in turns."""
 
 
 class Loader(Protocol):
@@ -94,19 +97,16 @@ def bundle(checkpoint: Callable[[str, str], Path], tmp_path_factory: pytest.Temp
 
 @pytest.fixture(scope="session")
 def model(bundle: Bundles, tmp_path_factory: pytest.TempPathFactory) -> Loader:
-    """The loaded bundle, on one thread."""
-    cache: dict[tuple[str, ...], Model] = {}
+    """The loaded bundle, on one thread; those used last stay, as all together would take gigabytes."""
     compiled = {"XDG_CACHE_HOME": str(tmp_path_factory.mktemp("cache"))}
 
+    @functools.lru_cache(maxsize=MODELS_AT_A_TIME)
     def get(family: str, shape: str, precision: str, target: str = "cpu") -> Model:
-        key = family, shape, precision, target
-        if key not in cache:
-            try:
-                with mock.patch.dict(os.environ, compiled), mock.patch.object(cuda, "open", cpu.open):  # on a CPU
-                    cache[key] = load(bundle(*key), threads=1)
-            except InstallError as error:
-                pytest.skip(f"the engine of {target} is not installed: {error}")
-        return cache[key]
+        try:
+            with mock.patch.dict(os.environ, compiled), mock.patch.object(cuda, "open", cpu.open):  # on a CPU
+                return load(bundle(family, shape, precision, target), threads=1)
+        except InstallError as error:
+            pytest.skip(f"the engine of {target} is not installed: {error}")
 
     return get
 
