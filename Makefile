@@ -28,13 +28,16 @@ $(WEB_STAMP): $(WEB)/package-lock.json
 demo: $(STAMP)
 	$(BIN)/python -m tests.demo
 
-# In two processes. Whole files, so that what a file's tests share is made once.
+# In two processes. Whole files, so that what a file's tests share is made once. A process that dies ends the run: with
+# whole files pytest-xdist runs the file of the test that killed it again and again, and may then wait forever.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --max-worker-restart 0
+
 test: $(STAMP) $(WEB_STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	$(PYTEST)
 
 # The same without the tests marked slow.
 quick: $(STAMP) $(WEB_STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
+	$(PYTEST) -m "not slow"
 
 check: $(STAMP) $(WEB_STAMP)
 	$(BIN)/ruff check .

@@ -44,13 +44,13 @@ def installed() -> str:
 
 
 class Browser:
-    """A browser process with a profile of its own below `directory`; usable in a `with`."""
+    """A browser process with a profile of its own below `directory` and more options; usable in a `with`."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *options: str) -> None:
         theirs_in, self._out = os.pipe()
         self._in, theirs_out = os.pipe()
         redirect = f'exec "$@" 3<&{theirs_in} 4>&{theirs_out}'
-        command = ["bash", "-c", redirect, "bash", installed(), *OPTIONS, f"--user-data-dir={directory}"]
+        command = ["bash", "-c", redirect, "bash", installed(), *OPTIONS, *options, f"--user-data-dir={directory}"]
         self._process = subprocess.Popen(
             command, pass_fds=(theirs_in, theirs_out), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
         )

@@ -36,6 +36,7 @@ LLM_INPUTS = {
 CACHE_INPUTS = {
     "cpu": {"seqlens_k", "total_sequence_length"},
     "cuda": {"seqlens_k", "total_sequence_length"},
+    "web": {"seqlens_k", "total_sequence_length"},
     "portable": {"write_indices", "attention_mask"},
     "openvino": {"attention_mask"},
 }
@@ -154,5 +155,5 @@ def test_weights_keep_their_published_names(checkpoint: Callable[[str, str], Pat
 def test_families_and_targets_are_found_by_name() -> None:
     """Every family and target of the exporter; a new one needs its file in tests and in the runtime too."""
     assert list(FAMILIES) == families.available()
-    assert {"cpu", "cuda", "openvino", "portable"} <= set(GRAPH_TARGETS)
+    assert {"cpu", "cuda", "openvino", "portable", "web"} <= set(GRAPH_TARGETS)
     assert targets.available() == sessions.available()

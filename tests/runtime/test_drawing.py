@@ -60,6 +60,13 @@ def test_a_directory_that_takes_no_files_is_refused() -> None:
         check_writable(Path("/proc/x.png"))
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes")
+def test_a_pipe_is_not_replaced_by_a_picture(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "x.png")
+    with pytest.raises(MediaError, match=r"x\.png: is a device or a pipe"):
+        check_writable(tmp_path / "x.png")
+
+
 def test_an_image_too_large_for_its_format_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(MediaError, match=r"x\.webp: cannot be written"):
         drawing.save(Image.new("1", (20_000, 2)), tmp_path / "x.webp")

@@ -198,13 +198,18 @@ def test_what_other_documents_left_behind_ends_no_page(
 def test_an_interrupt_in_the_middle_of_a_page(attack: Path, letter: Path, fresh: Any) -> None:
     """The rest of its reply is not taken for the next reply."""
     pages = pdf_pages(attack, limits=PdfLimits(seconds=60))
-    signal.signal(signal.SIGALRM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-    signal.setitimer(signal.ITIMER_REAL, 0.5)
-    try:
-        with pytest.raises(KeyboardInterrupt):
+
+    def interrupted() -> None:
+        signal.setitimer(signal.ITIMER_REAL, 0.5)
+        try:
             pages[0].draw()
-    finally:  # an alarm after another failure would end the whole run
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        finally:  # an alarm after another failure would end the whole run
+            signal.setitimer(signal.ITIMER_REAL, 0)
+
+    before = signal.signal(signal.SIGALRM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    signal.signal(signal.SIGALRM, before)
     assert Pdf(letter, PdfLimits(seconds=60)).text(1) == "Paid"
 
 

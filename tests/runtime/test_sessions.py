@@ -19,7 +19,7 @@ BUNDLE = Path(__file__).parents[1] / "checkpoints" / "bundles" / "v6"
 
 
 def test_targets_are_the_modules_that_open_an_engine() -> None:
-    assert sessions.available() == ["cpu", "cuda", "openvino", "portable", "tensorrt", "tensorrt_rtx"]
+    assert sessions.available() == ["cpu", "cuda", "openvino", "portable", "tensorrt", "tensorrt_rtx", "web"]
     assert sessions.cores() >= 1
 
 

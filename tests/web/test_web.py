@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from qvl_export import export
+from qvl_export.targets import web
 from qvl_runtime.grounding import Box
 from qvl_runtime.model import Model, load
 from qvl_runtime.pdf import pdf_pages
@@ -110,6 +111,14 @@ def drawn(part: dict[str, Any]) -> list[dict[str, Any]]:
     return [{"type": "image", "image": page} for page in pdf_pages(part["pdf"], part["pages"], PDF_DPI)]
 
 
+FORMS: dict[str, dict[str, Any]] = {
+    "portable": {"target": "portable"},
+    "concat": {"target": "portable", "opset": 21},
+    "web": {"target": "web"},
+}
+"""Further targets and forms of the reference checkpoint; the last one also runs in WebAssembly."""
+
+
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Five frames of noise that moves."""
@@ -133,10 +142,12 @@ def answers(
         found += answered(reader_bundle(family, "fp32"), [*pages(folder), *others(folder, clip)])
     of_pdf = next(answer for answer in found if answer["name"] == "a page of a PDF")
     found += [{**answer, "backend": "wasm"} for answer in (*found[:3], of_pdf)]
-    for name, options in {"portable": {}, "concat": {"opset": 21}}.items():
-        plan = export_plan(REFERENCE, folder / name, precision="fp32", target="portable", **options)
-        export(plan)
+    for name, options in FORMS.items():
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(web, "LARGEST_FILE", 2_000_000)  # several files of weights
+            export(export_plan(REFERENCE, folder / name, precision="fp32", **options))
         found += answered(folder / name, [*pages(folder)])
+    found.append({**found[-1], "backend": "wasm"})
     for family in ("qwen", "qwen2_vl", "qwen3_vl_moe"):
         found += answered(bundle(family, "small", "fp32"), list(pages(folder))[:1])
     looping = asked(text("What is the date?"), max_new_tokens=600, stop_loops=True)
@@ -196,7 +207,10 @@ SMALLER: dict[str, dict[str, Any]] = {
     "int8": {"samples": 8},
     "int4": {"samples": 8},
     "hybrid": {"samples": 8},
+    "fp16 of web": {"precision": "fp16", "target": "web"},
+    "int4 of web": {"precision": "int4", "target": "web", "samples": 8},
 }
+"""Bundles by their precision, or with one among the options."""
 FORCED_PAGES = 20
 
 
@@ -206,7 +220,7 @@ def test_likeliest_tokens_of_smaller_bundles(npm: str, run: Callable[..., str], 
     forced = []
     for precision, options in SMALLER.items():
         bundle = tmp_path / precision
-        export(export_plan(REFERENCE, bundle, precision=precision, **options))
+        export(export_plan(REFERENCE, bundle, **{"precision": precision, **options}))
         pages = list(likeliest_tokens(bundle, tmp_path))
         forced += [{"bundle": str(bundle), "backend": backend, "pages": pages} for backend in ("node", "wasm")]
     file = tmp_path / "forced.json"

@@ -53,7 +53,7 @@ def _refuse_reduce_range(context: click.Context, _: click.Parameter, given: bool
     default="cpu",
     show_default=True,
     help=f"Engine to export for: {', '.join(sessions.available()).replace('_', '-')}. cpu and cuda are ONNX Runtime, "
-    "portable is plain ONNX for any engine, tensorrt-rtx is for GPUs in PCs.",
+    "portable is plain ONNX for any engine, tensorrt-rtx is for GPUs in PCs, web for WebGPU in browsers.",
 )
 @click.option(
     "--layout",

@@ -52,13 +52,17 @@ class BundleBuilder:
         sources = {**resolved.sources, **tower_result.tensors, **packed_parts(linears, target)}
         progress.stage(f"writing {name}", weights.source_bytes(graph, sources))
         data = self.directory / f"{name}.onnx.data"
-        written = weights.write(graph, sources, data, self._read_hash, progress.advance, self._stored)
+        written = weights.write(
+            graph, sources, data, self._read_hash, progress.advance, self._stored, target.largest_file
+        )
         self._stored |= weights.stored(graph)
         bundle.save_graph(graph, self.directory)
         size, nodes = sum(written.weight_bytes.values()), len(graph.model.graph)
         log.debug("graph written: %s, %d nodes, %d bytes, %.3f s", name, nodes, size, time.perf_counter() - began)
         self._entries[name] = describe.graph_entry(graph, written, resolved.floats(name))
-        self._files[data.name] = bundle.file_entry(data, written.sha256)
+        self._files |= {
+            file: bundle.file_entry(self.directory / file, digest) for file, digest in written.hashes.items()
+        }
         self._files[f"{name}.onnx"] = bundle.file_entry(self.directory / f"{name}.onnx")
 
     def finish_with(self, finisher: Finisher, progress: Progress) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import onnx_ir as ir
@@ -19,9 +19,8 @@ from .build import Graph
 from .experts import ExpertWeight, StoredExperts, is_transposed
 from .layers import Weight
 from .quantized import Packed
+from .weight_files import WeightFiles
 
-ALIGNMENT = 4096
-"""Alignment of external data in bytes, a memory page, so that engines can map it."""
 BITS: dict[str, tuple[type[np.unsignedinteger[Any]], int]] = {
     "bfloat16": (np.uint16, 0x7F80),
     "float16": (np.uint16, 0x7C00),
@@ -47,10 +46,10 @@ class WeightSource(Protocol):
 
 @dataclass(frozen=True)
 class Written:
-    """Bytes of weights per element type, the hash of the file, and the formats of quantized linears."""
+    """Bytes of weights per element type, the hashes of the files, and the formats of quantized linears."""
 
     weight_bytes: dict[str, int]
-    sha256: str
+    hashes: Mapping[str, str]
     formats: Mapping[str, QuantFormat]
 
     def precision(self, floats: str) -> str:
@@ -105,34 +104,34 @@ def write(
     read_hash: Any,
     advance: Advance,
     before: Mapping[str, ir.ExternalTensor] | None = None,
+    largest_file: int | None = None,
 ) -> Written:
-    """Writes the graph's weights to the file `data` and points its initializers there.
+    """Writes the graph's weights to the file `data`, or files of up to `largest_file` bytes (see `WeightFiles`), and
+    points its initializers there.
 
     `read_hash` (a hashlib object) is updated with every byte read, `advance` is called with the source bytes done. A
     weight that another graph of the directory has stored under the same name with the same bytes (`before`) is shared.
     """
     sizes: dict[str, int] = {}
-    digest = hashlib.sha256()
-    with data.open("wb") as file:
+    with WeightFiles(data, largest_file) as files:
         for name, weight in parameters(graph):
             assert weight.dtype is not None and weight.shape is not None
             if before and name in before and _same(before[name], weight.dtype, sources[name]):
                 weight.const_value = before[name]
                 advance(sources[name].nbytes)
                 continue
-            _emit(file, digest, b"\0" * (-file.tell() % ALIGNMENT))
-            start = file.tell()
+            length = -(-math.prod(weight.shape.numpy()) * weight.dtype.bitwidth // 8)
+            place = files.place(length)
             for chunk in sources[name].chunks():
                 read_hash.update(chunk.view(np.uint8))
-                _emit(file, digest, _convert(chunk, weight.dtype, sources[name]).view(np.uint8).data)
+                files.write(_convert(chunk, weight.dtype, sources[name]).view(np.uint8).data)
                 advance(chunk.nbytes)
-            length = file.tell() - start
             kind = weight.dtype.name.lower()
             sizes[kind] = sizes.get(kind, 0) + length
             weight.const_value = ir.ExternalTensor(
-                data.name, start, length, weight.dtype, shape=weight.shape, name=name, base_dir=data.parent
+                place.file, place.offset, length, weight.dtype, shape=weight.shape, name=name, base_dir=data.parent
             )
-    return Written(sizes, digest.hexdigest(), graph.formats)
+    return Written(sizes, files.hashes, graph.formats)
 
 
 def _same(tensor: ir.ExternalTensor, dtype: ir.DataType, source: WeightSource) -> bool:
@@ -149,11 +148,6 @@ def _same(tensor: ir.ExternalTensor, dtype: ir.DataType, source: WeightSource) -
                 return False
             left -= len(mine)
     return left == 0
-
-
-def _emit(file: BinaryIO, digest: Any, data: bytes | memoryview) -> None:
-    file.write(data)
-    digest.update(data)
 
 
 def check_finite(tensors: Iterable[WeightSource], progress: Progress) -> None:

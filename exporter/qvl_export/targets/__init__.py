@@ -144,6 +144,10 @@ class Target(Protocol):
         """Whether weights can have 4 bits; else 8-bit ones take their place."""
 
     @property
+    def largest_file(self) -> int | None:
+        """Most bytes of a file of weights, or None."""
+
+    @property
     def cache_form(self) -> CacheForm:
         """One of `manifest.CACHE_FORMS`."""
 

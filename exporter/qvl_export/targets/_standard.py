@@ -30,6 +30,11 @@ class StandardOps(ABC):
     def has_int4(self) -> bool:
         return True
 
+    @property
+    def largest_file(self) -> int | None:
+        """See `targets.Target`."""
+        return None
+
     def for_int4(self) -> Self:
         """See `targets.Target`."""
         return self

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import onnx_ir as ir
 from onnxscript import OpBuilder
@@ -35,6 +36,7 @@ def lower(precision: str, accuracy_level: int) -> CudaTarget:
 class CudaTarget(HalfProducts, CpuTarget):
     """ONNX Runtime on a GPU, see `targets.Target`."""
 
+    no_experts: ClassVar[ExportError] = NO_EXPERTS
     per_tensor_activations: bool = False
     byte_products: bool = False
     int8_attention: bool | None = None
@@ -77,12 +79,12 @@ class CudaTarget(HalfProducts, CpuTarget):
     def experts(
         self, op: OpBuilder, x: ir.Value, scores: ir.Value, gate_up: ir.Value, down: ir.Value, chosen: int
     ) -> ir.Value:
-        raise NO_EXPERTS
+        raise self.no_experts
 
     def packed_experts_form(
         self, experts: int, outputs: int, inputs: int, format: QuantFormat
     ) -> dict[str, tuple[list[int], ir.DataType]]:
-        raise NO_EXPERTS
+        raise self.no_experts
 
     def attend(
         self, op: OpBuilder, q: ir.Value, k: ir.Value, v: ir.Value, num_heads: int, windows: WindowInputs | None

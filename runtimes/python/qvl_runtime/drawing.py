@@ -88,6 +88,8 @@ def check_writable(path: Path, sources: Iterable[str] = ()) -> None:
     image_format(path)
     if path.is_dir():
         raise MediaError("is a directory", where=path, fix="name a file, such as drawn.png")
+    if path.exists() and not path.is_file():  # renaming would replace it
+        raise MediaError("is a device or a pipe", where=path, fix="name a file, such as drawn.png")
     if not path.absolute().parent.is_dir():
         raise MediaError("directory not found", where=path.parent, fix="create it first")
     if path.exists() and any(_is_same_file(path, source) for source in sources):

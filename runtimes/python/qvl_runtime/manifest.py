@@ -126,7 +126,7 @@ class GraphEntry(_Frozen, frozen=True):
 
     @property
     def files(self) -> tuple[str, ...]:
-        """The bundle's files that make up the graph."""
+        """The files that make up the graph, without the further ones of its weights, see `Manifest.graph_files`."""
         return (self.model,) if self.data is None else (self.model, self.data)
 
 
@@ -321,6 +321,12 @@ class Manifest(_Frozen, frozen=True):
     cache_form: CacheForm = "scatter"
     boxes: BoxNotation | None = None
     image_tokens: ImageTokens | None = None
+
+    def graph_files(self, name: str) -> list[str]:
+        """The files that make up a graph; weights of more than a file may hold go on in `data`.1, `data`.2 …"""
+        entry = self.graphs[name]
+        more = [f"{entry.data}.{number}" for number in range(1, len(self.files))]
+        return [*entry.files, *(file for file in more if file in self.files)]
 
     @property
     def cache_specs(self) -> list[CacheSpec]:

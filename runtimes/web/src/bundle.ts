@@ -3,10 +3,10 @@
 import schema from "./bundle.schema.json" with { type: "json" };
 import { BundleError } from "./errors.js";
 import { type BundleFiles, checkName } from "./files.js";
-import { cacheSpecs, MANIFEST, type Manifest, SCHEMA_VERSION } from "./manifest.js";
+import { cacheSpecs, dataFiles, MANIFEST, type Manifest, SCHEMA_VERSION } from "./manifest.js";
 import { decode, type Schema, SchemaError } from "./schema.js";
 
-export const TARGETS = ["cpu", "portable"];
+export const TARGETS = ["cpu", "portable", "web"];
 /** Processors whose int8 codes no processor saturates. */
 const EXACT_EVERYWHERE: unknown[] = ["any", "avx2"];
 const TEXT_FILES = ["tokenizer.json", "chat_template.jinja"];
@@ -34,7 +34,7 @@ function filesRead(manifest: Manifest): string[] {
 
 /** The files of the graphs; two graphs may share one. */
 export function graphFiles(manifest: Manifest): string[] {
-  const names = Object.values(manifest.graphs).flatMap(({ model, data }) => (data === null ? [model] : [model, data]));
+  const names = Object.values(manifest.graphs).flatMap((graph) => [graph.model, ...dataFiles(manifest, graph)]);
   return [...new Set(names)];
 }
 

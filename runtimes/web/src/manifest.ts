@@ -147,3 +147,10 @@ export function cacheSpecs(manifest: Manifest): CacheSpec[] {
 export function cacheTensors(manifest: Manifest): CacheTensor[] {
   return cacheSpecs(manifest).flatMap((spec) => spec.tensors);
 }
+
+/** The files of a graph's weights: those of more than a file may hold go on in further ones, with numbers. */
+export function dataFiles({ files }: Manifest, { data }: GraphEntry): string[] {
+  if (data === null) return [];
+  const more = Object.keys(files).map((_, index) => `${data}.${index + 1}`);
+  return [data, ...more.filter((name) => Object.hasOwn(files, name))];
+}

@@ -20,10 +20,11 @@ import type { Message } from "./prompts/content.js";
 import { buildPrompt, followedBy, type PlacedInfo, type Prompt, type PromptInfo } from "./prompts/prompt.js";
 import { OFF, parseRule, type Rule, type RuleName } from "./prune/rule.js";
 import type { RemoteOptions } from "./remote/remote_files.js";
+import { type Backend, chosenBackend } from "./sessions/backend.js";
 import type { Engine } from "./sessions/engine.js";
 import { openEngine } from "./sessions/graphs.js";
-import { checkMemory } from "./sessions/memory.js";
-import { type Backend, isNode, openRuntime } from "./sessions/onnxruntime.js";
+import { checkFileSizes, checkMemory } from "./sessions/memory.js";
+import { openRuntime } from "./sessions/onnxruntime.js";
 import { ChatTemplate } from "./templates/chat.js";
 import { encode, parseTokenizer } from "./templates/tokenizer.js";
 import { checkTools, type Tool } from "./tools.js";
@@ -32,7 +33,10 @@ import { checkTools, type Tool } from "./tools.js";
 export interface LoadOptions extends RemoteOptions {
   /** Most threads that the engine uses; by default as many as it chooses. */
   threads?: number;
-  /** Where graphs run: "node" (the default there) or "wasm" (the default in browsers). */
+  /**
+   * Where graphs run: "node" (the default there), "wasm" (the default in browsers), or "webgpu" (the default in browsers
+   * for bundles of target `web`, if there is an adapter that can run them).
+   */
   backend?: Backend;
   /** What is left out of images that do not say it themselves; by default what the bundle says. */
   prune?: RuleName;
@@ -94,10 +98,11 @@ async function opened(bundle: BundleSource, options: LoadOptions): Promise<Model
   const { signal } = options;
   const rule = parseRule(options.prune);
   const threads = options.threads === undefined ? null : checkInt("threads", options.threads, 1);
-  const backend = options.backend ?? (isNode() ? "node" : "wasm");
   const files = await openFiles(bundle, options);
   const manifest = await readManifest(files);
+  const backend = await chosenBackend(options.backend, manifest, files.name);
   if (backend === "wasm") checkMemory(manifest, graphFiles(manifest), files.name);
+  if (backend === "webgpu") checkFileSizes(manifest, graphFiles(manifest), files.name);
   const texts = await openTexts(files, manifest);
   const runtime = await openRuntime(backend);
   signal?.throwIfAborted();

@@ -10,6 +10,7 @@ const NAMES = [
   "@huggingface/tokenizers",
   "@noble/hashes/sha2.js",
   "onnxruntime-web/wasm",
+  "onnxruntime-web/webgpu",
   "pdfjs-dist/legacy/build/pdf.mjs",
   "pdfjs-dist/legacy/build/pdf.worker.mjs",
 ] as const;
@@ -20,14 +21,15 @@ let places: Places = {};
 
 /** The addresses of packages by the page's import map; none where a bundler has put them into the program. */
 export function placesOfPage(): Places {
-  return Object.fromEntries(NAMES.map((name) => [name, resolved(name)]).filter(([, place]) => place !== undefined));
+  return Object.fromEntries(NAMES.flatMap((name) => placeOf(name)));
 }
 
-function resolved(name: string): string | undefined {
+/** A name and its address, if the import map has it. */
+function placeOf(name: string): [string, string][] {
   try {
-    return import.meta.resolve(name);
+    return [[name, import.meta.resolve(name)]];
   } catch {
-    return undefined;
+    return [];
   }
 }
 
@@ -58,6 +60,11 @@ export function importHashes(): Promise<typeof import("@noble/hashes/sha2.js")> 
 export function importOnnxRuntimeWeb(): Promise<typeof import("onnxruntime-web/wasm")> {
   const place = places["onnxruntime-web/wasm"];
   return place === undefined ? import("onnxruntime-web/wasm") : import(/* @vite-ignore */ place);
+}
+
+export function importOnnxRuntimeWebGpu(): Promise<typeof import("onnxruntime-web/webgpu")> {
+  const place = places["onnxruntime-web/webgpu"];
+  return place === undefined ? import("onnxruntime-web/webgpu") : import(/* @vite-ignore */ place);
 }
 
 /** The build for older browsers and Node.js. */

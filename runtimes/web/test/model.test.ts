@@ -18,7 +18,7 @@ import {
   type StreamOptions,
   type TokenLogprob,
 } from "../src/index.js";
-import type { Backend } from "../src/sessions/onnxruntime.js";
+import type { Backend } from "../src/sessions/backend.js";
 
 interface Answer {
   name: string;

@@ -20,7 +20,8 @@ from ...graph.build import Graph, build_llm, build_vision
 from ...graph.layers import Weight
 from ...graph.quantized import Packed
 from ...graph.row_pieces import cut_weights
-from ...graph.weights import ALIGNMENT, Written
+from ...graph.weight_files import ALIGNMENT
+from ...graph.weights import Written
 from ...qtensor import QuantFormat
 from ...targets import Target
 from .search import FLOAT
@@ -100,7 +101,7 @@ def _lay_out(graph: Graph) -> tuple[int, Written]:
             )
             kinds[value.dtype.name.lower()] = kinds.get(value.dtype.name.lower(), 0) + length
             end = start + length
-    return end, Written(kinds, NO_HASH, graph.formats)
+    return end, Written(kinds, {}, graph.formats)
 
 
 def _nbytes(shape: Sequence[int], dtype: ir.DataType) -> int:

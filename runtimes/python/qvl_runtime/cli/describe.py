@@ -54,7 +54,8 @@ def describe(manifest: Manifest, ports: bool = True, bundle: Path | None = None)
     if origin.calibration:
         lines.append(f"  calib     {_calibrated(origin.calibration)}")
     for name, graph in manifest.graphs.items():
-        total = manifest.files[graph.files[-1]].size
+        weights = manifest.graph_files(name)[graph.data is not None :]
+        total = sum(manifest.files[file].size for file in weights)
         kinds = ", ".join(f"{kind} {count / 1e6:,.1f} MB" for kind, count in graph.weight_bytes.items())
         lines.append(f"  {name:9} {graph.precision}, {total / 1e6:,.1f} MB ({kinds})")
         if graph.engine:

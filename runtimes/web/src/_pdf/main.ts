@@ -1,7 +1,7 @@
 /** The program of the worker that reads PDFs, in browsers and in Node.js. */
 
+import { isNode } from "../common/host.js";
 import { setPlaces } from "../packages.js";
-import { isNode } from "../sessions/onnxruntime.js";
 import { type Port, toFailure } from "../worker/protocol.js";
 import type { Answer, Request } from "./process.js";
 import { Reader } from "./reader.js";

@@ -5,9 +5,9 @@
  * another.
  */
 
+import { isNode } from "../common/host.js";
 import { InstallError } from "../errors.js";
 import { knownPlaces, type Places } from "../packages.js";
-import { isNode } from "../sessions/onnxruntime.js";
 import { type Failure, fromFailure } from "../worker/protocol.js";
 import { PdfFailure, type PdfLimits } from "./limits.js";
 import type { Reader } from "./reader.js";

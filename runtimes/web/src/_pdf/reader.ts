@@ -1,10 +1,10 @@
 /** Requests to pdf.js, in a worker of its own: opening, sizes and drawing of one PDF. */
 
 import type { PDFDocumentLoadingTask, PDFDocumentProxy, PDFPageProxy } from "pdfjs-dist";
+import { isNode } from "../common/host.js";
 import { InstallError } from "../errors.js";
 import type { Pixels } from "../media/images.js";
 import { importPdfjs, importPdfjsWorker } from "../packages.js";
-import { isNode } from "../sessions/onnxruntime.js";
 import { PDF_MAX_IMAGE, type PdfDocument, PdfFailure } from "./limits.js";
 
 type Pdfjs = typeof import("pdfjs-dist");

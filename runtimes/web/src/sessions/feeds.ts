@@ -72,7 +72,7 @@ export function cacheState(
   total: number,
   capacity: number,
 ): Feeds {
-  if (target === "cpu") {
+  if (target === "cpu" || target === "web") {
     return { seqlens_k: int32([total - 1], [1]), total_sequence_length: int32([total], []) };
   }
   const mask = causalMask(past, total, capacity);

@@ -1,4 +1,4 @@
-/** Targets `cpu` and `portable`: runs the graphs in ONNX Runtime, with the KV cache in place where the engine can. */
+/** Runs the graphs in ONNX Runtime, with the KV cache in place where the engine can. */
 
 import type { InferenceSession, Tensor } from "onnxruntime-common";
 import { type Feeds, float32 } from "../common/arrays.js";
@@ -70,13 +70,16 @@ export class GraphEngine implements Engine {
   }
 
   clear(): void {
+    this.cache.dispose();
     this.cache = this.newCache();
   }
 
   async close(): Promise<void> {
     if (this.closed) return;
     this.closed = true;
+    this.cache.dispose();
     for (const session of new Set([this.vision, this.prefill, this.decode])) await session.release();
+    this.runtime.close();
   }
 
   private get patchDim(): number {
@@ -85,11 +88,13 @@ export class GraphEngine implements Engine {
   }
 
   private newCache(): KvCache {
-    return new KvCache(this.manifest, this.runtime.backend === "node", (array) => toTensor(this.runtime, array));
+    return new KvCache(this.manifest, this.runtime.memory);
   }
 
   private tensors(feeds: Feeds): Record<string, Tensor> {
-    return Object.fromEntries(Object.entries(feeds).map(([name, array]) => [name, toTensor(this.runtime, array)]));
+    return Object.fromEntries(
+      Object.entries(feeds).map(([name, array]) => [name, toTensor(this.runtime.Tensor, array)]),
+    );
   }
 
   private async run(
@@ -99,10 +104,10 @@ export class GraphEngine implements Engine {
   ): Promise<Record<string, Tensor>> {
     if (this.closed) throw new EngineError("the model is closed", { fix: "load the bundle again" });
     try {
-      return (await (fetches ? session.run(feeds, fetches, QUIET) : session.run(feeds, QUIET))) as Record<
-        string,
-        Tensor
-      >;
+      const outputs = await (fetches ? session.run(feeds, fetches, QUIET) : session.run(feeds, QUIET));
+      const failure = this.runtime.failure();
+      if (failure !== null) throw new Error(failure);
+      return outputs as Record<string, Tensor>;
     } catch (error) {
       const reason = String((error as Error)?.message ?? error)
         .split("\n")[0]

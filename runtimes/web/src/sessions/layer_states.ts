@@ -7,6 +7,16 @@ import { type CacheTensor, cacheTensors, type Manifest } from "../manifest.js";
 /** The KV cache grows by multiples of this many tokens. */
 export const CACHE_STEP = 512;
 
+/** Where the tensors of a cache are. */
+export interface CacheMemory {
+  /** Whether calls write into the tensors that they get. */
+  readonly inPlace: boolean;
+  /** Returns a tensor of zeros. */
+  zeros(dataType: CacheTensor["dtype"], dims: readonly number[]): Tensor;
+  /** Copies the first tokens of every head. */
+  copyTokens(from: Tensor, to: Tensor, tokens: number): void;
+}
+
 /**
  * Keys and values [1, heads, capacity, head_dim] of every layer.
  *
@@ -21,8 +31,7 @@ export class KvCache {
 
   constructor(
     private readonly manifest: Manifest,
-    private readonly inPlace: boolean,
-    private readonly create: (array: GraphArray) => Tensor,
+    private readonly memory: CacheMemory,
   ) {
     this.specs = cacheTensors(manifest);
     this.appends = manifest.cache_form === "concat";
@@ -46,13 +55,13 @@ export class KvCache {
 
   /** The tensors that a call writes, by the names of the graph's outputs; null where it makes new ones. */
   get present(): Record<string, Tensor | null> {
-    const shared = this.inPlace && !this.appends;
+    const shared = this.memory.inPlace && !this.appends;
     return Object.fromEntries(this.specs.map(({ past, present }) => [present, shared ? this.values.get(past)! : null]));
   }
 
   /** Keeps what a call returned; the cache then holds `total` tokens. */
   take(outputs: Readonly<Record<string, Tensor>>, total: number): void {
-    if (this.inPlace && !this.appends) return;
+    if (this.memory.inPlace && !this.appends) return;
     for (const { past, present } of this.specs) {
       if (this.values.get(past) !== outputs[present]) this.values.get(past)!.dispose();
       this.values.set(past, outputs[present]);
@@ -60,32 +69,50 @@ export class KvCache {
     if (this.appends) this.capacity = total;
   }
 
+  /** Frees all tensors; the cache cannot be used afterwards. */
+  dispose(): void {
+    for (const tensor of this.values.values()) tensor.dispose();
+    this.values.clear();
+  }
+
   private resize(capacity: number, used: number): void {
     for (const spec of this.specs) {
-      const dims = spec.shape.map((axis) => (axis === "past" ? capacity : axis));
-      const array = empty(spec.dtype, dims);
+      const larger = this.memory.zeros(
+        spec.dtype,
+        spec.shape.map((axis) => (axis === "past" ? capacity : axis)),
+      );
       const old = this.values.get(spec.past);
-      if (old) copyTokens(old, array, used);
-      this.values.set(spec.past, this.create(array));
+      if (old) this.memory.copyTokens(old, larger, used);
+      old?.dispose();
+      this.values.set(spec.past, larger);
     }
     this.capacity = capacity;
   }
 }
 
-function empty(dtype: "float" | "float16", dims: number[]): GraphArray {
-  const size = product(dims);
-  return dtype === "float"
-    ? float32(new Float32Array(size), dims)
-    : { type: "float16", data: new Uint16Array(size), dims };
-}
+/** Tensors in the memory of the program. */
+export class HostMemory implements CacheMemory {
+  constructor(
+    readonly inPlace: boolean,
+    private readonly create: (array: GraphArray) => Tensor,
+  ) {}
 
-/** Copies the first tokens of every head. */
-function copyTokens(from: Tensor, to: GraphArray, tokens: number): void {
-  const [, heads, before, width] = from.dims;
-  const after = to.dims[2];
-  const source = from.data as unknown as Float32Array;
-  for (let head = 0; head < heads; head++) {
-    const start = head * before * width;
-    (to.data as Float32Array).set(source.subarray(start, start + tokens * width), head * after * width);
+  zeros(dataType: CacheTensor["dtype"], dims: readonly number[]): Tensor {
+    const size = product(dims);
+    return this.create(
+      dataType === "float"
+        ? float32(new Float32Array(size), dims)
+        : { type: "float16", data: new Uint16Array(size), dims },
+    );
+  }
+
+  copyTokens(from: Tensor, to: Tensor, tokens: number): void {
+    const [, heads, before, width] = from.dims;
+    const after = to.dims[2];
+    const [source, target] = [from.data, to.data] as unknown as Float32Array[];
+    for (let head = 0; head < heads; head++) {
+      const start = head * before * width;
+      target.set(source.subarray(start, start + tokens * width), head * after * width);
+    }
   }
 }

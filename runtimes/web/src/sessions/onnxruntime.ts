@@ -1,14 +1,14 @@
-/** The only module that opens ONNX Runtime: onnxruntime-node where it is installed, else onnxruntime-web. */
+/** The only module that opens ONNX Runtime: onnxruntime-node or onnxruntime-web, the latter without or with WebGPU. */
 
 import type { InferenceSession, Tensor, TensorConstructor } from "onnxruntime-common";
 import type { GraphArray } from "../common/arrays.js";
 import { BundleError, InstallError } from "../errors.js";
 import type { BundleFiles } from "../files.js";
-import { DECODE, type GraphEntry, type Manifest } from "../manifest.js";
-import { importOnnxRuntimeWeb } from "../packages.js";
-
-/** Where graphs run: the library of the operating system (Node), or WebAssembly. */
-export type Backend = "node" | "wasm";
+import { DECODE, dataFiles, type GraphEntry, type Manifest } from "../manifest.js";
+import { importOnnxRuntimeWeb, importOnnxRuntimeWebGpu } from "../packages.js";
+import type { Backend } from "./backend.js";
+import { type CacheMemory, HostMemory } from "./layer_states.js";
+import { GpuMemory, openDevice } from "./webgpu.js";
 
 /** A graph's model file and the files that its weights are in. */
 export interface GraphFiles {
@@ -19,17 +19,19 @@ export interface GraphFiles {
 export interface OnnxRuntime {
   backend: Backend;
   Tensor: TensorConstructor;
+  memory: CacheMemory;
   create(files: BundleFiles, graph: GraphFiles, threads: number | null): Promise<InferenceSession>;
+  /** What went wrong on a GPU without an error of a call, or null. */
+  failure(): string | null;
+  /** Frees what the graphs shared. */
+  close(): void;
 }
+
+const OPEN: Record<Backend, () => Promise<OnnxRuntime>> = { node: openNode, wasm: openWasm, webgpu: openWebGpu };
 
 /** Returns ONNX Runtime; throws InstallError if the package of the backend is not installed. */
 export async function openRuntime(backend: Backend): Promise<OnnxRuntime> {
-  return backend === "node" ? openNode() : openWeb();
-}
-
-/** Whether this is Node (or what is compatible with it), rather than a browser or a worker of one. */
-export function isNode(): boolean {
-  return typeof process !== "undefined" && Boolean(process.versions?.node);
+  return OPEN[backend]();
 }
 
 async function openNode(): Promise<OnnxRuntime> {
@@ -37,6 +39,9 @@ async function openNode(): Promise<OnnxRuntime> {
   return {
     backend: "node",
     Tensor: ort.Tensor,
+    memory: hostMemory(ort.Tensor, true),
+    failure: () => null,
+    close: () => {},
     create: async (files, graph, threads) => {
       const path = files.path(graph.model);
       const options = { ...OPTIONS, ...(threads ? { intraOpNumThreads: threads } : {}) };
@@ -46,17 +51,45 @@ async function openNode(): Promise<OnnxRuntime> {
   };
 }
 
-async function openWeb(): Promise<OnnxRuntime> {
+async function openWasm(): Promise<OnnxRuntime> {
   const ort = await imported(importOnnxRuntimeWeb, "onnxruntime-web");
   return {
     backend: "wasm",
     Tensor: ort.Tensor,
-    create: async (files, graph, threads) => {
-      if (threads !== null) ort.env.wasm.numThreads = threads;
-      const options = { ...OPTIONS, executionProviders: ["wasm"] };
-      return ort.InferenceSession.create(await files.read(graph.model), await withData(options, files, graph));
-    },
+    memory: hostMemory(ort.Tensor, false),
+    create: webSessions(ort, "wasm"),
+    failure: () => null,
+    close: () => {},
   };
+}
+
+async function openWebGpu(): Promise<OnnxRuntime> {
+  const ort = await imported(importOnnxRuntimeWebGpu, "onnxruntime-web");
+  const device = await openDevice();
+  const memory = new GpuMemory(device, ort.Tensor);
+  return {
+    backend: "webgpu",
+    Tensor: ort.Tensor,
+    memory,
+    create: webSessions(ort, { name: "webgpu", device }),
+    failure: () => memory.failure,
+    close: () => device.destroy(),
+  };
+}
+
+function webSessions(
+  ort: Pick<typeof import("onnxruntime-web/wasm"), "env" | "InferenceSession">,
+  provider: InferenceSession.ExecutionProviderConfig,
+): OnnxRuntime["create"] {
+  return async (files, graph, threads) => {
+    if (threads !== null) ort.env.wasm.numThreads = threads;
+    const options = { ...OPTIONS, executionProviders: [provider] };
+    return ort.InferenceSession.create(await files.read(graph.model), await withData(options, files, graph));
+  };
+}
+
+function hostMemory(create: TensorConstructor, inPlace: boolean): CacheMemory {
+  return new HostMemory(inPlace, (array) => toTensor(create, array));
 }
 
 /** Fatal messages only: errors are thrown. Planned memory is kept even if no value needs it. */
@@ -75,7 +108,7 @@ async function withData(
 /** The files of a graph; the graph of answers shares weights with that of prompts. */
 function filesOf(manifest: Manifest, name: string): GraphFiles {
   const graphs = name === DECODE ? [manifest.graphs.llm, manifest.graphs[name]] : [manifest.graphs[name]];
-  return { model: manifest.graphs[name].model, data: graphs.flatMap(({ data }) => data ?? []) };
+  return { model: manifest.graphs[name].model, data: graphs.flatMap((graph) => dataFiles(manifest, graph)) };
 }
 
 async function imported<T>(load: () => Promise<T>, name: string): Promise<T> {
@@ -125,7 +158,7 @@ export async function openGraph(
 }
 
 /** An array as a tensor over the same memory. */
-export function toTensor(runtime: OnnxRuntime, array: GraphArray): Tensor {
-  const create = runtime.Tensor as unknown as new (type: string, data: unknown, dims: readonly number[]) => Tensor;
-  return new create(array.type, array.data, array.dims);
+export function toTensor(create: TensorConstructor, array: GraphArray): Tensor {
+  const untyped = create as unknown as new (type: string, data: unknown, dims: readonly number[]) => Tensor;
+  return new untyped(array.type, array.data, array.dims);
 }
