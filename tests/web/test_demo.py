@@ -19,6 +19,7 @@ from qvl_runtime.model import Model, load
 from qvl_runtime.pdf import PDF_DPI, PdfPage, pdf_pages
 from tests.chromium import Browser, Tab
 from tests.heldout import HELDOUT
+from tests.pdfs import text_pdf
 from tests.web.conftest import PACKAGE
 
 PAGE = HELDOUT / "simple_0033.png"
@@ -159,9 +160,9 @@ def test_a_page_of_a_pdf_is_read(browser: Browser, address: str, model: Model, t
 
 
 def test_it_works_without_a_network_after_the_first_time(
-    browser: Browser, demo: Path, bundle: Path, model: Model
+    browser: Browser, demo: Path, bundle: Path, model: Model, tmp_path: Path
 ) -> None:
-    """And with the headers that threads need, which its service worker adds."""
+    """Also with PDFs, and with the headers that threads need, which its service worker adds."""
     with served(demo, bundle) as address:
         tab = opened(browser, address)
         tab.wait("navigator.serviceWorker.ready.then((registration) => registration.active?.state === 'activated')")
@@ -172,6 +173,8 @@ def test_it_works_without_a_network_after_the_first_time(
     load_bundle(tab)
     assert ask(tab, READ) == python(model, READ)[0]
     assert tab.count(".error") == 0
+    tab.choose("#file", text_pdf(tmp_path / "letter.pdf", [["Total: 12"]]))
+    tab.wait("document.querySelector('#name').innerText === 'letter.pdf, page 1'")
 
 
 def test_a_bundle_that_is_not_there(browser: Browser, address: str) -> None:

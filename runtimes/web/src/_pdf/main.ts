@@ -3,7 +3,6 @@
 import { isNode } from "../common/host.js";
 import { setPlaces } from "../packages.js";
 import { type Port, toFailure } from "../worker/protocol.js";
-import { PdfFailure } from "./limits.js";
 import type { Answer, Request } from "./process.js";
 import { Reader } from "./reader.js";
 
@@ -15,7 +14,7 @@ async function reply(port: Port, { places, name, args }: Request): Promise<void>
     const value = await (reader[name] as (...args: unknown[]) => Promise<unknown>).apply(reader, args);
     port.postMessage({ value } satisfies Answer);
   } catch (error) {
-    port.postMessage({ failure: toFailure(error instanceof Error ? error : new PdfFailure(String(error))) });
+    port.postMessage({ failure: toFailure(error) });
   }
 }
 

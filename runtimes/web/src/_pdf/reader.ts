@@ -56,9 +56,14 @@ export class Reader {
       useWorkerFetch: !isNode(), // pdf.js's own way asks a document for its address
       verbosity: 0,
     });
-    const document = await task.promise;
-    this.opened = { id: wanted.id, task, document };
-    return document;
+    try {
+      const document = await task.promise;
+      this.opened = { id: wanted.id, task, document };
+      return document;
+    } catch (error) {
+      await task.destroy();
+      throw error;
+    }
   }
 }
 
