@@ -207,10 +207,10 @@ SMALLER: dict[str, dict[str, Any]] = {
     "int8": {"samples": 8},
     "int4": {"samples": 8},
     "hybrid": {"samples": 8},
-    "fp16 of web": {"precision": "fp16", "target": "web"},
-    "int4 of web": {"precision": "int4", "target": "web", "samples": 8},
+    "web fp16": {"target": "web"},
+    "web int4": {"target": "web", "samples": 8},
 }
-"""Bundles by their precision, or with one among the options."""
+"""Options of bundles by names that end with their precision."""
 FORCED_PAGES = 20
 
 
@@ -218,9 +218,9 @@ FORCED_PAGES = 20
 def test_likeliest_tokens_of_smaller_bundles(npm: str, run: Callable[..., str], tmp_path: Path) -> None:
     """In ONNX Runtime of another release, in Node.js and in WebAssembly."""
     forced = []
-    for precision, options in SMALLER.items():
-        bundle = tmp_path / precision
-        export(export_plan(REFERENCE, bundle, **{"precision": precision, **options}))
+    for name, options in SMALLER.items():
+        bundle = tmp_path / name
+        export(export_plan(REFERENCE, bundle, precision=name.split()[-1], **options))
         pages = list(likeliest_tokens(bundle, tmp_path))
         forced += [{"bundle": str(bundle), "backend": backend, "pages": pages} for backend in ("node", "wasm")]
     file = tmp_path / "forced.json"

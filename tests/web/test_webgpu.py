@@ -262,6 +262,25 @@ def test_webgpu_runs_only_its_own_target(
     assert "is for target cpu; WebGPU runs target web (" in found
 
 
+def test_a_lost_gpu_ends_the_answer(
+    tab: Tab, bundle: Bundles, bundles: dict[str, Path], page: tuple[Path, str]
+) -> None:
+    """And a bundle that is loaded again answers."""
+    bundles["tiny"] = bundle("qwen2_5_vl", "small", "fp32", "web")
+    tab.value("""{
+        const { requestDevice } = GPUAdapter.prototype;
+        GPUAdapter.prototype.requestDevice = async function (...options) {
+            return (globalThis.device = await requestDevice.apply(this, options));
+        };
+    }""")
+    lose = "async (model, messages) => { device.destroy(); await device.lost; return model.generate(messages); }"
+    found = using(tab, "tiny", '{ backend: "webgpu", worker: false }', page[1], lose)
+    assert found.startswith("EngineError: the GPU failed: the GPU was lost: ")
+    assert found.endswith('(load the bundle again, or with backend: "wasm")')
+    use = "async (model, messages) => (await model.logits(messages, [5])).length"
+    assert using(tab, "tiny", '{ backend: "webgpu", worker: false }', page[1], use) == 1
+
+
 def test_without_an_adapter_webassembly_computes(
     address: str, bundle: Bundles, bundles: dict[str, Path], page: tuple[Path, str], tmp_path: Path
 ) -> None:

@@ -103,12 +103,24 @@ export class GraphEngine implements Engine {
     fetches?: Record<string, Tensor | null>,
   ): Promise<Record<string, Tensor>> {
     if (this.closed) throw new EngineError("the model is closed", { fix: "load the bundle again" });
+    this.checkGpu();
+    const outputs = await this.called(fetches ? session.run(feeds, fetches, QUIET) : session.run(feeds, QUIET));
+    this.checkGpu();
+    return outputs as Record<string, Tensor>;
+  }
+
+  /** Throws EngineError for what went wrong on the GPU outside of calls. */
+  private checkGpu(): void {
+    const failure = this.runtime.failure();
+    if (failure === null) return;
+    throw new EngineError(`the GPU failed: ${failure}`, { fix: 'load the bundle again, or with backend: "wasm"' });
+  }
+
+  private async called(call: Promise<InferenceSession.ReturnType>): Promise<InferenceSession.ReturnType> {
     try {
-      const outputs = await (fetches ? session.run(feeds, fetches, QUIET) : session.run(feeds, QUIET));
-      const failure = this.runtime.failure();
-      if (failure !== null) throw new Error(failure);
-      return outputs as Record<string, Tensor>;
+      return await call;
     } catch (error) {
+      this.checkGpu();
       const reason = String((error as Error)?.message ?? error)
         .split("\n")[0]
         .slice(0, 300);
