@@ -16,10 +16,20 @@ export interface GraphFiles {
   data: string[];
 }
 
+/** Entries of a session's configuration by the first part of their names. */
+export type SessionConfig = Record<string, Record<string, string>>;
+
 export interface OnnxRuntime {
   backend: Backend;
   Tensor: TensorConstructor;
-  create(files: BundleFiles, graph: GraphFiles, threads: number | null): Promise<InferenceSession>;
+  create(
+    files: BundleFiles,
+    graph: GraphFiles,
+    threads: number | null,
+    config: SessionConfig,
+  ): Promise<InferenceSession>;
+  /** Opens a model that has no other files. */
+  open(model: Uint8Array, threads: number | null, config: SessionConfig): Promise<InferenceSession>;
 }
 
 /** Returns ONNX Runtime; throws InstallError if the package of the backend is not installed. */
@@ -34,28 +44,36 @@ export function isNode(): boolean {
 
 async function openNode(): Promise<OnnxRuntime> {
   const ort = await imported(() => import("onnxruntime-node"), "onnxruntime-node");
+  const optionsOf = (threads: number | null, extra: SessionConfig) => {
+    return { ...OPTIONS, ...(threads ? { intraOpNumThreads: threads } : {}), extra };
+  };
   return {
     backend: "node",
     Tensor: ort.Tensor,
-    create: async (files, graph, threads) => {
+    create: async (files, graph, threads, config) => {
       const path = files.path(graph.model);
-      const options = { ...OPTIONS, ...(threads ? { intraOpNumThreads: threads } : {}) };
+      const options = optionsOf(threads, config);
       if (path !== null) return ort.InferenceSession.create(path, options);
       return ort.InferenceSession.create(await files.read(graph.model), await withData(options, files, graph));
     },
+    open: (model, threads, config) => ort.InferenceSession.create(model, optionsOf(threads, config)),
   };
 }
 
 async function openWeb(): Promise<OnnxRuntime> {
   const ort = await imported(importOnnxRuntimeWeb, "onnxruntime-web");
+  const optionsOf = (threads: number | null, extra: SessionConfig) => {
+    if (threads !== null) ort.env.wasm.numThreads = threads;
+    return { ...OPTIONS, executionProviders: ["wasm"], extra: structuredClone(extra) }; // it adds entries of its own
+  };
   return {
     backend: "wasm",
     Tensor: ort.Tensor,
-    create: async (files, graph, threads) => {
-      if (threads !== null) ort.env.wasm.numThreads = threads;
-      const options = { ...OPTIONS, executionProviders: ["wasm"] };
-      return ort.InferenceSession.create(await files.read(graph.model), await withData(options, files, graph));
+    create: async (files, graph, threads, config) => {
+      const options = await withData(optionsOf(threads, config), files, graph);
+      return ort.InferenceSession.create(await files.read(graph.model), options);
     },
+    open: (model, threads, config) => ort.InferenceSession.create(model, optionsOf(threads, config)),
   };
 }
 
@@ -97,19 +115,15 @@ export async function openGraph(
   manifest: Manifest,
   name: string,
   threads: number | null,
+  config: SessionConfig,
 ): Promise<InferenceSession> {
   const graph: GraphEntry = manifest.graphs[name];
   const where = `${files.name}/${graph.model}`;
   let session: InferenceSession;
   try {
-    session = await runtime.create(files, filesOf(manifest, name), threads);
+    session = await runtime.create(files, filesOf(manifest, name), threads, config);
   } catch (error) {
-    if (error instanceof BundleError) throw error;
-    const reason = String((error as Error)?.message ?? error)
-      .split("\n")[0]
-      .slice(0, 300);
-    const fix = "a newer ONNX Runtime may run it";
-    throw new BundleError(`ONNX Runtime rejects it: ${reason}`, { where, fix }, { cause: error });
+    throw error instanceof BundleError ? error : rejected(error, where);
   }
   const missing = [
     ...graph.inputs.map((port) => port.name).filter((name) => !session.inputNames.includes(name)),
@@ -122,6 +136,15 @@ export async function openGraph(
     });
   }
   return session;
+}
+
+/** What ONNX Runtime throws about a model, as an error of one line. */
+export function rejected(error: unknown, where: string): BundleError {
+  const reason = String((error as Error)?.message ?? error)
+    .split("\n")[0]
+    .slice(0, 300);
+  const fix = "a newer ONNX Runtime may run it";
+  return new BundleError(`ONNX Runtime rejects it: ${reason}`, { where, fix }, { cause: error });
 }
 
 /** An array as a tensor over the same memory. */
