@@ -8,27 +8,19 @@ import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { basename } from "node:path";
 import { after, test } from "node:test";
-import { decode } from "fast-png";
-import { load, type Message, type Model, type Pixels, type StreamOptions } from "../src/index.js";
+import { load, type Model } from "../src/index.js";
 import type { Backend } from "../src/sessions/onnxruntime.js";
+import { messagesOf, type Question } from "./messages.js";
 
-interface Answer {
+interface Answer extends Question {
   name: string;
   bundle: string;
   backend: Backend;
-  messages: (Omit<Message, "content"> & { content: Part[] })[];
-  options: StreamOptions;
   ids: number[];
   tokens: number[];
   text: string;
   finish_reason: string;
   regions: { label: string; numbers: number[] }[];
-}
-
-interface Part {
-  type: string;
-  image?: string;
-  video?: string[];
 }
 
 const FILE = process.env.QVL_WEB_ANSWERS;
@@ -50,22 +42,6 @@ async function opened({ bundle, backend }: Pick<Answer, "bundle" | "backend">): 
   const model = await load(bundle, { backend, threads: 1 });
   models.set(key, model);
   return model;
-}
-
-function pixelsOf(path: string): Pixels {
-  const { data, width, height, channels } = decode(readFileSync(path));
-  assert.ok(channels === 3 && data instanceof Uint8Array);
-  return { data, width, height };
-}
-
-function messagesOf({ messages }: Pick<Answer, "messages">): Message[] {
-  return messages.map((message) => ({
-    ...message,
-    content: message.content.map((part) => {
-      if (part.image) return { ...part, image: pixelsOf(part.image) };
-      return part.video ? { ...part, video: part.video.map(pixelsOf) } : part;
-    }),
-  })) as Message[];
 }
 
 for (const answer of ANSWERS) {
@@ -90,7 +66,7 @@ for (const answer of ANSWERS) {
 interface Forced {
   bundle: string;
   backend: Backend;
-  pages: { messages: Answer["messages"]; answer: string; likeliest: number[] }[];
+  pages: (Pick<Question, "messages"> & { answer: string; likeliest: number[] })[];
 }
 
 const FORCED: Forced[] = process.env.QVL_WEB_FORCED ? JSON.parse(readFileSync(process.env.QVL_WEB_FORCED, "utf8")) : [];

@@ -6,6 +6,7 @@ import { BundleError, InstallError } from "../errors.js";
 import type { BundleFiles } from "../files.js";
 import { DECODE, type GraphEntry, type Manifest } from "../manifest.js";
 import { importOnnxRuntimeWeb } from "../packages.js";
+import { splitAttention } from "./split_attention.js";
 
 /** Where graphs run: the library of the operating system (Node), or WebAssembly. */
 export type Backend = "node" | "wasm";
@@ -71,7 +72,7 @@ async function openWeb(): Promise<OnnxRuntime> {
     Tensor: ort.Tensor,
     create: async (files, graph, threads, config) => {
       const options = await withData(optionsOf(threads, config), files, graph);
-      return ort.InferenceSession.create(await files.read(graph.model), options);
+      return ort.InferenceSession.create(splitAttention(await files.read(graph.model)), options);
     },
     open: (model, threads, config) => ort.InferenceSession.create(model, optionsOf(threads, config)),
   };
