@@ -9,7 +9,7 @@ import { readFileSync } from "node:fs";
 import { type TestContext, test } from "node:test";
 import type { InferenceSession } from "onnxruntime-common";
 import { InferenceSession as NodeSession } from "onnxruntime-node";
-import { InferenceSession as WebSession } from "onnxruntime-web/wasm";
+import { InferenceSession as WebSession } from "onnxruntime-web"; // its entry of Node.js
 import { load } from "../src/index.js";
 import { PROBE } from "../src/sessions/saturation.js";
 import { ANSWER, BUNDLES, MESSAGES } from "./old_bundles.js";

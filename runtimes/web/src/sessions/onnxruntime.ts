@@ -38,11 +38,6 @@ export async function openRuntime(backend: Backend): Promise<OnnxRuntime> {
   return backend === "node" ? openNode() : openWeb();
 }
 
-/** Whether this is Node (or what is compatible with it), rather than a browser or a worker of one. */
-export function isNode(): boolean {
-  return typeof process !== "undefined" && Boolean(process.versions?.node);
-}
-
 async function openNode(): Promise<OnnxRuntime> {
   const ort = await imported(() => import("onnxruntime-node"), "onnxruntime-node");
   const optionsOf = (threads: number | null, extra: SessionConfig) => {
