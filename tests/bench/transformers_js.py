@@ -128,11 +128,12 @@ def _save(model: onnx.ModelProto, out: Path, name: str) -> None:
 
 
 def _texts(bundle: Path, checkpoint: Path, out: Path) -> None:
-    for name in ("tokenizer.json", "chat_template.jinja"):
-        shutil.copyfile(bundle / name, out / name)
+    shutil.copyfile(bundle / "tokenizer.json", out / "tokenizer.json")
     for name in ("config.json", "generation_config.json"):
         shutil.copyfile(checkpoint / name, out / name)
     images = json.loads((checkpoint / "preprocessor_config.json").read_text())
     images |= {"image_processor_type": "Qwen2VLImageProcessor", "processor_class": "Qwen2VLProcessor"}
     (out / "preprocessor_config.json").write_text(json.dumps(images))
-    (out / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "Qwen2Tokenizer"}))
+    template = (bundle / "chat_template.jinja").read_text("utf-8")
+    texts = {"tokenizer_class": "Qwen2Tokenizer", "chat_template": template}
+    (out / "tokenizer_config.json").write_text(json.dumps(texts))

@@ -1,6 +1,6 @@
 """The runtime for the web beside the Python runtime and transformers.js, on one bundle.
 
-    python -m tests.bench.web_speed [--shape qwen2-vl-2b] [--layers 4] [--rounds 3] [--tokens 16] [--size 560x840]
+    python -m tests.bench.web_speed [--shape qwen2-vl-2b] [--layers 4] [--rounds 3] [--tokens 12] [--size 448x560]
 
 An int4 bundle of random weights with `--layers` vision blocks and as many decoder layers, as WebAssembly takes minutes
 for a whole one. Every side is a process that stays; they take turns, and figures are medians. transformers.js gets the
@@ -109,8 +109,8 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--shape", default="qwen2-vl-2b")
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--tokens", type=int, default=16)
-    parser.add_argument("--size", default="560x840", help="of the page, whole patches")
+    parser.add_argument("--tokens", type=int, default=12)
+    parser.add_argument("--size", default="448x560", help="of the page, whole patches")
     options = parser.parse_args(arguments)
     cache = Path(os.environ.get("QVL_BENCH_DIR", tempfile.gettempdir()))
     with tempfile.TemporaryDirectory(dir=cache) as directory, ExitStack() as stack:
