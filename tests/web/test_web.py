@@ -14,6 +14,10 @@ import pytest
 from PIL import Image
 
 from qvl_export import export
+from qvl_export.evaluate.analysis.accumulators import compare_pairs
+from qvl_export.evaluate.analysis.results import Comparison
+from qvl_export.evaluate.analysis.statistics import PairedScores
+from qvl_export.evaluate.metrics.text_scores import error_rate
 from qvl_export.targets import web
 from qvl_runtime.grounding import Box
 from qvl_runtime.model import Model, load
@@ -209,23 +213,73 @@ SMALLER: dict[str, dict[str, Any]] = {
     "hybrid": {"samples": 8},
     "web fp16": {"target": "web"},
     "web int4": {"target": "web", "samples": 8},
+    "portable int4": {"samples": 8, "target": "portable"},
 }
 """Options of bundles by names that end with their precision."""
-FORCED_PAGES = 20
+FORCED_PAGES, READ_PAGES = 20, 30
+LONGEST_PAGE = 200
+"""Tokens of an answer, of which the pages' true ones have fewer."""
+BACKENDS = ("node", "wasm")
+"""Of the runtime for the web: in ONNX Runtime of another release, in Node.js and in WebAssembly."""
+
+
+@pytest.fixture(scope="module")
+def smaller(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """The reference checkpoint in every precision below fp32."""
+    bundles = []
+    for name, options in SMALLER.items():
+        bundles.append(tmp_path_factory.mktemp("smaller") / name)
+        export(export_plan(REFERENCE, bundles[-1], precision=name.split()[-1], **options))
+    return bundles
 
 
 @pytest.mark.slow
-def test_likeliest_tokens_of_smaller_bundles(npm: str, run: Callable[..., str], tmp_path: Path) -> None:
-    """In ONNX Runtime of another release, in Node.js and in WebAssembly."""
+def test_likeliest_tokens_of_smaller_bundles(
+    smaller: list[Path], npm: str, run: Callable[..., str], tmp_path: Path
+) -> None:
     forced = []
-    for name, options in SMALLER.items():
-        bundle = tmp_path / name
-        export(export_plan(REFERENCE, bundle, precision=name.split()[-1], **options))
+    for bundle in smaller:
         pages = list(likeliest_tokens(bundle, tmp_path))
-        forced += [{"bundle": str(bundle), "backend": backend, "pages": pages} for backend in ("node", "wasm")]
+        forced += [{"bundle": str(bundle), "backend": backend, "pages": pages} for backend in BACKENDS]
     file = tmp_path / "forced.json"
     file.write_text(json.dumps(forced))
-    run(npm, "test", env={"QVL_WEB_FORCED": str(file)})
+    run(npm, "exec", "tsc")
+    output = run("node", "--test", "build/test/model.test.js", env={"QVL_WEB_FORCED": str(file)})
+    print(*(line for line in output.splitlines() if " of " in line), sep="\n")
+
+
+@pytest.mark.slow
+def test_smaller_bundles_read_as_in_python(
+    smaller: list[Path], npm: str, run: Callable[..., str], tmp_path: Path
+) -> None:
+    """The report's paired interval of the character error rate has zero in it."""
+    questions = [
+        (name, *asked(image(page), text(prompt), max_new_tokens=LONGEST_PAGE))
+        for name, page, prompt in heldout(tmp_path, "ocr", 0, READ_PAGES)
+    ]
+    asks = [{"messages": messages, "options": options} for _, messages, options in questions]
+    readings = [
+        {"bundle": str(path), "backend": backend, "questions": asks} for path in smaller for backend in BACKENDS
+    ]
+    file = tmp_path / "readings.json"
+    file.write_text(json.dumps(readings))
+    run(npm, "exec", "tsc")
+    found = json.loads(run("node", "build/test/read.js", str(file)))
+    python = {str(path): [answer["text"] for answer in answered(path, questions)] for path in smaller}
+    for reading, said in zip(readings, found, strict=True):
+        rate = error_rates(python[reading["bundle"]], said)
+        print(f"{Path(reading['bundle']).name}, {reading['backend']}: {rate}")
+        assert not rate.too_few
+        assert rate.low <= 0 <= rate.high, rate
+
+
+def error_rates(reference: list[str], other: list[str]) -> Comparison:
+    """The character error rates of two readings, compared as in a report."""
+    truths = [item.answer for item in items("ocr")]
+    scores = np.array(
+        [[error_rate(*pair) for pair in zip(said, [[t] for t in truths], strict=False)] for said in (reference, other)]
+    )
+    return compare_pairs(PairedScores(scores[..., 0], scores[..., 1]), "cer", "ocr")
 
 
 def likeliest_tokens(bundle: Path, folder: Path) -> Iterator[dict[str, Any]]:

@@ -7,8 +7,6 @@ import { cacheSpecs, dataFiles, MANIFEST, type Manifest, SCHEMA_VERSION } from "
 import { decode, type Schema, SchemaError } from "./schema.js";
 
 export const TARGETS = ["cpu", "portable", "web"];
-/** Processors whose int8 codes no processor saturates. */
-const EXACT_EVERYWHERE: unknown[] = ["any", "avx2"];
 const TEXT_FILES = ["tokenizer.json", "chat_template.jinja"];
 
 /** Returns the manifest; throws BundleError if it is damaged, if files are missing, or if this runtime cannot run it. */
@@ -79,13 +77,6 @@ function refuse(manifest: Manifest, where: string): void {
   }
   if (cacheSpecs(manifest).some((spec) => spec.kind === "recurrent")) {
     throw new BundleError(`${manifest.family} has linear attention, which this runtime does not run`, { where });
-  }
-  const bytes = Object.values(manifest.graphs).some((graph) => !["fp32", "fp16"].includes(graph.precision));
-  if (manifest.target === "cpu" && bytes && !EXACT_EVERYWHERE.includes(manifest.cpu)) {
-    throw new BundleError(`its integer codes are for processors ${manifest.cpu ?? "that it does not name"}`, {
-      where,
-      fix: "export it with --cpu any",
-    });
   }
 }
 

@@ -5,6 +5,8 @@
  * page that starts it says where packages are.
  */
 
+import { isNode } from "./common/host.js";
+
 const NAMES = [
   "@huggingface/jinja",
   "@huggingface/tokenizers",
@@ -57,8 +59,11 @@ export function importHashes(): Promise<typeof import("@noble/hashes/sha2.js")> 
   return place === undefined ? import("@noble/hashes/sha2.js") : import(/* @vite-ignore */ place);
 }
 
+/** The entry of Node.js, where that for pages starts no threads; no literal, so that bundlers do not add it to pages. */
+const NODE_ENTRY: string = "onnxruntime-web";
+
 export function importOnnxRuntimeWeb(): Promise<typeof import("onnxruntime-web/wasm")> {
-  const place = places["onnxruntime-web/wasm"];
+  const place = isNode() ? NODE_ENTRY : places["onnxruntime-web/wasm"];
   return place === undefined ? import("onnxruntime-web/wasm") : import(/* @vite-ignore */ place);
 }
 

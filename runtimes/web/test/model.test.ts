@@ -8,24 +8,14 @@ import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { basename } from "node:path";
 import { after, test } from "node:test";
-import { decode } from "fast-png";
-import {
-  load,
-  type Message,
-  type Model,
-  type Pixels,
-  pdfPages,
-  type StreamOptions,
-  type TokenLogprob,
-} from "../src/index.js";
+import { load, type Model, type TokenLogprob } from "../src/index.js";
 import type { Backend } from "../src/sessions/backend.js";
+import { messagesOf, type Question } from "./messages.js";
 
-interface Answer {
+interface Answer extends Question {
   name: string;
   bundle: string;
   backend: Backend;
-  messages: (Omit<Message, "content"> & { content: Part[] })[];
-  options: StreamOptions;
   ids: number[];
   tokens: number[];
   text: string;
@@ -33,14 +23,6 @@ interface Answer {
   loop: number;
   logprobs: [token: number, logprob: number, top: [number, number][]][];
   regions: { label: string; numbers: number[] }[];
-}
-
-interface Part {
-  type: string;
-  image?: string;
-  pdf?: string;
-  pages?: string;
-  video?: string[];
 }
 
 const FILE = process.env.QVL_WEB_ANSWERS;
@@ -62,31 +44,6 @@ async function opened({ bundle, backend }: Pick<Answer, "bundle" | "backend">): 
   const model = await load(bundle, { backend, threads: 1 });
   models.set(key, model);
   return model;
-}
-
-function pixelsOf(path: string): Pixels {
-  const { data, width, height, channels } = decode(readFileSync(path));
-  assert.ok(channels === 3 && data instanceof Uint8Array);
-  return { data, width, height };
-}
-
-/** Two pixels per point: pages have the pixels that they are made of. */
-const PDF_DPI = 144;
-
-async function messagesOf({ messages }: Pick<Answer, "messages">): Promise<Message[]> {
-  const loaded = messages.map(async ({ content, ...message }) => {
-    return { ...message, content: (await Promise.all(content.map(partsOf))).flat() } as Message;
-  });
-  return Promise.all(loaded);
-}
-
-async function partsOf({ pdf, pages = "1-", ...part }: Part): Promise<object[]> {
-  if (pdf !== undefined) {
-    const found = await pdfPages(readFileSync(pdf), { pages, dpi: PDF_DPI });
-    return found.map((image) => ({ type: "image", image }));
-  }
-  if (part.image) return [{ ...part, image: pixelsOf(part.image) }];
-  return [part.video ? { ...part, video: part.video.map(pixelsOf) } : part];
 }
 
 /** Of a log probability, from Python's: its ONNX Runtime is another release. */
@@ -129,7 +86,7 @@ for (const answer of ANSWERS) {
 interface Forced {
   bundle: string;
   backend: Backend;
-  pages: { messages: Answer["messages"]; answer: string; likeliest: number[] }[];
+  pages: (Pick<Question, "messages"> & { answer: string; likeliest: number[] })[];
 }
 
 const FORCED: Forced[] = process.env.QVL_WEB_FORCED ? JSON.parse(readFileSync(process.env.QVL_WEB_FORCED, "utf8")) : [];

@@ -10,6 +10,7 @@ import type { Engine, Features, LlmInputs } from "./engine.js";
 import { llmFeeds, visionFeeds } from "./feeds.js";
 import { KvCache } from "./layer_states.js";
 import { type OnnxRuntime, openGraph, toTensor } from "./onnxruntime.js";
+import { productConfig } from "./saturation.js";
 
 /** Fatal messages only: errors are thrown. */
 const QUIET: InferenceSession.RunOptions = { logSeverityLevel: 4 };
@@ -25,8 +26,9 @@ export async function openEngine(
   threads: number | null,
 ): Promise<GraphEngine> {
   const names = ["vision", "llm", DECODE].filter((name) => Object.hasOwn(manifest.graphs, name));
+  const config = await productConfig(runtime, manifest, threads, files.name);
   const sessions: InferenceSession[] = [];
-  for (const name of names) sessions.push(await openGraph(runtime, files, manifest, name, threads));
+  for (const name of names) sessions.push(await openGraph(runtime, files, manifest, name, threads, config));
   const [vision, prefill, decode] = sessions;
   return new GraphEngine(runtime, manifest, vision, prefill, decode ?? prefill);
 }

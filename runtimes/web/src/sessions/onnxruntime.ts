@@ -8,6 +8,7 @@ import { DECODE, dataFiles, type GraphEntry, type Manifest } from "../manifest.j
 import { importOnnxRuntimeWeb, importOnnxRuntimeWebGpu } from "../packages.js";
 import type { Backend } from "./backend.js";
 import { type CacheMemory, HostMemory } from "./layer_states.js";
+import { splitAttention } from "./split_attention.js";
 import { GpuMemory, openDevice } from "./webgpu.js";
 
 /** A graph's model file and the files that its weights are in. */
@@ -16,11 +17,21 @@ export interface GraphFiles {
   data: string[];
 }
 
+/** Entries of a session's configuration by the first part of their names. */
+export type SessionConfig = Record<string, Record<string, string>>;
+
 export interface OnnxRuntime {
   backend: Backend;
   Tensor: TensorConstructor;
   memory: CacheMemory;
-  create(files: BundleFiles, graph: GraphFiles, threads: number | null): Promise<InferenceSession>;
+  create(
+    files: BundleFiles,
+    graph: GraphFiles,
+    threads: number | null,
+    config: SessionConfig,
+  ): Promise<InferenceSession>;
+  /** Opens a model that has no other files. */
+  open(model: Uint8Array, threads: number | null, config: SessionConfig): Promise<InferenceSession>;
   /** What went wrong on a GPU without an error of a call, or null. */
   failure(): string | null;
   /** Frees what the graphs shared. */
@@ -36,18 +47,22 @@ export async function openRuntime(backend: Backend): Promise<OnnxRuntime> {
 
 async function openNode(): Promise<OnnxRuntime> {
   const ort = await imported(() => import("onnxruntime-node"), "onnxruntime-node");
+  const optionsOf = (threads: number | null, extra: SessionConfig) => {
+    return { ...OPTIONS, ...(threads ? { intraOpNumThreads: threads } : {}), extra };
+  };
   return {
     backend: "node",
     Tensor: ort.Tensor,
     memory: hostMemory(ort.Tensor, true),
     failure: () => null,
     close: () => {},
-    create: async (files, graph, threads) => {
+    create: async (files, graph, threads, config) => {
       const path = files.path(graph.model);
-      const options = { ...OPTIONS, ...(threads ? { intraOpNumThreads: threads } : {}) };
+      const options = optionsOf(threads, config);
       if (path !== null) return ort.InferenceSession.create(path, options);
       return ort.InferenceSession.create(await files.read(graph.model), await withData(options, files, graph));
     },
+    open: (model, threads, config) => ort.InferenceSession.create(model, optionsOf(threads, config)),
   };
 }
 
@@ -57,9 +72,9 @@ async function openWasm(): Promise<OnnxRuntime> {
     backend: "wasm",
     Tensor: ort.Tensor,
     memory: hostMemory(ort.Tensor, false),
-    create: webSessions(ort, "wasm"),
     failure: () => null,
     close: () => {},
+    ...webSessions(ort, "wasm", splitAttention),
   };
 }
 
@@ -71,20 +86,28 @@ async function openWebGpu(): Promise<OnnxRuntime> {
     backend: "webgpu",
     Tensor: ort.Tensor,
     memory,
-    create: webSessions(ort, { name: "webgpu", device }),
     failure: () => memory.failure,
     close: () => device.destroy(),
+    ...webSessions(ort, { name: "webgpu", device }, (model) => model),
   };
 }
 
+/** How onnxruntime-web opens models, which are `rewritten` first. */
 function webSessions(
   ort: Pick<typeof import("onnxruntime-web/wasm"), "env" | "InferenceSession">,
   provider: InferenceSession.ExecutionProviderConfig,
-): OnnxRuntime["create"] {
-  return async (files, graph, threads) => {
+  rewritten: (model: Uint8Array) => Uint8Array,
+): Pick<OnnxRuntime, "create" | "open"> {
+  const optionsOf = (threads: number | null, extra: SessionConfig) => {
     if (threads !== null) ort.env.wasm.numThreads = threads;
-    const options = { ...OPTIONS, executionProviders: [provider] };
-    return ort.InferenceSession.create(await files.read(graph.model), await withData(options, files, graph));
+    return { ...OPTIONS, executionProviders: [provider], extra: structuredClone(extra) }; // it adds entries of its own
+  };
+  return {
+    create: async (files, graph, threads, config) => {
+      const options = await withData(optionsOf(threads, config), files, graph);
+      return ort.InferenceSession.create(rewritten(await files.read(graph.model)), options);
+    },
+    open: (model, threads, config) => ort.InferenceSession.create(model, optionsOf(threads, config)),
   };
 }
 
@@ -130,19 +153,15 @@ export async function openGraph(
   manifest: Manifest,
   name: string,
   threads: number | null,
+  config: SessionConfig,
 ): Promise<InferenceSession> {
   const graph: GraphEntry = manifest.graphs[name];
   const where = `${files.name}/${graph.model}`;
   let session: InferenceSession;
   try {
-    session = await runtime.create(files, filesOf(manifest, name), threads);
+    session = await runtime.create(files, filesOf(manifest, name), threads, config);
   } catch (error) {
-    if (error instanceof BundleError) throw error;
-    const reason = String((error as Error)?.message ?? error)
-      .split("\n")[0]
-      .slice(0, 300);
-    const fix = "a newer ONNX Runtime may run it";
-    throw new BundleError(`ONNX Runtime rejects it: ${reason}`, { where, fix }, { cause: error });
+    throw error instanceof BundleError ? error : rejected(error, where);
   }
   const missing = [
     ...graph.inputs.map((port) => port.name).filter((name) => !session.inputNames.includes(name)),
@@ -155,6 +174,15 @@ export async function openGraph(
     });
   }
   return session;
+}
+
+/** What ONNX Runtime throws about a model, as an error of one line. */
+export function rejected(error: unknown, where: string): BundleError {
+  const reason = String((error as Error)?.message ?? error)
+    .split("\n")[0]
+    .slice(0, 300);
+  const fix = "a newer ONNX Runtime may run it";
+  return new BundleError(`ONNX Runtime rejects it: ${reason}`, { where, fix }, { cause: error });
 }
 
 /** An array as a tensor over the same memory. */
