@@ -29,7 +29,14 @@ from tests.conftest import Loader
 from tests.exporter.test_parity import Oracle, assert_close, shapes
 from tests.oracles.tiny import FREE_SIZES
 
-TARGETS = [("cpu", "fp32"), ("portable", "fp32"), ("cuda", "fp16"), ("cpu", "fp16"), ("openvino", "fp32")]
+TARGETS = [
+    ("cpu", "fp32"),
+    ("portable", "fp32"),
+    ("cuda", "fp16"),
+    ("cpu", "fp16"),
+    ("openvino", "fp32"),
+    ("web", "fp16"),
+]
 
 
 def spotted(width: int, height: int, seed: int, spots: int) -> Image.Image:
