@@ -120,6 +120,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
         for _ in range(options.rounds + 1):
             for name, answering in sides.items():
                 found[name].append(answering.answer())
+                print(f"{name}: {found[name][-1]}", file=sys.stderr, flush=True)
         for answering in sides.values():
             assert answering.process.stdin
             answering.process.stdin.close()
