@@ -7,7 +7,6 @@ the GPU without a copy in WebAssembly's memory.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -17,8 +16,8 @@ from onnxscript import OpBuilder
 
 from ..errors import ExportError
 from ..qtensor import QTensor, QuantFormat
-from . import WEIGHT_TYPES, PackedWeight, WindowInputs, _primitives, ordered, split
-from ._standard import FLOAT, window_mask
+from . import WEIGHT_TYPES, PackedWeight, WindowInputs, _primitives, ordered
+from ._standard import FLOAT, StandardOps, window_mask
 from ._w8a8 import MICROSOFT
 from .cuda import CudaTarget
 
@@ -98,15 +97,9 @@ class WebTarget(CudaTarget):
         found: ir.Value = x.meta[NARROW]
         return found
 
-    def linear_parts(
-        self, op: OpBuilder, x: ir.Value, weight: ir.Value, bias: ir.Value | None, count: int
-    ) -> Sequence[ir.Value]:
-        return split(op, self.linear(op, x, weight, bias), -1, count)
-
-    def quantized_linear_parts(
-        self, op: OpBuilder, x: ir.Value, weight: PackedWeight, bias: ir.Value | None, count: int
-    ) -> Sequence[ir.Value]:
-        return split(op, self.quantized_linear(op, x, weight, bias), -1, count)
+    # outputs are split, as by default, since `cpu` rearranges weights when they are loaded
+    linear_parts = StandardOps.linear_parts
+    quantized_linear_parts = StandardOps.quantized_linear_parts
 
     def packed_form(self, outputs: int, inputs: int, format: QuantFormat) -> dict[str, tuple[list[int], ir.DataType]]:
         """The form of MatMulNBits; W8A8 has one float32 scale per row."""

@@ -96,7 +96,6 @@ export async function loadHere(bundle: BundleSource, options: LoadOptions = {}):
 }
 
 async function opened(bundle: BundleSource, options: LoadOptions): Promise<Model> {
-  const { signal } = options;
   const rule = parseRule(options.prune);
   const threads = options.threads === undefined ? null : checkInt("threads", options.threads, 1);
   checkBackend(options.backend);
@@ -106,13 +105,7 @@ async function opened(bundle: BundleSource, options: LoadOptions): Promise<Model
   if (backend === "wasm") checkMemory(manifest, graphFiles(manifest), files.name);
   if (backend === "webgpu") checkFileSizes(manifest, graphFiles(manifest), files.name);
   const texts = await openTexts(files, manifest);
-  const runtime = await openRuntime(backend);
-  signal?.throwIfAborted();
-  const engine = await openEngine(runtime, files, manifest, threads);
-  if (signal?.aborted) {
-    await engine.close();
-    throw signal.reason;
-  }
+  const engine = await openEngine(await openRuntime(backend), files, manifest, threads, options.signal);
   await files.settle?.();
   return new LocalModel(
     manifest,

@@ -117,7 +117,8 @@ export async function drawPage({ pdf, index, dpi, limits }: PdfPage): Promise<Pi
 }
 
 export function isPdfPage(source: unknown): source is PdfPage {
-  return typeof source === "object" && source !== null && "pdf" in source;
+  const { pdf, limits } = (source ?? {}) as Partial<PdfPage>;
+  return pdf?.content instanceof Blob && typeof limits === "object";
 }
 
 /** Returns zero-based indices of "1-3,7-" in a document of `count` pages; throws MediaError for invalid ranges. */

@@ -10,8 +10,11 @@ import { type TestContext, test } from "node:test";
 import type { InferenceSession } from "onnxruntime-common";
 import { InferenceSession as NodeSession } from "onnxruntime-node";
 import { InferenceSession as WebSession } from "onnxruntime-web"; // its entry of Node.js
+import { readManifest } from "../src/bundle.js";
+import { openFiles } from "../src/files.js";
 import { load } from "../src/index.js";
-import { PROBE } from "../src/sessions/saturation.js";
+import { openRuntime } from "../src/sessions/onnxruntime.js";
+import { PROBE, productConfig } from "../src/sessions/saturation.js";
 import { ANSWER, BUNDLES, MESSAGES } from "./old_bundles.js";
 import { wrapCreate } from "./sessions.js";
 
@@ -100,4 +103,12 @@ test("exact products need no option, and floats no test", async (context) => {
   assert.equal(seen.probes, 1);
   assert.deepEqual(new Set(seen.asked), new Set([false]));
   assert.deepEqual(seen.warnings, []);
+});
+
+test("target web, which has no products of bytes, needs no test product", async () => {
+  const manifest = await readManifest(await openFiles(`${BUNDLES}/v4`));
+  const runtime = { ...(await openRuntime("node")), open: () => assert.fail("a test product was opened") };
+  const config = (target: string) => productConfig(runtime, { ...manifest, target }, 1, "here");
+  assert.deepEqual(await config("web"), {});
+  await assert.rejects(config("cpu"), /a test product was opened/);
 });

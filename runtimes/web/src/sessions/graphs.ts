@@ -18,19 +18,42 @@ const QUIET: InferenceSession.RunOptions = { logSeverityLevel: 4 };
 /** What ONNX Runtime says when an array does not fit 32-bit addresses, or nothing is left. */
 const MEMORY_ENDS = /SafeIntOnOverflow|bad_alloc|out of memory|Failed to allocate/i;
 
-/** Loads the graphs; throws BundleError if ONNX Runtime rejects one. */
+/**
+ * Loads the graphs; throws BundleError if ONNX Runtime rejects one, and the reason of a signal between graphs.
+ *
+ * The runtime belongs to the engine, and is closed if there is none.
+ */
 export async function openEngine(
   runtime: OnnxRuntime,
   files: BundleFiles,
   manifest: Manifest,
   threads: number | null,
+  signal?: AbortSignal,
 ): Promise<GraphEngine> {
   const names = ["vision", "llm", DECODE].filter((name) => Object.hasOwn(manifest.graphs, name));
-  const config = await productConfig(runtime, manifest, threads, files.name);
   const sessions: InferenceSession[] = [];
-  for (const name of names) sessions.push(await openGraph(runtime, files, manifest, name, threads, config));
-  const [vision, prefill, decode] = sessions;
-  return new GraphEngine(runtime, manifest, vision, prefill, decode ?? prefill);
+  try {
+    signal?.throwIfAborted();
+    const config = await productConfig(runtime, manifest, threads, files.name);
+    for (const name of names) {
+      sessions.push(await openGraph(runtime, files, manifest, name, threads, config));
+      signal?.throwIfAborted();
+    }
+    const [vision, prefill, decode] = sessions;
+    return new GraphEngine(runtime, manifest, vision, prefill, decode ?? prefill);
+  } catch (error) {
+    await release(runtime, sessions).catch(() => {}); // the first error says more
+    throw error;
+  }
+}
+
+/** Frees sessions and what they share. */
+async function release(runtime: OnnxRuntime, sessions: Iterable<InferenceSession>): Promise<void> {
+  try {
+    for (const session of sessions) await session.release();
+  } finally {
+    runtime.close();
+  }
 }
 
 /** All graphs of a bundle; one call at a time. */
@@ -80,8 +103,7 @@ export class GraphEngine implements Engine {
     if (this.closed) return;
     this.closed = true;
     this.cache.dispose();
-    for (const session of new Set([this.vision, this.prefill, this.decode])) await session.release();
-    this.runtime.close();
+    await release(this.runtime, new Set([this.vision, this.prefill, this.decode]));
   }
 
   private get patchDim(): number {

@@ -168,6 +168,7 @@ export async function openGraph(
     ...graph.outputs.map((port) => port.name).filter((name) => !session.outputNames.includes(name)),
   ];
   if (missing.length > 0) {
+    await session.release();
     throw new BundleError(`has no input or output ${missing[0]}, which the manifest lists`, {
       where,
       fix: "export again",

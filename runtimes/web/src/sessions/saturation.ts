@@ -2,12 +2,14 @@
  * Detects by a test product whether the engine's products of unsigned and signed bytes saturate.
  *
  * x86 without VNNI adds pairs of such products in 16 bits. The codes of EXACT_EVERYWHERE are small enough for that. For
- * others ONNX Runtime can multiply unsigned bytes, which is slower everywhere and enabled only if needed.
+ * others ONNX Runtime can multiply unsigned bytes, which is slower everywhere and enabled only if needed. Target `web` has
+ * no such products.
  */
 
 import { BundleError } from "../errors.js";
 import type { Manifest } from "../manifest.js";
 import { type OnnxRuntime, rejected, type SessionConfig } from "./onnxruntime.js";
+import { WEBGPU_TARGET } from "./webgpu.js";
 
 /** Processors whose codes no processor saturates. */
 const EXACT_EVERYWHERE: unknown[] = ["any", "avx2"];
@@ -33,7 +35,8 @@ export async function productConfig(
   where: string,
 ): Promise<SessionConfig> {
   const graphs = Object.values(manifest.graphs);
-  if (EXACT_EVERYWHERE.includes(manifest.cpu) || graphs.every(({ precision }) => FLOATS.includes(precision))) return {};
+  const floats = graphs.every(({ precision }) => FLOATS.includes(precision));
+  if (floats || EXACT_EVERYWHERE.includes(manifest.cpu) || manifest.target === WEBGPU_TARGET) return {};
   const isExact = (config: SessionConfig) =>
     exact(runtime, threads, config).catch((error) => {
       throw rejected(error, `${where}: a product of bytes`);
@@ -54,10 +57,13 @@ export async function productConfig(
 async function exact(runtime: OnnxRuntime, threads: number | null, config: SessionConfig): Promise<boolean> {
   const bytes = Uint8Array.from(atob(PROBE), (letter) => letter.charCodeAt(0));
   const session = await runtime.open(bytes, threads, config);
-  const a = new runtime.Tensor("uint8", new Uint8Array(DEPTH).fill(255), [1, DEPTH]);
-  const { y } = await session.run({ a });
-  await session.release();
-  return (y.data as Int32Array).every((product) => product === DEPTH * 255 * 127);
+  try {
+    const a = new runtime.Tensor("uint8", new Uint8Array(DEPTH).fill(255), [1, DEPTH]);
+    const { y } = await session.run({ a });
+    return (y.data as Int32Array).every((product) => product === DEPTH * 255 * 127);
+  } finally {
+    await session.release();
+  }
 }
 
 /** `MatMulInteger` of `a` uint8 [1, DEPTH] and a matrix of 127s; the Python runtime's `saturation.onnx`. */

@@ -47,16 +47,21 @@ export async function checkWebGpu(manifest: Manifest, where: string): Promise<vo
   }
 }
 
-/** Opens the GPU with all that ONNX Runtime uses of it; throws InstallError without one. */
+/** Opens the GPU with all that ONNX Runtime uses of it; throws InstallError if there is none, or it gives no device. */
 export async function openDevice(): Promise<GPUDevice> {
   const adapter = await requestAdapter();
   if (!adapter) throw NO_ADAPTER;
-  const subgroups = (adapter.info.subgroupMinSize ?? 0) >= LEAST_SUBGROUP;
+  const subgroups = (adapter.info?.subgroupMinSize ?? 0) >= LEAST_SUBGROUP;
   const features = ["shader-f16", ...(subgroups ? ["subgroups"] : [])] as GPUFeatureName[];
-  return adapter.requestDevice({
-    requiredFeatures: features.filter((feature) => adapter.features.has(feature)),
-    requiredLimits: Object.fromEntries(LIMITS.map((limit) => [limit, adapter.limits[limit]])),
-  });
+  try {
+    return await adapter.requestDevice({
+      requiredFeatures: features.filter((feature) => adapter.features.has(feature)),
+      requiredLimits: Object.fromEntries(LIMITS.map((limit) => [limit, adapter.limits[limit]])),
+    });
+  } catch (error) {
+    const problem = `the WebGPU adapter gives no device: ${(error as Error).message}`;
+    throw new InstallError(problem, { fix: ELSEWHERE }, { cause: error });
+  }
 }
 
 /** The adapter; pages that are not secure have none, and neither has Node.js. */
