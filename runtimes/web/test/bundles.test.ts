@@ -8,6 +8,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type TestContext, test } from "node:test";
 import { type LoadOptions, load, type Message } from "../src/index.js";
+import { rejected } from "../src/sessions/onnxruntime.js";
 import { ANSWER, BUNDLES, differenceOf, LARGEST, MESSAGES, ramp } from "./old_bundles.js";
 
 /** Of the others in WebAssembly, see `accuracy.test.ts`. */
@@ -146,6 +147,13 @@ for (const [what, bundle, options, message] of UNLOADED) {
     await assert.rejects(() => load(bundle as string, options), { message });
   });
 }
+
+test("an engine that does not start is no fault of the bundle", () => {
+  const reason = "no available backend found. ERR: [wasm] Error: both async and sync fetching of the wasm failed";
+  const { name, message } = rejected(new Error(reason), "bundle/llm.onnx");
+  assert.equal(name, "InstallError");
+  assert.match(message, /^ONNX Runtime does not start: no available .* \(does the server send its \.wasm file, /);
+});
 
 const WRONG: Record<string, [Message[], RegExp]> = {
   "no messages": [[], /there are no messages/],
