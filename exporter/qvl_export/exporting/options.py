@@ -29,8 +29,8 @@ class QuantOptions(Checked):
     max_size: int | None = None
     """Largest size of the bundle in bytes; replaces a precision like `max_kl`."""
     block_size: int | None = None
-    """Columns that share a scale in int4 linears (default: 128 in decoder layers for `cpu`, `cuda` and `web`, where keys
-    and values get 8 bits; else 32)."""
+    """Columns that share a scale in int4 linears (default: 128 in decoder layers for `cpu`, `cuda` and `web`, where
+    keys and values get 8 bits; else 32)."""
     accuracy_level: int = 4
     """4 multiplies 4- and 8-bit weights with activations rounded to int8; 0 keeps activations float32."""
     cpu: str = ANY
