@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -21,7 +22,7 @@ from qvl_runtime.manifest import MANIFEST
 from qvl_runtime.model import Model, load
 from qvl_runtime.positions import Grid
 from qvl_runtime.sessions import openvino
-from qvl_runtime.sessions._openvino.compiler import DEVICES, library, raising_engine_errors
+from qvl_runtime.sessions._openvino.compiler import DEVICES, core, library, raising_engine_errors
 from tests.conftest import Bundles
 from tests.exporter.test_parity import MIN_COSINE, cosine, one_image
 from tests.oracles import tiny
@@ -220,10 +221,29 @@ def test_auto_finds_a_device(tiny_bundle: Path) -> None:
     assert answers[0] == answers[1]
 
 
+SIGNALED = """
+import gc, signal, sys
+from qvl_runtime import load
+older, newer = load(sys.argv[1], threads=1), load(sys.argv[1], threads=1)
+for model in (older, newer):
+    model.close()
+del older, newer, model
+gc.collect()
+signal.signal(signal.SIGINT, lambda *_: print("alive"))
+signal.raise_signal(signal.SIGINT)
+"""
+
+
+def test_signals_are_handled_after_models_were_closed(tiny_bundle: Path) -> None:
+    """In the order in which they were loaded, which left the thread without its stack for signals."""
+    found = subprocess.run([sys.executable, "-c", SIGNALED, str(tiny_bundle)], capture_output=True, text=True)
+    assert (found.stdout, found.returncode) == ("alive\n", 0)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("family", [FAMILY, RECURRENT])
 def test_a_gpu_answers_as_the_cpu(bundle: Bundles, family: str) -> None:
-    if not any(name.startswith("GPU") for name in library().Core().available_devices):
+    if not any(name.startswith("GPU") for name in core().available_devices):
         pytest.skip("NO INTEL GPU HERE: bundles of target openvino were never run on one; see docs/deploying.md")
     path, found = bundle(family, "small", "fp16", "openvino"), []
     for device in DEVICES[:2]:

@@ -292,7 +292,10 @@ def likeliest_tokens(bundle: Path, folder: Path) -> Iterator[dict[str, Any]]:
             yield {"messages": messages, "answer": truth, "likeliest": tokens}
 
 
-COMPILED = ["--noEmit", "--ignoreConfig", "--skipLibCheck", "false", "--strict", "--lib", "es2023,dom", "--types", ""]
+COMPILED = [
+    *("--noEmit", "--ignoreConfig", "--skipLibCheck", "false", "--strict", "--lib", "es2023,dom", "--types", ""),
+    *("--module", "nodenext"),  # as in programs for Node.js, whose declarations need whole file names
+]
 
 
 def test_the_package_is_small_and_its_declarations_are_whole(npm: str, run: Callable[..., str]) -> None:

@@ -42,7 +42,10 @@ export function parse(text: string, where: string): Manifest {
   try {
     value = JSON.parse(text);
   } catch (error) {
-    throw new BundleError("is damaged: it is not JSON", { where, fix: "copy it again" }, { cause: error });
+    const page = text.trimStart().startsWith("<"); // as servers of single-page apps send for what they do not have
+    const what = page ? "is missing: the server sent a web page" : "is damaged: it is not JSON";
+    const fix = page ? "give the address of the bundle's directory" : "copy it again";
+    throw new BundleError(what, { where, fix }, { cause: error });
   }
   const version = (value as { schema_version?: unknown } | null)?.schema_version;
   if (typeof version === "number" && version > SCHEMA_VERSION) {
@@ -76,7 +79,10 @@ function refuse(manifest: Manifest, where: string): void {
       throw new BundleError(`has no graph ${name}`, { where, fix: "export again" });
   }
   if (cacheSpecs(manifest).some((spec) => spec.kind === "recurrent")) {
-    throw new BundleError(`${manifest.family} has linear attention, which this runtime does not run`, { where });
+    throw new BundleError(`${manifest.family} has linear attention, which this runtime does not run`, {
+      where,
+      fix: "use the runtime for Python",
+    });
   }
 }
 

@@ -1,7 +1,8 @@
 /** A bundle's files: in a directory (Node), below a URL, or in a directory handle of a browser. */
 
+import { quoted } from "./common/checks.js";
 import { BundleError } from "./errors.js";
-import type { FileEntry } from "./manifest.js";
+import { type FileEntry, MANIFEST } from "./manifest.js";
 import { RemoteFiles, type RemoteOptions } from "./remote/remote_files.js";
 
 export interface BundleFiles {
@@ -22,7 +23,12 @@ export interface BundleFiles {
 export type BundleSource = string | URL | FileSystemDirectoryHandle;
 
 export async function openFiles(source: BundleSource, options: RemoteOptions = {}): Promise<BundleFiles> {
-  if (typeof source !== "string" && !(source instanceof URL)) return new HandleFiles(source);
+  if (typeof source === "object" && source !== null && "getFileHandle" in source) return new HandleFiles(source);
+  if (typeof source !== "string" && !(source instanceof URL)) {
+    throw new BundleError(`cannot use ${quoted(source)} as a bundle`, {
+      fix: "give a path, a URL or a directory handle",
+    });
+  }
   const text = String(source);
   if (/^https?:/.test(text) || typeof process === "undefined") return RemoteFiles.open(text, options);
   const [{ default: fs }, { fileURLToPath }] = await Promise.all([import("node:fs/promises"), import("node:url")]);
@@ -58,7 +64,7 @@ class LocalFiles implements BundleFiles {
     try {
       return await action(this.path(name));
     } catch (error) {
-      throw missing(this.path(name), error);
+      throw missing(this.name, name, error);
     }
   }
 }
@@ -86,15 +92,16 @@ class HandleFiles implements BundleFiles {
     try {
       return await (await this.handle.getFileHandle(name)).getFile();
     } catch (error) {
-      throw missing(`${this.name}/${name}`, error);
+      throw missing(this.name, name, error);
     }
   }
 }
 
-function missing(where: string, cause: unknown): BundleError {
-  return new BundleError(
-    "is missing from the bundle, or cannot be read",
-    { where, fix: "copy the whole directory" },
-    { cause },
-  );
+function missing(directory: string, name: string, cause: unknown): BundleError {
+  const where = `${directory.replace(/\/+$/, "")}/${name}`;
+  return name === MANIFEST
+    ? new BundleError("is missing: this is not a bundle, or copying was interrupted", { where, fix: EXPORT }, { cause })
+    : new BundleError("is missing from the bundle, or cannot be read", { where, fix: "copy it again" }, { cause });
 }
+
+const EXPORT = "`qvl-export export` makes bundles of checkpoints";

@@ -49,7 +49,11 @@ export function notationOf(manifest: Manifest): BoxNotation {
 }
 
 /** Returns the boxes and points of an answer about an image, in the image's pixels. */
-export function regionsOf(answer: string, { media, grid }: PlacedInfo, manifest: Manifest): Region[] {
+export function regionsOf(answer: string, placed: PlacedInfo, manifest: Manifest): Region[] {
+  if (placed === undefined) {
+    throw new PromptError("the prompt has no such image", { fix: "give one of (await stream.prompt).placed" });
+  }
+  const { media, grid } = placed;
   const side = manifest.image.patch_size;
   const { width, height } = media.frames[0];
   return parseRegions(answer, notationOf(manifest), [width, height], [grid.w * side, grid.h * side]);

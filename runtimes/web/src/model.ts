@@ -8,7 +8,8 @@ import { stoppingLoops } from "./answers/loops.js";
 import { type AnswerOptions, resolveOptions } from "./answers/options.js";
 import { penalizedPicker } from "./answers/penalties.js";
 import { samplingPicker } from "./answers/sampling.js";
-import { type Stream, TokenStream } from "./answers/stream.js";
+import type { Stream } from "./answers/stream.js";
+import { TokenStream } from "./answers/token_stream.js";
 import { graphFiles, readManifest } from "./bundle.js";
 import { range } from "./common/arrays.js";
 import { checkInt } from "./common/checks.js";
@@ -20,7 +21,7 @@ import type { Message } from "./prompts/content.js";
 import { buildPrompt, followedBy, type PlacedInfo, type Prompt, type PromptInfo } from "./prompts/prompt.js";
 import { OFF, parseRule, type Rule, type RuleName } from "./prune/rule.js";
 import type { RemoteOptions } from "./remote/remote_files.js";
-import { type Backend, chosenBackend } from "./sessions/backend.js";
+import { type Backend, checkBackend, chosenBackend } from "./sessions/backend.js";
 import type { Engine } from "./sessions/engine.js";
 import { openEngine } from "./sessions/graphs.js";
 import { checkFileSizes, checkMemory } from "./sessions/memory.js";
@@ -97,6 +98,7 @@ export async function loadHere(bundle: BundleSource, options: LoadOptions = {}):
 async function opened(bundle: BundleSource, options: LoadOptions): Promise<Model> {
   const rule = parseRule(options.prune);
   const threads = options.threads === undefined ? null : checkInt("threads", options.threads, 1);
+  checkBackend(options.backend);
   const files = await openFiles(bundle, options);
   const manifest = await readManifest(files);
   const backend = await chosenBackend(options.backend, manifest, files.name);

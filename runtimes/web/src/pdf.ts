@@ -3,7 +3,7 @@
 import { PDF_LIMITS, type PdfDocument, PdfFailure, type PdfLimits } from "./_pdf/limits.js";
 import { pdfProcess } from "./_pdf/process.js";
 import { range } from "./common/arrays.js";
-import { checkFloat, checkInt, quoted } from "./common/checks.js";
+import { checkFloat, checkInt, checkNames, quoted } from "./common/checks.js";
 import { MediaError } from "./errors.js";
 import type { Pixels } from "./media/images.js";
 import { pdfjsFolder } from "./packages.js";
@@ -19,6 +19,9 @@ const PDF_MAX_PIXELS = 2 ** 25;
 const PDF_MAX_BYTES = 2 ** 29;
 /** Documents with more pages are rejected: a damaged one may claim a million. */
 const PDF_MAX_PAGES = 100_000;
+/** The names of `PdfFileOptions`. */
+const FILE_NAMES = ["limits", "name", "assets"];
+const WHOLE = "is the file whole, and without a password?";
 const RANGE = /^\s*(\d{1,9})\s*(-\s*(\d{1,9})?\s*)?$/;
 
 export interface PdfFileOptions {
@@ -62,10 +65,11 @@ export class Pdf {
 
   /** Throws MediaError for what is no PDF, or exceeds the limits; InstallError without pdfjs-dist. */
   static async open(file: Blob | Uint8Array<ArrayBuffer>, options: PdfFileOptions = {}): Promise<Pdf> {
+    checkNames(options, FILE_NAMES);
     const limits = limitsOf(options.limits);
     const pdf = documentOf(file, options);
     const { where } = pdf;
-    const count = await naming(where, "cannot be read as a PDF", () => pdfProcess.ask(limits, "open", pdf));
+    const count = await naming(where, "cannot be read as a PDF", () => pdfProcess.ask(limits, "open", pdf), WHOLE);
     if (count > PDF_MAX_PAGES) {
       throw new MediaError(`has ${count} pages, more than ${PDF_MAX_PAGES}`, { where, fix: "split it" });
     }
@@ -74,7 +78,10 @@ export class Pdf {
 
   /** A page as an image for messages. */
   async page(index: number, dpi = PDF_DPI): Promise<PdfPage> {
-    const { pdf, limits } = this;
+    const { pdf, limits, length } = this;
+    if (!(Number.isInteger(index) && index >= 0 && index < length)) {
+      throw new MediaError(`there is no page(${quoted(index)})`, { where: pdf.where, fix: `give 0 to ${length - 1}` });
+    }
     const [width, height] = (await scaledPage(pdf, index, checkInt("dpi", dpi, 1), limits)).size;
     return { pdf, index, dpi, limits, width, height };
   }
@@ -82,15 +89,17 @@ export class Pdf {
 
 /** Returns pages of a PDF as images for messages. Throws what `Pdf.open` throws. */
 export async function pdfPages(file: Blob | Uint8Array<ArrayBuffer>, options: PdfOptions = {}): Promise<PdfPage[]> {
-  const where = nameOf(file, options);
-  const pdf = await Pdf.open(file, options);
-  const chosen = parsePages(options.pages ?? null, pdf.length, where);
+  checkNames(options, [...FILE_NAMES, "pages", "dpi"]);
+  const { pages: asked = null, dpi, ...opening } = options;
+  const where = nameOf(file, opening);
+  const pdf = await Pdf.open(file, opening);
+  const chosen = parsePages(asked, pdf.length, where);
   if (chosen.length > MAX_PAGES) {
     const problem = `${chosen.length} pages, at most ${MAX_PAGES} fit a prompt`;
     throw new MediaError(problem, { where, fix: 'choose some: pages: "1-3,7"' });
   }
   const pages: PdfPage[] = [];
-  for (const index of chosen) pages.push(await pdf.page(index, options.dpi));
+  for (const index of chosen) pages.push(await pdf.page(index, dpi));
   const pixels = pages.reduce((sum, { width, height }) => sum + width * height, 0);
   if (pixels > MAX_PAGES_PIXELS) {
     const problem = `${pages.length} pages of ${pixels} pixels, at most ${MAX_PAGES_PIXELS} fit into memory`;
@@ -177,11 +186,11 @@ function documentOf(file: Blob | Uint8Array<ArrayBuffer>, options: PdfFileOption
 }
 
 /** Converts failures into MediaErrors that name the file and say `what`. */
-async function naming<T>(where: string, what: string, action: () => Promise<T>): Promise<T> {
+async function naming<T>(where: string, what: string, action: () => Promise<T>, fix = ""): Promise<T> {
   try {
     return await action();
   } catch (error) {
     if (!(error instanceof PdfFailure)) throw error;
-    throw new MediaError(`${what}: ${error.message}`, { where }, { cause: error });
+    throw new MediaError(`${what}: ${error.message}`, { where, fix }, { cause: error });
   }
 }

@@ -73,7 +73,14 @@ function edited(folder: string, change: (manifest: Record<string, unknown>) => v
 }
 
 const DAMAGED: Record<string, [(folder: string) => void, RegExp]> = {
-  "no manifest": [(folder) => rmSync(`${folder}/bundle.json`), /bundle.json: is missing from the bundle/],
+  "no manifest": [
+    (folder) => rmSync(`${folder}/bundle.json`),
+    /bundle.json: is missing: this is not a bundle, .*export` makes/,
+  ],
+  "a web page for a manifest": [
+    (folder) => writeFileSync(`${folder}/bundle.json`, "\n<!doctype html>"),
+    /is missing: the server sent a web page \(give the address of the bundle's directory\)/,
+  ],
   "no JSON": [(folder) => writeFileSync(`${folder}/bundle.json`, "{"), /is damaged: it is not JSON/],
   "an unknown key": [
     (folder) => edited(folder, (manifest) => Object.assign(manifest, { new: 1 })),
@@ -127,6 +134,19 @@ for (const [name, [damage, problem]] of Object.entries(DAMAGED)) {
   });
 }
 
+const UNLOADED: [string, unknown, object, RegExp][] = [
+  ["nothing", undefined, {}, /^cannot use undefined as a bundle \(give a path, a URL or a directory handle\)$/],
+  ["a number", 5, {}, /^cannot use 5 as a bundle/],
+  ["an unknown option", `${BUNDLES}/v1`, { thread: 2 }, /^there is no option "thread" \(there are threads, backend,/],
+  ["an unknown backend", `${BUNDLES}/v1`, { backend: "cuda" }, /^backend must be node, wasm, webgpu, got "cuda"$/],
+];
+
+for (const [what, bundle, options, message] of UNLOADED) {
+  test(`${what} is refused by load in one line`, async () => {
+    await assert.rejects(() => load(bundle as string, options), { message });
+  });
+}
+
 const WRONG: Record<string, [Message[], RegExp]> = {
   "no messages": [[], /there are no messages/],
   "an unknown role": [[{ role: "robot" as "user", content: "a" }], /the role of a message must be one of/],
@@ -138,6 +158,14 @@ const WRONG: Record<string, [Message[], RegExp]> = {
   "a long image": [
     [{ role: "user", content: [{ type: "image", image: ramp(4, 900) }] }],
     /aspect ratio of 4 × 900 is above 200/,
+  ],
+  "16 bits per channel": [
+    [{ role: "user", content: [{ type: "image", image: { ...ramp(56, 56), data: new Uint16Array(9408) } as never }] }],
+    /^image: its data are not bytes \(give a Uint8Array: 8 bits per channel\)$/,
+  ],
+  "pixels without a size": [
+    [{ role: "user", content: [{ type: "image", image: { data: new Uint8Array(9408) } as never }] }],
+    /^image: has undefined × undefined pixels \(give its width and height\)$/,
   ],
   "a path, which Node does not decode": [
     [{ role: "user", content: [{ type: "image", image: "page.png" as never }] }],

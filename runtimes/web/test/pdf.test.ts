@@ -2,7 +2,7 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { drawPage, load, type Message, type Pixels, pdfPages } from "../src/index.js";
+import { drawPage, load, type Message, Pdf, type Pixels, pdfPages } from "../src/index.js";
 import { nestedForms, pdfOf, pdfSource, stream, transparencyGroups } from "./pdfs.js";
 
 const COLORS = ["1 0 0 rg", "0 1 0 rg", "0 0 1 rg"].map((color) => `${color} 0 0 72 144 re f`);
@@ -84,7 +84,12 @@ const million = pdfSource([
 ]);
 const side = `${"9".repeat(45)}.0`;
 const REFUSED: [string, Uint8Array<ArrayBuffer>, object, RegExp][] = [
-  ["no PDF", new TextEncoder().encode("%PDF-1.7 and nothing more"), {}, /^a\.pdf: cannot be read as a PDF: /],
+  [
+    "no PDF",
+    new TextEncoder().encode("%PDF-1.7 and nothing more"),
+    {},
+    /^a\.pdf: cannot be read as a PDF: .*\(is the file whole, /,
+  ],
   ["a million pages", million, {}, /^a\.pdf: has 1000000 pages, more than 100000 \(split it\)$/],
   ["more pages than fit", pdfOf(Array(65).fill("")), {}, /65 pages, at most 64 fit a prompt \(choose some/],
   ["too many pixels", pdfOf(Array(9).fill("")), { dpi: 6000 }, /9 pages of \d+ pixels, at most 268435456 fit into mem/],
@@ -94,6 +99,12 @@ const REFUSED: [string, Uint8Array<ArrayBuffer>, object, RegExp][] = [
   ["pages backwards", letter, { pages: "3-2" }, /^a\.pdf: page range 3-2 is reversed$/],
   ["pages in words", letter, { pages: "all" }, /^a\.pdf: pages "all" must be numbers and ranges \(write "1-3,7"\)$/],
   ["a wrong dpi", letter, { dpi: 0 }, /^dpi must be a whole number >= 1, got 0$/],
+  [
+    "an unknown option",
+    letter,
+    { page: 1 },
+    /^there is no option "page" \(there are limits, name, assets, pages, dpi\)$/,
+  ],
   ["a path", "a.pdf" as never, {}, /cannot use "a.pdf" as a PDF \(give a File, a Blob, or the bytes of one\)/],
 ];
 
@@ -102,6 +113,14 @@ for (const [what, source, options, message] of REFUSED) {
     await assert.rejects(() => pdfPages(source, { name: "a.pdf", ...options }), { message });
   });
 }
+
+test("a page that a document does not have is refused in one line", async () => {
+  const pdf = await Pdf.open(letter, { name: "a.pdf" });
+  for (const index of [3, -1, 0.5]) {
+    const message = `a.pdf: there is no page(${index}) (give 0 to 2)`;
+    await assert.rejects(() => pdf.page(index), { name: "MediaError", message });
+  }
+});
 
 const ATTACKS: [string, Uint8Array<ArrayBuffer>, object, RegExp][] = [
   ["time", nestedForms(), { seconds: 1 }, /^bad\.pdf: page 1 cannot be drawn: it takes longer than 1 s$/],

@@ -116,6 +116,13 @@ test("a second load asks for the manifest alone, and answers without a network",
   });
 });
 
+test("addresses without a bundle are refused in one line", async (context) => {
+  const { url } = await served(context);
+  const message = `${url}/none/bundle.json: cannot be fetched: HTTP 404 (give the address of the bundle's directory)`;
+  await assert.rejects(() => load(`${url}/none`), { name: "BundleError", message });
+  await assert.rejects(() => forget("none"), { message: '"none" is no address (give a URL, such as https://…)' });
+});
+
 test("nothing is kept on request", async (context) => {
   const caches = withCaches(context);
   const { url } = await served(context);

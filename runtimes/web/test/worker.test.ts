@@ -95,13 +95,15 @@ test("an answer ends at an abort, and at a break", async (context) => {
 test("errors keep their class, and what, where and how to fix it", async (context) => {
   const model = await opened(context);
   assert.throws(() => model.stream(MESSAGES, { top_p: 2 }), { name: "PromptError" });
+  const { placed } = await model.prompt([{ role: "user", content: "No image" }]);
+  assert.throws(() => model.regions("", placed[0]), { name: "PromptError", what: "the prompt has no such image" });
   const empty = { data: new Uint8Array(), width: 0, height: 0 };
   const bad: Message[] = [{ role: "user", content: [{ type: "image", image: empty }] }];
   await assert.rejects(() => model.generate(bad), { name: "MediaError", where: "image", what: "has 0 × 0 pixels" });
   const uncloned = [{ role: "user", content: "x", extra: () => {} }] as Message[];
   await assert.rejects(() => model.generate(uncloned), {
     name: "PromptError",
-    message: /cannot be sent to the worker/,
+    message: /cannot be sent to the worker: .* \(give data, and images as a File,/,
   });
   const first = model.stream(MESSAGES, OPTIONS)[Symbol.asyncIterator]();
   await first.next();

@@ -32,6 +32,8 @@ class BoundInputs:
                 bound[...] = array
                 continue
             self._arrays.pop(name, None)
-            if array.nbytes <= self._most:
-                array = self._arrays[name] = array.copy()
-            self._binding.bind_cpu_input(name, array)
+            small = array.nbytes <= self._most
+            own = array.copy() if small else array
+            self._binding.bind_cpu_input(name, own)
+            if small:  # only now: after an interrupt before it, the next call binds anew
+                self._arrays[name] = own

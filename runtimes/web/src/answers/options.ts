@@ -1,6 +1,6 @@
 /** Options of an answer: the caller's values, else the checkpoint's if requested, else greedy decoding. */
 
-import { checkFlag, checkInt, quoted } from "../common/checks.js";
+import { checkFlag, checkInt, checkNames, quoted } from "../common/checks.js";
 import { PromptError } from "../errors.js";
 import type { GenerationDefaults, Manifest } from "../manifest.js";
 import { alternatives } from "./logprobs.js";
@@ -64,7 +64,8 @@ const SCHEMAS = ["json_schema", "response_format"];
 
 /** Returns the options with defaults filled in; throws PromptError for values out of range. */
 export function resolveOptions(options: AnswerOptions, manifest: Manifest): ResolvedOptions {
-  checkNames(options);
+  checkSchemas(options);
+  checkNames(options, NAMES);
   const checkpoint = checkpointOptions(options, manifest);
   return {
     maxNewTokens: limit(options, checkpoint, manifest.llm.max_length),
@@ -86,18 +87,13 @@ export function resolveOptions(options: AnswerOptions, manifest: Manifest): Reso
   };
 }
 
-function checkNames(options: object): void {
-  const unknown = Object.entries(options).find(([name, value]) => value !== undefined && !NAMES.includes(name))?.[0];
-  if (unknown === undefined) return;
-  if (SCHEMAS.includes(unknown)) {
-    throw new PromptError(
-      `${unknown} is not supported: the library for grammars, llguidance, has no build for JavaScript`,
-      {
-        fix: "ask for JSON in the prompt and check it, or use the runtime for Python",
-      },
-    );
-  }
-  throw new PromptError(`there is no option ${quoted(unknown)}`, { fix: `there are ${NAMES.join(", ")}` });
+function checkSchemas(options: object): void {
+  const given = Object.entries(options).find(([name, value]) => value !== undefined && SCHEMAS.includes(name))?.[0];
+  if (given === undefined) return;
+  throw new PromptError(
+    `${given} is not supported: the library for grammars, llguidance, has no build for JavaScript`,
+    { fix: "ask for JSON in the prompt and check it, or use the runtime for Python" },
+  );
 }
 
 function checkpointOptions(options: AnswerOptions, manifest: Manifest): GenerationDefaults {

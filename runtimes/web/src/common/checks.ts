@@ -38,6 +38,14 @@ export function checkFlag(name: string, value: unknown): boolean {
   return value;
 }
 
+/** Throws PromptError for an option that does not exist, unless its value is undefined. */
+export function checkNames(options: object, names: readonly string[]): void {
+  const unknown = Object.entries(options).find(([name, value]) => value !== undefined && !names.includes(name))?.[0];
+  if (unknown !== undefined) {
+    throw new PromptError(`there is no option ${quoted(unknown)}`, { fix: `there are ${names.join(", ")}` });
+  }
+}
+
 /** A value as errors quote it. */
 export function quoted(value: unknown): string {
   const text = typeof value === "string" ? JSON.stringify(value) : (JSON.stringify(value) ?? String(value));

@@ -21,7 +21,7 @@ export interface Pixels {
   channels?: 1 | 3 | 4;
 }
 
-/** A page of a PDF is drawn here. In browsers also a file, an `ImageBitmap`, or what else a canvas draws. */
+/** Where there is an `OffscreenCanvas`, as in browsers, also a file or an `ImageBitmap`. */
 export type ImageSource = Pixels | PdfPage | Blob | ImageBitmap;
 
 /** Returns an image as RGB; transparency is laid on white. Throws MediaError for what is not an image. */
@@ -37,7 +37,7 @@ export async function loadImage(source: ImageSource): Promise<RgbImage> {
 }
 
 function isPixels(source: unknown): source is Pixels {
-  return typeof source === "object" && source !== null && "data" in source && "width" in source && "height" in source;
+  return typeof source === "object" && source !== null && "data" in source;
 }
 
 /** Decodes by a canvas, upright and without conversion of colors. */
@@ -50,7 +50,8 @@ async function drawn(source: Blob | ImageBitmap): Promise<Pixels> {
       premultiplyAlpha: "none",
     });
   } catch (error) {
-    throw new MediaError("is not an image that this browser decodes", { where: nameOf(source) }, { cause: error });
+    const fix = "give a File, a Blob, an ImageBitmap, or decoded pixels: { data, width, height }";
+    throw new MediaError("is not an image that this browser decodes", { where: nameOf(source), fix }, { cause: error });
   }
   checkSize(bitmap.width, bitmap.height);
   const context = new OffscreenCanvas(bitmap.width, bitmap.height).getContext("2d");
@@ -65,6 +66,9 @@ function nameOf(source: unknown): string {
 
 function rgb(source: Pixels): RgbImage {
   const { data, width, height } = source;
+  if (!(ArrayBuffer.isView(data) && (data as Uint8Array).BYTES_PER_ELEMENT === 1)) {
+    throw new MediaError("its data are not bytes", { where: "image", fix: "give a Uint8Array: 8 bits per channel" });
+  }
   checkSize(width, height);
   const channels = source.channels ?? data.length / (width * height);
   if (![1, 3, 4].includes(channels) || data.length !== width * height * channels) {
@@ -81,7 +85,7 @@ function rgb(source: Pixels): RgbImage {
 
 function checkSize(width: number, height: number): void {
   if (!Number.isInteger(width) || !Number.isInteger(height) || width < 1 || height < 1) {
-    throw new MediaError(`has ${width} × ${height} pixels`, { where: "image" });
+    throw new MediaError(`has ${width} × ${height} pixels`, { where: "image", fix: "give its width and height" });
   }
   if (width * height > MAX_IMAGE_PIXELS) {
     throw new MediaError(`has ${width} × ${height} pixels; more than ${MAX_IMAGE_PIXELS} are refused`, {

@@ -1,5 +1,6 @@
 /** The files of a bundle below a URL: fetched once, and kept by the browser for the next time. */
 
+import { quoted } from "../common/checks.js";
 import { BundleError } from "../errors.js";
 import type { BundleFiles } from "../files.js";
 import { type FileEntry, MANIFEST } from "../manifest.js";
@@ -149,7 +150,11 @@ export class RemoteFiles implements BundleFiles {
     } catch (error) {
       throw new UnreachableError(where, error);
     }
-    if (!response.ok) throw new BundleError(`cannot be fetched: HTTP ${response.status}`, { where });
+    if (!response.ok) {
+      const fix =
+        name === MANIFEST ? "give the address of the bundle's directory" : "copy the bundle to the server again";
+      throw new BundleError(`cannot be fetched: HTTP ${response.status}`, { where, fix });
+    }
     return response;
   }
 }
@@ -162,5 +167,9 @@ export async function forget(url: string | URL): Promise<void> {
 /** The whole address of a bundle's directory, without a slash at its end; relative ones start from the page. */
 function addressOf(url: string): string {
   const base = typeof document === "undefined" ? globalThis.location?.href : document.baseURI;
-  return new URL(url, base).href.replace(/\/+$/, "");
+  try {
+    return new URL(url, base).href.replace(/\/+$/, "");
+  } catch (error) {
+    throw new BundleError(`${quoted(url)} is no address`, { fix: "give a URL, such as https://…" }, { cause: error });
+  }
 }

@@ -1,12 +1,25 @@
 /** Where a bundle's graphs run. */
 
+import { quoted } from "../common/checks.js";
 import { isNode } from "../common/host.js";
-import { InstallError } from "../errors.js";
+import { InstallError, PromptError } from "../errors.js";
 import type { Manifest } from "../manifest.js";
 import { checkWebGpu, WEBGPU_TARGET } from "./webgpu.js";
 
 /** The library of the operating system (Node), WebAssembly, or a GPU. */
 export type Backend = "node" | "wasm" | "webgpu";
+
+const BACKENDS: unknown[] = ["node", "wasm", "webgpu"] satisfies Backend[];
+
+/** Throws PromptError for what is no backend, and InstallError for that of Node.js elsewhere. */
+export function checkBackend(asked: unknown): void {
+  if (asked !== undefined && !BACKENDS.includes(asked)) {
+    throw new PromptError(`backend must be ${BACKENDS.join(", ")}, got ${quoted(asked)}`);
+  }
+  if (asked === "node" && !isNode()) {
+    throw new InstallError("the backend node runs in Node.js", { fix: 'use "wasm" or "webgpu", or leave it out' });
+  }
+}
 
 /**
  * Returns the backend that was asked for, or the default.

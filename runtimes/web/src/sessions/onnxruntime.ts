@@ -2,7 +2,7 @@
 
 import type { InferenceSession, Tensor, TensorConstructor } from "onnxruntime-common";
 import type { GraphArray } from "../common/arrays.js";
-import { BundleError, InstallError } from "../errors.js";
+import { BundleError, InstallError, type QvlError } from "../errors.js";
 import type { BundleFiles } from "../files.js";
 import { DECODE, dataFiles, type GraphEntry, type Manifest } from "../manifest.js";
 import { importOnnxRuntimeWeb, importOnnxRuntimeWebGpu } from "../packages.js";
@@ -178,13 +178,18 @@ export async function openGraph(
 }
 
 /** What ONNX Runtime throws about a model, as an error of one line. */
-export function rejected(error: unknown, where: string): BundleError {
+export function rejected(error: unknown, where: string): QvlError {
   const reason = String((error as Error)?.message ?? error)
     .split("\n")[0]
     .slice(0, 300);
-  const fix = "a newer ONNX Runtime may run it";
+  if (reason.startsWith("no available backend found")) {
+    return new InstallError(`ONNX Runtime does not start: ${reason}`, { fix: WASM_SERVED }, { cause: error });
+  }
+  const fix = "export or copy it again, or try a newer ONNX Runtime";
   return new BundleError(`ONNX Runtime rejects it: ${reason}`, { where, fix }, { cause: error });
 }
+
+const WASM_SERVED = "does the server send its .wasm file, and does the page's policy allow 'wasm-unsafe-eval'?";
 
 /** An array as a tensor over the same memory. */
 export function toTensor(create: TensorConstructor, array: GraphArray): Tensor {

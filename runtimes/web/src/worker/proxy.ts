@@ -16,6 +16,7 @@ import type { Tool } from "../tools.js";
 import { type Arguments, type CallName, fromFailure, type Port, type Reply, type Result } from "./protocol.js";
 
 const HERE = "load it with { worker: false }";
+const COPIED = "give data, and images as a File, a Blob, an ImageBitmap or decoded pixels";
 
 /** Starts a worker and loads a bundle there; throws what `load` throws, and InstallError if there can be no worker. */
 export async function loadInWorker(bundle: BundleSource, options: LoadOptions): Promise<Model> {
@@ -88,7 +89,11 @@ export class Channel {
       try {
         this.port.postMessage({ id, name, args });
       } catch (error) {
-        throw new PromptError(`cannot be sent to the worker: ${(error as Error).message}`, {}, { cause: error });
+        throw new PromptError(
+          `cannot be sent to the worker: ${(error as Error).message}`,
+          { fix: COPIED },
+          { cause: error },
+        );
       }
       this.waiting.set(id, { resolve, reject });
     });

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,7 +37,7 @@ class Compiler:
     """
 
     def __init__(self, bundle: Path, device: str, threads: int | None) -> None:
-        self._core = library().Core()
+        self._core = core()
         device = device.upper()
         _check_device(device, self._core.available_devices)
         self._device, self._bundle, self._config = device, bundle, _config(device, threads)
@@ -83,6 +84,21 @@ def library() -> Any:
             f"OpenVINO {openvino.__version__} is too old: {least} is needed", fix=install_fix("openvino")
         )
     return openvino
+
+
+def core() -> Any:
+    """Returns OpenVINO's object that reads and compiles graphs, one for the process; raises what `library` raises.
+
+    Each has its own plugin for CPUs, which gives the thread that makes it a stack for signals and unmaps it in the end.
+    When the older of two ends first, the thread is left with an unmapped one, and the next signal ends the process
+    (OpenVINO 2026.4.1), if its handler uses that stack, as Python's do: Ctrl+C would.
+    """
+    return _core_of(library())
+
+
+@functools.cache
+def _core_of(openvino: Any) -> Any:
+    return openvino.Core()
 
 
 def _check_device(device: str, found: list[str]) -> None:
