@@ -13,6 +13,7 @@ from transformers.utils.chat_template_utils import render_jinja_template
 from qvl_runtime.errors import PromptError
 from qvl_runtime.templates.chat import ChatTemplate
 from qvl_runtime.tools import Call, parse_calls
+from tests.conformance.tool_calls import marked
 from tests.conftest import Loader
 from tests.runtime.templates import QWEN2_5_TOOLS, QWEN2_5_VL, QWEN3_5, QWEN3_VL
 
@@ -169,12 +170,6 @@ TYPED = {
         },
     },
 }
-
-
-def marked(name: str, **arguments: str) -> str:
-    """A call as Qwen3.5 writes it."""
-    lines = "".join(f"<parameter={key}>\n{value}\n</parameter>\n" for key, value in arguments.items())
-    return f"<function={name}>\n{lines}</function>"
 
 
 MANY = "<function=f>" + "<parameter=a>" * 50_000

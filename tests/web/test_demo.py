@@ -159,6 +159,17 @@ def test_a_page_of_a_pdf_is_read(browser: Browser, address: str, model: Model, t
     tab.wait("document.querySelector('#status').innerText.startsWith('none.pdf: cannot be read as a PDF')")
 
 
+def test_what_is_chosen_later_wins(browser: Browser, address: str, tmp_path: Path) -> None:
+    """Over a PDF that takes longer to open."""
+    tab = opened(browser, address)
+    tab.choose("#file", text_pdf(tmp_path / "letter.pdf", [["Total: 12"], ["Page 2"]]))
+    tab.choose("#file", PAGE)
+    tab.wait("document.querySelector('#name').innerText.endsWith('.png')")
+    tab.value("new Promise((done) => setTimeout(done, 3000))")
+    assert tab.text("#name").endswith(".png")
+    assert not tab.value("document.querySelector('#pages').checkVisibility()")
+
+
 def test_it_works_without_a_network_after_the_first_time(
     browser: Browser, demo: Path, bundle: Path, model: Model, tmp_path: Path
 ) -> None:

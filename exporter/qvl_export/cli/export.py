@@ -115,7 +115,7 @@ def _refuse_reduce_range(context: click.Context, _: click.Parameter, given: bool
     "--block-size",
     type=Whole(),
     metavar="N",
-    help="Columns that share a scale in int4 linears (default: 128 in decoder layers for cpu and cuda, else 32).",
+    help="Columns that share a scale in int4 linears (default: 128 in decoder layers for cpu, cuda and web, else 32).",
 )
 @click.option(
     "--calib",

@@ -11,15 +11,20 @@ export interface ShownPage {
   seen: Blob;
 }
 
-/** Shows the first page, and the others as they are chosen, by `show` of a title and of what makes the page. */
+/**
+ * Shows the first page, and the others as they are chosen, by `show` of a title and of what makes the page; nothing if
+ * the file is not the `latest` when it is open.
+ */
 export async function openPdf(
   file: File,
+  latest: () => boolean,
   show: (title: string, make: () => Promise<ShownPage>) => Promise<void>,
 ): Promise<void> {
   const number = byId<HTMLInputElement>("number");
   say("Opening…");
   try {
     const pdf = await Pdf.open(file, { assets: ASSETS });
+    if (!latest()) return;
     const open = () => show(`${file.name}, page ${number.value}`, () => shown(pdf, Number(number.value) - 1));
     number.value = "1";
     number.max = String(pdf.length);
@@ -30,7 +35,7 @@ export async function openPdf(
     byId("pages").hidden = pdf.length === 1;
     await open();
   } catch (error) {
-    say(messageOf(error));
+    if (latest()) say(messageOf(error));
   }
 }
 

@@ -21,8 +21,10 @@ let opening = 0;
 export async function openPicture(file: File): Promise<void> {
   const title = file.name || "pasted image";
   const isPdf = file.type === "application/pdf" || title.toLowerCase().endsWith(".pdf");
-  if (!isPdf) byId("pages").hidden = true;
-  await (isPdf ? openPdf(file, show) : show(title, async () => ({ image: file, seen: file })));
+  const mine = ++opening;
+  if (isPdf) return openPdf(file, () => mine === opening, show);
+  byId("pages").hidden = true;
+  await show(title, async () => ({ image: file, seen: file }));
 }
 
 interface Shown {
@@ -58,6 +60,7 @@ async function show(title: string, make: () => Promise<Shown>): Promise<void> {
   drawRegions([]);
   byId("question").focus();
 }
+
 /** Draws boxes and points; the one at `lit` stands out. */
 export function drawRegions(regions: readonly Region[], lit = -1): void {
   byId("regions").replaceChildren(...regions.map((region, index) => drawn(regions, region, index === lit)));

@@ -2,9 +2,7 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { Worker } from "node:worker_threads";
 import { drawPage, load, type Message, Pdf, type Pixels, pdfPages } from "../src/index.js";
-import { loadImage } from "../src/media/images.js";
 import { nestedForms, pdfOf, pdfSource, stream, transparencyGroups } from "./pdfs.js";
 
 const COLORS = ["1 0 0 rg", "0 1 0 rg", "0 0 1 rg"].map((color) => `${color} 0 0 72 144 re f`);
@@ -143,21 +141,6 @@ for (const [what, source, limits, message] of ATTACKS) {
     assert.deepEqual(colorAt(await drawPage(next), 9, 9), [255, 0, 0]);
   });
 }
-
-test("a worker that ended by itself is replaced", async (context) => {
-  const [page] = await pdfPages(letter);
-  const posted = context.mock.method(Worker.prototype, "postMessage");
-  await drawPage(page);
-  await (posted.mock.calls[0].this as Worker).terminate();
-  assert.deepEqual(colorAt(await drawPage(page), 9, 9), [255, 0, 0]);
-});
-
-test("what only resembles a page of a PDF is no image", async () => {
-  const [{ limits, ...page }] = await pdfPages(letter);
-  for (const image of [page, { ...page, limits, pdf: null }, { pdf: { content: "%PDF" }, limits }]) {
-    await assert.rejects(() => loadImage(image as never), { name: "MediaError" });
-  }
-});
 
 test("documents take turns", async () => {
   const sources = COLORS.map((color) => pdfOf([color]));

@@ -2,8 +2,8 @@
  * Detects by a test product whether the engine's products of unsigned and signed bytes saturate.
  *
  * x86 without VNNI adds pairs of such products in 16 bits. The codes of EXACT_EVERYWHERE are small enough for that. For
- * others ONNX Runtime can multiply unsigned bytes, which is slower everywhere and enabled only if needed. Target `web` has
- * no such products.
+ * others ONNX Runtime can multiply unsigned bytes, which is slower everywhere and enabled only if needed. Target `web`
+ * has no such products.
  */
 
 import { BundleError } from "../errors.js";

@@ -11,7 +11,7 @@ import type { LoadProgress } from "../remote/progress.js";
 import type { Tool } from "../tools.js";
 import { type Call, type Port, type Reply, toFailure } from "./protocol.js";
 
-/** A piece of an answer, or null at its end, and what has changed in its statistics: `tokens` and `logprobs` are the new ones. */
+/** A piece of an answer, or null at its end, and its statistics, in which `tokens` and `logprobs` are the new ones. */
 export interface Step {
   piece: string | null;
   run: GenerationStats;
