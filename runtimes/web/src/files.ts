@@ -1,6 +1,7 @@
 /** A bundle's files: in a directory (Node), below a URL, or in a directory handle of a browser. */
 
 import { quoted } from "./common/checks.js";
+import { isNode } from "./common/host.js";
 import { BundleError } from "./errors.js";
 import { type FileEntry, MANIFEST } from "./manifest.js";
 import { RemoteFiles, type RemoteOptions } from "./remote/remote_files.js";
@@ -30,7 +31,7 @@ export async function openFiles(source: BundleSource, options: RemoteOptions = {
     });
   }
   const text = String(source);
-  if (/^https?:/.test(text) || typeof process === "undefined") return RemoteFiles.open(text, options);
+  if (/^https?:/.test(text) || !isNode()) return RemoteFiles.open(text, options);
   const [{ default: fs }, { fileURLToPath }] = await Promise.all([import("node:fs/promises"), import("node:url")]);
   return new LocalFiles(text.startsWith("file:") ? fileURLToPath(text) : text, fs);
 }
