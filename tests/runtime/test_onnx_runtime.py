@@ -12,11 +12,13 @@ sys.modules["onnxruntime"] = None
 from qvl_runtime.errors import InstallError
 from qvl_runtime.sessions import available; from qvl_runtime.sessions.feeds import cache_state
 from importlib import import_module
+from types import SimpleNamespace as Fields
+manifest = Fields(graphs={}, provenance=Fields(options={}))
 for target in ("tensorrt", "tensorrt_rtx"):
     sys.modules[target] = None
     assert "write_indices" in cache_state(target, 0, 1, 8)
     try:
-        import_module(f"qvl_runtime.sessions.{target}").open(None, None, None)
+        import_module(f"qvl_runtime.sessions.{target}").open(None, manifest, None)
     except InstallError as error:
         print(error)
 """

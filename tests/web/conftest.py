@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -34,7 +35,7 @@ def run() -> Callable[..., str]:
         done = subprocess.run(
             command, cwd=PACKAGE, env={**os.environ, **(env or {})}, capture_output=True, text=True, timeout=600
         )
-        failed = [line for line in done.stdout.splitlines() if line.startswith("not ok")]
+        failed = re.findall(r"^not ok.*\n(?:  .*\n)*", done.stdout, re.MULTILINE)  # with what they say, behind it
         assert done.returncode == 0, "\n".join([*failed, done.stdout[-4000:], done.stderr[-2000:]])
         return done.stdout
 
