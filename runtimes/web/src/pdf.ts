@@ -185,12 +185,12 @@ function documentOf(file: Blob | Uint8Array<ArrayBuffer>, options: PdfFileOption
   return { content, id: crypto.randomUUID(), where, assets: folder };
 }
 
-/** Converts failures into MediaErrors that name the file and say `what`. */
+/** Converts failures into MediaErrors that name the file and say `what`; `fix` is for faults of the file. */
 async function naming<T>(where: string, what: string, action: () => Promise<T>, fix = ""): Promise<T> {
   try {
     return await action();
   } catch (error) {
     if (!(error instanceof PdfFailure)) throw error;
-    throw new MediaError(`${what}: ${error.message}`, { where, fix }, { cause: error });
+    throw new MediaError(`${what}: ${error.message}`, { where, fix: error.limit ? "" : fix }, { cause: error });
   }
 }

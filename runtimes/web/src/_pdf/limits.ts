@@ -24,4 +24,12 @@ export interface PdfDocument {
 /** pdf.js could not complete a request; the message says why. */
 export class PdfFailure extends Error {
   override readonly name = "PdfFailure";
+
+  /** `limit` says that a limit was exceeded, which is no fault of the file. */
+  constructor(
+    message: string,
+    readonly limit = false,
+  ) {
+    super(message);
+  }
 }

@@ -52,7 +52,7 @@ class PdfProcess {
     const { child } = this;
     let timer: ReturnType<typeof setTimeout> | undefined;
     const late = new Promise<never>((_, reject) => {
-      timer = setTimeout(() => reject(new PdfFailure(`it takes longer than ${seconds} s`)), 1000 * seconds);
+      timer = setTimeout(() => reject(new PdfFailure(`it takes longer than ${seconds} s`, true)), 1000 * seconds);
     });
     let answer: Answer;
     try {
@@ -137,6 +137,6 @@ function watcher(memory: number, reject: (error: PdfFailure) => void): () => voi
   const most = process.memoryUsage.rss() + memory;
   return () => {
     if (process.memoryUsage.rss() <= most) return;
-    reject(new PdfFailure(`it takes more than ${Math.round(memory / 2 ** 20)} MiB of memory`));
+    reject(new PdfFailure(`it takes more than ${Math.round(memory / 2 ** 20)} MiB of memory`, true));
   };
 }
