@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 import time
 import warnings
 from collections.abc import Callable
@@ -17,6 +16,7 @@ from qvl_runtime import TruncatedAnswerWarning
 from qvl_runtime import __main__ as cli
 from qvl_runtime.errors import EngineError, PromptError
 from qvl_runtime.model import Model, load
+from tests.alarms import interrupt_after
 
 QUESTION = [{"role": "user", "content": "What is the total?"}]
 OTHER = [{"role": "user", "content": "Who sent it?"}]
@@ -100,24 +100,13 @@ def test_an_interrupt_leaves_the_model_usable(deep_path: Path) -> None:
     began = time.perf_counter()
     model.generate(about, 200, **DRAWN)
     whole, hit = time.perf_counter() - began, 0
-
-    def interrupt(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGALRM, interrupt)
-    try:
-        for share in np.linspace(0.02, 0.95, 20):
-            try:  # around the alarm too: one that goes off outside of it would end the whole run
-                signal.setitimer(signal.ITIMER_REAL, max(whole * share, 1e-4))
-                try:
-                    model.generate(about, 200, **DRAWN)
-                finally:
-                    signal.setitimer(signal.ITIMER_REAL, 0)
-            except KeyboardInterrupt:
-                hit += 1
-            assert [model.generate(question, 25) for question in (QUESTION, about)] == expected
-    finally:
-        signal.signal(signal.SIGALRM, before)
+    for share in np.linspace(0.02, 0.95, 20):
+        try:
+            with interrupt_after(max(whole * share, 1e-4)):
+                model.generate(about, 200, **DRAWN)
+        except KeyboardInterrupt:
+            hit += 1
+        assert [model.generate(question, 25) for question in (QUESTION, about)] == expected
     assert hit
 
 

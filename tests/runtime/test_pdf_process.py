@@ -27,6 +27,7 @@ from qvl_runtime._pdf.limits import PdfLimits
 from qvl_runtime._pdf.process import PdfProcess
 from qvl_runtime.errors import InstallError, MediaError
 from qvl_runtime.pdf import PDF_MAX_PAGES, Pdf, pdf_pages
+from tests.alarms import interrupt_after
 from tests.conftest import Loader
 from tests.pdf_attacks import ATTACKS, PAGE, nested_forms
 from tests.pdfs import pdf_source, text_pdf
@@ -198,18 +199,8 @@ def test_what_other_documents_left_behind_ends_no_page(
 def test_an_interrupt_in_the_middle_of_a_page(attack: Path, letter: Path, fresh: Any) -> None:
     """The rest of its reply is not taken for the next reply."""
     pages = pdf_pages(attack, limits=PdfLimits(seconds=60))
-
-    def interrupted() -> None:
-        signal.setitimer(signal.ITIMER_REAL, 0.5)
-        try:
-            pages[0].draw()
-        finally:  # an alarm after another failure would end the whole run
-            signal.setitimer(signal.ITIMER_REAL, 0)
-
-    before = signal.signal(signal.SIGALRM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-    with pytest.raises(KeyboardInterrupt):
-        interrupted()
-    signal.signal(signal.SIGALRM, before)
+    with pytest.raises(KeyboardInterrupt), interrupt_after(0.5):
+        pages[0].draw()
     assert Pdf(letter, PdfLimits(seconds=60)).text(1) == "Paid"
 
 

@@ -13,6 +13,7 @@ from transformers.utils.chat_template_utils import render_jinja_template
 from qvl_runtime.errors import PromptError
 from qvl_runtime.templates.chat import ChatTemplate
 from qvl_runtime.tools import Call, parse_calls
+from tests.conformance import tool_calls
 from tests.conformance.tool_calls import marked
 from tests.conftest import Loader
 from tests.runtime.templates import QWEN2_5_TOOLS, QWEN2_5_VL, QWEN3_5, QWEN3_VL
@@ -158,20 +159,7 @@ def test_calls_of_an_answer(answer: str, text: str, calls: list[Call], malformed
     assert (reply.text, list(reply.calls), list(reply.malformed)) == (text, calls, malformed)
 
 
-TYPED = {
-    "name": "draw",
-    "parameters": {
-        "type": "object",
-        "properties": {
-            "box": {"type": "array"},
-            "wide": {"type": "boolean"},
-            "size": {"type": ["integer", "null"]},
-            "label": {"type": "string"},
-        },
-    },
-}
-
-
+TYPED = tool_calls.TOOLS[0]["function"]
 MANY = "<function=f>" + "<parameter=a>" * 50_000
 BOXES = marked("draw", box="[1, 2.5]", wide="true", size="3", label="3")
 STRANGE = marked("draw", box="[1, ", wide='"yes"', size="null", other="3")

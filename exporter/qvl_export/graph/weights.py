@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -120,7 +120,7 @@ def write(
                 weight.const_value = before[name]
                 advance(sources[name].nbytes)
                 continue
-            length = -(-math.prod(weight.shape.numpy()) * weight.dtype.bitwidth // 8)
+            length = stored_bytes(weight.shape.numpy(), weight.dtype)
             place = files.place(length)
             for chunk in sources[name].chunks():
                 read_hash.update(chunk.view(np.uint8))
@@ -132,6 +132,11 @@ def write(
                 place.file, place.offset, length, weight.dtype, shape=weight.shape, name=name, base_dir=data.parent
             )
     return Written(sizes, files.hashes, graph.formats)
+
+
+def stored_bytes(shape: Sequence[int], dtype: ir.DataType) -> int:
+    """Returns the bytes of a weight in a file."""
+    return -(-math.prod(shape) * dtype.bitwidth // 8)
 
 
 def _same(tensor: ir.ExternalTensor, dtype: ir.DataType, source: WeightSource) -> bool:

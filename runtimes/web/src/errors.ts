@@ -23,6 +23,13 @@ export class QvlError extends Error {
   }
 }
 
+/** The first line of what a library throws, of at most 300 characters. */
+export function firstLine(error: unknown): string {
+  return String((error as Error)?.message ?? error)
+    .split("\n")[0]
+    .slice(0, 300);
+}
+
 /** A bundle is missing, damaged, truncated, of a newer schema version, or needs what this runtime lacks. */
 export class BundleError extends QvlError {
   override readonly name = "BundleError";

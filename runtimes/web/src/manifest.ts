@@ -143,6 +143,9 @@ export function cacheSpecs(manifest: Manifest): CacheSpec[] {
   }));
 }
 
+/** Bytes of an element of the cache. */
+export const ELEMENT_BYTES: Record<CacheTensor["dtype"], number> = { float: 4, float16: 2 };
+
 /** What layers keep, layer by layer. */
 export function cacheTensors(manifest: Manifest): CacheTensor[] {
   return cacheSpecs(manifest).flatMap((spec) => spec.tensors);

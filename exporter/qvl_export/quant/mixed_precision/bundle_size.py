@@ -5,7 +5,6 @@ Shapes are enough, so that a size limit that cannot be kept is refused before an
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -21,7 +20,7 @@ from ...graph.layers import Weight
 from ...graph.quantized import Packed
 from ...graph.row_pieces import cut_weights
 from ...graph.weight_files import ALIGNMENT
-from ...graph.weights import Written
+from ...graph.weights import Written, stored_bytes
 from ...qtensor import QuantFormat
 from ...targets import Target
 from .search import FLOAT
@@ -63,7 +62,7 @@ class Sizes:
         """Bytes of a weight including the padding after its parts; in float without a format."""
         target = self.targets["llm"]
         parts = target.packed_form(*shape, format) if format else {"weight": (list(shape), target.weight_type)}
-        sizes = [_nbytes(size, dtype) for size, dtype in parts.values()]
+        sizes = [stored_bytes(size, dtype) for size, dtype in parts.values()]
         return sum(size + -size % ALIGNMENT for size in sizes)
 
     def linears(self, table: Sequence[Sensitivity]) -> dict[tuple[str, str], int]:
@@ -95,14 +94,10 @@ def _lay_out(graph: Graph) -> tuple[int, Written]:
     for name, value in graph.model.graph.initializers.items():
         if isinstance(value, Weight | Packed):
             assert value.dtype is not None and value.shape is not None
-            start, length = end + -end % ALIGNMENT, _nbytes(value.shape.numpy(), value.dtype)
+            start, length = end + -end % ALIGNMENT, stored_bytes(value.shape.numpy(), value.dtype)
             value.const_value = ir.ExternalTensor(
                 f"{graph.name}.onnx.data", start, length, value.dtype, shape=value.shape, name=name
             )
             kinds[value.dtype.name.lower()] = kinds.get(value.dtype.name.lower(), 0) + length
             end = start + length
     return end, Written(kinds, {}, graph.formats)
-
-
-def _nbytes(shape: Sequence[int], dtype: ir.DataType) -> int:
-    return math.ceil(math.prod(shape) * dtype.bitwidth / 8)

@@ -2,7 +2,7 @@
 
 import type { InferenceSession, Tensor } from "onnxruntime-common";
 import { type Feeds, float32 } from "../common/arrays.js";
-import { EngineError } from "../errors.js";
+import { EngineError, firstLine } from "../errors.js";
 import type { BundleFiles } from "../files.js";
 import { DECODE, type Manifest } from "../manifest.js";
 import type { Grid } from "../positions.js";
@@ -145,9 +145,7 @@ export class GraphEngine implements Engine {
       return await call;
     } catch (error) {
       this.checkGpu();
-      const reason = String((error as Error)?.message ?? error)
-        .split("\n")[0]
-        .slice(0, 300);
+      const reason = firstLine(error);
       const full = this.runtime.backend === "wasm" && MEMORY_ENDS.test(reason);
       const fix = full ? "WebAssembly has 4 GB: give images a smaller max_pixels" : "";
       throw new EngineError(`ONNX Runtime failed: ${reason}`, { fix }, { cause: error });

@@ -2,7 +2,7 @@
 
 import { product } from "../common/arrays.js";
 import { BundleError } from "../errors.js";
-import { cacheTensors, type Manifest } from "../manifest.js";
+import { cacheTensors, ELEMENT_BYTES, type Manifest } from "../manifest.js";
 
 /** The address space of wasm32. */
 const MEMORY = 2 ** 32;
@@ -42,7 +42,7 @@ export function checkMemory(manifest: Manifest, files: readonly string[], where:
 function cacheBytes(manifest: Manifest, tokens: number): number {
   const sizes = cacheTensors(manifest).map(({ dtype, shape }) => {
     const elements = product(shape.map((axis) => (axis === "past" ? tokens : axis)));
-    return elements * (dtype === "float16" ? 2 : 4);
+    return elements * ELEMENT_BYTES[dtype];
   });
   return sizes.reduce((sum, size) => sum + size, 0);
 }

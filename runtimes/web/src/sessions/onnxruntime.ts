@@ -2,7 +2,7 @@
 
 import type { InferenceSession, Tensor, TensorConstructor } from "onnxruntime-common";
 import type { GraphArray } from "../common/arrays.js";
-import { BundleError, InstallError, type QvlError } from "../errors.js";
+import { BundleError, firstLine, InstallError, type QvlError } from "../errors.js";
 import type { BundleFiles } from "../files.js";
 import { DECODE, dataFiles, type GraphEntry, type Manifest } from "../manifest.js";
 import { importOnnxRuntimeWeb, importOnnxRuntimeWebGpu } from "../packages.js";
@@ -179,9 +179,7 @@ export async function openGraph(
 
 /** What ONNX Runtime throws about a model, as an error of one line. */
 export function rejected(error: unknown, where: string): QvlError {
-  const reason = String((error as Error)?.message ?? error)
-    .split("\n")[0]
-    .slice(0, 300);
+  const reason = firstLine(error);
   if (reason.startsWith("no available backend found")) {
     return new InstallError(`ONNX Runtime does not start: ${reason}`, { fix: WASM_SERVED }, { cause: error });
   }

@@ -3,18 +3,16 @@
 import type { Tensor, TensorConstructor } from "onnxruntime-common";
 import { product } from "../common/arrays.js";
 import { BundleError, InstallError } from "../errors.js";
-import type { CacheTensor, Manifest } from "../manifest.js";
+import { type CacheTensor, ELEMENT_BYTES, type Manifest } from "../manifest.js";
 import type { CacheMemory } from "./layer_states.js";
 
 /** The target whose graphs have only operators that WebGPU has. */
 export const WEBGPU_TARGET = "web";
-const BYTES = { float: 4, float16: 2 };
 /** GPUBufferUsage.STORAGE, COPY_SRC and COPY_DST. */
 const USAGE = 0x80 | 0x04 | 0x08;
 /** Buffers are no smaller, since some drivers reject empty ones. */
 const LEAST_BYTES = 16;
 const ELSEWHERE = 'use backend: "wasm"';
-const NO_ADAPTER = new InstallError("there is no WebGPU adapter here", { fix: ELSEWHERE });
 /** Attention in ONNX Runtime 1.30 gives wrong results in smaller subgroups, such as SwiftShader's of 4. */
 const LEAST_SUBGROUP = 8;
 /** What ONNX Runtime may use more of than every adapter has. */
@@ -39,7 +37,6 @@ export async function checkWebGpu(manifest: Manifest, where: string): Promise<vo
     });
   }
   const adapter = await requestAdapter();
-  if (!adapter) throw NO_ADAPTER;
   if (hasFloat16(manifest) && !adapter.features.has("shader-f16")) {
     throw new InstallError("the WebGPU adapter has no float16 (shader-f16), which the bundle needs", {
       fix: `export it with --precision fp32, or with --llm-precision int4 beside it, or ${ELSEWHERE}`,
@@ -50,7 +47,6 @@ export async function checkWebGpu(manifest: Manifest, where: string): Promise<vo
 /** Opens the GPU with all that ONNX Runtime uses of it; throws InstallError if there is none, or it gives no device. */
 export async function openDevice(): Promise<GPUDevice> {
   const adapter = await requestAdapter();
-  if (!adapter) throw NO_ADAPTER;
   const subgroups = (adapter.info?.subgroupMinSize ?? 0) >= LEAST_SUBGROUP;
   const features = ["shader-f16", ...(subgroups ? ["subgroups"] : [])] as GPUFeatureName[];
   try {
@@ -64,9 +60,11 @@ export async function openDevice(): Promise<GPUDevice> {
   }
 }
 
-/** The adapter; pages that are not secure have none, and neither has Node.js. */
-async function requestAdapter(): Promise<GPUAdapter | null | undefined> {
-  return globalThis.navigator?.gpu?.requestAdapter({ powerPreference: "high-performance" });
+/** The adapter; throws InstallError without one, as in Node.js and in pages that are not secure. */
+async function requestAdapter(): Promise<GPUAdapter> {
+  const adapter = await globalThis.navigator?.gpu?.requestAdapter({ powerPreference: "high-performance" });
+  if (!adapter) throw new InstallError("there is no WebGPU adapter here", { fix: ELSEWHERE });
+  return adapter;
 }
 
 /** Whether any graph computes in float16. */
@@ -94,7 +92,7 @@ export class GpuMemory implements CacheMemory {
 
   zeros(dataType: CacheTensor["dtype"], dims: readonly number[]): Tensor {
     const buffer = this.device.createBuffer({
-      size: Math.max(LEAST_BYTES, product(dims) * BYTES[dataType]),
+      size: Math.max(LEAST_BYTES, product(dims) * ELEMENT_BYTES[dataType]),
       usage: USAGE,
     });
     return this.create.fromGpuBuffer(buffer as never, {

@@ -209,10 +209,9 @@ class WorkerStream implements Stream {
   private async next(): Promise<string | null> {
     const { piece, run } = await this.channel.call("next", this.number);
     const { tokens, logprobs } = this.run;
-    Object.assign(this.run, run, {
-      tokens: [...tokens, ...run.tokens],
-      logprobs: [...logprobs, ...run.logprobs],
-    });
+    tokens.push(...run.tokens);
+    logprobs.push(...run.logprobs);
+    Object.assign(this.run, run, { tokens, logprobs });
     return piece;
   }
 
